@@ -1,0 +1,36 @@
+# Start with `make demo`; `make test` before a commit.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit pins clean
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHON
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: ## .venv with Salt's console scripts, and missing Debian packages
+	@scripts/setup.sh
+
+demo: setup ## the whole job on a private Docker engine
+	@scripts/demo.sh
+
+test: lint ## lint and all tests
+	@$(BIN)/python -m pytest
+
+unit: setup ## only the tests that need neither an engine nor daemons
+	@$(BIN)/python -m pytest -m 'not functional and not integration and not slow'
+
+lint: setup ## format, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@MYPYPATH=_utils $(BIN)/mypy --strict -p baseimg_core
+	@$(BIN)/mypy tests/support
+
+pins: ## write requirements/dev.txt anew from setup.cfg
+	@scripts/pins.sh
+
+clean: ## remove what these targets made
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,422 @@
+"""
+Bring newer versions of a base image to the images that are built on it, without rebuilding or pulling them.
+
+:depends: the Python package ``docker``; ``zstandard`` for bundles that are compressed with zstd
+:configuration: the engine's address is ``docker.url`` in the minion's configuration, else ``DOCKER_HOST``, else the
+    default socket. ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on the same base.
+
+Every failure is a ``CommandExecutionError`` whose ``info`` holds a stable ``code``, the message and a hint.
+"""
+
+import contextlib
+import os
+import sys
+import time
+
+import salt.utils.args
+from salt.exceptions import CommandExecutionError
+
+getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
+
+try:
+    import baseimg_core
+    from baseimg_core.engine.docker import Docker
+    from baseimg_core.errors import ArgumentInvalid, BaseAbsent, BaseimgError, BundleUnavailable, DigestMismatch
+    from baseimg_core.model import policy
+    from baseimg_core.ops import bases, building, converging
+
+    MISSING = None
+except ImportError as exc:
+    MISSING = str(exc)
+
+__virtualname__ = "baseimg"
+_VERSION = "0.1.0"
+_DEFAULT_URL = "unix:///var/run/docker.sock"
+_FORMAT = 1
+_BAR_SECONDS = 0.2
+_EVENT_SECONDS = 5
+
+
+def __virtual__():
+    if MISSING:
+        return False, f"baseimg cannot be loaded: {MISSING} (needs its own _utils and the Python package docker)"
+    if baseimg_core.__version__ != _VERSION:
+        found = f"{baseimg_core.__version__} in {os.path.dirname(baseimg_core.__file__)}"
+        return False, f"baseimg {_VERSION} met the core of version {found}: install it in one way only, then sync again"
+    if os.name != "posix" or os.geteuid() != 0:
+        return False, "baseimg changes layer directories and must run as root"
+    return __virtualname__
+
+
+def layer(image):
+    """
+    Tell where an image's top layer lives on this machine.
+
+    image
+        Reference or ID of an image.
+
+    Returns ``image``, ``chain_id``, ``diff_id`` (of the top layer), ``path`` (the top layer's directory), ``lower`` (the
+    directories below it, top first) and ``storage``. Chain IDs are those of the OCI image spec, config.md.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.layer corp/base:12.0
+    """
+    with _reported():
+        policy.text(image, "image")
+        return building.layer(_engine(), image)
+
+
+def diff(source, target):
+    """
+    Compare what two images show, path by path.
+
+    source, target
+        References or IDs of two images.
+
+    Returns ``counts`` and the changes themselves under ``added``, ``modified`` and ``removed``: each with its ``path``,
+    ``type``, and for a modified path what ``differs``. A removed directory is one change.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.diff corp/base:12.0 corp/base:12.1
+    """
+    with _reported(), _progress("diff") as progress:
+        policy.text(source, "source")
+        policy.text(target, "target")
+        return building.diff(_engine(), source, target, progress)
+
+
+def build(source, target, bundle, version=None, compression="zstd"):
+    """
+    Build the bundle that brings ``source`` to ``target``. The same images give a byte-identical file.
+
+    source, target
+        References or IDs of two images on this machine.
+
+    bundle
+        Path of the file to write. It is written under a temporary name, readable by root only, and renamed.
+
+    version
+        What the new content is called; the target's tag by default.
+
+    compression
+        ``zstd``, or ``gzip`` for nodes without the Python package ``zstandard``.
+
+    Returns ``bundle``, ``digest`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
+    ``changes`` how many paths were ``added``, ``modified`` and ``removed``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.build corp/base:12.0 corp/base:12.1 /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar
+    """
+    with _reported(), _progress("build") as progress:
+        for key, value in (("source", source), ("target", target), ("bundle", bundle)):
+            policy.text(value, key)
+        if version is not None:
+            policy.text(version, "version")
+        return building.build(_engine(), source, target, bundle, version, compression, progress)
+
+
+def inspect(bundle, verify=False):
+    """
+    Show a bundle's manifest: source and target, figures, digests.
+
+    bundle
+        A path, or anything that ``cp.cache_file`` takes.
+
+    verify
+        Read all of it and compute every digest again first.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.inspect /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar verify=True
+    """
+    with _reported():
+        return building.inspect(_fetch(policy.bundle_source(bundle, None, "bundle")), bool(verify))
+
+
+def apply(bundle, hash=None, base=None, **kwargs):
+    """
+    Bring a base to the version that a bundle leads to. Running containers keep the old content, undisturbed.
+
+    bundle
+        A path on this node, or anything that ``cp.cache_file`` takes (``salt://``, ``http(s)://``, ``s3://``).
+
+    hash
+        The digest that the file must have, ``sha256:…``.
+
+    base
+        Reference or chain ID of the base, where several on this node show what the bundle starts from.
+
+    Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those that share
+    the layer), and ``containers``: the running ones on the ``current`` content, on an older one (``outdated``: stop and
+    start them, a restart is not enough), and ``unknown`` where that cannot be told. What is there already changes nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.apply salt://baseimg/bundles/corp-base_12.0_12.1.tar hash=sha256:4f9…
+    """
+    pub = _pub(kwargs)
+    with _reported(), _progress("apply", pub) as progress:
+        source = policy.bundle_source(bundle, hash, "bundle")
+        if base is not None:
+            policy.text(base, "base")
+        return converging.apply(_context(pub, progress), source, base)
+
+
+def converge(name, version, bundles=None, chain_id=None, **kwargs):
+    """
+    Bring a base to a declared version: a generation that is present is swapped back in, else bundles lead there.
+
+    name
+        The base's reference.
+
+    version
+        The version to show; the base's own tag means its pristine content.
+
+    bundles
+        Version → ``{"source": …, "hash": …}``, as in pillar. Several are chained where that is needed.
+
+    chain_id
+        The base's chain ID, for nodes that have no tag of it.
+
+    Returns what :py:func:`baseimg.apply` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.converge corp/base:12.0 "'12.1'" \\
+            bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
+    """
+    pub = _pub(kwargs)
+    with _reported(), _progress("converge", pub) as progress:
+        return converging.converge(_context(pub, progress), *_declared(name, version, bundles, chain_id))
+
+
+def plan(name, version, bundles=None, chain_id=None):
+    """
+    Tell what :py:func:`baseimg.converge` would do with the same arguments, and change nothing.
+
+    Returns ``changed``, ``base``, ``from``, ``to``, ``bundles`` (the versions whose bundles would be applied, oldest first),
+    ``changes`` (their counts), and where something would change the ``images`` that share the layer and the containers
+    that would be ``outdated``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.plan corp/base:12.0 "'12.0'"
+    """
+    with _reported():
+        return converging.plan(_context({}, None), *_declared(name, version, bundles, chain_id))
+
+
+def rollback(base, to=None, **kwargs):
+    """
+    Swap a generation that is still on this node back in. Takes no time that grows with the base.
+
+    base
+        The base's reference or chain ID.
+
+    to
+        A version, or ``pristine``; the previous generation by default.
+
+    Returns what :py:func:`baseimg.apply` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.rollback corp/base:12.0
+        salt-call baseimg.rollback corp/base:12.0 to=pristine
+    """
+    pub = _pub(kwargs)
+    with _reported():
+        policy.text(base, "base")
+        return converging.rollback(_context(pub, None), base, _typed_version(base, to))
+
+
+def status(base=None):
+    """
+    Show what is on this node: for one base, or for every base that baseimg has a record of.
+
+    base
+        The base's reference or chain ID.
+
+    Returns ``format`` (of this structure), ``storage``, and ``bases``, a list: reference, chain ID, current version and the
+    chain ID of the image whose content it shows, pristine version, generations, the ``space`` in bytes that those take
+    which are not current, images that share the layer, and running containers by the content they run on.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.status corp/base:12.0
+    """
+    with _reported():
+        engine = _engine()
+        found = bases.recorded(engine) if base is None else [bases.locate(engine, _text(base, "base"))]
+        return {
+            "format": _FORMAT,
+            "storage": engine.storage,
+            "bases": [bases.status(engine, one) for one in found],
+        }
+
+
+def history(base):
+    """
+    List every swap of a base's content on this node, oldest first.
+
+    base
+        The base's reference or chain ID.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.history corp/base:12.0
+    """
+    with _reported():
+        return bases.locate(_engine(), _text(base, "base")).store.history()
+
+
+def declared():
+    """
+    Return the bases that pillar declares under ``baseimg:bases``, checked and with defaults; SLS files loop over them.
+
+    A mistake is an error that names the key, what was found and what was expected.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.declared
+    """
+    with _reported():
+        return policy.bases(__salt__["pillar.get"]("baseimg:bases", {}))
+
+
+def _declared(name, version, bundles, chain_id):
+    policy.text(name, "name")
+    policy.check_base(version, chain_id, "ok", name)
+    return name, version, policy.bundles(bundles, f"{name}:bundles"), chain_id
+
+
+def _text(value, key):
+    policy.text(value, key)
+    return value
+
+
+def _typed_version(base, to):
+    """The command line turns to=12.1 into a number, and 12.10 into the same one: take it only where one version fits."""
+    if not isinstance(to, int | float) or isinstance(to, bool):
+        return to
+    record = bases.locate(_engine(), base).store.read()
+    known = {one.version for one in record.generations.values()} if record else set()
+    found = [version for version in known if _as_number(version) == to]
+    if len(found) != 1:
+        raise ArgumentInvalid(f"to is the number {to}, expected a text: write it in quotes, to=\"'{to}'\"")
+    return found[0]
+
+
+def _as_number(version):
+    with contextlib.suppress(ValueError):
+        return float(version)
+    return None
+
+
+def _engine():
+    url = __salt__["config.get"]("docker.url") or os.environ.get("DOCKER_HOST") or _DEFAULT_URL
+    return Docker(url)
+
+
+def _context(pub, progress):
+    timeout = __salt__["config.get"]("baseimg:lock_timeout", 60)
+    if not isinstance(timeout, int | float) or timeout < 0:
+        raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
+    by = f"{pub['user']}, job {pub['jid']}" if pub else os.environ.get("SUDO_USER", "root")
+    return converging.Context(_engine(), _fetch, by, float(timeout), progress)
+
+
+def _pub(kwargs):
+    """Who published the job, from what Salt adds to the arguments; unknown arguments are refused."""
+    unknown = salt.utils.args.clean_kwargs(**kwargs)
+    if unknown:
+        salt.utils.args.invalid_kwargs(unknown)
+    return {"user": kwargs["__pub_user"], "jid": kwargs["__pub_jid"]} if kwargs.get("__pub_jid") else {}
+
+
+def _fetch(source):
+    if source.source.startswith("/"):
+        return source.source
+    digest = source.digest and source.digest.removeprefix("sha256:")
+    saltenv = __opts__.get("saltenv") or "base"
+    try:
+        path = __salt__["cp.cache_file"](source.source, saltenv=saltenv, source_hash=digest)
+    except Exception as exc:  # each transport has errors of its own
+        raise BundleUnavailable(f"cannot fetch {source.source}: {exc}") from exc
+    if not path:
+        raise BundleUnavailable(f"cannot fetch {source.source}")
+    __context__.setdefault("baseimg.fetched", []).append(path)
+    return path
+
+
+@contextlib.contextmanager
+def _reported():
+    """Turn the core's errors into Salt's; a fetched file that is not what was declared does not stay in the cache."""
+    try:
+        yield
+    except BaseimgError as exc:
+        if isinstance(exc, DigestMismatch):
+            _forget_fetched()
+        raise CommandExecutionError(
+            str(exc), info={"code": exc.code, "message": exc.message, "hint": exc.hint}
+        ) from exc
+
+
+def _forget_fetched():
+    for path in __context__.pop("baseimg.fetched", []):
+        if path.startswith(__opts__["cachedir"] + os.sep):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+@contextlib.contextmanager
+def _progress(action, pub=None):
+    """A function that shows how far we are: as a bar on a terminal, else as events on the bus, both now and then."""
+    bar = sys.stderr.isatty()
+    masterless = __opts__.get("file_client") == "local"
+    every = _BAR_SECONDS if bar else _EVENT_SECONDS
+    last = time.monotonic()
+
+    def tell(step, done, total):
+        nonlocal last
+        if time.monotonic() - last < every:
+            return
+        last = time.monotonic()
+        if bar:
+            share = f"{100 * done // total:3d} %" if total else f"{done} paths"
+            sys.stderr.write(f"\r\033[K{action}: {step} {share}")
+            sys.stderr.flush()
+        elif not masterless:
+            data = {"action": action, "step": step, "done": done, "total": total, **(pub or {})}
+            __salt__["event.send"](f"salt/baseimg/progress/{action}", data)
+
+    try:
+        yield tell
+    finally:
+        if bar:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()

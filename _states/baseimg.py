@@ -1,0 +1,179 @@
+"""
+Keep base images at a declared version, and bundles built.
+
+Everything is done by the execution module ``baseimg``; here it is only compared and told.
+"""
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "baseimg"
+
+
+def __virtual__():
+    if "baseimg.converge" in __salt__:
+        return __virtualname__
+    return False, "the execution module baseimg is not available: 'salt-call sys.list_functions baseimg' tells more"
+
+
+def converged(name, version, bundles=None, chain_id=None, missing="ok"):
+    """
+    Make a base show a version, so that every container that is created or started from now on has it.
+
+    name
+        The base's reference. A node without images on this base is converged (see ``missing``).
+
+    version
+        The version to show. The base's own tag means its pristine content.
+
+    bundles
+        Version → ``source`` (a path on the node, or a URL as for ``baseimg.apply``) and ``hash`` (``sha256:…`` of the file).
+        A version that is on the node already needs none; where no bundle leads there directly, several are chained.
+
+    chain_id
+        The base's chain ID, for nodes that know the base by no name of its own.
+
+    missing
+        ``ok``, or ``fail`` where a node without this base is a failure.
+
+    .. code-block:: yaml
+
+        corp/base:12.0:
+          baseimg.converged:
+            - version: '12.1'
+            - bundles:
+                '12.1':
+                  source: salt://baseimg/bundles/corp-base_12.0_12.1.tar
+                  hash: sha256:4f9…
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if missing not in ("ok", "fail"):
+        return _failed(ret, f"missing is {missing!r}, expected one of: ok, fail")
+    try:
+        if __opts__["test"]:
+            return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id))
+        return _converged(ret, __salt__["baseimg.converge"](name, version, bundles, chain_id))
+    except CommandExecutionError as exc:
+        if _code(exc) == "base-absent" and missing == "ok":
+            ret["comment"] = f"No image on this node is built on {name}: nothing to do"
+            return ret
+        return _failed(ret, exc)
+
+
+def built(name, source, target, version=None, compression="zstd"):
+    """
+    Have a bundle that leads from one image to another, on the machine that has both.
+
+    name
+        Path of the bundle file.
+
+    source, target
+        References of the two images. Where they have moved on, the bundle is built again.
+
+    version
+        What the target's content is called; the target's tag by default.
+
+    compression
+        ``zstd`` or ``gzip``.
+
+    .. code-block:: yaml
+
+        /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar:
+          baseimg.built:
+            - source: corp/base:12.0
+            - target: corp/base:12.1
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        images = [__salt__["baseimg.layer"](image)["chain_id"] for image in (source, target)]
+        old = _present(name)
+        if old and _matches(old, images, version, compression):
+            ret["comment"] = f"The bundle {name} is built: {old['digest']}"
+            return ret
+        if __opts__["test"]:
+            ret["result"] = None
+            ret["changes"] = {"bundle": {"old": old and old["digest"], "new": f"{source} to {target}"}}
+            ret["comment"] = f"The bundle {name} would be built from {source} to {target}"
+            return ret
+        new = __salt__["baseimg.build"](source, target, name, version, compression)
+    except CommandExecutionError as exc:
+        return _failed(ret, exc)
+    counts = new["changes"]
+    ret["changes"] = {"bundle": {"old": old and old["digest"], "new": new["digest"]}}
+    ret["comment"] = (
+        f"Built {name} ({new['size']} bytes) from {source} to {target}: "
+        f"{counts['added']} added, {counts['modified']} modified, {counts['removed']} removed"
+    )
+    return ret
+
+
+def _converged(ret, done):
+    if done["changed"]:
+        ret["changes"] = {"version": {"old": done["from"], "new": done["to"]}}
+        ret["comment"] = f"{done['base']} went from {done['from']} to {done['to']} for {_images(done)}"
+    else:
+        ret["comment"] = f"{done['base']} shows {done['to']}"
+    running = done["containers"]
+    if running["outdated"]:
+        ret["comment"] += f". {_still_old(running['outdated'])}"
+    if running["unknown"]:
+        ret["comment"] += f". Cannot be told what these run on: {', '.join(running['unknown'])}"
+    return ret
+
+
+def _would_converge(ret, planned):
+    if not planned["changed"]:
+        ret["comment"] = f"{planned['base']} shows {planned['to']}"
+        return ret
+    ret["result"] = None
+    ret["changes"] = {"version": {"old": planned["from"], "new": planned["to"]}}
+    ret["comment"] = f"{planned['base']} would go from {planned['from']} to {planned['to']} for {_images(planned)}"
+    if planned["bundles"]:
+        counts = planned["changes"]
+        ret["comment"] += (
+            f", over {' and '.join(planned['bundles'])}: {counts['added']} paths added, "
+            f"{counts['modified']} modified, {counts['removed']} removed"
+        )
+    else:
+        ret["comment"] += ", with a generation that is on the node"
+    if planned["outdated"]:
+        ret["comment"] += f". These would still run on an older content: {', '.join(planned['outdated'])}"
+    return ret
+
+
+def _images(done):
+    count = len(done["images"])
+    return f"{count} image{'' if count == 1 else 's'}"
+
+
+def _still_old(names):
+    return f"Running on an older content until stopped and started (a restart is not enough): {', '.join(names)}"
+
+
+def _present(bundle):
+    """The manifest of a bundle that is there and sound, else nothing: it will be built again."""
+    try:
+        return __salt__["baseimg.inspect"](bundle)
+    except CommandExecutionError as exc:
+        if _code(exc) in ("bundle-invalid", "digest-mismatch"):
+            return None
+        raise
+
+
+def _matches(bundle, images, version, compression):
+    return (
+        [bundle[side]["chain_id"] for side in ("source", "target")] == images
+        and bundle["compression"] == compression
+        and version in (None, bundle["target"]["version"])
+    )
+
+
+def _code(exc):
+    return (exc.info or {}).get("code") if isinstance(exc.info, dict) else None
+
+
+def _failed(ret, reason):
+    ret["result"] = False
+    ret["comment"] = (reason.info or {}).get("message", str(reason)) if hasattr(reason, "info") else reason
+    if hasattr(reason, "info") and reason.info:
+        ret["comment"] = f"[{reason.info['code']}] {reason.info['message']} -- {reason.info['hint']}"
+    return ret

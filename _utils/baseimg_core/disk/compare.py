@@ -1,0 +1,161 @@
+"""The difference between what two stacks of layer directories show."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from ..errors import LayerUnsupported
+from ..model import overlay
+from ..model.changes import Action, Change, relinked
+from ..model.entry import Entry, Kind, differences, kind_of
+from .tree import Node, Stack, entry_of
+
+_CHUNK = 1 << 20
+Inode = tuple[int, int]
+Progress = Callable[[int], None]
+
+
+def compare(source: Stack, target: Stack, progress: Progress | None = None) -> list[Change]:
+    """
+    Every path that ``target`` shows differently from ``source``, ordered by path (so parents come first).
+
+    Directories that both stacks merge from the same layer directories are the same and are not entered, so that with
+    shared lower layers only what lies above them is read. ``progress`` is told the number of paths compared so far.
+    """
+    return _Comparison(source, target, progress).run()
+
+
+class _Comparison:
+    def __init__(self, source: Stack, target: Stack, progress: Progress | None) -> None:
+        self.source, self.target, self.progress = source, target, progress
+        self.seen = 0
+        self.before, self.after = _Links(source), _Links(target)
+        self.changes: dict[bytes, Change] = {}
+
+    def run(self) -> list[Change]:
+        self.pending: list[tuple[bytes, Node | None, Node]] = [(b"", self.source.root, self.target.root)]
+        while self.pending:
+            self._directory(*self.pending.pop())
+        before, after = self.before.groups(), self.after.groups()
+        changed = set(self.changes)
+        for path in relinked(before, after, changed, self._is_leaf):
+            node = self.target.find(path)
+            assert node is not None  # the group was read from what the target shows
+            self._record(path, Action.MODIFIED, node.top, self._entry(path, node), ("links",))
+        return [self._with_link(change, after) for _path, change in sorted(self.changes.items())]
+
+    def _directory(self, path: bytes, old: Node | None, new: Node) -> None:
+        olds = self.source.children(old) if old and old.is_dir else {}
+        news = self.target.children(new)
+        for name in sorted(olds.keys() | news.keys()):
+            self._pair(overlay.join(path, name), olds.get(name), news.get(name))
+
+    def _pair(self, path: bytes, old: Node | None, new: Node | None) -> None:
+        if old == new:
+            return
+        self._tick()
+        if new is None:
+            self._record(path, Action.REMOVED)
+            return
+        entry = self._entry(path, new, self.after)
+        if old is None:
+            self._record(path, Action.ADDED, new.top, entry)
+        elif what := self._what(old.top, self._entry(path, old, self.before), new.top, entry):
+            self._record(path, Action.MODIFIED, new.top, entry, tuple(what))
+        if new.is_dir:
+            self.pending.append((path, old, new))
+
+    def _what(self, old_real: bytes, old: Entry, new_real: bytes, new: Entry) -> list[str]:
+        what = differences(old, new)
+        if old.kind is new.kind is Kind.FILE and old_real != new_real and "size" not in what:
+            if not _same_content(old_real, new_real):
+                what.append("content")
+        return what
+
+    def _entry(self, path: bytes, node: Node, links: _Links | None = None) -> Entry:
+        st = os.lstat(node.top)
+        kind = kind_of(st.st_mode)
+        assert kind is not None  # a stack shows only what a layer can carry
+        if links and st.st_nlink > 1 and not node.is_dir:
+            links.add(path, node.top, st)
+        return entry_of(node.top, st, kind)
+
+    def _record(
+        self,
+        path: bytes,
+        action: Action,
+        real: bytes = b"",
+        entry: Entry | None = None,
+        what: tuple[str, ...] = (),
+    ) -> None:
+        if overlay.split(path)[1].startswith(overlay.WHITEOUT_PREFIX):
+            raise LayerUnsupported(
+                f"the name of {overlay.shown(path)} means 'removed' in an image layer",
+                "rename the file in the base image: names must not begin with '.wh.'",
+            )
+        self.changes[path] = Change(path, action, what, entry, real)
+
+    def _with_link(self, change: Change, after: dict[bytes, frozenset[bytes]]) -> Change:
+        first = min(after.get(change.path, {change.path}))
+        if change.action is Action.REMOVED or first == change.path:
+            return change
+        return Change(change.path, change.action, change.what, change.entry, change.real, first)
+
+    def _is_leaf(self, path: bytes) -> bool:
+        node = self.target.find(path)
+        return node is not None and not node.is_dir
+
+    def _tick(self) -> None:
+        self.seen += 1
+        if self.progress and self.seen % 256 == 0:
+            self.progress(self.seen)
+
+
+class _Links:
+    """The hard links that one stack shows, from the paths that the comparison met."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.met: dict[Inode, set[bytes]] = {}
+        self.nlink: dict[Inode, int] = {}
+        self.layer: dict[Inode, bytes] = {}
+
+    def add(self, path: bytes, real: bytes, st: os.stat_result) -> None:
+        inode = (st.st_dev, st.st_ino)
+        self.met.setdefault(inode, set()).add(path)
+        self.nlink[inode] = st.st_nlink
+        self.layer[inode] = real[: -len(path) - 1]
+
+    def groups(self) -> dict[bytes, frozenset[bytes]]:
+        """For each path that shares its inode, all the paths that do. Links that were not met are looked for."""
+        wanted: dict[bytes, set[Inode]] = {}
+        for inode, paths in self.met.items():
+            if len(paths) < self.nlink[inode]:
+                wanted.setdefault(self.layer[inode], set()).add(inode)
+        for layer, inodes in wanted.items():
+            for path, inode in _paths_of(layer, inodes):
+                node = self.stack.find(path)
+                if node and node.top == layer + b"/" + path:
+                    self.met[inode].add(path)
+        return {path: frozenset(paths) for paths in self.met.values() if len(paths) > 1 for path in paths}
+
+
+def _paths_of(layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]:
+    for directory, dirs, names in os.walk(layer):
+        for name in dirs + names:  # a symlink to a directory is among the directories
+            real = os.path.join(directory, name)
+            st = os.lstat(real)
+            if (st.st_dev, st.st_ino) in inodes and not stat.S_ISDIR(st.st_mode):
+                yield real[len(layer) + 1 :], (st.st_dev, st.st_ino)
+
+
+def _same_content(one: bytes, other: bytes) -> bool:
+    with open(one, "rb", buffering=0) as left, open(other, "rb", buffering=0) as right:
+        while True:
+            chunk = left.read(_CHUNK)
+            if chunk != right.read(_CHUNK):
+                return False
+            if not chunk:
+                return True

@@ -1,0 +1,58 @@
+"""The two compressions of a layer blob, as streams. zstd needs the package ``zstandard``, which nodes may lack."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from typing import BinaryIO, cast
+
+from ..errors import ArgumentInvalid, BundleInvalid, CompressionUnsupported
+
+try:
+    import zstandard
+except ImportError:  # optional on nodes: gzip bundles need nothing
+    zstandard = None  # type: ignore[assignment]
+
+# OCI image spec, layer.md, "+gzip Media Types" and "+zstd Media Types"
+MEDIA_TYPES = {
+    "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+    "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+}
+BY_MEDIA_TYPE = {media_type: name for name, media_type in MEDIA_TYPES.items()}
+_ZSTD_LEVEL = 3
+_GZIP_LEVEL = 6
+# what the readers raise on damaged input
+ERRORS: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error)
+if zstandard is not None:
+    ERRORS += (zstandard.ZstdError,)
+_WINDOW = 1 << 27  # bytes that a zstd frame may make a node hold
+
+
+def check(compression: str) -> None:
+    """Raise where ``compression`` is not one of ours, or cannot be done here."""
+    if compression not in MEDIA_TYPES:
+        raise ArgumentInvalid(f"compression is {compression!r}, expected one of: {', '.join(MEDIA_TYPES)}")
+    if compression == "zstd" and zstandard is None:
+        raise CompressionUnsupported("zstd needs the Python package 'zstandard', which is not installed here")
+
+
+def writer(compression: str, out: BinaryIO) -> BinaryIO:
+    """A stream that compresses into ``out``, byte for byte the same for the same input; closing it leaves ``out`` open."""
+    check(compression)
+    if compression == "gzip":
+        return cast(BinaryIO, gzip.GzipFile("", "wb", _GZIP_LEVEL, out, mtime=0))
+    # any number of threads gives the same bytes, as long as it is not the single-threaded mode
+    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=-1, write_checksum=False)
+    return cast(BinaryIO, compressor.stream_writer(out, closefd=False))
+
+
+def reader(media_type: str, stream: BinaryIO) -> BinaryIO:
+    """A stream of what ``stream`` holds compressed; damage shows as one of ``ERRORS``."""
+    compression = BY_MEDIA_TYPE.get(media_type)
+    if compression is None:
+        raise BundleInvalid(f"the layer's media type is {media_type[:100]!r}, which is none of ours")
+    check(compression)
+    if compression == "gzip":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+    return cast(BinaryIO, decompressor.stream_reader(stream, read_across_frames=True, closefd=False))

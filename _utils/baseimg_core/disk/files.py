@@ -1,0 +1,204 @@
+"""
+What the kernel offers for files and Python does not wrap, and work below a directory that follows no symlink.
+
+Nothing here knows about layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from typing import BinaryIO
+
+from ..model import overlay
+from ..model.entry import FORMAT_BITS, Entry, Kind
+
+_CHUNK = 1 << 20
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_FICLONE = 0x40049409  # linux/fs.h, ioctl_ficlone(2)
+_NO_CLONE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
+_NO_COPY_RANGE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def exchange(one: str, other: str) -> None:
+    """Swap two paths of one file system atomically, renameat2(2) with RENAME_EXCHANGE."""
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), one, None, other)
+
+
+def sync_filesystem(path: str) -> None:
+    """Write everything that the path's file system still holds in memory, syncfs(2)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: str) -> None:
+    """Make names that were added to or removed from a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(path: str, data: bytes) -> None:
+    """Replace a file's content: after a crash at any moment it is wholly the old or wholly the new one, and durable."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_directory(directory)
+
+
+def hex_digest(file: BinaryIO) -> str:
+    """The sha256 of a file from its present position to its end, in hex."""
+    sha = hashlib.sha256()
+    while data := file.read(_CHUNK):
+        sha.update(data)
+    return sha.hexdigest()
+
+
+class Tree:
+    """
+    A directory tree to write into. Paths are relative bytes; no component of a path is ever followed as a symlink.
+
+    Descriptors of the directories along the present path stay open, since callers go through a tree in order.
+    Raises ``NotADirectoryError`` where a parent is no directory.
+    """
+
+    def __init__(self, root: str | bytes) -> None:
+        self._trail: list[tuple[bytes, int]] = [(b"", _open_directory(root))]
+
+    def close(self) -> None:
+        for _name, descriptor in self._trail:
+            os.close(descriptor)
+        self._trail.clear()
+
+    def directory(self, path: bytes) -> int:
+        """A descriptor of the directory, valid until the next call."""
+        parts = path.split(b"/") if path else []
+        depth = 0
+        while depth < len(parts) and depth + 1 < len(self._trail) and self._trail[depth + 1][0] == parts[depth]:
+            depth += 1
+        while len(self._trail) > depth + 1:
+            os.close(self._trail.pop()[1])
+        for part in parts[depth:]:
+            self._trail.append((part, _open_directory(part, self._trail[-1][1])))
+        return self._trail[-1][1]
+
+    def make(self, path: bytes, entry: Entry) -> None:
+        """Create everything but files and links, without metadata; ``FileExistsError`` where there is something."""
+        parent, name = self._parent(path)
+        if entry.kind is Kind.DIRECTORY:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        elif entry.kind is Kind.SYMLINK:
+            os.symlink(entry.target, name, dir_fd=parent)
+        else:
+            os.mknod(name, FORMAT_BITS[entry.kind] | 0o600, os.makedev(*entry.device), dir_fd=parent)
+
+    def create(self, path: bytes) -> int:
+        """Create an empty file and return its descriptor, which the caller closes."""
+        parent, name = self._parent(path)
+        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+
+    def link(self, path: bytes, existing: bytes) -> None:
+        """Make ``path`` a hard link to ``existing``."""
+        directory, name = overlay.split(existing)
+        source = os.dup(self.directory(directory))
+        try:
+            parent, new = self._parent(path)
+            os.link(name, new, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(source)
+
+    def whiteout(self, path: bytes) -> None:
+        """Create the kernel's mark for a removed path (overlayfs.rst, "whiteouts and opaque directories")."""
+        parent, name = self._parent(path)
+        os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+
+    def set_opaque(self, path: bytes) -> None:
+        os.setxattr(self.directory(path), overlay.OPAQUE_XATTR, overlay.OPAQUE_VALUE)
+
+    def set_metadata(self, path: bytes, entry: Entry) -> None:
+        """Owner, mode, attributes and times of anything but an open file."""
+        if entry.is_dir:
+            set_metadata(self.directory(path), entry)
+            return
+        parent, name = self._parent(path)
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if entry.kind is not Kind.SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=parent)
+        for (
+            key,
+            value,
+        ) in entry.xattrs.items():  # no descriptor can be had of these types; this path follows nothing
+            os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), key, value, follow_symlinks=False)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def _parent(self, path: bytes) -> tuple[int, bytes]:
+        directory, name = overlay.split(path)
+        return self.directory(directory), name
+
+
+def set_metadata(descriptor: int, entry: Entry) -> None:
+    """Owner, mode, attributes and times of an open file or directory, in the order in which none undoes another."""
+    os.fchown(descriptor, entry.uid, entry.gid)
+    os.fchmod(descriptor, entry.mode)
+    for key, value in entry.xattrs.items():
+        os.setxattr(descriptor, key, value)
+    os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def copy_content(source: int, target: int, size: int) -> None:
+    """Give ``target`` the content of ``source``: shared extents where the file system can, else copied in the kernel."""
+    if not size:
+        return
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    except OSError as exc:
+        if exc.errno not in _NO_CLONE:
+            raise
+    try:
+        while os.copy_file_range(source, target, 1 << 30):
+            pass
+    except OSError as exc:
+        if exc.errno not in _NO_COPY_RANGE:
+            raise
+        os.lseek(source, 0, os.SEEK_SET)
+        os.lseek(target, 0, os.SEEK_SET)
+        while data := os.read(source, _CHUNK):
+            write_all(target, data)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """write(2) until all is written."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _open_directory(path: str | bytes, parent: int | None = None) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)

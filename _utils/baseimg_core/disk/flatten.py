@@ -1,0 +1,245 @@
+"""
+Make one layer directory out of several contributors, as a new content of a base's top layer.
+
+Contributors are given from the top down: the newest bundle's changes first, the generation that everything starts from
+last. What a higher one has hides what a lower one has, as in an overlay, so nothing is written twice and nothing is
+written that will not be seen. Marks for the layers *below* the directory (whiteouts, opaque directories) are decided at
+the end and made only where those layers really have something: a whiteout above nothing shows as a broken name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from typing import BinaryIO
+
+from ..errors import BundleInvalid, BundleMismatch
+from ..model import overlay
+from ..model.entry import Entry, Kind, kind_of
+from .files import Tree, copy_content, set_metadata, write_all
+from .layertar import Member
+from .tree import Stack, entry_of, is_opaque
+
+_CHUNK = 1 << 20
+Inode = tuple[int, int]
+
+
+class Flattener:
+    """
+    Fills the empty directory ``root``; ``lower`` are the base's layers below it.
+
+    Call :meth:`add_changes` for each changeset, newest first, then :meth:`add_directory`, then :meth:`finish`.
+    ``bytes`` and ``paths`` count what was written.
+    """
+
+    def __init__(self, root: str, lower: Stack) -> None:
+        self.lower = lower
+        self.bytes = self.paths = 0
+        self._tree = Tree(root)
+        # every directory made so far; None where only something below it asked for it
+        self._directories: dict[bytes, Entry | None] = {b"": None}
+        self._leaves: set[bytes] = set()
+        self._removed: set[bytes] = set()
+        self._closed: set[bytes] = set()  # directories here that show nothing of what is lower
+        self._inodes: dict[Inode, bytes] = {}
+
+    def close(self) -> None:
+        self._tree.close()
+
+    # --- a changeset ---
+
+    def add_changes(self, members: Iterable[tuple[Member, BinaryIO]]) -> None:
+        """
+        Put a changeset under what is there. Raises :class:`BundleInvalid` for one that contradicts itself.
+
+        Hostile members end in an error at the latest when the kernel refuses to walk through what is no directory.
+        """
+        leaves: set[bytes] = set()
+        removed: set[bytes] = set()
+        closed: set[bytes] = set()
+        for member, stream in members:
+            path = member.path
+            if any(above in leaves or above in removed for above in overlay.ancestors(path)):
+                raise BundleInvalid(f"{overlay.shown(path)} lies below a path that is no directory")
+            if self._hidden(path):
+                continue
+            elif member.removes:
+                (closed if path in self._directories else removed).add(path)
+            elif member.entry and member.entry.is_dir:
+                self._add_directory(path, member.entry)
+            elif path in self._directories:
+                closed.add(path)
+            else:
+                self._add_leaf(member, stream, leaves)
+                leaves.add(path)
+        self._leaves |= leaves
+        self._removed |= removed
+        self._closed |= closed
+
+    def _hidden(self, path: bytes) -> bool:
+        """Whether what higher contributors have hides this path of a lower one."""
+        if path in self._leaves or path in self._removed:
+            return True
+        return any(
+            above in self._leaves or above in self._removed or above in self._closed
+            for above in overlay.ancestors(path)
+        )
+
+    def _add_directory(self, path: bytes, entry: Entry) -> None:
+        if path not in self._directories:
+            self._make_parents(path)
+            self._make(path, entry)
+            self.paths += 1
+        if self._directories.get(path) is None:
+            self._directories[path] = entry
+
+    def _add_leaf(self, member: Member, stream: BinaryIO, leaves: set[bytes]) -> None:
+        self._make_parents(member.path)
+        if member.link is not None:
+            if member.link not in leaves:
+                raise BundleInvalid(f"{overlay.shown(member.path)} is linked to a path that the bundle does not carry")
+            self._tree.link(member.path, member.link)
+        elif member.entry and member.entry.kind is Kind.FILE:
+            self._write_file(member.path, member.entry, stream)
+        elif member.entry:
+            self._make(member.path, member.entry)
+            self._tree.set_metadata(member.path, member.entry)
+        self.paths += 1
+
+    def _write_file(self, path: bytes, entry: Entry, stream: BinaryIO) -> None:
+        descriptor = self._tree.create(path)
+        try:
+            left = entry.size
+            while left:
+                data = stream.read(min(left, _CHUNK))
+                write_all(descriptor, data)
+                left -= len(data)
+            set_metadata(descriptor, entry)
+        finally:
+            os.close(descriptor)
+        self.bytes += entry.size
+
+    def _make_parents(self, path: bytes) -> None:
+        missing = [above for above in overlay.ancestors(path) if above not in self._directories]
+        for above in reversed(missing):
+            self._make(above, Entry(Kind.DIRECTORY, 0o700))
+            self._directories[above] = None
+
+    def _make(self, path: bytes, entry: Entry) -> None:
+        try:
+            self._tree.make(path, entry)
+        except (NotADirectoryError, FileExistsError) as exc:
+            raise BundleInvalid(f"{overlay.shown(path)} cannot be made: {exc.strerror}") from exc
+
+    # --- a directory ---
+
+    def add_directory(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
+        """
+        Put a layer directory under what is there: its root's metadata, and a copy of each path that is not hidden.
+
+        ``progress`` is told paths and content bytes written so far.
+        """
+        source = Tree(path)
+        try:
+            root = source.directory(b"")
+            self._directories[b""] = entry_of(root, os.fstat(root), Kind.DIRECTORY)
+            pending = [b""]
+            while pending:
+                pending += reversed(self._clone_children(source, pending.pop()))
+                if progress:
+                    progress(self.paths, self.bytes)
+        finally:
+            source.close()
+
+    def _clone_children(self, source: Tree, path: bytes) -> list[bytes]:
+        """Copy the leaves of one directory; returns the directories in it that are to follow."""
+        directory = source.directory(path)
+        with os.scandir(directory) as found:
+            names = sorted(os.fsencode(entry.name) for entry in found)
+        below: list[bytes] = []
+        for name in names:
+            child = overlay.join(path, name)
+            if child in self._leaves or child in self._removed:
+                continue
+            st = os.lstat(name, dir_fd=directory)
+            if stat.S_ISDIR(st.st_mode):
+                if child not in self._closed:
+                    below.append(child)
+            elif child in self._directories:
+                self._closed.add(child)
+            elif overlay.is_whiteout(st.st_mode, st.st_rdev):
+                self._removed.add(child)
+            else:
+                self._clone_leaf(directory, child, name, st)
+        for child in below:
+            self._clone_directory(source.directory(child), child)
+        return below
+
+    def _clone_directory(self, directory: int, path: bytes) -> None:
+        if self._directories.get(path) is None:
+            self._add_directory(path, entry_of(directory, os.fstat(directory), Kind.DIRECTORY))
+        if is_opaque(directory):
+            self._closed.add(path)
+
+    def _clone_leaf(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> None:
+        inode = (st.st_dev, st.st_ino)
+        if st.st_nlink > 1 and inode in self._inodes:
+            self._tree.link(path, self._inodes[inode])
+        else:
+            if stat.S_ISREG(st.st_mode):
+                self._clone_file(directory, path, name, st)
+            else:
+                self._clone_special(directory, path, name, st)
+            if st.st_nlink > 1:
+                self._inodes[inode] = path
+        self.paths += 1
+
+    def _clone_file(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> None:
+        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            target = self._tree.create(path)
+            try:
+                copy_content(source, target, st.st_size)
+                set_metadata(target, entry_of(source, st, Kind.FILE))
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+        self.bytes += st.st_size
+
+    def _clone_special(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> None:
+        kind = kind_of(st.st_mode)
+        if kind is None:
+            return  # a socket: no layer carries one, so no view depends on it
+        entry = entry_of(b"/proc/self/fd/%d/%s" % (directory, name), st, kind)
+        self._tree.make(path, entry)
+        self._tree.set_metadata(path, entry)
+
+    # --- the end ---
+
+    def finish(self) -> None:
+        """Mark what lower layers have and must not show, then give every directory its metadata and times."""
+        for path in sorted(self._removed):
+            if not self._shut(path) and self.lower.find(path):
+                self._make_parents(path)
+                self._tree.whiteout(path)
+                self.paths += 1
+        # nothing is created from here on, so times stay as they are set
+        for path, entry in sorted(self._directories.items()):
+            self._tree.set_metadata(path, entry or self._inherited(path))
+            if path in self._closed and not self._shut(path):
+                node = self.lower.find(path)
+                if node and node.is_dir:
+                    self._tree.set_opaque(path)
+
+    def _shut(self, path: bytes) -> bool:
+        """Whether a directory above hides everything lower here already."""
+        return any(above in self._closed for above in overlay.ancestors(path))
+
+    def _inherited(self, path: bytes) -> Entry:
+        """The metadata of a directory that only lower layers describe."""
+        node = None if self._shut(path) or path in self._closed else self.lower.find(path)
+        if node is None or not node.is_dir:
+            raise BundleMismatch(f"the bundle expects a directory {overlay.shown(path)}, which the base does not have")
+        return entry_of(node.top, os.lstat(node.top), Kind.DIRECTORY)

@@ -1,0 +1,330 @@
+"""
+The generations of one base on one node. The only place that changes a live layer.
+
+On disk, beside the engine's own ``diff`` in the layer's directory, all of it mode 0700::
+
+    <layer>/diff/                     the live content: what new containers mount
+    <layer>/baseimg/state.json        the record (model.record)
+    <layer>/baseimg/history.jsonl     one line for each swap, oldest first
+    <layer>/baseimg/lock              names who is changing something; the lock itself is flock(2) on <layer>
+    <layer>/baseimg/generations/<n>/  the content of generation n, where it is not live
+    <layer>/baseimg/staging/          a generation in the making; only while an apply runs
+
+Invariants, at every moment, so also after a crash at any of them:
+
+I1. ``diff`` is one complete generation. It changes only by renameat2(2) with RENAME_EXCHANGE.
+I2. A directory's inode tells which generation it is, wherever it lies. Names follow in :meth:`Store.recover`.
+I3. A generation is in the record, with its inode, before it leaves ``staging``; all its content is synced before.
+I4. A swap is in the record as an intent, with both generations, before the exchange.
+I5. Nothing inside a complete generation is ever changed; it is made in ``staging`` and later removed as a whole.
+I6. Generation 0, the pristine content, is never removed.
+I7. Whatever is not live and not in the record is of no use: ``staging``, and a generation that was never activated.
+
+Every step between them passes a named point of :data:`POINTS`, where tests stop the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from ..errors import ContentUnknown, LayerBusy, RecordInvalid, disk_errors
+from ..model import record as model_record
+from ..model.record import Generation, Intent, Record
+from . import files
+
+POINTS = (
+    "stage.begun",
+    "stage.filled",
+    "stage.synced",
+    "stage.recorded",
+    "stage.kept",
+    "swap.intended",
+    "swap.exchanged",
+    "swap.named",
+    "swap.logged",
+    "swap.recorded",
+    "recover.begun",
+    "recover.named",
+    "recover.dropped",
+    "recover.recorded",
+)
+_POLL = 0.1  # seconds between two tries for the lock
+
+
+def _ignore(_point: str) -> None:
+    """The trace hook outside of tests."""
+
+
+trace: Callable[[str], None] = _ignore
+
+
+class Store:
+    """The generations in one layer's directory (the parent of ``diff``). Reading creates nothing."""
+
+    def __init__(self, layer: str) -> None:
+        self.live = os.path.join(layer, "diff")
+        self.home = os.path.join(layer, "baseimg")
+        self._layer = layer
+        self._generations = os.path.join(self.home, "generations")
+        self._staging = os.path.join(self.home, "staging")
+        self._lock = os.path.join(self.home, "lock")
+        self._state = os.path.join(self.home, "state.json")
+        self._history = os.path.join(self.home, "history.jsonl")
+
+    # --- reading ---
+
+    def read(self) -> Record | None:
+        """The record with ``current`` as the live directory's inode tells it, or ``None`` where nothing was applied yet."""
+        try:
+            with open(self._state, "rb") as file:
+                record = model_record.parse(file.read(), self._state)
+        except FileNotFoundError:
+            return None
+        live = record.by_inode(self.inode)
+        if live is None:
+            raise ContentUnknown(f"{self.live} is none of the generations that {self._state} knows")
+        record.current = live.number
+        return record
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether something is under way, or was when a crash came: :meth:`recover` has work to do."""
+        record = self.read()
+        if record is None:
+            return os.path.isdir(self.home)
+        unused = any(not one.activated for one in record.generations.values())
+        return unused or record.intent is not None or os.path.isdir(self._staging)
+
+    @property
+    def inode(self) -> int:
+        """The live directory's inode."""
+        return os.stat(self.live).st_ino
+
+    def path(self, record: Record, number: int) -> str:
+        """Where a generation's content lies now, also in the middle of a swap."""
+        wanted = record.generations[number].inode
+        names = os.listdir(self._generations) if os.path.isdir(self._generations) else []
+        for path in (self.live, *(os.path.join(self._generations, name) for name in names)):
+            if os.stat(path).st_ino == wanted:
+                return path
+        raise RecordInvalid(f"the content of generation {number} is missing below {self._generations}")
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every swap so far, oldest first."""
+        try:
+            with open(self._history, encoding="utf-8") as file:
+                return [json.loads(line) for line in file if line.endswith("\n")]
+        except FileNotFoundError:
+            return []
+        except ValueError as exc:
+            raise RecordInvalid(f"{self._history} is damaged: {exc}") from exc
+
+    # --- changing: all of it under the lock ---
+
+    @contextlib.contextmanager
+    def lock(self, timeout: float, holder: str) -> Iterator[None]:
+        """
+        Hold this base for changes; wait up to ``timeout`` seconds, then raise :class:`LayerBusy` that names the holder.
+
+        ``holder`` is who we are, for others to read.
+        """
+        descriptor = os.open(self._layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._wait(descriptor, timeout)
+            with disk_errors(self.home):
+                os.makedirs(self._generations, mode=0o700, exist_ok=True)
+                os.chmod(self.home, 0o700)
+                with open(self._lock, "w", encoding="utf-8") as file:
+                    file.write(f"pid {os.getpid()}, {holder}, since {now()}\n")
+            try:
+                yield
+            finally:
+                os.unlink(self._lock)
+                if not os.path.exists(self._state):  # nothing came of it: leave nothing
+                    shutil.rmtree(self.home)
+        finally:
+            os.close(descriptor)
+
+    def _wait(self, descriptor: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise LayerBusy(f"{self._layer} is held by {self._holder()}") from None
+            time.sleep(_POLL)
+
+    def _holder(self) -> str:
+        try:
+            with open(self._lock, encoding="utf-8") as file:
+                return file.read().strip() or "another process"
+        except FileNotFoundError:
+            return "another process"
+
+    def recover(self) -> Record | None:
+        """
+        Finish or undo what a crash left, by the inodes in the record; returns the record.
+
+        A swap whose exchange happened is completed, one whose exchange did not is forgotten.
+        """
+        trace("recover.begun")
+        self._discard_staging()
+        record = self.read()
+        if record is None:
+            return None
+        moved = self._restore_names(record)
+        trace("recover.named")
+        intent = record.intent
+        if intent and record.current == intent.after:
+            self._settle(record, intent)
+        elif intent:
+            record.intent = None
+        dropped = self._drop_useless(record)
+        trace("recover.dropped")
+        if intent or dropped or moved:
+            self._save(record)
+        trace("recover.recorded")
+        return record
+
+    def stage(self, record: Record, generation: Generation, fill: Callable[[str], tuple[int, int]]) -> Generation:
+        """
+        Make a new generation: ``fill`` puts the content into an empty directory and returns its bytes and paths.
+
+        Whatever goes wrong leaves nothing behind. ``generation`` comes back with number, inode and figures.
+        """
+        try:
+            with disk_errors(self._staging):
+                os.mkdir(self._staging, 0o700)
+                trace("stage.begun")
+                generation.bytes, generation.paths = fill(self._staging)
+                trace("stage.filled")
+                files.sync_filesystem(self._staging)
+                trace("stage.synced")
+                generation.number = record.next_number
+                generation.inode = os.stat(self._staging).st_ino
+                generation.created = now()
+                record.generations[generation.number] = generation
+                self._save(record)
+                trace("stage.recorded")
+                os.rename(self._staging, os.path.join(self._generations, str(generation.number)))
+                files.sync_directory(self._generations)
+                trace("stage.kept")
+        except BaseException:
+            self._abandon(record, generation)
+            raise
+        return generation
+
+    def _abandon(self, record: Record, generation: Generation) -> None:
+        self._discard_staging()
+        if record.generations.pop(generation.number, None):
+            self._remove(generation.number)
+            if os.path.exists(self._state):
+                self._save(record)
+
+    def activate(self, record: Record, number: int, action: str, by: str) -> None:
+        """Swap the live content for generation ``number``, atomically; ``action`` and ``by`` go into the history."""
+        before = record.current
+        with disk_errors(self._state):
+            record.intent = Intent(secrets.token_hex(8), before, number, action, now(), by)
+            self._save(record)
+        trace("swap.intended")
+        place = os.path.join(self._generations, str(number))
+        files.exchange(self.live, place)
+        files.sync_directory(self._layer)
+        trace("swap.exchanged")
+        os.rename(place, os.path.join(self._generations, str(before)))
+        files.sync_directory(self._generations)
+        trace("swap.named")
+        record.current = number
+        self._settle(record, record.intent)
+        self._save(record)
+        trace("swap.recorded")
+
+    def save(self, record: Record) -> None:
+        """Write a record whose generations are as they were, but for what is said of them."""
+        with disk_errors(self._state):
+            self._save(record)
+
+    def _settle(self, record: Record, intent: Intent) -> None:
+        """What the record and the history say once an exchange has happened; saved by the caller."""
+        record.previous = intent.before
+        record.generations[intent.after].activated = intent.at
+        record.intent = None
+        self._log(record, intent)
+        trace("swap.logged")
+
+    def _log(self, record: Record, intent: Intent) -> None:
+        if any(line.get("id") == intent.id for line in self.history()[-1:]):
+            return
+        before, after = record.generations[intent.before], record.generations[intent.after]
+        line = {
+            **asdict(intent),
+            "from": before.version,
+            "to": after.version,
+            "bundle": after.bundle,
+        }
+        descriptor = os.open(self._history, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            files.write_all(descriptor, json.dumps(line, sort_keys=True).encode() + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _restore_names(self, record: Record) -> bool:
+        """Give each directory below ``generations`` the number that its inode stands for."""
+        moved = False
+        for name in os.listdir(self._generations):
+            path = os.path.join(self._generations, name)
+            one = record.by_inode(os.stat(path).st_ino)
+            if one and name != str(one.number):
+                os.rename(path, os.path.join(self._generations, str(one.number)))
+                moved = True
+        return moved
+
+    def _drop_useless(self, record: Record) -> bool:
+        """Forget generations that were never activated (I7) or that somebody removed: their inodes may come again."""
+        useless = [
+            one for one in record.generations.values() if one.inode and (not one.activated or not self._lies_at(one))
+        ]
+        for one in useless:
+            if one.number:
+                del record.generations[one.number]
+                self._remove(one.number)
+            else:
+                one.inode = 0
+        if record.previous not in record.generations:
+            record.previous = None
+        return bool(useless)
+
+    def _lies_at(self, one: Generation) -> bool:
+        path = os.path.join(self._generations, str(one.number))
+        return self.inode == one.inode or (os.path.isdir(path) and os.stat(path).st_ino == one.inode)
+
+    def _remove(self, number: int) -> None:
+        path = os.path.join(self._generations, str(number))
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+
+    def _discard_staging(self) -> None:
+        if os.path.isdir(self._staging):
+            shutil.rmtree(self._staging)
+
+    def _save(self, record: Record) -> None:
+        files.save(self._state, record.dump())
+
+
+def now() -> str:
+    """The present time for records: ISO 8601, UTC, whole seconds."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,69 @@
+"""What baseimg needs of a container engine, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..model import ids
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in the engine's store. ``diff_ids`` and ``directories`` are bottom first and belong together."""
+
+    id: str
+    tags: tuple[str, ...]
+    diff_ids: tuple[str, ...]
+    directories: tuple[str, ...]
+    os: str
+    architecture: str
+
+    @property
+    def name(self) -> str:
+        """What people call it: its first tag, else its ID."""
+        return self.tags[0] if self.tags else self.id
+
+    @property
+    def chain_id(self) -> str:
+        return ids.chain_id(self.diff_ids)
+
+    @property
+    def chain_ids(self) -> list[str]:
+        """The chain ID of every base that it is built on, itself last."""
+        return ids.chain_ids(self.diff_ids)
+
+    def height(self, chain_id: str) -> int:
+        """How many of its layers make up the base ``chain_id``; 0 where it is not built on it."""
+        chain = self.chain_ids
+        return chain.index(chain_id) + 1 if chain_id in chain else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running container; ``pid`` is its main process as the host sees it."""
+
+    id: str
+    name: str
+    image_id: str
+    pid: int
+
+
+class Engine(Protocol):
+    """One engine on this node. Every method raises :class:`EngineUnreachable` where it does not answer."""
+
+    storage: str
+    """Which store holds the layers, for people: ``docker/overlay2``."""
+
+    def image(self, reference: str) -> Image:
+        """An image by reference or ID; raises :class:`ImageUnknown`."""
+
+    def images(self) -> list[Image]:
+        """Every image, intermediate ones too."""
+
+    def containers(self) -> list[Container]:
+        """Every running container, paused ones too."""
+
+    def layers(self) -> Iterator[str]:
+        """Every layer's own directory (the parent of its ``diff``)."""

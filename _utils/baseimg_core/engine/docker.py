@@ -1,0 +1,106 @@
+"""Docker with the overlay2 storage driver, through its API."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from ..errors import EngineUnreachable, ImageUnknown, LayerUnsupported, StorageUnsupported
+from .base import Container, Image
+
+_TIMEOUT = 60  # seconds for one answer of the engine
+
+
+class Docker:
+    """The engine at ``url`` (``unix:///run/docker.sock``); raises where it does not answer or stores layers otherwise."""
+
+    storage = "docker/overlay2"
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        with self._reachable():
+            self._api = docker.APIClient(base_url=url, version="auto", timeout=_TIMEOUT)
+            info = self._api.info()
+        _check_storage(info)
+        self._root = os.path.join(info["DockerRootDir"], "overlay2")
+
+    def image(self, reference: str) -> Image:
+        with self._reachable():
+            try:
+                return self._image(self._api.inspect_image(reference))
+            except (docker.errors.NotFound, docker.errors.NullResource):
+                raise ImageUnknown(f"the engine at {self.url} has no image {reference!r}") from None
+            except docker.errors.APIError as exc:
+                raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc.explanation}") from exc
+
+    def images(self) -> list[Image]:
+        found: list[Image] = []
+        with self._reachable():
+            for image_id in self._api.images(quiet=True, all=True):
+                with contextlib.suppress(docker.errors.NotFound):  # removed while we looked
+                    found.append(self._image(self._api.inspect_image(image_id)))
+        return [image for image in found if image.diff_ids]
+
+    def containers(self) -> list[Container]:
+        found: list[Container] = []
+        with self._reachable():
+            for summary in self._api.containers():
+                with contextlib.suppress(docker.errors.NotFound):
+                    details = self._api.inspect_container(summary["Id"])
+                    if pid := details["State"]["Pid"]:
+                        found.append(Container(details["Id"], details["Name"].lstrip("/"), details["Image"], pid))
+        return sorted(found, key=lambda container: container.name)
+
+    def layers(self) -> Iterator[str]:
+        with os.scandir(self._root) as entries:
+            for entry in entries:
+                if entry.name != "l" and entry.is_dir(follow_symlinks=False):
+                    yield entry.path
+
+    def _image(self, details: dict[str, Any]) -> Image:
+        diff_ids = tuple(details["RootFS"].get("Layers") or ())
+        data = details["GraphDriver"]["Data"] or {}
+        # LowerDir lists top first, RootFS.Layers bottom first
+        top_first = [data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":"))] if diff_ids else []
+        if len(top_first) != len(diff_ids):
+            raise LayerUnsupported(f"image {details['Id']} has {len(diff_ids)} layers in {len(top_first)} directories")
+        if top_first and not os.path.isdir(top_first[0]):
+            raise StorageUnsupported(
+                f"the engine at {self.url} keeps its layers in {top_first[0]}, which does not exist here",
+                "run baseimg on the machine of the engine, in its mount namespace",
+            )
+        return Image(
+            id=details["Id"],
+            tags=tuple(sorted(details.get("RepoTags") or ())),
+            diff_ids=diff_ids,
+            directories=tuple(reversed(top_first)),
+            os=details.get("Os", "linux"),
+            architecture=details.get("Architecture", ""),
+        )
+
+    @contextlib.contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except docker.errors.NotFound:
+            raise
+        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as exc:
+            raise EngineUnreachable(f"no answer from the engine at {self.url}: {exc}") from exc
+
+
+def _check_storage(info: dict[str, Any]) -> None:
+    driver = info.get("Driver")
+    if driver != "overlay2":
+        raise StorageUnsupported(f"the engine's storage driver is {driver!r}")
+    for option in info.get("SecurityOptions") or ():
+        for feature in ("name=userns", "name=rootless"):
+            if option.startswith(feature):
+                raise StorageUnsupported(
+                    f"the engine runs with {feature.partition('=')[2]}, which shifts the layers' owners"
+                )

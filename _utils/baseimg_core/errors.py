@@ -1,0 +1,177 @@
+"""
+One small tree of errors.
+
+Every error that leaves the core is a :class:`BaseimgError`: a stable ``code`` that programs may test, a message that
+says what was found, and a ``hint`` that says what to do next. A subclass exists where a caller acts differently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+
+class BaseimgError(Exception):
+    """Something that an operator can act on. ``code`` never changes once released."""
+
+    code = "baseimg"
+    hint = ""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.hint
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message}" + (f" -- {self.hint}" if self.hint else "")
+
+
+class ArgumentInvalid(BaseimgError):
+    """An argument or a pillar value is wrong; the message names the key, what was found, what was expected."""
+
+    code = "argument-invalid"
+
+
+class EngineUnreachable(BaseimgError):
+    """No container engine answers at the address."""
+
+    code = "engine-unreachable"
+    hint = "start the engine, or set 'docker.url' in the minion's configuration or DOCKER_HOST in its environment"
+
+
+class StorageUnsupported(BaseimgError):
+    """The engine keeps its layers in a way that we do not handle."""
+
+    code = "storage-unsupported"
+    hint = "supported: Docker with the overlay2 storage driver, rootful, without userns-remap"
+
+
+class ImageUnknown(BaseimgError):
+    """The engine has no such image."""
+
+    code = "image-unknown"
+    hint = "check the reference with 'docker image ls', or load the image first"
+
+
+class BaseAbsent(BaseimgError):
+    """No image on this node is built on the base."""
+
+    code = "base-absent"
+    hint = "nothing to do on a node without images on this base; else check the reference or give a chain ID"
+
+
+class ImagesEqual(BaseimgError):
+    """Source and target show the same content, so there is no bundle to build."""
+
+    code = "images-equal"
+    hint = "give two different versions of the base"
+
+
+class BundleInvalid(BaseimgError):
+    """The file is no bundle, or is truncated, damaged, hostile, or from an unknown format version."""
+
+    code = "bundle-invalid"
+    hint = "build or fetch the bundle again"
+
+
+class BundleUnavailable(BaseimgError):
+    """The bundle cannot be had from where it is declared to be."""
+
+    code = "bundle-unavailable"
+    hint = "check the source: a path on the node, or a URL that cp.cache_file takes (salt://, http://, https://, s3://)"
+
+
+class DigestMismatch(BundleInvalid):
+    """Bytes do not have the digest that was declared for them."""
+
+    code = "digest-mismatch"
+    hint = "fetch the bundle again; if it fails again, correct the declared digest or rebuild the bundle"
+
+
+class CompressionUnsupported(BaseimgError):
+    """The bundle's compression needs a package that this Python does not have."""
+
+    code = "compression-unsupported"
+    hint = "install the Python package 'zstandard' beside Salt on this node, or build with compression=gzip"
+
+
+class BundleMismatch(BaseimgError):
+    """A sound bundle, but not one for this base or for what it shows now."""
+
+    code = "bundle-mismatch"
+    hint = "give a bundle whose source is a version that this base can show (see baseimg.status)"
+
+
+class VersionUnknown(BaseimgError):
+    """A version that is not here and that no bundle leads to."""
+
+    code = "version-unknown"
+    hint = "see baseimg.status for the versions on the node, or declare a bundle that leads there"
+
+
+class LayerUnsupported(BaseimgError):
+    """A layer directory with overlay marks that we must not copy (redirect, metacopy), or mounts that use them."""
+
+    code = "layer-unsupported"
+    hint = "the engine must mount with redirect_dir, metacopy and index off, as engines do by default"
+
+
+class BaseNested(BaseimgError):
+    """Another base above or below this one shows a version that is not its own."""
+
+    code = "base-nested"
+    hint = "roll that base back to pristine first; of bases that are built on one another only one can be swapped"
+
+
+class NoWayBack(BaseimgError):
+    """There is no generation to roll back to."""
+
+    code = "no-way-back"
+    hint = "see baseimg.status for the generations on the node"
+
+
+class LayerBusy(BaseimgError):
+    """Somebody else holds this base's lock."""
+
+    code = "layer-busy"
+    hint = "wait for the other job, or raise 'baseimg:lock_timeout'"
+
+
+class ContentUnknown(BaseimgError):
+    """The live layer directory is not one that the record knows, so nothing may be built upon it."""
+
+    code = "content-unknown"
+    hint = "somebody replaced the layer directory by hand; remove the images on this base and pull them again"
+
+
+class RecordInvalid(BaseimgError):
+    """The node's record of a base is damaged or from a newer format version."""
+
+    code = "record-invalid"
+    hint = "update baseimg on this node; if the file is damaged, restore it or remove and pull the base again"
+
+
+class SpaceExhausted(BaseimgError):
+    """The file system is full."""
+
+    code = "space-exhausted"
+    hint = "free space on that file system and run again; nothing was changed"
+
+
+class DestinationUnwritable(BaseimgError):
+    """The bundle cannot be written there."""
+
+    code = "destination-unwritable"
+    hint = "give a path in an existing directory that can be written"
+
+
+@contextlib.contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn the operating system's refusals into ours; ``what`` says what was being written, and where."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SpaceExhausted(f"no space left while writing {what}") from exc
+        raise DestinationUnwritable(f"cannot write {what}: {exc.strerror}") from exc

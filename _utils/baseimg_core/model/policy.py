@@ -1,0 +1,101 @@
+"""What people declare: bases, versions and bundles in pillar or arguments, checked before anything happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ArgumentInvalid
+from . import ids
+
+MISSING = ("ok", "fail")
+_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing"})
+_BUNDLE_KEYS = frozenset({"source", "hash"})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a version's bundle comes from, and the digest that the file must have (``None``: not declared)."""
+
+    source: str
+    digest: str | None = None
+
+
+def bundle_source(source: object, digest: object, key: str) -> Source:
+    """One bundle's place and digest."""
+    text(source, f"{key}:source")
+    found = str(source)
+    if not (found.startswith("/") or "://" in found):
+        raise _wrong(f"{key}:source", source, "an absolute path or a URL such as salt://baseimg/bundles/base.tar")
+    if digest is not None and not ids.is_digest(digest):
+        raise _wrong(f"{key}:hash", digest, "sha256:<64 hex digits>, as 'sha256sum' of the file prints them")
+    return Source(found, None if digest is None else str(digest))
+
+
+def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
+    """Bundles by the version that they lead to."""
+    found: dict[str, Source] = {}
+    for version, one in _mapping(raw, key, "versions, each with a bundle's source and hash").items():
+        here = f"{key}:{version}"
+        text(version, f"a version in {key}")
+        fields = _mapping(one, here, "a mapping with source and hash")
+        _known(fields, _BUNDLE_KEYS, here)
+        found[version] = bundle_source(fields.get("source"), fields.get("hash"), here)
+    return found
+
+
+def bases(raw: object, key: str = "baseimg:bases") -> dict[str, dict[str, Any]]:
+    """Every declared base with all its fields, defaults filled in, as a state takes them."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, one in _mapping(raw, key, "base references, each with a version").items():
+        here = f"{key}:{name}"
+        text(name, f"a name in {key}")
+        fields = _mapping(one, here, "a mapping with version and bundles")
+        _known(fields, _BASE_KEYS, here)
+        bundles(fields.get("bundles"), f"{here}:bundles")
+        chain_id, missing = fields.get("chain_id"), fields.get("missing", "ok")
+        check_base(fields.get("version"), chain_id, missing, here)
+        found[name] = {
+            "version": fields["version"],
+            "bundles": fields.get("bundles") or {},
+            "chain_id": chain_id,
+            "missing": missing,
+        }
+    return found
+
+
+def check_base(version: object, chain_id: object, missing: object, key: str) -> None:
+    """The fields of one base."""
+    text(version, f"{key}:version")
+    if chain_id is not None and not ids.is_digest(chain_id):
+        raise _wrong(f"{key}:chain_id", chain_id, "sha256:<64 hex digits>, as baseimg.layer prints it")
+    if missing not in MISSING:
+        raise _wrong(f"{key}:missing", missing, f"one of: {', '.join(MISSING)}")
+
+
+def text(value: object, key: str) -> None:
+    """Refuse what is no text; YAML turns an unquoted 12.10 into the number 12.1, which is another version."""
+    if isinstance(value, str) and value and value.isprintable():
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    raise _wrong(key, value, f"a text: write it in quotes, '{value}'" if number else "a text")
+
+
+def _mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise _wrong(key, raw, expected)
+    return raw
+
+
+def _known(fields: Mapping[str, Any], known: frozenset[str], key: str) -> None:
+    for name in fields:
+        if name not in known:
+            raise _wrong(f"{key}:{name}", fields[name], f"only these keys: {', '.join(sorted(known))}")
+
+
+def _wrong(key: str, found: object, expected: str) -> ArgumentInvalid:
+    kind = "nothing" if found is None else f"{str(found)[:80]!r} ({type(found).__name__})"
+    return ArgumentInvalid(f"{key} is {kind}, expected {expected}")

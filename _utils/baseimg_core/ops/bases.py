@@ -1,0 +1,158 @@
+"""Find a base on this node, and tell what is built on it and what runs on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..disk.generations import Store, now
+from ..engine import mounts
+from ..engine.base import Engine, Image
+from ..errors import BaseAbsent, BaseNested, ImageUnknown
+from ..model import ids
+from ..model.record import Generation, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base on this node. ``directory`` is its top layer's, ``lower`` are those below it, top first."""
+
+    reference: str
+    version: str
+    chain_id: str
+    diff_ids: tuple[str, ...]
+    directory: str
+    lower: tuple[str, ...]
+
+    @property
+    def store(self) -> Store:
+        return Store(os.path.dirname(self.directory))
+
+
+def locate(engine: Engine, name: str, chain_id: str | None = None) -> Base:
+    """
+    The base that ``name`` (a reference or a chain ID) stands for; raises :class:`BaseAbsent`.
+
+    A chain ID decides where it is given. Otherwise the engine's own tag does, and where the tag is gone the record that
+    an earlier apply left.
+    """
+    if chain_id or ids.is_digest(name):
+        return by_chain(engine, chain_id or name, None if ids.is_digest(name) else name)
+    try:
+        image = engine.image(name)
+    except ImageUnknown:
+        for record in _records(engine):
+            if record.reference == name:
+                return by_chain(engine, record.chain_id, name)
+        raise BaseAbsent(f"no image {name} and no record of it on this node") from None
+    return _base(image, len(image.diff_ids), name)
+
+
+def by_chain(engine: Engine, chain_id: str, reference: str | None = None) -> Base:
+    """The base with this chain ID, found in any image that is built on it; raises :class:`BaseAbsent`."""
+    images = users(engine, chain_id)
+    if not images:
+        raise BaseAbsent(f"no image on this node is built on {reference or chain_id}")
+    own = [image for image in images if image.chain_id == chain_id and image.tags]
+    image = (own or images)[0]
+    return _base(image, image.height(chain_id), reference or (own[0].name if own else chain_id))
+
+
+def users(engine: Engine, chain_id: str) -> list[Image]:
+    """Every image whose first layers are the base's, the base's own images included, by name."""
+    found = [image for image in engine.images() if image.height(chain_id)]
+    return sorted(found, key=lambda image: (not image.tags, image.name))
+
+
+def check_alone(images: list[Image], base: Base) -> None:
+    """Refuse a base that has another swapped base below or above it: what one shows would depend on the other."""
+    directories = {directory: image for image in images for directory in image.directories}
+    for directory, image in directories.items():
+        record = Store(os.path.dirname(directory)).read() if directory != base.directory else None
+        if record and record.current:
+            raise BaseNested(
+                f"{image.name} is built on {base.reference} and on {record.reference}, which shows version "
+                f"{record.generations[record.current].version}"
+            )
+
+
+def containers(engine: Engine, base: Base, record: Record | None, images: list[Image]) -> dict[str, list[str]]:
+    """
+    Running containers on the base by what they have mounted: the current generation, an older one, or one unknown.
+
+    Raises :class:`LayerUnsupported` where a container's mount would not survive a swap.
+    """
+    found: dict[str, list[str]] = {"current": [], "outdated": [], "unknown": []}
+    image_ids = {image.id for image in images}
+    running = [container for container in engine.containers() if container.image_id in image_ids]
+    current = record.current if record else 0
+    places = {number: base.store.path(record, number) for number in present(record)} if record else {}
+    for container in running:
+        mounts.check_options(container.pid)
+        generation = mounts.generation_of(container.pid, places) if len(places) > 1 else current
+        key = "unknown" if generation is None else "current" if generation == current else "outdated"
+        found[key].append(container.name)
+    return found
+
+
+def present(record: Record) -> list[int]:
+    """The numbers of the generations that have been live and are still there."""
+    return [number for number, one in sorted(record.generations.items()) if one.activated and one.inode]
+
+
+def status(engine: Engine, base: Base) -> dict[str, Any]:
+    """What this node shows for one base."""
+    found = base.store.read()
+    record = found or first_record(base)
+    current = record.generations[record.current]
+    images = users(engine, base.chain_id)
+    kept = [record.generations[number] for number in present(record)]
+    return {
+        "base": record.reference,
+        "chain_id": base.chain_id,
+        "version": current.version,
+        "content": current.chain_id,
+        "pristine_version": record.pristine.version,
+        "pristine_kept": bool(record.pristine.inode),
+        "generation": current.number,
+        "previous": record.previous,
+        "interrupted": base.store.interrupted,
+        "path": base.directory,
+        "generations": [{**asdict(one), "current": one is current} for one in kept],
+        "space": sum(one.bytes for one in kept if one is not current),
+        "images": [image.name for image in images],
+        "containers": containers(engine, base, found, images),
+    }
+
+
+def first_record(base: Base) -> Record:
+    """The record of a base to which nothing was applied yet: its live content is the pristine generation."""
+    pristine = Generation(0, base.version, base.chain_id, base.store.inode, activated=now())
+    return Record(base.reference, base.chain_id, base.diff_ids, {0: pristine})
+
+
+def recorded(engine: Engine) -> list[Base]:
+    """Every base that has a record on this node, by reference."""
+    found = [by_chain(engine, record.chain_id, record.reference) for record in _records(engine)]
+    return sorted(found, key=lambda base: base.reference)
+
+
+def _records(engine: Engine) -> Iterator[Record]:
+    for layer in engine.layers():
+        record = Store(layer).read()
+        if record:
+            yield record
+
+
+def _base(image: Image, height: int, reference: str) -> Base:
+    chain_id = ids.chain_id(image.diff_ids[:height])
+    return Base(
+        reference=reference,
+        version=ids.tag(reference) or chain_id.removeprefix("sha256:")[:12],
+        chain_id=chain_id,
+        diff_ids=image.diff_ids[:height],
+        directory=image.directories[height - 1],
+        lower=tuple(reversed(image.directories[: height - 1])),
+    )

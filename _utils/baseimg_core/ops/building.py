@@ -1,0 +1,149 @@
+"""On the build machine: where an image's top layer lives, what differs between two images, and a bundle of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..disk import bundle_writer, compression
+from ..disk.bundle import Bundle
+from ..disk.compare import compare
+from ..disk.generations import Store
+from ..disk.tree import Stack
+from ..engine.base import Engine, Image
+from ..errors import ArgumentInvalid, ImagesEqual
+from ..model import changes as model_changes
+from ..model import ids, overlay
+from ..model.changes import Action, Change
+from ..model.manifest import ImageRef
+
+# OCI distribution spec, "Pulling manifests": the grammar of tags
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+
+Progress = Callable[[str, int, int], None]
+
+
+def layer(engine: Engine, reference: str) -> dict[str, Any]:
+    """Where the image's top layer lives."""
+    image = _layered(engine, reference)
+    return {
+        "image": reference,
+        "chain_id": image.chain_id,
+        "diff_id": image.diff_ids[-1],
+        "path": image.directories[-1],
+        "lower": list(reversed(image.directories[:-1])),
+        "storage": engine.storage,
+    }
+
+
+def diff(engine: Engine, source: str, target: str, progress: Progress | None = None) -> dict[str, Any]:
+    """Counts, and every path that differs."""
+    found = _compare(_layered(engine, source), _layered(engine, target), progress)
+    listed: dict[str, list[dict[str, Any]]] = {action.value: [] for action in Action}
+    for change in found:
+        item: dict[str, Any] = {"path": overlay.shown(change.path)}
+        if change.entry:
+            item["type"] = change.entry.kind.value
+        if change.what:
+            item["differs"] = list(change.what)
+        listed[change.action.value].append(item)
+    return {"source": source, "target": target, "counts": model_changes.counts(found), **listed}
+
+
+def build(
+    engine: Engine,
+    source: str,
+    target: str,
+    path: str,
+    version: str | None = None,
+    kind: str = "zstd",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the bundle that leads from ``source`` to ``target``."""
+    compression.check(kind)
+    old, new = _layered(engine, source), _layered(engine, target)
+    if (old.os, old.architecture) != (new.os, new.architecture):
+        raise ArgumentInvalid(
+            f"{source} is for {old.os}/{old.architecture}, {target} for {new.os}/{new.architecture}",
+            "give two versions of one base for the same platform",
+        )
+    found = [] if old.chain_id == new.chain_id else _compare(old, new, progress)
+    if not found:
+        raise ImagesEqual(f"{source} and {target} show the same content")
+    written = bundle_writer.write(
+        path,
+        found,
+        _reference(source, old, None),
+        _reference(target, new, version),
+        {"os": new.os, "architecture": new.architecture},
+        kind,
+        _named(progress, "writing"),
+    )
+    totals = written.manifest.totals
+    return {
+        "bundle": path,
+        "digest": written.digest,
+        "size": written.size,
+        "source": _side(written.manifest.source),
+        "target": _side(written.manifest.target),
+        "changes": {"added": totals.added, "modified": totals.modified, "removed": totals.removed},
+    }
+
+
+def inspect(path: str, verify: bool = False) -> dict[str, Any]:
+    """A bundle's manifest; with ``verify`` only after every digest in it has been computed again."""
+    with Bundle(path) as bundle:
+        if verify:
+            bundle.verify()
+        return {
+            "bundle": path,
+            "digest": bundle.digest,
+            "size": bundle.size,
+            "compression": bundle.compression,
+            "verified": verify,
+            **bundle.manifest.as_dict(),
+        }
+
+
+def _layered(engine: Engine, reference: str) -> Image:
+    image = engine.image(reference)
+    if not image.diff_ids:
+        raise ArgumentInvalid(f"image {reference} has no layers", "give an image that has at least one layer")
+    return image
+
+
+def _compare(old: Image, new: Image, progress: Progress | None) -> list[Change]:
+    def tell(seen: int) -> None:
+        if progress:
+            progress("comparing", seen, 0)
+
+    return compare(_pristine(old), _pristine(new), tell)
+
+
+def _pristine(image: Image) -> Stack:
+    """The image's own content, also where a newer version has been swapped into one of its layers on this machine."""
+    roots = []
+    for directory in reversed(image.directories):
+        store = Store(os.path.dirname(directory))
+        record = store.read()
+        roots.append(store.path(record, 0) if record else directory)
+    return Stack(roots)
+
+
+def _reference(reference: str, image: Image, version: str | None) -> ImageRef:
+    found = version or ids.tag(reference) or image.chain_id.removeprefix("sha256:")[:12]
+    if not _TAG.fullmatch(found):
+        raise ArgumentInvalid(f"version is {found!r}, expected letters, digits, '.', '_', '-', 128 at most, like a tag")
+    return ImageRef(reference, found, image.chain_id, image.diff_ids)
+
+
+def _side(image: ImageRef) -> dict[str, str]:
+    return {"reference": image.reference, "version": image.version, "chain_id": image.chain_id}
+
+
+def _named(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(step, done, total)

@@ -1,0 +1,273 @@
+"""On a node: bring a base to a version, and back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..disk.bundle import Bundle
+from ..disk.flatten import Flattener
+from ..disk.tree import Stack
+from ..engine.base import Engine
+from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, VersionUnknown
+from ..model import catalog, ids
+from ..model.manifest import Manifest
+from ..model.policy import Source
+from ..model.record import Generation, Record
+from . import bases
+from .bases import Base
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every operation on a node is given: ``fetch`` turns a bundle's source into a local path."""
+
+    engine: Engine
+    fetch: Callable[[Source], str]
+    by: str
+    lock_timeout: float
+    progress: Progress | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """
+    What has to be done to show a version.
+
+    ``generation`` is the one to swap in, where it is present; else ``route`` names the bundles to lay over ``start``.
+    """
+
+    version: str
+    generation: Generation | None = None
+    start: Generation | None = None
+    route: list[str] = field(default_factory=list)
+
+
+class Catalogue:
+    """The declared bundles of one base by version; each is fetched and opened at most once, when it is asked for."""
+
+    def __init__(self, context: Context, bundles: Mapping[str, Source], stack: contextlib.ExitStack) -> None:
+        self._context, self.bundles, self._stack = context, bundles, stack
+        self._open: dict[str, Bundle] = {}
+
+    def bundle(self, version: str) -> Bundle:
+        if version not in self._open:
+            wanted = self.bundles[version]
+            path = self._context.fetch(wanted)
+            bundle = self._stack.enter_context(Bundle(path, wanted.digest))
+            found = bundle.manifest.target.version
+            if found != version:
+                raise BundleMismatch(
+                    f"bundles:{version}: {wanted.source} leads to version {found}, expected {version}",
+                    "declare the bundle under the version that it leads to",
+                )
+            self._open[version] = bundle
+        return self._open[version]
+
+    def manifest(self, version: str) -> Manifest:
+        return self.bundle(version).manifest
+
+
+def apply(context: Context, source: Source, base: str | None = None) -> dict[str, Any]:
+    """Bring the base that a bundle is for (or ``base``) to the version that the bundle leads to."""
+    with contextlib.ExitStack() as stack:
+        path = context.fetch(source)
+        bundle = stack.enter_context(Bundle(path, source.digest))
+        version = bundle.manifest.target.version
+        found = _base_for(context.engine, bundle.manifest, base)
+        catalogue = Catalogue(context, {version: Source(path, bundle.digest)}, stack)
+        try:
+            return _reach(context, found, version, catalogue, "apply")
+        except VersionUnknown as exc:
+            raise BundleMismatch(f"{source.source} does not fit base {found.reference}: {exc.message}") from exc
+
+
+def converge(
+    context: Context, name: str, version: str, bundles: Mapping[str, Source], chain_id: str | None = None
+) -> dict[str, Any]:
+    """Bring a base to a declared version with what is present, else over the declared bundles, in one swap."""
+    with contextlib.ExitStack() as stack:
+        catalogue = Catalogue(context, bundles, stack)
+        found = _find(context.engine, name, catalogue, chain_id)
+        return _reach(context, found, version, catalogue, "converge")
+
+
+def plan(
+    context: Context, name: str, version: str, bundles: Mapping[str, Source], chain_id: str | None = None
+) -> dict[str, Any]:
+    """What :func:`converge` would do, without doing it."""
+    with contextlib.ExitStack() as stack:
+        catalogue = Catalogue(context, bundles, stack)
+        base = _find(context.engine, name, catalogue, chain_id)
+        record = base.store.read() or bases.first_record(base)
+        wanted = _decide(record, version, catalogue)
+        current = record.generations[record.current]
+        changed = wanted.generation is not current
+        totals = [catalogue.manifest(step).totals for step in wanted.route]
+        result: dict[str, Any] = {
+            "changed": changed,
+            "base": base.reference,
+            "from": current.version,
+            "to": version,
+            "bundles": wanted.route,
+            "changes": {word: sum(getattr(one, word) for one in totals) for word in ("added", "modified", "removed")},
+        }
+        if changed:
+            images = bases.users(context.engine, base.chain_id)
+            bases.check_alone(images, base)
+            running = bases.containers(context.engine, base, record, images)
+            result["images"] = [image.name for image in images]
+            result["outdated"] = sorted(name for names in running.values() for name in names)
+        return result
+
+
+def rollback(context: Context, name: str, to: str | None = None) -> dict[str, Any]:
+    """Swap a generation that is present back in: the previous one, a named version, or ``pristine``."""
+    base = bases.locate(context.engine, name)
+    with base.store.lock(context.lock_timeout, context.by):
+        record = base.store.recover()
+        if record is None:
+            if to in ("pristine", base.version):
+                return _result(context, base, bases.first_record(base), None)
+            raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
+        wanted = _way_back(base, record, to)
+        if wanted.number:
+            bases.check_alone(bases.users(context.engine, base.chain_id), base)
+        return _activate(context, base, record, wanted, "rollback")
+
+
+def _way_back(base: Base, record: Record, to: str | None) -> Generation:
+    if to is not None:
+        wanted = record.by_version(to)
+        if wanted is None:
+            versions = ", ".join(record.generations[number].version for number in bases.present(record))
+            raise NoWayBack(f"{base.reference} has no generation of version {to}; it has: {versions}")
+    elif record.previous is None:
+        raise NoWayBack(f"{base.reference} has no previous generation")
+    else:
+        wanted = record.generations[record.previous]
+    return wanted
+
+
+def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
+    """The base that a bundle is for: ``base``, else the image it starts from, else a base that shows its content."""
+    if base is not None:
+        return bases.locate(engine, base)
+    try:
+        return bases.by_chain(engine, manifest.source.chain_id, manifest.source.reference)
+    except BaseAbsent:
+        showing = [
+            found
+            for found in bases.recorded(engine)
+            if (record := found.store.read()) and record.by_chain(manifest.source.chain_id)
+        ]
+        if not showing:
+            raise
+    if len(showing) > 1:
+        names = ", ".join(found.reference for found in showing)
+        raise ArgumentInvalid(f"several bases show {manifest.source.reference}: {names}", "say which one with base=")
+    return showing[0]
+
+
+def _find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> Base:
+    """The declared base; where its name is not here, by the bundle that starts from it: other names share its layers."""
+    try:
+        return bases.locate(engine, name, chain_id)
+    except BaseAbsent:
+        if chain_id or not engine.images():
+            raise
+        for version in sorted(catalogue.bundles):
+            source = catalogue.manifest(version).source
+            if source.version == ids.tag(name):
+                return bases.by_chain(engine, source.chain_id, name)
+        raise
+
+
+def _reach(context: Context, base: Base, version: str, catalogue: Catalogue, action: str) -> dict[str, Any]:
+    record = base.store.read() or bases.first_record(base)
+    if not base.store.interrupted and _confirmed(record, version, catalogue) is record.generations[record.current]:
+        return _result(context, base, record, None)
+    _decide(record, version, catalogue)  # fetches what is needed, so the lock is not held while bytes travel
+    bases.check_alone(bases.users(context.engine, base.chain_id), base)
+    with base.store.lock(context.lock_timeout, context.by):
+        record = base.store.recover() or bases.first_record(base)
+        wanted = _decide(record, version, catalogue)
+        generation = wanted.generation or _stage(context, base, record, wanted, catalogue)
+        result = _activate(context, base, record, generation, action)
+        if not _confirmed(record, version, catalogue):  # another file with the same content: remember its digest
+            generation.bundle = catalogue.bundle(version).digest
+            base.store.save(record)
+        return result
+
+
+def _confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation | None:
+    """The generation that is known to be the declared version, without a look at any bundle."""
+    declared = catalogue.bundles.get(version)
+    found = record.by_version(version)
+    if found and (found.number == 0 or not declared or declared.digest in (None, found.bundle)):
+        return found
+    return None
+
+
+def _decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
+    if found := _confirmed(record, version, catalogue):
+        return Plan(version, found)
+    shown = {record.generations[number].chain_id for number in bases.present(record)}
+    route = catalog.route(version, catalogue.bundles.keys(), shown, catalogue.manifest)
+    same = record.by_chain(catalogue.manifest(version).target.chain_id)
+    if same and same.version == version:
+        return Plan(version, same)
+    start = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
+    return Plan(version, None, start, route)
+
+
+def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue: Catalogue) -> Generation:
+    start = wanted.start or record.pristine
+    bundle = catalogue.bundle(wanted.version)
+
+    def fill(path: str) -> tuple[int, int]:
+        flattener = Flattener(path, Stack(base.lower))
+        try:
+            for step in reversed(wanted.route):
+                flattener.add_changes(catalogue.bundle(step).members(_named(context.progress, f"unpacking {step}")))
+            flattener.add_directory(base.store.path(record, start.number))
+            flattener.finish()
+        finally:
+            flattener.close()
+        return flattener.bytes, flattener.paths
+
+    new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
+    return base.store.stage(record, new, fill)
+
+
+def _activate(context: Context, base: Base, record: Record, wanted: Generation, action: str) -> dict[str, Any]:
+    before = record.generations[record.current]
+    if wanted is before:
+        return _result(context, base, record, None)
+    base.store.activate(record, wanted.number, action, context.by)
+    return _result(context, base, record, before)
+
+
+def _result(context: Context, base: Base, record: Record, before: Generation | None) -> dict[str, Any]:
+    """What an operation returns; ``before`` is the generation that was live, ``None`` where nothing changed."""
+    images = bases.users(context.engine, base.chain_id)
+    current = record.generations[record.current]
+    return {
+        "changed": before is not None,
+        "base": record.reference,
+        "from": (before or current).version,
+        "to": current.version,
+        "generation": current.number,
+        "images": [image.name for image in images],
+        "containers": bases.containers(context.engine, base, base.store.read(), images),
+    }
+
+
+def _named(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(step, done, total)

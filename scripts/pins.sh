@@ -1,0 +1,16 @@
+#!/bin/bash
+# Write requirements/dev.txt: what a fresh environment gets today for the requirements in setup.cfg.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# A copy, because pip leaves build/ and *.egg-info in the tree that it installs.
+cp -r _utils _modules _states setup.cfg pyproject.toml LICENSE "$work"
+"${PYTHON:-python3}" -m venv "$work/venv"
+"$work/venv/bin/python" -m pip install -q "$work[salt,zstd,test,lint]"
+{
+    head -1 requirements/dev.txt
+    "$work/venv/bin/python" -m pip freeze --exclude baseimg
+} >"$work/pins"
+cp "$work/pins" requirements/dev.txt

@@ -1,0 +1,51 @@
+"""A checkout, a file server and pip deliver the same files, and the pins satisfy what setup.cfg asks for."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+REPO = Path(__file__).resolve().parents[2]
+LOADER_DIRS = sorted(path.name for path in REPO.glob("_*") if path.is_dir() and not path.name.startswith("__"))
+
+
+@pytest.fixture(scope="module")
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(REPO / "setup.cfg")
+    return parser
+
+
+def _lines(value: str) -> list[str]:
+    return [line.strip() for line in value.splitlines() if line.strip()]
+
+
+def test_pip_installs_every_package(setup_cfg: configparser.ConfigParser) -> None:
+    core = REPO / "_utils/baseimg_core"
+    packages = {
+        ".".join(path.parent.relative_to(core.parent).parts)
+        for path in core.rglob("*.py")
+        if "__pycache__" not in path.parts
+    }
+    loaders = {f"baseimg_core._loader.{name[1:]}" for name in LOADER_DIRS if name != "_utils"}
+    assert set(_lines(setup_cfg["options"]["packages"])) == packages | loaders
+
+
+def test_the_file_root_offers_every_loader_directory() -> None:
+    links = {path.name: path.readlink() for path in (REPO / "salt").iterdir() if path.is_symlink()}
+    assert links == {name: Path("..") / name for name in LOADER_DIRS}
+
+
+def test_the_file_root_does_not_shadow_salt() -> None:
+    assert not (REPO / "salt/__init__.py").exists()
+
+
+def test_pins_satisfy_the_requirements(setup_cfg: configparser.ConfigParser) -> None:
+    lines = _lines((REPO / "requirements/dev.txt").read_text())
+    pins = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
+    wanted = [setup_cfg["options"]["install_requires"], *setup_cfg["options.extras_require"].values()]
+    for requirement in (Requirement(line) for value in wanted for line in _lines(value)):
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement

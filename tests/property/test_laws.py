@@ -1,0 +1,135 @@
+"""Laws of difference and application over random stacks, with the kernel's overlay as the judge."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from baseimg_core.disk import bundle_writer
+from baseimg_core.disk.bundle import Bundle
+from baseimg_core.disk.compare import compare
+from baseimg_core.disk.flatten import Flattener
+from baseimg_core.disk.tree import Stack
+from baseimg_core.model.changes import Action, Change
+from baseimg_core.model.ids import chain_id
+from baseimg_core.model.manifest import ImageRef
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.kernel import Seen, differences, show
+from tests.support.stacks import layers, make_stack
+
+PLATFORM = {"os": "linux", "architecture": "amd64"}
+
+
+def image(name: str) -> ImageRef:
+    diff_ids = ("sha256:" + name[0].encode().hex().rjust(64, "0"),)
+    return ImageRef(f"base:{name}", name, chain_id(diff_ids), diff_ids)
+
+
+def changed(source: Sequence[Path], target: Sequence[Path]) -> list[Change]:
+    return compare(Stack([str(path) for path in source]), Stack([str(path) for path in target]))
+
+
+def packed(work: Path, changes: list[Change], name: str) -> Path:
+    """A bundle file of the changes."""
+    path = work / f"{name}.tar"
+    bundle_writer.write(str(path), changes, image("source"), image("target"), PLATFORM, "gzip")
+    return path
+
+
+def applied(work: Path, bundles: Sequence[Path], base: Sequence[Path], name: str = "new") -> list[Path]:
+    """The base with its top layer made anew: the bundles, oldest first, over what it was."""
+    top, *lower = base
+    new = work / name
+    new.mkdir()
+    flattener = Flattener(str(new), Stack([str(path) for path in lower]))
+    for path in reversed(bundles):
+        with Bundle(str(path)) as bundle:
+            flattener.add_changes(bundle.members())
+    flattener.add_directory(str(top))
+    flattener.finish()
+    flattener.close()
+    return [new, *lower]
+
+
+def assert_same(found: dict[bytes, Seen], wanted: dict[bytes, Seen]) -> None:
+    assert differences(found, wanted) == []
+
+
+programs = st.lists(layers, min_size=1, max_size=3)
+
+
+@given(shared=st.lists(layers, max_size=2), source=programs, target=programs, upper=layers)
+def test_source_plus_difference_is_target(shared, source, target, upper):
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        common = make_stack(work / "c", shared)
+        old = make_stack(work / "s", source, common)
+        new = make_stack(work / "t", target, common)
+        above = make_stack(work / "u", [upper], old)[:1]
+
+        result = applied(work, [packed(work, changed(old, new), "b")], old)
+
+        assert_same(show(result), show(new))
+        assert_same(show([*above, *result]), show([*above, *new]))
+        assert changed(result, new) == []
+
+
+@given(source=programs, extra=programs)
+def test_target_built_on_its_source(source, extra):
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        old = make_stack(work / "s", source)
+        new = make_stack(work / "t", extra, old)
+
+        changes = changed(old, new)
+
+        assert_same(show(applied(work, [packed(work, changes, "b")], old)), show(new))
+        assert_each_differs(changes, show(old), show(new))
+
+
+@given(source=programs, middle=programs, target=programs)
+def test_two_differences_in_one_go(source, middle, target):
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        first = make_stack(work / "s", source)
+        second = make_stack(work / "m", middle, first[1:])
+        third = make_stack(work / "t", target)
+        one = packed(work, changed(first, second), "one")
+        two = packed(work, changed(second, third), "two")
+
+        assert_same(show(applied(work, [one, two], first, "both")), show(third))
+        step = applied(work, [one], first, "step")
+        assert_same(show(applied(work, [two], step, "then")), show(third))
+
+
+@given(stack=programs)
+def test_no_difference_to_itself_and_an_empty_changeset_changes_nothing(stack):
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        old = make_stack(work / "s", stack)
+
+        assert changed(old, old) == []
+        assert_same(show(applied(work, [packed(work, [], "b")], old)), show(old))
+
+
+@given(shared=st.lists(layers, max_size=1), source=programs, target=programs)
+def test_every_change_is_one(shared, source, target):
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        common = make_stack(work / "c", shared)
+        old = make_stack(work / "s", source, common)
+        new = make_stack(work / "t", target, common)
+
+        assert_each_differs(changed(old, new), show(old), show(new))
+
+
+def assert_each_differs(changes: list[Change], old: dict[bytes, Seen], new: dict[bytes, Seen]) -> None:
+    """No path is in the changeset that is the same before and after, and it is there as what it is."""
+    for change in changes:
+        before, after = old.get(change.path), new.get(change.path)
+        assert before != after
+        expected = Action.ADDED if before is None else Action.REMOVED if after is None else Action.MODIFIED
+        assert change.action is expected

@@ -1,0 +1,1 @@
+"""What tests share: engines, images, the kernel as oracle, file systems, Salt's loader."""
