@@ -21,7 +21,7 @@ getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 try:
     import baseimg_core
     from baseimg_core.engine.docker import Docker
-    from baseimg_core.errors import ArgumentInvalid, BaseAbsent, BaseimgError, BundleUnavailable, DigestMismatch
+    from baseimg_core.errors import ArgumentInvalid, BaseimgError, BundleUnavailable, DigestMismatch
     from baseimg_core.model import policy
     from baseimg_core.ops import bases, building, converging
 
@@ -55,8 +55,8 @@ def layer(image):
     image
         Reference or ID of an image.
 
-    Returns ``image``, ``chain_id``, ``diff_id`` (of the top layer), ``path`` (the top layer's directory), ``lower`` (the
-    directories below it, top first) and ``storage``. Chain IDs are those of the OCI image spec, config.md.
+    Returns ``image``, ``chain_id``, ``diff_id`` (of the top layer), ``path`` (the top layer's directory), ``lower``
+    (the directories below it, top first) and ``storage``. Chain IDs are those of the OCI image spec, config.md.
 
     CLI Example:
 
@@ -157,9 +157,10 @@ def apply(bundle, hash=None, base=None, **kwargs):
     base
         Reference or chain ID of the base, where several on this node show what the bundle starts from.
 
-    Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those that share
-    the layer), and ``containers``: the running ones on the ``current`` content, on an older one (``outdated``: stop and
-    start them, a restart is not enough), and ``unknown`` where that cannot be told. What is there already changes nothing.
+    Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those that
+    share the layer), and ``containers``: the running ones on the ``current`` content, on an older one (``outdated``:
+    stop and start them, a restart is not enough), and ``unknown`` where that cannot be told. What is there already
+    changes nothing.
 
     CLI Example:
 
@@ -209,9 +210,9 @@ def plan(name, version, bundles=None, chain_id=None):
     """
     Tell what :py:func:`baseimg.converge` would do with the same arguments, and change nothing.
 
-    Returns ``changed``, ``base``, ``from``, ``to``, ``bundles`` (the versions whose bundles would be applied, oldest first),
-    ``changes`` (their counts), and where something would change the ``images`` that share the layer and the containers
-    that would be ``outdated``.
+    Returns ``changed``, ``base``, ``from``, ``to``, ``bundles`` (the versions whose bundles would be applied, oldest
+    first), ``changes`` (their counts), and where something would change the ``images`` that share the layer and the
+    containers that would be ``outdated``.
 
     CLI Example:
 
@@ -255,9 +256,9 @@ def status(base=None):
     base
         The base's reference or chain ID.
 
-    Returns ``format`` (of this structure), ``storage``, and ``bases``, a list: reference, chain ID, current version and the
-    chain ID of the image whose content it shows, pristine version, generations, the ``space`` in bytes that those take
-    which are not current, images that share the layer, and running containers by the content they run on.
+    Returns ``format`` (of this structure), ``storage``, and ``bases``, a list: reference, chain ID, current version
+    and the chain ID of the image whose content it shows, pristine version, generations, the ``space`` in bytes that
+    those take which are not current, images that share the layer, and running containers by the content they run on.
 
     CLI Example:
 
@@ -292,11 +293,14 @@ def history(base):
         return bases.locate(_engine(), _text(base, "base")).store.history()
 
 
-def declared():
+def declared(what="bases"):
     """
-    Return the bases that pillar declares under ``baseimg:bases``, checked and with defaults; SLS files loop over them.
+    Return what pillar declares under ``baseimg``, checked and with defaults; SLS files loop over it.
 
-    A mistake is an error that names the key, what was found and what was expected.
+    what
+        ``bases`` (by reference) or ``builds`` (by the bundle's path).
+
+    A mistake anywhere is an error that names the key, what was found and what was expected.
 
     CLI Example:
 
@@ -305,7 +309,10 @@ def declared():
         salt '*' baseimg.declared
     """
     with _reported():
-        return policy.bases(__salt__["pillar.get"]("baseimg:bases", {}))
+        found = policy.declared(__pillar__.get("baseimg"))  # not pillar.get, which masks values (Salt 3008)
+        if what not in found:
+            raise ArgumentInvalid(f"what is {what!r}, expected one of: {', '.join(found)}")
+        return found[what]
 
 
 def _declared(name, version, bundles, chain_id):
@@ -320,7 +327,9 @@ def _text(value, key):
 
 
 def _typed_version(base, to):
-    """The command line turns to=12.1 into a number, and 12.10 into the same one: take it only where one version fits."""
+    """
+    The command line turns to=12.1 into a number, and 12.10 into the same one: take it only where one version fits.
+    """
     if not isinstance(to, int | float) or isinstance(to, bool):
         return to
     record = bases.locate(_engine(), base).store.read()

@@ -26,8 +26,9 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok"):
         The version to show. The base's own tag means its pristine content.
 
     bundles
-        Version → ``source`` (a path on the node, or a URL as for ``baseimg.apply``) and ``hash`` (``sha256:…`` of the file).
-        A version that is on the node already needs none; where no bundle leads there directly, several are chained.
+        Version → ``source`` (a path on the node, or a URL as for ``baseimg.apply``) and ``hash`` (``sha256:…`` of the
+        file). A version that is on the node already needs none; where no bundle leads there directly, several are
+        chained.
 
     chain_id
         The base's chain ID, for nodes that know the base by no name of its own.

@@ -17,6 +17,7 @@ from tests.support.minion import Minion
 CI = os.environ.get("CI") == "true"
 
 hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile("deep", deadline=None, max_examples=3000)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("ci" if CI else "dev")
 

@@ -6,6 +6,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from baseimg_core.disk import bundle_writer
 from baseimg_core.disk.bundle import Bundle
 from baseimg_core.disk.compare import compare
@@ -14,9 +17,6 @@ from baseimg_core.disk.tree import Stack
 from baseimg_core.model.changes import Action, Change
 from baseimg_core.model.ids import chain_id
 from baseimg_core.model.manifest import ImageRef
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.support.kernel import Seen, differences, show
 from tests.support.stacks import layers, make_stack
 

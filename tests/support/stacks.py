@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from baseimg_core.model.overlay import ancestors
 from hypothesis import strategies as st
 
+from baseimg_core.model.overlay import ancestors
 from tests.support.kernel import mounted
 
 NAMES = [b"a", b"b", b"c", b".dot", b"new\nline", b"\xff\xfe", b"n" * 255]
@@ -45,7 +45,9 @@ layers = st.lists(steps, max_size=10)
 
 
 def make_stack(where: Path, programs: Sequence[Sequence[Step]], below: Sequence[Path] = ()) -> list[Path]:
-    """Make a layer directory of each program (bottom first) above ``below`` (top first); returns the stack, top first."""
+    """
+    Make a layer directory of each program (bottom first) above ``below`` (top first); returns the stack, top first.
+    """
     stack = list(below)
     for program in programs:
         layer = where / f"layer{len(stack)}"
@@ -80,16 +82,21 @@ def _put(root: bytes, step: Step, files: list[bytes], lower: list[Path]) -> bool
         return False
     if step.kind == "whiteout":
         # an engine makes one only for what is there
-        if not lower or not _shows([Path(os.fsdecode(root)), *lower], step.path):
-            return False
+        possible = bool(lower) and _shows([Path(os.fsdecode(root)), *lower], step.path)
+    else:
+        possible = step.kind != "link" or bool(files)
+    if possible:
+        _make(path, step, files)
+    return possible
+
+
+def _make(path: bytes, step: Step, files: list[bytes]) -> None:
+    if step.kind == "whiteout":
         os.mknod(path, stat.S_IFCHR, 0)
     elif step.kind == "link":
-        if not files:
-            return False
         os.link(files[0], path)
     elif step.kind == "file":
-        with open(path, "wb") as file:
-            file.write(step.content)
+        Path(os.fsdecode(path)).write_bytes(step.content)
     elif step.kind == "symlink":
         os.symlink(step.content or b"a", path)
     elif step.kind == "fifo":
@@ -100,7 +107,6 @@ def _put(root: bytes, step: Step, files: list[bytes], lower: list[Path]) -> bool
         os.mkdir(path)
         if step.kind == "opaque":
             os.setxattr(path, "trusted.overlay.opaque", b"y")
-    return True
 
 
 def _shows(stack: list[Path], path: bytes) -> bool:

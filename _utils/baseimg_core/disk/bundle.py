@@ -2,8 +2,8 @@
 Read a bundle: an OCI image layout in one tar (``oci-archive``) with one layer, the changeset.
 
 OCI image spec, image-layout.md and manifest.md. Nothing in the file is believed before its digest is checked, down from
-``index.json``; the layer's own two digests are checked at the end of reading it, so what was made of it must not be used
-before :meth:`Bundle.members` has ended.
+``index.json``; the layer's own two digests are checked at the end of reading it, so what was made of it must not be
+used before :meth:`Bundle.members` has ended.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Bundle:
         self.path = path
         try:
             # a FIFO in its place must not make us wait
-            self._file: BinaryIO = open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+            self._file: BinaryIO = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
         except OSError as exc:
             raise BundleInvalid(f"cannot read the bundle {path}: {exc.strerror}") from exc
         try:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from ..errors import DestinationUnwritable, LayerUnsupported, disk_errors
 from ..model import changes as model_changes
 from ..model import overlay
-from ..model.changes import Action, Change
+from ..model.changes import Change
 from ..model.entry import Kind
 from ..model.manifest import LABEL, ImageRef, Manifest, Totals
 from . import compression, layertar, tarstream
@@ -53,8 +53,8 @@ def write(
     """
     Write ``changes`` as the bundle file ``path``: under a temporary name, synced, then renamed.
 
-    ``platform`` holds the target's ``os`` and ``architecture``; ``kind`` is the compression; ``progress`` is told content
-    bytes done and of how many. Raises :class:`DestinationUnwritable`, :class:`SpaceExhausted`.
+    ``platform`` holds the target's ``os`` and ``architecture``; ``kind`` is the compression; ``progress`` is told
+    content bytes done and of how many. Raises :class:`DestinationUnwritable`, :class:`SpaceExhausted`.
     """
     compression.check(kind)
     directory, name = os.path.split(os.path.abspath(path))

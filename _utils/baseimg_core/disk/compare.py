@@ -69,9 +69,9 @@ class _Comparison:
 
     def _what(self, old_real: bytes, old: Entry, new_real: bytes, new: Entry) -> list[str]:
         what = differences(old, new)
-        if old.kind is new.kind is Kind.FILE and old_real != new_real and "size" not in what:
-            if not _same_content(old_real, new_real):
-                what.append("content")
+        both_files = old.kind is new.kind is Kind.FILE and old_real != new_real
+        if both_files and "size" not in what and not _same_content(old_real, new_real):
+            what.append("content")
         return what
 
     def _entry(self, path: bytes, node: Node, links: _Links | None = None) -> Entry:

@@ -37,7 +37,9 @@ def check(compression: str) -> None:
 
 
 def writer(compression: str, out: BinaryIO) -> BinaryIO:
-    """A stream that compresses into ``out``, byte for byte the same for the same input; closing it leaves ``out`` open."""
+    """
+    A stream that compresses into ``out``, byte for byte the same for the same input; closing it leaves ``out`` open.
+    """
     check(compression)
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile("", "wb", _GZIP_LEVEL, out, mtime=0))

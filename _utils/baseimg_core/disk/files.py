@@ -172,7 +172,9 @@ def set_metadata(descriptor: int, entry: Entry) -> None:
 
 
 def copy_content(source: int, target: int, size: int) -> None:
-    """Give ``target`` the content of ``source``: shared extents where the file system can, else copied in the kernel."""
+    """
+    Give ``target`` the content of ``source``: shared extents where the file system can, else copied in the kernel.
+    """
     if not size:
         return
     try:

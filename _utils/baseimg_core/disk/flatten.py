@@ -64,7 +64,7 @@ class Flattener:
                 raise BundleInvalid(f"{overlay.shown(path)} lies below a path that is no directory")
             if self._hidden(path):
                 continue
-            elif member.removes:
+            if member.removes:
                 (closed if path in self._directories else removed).add(path)
             elif member.entry and member.entry.is_dir:
                 self._add_directory(path, member.entry)

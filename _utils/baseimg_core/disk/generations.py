@@ -84,7 +84,9 @@ class Store:
     # --- reading ---
 
     def read(self) -> Record | None:
-        """The record with ``current`` as the live directory's inode tells it, or ``None`` where nothing was applied yet."""
+        """
+        The record with ``current`` as the live directory's inode tells it, or ``None`` where nothing was applied yet.
+        """
         try:
             with open(self._state, "rb") as file:
                 record = model_record.parse(file.read(), self._state)

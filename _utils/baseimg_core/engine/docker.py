@@ -18,7 +18,9 @@ _TIMEOUT = 60  # seconds for one answer of the engine
 
 
 class Docker:
-    """The engine at ``url`` (``unix:///run/docker.sock``); raises where it does not answer or stores layers otherwise."""
+    """
+    The engine at ``url`` (``unix:///run/docker.sock``); raises where it does not answer or stores layers otherwise.
+    """
 
     storage = "docker/overlay2"
 

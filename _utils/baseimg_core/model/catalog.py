@@ -15,8 +15,9 @@ def route(
     The versions whose bundles must be laid over one another, oldest first, to get ``wanted``.
 
     ``versions`` are those that a bundle leads to, ``shown`` the chain IDs of the contents that are present, and
-    ``manifest_of`` gives a version's manifest (and may have to fetch it, so it is asked for no more than needed). A bundle
-    starts from exactly one content, so the way is followed backwards from ``wanted`` until it meets a present one.
+    ``manifest_of`` gives a version's manifest (and may have to fetch it, so it is asked for no more than needed). A
+    bundle starts from exactly one content, so the way is followed backwards from ``wanted`` until it meets a present
+    one.
     """
     found = [wanted]
     if wanted not in versions:

@@ -23,8 +23,8 @@ class Change:
     One path that differs.
 
     ``what`` names what differs, for a modified path. ``entry`` is the path in the target, ``None`` where it is removed
-    (a removed directory is one change: what was in it goes with it). ``real`` is the file on disk that holds the target's
-    content. ``link`` is the path, earlier in the order, whose inode this one shares.
+    (a removed directory is one change: what was in it goes with it). ``real`` is the file on disk that holds the
+    target's content. ``link`` is the path, earlier in the order, whose inode this one shares.
     """
 
     path: bytes
@@ -48,8 +48,8 @@ def relinked(before: Groups, after: Groups, changed: set[bytes], remains: Callab
     Paths that must be written again only because of hard links.
 
     ``before`` and ``after`` give for a path the set of paths that share its inode in the source and in the target
-    (paths that are alone may be missing). An unchanged path stays linked with those of its old group that are neither in
-    ``changed`` nor gone (``remains``). Where that is not its new group, the whole new group has to be written; a
+    (paths that are alone may be missing). An unchanged path stays linked with those of its old group that are neither
+    in ``changed`` nor gone (``remains``). Where that is not its new group, the whole new group has to be written; a
     group of which a part is written has to be written whole. ``changed`` is extended by what is returned.
     """
     found: list[bytes] = []

@@ -1,8 +1,8 @@
 """
 Diff IDs, chain IDs and image references.
 
-OCI image specification, config.md, "Layer DiffID" and "Layer ChainID": a diff ID is the digest of a layer's uncompressed
-tar, a chain ID identifies a whole stack of layers.
+OCI image specification, config.md, "Layer DiffID" and "Layer ChainID": a diff ID is the digest of a layer's
+uncompressed tar, a chain ID identifies a whole stack of layers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
     """The chain ID of every prefix of ``diff_ids`` (bottom first): the last one identifies the whole stack."""
     chain: list[str] = []
     for diff_id in diff_ids:
-        if chain:
-            diff_id = "sha256:" + hashlib.sha256(f"{chain[-1]} {diff_id}".encode()).hexdigest()
-        chain.append(diff_id)
+        above = f"{chain[-1]} {diff_id}" if chain else ""
+        chain.append("sha256:" + hashlib.sha256(above.encode()).hexdigest() if above else diff_id)
     return chain
 
 

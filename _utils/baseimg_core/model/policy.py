@@ -11,6 +11,7 @@ from . import ids
 
 MISSING = ("ok", "fail")
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing"})
+_BUILD_KEYS = frozenset({"source", "target", "version", "compression"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
 
 
@@ -39,30 +40,45 @@ def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
     for version, one in _mapping(raw, key, "versions, each with a bundle's source and hash").items():
         here = f"{key}:{version}"
         text(version, f"a version in {key}")
-        fields = _mapping(one, here, "a mapping with source and hash")
-        _known(fields, _BUNDLE_KEYS, here)
+        fields = _fields(one, _BUNDLE_KEYS, here, "a mapping with source and hash")
         found[version] = bundle_source(fields.get("source"), fields.get("hash"), here)
     return found
 
 
-def bases(raw: object, key: str = "baseimg:bases") -> dict[str, dict[str, Any]]:
-    """Every declared base with all its fields, defaults filled in, as a state takes them."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, one in _mapping(raw, key, "base references, each with a version").items():
-        here = f"{key}:{name}"
-        text(name, f"a name in {key}")
-        fields = _mapping(one, here, "a mapping with version and bundles")
-        _known(fields, _BASE_KEYS, here)
-        bundles(fields.get("bundles"), f"{here}:bundles")
-        chain_id, missing = fields.get("chain_id"), fields.get("missing", "ok")
-        check_base(fields.get("version"), chain_id, missing, here)
-        found[name] = {
-            "version": fields["version"],
-            "bundles": fields.get("bundles") or {},
-            "chain_id": chain_id,
-            "missing": missing,
-        }
+def declared(raw: object) -> dict[str, dict[str, dict[str, Any]]]:
+    """All of the pillar's ``baseimg``, checked, with defaults: ``bases`` and ``builds`` as states take them."""
+    pillar = _mapping(raw, "baseimg", "a mapping with bases and builds")
+    bases = _mapping(pillar.get("bases"), "baseimg:bases", "base references, each with a version")
+    builds = _mapping(pillar.get("builds"), "baseimg:builds", "paths of bundles, each with a source and a target")
+    return {
+        "bases": {name: _base(name, one, f"baseimg:bases:{name}") for name, one in bases.items()},
+        "builds": {path: _build(path, one, f"baseimg:builds:{path}") for path, one in builds.items()},
+    }
+
+
+def _base(name: object, raw: object, key: str) -> dict[str, Any]:
+    text(name, "a name in baseimg:bases")
+    fields = _fields(raw, _BASE_KEYS, key, "a mapping with version and bundles")
+    bundles(fields.get("bundles"), f"{key}:bundles")
+    found = {
+        "version": fields.get("version"),
+        "bundles": fields.get("bundles") or {},
+        "chain_id": fields.get("chain_id"),
+        "missing": fields.get("missing", "ok"),
+    }
+    check_base(found["version"], found["chain_id"], found["missing"], key)
     return found
+
+
+def _build(path: object, raw: object, key: str) -> dict[str, Any]:
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise _wrong("a path in baseimg:builds", path, "an absolute path")
+    fields = _fields(raw, _BUILD_KEYS, key, "a mapping with source and target")
+    for name in ("source", "target"):
+        text(fields.get(name), f"{key}:{name}")
+    if fields.get("version") is not None:
+        text(fields["version"], f"{key}:version")
+    return {"version": None, "compression": "zstd", **fields}
 
 
 def check_base(version: object, chain_id: object, missing: object, key: str) -> None:
@@ -82,18 +98,22 @@ def text(value: object, key: str) -> None:
     raise _wrong(key, value, f"a text: write it in quotes, '{value}'" if number else "a text")
 
 
+def _fields(raw: object, known: frozenset[str], key: str, expected: str) -> Mapping[str, Any]:
+    """A mapping that has no other keys than ``known``."""
+    fields = _mapping(raw, key, expected)
+    for name in fields:
+        if name not in known:
+            raise _wrong(f"{key}:{name}", fields[name], f"only these keys: {', '.join(sorted(known))}")
+    return fields
+
+
 def _mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
+    """A mapping, where nothing counts as an empty one."""
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
         raise _wrong(key, raw, expected)
     return raw
-
-
-def _known(fields: Mapping[str, Any], known: frozenset[str], key: str) -> None:
-    for name in fields:
-        if name not in known:
-            raise _wrong(f"{key}:{name}", fields[name], f"only these keys: {', '.join(sorted(known))}")
 
 
 def _wrong(key: str, found: object, expected: str) -> ArgumentInvalid:

@@ -16,9 +16,10 @@ class Generation:
     """
     One complete content of the base's top layer directory.
 
-    ``inode`` is that of the directory itself, which keeps it wherever it is renamed to. ``chain_id`` is that of the image
-    whose content it shows. ``bundle`` is the digest of the bundle file it was made from, empty for the pristine one.
-    ``bytes`` and ``paths`` say what it holds, ``created`` and ``activated`` are ISO 8601 in UTC, empty for never.
+    ``inode`` is that of the directory itself, which keeps it wherever it is renamed to. ``chain_id`` is that of the
+    image whose content it shows. ``bundle`` is the digest of the bundle file it was made from, empty for the pristine
+    one. ``bytes`` and ``paths`` say what it holds, ``created`` and ``activated`` are ISO 8601 in UTC, empty for
+    never.
     """
 
     number: int

@@ -78,20 +78,22 @@ def check_alone(images: list[Image], base: Base) -> None:
             )
 
 
-def containers(engine: Engine, base: Base, record: Record | None, images: list[Image]) -> dict[str, list[str]]:
+def containers(
+    engine: Engine, base: Base, record: Record | None, images: list[Image], current: int | None
+) -> dict[str, list[str]]:
     """
-    Running containers on the base by what they have mounted: the current generation, an older one, or one unknown.
+    Running containers on the base: those on generation ``current``, those on an older one, and where it cannot be told.
 
     Raises :class:`LayerUnsupported` where a container's mount would not survive a swap.
     """
     found: dict[str, list[str]] = {"current": [], "outdated": [], "unknown": []}
     image_ids = {image.id for image in images}
     running = [container for container in engine.containers() if container.image_id in image_ids]
-    current = record.current if record else 0
+    live = record.current if record else 0
     places = {number: base.store.path(record, number) for number in present(record)} if record else {}
     for container in running:
         mounts.check_options(container.pid)
-        generation = mounts.generation_of(container.pid, places) if len(places) > 1 else current
+        generation = mounts.generation_of(container.pid, places) if len(places) > 1 else live
         key = "unknown" if generation is None else "current" if generation == current else "outdated"
         found[key].append(container.name)
     return found
@@ -123,7 +125,7 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
         "generations": [{**asdict(one), "current": one is current} for one in kept],
         "space": sum(one.bytes for one in kept if one is not current),
         "images": [image.name for image in images],
-        "containers": containers(engine, base, found, images),
+        "containers": containers(engine, base, found, images, record.current),
     }
 
 

@@ -119,9 +119,10 @@ def plan(
         if changed:
             images = bases.users(context.engine, base.chain_id)
             bases.check_alone(images, base)
-            running = bases.containers(context.engine, base, record, images)
+            after = wanted.generation.number if wanted.generation else None
+            running = bases.containers(context.engine, base, base.store.read(), images, after)
             result["images"] = [image.name for image in images]
-            result["outdated"] = sorted(name for names in running.values() for name in names)
+            result["outdated"] = running["outdated"]
         return result
 
 
@@ -174,7 +175,9 @@ def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
 
 
 def _find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> Base:
-    """The declared base; where its name is not here, by the bundle that starts from it: other names share its layers."""
+    """
+    The declared base; where its name is not here, by the bundle that starts from it: other names share its layers.
+    """
     try:
         return bases.locate(engine, name, chain_id)
     except BaseAbsent:
@@ -263,7 +266,7 @@ def _result(context: Context, base: Base, record: Record, before: Generation | N
         "to": current.version,
         "generation": current.number,
         "images": [image.name for image in images],
-        "containers": bases.containers(context.engine, base, base.store.read(), images),
+        "containers": bases.containers(context.engine, base, base.store.read(), images, record.current),
     }
 
 

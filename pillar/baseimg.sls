@@ -1,0 +1,27 @@
+# An example that works as it is: declare your own bases in its place.
+#
+# baseimg:
+#   bases:                       what every node converges to (salt/baseimg/init.sls)
+#     corp/base:12.0:            the base, by the reference of its original image
+#       version: '12.1'          what it shall show; its own tag ('12.0') means the original content.
+#                                Quote it: YAML reads 12.10 as the number 12.1.
+#       bundles:                 version -> the bundle that leads to it
+#         '12.1':
+#           source: salt://baseimg/bundles/corp-base_12.0_12.1.tar   a path on the node, or any URL of cp.cache_file
+#           hash: sha256:…       of that file ('sha256sum'); optional, but then nothing but the transport vouches for it
+#       chain_id: sha256:…       optional: finds the base on nodes where its name is not known ('baseimg.layer' prints it)
+#       missing: ok              optional: 'fail' where a node without this base is an error
+#   builds:                      what the build machine keeps built (salt/baseimg/build.sls)
+#     /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar:
+#       source: corp/base:12.0
+#       target: corp/base:12.1
+#       version: '12.1'          optional: the target's tag by default
+#       compression: zstd        optional: 'gzip' for nodes without the Python package zstandard
+#
+# Bundles are chained where none leads there directly: with 12.0 -> 12.1 under '12.1' and 12.1 -> 12.2 under '12.2', a base
+# that shows 12.0 goes to 12.2 in one swap.
+
+baseimg:
+  bases:
+    corp/base:12.0:
+      version: '12.0'

@@ -1,0 +1,14 @@
+# On the build machine, which has the images: build every bundle that pillar asks for.
+{%- set bundles = salt['baseimg.declared']('builds') %}
+{%- for path, build in bundles.items() %}
+
+baseimg bundle {{ path }}:
+  baseimg.built:
+    - name: {{ path | json }}
+    - source: {{ build.source | json }}
+    - target: {{ build.target | json }}
+    - version: {{ build.version | json }}
+    - compression: {{ build.compression | json }}
+{%- else %}
+{}
+{%- endfor %}
