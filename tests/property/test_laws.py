@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ from baseimg_core.model.changes import Action, Change
 from baseimg_core.model.ids import chain_id
 from baseimg_core.model.manifest import ImageRef
 from tests.support.kernel import Seen, differences, show
-from tests.support.stacks import layers, make_stack
+from tests.support.stacks import Step, layers, make_stack
 
 PLATFORM = {"os": "linux", "architecture": "amd64"}
 
@@ -124,6 +126,42 @@ def test_every_change_is_one(shared, source, target):
         new = make_stack(work / "t", target, common)
 
         assert_each_differs(changed(old, new), show(old), show(new))
+
+
+# Found by the laws above, and kept because they are rare.
+
+PLAIN = {"mode": 0o644, "owner": 0, "mtime": 1_000_000_000, "content": b"x", "xattr": None}
+
+
+def step(path: bytes, kind: str = "file", **other: object) -> Step:
+    return Step(path, kind, **{**PLAIN, **other})
+
+
+def test_links_that_part_without_any_other_change(tmp_path):
+    shared = make_stack(tmp_path / "c", [[step(b"a"), step(b"b", "link"), step(b"c", "link")]])
+    old = make_stack(tmp_path / "s", [[]], shared)
+    new = make_stack(tmp_path / "t", [[step(b"a")]], shared)
+
+    changes = changed(old, new)
+
+    assert [(change.path, change.what) for change in changes] == [(b"a", ("links",))]
+    assert_same(show(applied(tmp_path, [packed(tmp_path, changes, "b")], old)), show(new))
+
+
+@pytest.mark.parametrize("kind", ["file", "fifo", "symlink"])
+def test_a_link_whose_first_path_a_later_changeset_hides(tmp_path, kind):
+    first = make_stack(tmp_path / "s", [[step(b"other")]])
+    second = make_stack(tmp_path / "m", [[step(b"a", kind), step(b"b", "file"), step(b"d", "file")]])
+    for name in ("b", "d"):
+        (second[0] / name).unlink()
+        os.link(second[0] / "a", second[0] / name, follow_symlinks=False)
+    third = make_stack(tmp_path / "t", [[step(b"b", kind), step(b"d", kind)]])
+    (third[0] / "d").unlink()
+    os.link(third[0] / "b", third[0] / "d", follow_symlinks=False)
+    one = packed(tmp_path, changed(first, second), "one")
+    two = packed(tmp_path, [one for one in changed(second, third) if one.path == b"a"], "two")
+
+    assert_same(show(applied(tmp_path, [one, two], first)), show(third))
 
 
 def assert_each_differs(changes: list[Change], old: dict[bytes, Seen], new: dict[bytes, Seen]) -> None:

@@ -25,7 +25,7 @@ from ..model.entry import Kind
 from ..model.manifest import LABEL, ImageRef, Manifest, Totals
 from . import compression, layertar, tarstream
 from .bundle import CONFIG_TYPE, MANIFEST_TYPE, blob_name
-from .files import hex_digest, sync_directory
+from .files import discard, hex_digest, sync_directory
 
 _CHUNK = 1 << 20
 
@@ -245,6 +245,5 @@ def _removed_on_failure(path: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        discard(path)
         raise

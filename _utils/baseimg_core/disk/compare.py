@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from ..errors import LayerUnsupported
 from ..model import overlay
@@ -38,13 +39,20 @@ class _Comparison:
         self.pending: list[tuple[bytes, Node | None, Node]] = [(b"", self.source.root, self.target.root)]
         while self.pending:
             self._directory(*self.pending.pop())
-        before, after = self.before.groups(), self.after.groups()
+        before, after = self._links()
         changed = set(self.changes)
         for path in relinked(before, after, changed, self._is_leaf):
             node = self.target.find(path)
             assert node is not None  # the group was read from what the target shows
             self._record(path, Action.MODIFIED, node.top, self._entry(path, node), ("links",))
         return [self._with_link(change, after) for _path, change in sorted(self.changes.items())]
+
+    def _links(self) -> tuple[dict[bytes, frozenset[bytes]], dict[bytes, frozenset[bytes]]]:
+        """Both sides' hard links. Unchanged paths are not met in the walk, so each side leads to more on the other."""
+        while True:
+            before, after = self.before.groups(), self.after.groups()
+            if not self.after.meet(before) | self.before.meet(after):
+                return before, after
 
     def _directory(self, path: bytes, old: Node | None, new: Node) -> None:
         olds = self.source.children(old) if old and old.is_dir else {}
@@ -98,10 +106,11 @@ class _Comparison:
         self.changes[path] = Change(path, action, what, entry, real)
 
     def _with_link(self, change: Change, after: dict[bytes, frozenset[bytes]]) -> Change:
-        first = min(after.get(change.path, {change.path}))
-        if change.action is Action.REMOVED or first == change.path:
+        group = after.get(change.path)
+        if change.action is Action.REMOVED or group is None:
             return change
-        return Change(change.path, change.action, change.what, change.entry, change.real, first)
+        first = min(group)
+        return replace(change, leads=True) if first == change.path else replace(change, link=first)
 
     def _is_leaf(self, path: bytes) -> bool:
         node = self.target.find(path)
@@ -121,6 +130,16 @@ class _Links:
         self.met: dict[Inode, set[bytes]] = {}
         self.nlink: dict[Inode, int] = {}
         self.layer: dict[Inode, bytes] = {}
+        self.looked_for: set[Inode] = set()
+
+    def meet(self, paths: Iterable[bytes]) -> bool:
+        """Look at more paths; whether any of them is linked and new."""
+        before = sum(map(len, self.met.values()))
+        for path in paths:
+            node = self.stack.find(path)
+            if node and not node.is_dir and (st := os.lstat(node.top)).st_nlink > 1:
+                self.add(path, node.top, st)
+        return sum(map(len, self.met.values())) > before
 
     def add(self, path: bytes, real: bytes, st: os.stat_result) -> None:
         inode = (st.st_dev, st.st_ino)
@@ -132,7 +151,8 @@ class _Links:
         """For each path that shares its inode, all the paths that do. Links that were not met are looked for."""
         wanted: dict[bytes, set[Inode]] = {}
         for inode, paths in self.met.items():
-            if len(paths) < self.nlink[inode]:
+            if len(paths) < self.nlink[inode] and inode not in self.looked_for:
+                self.looked_for.add(inode)
                 wanted.setdefault(self.layer[inode], set()).add(inode)
         for layer, inodes in wanted.items():
             for path, inode in _paths_of(layer, inodes):

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
 from typing import BinaryIO
 
@@ -56,20 +55,29 @@ def sync_directory(path: str) -> None:
 
 
 def save(path: str, data: bytes) -> None:
-    """Replace a file's content: after a crash at any moment it is wholly the old or wholly the new one, and durable."""
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
+    """
+    Replace a file's content: after a crash at any moment it is wholly the old or wholly the new one, and durable.
+
+    For one writer at a time. What a crash may leave is ``path`` with ``.new`` behind it, which the next call replaces.
+    """
+    temporary = path + ".new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
+        with open(os.open(temporary, flags, 0o600), "wb") as out:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
         os.rename(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        discard(temporary)
         raise
-    sync_directory(directory)
+    sync_directory(os.path.dirname(path))
+
+
+def discard(path: str) -> None:
+    """Remove a file that need not be there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def hex_digest(file: BinaryIO) -> str:
@@ -132,6 +140,11 @@ class Tree:
             os.link(name, new, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(source)
+
+    def name(self, path: bytes, descriptor: int) -> None:
+        """Give a file that was opened with O_TMPFILE its name."""
+        parent, name = self._parent(path)
+        os.link(b"/proc/self/fd/%d" % descriptor, name, dst_dir_fd=parent, follow_symlinks=True)
 
     def whiteout(self, path: bytes) -> None:
         """Create the kernel's mark for a removed path (overlayfs.rst, "whiteouts and opaque directories")."""

@@ -9,6 +9,7 @@ the end and made only where those layers really have something: a whiteout above
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -36,6 +37,7 @@ class Flattener:
     def __init__(self, root: str, lower: Stack) -> None:
         self.lower = lower
         self.bytes = self.paths = 0
+        self._root = root
         self._tree = Tree(root)
         # every directory made so far; None where only something below it asked for it
         self._directories: dict[bytes, Entry | None] = {b"": None}
@@ -43,6 +45,8 @@ class Flattener:
         self._removed: set[bytes] = set()
         self._closed: set[bytes] = set()  # directories here that show nothing of what is lower
         self._inodes: dict[Inode, bytes] = {}
+        # within one changeset, what stands here for a path that others are linked to
+        self._leaders: dict[bytes, bytes | Entry | int] = {}
 
     def close(self) -> None:
         self._tree.close()
@@ -58,24 +62,37 @@ class Flattener:
         leaves: set[bytes] = set()
         removed: set[bytes] = set()
         closed: set[bytes] = set()
-        for member, stream in members:
-            path = member.path
-            if any(above in leaves or above in removed for above in overlay.ancestors(path)):
-                raise BundleInvalid(f"{overlay.shown(path)} lies below a path that is no directory")
-            if self._hidden(path):
-                continue
-            if member.removes:
-                (closed if path in self._directories else removed).add(path)
-            elif member.entry and member.entry.is_dir:
-                self._add_directory(path, member.entry)
-            elif path in self._directories:
-                closed.add(path)
-            else:
-                self._add_leaf(member, stream, leaves)
-                leaves.add(path)
+        with contextlib.ExitStack() as kept:
+            for member, stream in members:
+                path = member.path
+                if any(above in leaves or above in removed for above in overlay.ancestors(path)):
+                    raise BundleInvalid(f"{overlay.shown(path)} lies below a path that is no directory")
+                directory = member.entry is not None and member.entry.is_dir
+                if path in self._directories and not directory:
+                    closed.add(path)
+                if self._hidden(path) or (path in self._directories and not directory):
+                    if member.leads and member.entry:
+                        self._leaders[path] = self._keep(member.entry, stream, kept)
+                elif member.removes:
+                    removed.add(path)
+                elif directory and member.entry:
+                    self._add_directory(path, member.entry)
+                else:
+                    self._add_leaf(member, stream)
+                    leaves.add(path)
+        self._leaders.clear()
         self._leaves |= leaves
         self._removed |= removed
         self._closed |= closed
+
+    def _keep(self, entry: Entry, stream: BinaryIO, kept: contextlib.ExitStack) -> Entry | int:
+        """What a hidden path has for those that are linked to it and not hidden: a file without a name, or an entry."""
+        if entry.kind is not Kind.FILE:
+            return entry
+        descriptor = os.open(self._root, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        kept.callback(os.close, descriptor)
+        self._fill_file(descriptor, entry, stream)
+        return descriptor
 
     def _hidden(self, path: bytes) -> bool:
         """Whether what higher contributors have hides this path of a lower one."""
@@ -94,30 +111,43 @@ class Flattener:
         if self._directories.get(path) is None:
             self._directories[path] = entry
 
-    def _add_leaf(self, member: Member, stream: BinaryIO, leaves: set[bytes]) -> None:
+    def _add_leaf(self, member: Member, stream: BinaryIO) -> None:
         self._make_parents(member.path)
         if member.link is not None:
-            if member.link not in leaves:
-                raise BundleInvalid(f"{overlay.shown(member.path)} is linked to a path that the bundle does not carry")
-            self._tree.link(member.path, member.link)
+            self._add_link(member.path, member.link)
         elif member.entry and member.entry.kind is Kind.FILE:
-            self._write_file(member.path, member.entry, stream)
+            descriptor = self._tree.create(member.path)
+            try:
+                self._fill_file(descriptor, member.entry, stream)
+            finally:
+                os.close(descriptor)
         elif member.entry:
             self._make(member.path, member.entry)
             self._tree.set_metadata(member.path, member.entry)
+        if member.leads:
+            self._leaders[member.path] = member.path
         self.paths += 1
 
-    def _write_file(self, path: bytes, entry: Entry, stream: BinaryIO) -> None:
-        descriptor = self._tree.create(path)
-        try:
-            left = entry.size
-            while left:
-                data = stream.read(min(left, _CHUNK))
-                write_all(descriptor, data)
-                left -= len(data)
-            set_metadata(descriptor, entry)
-        finally:
-            os.close(descriptor)
+    def _add_link(self, path: bytes, first: bytes) -> None:
+        leader = self._leaders.get(first)
+        if leader is None:
+            raise BundleInvalid(f"{overlay.shown(path)} is linked to a path that the bundle does not carry")
+        if isinstance(leader, Entry):
+            self._make(path, leader)
+            self._tree.set_metadata(path, leader)
+        elif isinstance(leader, int):
+            self._tree.name(path, leader)
+        else:
+            self._tree.link(path, leader)
+        self._leaders[first] = path
+
+    def _fill_file(self, descriptor: int, entry: Entry, stream: BinaryIO) -> None:
+        left = entry.size
+        while left:
+            data = stream.read(min(left, _CHUNK))
+            write_all(descriptor, data)
+            left -= len(data)
+        set_metadata(descriptor, entry)
         self.bytes += entry.size
 
     def _make_parents(self, path: bytes) -> None:

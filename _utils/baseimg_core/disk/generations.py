@@ -6,7 +6,7 @@ On disk, beside the engine's own ``diff`` in the layer's directory, all of it mo
     <layer>/diff/                     the live content: what new containers mount
     <layer>/baseimg/state.json        the record (model.record)
     <layer>/baseimg/history.jsonl     one line for each swap, oldest first
-    <layer>/baseimg/lock              names who is changing something; the lock itself is flock(2) on <layer>
+    <layer>/baseimg/lock              who last held the lock, which itself is flock(2) on <layer>
     <layer>/baseimg/generations/<n>/  the content of generation n, where it is not live
     <layer>/baseimg/staging/          a generation in the making; only while an apply runs
 
@@ -125,7 +125,7 @@ class Store:
         """Every swap so far, oldest first."""
         try:
             with open(self._history, encoding="utf-8") as file:
-                return [json.loads(line) for line in file if line.endswith("\n")]
+                return [json.loads(line) for line in file]
         except FileNotFoundError:
             return []
         except ValueError as exc:
@@ -151,11 +151,18 @@ class Store:
             try:
                 yield
             finally:
-                os.unlink(self._lock)
-                if not os.path.exists(self._state):  # nothing came of it: leave nothing
-                    shutil.rmtree(self.home)
+                self._leave_nothing_unused()
         finally:
             os.close(descriptor)
+
+    def _leave_nothing_unused(self) -> None:
+        """Where nothing was ever swapped, nothing is to be remembered. Only removes files that hold no content."""
+        if os.path.exists(self._history) or os.path.exists(self._staging) or os.listdir(self._generations):
+            return
+        for path in (self._state, self._lock):
+            files.discard(path)
+        os.rmdir(self._generations)
+        os.rmdir(self.home)
 
     def _wait(self, descriptor: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -268,21 +275,13 @@ class Store:
         trace("swap.logged")
 
     def _log(self, record: Record, intent: Intent) -> None:
-        if any(line.get("id") == intent.id for line in self.history()[-1:]):
+        logged = self.history()
+        if any(line["id"] == intent.id for line in logged[-1:]):
             return
         before, after = record.generations[intent.before], record.generations[intent.after]
-        line = {
-            **asdict(intent),
-            "from": before.version,
-            "to": after.version,
-            "bundle": after.bundle,
-        }
-        descriptor = os.open(self._history, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            files.write_all(descriptor, json.dumps(line, sort_keys=True).encode() + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        line = {**asdict(intent), "from": before.version, "to": after.version, "bundle": after.bundle}
+        lines = [json.dumps(one, sort_keys=True) + "\n" for one in [*logged, line]]
+        files.save(self._history, "".join(lines).encode())
 
     def _restore_names(self, record: Record) -> bool:
         """Give each directory below ``generations`` the number that its inode stands for."""
@@ -320,6 +319,9 @@ class Store:
             shutil.rmtree(path)
 
     def _discard_staging(self) -> None:
+        """Remove what was not finished, half-written files included."""
+        for path in (self._state, self._history):
+            files.discard(path + ".new")
         if os.path.isdir(self._staging):
             shutil.rmtree(self._staging)
 

@@ -22,6 +22,7 @@ from .tarstream import Header, headers
 
 _XATTR = "SCHILY.xattr."
 DIGEST_RECORD = "BASEIMG.sha256"
+LEADS_RECORD = "BASEIMG.leads"
 _TYPES = {
     Kind.FILE: tarfile.REGTYPE,
     Kind.DIRECTORY: tarfile.DIRTYPE,
@@ -39,12 +40,17 @@ _MAX_TIME = (1 << 33) * NANO
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of a layer: a path to put there (``entry``, or ``link`` to an earlier path), or one to remove."""
+    """
+    One entry of a layer: a path to put there (``entry``, or ``link`` to an earlier path), or one to remove.
+
+    ``leads`` says that later entries are linked to this one. ``digest`` is the hex sha256 of a file's content.
+    """
 
     path: bytes
     entry: Entry | None = None
     link: bytes | None = None
     digest: str | None = None
+    leads: bool = False
 
     @property
     def removes(self) -> bool:
@@ -67,6 +73,8 @@ def header(change: Change, digest: str | None = None) -> bytes:
     records = {_XATTR + name: _text(value) for name, value in sorted(entry.xattrs.items())}
     if digest:
         records[DIGEST_RECORD] = digest
+    if change.leads:
+        records[LEADS_RECORD] = "1"
     info.pax_headers = records
     return _block(info)
 
@@ -123,7 +131,7 @@ def _member(found: Header) -> Member:
         device=found.device if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
         xattrs=_xattrs(path, found.records),
     )
-    return Member(path, entry, digest=digest or None)
+    return Member(path, entry, digest=digest or None, leads=LEADS_RECORD.encode() in found.records)
 
 
 def _whiteout(found: Header, directory: bytes, name: bytes) -> Member:

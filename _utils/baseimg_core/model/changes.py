@@ -24,7 +24,8 @@ class Change:
 
     ``what`` names what differs, for a modified path. ``entry`` is the path in the target, ``None`` where it is removed
     (a removed directory is one change: what was in it goes with it). ``real`` is the file on disk that holds the
-    target's content. ``link`` is the path, earlier in the order, whose inode this one shares.
+    target's content. ``link`` is the path, earlier in the order, whose inode this one shares; ``leads`` says that later
+    ones share this one's.
     """
 
     path: bytes
@@ -33,6 +34,7 @@ class Change:
     entry: Entry | None = None
     real: bytes = b""
     link: bytes | None = None
+    leads: bool = False
 
 
 def counts(changes: Iterable[Change]) -> dict[str, int]:

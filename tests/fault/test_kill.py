@@ -1,0 +1,206 @@
+"""Kill the process at every step of an operation, and at random moments: the base is wholly old or wholly new."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from baseimg_core.disk import generations
+from baseimg_core.ops import bases, converging
+from tests.support.kernel import differences
+from tests.support.plain import BASE, Node
+
+pytestmark = pytest.mark.fault
+
+STAGING = [point for point in generations.POINTS if point.startswith("stage.")]
+SWAPPING = [point for point in generations.POINTS if point.startswith("swap.")]
+RECOVERING = [point for point in generations.POINTS if point.startswith("recover.")]
+RANDOM_KILLS = 200
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def in_child(work: Callable[[], object], trace: Callable[[str], None] | None = None) -> int:
+    """Run ``work`` in a forked process; returns its wait status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if trace:
+                generations.trace = trace
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1]
+
+
+def killed_at(point: str, work: Callable[[], object]) -> None:
+    """Run ``work`` in a process that is killed when it reaches ``point``."""
+
+    def trace(reached: str) -> None:
+        if reached == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    status = in_child(work, trace)
+    assert os.WIFSIGNALED(status), f"{point} was never reached"
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def check(node: Node, *possible: str) -> str:
+    """The base shows exactly one of these versions, and status says which; returns it."""
+    view = node.view()
+    found = [version for version in possible if not differences(view, node.views[version])]
+    assert len(found) == 1, {version: differences(view, node.views[version]) for version in possible}
+    status = bases.status(node.engine, bases.locate(node.engine, BASE))
+    assert status["version"] == found[0]
+    return found[0]
+
+
+def check_tidy(node: Node) -> None:
+    """Nothing lies around that the record does not know."""
+    home = node.layer / "baseimg"
+    assert sorted(os.listdir(node.layer)) == ["baseimg", "diff"]
+    assert sorted(os.listdir(home)) == ["generations", "history.jsonl", "lock", "state.json"]
+    record = json.loads((home / "state.json").read_text())
+    known = {str(one["number"]) for one in record["generations"]} - {str(record["current"])}
+    assert set(os.listdir(home / "generations")) == known
+    assert record["intent"] is None
+    assert all(one["activated"] for one in record["generations"])
+
+
+def check_history(node: Node) -> None:
+    """Every swap is in the history, once, each from where the last one led."""
+    lines = bases.locate(node.engine, BASE).store.history()
+    assert len({line["id"] for line in lines}) == len(lines)
+    assert all(one["after"] == two["before"] for one, two in zip(lines, lines[1:], strict=False))
+    assert lines[-1]["to"] == check(node, "12.0", "12.1", "12.2")
+
+
+@pytest.mark.parametrize("point", STAGING + SWAPPING)
+def test_first_apply(node, point):
+    killed_at(point, lambda: node.converge("12.1"))
+    check(node, "12.0", "12.1")
+    node.converge("12.1")
+    check(node, "12.1")
+    check_tidy(node)
+    check_history(node)
+
+
+@pytest.mark.parametrize("point", STAGING + SWAPPING)
+def test_second_apply(node, point):
+    node.converge("12.1")
+    killed_at(point, lambda: node.converge("12.2"))
+    check(node, "12.1", "12.2")
+    node.converge("12.2")
+    check(node, "12.2")
+    check_tidy(node)
+    check_history(node)
+
+
+@pytest.mark.parametrize("point", STAGING + SWAPPING)
+def test_apply_then_another_version_is_wanted(node, point):
+    killed_at(point, lambda: node.converge("12.1"))
+    node.converge("12.0")
+    check(node, "12.0")
+    if (node.layer / "baseimg").exists():
+        check_tidy(node)
+    else:
+        assert os.listdir(node.layer) == ["diff"]
+
+
+@pytest.mark.parametrize("point", SWAPPING)
+def test_rollback(node, point):
+    node.converge("12.1")
+    killed_at(point, lambda: converging.rollback(node.context, BASE, "pristine"))
+    check(node, "12.0", "12.1")
+    converging.rollback(node.context, BASE, "pristine")
+    check(node, "12.0")
+    check_tidy(node)
+    check_history(node)
+
+
+# before the first record, and after the last step, there is less to recover from
+RECOVERIES = [
+    (first, point)
+    for first in STAGING + SWAPPING[:-1]
+    for point in (RECOVERING if first in (*STAGING[-2:], *SWAPPING) else RECOVERING[:1])
+]
+
+
+@pytest.mark.parametrize(("first", "point"), RECOVERIES)
+def test_recovery_of_an_apply(node, first, point):
+    killed_at(first, lambda: node.converge("12.1"))
+    killed_at(point, lambda: node.converge("12.1"))
+    check(node, "12.0", "12.1")
+    node.converge("12.1")
+    check(node, "12.1")
+    check_tidy(node)
+    check_history(node)
+
+
+def test_every_point_is_passed(node):
+    seen: list[str] = []
+    generations.trace = seen.append
+    try:
+        node.converge("12.1")
+        node.converge("12.0")
+    finally:
+        generations.trace = generations._ignore
+    assert set(seen) == set(generations.POINTS)
+
+
+def test_random_kills(node):
+    rng = random.Random(12)
+    began = time.monotonic()
+    in_child(lambda: node.converge("12.1"))
+    whole = time.monotonic() - began
+    version, killed = "12.1", 0
+    for _ in range(RANDOM_KILLS):
+        wanted = rng.choice([one for one in node.views if one != version])
+        delay = rng.uniform(0, whole)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                node.converge(wanted)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        time.sleep(delay)  # not synchronisation: the moment is meant to be random
+        os.kill(pid, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        version = check(node, version, wanted)
+    assert killed > RANDOM_KILLS // 4  # else the moments were not inside the operation
+    node.converge("12.1")
+    check(node, "12.1")
+    check_tidy(node)
+    check_history(node)
+
+
+@pytest.mark.parametrize("point", STAGING + SWAPPING)
+def test_an_error_at_any_point_leaves_old_or_new(node, point, monkeypatch):
+    """Not killed, but refused by the system: what was done is undone, or stays whole for the next run."""
+
+    def trace(reached: str) -> None:
+        if reached == point:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generations, "trace", trace)
+        with pytest.raises(Exception, match="space|No space"):
+            node.converge("12.1")
+    if point.startswith("stage."):
+        assert os.listdir(node.layer) == ["diff"]
+    check(node, "12.0", "12.1")
+    node.converge("12.1")
+    check(node, "12.1")
+    check_tidy(node)

@@ -1,0 +1,123 @@
+"""An engine without an engine: bases in plain directories, for tests of what happens on disk only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from baseimg_core.disk import bundle_writer
+from baseimg_core.disk.bundle import Bundle
+from baseimg_core.disk.compare import compare
+from baseimg_core.disk.tree import Stack
+from baseimg_core.engine.base import Container, Image
+from baseimg_core.errors import ImageUnknown
+from baseimg_core.model.ids import chain_id
+from baseimg_core.model.manifest import ImageRef
+from baseimg_core.model.policy import Source
+from baseimg_core.ops import converging
+
+from tests.support.images import digest
+from tests.support.kernel import Seen, show
+
+BASE = "corp/base:12.0"
+
+
+@dataclass
+class PlainEngine:
+    """Images are lists of layer names, bottom first; layer NAME is the directory ``root/NAME/diff``."""
+
+    root: Path
+    tags: dict[str, Sequence[str]] = field(default_factory=dict)
+    storage: str = "plain"
+
+    def add(self, reference: str, *layers: str) -> Image:
+        self.tags[reference] = layers
+        for layer in layers:
+            (self.root / layer / "diff").mkdir(parents=True, exist_ok=True)
+        return self.image(reference)
+
+    def image(self, reference: str) -> Image:
+        if reference not in self.tags:
+            raise ImageUnknown(f"no image {reference}")
+        layers = self.tags[reference]
+        return Image(
+            id=reference,
+            tags=(reference,),
+            diff_ids=tuple(digest(layer.encode()) for layer in layers),
+            directories=tuple(str(self.root / layer / "diff") for layer in layers),
+            os="linux",
+            architecture="amd64",
+        )
+
+    def images(self) -> list[Image]:
+        return [self.image(reference) for reference in self.tags]
+
+    def containers(self) -> list[Container]:
+        return []
+
+    def layers(self) -> Iterator[str]:
+        for path in sorted(self.root.iterdir()):
+            yield str(path)
+
+
+class Node:
+    """A node with one base of two layers, and bundles that lead from it to 12.1 and on to 12.2."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.engine = PlainEngine(root / "layers")
+        self.layer = root / "layers" / "top"
+        self.stack = [self.layer / "diff", root / "layers" / "low" / "diff"]
+        self.engine.add(BASE, "low", "top")
+        self._write("low", {"etc/keep": "low", "etc/drop": "low", "usr/bin/tool": "low"})
+        self._write("top", {"etc/version": "12.0", "etc/old": "old", "srv/data/file": "data"})
+        os.link(self.layer / "diff/etc/old", self.layer / "diff/etc/old-too")
+        first = self._version("12.1", {"etc/version": "12.1", "usr/bin/tool": "new", "srv": "a file now"})
+        second = self._version("12.2", {"etc/version": "12.2", "etc/more": "more", "srv/again/x": "x"})
+        self.bundles = {
+            "12.1": self._bundle("12.1", self.stack, first, "12.0"),
+            "12.2": self._bundle("12.2", first, second, "12.1"),
+        }
+        self.views = {"12.0": show(self.stack), "12.1": show(first), "12.2": show(second)}
+
+    @property
+    def context(self) -> converging.Context:
+        return converging.Context(self.engine, lambda source: source.source, "test", 0.0)
+
+    def converge(self, version: str) -> dict[str, object]:
+        return converging.converge(self.context, BASE, version, self.bundles)
+
+    def view(self) -> dict[bytes, Seen]:
+        """What the kernel shows for the base now."""
+        return show(self.stack)
+
+    def _write(self, layer: str, files: dict[str, str]) -> Path:
+        root = self.root / "layers" / layer / "diff"
+        for path, content in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(content)
+        return root
+
+    def _version(self, version: str, files: dict[str, str]) -> list[Path]:
+        """Another base, with nothing in common with this one."""
+        root = self.root / "targets" / version
+        for path, content in {"etc/keep": "low", **files}.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(content)
+        return [root]
+
+    def _bundle(self, version: str, source: list[Path], target: list[Path], before: str) -> Source:
+        path = self.root / f"{version}.tar"
+        changes = compare(Stack([str(one) for one in source]), Stack([str(one) for one in target]))
+        written = bundle_writer.write(
+            str(path), changes, self._image(before), self._image(version), {"os": "linux", "architecture": "amd64"}
+        )
+        with Bundle(str(path)) as bundle:
+            bundle.verify()
+        return Source(str(path), written.digest)
+
+    def _image(self, version: str) -> ImageRef:
+        diff_ids = self.engine.image(BASE).diff_ids if version == "12.0" else (digest(version.encode()),)
+        return ImageRef(f"corp/base:{version}", version, chain_id(diff_ids), tuple(diff_ids))
