@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -82,7 +83,7 @@ def check_history(node: Node) -> None:
     """Every swap is in the history, once, each from where the last one led."""
     lines = bases.locate(node.engine, BASE).store.history()
     assert len({line["id"] for line in lines}) == len(lines)
-    assert all(one["after"] == two["before"] for one, two in zip(lines, lines[1:], strict=False))
+    assert all(one["after"] == two["before"] for one, two in itertools.pairwise(lines))
     assert lines[-1]["to"] == check(node, "12.0", "12.1", "12.2")
 
 
@@ -196,7 +197,7 @@ def test_an_error_at_any_point_leaves_old_or_new(node, point, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(generations, "trace", trace)
-        with pytest.raises(Exception, match="space|No space"):
+        with pytest.raises(Exception, match=r"space|No space"):
             node.converge("12.1")
     if point.startswith("stage."):
         assert os.listdir(node.layer) == ["diff"]

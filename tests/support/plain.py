@@ -17,7 +17,6 @@ from baseimg_core.model.ids import chain_id
 from baseimg_core.model.manifest import ImageRef
 from baseimg_core.model.policy import Source
 from baseimg_core.ops import converging
-
 from tests.support.images import digest
 from tests.support.kernel import Seen, show
 
