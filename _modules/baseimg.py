@@ -3,7 +3,8 @@ Bring newer versions of a base image to the images that are built on it, without
 
 :depends: the Python package ``docker``; ``zstandard`` for bundles that are compressed with zstd
 :configuration: the engine's address is ``docker.url`` in the minion's configuration, else ``DOCKER_HOST``, else the
-    default socket. ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on the same base.
+    default socket. ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on the same base,
+    ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
 
 Every failure is a ``CommandExecutionError`` whose ``info`` holds a stable ``code``, the message and a hint.
 """
@@ -23,7 +24,7 @@ try:
     from baseimg_core.engine.docker import Docker
     from baseimg_core.errors import ArgumentInvalid, BaseimgError, BundleUnavailable, DigestMismatch
     from baseimg_core.model import policy
-    from baseimg_core.ops import bases, building, converging
+    from baseimg_core.ops import bases, building, converging, keeping
 
     MISSING = None
 except ImportError as exc:
@@ -249,6 +250,83 @@ def rollback(base, to=None, **kwargs):
         return converging.rollback(_context(pub, None), base, _typed_version(base, to))
 
 
+def prune(base=None, keep=1, test=False, **kwargs):
+    """
+    Remove generations that nobody needs: not the current one, not the pristine one, none that is pinned or that a
+    running container has mounted (where that cannot be told, all of them are kept).
+
+    base
+        The base's reference or chain ID; every base with a record by default.
+
+    keep
+        How many of the remaining ones are kept, the last used first. They are the quick way back.
+
+    test
+        Only tell what would be removed.
+
+    Returns for each base the versions ``removed``, those ``kept`` and why, and the content bytes ``freed``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.prune keep=0
+    """
+    pub = _pub(kwargs)
+    with _reported():
+        if not isinstance(keep, int) or keep < 0:
+            raise ArgumentInvalid(f"keep is {keep!r}, expected a number of generations, 0 or more")
+        if base is not None:
+            policy.text(base, "base")
+        return keeping.prune(_context(pub, None), base, keep, bool(test))
+
+
+def pin(base, version, **kwargs):
+    """
+    Keep a version's content on this node from being pruned.
+
+    base
+        The base's reference or chain ID.
+
+    version
+        A version that is on the node.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.pin corp/base:12.0 "'12.1'"
+    """
+    return _pin(base, version, True, kwargs)
+
+
+def unpin(base, version, **kwargs):
+    """
+    Let a version's content be pruned again.
+
+    base
+        The base's reference or chain ID.
+
+    version
+        A version that is pinned.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.unpin corp/base:12.0 "'12.1'"
+    """
+    return _pin(base, version, False, kwargs)
+
+
+def _pin(base, version, pinned, kwargs):
+    pub = _pub(kwargs)
+    with _reported():
+        policy.text(base, "base")
+        found = _text(_typed_version(base, version), "version")
+        return keeping.pin(_context(pub, None), base, found, pinned)
+
+
 def status(base=None):
     """
     Show what is on this node: for one base, or for every base that baseimg has a record of.
@@ -356,7 +434,10 @@ def _context(pub, progress):
     if not isinstance(timeout, int | float) or timeout < 0:
         raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
     by = f"{pub['user']}, job {pub['jid']}" if pub else os.environ.get("SUDO_USER", "root")
-    return converging.Context(_engine(), _fetch, by, float(timeout), progress)
+    reserve = __salt__["config.get"]("baseimg:reserve", 2)
+    if not isinstance(reserve, int) or not 0 <= reserve < 100:
+        raise ArgumentInvalid(f"baseimg:reserve is {reserve!r}, expected a percentage from 0 to 99")
+    return converging.Context(_engine(), _fetch, by, float(timeout), reserve, progress)
 
 
 def _pub(kwargs):

@@ -107,6 +107,41 @@ def built(name, source, target, version=None, compression="zstd"):
     return ret
 
 
+def pruned(name, keep=1):
+    """
+    Keep no more contents of a base on the node than are needed.
+
+    name
+        The base's reference or chain ID.
+
+    keep
+        How many older contents stay beside the current and the pristine one; see ``baseimg.prune``.
+
+    .. code-block:: yaml
+
+        corp/base:12.0:
+          baseimg.pruned:
+            - keep: 1
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    test = __opts__["test"]
+    try:
+        (done,) = __salt__["baseimg.prune"](name, keep, test)
+    except CommandExecutionError as exc:
+        if _code(exc) == "base-absent":
+            ret["comment"] = f"No image on this node is built on {name}: nothing to do"
+            return ret
+        return _failed(ret, exc)
+    if not done["removed"]:
+        ret["comment"] = f"{done['base']} keeps no more than it needs"
+        return ret
+    ret["changes"] = {"removed": done["removed"], "freed": done["freed"]}
+    ret["result"] = None if test else True
+    verb = "would be removed" if test else "removed"
+    ret["comment"] = f"{done['base']}: {verb}: {', '.join(done['removed'])} ({done['freed']} bytes)"
+    return ret
+
+
 def _converged(ret, done):
     if done["changed"]:
         ret["changes"] = {"version": {"old": done["from"], "new": done["to"]}}

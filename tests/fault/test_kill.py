@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.disk import generations
-from baseimg_core.ops import bases, converging
+from baseimg_core.ops import bases, converging, keeping
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.fault
 STAGING = [point for point in generations.POINTS if point.startswith("stage.")]
 SWAPPING = [point for point in generations.POINTS if point.startswith("swap.")]
 RECOVERING = [point for point in generations.POINTS if point.startswith("recover.")]
+PRUNING = [point for point in generations.POINTS if point.startswith("prune.")]
 RANDOM_KILLS = 200
 
 
@@ -149,12 +150,26 @@ def test_recovery_of_an_apply(node, first, point):
     check_history(node)
 
 
+@pytest.mark.parametrize("point", PRUNING)
+def test_prune(node, point):
+    node.converge("12.1")
+    node.converge("12.2")
+    killed_at(point, lambda: keeping.prune(node.context, BASE, 0, False))
+    check(node, "12.2")
+    keeping.prune(node.context, BASE, 0, False)
+    check_tidy(node)
+    assert bases.locate(node.engine, BASE).store.read().present == [0, 2]
+    node.converge("12.0")
+    check(node, "12.0")
+
+
 def test_every_point_is_passed(node):
     seen: list[str] = []
     generations.trace = seen.append
     try:
         node.converge("12.1")
         node.converge("12.0")
+        keeping.prune(node.context, BASE, 0, False)
     finally:
         generations.trace = generations._ignore
     assert set(seen) == set(generations.POINTS)

@@ -19,6 +19,7 @@ from ..model import overlay
 from ..model.entry import FORMAT_BITS, Entry, Kind
 
 _CHUNK = 1 << 20
+_SMALL = 1 << 17
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _FICLONE = 0x40049409  # linux/fs.h, ioctl_ficlone(2)
@@ -184,28 +185,40 @@ def set_metadata(descriptor: int, entry: Entry) -> None:
     os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
-def copy_content(source: int, target: int, size: int) -> None:
+class Copier:
     """
-    Give ``target`` the content of ``source``: shared extents where the file system can, else copied in the kernel.
+    Gives files the content of others: as shared extents where the file system can, else copied.
+
+    One for each tree that is copied, because whether extents can be shared is asked of the kernel only once.
     """
-    if not size:
-        return
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-        return
-    except OSError as exc:
-        if exc.errno not in _NO_CLONE:
-            raise
-    try:
-        while os.copy_file_range(source, target, 1 << 30):
-            pass
-    except OSError as exc:
-        if exc.errno not in _NO_COPY_RANGE:
-            raise
-        os.lseek(source, 0, os.SEEK_SET)
-        os.lseek(target, 0, os.SEEK_SET)
-        while data := os.read(source, _CHUNK):
-            write_all(target, data)
+
+    def __init__(self) -> None:
+        self._clones = True
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        """Copy the ``size`` bytes of an open file to an empty one."""
+        if not size or (self._clones and self._clone(source, target)):
+            return
+        if size <= _SMALL:  # through our memory is quicker than through the kernel's pipes
+            write_all(target, os.read(source, size))
+            size = 0
+        try:
+            while size > 0 and (count := os.copy_file_range(source, target, size)):
+                size -= count
+        except OSError as exc:
+            if exc.errno not in _NO_COPY_RANGE:
+                raise
+            while data := os.read(source, _CHUNK):
+                write_all(target, data)
+
+    def _clone(self, source: int, target: int) -> bool:
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError as exc:
+            if exc.errno not in _NO_CLONE:
+                raise
+            self._clones = False
+        return self._clones
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from ..errors import BundleInvalid, BundleMismatch
 from ..model import overlay
 from ..model.entry import Entry, Kind, kind_of
-from .files import Tree, copy_content, set_metadata, write_all
+from .files import Copier, Tree, set_metadata, write_all
 from .layertar import Member
 from .tree import Stack, entry_of, is_opaque
 
@@ -39,6 +39,7 @@ class Flattener:
         self.bytes = self.paths = 0
         self._root = root
         self._tree = Tree(root)
+        self._copier = Copier()
         # every directory made so far; None where only something below it asked for it
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: set[bytes] = set()
@@ -230,7 +231,7 @@ class Flattener:
         try:
             target = self._tree.create(path)
             try:
-                copy_content(source, target, st.st_size)
+                self._copier.copy(source, target, st.st_size)
                 set_metadata(target, entry_of(source, st, Kind.FILE))
             finally:
                 os.close(target)

@@ -18,7 +18,8 @@ I3. A generation is in the record, with its inode, before it leaves ``staging``;
 I4. A swap is in the record as an intent, with both generations, before the exchange.
 I5. Nothing inside a complete generation is ever changed; it is made in ``staging`` and later removed as a whole.
 I6. Generation 0, the pristine content, is never removed.
-I7. Whatever is not live and not in the record is of no use: ``staging``, and a generation that was never activated.
+I7. What is not live and not marked as activated in the record is of no use: ``staging``, a generation that was never
+    swapped in, one that is being pruned. :meth:`Store.recover` removes it.
 
 Every step between them passes a named point of :data:`POINTS`, where tests stop the process.
 """
@@ -26,21 +27,19 @@ Every step between them passes a named point of :data:`POINTS`, where tests stop
 from __future__ import annotations
 
 import contextlib
-import datetime
 import fcntl
 import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
 
-from ..errors import ContentUnknown, LayerBusy, RecordInvalid, disk_errors
-from ..model import record as model_record
+from ..errors import LayerBusy, disk_errors
 from ..model.record import Generation, Intent, Record
 from . import files
+from .records import Records, now
 
 POINTS = (
     "stage.begun",
@@ -57,6 +56,9 @@ POINTS = (
     "recover.named",
     "recover.dropped",
     "recover.recorded",
+    "prune.marked",
+    "prune.removed",
+    "prune.recorded",
 )
 _POLL = 0.1  # seconds between two tries for the lock
 
@@ -68,70 +70,8 @@ def _ignore(_point: str) -> None:
 trace: Callable[[str], None] = _ignore
 
 
-class Store:
-    """The generations in one layer's directory (the parent of ``diff``). Reading creates nothing."""
-
-    def __init__(self, layer: str) -> None:
-        self.live = os.path.join(layer, "diff")
-        self.home = os.path.join(layer, "baseimg")
-        self._layer = layer
-        self._generations = os.path.join(self.home, "generations")
-        self._staging = os.path.join(self.home, "staging")
-        self._lock = os.path.join(self.home, "lock")
-        self._state = os.path.join(self.home, "state.json")
-        self._history = os.path.join(self.home, "history.jsonl")
-
-    # --- reading ---
-
-    def read(self) -> Record | None:
-        """
-        The record with ``current`` as the live directory's inode tells it, or ``None`` where nothing was applied yet.
-        """
-        try:
-            with open(self._state, "rb") as file:
-                record = model_record.parse(file.read(), self._state)
-        except FileNotFoundError:
-            return None
-        live = record.by_inode(self.inode)
-        if live is None:
-            raise ContentUnknown(f"{self.live} is none of the generations that {self._state} knows")
-        record.current = live.number
-        return record
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether something is under way, or was when a crash came: :meth:`recover` has work to do."""
-        record = self.read()
-        if record is None:
-            return os.path.isdir(self.home)
-        unused = any(not one.activated for one in record.generations.values())
-        return unused or record.intent is not None or os.path.isdir(self._staging)
-
-    @property
-    def inode(self) -> int:
-        """The live directory's inode."""
-        return os.stat(self.live).st_ino
-
-    def path(self, record: Record, number: int) -> str:
-        """Where a generation's content lies now, also in the middle of a swap."""
-        wanted = record.generations[number].inode
-        names = os.listdir(self._generations) if os.path.isdir(self._generations) else []
-        for path in (self.live, *(os.path.join(self._generations, name) for name in names)):
-            if os.stat(path).st_ino == wanted:
-                return path
-        raise RecordInvalid(f"the content of generation {number} is missing below {self._generations}")
-
-    def history(self) -> list[dict[str, Any]]:
-        """Every swap so far, oldest first."""
-        try:
-            with open(self._history, encoding="utf-8") as file:
-                return [json.loads(line) for line in file]
-        except FileNotFoundError:
-            return []
-        except ValueError as exc:
-            raise RecordInvalid(f"{self._history} is damaged: {exc}") from exc
-
-    # --- changing: all of it under the lock ---
+class Store(Records):
+    """The generations in one layer's directory (the parent of ``diff``). All changes happen under :meth:`lock`."""
 
     @contextlib.contextmanager
     def lock(self, timeout: float, holder: str) -> Iterator[None]:
@@ -245,21 +185,48 @@ class Store:
     def activate(self, record: Record, number: int, action: str, by: str) -> None:
         """Swap the live content for generation ``number``, atomically; ``action`` and ``by`` go into the history."""
         before = record.current
-        with disk_errors(self._state):
-            record.intent = Intent(secrets.token_hex(8), before, number, action, now(), by)
-            self._save(record)
-        trace("swap.intended")
         place = os.path.join(self._generations, str(number))
-        files.exchange(self.live, place)
-        files.sync_directory(self._layer)
-        trace("swap.exchanged")
-        os.rename(place, os.path.join(self._generations, str(before)))
-        files.sync_directory(self._generations)
-        trace("swap.named")
-        record.current = number
-        self._settle(record, record.intent)
-        self._save(record)
-        trace("swap.recorded")
+        intent = Intent(secrets.token_hex(8), before, number, action, now(), by)
+        with disk_errors(self.home):
+            try:
+                record.intent = intent
+                self._save(record)
+                trace("swap.intended")
+                files.exchange(self.live, place)
+            except BaseException:
+                self._forget(record, intent)
+                raise
+            files.sync_directory(self._layer)
+            trace("swap.exchanged")
+            os.rename(place, os.path.join(self._generations, str(before)))
+            files.sync_directory(self._generations)
+            trace("swap.named")
+            record.current = number
+            self._settle(record, intent)
+            self._save(record)
+            trace("swap.recorded")
+
+    def _forget(self, record: Record, intent: Intent) -> None:
+        """Undo a swap that did not come to its exchange."""
+        record.intent = None
+        wanted = record.generations[intent.after]
+        if wanted.activated:
+            self._save(record)
+        else:
+            self._abandon(record, wanted)
+
+    def prune(self, record: Record, numbers: Iterable[int]) -> None:
+        """Remove generations that are not live, the pristine one excepted; first they are marked as of no use (I7)."""
+        for number in numbers:
+            if number not in (0, record.current):
+                record.generations[number].activated = ""
+        with disk_errors(self.home):
+            self._save(record)
+            trace("prune.marked")
+            self._drop_useless(record)
+            trace("prune.removed")
+            self._save(record)
+            trace("prune.recorded")
 
     def save(self, record: Record) -> None:
         """Write a record whose generations are as they were, but for what is said of them."""
@@ -327,8 +294,3 @@ class Store:
 
     def _save(self, record: Record) -> None:
         files.save(self._state, record.dump())
-
-
-def now() -> str:
-    """The present time for records: ISO 8601, UTC, whole seconds."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

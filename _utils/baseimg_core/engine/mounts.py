@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from ..errors import LayerUnsupported
 
 _PROBES = 4096  # paths tried before giving up on a container that covers everything
+_METACOPY = "/sys/module/overlay/parameters/metacopy"
 _FORBIDDEN = ("index=on", "metacopy=on")
 
 
@@ -42,6 +43,17 @@ def generation_of(pid: int, generations: Mapping[int, str]) -> int | None:
             if len(matching) == 1:
                 return matching[0]
     return None
+
+
+def check_host() -> None:
+    """Refuse a host where every new overlay mount would have a feature that does not survive a swap."""
+    try:
+        with open(_METACOPY, encoding="ascii") as file:
+            on = file.read().strip() == "Y"
+    except OSError:  # the kernel knows no such feature
+        return
+    if on:
+        raise LayerUnsupported(f"overlay mounts have metacopy on by default ({_METACOPY})")
 
 
 def check_options(pid: int) -> None:

@@ -19,7 +19,8 @@ class Generation:
     ``inode`` is that of the directory itself, which keeps it wherever it is renamed to. ``chain_id`` is that of the
     image whose content it shows. ``bundle`` is the digest of the bundle file it was made from, empty for the pristine
     one. ``bytes`` and ``paths`` say what it holds, ``created`` and ``activated`` are ISO 8601 in UTC, empty for
-    never.
+    never. ``pinned`` keeps it
+    from being pruned.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Generation:
     created: str = ""
     activated: str = ""
     by: str = ""
+    pinned: bool = False
 
 
 @dataclass(slots=True)
@@ -78,6 +80,15 @@ class Record:
             return self.pristine
         found = [one for one in self.generations.values() if one.version == version]
         return max(found, key=lambda one: one.number, default=None)
+
+    @property
+    def present(self) -> list[int]:
+        """The numbers of the generations that have been live and are still there, oldest first."""
+        return [
+            number
+            for number, one in sorted(self.generations.items())
+            if number == self.current or (one.activated and one.inode)
+        ]
 
     @property
     def next_number(self) -> int:

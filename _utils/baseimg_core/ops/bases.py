@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..disk.generations import Store, now
+from ..disk.generations import Store
+from ..disk.records import now
 from ..engine import mounts
-from ..engine.base import Engine, Image
+from ..engine.base import Container, Engine, Image
 from ..errors import BaseAbsent, BaseNested, ImageUnknown
 from ..model import ids
 from ..model.record import Generation, Record
@@ -66,6 +67,21 @@ def users(engine: Engine, chain_id: str) -> list[Image]:
     return sorted(found, key=lambda image: (not image.tags, image.name))
 
 
+def running(engine: Engine, images: list[Image]) -> list[Container]:
+    """Every running container of these images."""
+    image_ids = {image.id for image in images}
+    return [container for container in engine.containers() if container.image_id in image_ids]
+
+
+def check_swappable(engine: Engine, base: Base) -> None:
+    """Refuse what would not survive a swap: mounts with features that remember lower inodes, and nested bases."""
+    images = users(engine, base.chain_id)
+    mounts.check_host()
+    for container in running(engine, images):
+        mounts.check_options(container.pid)
+    check_alone(images, base)
+
+
 def check_alone(images: list[Image], base: Base) -> None:
     """Refuse a base that has another swapped base below or above it: what one shows would depend on the other."""
     directories = {directory: image for image in images for directory in image.directories}
@@ -81,27 +97,15 @@ def check_alone(images: list[Image], base: Base) -> None:
 def containers(
     engine: Engine, base: Base, record: Record | None, images: list[Image], current: int | None
 ) -> dict[str, list[str]]:
-    """
-    Running containers on the base: those on generation ``current``, those on an older one, and where it cannot be told.
-
-    Raises :class:`LayerUnsupported` where a container's mount would not survive a swap.
-    """
+    """Running containers on the base: on generation ``current``, on an older one, and where it cannot be told."""
     found: dict[str, list[str]] = {"current": [], "outdated": [], "unknown": []}
-    image_ids = {image.id for image in images}
-    running = [container for container in engine.containers() if container.image_id in image_ids]
     live = record.current if record else 0
-    places = {number: base.store.path(record, number) for number in present(record)} if record else {}
-    for container in running:
-        mounts.check_options(container.pid)
+    places = {number: base.store.path(record, number) for number in record.present} if record else {}
+    for container in running(engine, images):
         generation = mounts.generation_of(container.pid, places) if len(places) > 1 else live
         key = "unknown" if generation is None else "current" if generation == current else "outdated"
         found[key].append(container.name)
     return found
-
-
-def present(record: Record) -> list[int]:
-    """The numbers of the generations that have been live and are still there."""
-    return [number for number, one in sorted(record.generations.items()) if one.activated and one.inode]
 
 
 def status(engine: Engine, base: Base) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
     record = found or first_record(base)
     current = record.generations[record.current]
     images = users(engine, base.chain_id)
-    kept = [record.generations[number] for number in present(record)]
+    kept = [record.generations[number] for number in record.present]
     return {
         "base": record.reference,
         "chain_id": base.chain_id,

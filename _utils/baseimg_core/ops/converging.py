@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..disk import space
 from ..disk.bundle import Bundle
 from ..disk.flatten import Flattener
 from ..disk.tree import Stack
@@ -24,12 +25,18 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every operation on a node is given: ``fetch`` turns a bundle's source into a local path."""
+    """
+    What every operation on a node is given.
+
+    ``fetch`` turns a bundle's source into a local path; ``by`` is who asked; ``lock_timeout`` is in seconds;
+    ``reserve`` is the percentage of the file system that must stay free.
+    """
 
     engine: Engine
     fetch: Callable[[Source], str]
     by: str
     lock_timeout: float
+    reserve: int = 0
     progress: Progress | None = None
 
 
@@ -117,8 +124,8 @@ def plan(
             "changes": {word: sum(getattr(one, word) for one in totals) for word in ("added", "modified", "removed")},
         }
         if changed:
+            bases.check_swappable(context.engine, base)
             images = bases.users(context.engine, base.chain_id)
-            bases.check_alone(images, base)
             after = wanted.generation.number if wanted.generation else None
             running = bases.containers(context.engine, base, base.store.read(), images, after)
             result["images"] = [image.name for image in images]
@@ -137,7 +144,7 @@ def rollback(context: Context, name: str, to: str | None = None) -> dict[str, An
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
         wanted = _way_back(base, record, to)
         if wanted.number:
-            bases.check_alone(bases.users(context.engine, base.chain_id), base)
+            bases.check_swappable(context.engine, base)
         return _activate(context, base, record, wanted, "rollback")
 
 
@@ -145,7 +152,7 @@ def _way_back(base: Base, record: Record, to: str | None) -> Generation:
     if to is not None:
         wanted = record.by_version(to)
         if wanted is None:
-            versions = ", ".join(record.generations[number].version for number in bases.present(record))
+            versions = ", ".join(record.generations[number].version for number in record.present)
             raise NoWayBack(f"{base.reference} has no generation of version {to}; it has: {versions}")
     elif record.previous is None:
         raise NoWayBack(f"{base.reference} has no previous generation")
@@ -195,7 +202,7 @@ def _reach(context: Context, base: Base, version: str, catalogue: Catalogue, act
     if not base.store.interrupted and _confirmed(record, version, catalogue) is record.generations[record.current]:
         return _result(context, base, record, None)
     _decide(record, version, catalogue)  # fetches what is needed, so the lock is not held while bytes travel
-    bases.check_alone(bases.users(context.engine, base.chain_id), base)
+    bases.check_swappable(context.engine, base)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or bases.first_record(base)
         wanted = _decide(record, version, catalogue)
@@ -219,7 +226,7 @@ def _confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation
 def _decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
     if found := _confirmed(record, version, catalogue):
         return Plan(version, found)
-    shown = {record.generations[number].chain_id for number in bases.present(record)}
+    shown = {record.generations[number].chain_id for number in record.present}
     route = catalog.route(version, catalogue.bundles.keys(), shown, catalogue.manifest)
     same = record.by_chain(catalogue.manifest(version).target.chain_id)
     if same and same.version == version:
@@ -231,6 +238,7 @@ def _decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
 def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue: Catalogue) -> Generation:
     start = wanted.start or record.pristine
     bundle = catalogue.bundle(wanted.version)
+    _check_space(context, base, record, start, [catalogue.manifest(step) for step in wanted.route])
 
     def fill(path: str) -> tuple[int, int]:
         flattener = Flattener(path, Stack(base.lower))
@@ -245,6 +253,16 @@ def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue
 
     new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
     return base.store.stage(record, new, fill)
+
+
+def _check_space(context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest]) -> None:
+    if not start.paths:
+        start.bytes, start.paths = space.measure(base.store.path(record, start.number))
+    size = start.bytes + sum(one.totals.bytes for one in manifests)
+    paths = start.paths + sum(one.totals.entries for one in manifests)
+    old = [one for one in record.generations.values() if one.number not in (0, record.current)]
+    hint = f"baseimg.prune with keep=0 brings up to {sum(one.bytes for one in old) / 1e6:.1f} MB"
+    space.check(base.store.home, size, paths, context.reserve, hint)
 
 
 def _activate(context: Context, base: Base, record: Record, wanted: Generation, action: str) -> dict[str, Any]:

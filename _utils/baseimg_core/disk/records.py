@@ -1,0 +1,79 @@
+"""Read what a node remembers of one base's generations. Creates and changes nothing."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from typing import Any
+
+from ..errors import ContentUnknown, RecordInvalid
+from ..model import record as model_record
+from ..model.record import Record
+
+
+class Records:
+    """The record beside one layer's ``diff``; :mod:`generations` draws the tree and says what holds."""
+
+    def __init__(self, layer: str) -> None:
+        self.live = os.path.join(layer, "diff")
+        self.home = os.path.join(layer, "baseimg")
+        self._layer = layer
+        self._generations = os.path.join(self.home, "generations")
+        self._staging = os.path.join(self.home, "staging")
+        self._lock = os.path.join(self.home, "lock")
+        self._state = os.path.join(self.home, "state.json")
+        self._history = os.path.join(self.home, "history.jsonl")
+
+    def read(self) -> Record | None:
+        """
+        The record with ``current`` as the live directory's inode tells it, or ``None`` where nothing was applied yet.
+        """
+        try:
+            with open(self._state, "rb") as file:
+                record = model_record.parse(file.read(), self._state)
+        except FileNotFoundError:
+            return None
+        live = record.by_inode(self.inode)
+        if live is None:
+            raise ContentUnknown(f"{self.live} is none of the generations that {self._state} knows")
+        record.current = live.number
+        return record
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether something is under way, or was when a crash came: :meth:`recover` has work to do."""
+        record = self.read()
+        if record is None:
+            return os.path.isdir(self.home)
+        unused = any(not one.activated for one in record.generations.values())
+        return unused or record.intent is not None or os.path.isdir(self._staging)
+
+    @property
+    def inode(self) -> int:
+        """The live directory's inode."""
+        return os.stat(self.live).st_ino
+
+    def path(self, record: Record, number: int) -> str:
+        """Where a generation's content lies now, also in the middle of a swap."""
+        wanted = record.generations[number].inode
+        names = os.listdir(self._generations) if os.path.isdir(self._generations) else []
+        for path in (self.live, *(os.path.join(self._generations, name) for name in names)):
+            if os.stat(path).st_ino == wanted:
+                return path
+        raise RecordInvalid(f"the content of generation {number} is missing below {self._generations}")
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every swap so far, oldest first."""
+        try:
+            with open(self._history, encoding="utf-8") as file:
+                return [json.loads(line) for line in file]
+        except FileNotFoundError:
+            return []
+        except ValueError as exc:
+            raise RecordInvalid(f"{self._history} is damaged: {exc}") from exc
+
+
+def now() -> str:
+    """The present time for records: ISO 8601, UTC, whole seconds."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

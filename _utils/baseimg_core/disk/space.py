@@ -1,0 +1,50 @@
+"""How much room there is, and how much something takes."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ..errors import SpaceExhausted
+
+
+def measure(directory: str) -> tuple[int, int]:
+    """Content bytes and paths of a directory tree, hard links counted once."""
+    total = paths = 0
+    linked: set[int] = set()
+    for parent, directories, names in os.walk(directory):
+        paths += len(directories)
+        for name in names:
+            st = os.lstat(os.path.join(parent, name))
+            paths += 1
+            if stat.S_ISREG(st.st_mode) and st.st_ino not in linked:
+                total += st.st_size
+                if st.st_nlink > 1:
+                    linked.add(st.st_ino)
+    return total, paths
+
+
+def check(directory: str, size: int, paths: int, reserve: int, hint: str) -> None:
+    """
+    Refuse what will not fit: ``size`` bytes in ``paths`` files, so that ``reserve`` percent of the file system stay
+    free.
+
+    Raises :class:`SpaceExhausted` with both figures.
+    """
+    st = os.statvfs(directory)
+    kept = st.f_blocks * reserve // 100
+    free = max(st.f_bavail - kept, 0) * st.f_frsize
+    # every file takes whole blocks, half a block more than its size on average
+    wanted = size + paths * st.f_frsize // 2
+    if wanted > free:
+        raise SpaceExhausted(
+            f"the new content takes up to {_megabytes(wanted)}, but {directory} has {_megabytes(free)} free "
+            f"beside the reserve of {reserve} %",
+            f"free {_megabytes(wanted - free)} there; {hint}",
+        )
+    if st.f_files and paths > st.f_favail:  # some file systems make inodes as they go, and report none
+        raise SpaceExhausted(f"the new content takes {paths} inodes, but {directory} has {st.f_favail} free", hint)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"

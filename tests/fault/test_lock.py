@@ -1,0 +1,113 @@
+"""Two operations at once on one base: one waits, and says for whom if it waited in vain."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from baseimg_core.disk import generations
+from baseimg_core.errors import LayerBusy
+from baseimg_core.ops import bases, converging
+from tests.support.kernel import differences
+from tests.support.plain import BASE, Node
+
+pytestmark = pytest.mark.fault
+forked = multiprocessing.get_context("fork")
+PATIENCE = 30.0  # seconds until a test that hangs is a failure
+
+
+class Other:
+    """Another process that applies 12.1 and stops in the middle of it until told to go on."""
+
+    def __init__(self, node: Node) -> None:
+        inside, self._inside = os.pipe()
+        self._wait, self._go_on = os.pipe()
+        self.process = forked.Process(target=self._apply, args=(node,))
+        self.process.start()
+        assert os.read(inside, 1) == b"."
+        os.close(inside)
+
+    def _apply(self, node: Node) -> None:
+        def trace(point: str) -> None:
+            if point == "stage.filled":
+                os.write(self._inside, b".")
+                os.read(self._wait, 1)
+
+        generations.trace = trace
+        node.converge("12.1")
+
+    def go_on(self) -> None:
+        os.write(self._go_on, b".")
+
+    def end(self) -> None:
+        """Whatever became of it: it is over, and no descriptor stays open."""
+        self.process.kill()
+        self.process.join(PATIENCE)
+        for descriptor in (self._inside, self._wait, self._go_on):
+            os.close(descriptor)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+@pytest.fixture
+def other(node):
+    process = Other(node)
+    yield process
+    process.end()
+
+
+def test_the_second_is_told_who_holds_the_base(node, other):
+    with pytest.raises(LayerBusy, match=rf"pid {other.process.pid}, test, since 20") as caught:
+        node.converge("12.1")
+    assert caught.value.code == "layer-busy"
+    assert differences(node.view(), node.views["12.0"]) == []
+
+
+def test_reading_does_not_wait(node, other):
+    status = bases.status(node.engine, bases.locate(node.engine, BASE))
+    assert (status["version"], status["interrupted"]) == ("12.0", True)
+
+
+def test_the_second_waits_and_finds_it_done(node, other):
+    other.go_on()
+    context = converging.Context(node.engine, lambda source: source.source, "test", PATIENCE)
+    assert converging.converge(context, BASE, "12.1", node.bundles)["changed"] is False
+    assert differences(node.view(), node.views["12.1"]) == []
+    assert [line["to"] for line in bases.locate(node.engine, BASE).store.history()] == ["12.1"]
+
+
+def test_the_lock_ends_with_its_holder(node, other):
+    other.process.kill()
+    other.process.join(PATIENCE)
+    assert node.converge("12.1")["changed"]
+    assert differences(node.view(), node.views["12.1"]) == []
+
+
+def test_another_base_does_not_wait(node, other, tmp_path):
+    second = Node(tmp_path / "second")
+    assert second.converge("12.1")["changed"]
+
+
+def work(node: Node, version: str) -> None:
+    context = converging.Context(node.engine, lambda source: source.source, version, PATIENCE)
+    for _ in range(5):
+        converging.converge(context, BASE, version, node.bundles)
+
+
+def test_many_at_once(node):
+    """Whoever is last wins, every swap is in the history, and the content is one of the versions."""
+    processes = [forked.Process(target=work, args=(node, version)) for version in ("12.0", "12.1", "12.2") * 2]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    history = bases.locate(node.engine, BASE).store.history()
+    assert [line["before"] for line in history[1:]] == [line["after"] for line in history[:-1]]
+    assert differences(node.view(), node.views[history[-1]["to"]]) == []
