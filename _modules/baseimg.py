@@ -337,6 +337,7 @@ def status(base=None):
     Returns ``format`` (of this structure), ``storage``, and ``bases``, a list: reference, chain ID, current version
     and the chain ID of the image whose content it shows, pristine version, generations, the ``space`` in bytes that
     those take which are not current, images that share the layer, and running containers by the content they run on.
+    A record that cannot be read is an item with its ``path`` and an ``error``.
 
     CLI Example:
 
@@ -346,12 +347,11 @@ def status(base=None):
     """
     with _reported():
         engine = _engine()
-        found = bases.recorded(engine) if base is None else [bases.locate(engine, _text(base, "base"))]
-        return {
-            "format": _FORMAT,
-            "storage": engine.storage,
-            "bases": [bases.status(engine, one) for one in found],
-        }
+        if base is None:
+            found = bases.survey(engine)
+        else:
+            found = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
+        return {"format": _FORMAT, "storage": engine.storage, "bases": found}
 
 
 def history(base):
@@ -471,9 +471,7 @@ def _reported():
     except BaseimgError as exc:
         if isinstance(exc, DigestMismatch):
             _forget_fetched()
-        raise CommandExecutionError(
-            str(exc), info={"code": exc.code, "message": exc.message, "hint": exc.hint}
-        ) from exc
+        raise CommandExecutionError(str(exc), info=exc.as_dict()) from exc
 
 
 def _forget_fetched():

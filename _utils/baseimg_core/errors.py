@@ -23,6 +23,10 @@ class BaseimgError(Exception):
         self.message = message
         self.hint = hint or self.hint
 
+    def as_dict(self) -> dict[str, str]:
+        """The error as data, for returns and ``info``."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
     def __str__(self) -> str:
         return f"[{self.code}] {self.message}" + (f" -- {self.hint}" if self.hint else "")
 

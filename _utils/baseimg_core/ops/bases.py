@@ -11,7 +11,7 @@ from ..disk.generations import Store
 from ..disk.records import now
 from ..engine import mounts
 from ..engine.base import Container, Engine, Image
-from ..errors import BaseAbsent, BaseNested, ImageUnknown
+from ..errors import BaseAbsent, BaseimgError, BaseNested, ImageUnknown
 from ..model import ids
 from ..model.record import Generation, Record
 
@@ -143,6 +143,18 @@ def recorded(engine: Engine) -> list[Base]:
     """Every base that has a record on this node, by reference."""
     found = [by_chain(engine, record.chain_id, record.reference) for record in _records(engine)]
     return sorted(found, key=lambda base: base.reference)
+
+
+def survey(engine: Engine) -> list[dict[str, Any]]:
+    """The status of every base with a record; one that cannot be read does not hide the others."""
+    found: list[dict[str, Any]] = []
+    for layer in engine.layers():
+        try:
+            if record := Store(layer).read():
+                found.append(status(engine, by_chain(engine, record.chain_id, record.reference)))
+        except BaseimgError as exc:
+            found.append({"base": "", "path": Store(layer).live, "error": exc.as_dict()})
+    return sorted(found, key=lambda one: (one["base"], one["path"]))
 
 
 def _records(engine: Engine) -> Iterator[Record]:

@@ -72,7 +72,7 @@ def _reasons(engine: Engine, base: Base, record: Record, keep: int) -> dict[int,
         for number in record.present if mounted is None else [mounted]:
             reasons.setdefault(number, f"{'in use' if mounted is not None else 'may be in use'} by {container}")
     rest = [number for number in record.present if number not in reasons]
-    newest = sorted(rest, key=lambda number: record.generations[number].activated, reverse=True)
+    newest = sorted(rest, key=lambda number: (record.generations[number].activated, number), reverse=True)
     reasons.update(dict.fromkeys(newest[:keep], f"among the {keep} newest"))
     return reasons
 

@@ -1,0 +1,108 @@
+"""What may be removed, and what a running container still needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.engine import Engine
+from tests.support.images import ImageSpec, archive, busybox_members, directory, file, layer_tar
+from tests.support.kernel import mounted, snapshot
+from tests.support.minion import Minion
+
+pytestmark = pytest.mark.functional
+BASE = "prune/base:1"
+
+
+@pytest.fixture
+def node(make_engine, tmp_path: Path):
+    """A node whose base has shown versions 1, 2, 3 and 4, with a container from the time of version 2."""
+    engine: Engine = make_engine()
+    bottom = layer_tar(busybox_members())
+    specs = [
+        ImageSpec(
+            f"prune/base:{version}", [bottom, layer_tar([directory("srv"), file("srv/version", b"%d" % version)])]
+        )
+        for version in (1, 2, 3, 4)
+    ]
+    app = ImageSpec("prune/app:1", [*specs[0].layers, layer_tar([file("app", b"app")])])
+    engine.load(archive([*specs, app]))
+    minion = Minion(tmp_path / "minion", engine.url)
+    for version in (2, 3, 4):
+        bundle = str(tmp_path / f"{version}.tar")
+        minion.modules["baseimg.build"](f"prune/base:{version - 1}", f"prune/base:{version}", bundle)
+        minion.modules["baseimg.apply"](bundle, base=BASE)
+        if version == 2:
+            engine.start_container("prune/app:1", "sleep", "1000", name="old")
+    return engine, minion
+
+
+def versions(minion: Minion) -> list[str]:
+    (base,) = minion.modules["baseimg.status"](BASE)["bases"]
+    return [one["version"] for one in base["generations"]]
+
+
+def test_what_is_in_use_stays(node):
+    engine, minion = node
+    before = snapshot(Path(f"/proc/{engine.client.inspect_container('old')['State']['Pid']}/root/srv"))
+
+    (done,) = minion.modules["baseimg.prune"](BASE, keep=0)
+
+    assert done["removed"] == ["3"]
+    assert done["kept"] == {"1 (0)": "pristine", "2 (1)": "in use by old", "4 (3)": "current"}
+    assert done["freed"] == 1
+    assert versions(minion) == ["1", "2", "4"]
+    assert engine.exec("old", "cat", "/srv/version") == "2"
+    assert snapshot(Path(f"/proc/{engine.client.inspect_container('old')['State']['Pid']}/root/srv")) == before
+
+
+def test_what_is_no_longer_in_use_goes(node):
+    engine, minion = node
+    engine.stop_container("old")
+    (done,) = minion.modules["baseimg.prune"](keep=0)
+    assert done["removed"] == ["2", "3"]
+    assert versions(minion) == ["1", "4"]
+    minion.modules["baseimg.rollback"](BASE, "pristine")
+    assert engine.run("prune/app:1", "cat", "/srv/version") == "1"
+    assert minion.modules["baseimg.prune"](BASE, keep=0)[0]["removed"] == ["4"]
+
+
+def test_pinned_and_newest_stay(node):
+    engine, minion = node
+    engine.stop_container("old")
+    assert minion.modules["baseimg.pin"](BASE, "2")["changed"]
+    assert not minion.modules["baseimg.pin"](BASE, "2")["changed"]
+    (told,) = minion.modules["baseimg.prune"](BASE, keep=0, test=True)
+    assert told["removed"] == ["3"]
+    assert versions(minion) == ["1", "2", "3", "4"]
+    (done,) = minion.modules["baseimg.prune"](BASE)
+    assert (done["removed"], done["kept"]["3 (2)"]) == ([], "among the 1 newest")
+    minion.modules["baseimg.unpin"](BASE, "2")
+    assert minion.modules["baseimg.prune"](BASE)[0]["removed"] == ["2"]
+
+
+def test_state_in_both_modes(node):
+    engine, minion = node
+    engine.stop_container("old")
+    would = minion.configure(test=True).states["baseimg.pruned"](name=BASE, keep=0)
+    assert (would["result"], would["changes"]["removed"]) == (None, ["2", "3"])
+    assert versions(minion) == ["1", "2", "3", "4"]
+    done = minion.configure(test=False).states["baseimg.pruned"](name=BASE, keep=0)
+    assert (done["result"], done["changes"]["removed"]) == (True, ["2", "3"])
+    again = minion.states["baseimg.pruned"](name=BASE, keep=0)
+    assert (again["result"], again["changes"]) == (True, {})
+    absent = minion.states["baseimg.pruned"](name="prune/nothing:1")
+    assert (absent["result"], absent["changes"]) == (True, {})
+
+
+def test_the_view_is_the_same_before_and_after(node):
+    _engine, minion = node
+    layer = minion.modules["baseimg.layer"](BASE)
+    stack = [Path(layer["path"]), *map(Path, layer["lower"])]
+    with mounted(stack) as point:
+        before = snapshot(point)
+        minion.modules["baseimg.prune"](BASE, keep=0)
+        assert snapshot(point) == before
+    with mounted(stack) as point:
+        assert snapshot(point) == before
