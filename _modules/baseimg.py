@@ -24,7 +24,7 @@ try:
     from baseimg_core.engine.docker import Docker
     from baseimg_core.errors import ArgumentInvalid, BaseimgError, BundleUnavailable, DigestMismatch
     from baseimg_core.model import policy
-    from baseimg_core.ops import bases, building, converging, keeping
+    from baseimg_core.ops import bases, building, converging, keeping, verifying
 
     MISSING = None
 except ImportError as exc:
@@ -352,6 +352,34 @@ def status(base=None):
         else:
             found = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
         return {"format": _FORMAT, "storage": engine.storage, "bases": found}
+
+
+def verify(base=None, deep=False):
+    """
+    Compare the content that is live with what was recorded when it was made.
+
+    base
+        The base's reference or chain ID; every base with a record by default.
+
+    deep
+        Read contents, too: compare them by digest, and check the pristine content against the engine's own checksum
+        (the diff ID, as ``docker save`` does). Takes as long as reading the layer.
+
+    Returns for each base ``ok``, the ``findings`` (paths that are ``missing`` or ``added``, or whose ``content`` or
+    ``metadata`` differs), and what is known of the ``pristine`` content: ``proven``, ``unproven`` (the engine keeps no
+    checksum), ``damaged``, ``missing`` or ``not checked``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.verify
+        salt-call baseimg.verify corp/base:12.0 deep=True
+    """
+    with _reported():
+        engine = _engine()
+        found = bases.recorded(engine) if base is None else [bases.locate(engine, _text(base, "base"))]
+        return [verifying.verify(engine, one, bool(deep)) for one in found]
 
 
 def history(base):

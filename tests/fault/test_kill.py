@@ -72,10 +72,11 @@ def check_tidy(node: Node) -> None:
     """Nothing lies around that the record does not know."""
     home = node.layer / "baseimg"
     assert sorted(os.listdir(node.layer)) == ["baseimg", "diff"]
-    assert sorted(os.listdir(home)) == ["generations", "history.jsonl", "lock", "state.json"]
+    assert sorted(os.listdir(home)) == ["generations", "history.jsonl", "index", "lock", "state.json"]
     record = json.loads((home / "state.json").read_text())
-    known = {str(one["number"]) for one in record["generations"]} - {str(record["current"])}
-    assert set(os.listdir(home / "generations")) == known
+    known = {str(one["number"]) for one in record["generations"]}
+    assert set(os.listdir(home / "generations")) == known - {str(record["current"])}
+    assert set(os.listdir(home / "index")) == {f"{number}.jsonl" for number in known - {"0"}}
     assert record["intent"] is None
     assert all(one["activated"] for one in record["generations"])
 

@@ -56,6 +56,9 @@ class PlainEngine:
     def containers(self) -> list[Container]:
         return []
 
+    def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
+        return None
+
     def layers(self) -> Iterator[str]:
         for path in sorted(self.root.iterdir()):
             yield str(path)

@@ -10,6 +10,7 @@ the end and made only where those layers really have something: a whiteout above
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -31,12 +32,13 @@ class Flattener:
     Fills the empty directory ``root``; ``lower`` are the base's layers below it.
 
     Call :meth:`add_changes` for each changeset, newest first, then :meth:`add_directory`, then :meth:`finish`.
-    ``bytes`` and ``paths`` count what was written.
+    ``bytes`` and ``paths`` count what was written; ``digests`` (hex sha256 by path) are those of the changesets' files.
     """
 
     def __init__(self, root: str, lower: Stack) -> None:
         self.lower = lower
         self.bytes = self.paths = 0
+        self.digests: dict[bytes, str] = {}
         self._root = root
         self._tree = Tree(root)
         self._copier = Copier()
@@ -73,7 +75,7 @@ class Flattener:
                     closed.add(path)
                 if self._hidden(path) or (path in self._directories and not directory):
                     if member.leads and member.entry:
-                        self._leaders[path] = self._keep(member.entry, stream, kept)
+                        self._leaders[path] = self._keep(path, member.entry, stream, kept)
                 elif member.removes:
                     removed.add(path)
                 elif directory and member.entry:
@@ -86,13 +88,13 @@ class Flattener:
         self._removed |= removed
         self._closed |= closed
 
-    def _keep(self, entry: Entry, stream: BinaryIO, kept: contextlib.ExitStack) -> Entry | int:
+    def _keep(self, path: bytes, entry: Entry, stream: BinaryIO, kept: contextlib.ExitStack) -> Entry | int:
         """What a hidden path has for those that are linked to it and not hidden: a file without a name, or an entry."""
         if entry.kind is not Kind.FILE:
             return entry
         descriptor = os.open(self._root, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
         kept.callback(os.close, descriptor)
-        self._fill_file(descriptor, entry, stream)
+        self.digests[path] = self._fill_file(descriptor, entry, stream)
         return descriptor
 
     def _hidden(self, path: bytes) -> bool:
@@ -119,9 +121,10 @@ class Flattener:
         elif member.entry and member.entry.kind is Kind.FILE:
             descriptor = self._tree.create(member.path)
             try:
-                self._fill_file(descriptor, member.entry, stream)
+                found = self._fill_file(descriptor, member.entry, stream)
             finally:
                 os.close(descriptor)
+            self.digests[member.path] = found
         elif member.entry:
             self._make(member.path, member.entry)
             self._tree.set_metadata(member.path, member.entry)
@@ -141,15 +144,20 @@ class Flattener:
         else:
             self._tree.link(path, leader)
         self._leaders[first] = path
+        if first in self.digests:
+            self.digests[path] = self.digests[first]
 
-    def _fill_file(self, descriptor: int, entry: Entry, stream: BinaryIO) -> None:
-        left = entry.size
+    def _fill_file(self, descriptor: int, entry: Entry, stream: BinaryIO) -> str:
+        """Write a file's content and metadata; returns the content's digest."""
+        left, sha = entry.size, hashlib.sha256()
         while left:
             data = stream.read(min(left, _CHUNK))
             write_all(descriptor, data)
+            sha.update(data)
             left -= len(data)
         set_metadata(descriptor, entry)
         self.bytes += entry.size
+        return sha.hexdigest()
 
     def _make_parents(self, path: bytes) -> None:
         missing = [above for above in overlay.ancestors(path) if above not in self._directories]

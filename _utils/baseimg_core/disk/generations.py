@@ -8,6 +8,7 @@ On disk, beside the engine's own ``diff`` in the layer's directory, all of it mo
     <layer>/baseimg/history.jsonl     one line for each swap, oldest first
     <layer>/baseimg/lock              who last held the lock, which itself is flock(2) on <layer>
     <layer>/baseimg/generations/<n>/  the content of generation n, where it is not live
+    <layer>/baseimg/index/<n>.jsonl   what generation n held when it was made, to compare with (disk.index)
     <layer>/baseimg/staging/          a generation in the making; only while an apply runs
 
 Invariants, at every moment, so also after a crash at any of them:
@@ -33,12 +34,12 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
 
 from ..errors import LayerBusy, disk_errors
 from ..model.record import Generation, Intent, Record
-from . import files
+from . import files, index
 from .records import Records, now
 
 POINTS = (
@@ -68,6 +69,17 @@ def _ignore(_point: str) -> None:
 
 
 trace: Callable[[str], None] = _ignore
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """
+    What was put into a new generation: its ``size`` in content bytes, paths, and hex sha256 of files from bundles.
+    """
+
+    size: int
+    paths: int
+    digests: dict[bytes, str]
 
 
 class Store(Records):
@@ -101,8 +113,9 @@ class Store(Records):
             return
         for path in (self._state, self._lock):
             files.discard(path)
-        os.rmdir(self._generations)
-        os.rmdir(self.home)
+        for directory in (self._indexes, self._generations, self.home):
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(directory)
 
     def _wait(self, descriptor: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -131,6 +144,7 @@ class Store(Records):
         trace("recover.begun")
         self._discard_staging()
         record = self.read()
+        self._discard_indexes(record.generations if record else ())
         if record is None:
             return None
         moved = self._restore_names(record)
@@ -147,21 +161,24 @@ class Store(Records):
         trace("recover.recorded")
         return record
 
-    def stage(self, record: Record, generation: Generation, fill: Callable[[str], tuple[int, int]]) -> Generation:
+    def stage(self, record: Record, generation: Generation, fill: Callable[[str], Filled]) -> Generation:
         """
-        Make a new generation: ``fill`` puts the content into an empty directory and returns its bytes and paths.
+        Make a new generation: ``fill`` puts the content into an empty directory and returns its figures.
 
         Whatever goes wrong leaves nothing behind. ``generation`` comes back with number, inode and figures.
         """
+        generation.number = record.next_number
         try:
             with disk_errors(self._staging):
                 os.mkdir(self._staging, 0o700)
                 trace("stage.begun")
-                generation.bytes, generation.paths = fill(self._staging)
+                filled = fill(self._staging)
+                generation.bytes, generation.paths = filled.size, filled.paths
                 trace("stage.filled")
+                os.makedirs(self._indexes, mode=0o700, exist_ok=True)
+                index.write(self.index(generation.number), self._staging, filled.digests)
                 files.sync_filesystem(self._staging)
                 trace("stage.synced")
-                generation.number = record.next_number
                 generation.inode = os.stat(self._staging).st_ino
                 generation.created = now()
                 record.generations[generation.number] = generation
@@ -177,6 +194,7 @@ class Store(Records):
 
     def _abandon(self, record: Record, generation: Generation) -> None:
         self._discard_staging()
+        files.discard(self.index(generation.number))
         if record.generations.pop(generation.number, None):
             self._remove(generation.number)
             if os.path.exists(self._state):
@@ -280,7 +298,13 @@ class Store(Records):
         path = os.path.join(self._generations, str(one.number))
         return self.inode == one.inode or (os.path.isdir(path) and os.stat(path).st_ino == one.inode)
 
+    def _discard_indexes(self, known: Collection[int]) -> None:
+        names = os.listdir(self._indexes) if os.path.isdir(self._indexes) else []
+        for name in set(names) - {f"{number}.jsonl" for number in known}:
+            files.discard(os.path.join(self._indexes, name))
+
     def _remove(self, number: int) -> None:
+        files.discard(self.index(number))
         path = os.path.join(self._generations, str(number))
         if os.path.isdir(path):
             shutil.rmtree(path)

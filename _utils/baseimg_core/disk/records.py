@@ -20,6 +20,7 @@ class Records:
         self.home = os.path.join(layer, "baseimg")
         self._layer = layer
         self._generations = os.path.join(self.home, "generations")
+        self._indexes = os.path.join(self.home, "index")
         self._staging = os.path.join(self.home, "staging")
         self._lock = os.path.join(self.home, "lock")
         self._state = os.path.join(self.home, "state.json")
@@ -62,6 +63,10 @@ class Records:
             if os.stat(path).st_ino == wanted:
                 return path
         raise RecordInvalid(f"the content of generation {number} is missing below {self._generations}")
+
+    def index(self, number: int) -> str:
+        """Where the index of a generation is kept (:mod:`index`); the pristine one has none."""
+        return os.path.join(self._indexes, f"{number}.jsonl")
 
     def history(self) -> list[dict[str, Any]]:
         """Every swap so far, oldest first."""

@@ -65,5 +65,8 @@ class Engine(Protocol):
     def containers(self) -> list[Container]:
         """Every running container, paused ones too."""
 
+    def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
+        """Whether a directory has the layer's own content by the engine's checksum; ``None`` where it keeps none."""
+
     def layers(self) -> Iterator[str]:
         """Every layer's own directory (the parent of its ``diff``)."""

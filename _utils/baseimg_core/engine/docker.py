@@ -12,6 +12,7 @@ import docker.errors
 import requests.exceptions
 
 from ..errors import EngineUnreachable, ImageUnknown, LayerUnsupported, StorageUnsupported
+from . import tarsplit
 from .base import Container, Image
 
 _TIMEOUT = 60  # seconds for one answer of the engine
@@ -31,6 +32,7 @@ class Docker:
             info = self._api.info()
         _check_storage(info)
         self._root = os.path.join(info["DockerRootDir"], "overlay2")
+        self._records = os.path.join(info["DockerRootDir"], "image", "overlay2", "layerdb", "sha256")
 
     def image(self, reference: str) -> Image:
         with self._reachable():
@@ -58,6 +60,11 @@ class Docker:
                     if pid := details["State"]["Pid"]:
                         found.append(Container(details["Id"], details["Name"].lstrip("/"), details["Image"], pid))
         return sorted(found, key=lambda container: container.name)
+
+    def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
+        name = chain_id.removeprefix("sha256:")
+        record = os.path.join(self._records, name, "tar-split.json.gz")
+        return tarsplit.matches(record, directory, diff_id) if os.path.exists(record) else None
 
     def layers(self) -> Iterator[str]:
         with os.scandir(self._root) as entries:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..disk import space
+from ..disk import index, space
 from ..disk.bundle import Bundle
 from ..disk.flatten import Flattener
+from ..disk.generations import Filled
 from ..disk.tree import Stack
 from ..engine.base import Engine
 from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, VersionUnknown
@@ -240,7 +241,7 @@ def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue
     bundle = catalogue.bundle(wanted.version)
     _check_space(context, base, record, start, [catalogue.manifest(step) for step in wanted.route])
 
-    def fill(path: str) -> tuple[int, int]:
+    def fill(path: str) -> Filled:
         flattener = Flattener(path, Stack(base.lower))
         try:
             for step in reversed(wanted.route):
@@ -249,7 +250,8 @@ def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue
             flattener.finish()
         finally:
             flattener.close()
-        return flattener.bytes, flattener.paths
+        before = index.digests(base.store.index(start.number)) if start.number else {}
+        return Filled(flattener.bytes, flattener.paths, {**before, **flattener.digests})
 
     new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
     return base.store.stage(record, new, fill)

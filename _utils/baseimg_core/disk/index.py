@@ -1,0 +1,134 @@
+"""
+A generation's index: what it held when it was made, to compare with later.
+
+One JSON line for each path. A file's digest is there where it came with a bundle; a file that was cloned has none,
+since it is what the pristine generation has at that path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import RecordInvalid
+from ..model import overlay
+from ..model.entry import Entry, Kind, kind_of
+from . import files
+from .tree import entry_of, is_opaque
+
+_CONTENT = frozenset({"type", "size", "target", "device"})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One path that is not as recorded: ``missing``, ``added``, ``content`` or ``metadata``, and what differs."""
+
+    path: bytes
+    kind: str
+    what: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"path": overlay.shown(self.path), "finding": self.kind, "differs": list(self.what)}
+
+
+def write(path: str, directory: str, digests: Mapping[bytes, str]) -> None:
+    """Record a complete generation; ``digests`` (hex sha256 by path) are those of files that came with a bundle."""
+    with open(path, "w", encoding="ascii", opener=_private) as out:
+        for one, real, entry in _walk(os.fsencode(directory)):
+            json.dump({"path": _text(one), **_fields(real, entry), "sha256": digests.get(one)}, out)
+            out.write("\n")
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def digests(path: str) -> dict[bytes, str]:
+    """The digests that an index has, by path."""
+    return {one: line["sha256"] for one, line in _read(path).items() if line["sha256"]}
+
+
+def compare(path: str, directory: str, pristine: str | None) -> Iterator[Finding]:
+    """
+    What differs between the index ``path`` and a directory.
+
+    With ``pristine`` (that generation's directory) contents are compared too, else only what can be told without
+    reading them. Raises :class:`RecordInvalid` where there is no sound index.
+    """
+    recorded = _read(path)
+    for one, real, entry in _walk(os.fsencode(directory)):
+        line = recorded.pop(one, None)
+        if line is None:
+            yield Finding(one, "added")
+            continue
+        what = tuple(name for name, value in _fields(real, entry).items() if line[name] != value)
+        if what:
+            yield Finding(one, "content" if _CONTENT.intersection(what) else "metadata", what)
+        elif pristine and entry.kind is Kind.FILE and not _same(real, one, line["sha256"], pristine):
+            yield Finding(one, "content", ("content",))
+    for one in sorted(recorded):
+        yield Finding(one, "missing")
+
+
+def _fields(real: bytes, entry: Entry) -> dict[str, Any]:
+    """What is recorded of a path, in the JSON form. Attributes are digested: they may be large, and secret."""
+    xattrs = repr(sorted(entry.xattrs.items())).encode() if entry.xattrs else b""
+    return {
+        "type": entry.kind.value,
+        "size": entry.size,
+        "target": _text(entry.target),
+        "device": list(entry.device),
+        "mode": entry.mode,
+        "owner": [entry.uid, entry.gid],
+        "mtime": entry.mtime_ns,
+        "xattrs": hashlib.sha256(xattrs).hexdigest()[:32] if xattrs else "",
+        "opaque": entry.is_dir and is_opaque(real),
+    }
+
+
+def _read(path: str) -> dict[bytes, dict[str, Any]]:
+    try:
+        with open(path, encoding="ascii") as file:
+            lines = [json.loads(line) for line in file]
+        return {line["path"].encode("utf-8", "surrogateescape"): line for line in lines}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise RecordInvalid(f"{path} cannot be used: {exc}") from exc
+
+
+def _same(real: bytes, path: bytes, digest: str | None, pristine: str) -> bool:
+    if digest is None:
+        try:
+            digest = _digest(os.path.join(os.fsencode(pristine), path))
+        except OSError:
+            return False
+    return _digest(real) == digest
+
+
+def _digest(path: bytes) -> str:
+    with open(path, "rb") as file:
+        return files.hex_digest(file)
+
+
+def _walk(root: bytes) -> Iterator[tuple[bytes, bytes, Entry]]:
+    """Every path with its real path and entry, a directory before what is in it."""
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        real = os.path.join(root, path) if path else root
+        st = os.lstat(real)
+        kind = kind_of(st.st_mode)
+        if kind is None:
+            continue
+        yield path, real, entry_of(real, st, kind)
+        if kind is Kind.DIRECTORY:
+            pending += (overlay.join(path, name) for name in sorted(os.listdir(real), reverse=True))
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,42 @@
+"""On a node: whether a base still holds what was put there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..disk import index
+from ..engine.base import Engine
+from ..model.record import Record
+from .bases import Base, first_record
+
+
+def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
+    """
+    Compare the live content with what was recorded when it was made, and the pristine one with the engine's checksum.
+
+    Without ``deep`` no file's content is read, so the checksum is left out.
+    """
+    record = base.store.read() or first_record(base)
+    current = record.generations[record.current]
+    kept = bool(record.pristine.inode)
+    findings: list[dict[str, Any]] = []
+    if current.number:
+        pristine = base.store.path(record, 0) if deep and kept else None
+        found = index.compare(base.store.index(current.number), base.store.live, pristine)
+        findings = [finding.as_dict() for finding in found]
+    proof = _proof(engine, base, record) if deep and kept else "not checked" if kept else "missing"
+    return {
+        "base": record.reference,
+        "version": current.version,
+        "generation": current.number,
+        "deep": deep,
+        "pristine": proof,
+        "ok": not findings and proof not in ("damaged", "missing"),
+        "findings": findings,
+    }
+
+
+def _proof(engine: Engine, base: Base, record: Record) -> str:
+    """Whether the engine's own checksum of the layer holds for the pristine content."""
+    holds = engine.holds(base.chain_id, base.diff_ids[-1], base.store.path(record, 0))
+    return {True: "proven", False: "damaged", None: "unproven"}[holds]

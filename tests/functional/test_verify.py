@@ -1,0 +1,104 @@
+"""Drift: what somebody changed behind our back is found, and told by its kind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.engine import Engine
+from tests.support.images import ImageSpec, archive, directory, file, hardlink, layer_tar, symlink, whiteout
+from tests.support.minion import Minion
+
+pytestmark = pytest.mark.functional
+BASE = "verify/base:1"
+LOW = layer_tar([directory("etc"), file("etc/low", b"low"), file("etc/gone", b"gone")])
+TOP = layer_tar([directory("etc"), file("etc/one", b"one"), file("etc/two", b"two"), hardlink("etc/three", "etc/two")])
+NEXT = layer_tar([directory("etc"), file("etc/one", b"ONE"), whiteout("etc/gone"), symlink("etc/link", "one")])
+
+
+@pytest.fixture
+def node(make_engine, tmp_path: Path):
+    engine: Engine = make_engine()
+    engine.load(
+        archive([ImageSpec("verify/base:1", [LOW, TOP]), ImageSpec("verify/base:2", [LOW, TOP, NEXT])]),
+    )
+    minion = Minion(tmp_path / "minion", engine.url)
+    bundle = str(tmp_path / "b.tar")
+    minion.modules["baseimg.build"]("verify/base:1", "verify/base:2", bundle)
+    minion.modules["baseimg.apply"](bundle)
+    return minion
+
+
+def live(minion: Minion) -> Path:
+    return Path(minion.modules["baseimg.layer"](BASE)["path"])
+
+
+def verify(minion: Minion, deep: bool) -> dict:
+    (found,) = minion.modules["baseimg.verify"](BASE, deep=deep)
+    return found
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_was_applied_is_there(node, deep):
+    found = verify(node, deep)
+    assert (found["ok"], found["findings"], found["version"]) == (True, [], "2")
+    assert found["pristine"] == ("proven" if deep else "not checked")
+
+
+@pytest.mark.parametrize(
+    ("change", "finding", "differs"),
+    [
+        (lambda root: (root / "etc/new").write_bytes(b"x"), ("etc/new", "added"), None),
+        (lambda root: (root / "etc/two").unlink(), ("etc/two", "missing"), None),
+        (lambda root: (root / "etc/one").write_bytes(b"longer"), ("etc/one", "content"), "size"),
+        (lambda root: (root / "etc/one").chmod(0o600), ("etc/one", "metadata"), "mode"),
+        (lambda root: os.chown(root / "etc/one", 5, 5), ("etc/one", "metadata"), "owner"),
+        (lambda root: os.utime(root / "etc/one", (5, 5)), ("etc/one", "metadata"), "mtime"),
+        (lambda root: os.setxattr(root / "etc/one", "user.x", b"x"), ("etc/one", "metadata"), "xattrs"),
+        (lambda root: (root / "etc/gone").unlink(), ("etc/gone", "missing"), None),
+        (lambda root: os.setxattr(root / "etc", "trusted.overlay.opaque", b"y"), ("etc", "metadata"), "opaque"),
+    ],
+)
+def test_quick(node, change, finding, differs):
+    change(live(node))
+    found = verify(node, deep=False)
+    assert not found["ok"]
+    kinds = {(one["path"], one["finding"]): one["differs"] for one in found["findings"]}
+    assert finding in kinds
+    assert differs is None or differs in kinds[finding]
+
+
+@pytest.mark.parametrize("path", ["etc/one", "etc/two"])
+def test_only_deep_sees_a_content_that_hides(node, path):
+    """Same size, same time: from the bundle, or cloned from the pristine content."""
+    real = live(node) / path
+    before = real.stat()
+    real.write_bytes(b"XXX")
+    os.utime(real, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert verify(node, deep=False)["ok"]
+    found = verify(node, deep=True)
+    assert (path, "content") in {(one["path"], one["finding"]) for one in found["findings"]}
+
+
+def test_a_damaged_pristine_content_is_found(node):
+    generation = live(node).parent / "baseimg/generations/0/etc/two"
+    generation.write_bytes(b"XXX")
+    assert verify(node, deep=False)["ok"]
+    found = verify(node, deep=True)
+    assert (found["ok"], found["pristine"]) == (False, "damaged")
+
+
+def test_a_damaged_original_is_found_where_nothing_was_applied(node):
+    minion = node
+    minion.modules["baseimg.rollback"](BASE)
+    assert verify(minion, deep=True)["pristine"] == "proven"
+    (live(minion) / "etc/one").write_bytes(b"XXX")
+    assert verify(minion, deep=True)["pristine"] == "damaged"
+
+
+def test_a_lost_index_is_told(node):
+    (live(node).parent / "baseimg/index/1.jsonl").write_text("{")
+    with pytest.raises(Exception, match="record-invalid"):
+        verify(node, deep=False)
