@@ -26,7 +26,7 @@ lint: setup ## format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@MYPYPATH=_utils $(BIN)/mypy --strict -p baseimg_core
-	@$(BIN)/mypy tests/support
+	@MYPYPATH=_utils $(BIN)/mypy tests/support
 
 pins: ## write requirements/dev.txt anew from setup.cfg
 	@scripts/pins.sh

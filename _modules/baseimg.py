@@ -19,17 +19,6 @@ from salt.exceptions import CommandExecutionError
 
 getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 
-try:
-    import baseimg_core
-    from baseimg_core.engine.docker import Docker
-    from baseimg_core.errors import ArgumentInvalid, BaseimgError, BundleUnavailable, DigestMismatch
-    from baseimg_core.model import policy
-    from baseimg_core.ops import bases, building, converging, keeping, verifying
-
-    MISSING = None
-except ImportError as exc:
-    MISSING = str(exc)
-
 __virtualname__ = "baseimg"
 _VERSION = "0.1.0"
 _DEFAULT_URL = "unix:///var/run/docker.sock"
@@ -37,10 +26,23 @@ _FORMAT = 1
 _BAR_SECONDS = 0.2
 _EVENT_SECONDS = 5
 
+try:
+    import baseimg_core
+
+    # another version may lack what is imported next, and the versions are the better reason then
+    if baseimg_core.__version__ == _VERSION:
+        from baseimg_core.engine.docker import Docker
+        from baseimg_core.errors import ArgumentInvalid, BaseimgError, BundleUnavailable, DigestMismatch
+        from baseimg_core.model import policy
+        from baseimg_core.ops import bases, building, converging, keeping, verifying
+    _MISSING = None
+except ImportError as exc:
+    _MISSING = str(exc)
+
 
 def __virtual__():
-    if MISSING:
-        return False, f"baseimg cannot be loaded: {MISSING} (needs its own _utils and the Python package docker)"
+    if _MISSING:
+        return False, f"baseimg cannot be loaded: {_MISSING} (needs its own _utils and the Python package docker)"
     if baseimg_core.__version__ != _VERSION:
         found = f"{baseimg_core.__version__} in {os.path.dirname(baseimg_core.__file__)}"
         return False, f"baseimg {_VERSION} met the core of version {found}: install it in one way only, then sync again"
@@ -204,7 +206,8 @@ def converge(name, version, bundles=None, chain_id=None, **kwargs):
     """
     pub = _pub(kwargs)
     with _reported(), _progress("converge", pub) as progress:
-        return converging.converge(_context(pub, progress), *_declared(name, version, bundles, chain_id))
+        wanted = _declared(name, version, bundles, chain_id)
+        return converging.converge(_context(pub, progress), *wanted)
 
 
 def plan(name, version, bundles=None, chain_id=None):
@@ -222,7 +225,8 @@ def plan(name, version, bundles=None, chain_id=None):
         salt-call baseimg.plan corp/base:12.0 "'12.0'"
     """
     with _reported():
-        return converging.plan(_context({}, None), *_declared(name, version, bundles, chain_id))
+        wanted = _declared(name, version, bundles, chain_id)
+        return converging.plan(_context({}, None), *wanted)
 
 
 def rollback(base, to=None, **kwargs):

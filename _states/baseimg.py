@@ -48,7 +48,9 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok"):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if missing not in ("ok", "fail"):
-        return _failed(ret, f"missing is {missing!r}, expected one of: ok, fail")
+        ret["result"] = False
+        ret["comment"] = f"[argument-invalid] missing is {missing!r}, expected one of: ok, fail"
+        return ret
     try:
         if __opts__["test"]:
             return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id))
@@ -204,12 +206,13 @@ def _matches(bundle, images, version, compression):
 
 
 def _code(exc):
-    return (exc.info or {}).get("code") if isinstance(exc.info, dict) else None
+    return exc.info.get("code") if isinstance(exc.info, dict) else None
 
 
-def _failed(ret, reason):
+def _failed(ret, exc):
     ret["result"] = False
-    ret["comment"] = (reason.info or {}).get("message", str(reason)) if hasattr(reason, "info") else reason
-    if hasattr(reason, "info") and reason.info:
-        ret["comment"] = f"[{reason.info['code']}] {reason.info['message']} -- {reason.info['hint']}"
+    ret["comment"] = str(exc)
+    if _code(exc):
+        hint = exc.info["hint"] and f" -- {exc.info['hint']}"
+        ret["comment"] = f"[{exc.info['code']}] {exc.info['message']}{hint}"
     return ret

@@ -2,7 +2,7 @@
 {%- set bundles = salt['baseimg.declared']('builds') %}
 {%- for path, build in bundles.items() %}
 
-baseimg bundle {{ path }}:
+{{ ('baseimg bundle ' ~ path) | json }}:
   baseimg.built:
     - name: {{ path | json }}
     - source: {{ build.source | json }}

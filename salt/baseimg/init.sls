@@ -2,7 +2,7 @@
 {%- set bases = salt['baseimg.declared']() %}
 {%- for name, base in bases.items() %}
 
-baseimg {{ name }}:
+{{ ('baseimg ' ~ name) | json }}:
   baseimg.converged:
     - name: {{ name | json }}
     - version: {{ base.version | json }}

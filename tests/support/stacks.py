@@ -66,8 +66,8 @@ def _fill(layer: Path, program: Sequence[Step], lower: list[Path]) -> None:
     for path, step in reversed(made):
         _dress(path, step)
     for directory, _names, _files in os.walk(root, topdown=False):
-        step = next((step for path, step in made if path == directory), None)
-        os.utime(directory, (0, step.mtime if step else 1_000_000_000))
+        times = [step.mtime for path, step in made if path == directory]
+        os.utime(directory, (0, times[0] if times else 1_000_000_000))
 
 
 def _put(root: bytes, step: Step, files: list[bytes], lower: list[Path]) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from ..errors import BundleInvalid, DigestMismatch
 from ..model import ids, manifest
-from ..model.manifest import LABEL, Manifest
+from ..model.manifest import LABEL, MEDIA_TYPES, Manifest
 from . import compression, layertar, tarstream
 from .files import hex_digest
 from .layertar import Member
@@ -118,7 +118,7 @@ class Bundle:
         index = _object(self._small(files, "index.json"), "index.json")
         image = self._blob(files, _one(index.get("manifests"), "manifest", (MANIFEST_TYPE,)))
         config = self._blob(files, _descriptor(image.get("config"), "config", (CONFIG_TYPE,)))
-        self._layer = _one(image.get("layers"), "layer", tuple(compression.MEDIA_TYPES.values()))
+        self._layer = _one(image.get("layers"), "layer", tuple(MEDIA_TYPES.values()))
         self._place = self._find(files, self._layer)
         self.manifest: Manifest = _manifest(config)
 

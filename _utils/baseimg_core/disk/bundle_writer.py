@@ -22,7 +22,7 @@ from ..model import changes as model_changes
 from ..model import overlay
 from ..model.changes import Change
 from ..model.entry import Kind
-from ..model.manifest import LABEL, ImageRef, Manifest, Totals
+from ..model.manifest import LABEL, MEDIA_TYPES, ImageRef, Manifest, Totals
 from . import compression, layertar, tarstream
 from .bundle import CONFIG_TYPE, MANIFEST_TYPE, blob_name
 from .files import discard, hex_digest, sync_directory
@@ -89,44 +89,35 @@ def _write_archive(
     out.write(b"\0" * tarstream.BLOCK)
     layer = _LayerWriter(out, kind, progress)
     layer.write(changes)
+    out.write(tarstream.padding(layer.blob.size))
     count = model_changes.counts(changes)
     totals = Totals(count["added"], count["modified"], count["removed"], len(changes), layer.content)
     manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals)
-    out.write(tarstream.padding(layer.blob.size))
 
     config = _json(_config(manifest, platform))
-    descriptor = {
-        "mediaType": compression.MEDIA_TYPES[kind],
-        "digest": layer.blob.digest,
-        "size": layer.blob.size,
-    }
     image = _json(
         {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "config": {"mediaType": CONFIG_TYPE, "digest": _sha256(config), "size": len(config)},
-            "layers": [descriptor],
+            "config": _descriptor(CONFIG_TYPE, config),
+            "layers": [{"mediaType": MEDIA_TYPES[kind], "digest": layer.blob.digest, "size": layer.blob.size}],
         }
     )
-    index = {
-        "schemaVersion": 2,
-        "manifests": [
-            {
-                "mediaType": MANIFEST_TYPE,
-                "digest": _sha256(image),
-                "size": len(image),
-                "annotations": {"org.opencontainers.image.ref.name": target.version},
-            }
-        ],
-    }
+    named = {"annotations": {"org.opencontainers.image.ref.name": target.version}}
+    index = _json({"schemaVersion": 2, "manifests": [{**_descriptor(MANIFEST_TYPE, image), **named}]})
     _add(out, blob_name(_sha256(config)), config)
     _add(out, blob_name(_sha256(image)), image)
-    _add(out, "index.json", _json(index))
+    _add(out, "index.json", index)
     _add(out, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
     out.write(tarstream.END)
     out.seek(0)
     out.write(_file_header(blob_name(layer.blob.digest), layer.blob.size))
     return manifest
+
+
+def _descriptor(media_type: str, blob: bytes) -> dict[str, Any]:
+    """OCI image spec, descriptor.md."""
+    return {"mediaType": media_type, "digest": _sha256(blob), "size": len(blob)}
 
 
 def _config(manifest: Manifest, platform: dict[str, str]) -> dict[str, Any]:

@@ -7,17 +7,13 @@ import zlib
 from typing import BinaryIO, cast
 
 from ..errors import ArgumentInvalid, BundleInvalid, CompressionUnsupported
+from ..model.manifest import MEDIA_TYPES
 
 try:
     import zstandard
 except ImportError:  # optional on nodes: gzip bundles need nothing
     zstandard = None  # type: ignore[assignment]
 
-# OCI image spec, layer.md, "+gzip Media Types" and "+zstd Media Types"
-MEDIA_TYPES = {
-    "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
-    "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
-}
 BY_MEDIA_TYPE = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 _ZSTD_LEVEL = 3
 _GZIP_LEVEL = 6

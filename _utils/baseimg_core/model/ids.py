@@ -39,8 +39,10 @@ def chain_id(diff_ids: Sequence[str]) -> str:
 
 def tag(reference: str) -> str:
     """The tag of an image reference, ``latest`` where it has none (as engines read it), empty for a bare digest."""
+    if is_digest(reference):
+        return ""
     name, at, _digest = reference.partition("@")
     last = name.rpartition("/")[2]
     if ":" in last:
         return last.partition(":")[2]
-    return "" if at or is_digest(reference) else "latest"
+    return "" if at else "latest"

@@ -15,6 +15,11 @@ from . import ids
 
 FORMAT = 1
 LABEL = "io.baseimg.manifest"
+# OCI image spec, layer.md, "+gzip Media Types" and "+zstd Media Types"
+MEDIA_TYPES = {
+    "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+    "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+}
 
 
 @dataclass(frozen=True, slots=True)

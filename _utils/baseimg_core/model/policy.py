@@ -8,8 +8,12 @@ from typing import Any
 
 from ..errors import ArgumentInvalid
 from . import ids
+from .manifest import MEDIA_TYPES
 
 MISSING = ("ok", "fail")
+_PILLAR_KEYS = frozenset(
+    {"bases", "builds", "lock_timeout", "reserve", "trusted_keys", "require_signature"}  # the last four: minion options
+)
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
@@ -47,7 +51,7 @@ def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
 
 def declared(raw: object) -> dict[str, dict[str, dict[str, Any]]]:
     """All of the pillar's ``baseimg``, checked, with defaults: ``bases`` and ``builds`` as states take them."""
-    pillar = _mapping(raw, "baseimg", "a mapping with bases and builds")
+    pillar = _fields(raw, _PILLAR_KEYS, "baseimg", "a mapping with bases and builds")
     bases = _mapping(pillar.get("bases"), "baseimg:bases", "base references, each with a version")
     builds = _mapping(pillar.get("builds"), "baseimg:builds", "paths of bundles, each with a source and a target")
     return {
@@ -78,6 +82,9 @@ def _build(path: object, raw: object, key: str) -> dict[str, Any]:
         text(fields.get(name), f"{key}:{name}")
     if fields.get("version") is not None:
         text(fields["version"], f"{key}:version")
+    compression = fields.get("compression", "zstd")
+    if compression not in MEDIA_TYPES:
+        raise _wrong(f"{key}:compression", compression, f"one of: {', '.join(MEDIA_TYPES)}")
     return {"version": None, "compression": "zstd", **fields}
 
 

@@ -110,7 +110,10 @@ def parse(data: bytes, where: str) -> Record:
         intent = raw.pop("intent")
         raw["diff_ids"] = tuple(raw["diff_ids"])
         record = Record(generations=generations, intent=Intent(**intent) if intent else None, **raw)
-        sound = {0, record.current} <= generations.keys() and all(type(number) is int for number in generations)
+        named = {0, record.current, record.previous or 0}
+        if record.intent:
+            named |= {record.intent.before, record.intent.after}
+        sound = named <= generations.keys() and all(type(number) is int for number in generations)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise RecordInvalid(f"{where} is damaged: {exc.__class__.__name__}: {exc}") from exc
     if not sound:

@@ -1,0 +1,320 @@
+"""The main job on a fleet: one master, two nodes with an engine each, everything declared in pillar."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import images
+from tests.support.daemons import Daemons, Master, Reply
+from tests.support.engine import Engine
+from tests.support.images import ImageSpec
+from tests.support.sources import REPO
+
+pytestmark = pytest.mark.integration
+
+NODES = ("node1", "node2")
+BUILDER = NODES[0]
+BASE, TARGET = "corp/base:12.0", "corp/base:12.1"
+APPS = ("corp/app:1", "corp/other:1")
+ELSEWHERE = "corp/elsewhere:1"
+OLD, NEW = "12.0", "12.1"
+
+
+def version_layer(version: str, *more: images.Member) -> bytes:
+    return images.layer_tar([images.directory("etc"), images.file("etc/version", version.encode()), *more])
+
+
+SYSTEM = images.layer_tar(images.busybox_members())
+BASE_LAYERS = [SYSTEM, version_layer(OLD, images.file("etc/old"))]
+TARGET_LAYERS = [*BASE_LAYERS, version_layer(NEW, images.whiteout("etc/old"), images.file("etc/new"))]
+BASE_IMAGES = [
+    ImageSpec(BASE, BASE_LAYERS),
+    *(ImageSpec(app, [*BASE_LAYERS, images.layer_tar([images.file("app", app.encode())])]) for app in APPS),
+]
+BUILDER_IMAGES = [ImageSpec(TARGET, TARGET_LAYERS), ImageSpec(ELSEWHERE, [SYSTEM, version_layer("1")])]
+
+
+@dataclass
+class Fleet:
+    """Nodes by name, their engines, and the bundle in a directory that the master serves."""
+
+    master: Master
+    minions: dict[str, Any]
+    engines: dict[str, Engine]
+    bundle: Path
+    built: Reply
+
+    def declare(self, version: str, **base: Any) -> None:
+        """What `salt '*' state.apply` shall bring about."""
+        digest = "sha256:" + hashlib.sha256(self.bundle.read_bytes()).hexdigest()
+        bundles = {NEW: {"source": f"salt://bundles/{self.bundle.name}", "hash": digest}}
+        self.master.pillar = {"baseimg": {"bases": {BASE: {"version": version, "bundles": bundles, **base}}}}
+
+    def apply(self, *arguments: str) -> Reply:
+        """`salt '*' state.apply`, but for what takes Salt seconds: it does not sync first."""
+        return self.master.salt("*", "state.apply", "baseimg", *arguments)
+
+    def shown(self, path: str = "/etc/version") -> dict[str, set[str]]:
+        """What new containers of the applications see, by node."""
+        return {node: {engine.run(app, "cat", path) for app in APPS} for node, engine in self.engines.items()}
+
+    def layer(self, node: str) -> Path:
+        """The directory of the base's top layer."""
+        inspected = self.engines[node].client.inspect_image(APPS[0])
+        # LowerDir lists top first; the application has one layer on the base
+        return Path(inspected["GraphDriver"]["Data"]["LowerDir"].split(":")[0]).parent
+
+    def traces(self) -> list[Path]:
+        """What baseimg left beside the base's layers."""
+        return [self.layer(node) / "baseimg" for node in NODES if (self.layer(node) / "baseimg").exists()]
+
+
+def everywhere(version: str) -> dict[str, set[str]]:
+    return {node: {version} for node in NODES}
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    # Started by this thread, so that they end with it
+    started: dict[str, Engine] = {}
+    try:
+        for node in NODES:
+            started[node] = Engine(tmp_path_factory.mktemp(node))
+            started[node].start()
+        yield started
+    finally:
+        for engine in started.values():
+            engine.destroy()
+
+
+@pytest.fixture(scope="module")
+def built_fleet(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """The bundle is built as operators do it: declared in pillar, by the SLS for build machines."""
+    served = tmp_path_factory.mktemp("served")
+    bundle = served / "bundles/corp-base_12.0_12.1.tar"
+    bundle.parent.mkdir()
+    master = daemons.master("fleet", [REPO / "salt", served], tmp_path_factory.mktemp("pillar"))
+    minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
+    engines[BUILDER].load(images.archive([*BASE_IMAGES, *BUILDER_IMAGES]))
+    master.pillar = {"baseimg": {"builds": {str(bundle): {"source": BASE, "target": TARGET}}}}
+    # As on any new minion: the loader files come by sync.
+    assert master.salt("*", "saltutil.sync_all").code == 0
+    return Fleet(master, minions, engines, bundle, master.salt(BUILDER, "state.apply", "baseimg.build"))
+
+
+@pytest.fixture
+def fleet(built_fleet: Fleet) -> Fleet:
+    """Every node with fresh images: to an engine that has no such layer, a loaded one is pristine."""
+    for engine in built_fleet.engines.values():
+        engine.remove_all()
+        engine.load(images.archive(BASE_IMAGES))
+    built_fleet.declare(NEW)
+    assert built_fleet.shown() == everywhere(OLD)
+    assert built_fleet.traces() == []
+    return built_fleet
+
+
+def state_of(reply: Reply, node: str, name: str = BASE) -> dict[str, Any]:
+    return reply.states(node)[name]
+
+
+class TestBuild:
+    def test_the_build_machine_built_the_bundle(self, built_fleet: Fleet) -> None:
+        state = state_of(built_fleet.built, BUILDER, str(built_fleet.bundle))
+        assert state["result"] is True
+        digest = "sha256:" + hashlib.sha256(built_fleet.bundle.read_bytes()).hexdigest()
+        assert state["changes"] == {"bundle": {"old": None, "new": digest}}
+        assert built_fleet.built.code == 0
+
+    def test_and_does_not_build_it_again(self, built_fleet: Fleet) -> None:
+        built_fleet.engines[BUILDER].load(images.archive([*BASE_IMAGES, *BUILDER_IMAGES]))
+        built_fleet.master.pillar = {
+            "baseimg": {"builds": {str(built_fleet.bundle): {"source": BASE, "target": TARGET}}}
+        }
+        before = built_fleet.bundle.stat()
+        reply = built_fleet.master.salt(BUILDER, "state.apply", "baseimg.build")
+        state = state_of(reply, BUILDER, str(built_fleet.bundle))
+        assert (state["result"], state["changes"]) == (True, {})
+        assert (built_fleet.bundle.stat().st_ino, built_fleet.bundle.stat().st_mtime_ns) == (
+            before.st_ino,
+            before.st_mtime_ns,
+        )
+
+
+class TestConverge:
+    def test_from_pillar_on_every_node(self, fleet: Fleet) -> None:
+        # What would happen
+        dry = fleet.apply("test=True")
+        for node in NODES:
+            state = state_of(dry, node)
+            assert state["result"] is None
+            assert state["changes"] == {"version": {"old": OLD, "new": NEW}}
+            assert "would go from 12.0 to 12.1" in state["comment"]
+            # etc is a directory that keeps its metadata
+            assert "1 paths added, 1 modified, 1 removed" in state["comment"]
+        assert dry.code == 0
+        assert fleet.shown() == everywhere(OLD)
+        assert fleet.traces() == []
+
+        # It happens
+        running = {
+            node: engine.start_container(APPS[0], "sleep", "1000", name="old") for node, engine in fleet.engines.items()
+        }
+        applied = fleet.master.salt("*", "state.apply")
+        for node in NODES:
+            state = state_of(applied, node)
+            assert (state["result"], state["changes"]) == (True, {"version": {"old": OLD, "new": NEW}})
+            assert "went from 12.0 to 12.1 for 3 images" in state["comment"]
+            assert "until stopped and started (a restart is not enough): old" in state["comment"]
+        assert applied.code == 0
+        assert fleet.shown() == everywhere(NEW)
+        assert fleet.shown("/etc/new") == everywhere("")
+        assert len(fleet.traces()) == len(NODES)
+
+        # Running containers are left alone
+        for node, container in running.items():
+            assert fleet.engines[node].exec(container, "cat", "/etc/version", "/etc/old") == OLD
+            fleet.engines[node].remove_container(container)
+
+        # Nothing is left to do
+        again = fleet.apply()
+        for node in NODES:
+            state = state_of(again, node)
+            assert (state["result"], state["changes"]) == (True, {})
+            assert state["comment"] == f"{BASE} shows {NEW}"
+        assert fleet.shown() == everywhere(NEW)
+
+    def test_and_back_by_declaring_the_older_version(self, fleet: Fleet) -> None:
+        fleet.apply()
+        assert fleet.shown() == everywhere(NEW)
+
+        fleet.declare(OLD)
+        back = fleet.apply()
+        for node in NODES:
+            state = state_of(back, node)
+            assert (state["result"], state["changes"]) == (True, {"version": {"old": NEW, "new": OLD}})
+        assert fleet.shown() == everywhere(OLD)
+        for engine in fleet.engines.values():
+            assert saved_layers(engine) == {spec.ref: spec.diff_ids for spec in BASE_IMAGES}
+
+        # Forth again, with what is on the nodes: the bundle is not asked for
+        fleet.declare(NEW)
+        hidden = fleet.bundle.with_suffix(".hidden")
+        fleet.bundle.rename(hidden)
+        try:
+            forth = fleet.apply()
+        finally:
+            hidden.rename(fleet.bundle)
+        assert all(state_of(forth, node)["result"] is True for node in NODES)
+        assert fleet.shown() == everywhere(NEW)
+
+    def test_with_salt_call_on_one_node_alone(self, fleet: Fleet) -> None:
+        one, other = NODES
+        reply = fleet.master.call(fleet.minions[one], "state.apply")
+        assert reply.code == 0
+        assert state_of(reply, one)["changes"] == {"version": {"old": OLD, "new": NEW}}
+        assert fleet.shown() == {one: {NEW}, other: {OLD}}
+
+        status = fleet.master.call(fleet.minions[one], "baseimg.status", BASE).data[one]
+        assert [(base["base"], base["version"]) for base in status["bases"]] == [(BASE, NEW)]
+        history = fleet.master.salt("*", "baseimg.history", BASE).data
+        assert [(line["from"], line["to"]) for line in history[one]] == [(OLD, NEW)]
+        assert history[other] == []
+
+    def test_where_only_application_images_are_left(self, fleet: Fleet) -> None:
+        """The base's own tag is gone; its layers are there as long as applications use them."""
+        _, node = NODES
+        fleet.engines[node].client.remove_image(BASE)
+        for version in (NEW, OLD):
+            fleet.declare(version)
+            reply = fleet.master.call(fleet.minions[node], "state.apply", "baseimg")
+            assert state_of(reply, node)["result"] is True
+            assert fleet.shown()[node] == {version}
+
+
+class TestRefusals:
+    def test_a_wrong_hash(self, fleet: Fleet) -> None:
+        wrong = "sha256:" + "0" * 64
+        source = f"salt://bundles/{fleet.bundle.name}"
+        fleet.declare(NEW, bundles={NEW: {"source": source, "hash": wrong}})
+        for arguments in (["test=True"], []):
+            reply = fleet.apply(*arguments)
+            assert reply.code != 0
+            for node in NODES:
+                state = state_of(reply, node)
+                assert (state["result"], state["changes"]) == (False, {})
+                assert state["comment"].startswith("[digest-mismatch] ")
+                assert wrong in state["comment"]
+        assert fleet.shown() == everywhere(OLD)
+        assert fleet.traces() == []
+
+        # What was fetched is not taken for the right one later, nor kept
+        fleet.declare(NEW)
+        assert fleet.apply().code == 0
+        assert fleet.shown() == everywhere(NEW)
+
+    def test_a_mistake_in_pillar(self, fleet: Fleet) -> None:
+        fleet.declare(12.1)  # type: ignore[arg-type]
+        reply = fleet.apply()
+        assert reply.code != 0
+        for node in NODES:
+            told = json.dumps(reply.data[node])
+            assert f"[argument-invalid] baseimg:bases:{BASE}:version is '12.1' (float), expected a text" in told
+        assert fleet.shown() == everywhere(OLD)
+        assert fleet.traces() == []
+
+
+class TestNodesWithoutTheBase:
+    def test_nothing_to_do_or_a_failure_as_declared(self, fleet: Fleet) -> None:
+        """Only the first node has an image on this base; on the other the same pillar is fulfilled, and says why."""
+        first, other = NODES
+        fleet.engines[first].load(images.archive(BUILDER_IMAGES))
+        elsewhere = {"version": "1"}
+        fleet.master.pillar = {"baseimg": {"bases": {ELSEWHERE: elsewhere}}}
+        reply = fleet.apply()
+        assert reply.code == 0
+        assert state_of(reply, first, ELSEWHERE)["comment"] == f"{ELSEWHERE} shows 1"
+        state = state_of(reply, other, ELSEWHERE)
+        assert (state["result"], state["changes"]) == (True, {})
+        assert state["comment"] == f"No image on this node is built on {ELSEWHERE}: nothing to do"
+
+        fleet.master.pillar = {"baseimg": {"bases": {ELSEWHERE: {**elsewhere, "missing": "fail"}}}}
+        reply = fleet.apply()
+        assert reply.code != 0
+        assert state_of(reply, first, ELSEWHERE)["result"] is True
+        state = state_of(reply, other, ELSEWHERE)
+        assert state["result"] is False
+        assert state["comment"].startswith("[base-absent] ")
+
+    def test_apply_is_an_error_there(self, fleet: Fleet) -> None:
+        first, other = NODES
+        fleet.engines[other].remove_all()
+        reply = fleet.master.salt("*", "baseimg.apply", f"salt://bundles/{fleet.bundle.name}")
+        assert reply.code != 0
+        assert reply.data[first]["to"] == NEW
+        assert "[base-absent]" in reply.data[other]
+
+
+def saved_layers(engine: Engine) -> dict[str, list[str]]:
+    """Diff IDs of what `docker save` gives, computed from it; the engine refuses where they are not the original."""
+    found = {}
+    saved = engine.save(*(str(spec.ref) for spec in BASE_IMAGES))
+    with tarfile.open(fileobj=io.BytesIO(saved)) as archive:
+
+        def content(name: str) -> bytes:
+            file = archive.extractfile(name)
+            assert file
+            return file.read()
+
+        for image in json.loads(content("manifest.json")):
+            found[image["RepoTags"][0]] = [images.diff_id(content(layer)) for layer in image["Layers"]]
+    return found

@@ -1,0 +1,276 @@
+"""The three ways to install, each in a clean process, and what must hold for all of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.calls import Answer, Caller
+from tests.support.sources import copy_to
+
+pytestmark = pytest.mark.integration
+
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone."""
+    return copy_to(tmp_path_factory.mktemp("clone"))
+
+
+# The ways to install
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A minion that has the suite. Our files come from below ``core``, and Salt's from below ``loader``."""
+
+    call: Caller
+    core: Path
+    loader: Path
+
+
+def checkout(clone: Path, where: Path) -> Installed:
+    call = Caller(where, module_dirs=[str(clone)], utils_dirs=[str(clone / "_utils")])
+    return Installed(call, clone / "_utils", clone)
+
+
+def synced(clone: Path, where: Path) -> Installed:
+    call = Caller(where, file_roots={"base": [str(clone / "salt")]})
+    done = call("saltutil.sync_all")
+    assert done.code == 0, done.err
+    assert done.data["modules"] == ["modules.baseimg"]
+    assert done.data["states"] == ["states.baseimg"]
+    assert "utils.baseimg_core.disk.generations" in done.data["utils"]
+    extmods = call.cache / "extmods"
+    return Installed(call, extmods / "utils", extmods)
+
+
+def environment(where: Path) -> Path:
+    """A virtual environment that also has what ours has (Salt, the Docker SDK); returns its Python."""
+    make = [sys.executable, "-m", "virtualenv", "-q", "--no-download", "--no-periodic-update"]
+    subprocess.run([*make, "--setuptools=bundle", str(where)], check=True, capture_output=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    # Behind its own packages, so its own setuptools wins.
+    (where / "lib" / version / "site-packages/ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return where / "bin/python"
+
+
+def pip_install(python: Path, *what: str) -> None:
+    command = [str(python), "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", *what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a virtual environment into which the suite was installed."""
+    where = tmp_path_factory.mktemp("pip")
+    python = environment(where / "venv")
+    # Setuptools builds inside the source tree.
+    pip_install(python, str(copy_to(where / "source")))
+    return python
+
+
+def editable(clone: Path, where: Path) -> Installed:
+    python = environment(where / "venv")
+    source = copy_to(where / "source")
+    pip_install(python, "--editable", str(source))
+    return Installed(Caller(where / "minion", python=python), source / "_utils", source)
+
+
+@pytest.fixture(scope="module", params=["checkout", "synced", "pip", "editable"])
+def installed(request: pytest.FixtureRequest, clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    where = tmp_path_factory.mktemp(request.param) / "minion"
+    if request.param == "pip":
+        python = request.getfixturevalue("with_pip")
+        return Installed(Caller(where, python=python), python.parents[1] / "lib", python.parents[1] / "lib")
+    return {"checkout": checkout, "synced": synced, "editable": editable}[request.param](clone, where)
+
+
+# What proves that a loader kind works. Runners, grains and beacons come here with a call and a check of their own.
+
+
+def _declared(answer: Answer) -> None:
+    assert answer.code == 0
+    assert answer.data == {}
+
+
+def _unreachable(answer: Answer) -> None:
+    assert answer.code != 0
+    assert answer.state["result"] is False
+    assert answer.state["comment"].startswith("[engine-unreachable] ")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    ``name`` as in a loaded module's name, ``directory`` as in a directory's, and a call that proves that it works.
+    """
+
+    name: str
+    directory: str
+    call: tuple[str, ...]
+    check: Callable[[Answer], None]
+
+
+CONVERGED = ("state.single", "baseimg.converged", "corp/base:12.0", "version=12.1.0", "test=True")
+KINDS = [
+    Kind("module", "modules", ("baseimg.declared",), _declared),
+    Kind("states", "states", CONVERGED, _unreachable),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.directory)
+def test_each_way_loads_each_kind(installed: Installed, kind: Kind) -> None:
+    answer = installed.call(*kind.call)
+
+    kind.check(answer)
+    core = Path(answer.loaded["baseimg_core"])
+    assert core.name == "__init__.py"
+    assert core.parent.name == "baseimg_core"
+    assert core.is_relative_to(installed.core)
+    # No second copy under another name
+    assert [name for name in answer.loaded if name.endswith("baseimg_core")] == ["baseimg_core"]
+    (loader,) = (path for name, path in answer.loaded.items() if re.search(rf"\.{kind.name}\.baseimg$", name))
+    assert Path(loader).is_relative_to(installed.loader)
+    assert Path(loader).parent.name in (kind.directory, f"_{kind.directory}")
+
+
+def test_a_mistake_is_told_with_its_code(installed: Installed) -> None:
+    answer = installed.call("baseimg.declared", "nonsense")
+    assert answer.code != 0
+    assert "[argument-invalid] what is 'nonsense', expected one of: bases, builds" in answer.err
+
+
+def test_a_file_root_alone_is_enough_for_state_apply(clone: Path, tmp_path: Path) -> None:
+    """`state.apply` without an argument syncs by itself, and the pillar's example says what to converge."""
+    roots = {"file_roots": {"base": [str(clone / "salt")]}, "pillar_roots": {"base": [str(clone / "pillar")]}}
+    answer = Caller(tmp_path / "minion", **roots)("state.apply")
+    assert answer.state["__id__"] == "baseimg corp/base:12.0"
+    assert answer.state["comment"].startswith("[engine-unreachable] ")
+    assert answer.code != 0
+
+
+# Where it cannot work
+
+
+class TestRefusals:
+    """Each with a reason that tells what is missing."""
+
+    def refused(self, call: Caller) -> str:
+        """Why the execution module was not loaded; the state module, which needs it, says so too."""
+        answer = call("baseimg.declared")
+        assert answer.code != 0
+        reason = re.search(r"'baseimg' __virtual__ returned False: (.*)", answer.err + answer.out)
+        assert reason
+        sls = call.root / "refused.sls"
+        sls.write_text("corp/base:12.0:\n  baseimg.converged:\n    - version: '12.1'\n")
+        state = call("state.template", str(sls))
+        assert state.code != 0
+        assert "'baseimg' __virtual__ returned False: the execution module baseimg is not available" in state.out
+        return reason[1]
+
+    def test_without_the_docker_sdk(self, clone: Path, tmp_path: Path) -> None:
+        reason = self.refused(Caller(tmp_path / "minion", module_dirs=[str(clone)], hidden=["docker"]))
+        assert "No module named 'docker'" in reason
+        assert "needs its own _utils and the Python package docker" in reason
+
+    def test_without_its_core(self, clone: Path, tmp_path: Path) -> None:
+        """Only the loader files were copied."""
+        repo = tmp_path / "repo"
+        repo.mkdir()
+        for name in ("_modules", "_states"):
+            (repo / name).symlink_to(clone / name)
+        assert "No module named 'baseimg_core'" in self.refused(Caller(tmp_path / "minion", module_dirs=[str(repo)]))
+
+    def test_not_as_root(self) -> None:
+        # May read our Python and what it imports, wherever that lies.
+        capability = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *capability]
+        with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp") as name:
+            root = Path(name)
+            root.chmod(0o755)
+            repo = copy_to(root / "repo")
+            call = Caller(root / "minion", module_dirs=[str(repo)], prefix=prefix, user="nobody")
+            for path in (call.root, *call.root.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+            assert "must run as root" in self.refused(call)
+
+    def test_without_zstandard_everything_loads(self, clone: Path, tmp_path: Path) -> None:
+        """Gzip is enough for some."""
+        _declared(Caller(tmp_path / "minion", module_dirs=[str(clone)], hidden=["zstandard"])("baseimg.declared"))
+
+
+def set_version(source: Path, version: str, *, core: bool = True, module: bool = True) -> None:
+    """As a release does."""
+    places = [(source / "_utils/baseimg_core/__init__.py", "__version__"), (source / "_modules/baseimg.py", "_VERSION")]
+    for (path, name), wanted in zip(places, (core, module), strict=True):
+        if wanted:
+            text, count = re.subn(rf'^{name} = ".*"$', f'{name} = "{version}"', path.read_text(), flags=re.MULTILINE)
+            assert count == 1
+            path.write_text(text)
+
+
+class TestTwoVersionsAtOnce:
+    """pip and sync on one minion: what was synced is newer than what pip installed."""
+
+    @pytest.fixture
+    def newer(self, tmp_path: Path) -> Path:
+        """A later release."""
+        source = copy_to(tmp_path / "newer")
+        set_version(source, "99.9.0")
+        return source
+
+    @pytest.fixture
+    def call(self, with_pip: Path, newer: Path, tmp_path: Path) -> Caller:
+        return Caller(tmp_path / "minion", python=with_pip, file_roots={"base": [str(newer / "salt")]})
+
+    @pytest.fixture
+    def both(self, clone: Path, with_pip: Path) -> str:
+        """What the reason must tell of both versions."""
+        text = (clone / "_utils/baseimg_core/__init__.py").read_text()
+        old = re.search(r'^__version__ = "(.*)"$', text, re.MULTILINE)
+        assert old
+        return f"baseimg 99.9.0 met the core of version {old[1]} in {with_pip.parents[1]}/"
+
+    def test_a_module_that_meets_another_version_of_the_core_says_both(self, call: Caller, both: str) -> None:
+        assert call("saltutil.sync_modules").code == 0
+        answer = call("baseimg.declared")
+        assert answer.code != 0
+        assert both in answer.err + answer.out
+
+    def test_also_where_the_module_asks_for_what_that_core_does_not_have(
+        self, call: Caller, newer: Path, both: str
+    ) -> None:
+        """Most releases add something to the core that the module imports."""
+        module = newer / "_modules/baseimg.py"
+        text = module.read_text()
+        assert text.count("    import baseimg_core\n") == 1
+        more = "    import baseimg_core\n    import baseimg_core.brand_new\n"
+        module.write_text(text.replace("    import baseimg_core\n", more))
+        (newer / "_utils/baseimg_core/brand_new.py").touch()
+        assert call("saltutil.sync_modules").code == 0
+        answer = call("baseimg.declared")
+        assert answer.code != 0
+        assert both in answer.err + answer.out
+
+    def test_everything_synced_wins_as_a_whole_or_not_at_all(self, call: Caller, both: str) -> None:
+        assert call("saltutil.sync_all").code == 0
+        answer = call("baseimg.declared")
+        if answer.code == 0:
+            loaded = [Path(path) for path in answer.loaded.values()]
+            assert loaded
+            assert all(path.is_relative_to(call.cache) for path in loaded)
+        else:
+            assert both in answer.err + answer.out

@@ -1,0 +1,209 @@
+"""A master that serves the suite: what it offers to minions, and upgrades that need no restart."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.calls import NO_ENGINE
+from tests.support.daemons import Daemons, Master, Reply
+from tests.support.sources import copy_to
+
+pytestmark = pytest.mark.integration
+
+SECRET = "nobody-may-read-this"
+PROCESSES, THREADS = "processes", "threads"
+WRONG = ("baseimg.declared", "nonsense")
+CONVERGED = ("state.single", "baseimg.converged", "corp/base:12.0", "version=12.1.0", "test=True")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A master whose only file root is ``salt/`` in a clone, and a minion of each way to run jobs."""
+
+    master: Master
+    minions: dict[str, Any]
+    clone: Path
+
+    def sync(self, minion: str) -> Reply:
+        """As after every change of the suite. Waits until the minion has loaded its modules anew."""
+        reply = self.master.quick(minion, "saltutil.sync_all")
+        assert reply.code == 0, reply.text
+        assert self.master.quick(minion, "saltutil.refresh_modules", **{"async": False}).code == 0
+        return reply
+
+
+@pytest.fixture(scope="module")
+def site(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    clone = copy_to(tmp_path_factory.mktemp("clone"))
+    (clone / ".git").mkdir()
+    (clone / ".git/config").write_text(f"[remote]\nurl = https://user:{SECRET}@git\n")
+    (clone / "pillar/secret.sls").write_text(f"password: {SECRET}\n")
+    master = daemons.master("site", [clone / "salt"], tmp_path_factory.mktemp("pillar"))
+    engine = {"docker.url": NO_ENGINE}
+    minions = daemons.minions(master, processes=engine, threads={**engine, "multiprocessing": False})
+    return Site(master, minions, clone)
+
+
+class TestFileServer:
+    """Minions read what they need and nothing else of the repository."""
+
+    def test_lists_states_and_loader_files_only(self, site: Site) -> None:
+        (files,) = site.master.quick(PROCESSES, "cp.list_master").data.values()
+        assert "baseimg/init.sls" in files
+        assert "_modules/baseimg.py" in files
+        assert "_states/baseimg.py" in files
+        assert "_utils/baseimg_core/disk/generations.py" in files
+        wanted = re.compile(
+            r"top\.sls|(baseimg|orch)/[\w/]+\.sls|_(modules|states|utils|runners|grains|beacons)/[\w/]+\.py"
+        )
+        assert [name for name in files if not wanted.fullmatch(name)] == []
+
+    def test_lists_every_one_of_them(self, site: Site) -> None:
+        (files,) = site.master.quick(PROCESSES, "cp.list_master").data.values()
+        ours = [*site.clone.glob("_*/**/*.py"), *(site.clone / "salt").rglob("*.sls")]
+        assert set(files) == {str(path.relative_to(site.clone)).removeprefix("salt/") for path in ours}
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "pillar/secret.sls",
+            "../pillar/secret.sls",
+            "baseimg/../../pillar/secret.sls",
+            # out of a link's target
+            "_modules/../pillar/secret.sls",
+            "%2e%2e/pillar/secret.sls",
+            "|../pillar/secret.sls",
+            "{clone}/pillar/secret.sls",
+            "_states/../.git/config",
+            "../../../../../../../../etc/hostname",
+        ],
+    )
+    def test_serves_nothing_else(self, site: Site, path: str) -> None:
+        url = "salt://" + path.replace("{clone}", str(site.clone))
+        (text,) = site.master.quick(PROCESSES, "cp.get_file_str", url).data.values()
+        assert not text
+
+    def test_serves_what_it_lists(self, site: Site) -> None:
+        """So that "nothing" above means refused."""
+        for path in ("baseimg/init.sls", "_utils/baseimg_core/__init__.py"):
+            (text,) = site.master.quick(PROCESSES, "cp.get_file_str", f"salt://{path}").data.values()
+            assert text.strip() == (site.clone / "salt" / path).read_text().strip()
+
+    def test_a_minion_that_asks_by_itself_gets_nothing_else_either(self, site: Site) -> None:
+        """Its client may clean no path; the master must."""
+        tricks = [
+            "../pillar/secret.sls",
+            "_modules/../pillar/secret.sls",
+            "_modules/../../.git/config",
+            "../.git/config",
+        ]
+        tricks += ["pillar/secret.sls", "//../pillar/secret.sls", "./../pillar/secret.sls", "..%2fpillar/secret.sls"]
+        tricks += ["..\\pillar\\secret.sls", "_utils/baseimg_core/../../pillar/secret.sls", "setup.cfg", ".git/config"]
+        tricks += ["baseimg/../../pillar/secret.sls", "../tests/conftest.py", "../../../../../../../../etc/hostname"]
+        tricks += ["|../pillar/secret.sls", "_modules/..?index=0", f"{site.clone}/pillar/secret.sls", "../setup.cfg"]
+        tricks += [f"{trick}?index=0" for trick in tricks]
+        known, *others = asked(site.minions[PROCESSES], "baseimg/init.sls", *tricks)
+        assert "baseimg.converged" in known
+        assert others == [""] * len(tricks)
+
+
+_ASK = """
+import json, sys
+import salt.config, salt.fileclient, salt.minion
+opts = salt.config.minion_config(sys.argv[1])
+opts.update(salt.minion.resolve_dns(opts))
+client = salt.fileclient.RemoteClient(opts)
+load = {"cmd": "_serve_file", "saltenv": "base", "loc": 0}
+answers = [client._channel_send({**load, "path": path}, raw=True) for path in sys.argv[2:]]
+print(json.dumps([{key if isinstance(key, str) else key.decode(): value for key, value in one.items()}["data"].decode()
+    if any(one.values()) else "" for one in answers]))
+"""
+
+
+def asked(minion: Any, *paths: str) -> list[str]:
+    """What the master gives for these paths to a minion that sends them as they are."""
+    command = [sys.executable, "-W", "ignore", "-c", _ASK, minion.config["conf_file"], *paths]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, path
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("minion", [PROCESSES, THREADS])
+class TestUpgrade:
+    """The clone is changed, then synced; the minion is not restarted."""
+
+    @pytest.fixture(autouse=True)
+    def _as_released(self, site: Site, minion: str) -> Iterator[None]:
+        """What the repository has."""
+        copy_to(site.clone)
+        site.sync(minion)
+        yield
+        (site.clone / "_utils/baseimg_core/brand_new.py").unlink(missing_ok=True)
+
+    @staticmethod
+    def comment(reply: Reply) -> str:
+        assert reply.code != 0
+        (states,) = reply.data.values()
+        (state,) = states.values()
+        return str(state["comment"])
+
+    def test_the_core_changes(self, site: Site, minion: str) -> None:
+        assert "[argument-invalid]" in site.master.quick(minion, *WRONG).text
+        assert "[engine-unreachable]" in self.comment(site.master.quick(minion, *CONVERGED))
+
+        errors = site.clone / "_utils/baseimg_core/errors.py"
+        edit(errors, 'code = "argument-invalid"', 'code = "argument-renamed"')
+        edit(errors, 'code = "engine-unreachable"', 'code = "engine-renamed"')
+        changed = site.sync(minion)
+
+        assert changed.data[minion]["utils"] == ["utils.baseimg_core.errors"]
+        assert changed.data[minion]["modules"] == []
+        assert "[argument-renamed]" in site.master.quick(minion, *WRONG).text
+        assert "[engine-renamed]" in self.comment(site.master.quick(minion, *CONVERGED))
+
+    def test_module_and_core_change_together(self, site: Site, minion: str) -> None:
+        """The module needs a part of the core that was not there."""
+        assert "[argument-invalid]" in site.master.quick(minion, *WRONG).text
+
+        (site.clone / "_utils/baseimg_core/brand_new.py").write_text('WORD = "brand new"\n')
+        module = site.clone / "_modules/baseimg.py"
+        edit(module, "    import baseimg_core\n", "    import baseimg_core\n    import baseimg_core.brand_new\n")
+        module.write_text(module.read_text() + "\n\ndef word():\n    return baseimg_core.brand_new.WORD\n")
+        site.sync(minion)
+
+        assert site.master.quick(minion, "baseimg.word").data == {minion: "brand new"}
+        assert "[argument-invalid]" in site.master.quick(minion, *WRONG).text
+
+    def test_a_new_version(self, site: Site, minion: str) -> None:
+        """Module and core of two versions refuse to work together; once both are there, they work."""
+        core = site.clone / "_utils/baseimg_core/__init__.py"
+        old = re.search(r'^__version__ = "(.*)"$', core.read_text(), re.MULTILINE)
+        assert old
+        assert site.master.quick(minion, "baseimg.declared").data == {minion: {}}
+
+        edit(site.clone / "_modules/baseimg.py", f'_VERSION = "{old[1]}"', '_VERSION = "99.9.0"')
+        site.sync(minion)
+        refused = site.master.quick(minion, "baseimg.declared")
+        assert refused.code != 0
+        assert re.search(rf"baseimg 99\.9\.0 met the core of version {re.escape(old[1])} in /", refused.text)
+
+        edit(core, f'__version__ = "{old[1]}"', '__version__ = "99.9.0"')
+        site.sync(minion)
+        accepted = site.master.quick(minion, "baseimg.declared")
+        assert accepted.code == 0
+        assert accepted.data == {minion: {}}

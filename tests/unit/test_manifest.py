@@ -1,0 +1,118 @@
+"""A bundle's manifest: what is written is read, and whatever is damaged is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from baseimg_core.errors import BundleInvalid
+from baseimg_core.model import manifest
+from baseimg_core.model.ids import chain_id
+from baseimg_core.model.manifest import ImageRef, Manifest, Totals
+
+ONE, TWO, THREE = ("sha256:" + digit * 64 for digit in "123")
+
+
+def image(version: str, *diff_ids: str) -> ImageRef:
+    return ImageRef(f"corp/base:{version}", version, chain_id(diff_ids), diff_ids)
+
+
+SOUND = Manifest(
+    source=image("12.0", ONE, TWO),
+    target=image("12.1", ONE, THREE),
+    diff_id="sha256:" + "d" * 64,
+    layer_size=10240,
+    totals=Totals(added=1, modified=2, removed=3, entries=6, bytes=4096),
+)
+MISSING = object()
+
+
+def damaged(path: str, value: object) -> str:
+    data: dict[str, Any] = copy.deepcopy(SOUND.as_dict())
+    *parents, last = path.split(".")
+    where = data
+    for name in parents:
+        where = where[name]
+    if value is MISSING:
+        del where[last]
+    else:
+        where[last] = value
+    return json.dumps(data)
+
+
+def test_round_trip() -> None:
+    assert manifest.parse(SOUND.dump()) == SOUND
+
+
+def test_equal_manifests_are_equal_bytes() -> None:
+    shuffled = json.dumps(dict(reversed(SOUND.as_dict().items())), indent=3)
+    assert manifest.parse(shuffled).dump() == SOUND.dump()
+    assert "\n" not in SOUND.dump()
+
+
+def test_plain_data_only() -> None:
+    assert json.loads(json.dumps(SOUND.as_dict())) == SOUND.as_dict()
+    assert SOUND.as_dict()["format"] == manifest.FORMAT
+
+
+def test_what_later_versions_add_is_ignored() -> None:
+    assert manifest.parse(damaged("packages", ["openssl"])) == SOUND
+
+
+DIGESTS = ["diff_id", "source.chain_id", "target.chain_id"]
+COUNTS = ["layer_size", *(f"totals.{name}" for name in ("added", "modified", "removed", "entries", "bytes"))]
+TEXTS = [f"{side}.{name}" for side in ("source", "target") for name in ("reference", "version")]
+LISTS = ["source.diff_ids", "target.diff_ids"]
+OBJECTS = ["source", "target", "totals"]
+BAD = {
+    "digest": (DIGESTS, [MISSING, None, "", 1, ONE[:-1], ONE + "\n", ONE.upper(), "md5:" + "1" * 32, [ONE]]),
+    "count": (COUNTS, [MISSING, None, -1, 1.5, "1", True, [], 1 << 62]),
+    "text": (TEXTS, [MISSING, None, "", 12.1, ["a"], "a\nb", "\x1b[31mred", "\ud800"]),
+    "list": (LISTS, [MISSING, None, [], ONE, [1], [ONE, None], [ONE, "x"], {ONE: ONE}]),
+    "object": (OBJECTS, [MISSING, None, [], "x", 1]),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(path, value) for paths, values in BAD.values() for path in paths for value in values],
+    ids=lambda value: "missing" if value is MISSING else repr(value)[:20],
+)
+def test_a_damaged_field_is_named(path: str, value: object) -> None:
+    with pytest.raises(BundleInvalid, match=rf"manifest field .*{path.rpartition('.')[2]} is "):
+        manifest.parse(damaged(path, value))
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_chain_id_must_be_that_of_its_layers(side: str) -> None:
+    with pytest.raises(BundleInvalid, match=rf"manifest field {side}\.chain_id is .*, expected the chain ID"):
+        manifest.parse(damaged(f"{side}.chain_id", "sha256:" + "e" * 64))
+
+
+def test_source_and_target_must_differ() -> None:
+    with pytest.raises(BundleInvalid, match="the same"):
+        manifest.parse(damaged("target", SOUND.as_dict()["source"]))
+
+
+@pytest.mark.parametrize("value", [MISSING, None, 0, 2, "1", "\n" * 5])
+def test_another_format_version_says_what_to_update(value: object) -> None:
+    with pytest.raises(BundleInvalid, match=rf"format version is .*, this baseimg reads {manifest.FORMAT}") as failure:
+        manifest.parse(damaged("format", value))
+    assert "update baseimg" in failure.value.hint
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "nonsense", "[" * 100_000, '{"format": ' + "1" * 10_000 + "}", "[]", "null", '"text"', "12"]
+)
+def test_what_is_no_manifest_at_all(text: str) -> None:
+    with pytest.raises(BundleInvalid, match="manifest"):
+        manifest.parse(text)
+
+
+def test_a_long_wrong_value_is_cut() -> None:
+    with pytest.raises(BundleInvalid) as failure:
+        manifest.parse(damaged("diff_id", "x" * 100_000))
+    assert len(failure.value.message) < 300

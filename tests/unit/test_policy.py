@@ -1,0 +1,132 @@
+"""What people declare: every mistake names the key, what was found and what was expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from baseimg_core.errors import ArgumentInvalid
+from baseimg_core.model import policy
+from baseimg_core.model.policy import Source
+
+DIGEST = "sha256:" + "1" * 64
+URL = "salt://baseimg/bundles/b.tar"
+BASE = "corp/base:12.0"
+AT = f"baseimg:bases:{BASE}"
+BUILD = "/srv/b.tar"
+BUILT = f"baseimg:builds:{BUILD}"
+
+
+def base(**fields: Any) -> dict[str, Any]:
+    return {"bases": {BASE: {"version": "12.1", **fields}}}
+
+
+def build(**fields: Any) -> dict[str, Any]:
+    return {"builds": {BUILD: {"source": "b:1", "target": "b:2", **fields}}}
+
+
+class TestSound:
+    # `config.get` finds these settings in pillar too
+    @pytest.mark.parametrize(
+        "pillar", [None, {}, {"bases": None}, {"bases": {}, "builds": {}}, {"lock_timeout": 5, "reserve": 2}]
+    )
+    def test_nothing_declared(self, pillar: object) -> None:
+        assert policy.declared(pillar) == {"bases": {}, "builds": {}}
+
+    def test_defaults(self) -> None:
+        found = policy.declared({**base(), **build()})
+        assert found["bases"] == {BASE: {"version": "12.1", "bundles": {}, "chain_id": None, "missing": "ok"}}
+        assert found["builds"] == {BUILD: {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd"}}
+
+    def test_everything_declared(self) -> None:
+        bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
+        fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail"}
+        built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip"}
+        found = policy.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
+        assert found == {"bases": {BASE: fields}, "builds": {BUILD: built}}
+
+    def test_bundles(self) -> None:
+        raw = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
+        assert policy.bundles(raw) == {"12.1": Source(URL, DIGEST), "12.2": Source("/srv/b.tar")}
+        assert policy.bundles(None) == {}
+
+    @pytest.mark.parametrize("place", ["/srv/b.tar", URL, "https://h/b.tar", "s3://bucket/b.tar"])
+    def test_places(self, place: str) -> None:
+        assert policy.bundle_source(place, None, "bundle") == Source(place)
+
+
+# pillar, the key at fault, how it was found, what was expected
+MISTAKES: list[tuple[object, str, str, str]] = [
+    ([], "baseimg", "'[]' (list)", "a mapping with bases and builds"),
+    ("x", "baseimg", "'x' (str)", "a mapping with bases and builds"),
+    ({"bases": [BASE]}, "baseimg:bases", "(list)", "base references, each with a version"),
+    ({"bases": {5: {"version": "1"}}}, "a name in baseimg:bases", "'5' (int)", "a text"),
+    ({"bases": {BASE: None}}, f"{AT}:version", "nothing", "a text"),
+    ({"bases": {BASE: "12.1"}}, AT, "'12.1' (str)", "a mapping with version and bundles"),
+    (base(version=12.1), f"{AT}:version", "'12.1' (float)", "write it in quotes, '12.1'"),
+    (base(version=12), f"{AT}:version", "'12' (int)", "write it in quotes, '12'"),
+    (base(version=""), f"{AT}:version", "'' (str)", "a text"),
+    (base(version=True), f"{AT}:version", "'True' (bool)", "a text"),
+    (base(version=["12.1"]), f"{AT}:version", "(list)", "a text"),
+    (base(version="12.1\n"), f"{AT}:version", r"'12.1\n' (str)", "a text"),
+    (base(verison="12.1"), f"{AT}:verison", "'12.1' (str)", "only these keys: bundles, chain_id, missing, version"),
+    (base(missing="maybe"), f"{AT}:missing", "'maybe' (str)", "one of: ok, fail"),
+    (base(missing=None), f"{AT}:missing", "nothing", "one of: ok, fail"),
+    (base(missing=["ok"]), f"{AT}:missing", "(list)", "one of: ok, fail"),
+    (base(chain_id="1234"), f"{AT}:chain_id", "'1234' (str)", "sha256:<64 hex digits>"),
+    (base(chain_id=DIGEST.upper()), f"{AT}:chain_id", "'SHA256:", "sha256:<64 hex digits>"),
+    (base(bundles=[URL]), f"{AT}:bundles", "(list)", "versions, each with a bundle's source and hash"),
+    (base(bundles={12.1: {"source": URL}}), f"a version in {AT}:bundles", "'12.1' (float)", "quotes, '12.1'"),
+    (base(bundles={"12.1": URL}), f"{AT}:bundles:12.1", f"'{URL}' (str)", "a mapping with source and hash"),
+    (base(bundles={"12.1": None}), f"{AT}:bundles:12.1:source", "nothing", "a text"),
+    (base(bundles={"12.1": {}}), f"{AT}:bundles:12.1:source", "nothing", "a text"),
+    (base(bundles={"12.1": {"source": 5}}), f"{AT}:bundles:12.1:source", "'5' (int)", "a text"),
+    (base(bundles={"12.1": {"source": "b.tar"}}), f"{AT}:bundles:12.1:source", "'b.tar'", "an absolute path or a URL"),
+    (
+        base(bundles={"12.1": {"source": URL, "hash": "1" * 64}}),
+        f"{AT}:bundles:12.1:hash",
+        "'1111",
+        "sha256:<64 hex digits>",
+    ),
+    (base(bundles={"12.1": {"source": URL, "hash": 5}}), f"{AT}:bundles:12.1:hash", "'5' (int)", "sha256:<64 hex"),
+    (
+        base(bundles={"12.1": {"source": URL, "digest": DIGEST}}),
+        f"{AT}:bundles:12.1:digest",
+        "'sha256:1",
+        "only these keys: hash, source",
+    ),
+    ({"builds": [BUILD]}, "baseimg:builds", "(list)", "paths of bundles, each with a source and a target"),
+    ({"builds": {"b.tar": {}}}, "a path in baseimg:builds", "'b.tar' (str)", "an absolute path"),
+    ({"builds": {5: {}}}, "a path in baseimg:builds", "'5' (int)", "an absolute path"),
+    ({"builds": {BUILD: None}}, f"{BUILT}:source", "nothing", "a text"),
+    ({"builds": {BUILD: []}}, BUILT, "'[]' (list)", "a mapping with source and target"),
+    (build(target=None), f"{BUILT}:target", "nothing", "a text"),
+    (build(version=12.1), f"{BUILT}:version", "'12.1' (float)", "quotes, '12.1'"),
+    (build(bundle="x"), f"{BUILT}:bundle", "'x' (str)", "only these keys: compression, source, target, version"),
+    (build(compression="lzma"), f"{BUILT}:compression", "'lzma' (str)", "gzip"),
+    # a name that is mistyped must not end in "nothing declared"
+    ({"base": {BASE: {"version": "12.1"}}}, "baseimg:base", "{'corp/base", "bases"),
+]
+
+
+@pytest.mark.parametrize(
+    ("pillar", "key", "found", "expected"),
+    MISTAKES,
+    ids=[f"{key} {found}" for _pillar, key, found, _expected in MISTAKES],
+)
+def test_a_mistake(pillar: object, key: str, found: str, expected: str) -> None:
+    with pytest.raises(ArgumentInvalid) as failure:
+        policy.declared(pillar)
+    message = failure.value.message
+    named, _is, rest = message.partition(" is ")
+    assert named == key
+    shown, _comma, wanted = rest.partition(", expected ")
+    assert found in shown
+    assert expected in wanted
+
+
+def test_a_long_value_is_cut() -> None:
+    with pytest.raises(ArgumentInvalid) as failure:
+        policy.declared("x" * 100_000)
+    assert len(failure.value.message) < 300

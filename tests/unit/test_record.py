@@ -1,0 +1,138 @@
+"""What a node remembers of a base: lookups, and a damaged file that is told from a sound one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from baseimg_core.errors import RecordInvalid
+from baseimg_core.model import record as model
+from baseimg_core.model.record import Generation, Intent, Record
+
+ONE, TWO, THREE = ("sha256:" + digit * 64 for digit in "123")
+
+
+def record(**fields: Any) -> Record:
+    generations = {
+        0: Generation(0, "12.0", ONE, 100, activated="2026-01-01T00:00:00Z"),
+        1: Generation(1, "12.1", TWO, 101, bundle="sha256:" + "a" * 64, bytes=5, paths=2, by="root"),
+        2: Generation(2, "12.2", THREE, 102),
+        3: Generation(3, "12.1", TWO, 103),
+    }
+    return Record("corp/base:12.0", ONE, (ONE,), generations, **fields)
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        record(),
+        record(current=3, previous=0),
+        record(current=1, previous=2, intent=Intent("id", 1, 2, "apply", "2026-01-01T00:00:00Z", "root")),
+    ],
+    ids=["fresh", "swapped", "interrupted"],
+)
+def test_round_trip(sound: Record) -> None:
+    assert model.parse(sound.dump(), "state.json") == sound
+
+
+def test_the_file_is_stable_and_ends_with_a_newline() -> None:
+    one, other = record(), record()
+    other.generations = dict(reversed(other.generations.items()))
+    assert one.dump() == other.dump()
+    assert one.dump().endswith(b"}\n")
+
+
+class TestLookup:
+    def test_by_version_gives_the_newest(self) -> None:
+        assert record().by_version("12.1") is not None
+        assert record().by_version("12.1").number == 3  # type: ignore[union-attr]
+        assert record().by_version("12.0").number == 0  # type: ignore[union-attr]
+        assert record().by_version("12") is None
+
+    def test_pristine_is_a_name_for_generation_0(self) -> None:
+        assert record().by_version("pristine").number == 0  # type: ignore[union-attr]
+        assert record().pristine.number == 0
+
+    def test_by_chain_gives_the_newest(self) -> None:
+        assert record().by_chain(TWO).number == 3  # type: ignore[union-attr]
+        assert record().by_chain("sha256:" + "f" * 64) is None
+
+    def test_by_inode(self) -> None:
+        assert record().by_inode(102).number == 2  # type: ignore[union-attr]
+        assert record().by_inode(999) is None
+
+    def test_a_number_is_not_used_again(self) -> None:
+        one = record()
+        del one.generations[1]
+        assert one.next_number == 4
+
+
+def _without(*path: str) -> Callable[[dict[str, Any]], None]:
+    def damage(data: dict[str, Any]) -> None:
+        *parents, last = path
+        for name in parents:
+            data = data[name]
+        del data[last]
+
+    return damage
+
+
+def _with(name: str, value: object) -> Callable[[dict[str, Any]], None]:
+    return lambda data: data.update({name: value})
+
+
+def _generation(name: str, value: object) -> Callable[[dict[str, Any]], None]:
+    return lambda data: data["generations"][0].update({name: value})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(_without(name) for name in ("format", "reference", "chain_id", "diff_ids", "generations", "intent")),
+        _with("generations", None),
+        _with("generations", []),
+        _with("generations", {}),
+        _with("generations", [1]),
+        _with("intent", "x"),
+        _with("intent", {"id": "x"}),
+        _with("diff_ids", None),
+        _with("diff_ids", 1),
+        _with("current", 9),
+        _with("current", None),
+        _with("current", []),
+        _with("unheard", 1),
+        _generation("number", "0"),
+        _generation("number", None),
+        _generation("number", 7),
+        _generation("unheard", 1),
+    ],
+)
+def test_a_damaged_record_names_its_file(damage: Callable[[dict[str, Any]], None]) -> None:
+    data = json.loads(record().dump())
+    damage(data)
+    with pytest.raises(RecordInvalid, match=r"^\[record-invalid\] /layer/state\.json is damaged: "):
+        model.parse(json.dumps(data).encode(), "/layer/state.json")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"\0" * 100])
+def test_what_is_no_record_at_all(data: bytes) -> None:
+    with pytest.raises(RecordInvalid, match="is damaged"):
+        model.parse(data, "state.json")
+
+
+def test_half_a_file_is_not_taken_for_a_whole_one() -> None:
+    whole = record().dump()
+    for end in range(0, len(whole) - 2, 7):
+        with pytest.raises(RecordInvalid):
+            model.parse(whole[:end], "state.json")
+
+
+def test_a_newer_format_says_so() -> None:
+    data = json.loads(record().dump())
+    data["format"] = model.FORMAT + 1
+    with pytest.raises(RecordInvalid, match=f"has format version {model.FORMAT + 1}, this baseimg reads") as failure:
+        model.parse(json.dumps(data).encode(), "state.json")
+    assert "update baseimg" in failure.value.hint
