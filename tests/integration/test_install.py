@@ -256,9 +256,9 @@ class TestTwoVersionsAtOnce:
         """Most releases add something to the core that the module imports."""
         module = newer / "_modules/baseimg.py"
         text = module.read_text()
-        assert text.count("    import baseimg_core\n") == 1
-        more = "    import baseimg_core\n    import baseimg_core.brand_new\n"
-        module.write_text(text.replace("    import baseimg_core\n", more))
+        first = "        from baseimg_core.model import policy\n"
+        assert text.count(first) == 1
+        module.write_text(text.replace(first, f"{first}        import baseimg_core.brand_new\n"))
         (newer / "_utils/baseimg_core/brand_new.py").touch()
         assert call("saltutil.sync_modules").code == 0
         answer = call("baseimg.declared")
