@@ -34,7 +34,7 @@ try:
         from baseimg_core.engine.docker import Docker
         from baseimg_core.errors import ArgumentInvalid, BaseimgError, BundleUnavailable, DigestMismatch
         from baseimg_core.model import policy
-        from baseimg_core.ops import bases, building, converging, keeping, verifying
+        from baseimg_core.ops import bases, building, converging, keeping, planning, verifying
     _MISSING = None
 except ImportError as exc:
     _MISSING = str(exc)
@@ -179,7 +179,7 @@ def apply(bundle, hash=None, base=None, **kwargs):
         return converging.apply(_context(pub, progress), source, base)
 
 
-def converge(name, version, bundles=None, chain_id=None, **kwargs):
+def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs):
     """
     Bring a base to a declared version: a generation that is present is swapped back in, else bundles lead there.
 
@@ -195,7 +195,10 @@ def converge(name, version, bundles=None, chain_id=None, **kwargs):
     chain_id
         The base's chain ID, for nodes that have no tag of it.
 
-    Returns what :py:func:`baseimg.apply` returns.
+    repair
+        Make the content again, from the bundles, where somebody changed it (see :py:func:`baseimg.verify`).
+
+    Returns what :py:func:`baseimg.apply` returns, and whether it was ``repaired``.
 
     CLI Example:
 
@@ -207,12 +210,15 @@ def converge(name, version, bundles=None, chain_id=None, **kwargs):
     pub = _pub(kwargs)
     with _reported(), _progress("converge", pub) as progress:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.converge(_context(pub, progress), *wanted)
+        return converging.converge(_context(pub, progress), *wanted, bool(repair))
 
 
-def plan(name, version, bundles=None, chain_id=None):
+def plan(name, version, bundles=None, chain_id=None, repair=False):
     """
     Tell what :py:func:`baseimg.converge` would do with the same arguments, and change nothing.
+
+    name, version, bundles, chain_id, repair
+        As there.
 
     Returns ``changed``, ``base``, ``from``, ``to``, ``bundles`` (the versions whose bundles would be applied, oldest
     first), ``changes`` (their counts), and where something would change the ``images`` that share the layer and the
@@ -226,7 +232,7 @@ def plan(name, version, bundles=None, chain_id=None):
     """
     with _reported():
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.plan(_context({}, None), *wanted)
+        return converging.plan(_context({}, None), *wanted, bool(repair))
 
 
 def rollback(base, to=None, **kwargs):
@@ -469,7 +475,7 @@ def _context(pub, progress):
     reserve = __salt__["config.get"]("baseimg:reserve", 2)
     if not isinstance(reserve, int) or not 0 <= reserve < 100:
         raise ArgumentInvalid(f"baseimg:reserve is {reserve!r}, expected a percentage from 0 to 99")
-    return converging.Context(_engine(), _fetch, by, float(timeout), reserve, progress)
+    return planning.Context(_engine(), _fetch, by, float(timeout), reserve, progress)
 
 
 def _pub(kwargs):

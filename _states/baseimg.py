@@ -15,7 +15,7 @@ def __virtual__():
     return False, "the execution module baseimg is not available: 'salt-call sys.list_functions baseimg' tells more"
 
 
-def converged(name, version, bundles=None, chain_id=None, missing="ok"):
+def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=False):
     """
     Make a base show a version, so that every container that is created or started from now on has it.
 
@@ -36,6 +36,10 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok"):
     missing
         ``ok``, or ``fail`` where a node without this base is a failure.
 
+    repair
+        Compare the live content with what was made, and make it again where somebody changed it. Costs a walk over the
+        layer at each run.
+
     .. code-block:: yaml
 
         corp/base:12.0:
@@ -53,8 +57,8 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok"):
         return ret
     try:
         if __opts__["test"]:
-            return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id))
-        return _converged(ret, __salt__["baseimg.converge"](name, version, bundles, chain_id))
+            return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id, repair))
+        return _converged(ret, __salt__["baseimg.converge"](name, version, bundles, chain_id, repair))
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             ret["comment"] = f"No image on this node is built on {name}: nothing to do"
@@ -148,6 +152,8 @@ def _converged(ret, done):
     if done["changed"]:
         ret["changes"] = {"version": {"old": done["from"], "new": done["to"]}}
         ret["comment"] = f"{done['base']} went from {done['from']} to {done['to']} for {_images(done)}"
+        if done["repaired"]:
+            ret["comment"] += ", since its content was not as it was made"
     else:
         ret["comment"] = f"{done['base']} shows {done['to']}"
     running = done["containers"]
@@ -165,16 +171,20 @@ def _would_converge(ret, planned):
     ret["result"] = None
     ret["changes"] = {"version": {"old": planned["from"], "new": planned["to"]}}
     ret["comment"] = f"{planned['base']} would go from {planned['from']} to {planned['to']} for {_images(planned)}"
+    if planned["repaired"]:
+        ret["comment"] += ", since its content is not as it was made"
     if planned["bundles"]:
         counts = planned["changes"]
         ret["comment"] += (
-            f", over {' and '.join(planned['bundles'])}: {counts['added']} paths added, "
-            f"{counts['modified']} modified, {counts['removed']} removed"
+            f", over {' and '.join(planned['bundles'])} (paths: {counts['added']} added, "
+            f"{counts['modified']} modified, {counts['removed']} removed)"
         )
     else:
         ret["comment"] += ", with a generation that is on the node"
     if planned["outdated"]:
-        ret["comment"] += f". These would still run on an older content: {', '.join(planned['outdated'])}"
+        ret["comment"] += (
+            f". These would run on another content until stopped and started: {', '.join(planned['outdated'])}"
+        )
     return ret
 
 
@@ -184,7 +194,7 @@ def _images(done):
 
 
 def _still_old(names):
-    return f"Running on an older content until stopped and started (a restart is not enough): {', '.join(names)}"
+    return f"Running on another content until stopped and started (a restart is not enough): {', '.join(names)}"
 
 
 def _present(bundle):

@@ -9,6 +9,7 @@
     - bundles: {{ base.bundles | json }}
     - chain_id: {{ base.chain_id | json }}
     - missing: {{ base.missing | json }}
+    - repair: {{ base.repair | json }}
 {%- else %}
 {}
 {%- endfor %}

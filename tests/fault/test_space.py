@@ -10,7 +10,7 @@ import pytest
 
 from baseimg_core.disk import generations, space
 from baseimg_core.errors import SpaceExhausted
-from baseimg_core.ops import converging
+from baseimg_core.ops import converging, planning
 from tests.support.fs import loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -38,7 +38,7 @@ def fill(root: Path) -> Path:
 
 
 def test_refused_before_anything_is_written(node):
-    context = converging.Context(node.engine, lambda source: source.source, "test", 0.0, reserve=99)
+    context = planning.Context(node.engine, lambda source: source.source, "test", 0.0, reserve=99)
     with pytest.raises(SpaceExhausted, match=r"takes up to [\d.]+ MB, but .* has [\d.]+ MB free") as caught:
         converging.converge(context, BASE, "12.1", node.bundles)
     assert "prune" in caught.value.hint

@@ -102,3 +102,48 @@ def test_a_lost_index_is_told(node):
     (live(node).parent / "baseimg/index/1.jsonl").write_text("{")
     with pytest.raises(Exception, match="record-invalid"):
         verify(node, deep=False)
+
+
+class TestRepair:
+    """The state makes a changed content again, where it is asked to."""
+
+    @pytest.fixture
+    def arguments(self, node, tmp_path):
+        return {"name": BASE, "version": "2", "bundles": {"2": {"source": str(tmp_path / "b.tar")}}}
+
+    def test_not_unless_asked(self, node, arguments):
+        (live(node) / "etc/one").unlink()
+        assert node.states["baseimg.converged"](**arguments)["changes"] == {}
+        assert not verify(node, deep=False)["ok"]
+
+    def test_both_modes(self, node, arguments):
+        (live(node) / "etc/one").unlink()
+        would = node.configure(test=True).states["baseimg.converged"](**arguments, repair=True)
+        assert (would["result"], would["changes"]) == (None, {"version": {"old": "2", "new": "2"}})
+        assert "content is not as it was made" in would["comment"]
+        assert not verify(node, deep=False)["ok"]
+
+        done = node.configure(test=False).states["baseimg.converged"](**arguments, repair=True)
+        assert (done["result"], done["changes"]) == (True, would["changes"])
+        assert verify(node, deep=True)["ok"]
+        again = node.states["baseimg.converged"](**arguments, repair=True)
+        assert (again["result"], again["changes"]) == (True, {})
+
+    def test_the_damaged_one_is_kept_but_never_shown_again(self, node, arguments):
+        (live(node) / "etc/one").unlink()
+        node.states["baseimg.converged"](**arguments, repair=True)
+        (base,) = node.modules["baseimg.status"](BASE)["bases"]
+        assert [(one["version"], one["damaged"]) for one in base["generations"]] == [
+            ("1", False),
+            ("2", True),
+            ("2", False),
+        ]
+        assert base["previous"] == 0
+        assert node.modules["baseimg.rollback"](BASE)["to"] == "1"
+        assert node.modules["baseimg.rollback"](BASE, "2")["generation"] == 2
+        assert node.modules["baseimg.prune"](BASE, keep=0)[0]["removed"] == ["2"]
+
+    def test_a_lost_index_is_reason_enough(self, node, arguments):
+        (live(node).parent / "baseimg/index/1.jsonl").unlink()
+        assert node.states["baseimg.converged"](**arguments, repair=True)["changes"]
+        assert verify(node, deep=True)["ok"]

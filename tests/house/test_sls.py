@@ -25,6 +25,7 @@ EXAMPLE = {
                 "bundles": {"12.10": {"source": "salt://baseimg/bundles/b.tar", "hash": DIGEST}},
                 "chain_id": DIGEST,
                 "missing": "fail",
+                "repair": True,
             },
             "host:5000/other:1": {"version": "true"},
         },
@@ -155,7 +156,7 @@ class TestPillar:
         for what in ("bases", "builds"):
             assert example.modules["baseimg.declared"](what)
         base = pillar["baseimg"]["bases"][BASE]
-        assert set(base) == {"version", "bundles", "chain_id", "missing"}
+        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair"}
         (build,) = pillar["baseimg"]["builds"].values()
         assert set(build) == {"source", "target", "version", "compression"}
 

@@ -160,7 +160,7 @@ class TestConverge:
             assert state["changes"] == {"version": {"old": OLD, "new": NEW}}
             assert "would go from 12.0 to 12.1" in state["comment"]
             # etc is a directory that keeps its metadata
-            assert "1 paths added, 1 modified, 1 removed" in state["comment"]
+            assert "paths: 1 added, 1 modified, 1 removed" in state["comment"]
         assert dry.code == 0
         assert fleet.shown() == everywhere(OLD)
         assert fleet.traces() == []

@@ -16,7 +16,7 @@ from baseimg_core.errors import ImageUnknown
 from baseimg_core.model.ids import chain_id
 from baseimg_core.model.manifest import ImageRef
 from baseimg_core.model.policy import Source
-from baseimg_core.ops import converging
+from baseimg_core.ops import converging, planning
 from tests.support.images import digest
 from tests.support.kernel import Seen, show
 
@@ -85,8 +85,8 @@ class Node:
         self.views = {"12.0": show(self.stack), "12.1": show(first), "12.2": show(second)}
 
     @property
-    def context(self) -> converging.Context:
-        return converging.Context(self.engine, lambda source: source.source, "test", 0.0)
+    def context(self) -> planning.Context:
+        return planning.Context(self.engine, lambda source: source.source, "test", 0.0)
 
     def converge(self, version: str) -> dict[str, object]:
         return converging.converge(self.context, BASE, version, self.bundles)

@@ -36,12 +36,14 @@ class TestSound:
 
     def test_defaults(self) -> None:
         found = policy.declared({**base(), **build()})
-        assert found["bases"] == {BASE: {"version": "12.1", "bundles": {}, "chain_id": None, "missing": "ok"}}
+        assert found["bases"] == {
+            BASE: {"version": "12.1", "bundles": {}, "chain_id": None, "missing": "ok", "repair": False}
+        }
         assert found["builds"] == {BUILD: {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd"}}
 
     def test_everything_declared(self) -> None:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
-        fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail"}
+        fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail", "repair": True}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip"}
         found = policy.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
         assert found == {"bases": {BASE: fields}, "builds": {BUILD: built}}
@@ -70,7 +72,12 @@ MISTAKES: list[tuple[object, str, str, str]] = [
     (base(version=True), f"{AT}:version", "'True' (bool)", "a text"),
     (base(version=["12.1"]), f"{AT}:version", "(list)", "a text"),
     (base(version="12.1\n"), f"{AT}:version", r"'12.1\n' (str)", "a text"),
-    (base(verison="12.1"), f"{AT}:verison", "'12.1' (str)", "only these keys: bundles, chain_id, missing, version"),
+    (
+        base(verison="12.1"),
+        f"{AT}:verison",
+        "'12.1' (str)",
+        "only these keys: bundles, chain_id, missing, repair, version",
+    ),
     (base(missing="maybe"), f"{AT}:missing", "'maybe' (str)", "one of: ok, fail"),
     (base(missing=None), f"{AT}:missing", "nothing", "one of: ok, fail"),
     (base(missing=["ok"]), f"{AT}:missing", "(list)", "one of: ok, fail"),

@@ -12,15 +12,16 @@ from baseimg_core.errors import RecordInvalid
 from baseimg_core.model import record as model
 from baseimg_core.model.record import Generation, Intent, Record
 
+THEN = "2026-01-01T00:00:00Z"
 ONE, TWO, THREE = ("sha256:" + digit * 64 for digit in "123")
 
 
 def record(**fields: Any) -> Record:
     generations = {
-        0: Generation(0, "12.0", ONE, 100, activated="2026-01-01T00:00:00Z"),
-        1: Generation(1, "12.1", TWO, 101, bundle="sha256:" + "a" * 64, bytes=5, paths=2, by="root"),
-        2: Generation(2, "12.2", THREE, 102),
-        3: Generation(3, "12.1", TWO, 103),
+        0: Generation(0, "12.0", ONE, 100, activated=THEN),
+        1: Generation(1, "12.1", TWO, 101, bundle="sha256:" + "a" * 64, bytes=5, paths=2, by="root", activated=THEN),
+        2: Generation(2, "12.2", THREE, 102, activated=THEN),
+        3: Generation(3, "12.1", TWO, 103, activated=THEN),
     }
     return Record("corp/base:12.0", ONE, (ONE,), generations, **fields)
 
@@ -68,6 +69,18 @@ class TestLookup:
         one = record()
         del one.generations[1]
         assert one.next_number == 4
+        one.highest = 7
+        assert one.next_number == 8
+
+    @pytest.mark.parametrize(
+        "fields", [{"damaged": True}, {"activated": ""}, {"inode": 0}], ids=["damaged", "never activated", "gone"]
+    )
+    def test_what_cannot_be_shown_is_not_found(self, fields: dict[str, Any]) -> None:
+        one = record()
+        for name, value in fields.items():
+            setattr(one.generations[3], name, value)
+        assert one.by_version("12.1").number == 1  # type: ignore[union-attr]
+        assert one.by_chain(TWO).number == 1  # type: ignore[union-attr]
 
 
 def _without(*path: str) -> Callable[[dict[str, Any]], None]:

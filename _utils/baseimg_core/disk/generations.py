@@ -182,6 +182,7 @@ class Store(Records):
                 generation.inode = os.stat(self._staging).st_ino
                 generation.created = now()
                 record.generations[generation.number] = generation
+                record.highest = generation.number
                 self._save(record)
                 trace("stage.recorded")
                 os.rename(self._staging, os.path.join(self._generations, str(generation.number)))

@@ -14,7 +14,7 @@ MISSING = ("ok", "fail")
 _PILLAR_KEYS = frozenset(
     {"bases", "builds", "lock_timeout", "reserve", "trusted_keys", "require_signature"}  # the last four: minion options
 )
-_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing"})
+_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
 
@@ -69,7 +69,10 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "bundles": fields.get("bundles") or {},
         "chain_id": fields.get("chain_id"),
         "missing": fields.get("missing", "ok"),
+        "repair": fields.get("repair", False),
     }
+    if not isinstance(found["repair"], bool):
+        raise _wrong(f"{key}:repair", found["repair"], "true or false")
     check_base(found["version"], found["chain_id"], found["missing"], key)
     return found
 

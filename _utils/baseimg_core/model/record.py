@@ -20,7 +20,7 @@ class Generation:
     image whose content it shows. ``bundle`` is the digest of the bundle file it was made from, empty for the pristine
     one. ``bytes`` and ``paths`` say what it holds, ``created`` and ``activated`` are ISO 8601 in UTC, empty for
     never. ``pinned`` keeps it
-    from being pruned.
+    from being pruned. ``damaged`` says that it was found changed, so nothing may start from it or go back to it.
     """
 
     number: int
@@ -34,6 +34,7 @@ class Generation:
     activated: str = ""
     by: str = ""
     pinned: bool = False
+    damaged: bool = False
 
 
 @dataclass(slots=True)
@@ -50,7 +51,10 @@ class Intent:
 
 @dataclass(slots=True)
 class Record:
-    """The record of a base, as it is kept in ``state.json``. Generation 0 is the pristine one."""
+    """
+    The record of a base, as it is kept in ``state.json``. Generation 0 is the pristine one; ``highest`` is the highest
+    number so far, since numbers are not used again.
+    """
 
     reference: str
     chain_id: str
@@ -58,6 +62,7 @@ class Record:
     generations: dict[int, Generation]
     current: int = 0
     previous: int | None = None
+    highest: int = 0
     intent: Intent | None = None
     format: int = field(default=FORMAT)
 
@@ -70,15 +75,21 @@ class Record:
         return next((one for one in self.generations.values() if one.inode == inode), None)
 
     def by_chain(self, chain_id: str) -> Generation | None:
-        """A generation that shows this image's content, the newest of several."""
-        found = [one for one in self.generations.values() if one.chain_id == chain_id]
-        return max(found, key=lambda one: one.number, default=None)
+        """A generation that can show this image's content, the newest of several."""
+        return self._newest([one for one in self._usable if one.chain_id == chain_id])
 
     def by_version(self, version: str) -> Generation | None:
         """The generation that people call ``version`` (or ``pristine``), the newest of several."""
         if version == "pristine":
-            return self.pristine
-        found = [one for one in self.generations.values() if one.version == version]
+            return self._newest([one for one in self._usable if one.number == 0])
+        return self._newest([one for one in self._usable if one.version == version])
+
+    @property
+    def _usable(self) -> list[Generation]:
+        return [self.generations[number] for number in self.present if not self.generations[number].damaged]
+
+    @staticmethod
+    def _newest(found: list[Generation]) -> Generation | None:
         return max(found, key=lambda one: one.number, default=None)
 
     @property
@@ -92,7 +103,7 @@ class Record:
 
     @property
     def next_number(self) -> int:
-        return max(self.generations) + 1
+        return max(self.highest, *self.generations) + 1
 
     def dump(self) -> bytes:
         data = asdict(self)

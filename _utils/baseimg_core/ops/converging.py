@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..disk import index, space
@@ -13,71 +12,14 @@ from ..disk.flatten import Flattener
 from ..disk.generations import Filled
 from ..disk.tree import Stack
 from ..engine.base import Engine
-from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, VersionUnknown
-from ..model import catalog, ids
+from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, RecordInvalid, VersionUnknown
+from ..model import ids
 from ..model.manifest import Manifest
 from ..model.policy import Source
 from ..model.record import Generation, Record
 from . import bases
 from .bases import Base
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """
-    What every operation on a node is given.
-
-    ``fetch`` turns a bundle's source into a local path; ``by`` is who asked; ``lock_timeout`` is in seconds;
-    ``reserve`` is the percentage of the file system that must stay free.
-    """
-
-    engine: Engine
-    fetch: Callable[[Source], str]
-    by: str
-    lock_timeout: float
-    reserve: int = 0
-    progress: Progress | None = None
-
-
-@dataclass(slots=True)
-class Plan:
-    """
-    What has to be done to show a version.
-
-    ``generation`` is the one to swap in, where it is present; else ``route`` names the bundles to lay over ``start``.
-    """
-
-    version: str
-    generation: Generation | None = None
-    start: Generation | None = None
-    route: list[str] = field(default_factory=list)
-
-
-class Catalogue:
-    """The declared bundles of one base by version; each is fetched and opened at most once, when it is asked for."""
-
-    def __init__(self, context: Context, bundles: Mapping[str, Source], stack: contextlib.ExitStack) -> None:
-        self._context, self.bundles, self._stack = context, bundles, stack
-        self._open: dict[str, Bundle] = {}
-
-    def bundle(self, version: str) -> Bundle:
-        if version not in self._open:
-            wanted = self.bundles[version]
-            path = self._context.fetch(wanted)
-            bundle = self._stack.enter_context(Bundle(path, wanted.digest))
-            found = bundle.manifest.target.version
-            if found != version:
-                raise BundleMismatch(
-                    f"bundles:{version}: {wanted.source} leads to version {found}, expected {version}",
-                    "declare the bundle under the version that it leads to",
-                )
-            self._open[version] = bundle
-        return self._open[version]
-
-    def manifest(self, version: str) -> Manifest:
-        return self.bundle(version).manifest
+from .planning import Catalogue, Context, Plan, Progress, confirmed, decide
 
 
 def apply(context: Context, source: Source, base: str | None = None) -> dict[str, Any]:
@@ -95,24 +37,39 @@ def apply(context: Context, source: Source, base: str | None = None) -> dict[str
 
 
 def converge(
-    context: Context, name: str, version: str, bundles: Mapping[str, Source], chain_id: str | None = None
+    context: Context,
+    name: str,
+    version: str,
+    bundles: Mapping[str, Source],
+    chain_id: str | None = None,
+    repair: bool = False,
 ) -> dict[str, Any]:
-    """Bring a base to a declared version with what is present, else over the declared bundles, in one swap."""
+    """
+    Bring a base to a declared version with what is present, else over the declared bundles, in one swap.
+
+    With ``repair`` a live content that is not as it was made is made again.
+    """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         found = _find(context.engine, name, catalogue, chain_id)
-        return _reach(context, found, version, catalogue, "converge")
+        return _reach(context, found, version, catalogue, "converge", repair)
 
 
 def plan(
-    context: Context, name: str, version: str, bundles: Mapping[str, Source], chain_id: str | None = None
+    context: Context,
+    name: str,
+    version: str,
+    bundles: Mapping[str, Source],
+    chain_id: str | None = None,
+    repair: bool = False,
 ) -> dict[str, Any]:
     """What :func:`converge` would do, without doing it."""
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = _find(context.engine, name, catalogue, chain_id)
         record = base.store.read() or bases.first_record(base)
-        wanted = _decide(record, version, catalogue)
+        drifted = repair and _mark_drift(base, record)
+        wanted = decide(record, version, catalogue)
         current = record.generations[record.current]
         changed = wanted.generation is not current
         totals = [catalogue.manifest(step).totals for step in wanted.route]
@@ -122,6 +79,7 @@ def plan(
             "from": current.version,
             "to": version,
             "bundles": wanted.route,
+            "repaired": drifted,
             "changes": {word: sum(getattr(one, word) for one in totals) for word in ("added", "modified", "removed")},
         }
         if changed:
@@ -198,42 +156,42 @@ def _find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None)
         raise
 
 
-def _reach(context: Context, base: Base, version: str, catalogue: Catalogue, action: str) -> dict[str, Any]:
+def _reach(
+    context: Context, base: Base, version: str, catalogue: Catalogue, action: str, repair: bool = False
+) -> dict[str, Any]:
     record = base.store.read() or bases.first_record(base)
-    if not base.store.interrupted and _confirmed(record, version, catalogue) is record.generations[record.current]:
-        return _result(context, base, record, None)
-    _decide(record, version, catalogue)  # fetches what is needed, so the lock is not held while bytes travel
+    if not base.store.interrupted and not (repair and _mark_drift(base, record)):
+        current = record.generations[record.current]
+        if confirmed(record, version, catalogue) is current:
+            return _result(context, base, record, None)
+    decide(record, version, catalogue)  # fetches what is needed, so the lock is not held while bytes travel
     bases.check_swappable(context.engine, base)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or bases.first_record(base)
-        wanted = _decide(record, version, catalogue)
+        previous = record.previous
+        drifted = repair and _mark_drift(base, record)
+        wanted = decide(record, version, catalogue)
         generation = wanted.generation or _stage(context, base, record, wanted, catalogue)
-        result = _activate(context, base, record, generation, action)
-        if not _confirmed(record, version, catalogue):  # another file with the same content: remember its digest
+        result = _activate(context, base, record, generation, "repair" if drifted else action)
+        if drifted:  # the way back does not lead to what was found damaged
+            record.previous = previous
+            base.store.save(record)
+        if not confirmed(record, version, catalogue):  # another file with the same content: remember its digest
             generation.bundle = catalogue.bundle(version).digest
             base.store.save(record)
-        return result
+        return {**result, "repaired": drifted}
 
 
-def _confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation | None:
-    """The generation that is known to be the declared version, without a look at any bundle."""
-    declared = catalogue.bundles.get(version)
-    found = record.by_version(version)
-    if found and (found.number == 0 or not declared or declared.digest in (None, found.bundle)):
-        return found
-    return None
-
-
-def _decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
-    if found := _confirmed(record, version, catalogue):
-        return Plan(version, found)
-    shown = {record.generations[number].chain_id for number in record.present}
-    route = catalog.route(version, catalogue.bundles.keys(), shown, catalogue.manifest)
-    same = record.by_chain(catalogue.manifest(version).target.chain_id)
-    if same and same.version == version:
-        return Plan(version, same)
-    start = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
-    return Plan(version, None, start, route)
+def _mark_drift(base: Base, record: Record) -> bool:
+    """Whether the live content is no longer what was made; it is marked in the record then, which is not saved."""
+    if record.current == 0:  # the original: nothing here could bring it back
+        return False
+    try:
+        drifted = any(True for _ in index.compare(base.store.index(record.current), base.store.live, None))
+    except RecordInvalid:
+        drifted = True
+    record.generations[record.current].damaged |= drifted
+    return drifted
 
 
 def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue: Catalogue) -> Generation:
@@ -281,6 +239,7 @@ def _result(context: Context, base: Base, record: Record, before: Generation | N
     current = record.generations[record.current]
     return {
         "changed": before is not None,
+        "repaired": False,
         "base": record.reference,
         "from": (before or current).version,
         "to": current.version,

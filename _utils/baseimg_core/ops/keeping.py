@@ -13,7 +13,7 @@ from ..errors import NoWayBack
 from ..model.record import Record
 from . import bases
 from .bases import Base
-from .converging import Context
+from .planning import Context
 
 
 def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dict[str, Any]]:
