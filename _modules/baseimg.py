@@ -94,7 +94,7 @@ def diff(source, target):
         return building.diff(_engine(), source, target, progress)
 
 
-def build(source, target, bundle, version=None, compression="zstd"):
+def build(source, target, bundle, version=None, compression="zstd", test=False):
     """
     Build the bundle that brings ``source`` to ``target``. The same images give a byte-identical file.
 
@@ -110,6 +110,9 @@ def build(source, target, bundle, version=None, compression="zstd"):
     compression
         ``zstd``, or ``gzip`` for nodes without the Python package ``zstandard``.
 
+    test
+        Only compare and tell; ``digest`` and ``size`` are empty then.
+
     Returns ``bundle``, ``digest`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
     ``changes`` how many paths were ``added``, ``modified`` and ``removed``.
 
@@ -124,7 +127,7 @@ def build(source, target, bundle, version=None, compression="zstd"):
             policy.text(value, key)
         if version is not None:
             policy.text(version, "version")
-        return building.build(_engine(), source, target, bundle, version, compression, progress)
+        return building.build(_engine(), source, target, bundle, version, compression, bool(test), progress)
 
 
 def inspect(bundle, verify=False):
@@ -220,9 +223,8 @@ def plan(name, version, bundles=None, chain_id=None, repair=False):
     name, version, bundles, chain_id, repair
         As there.
 
-    Returns ``changed``, ``base``, ``from``, ``to``, ``bundles`` (the versions whose bundles would be applied, oldest
-    first), ``changes`` (their counts), and where something would change the ``images`` that share the layer and the
-    containers that would be ``outdated``.
+    Returns what that would return, with ``bundles`` (the versions whose bundles would be applied, oldest first) and
+    ``changes`` (their counts) instead of ``generation``.
 
     CLI Example:
 
@@ -483,7 +485,8 @@ def _pub(kwargs):
     unknown = salt.utils.args.clean_kwargs(**kwargs)
     if unknown:
         salt.utils.args.invalid_kwargs(unknown)
-    return {"user": kwargs["__pub_user"], "jid": kwargs["__pub_jid"]} if kwargs.get("__pub_jid") else {}
+    jid = kwargs.get("__pub_jid")
+    return {"user": kwargs.get("__pub_user", "root"), "jid": jid} if jid else {}  # salt-call has a job, but no user
 
 
 def _fetch(source):

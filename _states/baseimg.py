@@ -90,25 +90,22 @@ def built(name, source, target, version=None, compression="zstd"):
             - target: corp/base:12.1
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    test = __opts__["test"]
     try:
         images = [__salt__["baseimg.layer"](image)["chain_id"] for image in (source, target)]
         old = _present(name)
         if old and _matches(old, images, version, compression):
             ret["comment"] = f"The bundle {name} is built: {old['digest']}"
             return ret
-        if __opts__["test"]:
-            ret["result"] = None
-            ret["changes"] = {"bundle": {"old": old and old["digest"], "new": f"{source} to {target}"}}
-            ret["comment"] = f"The bundle {name} would be built from {source} to {target}"
-            return ret
-        new = __salt__["baseimg.build"](source, target, name, version, compression)
+        new = __salt__["baseimg.build"](source, target, name, version, compression, test)
     except CommandExecutionError as exc:
         return _failed(ret, exc)
     counts = new["changes"]
-    ret["changes"] = {"bundle": {"old": old and old["digest"], "new": new["digest"]}}
+    ret["result"] = None if test else True
+    ret["changes"] = {"bundle": {"old": old and old["digest"], "new": new["digest"] or f"{source} to {target}"}}
     ret["comment"] = (
-        f"Built {name} ({new['size']} bytes) from {source} to {target}: "
-        f"{counts['added']} added, {counts['modified']} modified, {counts['removed']} removed"
+        f"{'Would build' if test else 'Built'} {name} from {source} to {target} (paths: "
+        f"{counts['added']} added, {counts['modified']} modified, {counts['removed']} removed)"
     )
     return ret
 
@@ -149,25 +146,20 @@ def pruned(name, keep=1):
 
 
 def _converged(ret, done):
-    if done["changed"]:
+    if not done["changed"]:
+        ret["comment"] = f"{done['base']} shows {done['to']}"
+    else:
         ret["changes"] = {"version": {"old": done["from"], "new": done["to"]}}
         ret["comment"] = f"{done['base']} went from {done['from']} to {done['to']} for {_images(done)}"
         if done["repaired"]:
             ret["comment"] += ", since its content was not as it was made"
-    else:
-        ret["comment"] = f"{done['base']} shows {done['to']}"
-    running = done["containers"]
-    if running["outdated"]:
-        ret["comment"] += f". {_still_old(running['outdated'])}"
-    if running["unknown"]:
-        ret["comment"] += f". Cannot be told what these run on: {', '.join(running['unknown'])}"
+    ret["comment"] += _running(done["containers"])
     return ret
 
 
 def _would_converge(ret, planned):
     if not planned["changed"]:
-        ret["comment"] = f"{planned['base']} shows {planned['to']}"
-        return ret
+        return _converged(ret, planned)
     ret["result"] = None
     ret["changes"] = {"version": {"old": planned["from"], "new": planned["to"]}}
     ret["comment"] = f"{planned['base']} would go from {planned['from']} to {planned['to']} for {_images(planned)}"
@@ -181,10 +173,7 @@ def _would_converge(ret, planned):
         )
     else:
         ret["comment"] += ", with a generation that is on the node"
-    if planned["outdated"]:
-        ret["comment"] += (
-            f". These would run on another content until stopped and started: {', '.join(planned['outdated'])}"
-        )
+    ret["comment"] += _running(planned["containers"])
     return ret
 
 
@@ -193,14 +182,21 @@ def _images(done):
     return f"{count} image{'' if count == 1 else 's'}"
 
 
-def _still_old(names):
-    return f"Running on another content until stopped and started (a restart is not enough): {', '.join(names)}"
+def _running(containers):
+    """What has to be said of running containers."""
+    told = ""
+    if containers["outdated"]:
+        names = ", ".join(containers["outdated"])
+        told += f". On another content until stopped and started (a restart is not enough): {names}"
+    if containers["unknown"]:
+        told += f". It cannot be told what these run on: {', '.join(containers['unknown'])}"
+    return told
 
 
 def _present(bundle):
     """The manifest of a bundle that is there and sound, else nothing: it will be built again."""
     try:
-        return __salt__["baseimg.inspect"](bundle)
+        return __salt__["baseimg.inspect"](bundle, verify=True)
     except CommandExecutionError as exc:
         if _code(exc) in ("bundle-invalid", "digest-mismatch"):
             return None

@@ -35,6 +35,7 @@ class ArgumentInvalid(BaseimgError):
     """An argument or a pillar value is wrong; the message names the key, what was found, what was expected."""
 
     code = "argument-invalid"
+    hint = "correct it and run again; nothing was changed"
 
 
 class EngineUnreachable(BaseimgError):

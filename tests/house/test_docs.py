@@ -119,7 +119,7 @@ class TestArgspec:
     PROMISED = {  # noqa: RUF012
         "layer": {"image": ...},
         "diff": {"source": ..., "target": ...},
-        "build": {"source": ..., "target": ..., "bundle": ..., "version": None, "compression": "zstd"},
+        "build": {"source": ..., "target": ..., "bundle": ..., "version": None, "compression": "zstd", "test": False},
         "inspect": {"bundle": ..., "verify": False},
         "apply": {"bundle": ..., "hash": None},
         "rollback": {"base": ..., "to": None},

@@ -100,7 +100,8 @@ def bundle_entries(bundle: str | Path) -> dict[bytes, tarfile.TarInfo]:
 
 
 def _blob(archive: tarfile.TarFile, descriptor: dict[str, Any]) -> bytes:
-    return _member(archive, "blobs/" + descriptor["digest"].replace(":", "/")).read()
+    data: bytes = _member(archive, "blobs/" + descriptor["digest"].replace(":", "/")).read()
+    return data
 
 
 def _member(tar: tarfile.TarFile, name: str) -> Any:

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
-from ..errors import BundleInvalid, BundleMismatch
+from ..errors import BundleInvalid, BundleMismatch, DigestMismatch
 from ..model import overlay
 from ..model.entry import Entry, Kind, kind_of
 from .files import Copier, Tree, set_metadata, write_all
@@ -75,7 +75,7 @@ class Flattener:
                     closed.add(path)
                 if self._hidden(path) or (path in self._directories and not directory):
                     if member.leads and member.entry:
-                        self._leaders[path] = self._keep(path, member.entry, stream, kept)
+                        self._leaders[path] = self._keep(member, member.entry, stream, kept)
                 elif member.removes:
                     removed.add(path)
                 elif directory and member.entry:
@@ -88,13 +88,13 @@ class Flattener:
         self._removed |= removed
         self._closed |= closed
 
-    def _keep(self, path: bytes, entry: Entry, stream: BinaryIO, kept: contextlib.ExitStack) -> Entry | int:
+    def _keep(self, member: Member, entry: Entry, stream: BinaryIO, kept: contextlib.ExitStack) -> Entry | int:
         """What a hidden path has for those that are linked to it and not hidden: a file without a name, or an entry."""
         if entry.kind is not Kind.FILE:
             return entry
         descriptor = os.open(self._root, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
         kept.callback(os.close, descriptor)
-        self.digests[path] = self._fill_file(descriptor, entry, stream)
+        self._fill_file(descriptor, member, entry, stream)
         return descriptor
 
     def _hidden(self, path: bytes) -> bool:
@@ -121,10 +121,9 @@ class Flattener:
         elif member.entry and member.entry.kind is Kind.FILE:
             descriptor = self._tree.create(member.path)
             try:
-                found = self._fill_file(descriptor, member.entry, stream)
+                self._fill_file(descriptor, member, member.entry, stream)
             finally:
                 os.close(descriptor)
-            self.digests[member.path] = found
         elif member.entry:
             self._make(member.path, member.entry)
             self._tree.set_metadata(member.path, member.entry)
@@ -147,8 +146,7 @@ class Flattener:
         if first in self.digests:
             self.digests[path] = self.digests[first]
 
-    def _fill_file(self, descriptor: int, entry: Entry, stream: BinaryIO) -> str:
-        """Write a file's content and metadata; returns the content's digest."""
+    def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: BinaryIO) -> None:
         left, sha = entry.size, hashlib.sha256()
         while left:
             data = stream.read(min(left, _CHUNK))
@@ -157,7 +155,9 @@ class Flattener:
             left -= len(data)
         set_metadata(descriptor, entry)
         self.bytes += entry.size
-        return sha.hexdigest()
+        self.digests[member.path] = sha.hexdigest()
+        if member.digest not in (None, sha.hexdigest()):
+            raise DigestMismatch(f"the content of {overlay.shown(member.path)} does not have its recorded digest")
 
     def _make_parents(self, path: bytes) -> None:
         missing = [above for above in overlay.ancestors(path) if above not in self._directories]

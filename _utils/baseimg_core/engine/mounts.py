@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
 
 from ..errors import LayerUnsupported
 
 _PROBES = 4096  # paths tried before giving up on a container that covers everything
 _METACOPY = "/sys/module/overlay/parameters/metacopy"
-_FORBIDDEN = ("index=on", "metacopy=on")
+_FORBIDDEN = (b"index", b"metacopy")
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
 def generation_of(pid: int, generations: Mapping[int, str]) -> int | None:
@@ -27,13 +30,15 @@ def generation_of(pid: int, generations: Mapping[int, str]) -> int | None:
     root = f"/proc/{pid}/root".encode()
     try:
         device = os.stat(root + b"/").st_dev
+        upper = _options(pid).get(b"upperdir")
     except OSError:  # it ended meanwhile
         return None
     directories = {number: os.fsencode(path) for number, path in generations.items()}
     for directory in directories.values():
         for path in itertools.islice(_paths(directory), _PROBES):
             seen = _inode(root + b"/" + path)
-            if seen is None or seen[0] != device:
+            # a file that the container has copied up keeps the inode of what it was copied from, mounted or not
+            if seen is None or seen[0] != device or (upper and _is_file(upper + b"/" + path)):
                 continue
             matching = [
                 number
@@ -59,15 +64,23 @@ def check_host() -> None:
 def check_options(pid: int) -> None:
     """Refuse a container whose overlay mount would not survive a swap of what lies below it (stale handles, EIO)."""
     try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-            lines = [line.split() for line in file]
-    except OSError:
+        options = _options(pid)
+    except OSError:  # it ended meanwhile
         return
+    for name in _FORBIDDEN:
+        if options.get(name) == b"on":
+            raise LayerUnsupported(f"the root of process {pid} is mounted with {name.decode()}=on")
+
+
+def _options(pid: int) -> dict[bytes, bytes]:
+    """The options of the overlay that a process has as its root; none where that is no overlay (proc(5), mountinfo)."""
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
+        lines = [line.split() for line in file]
     for fields in lines:
-        if fields[4] == "/" and "overlay" in fields:
-            for option in _FORBIDDEN:
-                if option in fields[-1].split(","):
-                    raise LayerUnsupported(f"the root of process {pid} is mounted with {option}")
+        if fields[4] == b"/" and b"overlay" in fields:
+            pairs = (option.partition(b"=") for option in fields[-1].split(b","))
+            return {name: _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), value) for name, _, value in pairs}
+    return {}
 
 
 def _paths(directory: bytes) -> Iterator[bytes]:
@@ -79,6 +92,13 @@ def _paths(directory: bytes) -> Iterator[bytes]:
             yield os.path.join(prefix, name)
         below += (os.path.join(prefix, name) for name in directories)
     yield from below
+
+
+def _is_file(path: bytes) -> bool:
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _inode(path: bytes) -> tuple[int, int] | None:

@@ -59,9 +59,10 @@ def build(
     path: str,
     version: str | None = None,
     kind: str = "zstd",
+    test: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the bundle that leads from ``source`` to ``target``."""
+    """Write the bundle that leads from ``source`` to ``target``; with ``test`` only tell what it would hold."""
     compression.check(kind)
     old, new = _layered(engine, source), _layered(engine, target)
     if (old.os, old.architecture) != (new.os, new.architecture):
@@ -72,24 +73,20 @@ def build(
     found = [] if old.chain_id == new.chain_id else _compare(old, new, progress)
     if not found:
         raise ImagesEqual(f"{source} and {target} show the same content")
-    written = bundle_writer.write(
-        path,
-        found,
-        _reference(source, old, None),
-        _reference(target, new, version),
-        {"os": new.os, "architecture": new.architecture},
-        kind,
-        _named(progress, "writing"),
-    )
-    totals = written.manifest.totals
-    return {
+    sides = _reference(source, old, None), _reference(target, new, version)
+    result: dict[str, Any] = {
         "bundle": path,
-        "digest": written.digest,
-        "size": written.size,
-        "source": _side(written.manifest.source),
-        "target": _side(written.manifest.target),
-        "changes": {"added": totals.added, "modified": totals.modified, "removed": totals.removed},
+        "digest": "",
+        "size": 0,
+        "source": _side(sides[0]),
+        "target": _side(sides[1]),
+        "changes": model_changes.counts(found),
     }
+    if test:
+        return result
+    platform = {"os": new.os, "architecture": new.architecture}
+    written = bundle_writer.write(path, found, *sides, platform, kind, _named(progress, "writing"))
+    return {**result, "digest": written.digest, "size": written.size}
 
 
 def inspect(path: str, verify: bool = False) -> dict[str, Any]:

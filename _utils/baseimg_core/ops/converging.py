@@ -72,24 +72,22 @@ def plan(
         wanted = decide(record, version, catalogue)
         current = record.generations[record.current]
         changed = wanted.generation is not current
+        if changed:
+            bases.check_swappable(context.engine, base)
+        images = bases.users(context.engine, base.chain_id)
+        after = wanted.generation.number if wanted.generation else None
         totals = [catalogue.manifest(step).totals for step in wanted.route]
-        result: dict[str, Any] = {
+        return {
             "changed": changed,
-            "base": base.reference,
+            "repaired": drifted,
+            "base": record.reference,
             "from": current.version,
             "to": version,
             "bundles": wanted.route,
-            "repaired": drifted,
             "changes": {word: sum(getattr(one, word) for one in totals) for word in ("added", "modified", "removed")},
+            "images": [image.name for image in images],
+            "containers": bases.containers(context.engine, base, base.store.read(), images, after),
         }
-        if changed:
-            bases.check_swappable(context.engine, base)
-            images = bases.users(context.engine, base.chain_id)
-            after = wanted.generation.number if wanted.generation else None
-            running = bases.containers(context.engine, base, base.store.read(), images, after)
-            result["images"] = [image.name for image in images]
-            result["outdated"] = running["outdated"]
-        return result
 
 
 def rollback(context: Context, name: str, to: str | None = None) -> dict[str, Any]:
@@ -122,7 +120,7 @@ def _way_back(base: Base, record: Record, to: str | None) -> Generation:
 
 def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
     """The base that a bundle is for: ``base``, else the image it starts from, else a base that shows its content."""
-    if base is not None:
+    if base is not None and base != manifest.source.chain_id:
         return bases.locate(engine, base)
     try:
         return bases.by_chain(engine, manifest.source.chain_id, manifest.source.reference)

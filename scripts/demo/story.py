@@ -1,0 +1,176 @@
+"""The story: one base, two applications on it, a fix for the base, and the way back. Every claim is checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine import Engine
+from material import APPLICATIONS, BASE, NEWER, archive, images, saved_diff_ids
+from screen import Screen, Shell, expect
+
+_REPO = Path(__file__).resolve().parents[2]
+_BUNDLE = "baseimg/bundles/corp-base_12.0_12.1.tar"
+_SHOP, _BILLING = APPLICATIONS
+_PILLAR = """\
+baseimg:
+  bases:
+    {base}:
+      version: '12.1'
+      bundles:
+        '12.1':
+          source: {source}
+          hash: {digest}
+"""
+
+
+def tell(screen: Screen, engine: Engine, directory: Path) -> None:
+    Story(screen, engine, directory).tell()
+
+
+class Story:
+    def __init__(self, screen: Screen, engine: Engine, directory: Path) -> None:
+        self.screen, self.engine, self.directory = screen, engine, directory
+        self.shell = Shell(screen, str(directory), _environment(engine, directory))
+        self.images = images()
+
+    def tell(self) -> None:
+        self.prepare()
+        self.before()
+        bundle = self.build()
+        self.declare(bundle)
+        self.converge()
+        self.running()
+        self.save_refused()
+        self.roll_back()
+        self.save_works()
+
+    def prepare(self) -> None:
+        self.screen.title("baseimg: a newer base under two applications, without rebuilding or pulling them")
+        self.screen.note(
+            f"A private Docker {self.engine.version.partition('+')[0]} in {self.directory}. {_SHOP} and {_BILLING} are "
+            f"FROM {BASE}; {NEWER} has newer certificates."
+        )
+        _write_minion(self.directory)
+        path = self.directory / "images.tar"
+        path.write_bytes(archive(self.images))
+        self.shell.run("docker", "load", "--quiet", "--input", str(path), shown=False)
+
+    def before(self) -> None:
+        self.screen.step("Before", "Each application image has the base that it was built on. One is running.")
+        self.shell.run("docker", "run", "--detach", "--network=none", "--name=shop", _SHOP)
+        self.process = self.main_process()
+        self.version_in_new_container(_BILLING, "12.0")
+
+    def build(self) -> dict[str, Any]:
+        self.screen.step("Build the bundle", "Only what differs between the two versions travels, in one file.")
+        done = self.shell.salt("baseimg.build", BASE, NEWER, f"srv/{_BUNDLE}")
+        counts = done["changes"]
+        self.screen.result(
+            f"{counts['added']} path added, {counts['modified']} modified, {counts['removed']}"
+            f" removed: {done['size'] / 1e3:.0f} kB of {len(self.images[1].layers[0]) / 1e6:.0f} MB"
+        )
+        expect(counts, {"added": 1, "modified": 2, "removed": 1}, "the bundle's changes")
+        return dict(done)
+
+    def declare(self, bundle: dict[str, Any]) -> None:
+        self.screen.step("Declare the version in pillar, and ask first", "Test mode tells what would happen.")
+        pillar = _PILLAR.format(base=BASE, source=f"salt://{_BUNDLE}", digest=bundle["digest"])
+        (self.directory / "pillar/baseimg.sls").write_text(pillar)
+        shown = self.shell.run("cat", "pillar/baseimg.sls")
+        self.screen.block(shown.replace(bundle["digest"], f"{bundle['digest'][:15]}…"))
+        self.apply_state(None, "test=True")
+        self.version_in_new_container(_BILLING, "12.0", shown=False)
+
+    def converge(self) -> None:
+        self.screen.step("Apply", "One atomic swap, on the node, for every image that is built on this base.")
+        self.apply_state({"old": "12.0", "new": "12.1"})
+        for image in APPLICATIONS:
+            self.version_in_new_container(image, "12.1")
+
+    def running(self) -> None:
+        self.screen.step("What runs is undisturbed", "It keeps the old base, whole, until it is stopped and started.")
+        expect(self.main_process(), self.process, "the running container's process")
+        self.version_in_shop("12.0", f", in the same process {self.process['Pid']} as before")
+        containers = self.shell.salt("baseimg.status", BASE)["bases"][0]["containers"]
+        self.screen.result(f"outdated containers: {', '.join(containers['outdated'])}")
+        expect(containers, {"current": [], "outdated": ["shop"], "unknown": []}, "the containers in the status")
+        self.shell.line("docker stop shop && docker start shop")
+        self.version_in_shop("12.1")
+
+    def save_refused(self) -> None:
+        self.screen.step("A limit", "The engine checks layers that leave it, and sees that this one has changed.")
+        error = self.shell.refused("docker", "save", "--output=saved.tar", *self.names)
+        self.screen.result(error.removeprefix("Error response from daemon: "))
+        expect("file integrity checksum failed" in error, True, f"the engine's refusal ({error})")
+
+    def roll_back(self) -> None:
+        self.screen.step("Roll back", "Declare the older version: its content is still on the node.")
+        self.shell.line("sed -i '/version:/s/12.1/12.0/' pillar/baseimg.sls")
+        self.apply_state({"old": "12.1", "new": "12.0"})
+        for image in APPLICATIONS:
+            self.version_in_new_container(image, "12.0", shown=image == _BILLING)
+
+    def save_works(self) -> None:
+        self.screen.step("The original again", "The engine's own checksums hold, for the base and the applications.")
+        self.shell.run("docker", "save", "--output=saved.tar", *self.names)
+        wanted = {image.name: image.diff_ids for image in self.images if image.name in self.names}
+        expect(saved_diff_ids(self.directory / "saved.tar"), wanted, "the saved layers' digests")
+        self.screen.result(f"{len(wanted)} images saved, each layer with its original diff ID")
+
+    @property
+    def names(self) -> list[str]:
+        return [BASE, *APPLICATIONS]
+
+    def apply_state(self, version: dict[str, str] | None, *options: str) -> None:
+        """Run the highstate; ``version`` is the change that it must make, ``None`` in test mode."""
+        (state,) = self.shell.salt("state.apply", *options).values()
+        self.screen.result(state["comment"])
+        expect(state["result"], None if version is None else True, f"the state's result ({state['comment']})")
+        expect(state["changes"], {"version": version or {"old": "12.0", "new": "12.1"}}, "the state's changes")
+
+    def version_in_new_container(self, image: str, wanted: str, shown: bool = True) -> None:
+        words = ("docker", "run", "--rm", "--network=none", image, "base", "version")
+        self.version(wanted, *words, shown=shown)
+
+    def version_in_shop(self, wanted: str, remark: str = "") -> None:
+        self.version(wanted, "docker", "exec", "shop", "base", "version", remark=remark)
+
+    def version(self, wanted: str, *words: str, remark: str = "", shown: bool = True) -> None:
+        found = self.shell.run(*words, shown=shown)
+        if shown:
+            self.screen.result(found + remark)
+        expect(found, wanted, " ".join(words))
+
+    def main_process(self) -> dict[str, Any]:
+        state = json.loads(self.shell.run("docker", "inspect", "--format={{json .State}}", "shop", shown=False))
+        expect(state["Running"], True, "the container shop runs")
+        return {key: state[key] for key in ("Pid", "StartedAt")}
+
+
+def _environment(engine: Engine, directory: Path) -> dict[str, str]:
+    inherited = engine.environment
+    path = f"{_REPO}/.venv/bin:{inherited['PATH']}"
+    return {**inherited, "PATH": path, "SALT_CONFIG_DIR": str(directory / "salt")}
+
+
+def _write_minion(directory: Path) -> None:
+    """A masterless minion that takes the suite from this checkout."""
+    for name in ("salt", "pillar", f"srv/{Path(_BUNDLE).parent}"):
+        (directory / name).mkdir(parents=True)
+    minion = {
+        "id": "node1",
+        "root_dir": str(directory / "salt-root"),
+        "file_client": "local",
+        "file_roots": {"base": [str(_REPO / "salt"), str(directory / "srv")]},
+        "pillar_roots": {"base": [str(directory / "pillar")]},
+        "module_dirs": [str(_REPO)],
+        "utils_dirs": [str(_REPO / "_utils")],
+        "autoload_dynamic_modules": False,  # they come from module_dirs
+        "fileserver_list_cache_time": 0,  # the bundle is newer than the first listing
+        "enable_fqdns_grains": False,  # asks name servers
+        "log_level": "quiet",
+    }
+    (directory / "salt/minion").write_text(json.dumps(minion))
+    (directory / "pillar/top.sls").write_text(json.dumps({"base": {"*": ["baseimg"]}}))

@@ -1,0 +1,26 @@
+"""Images on the shared engine and the loaded modules, as functional tests use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("tests.functional.lab")
+
+from tests.functional.lab import Lab  # noqa: E402
+from tests.support.engine import Engine  # noqa: E402
+from tests.support.minion import Minion  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def emptied(engine: Engine) -> Iterator[None]:
+    """Every test finds an engine without images: equal layers share a directory, and a swapped one stays swapped."""
+    yield
+    engine.remove_all()
+
+
+@pytest.fixture
+def lab(engine: Engine, salt_local: Minion, tmp_path: Path) -> Lab:
+    return Lab(engine, salt_local, tmp_path)

@@ -1,0 +1,139 @@
+"""Short words for what functional tests do: load images, build and apply bundles, look at what the kernel shows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.support import images, kernel, node
+from tests.support.engine import Engine
+from tests.support.images import ImageSpec, Member, directory, file
+from tests.support.kernel import Seen
+from tests.support.minion import Minion
+
+BASE, NEW, NEWER, APP = "corp/base:12.0", "corp/base:12.1", "corp/base:12.2", "corp/app:1"
+SLEEP = ("sleep", "1000000")
+
+
+def layer(*members: Member) -> bytes:
+    """A layer's tar with the directories that its members need: an engine would give missing ones the present time."""
+    explicit = {member.path for member in members if member.type == directory("").type}
+    given: list[Member] = []
+    for member in members:
+        for above in _ancestors(member.path):
+            if above not in explicit:
+                explicit.add(above)
+                given.append(directory(above))
+        given.append(member)
+    return images.layer_tar(given)
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+BUSYBOX = layer(*images.busybox_members())
+VERSION_0 = layer(
+    file("etc/version", b"12.0\n"),
+    file("etc/gone", b"from 12.0\n"),
+    file("etc/kept", b"kept\n"),
+    file("usr/lib/tool", b"tool 12.0\n", 0o755),
+)
+VERSION_1 = layer(
+    file("etc/version", b"12.1\n"),
+    images.whiteout("etc/gone"),
+    file("etc/added", b"from 12.1\n"),
+    file("usr/lib/tool", b"tool 12.1\n", 0o755),
+)
+VERSION_2 = layer(file("etc/version", b"12.2\n"), images.whiteout("etc/added"), file("etc/fresh", b"from 12.2\n"))
+APP_LAYER = layer(file("app/run", b"app\n", 0o755), file("etc/app.conf", b"app\n"))
+
+
+@dataclass
+class Lab:
+    """One engine, one minion, one directory for the test's files."""
+
+    engine: Engine
+    minion: Minion
+    work: Path
+
+    # Images
+
+    def load(self, stacks: Mapping[str, Sequence[bytes]], config: Mapping[str, Any] | None = None) -> None:
+        """Load images by reference, their layers bottom first."""
+        self.engine.load(images.archive([ImageSpec(ref, layers, config or {}) for ref, layers in stacks.items()]))
+
+    def usual(self, *more: str) -> None:
+        """A base in two versions and an application on the first, which all run; `more` may name `NEWER`."""
+        old = [BUSYBOX, VERSION_0]
+        stacks = {BASE: old, NEW: [*old, VERSION_1], NEWER: [*old, VERSION_1, VERSION_2], APP: [*old, APP_LAYER]}
+        self.load({ref: layers for ref, layers in stacks.items() if ref != NEWER or NEWER in more})
+
+    def dirs(self, image: str) -> list[str]:
+        return node.layer_dirs(self.engine, image)
+
+    def show(self, image: str) -> dict[bytes, Seen]:
+        """What the kernel shows for an image."""
+        return kernel.show(self.dirs(image))
+
+    def top(self, image: str) -> str:
+        """The directory of the image's top layer, with everything of the engine's and ours in it."""
+        return os.path.dirname(self.dirs(image)[0])
+
+    def untag(self, *references: str) -> None:
+        for reference in references:
+            node.untag(self.engine, reference)
+
+    # The modules
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """`lab.apply(…)` is `baseimg.apply(…)`."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        function: Callable[..., Any] = self.minion.modules[f"baseimg.{name}"]
+        return function
+
+    def bundle(self, source: str = BASE, target: str = NEW, **arguments: Any) -> str:
+        """A bundle from one image to the other; returns its path."""
+        name = "_".join(part.rpartition(":")[2] for part in (source, target)) + arguments.get("compression", "")
+        path = str(self.work / f"{name}.tar")
+        self.minion.modules["baseimg.build"](source, target, path, **arguments)
+        return path
+
+    def version(self, image: str = APP) -> str:
+        """The version that a new container of the image sees."""
+        return self.engine.run(image, "cat", "/etc/version").strip()
+
+    # Nodes that must not change
+
+    def layers(self) -> node.Inodes:
+        return node.layers(self.engine)
+
+    def refused(
+        self, code: str | tuple[str, ...], function: str, *arguments: Any, **named: Any
+    ) -> CommandExecutionError:
+        """Call something that must end in this one error, and find every layer of the node as it was."""
+        before = self.layers()
+        with pytest.raises(CommandExecutionError) as caught:
+            self.minion.modules[f"baseimg.{function}"](*arguments, **named)
+        assert node.touched(before, self.layers()) == []
+        error = caught.value
+        assert isinstance(error.info, dict)
+        assert error.info["code"] in ((code,) if isinstance(code, str) else code)
+        assert error.info["message"]
+        assert error.info["hint"]
+        assert error.info["message"] in str(error)
+        return error
+
+
+def digest(path: str | Path) -> str:
+    with open(path, "rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,352 @@
+"""What the kernel shows after an apply is what it shows for the target, and after a rollback what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from tests.functional.cases import CASES, Case
+from tests.functional.lab import (
+    APP,
+    APP_LAYER,
+    BASE,
+    BUSYBOX,
+    NEW,
+    VERSION_0,
+    VERSION_1,
+    Lab,
+    digest,
+    layer,
+)
+from tests.support import kernel, node
+from tests.support.engine import Engine
+from tests.support.images import busybox_members, chain_id, diff_id, directory, file, symlink, whiteout
+from tests.support.kernel import STRAY, Seen, differences, show
+
+pytestmark = pytest.mark.functional
+
+SIGNS = {"added": "+", "modified": "~", "removed": "-"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+def test_apply_shows_the_target_and_rollback_the_base(lab: Lab, case: Case) -> None:
+    lab.load({BASE: case.base, NEW: case.target, APP: [*case.base, *case.app]})
+    base, target = lab.dirs(BASE), lab.dirs(NEW)
+    own = lab.dirs(APP)[: len(case.app)]
+    old, old_app = show(base), show([*own, *base])
+    new, new_app = show(target), show([*own, *target])
+    pristine = node.inodes(*base)
+
+    bundle = lab.bundle()
+    assert changed_paths(lab.diff(BASE, NEW)) == case.changes
+    assert_only_what_differs(bundle, old, new)
+    lab.apply(bundle)
+
+    assert differences(show(base), new) == []
+    assert differences(lab.show(APP), new_app) == []
+    assert STRAY not in {seen.type for seen in show(base).values()}
+    lab.rollback(BASE)
+    assert differences(show(base), old) == []
+    assert differences(lab.show(APP), old_app) == []
+    assert node.inodes(*base) == pristine
+    assert node.saved_diff_ids(lab.engine, BASE, APP) == {
+        BASE: [diff_id(one) for one in case.base],
+        APP: [diff_id(one) for one in [*case.base, *case.app]],
+    }
+
+
+def changed_paths(found: dict[str, Any]) -> set[str]:
+    return {sign + one["path"] for word, sign in SIGNS.items() for one in found[word]}
+
+
+def assert_only_what_differs(bundle: str, old: dict[bytes, Seen], new: dict[bytes, Seen]) -> None:
+    entries = node.bundle_entries(bundle)
+    assert entries
+    for name in entries:
+        parent, _, last = name.rpartition(b"/")
+        path = (parent + b"/" if parent else b"") + last.removeprefix(b".wh.")
+        assert old.get(path) != new.get(path), path
+        assert (path not in new) is last.startswith(b".wh."), path
+
+
+class TestContainers:
+    """What is seen from the inside, of content that the kernel comparison above covers from the outside."""
+
+    def test_new_containers_of_base_and_application_see_the_new_version(self, lab: Lab) -> None:
+        lab.usual()
+        lab.apply(lab.bundle())
+        for image in (BASE, APP):
+            assert lab.version(image) == "12.1"
+            names = set(lab.engine.run(image, "ls", "/etc").split())
+            assert {"version", "kept", "added"} <= names
+            assert "gone" not in names
+        assert lab.engine.run(APP, "cat", "/app/run") == "app\n"
+        lab.rollback(BASE)
+        assert lab.version() == "12.0"
+        assert lab.engine.run(APP, "cat", "/etc/gone") == "from 12.0\n"
+
+    def test_metadata(self, lab: Lab) -> None:
+        old = [BUSYBOX, layer(file("su", b"x"), directory("tmp"))]
+        new = [*old, layer(file("su", b"x", 0o4755, 12, 34, 1_000_000_000), directory("tmp", 0o1777))]
+        lab.load({BASE: old, NEW: new, APP: [*old, APP_LAYER]})
+        lab.apply(lab.bundle())
+        assert lab.engine.run(APP, "stat", "-c", "%a %u %g %Y", "/su", "/tmp").splitlines() == [
+            "4755 12 34 1000000000",
+            "1777 0 0 1600000000",
+        ]
+
+    def test_a_base_with_another_libc_directory(self, lab: Lab) -> None:
+        """The shell itself is in a directory that becomes a symlink."""
+        old = [BUSYBOX, layer(file("etc/version", b"12.0\n"))]
+        moved = layer(*(_below_usr(member) for member in busybox_members()), symlink("bin", "usr/bin"))
+        new = [layer(file("etc/version", b"12.1\n")), moved]
+        lab.load({BASE: old, NEW: new, APP: [*old, APP_LAYER]})
+        lab.apply(lab.bundle())
+        assert lab.engine.run(APP, "/bin/sh", "-c", "readlink /bin; cat /etc/version") == "usr/bin\n12.1\n"
+
+
+def _below_usr(member: Any) -> Any:
+    return type(member)(**{**vars(member), "path": f"usr/{member.path}"})
+
+
+class TestOtherImages:
+    def test_images_that_share_only_lower_layers_do_not_change(self, lab: Lab) -> None:
+        old = [BUSYBOX, VERSION_0, layer(file("top", b"1"))]
+        beside = {
+            "corp/lower:1": old[:2],
+            "corp/beside:1": [*old[:2], layer(file("top", b"beside"))],
+            "corp/same-layer-elsewhere:1": [BUSYBOX, old[2]],
+        }
+        lab.load({BASE: old, NEW: [*old, VERSION_1, layer(file("top", b"2"))], **beside})
+        before = {image: (lab.show(image), node.inodes(*lab.dirs(image))) for image in beside}
+
+        done = lab.apply(lab.bundle())
+
+        assert done["images"] == sorted([BASE, NEW])
+        assert {image: (lab.show(image), node.inodes(*lab.dirs(image))) for image in beside} == before
+        assert lab.version("corp/beside:1") == "12.0"
+        saved = node.saved_diff_ids(lab.engine, *beside)
+        assert saved == {image: [diff_id(one) for one in layers] for image, layers in beside.items()}
+
+    def test_an_image_with_the_same_layers_by_another_name_changes_too(self, lab: Lab) -> None:
+        lab.usual()
+        lab.load({"corp/child:1": [BUSYBOX, VERSION_0]}, {"Env": ["A=b"]})
+        done = lab.apply(lab.bundle())
+        assert done["images"] == sorted([BASE, NEW, APP, "corp/child:1"])
+        assert lab.version("corp/child:1") == "12.1"
+
+    def test_the_target_image_itself_stays_as_it_is(self, lab: Lab) -> None:
+        lab.usual()
+        wanted = lab.show(NEW)
+        bundle = lab.bundle()
+        lab.apply(bundle)
+        assert differences(lab.show(NEW), wanted) == []
+
+    def test_a_base_is_built_from_its_own_content_also_where_it_shows_a_newer_version(self, lab: Lab) -> None:
+        lab.usual()
+        first = lab.bundle()
+        before = digest(first)
+        lab.apply(first)
+        assert digest(lab.bundle()) == before
+
+
+class TestWithoutItsTag:
+    def test_a_base_is_found_in_an_application_image(self, lab: Lab) -> None:
+        lab.usual()
+        bundle = lab.bundle()
+        wanted = lab.show(NEW)
+        top = lab.top(BASE)
+        lab.untag(BASE, NEW)
+        own, base = lab.dirs(APP)[:1], lab.dirs(APP)[1:]
+
+        done = lab.apply(bundle)
+
+        assert (done["base"], done["images"]) == (BASE, [APP])
+        assert differences(show(base), wanted) == []
+        assert Path(top, "baseimg/state.json").exists()
+        assert lab.version() == "12.1"
+        assert lab.status(BASE)["bases"][0]["version"] == "12.1"
+        lab.rollback(BASE)
+        assert lab.version() == "12.0"
+        assert node.saved_diff_ids(lab.engine, APP) == {APP: [diff_id(x) for x in (BUSYBOX, VERSION_0, APP_LAYER)]}
+        assert own == lab.dirs(APP)[:1]
+
+    @pytest.mark.parametrize("tagged", [True, False])
+    def test_a_base_is_named_by_its_chain_id(self, lab: Lab, tagged: bool) -> None:
+        lab.usual()
+        bundle = lab.bundle()
+        chain = chain_id([diff_id(BUSYBOX), diff_id(VERSION_0)])
+        assert lab.layer(BASE)["chain_id"] == chain
+        if not tagged:
+            lab.untag(BASE, NEW)
+        assert lab.status(chain)["bases"][0]["chain_id"] == chain
+        assert lab.apply(bundle, base=chain)["changed"] is True
+        assert lab.version() == "12.1"
+        assert lab.rollback(chain, to="pristine")["changed"] is True
+        assert lab.version() == "12.0"
+
+    def test_a_base_that_was_first_named_by_its_chain_id_has_its_name_all_the_same(self, lab: Lab) -> None:
+        lab.usual()
+        bundle = lab.bundle()
+        lab.untag(BASE, NEW)
+        lab.apply(bundle, base=chain_id([diff_id(BUSYBOX), diff_id(VERSION_0)]))
+        lab.converge(BASE, "12.0", {"12.1": {"source": bundle}})
+        assert lab.version() == "12.0"
+
+
+class TestBundles:
+    @pytest.mark.parametrize("compression", ["zstd", "gzip"])
+    def test_the_same_images_give_a_byte_identical_file(
+        self, lab: Lab, make_engine: Callable[..., Engine], compression: str
+    ) -> None:
+        lab.usual()
+        path = lab.work / "bundle.tar"
+        made = lab.build(BASE, NEW, str(path), compression=compression)
+        first = path.read_bytes()
+        assert (made["digest"], made["size"]) == (digest(path), len(first))
+        assert lab.build(BASE, NEW, str(path), compression=compression) == made
+        assert path.read_bytes() == first
+
+        other = Lab(make_engine(), lab.minion, lab.work)
+        other.usual()
+        lab.minion.configure(**{"docker.url": other.engine.url})
+        assert other.build(BASE, NEW, str(path), compression=compression) == made
+        assert path.read_bytes() == first
+
+    def test_what_is_said_of_a_bundle(self, lab: Lab) -> None:
+        lab.usual()
+        made = lab.build(BASE, NEW, str(lab.work / "b.tar"))
+        sides = {
+            "source": {"reference": BASE, "version": "12.0", "chain_id": lab.layer(BASE)["chain_id"]},
+            "target": {"reference": NEW, "version": "12.1", "chain_id": lab.layer(NEW)["chain_id"]},
+        }
+        counts = {"added": 1, "modified": 2, "removed": 1}
+        assert made == {
+            "bundle": str(lab.work / "b.tar"),
+            "digest": digest(lab.work / "b.tar"),
+            "size": (lab.work / "b.tar").stat().st_size,
+            **sides,
+            "changes": counts,
+        }
+        assert lab.diff(BASE, NEW)["counts"] == counts
+        shown = lab.inspect(made["bundle"], verify=True)
+        assert shown["verified"] is True
+        assert (shown["digest"], shown["size"]) == (made["digest"], made["size"])
+        assert {side: {key: shown[side][key] for key in sides[side]} for side in sides} == sides
+        assert shown["target"]["diff_ids"] == [diff_id(one) for one in (BUSYBOX, VERSION_0, VERSION_1)]
+        assert {word: shown["totals"][word] for word in counts} == counts
+
+    def test_a_version_of_its_own(self, lab: Lab) -> None:
+        lab.usual()
+        bundle = lab.bundle(version="12.1-fixed")
+        assert lab.apply(bundle)["to"] == "12.1-fixed"
+        assert lab.status(BASE)["bases"][0]["version"] == "12.1-fixed"
+
+    def test_nothing_is_left_beside_a_bundle(self, lab: Lab) -> None:
+        lab.usual()
+        (lab.work / "out").mkdir()
+        lab.build(BASE, NEW, str(lab.work / "out/b.tar"))
+        assert [path.name for path in (lab.work / "out").iterdir()] == ["b.tar"]
+        assert (lab.work / "out/b.tar").stat().st_mode & 0o777 == 0o600
+
+    def test_an_engine_takes_a_bundle_for_an_image_layout(self, lab: Lab) -> None:
+        """Its layer, laid over the base by hand as any OCI tool would, shows the target."""
+        lab.usual()
+        bundle = lab.bundle()
+        entries = node.bundle_entries(bundle)
+        assert set(entries) == {b"etc/added", b"etc/version", b"etc/.wh.gone", b"usr/lib/tool"}
+        assert entries[b"usr/lib/tool"].mode == 0o755
+
+
+class TestLayer:
+    def test_where_a_layer_lives(self, lab: Lab) -> None:
+        lab.usual()
+        path, *lower = lab.dirs(APP)
+        assert lab.layer(APP) == {
+            "image": APP,
+            "chain_id": chain_id([diff_id(one) for one in (BUSYBOX, VERSION_0, APP_LAYER)]),
+            "diff_id": diff_id(APP_LAYER),
+            "path": path,
+            "lower": lower,
+            "storage": "docker/overlay2",
+        }
+        by_id = lab.layer(lab.engine.client.inspect_image(APP)["Id"])
+        assert by_id["path"] == path
+
+    def test_what_differs(self, lab: Lab) -> None:
+        lab.usual()
+        assert lab.diff(BASE, NEW) == {
+            "source": BASE,
+            "target": NEW,
+            "counts": {"added": 1, "modified": 2, "removed": 1},
+            "added": [{"path": "etc/added", "type": "file"}],
+            "modified": [
+                {"path": "etc/version", "type": "file", "differs": ["content"]},
+                {"path": "usr/lib/tool", "type": "file", "differs": ["content"]},
+            ],
+            "removed": [{"path": "etc/gone"}],
+        }
+
+
+class TestSeveralSteps:
+    """Generation after generation in one directory."""
+
+    def test_there_and_back_many_times(self, lab: Lab) -> None:
+        lab.usual()
+        bundle = lab.bundle()
+        old, new = lab.show(APP), kernel.show([*lab.dirs(APP)[:1], *lab.dirs(NEW)])
+        for _ in range(3):
+            assert lab.apply(bundle)["changed"] is True
+            assert differences(lab.show(APP), new) == []
+            assert lab.apply(bundle)["changed"] is False
+            assert lab.rollback(BASE)["changed"] is True
+            assert differences(lab.show(APP), old) == []
+        assert [line["to"] for line in lab.history(BASE)] == ["12.1", "12.0"] * 3
+        assert [one["number"] for one in lab.status(BASE)["bases"][0]["generations"]] == [0, 1]
+
+    def test_a_base_that_is_removed_and_pulled_again_is_pristine(self, lab: Lab) -> None:
+        lab.usual()
+        bundle = lab.bundle()
+        lab.apply(bundle)
+        top = lab.top(BASE)
+        lab.untag(APP, NEW, BASE)
+        assert not Path(top).exists()
+        lab.usual()
+        assert lab.version() == "12.0"
+        assert lab.status()["bases"] == []
+        assert lab.apply(bundle)["generation"] == 1
+        assert lab.version() == "12.1"
+
+    def test_a_base_that_is_pulled_again_while_it_shows_a_newer_version_goes_on_to_show_it(self, lab: Lab) -> None:
+        lab.usual()
+        lab.apply(lab.bundle())
+        lab.untag(BASE, NEW)
+        lab.usual()
+        assert lab.version() == lab.version(BASE) == "12.1"
+        lab.rollback(BASE)
+        assert node.saved_diff_ids(lab.engine, BASE)[BASE] == [diff_id(BUSYBOX), diff_id(VERSION_0)]
+
+    def test_an_engine_saves_the_original_or_nothing(self, lab: Lab) -> None:
+        """While a newer version is shown, `docker save` finds changed files: a limit that README names."""
+        lab.usual()
+        lab.apply(lab.bundle())
+        with pytest.raises(docker.errors.APIError, match="file integrity checksum failed"):
+            lab.engine.save(APP)
+        lab.rollback(BASE)
+        assert len(node.saved_diff_ids(lab.engine, APP)[APP]) == 3
+
+    def test_a_layer_on_top_of_a_removed_path_is_not_stray(self, lab: Lab) -> None:
+        """The whiteout that a generation needed is not taken over by the next one that needs it no longer."""
+        old = [BUSYBOX, layer(file("d/a", b"1"), file("d/b")), layer(file("x"))]
+        middle = [*old, layer(whiteout("d/a"), whiteout("d/b"))]
+        last = [*middle, layer(file("d/a", b"2"))]
+        lab.load({BASE: old, NEW: middle, "corp/base:12.2": last, APP: [*old, APP_LAYER]})
+        wanted = lab.show("corp/base:12.2")
+        lab.apply(lab.bundle())
+        assert lab.apply(lab.bundle(NEW, "corp/base:12.2"), base=BASE)["to"] == "12.2"
+        assert differences(lab.show(BASE), wanted) == []
+        assert lab.engine.run(APP, "ls", "/d") == "a\n"

@@ -1,0 +1,203 @@
+"""A real Debian base: packages upgraded, installed and removed, as one layer on top and as a tree made anew."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.functional.lab import APP, BASE, NEW, SLEEP, Lab, digest, layer
+from tests.support import images, kernel, node
+from tests.support.engine import Engine
+from tests.support.images import diff_id, directory, file, whiteout
+from tests.support.kernel import STRAY, differences, show
+
+pytestmark = [pytest.mark.functional, pytest.mark.slow]
+
+SUITE = "bookworm"
+ANEW = "corp/base:anew"
+REMOVED, INSTALLED = "less", ("tree", "netcat-openbsd")
+# What an operator does to a base: nothing of it is known to baseimg.
+UPGRADE = f"""
+export DEBIAN_FRONTEND=noninteractive
+dpkg --force-unsafe-io --install /mnt/*.deb
+dpkg --purge {REMOVED}
+rm -r /usr/share/doc
+"""
+OWN_LAYER = layer(
+    file("usr/bin/app", b"#!/bin/sh\necho app\n", 0o755),
+    directory("var/lib/dpkg"),
+    file("etc/motd", b"of the application\n"),
+    whiteout("etc/issue"),
+)
+
+
+def run(*command: str | Path, **options: object) -> str:
+    """A command's output; where it fails, what it printed is the error."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"] + SBIN},
+        **options,  # type: ignore[call-overload]
+    )
+    assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout[-3000:]}"
+    return str(done.stdout)
+
+
+SBIN = ":/usr/sbin:/sbin"
+
+
+def sources() -> list[str]:
+    """What this machine's apt is configured to use for the suite, as lines of a sources.list; its mirror first."""
+    fields = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
+    lines = run("apt-get", "indextargets", "--format", fields, "Created-By: Packages").splitlines()
+    found = [f"deb {line}" for line in dict.fromkeys(lines) if line.split()[1].partition("-")[0] == SUITE]
+    found.sort(key=lambda line: (line.split()[2] != SUITE, line.split()[3] != "main"))
+    if not found:
+        pytest.skip(f"this machine's apt has no source for {SUITE}")
+    return found
+
+
+def own_package(where: Path, version: str) -> Path:
+    """A package whose newer version is certain to exist: files that change, go, come, and change their type."""
+    root = where / f"corp-tool-{version}"
+    old = version == "1.0"
+    for name, content in {
+        "DEBIAN/control": f"Package: corp-tool\nVersion: {version}\nArchitecture: all\n"
+        "Maintainer: nobody <nobody@example.com>\nDescription: a tool\n",
+        "DEBIAN/conffiles": "/etc/corp-tool.conf\n",
+        "DEBIAN/postinst": "#!/bin/sh\nset -e\nchown 0:42 /usr/bin/corp-tool\nchmod 2755 /usr/bin/corp-tool\n"
+        f"echo {version} > /var/lib/corp-tool/state\n",
+        # dpkg itself puts no symlink in a directory's place
+        "DEBIAN/preinst": "#!/bin/sh\nset -e\nrm -rf /usr/share/corp-tool\n",
+        "etc/corp-tool.conf": f"version={version}\n",
+        "usr/bin/corp-tool": f"#!/bin/sh\necho corp-tool {version}\n",
+        f"usr/lib/corp-tool/{version}": version,
+        "usr/lib/corp-tool/both": "the same",
+        "usr/share/corp-tool/data" if old else "usr/share/corp-tool-data/data": "data",
+    }.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (root / "var/lib/corp-tool").mkdir(parents=True)
+    if not old:
+        (root / "usr/share/corp-tool").symlink_to("corp-tool-data")
+    for script in (root / "DEBIAN/preinst", root / "DEBIAN/postinst", root / "usr/bin/corp-tool"):
+        script.chmod(0o755)
+    package = where / f"corp-tool_{version}_all.deb"
+    run("dpkg-deb", "--root-owner-group", "--build", root, package)
+    return package
+
+
+def debootstrap(where: Path) -> tuple[Path, Path]:
+    """A minimal Debian with our package, and a directory of what an upgrade of it installs."""
+    tree, packages = where / "tree", where / "packages"
+    first, *_ = lines = sources()
+    run("debootstrap", "--variant=minbase", f"--include={REMOVED}", SUITE, tree, first.split()[1])
+    (tree / "etc/apt/sources.list").write_text("\n".join(lines) + "\n")
+    lent = [Path(name) for name in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt") if Path(name).exists()]
+    for path in lent:
+        (tree / path.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tree / path.relative_to("/"))
+    apt = ("chroot", tree, "apt-get", "--yes", "--no-install-recommends", "--option=APT::Sandbox::User=root")
+    run(*apt, "clean")
+    run(*apt, "update")
+    run(*apt, "--download-only", "dist-upgrade")
+    run(*apt, "--download-only", "install", *INSTALLED)
+    packages.mkdir()
+    for package in (tree / "var/cache/apt/archives").glob("*.deb"):
+        shutil.move(package, packages)
+    run(*apt, "clean")
+    shutil.rmtree(tree / "var/lib/apt/lists")
+    for path in lent:
+        (tree / path.relative_to("/")).unlink()
+    shutil.copy(own_package(where, "1.0"), tree / "tmp")
+    run("chroot", tree, "dpkg", "--install", "/tmp/corp-tool_1.0_all.deb")
+    (tree / "tmp/corp-tool_1.0_all.deb").unlink()
+    shutil.move(own_package(where, "1.1"), packages)
+    return tree, packages
+
+
+@dataclass(frozen=True)
+class Debian:
+    """``base`` is the only layer of `BASE`. `NEW` was made in a container of it, with these packages' versions."""
+
+    base: bytes
+    packages: dict[str, str]
+
+
+@pytest.fixture
+def debian(engine: Engine, tmp_path: Path) -> Debian:
+    if shutil.which("debootstrap", path=os.environ["PATH"] + SBIN) is None:
+        pytest.skip("debootstrap is not installed")
+    tree, packages = debootstrap(tmp_path)
+    base = images.layer_from_directory(tree)
+    shutil.rmtree(tree)
+    engine.load(images.image_archive(BASE, [base]))
+    container = engine.start_container(BASE, "sh", "-exc", UPGRADE, binds=[f"{packages}:/mnt:ro"])
+    status = engine.client.wait(container)["StatusCode"]
+    assert status == 0, engine.client.logs(container).decode()[-3000:]
+    engine.client.commit(container, *NEW.split(":"))
+    versions = [run("dpkg-deb", "--show", package).split() for package in sorted(packages.glob("*.deb"))]
+    return Debian(base, dict(versions))
+
+
+def installed(lab: Lab, image: str) -> dict[str, str]:
+    """What `dpkg -l` prints in a new container: versions by package, of those that are installed."""
+    lines = lab.engine.run(image, "dpkg", "-l").splitlines()
+    rows = [line.split() for line in lines if line.startswith("ii ")]
+    return {row[1].partition(":")[0]: row[2] for row in rows}
+
+
+def test_a_real_base(lab: Lab, debian: Debian) -> None:
+    with kernel.mounted(lab.dirs(NEW)) as point:
+        anew = images.layer_from_directory(point)
+    lab.load({ANEW: [anew], APP: [debian.base, OWN_LAYER]})
+    before = installed(lab, APP)
+    assert before["corp-tool"] == "1.0"
+    assert REMOVED in before
+    assert not set(INSTALLED) & set(before)
+    base, own = lab.dirs(BASE), lab.dirs(APP)[:1]
+    pristine = node.inodes(*base)
+    lab.engine.start_container(APP, *SLEEP, name="running")
+
+    # the layer on top and the tree made anew differ from the base in the same paths, to the byte
+    bundle, other = lab.bundle(), lab.bundle(BASE, ANEW, version="12.1")
+    assert lab.inspect(bundle, verify=True)["diff_id"] == lab.inspect(other, verify=True)["diff_id"]
+    found = lab.diff(BASE, NEW)
+    assert {"path": "usr/share/doc"} in found["removed"]
+    assert {"path": "usr/share/corp-tool", "type": "symlink", "differs": ["type"]} in found["modified"]
+    bundles = {"12.1": {"source": other, "hash": digest(other)}}
+    done = lab.minion.states["baseimg.converged"](name=BASE, version="12.1", bundles=bundles)
+
+    assert done["result"] is True, done["comment"]
+    assert done["changes"] == {"version": {"old": "12.0", "new": "12.1"}}
+    shown = show(base)
+    assert differences(shown, lab.show(NEW)) == []
+    assert STRAY not in {seen.type for seen in shown.values()}
+    assert differences(lab.show(APP), show([*own, *lab.dirs(NEW)])) == []
+    after = installed(lab, APP)
+    assert REMOVED not in after
+    assert {*INSTALLED, "corp-tool"} <= debian.packages.keys()
+    assert after.items() - before.items() == debian.packages.items()
+    assert lab.engine.run(APP, "corp-tool") == "corp-tool 1.1\n"
+    assert lab.engine.run(APP, "cat", "/usr/share/corp-tool/data", "/etc/motd") == "dataof the application\n"
+    assert lab.engine.run(APP, "dpkg", "--audit") == ""
+    assert lab.engine.exec("running", "corp-tool") == "corp-tool 1.0\n"
+    assert lab.status(BASE)["bases"][0]["containers"]["outdated"] == ["running"]
+
+    lab.rollback(BASE)
+    assert node.inodes(*base) == pristine
+    assert installed(lab, APP) == before
+    assert node.saved_diff_ids(lab.engine, BASE, APP) == {
+        BASE: [diff_id(debian.base)],
+        APP: [diff_id(debian.base), diff_id(OWN_LAYER)],
+    }
