@@ -272,32 +272,22 @@ class Store(Records):
     def _restore_names(self, record: Record) -> bool:
         """Give each directory below ``generations`` the number that its inode stands for."""
         moved = False
-        for name in os.listdir(self._generations):
-            path = os.path.join(self._generations, name)
-            one = record.by_inode(os.stat(path).st_ino)
-            if one and name != str(one.number):
+        for path, inode in self._kept().items():
+            one = record.by_inode(inode)
+            if one and os.path.basename(path) != str(one.number):
                 os.rename(path, os.path.join(self._generations, str(one.number)))
                 moved = True
         return moved
 
     def _drop_useless(self, record: Record) -> bool:
-        """Forget generations that were never activated (I7) or that somebody removed: their inodes may come again."""
-        useless = [
-            one for one in record.generations.values() if one.inode and (not one.activated or not self._lies_at(one))
-        ]
+        """Forget generations that were never activated (I7) or are gone: their inodes may come again."""
+        useless = [one for one in record.generations.values() if one.number and not (one.activated and one.inode)]
         for one in useless:
-            if one.number:
-                del record.generations[one.number]
-                self._remove(one.number)
-            else:
-                one.inode = 0
+            del record.generations[one.number]
+            self._remove(one.number)
         if record.previous not in record.generations:
             record.previous = None
         return bool(useless)
-
-    def _lies_at(self, one: Generation) -> bool:
-        path = os.path.join(self._generations, str(one.number))
-        return self.inode == one.inode or (os.path.isdir(path) and os.stat(path).st_ino == one.inode)
 
     def _discard_indexes(self, known: Collection[int]) -> None:
         names = os.listdir(self._indexes) if os.path.isdir(self._indexes) else []

@@ -28,18 +28,32 @@ class Records:
 
     def read(self) -> Record | None:
         """
-        The record with ``current`` as the live directory's inode tells it, or ``None`` where nothing was applied yet.
+        The record, with what the inodes tell: which generation is live (``current``), and which are gone (``inode`` 0).
+
+        ``None`` where nothing was applied yet. Raises :class:`RecordInvalid`, :class:`ContentUnknown`.
         """
         try:
             with open(self._state, "rb") as file:
                 record = model_record.parse(file.read(), self._state)
         except FileNotFoundError:
+            if os.path.exists(self._history) or self._kept():
+                raise RecordInvalid(f"{self._state} is missing, but there are generations beside it") from None
             return None
         live = record.by_inode(self.inode)
         if live is None:
             raise ContentUnknown(f"{self.live} is none of the generations that {self._state} knows")
         record.current = live.number
+        there = {live.inode, *self._kept().values()}
+        for one in record.generations.values():
+            if one.inode not in there:
+                one.inode = 0
         return record
+
+    def _kept(self) -> dict[str, int]:
+        """The inodes of the directories below ``generations``, by path."""
+        names = os.listdir(self._generations) if os.path.isdir(self._generations) else []
+        paths = [os.path.join(self._generations, name) for name in names]
+        return {path: os.stat(path).st_ino for path in paths}
 
     @property
     def interrupted(self) -> bool:
@@ -58,9 +72,10 @@ class Records:
     def path(self, record: Record, number: int) -> str:
         """Where a generation's content lies now, also in the middle of a swap."""
         wanted = record.generations[number].inode
-        names = os.listdir(self._generations) if os.path.isdir(self._generations) else []
-        for path in (self.live, *(os.path.join(self._generations, name) for name in names)):
-            if os.stat(path).st_ino == wanted:
+        if wanted == self.inode:
+            return self.live
+        for path, inode in self._kept().items():
+            if inode == wanted:
                 return path
         raise RecordInvalid(f"the content of generation {number} is missing below {self._generations}")
 
