@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk import generations
+from baseimg_core.disk import files, generations
 from baseimg_core.ops import bases, converging, keeping
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -199,6 +199,29 @@ def test_random_kills(node):
     assert killed > RANDOM_KILLS // 4  # else the moments were not inside the operation
     node.converge("12.1")
     check(node, "12.1")
+    check_tidy(node)
+    check_history(node)
+
+
+@pytest.mark.parametrize("wanted", ["12.1", "12.0"])
+def test_an_interrupt_right_after_the_exchange_loses_nothing(node, wanted, monkeypatch):
+    """What was exchanged out lies under the new one's name then, and must not be taken for it."""
+    versions = {"12.1": "12.0", "12.0": "12.1"}
+    if wanted == "12.0":
+        node.converge("12.1")
+    exchange = files.exchange
+
+    def interrupted(one: str, other: str) -> None:
+        exchange(one, other)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "exchange", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            node.converge(wanted)
+    check(node, wanted)
+    node.converge(versions[wanted])
+    check(node, versions[wanted])
     check_tidy(node)
     check_history(node)
 

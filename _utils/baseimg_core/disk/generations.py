@@ -197,7 +197,7 @@ class Store(Records):
         self._discard_staging()
         files.discard(self.index(generation.number))
         if record.generations.pop(generation.number, None):
-            self._remove(generation.number)
+            self._remove(generation)
             if os.path.exists(self._state):
                 self._save(record)
 
@@ -226,9 +226,11 @@ class Store(Records):
             trace("swap.recorded")
 
     def _forget(self, record: Record, intent: Intent) -> None:
-        """Undo a swap that did not come to its exchange."""
-        record.intent = None
+        """Undo a swap that did not come to its exchange; one that did is completed by :meth:`recover`."""
         wanted = record.generations[intent.after]
+        if self.inode == wanted.inode:
+            return
+        record.intent = None
         if wanted.activated:
             self._save(record)
         else:
@@ -284,7 +286,7 @@ class Store(Records):
         useless = [one for one in record.generations.values() if one.number and not (one.activated and one.inode)]
         for one in useless:
             del record.generations[one.number]
-            self._remove(one.number)
+            self._remove(one)
         if record.previous not in record.generations:
             record.previous = None
         return bool(useless)
@@ -294,11 +296,11 @@ class Store(Records):
         for name in set(names) - {f"{number}.jsonl" for number in known}:
             files.discard(os.path.join(self._indexes, name))
 
-    def _remove(self, number: int) -> None:
-        files.discard(self.index(number))
-        path = os.path.join(self._generations, str(number))
-        if os.path.isdir(path):
-            shutil.rmtree(path)
+    def _remove(self, one: Generation) -> None:
+        files.discard(self.index(one.number))
+        for path, inode in self._kept().items():
+            if inode == one.inode:  # a name may lie in the middle of a swap, an inode does not (I2)
+                shutil.rmtree(path)
 
     def _discard_staging(self) -> None:
         """Remove what was not finished, half-written files included."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -51,9 +52,11 @@ class Records:
 
     def _kept(self) -> dict[str, int]:
         """The inodes of the directories below ``generations``, by path."""
-        names = os.listdir(self._generations) if os.path.isdir(self._generations) else []
-        paths = [os.path.join(self._generations, name) for name in names]
-        return {path: os.stat(path).st_ino for path in paths}
+        while os.path.isdir(self._generations):
+            paths = [os.path.join(self._generations, name) for name in os.listdir(self._generations)]
+            with contextlib.suppress(FileNotFoundError):  # renamed at this moment, by whoever holds the lock
+                return {path: os.stat(path).st_ino for path in paths}
+        return {}
 
     @property
     def interrupted(self) -> bool:

@@ -27,6 +27,7 @@ class Docker:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._images: list[Image] | None = None  # an object lives for one operation, which sees one state of things
         with self._reachable():
             self._api = docker.APIClient(base_url=url, version="auto", timeout=_TIMEOUT)
             info = self._api.info()
@@ -44,12 +45,15 @@ class Docker:
                 raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc.explanation}") from exc
 
     def images(self) -> list[Image]:
-        found: list[Image] = []
+        if self._images is None:
+            self._images = [image for image in self._inspect_all() if image.diff_ids]
+        return self._images
+
+    def _inspect_all(self) -> Iterator[Image]:
         with self._reachable():
             for image_id in self._api.images(quiet=True, all=True):
                 with contextlib.suppress(docker.errors.NotFound):  # removed while we looked
-                    found.append(self._image(self._api.inspect_image(image_id)))
-        return [image for image in found if image.diff_ids]
+                    yield self._image(self._api.inspect_image(image_id))
 
     def containers(self) -> list[Container]:
         found: list[Container] = []
