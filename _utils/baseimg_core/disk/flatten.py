@@ -173,11 +173,11 @@ class Flattener:
 
     # --- a directory ---
 
-    def add_directory(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
+    def add_directory(self, path: str, progress: Callable[[int], None] | None = None) -> None:
         """
         Put a layer directory under what is there: its root's metadata, and a copy of each path that is not hidden.
 
-        ``progress`` is told paths and content bytes written so far.
+        ``progress`` is told the paths written so far, those of changesets included.
         """
         source = Tree(path)
         try:
@@ -187,7 +187,7 @@ class Flattener:
             while pending:
                 pending += reversed(self._clone_children(source, pending.pop()))
                 if progress:
-                    progress(self.paths, self.bytes)
+                    progress(self.paths)
         finally:
             source.close()
 

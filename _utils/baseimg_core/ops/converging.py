@@ -197,12 +197,18 @@ def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue
     bundle = catalogue.bundle(wanted.version)
     _check_space(context, base, record, start, [catalogue.manifest(step) for step in wanted.route])
 
+    total = start.paths + sum(catalogue.manifest(step).totals.added for step in wanted.route)
+
+    def copying(paths: int) -> None:
+        if context.progress:
+            context.progress("copying", min(paths, total), total)
+
     def fill(path: str) -> Filled:
         flattener = Flattener(path, Stack(base.lower))
         try:
             for step in reversed(wanted.route):
                 flattener.add_changes(catalogue.bundle(step).members(_named(context.progress, f"unpacking {step}")))
-            flattener.add_directory(base.store.path(record, start.number))
+            flattener.add_directory(base.store.path(record, start.number), copying)
             flattener.finish()
         finally:
             flattener.close()
