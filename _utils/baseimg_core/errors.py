@@ -150,29 +150,6 @@ class ContentUnknown(BaseimgError):
     hint = "somebody replaced the layer directory by hand; remove the images on this base and pull them again"
 
 
-class PristineUnproven(BaseimgError):
-    """The base was adopted, and its original content is not here, so no bundle can be laid over it."""
-
-    code = "pristine-unproven"
-    hint = (
-        "pull the base again after removing every image on it, or run baseimg.adopt again with a copy of the original "
-        "layer directory below backup/ (docs/taking-over.md)"
-    )
-
-
-class LegacyAbsent(BaseimgError):
-    """The shell scripts that baseimg replaces have left no properties file here."""
-
-    code = "legacy-absent"
-    hint = "nothing to take over on a node that they never updated; else give the overlay_dir that they used"
-
-
-class LegacyInvalid(BaseimgError):
-    """A file of the shell scripts that baseimg replaces is not what it should be."""
-
-    code = "legacy-invalid"
-
-
 class RecordInvalid(BaseimgError):
     """The node's record of a base is damaged or from a newer format version."""
 
