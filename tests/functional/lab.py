@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ class Lab:
             node.untag(self.engine, reference)
 
     # The modules
+
+    @cached_property
+    def in_test_mode(self) -> Minion:
+        """The minion with `test=True`, loaded once: loading anew for every change of mode takes most of the time."""
+        return Minion(self.work / "minion-in-test-mode", self.engine.url, test=True)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """`lab.apply(…)` is `baseimg.apply(…)`."""
