@@ -6,12 +6,13 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from ..errors import LayerUnsupported
 from ..model import overlay
 from ..model.entry import Entry, Kind, kind_of
 from ..model.overlay import Mark
+
+_REMEMBERED = 4096  # directories
 
 
 def read_xattrs(path: bytes | int) -> dict[str, bytes]:
@@ -70,15 +71,26 @@ class Stack:
 
     def __init__(self, roots: Sequence[str | bytes]) -> None:
         self.root = Node(tuple(os.fsencode(root) for root in roots), is_dir=True)
-        self._directory = lru_cache(maxsize=4096)(self._find_directory)
+        self._directories: dict[bytes, Node | None] = {}
 
     def find(self, path: bytes) -> Node | None:
         """What the stack shows at a relative path, or ``None``."""
-        if not path:
-            return self.root if self.root.paths else None
-        above, name = overlay.split(path)
-        parent = self._directory(above)
-        return self._child(parent, name) if parent else None
+        node: Node | None = self.root if self.root.paths else None
+        above = b""
+        *directories, name = path.split(b"/")
+        for part in directories:
+            above = overlay.join(above, part)
+            node = self._directory(above, part, node) if node else None
+        return self._child(node, name) if node and path else node
+
+    def _directory(self, path: bytes, name: bytes, parent: Node) -> Node | None:
+        """A directory by its path, remembered, since callers ask for many paths in the same ones."""
+        if path not in self._directories:
+            if len(self._directories) >= _REMEMBERED:
+                self._directories.clear()
+            node = self._child(parent, name)
+            self._directories[path] = node if node and node.is_dir else None
+        return self._directories[path]
 
     def children(self, node: Node) -> dict[bytes, Node]:
         """What the stack shows in a directory, by name."""
@@ -89,10 +101,6 @@ class Stack:
                 marks.setdefault(name, [Mark.ABSENT] * layers)[index] = mark
         nodes = {name: self._merge(node, name, found) for name, found in marks.items()}
         return {name: child for name, child in nodes.items() if child}
-
-    def _find_directory(self, path: bytes) -> Node | None:
-        node = self.find(path)
-        return node if node and node.is_dir else None
 
     def _child(self, parent: Node, name: bytes) -> Node | None:
         return self._merge(parent, name, [_mark(directory + b"/" + name) for directory in parent.paths])
