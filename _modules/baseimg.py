@@ -1,10 +1,13 @@
 """
 Bring newer versions of a base image to the images that are built on it, without rebuilding or pulling them.
 
-:depends: the Python package ``docker``; ``zstandard`` for bundles that are compressed with zstd
+:depends: the Python package ``docker``; ``zstandard`` for bundles that are compressed with zstd,
+    ``cryptography`` for signatures
 :configuration: the engine's address is ``docker.url`` in the minion's configuration, else ``DOCKER_HOST``, else the
     default socket. ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on the same base,
     ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
+    ``baseimg:trusted_keys`` (identity: line of a ``.pub`` file) says who must have signed a bundle, and
+    ``baseimg:require_signature: false`` lets unsigned ones pass; both from the minion's configuration, or else pillar.
 
 Every failure is a ``CommandExecutionError`` whose ``info`` holds a stable ``code``, the message and a hint.
 """
@@ -25,6 +28,7 @@ _DEFAULT_URL = "unix:///var/run/docker.sock"
 _FORMAT = 1
 _BAR_SECONDS = 0.2
 _EVENT_SECONDS = 5
+_NOT_AS_DECLARED = ("digest-mismatch", "signature-invalid")
 
 try:
     import baseimg_core
@@ -32,9 +36,9 @@ try:
     # another version may lack what is imported next, and the versions are the better reason then
     if baseimg_core.__version__ == _VERSION:
         from baseimg_core.engine.docker import Docker
-        from baseimg_core.errors import ArgumentInvalid, BaseimgError, BundleUnavailable, DigestMismatch
+        from baseimg_core.errors import ArgumentInvalid, BaseimgError, BundleUnavailable
         from baseimg_core.model import policy
-        from baseimg_core.ops import bases, building, converging, keeping, planning, verifying
+        from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, planning, verifying
     _MISSING = None
 except ImportError as exc:
     _MISSING = str(exc)
@@ -94,7 +98,7 @@ def diff(source, target):
         return building.diff(_engine(), source, target, progress)
 
 
-def build(source, target, bundle, version=None, compression="zstd", test=False):
+def build(source, target, bundle, version=None, compression="zstd", test=False, key=None):
     """
     Build the bundle that brings ``source`` to ``target``. The same images give a byte-identical file.
 
@@ -113,8 +117,12 @@ def build(source, target, bundle, version=None, compression="zstd", test=False):
     test
         Only compare and tell; ``digest`` and ``size`` are empty then.
 
+    key
+        Path of a private key to sign the bundle with; see :py:func:`baseimg.sign`.
+
     Returns ``bundle``, ``digest`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
-    ``changes`` how many paths were ``added``, ``modified`` and ``removed``.
+    ``changes`` how many paths were ``added``, ``modified`` and ``removed``; with a key, also ``signature`` and ``key``
+    as :py:func:`baseimg.sign` does.
 
     CLI Example:
 
@@ -123,11 +131,41 @@ def build(source, target, bundle, version=None, compression="zstd", test=False):
         salt-call baseimg.build corp/base:12.0 corp/base:12.1 /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar
     """
     with _reported(), _progress("build") as progress:
-        for key, value in (("source", source), ("target", target), ("bundle", bundle)):
-            policy.text(value, key)
+        for name, value in (("source", source), ("target", target), ("bundle", bundle)):
+            policy.text(value, name)
         if version is not None:
             policy.text(version, "version")
-        return building.build(_engine(), source, target, bundle, version, compression, bool(test), progress)
+        if key is not None:
+            policy.signing_key(key, "key")
+        return building.build(_engine(), source, target, bundle, version, compression, bool(test), progress, key)
+
+
+def sign(bundle, key, test=False):
+    """
+    Sign a bundle, so that nodes that trust the key use it: an OpenSSH signature in the file ``<bundle>.sig`` beside it.
+
+    ``ssh-keygen -Y sign -n baseimg -f KEY BUNDLE`` writes the same file, and ``ssh-keygen -Y verify`` checks it.
+
+    bundle
+        Path of the bundle.
+
+    key
+        Path of a private key in OpenSSH's format, without a passphrase: Ed25519, ECDSA P-256, or RSA.
+
+    test
+        Only tell whether it would be signed.
+
+    Returns ``changed`` (not, where a signature by this key is there already), ``bundle``, ``signature`` (its path),
+    ``digest`` (``sha256:…`` of the bundle), and the ``key``'s fingerprint as ``ssh-keygen -l`` prints it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.sign /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar /etc/salt/baseimg-signing-key
+    """
+    with _reported():
+        return building.sign(_text(bundle, "bundle"), policy.signing_key(key, "key"), bool(test))
 
 
 def inspect(bundle, verify=False):
@@ -179,7 +217,7 @@ def apply(bundle, hash=None, base=None, **kwargs):
         source = policy.bundle_source(bundle, hash, "bundle")
         if base is not None:
             policy.text(base, "base")
-        return converging.apply(_context(pub, progress), source, base)
+        return converging.apply(_context(pub, progress, _trust()), source, base)
 
 
 def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs):
@@ -213,7 +251,7 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs)
     pub = _pub(kwargs)
     with _reported(), _progress("converge", pub) as progress:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.converge(_context(pub, progress), *wanted, bool(repair))
+        return converging.converge(_context(pub, progress, _trust()), *wanted, bool(repair))
 
 
 def plan(name, version, bundles=None, chain_id=None, repair=False):
@@ -234,7 +272,7 @@ def plan(name, version, bundles=None, chain_id=None, repair=False):
     """
     with _reported():
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.plan(_context({}, None), *wanted, bool(repair))
+        return converging.plan(_context({}, None, _trust()), *wanted, bool(repair))
 
 
 def rollback(base, to=None, **kwargs):
@@ -411,6 +449,73 @@ def history(base):
         return bases.locate(_engine(), _text(base, "base")).store.history()
 
 
+def adopt(overlay_dir=None, **kwargs):
+    """
+    Take over the base that the old shell scripts have updated on this node. Nothing that a container sees changes.
+
+    What is live becomes a generation with the version that the scripts gave it. The original content is restored from
+    their backups and from what they did not touch, and kept where it has the layer's diff ID, as ``docker save`` would
+    check (``pristine: proven``). Otherwise it is ``unproven``: the base stays as it is, and ``hint`` says what to do.
+
+    overlay_dir
+        The directory with the scripts' ``tmp/baseimg.properties`` and ``backup/``; the engine's ``overlay2`` by
+        default.
+
+    Returns ``changed``, ``base``, ``chain_id``, ``version``, ``generation``, ``pristine``, ``pristine_version``, how
+    many files were ``restored`` from where, those ``missing`` (20 at most), ``images`` on the base, the ``removable``
+    directories of the scripts with the ``space`` that they take in bytes, and a ``hint``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.adopt
+    """
+    pub = _pub(kwargs)
+    with _reported(), _progress("adopt", pub) as progress:
+        if overlay_dir is not None and not (isinstance(overlay_dir, str) and overlay_dir.startswith("/")):
+            raise ArgumentInvalid(f"overlay_dir is {overlay_dir!r}, expected an absolute path")
+        return adopting.adopt(_context(pub, progress), overlay_dir)
+
+
+def import_legacy(archive, source, bundle, version=None, compression="zstd"):
+    """
+    Turn an archive of the old shell scripts into a bundle, on a machine that has the source image. The same archive and
+    source give a byte-identical file.
+
+    archive
+        ``BASE-<version>-diff.tar.gz``: a path, or anything that ``cp.cache_file`` takes.
+
+    source
+        Reference or ID of the image that the archive was made for.
+
+    bundle
+        Path of the file to write.
+
+    version
+        What the new content is called; by default what the archive's name says.
+
+    compression
+        ``zstd`` or ``gzip``.
+
+    Returns what :py:func:`baseimg.build` returns, and under ``not_expressed`` what such an archive says nothing of,
+    with the ``paths`` where that matters. Prefer ``build`` where the target image still exists.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.import_legacy /srv/old/BASE-12.1-diff.tar.gz corp/base:12.0 /srv/salt/baseimg/bundles/b.tar
+    """
+    with _reported(), _progress("import") as progress:
+        for key, value in (("source", source), ("bundle", bundle)):
+            policy.text(value, key)
+        if version is not None:
+            policy.text(version, "version")
+        path = _fetch(policy.bundle_source(archive, None, "archive"))
+        return importing.import_legacy(_engine(), path, source, bundle, version, compression, progress)
+
+
 def declared(what="bases"):
     """
     Return what pillar declares under ``baseimg``, checked and with defaults; SLS files loop over it.
@@ -469,7 +574,12 @@ def _engine():
     return Docker(url)
 
 
-def _context(pub, progress):
+def _trust():
+    own = __salt__["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
+    return policy.trust(own, __pillar__.get("baseimg"))
+
+
+def _context(pub, progress, trust=None):
     timeout = __salt__["config.get"]("baseimg:lock_timeout", 60)
     if not isinstance(timeout, int | float) or timeout < 0:
         raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
@@ -477,7 +587,7 @@ def _context(pub, progress):
     reserve = __salt__["config.get"]("baseimg:reserve", 2)
     if not isinstance(reserve, int) or not 0 <= reserve < 100:
         raise ArgumentInvalid(f"baseimg:reserve is {reserve!r}, expected a percentage from 0 to 99")
-    return planning.Context(_engine(), _fetch, by, float(timeout), reserve, progress)
+    return planning.Context(_engine(), _fetch, by, float(timeout), reserve, progress, trust or policy.Trust())
 
 
 def _pub(kwargs):
@@ -510,7 +620,7 @@ def _reported():
     try:
         yield
     except BaseimgError as exc:
-        if isinstance(exc, DigestMismatch):
+        if exc.code in _NOT_AS_DECLARED:
             _forget_fetched()
         raise CommandExecutionError(str(exc), info=exc.as_dict()) from exc
 

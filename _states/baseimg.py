@@ -66,7 +66,7 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         return _failed(ret, exc)
 
 
-def built(name, source, target, version=None, compression="zstd"):
+def built(name, source, target, version=None, compression="zstd", key=None):
     """
     Have a bundle that leads from one image to another, on the machine that has both.
 
@@ -82,6 +82,9 @@ def built(name, source, target, version=None, compression="zstd"):
     compression
         ``zstd`` or ``gzip``.
 
+    key
+        Path of a private key that the bundle is to be signed with; see ``baseimg.sign``.
+
     .. code-block:: yaml
 
         /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar:
@@ -95,9 +98,8 @@ def built(name, source, target, version=None, compression="zstd"):
         images = [__salt__["baseimg.layer"](image)["chain_id"] for image in (source, target)]
         old = _present(name)
         if old and _matches(old, images, version, compression):
-            ret["comment"] = f"The bundle {name} is built: {old['digest']}"
-            return ret
-        new = __salt__["baseimg.build"](source, target, name, version, compression, test)
+            return _signed(ret, old, __salt__["baseimg.sign"](name, key, test) if key else None)
+        new = __salt__["baseimg.build"](source, target, name, version, compression, test, key)
     except CommandExecutionError as exc:
         return _failed(ret, exc)
     counts = new["changes"]
@@ -107,6 +109,8 @@ def built(name, source, target, version=None, compression="zstd"):
         f"{'Would build' if test else 'Built'} {name} from {source} to {target} (paths: "
         f"{counts['added']} added, {counts['modified']} modified, {counts['removed']} removed)"
     )
+    if "key" in new:
+        ret["comment"] += f", signed with {new['key']}"
     return ret
 
 
@@ -201,6 +205,16 @@ def _present(bundle):
         if _code(exc) in ("bundle-invalid", "digest-mismatch"):
             return None
         raise
+
+
+def _signed(ret, bundle, signed):
+    """What is told of a bundle that need not be built, and of its signature where one is asked for."""
+    ret["comment"] = f"The bundle {bundle['bundle']} is built: {bundle['digest']}"
+    if signed and signed["changed"]:
+        ret["result"] = None if __opts__["test"] else True
+        ret["changes"] = {"signature": {"old": None, "new": signed["key"]}}
+        ret["comment"] += f"; {'would be ' if __opts__['test'] else ''}signed with {signed['key']}"
+    return ret
 
 
 def _matches(bundle, images, version, compression):

@@ -15,6 +15,7 @@ PACKAGES=(
     busybox:busybox-static   # content of the demo's and the tests' base images
     debootstrap:debootstrap  # the test with a real Debian base
     zstd:zstd                # looks into bundles
+    ssh-keygen:openssh-client # signs bundles and checks signatures, independently of us
     mkfs.ext4:e2fsprogs      # file systems of the tests: full, without reflinks
     mkfs.xfs:xfsprogs        # file systems of the tests: with reflinks
     setpriv:util-linux       # ends a private engine together with its test run

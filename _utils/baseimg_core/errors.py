@@ -94,6 +94,30 @@ class DigestMismatch(BundleInvalid):
     hint = "fetch the bundle again; if it fails again, correct the declared digest or rebuild the bundle"
 
 
+class SignatureMissing(BaseimgError):
+    """The bundle has no signature, and this node uses none without."""
+
+    code = "signature-missing"
+    hint = "sign the bundle with baseimg.sign, and put the file BUNDLE.sig beside it (docs/signatures.md)"
+
+
+class SignatureInvalid(BaseimgError):
+    """The bundle's signature is damaged, of another file, for another purpose, or by a key that is not trusted."""
+
+    code = "signature-invalid"
+    hint = (
+        "do not use this bundle until you know why; then sign it again with baseimg.sign, or declare the key "
+        "in baseimg:trusted_keys (docs/signatures.md)"
+    )
+
+
+class SignatureUnsupported(BaseimgError):
+    """Signing, and checking signatures, needs a package that this Python does not have."""
+
+    code = "signature-unsupported"
+    hint = "install the Python package 'cryptography' beside Salt on this machine"
+
+
 class CompressionUnsupported(BaseimgError):
     """The bundle's compression needs a package that this Python does not have."""
 
@@ -148,6 +172,29 @@ class ContentUnknown(BaseimgError):
 
     code = "content-unknown"
     hint = "somebody replaced the layer directory by hand; remove the images on this base and pull them again"
+
+
+class PristineUnproven(BaseimgError):
+    """The base was adopted, and its original content is not here, so no bundle can be laid over it."""
+
+    code = "pristine-unproven"
+    hint = (
+        "pull the base again after removing every image on it, or run baseimg.adopt again with a copy of the original "
+        "layer directory below backup/ (docs/taking-over.md)"
+    )
+
+
+class LegacyAbsent(BaseimgError):
+    """The shell scripts that baseimg replaces have left no properties file here."""
+
+    code = "legacy-absent"
+    hint = "nothing to take over on a node that they never updated; else give the overlay_dir that they used"
+
+
+class LegacyInvalid(BaseimgError):
+    """A file of the shell scripts that baseimg replaces is not what it should be."""
+
+    code = "legacy-invalid"
 
 
 class RecordInvalid(BaseimgError):

@@ -9,6 +9,7 @@
     - target: {{ build.target | json }}
     - version: {{ build.version | json }}
     - compression: {{ build.compression | json }}
+    - key: {{ build.key | json }}
 {%- else %}
 {}
 {%- endfor %}

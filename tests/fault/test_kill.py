@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.disk import files, generations
-from baseimg_core.ops import bases, converging, keeping
+from baseimg_core.errors import PristineUnproven, SpaceExhausted
+from baseimg_core.ops import adopting, bases, converging, keeping
+from tests.support import legacy
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 
@@ -24,6 +26,7 @@ STAGING = [point for point in generations.POINTS if point.startswith("stage.")]
 SWAPPING = [point for point in generations.POINTS if point.startswith("swap.")]
 RECOVERING = [point for point in generations.POINTS if point.startswith("recover.")]
 PRUNING = [point for point in generations.POINTS if point.startswith("prune.")]
+ADOPTING = [point for point in generations.POINTS if point.startswith("adopt.")]
 RANDOM_KILLS = 200
 
 
@@ -164,10 +167,102 @@ def test_prune(node, point):
     check(node, "12.0")
 
 
-def test_every_point_is_passed(node):
+@pytest.fixture(params=["proven", "unproven"])
+def old_node(node, tmp_path, request):
+    """A node that the old scripts have updated; its backup is damaged where pristine cannot be proven."""
+    target = tmp_path / "target"
+    (target / "etc").mkdir(parents=True)
+    (target / "etc/version").write_text("old 12.1")
+    (target / "etc/added").write_text("added")
+    upper = str(node.stack[0])
+    archive = legacy.pack(upper, [str(target), upper], tmp_path / "BASE-12.1-diff.tar.gz")
+    legacy.update(node.root / "layers", archive, "12.1", upper, "12.0")
+    if request.param == "unproven":
+        (node.root / "layers/backup/12.0/etc/version").write_text("XXXX")
+    node.views["adopted"] = node.view()
+    node.expected = request.param
+    return node
+
+
+def adopt(node: Node) -> dict:
+    return adopting.adopt(node.context)
+
+
+def check_adopted(node: Node) -> None:
+    """Adopted, nothing that a container sees has changed, and the ways from here are open or known to be closed."""
+    assert differences(node.view(), node.views["adopted"]) == []
+    status = bases.status(node.engine, bases.locate(node.engine, BASE))
+    pristine = {"proven": "kept", "unproven": "unproven"}[node.expected]
+    assert (status["version"], status["generation"], status["pristine"]) == ("12.1", 1, pristine)
+    assert (status["interrupted"], status["legacy"]) == (False, "")
+    home = node.layer / "baseimg"
+    assert sorted(os.listdir(node.layer)) == ["baseimg", "diff"]
+    assert sorted(os.listdir(home)) == ["generations", "history.jsonl", "index", "lock", "state.json"]
+    assert os.listdir(home / "generations") == (["0"] if pristine == "kept" else [])
+    assert os.listdir(home / "index") == ["1.jsonl"]
+    (line,) = bases.locate(node.engine, BASE).store.history()
+    assert (line["action"], line["from"], line["to"]) == ("adopt", "12.0", "12.1")
+    if pristine == "kept":
+        node.converge("12.2")
+        check(node, "12.2")
+        node.converge("12.0")
+        check(node, "12.0")
+    else:
+        for version in ("12.0", "12.1", "12.2"):
+            with pytest.raises(PristineUnproven):
+                node.converge(version)
+
+
+@pytest.mark.parametrize("point", ADOPTING)
+def test_adopt(old_node, point):
+    killed_at(point, lambda: adopt(old_node))
+    assert differences(old_node.view(), old_node.views["adopted"]) == []
+    status = bases.status(old_node.engine, bases.locate(old_node.engine, BASE))
+    assert (status["version"], status["legacy"]) in (("12.0", "12.1"), ("12.1", ""))
+    assert adopt(old_node)["pristine"] == old_node.expected
+    check_adopted(old_node)
+
+
+@pytest.mark.parametrize(
+    ("first", "point"),
+    [
+        (first, point)
+        for first in ADOPTING[:-1]
+        for point in (RECOVERING if ADOPTING.index(first) >= ADOPTING.index("adopt.recorded") else RECOVERING[:1])
+    ],
+)
+def test_recovery_of_an_adoption(old_node, first, point):
+    killed_at(first, lambda: adopt(old_node))
+    killed_at(point, lambda: adopt(old_node))
+    assert differences(old_node.view(), old_node.views["adopted"]) == []
+    assert adopt(old_node)["pristine"] == old_node.expected
+    check_adopted(old_node)
+
+
+@pytest.mark.parametrize("point", ADOPTING)
+def test_an_error_at_any_point_of_an_adoption(old_node, point, monkeypatch):
+    def trace(reached: str) -> None:
+        if reached == point:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generations, "trace", trace)
+        with pytest.raises(SpaceExhausted):
+            adopt(old_node)
+    assert differences(old_node.view(), old_node.views["adopted"]) == []
+    if ADOPTING.index(point) < ADOPTING.index("adopt.recorded"):
+        assert os.listdir(old_node.layer) == ["diff"]
+    assert adopt(old_node)["pristine"] == old_node.expected
+    check_adopted(old_node)
+
+
+def test_every_point_is_passed(node, tmp_path):
     seen: list[str] = []
     generations.trace = seen.append
     try:
+        (tmp_path / "layers/tmp").mkdir()
+        (tmp_path / "layers/tmp/baseimg.properties").write_text(f"base.dir={node.stack[0]}\nbase.ver=12.0\n")
+        adopt(node)
         node.converge("12.1")
         node.converge("12.0")
         keeping.prune(node.context, BASE, 0, False)

@@ -31,7 +31,13 @@ EXAMPLE = {
         },
         "builds": {
             BUNDLE: {"source": "corp/base:12.0", "target": "corp/base:12.1"},
-            "/srv/other.tar": {"source": "a:1", "target": "a:2", "version": "12.10", "compression": "gzip"},
+            "/srv/other.tar": {
+                "source": "a:1",
+                "target": "a:2",
+                "version": "12.10",
+                "compression": "gzip",
+                "key": "/k",
+            },
         },
     }
 }
@@ -98,6 +104,7 @@ def test_pillar_reaches_the_states_unchanged(minion: Minion) -> None:
     assert builds[BUNDLE]["version"] is None
     assert builds[BUNDLE]["compression"] == "zstd"
     assert builds["/srv/other.tar"]["version"] == "12.10"
+    assert (builds[BUNDLE]["key"], builds["/srv/other.tar"]["key"]) == (None, "/k")
 
 
 @pytest.mark.parametrize("name", ["baseimg", "baseimg.build"])
@@ -158,7 +165,7 @@ class TestPillar:
         base = pillar["baseimg"]["bases"][BASE]
         assert set(base) == {"version", "bundles", "chain_id", "missing", "repair"}
         (build,) = pillar["baseimg"]["builds"].values()
-        assert set(build) == {"source", "target", "version", "compression"}
+        assert set(build) == {"source", "target", "version", "compression", "key"}
 
 
 def _uncommented(line: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,25 +12,46 @@ from baseimg_core.disk import bundle_writer
 from baseimg_core.disk.bundle import Bundle
 from baseimg_core.disk.compare import compare
 from baseimg_core.disk.tree import Stack
+from baseimg_core.engine import tarsplit
 from baseimg_core.engine.base import Container, Image
 from baseimg_core.errors import ImageUnknown
 from baseimg_core.model.ids import chain_id
 from baseimg_core.model.manifest import ImageRef
 from baseimg_core.model.policy import Source
 from baseimg_core.ops import converging, planning
-from tests.support.images import digest
+from tests.support.images import digest, layer_from_directory
 from tests.support.kernel import Seen, show
+from tests.support.legacy import tar_split
 
 BASE = "corp/base:12.0"
 
 
 @dataclass
 class PlainEngine:
-    """Images are lists of layer names, bottom first; layer NAME is the directory ``root/NAME/diff``."""
+    """
+    Images are lists of layer names, bottom first; layer NAME is the directory ``root/NAME/diff``.
+
+    A layer that it has been told to remember has a record like Docker's, ``records/NAME`` beside ``root``.
+    """
 
     root: Path
     tags: dict[str, Sequence[str]] = field(default_factory=dict)
     storage: str = "plain"
+    diff_ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def layers_root(self) -> str:
+        return str(self.root)
+
+    def remember(self, layer: str) -> None:
+        """As if the layer had come as a tar of what its directory holds now."""
+        tar = layer_from_directory(self.root / layer / "diff")
+        self.diff_ids[layer] = digest(tar)
+        self._record(layer).parent.mkdir(exist_ok=True)
+        self._record(layer).write_bytes(tar_split(tar))
+
+    def _record(self, layer: str) -> Path:
+        return self.root.parent / "records" / layer
 
     def add(self, reference: str, *layers: str) -> Image:
         self.tags[reference] = layers
@@ -44,7 +66,7 @@ class PlainEngine:
         return Image(
             id=reference,
             tags=(reference,),
-            diff_ids=tuple(digest(layer.encode()) for layer in layers),
+            diff_ids=tuple(self.diff_ids.get(layer, digest(layer.encode())) for layer in layers),
             directories=tuple(str(self.root / layer / "diff") for layer in layers),
             os="linux",
             architecture="amd64",
@@ -57,7 +79,18 @@ class PlainEngine:
         return []
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
-        return None
+        record = self._record(self._layer(chain_id))
+        return tarsplit.matches(str(record), directory, diff_id) if record.exists() else None
+
+    def headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+        return tarsplit.headers(str(self._record(self._layer(chain_id))))
+
+    def _layer(self, chain_id: str) -> str:
+        for reference, layers in self.tags.items():
+            chain = self.image(reference).chain_ids
+            if chain_id in chain:
+                return layers[chain.index(chain_id)]
+        raise ImageUnknown(f"no layer {chain_id}")
 
     def layers(self) -> Iterator[str]:
         for path in sorted(self.root.iterdir()):
@@ -76,6 +109,7 @@ class Node:
         self._write("low", {"etc/keep": "low", "etc/drop": "low", "usr/bin/tool": "low"})
         self._write("top", {"etc/version": "12.0", "etc/old": "old", "srv/data/file": "data"})
         os.link(self.layer / "diff/etc/old", self.layer / "diff/etc/old-too")
+        self.engine.remember("top")
         first = self._version("12.1", {"etc/version": "12.1", "usr/bin/tool": "new", "srv": "a file now"})
         second = self._version("12.2", {"etc/version": "12.2", "etc/more": "more", "srv/again/x": "x"})
         self.bundles = {

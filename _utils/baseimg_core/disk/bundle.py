@@ -42,18 +42,21 @@ class Bundle:
     """
     An open bundle. ``digest`` is that of the whole file, ``size`` its bytes, ``manifest`` what it carries.
 
-    ``expected`` is the digest that the file must have. Raises :class:`BundleInvalid`, :class:`DigestMismatch`.
+    ``expected`` is the digest that the file must have. ``vouch`` is given the sha512 of the whole file before anything
+    in it is looked at; it raises, or returns who vouches for the file, which is ``signed_by`` then. What is read later
+    comes from the same open file. Raises :class:`BundleInvalid`, :class:`DigestMismatch`.
     """
 
-    def __init__(self, path: str, expected: str | None = None) -> None:
+    def __init__(self, path: str, expected: str | None = None, vouch: Callable[[bytes], str] | None = None) -> None:
         self.path = path
+        self.signed_by = ""
         try:
             # a FIFO in its place must not make us wait
             self._file: BinaryIO = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
         except OSError as exc:
             raise BundleInvalid(f"cannot read the bundle {path}: {exc.strerror}") from exc
         try:
-            self._open(expected)
+            self._open(expected, vouch)
         except BaseException as exc:
             self.close()
             if isinstance(exc, OSError):
@@ -104,13 +107,16 @@ class Bundle:
                 if found != member.digest:
                     raise DigestMismatch(f"the content of {member.path!r} has the digest {found}, not {member.digest}")
 
-    def _open(self, expected: str | None) -> None:
+    def _open(self, expected: str | None, vouch: Callable[[bytes], str] | None) -> None:
         if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             raise BundleInvalid(f"{self.path} is not a regular file")
-        self.digest = "sha256:" + hex_digest(self._file)
+        sha512 = hashlib.sha512() if vouch else None
+        self.digest = "sha256:" + hex_digest(self._file, sha512)
         self.size = self._file.tell()
         if expected and expected != self.digest:
             raise DigestMismatch(f"{self.path} has the digest {self.digest}, expected {expected}")
+        if vouch and sha512:
+            self.signed_by = vouch(sha512.digest())
         files = self._files()
         layout = _object(self._small(files, "oci-layout"), "oci-layout")
         if layout.get("imageLayoutVersion") != "1.0.0":

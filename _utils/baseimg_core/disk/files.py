@@ -81,11 +81,13 @@ def discard(path: str) -> None:
         os.unlink(path)
 
 
-def hex_digest(file: BinaryIO) -> str:
-    """The sha256 of a file from its present position to its end, in hex."""
+def hex_digest(file: BinaryIO, other: hashlib._Hash | None = None) -> str:
+    """The sha256 of a file from its present position to its end, in hex; ``other`` is given the same bytes."""
     sha = hashlib.sha256()
     while data := file.read(_CHUNK):
         sha.update(data)
+        if other:
+            other.update(data)
     return sha.hexdigest()
 
 

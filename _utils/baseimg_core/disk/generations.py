@@ -9,7 +9,7 @@ On disk, beside the engine's own ``diff`` in the layer's directory, all of it mo
     <layer>/baseimg/lock              who last held the lock, which itself is flock(2) on <layer>
     <layer>/baseimg/generations/<n>/  the content of generation n, where it is not live
     <layer>/baseimg/index/<n>.jsonl   what generation n held when it was made, to compare with (disk.index)
-    <layer>/baseimg/staging/          a generation in the making; only while an apply runs
+    <layer>/baseimg/staging/          a generation in the making; only while an apply or an adoption runs
 
 Invariants, at every moment, so also after a crash at any of them:
 
@@ -22,25 +22,27 @@ I6. Generation 0, the pristine content, is never removed.
 I7. What is not live and not marked as activated in the record is of no use: ``staging``, a generation that was never
     swapped in, one that is being pruned. :meth:`Store.recover` removes it.
 
+A content that others made live (:meth:`Store.adopt`) becomes a generation as it is. What is made in ``staging`` then is
+the pristine one, which counts as activated since it once was.
+
 Every step between them passes a named point of :data:`POINTS`, where tests stop the process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 import shutil
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 
-from ..errors import LayerBusy, disk_errors
+from ..errors import BaseimgError, disk_errors
 from ..model.record import Generation, Intent, Record
 from . import files, index
-from .records import Records, now
+from .locking import Locked
+from .records import now
 
 POINTS = (
     "stage.begun",
@@ -60,8 +62,13 @@ POINTS = (
     "prune.marked",
     "prune.removed",
     "prune.recorded",
+    "adopt.begun",
+    "adopt.filled",
+    "adopt.synced",
+    "adopt.recorded",
+    "adopt.kept",
+    "adopt.finished",
 )
-_POLL = 0.1  # seconds between two tries for the lock
 
 
 def _ignore(_point: str) -> None:
@@ -82,58 +89,22 @@ class Filled:
     digests: dict[bytes, str]
 
 
-class Store(Records):
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """
+    What is known of a content that is live and was not put there by us.
+
+    ``pristine`` says that the directory that was filled holds the pristine content, and is to be kept. ``live`` is the
+    new generation that the live content becomes, where it becomes one; ``digests`` are the hex sha256 of its files.
+    """
+
+    pristine: bool
+    live: Generation | None
+    digests: dict[bytes, str]
+
+
+class Store(Locked):
     """The generations in one layer's directory (the parent of ``diff``). All changes happen under :meth:`lock`."""
-
-    @contextlib.contextmanager
-    def lock(self, timeout: float, holder: str) -> Iterator[None]:
-        """
-        Hold this base for changes; wait up to ``timeout`` seconds, then raise :class:`LayerBusy` that names the holder.
-
-        ``holder`` is who we are, for others to read.
-        """
-        descriptor = os.open(self._layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._wait(descriptor, timeout)
-            with disk_errors(self.home):
-                os.makedirs(self._generations, mode=0o700, exist_ok=True)
-                os.chmod(self.home, 0o700)
-                with open(self._lock, "w", encoding="utf-8") as file:
-                    file.write(f"pid {os.getpid()}, {holder}, since {now()}\n")
-            try:
-                yield
-            finally:
-                self._leave_nothing_unused()
-        finally:
-            os.close(descriptor)
-
-    def _leave_nothing_unused(self) -> None:
-        """Where nothing was ever swapped, nothing is to be remembered. Only removes files that hold no content."""
-        if os.path.exists(self._history) or os.path.exists(self._staging) or os.listdir(self._generations):
-            return
-        for path in (self._state, self._lock):
-            files.discard(path)
-        for directory in (self._indexes, self._generations, self.home):
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(directory)
-
-    def _wait(self, descriptor: int, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise LayerBusy(f"{self._layer} is held by {self._holder()}") from None
-            time.sleep(_POLL)
-
-    def _holder(self) -> str:
-        try:
-            with open(self._lock, encoding="utf-8") as file:
-                return file.read().strip() or "another process"
-        except FileNotFoundError:
-            return "another process"
 
     def recover(self) -> Record | None:
         """
@@ -142,12 +113,12 @@ class Store(Records):
         A swap whose exchange happened is completed, one whose exchange did not is forgotten.
         """
         trace("recover.begun")
-        self._discard_staging()
         record = self.read()
+        moved = self._restore_names(record) if record else False
+        self._discard_staging()
         self._discard_indexes(record.generations if record else ())
         if record is None:
             return None
-        moved = self._restore_names(record)
         trace("recover.named")
         intent = record.intent
         if intent and record.current == intent.after:
@@ -236,6 +207,61 @@ class Store(Records):
         else:
             self._abandon(record, wanted)
 
+    def adopt(self, record: Record, by: str, fill: Callable[[str], Adopted | None]) -> None:
+        """
+        Record a live content that was not put there by us, without touching it, and keep the pristine one beside it.
+
+        ``fill`` puts the pristine content into an empty directory, changes ``record`` as far as it is not about
+        directories, and says what is what; or nothing, and nothing happens. The live directory stays where it is, so
+        this is a swap whose exchange has happened already: from its intent on, :meth:`recover` completes it.
+        """
+        try:
+            with disk_errors(self._staging):
+                os.mkdir(self._staging, 0o700)
+                trace("adopt.begun")
+                found = fill(self._staging)
+                trace("adopt.filled")
+                if found is None or not found.pristine:
+                    self._discard_staging()
+                if found is None:
+                    return
+                intent = self._prepare(record, by, found)
+                self._save(record)
+                trace("adopt.recorded")
+        except BaseException:
+            self._forget_adoption()
+            raise
+        with disk_errors(self.home):
+            self._restore_names(record)
+            files.sync_directory(self._generations)
+            trace("adopt.kept")
+            self._settle(record, intent)
+            self._save(record)
+            trace("adopt.finished")
+
+    def _prepare(self, record: Record, by: str, found: Adopted) -> Intent:
+        """Everything that the record will name is there and synced when this returns."""
+        if live := found.live:
+            live.number = record.highest = record.next_number
+            live.inode, live.created, live.by = self.inode, now(), by
+            record.generations[live.number], record.current = live, live.number
+            os.makedirs(self._indexes, mode=0o700, exist_ok=True)
+            index.write(self.index(live.number), self.live, found.digests)
+        if found.pristine:
+            record.pristine.inode, record.pristine.created = os.stat(self._staging).st_ino, now()
+        files.sync_filesystem(self.home)
+        trace("adopt.synced")
+        record.intent = Intent(secrets.token_hex(8), 0, record.current, "adopt", now(), by)
+        return record.intent
+
+    def _forget_adoption(self) -> None:
+        """Undo an adoption that did not come to its record; one that did is completed by :meth:`recover`."""
+        with contextlib.suppress(BaseimgError):  # then it is left for somebody to look at
+            record = self.read()
+            if not (record and record.intent):
+                self._discard_staging()
+                self._discard_indexes(record.generations if record else ())
+
     def prune(self, record: Record, numbers: Iterable[int]) -> None:
         """Remove generations that are not live, the pristine one excepted; first they are marked as of no use (I7)."""
         for number in numbers:
@@ -256,7 +282,8 @@ class Store(Records):
 
     def _settle(self, record: Record, intent: Intent) -> None:
         """What the record and the history say once an exchange has happened; saved by the caller."""
-        record.previous = intent.before
+        before = record.generations[intent.before]
+        record.previous = before.number if before.inode and before.number != intent.after else None
         record.generations[intent.after].activated = intent.at
         record.intent = None
         self._log(record, intent)
@@ -268,13 +295,14 @@ class Store(Records):
             return
         before, after = record.generations[intent.before], record.generations[intent.after]
         line = {**asdict(intent), "from": before.version, "to": after.version, "bundle": after.bundle}
+        line["signed_by"] = after.signed_by
         lines = [json.dumps(one, sort_keys=True) + "\n" for one in [*logged, line]]
         files.save(self._history, "".join(lines).encode())
 
     def _restore_names(self, record: Record) -> bool:
-        """Give each directory below ``generations`` the number that its inode stands for."""
+        """Give each complete generation that is not live the number that its inode stands for."""
         moved = False
-        for path, inode in self._kept().items():
+        for path, inode in self._places().items():
             one = record.by_inode(inode)
             if one and os.path.basename(path) != str(one.number):
                 os.rename(path, os.path.join(self._generations, str(one.number)))

@@ -45,17 +45,22 @@ def write(path: str, directory: str, digests: Mapping[bytes, str]) -> None:
         os.fsync(out.fileno())
 
 
+def digest_all(directory: str) -> dict[bytes, str]:
+    """The hex sha256 of every file in a directory, by path."""
+    return {one: _digest(real) for one, real, entry in _walk(os.fsencode(directory)) if entry.kind is Kind.FILE}
+
+
 def digests(path: str) -> dict[bytes, str]:
     """The digests that an index has, by path."""
     return {one: line["sha256"] for one, line in _read(path).items() if line["sha256"]}
 
 
-def compare(path: str, directory: str, pristine: str | None) -> Iterator[Finding]:
+def compare(path: str, directory: str, pristine: str | None, deep: bool) -> Iterator[Finding]:
     """
     What differs between the index ``path`` and a directory.
 
-    With ``pristine`` (that generation's directory) contents are compared too, else only what can be told without
-    reading them. Raises :class:`RecordInvalid` where there is no sound index.
+    With ``deep`` contents are compared too: a file that has no digest in the index with that of ``pristine`` (that
+    generation's directory), where there is one. Raises :class:`RecordInvalid` where there is no sound index.
     """
     recorded = _read(path)
     for one, real, entry in _walk(os.fsencode(directory)):
@@ -66,7 +71,7 @@ def compare(path: str, directory: str, pristine: str | None) -> Iterator[Finding
         what = tuple(name for name, value in _fields(real, entry).items() if line[name] != value)
         if what:
             yield Finding(one, "content" if _CONTENT.intersection(what) else "metadata", what)
-        elif pristine and entry.kind is Kind.FILE and not _same(real, one, line["sha256"], pristine):
+        elif deep and entry.kind is Kind.FILE and not _same(real, one, line["sha256"], pristine):
             yield Finding(one, "content", ("content",))
     for one in sorted(recorded):
         yield Finding(one, "missing")
@@ -97,8 +102,10 @@ def _read(path: str) -> dict[bytes, dict[str, Any]]:
         raise RecordInvalid(f"{path} cannot be used: {exc}") from exc
 
 
-def _same(real: bytes, path: bytes, digest: str | None, pristine: str) -> bool:
-    if digest is None:
+def _same(real: bytes, path: bytes, digest: str | None, pristine: str | None) -> bool:
+    if digest is None and pristine is None:
+        return True
+    if digest is None and pristine is not None:
         try:
             digest = _digest(os.path.join(os.fsencode(pristine), path))
         except OSError:

@@ -44,7 +44,7 @@ class Records:
         if live is None:
             raise ContentUnknown(f"{self.live} is none of the generations that {self._state} knows")
         record.current = live.number
-        there = {live.inode, *self._kept().values()}
+        there = {live.inode, *self._places().values()}
         for one in record.generations.values():
             if one.inode not in there:
                 one.inode = 0
@@ -57,6 +57,13 @@ class Records:
             with contextlib.suppress(FileNotFoundError):  # renamed at this moment, by whoever holds the lock
                 return {path: os.stat(path).st_ino for path in paths}
         return {}
+
+    def _places(self) -> dict[str, int]:
+        """The inodes of all directories that may be a complete generation, but the live one, by path."""
+        found = self._kept()
+        with contextlib.suppress(FileNotFoundError):
+            found[self._staging] = os.stat(self._staging).st_ino
+        return found
 
     @property
     def interrupted(self) -> bool:
@@ -77,7 +84,7 @@ class Records:
         wanted = record.generations[number].inode
         if wanted == self.inode:
             return self.live
-        for path, inode in self._kept().items():
+        for path, inode in self._places().items():
             if inode == wanted:
                 return path
         raise RecordInvalid(f"the content of generation {number} is missing below {self._generations}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +57,10 @@ class Engine(Protocol):
     storage: str
     """Which store holds the layers, for people: ``docker/overlay2``."""
 
+    @property
+    def layers_root(self) -> str:
+        """The directory in which every layer's own directory lies."""
+
     def image(self, reference: str) -> Image:
         """An image by reference or ID; raises :class:`ImageUnknown`."""
 
@@ -67,6 +72,12 @@ class Engine(Protocol):
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         """Whether a directory has the layer's own content by the engine's checksum; ``None`` where it keeps none."""
+
+    def headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+        """
+        What the engine remembers of the tar that the layer ``chain_id`` came in: its headers in order, each with the
+        CRC-64 of its content (:mod:`model.crc64`, big-endian). ``None`` where it keeps no such record.
+        """
 
     def layers(self) -> Iterator[str]:
         """Every layer's own directory (the parent of its ``diff``)."""

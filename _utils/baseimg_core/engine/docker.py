@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import docker
@@ -32,7 +33,7 @@ class Docker:
             self._api = docker.APIClient(base_url=url, version="auto", timeout=_TIMEOUT)
             info = self._api.info()
         _check_storage(info)
-        self._root = os.path.join(info["DockerRootDir"], "overlay2")
+        self.layers_root = os.path.join(info["DockerRootDir"], "overlay2")
         self._records = os.path.join(info["DockerRootDir"], "image", "overlay2", "layerdb", "sha256")
 
     def image(self, reference: str) -> Image:
@@ -66,12 +67,17 @@ class Docker:
         return sorted(found, key=lambda container: container.name)
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
-        name = chain_id.removeprefix("sha256:")
-        record = os.path.join(self._records, name, "tar-split.json.gz")
+        record = self._record(chain_id)
         return tarsplit.matches(record, directory, diff_id) if os.path.exists(record) else None
 
+    def headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+        return tarsplit.headers(self._record(chain_id))
+
+    def _record(self, chain_id: str) -> str:
+        return os.path.join(self._records, chain_id.removeprefix("sha256:"), "tar-split.json.gz")
+
     def layers(self) -> Iterator[str]:
-        with os.scandir(self._root) as entries:
+        with os.scandir(self.layers_root) as entries:
             for entry in entries:
                 if entry.name != "l" and entry.is_dir(follow_symlinks=False):
                     yield entry.path

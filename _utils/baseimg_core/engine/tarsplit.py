@@ -3,19 +3,26 @@ What Docker remembers of the layers it unpacked, to prove that a directory still
 
 For every layer Docker keeps its tar without the files' contents (the tar-split format: JSON lines, gzip; "type" 1 is a
 file whose content lies in the layer's directory, 2 is raw bytes of the tar). Together with the contents it is the
-original tar again, whose digest is the diff ID. That is what ``docker save`` checks, too.
+original tar again, whose digest is the diff ID. That is what ``docker save`` checks, too. Beside each content's size
+stands its CRC-64 (:mod:`model.crc64`, big-endian), which tells one file's content from another's.
 """
 
 from __future__ import annotations
 
 import base64
+import bisect
 import gzip
 import hashlib
+import io
 import json
 import os
+import tarfile
+import zlib
 from collections.abc import Iterator
+from typing import Any
 
 _CHUNK = 1 << 20
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
 
 
 def matches(record: str, directory: str, diff_id: str) -> bool:
@@ -33,15 +40,80 @@ def matches(record: str, directory: str, diff_id: str) -> bool:
     return "sha256:" + sha.hexdigest() == diff_id
 
 
-def _tar(record: str, directory: bytes) -> Iterator[bytes]:
+def headers(record: str) -> list[tuple[tarfile.TarInfo, bytes]] | None:
+    """
+    The headers of the layer's tar in order, each with the checksum of its content (empty where there is no content).
+
+    ``None`` where ``record`` is damaged. Names are decoded with ``surrogateescape``.
+    """
+    skeleton = _Skeleton()
+    try:
+        for item in _items(record):
+            if item["type"] == 2:
+                skeleton.add(base64.b64decode(item["payload"]))
+            elif item.get("size"):
+                skeleton.leave_out(item["size"], base64.b64decode(item["payload"] or ""))
+        with tarfile.open(fileobj=skeleton, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+            return [(info, skeleton.checksums.get(info.offset_data, b"")) for info in tar]
+    except _DAMAGED:
+        return None
+
+
+class _Skeleton(io.RawIOBase):
+    """A tar without the contents of its files, which read as zeros."""
+
+    def __init__(self) -> None:
+        self.checksums: dict[int, bytes] = {}
+        self._starts: list[int] = []
+        self._parts: list[bytes | int] = []  # bytes that are there, or a number of those that are not
+        self._size = self._position = 0
+
+    def add(self, data: bytes) -> None:
+        self._append(data, len(data))
+
+    def leave_out(self, size: int, checksum: bytes) -> None:
+        self.checksums[self._size] = checksum
+        self._append(size, size)
+
+    def _append(self, part: bytes | int, size: int) -> None:
+        if size:
+            self._starts.append(self._size)
+            self._parts.append(part)
+            self._size += size
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = max(self._size - self._position, 0) if size < 0 else min(size, max(self._size - self._position, 0))
+        found = b""
+        while len(found) < wanted:
+            index = bisect.bisect_right(self._starts, self._position) - 1
+            part, start = self._parts[index], self._position - self._starts[index]
+            left = wanted - len(found)
+            data = part[start : start + left] if isinstance(part, bytes) else bytes(min(part - start, left))
+            self._position += len(data)
+            found += data
+        return found
+
+
+def _items(record: str) -> Iterator[dict[str, Any]]:
     with gzip.open(record, "rb") as lines:
         for line in lines:
-            item = json.loads(line)
-            if item["type"] == 2:
-                yield base64.b64decode(item["payload"])
-            elif item.get("size"):
-                name = base64.b64decode(item["name_raw"]) if "name_raw" in item else item["name"].encode()
-                yield from _content(directory, name, item["size"])
+            yield json.loads(line)
+
+
+def _tar(record: str, directory: bytes) -> Iterator[bytes]:
+    for item in _items(record):
+        if item["type"] == 2:
+            yield base64.b64decode(item["payload"])
+        elif item.get("size"):
+            name = base64.b64decode(item["name_raw"]) if "name_raw" in item else item["name"].encode()
+            yield from _content(directory, name, item["size"])
 
 
 def _content(directory: bytes, name: bytes, size: int) -> Iterator[bytes]:

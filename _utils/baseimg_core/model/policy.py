@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ArgumentInvalid
-from . import ids
+from . import ids, sshsig
 from .manifest import MEDIA_TYPES
+from .sshsig import PublicKey
 
 MISSING = ("ok", "fail")
 _PILLAR_KEYS = frozenset(
     {"bases", "builds", "lock_timeout", "reserve", "trusted_keys", "require_signature"}  # the last four: minion options
 )
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair"})
-_BUILD_KEYS = frozenset({"source", "target", "version", "compression"})
+_BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
+_TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
+SIGNATURE_SUFFIX = ".sig"
+# what a line of ssh-keygen's allowed_signers can begin with, and no pattern
+_IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,24 @@ class Source:
 
     source: str
     digest: str | None = None
+
+    @property
+    def signature(self) -> Source:
+        """Where its signature is: beside it, so before a URL's query."""
+        place, mark, query = self.source.partition("?") if "://" in self.source else (self.source, "", "")
+        return Source(place + SIGNATURE_SUFFIX + mark + query)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """
+    Whose signatures a node believes: keys by identity. Without keys it does not look for signatures.
+
+    ``required``: a bundle without a signature is not used. A signature that is there must hold in any case.
+    """
+
+    keys: Mapping[str, PublicKey] = field(default_factory=dict)
+    required: bool = False
 
 
 def bundle_source(source: object, digest: object, key: str) -> Source:
@@ -54,6 +78,7 @@ def declared(raw: object) -> dict[str, dict[str, dict[str, Any]]]:
     pillar = _fields(raw, _PILLAR_KEYS, "baseimg", "a mapping with bases and builds")
     bases = _mapping(pillar.get("bases"), "baseimg:bases", "base references, each with a version")
     builds = _mapping(pillar.get("builds"), "baseimg:builds", "paths of bundles, each with a source and a target")
+    trust(pillar)
     return {
         "bases": {name: _base(name, one, f"baseimg:bases:{name}") for name, one in bases.items()},
         "builds": {path: _build(path, one, f"baseimg:builds:{path}") for path, one in builds.items()},
@@ -88,7 +113,55 @@ def _build(path: object, raw: object, key: str) -> dict[str, Any]:
     compression = fields.get("compression", "zstd")
     if compression not in MEDIA_TYPES:
         raise _wrong(f"{key}:compression", compression, f"one of: {', '.join(MEDIA_TYPES)}")
-    return {"version": None, "compression": "zstd", **fields}
+    if fields.get("key") is not None:
+        signing_key(fields["key"], f"{key}:key")
+    return {"version": None, "compression": "zstd", "key": None, **fields}
+
+
+def trust(*places: object) -> Trust:
+    """
+    Whose signatures count, from the first of ``places`` (mappings as ``baseimg`` in pillar) that says anything of it.
+
+    So the minion's own configuration, as the first, cannot be weakened by pillar. Mistakes never end in no keys at all.
+    """
+    for place in places:
+        fields = _fields(place, _PILLAR_KEYS, "baseimg", "a mapping")
+        if _TRUST_KEYS & fields.keys():
+            return _trust(fields.get("trusted_keys"), fields.get("require_signature"))
+    return Trust()
+
+
+def _trust(raw: object, required: object) -> Trust:
+    declared = _mapping(raw, "baseimg:trusted_keys", "identities, each with a public key")
+    if required is not None and not isinstance(required, bool):
+        raise _wrong("baseimg:require_signature", required, "true or false")
+    if not declared and required is not False:
+        raise _wrong("baseimg:trusted_keys", raw, "at least one key, or require_signature: false")
+    keys: dict[str, PublicKey] = {}
+    for identity, line in declared.items():
+        found = _trusted_key(identity, line)
+        if found in keys.values():
+            raise _wrong(f"baseimg:trusted_keys:{identity}", line, "a key that has no other identity")
+        keys[identity] = found
+    return Trust(keys, required is not False)
+
+
+def _trusted_key(identity: object, line: object) -> PublicKey:
+    text(identity, "an identity in baseimg:trusted_keys")
+    if not _IDENTITY.fullmatch(str(identity)):
+        raise _wrong("an identity in baseimg:trusted_keys", identity, "letters, digits and @._+-, as in release@corp")
+    try:
+        return sshsig.public_key(line if isinstance(line, str) else "")
+    except sshsig.Malformed as exc:
+        expected = f"a line as in a .pub file, 'ssh-ed25519 AAAA… comment' ({exc})"
+        raise _wrong(f"baseimg:trusted_keys:{identity}", line, expected) from exc
+
+
+def signing_key(path: object, key: str) -> str:
+    """The path of a private key."""
+    if not isinstance(path, str) or not path.startswith("/") or not path.isprintable():
+        raise _wrong(key, path, "the absolute path of a private key")
+    return path
 
 
 def check_base(version: object, chain_id: object, missing: object, key: str) -> None:
@@ -128,4 +201,6 @@ def _mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
 
 def _wrong(key: str, found: object, expected: str) -> ArgumentInvalid:
     kind = "nothing" if found is None else f"{str(found)[:80]!r} ({type(found).__name__})"
+    if "PRIVATE KEY" in str(found):  # pasted where a public key or a path belongs
+        kind = "a private key, which must not be there"
     return ArgumentInvalid(f"{key} is {kind}, expected {expected}")

@@ -21,6 +21,7 @@ class Generation:
     one. ``bytes`` and ``paths`` say what it holds, ``created`` and ``activated`` are ISO 8601 in UTC, empty for
     never. ``pinned`` keeps it
     from being pruned. ``damaged`` says that it was found changed, so nothing may start from it or go back to it.
+    ``signed_by`` is who vouched for the bundles that it was made from last, empty for nobody.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Generation:
     by: str = ""
     pinned: bool = False
     damaged: bool = False
+    signed_by: str = ""
 
 
 @dataclass(slots=True)
@@ -53,7 +55,8 @@ class Intent:
 class Record:
     """
     The record of a base, as it is kept in ``state.json``. Generation 0 is the pristine one; ``highest`` is the highest
-    number so far, since numbers are not used again.
+    number so far, since numbers are not used again. ``unproven`` says why the pristine content could not be restored
+    when the base was adopted; then its generation has no directory.
     """
 
     reference: str
@@ -63,12 +66,18 @@ class Record:
     current: int = 0
     previous: int | None = None
     highest: int = 0
+    unproven: str = ""
     intent: Intent | None = None
     format: int = field(default=FORMAT)
 
     @property
     def pristine(self) -> Generation:
         return self.generations[0]
+
+    @property
+    def pristine_state(self) -> str:
+        """Whether the pristine content is ``kept``, or why not: ``unproven``, or ``missing`` (somebody removed it)."""
+        return "kept" if self.pristine.inode else "unproven" if self.unproven else "missing"
 
     def by_inode(self, inode: int) -> Generation | None:
         """The generation whose directory has this inode."""

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..disk import legacy
 from ..disk.generations import Store
 from ..disk.records import now
 from ..engine import mounts
 from ..engine.base import Container, Engine, Image
-from ..errors import BaseAbsent, BaseimgError, BaseNested, ImageUnknown
+from ..errors import BaseAbsent, BaseimgError, BaseNested, ContentUnknown, ImageUnknown, LegacyInvalid
 from ..model import ids
 from ..model.record import Generation, Record
 
@@ -122,6 +123,8 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
         "content": current.chain_id,
         "pristine_version": record.pristine.version,
         "pristine_kept": bool(record.pristine.inode),
+        "pristine": record.pristine_state,
+        "legacy": "" if found else _legacy_version(engine, base),
         "generation": current.number,
         "previous": record.previous,
         "interrupted": base.store.interrupted,
@@ -137,6 +140,40 @@ def first_record(base: Base) -> Record:
     """The record of a base to which nothing was applied yet: its live content is the pristine generation."""
     pristine = Generation(0, base.version, base.chain_id, base.store.inode, activated=now())
     return Record(base.reference, base.chain_id, base.diff_ids, {0: pristine})
+
+
+def begin(engine: Engine, base: Base) -> Record:
+    """
+    The record to begin with, where there is none; raises :class:`ContentUnknown` where the base's content is not the
+    original, because the shell scripts that baseimg replaces have updated it.
+    """
+    for directory in (base.directory, *base.lower):
+        check_original(engine, directory)
+    return first_record(base)
+
+
+def check_original(engine: Engine, directory: str) -> None:
+    """Refuse a layer directory that those scripts have updated and nobody adopted."""
+    old = legacy.find(directory)
+    if old and old.updated(_versions(engine, directory)) and Store(os.path.dirname(directory)).read() is None:
+        raise ContentUnknown(
+            f"{directory} was updated by the old scripts, which call its content {old.properties.version}",
+            "run baseimg.adopt on this node, which takes it over (docs/taking-over.md)",
+        )
+
+
+def _versions(engine: Engine, directory: str) -> set[str]:
+    """What the images are called whose top layer is this one."""
+    return {ids.tag(tag) for image in engine.images() if image.directories[-1] == directory for tag in image.tags}
+
+
+def _legacy_version(engine: Engine, base: Base) -> str:
+    """The version that the old scripts gave a base that was not adopted; empty where they did not touch it."""
+    try:
+        old = legacy.find(base.directory)
+    except LegacyInvalid:
+        return "unknown"
+    return old.properties.version if old and old.updated(_versions(engine, base.directory)) else ""
 
 
 def recorded(engine: Engine) -> list[Base]:

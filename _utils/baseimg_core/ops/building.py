@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..disk import bundle_writer, compression
+from ..disk import bundle_writer, compression, signing
 from ..disk.bundle import Bundle
 from ..disk.compare import compare
 from ..disk.generations import Store
@@ -18,6 +18,7 @@ from ..model import changes as model_changes
 from ..model import ids, overlay
 from ..model.changes import Action, Change
 from ..model.manifest import ImageRef
+from . import bases
 
 # OCI distribution spec, "Pulling manifests": the grammar of tags
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -27,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 def layer(engine: Engine, reference: str) -> dict[str, Any]:
     """Where the image's top layer lives."""
-    image = _layered(engine, reference)
+    image = layered(engine, reference)
     return {
         "image": reference,
         "chain_id": image.chain_id,
@@ -40,7 +41,7 @@ def layer(engine: Engine, reference: str) -> dict[str, Any]:
 
 def diff(engine: Engine, source: str, target: str, progress: Progress | None = None) -> dict[str, Any]:
     """Counts, and every path that differs."""
-    found = _compare(_layered(engine, source), _layered(engine, target), progress)
+    found = _compare(engine, layered(engine, source), layered(engine, target), progress)
     listed: dict[str, list[dict[str, Any]]] = {action.value: [] for action in Action}
     for change in found:
         item: dict[str, Any] = {"path": overlay.shown(change.path)}
@@ -61,32 +62,55 @@ def build(
     kind: str = "zstd",
     test: bool = False,
     progress: Progress | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
-    """Write the bundle that leads from ``source`` to ``target``; with ``test`` only tell what it would hold."""
+    """
+    Write the bundle that leads from ``source`` to ``target``; with ``test`` only tell what it would hold.
+
+    ``key`` is the path of a private key to sign it with.
+    """
     compression.check(kind)
-    old, new = _layered(engine, source), _layered(engine, target)
+    signer = signing.load(key) if key else None
+    old, new = layered(engine, source), layered(engine, target)
     if (old.os, old.architecture) != (new.os, new.architecture):
         raise ArgumentInvalid(
             f"{source} is for {old.os}/{old.architecture}, {target} for {new.os}/{new.architecture}",
             "give two versions of one base for the same platform",
         )
-    found = [] if old.chain_id == new.chain_id else _compare(old, new, progress)
+    found = [] if old.chain_id == new.chain_id else _compare(engine, old, new, progress)
     if not found:
         raise ImagesEqual(f"{source} and {target} show the same content")
-    sides = _reference(source, old, None), _reference(target, new, version)
+    sides = image_ref(source, old, None), image_ref(target, new, version)
     result: dict[str, Any] = {
         "bundle": path,
         "digest": "",
         "size": 0,
-        "source": _side(sides[0]),
-        "target": _side(sides[1]),
+        "source": side(sides[0]),
+        "target": side(sides[1]),
         "changes": model_changes.counts(found),
     }
     if test:
         return result
     platform = {"os": new.os, "architecture": new.architecture}
-    written = bundle_writer.write(path, found, *sides, platform, kind, _named(progress, "writing"))
-    return {**result, "digest": written.digest, "size": written.size}
+    written = bundle_writer.write(path, found, *sides, platform, kind, named(progress, "writing"))
+    result.update(digest=written.digest, size=written.size)
+    if signer:
+        signed = signing.sign(path, signer, written.digest)
+        result.update(signature=signed.path, key=signer.public.fingerprint)
+    return result
+
+
+def sign(path: str, key: str, test: bool = False) -> dict[str, Any]:
+    """Sign a bundle that is there with the private key in the file ``key``; with ``test`` only tell."""
+    signer = signing.load(key)
+    signed = signing.sign(path, signer, test=test)
+    return {
+        "changed": signed.changed,
+        "bundle": path,
+        "signature": signed.path,
+        "digest": signed.digest,
+        "key": signer.public.fingerprint,
+    }
 
 
 def inspect(path: str, verify: bool = False) -> dict[str, Any]:
@@ -104,43 +128,50 @@ def inspect(path: str, verify: bool = False) -> dict[str, Any]:
         }
 
 
-def _layered(engine: Engine, reference: str) -> Image:
+def layered(engine: Engine, reference: str) -> Image:
     image = engine.image(reference)
     if not image.diff_ids:
         raise ArgumentInvalid(f"image {reference} has no layers", "give an image that has at least one layer")
     return image
 
 
-def _compare(old: Image, new: Image, progress: Progress | None) -> list[Change]:
+def _compare(engine: Engine, old: Image, new: Image, progress: Progress | None) -> list[Change]:
+    return compare(pristine(engine, old), pristine(engine, new), counter(progress))
+
+
+def counter(progress: Progress | None) -> Callable[[int], None]:
+    """For :func:`compare`, which does not know how many paths there are."""
+
     def tell(seen: int) -> None:
         if progress:
             progress("comparing", seen, 0)
 
-    return compare(_pristine(old), _pristine(new), tell)
+    return tell
 
 
-def _pristine(image: Image) -> Stack:
+def pristine(engine: Engine, image: Image) -> Stack:
     """The image's own content, also where a newer version has been swapped into one of its layers on this machine."""
     roots = []
     for directory in reversed(image.directories):
+        bases.check_original(engine, directory)
         store = Store(os.path.dirname(directory))
         record = store.read()
         roots.append(store.path(record, 0) if record else directory)
     return Stack(roots)
 
 
-def _reference(reference: str, image: Image, version: str | None) -> ImageRef:
+def image_ref(reference: str, image: Image, version: str | None) -> ImageRef:
     found = version or ids.tag(reference) or image.chain_id.removeprefix("sha256:")[:12]
     if not _TAG.fullmatch(found):
         raise ArgumentInvalid(f"version is {found!r}, expected letters, digits, '.', '_', '-', 128 at most, like a tag")
     return ImageRef(reference, found, image.chain_id, image.diff_ids)
 
 
-def _side(image: ImageRef) -> dict[str, str]:
+def side(image: ImageRef) -> dict[str, str]:
     return {"reference": image.reference, "version": image.version, "chain_id": image.chain_id}
 
 
-def _named(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
+def named(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
     if progress is None:
         return None
     return lambda done, total: progress(step, done, total)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..disk import index, space
-from ..disk.bundle import Bundle
 from ..disk.flatten import Flattener
 from ..disk.generations import Filled
 from ..disk.tree import Stack
@@ -19,17 +18,16 @@ from ..model.policy import Source
 from ..model.record import Generation, Record
 from . import bases
 from .bases import Base
-from .planning import Catalogue, Context, Plan, Progress, confirmed, decide
+from .planning import Catalogue, Context, Plan, Progress, check_pristine, confirmed, decide, open_bundle
 
 
 def apply(context: Context, source: Source, base: str | None = None) -> dict[str, Any]:
     """Bring the base that a bundle is for (or ``base``) to the version that the bundle leads to."""
     with contextlib.ExitStack() as stack:
-        path = context.fetch(source)
-        bundle = stack.enter_context(Bundle(path, source.digest))
+        bundle = stack.enter_context(open_bundle(context, source))
         version = bundle.manifest.target.version
         found = _base_for(context.engine, bundle.manifest, base)
-        catalogue = Catalogue(context, {version: Source(path, bundle.digest)}, stack)
+        catalogue = Catalogue(context, {version: Source(source.source, bundle.digest)}, stack, {version: bundle})
         try:
             return _reach(context, found, version, catalogue, "apply")
         except VersionUnknown as exc:
@@ -67,7 +65,7 @@ def plan(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = _find(context.engine, name, catalogue, chain_id)
-        record = base.store.read() or bases.first_record(base)
+        record = base.store.read() or bases.begin(context.engine, base)
         drifted = repair and _mark_drift(base, record)
         wanted = decide(record, version, catalogue)
         current = record.generations[record.current]
@@ -97,9 +95,13 @@ def rollback(context: Context, name: str, to: str | None = None) -> dict[str, An
         record = base.store.recover()
         if record is None:
             if to in ("pristine", base.version):
-                return _result(context, base, bases.first_record(base), None)
+                return _result(context, base, bases.begin(context.engine, base), None)
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
-        wanted = _way_back(base, record, to)
+        try:
+            wanted = _way_back(base, record, to)
+        except NoWayBack as exc:
+            check_pristine(record, exc)
+            raise
         if wanted.number:
             bases.check_swappable(context.engine, base)
         return _activate(context, base, record, wanted, "rollback")
@@ -157,7 +159,7 @@ def _find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None)
 def _reach(
     context: Context, base: Base, version: str, catalogue: Catalogue, action: str, repair: bool = False
 ) -> dict[str, Any]:
-    record = base.store.read() or bases.first_record(base)
+    record = base.store.read() or bases.begin(context.engine, base)
     if not base.store.interrupted and not (repair and _mark_drift(base, record)):
         current = record.generations[record.current]
         if confirmed(record, version, catalogue) is current:
@@ -165,7 +167,7 @@ def _reach(
     decide(record, version, catalogue)  # fetches what is needed, so the lock is not held while bytes travel
     bases.check_swappable(context.engine, base)
     with base.store.lock(context.lock_timeout, context.by):
-        record = base.store.recover() or bases.first_record(base)
+        record = base.store.recover() or bases.begin(context.engine, base)
         previous = record.previous
         drifted = repair and _mark_drift(base, record)
         wanted = decide(record, version, catalogue)
@@ -176,6 +178,7 @@ def _reach(
             base.store.save(record)
         if not confirmed(record, version, catalogue):  # another file with the same content: remember its digest
             generation.bundle = catalogue.bundle(version).digest
+            generation.signed_by = catalogue.signed_by([version])
             base.store.save(record)
         return {**result, "repaired": drifted}
 
@@ -185,7 +188,7 @@ def _mark_drift(base: Base, record: Record) -> bool:
     if record.current == 0:  # the original: nothing here could bring it back
         return False
     try:
-        drifted = any(True for _ in index.compare(base.store.index(record.current), base.store.live, None))
+        drifted = any(True for _ in index.compare(base.store.index(record.current), base.store.live, None, False))
     except RecordInvalid:
         drifted = True
     record.generations[record.current].damaged |= drifted
@@ -216,6 +219,7 @@ def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue
         return Filled(flattener.bytes, flattener.paths, {**before, **flattener.digests})
 
     new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
+    new.signed_by = catalogue.signed_by(wanted.route)
     return base.store.stage(record, new, fill)
 
 

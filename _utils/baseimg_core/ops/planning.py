@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ..disk import signing
 from ..disk.bundle import Bundle
 from ..engine.base import Engine
-from ..errors import BundleMismatch
+from ..errors import BundleMismatch, BundleUnavailable, PristineUnproven, SignatureMissing, VersionUnknown
 from ..model import catalog
 from ..model.manifest import Manifest
-from ..model.policy import Source
+from ..model.policy import Source, Trust
 from ..model.record import Generation, Record
 
 Progress = Callable[[str, int, int], None]
@@ -23,7 +24,7 @@ class Context:
     What every operation on a node is given.
 
     ``fetch`` turns a bundle's source into a local path; ``by`` is who asked; ``lock_timeout`` is in seconds;
-    ``reserve`` is the percentage of the file system that must stay free.
+    ``reserve`` is the percentage of the file system that must stay free; ``trust`` says whose signatures count.
     """
 
     engine: Engine
@@ -32,6 +33,7 @@ class Context:
     lock_timeout: float
     reserve: int = 0
     progress: Progress | None = None
+    trust: Trust = field(default_factory=Trust)
 
 
 @dataclass(slots=True)
@@ -51,15 +53,20 @@ class Plan:
 class Catalogue:
     """The declared bundles of one base by version; each is fetched and opened at most once, when it is asked for."""
 
-    def __init__(self, context: Context, bundles: Mapping[str, Source], stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        context: Context,
+        bundles: Mapping[str, Source],
+        stack: contextlib.ExitStack,
+        opened: Mapping[str, Bundle] | None = None,
+    ) -> None:
         self._context, self.bundles, self._stack = context, bundles, stack
-        self._open: dict[str, Bundle] = {}
+        self._open = dict(opened or {})
 
     def bundle(self, version: str) -> Bundle:
         if version not in self._open:
             wanted = self.bundles[version]
-            path = self._context.fetch(wanted)
-            bundle = self._stack.enter_context(Bundle(path, wanted.digest))
+            bundle = self._stack.enter_context(open_bundle(self._context, wanted))
             found = bundle.manifest.target.version
             if found != version:
                 raise BundleMismatch(
@@ -72,14 +79,34 @@ class Catalogue:
     def manifest(self, version: str) -> Manifest:
         return self.bundle(version).manifest
 
+    def signed_by(self, route: list[str]) -> str:
+        """Who vouches for these bundles, empty where nobody does for one of them."""
+        found = [self.bundle(version).signed_by for version in route]
+        return ", ".join(dict.fromkeys(found)) if all(found) else ""
+
+
+def open_bundle(context: Context, source: Source) -> Bundle:
+    """A bundle on this node; whether it may be used, by its signature, is known before anything in it is read."""
+    if not context.trust.keys:
+        return Bundle(context.fetch(source), source.digest)
+    try:
+        signature = signing.read(context.fetch(source.signature))
+    except (BundleUnavailable, SignatureMissing) as exc:
+        if context.trust.required:
+            raise SignatureMissing(f"{source.source} is not signed: {exc.message}") from exc
+        return Bundle(context.fetch(source), source.digest)
+    keys, where = context.trust.keys, source.signature.source
+    return Bundle(context.fetch(source), source.digest, lambda sha512: signing.check(signature, sha512, keys, where))
+
 
 def confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation | None:
     """The generation that is known to be the declared version, without a look at any bundle."""
     declared = catalogue.bundles.get(version)
     found = record.by_version(version)
-    if found and (found.number == 0 or not declared or declared.digest in (None, found.bundle)):
+    if found is None or found.number == 0 or not declared:
         return found
-    return None
+    # what was adopted came with no bundle, so it is not what a bundle leads to, whatever people call it
+    return found if found.bundle and declared.digest in (None, found.bundle) else None
 
 
 def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
@@ -87,9 +114,21 @@ def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
     if found := confirmed(record, version, catalogue):
         return Plan(version, found)
     shown = {record.generations[number].chain_id for number in record.present}
-    route = catalog.route(version, catalogue.bundles.keys(), shown, catalogue.manifest)
+    try:
+        route = catalog.route(version, catalogue.bundles.keys(), shown, catalogue.manifest)
+    except VersionUnknown as exc:
+        check_pristine(record, exc)
+        raise
     same = record.by_chain(catalogue.manifest(version).target.chain_id)
     if same and same.version == version:
         return Plan(version, same)
     start = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
     return Plan(version, None, start, route)
+
+
+def check_pristine(record: Record, cause: Exception) -> None:
+    """Where the original content could not be restored, that is the better reason."""
+    if record.pristine_state == "unproven":
+        raise PristineUnproven(
+            f"the original content of {record.reference} is not on this node: {record.unproven}"
+        ) from cause

@@ -21,10 +21,10 @@ def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
     kept = bool(record.pristine.inode)
     findings: list[dict[str, Any]] = []
     if current.number:
-        pristine = base.store.path(record, 0) if deep and kept else None
-        found = index.compare(base.store.index(current.number), base.store.live, pristine)
+        pristine = base.store.path(record, 0) if kept else None
+        found = index.compare(base.store.index(current.number), base.store.live, pristine, deep)
         findings = [finding.as_dict() for finding in found]
-    proof = _proof(engine, base, record) if deep and kept else "not checked" if kept else "missing"
+    proof = _proof(engine, base, record) if deep and kept else "not checked" if kept else record.pristine_state
     return {
         "base": record.reference,
         "version": current.version,
