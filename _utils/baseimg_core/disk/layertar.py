@@ -20,7 +20,7 @@ from ..model.changes import Action, Change
 from ..model.entry import NANO, Entry, Kind
 from .tarstream import Header, headers
 
-_XATTR = "SCHILY.xattr."
+XATTR = "SCHILY.xattr."
 DIGEST_RECORD = "BASEIMG.sha256"
 LEADS_RECORD = "BASEIMG.leads"
 _TYPES = {
@@ -31,7 +31,7 @@ _TYPES = {
     Kind.CHAR: tarfile.CHRTYPE,
     Kind.BLOCK: tarfile.BLKTYPE,
 }
-_KINDS = {code: kind for kind, code in _TYPES.items()} | {tarfile.AREGTYPE: Kind.FILE}
+KINDS = {code: kind for kind, code in _TYPES.items()} | {tarfile.AREGTYPE: Kind.FILE}
 _MAX_PATH = 4096
 _MAX_NAME = 255
 _MAX_ID = (1 << 32) - 1  # the last number means "leave as it is" to chown(2)
@@ -70,7 +70,7 @@ def header(change: Change, digest: str | None = None) -> bytes:
         return _block(info)
     info.type, info.size, info.linkname = _TYPES[entry.kind], entry.size, _text(entry.target)
     info.devmajor, info.devminor = entry.device
-    records = {_XATTR + name: _text(value) for name, value in sorted(entry.xattrs.items())}
+    records = {XATTR + name: _text(value) for name, value in sorted(entry.xattrs.items())}
     if digest:
         records[DIGEST_RECORD] = digest
     if change.leads:
@@ -104,11 +104,11 @@ def _member(found: Header) -> Member:
     if name.startswith(overlay.WHITEOUT_PREFIX):
         return _whiteout(found, directory, name)
     _path(path)
-    if found.size and _KINDS.get(found.type) is not Kind.FILE:
+    if found.size and KINDS.get(found.type) is not Kind.FILE:
         raise BundleInvalid(f"entry {overlay.shown(path)!r} has content but is no file")
     if found.type == tarfile.LNKTYPE:
         return Member(path, link=_path(found.linkname))
-    kind = _KINDS.get(found.type)
+    kind = KINDS.get(found.type)
     if kind is None:
         raise BundleInvalid(f"entry {overlay.shown(path)!r} has the unknown type {found.type!r}")
     if kind is Kind.CHAR and found.device == (0, 0):
@@ -153,9 +153,9 @@ def _path(name: bytes) -> bytes:
 def _xattrs(path: bytes, records: dict[bytes, bytes]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for key, value in records.items():
-        if not key.startswith(_XATTR.encode()):
+        if not key.startswith(XATTR.encode()):
             continue
-        name = os.fsdecode(key.removeprefix(_XATTR.encode()))
+        name = os.fsdecode(key.removeprefix(XATTR.encode()))
         if not overlay.carried(name) or "." not in name or not name.isprintable():
             raise BundleInvalid(f"entry {overlay.shown(path)!r} carries the attribute {name!r}, which no bundle may")
         found[name] = value

@@ -7,19 +7,10 @@ import tarfile
 from ..errors import LayerUnsupported
 from ..model import overlay
 from ..model.entry import NANO, Entry, Kind
+from .layertar import KINDS, XATTR
 
-_XATTR = "SCHILY.xattr."
 _STRANGE = "no usual tool writes such an archive: find out where it comes from"
-_KINDS = {
-    tarfile.DIRTYPE: Kind.DIRECTORY,
-    tarfile.SYMTYPE: Kind.SYMLINK,
-    tarfile.FIFOTYPE: Kind.FIFO,
-    tarfile.CHRTYPE: Kind.CHAR,
-    tarfile.BLKTYPE: Kind.BLOCK,
-    tarfile.REGTYPE: Kind.FILE,
-    tarfile.AREGTYPE: Kind.FILE,
-    tarfile.CONTTYPE: Kind.FILE,
-}
+_KINDS = KINDS | {tarfile.CONTTYPE: Kind.FILE}
 
 
 def raw(text: str) -> bytes:
@@ -75,5 +66,5 @@ def _mtime_ns(info: tarfile.TarInfo) -> int:
 
 
 def _xattrs(info: tarfile.TarInfo) -> dict[str, bytes]:
-    names = {key: key.removeprefix(_XATTR) for key in info.pax_headers if key.startswith(_XATTR)}
+    names = {key: key.removeprefix(XATTR) for key in info.pax_headers if key.startswith(XATTR)}
     return {name: raw(info.pax_headers[key]) for key, name in sorted(names.items()) if overlay.carried(name)}
