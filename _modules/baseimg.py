@@ -15,7 +15,6 @@ Every failure is a ``CommandExecutionError`` whose ``info`` holds a stable ``cod
 import contextlib
 import os
 import sys
-import time
 
 import salt.utils.args
 from salt.exceptions import CommandExecutionError
@@ -24,21 +23,17 @@ getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 
 __virtualname__ = "baseimg"
 _VERSION = "0.1.0"
-_DEFAULT_URL = "unix:///var/run/docker.sock"
 _FORMAT = 1
-_BAR_SECONDS = 0.2
-_EVENT_SECONDS = 5
-_NOT_AS_DECLARED = ("digest-mismatch", "signature-invalid")
 
 try:
     import baseimg_core
 
     # another version may lack what is imported next, and the versions are the better reason then
     if baseimg_core.__version__ == _VERSION:
-        from baseimg_core.engine.docker import Docker
-        from baseimg_core.errors import ArgumentInvalid, BaseimgError, BundleUnavailable
+        from baseimg_core.errors import ArgumentInvalid, BaseimgError
+        from baseimg_core.minion import Minion
         from baseimg_core.model import policy
-        from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, planning, verifying
+        from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, verifying
     _MISSING = None
 except ImportError as exc:
     _MISSING = str(exc)
@@ -71,9 +66,9 @@ def layer(image):
 
         salt-call baseimg.layer corp/base:12.0
     """
-    with _reported():
+    with _operation() as minion:
         policy.text(image, "image")
-        return building.layer(_engine(), image)
+        return building.layer(minion.engine(), image)
 
 
 def diff(source, target):
@@ -92,10 +87,10 @@ def diff(source, target):
 
         salt-call baseimg.diff corp/base:12.0 corp/base:12.1
     """
-    with _reported(), _progress("diff") as progress:
+    with _operation("diff") as minion:
         policy.text(source, "source")
         policy.text(target, "target")
-        return building.diff(_engine(), source, target, progress)
+        return building.diff(minion.engine(), source, target, minion.progress)
 
 
 def build(source, target, bundle, version=None, compression="zstd", test=False, key=None):
@@ -130,14 +125,16 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
 
         salt-call baseimg.build corp/base:12.0 corp/base:12.1 /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar
     """
-    with _reported(), _progress("build") as progress:
+    with _operation("build") as minion:
         for name, value in (("source", source), ("target", target), ("bundle", bundle)):
             policy.text(value, name)
         if version is not None:
             policy.text(version, "version")
         if key is not None:
             policy.signing_key(key, "key")
-        return building.build(_engine(), source, target, bundle, version, compression, bool(test), progress, key)
+        return building.build(
+            minion.engine(), source, target, bundle, version, compression, bool(test), minion.progress, key
+        )
 
 
 def sign(bundle, key, test=False):
@@ -164,7 +161,7 @@ def sign(bundle, key, test=False):
 
         salt-call baseimg.sign /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar /etc/salt/baseimg-signing-key
     """
-    with _reported():
+    with _operation():
         return building.sign(_text(bundle, "bundle"), policy.signing_key(key, "key"), bool(test))
 
 
@@ -184,8 +181,8 @@ def inspect(bundle, verify=False):
 
         salt-call baseimg.inspect /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar verify=True
     """
-    with _reported():
-        return building.inspect(_fetch(policy.bundle_source(bundle, None, "bundle")), bool(verify))
+    with _operation() as minion:
+        return building.inspect(minion.fetch(policy.bundle_source(bundle, None, "bundle")), bool(verify))
 
 
 def apply(bundle, hash=None, base=None, **kwargs):
@@ -212,12 +209,11 @@ def apply(bundle, hash=None, base=None, **kwargs):
 
         salt '*' baseimg.apply salt://baseimg/bundles/corp-base_12.0_12.1.tar hash=sha256:4f9…
     """
-    pub = _pub(kwargs)
-    with _reported(), _progress("apply", pub) as progress:
+    with _operation("apply", kwargs) as minion:
         source = policy.bundle_source(bundle, hash, "bundle")
         if base is not None:
             policy.text(base, "base")
-        return converging.apply(_context(pub, progress, _trust()), source, base)
+        return converging.apply(minion.context(trust=True), source, base)
 
 
 def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs):
@@ -248,10 +244,9 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs)
         salt-call baseimg.converge corp/base:12.0 "'12.1'" \\
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
-    pub = _pub(kwargs)
-    with _reported(), _progress("converge", pub) as progress:
+    with _operation("converge", kwargs) as minion:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.converge(_context(pub, progress, _trust()), *wanted, bool(repair))
+        return converging.converge(minion.context(trust=True), *wanted, bool(repair))
 
 
 def plan(name, version, bundles=None, chain_id=None, repair=False):
@@ -270,9 +265,9 @@ def plan(name, version, bundles=None, chain_id=None, repair=False):
 
         salt-call baseimg.plan corp/base:12.0 "'12.0'"
     """
-    with _reported():
+    with _operation() as minion:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.plan(_context({}, None, _trust()), *wanted, bool(repair))
+        return converging.plan(minion.context(trust=True), *wanted, bool(repair))
 
 
 def rollback(base, to=None, **kwargs):
@@ -294,10 +289,9 @@ def rollback(base, to=None, **kwargs):
         salt '*' baseimg.rollback corp/base:12.0
         salt-call baseimg.rollback corp/base:12.0 to=pristine
     """
-    pub = _pub(kwargs)
-    with _reported():
+    with _operation("", kwargs) as minion:
         policy.text(base, "base")
-        return converging.rollback(_context(pub, None), base, _typed_version(base, to))
+        return converging.rollback(minion.context(), base, _typed_version(minion.engine(), base, to))
 
 
 def prune(base=None, keep=1, test=False, **kwargs):
@@ -322,13 +316,12 @@ def prune(base=None, keep=1, test=False, **kwargs):
 
         salt '*' baseimg.prune keep=0
     """
-    pub = _pub(kwargs)
-    with _reported():
+    with _operation("", kwargs) as minion:
         if not isinstance(keep, int) or keep < 0:
             raise ArgumentInvalid(f"keep is {keep!r}, expected a number of generations, 0 or more")
         if base is not None:
             policy.text(base, "base")
-        return keeping.prune(_context(pub, None), base, keep, bool(test))
+        return keeping.prune(minion.context(), base, keep, bool(test))
 
 
 def pin(base, version, **kwargs):
@@ -370,11 +363,10 @@ def unpin(base, version, **kwargs):
 
 
 def _pin(base, version, pinned, kwargs):
-    pub = _pub(kwargs)
-    with _reported():
+    with _operation("", kwargs) as minion:
         policy.text(base, "base")
-        found = _text(_typed_version(base, version), "version")
-        return keeping.pin(_context(pub, None), base, found, pinned)
+        found = _text(_typed_version(minion.engine(), base, version), "version")
+        return keeping.pin(minion.context(), base, found, pinned)
 
 
 def status(base=None):
@@ -395,8 +387,8 @@ def status(base=None):
 
         salt '*' baseimg.status corp/base:12.0
     """
-    with _reported():
-        engine = _engine()
+    with _operation() as minion:
+        engine = minion.engine()
         if base is None:
             found = bases.survey(engine)
         else:
@@ -426,8 +418,8 @@ def verify(base=None, deep=False):
         salt '*' baseimg.verify
         salt-call baseimg.verify corp/base:12.0 deep=True
     """
-    with _reported():
-        engine = _engine()
+    with _operation() as minion:
+        engine = minion.engine()
         found = bases.recorded(engine) if base is None else [bases.locate(engine, _text(base, "base"))]
         return [verifying.verify(engine, one, bool(deep)) for one in found]
 
@@ -445,8 +437,8 @@ def history(base):
 
         salt-call baseimg.history corp/base:12.0
     """
-    with _reported():
-        return bases.locate(_engine(), _text(base, "base")).store.history()
+    with _operation() as minion:
+        return bases.locate(minion.engine(), _text(base, "base")).store.history()
 
 
 def adopt(overlay_dir=None, **kwargs):
@@ -471,11 +463,10 @@ def adopt(overlay_dir=None, **kwargs):
 
         salt '*' baseimg.adopt
     """
-    pub = _pub(kwargs)
-    with _reported(), _progress("adopt", pub) as progress:
+    with _operation("adopt", kwargs) as minion:
         if overlay_dir is not None and not (isinstance(overlay_dir, str) and overlay_dir.startswith("/")):
             raise ArgumentInvalid(f"overlay_dir is {overlay_dir!r}, expected an absolute path")
-        return adopting.adopt(_context(pub, progress), overlay_dir)
+        return adopting.adopt(minion.context(), overlay_dir)
 
 
 def import_legacy(archive, source, bundle, version=None, compression="zstd"):
@@ -507,13 +498,13 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd"):
 
         salt-call baseimg.import_legacy /srv/old/BASE-12.1-diff.tar.gz corp/base:12.0 /srv/salt/baseimg/bundles/b.tar
     """
-    with _reported(), _progress("import") as progress:
+    with _operation("import") as minion:
         for key, value in (("source", source), ("bundle", bundle)):
             policy.text(value, key)
         if version is not None:
             policy.text(version, "version")
-        path = _fetch(policy.bundle_source(archive, None, "archive"))
-        return importing.import_legacy(_engine(), path, source, bundle, version, compression, progress)
+        path = minion.fetch(policy.bundle_source(archive, None, "archive"))
+        return importing.import_legacy(minion.engine(), path, source, bundle, version, compression, minion.progress)
 
 
 def declared(what="bases"):
@@ -531,8 +522,8 @@ def declared(what="bases"):
 
         salt '*' baseimg.declared
     """
-    with _reported():
-        found = policy.declared(__pillar__.get("baseimg"))  # not pillar.get, which masks values (Salt 3008)
+    with _operation() as minion:
+        found = minion.declared()
         if what not in found:
             raise ArgumentInvalid(f"what is {what!r}, expected one of: {', '.join(found)}")
         return found[what]
@@ -549,13 +540,13 @@ def _text(value, key):
     return value
 
 
-def _typed_version(base, to):
+def _typed_version(engine, base, to):
     """
     The command line turns to=12.1 into a number, and 12.10 into the same one: take it only where one version fits.
     """
     if not isinstance(to, int | float) or isinstance(to, bool):
         return to
-    record = bases.locate(_engine(), base).store.read()
+    record = bases.locate(engine, base).store.read()
     known = {one.version for one in record.generations.values()} if record else set()
     found = [version for version in known if _as_number(version) == to]
     if len(found) != 1:
@@ -569,25 +560,17 @@ def _as_number(version):
     return None
 
 
-def _engine():
-    url = __salt__["config.get"]("docker.url") or os.environ.get("DOCKER_HOST") or _DEFAULT_URL
-    return Docker(url)
-
-
-def _trust():
-    own = __salt__["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
-    return policy.trust(own, __pillar__.get("baseimg"))
-
-
-def _context(pub, progress, trust=None):
-    timeout = __salt__["config.get"]("baseimg:lock_timeout", 60)
-    if not isinstance(timeout, int | float) or timeout < 0:
-        raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
-    by = f"{pub['user']}, job {pub['jid']}" if pub else os.environ.get("SUDO_USER", "root")
-    reserve = __salt__["config.get"]("baseimg:reserve", 2)
-    if not isinstance(reserve, int) or not 0 <= reserve < 100:
-        raise ArgumentInvalid(f"baseimg:reserve is {reserve!r}, expected a percentage from 0 to 99")
-    return planning.Context(_engine(), _fetch, by, float(timeout), reserve, progress, trust or policy.Trust())
+@contextlib.contextmanager
+def _operation(action="", kwargs=None):
+    """The minion, for one operation; the core's errors become Salt's, and arguments that are none are refused."""
+    minion = Minion(__salt__, __opts__, __pillar__, action, _pub(kwargs or {}))
+    try:
+        yield minion
+    except BaseimgError as exc:
+        minion.failed(exc)
+        raise CommandExecutionError(str(exc), info=exc.as_dict()) from exc
+    finally:
+        minion.close()
 
 
 def _pub(kwargs):
@@ -597,65 +580,3 @@ def _pub(kwargs):
         salt.utils.args.invalid_kwargs(unknown)
     jid = kwargs.get("__pub_jid")
     return {"user": kwargs.get("__pub_user", "root"), "jid": jid} if jid else {}  # salt-call has a job, but no user
-
-
-def _fetch(source):
-    if source.source.startswith("/"):
-        return source.source
-    digest = source.digest and source.digest.removeprefix("sha256:")
-    saltenv = __opts__.get("saltenv") or "base"
-    try:
-        path = __salt__["cp.cache_file"](source.source, saltenv=saltenv, source_hash=digest)
-    except Exception as exc:  # each transport has errors of its own
-        raise BundleUnavailable(f"cannot fetch {source.source}: {exc}") from exc
-    if not path:
-        raise BundleUnavailable(f"cannot fetch {source.source}")
-    __context__.setdefault("baseimg.fetched", []).append(path)
-    return path
-
-
-@contextlib.contextmanager
-def _reported():
-    """Turn the core's errors into Salt's; a fetched file that is not what was declared does not stay in the cache."""
-    try:
-        yield
-    except BaseimgError as exc:
-        if exc.code in _NOT_AS_DECLARED:
-            _forget_fetched()
-        raise CommandExecutionError(str(exc), info=exc.as_dict()) from exc
-
-
-def _forget_fetched():
-    for path in __context__.pop("baseimg.fetched", []):
-        if path.startswith(__opts__["cachedir"] + os.sep):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-
-
-@contextlib.contextmanager
-def _progress(action, pub=None):
-    """A function that shows how far we are: as a bar on a terminal, else as events on the bus, both now and then."""
-    bar = sys.stderr.isatty()
-    masterless = __opts__.get("file_client") == "local"
-    every = _BAR_SECONDS if bar else _EVENT_SECONDS
-    last = time.monotonic()
-
-    def tell(step, done, total):
-        nonlocal last
-        if time.monotonic() - last < every:
-            return
-        last = time.monotonic()
-        if bar:
-            share = f"{100 * done // total:3d} %" if total else f"{done} paths"
-            sys.stderr.write(f"\r\033[K{action}: {step} {share}")
-            sys.stderr.flush()
-        elif not masterless:
-            data = {"action": action, "step": step, "done": done, "total": total, **(pub or {})}
-            __salt__["event.send"](f"salt/baseimg/progress/{action}", data)
-
-    try:
-        yield tell
-    finally:
-        if bar:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
