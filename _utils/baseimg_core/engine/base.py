@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..model import ids
@@ -43,12 +43,26 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A running container; ``pid`` is its main process as the host sees it."""
+    """
+    A container.
+
+    ``pid`` is its main process as the host sees it, 0 where none runs. ``state`` is ``created``, ``running``,
+    ``paused``, ``restarting``, ``exited`` or ``dead``; ``started`` when it last started (RFC 3339), empty for never.
+    ``health`` is what its health check says (``starting``, ``healthy``, ``unhealthy``), empty where it has none;
+    ``restart`` its restart policy, ``no`` for none; ``network_of`` the ID of the container whose network it shares.
+    """
 
     id: str
     name: str
     image_id: str
     pid: int
+    state: str = "running"
+    started: str = ""
+    health: str = ""
+    restart: str = "no"
+    auto_remove: bool = False
+    network_of: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -67,8 +81,8 @@ class Engine(Protocol):
     def images(self) -> list[Image]:
         """Every image, intermediate ones too."""
 
-    def containers(self) -> list[Container]:
-        """Every running container, paused ones too."""
+    def containers(self, stopped: bool = False) -> list[Container]:
+        """Every container with a process, so paused ones too, by name; with ``stopped`` the others as well."""
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         """Whether a directory has the layer's own content by the engine's checksum; ``None`` where it keeps none."""

@@ -56,15 +56,13 @@ class Docker:
                 with contextlib.suppress(docker.errors.NotFound):  # removed while we looked
                     yield self._image(self._api.inspect_image(image_id))
 
-    def containers(self) -> list[Container]:
+    def containers(self, stopped: bool = False) -> list[Container]:
         found: list[Container] = []
         with self._reachable():
-            for summary in self._api.containers():
-                with contextlib.suppress(docker.errors.NotFound):
-                    details = self._api.inspect_container(summary["Id"])
-                    if pid := details["State"]["Pid"]:
-                        found.append(Container(details["Id"], details["Name"].lstrip("/"), details["Image"], pid))
-        return sorted(found, key=lambda container: container.name)
+            for summary in self._api.containers(all=stopped):
+                with contextlib.suppress(docker.errors.NotFound):  # removed while we looked
+                    found.append(_container(self._api.inspect_container(summary["Id"])))
+        return sorted((one for one in found if stopped or one.pid), key=lambda container: container.name)
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         record = self._record(chain_id)
@@ -111,6 +109,24 @@ class Docker:
             raise
         except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as exc:
             raise EngineUnreachable(f"no answer from the engine at {self.url}: {exc}") from exc
+
+
+def _container(details: dict[str, Any]) -> Container:
+    state, host = details["State"], details["HostConfig"]
+    mode, _, other = host["NetworkMode"].partition(":")
+    return Container(
+        id=details["Id"],
+        name=details["Name"].lstrip("/"),
+        image_id=details["Image"],
+        pid=state["Pid"],
+        state=state["Status"],
+        started="" if state["StartedAt"].startswith("0001-") else state["StartedAt"],
+        health=state.get("Health", {}).get("Status", "").replace("none", ""),
+        restart=host["RestartPolicy"]["Name"] or "no",
+        auto_remove=host["AutoRemove"],
+        network_of=other if mode == "container" else "",
+        labels=details["Config"]["Labels"] or {},
+    )
 
 
 def _check_storage(info: dict[str, Any]) -> None:
