@@ -75,7 +75,7 @@ class PlainEngine:
     def images(self) -> list[Image]:
         return [self.image(reference) for reference in self.tags]
 
-    def containers(self) -> list[Container]:
+    def containers(self, _stopped: bool = False) -> list[Container]:
         return []
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
