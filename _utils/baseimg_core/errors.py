@@ -132,6 +132,13 @@ class BundleMismatch(BaseimgError):
     hint = "give a bundle whose source is a version that this base can show (see baseimg.status)"
 
 
+class DeviceRefused(BaseimgError):
+    """The bundle carries a device node that this node does not take."""
+
+    code = "device-refused"
+    hint = "find out why the base needs it; 'baseimg:allow_devices: true' in the minion's configuration takes it"
+
+
 class VersionUnknown(BaseimgError):
     """A version that is not here and that no bundle leads to."""
 

@@ -59,9 +59,12 @@ class Minion:
         reserve = self._salt["config.get"]("baseimg:reserve", 2)
         if not isinstance(reserve, int) or not 0 <= reserve < 100:
             raise ArgumentInvalid(f"baseimg:reserve is {reserve!r}, expected a percentage from 0 to 99")
+        devices = self._salt["config.get"]("baseimg:allow_devices", False)
+        if not isinstance(devices, bool):
+            raise ArgumentInvalid(f"baseimg:allow_devices is {devices!r}, expected true or false")
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy.Trust()
-        return Context(self.engine(), self.fetch, by, float(timeout), reserve, self.progress, trusted)
+        return Context(self.engine(), self.fetch, by, float(timeout), reserve, self.progress, trusted, devices)
 
     def _trust(self) -> policy.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)

@@ -36,7 +36,7 @@ SIGNS = {"added": "+", "modified": "~", "removed": "-"}
 @pytest.fixture(scope="module")
 def minion(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Minion:
     """One for all cases, as on a node: loading anew for each would take a quarter of the time."""
-    return Minion(tmp_path_factory.mktemp("minion"), engine.url)
+    return Minion(tmp_path_factory.mktemp("minion"), engine.url, baseimg={"allow_devices": True})
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)

@@ -31,7 +31,7 @@ from tests.support import images
 from tests.support.calls import Caller
 from tests.support.engine import Engine
 from tests.support.fs import MIB, loop_fs
-from tests.support.images import chain_id, diff_id, directory, file
+from tests.support.images import Member, blockdev, chain_id, chardev, diff_id, directory, file
 from tests.support.minion import REPO
 from tests.support.mounts import MS_BIND, MS_RDONLY, MS_REMOUNT, mount, unmount
 
@@ -282,6 +282,35 @@ def test_no_bundle(lab: Lab, subtests: pytest.Subtests) -> None:
             done = state(lab, name=BASE, version="12.1", bundles=bundles)
             assert done["result"] is False
             assert "bundle-invalid" in done["comment"]
+
+
+class TestDevices:
+    """Device nodes open hardware, so a node takes only those that every container has, unless it is told otherwise."""
+
+    @pytest.mark.parametrize(
+        ("node", "told"),
+        [(blockdev("dev/sda", 8, 0), "dev/sda, a block device 8:0"), (chardev("mem", 1, 1), "mem, a char device 1:1")],
+    )
+    def test_hardware_is_refused_unless_allowed(self, lab: Lab, node: Member, told: str) -> None:
+        lab.load({BASE: [BUSYBOX], NEW: [BUSYBOX, layer(node)]})
+        bundle = lab.bundle()
+        bundles = {"12.1": {"source": bundle}}
+        for function, arguments in {"apply": [bundle], "converge": [BASE, "12.1", bundles]}.items():
+            error = lab.refused("device-refused", function, *arguments)
+            assert error.info["message"] == f"the bundle brings {told}"
+        lab.minion.configure(baseimg={"allow_devices": True})
+        assert lab.apply(bundle)["changed"] is True
+
+    def test_what_every_container_has_is_fine(self, lab: Lab) -> None:
+        usual = [chardev("dev/null", 1, 3), chardev("dev/urandom", 1, 9), chardev("dev/ptmx", 5, 2)]
+        lab.load({BASE: [BUSYBOX], NEW: [BUSYBOX, layer(*usual)]})
+        assert lab.apply(lab.bundle())["changed"] is True
+
+    def test_a_wrong_option(self, lab: Lab) -> None:
+        lab.usual()
+        bundle = lab.bundle()
+        lab.minion.configure(baseimg={"allow_devices": "no"})
+        lab.refused("argument-invalid", "apply", bundle)
 
 
 def test_a_bundle_that_cannot_be_had(lab: Lab, subtests: pytest.Subtests) -> None:

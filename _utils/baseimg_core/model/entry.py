@@ -26,6 +26,8 @@ _KINDS = {
     stat.S_IFCHR: Kind.CHAR,
     stat.S_IFBLK: Kind.BLOCK,
 }
+# null, zero, full, random, urandom; tty, console, ptmx (kernel, admin-guide/devices.txt)
+_USUAL_DEVICES = frozenset({(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)})
 FORMAT_BITS = {kind: bits for bits, kind in _KINDS.items()}
 NANO = 10**9
 
@@ -62,6 +64,11 @@ class Entry:
     @property
     def is_dir(self) -> bool:
         return self.kind is Kind.DIRECTORY
+
+    @property
+    def is_unusual_device(self) -> bool:
+        """Whether it opens hardware: any block device, and character devices but for those of every container."""
+        return self.kind is Kind.BLOCK or (self.kind is Kind.CHAR and self.device not in _USUAL_DEVICES)
 
 
 def differences(old: Entry, new: Entry) -> list[str]:

@@ -13,9 +13,8 @@ from .manifest import MEDIA_TYPES
 from .sshsig import PublicKey
 
 MISSING = ("ok", "fail")
-_PILLAR_KEYS = frozenset(
-    {"bases", "builds", "lock_timeout", "reserve", "trusted_keys", "require_signature"}  # the last four: minion options
-)
+_OPTIONS = frozenset({"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature"})
+_PILLAR_KEYS = frozenset({"bases", "builds"}) | _OPTIONS
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from ..disk import index, space
 from ..disk.flatten import Flattener
 from ..disk.generations import Filled
+from ..disk.layertar import Member
 from ..disk.tree import Stack
 from ..engine.base import Engine
-from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, RecordInvalid, VersionUnknown
-from ..model import ids
+from ..errors import (
+    ArgumentInvalid,
+    BaseAbsent,
+    BundleMismatch,
+    DeviceRefused,
+    NoWayBack,
+    RecordInvalid,
+    VersionUnknown,
+)
+from ..model import ids, overlay
 from ..model.manifest import Manifest
 from ..model.policy import Source
 from ..model.record import Generation, Record
@@ -210,7 +219,8 @@ def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue
         flattener = Flattener(path, Stack(base.lower))
         try:
             for step in reversed(wanted.route):
-                flattener.add_changes(catalogue.bundle(step).members(_named(context.progress, f"unpacking {step}")))
+                members = catalogue.bundle(step).members(_named(context.progress, f"unpacking {step}"))
+                flattener.add_changes(members if context.devices else _without_devices(members))
             flattener.add_directory(base.store.path(record, start.number), copying)
             flattener.finish()
         finally:
@@ -221,6 +231,16 @@ def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue
     new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
     new.signed_by = catalogue.signed_by(wanted.route)
     return base.store.stage(record, new, fill)
+
+
+def _without_devices(members: Iterable[tuple[Member, BinaryIO]]) -> Iterator[tuple[Member, BinaryIO]]:
+    for member, stream in members:
+        if member.entry and member.entry.is_unusual_device:
+            major, minor = member.entry.device
+            raise DeviceRefused(
+                f"the bundle brings {overlay.shown(member.path)}, a {member.entry.kind.value} device {major}:{minor}"
+            )
+        yield member, stream
 
 
 def _check_space(context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest]) -> None:

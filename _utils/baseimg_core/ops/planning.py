@@ -24,7 +24,8 @@ class Context:
     What every operation on a node is given.
 
     ``fetch`` turns a bundle's source into a local path; ``by`` is who asked; ``lock_timeout`` is in seconds;
-    ``reserve`` is the percentage of the file system that must stay free; ``trust`` says whose signatures count.
+    ``reserve`` is the percentage of the file system that must stay free; ``trust`` says whose signatures count;
+    ``devices`` whether bundles may bring device nodes other than the usual ones.
     """
 
     engine: Engine
@@ -34,6 +35,7 @@ class Context:
     reserve: int = 0
     progress: Progress | None = None
     trust: Trust = field(default_factory=Trust)
+    devices: bool = False
 
 
 @dataclass(slots=True)
