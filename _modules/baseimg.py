@@ -234,7 +234,9 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs)
         The base's chain ID, for nodes that have no tag of it.
 
     repair
-        Make the content again, from the bundles, where somebody changed it (see :py:func:`baseimg.verify`).
+        Make the content again, from the bundles, where somebody changed it (see :py:func:`baseimg.verify`) or put
+        another directory in its place, and the record where it is damaged or lost. What was there is kept as a
+        generation of version ``unknown`` then, until it is pruned.
 
     Returns what :py:func:`baseimg.apply` returns, and whether it was ``repaired``.
 

@@ -7,6 +7,7 @@ Everything is done by the execution module ``baseimg``; here it is only compared
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "baseimg"
+_RECORDED = {"record": {"old": "damaged", "new": "made again"}}
 
 
 def __virtual__():
@@ -37,8 +38,8 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         ``ok``, or ``fail`` where a node without this base is a failure.
 
     repair
-        Compare the live content with what was made, and make it again where somebody changed it. Costs a walk over the
-        layer at each run.
+        Compare the live content with what was made, and make it again where somebody changed it or put another
+        directory in its place; make the record again where it is damaged. Costs a walk over the layer at each run.
 
     .. code-block:: yaml
 
@@ -152,6 +153,9 @@ def pruned(name, keep=1):
 def _converged(ret, done):
     if not done["changed"]:
         ret["comment"] = f"{done['base']} shows {done['to']}"
+        if done["repaired"]:
+            ret["changes"] = _RECORDED
+            ret["comment"] += f"; its record was damaged and {'would be' if __opts__['test'] else 'is'} made again"
     else:
         ret["changes"] = {"version": {"old": done["from"], "new": done["to"]}}
         ret["comment"] = f"{done['base']} went from {done['from']} to {done['to']} for {_images(done)}"
@@ -163,7 +167,9 @@ def _converged(ret, done):
 
 def _would_converge(ret, planned):
     if not planned["changed"]:
-        return _converged(ret, planned)
+        done = _converged(ret, planned)
+        done["result"] = None if planned["repaired"] else True
+        return done
     ret["result"] = None
     ret["changes"] = {"version": {"old": planned["from"], "new": planned["to"]}}
     ret["comment"] = f"{planned['base']} would go from {planned['from']} to {planned['to']} for {_images(planned)}"

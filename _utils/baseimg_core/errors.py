@@ -178,11 +178,14 @@ class ContentUnknown(BaseimgError):
     """The live layer directory is not one that the record knows, so nothing may be built upon it."""
 
     code = "content-unknown"
-    hint = "somebody replaced the layer directory by hand; remove the images on this base and pull them again"
+    hint = (
+        "somebody replaced the layer directory by hand; converge with repair: true, which swaps the declared version "
+        "in and keeps what is there as a generation"
+    )
 
 
 class PristineUnproven(BaseimgError):
-    """The base was adopted, and its original content is not here, so no bundle can be laid over it."""
+    """The base's original content is not here, so no bundle can be laid over it and nothing leads back to it."""
 
     code = "pristine-unproven"
     hint = (
@@ -205,10 +208,20 @@ class LegacyInvalid(BaseimgError):
 
 
 class RecordInvalid(BaseimgError):
-    """The node's record of a base is damaged or from a newer format version."""
+    """The node's record of a base is damaged or lost."""
 
     code = "record-invalid"
-    hint = "update baseimg on this node; if the file is damaged, restore it or remove and pull the base again"
+    hint = (
+        "converge with repair: true, which makes the record again where the engine's checksum proves the original "
+        "content; else restore the file, or remove the images on this base and pull them again"
+    )
+
+
+class RecordNewer(BaseimgError):
+    """The node's record of a base has a format version that this baseimg does not know, so it is left alone."""
+
+    code = "record-newer"
+    hint = "update baseimg on this node: a newer one has written the record"
 
 
 class SpaceExhausted(BaseimgError):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.errors import ContentUnknown, NoWayBack, RecordInvalid, VersionUnknown
-from baseimg_core.ops import bases, converging
+from baseimg_core.errors import ContentUnknown, PristineUnproven, RecordInvalid, RecordNewer
+from baseimg_core.ops import bases, converging, keeping
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 
@@ -58,7 +58,9 @@ def test_a_damaged_record(node, text):
 def test_a_record_of_a_newer_format(node):
     path = node.layer / "baseimg/state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    refused(node, RecordInvalid, "format version 2, this baseimg reads 1")
+    refused(node, RecordNewer, "format version 2, this baseimg reads 1")
+    with pytest.raises(RecordNewer):
+        node.converge("12.1", repair=True)
 
 
 def test_a_record_that_is_gone(node):
@@ -73,12 +75,107 @@ def test_a_live_directory_that_somebody_replaced(node):
     refused(node, ContentUnknown, "none of the generations")
 
 
+class TestRepair:
+    """What `repair: true` makes of it: the declared version, with a way back, and nothing lost."""
+
+    def lose_record(self, node: Node) -> None:
+        (node.layer / "baseimg/state.json").unlink()
+
+    def damage_record(self, node: Node) -> None:
+        (node.layer / "baseimg/state.json").write_text("{")
+
+    def damage_history(self, node: Node) -> None:
+        self.damage_record(node)
+        (node.layer / "baseimg/history.jsonl").write_text("{")
+
+    def replace(self, node: Node) -> None:
+        (node.layer / "diff").rename(node.layer / "moved")
+        (node.layer / "diff").mkdir()
+        (node.layer / "diff/mine").write_text("keep me")
+
+    @pytest.mark.parametrize("how", ["lose_record", "damage_record", "damage_history", "replace"])
+    @pytest.mark.parametrize("version", ["12.1", "12.2"])
+    def test_the_declared_version_is_shown_and_pristine_can_come_back(self, node, how, version):
+        getattr(self, how)(node)
+        live = node.layer / "diff"
+        before, inode, untouched = sorted(os.listdir(live)), live.stat().st_ino, snapshot(node)
+        planned = node.plan(version, repair=True)
+        assert snapshot(node) == untouched
+        done = node.converge(version, repair=True)
+        for told in (planned, done):
+            assert (told["changed"], told["repaired"], told["from"], told["to"]) == (True, True, "unknown", version)
+        assert differences(node.view(), node.views[version]) == []
+        # what was live is one of the kept contents now, as it was
+        (kept,) = [path for path in (node.layer / "baseimg/generations").iterdir() if path.stat().st_ino == inode]
+        assert sorted(os.listdir(kept)) == before
+
+        again = node.converge(version, repair=True)
+        assert (again["changed"], again["repaired"]) == (False, False)
+        (pruned,) = keeping.prune(node.context, BASE, 0, test=False)
+        assert pruned["removed"] == ["unknown"]
+        converging.rollback(node.context, BASE, "pristine")
+        assert differences(node.view(), node.views["12.0"]) == []
+
+    def test_the_original_content_alone(self, node):
+        converging.rollback(node.context, BASE, "pristine")
+        self.damage_record(node)
+        planned, done = node.plan("12.0", repair=True), node.converge("12.0", repair=True)
+        for told in (planned, done):
+            assert (told["changed"], told["repaired"], told["to"]) == (False, True, "12.0")
+        assert node.converge("12.1")["changed"]
+        assert differences(node.view(), node.views["12.1"]) == []
+
+    def test_a_replaced_original(self, node):
+        """What is present is swapped in; nothing leads to the original any more, and that is what is said."""
+        converging.rollback(node.context, BASE, "pristine")
+        self.replace(node)
+        assert node.converge("12.1", repair=True)["changed"]
+        assert differences(node.view(), node.views["12.1"]) == []
+        with pytest.raises(PristineUnproven):
+            node.converge("12.0", repair=True)
+
+    def test_without_a_proof_of_the_original_nothing_is_done(self, node):
+        self.damage_record(node)
+        (node.layer / "baseimg/generations/0/etc/version").write_text("12.0, but not quite")
+        before = snapshot(node)
+        for operation in (node.plan, node.converge):
+            with pytest.raises(RecordInvalid, match="no content beside it is the original one"):
+                operation("12.1", repair=True)
+        assert {path: inode for path, inode in snapshot(node).items() if not path.endswith("/lock")} == {
+            path: inode for path, inode in before.items() if not path.endswith("/lock")
+        }
+
+
+def test_a_damaged_history_hinders_no_swap(node):
+    history = node.layer / "baseimg/history.jsonl"
+    history.write_bytes(b"{\nno line end")
+    assert node.converge("12.2")["changed"]
+    assert differences(node.view(), node.views["12.2"]) == []
+    lines = history.read_bytes().splitlines()
+    assert lines[:2] == [b"{", b"no line end"]
+    assert json.loads(lines[2])["to"] == "12.2"
+    with pytest.raises(RecordInvalid, match=r"history\.jsonl is damaged"):
+        bases.locate(node.engine, BASE).store.history()
+
+
+def test_a_damaged_record_does_not_hide_other_bases(node):
+    """A base whose name is gone is found by its record, whatever another layer's record is like."""
+    node.engine.tags = {"corp/app:1": node.engine.tags[BASE]}
+    other = node.root / "layers/other"
+    (other / "diff").mkdir(parents=True)
+    (other / "baseimg").mkdir()
+    (other / "baseimg/state.json").write_text("{")
+    assert node.converge("12.2")["changed"]
+    with pytest.raises(RecordInvalid):
+        bases.locate(node.engine, "corp/other:1")
+
+
 def test_a_pristine_content_that_somebody_removed(node):
     shutil.rmtree(node.layer / "baseimg/generations/0")
     assert node.converge("12.1")["changed"] is False
-    with pytest.raises(VersionUnknown):
+    with pytest.raises(PristineUnproven, match="somebody removed it"):
         node.converge("12.0")
-    with pytest.raises(NoWayBack):
+    with pytest.raises(PristineUnproven):
         converging.rollback(node.context, BASE, "pristine")
     status = bases.status(node.engine, bases.locate(node.engine, BASE))
     assert (status["version"], status["pristine_kept"]) == ("12.1", False)

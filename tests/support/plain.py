@@ -122,8 +122,11 @@ class Node:
     def context(self) -> planning.Context:
         return planning.Context(self.engine, lambda source: source.source, "test", 0.0)
 
-    def converge(self, version: str) -> dict[str, object]:
-        return converging.converge(self.context, BASE, version, self.bundles)
+    def converge(self, version: str, repair: bool = False) -> dict[str, object]:
+        return converging.converge(self.context, BASE, version, self.bundles, repair=repair)
+
+    def plan(self, version: str, repair: bool = False) -> dict[str, object]:
+        return converging.plan(self.context, BASE, version, self.bundles, repair=repair)
 
     def view(self) -> dict[bytes, Seen]:
         """What the kernel shows for the base now."""

@@ -191,6 +191,26 @@ class TestRebuild:
         assert os.getxattr(new / "hidden", "trusted.overlay.opaque") == b"y"
         assert os.stat(new / "implied/by").st_mtime_ns == os.stat(source / "implied/by").st_mtime_ns
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda new: (new / "etc/file").write_bytes(b"contents"),
+            lambda new: (new / "etc/file").write_bytes(b"conten"),
+            lambda new: (new / "etc/empty").write_bytes(b"x"),
+            lambda new: (new / "etc/empty").unlink(),
+            lambda new: (new / "etc/added").touch(),
+            lambda new: (new / "etc/more").mkdir(),
+            lambda new: (new / "implied/by/.wh.file").touch(),
+        ],
+    )
+    def test_what_is_no_longer_as_it_was_is_seen(
+        self, tmp_path: Path, source: Path, change: Callable[[Path], object]
+    ) -> None:
+        tar = images.layer_tar(MEMBERS)
+        self.rebuild(tmp_path, tar, source)
+        change(tmp_path / "new")
+        assert not tarsplit.matches(str(tmp_path / "r"), str(tmp_path / "new"), images.digest(tar))
+
     def test_each_file_comes_from_where_it_is_right(self, tmp_path: Path, source: Path) -> None:
         other = tmp_path / "other"
         (other / "etc").mkdir(parents=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.errors import RecordInvalid
+from baseimg_core.errors import RecordInvalid, RecordNewer
 from baseimg_core.model import record as model
 from baseimg_core.model.record import Generation, Intent, Record
 
@@ -146,6 +146,6 @@ def test_half_a_file_is_not_taken_for_a_whole_one() -> None:
 def test_a_newer_format_says_so() -> None:
     data = json.loads(record().dump())
     data["format"] = model.FORMAT + 1
-    with pytest.raises(RecordInvalid, match=f"has format version {model.FORMAT + 1}, this baseimg reads") as failure:
+    with pytest.raises(RecordNewer, match=f"has format version {model.FORMAT + 1}, this baseimg reads") as failure:
         model.parse(json.dumps(data).encode(), "state.json")
     assert "update baseimg" in failure.value.hint

@@ -140,23 +140,23 @@ class Store(Locked):
         """
         generation.number = record.next_number
         try:
-            with disk_errors(self._staging):
-                os.mkdir(self._staging, 0o700)
+            with disk_errors(self.staging):
+                os.mkdir(self.staging, 0o700)
                 trace("stage.begun")
-                filled = fill(self._staging)
+                filled = fill(self.staging)
                 generation.bytes, generation.paths = filled.size, filled.paths
                 trace("stage.filled")
                 os.makedirs(self._indexes, mode=0o700, exist_ok=True)
-                index.write(self.index(generation.number), self._staging, filled.digests)
-                files.sync_filesystem(self._staging)
+                index.write(self.index(generation.number), self.staging, filled.digests)
+                files.sync_filesystem(self.staging)
                 trace("stage.synced")
-                generation.inode = os.stat(self._staging).st_ino
+                generation.inode = os.stat(self.staging).st_ino
                 generation.created = now()
                 record.generations[generation.number] = generation
                 record.highest = generation.number
                 self._save(record)
                 trace("stage.recorded")
-                os.rename(self._staging, os.path.join(self._generations, str(generation.number)))
+                os.rename(self.staging, os.path.join(self._generations, str(generation.number)))
                 files.sync_directory(self._generations)
                 trace("stage.kept")
         except BaseException:
@@ -216,10 +216,10 @@ class Store(Locked):
         this is a swap whose exchange has happened already: from its intent on, :meth:`recover` completes it.
         """
         try:
-            with disk_errors(self._staging):
-                os.mkdir(self._staging, 0o700)
+            with disk_errors(self.staging):
+                os.mkdir(self.staging, 0o700)
                 trace("adopt.begun")
-                found = fill(self._staging)
+                found = fill(self.staging)
                 trace("adopt.filled")
                 if found is None or not found.pristine:
                     self._discard_staging()
@@ -248,7 +248,7 @@ class Store(Locked):
             os.makedirs(self._indexes, mode=0o700, exist_ok=True)
             index.write(self.index(live.number), self.live, found.digests)
         if found.pristine:
-            record.pristine.inode, record.pristine.created = os.stat(self._staging).st_ino, now()
+            record.pristine.inode, record.pristine.created = os.stat(self.staging).st_ino, now()
         files.sync_filesystem(self.home)
         trace("adopt.synced")
         record.intent = Intent(secrets.token_hex(8), 0, record.current, "adopt", now(), by)
@@ -290,19 +290,18 @@ class Store(Locked):
         trace("swap.logged")
 
     def _log(self, record: Record, intent: Intent) -> None:
-        logged = self.history()
-        if any(line["id"] == intent.id for line in logged[-1:]):
+        logged = self._logged()
+        if intent.id.encode() in b"".join(logged[-1:]):
             return
         before, after = record.generations[intent.before], record.generations[intent.after]
         line = {**asdict(intent), "from": before.version, "to": after.version, "bundle": after.bundle}
         line["signed_by"] = after.signed_by
-        lines = [json.dumps(one, sort_keys=True) + "\n" for one in [*logged, line]]
-        files.save(self._history, "".join(lines).encode())
+        files.save(self._history, b"".join([*logged, json.dumps(line, sort_keys=True).encode() + b"\n"]))
 
     def _restore_names(self, record: Record) -> bool:
         """Give each complete generation that is not live the number that its inode stands for."""
         moved = False
-        for path, inode in self._places().items():
+        for path, inode in self.places().items():
             one = record.by_inode(inode)
             if one and os.path.basename(path) != str(one.number):
                 os.rename(path, os.path.join(self._generations, str(one.number)))
@@ -334,8 +333,8 @@ class Store(Locked):
         """Remove what was not finished, half-written files included."""
         for path in (self._state, self._history):
             files.discard(path + ".new")
-        if os.path.isdir(self._staging):
-            shutil.rmtree(self._staging)
+        if os.path.isdir(self.staging):
+            shutil.rmtree(self.staging)
 
     def _save(self, record: Record) -> None:
         files.save(self._state, record.dump())

@@ -43,7 +43,7 @@ class Locked(Records):
     def _leave_nothing_unused(self) -> None:
         """Where nothing was ever swapped, nothing is to be remembered. Only removes files that hold no content."""
         indexes = os.listdir(self._indexes) if os.path.isdir(self._indexes) else []
-        if os.path.exists(self._history) or os.path.exists(self._staging) or os.listdir(self._generations) or indexes:
+        if os.path.exists(self._history) or os.path.exists(self.staging) or os.listdir(self._generations) or indexes:
             return
         for path in (self._state, self._lock):
             files.discard(path)

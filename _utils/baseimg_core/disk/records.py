@@ -22,7 +22,7 @@ class Records:
         self._layer = layer
         self._generations = os.path.join(self.home, "generations")
         self._indexes = os.path.join(self.home, "index")
-        self._staging = os.path.join(self.home, "staging")
+        self.staging = os.path.join(self.home, "staging")
         self._lock = os.path.join(self.home, "lock")
         self._state = os.path.join(self.home, "state.json")
         self._history = os.path.join(self.home, "history.jsonl")
@@ -33,22 +33,30 @@ class Records:
 
         ``None`` where nothing was applied yet. Raises :class:`RecordInvalid`, :class:`ContentUnknown`.
         """
-        try:
-            with open(self._state, "rb") as file:
-                record = model_record.parse(file.read(), self._state)
-        except FileNotFoundError:
-            if os.path.exists(self._history) or self._kept():
-                raise RecordInvalid(f"{self._state} is missing, but there are generations beside it") from None
-            return None
+        record = self.load()
+        return self.matched(record) if record else None
+
+    def matched(self, record: Record) -> Record:
+        """The record with what the inodes tell; raises :class:`ContentUnknown`."""
         live = record.by_inode(self.inode)
         if live is None:
             raise ContentUnknown(f"{self.live} is none of the generations that {self._state} knows")
         record.current = live.number
-        there = {live.inode, *self._places().values()}
+        there = {live.inode, *self.places().values()}
         for one in record.generations.values():
             if one.inode not in there:
                 one.inode = 0
         return record
+
+    def load(self) -> Record | None:
+        """The record as it was written, without a look at what is there; raises :class:`RecordInvalid`."""
+        try:
+            with open(self._state, "rb") as file:
+                return model_record.parse(file.read(), self._state)
+        except FileNotFoundError:
+            if os.path.exists(self._history) or self._kept():
+                raise RecordInvalid(f"{self._state} is missing, but there are generations beside it") from None
+            return None
 
     def _kept(self) -> dict[str, int]:
         """The inodes of the directories below ``generations``, by path."""
@@ -58,11 +66,11 @@ class Records:
                 return {path: os.stat(path).st_ino for path in paths}
         return {}
 
-    def _places(self) -> dict[str, int]:
+    def places(self) -> dict[str, int]:
         """The inodes of all directories that may be a complete generation, but the live one, by path."""
         found = self._kept()
         with contextlib.suppress(FileNotFoundError):
-            found[self._staging] = os.stat(self._staging).st_ino
+            found[self.staging] = os.stat(self.staging).st_ino
         return found
 
     @property
@@ -72,7 +80,7 @@ class Records:
         if record is None:
             return os.path.isdir(self.home)
         unused = any(not one.activated for one in record.generations.values())
-        return unused or record.intent is not None or os.path.isdir(self._staging)
+        return unused or record.intent is not None or os.path.isdir(self.staging)
 
     @property
     def inode(self) -> int:
@@ -84,7 +92,7 @@ class Records:
         wanted = record.generations[number].inode
         if wanted == self.inode:
             return self.live
-        for path, inode in self._places().items():
+        for path, inode in self.places().items():
             if inode == wanted:
                 return path
         raise RecordInvalid(f"the content of generation {number} is missing below {self._generations}")
@@ -96,12 +104,19 @@ class Records:
     def history(self) -> list[dict[str, Any]]:
         """Every swap so far, oldest first."""
         try:
-            with open(self._history, encoding="utf-8") as file:
-                return [json.loads(line) for line in file]
+            return [json.loads(line) for line in self._logged()]
+        except ValueError as exc:
+            raise RecordInvalid(
+                f"{self._history} is damaged: {exc}", "move that file away; nothing depends on it"
+            ) from exc
+
+    def _logged(self) -> list[bytes]:
+        """The lines of the history, each with its end: a damaged one must not hinder the next swap."""
+        try:
+            with open(self._history, "rb") as file:
+                return [line.rstrip(b"\n") + b"\n" for line in file]
         except FileNotFoundError:
             return []
-        except ValueError as exc:
-            raise RecordInvalid(f"{self._history} is damaged: {exc}") from exc
 
 
 def now() -> str:

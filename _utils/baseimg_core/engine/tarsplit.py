@@ -16,10 +16,13 @@ import hashlib
 import io
 import json
 import os
+import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
+
+from ..model.overlay import WHITEOUT_PREFIX
 
 _CHUNK = 1 << 20
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
@@ -27,17 +30,47 @@ _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, 
 
 def matches(record: str, directory: str, diff_id: str) -> bool:
     """
-    Whether ``directory`` holds every content of the layer ``diff_id``, whose tar-split file is ``record``.
+    Whether ``directory`` holds every content of the layer ``diff_id``, whose tar-split file is ``record``, and no path
+    that is not in it.
 
     Owners, modes and times are in the record itself, so of those this proves nothing.
     """
-    sha = hashlib.sha256()
+    root, sha = os.fsencode(directory), hashlib.sha256()
     try:
-        for data in _tar(record, os.fsencode(directory)):
+        for data in _tar(record, root):
             sha.update(data)
+        if "sha256:" + sha.hexdigest() != diff_id:
+            return False
+        infos = [info for info, _checksum in headers(record) or ()]
+        return _empty_files_are_empty(infos, root) and _paths(root) <= _names(infos)
     except FileNotFoundError:
         return False
-    return "sha256:" + sha.hexdigest() == diff_id
+
+
+def _empty_files_are_empty(infos: list[tarfile.TarInfo], directory: bytes) -> bool:
+    """A file without content takes no part in the digest, whatever has been written to it."""
+    last = {info.name: info for info in infos}
+    empty = (os.fsencode(name) for name, info in last.items() if info.isreg() and not info.size)
+    kept = (name for name in empty if not os.path.basename(name).startswith(WHITEOUT_PREFIX))
+    return all(stat.S_ISREG(st.st_mode) and not st.st_size for st in (os.lstat(directory + b"/" + one) for one in kept))
+
+
+def _names(infos: list[tarfile.TarInfo]) -> set[bytes]:
+    """Every path that the layer's tar names, as the engine makes it of an entry, with the directories above it."""
+    found: set[bytes] = set()
+    for info in infos:
+        parts = [part.removeprefix(WHITEOUT_PREFIX) for part in os.fsencode(info.name).split(b"/")]
+        parts = [part for part in parts if part not in (b"", b".")]
+        found |= {b"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    return found
+
+
+def _paths(directory: bytes) -> set[bytes]:
+    return {
+        os.path.join(parent, name)[len(directory) + 1 :]
+        for parent, directories, names in os.walk(directory)
+        for name in (*directories, *names)
+    }
 
 
 def headers(record: str) -> list[tuple[tarfile.TarInfo, bytes]] | None:
@@ -117,9 +150,10 @@ def _tar(record: str, directory: bytes) -> Iterator[bytes]:
 
 
 def _content(directory: bytes, name: bytes, size: int) -> Iterator[bytes]:
-    # never more than the record says: a file that has grown shows as another digest
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(os.path.join(directory, name), flags), "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != size:  # its beginning alone could have the right digest
+            return
         while size and (data := file.read(min(size, _CHUNK))):
             size -= len(data)
             yield data

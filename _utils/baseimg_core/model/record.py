@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import RecordInvalid
+from ..errors import RecordInvalid, RecordNewer
 
 FORMAT = 1
 
@@ -121,11 +121,11 @@ class Record:
 
 
 def parse(data: bytes, where: str) -> Record:
-    """Read a record; raises :class:`RecordInvalid` for a damaged one and for a format version that we do not know."""
+    """Read a record; raises :class:`RecordInvalid` for a damaged one, :class:`RecordNewer` for another format."""
     try:
         raw: dict[str, Any] = json.loads(data)
         if raw["format"] != FORMAT:
-            raise RecordInvalid(f"{where} has format version {raw['format']}, this baseimg reads {FORMAT}")
+            raise RecordNewer(f"{where} has format version {raw['format']}, this baseimg reads {FORMAT}")
         generations = {one["number"]: Generation(**one) for one in raw.pop("generations")}
         intent = raw.pop("intent")
         raw["diff_ids"] = tuple(raw["diff_ids"])

@@ -45,11 +45,23 @@ def locate(engine: Engine, name: str, chain_id: str | None = None) -> Base:
     try:
         image = engine.image(name)
     except ImageUnknown:
-        for record in _records(engine):
-            if record.reference == name:
-                return by_chain(engine, record.chain_id, name)
-        raise BaseAbsent(f"no image {name} and no record of it on this node") from None
+        return _by_record(engine, name)
     return _base(image, len(image.diff_ids), name)
+
+
+def _by_record(engine: Engine, name: str) -> Base:
+    unreadable: list[BaseimgError] = []
+    for layer in engine.layers():
+        try:
+            record = Store(layer).read()
+        except BaseimgError as exc:  # it may be the wanted one, so it is told where no other is
+            unreadable.append(exc)
+            continue
+        if record and record.reference == name:
+            return by_chain(engine, record.chain_id, name)
+    if unreadable:
+        raise unreadable[0]
+    raise BaseAbsent(f"no image {name} and no record of it on this node")
 
 
 def by_chain(engine: Engine, chain_id: str, reference: str | None = None) -> Base:

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import Any
 
-from ..disk import index, space
-from ..disk.flatten import Flattener
-from ..disk.generations import Filled
-from ..disk.layertar import Member
-from ..disk.tree import Stack
+from ..disk import index
 from ..engine.base import Engine
-from ..errors import (
-    ArgumentInvalid,
-    BaseAbsent,
-    BundleMismatch,
-    DeviceRefused,
-    NoWayBack,
-    RecordInvalid,
-    VersionUnknown,
-)
-from ..model import ids, overlay
+from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, RecordInvalid, VersionUnknown
+from ..model import ids
 from ..model.manifest import Manifest
 from ..model.policy import Source
 from ..model.record import Generation, Record
-from . import bases
+from . import bases, healing
 from .bases import Base
-from .planning import Catalogue, Context, Plan, Progress, check_pristine, confirmed, decide, open_bundle
+from .planning import Catalogue, Context, check_pristine, confirmed, decide, open_bundle
+from .staging import stage
 
 
 def apply(context: Context, source: Source, base: str | None = None) -> dict[str, Any]:
@@ -54,7 +43,8 @@ def converge(
     """
     Bring a base to a declared version with what is present, else over the declared bundles, in one swap.
 
-    With ``repair`` a live content that is not as it was made is made again.
+    With ``repair`` a live content that is not as it was made is made again, and so is a record that is damaged, lost,
+    or does not know the live directory.
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
@@ -74,7 +64,8 @@ def plan(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = _find(context.engine, name, catalogue, chain_id)
-        record = base.store.read() or bases.begin(context.engine, base)
+        healed = healing.compose(context.engine, base) if repair else None
+        record = healed or base.store.read() or bases.begin(context.engine, base)
         drifted = repair and _mark_drift(base, record)
         wanted = decide(record, version, catalogue)
         current = record.generations[record.current]
@@ -86,14 +77,14 @@ def plan(
         totals = [catalogue.manifest(step).totals for step in wanted.route]
         return {
             "changed": changed,
-            "repaired": drifted,
+            "repaired": drifted or healed is not None,
             "base": record.reference,
             "from": current.version,
             "to": version,
             "bundles": wanted.route,
             "changes": {word: sum(getattr(one, word) for one in totals) for word in ("added", "modified", "removed")},
             "images": [image.name for image in images],
-            "containers": bases.containers(context.engine, base, base.store.read(), images, after),
+            "containers": bases.containers(context.engine, base, record, images, after),
         }
 
 
@@ -168,11 +159,12 @@ def _find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None)
 def _reach(
     context: Context, base: Base, version: str, catalogue: Catalogue, action: str, repair: bool = False
 ) -> dict[str, Any]:
+    healed = repair and healing.heal(context, base)
     record = base.store.read() or bases.begin(context.engine, base)
     if not base.store.interrupted and not (repair and _mark_drift(base, record)):
         current = record.generations[record.current]
         if confirmed(record, version, catalogue) is current:
-            return _result(context, base, record, None)
+            return {**_result(context, base, record, None), "repaired": healed}
     decide(record, version, catalogue)  # fetches what is needed, so the lock is not held while bytes travel
     bases.check_swappable(context.engine, base)
     with base.store.lock(context.lock_timeout, context.by):
@@ -180,7 +172,7 @@ def _reach(
         previous = record.previous
         drifted = repair and _mark_drift(base, record)
         wanted = decide(record, version, catalogue)
-        generation = wanted.generation or _stage(context, base, record, wanted, catalogue)
+        generation = wanted.generation or stage(context, base, record, wanted, catalogue)
         result = _activate(context, base, record, generation, "repair" if drifted else action)
         if drifted:  # the way back does not lead to what was found damaged
             record.previous = previous
@@ -189,7 +181,7 @@ def _reach(
             generation.bundle = catalogue.bundle(version).digest
             generation.signed_by = catalogue.signed_by([version])
             base.store.save(record)
-        return {**result, "repaired": drifted}
+        return {**result, "repaired": drifted or healed}
 
 
 def _mark_drift(base: Base, record: Record) -> bool:
@@ -202,55 +194,6 @@ def _mark_drift(base: Base, record: Record) -> bool:
         drifted = True
     record.generations[record.current].damaged |= drifted
     return drifted
-
-
-def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue: Catalogue) -> Generation:
-    start = wanted.start or record.pristine
-    bundle = catalogue.bundle(wanted.version)
-    _check_space(context, base, record, start, [catalogue.manifest(step) for step in wanted.route])
-
-    total = start.paths + sum(catalogue.manifest(step).totals.added for step in wanted.route)
-
-    def copying(paths: int) -> None:
-        if context.progress:
-            context.progress("copying", min(paths, total), total)
-
-    def fill(path: str) -> Filled:
-        flattener = Flattener(path, Stack(base.lower))
-        try:
-            for step in reversed(wanted.route):
-                members = catalogue.bundle(step).members(_named(context.progress, f"unpacking {step}"))
-                flattener.add_changes(members if context.devices else _without_devices(members))
-            flattener.add_directory(base.store.path(record, start.number), copying)
-            flattener.finish()
-        finally:
-            flattener.close()
-        before = index.digests(base.store.index(start.number)) if start.number else {}
-        return Filled(flattener.bytes, flattener.paths, {**before, **flattener.digests})
-
-    new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
-    new.signed_by = catalogue.signed_by(wanted.route)
-    return base.store.stage(record, new, fill)
-
-
-def _without_devices(members: Iterable[tuple[Member, BinaryIO]]) -> Iterator[tuple[Member, BinaryIO]]:
-    for member, stream in members:
-        if member.entry and member.entry.is_unusual_device:
-            major, minor = member.entry.device
-            raise DeviceRefused(
-                f"the bundle brings {overlay.shown(member.path)}, a {member.entry.kind.value} device {major}:{minor}"
-            )
-        yield member, stream
-
-
-def _check_space(context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest]) -> None:
-    if not start.paths:
-        start.bytes, start.paths = space.measure(base.store.path(record, start.number))
-    size = start.bytes + sum(one.totals.bytes for one in manifests)
-    paths = start.paths + sum(one.totals.entries for one in manifests)
-    old = [one for one in record.generations.values() if one.number not in (0, record.current)]
-    hint = f"baseimg.prune with keep=0 brings up to {sum(one.bytes for one in old) / 1e6:.1f} MB"
-    space.check(base.store.home, size, paths, context.reserve, hint)
 
 
 def _activate(context: Context, base: Base, record: Record, wanted: Generation, action: str) -> dict[str, Any]:
@@ -275,9 +218,3 @@ def _result(context: Context, base: Base, record: Record, before: Generation | N
         "images": [image.name for image in images],
         "containers": bases.containers(context.engine, base, base.store.read(), images, record.current),
     }
-
-
-def _named(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(step, done, total)

@@ -129,8 +129,7 @@ def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
 
 
 def check_pristine(record: Record, cause: Exception) -> None:
-    """Where the original content could not be restored, that is the better reason."""
-    if record.pristine_state == "unproven":
-        raise PristineUnproven(
-            f"the original content of {record.reference} is not on this node: {record.unproven}"
-        ) from cause
+    """Where the original content is not here, that is the better reason."""
+    if record.pristine_state != "kept":
+        reason = record.unproven or "somebody removed it"
+        raise PristineUnproven(f"the original content of {record.reference} is not on this node: {reason}") from cause

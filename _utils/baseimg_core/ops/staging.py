@@ -1,0 +1,74 @@
+"""On a node: make a new generation from one that is there and from bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+from ..disk import index, space
+from ..disk.flatten import Flattener
+from ..disk.generations import Filled
+from ..disk.layertar import Member
+from ..disk.tree import Stack
+from ..errors import DeviceRefused
+from ..model import overlay
+from ..model.manifest import Manifest
+from ..model.record import Generation, Record
+from .bases import Base
+from .planning import Catalogue, Context, Plan, Progress
+
+
+def stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue: Catalogue) -> Generation:
+    """Make the generation that ``wanted`` leads to, from its start and over its bundles."""
+    start = wanted.start or record.pristine
+    bundle = catalogue.bundle(wanted.version)
+    _check_space(context, base, record, start, [catalogue.manifest(step) for step in wanted.route])
+
+    total = start.paths + sum(catalogue.manifest(step).totals.added for step in wanted.route)
+
+    def copying(paths: int) -> None:
+        if context.progress:
+            context.progress("copying", min(paths, total), total)
+
+    def fill(path: str) -> Filled:
+        flattener = Flattener(path, Stack(base.lower))
+        try:
+            for step in reversed(wanted.route):
+                members = catalogue.bundle(step).members(_named(context.progress, f"unpacking {step}"))
+                flattener.add_changes(members if context.devices else _without_devices(members))
+            flattener.add_directory(base.store.path(record, start.number), copying)
+            flattener.finish()
+        finally:
+            flattener.close()
+        before = index.digests(base.store.index(start.number)) if start.number else {}
+        return Filled(flattener.bytes, flattener.paths, {**before, **flattener.digests})
+
+    new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
+    new.signed_by = catalogue.signed_by(wanted.route)
+    return base.store.stage(record, new, fill)
+
+
+def _without_devices(members: Iterable[tuple[Member, BinaryIO]]) -> Iterator[tuple[Member, BinaryIO]]:
+    for member, stream in members:
+        if member.entry and member.entry.is_unusual_device:
+            major, minor = member.entry.device
+            raise DeviceRefused(
+                f"the bundle brings {overlay.shown(member.path)}, a {member.entry.kind.value} device {major}:{minor}"
+            )
+        yield member, stream
+
+
+def _check_space(context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest]) -> None:
+    if not start.paths:
+        start.bytes, start.paths = space.measure(base.store.path(record, start.number))
+    size = start.bytes + sum(one.totals.bytes for one in manifests)
+    paths = start.paths + sum(one.totals.entries for one in manifests)
+    old = [one for one in record.generations.values() if one.number not in (0, record.current)]
+    hint = f"baseimg.prune with keep=0 brings up to {sum(one.bytes for one in old) / 1e6:.1f} MB"
+    space.check(base.store.home, size, paths, context.reserve, hint)
+
+
+def _named(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(step, done, total)
