@@ -349,6 +349,18 @@ class TestSeveralSteps:
         lab.rollback(BASE)
         assert len(node.saved_diff_ids(lab.engine, APP)[APP]) == 3
 
+    def test_an_image_that_arrives_later_shows_the_newer_version_and_is_told(self, lab: Lab) -> None:
+        lab.usual()
+        bundle = lab.bundle()
+        lab.apply(bundle)
+        late = "corp/late:1"
+        lab.load({late: [BUSYBOX, VERSION_0, layer(file("late", b"x"))]})
+        assert lab.version(late) == "12.1"
+        assert late in lab.status(BASE)["bases"][0]["images"]
+        again = lab.converge(BASE, "12.1", {"12.1": {"source": bundle}})
+        assert again["changed"] is False
+        assert late in again["images"]
+
     def test_a_layer_on_top_of_a_removed_path_is_not_stray(self, lab: Lab) -> None:
         """The whiteout that a generation needed is not taken over by the next one that needs it no longer."""
         old = [BUSYBOX, layer(file("d/a", b"1"), file("d/b")), layer(file("x"))]

@@ -16,9 +16,8 @@ BASE = "prune/base:1"
 
 
 @pytest.fixture
-def node(make_engine, tmp_path: Path):
+def node(engine: Engine, tmp_path: Path):
     """A node whose base has shown versions 1, 2, 3 and 4, with a container from the time of version 2."""
-    engine: Engine = make_engine()
     bottom = layer_tar(busybox_members())
     specs = [
         ImageSpec(

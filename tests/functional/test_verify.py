@@ -19,8 +19,7 @@ NEXT = layer_tar([directory("etc"), file("etc/one", b"ONE"), whiteout("etc/gone"
 
 
 @pytest.fixture
-def node(make_engine, tmp_path: Path):
-    engine: Engine = make_engine()
+def node(engine: Engine, tmp_path: Path):
     engine.load(
         archive([ImageSpec("verify/base:1", [LOW, TOP]), ImageSpec("verify/base:2", [LOW, TOP, NEXT])]),
     )
@@ -128,6 +127,48 @@ class TestRepair:
         assert verify(node, deep=True)["ok"]
         again = node.states["baseimg.converged"](**arguments, repair=True)
         assert (again["result"], again["changes"]) == (True, {})
+
+    def replace(self, node):
+        path = live(node)
+        path.rename(path.with_name("moved"))
+        path.mkdir()
+
+    def damage(self, node):
+        (live(node).parent / "baseimg/state.json").write_text("{")
+
+    def lose(self, node):
+        (live(node).parent / "baseimg/state.json").unlink()
+
+    @pytest.mark.parametrize(
+        ("how", "code"), [("replace", "content-unknown"), ("damage", "record-invalid"), ("lose", "record-invalid")]
+    )
+    def test_what_the_record_does_not_tell(self, node, arguments, how, code):
+        getattr(self, how)(node)
+        state = node.states["baseimg.converged"]
+        told = state(**arguments)
+        assert (told["result"], told["changes"]) == (False, {})
+        assert told["comment"].startswith(f"[{code}]")
+        assert "repair: true" in told["comment"]
+        (listed,) = node.modules["baseimg.status"]()["bases"]
+        assert listed["error"]["code"] == code
+
+        would = node.configure(test=True).states["baseimg.converged"](**arguments, repair=True)
+        assert (would["result"], would["changes"]) == (None, {"version": {"old": "unknown", "new": "2"}})
+        done = node.configure(test=False).states["baseimg.converged"](**arguments, repair=True)
+        assert (done["result"], done["changes"]) == (True, would["changes"])
+        again = node.states["baseimg.converged"](**arguments, repair=True)
+        assert (again["result"], again["changes"]) == (True, {})
+        assert verify(node, deep=True) == {**verify(node, deep=True), "ok": True, "pristine": "proven"}
+
+    def test_a_damaged_record_where_the_content_is_as_declared(self, node, arguments):
+        node.modules["baseimg.rollback"](BASE)
+        self.damage(node)
+        arguments["version"] = "1"
+        would = node.configure(test=True).states["baseimg.converged"](**arguments, repair=True)
+        done = node.configure(test=False).states["baseimg.converged"](**arguments, repair=True)
+        assert (would["result"], done["result"]) == (None, True)
+        assert would["changes"] == done["changes"] == {"record": {"old": "damaged", "new": "made again"}}
+        assert node.states["baseimg.converged"](**arguments, repair=True)["changes"] == {}
 
     def test_the_damaged_one_is_kept_but_never_shown_again(self, node, arguments):
         (live(node) / "etc/one").unlink()
