@@ -228,7 +228,7 @@ class SpaceExhausted(BaseimgError):
     """The file system is full."""
 
     code = "space-exhausted"
-    hint = "free space on that file system and run again; nothing was changed"
+    hint = "free space on that file system and run again"
 
 
 class DestinationUnwritable(BaseimgError):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from baseimg_core.disk import generations, space
 from baseimg_core.errors import SpaceExhausted
-from baseimg_core.ops import converging, planning
-from tests.support.fs import loop_fs
+from baseimg_core.ops import bases, converging, keeping, planning
+from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 
 pytestmark = pytest.mark.fault
-STAGING = [point for point in generations.POINTS if point.startswith("stage.")]
+STAGING, SWAPPING, PRUNING = (
+    [point for point in generations.POINTS if point.startswith(which)] for which in ("stage.", "swap.", "prune.")
+)
 
 
 @pytest.fixture
@@ -51,24 +55,78 @@ def test_inodes_count(node):
         space.check(str(node.layer), -(1 << 40), free + 1, 0, "")
 
 
-@pytest.mark.parametrize("point", STAGING)
-def test_full_in_the_middle(node, point, monkeypatch):
-    """The disk fills up while the new content is written, after the check has passed."""
+@contextlib.contextmanager
+def full_from(point: str, root: Path) -> Iterator[None]:
+    """The disk fills up when an operation reaches ``point``, after the check has passed."""
     fillers: list[Path] = []
 
     def trace(reached: str) -> None:
         if reached == point:
-            fillers.append(fill(node.root))
+            fillers.append(fill(root))
 
-    monkeypatch.setattr(generations, "trace", trace)
-    with pytest.raises(SpaceExhausted, match="no space left while writing"):
+    generations.trace = trace
+    try:
+        yield
+    finally:
+        generations.trace = generations._ignore
+        assert len(fillers) == 1, f"{point} was never reached"
+        fillers[0].unlink()
+
+
+@pytest.mark.parametrize("point", STAGING)
+def test_full_while_the_new_content_is_written(node, point):
+    with full_from(point, node.root), pytest.raises(SpaceExhausted) as caught:
         node.converge("12.1")
+    figures = re.search(r"takes up to [\d.]+ MB, and [\d.]+ MB are free now", caught.value.message)
+    assert figures or point in ("stage.recorded", "stage.kept")  # all that is missing then is room for the record
+    assert re.fullmatch(r"free .+ there.*; baseimg\.prune with keep=0 brings up to 0\.0 MB", caught.value.hint)
     assert os.listdir(node.layer) == ["diff"]
     assert differences(node.view(), node.views["12.0"]) == []
-    monkeypatch.undo()
-    fillers[0].unlink()
     node.converge("12.1")
     assert differences(node.view(), node.views["12.1"]) == []
+
+
+@pytest.mark.parametrize("point", SWAPPING)
+def test_full_while_it_is_swapped_in(node, point):
+    """Old or new, and the message says which."""
+    with full_from(point, node.root):
+        try:
+            node.converge("12.1")
+            message = "the new content is live"
+        except SpaceExhausted as exc:
+            message = exc.message
+    shown = "12.1" if "the new content is live" in message else "12.0"
+    assert differences(node.view(), node.views[shown]) == []
+    assert bases.status(node.engine, bases.locate(node.engine, BASE))["version"] == shown
+    node.converge("12.2")
+    assert differences(node.view(), node.views["12.2"]) == []
+
+
+@pytest.mark.parametrize("point", PRUNING)
+def test_full_while_pruning(node, point):
+    """What makes room must work without any."""
+    for version in ("12.1", "12.2"):
+        node.converge(version)
+    with full_from(point, node.root), contextlib.suppress(SpaceExhausted):
+        keeping.prune(node.context, BASE, 0, test=False)
+    assert differences(node.view(), node.views["12.2"]) == []
+    keeping.prune(node.context, BASE, 0, test=False)
+    assert bases.locate(node.engine, BASE).store.read().present == [0, 2]
+
+
+@pytest.mark.parametrize(("kind", "counts"), [("ext4", True), ("xfs-noreflink", True), ("xfs", False)])
+def test_what_is_shared_takes_no_space(kind, counts):
+    """The content that the new one starts from is copied only where extents cannot be shared."""
+    with loop_fs(kind, XFS_MIN) as root:
+        node = Node(root / "node")
+        with open(node.layer / "diff/large", "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 200 << 20)
+        if counts:
+            with pytest.raises(SpaceExhausted, match=r"takes up to 2[01]\d"):
+                node.converge("12.1")
+        else:
+            node.converge("12.1")
+            assert (node.layer / "diff/large").stat().st_size == 200 << 20
 
 
 def test_rollback_needs_next_to_nothing(node):

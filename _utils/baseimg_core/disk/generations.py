@@ -186,6 +186,7 @@ class Store(Locked):
             except BaseException:
                 self._forget(record, intent)
                 raise
+        with disk_errors(f"{self.home}, though the new content is live: the next run completes the record"):
             files.sync_directory(self._layer)
             trace("swap.exchanged")
             os.rename(place, os.path.join(self._generations, str(before)))

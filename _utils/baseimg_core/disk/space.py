@@ -24,6 +24,17 @@ def measure(directory: str) -> tuple[int, int]:
     return total, paths
 
 
+def missing(directory: str, size: int, paths: int, hint: str, cause: SpaceExhausted) -> SpaceExhausted:
+    """The error for a file system that became full in the middle: how much has to be free, ``hint`` where to get it."""
+    st = os.statvfs(directory)
+    wanted, free = _wanted(size, paths, st), st.f_bavail * st.f_frsize
+    return SpaceExhausted(
+        f"{cause.message}: the new content takes up to {_megabytes(wanted)}, and {_megabytes(free)} are free now that "
+        "what was written is removed again",
+        f"free {_megabytes(wanted - free) if wanted > free else 'as much as others wrote meanwhile'} there; {hint}",
+    )
+
+
 def check(directory: str, size: int, paths: int, reserve: int, hint: str) -> None:
     """
     Refuse what will not fit: ``size`` bytes in ``paths`` files, so that ``reserve`` percent of the file system stay
@@ -34,8 +45,7 @@ def check(directory: str, size: int, paths: int, reserve: int, hint: str) -> Non
     st = os.statvfs(directory)
     kept = st.f_blocks * reserve // 100
     free = max(st.f_bavail - kept, 0) * st.f_frsize
-    # every file takes whole blocks, half a block more than its size on average
-    wanted = size + paths * st.f_frsize // 2
+    wanted = _wanted(size, paths, st)
     if wanted > free:
         raise SpaceExhausted(
             f"the new content takes up to {_megabytes(wanted)}, but {directory} has {_megabytes(free)} free "
@@ -44,6 +54,11 @@ def check(directory: str, size: int, paths: int, reserve: int, hint: str) -> Non
         )
     if st.f_files and paths > st.f_favail:  # some file systems make inodes as they go, and report none
         raise SpaceExhausted(f"the new content takes {paths} inodes, but {directory} has {st.f_favail} free", hint)
+
+
+def _wanted(size: int, paths: int, st: os.statvfs_result) -> int:
+    # every file takes whole blocks, half a block more than its size on average
+    return size + paths * st.f_frsize // 2
 
 
 def _megabytes(count: int) -> str:

@@ -8,7 +8,15 @@ from typing import Any
 
 from ..disk import index
 from ..engine.base import Engine
-from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, RecordInvalid, VersionUnknown
+from ..errors import (
+    ArgumentInvalid,
+    BaseAbsent,
+    BundleMismatch,
+    NoWayBack,
+    RecordInvalid,
+    SpaceExhausted,
+    VersionUnknown,
+)
 from ..model import ids
 from ..model.manifest import Manifest
 from ..model.policy import Source
@@ -16,7 +24,7 @@ from ..model.record import Generation, Record
 from . import bases, healing
 from .bases import Base
 from .planning import Catalogue, Context, check_pristine, confirmed, decide, open_bundle
-from .staging import stage
+from .staging import prunable, stage
 
 
 def apply(context: Context, source: Source, base: str | None = None) -> dict[str, Any]:
@@ -200,7 +208,12 @@ def _activate(context: Context, base: Base, record: Record, wanted: Generation, 
     before = record.generations[record.current]
     if wanted is before:
         return _result(context, base, record, None)
-    base.store.activate(record, wanted.number, action, context.by)
+    try:
+        base.store.activate(record, wanted.number, action, context.by)
+    except SpaceExhausted as exc:
+        raise SpaceExhausted(
+            exc.message, f"free 1 MB there, for the record, and run again; {prunable(record)}"
+        ) from exc
     return _result(context, base, record, before)
 
 

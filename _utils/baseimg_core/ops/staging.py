@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from ..disk import index, space
+from ..disk.files import Copier
 from ..disk.flatten import Flattener
 from ..disk.generations import Filled
 from ..disk.layertar import Member
 from ..disk.tree import Stack
-from ..errors import DeviceRefused
+from ..errors import DeviceRefused, SpaceExhausted
 from ..model import overlay
 from ..model.manifest import Manifest
 from ..model.record import Generation, Record
@@ -22,7 +23,9 @@ def stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue:
     """Make the generation that ``wanted`` leads to, from its start and over its bundles."""
     start = wanted.start or record.pristine
     bundle = catalogue.bundle(wanted.version)
-    _check_space(context, base, record, start, [catalogue.manifest(step) for step in wanted.route])
+    size, paths = _need(base, record, start, [catalogue.manifest(step) for step in wanted.route])
+    hint = prunable(record)
+    space.check(base.store.home, size, paths, context.reserve, hint)
 
     total = start.paths + sum(catalogue.manifest(step).totals.added for step in wanted.route)
 
@@ -45,7 +48,10 @@ def stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue:
 
     new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
     new.signed_by = catalogue.signed_by(wanted.route)
-    return base.store.stage(record, new, fill)
+    try:
+        return base.store.stage(record, new, fill)
+    except SpaceExhausted as exc:
+        raise space.missing(base.store.home, size, paths, hint, exc) from exc
 
 
 def _without_devices(members: Iterable[tuple[Member, BinaryIO]]) -> Iterator[tuple[Member, BinaryIO]]:
@@ -58,14 +64,19 @@ def _without_devices(members: Iterable[tuple[Member, BinaryIO]]) -> Iterator[tup
         yield member, stream
 
 
-def _check_space(context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest]) -> None:
+def _need(base: Base, record: Record, start: Generation, manifests: list[Manifest]) -> tuple[int, int]:
+    """Content bytes and paths that a new generation takes at most."""
     if not start.paths:
         start.bytes, start.paths = space.measure(base.store.path(record, start.number))
-    size = start.bytes + sum(one.totals.bytes for one in manifests)
-    paths = start.paths + sum(one.totals.entries for one in manifests)
+    shared = start.bytes if Copier().shares(base.store.home) else 0
+    size = start.bytes - shared + sum(one.totals.bytes for one in manifests)
+    return size, start.paths + sum(one.totals.entries for one in manifests)
+
+
+def prunable(record: Record) -> str:
+    """Where room could come from, for people."""
     old = [one for one in record.generations.values() if one.number not in (0, record.current)]
-    hint = f"baseimg.prune with keep=0 brings up to {sum(one.bytes for one in old) / 1e6:.1f} MB"
-    space.check(base.store.home, size, paths, context.reserve, hint)
+    return f"baseimg.prune with keep=0 brings up to {sum(one.bytes for one in old) / 1e6:.1f} MB"
 
 
 def _named(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
