@@ -94,7 +94,7 @@ def diff(source, target):
         return building.diff(minion.engine(), source, target, minion.progress)
 
 
-def build(source, target, bundle, version=None, compression="zstd", test=False, key=None):
+def build(source, target, bundle, version=None, compression="zstd", test=False, key=None, delta=None):
     """
     Build the bundle that brings ``source`` to ``target``. The same images give a byte-identical file.
 
@@ -116,6 +116,11 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
     key
         Path of a private key to sign the bundle with; see :py:func:`baseimg.sign`.
 
+    delta
+        Encode the changes as the difference to the old files' contents, which is several times smaller: ``only``,
+        ``both`` (and in full, for nodes whose files may differ or that lack ``zstandard``), or ``auto``, which keeps
+        whichever of the two is smaller. A node needs ``zstandard`` for it, whatever ``compression`` says of the other.
+
     Returns ``bundle``, ``digest`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
     ``changes`` how many paths were ``added``, ``modified`` and ``removed``; with a key, also ``signature`` and ``key``
     as :py:func:`baseimg.sign` does.
@@ -133,8 +138,9 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
             policy.text(version, "version")
         if key is not None:
             policy.signing_key(key, "key")
+        policy.check_delta(delta, "delta")
         return building.build(
-            minion.engine(), source, target, bundle, version, compression, bool(test), minion.progress, key
+            minion.engine(), source, target, bundle, version, compression, bool(test), minion.progress, key, delta
         )
 
 

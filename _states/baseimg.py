@@ -67,7 +67,7 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         return _failed(ret, exc)
 
 
-def built(name, source, target, version=None, compression="zstd", key=None):
+def built(name, source, target, version=None, compression="zstd", key=None, delta=None):
     """
     Have a bundle that leads from one image to another, on the machine that has both.
 
@@ -86,6 +86,9 @@ def built(name, source, target, version=None, compression="zstd", key=None):
     key
         Path of a private key that the bundle is to be signed with; see ``baseimg.sign``.
 
+    delta
+        ``only``, ``both`` or ``auto``; see ``baseimg.build``.
+
     .. code-block:: yaml
 
         /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar:
@@ -98,9 +101,9 @@ def built(name, source, target, version=None, compression="zstd", key=None):
     try:
         images = [__salt__["baseimg.layer"](image)["chain_id"] for image in (source, target)]
         old = _present(name)
-        if old and _matches(old, images, version, compression):
+        if old and _matches(old, images, version, compression, delta):
             return _signed(ret, old, __salt__["baseimg.sign"](name, key, test) if key else None)
-        new = __salt__["baseimg.build"](source, target, name, version, compression, test, key)
+        new = __salt__["baseimg.build"](source, target, name, version, compression, test, key, delta)
     except CommandExecutionError as exc:
         return _failed(ret, exc)
     counts = new["changes"]
@@ -223,10 +226,12 @@ def _signed(ret, bundle, signed):
     return ret
 
 
-def _matches(bundle, images, version, compression):
+def _matches(bundle, images, version, compression, delta):
+    wanted = {None: ({"full"},), "only": ({"delta"},), "both": ({"full", "delta"},), "auto": ({"full"}, {"delta"})}
     return (
         [bundle[side]["chain_id"] for side in ("source", "target")] == images
-        and bundle["compression"] == compression
+        and set(bundle["encodings"]) in wanted.get(delta, ())
+        and ("full" not in bundle["encodings"] or bundle["compression"] == compression)
         and version in (None, bundle["target"]["version"])
     )
 

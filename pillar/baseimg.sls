@@ -18,6 +18,7 @@
 #       target: corp/base:12.1
 #       version: '12.1'          optional: the target's tag by default
 #       compression: zstd        optional: 'gzip' for nodes without the Python package zstandard
+#       delta: only              optional: several times smaller; see baseimg.build for 'both' and 'auto'
 #       key: /etc/salt/baseimg-signing-key   optional: signs the bundle with this private key (docs/signatures.md)
 #
 # Bundles are chained where none leads there directly: with 12.0 -> 12.1 under '12.1' and 12.1 -> 12.2 under '12.2', a base

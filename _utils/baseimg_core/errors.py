@@ -132,6 +132,13 @@ class BundleMismatch(BaseimgError):
     hint = "give a bundle whose source is a version that this base can show (see baseimg.status)"
 
 
+class DeltaMismatch(BaseimgError):
+    """A delta needs old files that this node does not have as they were when the bundle was built."""
+
+    code = "delta-mismatch"
+    hint = "baseimg.verify tells what changed; a bundle with the full encoding does not need the old files"
+
+
 class DeviceRefused(BaseimgError):
     """The bundle carries a device node that this node does not take."""
 

@@ -10,6 +10,7 @@
     - version: {{ build.version | json }}
     - compression: {{ build.compression | json }}
     - key: {{ build.key | json }}
+    - delta: {{ build.delta | json }}
 {%- else %}
 {}
 {%- endfor %}

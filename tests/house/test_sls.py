@@ -165,7 +165,7 @@ class TestPillar:
         base = pillar["baseimg"]["bases"][BASE]
         assert set(base) == {"version", "bundles", "chain_id", "missing", "repair"}
         (build,) = pillar["baseimg"]["builds"].values()
-        assert set(build) == {"source", "target", "version", "compression", "key"}
+        assert set(build) == {"source", "target", "version", "compression", "key", "delta"}
 
 
 def _uncommented(line: str) -> str:

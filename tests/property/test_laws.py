@@ -34,10 +34,13 @@ def changed(source: Sequence[Path], target: Sequence[Path]) -> list[Change]:
     return compare(Stack([str(path) for path in source]), Stack([str(path) for path in target]))
 
 
-def packed(work: Path, changes: list[Change], name: str) -> Path:
-    """A bundle file of the changes."""
+def packed(work: Path, changes: list[Change], name: str, old: Sequence[Path] = ()) -> Path:
+    """A bundle file of the changes; with ``old``, what they start from, as a delta."""
     path = work / f"{name}.tar"
-    bundle_writer.write(str(path), changes, image("source"), image("target"), PLATFORM, "gzip")
+    encoding = bundle_writer.Encoding("gzip")
+    if old:
+        encoding = bundle_writer.Encoding("zstd", Stack([str(layer) for layer in old]), "only")
+    bundle_writer.write(str(path), changes, image("source"), image("target"), PLATFORM, encoding)
     return path
 
 
@@ -49,7 +52,7 @@ def applied(work: Path, bundles: Sequence[Path], base: Sequence[Path], name: str
     flattener = Flattener(str(new), Stack([str(path) for path in lower]))
     for path in reversed(bundles):
         with Bundle(str(path)) as bundle:
-            flattener.add_changes(bundle.members())
+            flattener.add_changes(bundle.members(old=Stack([str(layer) for layer in base])))
     flattener.add_directory(str(top))
     flattener.finish()
     flattener.close()
@@ -77,6 +80,21 @@ def test_source_plus_difference_is_target(shared, source, target, upper):
         assert_same(show(result), show(new))
         assert_same(show([*above, *result]), show([*above, *new]))
         assert changed(result, new) == []
+
+
+@given(shared=st.lists(layers, max_size=1), source=programs, target=programs)
+def test_a_delta_is_the_same_difference(shared, source, target):
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        common = make_stack(work / "c", shared)
+        old = make_stack(work / "s", source, common)
+        new = make_stack(work / "t", target, common)
+        changes = changed(old, new)
+        full, delta = packed(work, changes, "full"), packed(work, changes, "delta", old)
+
+        assert_same(show(applied(work, [delta], old)), show(new))
+        with Bundle(str(full)) as one, Bundle(str(delta)) as other:
+            assert one.manifest == other.manifest
 
 
 @given(source=programs, extra=programs)

@@ -39,13 +39,14 @@ class TestSound:
         assert found["bases"] == {
             BASE: {"version": "12.1", "bundles": {}, "chain_id": None, "missing": "ok", "repair": False}
         }
-        built = {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd", "key": None}
+        built = {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd", "key": None, "delta": None}
         assert found["builds"] == {BUILD: built}
 
     def test_everything_declared(self) -> None:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
         fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail", "repair": True}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
+        built["delta"] = "both"
         found = policy.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
         assert found == {"bases": {BASE: fields}, "builds": {BUILD: built}}
 
@@ -111,7 +112,8 @@ MISTAKES: list[tuple[object, str, str, str]] = [
     ({"builds": {BUILD: []}}, BUILT, "'[]' (list)", "a mapping with source and target"),
     (build(target=None), f"{BUILT}:target", "nothing", "a text"),
     (build(version=12.1), f"{BUILT}:version", "'12.1' (float)", "quotes, '12.1'"),
-    (build(bundle="x"), f"{BUILT}:bundle", "'x' (str)", "only these keys: compression, key, source, target"),
+    (build(bundle="x"), f"{BUILT}:bundle", "'x' (str)", "only these keys: compression, delta, key, source, target"),
+    (build(delta=True), f"{BUILT}:delta", "'True' (bool)", "one of: auto, both, only"),
     (build(compression="lzma"), f"{BUILT}:compression", "'lzma' (str)", "gzip"),
     # a name that is mistyped must not end in "nothing declared"
     ({"base": {BASE: {"version": "12.1"}}}, "baseimg:base", "{'corp/base", "bases"),

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from ..errors import BundleInvalid, DigestMismatch
+from ..errors import BundleInvalid, DeltaMismatch, DigestMismatch
 from ..model import ids, manifest
-from ..model.manifest import LABEL, MEDIA_TYPES, Manifest
-from . import compression, layertar, tarstream
+from ..model.manifest import DELTA_TYPE, LABEL, MEDIA_TYPES, Manifest
+from . import compression, delta, layertar, tarstream
 from .files import hex_digest
 from .layertar import Member
+from .tree import Stack
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -76,18 +77,25 @@ class Bundle:
 
     @property
     def compression(self) -> str:
-        """How the layer is compressed: ``zstd`` or ``gzip``."""
-        return compression.BY_MEDIA_TYPE[self._layer["mediaType"]]
+        """How the layer is compressed: ``zstd`` or ``gzip``; ``zstd`` where there is only a delta."""
+        return next((compression.BY_MEDIA_TYPE[one] for one in self._layers if one != DELTA_TYPE), "zstd")
 
-    def members(self, progress: Progress | None = None) -> Iterator[tuple[Member, BinaryIO]]:
+    @property
+    def encodings(self) -> dict[str, int]:
+        """The encodings of the layer that it carries, ``full`` and ``delta``, with their sizes in bytes."""
+        return {"delta" if one == DELTA_TYPE else "full": layer["size"] for one, layer in self._layers.items()}
+
+    def members(self, progress: Progress | None = None, old: Stack | None = None) -> Iterator[tuple[Member, BinaryIO]]:
         """
         The layer's entries in order, each with the stream that gives a file's content next.
 
-        ``progress`` is told bytes of the uncompressed layer done and of how many. Ends only after the layer's blob
-        digest, diff ID and size have been checked.
+        ``progress`` is told bytes of the uncompressed layer done and of how many. ``old`` is what the source shows on
+        this node, which is needed where there is only a delta: the full encoding costs no reading of old files. Ends
+        only after the layer's blob digest, diff ID and size have been checked. Raises :class:`DeltaMismatch`, too.
         """
-        blob = _Blob(self._file, *self._place, self._layer["digest"])
-        plain = _Plain(compression.reader(self._layer["mediaType"], blob), self.manifest.layer_size)  # type: ignore[arg-type]
+        media_type, layer = next(((one, found) for one, found in self._layers.items() if one != DELTA_TYPE), self._only)
+        blob = _Blob(self._file, *self._places[media_type], layer["digest"])
+        plain = _Plain(self._decoded(media_type, blob, old), self.manifest.layer_size)
         entries = 0
         for member in layertar.members(plain, plain.skip):  # type: ignore[arg-type]
             entries += 1
@@ -99,8 +107,26 @@ class Bundle:
         if entries != self.manifest.totals.entries:
             raise BundleInvalid(f"the layer has {entries} entries, the manifest says {self.manifest.totals.entries}")
 
+    def _decoded(self, media_type: str, blob: _Blob, old: Stack | None) -> Any:
+        if media_type != DELTA_TYPE:
+            return compression.reader(media_type, blob)  # type: ignore[arg-type]
+        if old is None:
+            raise DeltaMismatch(f"{self.path} holds a delta alone, which says nothing without the files of its source")
+        return delta.Reader(blob, delta.Old(old))  # type: ignore[arg-type]
+
     def verify(self) -> None:
-        """Read everything and check every digest there is, the files' own included."""
+        """
+        Read everything and check every digest there is, the files' own included; of a delta the blob's alone, since
+        the rest needs the files of its source.
+        """
+        for media_type, layer in self._layers.items():
+            if media_type == DELTA_TYPE:
+                blob = _Blob(self._file, *self._places[media_type], layer["digest"])
+                while blob.read(_CHUNK):
+                    pass
+                blob.finish()
+        if "full" not in self.encodings:
+            return
         for member, stream in self.members():
             if member.entry and member.digest:
                 found = _content_digest(stream, member.entry.size)
@@ -122,11 +148,18 @@ class Bundle:
         if layout.get("imageLayoutVersion") != "1.0.0":
             raise BundleInvalid("the image layout is of an unknown version")
         index = _object(self._small(files, "index.json"), "index.json")
-        image = self._blob(files, _one(index.get("manifests"), "manifest", (MANIFEST_TYPE,)))
-        config = self._blob(files, _descriptor(image.get("config"), "config", (CONFIG_TYPE,)))
-        self._layer = _one(image.get("layers"), "layer", tuple(MEDIA_TYPES.values()))
-        self._place = self._find(files, self._layer)
-        self.manifest: Manifest = _manifest(config)
+        images = [self._blob(files, one) for one in _several(index.get("manifests"), "manifest", (MANIFEST_TYPE,), 2)]
+        configs = [_descriptor(image.get("config"), "config", (CONFIG_TYPE,)) for image in images]
+        types = (*MEDIA_TYPES.values(), DELTA_TYPE)
+        layers = [_several(image.get("layers"), "layer", types, 1)[0] for image in images]
+        self._layers = {layer["mediaType"]: layer for layer in layers}
+        if len(self._layers) < len(images) or (len(images) > 1 and DELTA_TYPE not in self._layers):
+            raise BundleInvalid("the bundle carries one encoding of its layer twice")
+        if any(config["digest"] != configs[0]["digest"] for config in configs):
+            raise BundleInvalid("the bundle's encodings are of different configs")
+        self._only = next(iter(self._layers.items()))
+        self._places = {media_type: self._find(files, layer) for media_type, layer in self._layers.items()}
+        self.manifest: Manifest = _manifest(self._blob(files, configs[0]))
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Every file in the archive: offset and size in bytes."""
@@ -245,10 +278,10 @@ def _object(data: bytes, name: str) -> dict[str, Any]:
     return value
 
 
-def _one(value: object, name: str, types: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, list) or len(value) != 1:
-        raise BundleInvalid(f"the bundle must name exactly one {name}")
-    return _descriptor(value[0], name, types)
+def _several(value: object, name: str, types: tuple[str, ...], most: int) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not 1 <= len(value) <= most:
+        raise BundleInvalid(f"the bundle must name {'exactly one' if most == 1 else 'one or two of'} {name}")
+    return [_descriptor(one, name, types) for one in value]
 
 
 def _descriptor(value: object, name: str, types: tuple[str, ...]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ..errors import ArgumentInvalid, BundleInvalid, CompressionUnsupported
 from ..model.manifest import MEDIA_TYPES
 
 try:
-    import zstandard
+    import zstandard as zstandard  # also for delta.py
 except ImportError:  # optional on nodes: gzip bundles need nothing
     zstandard = None  # type: ignore[assignment]
 

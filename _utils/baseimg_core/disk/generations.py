@@ -160,11 +160,12 @@ class Store(Locked):
                 files.sync_directory(self._generations)
                 trace("stage.kept")
         except BaseException:
-            self._abandon(record, generation)
+            self.abandon(record, generation)
             raise
         return generation
 
-    def _abandon(self, record: Record, generation: Generation) -> None:
+    def abandon(self, record: Record, generation: Generation) -> None:
+        """Remove a generation that was never live, and whatever there is of it."""
         self._discard_staging()
         files.discard(self.index(generation.number))
         if record.generations.pop(generation.number, None):
@@ -206,7 +207,7 @@ class Store(Locked):
         if wanted.activated:
             self._save(record)
         else:
-            self._abandon(record, wanted)
+            self.abandon(record, wanted)
 
     def adopt(self, record: Record, by: str, fill: Callable[[str], Adopted | None]) -> None:
         """

@@ -103,11 +103,11 @@ def _member(found: Header) -> Member:
     directory, name = overlay.split(path)
     if name.startswith(overlay.WHITEOUT_PREFIX):
         return _whiteout(found, directory, name)
-    _path(path)
+    plain_path(path)
     if found.size and KINDS.get(found.type) is not Kind.FILE:
         raise BundleInvalid(f"entry {overlay.shown(path)!r} has content but is no file")
     if found.type == tarfile.LNKTYPE:
-        return Member(path, link=_path(found.linkname))
+        return Member(path, link=plain_path(found.linkname))
     kind = KINDS.get(found.type)
     if kind is None:
         raise BundleInvalid(f"entry {overlay.shown(path)!r} has the unknown type {found.type!r}")
@@ -138,10 +138,11 @@ def _whiteout(found: Header, directory: bytes, name: bytes) -> Member:
     if found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or found.size:
         raise BundleInvalid(f"whiteout {overlay.shown(found.name)!r} is not an empty file")
     removed = name.removeprefix(overlay.WHITEOUT_PREFIX)
-    return Member(_path(overlay.join(directory, removed)))
+    return Member(plain_path(overlay.join(directory, removed)))
 
 
-def _path(name: bytes) -> bytes:
+def plain_path(name: bytes) -> bytes:
+    """A name that may stand in a bundle; raises :class:`BundleInvalid` for any that could lead elsewhere."""
     parts = name.split(b"/")
     if len(name) >= _MAX_PATH or b"\0" in name or any(part in (b"", b".", b"..") for part in parts):
         raise BundleInvalid(f"entry name {overlay.shown(name[:200])!r} is not a plain relative path")

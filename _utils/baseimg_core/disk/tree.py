@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import LayerUnsupported
@@ -101,6 +101,16 @@ class Stack:
                 marks.setdefault(name, [Mark.ABSENT] * layers)[index] = mark
         nodes = {name: self._merge(node, name, found) for name, found in marks.items()}
         return {name: child for name, child in nodes.items() if child}
+
+    def files_below(self, paths: Iterable[bytes]) -> Iterator[bytes]:
+        """Every leaf at or below these paths."""
+        pending = [(path, node) for path in paths if (node := self.find(path))]
+        while pending:
+            path, node = pending.pop()
+            if node.is_dir:
+                pending += [(overlay.join(path, name), child) for name, child in self.children(node).items()]
+            else:
+                yield path
 
     def _child(self, parent: Node, name: bytes) -> Node | None:
         return self._merge(parent, name, [_mark(directory + b"/" + name) for directory in parent.paths])

@@ -20,6 +20,8 @@ MEDIA_TYPES = {
     "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
     "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
 }
+# a layer in the encoding of disk.delta; what OCI says of private types: media-types.md, "Compatibility Matrix"
+DELTA_TYPE = "application/vnd.io.baseimg.layer.v1.tar+delta"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from .manifest import MEDIA_TYPES
 from .sshsig import PublicKey
 
 MISSING = ("ok", "fail")
+DELTAS = ("auto", "both", "only")
 _OPTIONS = frozenset({"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature"})
 _PILLAR_KEYS = frozenset({"bases", "builds"}) | _OPTIONS
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair"})
-_BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key"})
+_BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
 _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
@@ -114,7 +115,8 @@ def _build(path: object, raw: object, key: str) -> dict[str, Any]:
         raise _wrong(f"{key}:compression", compression, f"one of: {', '.join(MEDIA_TYPES)}")
     if fields.get("key") is not None:
         signing_key(fields["key"], f"{key}:key")
-    return {"version": None, "compression": "zstd", "key": None, **fields}
+    check_delta(fields.get("delta"), f"{key}:delta")
+    return {"version": None, "compression": "zstd", "key": None, "delta": None, **fields}
 
 
 def trust(*places: object) -> Trust:
@@ -161,6 +163,12 @@ def signing_key(path: object, key: str) -> str:
     if not isinstance(path, str) or not path.startswith("/") or not path.isprintable():
         raise _wrong(key, path, "the absolute path of a private key")
     return path
+
+
+def check_delta(value: object, key: str) -> None:
+    """How a bundle carries a delta; ``None`` for not at all."""
+    if value is not None and value not in DELTAS:
+        raise _wrong(key, value, f"one of: {', '.join(DELTAS)}")
 
 
 def check_base(version: object, chain_id: object, missing: object, key: str) -> None:

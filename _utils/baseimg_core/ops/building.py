@@ -63,11 +63,12 @@ def build(
     test: bool = False,
     progress: Progress | None = None,
     key: str | None = None,
+    delta: str | None = None,
 ) -> dict[str, Any]:
     """
     Write the bundle that leads from ``source`` to ``target``; with ``test`` only tell what it would hold.
 
-    ``key`` is the path of a private key to sign it with.
+    ``key`` is the path of a private key to sign it with. ``delta`` is as in :class:`bundle_writer.Encoding`.
     """
     compression.check(kind)
     signer = signing.load(key) if key else None
@@ -92,7 +93,8 @@ def build(
     if test:
         return result
     platform = {"os": new.os, "architecture": new.architecture}
-    written = bundle_writer.write(path, found, *sides, platform, kind, named(progress, "writing"))
+    encoding = bundle_writer.Encoding(kind, pristine(engine, old) if delta else None, delta or "")
+    written = bundle_writer.write(path, found, *sides, platform, encoding, named(progress, "writing"))
     result.update(digest=written.digest, size=written.size)
     if signer:
         signed = signing.sign(path, signer, written.digest)
@@ -123,6 +125,7 @@ def inspect(path: str, verify: bool = False) -> dict[str, Any]:
             "digest": bundle.digest,
             "size": bundle.size,
             "compression": bundle.compression,
+            "encodings": bundle.encodings,
             "verified": verify,
             **bundle.manifest.as_dict(),
         }

@@ -55,7 +55,9 @@ def import_legacy(
         if not found:
             raise ImagesEqual(f"{source} shows everything that is in {archive}")
         platform = {"os": image.os, "architecture": image.architecture}
-        written = bundle_writer.write(path, found, *sides, platform, kind, building.named(progress, "writing"))
+        written = bundle_writer.write(
+            path, found, *sides, platform, bundle_writer.Encoding(kind), building.named(progress, "writing")
+        )
     return {
         "bundle": path,
         "digest": written.digest,

@@ -21,33 +21,62 @@ from .planning import Catalogue, Context, Plan, Progress
 
 def stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue: Catalogue) -> Generation:
     """Make the generation that ``wanted`` leads to, from its start and over its bundles."""
-    start = wanted.start or record.pristine
-    bundle = catalogue.bundle(wanted.version)
-    size, paths = _need(base, record, start, [catalogue.manifest(step) for step in wanted.route])
+    start, passed = wanted.start or record.pristine, []
+    *legs, last = _legs(wanted.route, catalogue)
+    try:
+        for leg in legs:
+            start = _stage(context, base, record, start, leg, catalogue)
+            passed.append(start)
+        return _stage(context, base, record, start, last, catalogue)
+    finally:
+        for one in passed:
+            base.store.abandon(record, one)
+
+
+def _legs(route: list[str], catalogue: Catalogue) -> list[list[str]]:
+    """
+    The route in parts that can be made in one go: a delta alone needs the content that it starts from on the disk.
+    """
+    legs: list[list[str]] = []
+    for version in route:
+        if not legs or "full" not in catalogue.bundle(version).encodings:
+            legs.append([])
+        legs[-1].append(version)
+    return legs
+
+
+def _stage(
+    context: Context, base: Base, record: Record, start: Generation, route: list[str], catalogue: Catalogue
+) -> Generation:
+    bundles = {version: catalogue.bundle(version) for version in route}
+    size, paths = _need(base, record, start, [bundle.manifest for bundle in bundles.values()])
     hint = prunable(record)
     space.check(base.store.home, size, paths, context.reserve, hint)
 
-    total = start.paths + sum(catalogue.manifest(step).totals.added for step in wanted.route)
+    total = start.paths + sum(bundle.manifest.totals.added for bundle in bundles.values())
 
     def copying(paths: int) -> None:
         if context.progress:
             context.progress("copying", min(paths, total), total)
 
     def fill(path: str) -> Filled:
+        begin = base.store.path(record, start.number)
+        olds = {route[0]: Stack([begin, *base.lower])}
         flattener = Flattener(path, Stack(base.lower))
         try:
-            for step in reversed(wanted.route):
-                members = catalogue.bundle(step).members(_named(context.progress, f"unpacking {step}"))
+            for version, bundle in reversed(bundles.items()):
+                members = bundle.members(_named(context.progress, f"unpacking {version}"), olds.get(version))
                 flattener.add_changes(members if context.devices else _without_devices(members))
-            flattener.add_directory(base.store.path(record, start.number), copying)
+            flattener.add_directory(begin, copying)
             flattener.finish()
         finally:
             flattener.close()
         before = index.digests(base.store.index(start.number)) if start.number else {}
         return Filled(flattener.bytes, flattener.paths, {**before, **flattener.digests})
 
-    new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
-    new.signed_by = catalogue.signed_by(wanted.route)
+    last = bundles[route[-1]]
+    new = Generation(-1, route[-1], last.manifest.target.chain_id, 0, bundle=last.digest, by=context.by)
+    new.signed_by = catalogue.signed_by(route)
     try:
         return base.store.stage(record, new, fill)
     except SpaceExhausted as exc:

@@ -1,0 +1,121 @@
+"""Bundles whose changes are encoded as the difference to the node's own old files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, NEWER, Lab, layer
+from tests.support.images import file, whiteout
+from tests.support.kernel import differences, show
+
+pytestmark = pytest.mark.functional
+
+LIBRARY = hashlib.shake_256(b"library").digest(300_000)
+OLD = layer(file("etc/version", b"12.0\n"), file("lib/lib.so.1.2", LIBRARY), file("lib/same.so", LIBRARY[::-1]))
+FIRST = layer(
+    file("etc/version", b"12.1\n"),
+    whiteout("lib/lib.so.1.2"),
+    file("lib/lib.so.1.3", LIBRARY[:100_000] + b"changed" + LIBRARY[100_000:]),
+    file("lib/same.so", b"a little more" + LIBRARY[::-1]),
+)
+SECOND = layer(file("etc/version", b"12.2\n"), file("lib/lib.so.1.3", LIBRARY[50_000:] + b"2"))
+
+
+@pytest.fixture
+def node(lab: Lab) -> Lab:
+    base = [BUSYBOX, OLD]
+    lab.load({BASE: base, NEW: [*base, FIRST], NEWER: [*base, FIRST, SECOND], APP: [*base, APP_LAYER]})
+    return lab
+
+
+def source(path: str) -> dict[str, str]:
+    return {"source": path}
+
+
+def build(lab: Lab, name: str, **arguments: Any) -> dict[str, Any]:
+    return dict(lab.build(BASE, NEW, str(lab.work / name), **arguments))
+
+
+@pytest.mark.parametrize("delta", ["only", "both", "auto"])
+def test_it_shows_the_target_and_leads_back(node: Lab, delta: str) -> None:
+    old, target = show(node.dirs(BASE)), show(node.dirs(NEW))
+    full, made = build(node, "full.tar"), build(node, "delta.tar", delta=delta)
+    encodings = node.inspect(made["bundle"], verify=True)["encodings"]
+    assert set(encodings) == {"only": {"delta"}, "both": {"full", "delta"}, "auto": {"delta"}}[delta]
+    assert encodings["delta"] < 10_000 < full["size"]
+    assert made == build(node, "delta.tar", delta=delta)
+
+    node.apply(made["bundle"])
+    assert differences(show(node.dirs(BASE)), target) == []
+    node.rollback(BASE)
+    assert differences(show(node.dirs(BASE)), old) == []
+
+
+def test_auto_keeps_the_full_one_where_that_is_smaller(lab: Lab) -> None:
+    lab.usual()
+    made = lab.build(BASE, NEW, str(lab.work / "b.tar"), delta="auto")
+    assert set(lab.inspect(made["bundle"])["encodings"]) == {"full"}
+
+
+def test_a_chain_of_deltas(node: Lab) -> None:
+    """The second one starts from a content that is on no node yet; nothing of the way remains."""
+    first = node.bundle(BASE, NEW, delta="only")
+    second = node.bundle(NEW, NEWER, delta="only")
+    target = show(node.dirs(NEWER))
+    node.converge(BASE, "12.2", {"12.1": source(first), "12.2": source(second)})
+    assert differences(show(node.dirs(BASE)), target) == []
+    (base,) = node.status(BASE)["bases"]
+    assert [one["version"] for one in base["generations"]] == ["12.0", "12.2"]
+    assert base["interrupted"] is False
+
+
+def test_a_chain_whose_last_delta_does_not_fit_leaves_nothing(node: Lab) -> None:
+    first = node.bundle(BASE, NEW, delta="only")
+    second = node.bundle(NEW, NEWER, delta="only")
+    damaged = bytearray(Path(second).read_bytes())
+    at = damaged.index(b'"old":[["')
+    at = damaged.index(b'"]]', at) - 1
+    damaged[at] ^= 1
+    # the blob's digest is checked only at the end of reading, so a damaged part shows as what does not fit
+    Path(second).write_bytes(damaged)
+    bundles = {"12.1": source(first), "12.2": source(second)}
+    node.refused(("delta-mismatch", "digest-mismatch"), "converge", BASE, "12.2", bundles)
+    assert node.version() == "12.0"
+
+
+def test_old_files_that_were_changed(node: Lab) -> None:
+    """A delta alone is refused, and says which file; with the full encoding there is nothing to miss."""
+    only, both = build(node, "only.tar", delta="only"), build(node, "both.tar", delta="both")
+    target = show(node.dirs(NEW))
+    changed = Path(node.dirs(BASE)[0]) / "lib/lib.so.1.2"
+    changed.write_bytes(b"X" + LIBRARY[1:])
+    error = node.refused("delta-mismatch", "apply", only["bundle"])
+    assert "lib/lib.so.1.2" in error.info["message"]
+    node.apply(both["bundle"])
+    assert differences(show(node.dirs(BASE)), target) == []
+
+
+def test_a_node_without_zstandard(node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = build(node, "only.tar", delta="only")
+    both = build(node, "both.tar", delta="both", compression="gzip")
+    from baseimg_core.disk import compression  # the modules that the loader has loaded
+
+    monkeypatch.setattr(compression, "zstandard", None)
+    error = node.refused("compression-unsupported", "apply", only["bundle"])
+    assert "zstandard" in error.info["hint"]
+    assert node.apply(both["bundle"])["changed"] is True
+
+
+def test_the_state_builds_what_is_asked_for(node: Lab) -> None:
+    path = str(node.work / "b.tar")
+    built = node.minion.states["baseimg.built"]
+    for delta in (None, "only", "both", "auto"):
+        assert built(name=path, source=BASE, target=NEW, delta=delta)["changes"], delta
+        assert built(name=path, source=BASE, target=NEW, delta=delta)["changes"] == {}, delta
+    wrong = built(name=path, source=BASE, target=NEW, delta="yes")
+    assert wrong["result"] is False
+    assert "delta is 'yes'" in wrong["comment"]
