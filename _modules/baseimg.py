@@ -34,6 +34,7 @@ try:
         from baseimg_core.minion import Minion
         from baseimg_core.model import policy
         from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, verifying
+        from baseimg_core.ops import impact as impacting
     _MISSING = None
 except ImportError as exc:
     _MISSING = str(exc)
@@ -185,7 +186,7 @@ def inspect(bundle, verify=False):
         return building.inspect(minion.fetch(policy.bundle_source(bundle, None, "bundle")), bool(verify))
 
 
-def apply(bundle, hash=None, base=None, **kwargs):
+def apply(bundle, hash=None, base=None, protect=None, **kwargs):
     """
     Bring a base to the version that a bundle leads to. Running containers keep the old content, undisturbed.
 
@@ -197,6 +198,10 @@ def apply(bundle, hash=None, base=None, **kwargs):
 
     base
         Reference or chain ID of the base, where several on this node show what the bundle starts from.
+
+    protect
+        Patterns of images (``corp/legacy:*``), beside those in pillar: where such an image is built on the base,
+        nothing is changed.
 
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those that
     share the layer), and ``containers``: the running ones on the ``current`` content, on an older one (``outdated``:
@@ -213,10 +218,10 @@ def apply(bundle, hash=None, base=None, **kwargs):
         source = policy.bundle_source(bundle, hash, "bundle")
         if base is not None:
             policy.text(base, "base")
-        return converging.apply(minion.context(trust=True), source, base)
+        return converging.apply(minion.context(trust=True, protect=protect), source, base)
 
 
-def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs):
+def converge(name, version, bundles=None, chain_id=None, repair=False, protect=None, **kwargs):
     """
     Bring a base to a declared version: a generation that is present is swapped back in, else bundles lead there.
 
@@ -235,6 +240,9 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs)
     repair
         Make the content again, from the bundles, where somebody changed it (see :py:func:`baseimg.verify`).
 
+    protect
+        As for :py:func:`baseimg.apply`.
+
     Returns what :py:func:`baseimg.apply` returns, and whether it was ``repaired``.
 
     CLI Example:
@@ -246,18 +254,19 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs)
     """
     with _operation("converge", kwargs) as minion:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.converge(minion.context(trust=True), *wanted, bool(repair))
+        return converging.converge(minion.context(trust=True, protect=protect), *wanted, bool(repair))
 
 
-def plan(name, version, bundles=None, chain_id=None, repair=False):
+def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None):
     """
     Tell what :py:func:`baseimg.converge` would do with the same arguments, and change nothing.
 
-    name, version, bundles, chain_id, repair
+    name, version, bundles, chain_id, repair, protect
         As there.
 
     Returns what that would return, with ``bundles`` (the versions whose bundles would be applied, oldest first) and
-    ``changes`` (their counts) instead of ``generation``.
+    ``changes`` (their counts) instead of ``generation``; and under ``impact`` what these would do to each image, in
+    short: see :py:func:`baseimg.impact`.
 
     CLI Example:
 
@@ -267,7 +276,7 @@ def plan(name, version, bundles=None, chain_id=None, repair=False):
     """
     with _operation() as minion:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.plan(minion.context(trust=True), *wanted, bool(repair))
+        return converging.plan(minion.context(trust=True, protect=protect), *wanted, bool(repair))
 
 
 def rollback(base, to=None, **kwargs):
@@ -394,6 +403,38 @@ def status(base=None):
         else:
             found = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
         return {"format": _FORMAT, "storage": engine.storage, "bases": found}
+
+
+def impact(base, bundle=None):
+    """
+    Show every image on this machine that is built on a base, every container of them, and how much of a new version
+    takes effect in each image. Changes nothing. docs/impact.md tells how to read it.
+
+    base
+        The base's reference or chain ID.
+
+    bundle
+        What leads to the new version: a path, anything that ``cp.cache_file`` takes, or a version that pillar declares
+        for this base. By default the version that pillar wants; without any, only images and containers are shown.
+
+    Returns ``format`` (of this structure), ``base``, ``chain_id``, ``version`` and ``generation`` (shown now), ``to``
+    (the new version), ``changes`` (paths by what they are), ``packages`` (``added``, ``removed``, ``changed``, or why
+    that is ``unknown``; nothing where the bundle says nothing of them), ``verdicts`` (how many images are
+    ``effective``, ``partly``, ``blocked``), ``images`` and ``containers``, also stopped ones. Each image has its
+    ``verdict``, under ``covered`` the numbers of paths that its own layers cover and that have changed, the first 50 of
+    those under ``shadowed`` with reasons, what matters most first, and ``warnings``. Each container has ``state``,
+    ``since``, ``health``, ``restart``, ``project`` (of compose), and the ``generation`` that it has mounted.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.impact corp/base:12.0
+        salt-call baseimg.impact corp/base:12.0 salt://baseimg/bundles/corp-base_12.0_12.1.tar
+    """
+    with _operation("impact") as minion:
+        declared = minion.bundles(_text(base, "base"), bundle)
+        return impacting.impact(minion.context(trust=True), base, declared)
 
 
 def verify(base=None, deep=False):

@@ -23,6 +23,7 @@ from ..model import overlay
 from ..model.changes import Change
 from ..model.entry import Kind
 from ..model.manifest import LABEL, MEDIA_TYPES, ImageRef, Manifest, Totals
+from ..model.packages import Packages
 from . import compression, layertar, tarstream
 from .bundle import CONFIG_TYPE, MANIFEST_TYPE, blob_name
 from .files import discard, hex_digest, sync_directory
@@ -49,12 +50,14 @@ def write(
     platform: dict[str, str],
     kind: str = "zstd",
     progress: Progress | None = None,
+    packages: Packages | None = None,
 ) -> Written:
     """
     Write ``changes`` as the bundle file ``path``: under a temporary name, synced, then renamed.
 
     ``platform`` holds the target's ``os`` and ``architecture``; ``kind`` is the compression; ``progress`` is told
-    content bytes done and of how many. Raises :class:`DestinationUnwritable`, :class:`SpaceExhausted`.
+    content bytes done and of how many; ``packages`` are those that differ. Raises :class:`DestinationUnwritable`,
+    :class:`SpaceExhausted`.
     """
     compression.check(kind)
     directory, name = os.path.split(os.path.abspath(path))
@@ -66,7 +69,7 @@ def write(
     with disk_errors(path), _removed_on_failure(temporary):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w+b") as out:
-            manifest = _write_archive(out, changes, source, target, platform, kind, progress)
+            manifest = _write_archive(out, changes, source, target, platform, kind, progress, packages)
             out.flush()
             os.fsync(descriptor)
             size = out.seek(0, os.SEEK_END)
@@ -85,6 +88,7 @@ def _write_archive(
     platform: dict[str, str],
     kind: str,
     progress: Progress | None,
+    packages: Packages | None,
 ) -> Manifest:
     out.write(b"\0" * tarstream.BLOCK)
     layer = _LayerWriter(out, kind, progress)
@@ -92,7 +96,7 @@ def _write_archive(
     out.write(tarstream.padding(layer.blob.size))
     count = model_changes.counts(changes)
     totals = Totals(count["added"], count["modified"], count["removed"], len(changes), layer.content)
-    manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals)
+    manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages)
 
     config = _json(_config(manifest, platform))
     image = _json(

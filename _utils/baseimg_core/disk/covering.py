@@ -1,15 +1,14 @@
 """
 What application layers have at the paths that a new base changes. Reads only those paths, and follows no symlink.
 
-A layer is not walked: in each of its directories that lies on the way to a changed path the names that matter are looked
-up. So a layer that has nothing of the base's costs one look into its root, however large it is.
+A layer is not walked: in each of its directories that lies on the way to a changed path the names that matter are
+looked up. So a layer that has nothing of the base's costs one look into its root, however large it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterable, Iterator
 
 from ..errors import LayerUnsupported
@@ -51,7 +50,7 @@ class Layers:
 
 
 def look(directory: str, wanted: Wanted) -> Layer:
-    """What one layer has at changed paths and in the directories above them; paths that it does not have are left out."""
+    """What one layer has at changed paths and above them, sparse."""
     found: dict[bytes, Own] = {}
     tree = Tree(directory)
     try:
@@ -114,8 +113,8 @@ def _same(descriptor: int, name: bytes, st: os.stat_result, kind: Kind, want: Wa
 
 def _digest(descriptor: int, name: bytes) -> str:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(name, flags, dir_fd=descriptor), "rb", buffering=0) as file:
-        return hex_digest(file)  # type: ignore[arg-type]
+    with open(os.open(name, flags, dir_fd=descriptor), "rb") as file:
+        return hex_digest(file)
 
 
 def _is_opaque(descriptor: int, name: bytes) -> bool:

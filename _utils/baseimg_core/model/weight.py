@@ -39,27 +39,36 @@ CODE = (Weight.LIBRARY, Weight.PROGRAM)
 # Of no consequence where something else changes too: every image that installs a package has its own of these.
 MINOR = frozenset({Weight.DIRECTORY, Weight.PACKAGE_DATABASE, Weight.CACHE})
 
-_RULES = (
-    (
-        Weight.CACHE,
-        rb"(var/(cache|log|tmp)|tmp|run)(/.*)?|etc/ld\.so\.cache|usr/share/(info/dir|mime/.*)|(.*/)?__pycache__(/.*)?"
-        rb"|.*\.(cache|pyc)|usr/share/glib-2\.0/schemas/gschemas\.compiled|var/lib/(systemd|ucf)/.*",
+# The first that matches counts.
+_RULES: dict[Weight, tuple[bytes, ...]] = {
+    Weight.CACHE: (
+        rb"(var/(cache|log|tmp)|tmp|run)(/.*)?",
+        rb"etc/ld\.so\.cache",
+        rb"(.*/)?__pycache__(/.*)?",
+        rb".*\.(cache|pyc)",
+        rb"usr/share/(info/dir|mime/.*|glib-2\.0/schemas/gschemas\.compiled)",
     ),
-    (
-        Weight.PACKAGE_DATABASE,
-        rb"var/lib/(dpkg|apt|rpm|dnf|yum|pacman|zypp)(/.*)?|usr/lib/sysimage/(rpm|libdnf5?)(/.*)?"
-        rb"|(usr/)?lib/(apk|sysimage/apk)(/.*)?|etc/apk/world",
+    Weight.PACKAGE_DATABASE: (
+        rb"var/lib/(dpkg|apt|ucf|rpm|dnf|yum|zypp|pacman)(/.*)?",
+        rb"usr/lib/sysimage/(rpm|libdnf5?)(/.*)?",
+        rb"(usr/)?lib/apk(/.*)?",
+        rb"etc/apk/world",
     ),
-    (
-        Weight.CERTIFICATE,
-        rb"etc/(ssl|pki|ca-certificates)(/.*)?|usr/(local/)?share/(ca-certificates|pki)(/.*)?"
-        rb"|var/lib/ca-certificates(/.*)?|(.*/)?(cacerts|cacert\.pem|ca-bundle\.crt|ca-certificates\.crt)",
+    Weight.CERTIFICATE: (
+        rb"etc/(ssl|pki|ca-certificates)(/.*)?",
+        rb"usr/(local/)?share/(ca-certificates|pki)(/.*)?",
+        rb"var/lib/ca-certificates(/.*)?",
+        rb"(.*/)?(cacerts|cacert\.pem|ca-bundle\.crt|ca-certificates\.crt)",
     ),
-    (Weight.LIBRARY, rb"(?!var/)(.*/)?lib(32|64|x32)?(/.*)?|.*\.(so|jar|jmod|whl)|.*\.so\.[^/]*"),
-    (Weight.PROGRAM, rb"(.*/)?(s?bin|libexec)(/.*)?"),
-    (Weight.CONFIGURATION, rb"etc/.*"),
-)
-_COMPILED = tuple((weight, re.compile(rule, re.DOTALL)) for weight, rule in _RULES)
+    Weight.LIBRARY: (
+        rb"(?!var/)(.*/)?lib(32|64|x32)?(/.*)?",
+        rb".*\.(so|jar|jmod)",
+        rb".*\.so\.[^/]*",
+    ),
+    Weight.PROGRAM: (rb"(?!var/)(.*/)?(s?bin|libexec)(/.*)?",),
+    Weight.CONFIGURATION: (rb"etc/.*",),
+}
+_COMPILED = [(weight, re.compile(b"|".join(rules), re.DOTALL)) for weight, rules in _RULES.items()]
 
 
 def weigh(path: bytes, entry: Entry | None) -> Weight:

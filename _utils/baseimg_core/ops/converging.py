@@ -10,13 +10,13 @@ from ..disk import index, space
 from ..disk.flatten import Flattener
 from ..disk.generations import Filled
 from ..disk.tree import Stack
-from ..engine.base import Engine
+from ..engine.base import Engine, Image
 from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, RecordInvalid, VersionUnknown
 from ..model import ids
 from ..model.manifest import Manifest
 from ..model.policy import Source
 from ..model.record import Generation, Record
-from . import bases
+from . import bases, impact, protecting
 from .bases import Base
 from .planning import Catalogue, Context, Plan, Progress, check_pristine, confirmed, decide, open_bundle
 
@@ -71,7 +71,7 @@ def plan(
         current = record.generations[record.current]
         changed = wanted.generation is not current
         if changed:
-            bases.check_swappable(context.engine, base)
+            _check(context, base, version, record)
         images = bases.users(context.engine, base.chain_id)
         after = wanted.generation.number if wanted.generation else None
         totals = [catalogue.manifest(step).totals for step in wanted.route]
@@ -85,6 +85,8 @@ def plan(
             "changes": {word: sum(getattr(one, word) for one in totals) for word in ("added", "modified", "removed")},
             "images": [image.name for image in images],
             "containers": bases.containers(context.engine, base, base.store.read(), images, after),
+            "protected": _protected(context, base, record, images),
+            "impact": impact.foretell(context, base, images, catalogue, wanted.route) if wanted.route else None,
         }
 
 
@@ -164,8 +166,8 @@ def _reach(
         current = record.generations[record.current]
         if confirmed(record, version, catalogue) is current:
             return _result(context, base, record, None)
+    _check(context, base, version, record)
     decide(record, version, catalogue)  # fetches what is needed, so the lock is not held while bytes travel
-    bases.check_swappable(context.engine, base)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or bases.begin(context.engine, base)
         previous = record.previous
@@ -181,6 +183,18 @@ def _reach(
             generation.signed_by = catalogue.signed_by([version])
             base.store.save(record)
         return {**result, "repaired": drifted}
+
+
+def _check(context: Context, base: Base, version: str, record: Record) -> None:
+    """What must hold before a base is changed; a protected image may always have its original content again."""
+    if version != record.pristine.version:
+        protecting.check(context, base)
+    bases.check_swappable(context.engine, base)
+
+
+def _protected(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
+    """Protected images that show another content than their own, since they came when it was there already."""
+    return [image.name for image in protecting.protected(context, base, images)] if record.current else []
 
 
 def _mark_drift(base: Base, record: Record) -> bool:
@@ -254,6 +268,7 @@ def _result(context: Context, base: Base, record: Record, before: Generation | N
         "generation": current.number,
         "images": [image.name for image in images],
         "containers": bases.containers(context.engine, base, base.store.read(), images, record.current),
+        "protected": _protected(context, base, record, images),
     }
 
 

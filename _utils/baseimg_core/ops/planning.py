@@ -12,7 +12,7 @@ from ..engine.base import Engine
 from ..errors import BundleMismatch, BundleUnavailable, PristineUnproven, SignatureMissing, VersionUnknown
 from ..model import catalog
 from ..model.manifest import Manifest
-from ..model.policy import Source, Trust
+from ..model.policy import Protection, Source, Trust
 from ..model.record import Generation, Record
 
 Progress = Callable[[str, int, int], None]
@@ -24,7 +24,8 @@ class Context:
     What every operation on a node is given.
 
     ``fetch`` turns a bundle's source into a local path; ``by`` is who asked; ``lock_timeout`` is in seconds;
-    ``reserve`` is the percentage of the file system that must stay free; ``trust`` says whose signatures count.
+    ``reserve`` is the percentage of the file system that must stay free; ``trust`` says whose signatures count,
+    ``protection`` which images must not be changed.
     """
 
     engine: Engine
@@ -34,6 +35,7 @@ class Context:
     reserve: int = 0
     progress: Progress | None = None
     trust: Trust = field(default_factory=Trust)
+    protection: Protection = field(default_factory=Protection)
 
 
 @dataclass(slots=True)
