@@ -10,6 +10,7 @@ do not count), or nothing where the base has removed it. It does not matter whic
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -42,7 +43,7 @@ class Want:
 class Wanted:
     """
     All that a new base changes. ``names`` gives for each directory on the way to a changed path what to look for in it;
-    ``totals`` counts the paths by weight.
+    ``totals`` counts the paths by weight, ``brought`` those among them that are not removed.
     """
 
     def __init__(self, wants: Mapping[bytes, Want]) -> None:
@@ -51,9 +52,11 @@ class Wanted:
         self.names: dict[bytes, set[bytes]] = {}
         self.weights: dict[bytes, Weight] = {}
         self.totals = dict.fromkeys(Weight, 0)
+        self.brought: Counter[Weight] = Counter()
         for path, want in wants.items():
             self.weights[path] = weigh(path, want.entry)
             self.totals[self.weights[path]] += 1
+            self.brought[self.weights[path]] += want.entry is not None
             for one in (path, *overlay.ancestors(path)):
                 directory, name = overlay.split(one)
                 self.names.setdefault(directory, set()).add(name)
@@ -124,17 +127,17 @@ def verdict(wanted: Wanted, found: Iterable[Shadow]) -> Verdict:
     How much of the new base takes effect in an image; docs/impact.md gives the reasons for this rule.
 
     Directories' metadata, package databases and caches count only where a bundle changes nothing else. *Effective*:
-    nothing that counts is covered. *Blocked*: every changed library and program is; where none has changed, everything
-    that counts is. Else *partly*.
+    nothing that counts is covered. *Blocked*: every library and program that the new base brings is; where it brings
+    none, everything that counts and that it brings is. Else *partly*. A removed path is not brought.
     """
-    covered = dict.fromkeys(Weight, 0)
-    for shadow in found:
-        covered[shadow.weight] += 1
+    found = list(found)
     counts = [one for one in Weight if one not in MINOR and wanted.totals[one]] or list(Weight)
-    if not any(covered[one] for one in counts):
+    if not any(shadow.weight in counts for shadow in found):
         return Verdict.EFFECTIVE
-    decisive = [one for one in CODE if wanted.totals[one]] or counts
-    whole = all(covered[one] == wanted.totals[one] for one in decisive)
+    brought = wanted.brought
+    covered = Counter(shadow.weight for shadow in found if wanted.by_path[shadow.path].entry)
+    decisive = [one for one in CODE if brought[one]] or counts
+    whole = any(brought[one] for one in decisive) and all(covered[one] == brought[one] for one in decisive)
     return Verdict.BLOCKED if whole else Verdict.PARTLY
 
 
