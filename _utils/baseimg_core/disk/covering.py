@@ -8,6 +8,7 @@ looked up. So a layer that has nothing of the base's costs one look into its roo
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterable, Iterator
 
@@ -22,6 +23,7 @@ from .layertar import Member
 from .tree import entry_of
 
 _FEW = 16  # names that are looked up one by one instead of listing the directory
+_shared = functools.cache(Own)  # there are few different ones, and may be millions of paths
 
 
 class Layers:
@@ -92,13 +94,13 @@ def _present(descriptor: int, names: set[bytes]) -> Iterator[tuple[bytes, os.sta
 def _own(descriptor: int, name: bytes, st: os.stat_result, want: Want | None) -> Own | None:
     kind = kind_of(st.st_mode)
     if overlay.is_whiteout(st.st_mode, st.st_rdev):
-        return Own(Mark.WHITEOUT)
+        return _shared(Mark.WHITEOUT)
     if kind is None:  # a socket: no view depends on it
         return None
     same = _same(descriptor, name, st, kind, want)
     if kind is not Kind.DIRECTORY:
-        return Own(Mark.LEAF, kind, same)
-    return Own(Mark.OPAQUE if _is_opaque(descriptor, name) else Mark.DIRECTORY, kind, same)
+        return _shared(Mark.LEAF, kind, same)
+    return _shared(Mark.OPAQUE if _is_opaque(descriptor, name) else Mark.DIRECTORY, kind, same)
 
 
 def _same(descriptor: int, name: bytes, st: os.stat_result, kind: Kind, want: Want | None) -> bool:

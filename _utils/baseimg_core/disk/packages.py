@@ -37,7 +37,7 @@ _OLD_RPM = tuple(
     for name in (b"Packages", b"Packages.db")
 )
 _MAX = 256 << 20  # bytes of a database
-_INSTALLED = re.compile(rb"^Package: (\S+)\nStatus: \S+ \S+ installed$", re.MULTILINE)
+_INSTALLED = re.compile(rb"^Package: (\S+)\n(?:[^\n]+\n)*?Status: \S+ \S+ installed$", re.MULTILINE)
 # rpm.org, "RPM v4 package format": the tags of a header that make up what 'rpm -qa' prints
 _NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
 _INT32, _STRING = 4, 6

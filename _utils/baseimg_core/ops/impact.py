@@ -221,7 +221,7 @@ def _containers(engine: Engine, base: Base, record: Record, images: list[Image])
     names = {image.id: image.name for image in images}
     places = {number: base.store.path(record, number) for number in record.present} if base.store.read() else {}
     found = []
-    for one in engine.containers(stopped=True):
+    for one in engine.containers(True):
         if one.image_id in names:
             found.append({**_container(one, names[one.image_id]), **_content(one, record, places)})
     return found
