@@ -205,8 +205,8 @@ def apply(bundle, hash=None, base=None, protect=None, **kwargs):
 
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those that
     share the layer), and ``containers``: the running ones on the ``current`` content, on an older one (``outdated``:
-    stop and start them, a restart is not enough), and ``unknown`` where that cannot be told. What is there already
-    changes nothing.
+    stop and start them, a restart is not enough), and ``unknown`` where that cannot be told; and ``protected``, the
+    protected images that came when it was changed already. What is there already changes nothing.
 
     CLI Example:
 

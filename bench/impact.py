@@ -24,7 +24,8 @@ from baseimg_core.disk.compare import compare  # noqa: E402
 from baseimg_core.disk.tree import Stack  # noqa: E402
 from baseimg_core.model.ids import chain_id  # noqa: E402
 from baseimg_core.model.manifest import ImageRef  # noqa: E402
-from baseimg_core.model.policy import Declared, Source  # noqa: E402
+from baseimg_core.model.policy import Source  # noqa: E402
+from baseimg_core.model.protection import Declared  # noqa: E402
 from baseimg_core.ops import impact  # noqa: E402
 from baseimg_core.ops.planning import Context  # noqa: E402
 from tests.support.images import digest  # noqa: E402

@@ -16,7 +16,7 @@ from typing import Any
 from .engine.base import Engine
 from .engine.docker import Docker
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
-from .model import policy
+from .model import policy, protection
 from .ops.planning import Context
 
 _DEFAULT_URL = "unix:///var/run/docker.sock"
@@ -65,7 +65,7 @@ class Minion:
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy.Trust()
         # a mistake in pillar must not stand in the way of what needs nothing of it, such as a rollback
-        kept = policy.protection(protect, self.declared()["bases"]) if trust else policy.Protection()
+        kept = protection.protection(protect, self.declared()["bases"]) if trust else protection.Protection()
         return Context(self.engine(), self.fetch, by, float(timeout), reserve, self.progress, trusted, kept)
 
     def _trust(self) -> policy.Trust:
@@ -76,9 +76,9 @@ class Minion:
         """What pillar declares, checked, with defaults."""
         return policy.declared(self._pillar.get("baseimg"))
 
-    def bundles(self, base: str, bundle: object) -> policy.Declared | None:
+    def bundles(self, base: str, bundle: object) -> protection.Declared | None:
         """The bundles to tell the impact of: ``bundle`` (a path, a URL, a version), else what pillar declares."""
-        return policy.declared_bundles(base, bundle, self.declared()["bases"])
+        return protection.declared_bundles(base, bundle, self.declared()["bases"])
 
     def fetch(self, source: policy.Source) -> str:
         """A local path of what is at ``source``; raises :class:`BundleUnavailable`."""

@@ -80,6 +80,8 @@ MISTAKES: list[tuple[object, str, str, str]] = [
         "'12.1' (str)",
         "only these keys: bundles, chain_id, missing, protect, repair, version",
     ),
+    (base(protect="corp/x:*"), f"{AT}:protect", "'corp/x:*' (str)", "a list of image patterns"),
+    (base(protect=["a", 5]), f"{AT}:protect:1", "'5' (int)", "a text"),
     (base(missing="maybe"), f"{AT}:missing", "'maybe' (str)", "one of: ok, fail"),
     (base(missing=None), f"{AT}:missing", "nothing", "one of: ok, fail"),
     (base(missing=["ok"]), f"{AT}:missing", "(list)", "one of: ok, fail"),

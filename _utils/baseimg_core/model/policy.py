@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,27 +49,6 @@ class Trust:
 
     keys: Mapping[str, PublicKey] = field(default_factory=dict)
     required: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Protection:
-    """Patterns of images whose base must not be changed: for any base, and by a base's reference or chain ID."""
-
-    patterns: tuple[str, ...] = ()
-    by_base: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def of(self, reference: str, chain_id: str) -> tuple[str, ...]:
-        """Those that count for one base."""
-        return (*self.patterns, *self.by_base.get(reference, ()), *self.by_base.get(chain_id, ()))
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """Bundles for one base, by version; ``version`` is the one to reach, empty where that is the only bundle's."""
-
-    bundles: Mapping[str, Source]
-    version: str = ""
-    chain_id: str | None = None
 
 
 def bundle_source(source: object, digest: object, key: str) -> Source:
@@ -150,42 +128,6 @@ def protect(raw: object, key: str = "protect") -> tuple[str, ...]:
     for number, pattern in enumerate(raw):
         text(pattern, f"{key}:{number}")
     return tuple(raw)
-
-
-def protection(raw: object, bases: Mapping[str, Mapping[str, Any]]) -> Protection:
-    """What an argument and pillar (``bases`` as :func:`declared` returns them) protect."""
-    by_base: dict[str, tuple[str, ...]] = {}
-    for name, base in bases.items():
-        for key in (name, base["chain_id"]) if base["chain_id"] else (name,):
-            by_base[key] = (*by_base.get(key, ()), *base["protect"])
-    return Protection(protect(raw), by_base)
-
-
-def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str, Any]]) -> Declared | None:
-    """
-    The bundles that ``bundle`` stands for: a path or a URL, or a version that pillar declares for the base ``name``.
-
-    By default the version that pillar wants, if a bundle leads to it; ``None`` where there is nothing of the kind.
-    """
-    if isinstance(bundle, str) and (bundle.startswith("/") or "://" in bundle):
-        return Declared({"": bundle_source(bundle, None, "bundle")})
-    known = next((one for key, one in bases.items() if name in (key, one["chain_id"])), None)
-    found = bundles(known["bundles"]) if known else {}
-    version = bundle if bundle is not None else known["version"] if known else ""
-    if version in found:
-        return Declared(found, str(version), known["chain_id"] if known else None)
-    if bundle is not None:
-        versions = ", ".join(sorted(found)) or "none"
-        raise _wrong("bundle", bundle, f"a path, a URL, or a version that pillar declares for {name}: {versions}")
-    return None
-
-
-def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> bool:
-    """
-    Whether an image is protected: by its ID, or by one of its references as the engine shows them, with or without tag.
-    """
-    names = [image_id, *(name for tag in tags for name in (tag, tag.removesuffix(f":{ids.tag(tag)}")))]
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def trust(*places: object) -> Trust:

@@ -118,7 +118,7 @@ def shadows(wanted: Wanted, layers: Sequence[Layer]) -> list[Shadow]:
 
     ``layers`` are the image's own, top first, each with what it has at changed paths and the directories above them.
     """
-    found = _Stack(wanted, layers).run()
+    found = _Stack(wanted, [layer for layer in layers if layer]).run()
     return sorted(found, key=lambda shadow: (shadow.weight, shadow.path))
 
 

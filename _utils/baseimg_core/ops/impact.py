@@ -14,7 +14,7 @@ from ..errors import BundleMismatch, LayerUnsupported
 from ..model import catalog, overlay, shadow
 from ..model import packages as model_packages
 from ..model.packages import Packages
-from ..model.policy import Declared
+from ..model.protection import Declared
 from ..model.record import Record
 from ..model.shadow import Shadow, Verdict, Wanted
 from ..model.weight import Weight

@@ -12,7 +12,8 @@ from ..engine.base import Engine
 from ..errors import BundleMismatch, BundleUnavailable, PristineUnproven, SignatureMissing, VersionUnknown
 from ..model import catalog
 from ..model.manifest import Manifest
-from ..model.policy import Protection, Source, Trust
+from ..model.policy import Source, Trust
+from ..model.protection import Protection
 from ..model.record import Generation, Record
 
 Progress = Callable[[str, int, int], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..engine.base import Image
 from ..errors import ImageProtected
-from ..model import policy
+from ..model import protection
 from .bases import Base, users
 from .planning import Context
 
@@ -17,7 +17,7 @@ def protected(context: Context, base: Base, images: list[Image] | None = None) -
     if not patterns:
         return []
     found = users(context.engine, base.chain_id) if images is None else images
-    return [image for image in found if policy.protects(patterns, image.id, image.tags)]
+    return [image for image in found if protection.protects(patterns, image.id, image.tags)]
 
 
 def check(context: Context, base: Base) -> None:
