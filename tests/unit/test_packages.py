@@ -76,6 +76,7 @@ class TestManifest:
             ("changed", {"a": ["1", "2", "3"]}),
             ("changed", {"a": ["1", None]}),
             ("added", {f"p{number}": "1" for number in range(MAX_PACKAGES + 1)}),
+            ("added", {f"{number}".rjust(MAX_TEXT, "p"): "ä" * MAX_TEXT for number in range(1000)}),
         ],
     )
     def test_what_is_damaged_is_named(self, field: str, value: object) -> None:
@@ -106,6 +107,8 @@ class TestDifference:
     def test_what_no_manifest_could_hold_is_unknown(self) -> None:
         many = {f"p{number}": "1" for number in range(MAX_PACKAGES + 1)}
         assert "8193 packages differ" in difference("dpkg", {}, many).unknown
+        long = {f"{number}".rjust(MAX_TEXT, "p"): "1" * MAX_TEXT for number in range(4000)}
+        assert "4000 packages differ" in difference("dpkg", {}, long).unknown
         for strange in ({"a\nb": "1"}, {"a": "x" * 1000}, {"a": ""}):
             assert "name or version" in difference("apk", {}, strange).unknown
 

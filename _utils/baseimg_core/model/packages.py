@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,8 @@ from ..errors import BundleInvalid
 
 MANAGERS = ("dpkg", "apk", "rpm")
 MAX_TEXT = 256  # characters of a name or a version
-MAX_PACKAGES = 8192  # with names and versions as long as real ones, half a megabyte of a config's four
+MAX_PACKAGES = 8192
+MAX_JSON = 1 << 20  # bytes; registries bound the config that holds it to four times as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,12 @@ class Packages:
     removed: Mapping[str, str] = field(default_factory=dict)
     changed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     unknown: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether a manifest can hold it."""
+        told = len(self.added) + len(self.removed) + len(self.changed)
+        return told <= MAX_PACKAGES and len(json.dumps(self.as_dict())) <= MAX_JSON
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, in its JSON form."""
@@ -43,13 +51,14 @@ def difference(manager: str, old: Mapping[str, str], new: Mapping[str, str]) -> 
     added = {name: version for name, version in new.items() if name not in old}
     removed = {name: version for name, version in old.items() if name not in new}
     changed = {name: (old[name], new[name]) for name in old.keys() & new.keys() if old[name] != new[name]}
-    told = len(added) + len(removed) + len(changed)
-    if told > MAX_PACKAGES:
-        return Packages(manager, unknown=f"{told} packages differ, more than a manifest can hold")
     texts = [*added.items(), *removed.items(), *((name, text) for name, pair in changed.items() for text in pair)]
     for strange in (one for pair in texts for one in pair if not _is_text(one)):
         return Packages(manager, unknown=f"the {manager} database has the name or version {strange[:80]!r}")
-    return Packages(manager, added, removed, changed)
+    found = Packages(manager, added, removed, changed)
+    if not found.fits:
+        told = len(added) + len(removed) + len(changed)
+        return Packages(manager, unknown=f"{told} packages differ, more than a manifest can hold")
+    return found
 
 
 def follow(steps: Sequence[Packages | None]) -> Packages | None:
@@ -86,10 +95,11 @@ def parse(raw: object) -> Packages | None:
         raise _invalid("packages.unknown", unknown, f"a text of at most {MAX_TEXT} characters")
     plain = {side: _versions(raw, side, _is_text, "a version") for side in ("added", "removed")}
     pairs = _versions(raw, "changed", _is_pair, "a list of two versions")
-    if sum(map(len, plain.values())) + len(pairs) > MAX_PACKAGES:
-        raise BundleInvalid(f"manifest field packages names more than {MAX_PACKAGES} packages")
     changed = {name: (versions[0], versions[1]) for name, versions in pairs.items()}
-    return Packages(manager, plain["added"], plain["removed"], changed, unknown)
+    found = Packages(manager, plain["added"], plain["removed"], changed, unknown)
+    if not found.fits:
+        raise BundleInvalid(f"manifest field packages has more than {MAX_PACKAGES} packages or {MAX_JSON} bytes")
+    return found
 
 
 def _versions(raw: dict[str, Any], side: str, holds: Any, expected: str) -> dict[str, Any]:

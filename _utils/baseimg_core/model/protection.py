@@ -66,7 +66,7 @@ def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str,
     if bundle is not None:
         versions = ", ".join(sorted(found)) or "none"
         raise ArgumentInvalid(
-            f"bundle is {str(bundle)[:80]!r} ({type(bundle).__name__}), expected a path, a URL, or (in quotes) a version "
+            f"bundle is {str(bundle)[:80]!r} ({type(bundle).__name__}), expected a path, a URL, or in quotes a version "
             f"that pillar declares for {name}: {versions}"
         )
     return None

@@ -38,13 +38,19 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
     Where ``declared`` names no version there is one bundle, whose target counts.
     """
     base = bases.locate(context.engine, name, declared.chain_id if declared else None)
-    record = base.store.read() or bases.first_record(base)
-    images = bases.users(context.engine, base.chain_id)
-    kept = {image.id for image in protecting.protected(context, base, images)}
-    containers = _containers(context.engine, base, record, images)
+    found = base.store.read()
+    record = found or bases.first_record(base)
+    users = bases.users(context.engine, base.chain_id)
+    kept = {image.id for image in protecting.protected(context, base, users)}
+    places = {number: base.store.path(record, number) for number in record.present} if found else {}
+    containers = _containers(context.engine, users, record, places)
     with contextlib.ExitStack() as stack:
         new = _declared(context, stack, record, base, declared) if declared else None
-    judged = _Judge(base, new).all(images) if new else [None] * len(images)
+    judged = _Judge(base, new).all(users) if new else []
+    images = [
+        {**_image(image, base, image.id in kept, containers), **(judged[number].as_dict(_PATHS) if judged else {})}
+        for number, image in enumerate(users)
+    ]
     return {
         "format": FORMAT,
         "base": record.reference,
@@ -54,11 +60,8 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
         "to": new.version if new else None,
         "changes": {weight.plural: count for weight, count in new.wanted.totals.items() if count} if new else {},
         "packages": new.packages.as_dict() if new and new.packages else None,
-        "verdicts": _verdicts(one for one in judged if one),
-        "images": [
-            {**_image(image, base, image.id in kept, containers), **(one.as_dict(_PATHS) if one else {})}
-            for image, one in zip(images, judged, strict=True)
-        ],
+        "verdicts": _verdicts(judged),
+        "images": _worst_first(images),
         "containers": containers,
     }
 
@@ -72,11 +75,9 @@ def foretell(context: Context, base: Base, images: Sequence[Image], catalogue: C
         for image, one in zip(images, found, strict=True)
         if one.verdict != Verdict.EFFECTIVE.value or one.warnings
     ]
-    order = [Verdict.BLOCKED.value, Verdict.PARTLY.value, UNKNOWN, Verdict.EFFECTIVE.value]
-    judged.sort(key=lambda one: order.index(one["verdict"]))
     return {
         "verdicts": _verdicts(found),
-        "images": judged[:_IMAGES],
+        "images": _worst_first(judged)[:_IMAGES],
         "packages": new.packages.as_dict() if new.packages else None,
     }
 
@@ -197,6 +198,11 @@ def _shadow(one: Shadow) -> dict[str, str]:
     return found if one.by == one.path else {**found, "by": overlay.shown(one.by)}
 
 
+def _worst_first(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    order = [Verdict.BLOCKED.value, Verdict.PARTLY.value, UNKNOWN, Verdict.EFFECTIVE.value]
+    return sorted(images, key=lambda one: order.index(one.get("verdict", UNKNOWN)))
+
+
 def _verdicts(judged: Iterable[_Judged]) -> dict[str, int]:
     total = {one.value: 0 for one in Verdict}
     for one in judged:
@@ -217,9 +223,9 @@ def _image(image: Image, base: Base, kept: bool, containers: list[dict[str, Any]
     }
 
 
-def _containers(engine: Engine, base: Base, record: Record, images: list[Image]) -> list[dict[str, Any]]:
+def _containers(engine: Engine, images: list[Image], record: Record, places: dict[int, str]) -> list[dict[str, Any]]:
+    """Every container of these images; ``places`` are the generations' directories by number."""
     names = {image.id: image.name for image in images}
-    places = {number: base.store.path(record, number) for number in record.present} if base.store.read() else {}
     found = []
     for one in engine.containers(True):
         if one.image_id in names:
