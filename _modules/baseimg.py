@@ -420,10 +420,10 @@ def impact(base, bundle=None):
     Returns ``format`` (of this structure), ``base``, ``chain_id``, ``version`` and ``generation`` (shown now), ``to``
     (the new version), ``changes`` (paths by what they are), ``packages`` (``added``, ``removed``, ``changed``, or why
     that is ``unknown``; nothing where the bundle says nothing of them), ``verdicts`` (how many images are
-    ``effective``, ``partly``, ``blocked``), ``images``, worst first, and ``containers``, also stopped ones. An image has
-    its ``verdict``, under ``covered`` how many changed paths its own layers cover and of how many, the first 50 of those
-    under ``shadowed`` with reasons, what matters most first, and ``warnings``. A container has ``state``, ``since``,
-    ``health``, ``restart``, ``project`` (of compose), and the ``generation`` that it has mounted.
+    ``effective``, ``partly``, ``blocked``), ``images``, worst first, and ``containers``, also stopped ones. An image
+    has its ``verdict``, under ``covered`` how many changed paths its own layers cover and of how many, the first 50 of
+    those under ``shadowed`` with reasons, what matters most first, and ``warnings``. A container has ``state``,
+    ``since``, ``health``, ``restart``, ``project`` (of compose), and the ``generation`` that it has mounted.
 
     CLI Example:
 

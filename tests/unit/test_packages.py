@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ class TestDpkg:
 
     def test_without_its_parser_it_is_unknown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         root = put(tmp_path / "a", DPKG, stanza("a", "1"))
-        monkeypatch.setattr(databases, "deb822", None)
+        monkeypatch.setitem(sys.modules, "debian", None)
         found = told(root, root)
         assert "python-debian" in found.unknown
         # what a node asks needs none

@@ -12,7 +12,7 @@ import functools
 import os
 from collections.abc import Iterable, Iterator
 
-from ..errors import LayerUnsupported
+from ..errors import BundleInvalid, LayerUnsupported
 from ..model import overlay
 from ..model.entry import Kind, differences, kind_of
 from ..model.overlay import Mark
@@ -32,9 +32,6 @@ class Layers:
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
         self._read: dict[str, Layer] = {}
-
-    def __len__(self) -> int:
-        return len(self._read)
 
     def stack(self, directories: Iterable[str]) -> list[Layer]:
         """What these layers have, in the same order; raises :class:`LayerUnsupported` for one that cannot be judged."""
@@ -72,14 +69,21 @@ def look(directory: str, wanted: Wanted) -> Layer:
 
 
 def wants(bundle: Bundle, progress: Progress | None = None) -> Iterator[Want]:
-    """What the new base shows at each path that a bundle changes."""
+    """What the new base shows at each path that a bundle changes; raises :class:`BundleInvalid`."""
     leaders: dict[bytes, Member] = {}
+    closed: set[bytes] = set()
     for member, _stream in bundle.members(progress):
+        if any(above in closed for above in overlay.ancestors(member.path)):
+            raise BundleInvalid(f"{overlay.shown(member.path)} lies below a path that is no directory")
         if member.leads:
             leaders[member.path] = member
-        # a link to nothing is refused when the bundle is applied; here it is a path of which nothing is known
-        shown = leaders.get(member.link, member) if member.link is not None else member
-        yield Want(member.path, shown.entry, shown.digest)
+        shown = leaders.get(member.link) if member.link is not None else member
+        if shown is None:
+            raise BundleInvalid(f"{overlay.shown(member.path)} is linked to a path that the bundle does not carry")
+        want = Want(member.path, shown.entry, shown.digest)
+        if want.mark is not Mark.DIRECTORY:
+            closed.add(want.path)
+        yield want
 
 
 def _present(descriptor: int, names: set[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:

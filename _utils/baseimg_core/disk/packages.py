@@ -22,11 +22,6 @@ from ..model.packages import Packages
 from .files import read_below
 from .tree import Stack
 
-try:
-    from debian import deb822
-except ImportError:  # needed where bundles are built only
-    deb822 = None  # type: ignore[assignment]
-
 _DPKG = b"var/lib/dpkg/status"
 _DISTROLESS = b"var/lib/dpkg/status.d"
 _APK = (b"lib/apk/db/installed", b"usr/lib/apk/db/installed")
@@ -93,8 +88,10 @@ def _dpkg(stack: Stack) -> Versions | None:
     parts = [data or b"", *_distroless(stack)]
     if data is None and len(parts) == 1:
         return None
-    if deb822 is None:
-        raise Unreadable("reading dpkg's database needs the Python package python-debian")
+    try:
+        from debian import deb822  # not before: it takes a fifth of a second, and only builds need it
+    except ImportError:
+        raise Unreadable("reading dpkg's database needs the Python package python-debian") from None
     found: dict[str, Versions] = {}
     try:
         for part in parts:
