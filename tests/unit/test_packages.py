@@ -104,6 +104,9 @@ class TestDifference:
     def test_of_two_databases(self) -> None:
         found = difference("dpkg", {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"})
         assert found == Packages("dpkg", {"d": "1"}, {"a": "1"}, {"b": ("1", "2")})
+        names = [f"p{number}" for number in range(100)]
+        found = difference("dpkg", dict.fromkeys(reversed(names), "1"), dict.fromkeys(names, "2"))
+        assert list(found.changed) == sorted(names)
 
     def test_what_no_manifest_could_hold_is_unknown(self) -> None:
         many = {f"p{number}": "1" for number in range(MAX_PACKAGES + 1)}

@@ -47,10 +47,11 @@ class Packages:
 
 
 def difference(manager: str, old: Mapping[str, str], new: Mapping[str, str]) -> Packages:
-    """What has to be told of two databases, each with versions by name."""
-    added = {name: version for name, version in new.items() if name not in old}
-    removed = {name: version for name, version in old.items() if name not in new}
-    changed = {name: (old[name], new[name]) for name in old.keys() & new.keys() if old[name] != new[name]}
+    """What has to be told of two databases, each with versions by name; names are sorted."""
+    added = {name: version for name, version in sorted(new.items()) if name not in old}
+    removed = {name: version for name, version in sorted(old.items()) if name not in new}
+    both = sorted(old.keys() & new.keys())
+    changed = {name: (old[name], new[name]) for name in both if old[name] != new[name]}
     texts = [*added.items(), *removed.items(), *((name, text) for name, pair in changed.items() for text in pair)]
     for strange in (one for pair in texts for one in pair if not _is_text(one)):
         return Packages(manager, unknown=f"the {manager} database has the name or version {strange[:80]!r}")

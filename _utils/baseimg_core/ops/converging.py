@@ -71,7 +71,7 @@ def plan(
         current = record.generations[record.current]
         changed = wanted.generation is not current
         if changed:
-            _check(context, base, version, record)
+            _check(context, base, record, wanted)
         images = bases.users(context.engine, base.chain_id)
         after = wanted.generation.number if wanted.generation else None
         totals = [catalogue.manifest(step).totals for step in wanted.route]
@@ -166,8 +166,8 @@ def _reach(
         current = record.generations[record.current]
         if confirmed(record, version, catalogue) is current:
             return _result(context, base, record, None)
-    _check(context, base, version, record)
-    decide(record, version, catalogue)  # fetches what is needed, so the lock is not held while bytes travel
+    wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
+    _check(context, base, record, wanted)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or bases.begin(context.engine, base)
         previous = record.previous
@@ -185,9 +185,9 @@ def _reach(
         return {**result, "repaired": drifted}
 
 
-def _check(context: Context, base: Base, version: str, record: Record) -> None:
+def _check(context: Context, base: Base, record: Record, wanted: Plan) -> None:
     """What must hold before a base is changed; a protected image may always have its original content again."""
-    if version != record.pristine.version:
+    if wanted.generation is None or wanted.generation.number not in (0, record.current):
         protecting.check(context, base)
     bases.check_swappable(context.engine, base)
 

@@ -66,7 +66,9 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
     }
 
 
-def foretell(context: Context, base: Base, images: Sequence[Image], catalogue: Catalogue, route: list[str]) -> Any:
+def foretell(
+    context: Context, base: Base, images: Sequence[Image], catalogue: Catalogue, route: list[str]
+) -> dict[str, Any]:
     """The same in short, for a plan: verdicts, the images that the new base does not reach wholly, packages."""
     new = _new(context, catalogue, route)
     found = _Judge(base, new).all(images)
