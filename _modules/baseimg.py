@@ -35,6 +35,7 @@ try:
         from baseimg_core.minion import Minion
         from baseimg_core.model import policy
         from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, verifying
+        from baseimg_core.ops import impact as impacting
     _MISSING = None
 except ImportError as exc:
     _MISSING = str(exc)
@@ -192,7 +193,7 @@ def inspect(bundle, verify=False):
         return building.inspect(minion.fetch(policy.bundle_source(bundle, None, "bundle")), bool(verify))
 
 
-def apply(bundle, hash=None, base=None, **kwargs):
+def apply(bundle, hash=None, base=None, protect=None, **kwargs):
     """
     Bring a base to the version that a bundle leads to. Running containers keep the old content, undisturbed.
 
@@ -205,10 +206,14 @@ def apply(bundle, hash=None, base=None, **kwargs):
     base
         Reference or chain ID of the base, where several on this node show what the bundle starts from.
 
+    protect
+        Patterns of images (``corp/legacy:*``), beside those in pillar: where such an image is built on the base,
+        nothing is changed.
+
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those that
     share the layer), and ``containers``: the running ones on the ``current`` content, on an older one (``outdated``:
-    stop and start them, a restart is not enough), and ``unknown`` where that cannot be told. What is there already
-    changes nothing.
+    stop and start them, a restart is not enough), and ``unknown`` where that cannot be told; and ``protected``, the
+    protected images that came when it was changed already. What is there already changes nothing.
 
     CLI Example:
 
@@ -220,10 +225,10 @@ def apply(bundle, hash=None, base=None, **kwargs):
         source = policy.bundle_source(bundle, hash, "bundle")
         if base is not None:
             policy.text(base, "base")
-        return converging.apply(minion.context(trust=True), source, base)
+        return converging.apply(minion.context(trust=True, protect=protect), source, base)
 
 
-def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs):
+def converge(name, version, bundles=None, chain_id=None, repair=False, protect=None, **kwargs):
     """
     Bring a base to a declared version: a generation that is present is swapped back in, else bundles lead there.
 
@@ -244,6 +249,9 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs)
         another directory in its place, and the record where it is damaged or lost. What was there is kept as a
         generation of version ``unknown`` then, until it is pruned.
 
+    protect
+        As for :py:func:`baseimg.apply`.
+
     Returns what :py:func:`baseimg.apply` returns, and whether it was ``repaired``.
 
     CLI Example:
@@ -255,18 +263,19 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, **kwargs)
     """
     with _operation("converge", kwargs) as minion:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.converge(minion.context(trust=True), *wanted, bool(repair))
+        return converging.converge(minion.context(trust=True, protect=protect), *wanted, bool(repair))
 
 
-def plan(name, version, bundles=None, chain_id=None, repair=False):
+def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None):
     """
     Tell what :py:func:`baseimg.converge` would do with the same arguments, and change nothing.
 
-    name, version, bundles, chain_id, repair
+    name, version, bundles, chain_id, repair, protect
         As there.
 
     Returns what that would return, with ``bundles`` (the versions whose bundles would be applied, oldest first) and
-    ``changes`` (their counts) instead of ``generation``.
+    ``changes`` (their counts) instead of ``generation``; and under ``impact`` what these would do to each image, in
+    short: see :py:func:`baseimg.impact`.
 
     CLI Example:
 
@@ -276,7 +285,7 @@ def plan(name, version, bundles=None, chain_id=None, repair=False):
     """
     with _operation() as minion:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.plan(minion.context(trust=True), *wanted, bool(repair))
+        return converging.plan(minion.context(trust=True, protect=protect), *wanted, bool(repair))
 
 
 def rollback(base, to=None, **kwargs):
@@ -403,6 +412,38 @@ def status(base=None):
         else:
             found = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
         return {"format": _FORMAT, "storage": engine.storage, "bases": found}
+
+
+def impact(base, bundle=None):
+    """
+    Show every image on this machine that is built on a base, every container of them, and how much of a new version
+    takes effect in each image. Changes nothing. docs/impact.md tells how to read it.
+
+    base
+        The base's reference or chain ID.
+
+    bundle
+        What leads to the new version: a path, anything that ``cp.cache_file`` takes, or a version that pillar declares
+        for this base. By default the version that pillar wants; without any, only images and containers are shown.
+
+    Returns ``format`` (of this structure), ``base``, ``chain_id``, ``version`` and ``generation`` (shown now), ``to``
+    (the new version), ``changes`` (paths by what they are), ``packages`` (``added``, ``removed``, ``changed``, or why
+    that is ``unknown``; nothing where the bundle says nothing of them), ``verdicts`` (how many images are
+    ``effective``, ``partly``, ``blocked``), ``images``, worst first, and ``containers``, also stopped ones. An image
+    has its ``verdict``, under ``covered`` how many changed paths its own layers cover and of how many, the first 50 of
+    those under ``shadowed`` with reasons, what matters most first, and ``warnings``. A container has ``state``,
+    ``since``, ``health``, ``restart``, ``project`` (of compose), and the ``generation`` that it has mounted.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.impact corp/base:12.0
+        salt-call baseimg.impact corp/base:12.0 salt://baseimg/bundles/corp-base_12.0_12.1.tar
+    """
+    with _operation("impact") as minion:
+        declared = minion.bundles(_text(base, "base"), bundle)
+        return impacting.impact(minion.context(trust=True), base, declared)
 
 
 def verify(base=None, deep=False):

@@ -8,6 +8,7 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "baseimg"
 _RECORDED = {"record": {"old": "damaged", "new": "made again"}}
+_NAMED = 10
 
 
 def __virtual__():
@@ -16,7 +17,7 @@ def __virtual__():
     return False, "the execution module baseimg is not available: 'salt-call sys.list_functions baseimg' tells more"
 
 
-def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=False):
+def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=False, protect=None):
     """
     Make a base show a version, so that every container that is created or started from now on has it.
 
@@ -41,6 +42,13 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         Compare the live content with what was made, and make it again where somebody changed it or put another
         directory in its place; make the record again where it is damaged. Costs a walk over the layer at each run.
 
+    protect
+        Patterns of images (``corp/legacy:*``): where such an image is built on the base, nothing is changed, and the
+        state fails.
+
+    With ``test=True`` the comment tells in how many images the new base takes effect, in part, or not, which these are,
+    and which packages change; see ``baseimg.impact``.
+
     .. code-block:: yaml
 
         corp/base:12.0:
@@ -58,8 +66,8 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         return ret
     try:
         if __opts__["test"]:
-            return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id, repair))
-        return _converged(ret, __salt__["baseimg.converge"](name, version, bundles, chain_id, repair))
+            return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id, repair, protect))
+        return _converged(ret, __salt__["baseimg.converge"](name, version, bundles, chain_id, repair, protect))
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             ret["comment"] = f"No image on this node is built on {name}: nothing to do"
@@ -165,6 +173,8 @@ def _converged(ret, done):
         if done["repaired"]:
             ret["comment"] += ", since its content was not as it was made"
     ret["comment"] += _running(done["containers"])
+    if done["protected"]:
+        ret["comment"] += f". Protected, but came when it was changed already: {_some(done['protected'])}"
     return ret
 
 
@@ -186,8 +196,44 @@ def _would_converge(ret, planned):
         )
     else:
         ret["comment"] += ", with a generation that is on the node"
+    if planned["impact"]:
+        ret["comment"] += _impact(planned["impact"])
     ret["comment"] += _running(planned["containers"])
     return ret
+
+
+def _impact(impact):
+    """In how many images the new base takes effect, in which it does not wholly, and which packages change."""
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in impact["verdicts"].items() if count)
+    told = f". It takes effect in the images: {counts}"
+    for verdict in ("blocked", "partly", "unknown"):
+        found = [_covered(one) for one in impact["images"] if one["verdict"] == verdict]
+        if found:
+            told += f". {verdict.capitalize()}: {_some(found, impact['verdicts'][verdict])}"
+    for one in [one for one in impact["images"] if one["warnings"]][:_NAMED]:
+        told += f". Warning, {one['image']}: {', '.join(one['warnings'])}"
+    return told + (_packages(impact["packages"]) if impact["packages"] else "")
+
+
+def _covered(image):
+    """An image, and what matters most of what it covers."""
+    what = ", ".join(f"{covered} of {changed} {word}" for word, (covered, changed) in image["covered"].items())
+    paths = "".join(f"; {one['path']}: {one['reason']}" for one in image["shadowed"][:1])
+    return f"{image['image']} ({what}{paths})" if what else image["image"]
+
+
+def _packages(packages):
+    if packages["unknown"]:
+        return f". Packages: unknown, {packages['unknown']}"
+    told = [f"{name} {old} to {new}" for name, (old, new) in packages["changed"].items()]
+    told += [f"{name} {version} {word}" for word in ("added", "removed") for name, version in packages[word].items()]
+    return f". Packages: {_some(told) or 'the same'}"
+
+
+def _some(names, count=None):
+    """The first of many names, and how many more there are."""
+    more = (count or len(names)) - len(names[:_NAMED])
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _images(done):

@@ -11,6 +11,7 @@
 #           hash: sha256:…       of that file ('sha256sum'); optional, but then nothing but the transport vouches for it
 #       chain_id: sha256:…       optional: finds the base on nodes where its name is not known ('baseimg.layer' prints it)
 #       repair: false            optional: make the content again where somebody changed it; walks the layer at each run
+#       protect: ['corp/legacy:*']   optional: image patterns; where such an image shares the layer, the base is not changed
 #       missing: ok              optional: 'fail' where a node without this base is an error
 #   builds:                      what the build machine keeps built (salt/baseimg/build.sls)
 #     /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar:

@@ -167,6 +167,13 @@ class BaseNested(BaseimgError):
     hint = "roll that base back to pristine first; of bases that are built on one another only one can be swapped"
 
 
+class ImageProtected(BaseimgError):
+    """An image that is built on the base is protected from changes of it."""
+
+    code = "image-protected"
+    hint = "remove that image from this node, give it a base of its own, or take it out of 'protect'"
+
+
 class NoWayBack(BaseimgError):
     """There is no generation to roll back to."""
 

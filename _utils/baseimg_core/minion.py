@@ -16,7 +16,7 @@ from typing import Any
 from .engine.base import Engine
 from .engine.docker import Docker
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
-from .model import policy
+from .model import policy, protection
 from .ops.planning import Context
 
 _DEFAULT_URL = "unix:///var/run/docker.sock"
@@ -51,8 +51,11 @@ class Minion:
         """The engine at ``docker.url``, else at ``DOCKER_HOST``, else at the default socket."""
         return Docker(self._salt["config.get"]("docker.url") or os.environ.get("DOCKER_HOST") or _DEFAULT_URL)
 
-    def context(self, trust: bool = False) -> Context:
-        """What an operation on a base is given; with ``trust`` bundles are checked against the trusted keys."""
+    def context(self, trust: bool = False, protect: object = None) -> Context:
+        """
+        What an operation on a base is given; with ``trust`` bundles are checked against the trusted keys, and images
+        are protected that match ``protect`` or what pillar declares for the base.
+        """
         timeout = self._salt["config.get"]("baseimg:lock_timeout", 60)
         if not isinstance(timeout, int | float) or timeout < 0:
             raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
@@ -64,7 +67,9 @@ class Minion:
             raise ArgumentInvalid(f"baseimg:allow_devices is {devices!r}, expected true or false")
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy.Trust()
-        return Context(self.engine(), self.fetch, by, float(timeout), reserve, self.progress, trusted, devices)
+        # a mistake in pillar must not stand in the way of what needs nothing of it, such as a rollback
+        kept = protection.protection(protect, self.declared()["bases"]) if trust else protection.Protection()
+        return Context(self.engine(), self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept)
 
     def _trust(self) -> policy.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
@@ -73,6 +78,10 @@ class Minion:
     def declared(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What pillar declares, checked, with defaults."""
         return policy.declared(self._pillar.get("baseimg"))
+
+    def bundles(self, base: str, bundle: object) -> protection.Declared | None:
+        """The bundles to tell the impact of: ``bundle`` (a path, a URL, a version), else what pillar declares."""
+        return protection.declared_bundles(base, bundle, self.declared()["bases"])
 
     def fetch(self, source: policy.Source) -> str:
         """A local path of what is at ``source``; raises :class:`BundleUnavailable`."""

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from baseimg_core.disk.bundle import Bundle
 from baseimg_core.errors import BaseimgError, BundleInvalid, BundleMismatch, DigestMismatch
 from baseimg_core.model.policy import Source
-from baseimg_core.ops import converging
+from baseimg_core.model.protection import Declared
+from baseimg_core.ops import converging, impact
 from tests.support.forge import END, Forge, device, entry, link, tar, xattr
 from tests.support.images import digest
 from tests.support.kernel import differences
-from tests.support.plain import Node
+from tests.support.plain import BASE, Node
 
 pytestmark = pytest.mark.fault
 
@@ -90,6 +91,8 @@ LAYERS: dict[str, list[bytes]] = {
     "a parent that the base does not have": [entry("nowhere/file", b"x")],
     "a name with a NUL": [entry("a\0b", b"x", pax_headers={"path": "a\0b"})],
 }  # fmt: skip
+# What is wrong with it shows only in the base that it is laid over.
+FOUND_BY_APPLYING = {"a parent that the base does not have"}
 
 
 @pytest.fixture
@@ -125,6 +128,13 @@ def refused(node: Node, path: Path, *kinds: type[BaseimgError], source: Source |
 def test_layer(node, forge, tmp_path, what):
     path = forge.bundle(tmp_path / "b.tar", LAYERS[what])
     refused(node, path, BundleInvalid, BundleMismatch)
+
+
+@pytest.mark.parametrize("what", [what for what in LAYERS if what not in FOUND_BY_APPLYING])
+def test_layer_of_which_only_the_impact_is_asked(node, forge, tmp_path, what):
+    path = forge.bundle(tmp_path / "b.tar", LAYERS[what])
+    with pytest.raises(BundleInvalid):
+        impact.impact(node.context, BASE, Declared({"": Source(str(path))}))
 
 
 def test_the_forge_makes_good_bundles_where_nothing_is_wrong(node, forge, tmp_path):

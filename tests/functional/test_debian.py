@@ -175,6 +175,10 @@ def test_a_real_base(lab: Lab, debian: Debian) -> None:
     found = lab.diff(BASE, NEW)
     assert {"path": "usr/share/doc"} in found["removed"]
     assert {"path": "usr/share/corp-tool", "type": "symlink", "differs": ["type"]} in found["modified"]
+    told = lab.impact(BASE, other)["packages"]
+    assert told["removed"] == {REMOVED: before[REMOVED]}
+    assert {**told["added"], **{name: new for name, (_, new) in told["changed"].items()}} == debian.packages
+    assert {name: old for name, (old, _) in told["changed"].items()}.items() <= before.items()
     bundles = {"12.1": {"source": other, "hash": digest(other)}}
     done = lab.minion.states["baseimg.converged"](name=BASE, version="12.1", bundles=bundles)
 

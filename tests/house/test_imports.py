@@ -16,7 +16,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "_saltext": (set(), set()),
     "errors": (set(), set()),
     "model": ({"errors", "model"}, set()),
-    "disk": ({"errors", "model", "disk"}, {"zstandard", "cryptography"}),
+    "disk": ({"errors", "model", "disk"}, {"zstandard", "cryptography", "debian"}),
     "engine": ({"errors", "model", "engine"}, {"docker", "requests"}),
     "ops": ({"errors", "model", "disk", "engine", "ops"}, set()),
     "minion": ({"errors", "model", "engine", "ops"}, set()),

@@ -26,6 +26,7 @@ EXAMPLE = {
                 "chain_id": DIGEST,
                 "missing": "fail",
                 "repair": True,
+                "protect": ["corp/legacy:*", "*@x: y"],
             },
             "host:5000/other:1": {"version": "true"},
         },
@@ -100,6 +101,7 @@ def test_pillar_reaches_the_states_unchanged(minion: Minion) -> None:
     assert bases[BASE] == {"name": BASE, **EXAMPLE["baseimg"]["bases"][BASE], "order": bases[BASE]["order"]}
     assert bases["host:5000/other:1"]["version"] == "true"
     assert bases["host:5000/other:1"]["missing"] == "ok"
+    assert bases["host:5000/other:1"]["protect"] == []
     builds = _arguments(show(minion, "baseimg.build", EXAMPLE))
     assert builds[BUNDLE]["version"] is None
     assert builds[BUNDLE]["compression"] == "zstd"
@@ -163,7 +165,7 @@ class TestPillar:
         for what in ("bases", "builds"):
             assert example.modules["baseimg.declared"](what)
         base = pillar["baseimg"]["bases"][BASE]
-        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair"}
+        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair", "protect"}
         (build,) = pillar["baseimg"]["builds"].values()
         assert set(build) == {"source", "target", "version", "compression", "key", "delta"}
 

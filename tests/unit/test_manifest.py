@@ -59,7 +59,7 @@ def test_plain_data_only() -> None:
 
 
 def test_what_later_versions_add_is_ignored() -> None:
-    assert manifest.parse(damaged("packages", ["openssl"])) == SOUND
+    assert manifest.parse(damaged("later", ["openssl"])) == SOUND
 
 
 DIGESTS = ["diff_id", "source.chain_id", "target.chain_id"]

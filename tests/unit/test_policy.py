@@ -37,7 +37,7 @@ class TestSound:
     def test_defaults(self) -> None:
         found = policy.declared({**base(), **build()})
         assert found["bases"] == {
-            BASE: {"version": "12.1", "bundles": {}, "chain_id": None, "missing": "ok", "repair": False}
+            BASE: {"version": "12.1", "bundles": {}, "chain_id": None, "missing": "ok", "repair": False, "protect": []}
         }
         built = {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd", "key": None, "delta": None}
         assert found["builds"] == {BUILD: built}
@@ -45,6 +45,7 @@ class TestSound:
     def test_everything_declared(self) -> None:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
         fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail", "repair": True}
+        fields["protect"] = ["corp/legacy:*"]
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
         built["delta"] = "both"
         found = policy.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
@@ -78,8 +79,10 @@ MISTAKES: list[tuple[object, str, str, str]] = [
         base(verison="12.1"),
         f"{AT}:verison",
         "'12.1' (str)",
-        "only these keys: bundles, chain_id, missing, repair, version",
+        "only these keys: bundles, chain_id, missing, protect, repair, version",
     ),
+    (base(protect="corp/x:*"), f"{AT}:protect", "'corp/x:*' (str)", "a list of image patterns"),
+    (base(protect=["a", 5]), f"{AT}:protect:1", "'5' (int)", "a text"),
     (base(missing="maybe"), f"{AT}:missing", "'maybe' (str)", "one of: ok, fail"),
     (base(missing=None), f"{AT}:missing", "nothing", "one of: ok, fail"),
     (base(missing=["ok"]), f"{AT}:missing", "(list)", "one of: ok, fail"),

@@ -25,6 +25,7 @@ from ..model import overlay
 from ..model.changes import Action, Change
 from ..model.entry import Kind
 from ..model.manifest import DELTA_TYPE, LABEL, MEDIA_TYPES, ImageRef, Manifest, Totals
+from ..model.packages import Packages
 from ..model.renames import counterparts
 from . import compression, layertar, tarstream
 from . import delta as delta_encoding
@@ -70,12 +71,13 @@ def write(
     platform: dict[str, str],
     encoding: Encoding = FULL,
     progress: Progress | None = None,
+    packages: Packages | None = None,
 ) -> Written:
     """
     Write ``changes`` as the bundle file ``path``: under a temporary name, synced, then renamed.
 
     ``platform`` holds the target's ``os`` and ``architecture``; ``progress`` is told content bytes done and of how
-    many. Raises :class:`DestinationUnwritable`, :class:`SpaceExhausted`.
+    many; ``packages`` are those that differ. Raises :class:`DestinationUnwritable`, :class:`SpaceExhausted`.
     """
     compression.check(encoding.kind)
     directory, name = os.path.split(os.path.abspath(path))
@@ -90,7 +92,7 @@ def write(
             layer = _encode(out, aside, changes, encoding, progress)
             count = model_changes.counts(changes)
             totals = Totals(count["added"], count["modified"], count["removed"], len(changes), layer.content)
-            manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals)
+            manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages)
             _finish_archive(out, layer.blobs, manifest, platform)
             out.flush()
             os.fsync(descriptor)

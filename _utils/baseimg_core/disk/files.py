@@ -91,6 +91,23 @@ def hex_digest(file: BinaryIO, other: hashlib._Hash | None = None) -> str:
     return sha.hexdigest()
 
 
+def read_below(root: str | bytes, path: bytes, limit: int) -> bytes:
+    """The regular file at a relative path, no component of which is followed as a symlink; ``EFBIG`` over ``limit``."""
+    directory, name = overlay.split(path)
+    tree = Tree(root)
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(name, flags, dir_fd=tree.directory(directory)), "rb") as file:
+            st = os.fstat(file.fileno())
+            if not stat.S_ISREG(st.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            if st.st_size > limit:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            return file.read(limit)
+    finally:
+        tree.close()
+
+
 class Tree:
     """
     A directory tree to write into. Paths are relative bytes; no component of a path is ever followed as a symlink.

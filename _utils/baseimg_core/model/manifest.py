@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import BundleInvalid
-from . import ids
+from . import ids, packages
+from .packages import Packages
 
 FORMAT = 1
 LABEL = "io.baseimg.manifest"
@@ -47,13 +48,17 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """``diff_id`` and ``layer_size`` (bytes) are those of the uncompressed layer tar."""
+    """
+    ``diff_id`` and ``layer_size`` (bytes) are those of the uncompressed layer tar. ``packages`` is ``None`` where
+    nothing is said of them: the images have no package database, or an older version built the bundle.
+    """
 
     source: ImageRef
     target: ImageRef
     diff_id: str
     layer_size: int
     totals: Totals
+    packages: Packages | None = None
 
     def dump(self) -> str:
         """The manifest as the label's text: compact JSON with sorted keys, so equal manifests are equal bytes."""
@@ -64,6 +69,9 @@ class Manifest:
         data = asdict(self)
         for side in ("source", "target"):
             data[side]["diff_ids"] = list(data[side]["diff_ids"])
+        del data["packages"]
+        if self.packages:
+            data["packages"] = self.packages.as_dict()
         return {"format": FORMAT, **data}
 
 
@@ -85,6 +93,7 @@ def parse(text: str) -> Manifest:
         diff_id=_digest(data, "diff_id"),
         layer_size=_count(data, "layer_size"),
         totals=Totals(**{name: _count(_object(data, "totals"), name) for name in Totals.__slots__}),
+        packages=packages.parse(data.get("packages")),
     )
     if manifest.source.chain_id == manifest.target.chain_id:
         raise BundleInvalid("the manifest's source and target are the same")

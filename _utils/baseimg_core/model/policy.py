@@ -16,7 +16,7 @@ MISSING = ("ok", "fail")
 DELTAS = ("auto", "both", "only")
 _OPTIONS = frozenset({"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature"})
 _PILLAR_KEYS = frozenset({"bases", "builds"}) | _OPTIONS
-_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair"})
+_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
 _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
@@ -95,6 +95,7 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "chain_id": fields.get("chain_id"),
         "missing": fields.get("missing", "ok"),
         "repair": fields.get("repair", False),
+        "protect": list(protect(fields.get("protect"), f"{key}:protect")),
     }
     if not isinstance(found["repair"], bool):
         raise _wrong(f"{key}:repair", found["repair"], "true or false")
@@ -117,6 +118,17 @@ def _build(path: object, raw: object, key: str) -> dict[str, Any]:
         signing_key(fields["key"], f"{key}:key")
     check_delta(fields.get("delta"), f"{key}:delta")
     return {"version": None, "compression": "zstd", "key": None, "delta": None, **fields}
+
+
+def protect(raw: object, key: str = "protect") -> tuple[str, ...]:
+    """Patterns of images whose base must not be changed, as a shell matches names."""
+    if raw is None:
+        return ()
+    if not isinstance(raw, list | tuple):
+        raise _wrong(key, raw, "a list of image patterns, such as 'corp/legacy:*'")
+    for number, pattern in enumerate(raw):
+        text(pattern, f"{key}:{number}")
+    return tuple(raw)
 
 
 def trust(*places: object) -> Trust:

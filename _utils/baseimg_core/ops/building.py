@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..disk import bundle_writer, compression, signing
+from ..disk import bundle_writer, compression, packages, signing
 from ..disk.bundle import Bundle
 from ..disk.compare import compare
 from ..disk.generations import Store
@@ -82,19 +82,15 @@ def build(
     if not found:
         raise ImagesEqual(f"{source} and {target} show the same content")
     sides = image_ref(source, old, None), image_ref(target, new, version)
-    result: dict[str, Any] = {
-        "bundle": path,
-        "digest": "",
-        "size": 0,
-        "source": side(sides[0]),
-        "target": side(sides[1]),
-        "changes": model_changes.counts(found),
-    }
+    result: dict[str, Any] = {"bundle": path, "digest": "", "size": 0}
+    result.update(source=side(sides[0]), target=side(sides[1]), changes=model_changes.counts(found))
     if test:
         return result
     platform = {"os": new.os, "architecture": new.architecture}
-    encoding = bundle_writer.Encoding(kind, pristine(engine, old) if delta else None, delta or "")
-    written = bundle_writer.write(path, found, *sides, platform, encoding, named(progress, "writing"))
+    below, above = pristine(engine, old), pristine(engine, new)
+    differ = packages.difference(below, above)
+    encoding = bundle_writer.Encoding(kind, below if delta else None, delta or "")
+    written = bundle_writer.write(path, found, *sides, platform, encoding, named(progress, "writing"), differ)
     result.update(digest=written.digest, size=written.size)
     if signer:
         signed = signing.sign(path, signer, written.digest)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..disk import index
-from ..engine.base import Engine
+from ..engine.base import Engine, Image
 from ..errors import (
     ArgumentInvalid,
     BaseAbsent,
@@ -21,9 +21,9 @@ from ..model import ids
 from ..model.manifest import Manifest
 from ..model.policy import Source
 from ..model.record import Generation, Record
-from . import bases, healing
+from . import bases, healing, impact, protecting
 from .bases import Base
-from .planning import Catalogue, Context, check_pristine, confirmed, decide, open_bundle
+from .planning import Catalogue, Context, Plan, check_pristine, confirmed, decide, open_bundle
 from .staging import prunable, stage
 
 
@@ -79,7 +79,7 @@ def plan(
         current = record.generations[record.current]
         changed = wanted.generation is not current
         if changed:
-            bases.check_swappable(context.engine, base)
+            _check(context, base, record, wanted)
         images = bases.users(context.engine, base.chain_id)
         after = wanted.generation.number if wanted.generation else None
         totals = [catalogue.manifest(step).totals for step in wanted.route]
@@ -93,6 +93,8 @@ def plan(
             "changes": {word: sum(getattr(one, word) for one in totals) for word in ("added", "modified", "removed")},
             "images": [image.name for image in images],
             "containers": bases.containers(context.engine, base, record, images, after),
+            "protected": _protected(context, base, record, images),
+            "impact": impact.foretell(context, base, images, catalogue, wanted.route) if wanted.route else None,
         }
 
 
@@ -173,8 +175,8 @@ def _reach(
         current = record.generations[record.current]
         if confirmed(record, version, catalogue) is current:
             return {**_result(context, base, record, None), "repaired": healed}
-    decide(record, version, catalogue)  # fetches what is needed, so the lock is not held while bytes travel
-    bases.check_swappable(context.engine, base)
+    wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
+    _check(context, base, record, wanted)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or bases.begin(context.engine, base)
         previous = record.previous
@@ -190,6 +192,18 @@ def _reach(
             generation.signed_by = catalogue.signed_by([version])
             base.store.save(record)
         return {**result, "repaired": drifted or healed}
+
+
+def _check(context: Context, base: Base, record: Record, wanted: Plan) -> None:
+    """What must hold before a base is changed; a protected image may always have its original content again."""
+    if wanted.generation is None or wanted.generation.number not in (0, record.current):
+        protecting.check(context, base)
+    bases.check_swappable(context.engine, base)
+
+
+def _protected(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
+    """Protected images that show another content than their own, since they came when it was there already."""
+    return [image.name for image in protecting.protected(context, base, images)] if record.current else []
 
 
 def _mark_drift(base: Base, record: Record) -> bool:
@@ -230,4 +244,5 @@ def _result(context: Context, base: Base, record: Record, before: Generation | N
         "generation": current.number,
         "images": [image.name for image in images],
         "containers": bases.containers(context.engine, base, base.store.read(), images, record.current),
+        "protected": _protected(context, base, record, images),
     }

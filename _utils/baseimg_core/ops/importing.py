@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..disk import bundle_writer, compression, oldarchive
+from ..disk import bundle_writer, compression, oldarchive, packages
 from ..disk.compare import compare
 from ..disk.files import hex_digest
 from ..disk.oldarchive import Unpacked
@@ -51,12 +51,14 @@ def import_legacy(
     below = building.pristine(engine, image)
     with disk_errors(path), tempfile.TemporaryDirectory(prefix=".baseimg-import-", dir=directory) as unpacked:
         met = oldarchive.unpack(archive, unpacked, below)
-        found = compare(below, Stack([unpacked, *below.root.paths]), building.counter(progress))
+        above = Stack([unpacked, *below.root.paths])
+        found = compare(below, above, building.counter(progress))
         if not found:
             raise ImagesEqual(f"{source} shows everything that is in {archive}")
         platform = {"os": image.os, "architecture": image.architecture}
+        differ = packages.difference(below, above)
         written = bundle_writer.write(
-            path, found, *sides, platform, bundle_writer.Encoding(kind), building.named(progress, "writing")
+            path, found, *sides, platform, bundle_writer.Encoding(kind), building.named(progress, "writing"), differ
         )
     return {
         "bundle": path,

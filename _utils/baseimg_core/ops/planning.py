@@ -13,6 +13,7 @@ from ..errors import BundleMismatch, BundleUnavailable, PristineUnproven, Signat
 from ..model import catalog
 from ..model.manifest import Manifest
 from ..model.policy import Source, Trust
+from ..model.protection import Protection
 from ..model.record import Generation, Record
 
 Progress = Callable[[str, int, int], None]
@@ -25,7 +26,8 @@ class Context:
 
     ``fetch`` turns a bundle's source into a local path; ``by`` is who asked; ``lock_timeout`` is in seconds;
     ``reserve`` is the percentage of the file system that must stay free; ``trust`` says whose signatures count;
-    ``devices`` whether bundles may bring device nodes other than the usual ones.
+    ``devices`` whether bundles may bring device nodes other than the usual ones; ``protection`` which images must not
+    be changed.
     """
 
     engine: Engine
@@ -36,6 +38,7 @@ class Context:
     progress: Progress | None = None
     trust: Trust = field(default_factory=Trust)
     devices: bool = False
+    protection: Protection = field(default_factory=Protection)
 
 
 @dataclass(slots=True)

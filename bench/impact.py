@@ -1,0 +1,125 @@
+"""
+How long it takes to judge many images: 200 of 15 layers on one base, of which a new version changes 5,000 paths.
+
+Layers are plain directories, so no engine is measured. Prints JSON. Run it as ``.venv/bin/python bench/impact.py``;
+with a directory as argument the layers are made there, on the file system to be measured.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPO), str(REPO / "_utils")]
+
+from baseimg_core.disk import bundle_writer  # noqa: E402
+from baseimg_core.disk.compare import compare  # noqa: E402
+from baseimg_core.disk.tree import Stack  # noqa: E402
+from baseimg_core.model.ids import chain_id  # noqa: E402
+from baseimg_core.model.manifest import ImageRef  # noqa: E402
+from baseimg_core.model.policy import Source  # noqa: E402
+from baseimg_core.model.protection import Declared  # noqa: E402
+from baseimg_core.ops import impact  # noqa: E402
+from baseimg_core.ops.planning import Context  # noqa: E402
+from tests.support.images import digest  # noqa: E402
+from tests.support.plain import PlainEngine  # noqa: E402
+
+IMAGES, LAYERS, BASE_LAYERS, CHANGED = 200, 15, 4, 5000
+FAMILIES = 10  # images of one family share all but their last layers
+OWN = 5
+FILES = 40  # of the application's own in each of its layers
+BASE = "corp/base:12.0"
+DIRECTORIES = ("usr/lib/x86_64-linux-gnu", "usr/bin", "usr/share/doc/package", "usr/lib/jvm/lib", "etc/package")
+
+
+def put(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def paths() -> Iterator[str]:
+    """What the new version changes: most of it in a few full directories, as in distributions."""
+    for number in range(CHANGED):
+        directory = DIRECTORIES[number % len(DIRECTORIES)]
+        yield f"{directory}/{number % 50 if 'package' in directory else ''}/file-{number}".replace("//", "/")
+
+
+def application_layer(root: Path, number: int) -> None:
+    """Files of its own, some beside the base's, and in every fifth layer ten of the base's and a package database."""
+    for one in range(FILES):
+        directory = DIRECTORIES[one % len(DIRECTORIES)] if one % 4 == 0 else f"opt/application/{one % 8}"
+        put(root / directory / f"own-{number}-{one}", "own")
+    if number % 5 == 0:
+        for path in list(paths())[number % 100 : CHANGED : CHANGED // 10]:
+            put(root / path, "of the application")
+        put(root / "var/lib/dpkg/status", "own")
+
+
+def node(work: Path) -> tuple[PlainEngine, str]:
+    engine = PlainEngine(work / "layers")
+    base = [f"base-{number}" for number in range(BASE_LAYERS)]
+    engine.add(BASE, *base)
+    shared = LAYERS - BASE_LAYERS - OWN
+    for image in range(IMAGES):
+        family = image % FAMILIES
+        own = [f"family-{family}-{number}" for number in range(shared)]
+        own += [f"image-{image}-{number}" for number in range(OWN)]
+        fresh = [name for name in own if not (work / "layers" / name).exists()]
+        engine.add(f"corp/application-{image}:1", *base, *own)
+        for name in fresh:
+            application_layer(work / "layers" / name / "diff", sum(map(int, name.split("-")[1:])))
+    top, target = work / "layers" / base[-1] / "diff", work / "target"
+    for path in paths():
+        put(top / path, "old")
+        put(target / path, "new version")
+    return engine, bundle(work, engine, top, target)
+
+
+def bundle(work: Path, engine: PlainEngine, top: Path, target: Path) -> str:
+    def side(version: str, diff_ids: tuple[str, ...]) -> ImageRef:
+        return ImageRef(f"corp/base:{version}", version, chain_id(diff_ids), diff_ids)
+
+    path = str(work / "bundle.tar")
+    changes = compare(Stack([str(top)]), Stack([str(target)]))
+    sides = side("12.0", engine.image(BASE).diff_ids), side("12.1", (digest(b"target"),))
+    bundle_writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
+    return path
+
+
+def measure(engine: PlainEngine, path: str) -> dict[str, Any]:
+    context = Context(engine, lambda source: source.source, "bench", 0.0)
+    images = engine.images()
+    engine.images = lambda: images  # type: ignore[method-assign]  # as a real engine answers once
+    start, cpu = time.perf_counter(), time.process_time()
+    found = impact.impact(context, BASE, Declared({"": Source(path)}))
+    return {
+        "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "images": len(found["images"]),
+        "layers": LAYERS,
+        "distinct_layers": len({one for image in images for one in image.directories}),
+        "changed_paths": sum(found["changes"].values()),
+        "shadowed_paths": sum(count[0] for one in found["images"] for count in one["covered"].values()),
+        "verdicts": found["verdicts"],
+        "answer_bytes": len(json.dumps(found)),
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def main() -> None:
+    where = sys.argv[1] if len(sys.argv) > 1 else None
+    with tempfile.TemporaryDirectory(prefix="baseimg-bench-", dir=where) as name:
+        engine, path = node(Path(name))
+        json.dump({"first": measure(engine, path), "again": measure(engine, path)}, sys.stdout, indent=2)
+        print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""Packages in a manifest, and the databases that they are read from, as the package managers themselves write them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baseimg_core.disk import packages as databases
+from baseimg_core.disk.tree import Stack
+from baseimg_core.errors import BundleInvalid
+from baseimg_core.model import manifest, packages
+from baseimg_core.model.packages import MAX_PACKAGES, MAX_TEXT, Packages, difference, follow, parse
+from tests.unit.test_manifest import SOUND
+
+SOME = Packages("dpkg", {"tree": "1"}, {"less": "590-2"}, {"openssl": ("3.0.11-1", "3.0.15-1")})
+DPKG, APK = "var/lib/dpkg/status", "lib/apk/db/installed"
+
+
+def put(root: Path, path: str, content: str | bytes) -> Path:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
+def stanza(name: str, version: str, status: str = "install ok installed", architecture: str = "amd64") -> str:
+    return (
+        f"Package: {name}\nStatus: {status}\nArchitecture: {architecture}\nVersion: {version}\nDescription: x\n more\n"
+    )
+
+
+def differ(old: Path, new: Path) -> Packages | None:
+    return databases.difference(Stack([str(old)]), Stack([str(new)]))
+
+
+def told(old: Path, new: Path) -> Packages:
+    found = differ(old, new)
+    assert found is not None
+    return found
+
+
+class TestManifest:
+    def test_round_trip(self) -> None:
+        with_packages = manifest.Manifest(
+            SOUND.source, SOUND.target, SOUND.diff_id, SOUND.layer_size, SOUND.totals, SOME
+        )
+        assert manifest.parse(with_packages.dump()) == with_packages
+        assert json.loads(with_packages.dump())["packages"]["changed"] == {"openssl": ["3.0.11-1", "3.0.15-1"]}
+
+    def test_bundles_without_it_stay_readable(self) -> None:
+        assert "packages" not in json.loads(SOUND.dump())
+        assert manifest.parse(SOUND.dump()).packages is None
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("manager", "yum"),
+            ("manager", None),
+            ("manager", ["dpkg"]),
+            ("unknown", None),
+            ("unknown", "x" * (MAX_TEXT + 1)),
+            ("unknown", "a\nb"),
+            ("added", None),
+            ("added", ["tree"]),
+            ("added", {"tree": 1}),
+            ("added", {"": "1"}),
+            ("added", {"x" * (MAX_TEXT + 1): "1"}),
+            ("removed", {"a\x1b[31m": "1"}),
+            ("removed", {"a": ""}),
+            ("changed", {"a": "1"}),
+            ("changed", {"a": ["1"]}),
+            ("changed", {"a": ["1", "2", "3"]}),
+            ("changed", {"a": ["1", None]}),
+            ("added", {f"p{number}": "1" for number in range(MAX_PACKAGES + 1)}),
+            ("added", {f"{number}".rjust(MAX_TEXT, "p"): "ä" * MAX_TEXT for number in range(1000)}),
+        ],
+    )
+    def test_what_is_damaged_is_named(self, field: str, value: object) -> None:
+        data: dict[str, Any] = {**SOUND.as_dict(), "packages": {**SOME.as_dict(), field: value}}
+        with pytest.raises(BundleInvalid, match=r"manifest field packages.* ") as failure:
+            manifest.parse(json.dumps(data))
+        assert len(failure.value.message) < 300
+
+    @pytest.mark.parametrize("value", [[], "x", 1, True])
+    def test_what_is_no_object(self, value: object) -> None:
+        with pytest.raises(BundleInvalid, match="manifest field packages is"):
+            parse(value)
+
+    def test_the_largest_stays_far_below_what_registries_take(self) -> None:
+        names = {
+            f"libsomething-with-a-long-name-{number}": ("1:2.36-9+deb12u4", "1:2.36-9+deb12u10")
+            for number in range(8000)
+        }
+        label = json.dumps(json.dumps(Packages("dpkg", changed=names).as_dict()))
+        assert len(label) < 1 << 20
+
+
+class TestDifference:
+    def test_of_two_databases(self) -> None:
+        found = difference("dpkg", {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"})
+        assert found == Packages("dpkg", {"d": "1"}, {"a": "1"}, {"b": ("1", "2")})
+        names = [f"p{number}" for number in range(100)]
+        found = difference("dpkg", dict.fromkeys(reversed(names), "1"), dict.fromkeys(names, "2"))
+        assert list(found.changed) == sorted(names)
+
+    def test_what_no_manifest_could_hold_is_unknown(self) -> None:
+        many = {f"p{number}": "1" for number in range(MAX_PACKAGES + 1)}
+        assert "8193 packages differ" in difference("dpkg", {}, many).unknown
+        long = {f"{number}".rjust(MAX_TEXT, "p"): "1" * MAX_TEXT for number in range(4000)}
+        assert "4000 packages differ" in difference("dpkg", {}, long).unknown
+        for strange in ({"a\nb": "1"}, {"a": "x" * 1000}, {"a": ""}):
+            assert "name or version" in difference("apk", {}, strange).unknown
+
+    def test_over_several_bundles(self) -> None:
+        one = Packages(
+            "dpkg", {"new": "1", "gone": "1"}, {"old": "1", "back": "1"}, {"a": ("1", "2"), "same": ("1", "2")}
+        )
+        two = Packages("dpkg", {"back": "2"}, {"gone": "1", "a": "2"}, {"same": ("2", "1"), "b": ("1", "2")})
+        assert follow([one, two]) == Packages(
+            "dpkg", {"new": "1"}, {"old": "1", "a": "1"}, {"b": ("1", "2"), "back": ("1", "2")}
+        )
+        assert follow([one]) == one
+        assert follow([one, None]) is follow([]) is None
+        assert follow([one, Packages("dpkg", unknown="why")]) == Packages("dpkg", unknown="why")
+        assert "differs" in follow([one, Packages("apk")]).unknown  # type: ignore[union-attr]
+
+
+class TestDpkg:
+    def test_status(self, tmp_path: Path) -> None:
+        gone = stanza("vim", "9", "deinstall ok config-files")
+        both = stanza("libc6", "2.36") + "\n" + stanza("libc6", "2.36", architecture="i386")
+        old = put(
+            tmp_path / "old", DPKG, "\n".join([stanza("a", "1:1-1"), stanza("b", "1", "hold ok installed"), gone])
+        )
+        new = put(tmp_path / "new", DPKG, "\n".join([stanza("a", "1:1-2"), both]))
+        assert differ(old, new) == Packages(
+            "dpkg", {"libc6:amd64": "2.36", "libc6:i386": "2.36"}, {"b": "1"}, {"a": ("1:1-1", "1:1-2")}
+        )
+
+    def test_images_made_without_dpkg(self, tmp_path: Path) -> None:
+        """Distroless: one file for each package, beside lists of digests, and nothing says what is installed."""
+        one = "Package: openssl\nVersion: 3.0.11\nArchitecture: amd64\n"
+        old = put(tmp_path / "old", f"{DPKG}.d/openssl", one)
+        put(old, f"{DPKG}.d/openssl.md5sums", "0123  usr/bin/openssl\n")
+        new = put(tmp_path / "new", f"{DPKG}.d/openssl", one.replace("11", "15"))
+        put(new, f"{DPKG}.d/tzdata", "Package: tzdata\nVersion: 2025a\n")
+        assert differ(old, new) == Packages("dpkg", {"tzdata": "2025a"}, {}, {"openssl": ("3.0.11", "3.0.15")})
+        assert databases.listed(str(old), "dpkg", ["openssl", "tzdata"]) == {"openssl"}
+
+    def test_the_machines_own(self) -> None:
+        """What dpkg itself says is installed."""
+        command = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        known = {name: version for state, name, version in map(str.split, lines) if state == "installed"}
+        found = difference("dpkg", {}, databases._dpkg(Stack(["/"])) or {})
+        assert {name.partition(":")[0]: version for name, version in found.added.items()} == known
+        assert databases.listed("/", "dpkg", [*known, "no-such-package"]) == set(known)
+
+    def test_without_its_parser_it_is_unknown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root = put(tmp_path / "a", DPKG, stanza("a", "1"))
+        monkeypatch.setitem(sys.modules, "debian", None)
+        found = told(root, root)
+        assert "python-debian" in found.unknown
+        # what a node asks needs none
+        assert databases.listed(str(root), "dpkg", ["a", "b"]) == {"a"}
+
+    def test_what_only_was_installed_is_not_listed(self, tmp_path: Path) -> None:
+        text = "\n".join([stanza("a", "1"), stanza("vim", "9", "deinstall ok config-files"), stanza("b", "1")])
+        assert databases.listed(str(put(tmp_path, DPKG, text)), "dpkg", ["a", "b", "vim", "c"]) == {"a", "b"}
+
+    @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"no fields at all", b"Package: a\n", b"\n\n\n"])
+    def test_nonsense_is_no_package(self, tmp_path: Path, content: bytes) -> None:
+        found = told(put(tmp_path / "a", DPKG, content), put(tmp_path / "b", DPKG, stanza("a", "1")))
+        assert found.added == {"a": "1"} or "damaged" in found.unknown
+
+    def test_no_symlink_is_followed(self, tmp_path: Path) -> None:
+        """Neither the file nor a directory above it: it would lead out of the image."""
+        (tmp_path / "a/var/lib/dpkg").mkdir(parents=True)
+        (tmp_path / "a" / DPKG).symlink_to("/var/lib/dpkg/status")
+        found = told(tmp_path / "a", tmp_path / "a")
+        assert "cannot be read" in found.unknown
+        (tmp_path / "b/var").mkdir(parents=True)
+        (tmp_path / "b/var/lib").symlink_to("/var/lib")
+        assert differ(tmp_path / "b", tmp_path / "b") is None
+        assert databases.listed(str(tmp_path / "b"), "dpkg", ["dpkg"]) is None
+
+
+def test_apk(tmp_path: Path) -> None:
+    text = "C:Q1abc=\nP:{0}\nV:{1}\nA:x86_64\nD:so:libc.musl-x86_64.so.1\nF:usr/lib\nR:x\nZ:Q1\n\n"
+    old = put(tmp_path / "old", APK, text.format("musl", "1.2.4-r2") + text.format("zlib", "1.2.13-r1"))
+    new = put(tmp_path / "new", f"usr/{APK}", text.format("musl", "1.2.4-r3") + text.format("ssl_client", "1-r0"))
+    assert differ(old, new) == Packages(
+        "apk", {"ssl_client": "1-r0"}, {"zlib": "1.2.13-r1"}, {"musl": ("1.2.4-r2", "1.2.4-r3")}
+    )
+    assert databases.listed(str(old), "apk", ["zlib", "ssl_client"]) == {"zlib"}
+
+
+def test_without_any_database(tmp_path: Path) -> None:
+    assert differ(tmp_path, tmp_path) is None
+
+
+SPEC = """
+Name: {name}
+Version: {version}
+Release: 1
+{epoch}
+Summary: x
+License: none
+BuildArch: noarch
+%description
+x
+%files
+"""
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert shutil.which("rpmbuild"), "Debian's package rpm is needed"
+    work = tmp_path_factory.mktemp("rpm")
+    for name, version, epoch in (
+        ("alpha", "1.0", ""),
+        ("alpha", "1.1", ""),
+        ("beta", "2", "Epoch: 3"),
+        ("gamma", "1", ""),
+    ):
+        (work / "x.spec").write_text(SPEC.format(name=name, version=version, epoch=epoch))
+        run("rpmbuild", "-bb", "--define", f"_topdir {work}", str(work / "x.spec"))
+    return work
+
+
+class TestRpm:
+    """Databases that rpm itself makes."""
+
+    def database(self, work: Path, root: str, where: str, *names: str) -> Path:
+        path = work / root
+        files = [str(work / f"RPMS/noarch/{name}.noarch.rpm") for name in names]
+        arguments = ["--define", f"_dbpath {path / where}", "--define", "_db_backend sqlite"]
+        (path / where).mkdir(parents=True)
+        run("rpm", *arguments, "--justdb", "--nodeps", "--install", *files)
+        listed = run("rpm", *arguments, "-qa", "--qf", "%{NAME} %{EVR}\\n").splitlines()
+        assert databases._rpm(Stack([str(path)])) == dict(line.split() for line in listed)
+        return path
+
+    def test_what_rpm_lists_is_found(self, work: Path) -> None:
+        old = self.database(work, "old", "var/lib/rpm", "alpha-1.0-1", "beta-2-1")
+        new = self.database(work, "new", "usr/lib/sysimage/rpm", "alpha-1.1-1", "gamma-1-1")
+        before = sorted(old.rglob("*"))
+        assert differ(old, new) == Packages("rpm", {"gamma": "1-1"}, {"beta": "3:2-1"}, {"alpha": ("1.0-1", "1.1-1")})
+        assert databases.listed(str(old), "rpm", ["beta", "gamma"]) == {"beta"}
+        assert sorted(old.rglob("*")) == before
+
+    @pytest.mark.parametrize("content", [b"", b"nonsense", b"SQLite format 3\0" + b"x" * 4096])
+    def test_what_is_damaged_is_unknown(self, tmp_path: Path, content: bytes) -> None:
+        root = put(tmp_path, "var/lib/rpm/rpmdb.sqlite", content)
+        found = told(root, root)
+        assert "damaged" in found.unknown
+
+    @pytest.mark.parametrize("name", ["Packages", "Packages.db"])
+    def test_older_databases_are_said_to_be_unknown(self, tmp_path: Path, name: str) -> None:
+        root = put(tmp_path, f"var/lib/rpm/{name}", b"\0" * 4096)
+        found = told(root, root)
+        assert "older kind" in found.unknown
+        assert databases.listed(str(root), "rpm", ["a"]) is None
+
+
+def test_managers_have_readers() -> None:
+    assert tuple(databases._READERS) == packages.MANAGERS

@@ -1,0 +1,58 @@
+"""Which images are protected, and which bundles an impact is told of."""
+
+from __future__ import annotations
+
+import pytest
+
+from baseimg_core.errors import ArgumentInvalid
+from baseimg_core.model import policy, protection
+from baseimg_core.model.policy import Source
+from tests.unit.test_policy import BASE, DIGEST, URL
+
+
+def test_protection() -> None:
+    bases = policy.declared({"bases": {BASE: {"version": "1", "chain_id": DIGEST, "protect": ["a:*"]}}})["bases"]
+    found = protection.protection(["b"], bases)
+    assert found.of(BASE, "x") == found.of("other", DIGEST) == ("b", "a:*")
+    assert found.of("other", "x") == protection.protection(("b",), {}).of(BASE, DIGEST) == ("b",)
+    assert protection.protection(None, {}).of(BASE, DIGEST) == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "protected"),
+    [
+        ("corp/app:1", True),
+        ("corp/app", True),
+        ("corp/*:1", True),
+        ("*", True),
+        ("sha256:abc*", True),
+        ("host:5000/app", True),
+        ("corp/app:2", False),
+        ("corp", False),
+        ("CORP/app", False),
+        ("", False),
+    ],
+)
+def test_what_a_pattern_protects(pattern: str, protected: bool) -> None:
+    assert protection.protects([pattern], "sha256:abcd", ["corp/app:1", "host:5000/app:1"]) is protected
+    assert not protection.protects([], "sha256:abcd", ["corp/app:1"])
+
+
+def test_the_bundles_to_tell_the_impact_of() -> None:
+    declared = {"version": "12.1", "bundles": {"12.1": {"source": URL}, "12.2": {"source": URL}}}
+    bases = policy.declared({"bases": {BASE: {**declared, "chain_id": DIGEST}}})["bases"]
+    assert protection.declared_bundles(BASE, URL, {}) == protection.Declared({"": Source(URL)})
+    for name in (BASE, DIGEST):
+        wanted = protection.declared_bundles(name, None, bases)
+        assert wanted is not None
+        assert (wanted.version, set(wanted.bundles), wanted.chain_id) == ("12.1", {"12.1", "12.2"}, DIGEST)
+        other = protection.declared_bundles(name, "12.2", bases)
+        assert other is not None
+        assert other.version == "12.2"
+    bases[BASE]["version"] = "12.0"
+    assert protection.declared_bundles(BASE, None, bases) is protection.declared_bundles("other:1", None, bases) is None
+    for wrong in ("12.3", 12.1, ["x"], ""):
+        with pytest.raises(
+            ArgumentInvalid, match=r"^\[argument-invalid\] bundle is .* that pillar declares .*: 12.1, 12.2 -- "
+        ):
+            protection.declared_bundles(BASE, wrong, bases)
