@@ -14,6 +14,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -26,7 +27,7 @@ from .layertar import Member
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-_MAX_JSON = 4 << 20  # bytes; the bound that registries put on manifests and configs
+MAX_JSON = 4 << 20  # bytes; the bound that registries put on manifests and configs
 _MAX_FILES = 64
 _CHUNK = 1 << 20
 
@@ -38,9 +39,18 @@ def blob_name(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A blob's digest and its size in bytes."""
+
+    digest: str
+    size: int
+
+
 class Bundle:
     """
-    An open bundle. ``digest`` is that of the whole file, ``size`` its bytes, ``manifest`` what it carries.
+    An open bundle. ``digest`` is that of the whole file, ``size`` its bytes, ``manifest`` what it carries; ``image``
+    and ``config`` are the OCI manifest and the image config as they stand in it.
 
     ``expected`` is the digest that the file must have. ``vouch`` is given the sha512 of the whole file before anything
     in it is looked at; it raises, or returns who vouches for the file, which is ``signed_by`` then. What is read later
@@ -78,6 +88,15 @@ class Bundle:
     def compression(self) -> str:
         """How the layer is compressed: ``zstd`` or ``gzip``."""
         return compression.BY_MEDIA_TYPE[self._layer["mediaType"]]
+
+    @property
+    def layer(self) -> Descriptor:
+        """The layer blob."""
+        return Descriptor(self._layer["digest"], self._layer["size"])
+
+    def blob(self) -> BinaryIO:
+        """The layer blob as it is in the file, compressed; its digest is the caller's to check."""
+        return _Blob(self._file, *self._place, self._layer["digest"])  # type: ignore[return-value]
 
     def members(self, progress: Progress | None = None) -> Iterator[tuple[Member, BinaryIO]]:
         """
@@ -122,11 +141,11 @@ class Bundle:
         if layout.get("imageLayoutVersion") != "1.0.0":
             raise BundleInvalid("the image layout is of an unknown version")
         index = _object(self._small(files, "index.json"), "index.json")
-        image = self._blob(files, _one(index.get("manifests"), "manifest", (MANIFEST_TYPE,)))
-        config = self._blob(files, _descriptor(image.get("config"), "config", (CONFIG_TYPE,)))
-        self._layer = _one(image.get("layers"), "layer", tuple(MEDIA_TYPES.values()))
+        self.image = self._blob(files, _one(index.get("manifests"), "manifest", (MANIFEST_TYPE,)))
+        config, self._layer = _parts(self.image)
+        self.config = self._blob(files, config)
         self._place = self._find(files, self._layer)
-        self.manifest: Manifest = _manifest(config)
+        self.manifest: Manifest = carried(self.config)
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Every file in the archive: offset and size in bytes."""
@@ -148,7 +167,7 @@ class Bundle:
 
     def _small(self, files: dict[str, tuple[int, int]], name: str) -> bytes:
         offset, size = files.get(name, (0, -1))
-        if not 0 <= size <= _MAX_JSON:
+        if not 0 <= size <= MAX_JSON:
             raise BundleInvalid(f"the file is no bundle: {name} is missing or too large")
         self._file.seek(offset)
         return self._file.read(size)
@@ -159,12 +178,12 @@ class Bundle:
             raise BundleInvalid(f"the blob {descriptor['digest']} is missing or has another size")
         return place
 
-    def _blob(self, files: dict[str, tuple[int, int]], descriptor: dict[str, Any]) -> dict[str, Any]:
+    def _blob(self, files: dict[str, tuple[int, int]], descriptor: dict[str, Any]) -> bytes:
         self._find(files, descriptor)
         data = self._small(files, blob_name(descriptor["digest"]))
         if "sha256:" + hashlib.sha256(data).hexdigest() != descriptor["digest"]:
             raise DigestMismatch(f"the blob {descriptor['digest']} does not have that digest")
-        return _object(data, descriptor["digest"])
+        return data
 
 
 class _Blob:
@@ -226,6 +245,18 @@ class _Plain:
         return data
 
 
+def parts(image: bytes) -> tuple[Descriptor, Descriptor]:
+    """The config and the layer that an OCI image manifest names; :class:`BundleInvalid` where it is not a bundle's."""
+    config, layer = _parts(image)
+    return Descriptor(config["digest"], config["size"]), Descriptor(layer["digest"], layer["size"])
+
+
+def _parts(image: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    fields = _object(image, "the OCI manifest")
+    config = _descriptor(fields.get("config"), "config", (CONFIG_TYPE,))
+    return config, _one(fields.get("layers"), "layer", tuple(MEDIA_TYPES.values()))
+
+
 def _content_digest(stream: BinaryIO, size: int) -> str:
     sha = hashlib.sha256()
     while size:
@@ -260,8 +291,10 @@ def _descriptor(value: object, name: str, types: tuple[str, ...]) -> dict[str, A
     return value
 
 
-def _manifest(config: dict[str, Any]) -> Manifest:
-    inner, rootfs = config.get("config"), config.get("rootfs")
+def carried(config: bytes) -> Manifest:
+    """The manifest that an image config carries; :class:`BundleInvalid` where it is not a bundle's."""
+    fields = _object(config, "the image config")
+    inner, rootfs = fields.get("config"), fields.get("rootfs")
     labels = inner.get("Labels") if isinstance(inner, dict) else None
     text = labels.get(LABEL) if isinstance(labels, dict) else None
     if not isinstance(text, str):

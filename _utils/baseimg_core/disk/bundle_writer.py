@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -23,11 +21,12 @@ from ..model import overlay
 from ..model.changes import Change
 from ..model.entry import Kind
 from ..model.manifest import LABEL, MEDIA_TYPES, ImageRef, Manifest, Totals
-from . import compression, layertar, tarstream
-from .bundle import CONFIG_TYPE, MANIFEST_TYPE, blob_name
+from . import archive, compression, layertar, tarstream
+from .bundle import CONFIG_TYPE, MANIFEST_TYPE
 from .files import discard, hex_digest, sync_directory
 
 _CHUNK = 1 << 20
+_EPOCH = "1970-01-01T00:00:00Z"  # the same images give the same bytes
 
 Progress = Callable[[int, int], None]
 
@@ -86,38 +85,26 @@ def _write_archive(
     kind: str,
     progress: Progress | None,
 ) -> Manifest:
-    out.write(b"\0" * tarstream.BLOCK)
+    out.write(b"\0" * archive.HEAD)
     layer = _LayerWriter(out, kind, progress)
     layer.write(changes)
-    out.write(tarstream.padding(layer.blob.size))
     count = model_changes.counts(changes)
     totals = Totals(count["added"], count["modified"], count["removed"], len(changes), layer.content)
     manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals)
 
-    config = _json(_config(manifest, platform))
-    image = _json(
+    config = archive.dump(_config(manifest, platform))
+    image = archive.dump(
         {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "config": _descriptor(CONFIG_TYPE, config),
+            "config": archive.descriptor(CONFIG_TYPE, config),
             "layers": [{"mediaType": MEDIA_TYPES[kind], "digest": layer.blob.digest, "size": layer.blob.size}],
         }
     )
-    named = {"annotations": {"org.opencontainers.image.ref.name": target.version}}
-    index = _json({"schemaVersion": 2, "manifests": [{**_descriptor(MANIFEST_TYPE, image), **named}]})
-    _add(out, blob_name(_sha256(config)), config)
-    _add(out, blob_name(_sha256(image)), image)
-    _add(out, "index.json", index)
-    _add(out, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
-    out.write(tarstream.END)
+    out.write(archive.tail(layer.blob.size, config, image, target.version))
     out.seek(0)
-    out.write(_file_header(blob_name(layer.blob.digest), layer.blob.size))
+    out.write(archive.head(layer.blob.digest, layer.blob.size))
     return manifest
-
-
-def _descriptor(media_type: str, blob: bytes) -> dict[str, Any]:
-    """OCI image spec, descriptor.md."""
-    return {"mediaType": media_type, "digest": _sha256(blob), "size": len(blob)}
 
 
 def _config(manifest: Manifest, platform: dict[str, str]) -> dict[str, Any]:
@@ -126,7 +113,13 @@ def _config(manifest: Manifest, platform: dict[str, str]) -> dict[str, Any]:
         **platform,
         "config": {"Labels": {LABEL: manifest.dump()}},
         "rootfs": {"type": "layers", "diff_ids": [manifest.diff_id]},
-        "history": [{"created_by": "baseimg", "comment": f"{source.reference} to {target.reference}"}],
+        "history": [
+            {
+                "created": _EPOCH,  # optional, but umoci 0.4.7 reads no history without it
+                "created_by": "baseimg",
+                "comment": f"{source.reference} to {target.reference}",
+            }
+        ],
     }
 
 
@@ -210,25 +203,6 @@ class _LayerWriter:
                 f"{overlay.shown(change.path)} changed while it was read",
                 "images must not change during a build",
             )
-
-
-def _add(out: BinaryIO, name: str, data: bytes) -> None:
-    out.write(_file_header(name, len(data)) + data + tarstream.padding(len(data)))
-
-
-def _file_header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o644
-    # GNU form: one block whatever the size, so that the first header fits the place left for it
-    return info.tobuf(tarfile.GNU_FORMAT)
-
-
-def _json(data: object) -> bytes:
-    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _sha256(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 @contextlib.contextmanager
