@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import shutil
 import socket
-import ssl
 import subprocess
 import threading
 import time
@@ -112,6 +112,7 @@ class Flaky:
         self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve)
         self._workers: list[threading.Thread] = []
+        self._clients: list[socket.socket] = []
 
     def __enter__(self) -> Flaky:
         self._thread.start()
@@ -123,6 +124,9 @@ class Flaky:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()
+        for client in self._clients:  # kept alive by those who asked
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
         for worker in self._workers:
             worker.join()
 
@@ -133,6 +137,7 @@ class Flaky:
             except OSError:
                 return
             self.sent.append(0)
+            self._clients.append(client)
             worker = threading.Thread(target=self._connection, args=(client, len(self.sent) - 1))
             worker.start()
             self._workers.append(worker)
@@ -192,10 +197,8 @@ def _openssl(root: Path, *arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def served(handler: type[Any]) -> Iterator[str]:
+def served(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
     """An HTTP server on loopback with this handler; gives its host."""
-    import http.server
-
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

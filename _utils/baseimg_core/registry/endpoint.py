@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.response import BaseHTTPResponse
 
 from ..errors import BundleUnavailable, RegistryDenied
@@ -27,6 +27,8 @@ _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 _MAX_WAIT = 60  # seconds; nobody may let us wait longer than that
 _MAX_ANSWER = 1 << 20
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
+# what OpenSSL calls an answer that is not TLS, in its several versions
+_NO_TLS = {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 _HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 # connections are made anew by us, later; only redirects are followed at once
 _RETRY = urllib3.Retry(total=5, connect=0, read=0, status=0, other=0, redirect=5, raise_on_status=False)
@@ -128,8 +130,9 @@ class Endpoint:
             try:
                 self._pool.request("GET", f"{self._url}/v2/", preload_content=False).close()
             except MaxRetryError as exc:
-                # a certificate that is not believed is no reason to do without one
-                if isinstance(exc.reason, SSLError) and not _root(exc, ssl.SSLCertVerificationError):
+                # a certificate that is not believed, or is asked of us, is no reason to do without TLS
+                cause = _root(exc, ssl.SSLError)
+                if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
                     return False
                 raise
         return True
