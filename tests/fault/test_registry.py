@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -41,6 +42,7 @@ pytestmark = pytest.mark.fault
 
 NAME = "baseimg/base:12.1"
 CONTENT = 1 << 20  # bytes, and random, so a layer blob is as long
+IDENTITY = "1dentity-t0ken"
 USER, PASSWORD = "nodes", "s3cret-Passw0rd"
 HTPASSWD = USER + r":$2b$04$LCyobfUw4H7cFboa53K80e2s8Op.E6W75sxP7jVKf051V8XdKPkYa" + "\n"
 
@@ -379,10 +381,14 @@ class TestTokens:
 
         class Tokens(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                asked = self.path.partition("scope=")[2].partition("&")[0].replace("%3A", ":").replace("%2C", ",")
-                scope = asked.replace("%2F", "/")
-                known = self.headers["Authorization"] == "Basic " + SECRETS[1]
-                kind, name, actions = scope.split(":")
+                self.answer(urlsplit(self.path).query, self.headers["Authorization"] == "Basic " + SECRETS[1])
+
+            def do_POST(self) -> None:
+                form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                self.answer(form, parse_qs(form)["refresh_token"] == [IDENTITY])
+
+            def answer(self, form: str, known: bool) -> None:
+                kind, name, actions = parse_qs(form)["scope"][0].split(":")
                 allowed = actions.split(",") if known else []
                 given.append(jwt(certificate, key, [{"type": kind, "name": name, "actions": allowed}]))
                 body = json.dumps({"token": given[-1]}).encode()
@@ -418,9 +424,16 @@ class TestTokens:
             put(registry.host, bundle)
         log_in(tmp_path, registry.host)
         assert same(node.fetch(put(registry.host, bundle)["source"]), bundle)
-        assert len(given) >= 3
+        log_in(tmp_path, registry.host, "wrong-pass")
+        with pytest.raises(RegistryDenied, match=f"as '{USER}'"):
+            node.fetch(at(registry.host))
+        # what `docker login` leaves where the token server has given it an identity token
+        (tmp_path / "docker/config.json").write_text(
+            json.dumps({"auths": {registry.host: {"identitytoken": IDENTITY}}})
+        )
+        assert same(node.fetch(at(registry.host)), bundle)
         shown = told(caught, caplog)
-        assert [secret for secret in (*SECRETS, *given) if secret in shown] == []
+        assert [secret for secret in (*SECRETS, *given, IDENTITY) if secret in shown] == []
 
 
 def jwt(certificate: Path, key: Path, access: list[dict[str, Any]]) -> str:
@@ -446,6 +459,7 @@ class TestStores:
     ) -> None:
         caplog.set_level(logging.DEBUG)
         seen: list[Any] = []
+        busy: list[str] = []
         blob, wanted = registry.blob(layer_of(bundle)), layer_of(bundle)
 
         class Store(http.server.BaseHTTPRequestHandler):
@@ -473,6 +487,11 @@ class TestStores:
                         self.send_response(401)
                         self.send_header("WWW-Authenticate", 'Basic realm="front"')
                         self.send_header("Content-Length", "0")
+                    elif not busy:
+                        busy.append(self.path)
+                        self.send_response(503)
+                        self.send_header("Retry-After", "0")
+                        self.send_header("Content-Length", "0")
                     elif self.path.endswith(wanted):
                         self.send_response(307)
                         self.send_header("Location", f"http://{store}/blob?X-Amz-Signature=5ignature")
@@ -489,7 +508,7 @@ class TestStores:
             with served(Front) as front:
                 log_in(tmp_path, front)
                 assert same(Node(tmp_path / "cache").fetch(at(front, source)), bundle)
-        assert seen == [None, None]
+        assert (len(busy), seen) == (1, [None, None])
         assert [word for word in ("5ignature", *SECRETS) if word in caplog.text] == []
 
 
@@ -505,7 +524,7 @@ class TestCertificates:
             directory = tmp_path / "certs.d" / registry.host
             directory.mkdir(parents=True)
             shutil.copy(authority.ca, directory / "ca.crt")
-            with pytest.raises(BundleUnavailable, match=r"(?i)alert certificate required"):
+            with pytest.raises(BundleUnavailable, match=r"alert (bad certificate|certificate required)"):
                 put(registry.host, bundle)
             for file, name in zip(authority.issue("node"), ("client.cert", "client.key"), strict=True):
                 shutil.copy(file, directory / name)

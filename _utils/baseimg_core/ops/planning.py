@@ -93,7 +93,7 @@ def open_bundle(context: Context, source: Source) -> Bundle:
         signature = signing.read(context.fetch(source.signature))
     except (BundleUnavailable, SignatureMissing) as exc:
         if isinstance(exc, BundleUnavailable) and reference.is_registry(source.source):
-            raise  # a registry tells "there is none" from "cannot be asked"
+            raise  # there we can tell "it has none" from "it cannot be asked"
         if context.trust.required:
             raise SignatureMissing(f"{source.source} is not signed: {exc.message}") from exc
         return Bundle(context.fetch(source), source.digest)

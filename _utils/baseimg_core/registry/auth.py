@@ -21,7 +21,6 @@ import docker.errors
 from ..errors import RegistryDenied
 
 _PARAMETER = re.compile(r'\s*([A-Za-z0-9_-]+)\s*=\s*"?((?:[^"\\]|\\.)*)"?\s*')
-_HUB = "registry-1.docker.io"  # what config.json knows as docker.io
 
 # method, URL, headers, body → the response's body; of the token server
 Ask = Callable[[str, str, dict[str, str], bytes | None], bytes]
@@ -55,7 +54,7 @@ def credentials(host: str) -> Credentials:
     """For a registry's host: ``auths``, ``credHelpers``, ``credsStore``; raises :class:`RegistryDenied`."""
     try:
         known = docker.auth.load_config()
-        found = known.resolve_authconfig("docker.io" if host == _HUB else host) or {}
+        found = known.resolve_authconfig(host) or {}
     except docker.errors.DockerException:
         raise RegistryDenied(
             f"config.json, or the credential helper that it names, cannot be used for {host}"

@@ -154,11 +154,11 @@ class Endpoint:
             )
         if response.status != 200:
             with contextlib.closing(response):
-                raise self._refused(response)
+                raise self._refused(response, f"the token server {host_of(url)} for ")
         return self.read(response, _MAX_ANSWER)
 
-    def _refused(self, response: BaseHTTPResponse) -> Exception:
-        status = f"{self.host} answers {response.status}{self._reason(response)}"
+    def _refused(self, response: BaseHTTPResponse, who: str = "") -> Exception:
+        status = f"{who}{self.host} answers {response.status}{self._reason(response)}"
         if response.status in (401, 403):
             return RegistryDenied(f"{status}, {(self._who or auth.credentials(self.host)).shown}")
         if response.status == 404:
