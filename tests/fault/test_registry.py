@@ -14,6 +14,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -31,11 +32,13 @@ from baseimg_core.errors import (
     DigestMismatch,
     RegistryDenied,
     SignatureMissing,
+    SpaceExhausted,
 )
 from baseimg_core.model import ids, reference
 from baseimg_core.model.manifest import ImageRef
 from baseimg_core.model.policy import Registry as Declared
 from baseimg_core.registry import pull, push, repository, tls
+from tests.support.fs import loop_fs
 from tests.support.registry import Authority, Flaky, Registry, served
 
 pytestmark = pytest.mark.fault
@@ -200,6 +203,26 @@ class TestBroken:
             assert CONTENT < sum(way.sent) < CONTENT + 100_000
         done = [done for _step, done, _total in node.told]
         assert done == sorted(done)
+
+    def test_a_registry_that_is_only_starting(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        """Which of HTTP and TLS it speaks is asked anew then."""
+        with Flaky(registry.host, limit=0, cuts=2) as way:
+            assert same(node.fetch(at(way.host, source)), bundle)
+
+    def test_two_jobs_fetch_it_once(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        before = len(registry.requests())
+        with ThreadPoolExecutor(4) as jobs:
+            paths = set(jobs.map(node.fetch, [source] * 4))
+        assert same(paths.pop(), bundle)
+        assert paths == set()
+        assert len([line for line in registry.requests()[before:] if layer_of(bundle) in line]) == 1
+
+    def test_a_full_disk(self, source: str, bundle: str) -> None:
+        with loop_fs("ext4", 1 << 20) as root:
+            node = Node(root / "cache")
+            with pytest.raises(SpaceExhausted):
+                node.fetch(source)
+            assert node.files == []
 
     def test_another_job_goes_on_with_it(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
         class Killed(BaseException):

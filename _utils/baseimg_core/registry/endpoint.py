@@ -120,15 +120,14 @@ class Endpoint:
         """The registry's URL; which scheme is tried out where both are allowed."""
         if not self._url:
             name = _HOSTS.get(self.host, self.host)
-            self._url = f"https://{name}"
-            if self._plain and not self._speaks_tls():
-                self._url = f"http://{name}"
+            plain = self._plain and not self._speaks_tls(f"https://{name}/v2/")
+            self._url = f"http{'' if plain else 's'}://{name}"
         return self._url
 
-    def _speaks_tls(self) -> bool:
+    def _speaks_tls(self, url: str) -> bool:
         with self._errors(), _quiet():
             try:
-                self._pool.request("GET", f"{self._url}/v2/", preload_content=False).close()
+                self._pool.request("GET", url, preload_content=False).close()
             except MaxRetryError as exc:
                 # a certificate that is not believed, or is asked of us, is no reason to do without TLS
                 cause = _root(exc, ssl.SSLError)
