@@ -23,7 +23,7 @@ from .registry import pull, push
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 _BAR_SECONDS = 0.2
 _EVENT_SECONDS = 5
-_NOT_AS_DECLARED = ("digest-mismatch", "signature-invalid")
+_NOT_AS_DECLARED = ("digest-mismatch", "signature-invalid", "bundle-invalid")
 
 
 class Minion:
@@ -74,7 +74,7 @@ class Minion:
         return policy.declared(self._pillar.get("baseimg"))
 
     def fetch(self, source: policy.Source) -> str:
-        """A local path of what is at ``source``; raises :class:`BundleUnavailable`."""
+        """A local path of what is at ``source``; raises :class:`BundleUnavailable`, and what :mod:`pull` raises."""
         if source.source.startswith("/"):
             return source.source
         if reference.is_registry(source.source):

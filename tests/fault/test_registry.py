@@ -555,6 +555,17 @@ class TestCertificates:
             (directory / "ca.crt").unlink()
             assert put(registry.host, bundle, **{registry.host: Declared(insecure=True)})["changed"] is False
 
+    def test_http_only_where_that_is_declared(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        """0.0.0.0 reaches this machine, too, but is not one of its loopback addresses."""
+        host = registry.host.replace("127.0.0.1", "0.0.0.0")
+        before = len(registry.requests())
+        with pytest.raises(BundleUnavailable, match="does not speak TLS") as caught:
+            node.fetch(at(host, source))
+        assert f"baseimg:registries:{host}:insecure" in caught.value.hint
+        assert registry.requests()[before:] == []
+        node.declared = {host: Declared(insecure=True)}
+        assert same(node.fetch(at(host, source)), bundle)
+
     def test_a_damaged_one(self, bundle: str, tmp_path: Path) -> None:
         directory = tmp_path / "certs.d/127.0.0.1:1"
         directory.mkdir(parents=True)

@@ -131,6 +131,19 @@ class TestApply:
         lab.refused("digest-mismatch", "apply", source, hash="sha256:" + "1" * 64)
         assert cached(lab) == []
 
+    @pytest.mark.parametrize("place", [0, 512, -1024])
+    def test_a_damaged_cache_is_filled_anew(self, lab: Lab, registry: Registry, place: int) -> None:
+        lab.usual()
+        source = lab.push(lab.bundle(), f"{registry.host}/apply/cache:12.1")["source"]
+        lab.inspect(source)
+        (name,) = cached(lab)
+        path = Path(lab.minion.opts["cachedir"]) / "baseimg/registry" / name
+        data = bytearray(path.read_bytes())
+        data[place] ^= 0xFF
+        path.write_bytes(data)
+        lab.refused(("digest-mismatch", "bundle-invalid"), "apply", source)
+        assert lab.apply(source)["changed"]
+
     def test_state_from_pillar(self, lab: Lab, registry: Registry, keys: dict[str, ssh.Key]) -> None:
         lab.usual()
         path = lab.bundle(key=str(keys["release"].path))

@@ -130,8 +130,7 @@ class Endpoint:
                 self._pool.request("GET", url, preload_content=False).close()
             except MaxRetryError as exc:
                 # a certificate that is not believed, or is asked of us, is no reason to do without TLS
-                cause = _root(exc, ssl.SSLError)
-                if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+                if _no_tls(_root(exc, OSError)):
                     return False
                 raise
         return True
@@ -182,13 +181,17 @@ class Endpoint:
         try:
             yield
         except HTTPError as exc:
-            verification = _root(exc, ssl.SSLCertVerificationError)
-            if isinstance(verification, ssl.SSLCertVerificationError):
+            cause = _root(exc, OSError)
+            if isinstance(cause, ssl.SSLCertVerificationError):
                 raise BundleUnavailable(
-                    f"the certificate of {self.host} is not believed: {verification.verify_message}",
+                    f"the certificate of {self.host} is not believed: {cause.verify_message}",
                     f"put the CA into {tls.CERTS[0]}/{self.host}/ca.crt (docs/registry.md)",
                 ) from None
-            cause = _root(exc, OSError)
+            if _no_tls(cause):
+                raise BundleUnavailable(
+                    f"{self.host} does not speak TLS",
+                    f"if it shall be used all the same, declare it: baseimg:registries:{self.host}:insecure",
+                ) from None
             text = getattr(cause, "strerror", None) or type(_last(exc)).__name__
             raise Transient(f"{self.host}: {text}") from None
 
@@ -207,6 +210,10 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
 
 def _root(exc: BaseException, kind: type[BaseException]) -> BaseException | None:
     return next((one for one in _chain(exc) if isinstance(one, kind)), None)
+
+
+def _no_tls(cause: BaseException | None) -> bool:
+    return isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS
 
 
 def _last(exc: BaseException) -> BaseException:
