@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from baseimg_core.disk import bundle_writer
-from baseimg_core.disk.bundle import Bundle
+from baseimg_core.disk.bundle import Bundle, parts
 from baseimg_core.disk.compare import compare
 from baseimg_core.disk.tree import Stack
 from baseimg_core.errors import (
@@ -163,6 +163,14 @@ class TestTheSameFile:
         with pytest.raises(BundleUnavailable, match=f"has no .*{name}"):
             node.fetch(f"docker://{registry.host}/{name}")
         assert node.files == []
+
+    @pytest.mark.parametrize("part", ["config", "layers"])
+    def test_sizes_below_zero(self, bundle: str, part: str) -> None:
+        with Bundle(bundle) as opened:
+            image = json.loads(opened.image)
+        (image[part] if part == "config" else image[part][0])["size"] = -1
+        with pytest.raises(BundleInvalid, match="below zero"):
+            parts(json.dumps(image).encode())
 
     def test_an_image_that_is_no_bundle(self, registry: Registry, node: Node, tmp_path: Path) -> None:
         layout = tmp_path / "layout"

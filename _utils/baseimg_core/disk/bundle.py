@@ -286,6 +286,8 @@ def _descriptor(value: object, name: str, types: tuple[str, ...]) -> dict[str, A
     """OCI image spec, descriptor.md."""
     if not isinstance(value, dict) or not ids.is_digest(value.get("digest")) or type(value.get("size")) is not int:
         raise BundleInvalid(f"the {name}'s descriptor is malformed")
+    if value["size"] < 0:
+        raise BundleInvalid(f"the {name} has a size below zero")
     if value.get("mediaType") not in types:
         raise BundleInvalid(f"the {name}'s media type is {str(value.get('mediaType'))[:100]!r}, expected {types[0]!r}")
     return value

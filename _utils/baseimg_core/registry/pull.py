@@ -106,7 +106,9 @@ class Cache:
         blob = artifact.signature_blob(image)
         if blob is None or blob.size > sshsig.MAX_SIZE:
             raise SignatureInvalid(f"the signature of {place} is not one that baseimg.push has made")
-        save(path, repository.small(blob, sshsig.MAX_SIZE))
+        data = repository.small(blob, sshsig.MAX_SIZE)
+        with self._alone():
+            save(path, data)
         return path
 
     def _digest(self, place: Reference) -> str:
