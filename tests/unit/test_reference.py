@@ -26,7 +26,6 @@ class TestParse:
     )
     def test_sound(self, text: str, found: Reference) -> None:
         assert reference.parse(text) == found
-        assert found.wanted == (found.digest or found.tag)
 
     @pytest.mark.parametrize(
         "text",

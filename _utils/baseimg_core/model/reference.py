@@ -36,11 +36,6 @@ class Reference:
     tag: str = ""
     digest: str = ""
 
-    @property
-    def wanted(self) -> str:
-        """What the registry is asked for."""
-        return self.digest or self.tag
-
     def at(self, digest: str) -> str:
         """The source that names exactly what has this digest."""
         return f"{SCHEME}{self.host}/{self.name}@{digest}"

@@ -13,7 +13,7 @@ from ..disk import archive
 from ..disk.bundle import MANIFEST_TYPE, Descriptor
 from ..model import ids
 
-ARTIFACT_TYPE = "application/vnd.baseimg.signature.v1"
+_ARTIFACT_TYPE = "application/vnd.baseimg.signature.v1"
 _SIGNATURE_TYPE = "application/vnd.baseimg.signature.v1.sshsig"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 EMPTY = b"{}"  # the config of an artifact that has none
@@ -25,7 +25,7 @@ def signature_image(signature: bytes, image: bytes) -> bytes:
         {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "artifactType": ARTIFACT_TYPE,
+            "artifactType": _ARTIFACT_TYPE,
             "config": archive.descriptor(_EMPTY_TYPE, EMPTY),
             "layers": [archive.descriptor(_SIGNATURE_TYPE, signature)],
             "subject": archive.descriptor(MANIFEST_TYPE, image),
