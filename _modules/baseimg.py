@@ -173,12 +173,39 @@ def sign(bundle, key, test=False):
         return building.sign(_text(bundle, "bundle"), policy.signing_key(key, "key"), bool(test))
 
 
+def push(bundle, destination, test=False):
+    """
+    Bring a bundle to a registry, with the signature beside it where there is one. Nodes take it from there as
+    ``docker://…``, and get the same file to the byte. What the registry has already is not sent again.
+
+    bundle
+        Path of a bundle that :py:func:`baseimg.build` wrote.
+
+    destination
+        ``HOST/NAME:TAG``, as in ``registry.corp:5000/baseimg/base:12.1``. Who we are says Docker's ``config.json``.
+
+    test
+        Only tell whether anything would be sent.
+
+    Returns ``changed``, ``bundle``, its ``size`` (bytes), ``tag``, whether it was ``signed``, and what pillar declares:
+    ``source`` (``docker://…@sha256:…``, where the digest is that of the OCI manifest) and ``hash`` (that of the file).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.push /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar registry.corp:5000/baseimg/base:12.1
+    """
+    with _operation("push") as minion:
+        return minion.push(_text(bundle, "bundle"), policy.pushed_to(destination), bool(test))
+
+
 def inspect(bundle, verify=False):
     """
     Show a bundle's manifest: source and target, figures, digests.
 
     bundle
-        A path, or anything that ``cp.cache_file`` takes.
+        A path, ``docker://…`` in a registry, or anything that ``cp.cache_file`` takes.
 
     verify
         Read all of it and compute every digest again first.
@@ -198,7 +225,8 @@ def apply(bundle, hash=None, base=None, protect=None, **kwargs):
     Bring a base to the version that a bundle leads to. Running containers keep the old content, undisturbed.
 
     bundle
-        A path on this node, or anything that ``cp.cache_file`` takes (``salt://``, ``http(s)://``, ``s3://``).
+        A path on this node, ``docker://HOST/NAME@sha256:…`` or ``:TAG`` in a registry, or anything that
+        ``cp.cache_file`` takes (``salt://``, ``http(s)://``, ``s3://``).
 
     hash
         The digest that the file must have, ``sha256:…``.

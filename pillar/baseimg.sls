@@ -7,7 +7,8 @@
 #                                Quote it: YAML reads 12.10 as the number 12.1.
 #       bundles:                 version -> the bundle that leads to it
 #         '12.1':
-#           source: salt://baseimg/bundles/corp-base_12.0_12.1.tar   a path on the node, or any URL of cp.cache_file
+#           source: salt://baseimg/bundles/corp-base_12.0_12.1.tar   a path on the node, or any URL of cp.cache_file,
+#                                or docker://HOST/NAME@sha256:… in a registry (docs/registry.md)
 #           hash: sha256:…       of that file ('sha256sum'); optional, but then nothing but the transport vouches for it
 #       chain_id: sha256:…       optional: finds the base on nodes where its name is not known ('baseimg.layer' prints it)
 #       repair: false            optional: make the content again where somebody changed it; walks the layer at each run
@@ -25,6 +26,7 @@
 # Bundles are chained where none leads there directly: with 12.0 -> 12.1 under '12.1' and 12.1 -> 12.2 under '12.2', a base
 # that shows 12.0 goes to 12.2 in one swap.
 #
+# Mirrors of registries, and which are without TLS, are declared in registries below baseimg: docs/registry.md.
 # With trusted_keys below baseimg, only bundles that one of them signed are used: docs/signatures.md.
 
 baseimg:

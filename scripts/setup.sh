@@ -15,6 +15,9 @@ PACKAGES=(
     busybox:busybox-static   # content of the demo's and the tests' base images
     debootstrap:debootstrap  # the test with a real Debian base
     zstd:zstd                # looks into bundles
+    docker-registry:docker-registry # a registry of the tests' own
+    skopeo:skopeo            # copies bundles to a registry and back, independently of us
+    umoci:umoci              # reads bundles as the image layouts that they are
     ssh-keygen:openssh-client # signs bundles and checks signatures, independently of us
     mkfs.ext4:e2fsprogs      # file systems of the tests: full, without reflinks
     mkfs.xfs:xfsprogs        # file systems of the tests: with reflinks

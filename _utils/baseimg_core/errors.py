@@ -84,7 +84,17 @@ class BundleUnavailable(BaseimgError):
     """The bundle cannot be had from where it is declared to be."""
 
     code = "bundle-unavailable"
-    hint = "check the source: a path on the node, or a URL that cp.cache_file takes (salt://, http://, https://, s3://)"
+    hint = "check the source: a path on the node, docker://, or what cp.cache_file takes (salt://, http(s)://, s3://)"
+
+
+class RegistryDenied(BaseimgError):
+    """A registry does not let us in, or not do this."""
+
+    code = "registry-denied"
+    hint = (
+        "log in with 'docker login HOST' as the user that the minion runs as, or check what that account may do; "
+        "a config.json elsewhere is named by DOCKER_CONFIG in the minion's environment (docs/registry.md)"
+    )
 
 
 class DigestMismatch(BundleInvalid):

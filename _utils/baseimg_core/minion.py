@@ -16,13 +16,14 @@ from typing import Any
 from .engine.base import Engine
 from .engine.docker import Docker
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
-from .model import policy, protection
+from .model import policy, protection, reference
 from .ops.planning import Context
+from .registry import pull, push
 
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 _BAR_SECONDS = 0.2
 _EVENT_SECONDS = 5
-_NOT_AS_DECLARED = ("digest-mismatch", "signature-invalid")
+_NOT_AS_DECLARED = ("digest-mismatch", "signature-invalid", "bundle-invalid")
 
 
 class Minion:
@@ -44,6 +45,7 @@ class Minion:
         self._salt, self._opts, self._pillar = functions, opts, pillar
         self._action, self._pub = action, dict(pub or {})
         self._fetched: list[str] = []
+        self._cache: pull.Cache | None = None
         self._bar = sys.stderr.isatty()
         self._told = time.monotonic()
 
@@ -84,9 +86,13 @@ class Minion:
         return protection.declared_bundles(base, bundle, self.declared()["bases"])
 
     def fetch(self, source: policy.Source) -> str:
-        """A local path of what is at ``source``; raises :class:`BundleUnavailable`."""
+        """A local path of what is at ``source``; raises :class:`BundleUnavailable`, and what :mod:`pull` raises."""
         if source.source.startswith("/"):
             return source.source
+        if reference.is_registry(source.source):
+            path = self._registry().fetch(source.source)
+            self._fetched.append(path)
+            return path
         digest = source.digest and source.digest.removeprefix("sha256:")
         saltenv = self._opts.get("saltenv") or "base"
         try:
@@ -97,6 +103,19 @@ class Minion:
             raise BundleUnavailable(f"cannot fetch {source.source}")
         self._fetched.append(path)
         return str(path)
+
+    def push(self, bundle: str, place: reference.Reference, test: bool) -> dict[str, Any]:
+        """Bring a bundle to a registry."""
+        return push.push(bundle, place, self._registries(), test, self.progress)
+
+    def _registry(self) -> pull.Cache:
+        if self._cache is None:
+            home = os.path.join(self._opts["cachedir"], "baseimg", "registry")
+            self._cache = pull.Cache(home, self._registries(), self.progress)
+        return self._cache
+
+    def _registries(self) -> dict[str, policy.Registry]:
+        return policy.registries(self._salt["config.get"]("baseimg:registries", {}))
 
     def failed(self, error: BaseimgError) -> None:
         """A fetched file that is not what was declared does not stay in the cache."""

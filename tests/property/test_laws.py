@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from baseimg_core.disk import bundle_writer
 from baseimg_core.disk.bundle import Bundle
 from baseimg_core.disk.compare import compare
+from baseimg_core.disk.encoding import Encoding
 from baseimg_core.disk.flatten import Flattener
 from baseimg_core.disk.tree import Stack
 from baseimg_core.model.changes import Action, Change
@@ -37,9 +38,9 @@ def changed(source: Sequence[Path], target: Sequence[Path]) -> list[Change]:
 def packed(work: Path, changes: list[Change], name: str, old: Sequence[Path] = ()) -> Path:
     """A bundle file of the changes; with ``old``, what they start from, as a delta."""
     path = work / f"{name}.tar"
-    encoding = bundle_writer.Encoding("gzip")
+    encoding = Encoding("gzip")
     if old:
-        encoding = bundle_writer.Encoding("zstd", Stack([str(layer) for layer in old]), "only")
+        encoding = Encoding("zstd", Stack([str(layer) for layer in old]), "only")
     bundle_writer.write(str(path), changes, image("source"), image("target"), PLATFORM, encoding)
     return path
 

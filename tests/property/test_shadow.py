@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from baseimg_core.disk import bundle_writer, covering
 from baseimg_core.disk.bundle import Bundle
 from baseimg_core.disk.compare import compare
+from baseimg_core.disk.encoding import Encoding
 from baseimg_core.disk.tree import Stack
 from baseimg_core.model.ids import chain_id
 from baseimg_core.model.manifest import ImageRef
@@ -32,7 +33,7 @@ def wants(work: Path, name: str, source: list[Path], target: list[Path]) -> list
     """What a bundle from one stack to the other wants, read from its file."""
     changes = compare(Stack([str(path) for path in source]), Stack([str(path) for path in target]))
     path = str(work / f"{name}.tar")
-    bundle_writer.write(path, changes, image("source"), image("target"), {"os": "linux"}, "gzip")
+    bundle_writer.write(path, changes, image("source"), image("target"), {"os": "linux"}, Encoding("gzip"))
     with Bundle(path) as bundle:
         return list(covering.wants(bundle))
 

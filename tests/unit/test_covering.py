@@ -11,6 +11,7 @@ import pytest
 from baseimg_core.disk import bundle_writer
 from baseimg_core.disk.compare import compare
 from baseimg_core.disk.covering import Layers, look
+from baseimg_core.disk.encoding import Encoding
 from baseimg_core.disk.tree import Stack
 from baseimg_core.engine.base import Image
 from baseimg_core.errors import LayerUnsupported
@@ -97,7 +98,7 @@ class TestImages:
         new = put(tmp_path / "new", "usr/lib/file", "usr/lib/more")
         changes = compare(Stack([str(tmp_path / "layers/base/diff")]), Stack([str(new)]))
         path = str(tmp_path / "bundle.tar")
-        bundle_writer.write(path, changes, _side(engine.image(BASE)), _side(None), {"os": "linux"}, "gzip")
+        bundle_writer.write(path, changes, _side(engine.image(BASE)), _side(None), {"os": "linux"}, Encoding("gzip"))
         return path
 
     def test_unknown(self, engine: PlainEngine, bundle: str) -> None:

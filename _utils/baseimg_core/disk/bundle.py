@@ -14,6 +14,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -23,11 +24,12 @@ from ..model.manifest import DELTA_TYPE, LABEL, MEDIA_TYPES, Manifest
 from . import compression, delta, layertar, tarstream
 from .files import hex_digest
 from .layertar import Member
+from .streams import Blob, Plain
 from .tree import Stack
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-_MAX_JSON = 4 << 20  # bytes; the bound that registries put on manifests and configs
+MAX_JSON = 4 << 20  # bytes; the bound that registries put on manifests and configs
 _MAX_FILES = 64
 _CHUNK = 1 << 20
 
@@ -39,9 +41,18 @@ def blob_name(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A blob's digest and its size in bytes."""
+
+    digest: str
+    size: int
+
+
 class Bundle:
     """
-    An open bundle. ``digest`` is that of the whole file, ``size`` its bytes, ``manifest`` what it carries.
+    An open bundle. ``digest`` is that of the whole file, ``size`` its bytes, ``manifest`` what it carries; ``image``
+    and ``config`` are the OCI manifest and the image config as they stand in it.
 
     ``expected`` is the digest that the file must have. ``vouch`` is given the sha512 of the whole file before anything
     in it is looked at; it raises, or returns who vouches for the file, which is ``signed_by`` then. What is read later
@@ -85,6 +96,15 @@ class Bundle:
         """The encodings of the layer that it carries, ``full`` and ``delta``, with their sizes in bytes."""
         return {"delta" if one == DELTA_TYPE else "full": layer["size"] for one, layer in self._layers.items()}
 
+    @property
+    def layer(self) -> Descriptor:
+        """The layer blob, the first of two."""
+        return Descriptor(self._first[1]["digest"], self._first[1]["size"])
+
+    def blob(self) -> BinaryIO:
+        """That blob as it is in the file, compressed; its digest is the caller's to check."""
+        return Blob(self._file, *self._places[self._first[0]], self.layer.digest)  # type: ignore[return-value]
+
     def members(self, progress: Progress | None = None, old: Stack | None = None) -> Iterator[tuple[Member, BinaryIO]]:
         """
         The layer's entries in order, each with the stream that gives a file's content next.
@@ -93,9 +113,11 @@ class Bundle:
         this node, which is needed where there is only a delta: the full encoding costs no reading of old files. Ends
         only after the layer's blob digest, diff ID and size have been checked. Raises :class:`DeltaMismatch`, too.
         """
-        media_type, layer = next(((one, found) for one, found in self._layers.items() if one != DELTA_TYPE), self._only)
-        blob = _Blob(self._file, *self._places[media_type], layer["digest"])
-        plain = _Plain(self._decoded(media_type, blob, old), self.manifest.layer_size)
+        media_type, layer = next(
+            ((one, found) for one, found in self._layers.items() if one != DELTA_TYPE), self._first
+        )
+        blob = Blob(self._file, *self._places[media_type], layer["digest"])
+        plain = Plain(self._decoded(media_type, blob, old), self.manifest.layer_size)
         entries = 0
         for member in layertar.members(plain, plain.skip):  # type: ignore[arg-type]
             entries += 1
@@ -107,7 +129,7 @@ class Bundle:
         if entries != self.manifest.totals.entries:
             raise BundleInvalid(f"the layer has {entries} entries, the manifest says {self.manifest.totals.entries}")
 
-    def _decoded(self, media_type: str, blob: _Blob, old: Stack | None) -> Any:
+    def _decoded(self, media_type: str, blob: Blob, old: Stack | None) -> Any:
         if media_type != DELTA_TYPE:
             return compression.reader(media_type, blob)  # type: ignore[arg-type]
         if old is None:
@@ -121,7 +143,7 @@ class Bundle:
         """
         for media_type, layer in self._layers.items():
             if media_type == DELTA_TYPE:
-                blob = _Blob(self._file, *self._places[media_type], layer["digest"])
+                blob = Blob(self._file, *self._places[media_type], layer["digest"])
                 while blob.read(_CHUNK):
                     pass
                 blob.finish()
@@ -148,18 +170,19 @@ class Bundle:
         if layout.get("imageLayoutVersion") != "1.0.0":
             raise BundleInvalid("the image layout is of an unknown version")
         index = _object(self._small(files, "index.json"), "index.json")
-        images = [self._blob(files, one) for one in _several(index.get("manifests"), "manifest", (MANIFEST_TYPE,), 2)]
-        configs = [_descriptor(image.get("config"), "config", (CONFIG_TYPE,)) for image in images]
-        types = (*MEDIA_TYPES.values(), DELTA_TYPE)
-        layers = [_several(image.get("layers"), "layer", types, 1)[0] for image in images]
-        self._layers = {layer["mediaType"]: layer for layer in layers}
-        if len(self._layers) < len(images) or (len(images) > 1 and DELTA_TYPE not in self._layers):
-            raise BundleInvalid("the bundle carries one encoding of its layer twice")
-        if any(config["digest"] != configs[0]["digest"] for config in configs):
+        listed = _several(index.get("manifests"), "manifest", (MANIFEST_TYPE,), 2)
+        images = [self._blob(files, one) for one in listed]
+        pairs = [_parts(image) for image in images]
+        config = pairs[0][0]
+        if any(one["digest"] != config["digest"] for one, _ in pairs):
             raise BundleInvalid("the bundle's encodings are of different configs")
-        self._only = next(iter(self._layers.items()))
+        self._layers = {layer["mediaType"]: layer for _, layer in pairs}
+        if len(self._layers) < len(pairs) or (len(pairs) > 1 and DELTA_TYPE not in self._layers):
+            raise BundleInvalid("the bundle carries one encoding of its layer twice")
+        self._first = next(iter(self._layers.items()))
         self._places = {media_type: self._find(files, layer) for media_type, layer in self._layers.items()}
-        self.manifest: Manifest = _manifest(self._blob(files, configs[0]))
+        self.image, self.config = images[0], self._blob(files, config)
+        self.manifest: Manifest = carried(self.config)
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Every file in the archive: offset and size in bytes."""
@@ -181,7 +204,7 @@ class Bundle:
 
     def _small(self, files: dict[str, tuple[int, int]], name: str) -> bytes:
         offset, size = files.get(name, (0, -1))
-        if not 0 <= size <= _MAX_JSON:
+        if not 0 <= size <= MAX_JSON:
             raise BundleInvalid(f"the file is no bundle: {name} is missing or too large")
         self._file.seek(offset)
         return self._file.read(size)
@@ -192,71 +215,24 @@ class Bundle:
             raise BundleInvalid(f"the blob {descriptor['digest']} is missing or has another size")
         return place
 
-    def _blob(self, files: dict[str, tuple[int, int]], descriptor: dict[str, Any]) -> dict[str, Any]:
+    def _blob(self, files: dict[str, tuple[int, int]], descriptor: dict[str, Any]) -> bytes:
         self._find(files, descriptor)
         data = self._small(files, blob_name(descriptor["digest"]))
         if "sha256:" + hashlib.sha256(data).hexdigest() != descriptor["digest"]:
             raise DigestMismatch(f"the blob {descriptor['digest']} does not have that digest")
-        return _object(data, descriptor["digest"])
-
-
-class _Blob:
-    """The compressed layer inside the file, digested while it is read."""
-
-    def __init__(self, file: BinaryIO, offset: int, size: int, digest: str) -> None:
-        file.seek(offset)
-        self._file, self._left, self._digest, self._sha = file, size, digest, hashlib.sha256()
-
-    def read(self, count: int = -1) -> bytes:
-        data = self._file.read(self._left if count < 0 else min(count, self._left))
-        self._left -= len(data)
-        self._sha.update(data)
         return data
 
-    def finish(self) -> None:
-        if self._left or "sha256:" + self._sha.hexdigest() != self._digest:
-            raise DigestMismatch("the layer blob does not have the digest that its descriptor declares")
+
+def parts(image: bytes) -> tuple[Descriptor, Descriptor]:
+    """The config and the layer that an OCI image manifest names; :class:`BundleInvalid` where it is not a bundle's."""
+    config, layer = _parts(image)
+    return Descriptor(config["digest"], config["size"]), Descriptor(layer["digest"], layer["size"])
 
 
-class _Plain:
-    """The uncompressed layer: digested, and never longer than its manifest says."""
-
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream, self._size, self._done, self._sha = stream, size, 0, hashlib.sha256()
-
-    def read(self, count: int) -> bytes:
-        if count > self._size - self._done:
-            raise BundleInvalid("the layer is longer than its manifest says")
-        parts = []
-        while count:
-            part = self._some(count)
-            if not part:
-                raise BundleInvalid("the layer is truncated")
-            count -= len(part)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def tell(self) -> int:
-        return self._done
-
-    def skip(self, count: int) -> None:
-        while count > 0:
-            count -= len(self.read(min(count, _CHUNK)))
-
-    def finish(self, diff_id: str) -> None:
-        if self._done != self._size or self._some(1):
-            raise BundleInvalid("the layer's length is not what its manifest says")
-        if "sha256:" + self._sha.hexdigest() != diff_id:
-            raise DigestMismatch("the layer does not have the diff ID that its manifest declares")
-
-    def _some(self, count: int) -> bytes:
-        try:
-            data = self._stream.read(count)
-        except compression.ERRORS as exc:
-            raise BundleInvalid(f"the layer's compression is damaged: {exc}") from exc
-        self._sha.update(data)
-        self._done += len(data)
-        return data
+def _parts(image: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    fields = _object(image, "the OCI manifest")
+    config = _descriptor(fields.get("config"), "config", (CONFIG_TYPE,))
+    return config, _several(fields.get("layers"), "layer", (*MEDIA_TYPES.values(), DELTA_TYPE), 1)[0]
 
 
 def _content_digest(stream: BinaryIO, size: int) -> str:
@@ -288,13 +264,17 @@ def _descriptor(value: object, name: str, types: tuple[str, ...]) -> dict[str, A
     """OCI image spec, descriptor.md."""
     if not isinstance(value, dict) or not ids.is_digest(value.get("digest")) or type(value.get("size")) is not int:
         raise BundleInvalid(f"the {name}'s descriptor is malformed")
+    if value["size"] < 0:
+        raise BundleInvalid(f"the {name} has a size below zero")
     if value.get("mediaType") not in types:
         raise BundleInvalid(f"the {name}'s media type is {str(value.get('mediaType'))[:100]!r}, expected {types[0]!r}")
     return value
 
 
-def _manifest(config: dict[str, Any]) -> Manifest:
-    inner, rootfs = config.get("config"), config.get("rootfs")
+def carried(config: bytes) -> Manifest:
+    """The manifest that an image config carries; :class:`BundleInvalid` where it is not a bundle's."""
+    fields = _object(config, "the image config")
+    inner, rootfs = fields.get("config"), fields.get("rootfs")
     labels = inner.get("Labels") if isinstance(inner, dict) else None
     text = labels.get(LABEL) if isinstance(labels, dict) else None
     if not isinstance(text, str):

@@ -8,50 +8,26 @@ known only once it is written; its header is filled in afterwards. ``sha256sum``
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import secrets
 import shutil
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from ..errors import DestinationUnwritable, LayerUnsupported, disk_errors
+from ..errors import DestinationUnwritable, disk_errors
 from ..model import changes as model_changes
-from ..model import overlay
-from ..model.changes import Action, Change
-from ..model.entry import Kind
-from ..model.manifest import DELTA_TYPE, LABEL, MEDIA_TYPES, ImageRef, Manifest, Totals
+from ..model.changes import Change
+from ..model.manifest import LABEL, ImageRef, Manifest, Totals
 from ..model.packages import Packages
-from ..model.renames import counterparts
-from . import compression, layertar, tarstream
-from . import delta as delta_encoding
-from .bundle import CONFIG_TYPE, MANIFEST_TYPE, blob_name
+from . import archive, compression, encoding, tarstream
+from .bundle import CONFIG_TYPE, MANIFEST_TYPE
+from .encoding import FULL, Encoded, Encoding, LayerWriter, Progress
 from .files import discard, hex_digest, sync_directory
-from .tree import Stack
 
+_EPOCH = "1970-01-01T00:00:00Z"  # the same images give the same bytes
 _CHUNK = 1 << 20
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """
-    How the layer is encoded: in full, compressed as ``kind`` says, and as a delta against ``old`` where that is given.
-
-    ``delta`` is then ``both``, ``only``, or ``auto`` for whichever is smaller.
-    """
-
-    kind: str = "zstd"
-    old: Stack | None = None
-    delta: str = ""
-
-
-FULL = Encoding()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +45,7 @@ def write(
     source: ImageRef,
     target: ImageRef,
     platform: dict[str, str],
-    encoding: Encoding = FULL,
+    how: Encoding = FULL,
     progress: Progress | None = None,
     packages: Packages | None = None,
 ) -> Written:
@@ -79,7 +55,7 @@ def write(
     ``platform`` holds the target's ``os`` and ``architecture``; ``progress`` is told content bytes done and of how
     many; ``packages`` are those that differ. Raises :class:`DestinationUnwritable`, :class:`SpaceExhausted`.
     """
-    compression.check(encoding.kind)
+    compression.check(how.kind)
     directory, name = os.path.split(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise DestinationUnwritable(f"{directory} is not a directory")
@@ -89,7 +65,7 @@ def write(
     with disk_errors(path), _removed_on_failure(temporary):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w+b") as out, tempfile.TemporaryFile(dir=directory) as aside:
-            layer = _encode(out, aside, changes, encoding, progress)
+            layer = _encode(out, aside, changes, how, progress)
             count = model_changes.counts(changes)
             totals = Totals(count["added"], count["modified"], count["removed"], len(changes), layer.content)
             manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages)
@@ -105,63 +81,45 @@ def write(
 
 
 def _encode(
-    out: BinaryIO, aside: BinaryIO, changes: Sequence[Change], encoding: Encoding, progress: Progress | None
-) -> _LayerWriter:
-    """Write the layer's blobs to ``out``, each with its padding, after a place for the header of the first."""
-    out.write(b"\0" * tarstream.BLOCK)
-    full = None if encoding.delta == "only" else _full(out, encoding.kind)
-    delta = _delta(aside, changes, encoding.old) if encoding.old else None
-    layer = _LayerWriter([one for one in (full, delta) if one], progress)
+    out: BinaryIO, aside: BinaryIO, changes: Sequence[Change], how: Encoding, progress: Progress | None
+) -> LayerWriter:
+    """Write the layer's blobs to ``out``, behind a place for the first one's header, without the last one's padding."""
+    out.write(b"\0" * archive.HEAD)
+    full = None if how.delta == "only" else encoding.full(out, how.kind)
+    delta = encoding.against(aside, changes, how.old) if how.old else None
+    layer = LayerWriter([one for one in (full, delta) if one], progress)
     layer.write(changes)
-    if full and delta and encoding.delta == "auto":
+    if full and delta and how.delta == "auto":
         layer.blobs = [min(full, delta, key=lambda one: one.blob.size)]
-    if full and full in layer.blobs:
-        out.write(tarstream.padding(full.blob.size))
-    elif full:
-        out.seek(tarstream.BLOCK)
-        out.truncate()
-    if delta and delta in layer.blobs:
-        if full in layer.blobs:
-            out.write(_file_header(blob_name(delta.blob.digest), delta.blob.size))
+    if delta in layer.blobs and delta:
+        if full in layer.blobs and full:
+            out.write(tarstream.padding(full.blob.size) + archive.head(delta.blob.digest, delta.blob.size))
+        else:
+            out.seek(archive.HEAD)
+            out.truncate()
         aside.seek(0)
         shutil.copyfileobj(aside, out, _CHUNK)
-        out.write(tarstream.padding(delta.blob.size))
     return layer
 
 
-def _finish_archive(out: BinaryIO, blobs: Sequence[_Encoded], manifest: Manifest, platform: dict[str, str]) -> None:
-    config = _json(_config(manifest, platform))
-    _add(out, blob_name(_sha256(config)), config)
+def _finish_archive(out: BinaryIO, blobs: Sequence[Encoded], manifest: Manifest, platform: dict[str, str]) -> None:
+    config = archive.dump(_config(manifest, platform))
     images = [_image(config, one) for one in blobs]
-    for image in images:
-        _add(out, blob_name(_sha256(image)), image)
-    names = [manifest.target.version, manifest.target.version + "-delta"]
-    listed = [
-        {**_descriptor(MANIFEST_TYPE, image), "annotations": {"org.opencontainers.image.ref.name": name}}
-        for image, name in zip(images, names, strict=False)
-    ]
-    _add(out, "index.json", _json({"schemaVersion": 2, "manifests": listed}))
-    _add(out, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
-    out.write(tarstream.END)
+    out.write(archive.tail(blobs[-1].blob.size, config, images, manifest.target.version))
     out.seek(0)
-    out.write(_file_header(blob_name(blobs[0].blob.digest), blobs[0].blob.size))
+    out.write(archive.head(blobs[0].blob.digest, blobs[0].blob.size))
 
 
-def _image(config: bytes, layer: _Encoded) -> bytes:
+def _image(config: bytes, layer: Encoded) -> bytes:
     descriptor = {"mediaType": layer.media_type, "digest": layer.blob.digest, "size": layer.blob.size}
-    return _json(
+    return archive.dump(
         {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "config": _descriptor(CONFIG_TYPE, config),
+            "config": archive.descriptor(CONFIG_TYPE, config),
             "layers": [descriptor],
         }
     )
-
-
-def _descriptor(media_type: str, blob: bytes) -> dict[str, Any]:
-    """OCI image spec, descriptor.md."""
-    return {"mediaType": media_type, "digest": _sha256(blob), "size": len(blob)}
 
 
 def _config(manifest: Manifest, platform: dict[str, str]) -> dict[str, Any]:
@@ -170,150 +128,14 @@ def _config(manifest: Manifest, platform: dict[str, str]) -> dict[str, Any]:
         **platform,
         "config": {"Labels": {LABEL: manifest.dump()}},
         "rootfs": {"type": "layers", "diff_ids": [manifest.diff_id]},
-        "history": [{"created_by": "baseimg", "comment": f"{source.reference} to {target.reference}"}],
+        "history": [
+            {
+                "created": _EPOCH,  # optional, but umoci 0.4.7 reads no history without it
+                "created_by": "baseimg",
+                "comment": f"{source.reference} to {target.reference}",
+            }
+        ],
     }
-
-
-class _Counted:
-    """A file that digests and counts what is written through it."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        self.out, self.size, self._sha = out, 0, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self._sha.update(data)
-        self.size += len(data)
-        return self.out.write(data)
-
-    def flush(self) -> None:
-        self.out.flush()
-
-    @property
-    def digest(self) -> str:
-        return "sha256:" + self._sha.hexdigest()
-
-
-@dataclass(slots=True)
-class _Encoded:
-    """One encoding of the layer: what is written to ``stream`` arrives in ``blob``."""
-
-    media_type: str
-    blob: _Counted
-    stream: Any
-    delta: delta_encoding.Writer | None = None
-
-
-def _full(out: BinaryIO, kind: str) -> _Encoded:
-    blob = _Counted(out)
-    return _Encoded(MEDIA_TYPES[kind], blob, compression.writer(kind, blob))  # type: ignore[arg-type]
-
-
-def _delta(out: BinaryIO, changes: Sequence[Change], old: Stack) -> _Encoded:
-    blob = _Counted(out)
-    added = [change.path for change in changes if change.action is Action.ADDED]
-    removed = [change.path for change in changes if change.action is Action.REMOVED]
-    writer = delta_encoding.Writer(blob, delta_encoding.Old(old), counterparts(added, old.files_below(removed)))  # type: ignore[arg-type]
-    return _Encoded(DELTA_TYPE, blob, writer, writer)
-
-
-class _Tee:
-    """Gives what is written to it to several streams."""
-
-    def __init__(self, streams: Sequence[Any]) -> None:
-        self._streams = streams
-
-    def write(self, data: bytes) -> int:
-        for stream in self._streams:
-            stream.write(data)
-        return len(data)
-
-
-class _LayerWriter:
-    """Streams changes as a layer tar in its encodings, with the digests of all forms."""
-
-    def __init__(self, blobs: list[_Encoded], progress: Progress | None) -> None:
-        self.blobs = blobs
-        self.plain = _Counted(_Tee([one.stream for one in blobs]))  # type: ignore[arg-type]
-        self.progress = progress
-        self.content = 0
-        self.total = 0
-
-    @property
-    def diff_id(self) -> str:
-        return self.plain.digest
-
-    @property
-    def plain_size(self) -> int:
-        return self.plain.size
-
-    def write(self, changes: Sequence[Change]) -> None:
-        self.total = sum(change.entry.size for change in changes if change.entry and change.link is None)
-        for change in changes:
-            if change.entry and change.entry.kind is Kind.FILE and change.link is None:
-                self._file(change, change.entry.size)
-            else:
-                self.plain.write(layertar.header(change))
-        self.plain.write(tarstream.END)
-        for one in self.blobs:
-            one.stream.close()
-
-    def _begin_file(self, change: Change, digest: str, size: int) -> None:
-        self.plain.write(layertar.header(change, digest))
-        for one in self.blobs:
-            if one.delta:
-                one.delta.begin_file(change.path, size)
-
-    def _file(self, change: Change, size: int) -> None:
-        with open(change.real, "rb", buffering=0) as source:
-            if size <= 4 * _CHUNK:
-                data = source.read(size + 1)
-                self._expect(change, len(data), size)
-                self._begin_file(change, hashlib.sha256(data).hexdigest(), size)
-                self.plain.write(data)
-            else:
-                digest = hex_digest(source)
-                self._begin_file(change, digest, size)
-                self._copy(change, source, size)
-            self.plain.write(tarstream.padding(size))
-        self.content += size
-        if self.progress:
-            self.progress(self.content, self.total)
-
-    def _copy(self, change: Change, source: Any, size: int) -> None:
-        source.seek(0)
-        done = 0
-        while data := source.read(_CHUNK):
-            done += len(data)
-            self._expect(change, min(done, size + 1), min(done, size))
-            self.plain.write(data)
-        self._expect(change, done, size)
-
-    @staticmethod
-    def _expect(change: Change, found: int, expected: int) -> None:
-        if found != expected:
-            raise LayerUnsupported(
-                f"{overlay.shown(change.path)} changed while it was read",
-                "images must not change during a build",
-            )
-
-
-def _add(out: BinaryIO, name: str, data: bytes) -> None:
-    out.write(_file_header(name, len(data)) + data + tarstream.padding(len(data)))
-
-
-def _file_header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o644
-    # GNU form: one block whatever the size, so that the first header fits the place left for it
-    return info.tobuf(tarfile.GNU_FORMAT)
-
-
-def _json(data: object) -> bytes:
-    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _sha256(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 @contextlib.contextmanager

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ArgumentInvalid
-from . import ids, sshsig
+from . import ids, reference, sshsig
 from .manifest import MEDIA_TYPES
 from .sshsig import PublicKey
 
 MISSING = ("ok", "fail")
 DELTAS = ("auto", "both", "only")
-_OPTIONS = frozenset({"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature"})
+_OPTIONS = frozenset({"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature", "registries"})
 _PILLAR_KEYS = frozenset({"bases", "builds"}) | _OPTIONS
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
+_REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
 _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
 # what a line of ssh-keygen's allowed_signers can begin with, and no pattern
@@ -34,9 +35,22 @@ class Source:
 
     @property
     def signature(self) -> Source:
-        """Where its signature is: beside it, so before a URL's query."""
+        """Where its signature is: beside it, so before a URL's query. A registry has a place of its own for it."""
+        if reference.is_registry(self.source):
+            return Source(reference.signature(self.source))
         place, mark, query = self.source.partition("?") if "://" in self.source else (self.source, "", "")
         return Source(place + SIGNATURE_SUFFIX + mark + query)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """
+    What is declared of one registry: URLs of ``mirrors``, which are asked first, and whether it is ``insecure``: then
+    nobody checks its certificate, and it may speak HTTP.
+    """
+
+    mirrors: tuple[str, ...] = ()
+    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,13 @@ def bundle_source(source: object, digest: object, key: str) -> Source:
     """One bundle's place and digest."""
     text(source, f"{key}:source")
     found = str(source)
+    if reference.is_registry(found):
+        try:
+            reference.parse(found)
+        except reference.Malformed as exc:
+            raise _wrong(
+                f"{key}:source", reference.shown(found), f"docker://HOST/NAME@sha256:… or :TAG ({exc})"
+            ) from exc
     if not (found.startswith("/") or "://" in found):
         raise _wrong(f"{key}:source", source, "an absolute path or a URL such as salt://baseimg/bundles/base.tar")
     if digest is not None and not ids.is_digest(digest):
@@ -79,6 +100,7 @@ def declared(raw: object) -> dict[str, dict[str, dict[str, Any]]]:
     bases = _mapping(pillar.get("bases"), "baseimg:bases", "base references, each with a version")
     builds = _mapping(pillar.get("builds"), "baseimg:builds", "paths of bundles, each with a source and a target")
     trust(pillar)
+    registries(pillar.get("registries"))
     return {
         "bases": {name: _base(name, one, f"baseimg:bases:{name}") for name, one in bases.items()},
         "builds": {path: _build(path, one, f"baseimg:builds:{path}") for path, one in builds.items()},
@@ -168,6 +190,36 @@ def _trusted_key(identity: object, line: object) -> PublicKey:
     except sshsig.Malformed as exc:
         expected = f"a line as in a .pub file, 'ssh-ed25519 AAAA… comment' ({exc})"
         raise _wrong(f"baseimg:trusted_keys:{identity}", line, expected) from exc
+
+
+def registries(raw: object) -> dict[str, Registry]:
+    """What is declared of registries, by host as in references (``registry.corp:5000``)."""
+    key = "baseimg:registries"
+    found: dict[str, Registry] = {}
+    for host, one in _mapping(raw, key, "registries' hosts, each with mirrors or insecure").items():
+        if not reference.is_host(host):
+            raise _wrong(f"a name in {key}", reference.shown(host), "a host as in references: registry.corp:5000")
+        fields = _fields(one, _REGISTRY_KEYS, f"{key}:{host}", "a mapping with mirrors or insecure")
+        mirrors, insecure = fields.get("mirrors") or [], fields.get("insecure", False)
+        if not isinstance(mirrors, list) or not all(map(reference.is_mirror, mirrors)):
+            raise _wrong(f"{key}:{host}:mirrors", reference.shown(mirrors), "a list of URLs: https://mirror.corp:5000")
+        if not isinstance(insecure, bool):
+            raise _wrong(f"{key}:{host}:insecure", insecure, "true or false")
+        found[host] = Registry(tuple(mirrors), insecure)
+    return found
+
+
+def pushed_to(destination: object) -> reference.Reference:
+    """Where a bundle is pushed to: a registry, a name and a tag."""
+    text(destination, "destination")
+    expected = "HOST/NAME:TAG, as in registry.corp:5000/baseimg/base:12.1"
+    try:
+        found = reference.parse(str(destination))
+    except reference.Malformed as exc:
+        raise _wrong("destination", reference.shown(destination), f"{expected} ({exc})") from exc
+    if found.digest:
+        raise _wrong("destination", destination, f"{expected} (what is pushed has a digest of its own)")
+    return found
 
 
 def signing_key(path: object, key: str) -> str:

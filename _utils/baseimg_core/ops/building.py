@@ -10,6 +10,7 @@ from typing import Any
 from ..disk import bundle_writer, compression, packages, signing
 from ..disk.bundle import Bundle
 from ..disk.compare import compare
+from ..disk.encoding import Encoding
 from ..disk.generations import Store
 from ..disk.tree import Stack
 from ..engine.base import Engine, Image
@@ -89,7 +90,7 @@ def build(
     platform = {"os": new.os, "architecture": new.architecture}
     below, above = pristine(engine, old), pristine(engine, new)
     differ = packages.difference(below, above)
-    encoding = bundle_writer.Encoding(kind, below if delta else None, delta or "")
+    encoding = Encoding(kind, below if delta else None, delta or "")
     written = bundle_writer.write(path, found, *sides, platform, encoding, named(progress, "writing"), differ)
     result.update(digest=written.digest, size=written.size)
     if signer:

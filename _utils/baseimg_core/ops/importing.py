@@ -10,6 +10,7 @@ from typing import Any
 
 from ..disk import bundle_writer, compression, oldarchive, packages
 from ..disk.compare import compare
+from ..disk.encoding import Encoding
 from ..disk.files import hex_digest
 from ..disk.oldarchive import Unpacked
 from ..disk.tree import Stack
@@ -57,9 +58,8 @@ def import_legacy(
             raise ImagesEqual(f"{source} shows everything that is in {archive}")
         platform = {"os": image.os, "architecture": image.architecture}
         differ = packages.difference(below, above)
-        written = bundle_writer.write(
-            path, found, *sides, platform, bundle_writer.Encoding(kind), building.named(progress, "writing"), differ
-        )
+        tell = building.named(progress, "writing")
+        written = bundle_writer.write(path, found, *sides, platform, Encoding(kind), tell, differ)
     return {
         "bundle": path,
         "digest": written.digest,

@@ -10,7 +10,7 @@ from ..disk import signing
 from ..disk.bundle import Bundle
 from ..engine.base import Engine
 from ..errors import BundleMismatch, BundleUnavailable, PristineUnproven, SignatureMissing, VersionUnknown
-from ..model import catalog
+from ..model import catalog, reference
 from ..model.manifest import Manifest
 from ..model.policy import Source, Trust
 from ..model.protection import Protection
@@ -97,6 +97,8 @@ def open_bundle(context: Context, source: Source) -> Bundle:
     try:
         signature = signing.read(context.fetch(source.signature))
     except (BundleUnavailable, SignatureMissing) as exc:
+        if isinstance(exc, BundleUnavailable) and reference.is_registry(source.source):
+            raise  # there we can tell "it has none" from "it cannot be asked"
         if context.trust.required:
             raise SignatureMissing(f"{source.source} is not signed: {exc.message}") from exc
         return Bundle(context.fetch(source), source.digest)

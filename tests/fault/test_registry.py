@@ -1,0 +1,582 @@
+"""Bundles through a real registry: the same file comes back, whatever breaks on the way, and nothing else does."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.server
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from baseimg_core.disk import bundle_writer
+from baseimg_core.disk.bundle import Bundle, parts
+from baseimg_core.disk.compare import compare
+from baseimg_core.disk.tree import Stack
+from baseimg_core.errors import (
+    BaseimgError,
+    BundleInvalid,
+    BundleUnavailable,
+    DigestMismatch,
+    RegistryDenied,
+    SignatureMissing,
+    SpaceExhausted,
+)
+from baseimg_core.model import ids, reference
+from baseimg_core.model.manifest import ImageRef
+from baseimg_core.model.policy import Registry as Declared
+from baseimg_core.registry import pull, push, repository, tls
+from tests.support.fs import loop_fs
+from tests.support.registry import Authority, Flaky, Registry, served
+
+pytestmark = pytest.mark.fault
+
+NAME = "baseimg/base:12.1"
+CONTENT = 1 << 20  # bytes, and random, so a layer blob is as long
+IDENTITY = "1dentity-t0ken"
+USER, PASSWORD = "nodes", "s3cret-Passw0rd"
+HTPASSWD = USER + r":$2b$04$LCyobfUw4H7cFboa53K80e2s8Op.E6W75sxP7jVKf051V8XdKPkYa" + "\n"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pauses between two tries are short here, and nothing of the machine's own configuration counts."""
+    monkeypatch.setattr(repository, "_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(tls, "CERTS", (str(tmp_path / "certs.d"),))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bundle of about a megabyte."""
+    root = tmp_path_factory.mktemp("bundle")
+    for name in ("old", "new"):
+        (root / name).mkdir()
+    (root / "new/file").write_bytes(random.Random(1).randbytes(CONTENT))
+    sides = [ImageRef(f"corp/base:{one}", one, ids.chain_id([digest]), (digest,)) for one, digest in VERSIONS.items()]
+    changes = compare(Stack([str(root / "old")]), Stack([str(root / "new")]))
+    path = str(root / "b.tar")
+    bundle_writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
+    return path
+
+
+VERSIONS = {"12.0": "sha256:" + "1" * 64, "12.1": "sha256:" + "2" * 64}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with Registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def source(registry: Registry, bundle: str) -> str:
+    """The bundle in the registry, by digest."""
+    return str(put(registry.host, bundle)["source"])
+
+
+def put(host: str, bundle: str, **declared: Declared) -> dict[str, Any]:
+    return push.push(bundle, reference.parse(f"{host}/{NAME}"), dict(declared))
+
+
+def at(host: str, source: str = "") -> str:
+    """The source as it is seen at another host; by tag without one."""
+    return f"docker://{host}/" + (source.split("/", 3)[3] if source else NAME)
+
+
+class Node:
+    """A minion's cache, and what was told of its progress."""
+
+    def __init__(self, home: Path, **declared: Declared) -> None:
+        self.home, self.declared = home, dict(declared)
+        self.told: list[tuple[str, int, int]] = []
+
+    def fetch(self, source: str) -> str:
+        return pull.Cache(str(self.home), self.declared, self.progress).fetch(source)
+
+    def progress(self, step: str, done: int, total: int) -> None:
+        self.told.append((step, done, total))
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(os.listdir(self.home)) if self.home.exists() else []
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path / "cache")
+
+
+def same(path: str, other: str) -> bool:
+    return Path(path).read_bytes() == Path(other).read_bytes()
+
+
+def layer_of(bundle: str) -> str:
+    with Bundle(bundle) as opened:
+        return opened.layer.digest
+
+
+class TestTheSameFile:
+    def test_by_digest_and_by_tag(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        path = node.fetch(source)
+        assert same(path, bundle)
+        assert node.told[-1] == ("fetching", node.told[-1][2], node.told[-1][2])
+        assert node.told[-1][2] > CONTENT  # bytes
+        assert node.fetch(at(registry.host)) == path
+
+    def test_what_is_there_is_not_fetched_again(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        with Flaky(registry.host) as way:
+            node.fetch(at(way.host, source))
+            before = list(way.sent)
+            node.fetch(at(way.host, source))
+            assert way.sent == before
+            node.fetch(at(way.host))  # a tag may have moved, so it is asked for
+            assert 0 < sum(way.sent) - sum(before) < 4000
+        assert node.files == [f"{source.rpartition(':')[2]}.tar"]
+
+    def test_what_is_there_is_not_pushed_again(self, registry: Registry, source: str, bundle: str) -> None:
+        before = len(registry.requests())
+        assert put(registry.host, bundle)["changed"] is False
+        assert [line.split()[0] for line in registry.requests()[before:]] == ["GET"]
+
+    def test_a_copy_that_another_tool_made_is_refused(self, registry: Registry, bundle: str, tmp_path: Path) -> None:
+        copy = tmp_path / "copy.tar"
+        command = ["skopeo", "copy", "--quiet", f"oci-archive:{bundle}", f"oci-archive:{copy}:12.1"]
+        subprocess.run(command, check=True, capture_output=True)
+        with pytest.raises(BundleInvalid, match="another tool has made this copy"):
+            put(registry.host, str(copy))
+
+    @pytest.mark.parametrize("name", ["baseimg/base:none", "nothing/here:1"])
+    def test_what_is_not_there(self, registry: Registry, source: str, node: Node, name: str) -> None:
+        with pytest.raises(BundleUnavailable, match=f"has no .*{name}"):
+            node.fetch(f"docker://{registry.host}/{name}")
+        assert node.files == []
+
+    @pytest.mark.parametrize("part", ["config", "layers"])
+    def test_sizes_below_zero(self, bundle: str, part: str) -> None:
+        with Bundle(bundle) as opened:
+            image = json.loads(opened.image)
+        (image[part] if part == "config" else image[part][0])["size"] = -1
+        with pytest.raises(BundleInvalid, match="below zero"):
+            parts(json.dumps(image).encode())
+
+    def test_an_image_that_is_no_bundle(self, registry: Registry, node: Node, tmp_path: Path) -> None:
+        layout = tmp_path / "layout"
+        for command in (["init", "--layout", str(layout)], ["new", "--image", f"{layout}:1"]):
+            subprocess.run(["umoci", *command], check=True, capture_output=True)
+        target = f"docker://{registry.host}/plain:1"
+        command = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{layout}:1", target]
+        subprocess.run(command, check=True, capture_output=True)
+        with pytest.raises(BundleInvalid):
+            node.fetch(target)
+        assert node.files == []
+
+
+class TestSignature:
+    def test_goes_with_the_bundle_and_is_replaced(
+        self, registry: Registry, source: str, bundle: str, node: Node, tmp_path: Path
+    ) -> None:
+        with pytest.raises(SignatureMissing):
+            node.fetch(reference.signature(source))
+        copy = tmp_path / "b.tar"
+        shutil.copy(bundle, copy)
+        for data in (b"one\n", b"another\n"):
+            (tmp_path / "b.tar.sig").write_bytes(data)
+            assert [put(registry.host, str(copy))["changed"] for _ in range(2)] == [True, False]
+            for place in (source, at(registry.host)):
+                assert Path(node.fetch(reference.signature(place))).read_bytes() == data
+
+    def test_a_registry_that_cannot_be_asked_is_not_a_missing_signature(self, source: str, node: Node) -> None:
+        with pytest.raises(BundleUnavailable, match="Connection refused"):
+            node.fetch(reference.signature(at("127.0.0.1:1", source)))
+
+
+class TestBroken:
+    def test_goes_on_where_it_broke_off(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        with Flaky(registry.host, limit=200_000, cuts=4) as way:
+            assert same(node.fetch(at(way.host, source)), bundle)
+            assert way.cuts == 0
+            assert CONTENT < sum(way.sent) < CONTENT + 100_000
+        done = [done for _step, done, _total in node.told]
+        assert done == sorted(done)
+
+    def test_a_registry_that_is_only_starting(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        """Which of HTTP and TLS it speaks is asked anew then."""
+        with Flaky(registry.host, limit=0, cuts=2) as way:
+            assert same(node.fetch(at(way.host, source)), bundle)
+
+    def test_two_jobs_fetch_it_once(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        before = len(registry.requests())
+        with ThreadPoolExecutor(4) as jobs:
+            paths = set(jobs.map(node.fetch, [source] * 4))
+        assert same(paths.pop(), bundle)
+        assert paths == set()
+        assert len([line for line in registry.requests()[before:] if layer_of(bundle) in line]) == 1
+
+    def test_a_full_disk(self, source: str, bundle: str) -> None:
+        with loop_fs("ext4", 1 << 20) as root:
+            node = Node(root / "cache")
+            with pytest.raises(SpaceExhausted):
+                node.fetch(source)
+            assert node.files == []
+
+    def test_another_job_goes_on_with_it(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        class Killed(BaseException):
+            """As a signal in the middle of it."""
+
+        def progress(step: str, done: int, total: int) -> None:
+            if done > total // 2:
+                raise Killed
+
+        with pytest.raises(Killed):
+            pull.Cache(str(node.home), {}, progress).fetch(source)
+        (part,) = node.files
+        with Flaky(registry.host) as way:
+            assert same(node.fetch(at(way.host, source)), bundle)
+            assert sum(way.sent) < CONTENT // 2 + 100_000
+        assert node.files == [part.removesuffix(".part")]
+
+    def test_a_part_that_is_wrong_is_fetched_anew(self, source: str, bundle: str, node: Node) -> None:
+        node.home.mkdir()
+        part = node.home / f"{source.rpartition(':')[2]}.tar.part"
+        for left in (b"x" * 5000, b"", b"x" * (2 * CONTENT)):
+            part.write_bytes(left)
+            path = node.fetch(source)
+            assert same(path, bundle)
+            os.unlink(path)
+        assert node.files == []
+
+    def test_a_registry_that_is_down(self, source: str, node: Node) -> None:
+        with pytest.raises(BundleUnavailable, match=r"cannot get .* 127.0.0.1:1: Connection refused"):
+            node.fetch(at("127.0.0.1:1", source))
+        assert node.files == []
+
+
+class TestTampered:
+    @pytest.mark.parametrize("what", ["flipped", "longer"])
+    def test_a_blob_with_another_digest(
+        self, registry: Registry, source: str, bundle: str, node: Node, what: str
+    ) -> None:
+        blob = registry.blob(layer_of(bundle))
+        good = blob.read_bytes()
+        try:
+            blob.write_bytes(good[:-1] + bytes([good[-1] ^ 1]) if what == "flipped" else good + b"more")
+            with pytest.raises(DigestMismatch):
+                node.fetch(source)
+        finally:
+            blob.write_bytes(good)
+        assert node.files == []
+        assert same(node.fetch(source), bundle)
+
+    def test_a_config_with_another_digest(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        with Bundle(bundle) as opened:
+            blob = registry.blob(reference_digest(opened.config))
+        good = blob.read_bytes()
+        try:
+            blob.write_bytes(good.replace(b"12.1", b"12.9"))
+            with pytest.raises(DigestMismatch):
+                node.fetch(source)
+        finally:
+            blob.write_bytes(good)
+        assert node.files == []
+
+
+def reference_digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class TestMirrors:
+    @pytest.fixture
+    def mirror(self, tmp_path: Path) -> Iterator[Registry]:
+        with Registry(tmp_path / "mirror") as running:
+            yield running
+
+    def node(self, home: Path, own: str, *mirrors: str) -> Node:
+        return Node(home, **{own: Declared(tuple(f"http://{one}" for one in mirrors))})
+
+    def test_comes_first(self, registry: Registry, source: str, bundle: str, tmp_path: Path, mirror: Registry) -> None:
+        put(mirror.host, bundle)
+        before = len(registry.requests())
+        node = self.node(tmp_path / "cache", registry.host, mirror.host)
+        assert same(node.fetch(source), bundle)
+        assert registry.requests()[before:] == []
+        # and is enough, for what is named by its digest
+        gone = self.node(tmp_path / "other", "127.0.0.1:1", mirror.host)
+        assert same(gone.fetch(at("127.0.0.1:1", source)), bundle)
+
+    def test_one_that_is_empty_dead_or_wrong_is_passed_over(
+        self, registry: Registry, source: str, bundle: str, tmp_path: Path, mirror: Registry
+    ) -> None:
+        for count, others in enumerate((["127.0.0.1:1"], [mirror.host])):
+            assert same(self.node(tmp_path / str(count), registry.host, *others).fetch(source), bundle)
+        put(mirror.host, bundle)
+        blob = mirror.blob(layer_of(bundle))
+        blob.write_bytes(b"x" * blob.stat().st_size)
+        node = self.node(tmp_path / "wrong", registry.host, mirror.host)
+        assert same(node.fetch(source), bundle)
+        assert [name for name in node.files if not name.endswith(".tar")] == []
+
+
+def log_in(tmp_path: Path, host: str, password: str = PASSWORD, **more: Any) -> None:
+    """What `docker login` writes."""
+    word = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    config = {"auths": {host: {"auth": word}}, **more}
+    (tmp_path / "docker").mkdir(exist_ok=True)
+    (tmp_path / "docker/config.json").write_text(json.dumps(config))
+
+
+def told(caught: pytest.ExceptionInfo[BaseimgError], caplog: pytest.LogCaptureFixture) -> str:
+    """Everything that anybody could read of an error."""
+    error = caught.value
+    return "\n".join([str(error), repr(error), *error.as_dict().values(), *traceback.format_exception(error)]) + (
+        caplog.text
+    )
+
+
+SECRETS = (PASSWORD, base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode(), "wrong-pass")
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Registry]:
+    """A registry that asks for a user and a password."""
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    auth = {"htpasswd": {"realm": "test", "path": str(tmp_path / "htpasswd")}}
+    with Registry(tmp_path / "closed", auth=auth) as running:
+        yield running
+
+
+class TestPasswords:
+    def test_of_config_json(
+        self, closed: Registry, bundle: str, node: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        with pytest.raises(RegistryDenied, match="without credentials") as caught:
+            put(closed.host, bundle)
+        log_in(tmp_path, closed.host, "wrong-pass")
+        with pytest.raises(RegistryDenied, match=f"401 UNAUTHORIZED, as '{USER}'") as again:
+            put(closed.host, bundle)
+        log_in(tmp_path, closed.host)
+        done = put(closed.host, bundle)
+        assert same(node.fetch(done["source"]), bundle)
+        shown = told(caught, caplog) + told(again, caplog) + str(done)
+        assert [secret for secret in SECRETS if secret in shown] == []
+
+    def test_of_a_credential_helper(
+        self, closed: Registry, bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        helper = tmp_path / "docker-credential-test"
+        answer = json.dumps({"ServerURL": closed.host, "Username": USER, "Secret": PASSWORD})
+        helper.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{answer}'\n")
+        helper.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        log_in(tmp_path, "elsewhere", credHelpers={closed.host: "test"})
+        assert put(closed.host, bundle)["changed"]
+        helper.write_text(f"#!/bin/sh\necho '{answer}'\nexit 1\n")
+        with pytest.raises(RegistryDenied, match="credential helper") as caught:
+            put(closed.host, bundle)
+        assert PASSWORD not in "\n".join(traceback.format_exception(caught.value))
+
+    def test_a_damaged_config_json(
+        self, closed: Registry, bundle: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        log_in(tmp_path, closed.host)
+        path = tmp_path / "docker/config.json"
+        secret = base64.b64encode(f"{USER}{PASSWORD}".encode()).decode()  # no colon
+        path.write_text(json.dumps({"auths": {closed.host: {"auth": secret}}}))
+        with pytest.raises(RegistryDenied, match="malformed") as caught:
+            put(closed.host, bundle)
+        assert [word for word in (PASSWORD, secret) if word in told(caught, caplog)] == []
+
+
+class TestTokens:
+    """A registry that sends to a token server, as Docker Hub, Harbor and GitLab do."""
+
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[tuple[Registry, list[str]]]:
+        authority = Authority(tmp_path / "tokens")
+        certificate, key = authority.issue("issuer")
+        given: list[str] = []
+
+        class Tokens(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(urlsplit(self.path).query, self.headers["Authorization"] == "Basic " + SECRETS[1])
+
+            def do_POST(self) -> None:
+                form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                self.answer(form, parse_qs(form)["refresh_token"] == [IDENTITY])
+
+            def answer(self, form: str, known: bool) -> None:
+                kind, name, actions = parse_qs(form)["scope"][0].split(":")
+                allowed = actions.split(",") if known else []
+                given.append(jwt(certificate, key, [{"type": kind, "name": name, "actions": allowed}]))
+                body = json.dumps({"token": given[-1]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing on stderr."""
+
+        with served(Tokens) as host:
+            auth = {
+                "realm": f"http://{host}/token",
+                "service": "test",
+                "issuer": "test",
+                "rootcertbundle": str(certificate),
+            }
+            with Registry(tmp_path / "registry", auth={"token": auth}) as running:
+                yield running, given
+
+    def test_bought_with_the_password(
+        self,
+        server: tuple[Registry, list[str]],
+        bundle: str,
+        node: Node,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        registry, given = server
+        with pytest.raises(RegistryDenied, match="without credentials") as caught:
+            put(registry.host, bundle)
+        log_in(tmp_path, registry.host)
+        assert same(node.fetch(put(registry.host, bundle)["source"]), bundle)
+        log_in(tmp_path, registry.host, "wrong-pass")
+        with pytest.raises(RegistryDenied, match=f"as '{USER}'"):
+            node.fetch(at(registry.host))
+        # what `docker login` leaves where the token server has given it an identity token
+        (tmp_path / "docker/config.json").write_text(
+            json.dumps({"auths": {registry.host: {"identitytoken": IDENTITY}}})
+        )
+        assert same(node.fetch(at(registry.host)), bundle)
+        shown = told(caught, caplog)
+        assert [secret for secret in (*SECRETS, *given, IDENTITY) if secret in shown] == []
+
+
+def jwt(certificate: Path, key: Path, access: list[dict[str, Any]]) -> str:
+    """A token as Docker's registry takes it, signed by openssl."""
+    pem = certificate.read_text().split("-----")[2].replace("\n", "")
+    now = int(time.time())
+    claims = {"iss": "test", "sub": USER, "aud": "test", "exp": now + 300, "nbf": now - 60, "iat": now, "jti": "1"}
+    parts = [{"typ": "JWT", "alg": "RS256", "x5c": [pem]}, {**claims, "access": access}]
+    text = ".".join(_url64(json.dumps(part).encode()) for part in parts)
+    command = ["openssl", "dgst", "-sha256", "-sign", str(key)]
+    return text + "." + _url64(subprocess.run(command, input=text.encode(), capture_output=True, check=True).stdout)
+
+
+def _url64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+class TestStores:
+    """A registry that redirects to where its blobs are: the URL is a secret, and the store need not know us."""
+
+    def test_redirected(
+        self, registry: Registry, source: str, bundle: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        seen: list[Any] = []
+        busy: list[str] = []
+        blob, wanted = registry.blob(layer_of(bundle)), layer_of(bundle)
+
+        class Store(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                seen.append(self.headers["Authorization"])
+                start = int((self.headers["Range"] or "bytes=0-")[6:-1])
+                data = blob.read_bytes()
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(data) - start))
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                self.end_headers()
+                # breaks off once, so that it must be asked for the rest
+                self.wfile.write(data[start:] if start else data[:500_000])
+                self.close_connection = True
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing on stderr."""
+
+        with served(Store) as store:
+
+            class Front(Store):
+                def do_GET(self) -> None:
+                    if self.headers["Authorization"] is None:
+                        self.send_response(401)
+                        self.send_header("WWW-Authenticate", 'Basic realm="front"')
+                        self.send_header("Content-Length", "0")
+                    elif not busy:
+                        busy.append(self.path)
+                        self.send_response(503)
+                        self.send_header("Retry-After", "0")
+                        self.send_header("Content-Length", "0")
+                    elif self.path.endswith(wanted):
+                        self.send_response(307)
+                        self.send_header("Location", f"http://{store}/blob?X-Amz-Signature=5ignature")
+                        self.send_header("Content-Length", "0")
+                    else:
+                        body = registry.blob("sha256:" + self.path.rpartition("sha256:")[2]).read_bytes()
+                        self.send_response(200)
+                        self.send_header("Content-Length", str(len(body)))
+                        self.end_headers()
+                        self.wfile.write(body)
+                        return
+                    self.end_headers()
+
+            with served(Front) as front:
+                log_in(tmp_path, front)
+                assert same(Node(tmp_path / "cache").fetch(at(front, source)), bundle)
+        assert (len(busy), seen) == (1, [None, None])
+        assert [word for word in ("5ignature", *SECRETS) if word in caplog.text] == []
+
+
+class TestCertificates:
+    def test_a_ca_of_ones_own(self, bundle: str, tmp_path: Path, node: Node) -> None:
+        authority = Authority(tmp_path / "ca")
+        certificate, key = authority.issue("server")
+        http_config = {"tls": {"certificate": str(certificate), "key": str(key), "clientcas": [str(authority.ca)]}}
+        with Registry(tmp_path / "registry", http=http_config) as registry:
+            with pytest.raises(BundleUnavailable, match=r"certificate of .* is not believed") as caught:
+                put(registry.host, bundle)
+            assert f"{registry.host}/ca.crt" in caught.value.hint
+            directory = tmp_path / "certs.d" / registry.host
+            directory.mkdir(parents=True)
+            shutil.copy(authority.ca, directory / "ca.crt")
+            with pytest.raises(BundleUnavailable, match=r"alert (bad certificate|certificate required)"):
+                put(registry.host, bundle)
+            for file, name in zip(authority.issue("node"), ("client.cert", "client.key"), strict=True):
+                shutil.copy(file, directory / name)
+            assert same(node.fetch(put(registry.host, bundle)["source"]), bundle)
+            (directory / "ca.crt").unlink()
+            assert put(registry.host, bundle, **{registry.host: Declared(insecure=True)})["changed"] is False
+
+    def test_http_only_where_that_is_declared(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
+        """0.0.0.0 reaches this machine, too, but is not one of its loopback addresses."""
+        host = registry.host.replace("127.0.0.1", "0.0.0.0")
+        before = len(registry.requests())
+        with pytest.raises(BundleUnavailable, match="does not speak TLS") as caught:
+            node.fetch(at(host, source))
+        assert f"baseimg:registries:{host}:insecure" in caught.value.hint
+        assert registry.requests()[before:] == []
+        node.declared = {host: Declared(insecure=True)}
+        assert same(node.fetch(at(host, source)), bundle)
+
+    def test_a_damaged_one(self, bundle: str, tmp_path: Path) -> None:
+        directory = tmp_path / "certs.d/127.0.0.1:1"
+        directory.mkdir(parents=True)
+        (directory / "ca.crt").write_text("none")
+        with pytest.raises(BaseimgError, match="certificate in PEM form"):
+            put("127.0.0.1:1", bundle)

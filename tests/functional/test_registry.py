@@ -1,0 +1,180 @@
+"""Bundles in a registry, from `baseimg.push` over skopeo and umoci to a base that has converged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.functional.lab import APP, BASE, NEW, Lab, digest
+from tests.functional.test_states import apply_sls, swapped
+from tests.support import ssh
+from tests.support.registry import Registry
+
+pytestmark = pytest.mark.functional
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with Registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+
+
+def cached(lab: Lab) -> list[str]:
+    home = Path(lab.minion.opts["cachedir"]) / "baseimg/registry"
+    return sorted(path.name for path in home.iterdir()) if home.exists() else []
+
+
+def tool(*command: str | Path) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class TestPush:
+    def test_told_done_and_done_once(self, lab: Lab, registry: Registry) -> None:
+        lab.usual()
+        path = lab.bundle()
+        place = f"{registry.host}/push/base:12.1"
+        foretold = lab.push(path, place, test=True)
+        assert foretold["changed"]
+        lab.refused("bundle-unavailable", "inspect", foretold["source"])
+        done = lab.push(path, place)
+        assert done == foretold
+        assert (done["hash"], done["signed"], done["tag"]) == (digest(path), False, "12.1")
+        assert lab.push(path, place) == {**done, "changed": False}
+        assert lab.inspect(done["source"], verify=True)["digest"] == digest(path)
+        assert lab.inspect(f"docker://{place}")["digest"] == digest(path)
+
+    @pytest.mark.parametrize(
+        "place", ["base:1", "corp/base:1", "h:5/b", "h:5/B:1", "h:5/b@sha256:" + "1" * 64, "u:hunter2@h:5/b:1"]
+    )
+    def test_a_place_that_is_none(self, lab: Lab, place: str) -> None:
+        error = lab.refused("argument-invalid", "push", "/nowhere.tar", place)
+        assert "HOST/NAME:TAG" in str(error)
+        assert "hunter2" not in str(error)
+
+    def test_a_file_that_is_none(self, lab: Lab, registry: Registry) -> None:
+        lab.refused("bundle-invalid", "push", "/nowhere.tar", f"{registry.host}/b:1")
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_other_tools_take_it_for_the_ordinary_layout_that_it_is(lab: Lab, registry: Registry, compression: str) -> None:
+    lab.usual()
+    path = lab.bundle(compression=compression)
+    place = f"docker://{registry.host}/tools/base:{compression}"
+    copied = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    tool(*copied, f"oci-archive:{path}", place)
+    shown = json.loads(tool("skopeo", "inspect", "--tls-verify=false", place))
+    # what skopeo pushes and what we push is one and the same
+    done = lab.push(path, place)
+    assert (done["changed"], done["source"]) == (False, place.rpartition(":")[0] + "@" + shown["Digest"])
+    assert lab.inspect(place)["digest"] == digest(path)
+
+    ours, theirs = lab.work / "ours", lab.work / "theirs"
+    tool(*copied, f"oci-archive:{path}", f"oci:{ours}:12.1")
+    tool(*copied, place, f"oci:{theirs}:12.1")
+    blobs = {file.name: file.read_bytes() for file in (theirs / "blobs/sha256").iterdir()}
+    assert blobs == {file.name: file.read_bytes() for file in (ours / "blobs/sha256").iterdir()}
+    assert len(blobs) == 3
+    tool("umoci", "ls", "--layout", theirs)
+    seen = json.loads(tool("umoci", "stat", "--image", f"{theirs}:12.1", "--json"))
+    assert [one["created"] for one in seen["history"]] == ["1970-01-01T00:00:00Z"]
+    if compression == "gzip":
+        tool("umoci", "raw", "unpack", "--image", f"{theirs}:12.1", lab.work / "changes")
+        assert (lab.work / "changes/etc/version").read_text() == "12.1\n"
+
+
+@pytest.fixture
+def keys(lab: Lab, tmp_path: Path) -> dict[str, ssh.Key]:
+    return {name: ssh.make_key(tmp_path / name) for name in ("release", "other")}
+
+
+class TestApply:
+    @pytest.mark.parametrize("by", ["digest", "tag"])
+    def test_with_hash_and_signature(self, lab: Lab, registry: Registry, keys: dict[str, ssh.Key], by: str) -> None:
+        lab.usual()
+        path = lab.bundle()
+        place = f"{registry.host}/apply/{by}:12.1"
+        lab.minion.configure(pillar={"baseimg": {"trusted_keys": {"release": keys["release"].public}}})
+        done = lab.push(path, place)
+        source = done["source"] if by == "digest" else f"docker://{place}"
+        lab.refused("signature-missing", "apply", source, hash=done["hash"])
+        ssh.sign(Path(path), keys["other"])
+        lab.push(path, place)
+        lab.refused("signature-invalid", "apply", source, hash=done["hash"])
+        assert cached(lab) == []
+        lab.sign(path, str(keys["release"].path))
+        assert lab.push(path, place)["signed"]
+        assert lab.apply(source, hash=done["hash"])["changed"]
+        assert lab.version(APP) == "12.1"
+        assert lab.history(BASE)[0]["signed_by"] == "release"
+        # converged: nothing has to be asked for any more
+        before = len(registry.requests())
+        bundles = {"12.1": {"source": source, "hash": done["hash"]}}
+        assert lab.converge(BASE, "12.1", bundles=bundles)["changed"] is False
+        assert registry.requests()[before:] == []
+
+    def test_a_delta(self, lab: Lab, registry: Registry) -> None:
+        lab.usual()
+        only, both = lab.bundle(delta="only"), lab.build(BASE, NEW, str(lab.work / "both.tar"), delta="both")["bundle"]
+        done = lab.push(only, f"{registry.host}/apply/delta:12.1")
+        assert lab.apply(done["source"], hash=digest(only))["changed"]
+        assert lab.version(APP) == "12.1"
+        error = lab.refused("bundle-invalid", "push", both, f"{registry.host}/apply/both:12.1")
+        assert "both encodings" in error.info["message"]
+
+    def test_another_hash(self, lab: Lab, registry: Registry) -> None:
+        lab.usual()
+        source = lab.push(lab.bundle(), f"{registry.host}/apply/hash:12.1")["source"]
+        lab.refused("digest-mismatch", "apply", source, hash="sha256:" + "1" * 64)
+        assert cached(lab) == []
+
+    @pytest.mark.parametrize("place", [0, 512, -1024])
+    def test_a_damaged_cache_is_filled_anew(self, lab: Lab, registry: Registry, place: int) -> None:
+        lab.usual()
+        source = lab.push(lab.bundle(), f"{registry.host}/apply/cache:12.1")["source"]
+        lab.inspect(source)
+        (name,) = cached(lab)
+        path = Path(lab.minion.opts["cachedir"]) / "baseimg/registry" / name
+        data = bytearray(path.read_bytes())
+        data[place] ^= 0xFF
+        path.write_bytes(data)
+        lab.refused(("digest-mismatch", "bundle-invalid"), "apply", source)
+        assert lab.apply(source)["changed"]
+
+    def test_state_from_pillar(self, lab: Lab, registry: Registry, keys: dict[str, ssh.Key]) -> None:
+        lab.usual()
+        path = lab.bundle(key=str(keys["release"].path))
+        done = lab.push(path, f"{registry.host}/state/base:12.1")
+        pillar: dict[str, Any] = {
+            "baseimg": {
+                "bases": {
+                    BASE: {"version": "12.1", "bundles": {"12.1": {"source": done["source"], "hash": done["hash"]}}}
+                },
+                "registries": {registry.host: {"mirrors": ["http://127.0.0.1:1"]}},
+                "trusted_keys": {"release": keys["release"].public},
+            }
+        }
+        for test, result in ((True, None), (False, True)):
+            (state,) = apply_sls(lab.minion, "baseimg", pillar, test).values()
+            assert (state["result"], state["changes"]) == (result, swapped("12.0", "12.1")), state["comment"]
+        assert lab.version(NEW) == "12.1"
+        assert lab.version(APP) == "12.1"
+        (state,) = apply_sls(lab.minion, "baseimg", pillar).values()
+        assert (state["result"], state["changes"]) == (True, {})
+
+    def test_a_source_with_a_password(self, lab: Lab) -> None:
+        with pytest.raises(CommandExecutionError) as caught:
+            lab.apply("docker://user:hunter2@registry.corp/base:1")
+        assert "hunter2" not in str(caught.value) + str(caught.value.info)
