@@ -11,7 +11,15 @@ from ..disk.flatten import Flattener
 from ..disk.generations import Filled
 from ..disk.tree import Stack
 from ..engine.base import Engine
-from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, RecordInvalid, VersionUnknown
+from ..errors import (
+    ArgumentInvalid,
+    BaseAbsent,
+    BundleMismatch,
+    EngineUnreachable,
+    NoWayBack,
+    RecordInvalid,
+    VersionUnknown,
+)
 from ..model import ids
 from ..model.manifest import Manifest
 from ..model.policy import Source
@@ -238,7 +246,11 @@ def _activate(context: Context, base: Base, record: Record, wanted: Generation, 
     if wanted is before:
         return _result(context, base, record, None)
     base.store.activate(record, wanted.number, action, context.by)
-    return _result(context, base, record, before)
+    try:
+        return _result(context, base, record, before)
+    except EngineUnreachable as exc:  # gone since we found the base: the swap needs no engine, and has happened
+        now = f"{record.reference} shows {wanted.version} now, but what runs on it cannot be told: {exc.message}"
+        raise EngineUnreachable(now, "start the engine; baseimg.status tells then what runs on which content") from exc
 
 
 def _result(context: Context, base: Base, record: Record, before: Generation | None) -> dict[str, Any]:
