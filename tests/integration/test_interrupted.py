@@ -14,9 +14,8 @@ import json
 import os
 import select
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +118,8 @@ class Site:
         self.views: dict[tuple[str, str], dict[bytes, Seen]] = {}
         self.stacks: dict[str, list[str]] = {}
         self.jobs: dict[str, str] = {}
-        self.pids: dict[str, int] = {}
+        self.processes: dict[str, psutil.Process] = {}
+        self.seen: set[str] = set()
         self.kept: set[str] = set()
         self.fifos = self.work / "steps"
         self.bundles = self.work / "served/bundles"
@@ -186,7 +186,8 @@ class Site:
         shutil.rmtree(self.fifos, ignore_errors=True)
         self.fifos.mkdir()
         self.jobs.clear()
-        self.pids.clear()
+        self.processes.clear()
+        self.seen.clear()
         os.mkfifo(self.fifos / "reached")
         reached = os.open(self.fifos / "reached", os.O_RDWR)
         try:
@@ -201,15 +202,16 @@ class Site:
 
     def wait_at(self, reached: int, wanted: dict[str, str]) -> None:
         text = ""
-        while len(self.pids) < len(wanted):
+        while len(self.processes) < len(wanted):
             if not select.select([reached], [], [], SECONDS)[0]:
-                name = min(set(wanted) - set(self.pids))
+                name = min(set(wanted) - set(self.processes))
                 raise AssertionError(f"{name} was not reached: {self.returned(self.jobs[name])}")
             text += os.read(reached, 1 << 16).decode()
             *lines, text = text.split("\n")
             for name, pid, point in map(str.split, lines):
                 assert point == wanted[name]
-                self.pids[name] = int(pid)
+                self.processes[name] = psutil.Process(int(pid))
+                self.seen.add(point)
 
     def go_on(self) -> dict[str, Any]:
         """Let all jobs go on; returns what they returned."""
@@ -219,7 +221,7 @@ class Site:
 
     def gone(self) -> None:
         """Every job's process has ended; waits for it."""
-        left = [psutil.Process(pid) for pid in self.pids.values() if psutil.pid_exists(pid)]
+        left = list(self.processes.values())
         wait_until_dead(left, SECONDS)
         assert not any(map(alive, left))
 
@@ -239,8 +241,8 @@ class Site:
                 legacy.update(self.overlay(case), self.archive(case), NEW, self.stacks[case.name][0], OLD)
                 self.views[case.name, NEW] = show(self.stacks[case.name])
         self.stop_at(dict.fromkeys(recovered, "swap.exchanged"), self.operation)
-        for pid in self.pids.values():
-            os.kill(pid, signal.SIGKILL)
+        for process in self.processes.values():
+            process.kill()
         self.gone()
         firsts = {case.operation: case for case in reversed(CASES)}
         self.kept = {self.engine.start_container(case.app, "sleep", "1000") for case in firsts.values()}
@@ -339,20 +341,20 @@ def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def site(started: Site) -> Iterator[Site]:
     """Every operation waits at one of its steps, on a base of its own."""
-    started.prepare()
-    yield started
-    _end(started.pids.values())
+    try:
+        started.prepare()
+        assert started.seen == set(POINTS)
+        yield started
+    finally:
+        _end(started.processes.values())
 
 
-def _end(pids: Iterable[int]) -> None:
+def _end(processes: Collection[psutil.Process]) -> None:
     """Jobs of a test that failed."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def test_every_point_is_one_of_the_steps() -> None:
-    assert {case.point for case in CASES} == set(POINTS)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    wait_until_dead(list(processes), SECONDS)
 
 
 def test_killed_jobs(site: Site) -> None:
