@@ -262,6 +262,12 @@ class DestinationUnwritable(BaseimgError):
     hint = "give a path in an existing directory that can be written"
 
 
+_OPEN_FILES = (
+    "directories may be nested as deeply as this process may open files: raise its limit (LimitNOFILE of the minion's "
+    "service, or ulimit -n)"
+)
+
+
 @contextlib.contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turn the operating system's refusals into ours; ``what`` says what was being written, and where."""
@@ -270,4 +276,6 @@ def disk_errors(what: str) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SpaceExhausted(f"no space left while writing {what}") from exc
+        if exc.errno in (errno.EMFILE, errno.ENFILE):
+            raise DestinationUnwritable(f"too many open files while writing {what}", _OPEN_FILES) from exc
         raise DestinationUnwritable(f"cannot write {what}: {exc.strerror}") from exc

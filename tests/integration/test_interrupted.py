@@ -1,183 +1,409 @@
-"""Jobs that are killed, minions and engines that are restarted, all in the middle of an apply."""
+"""
+Jobs that are killed, minions and engines that are restarted or down, at every step of every operation.
+
+Bases are independent, so one restart serves them all: for each operation and each of its steps there is a base of its
+own, with a job that waits there (``served/_modules/steps.py``) when it happens.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import json
 import os
-import re
-import signal
+import select
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import salt.client
 
-from tests.support import images
-from tests.support.daemons import Daemons, Master, Reply
-from tests.support.engine import Engine
+from baseimg_core.disk.generations import POINTS
+from tests.support import images, legacy, node
+from tests.support.daemons import Daemons, Master
+from tests.support.engine import POLL_SECONDS, Engine, alive, wait_until_dead
 from tests.support.images import ImageSpec
+from tests.support.kernel import Seen, differences, show
+from tests.support.minion import Minion
 from tests.support.sources import REPO
 
 pytestmark = pytest.mark.integration
 
 NODE = "node"
-BASE, APP = "corp/base:12.0", "corp/app:1"
+OLD, NEW = "12.0", "12.1"
 SECONDS = 60.0
 SYSTEM = images.layer_tar(images.busybox_members())
-# enough files that an apply is caught in the middle
-MANY = [images.file(f"srv/{number:04}", b"x" * 5000) for number in range(6000)]
-OLD = [SYSTEM, images.layer_tar([images.directory("srv"), images.file("version", b"12.0"), *MANY])]
-NEW = [*OLD, images.layer_tar([images.file("version", b"12.1")])]
+ON_TOP = images.layer_tar([images.file("app")])
+EXCHANGED = POINTS.index("swap.exchanged")
+
+
+def points(*prefixes: str) -> list[str]:
+    return [point for point in POINTS if point.startswith(prefixes)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation that is stopped at one step, on a base of its own."""
+
+    operation: str
+    point: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.operation}-{self.point}"
+
+    @property
+    def base(self) -> str:
+        return f"corp/{self.name}:{OLD}"
+
+    @property
+    def target(self) -> str:
+        return f"corp/{self.name}:{NEW}"
+
+    @property
+    def app(self) -> str:
+        return f"app/{self.name}:1"
+
+    @property
+    def layers(self) -> list[bytes]:
+        name = images.file("etc/name", self.name.encode())
+        more = [images.file("etc/version", OLD.encode()), images.file("etc/old", b"old")]
+        return [SYSTEM, images.layer_tar([images.directory("etc"), name, *more])]
+
+    @property
+    def target_layers(self) -> list[bytes]:
+        changes = [images.file("etc/version", NEW.encode()), images.whiteout("etc/old"), images.file("etc/new", b"new")]
+        return [*self.layers, images.layer_tar([images.directory("etc"), *changes])]
+
+    @property
+    def declared(self) -> str:
+        """The version that pillar declares."""
+        return {"rollback": OLD, "prune": OLD}.get(self.operation, NEW)
+
+    @property
+    def at_the_step(self) -> str:
+        """What the base shows while the job waits, and after it was killed."""
+        before, after = {"apply": (OLD, NEW), "rollback": (NEW, OLD)}.get(self.operation, (self.declared,) * 2)
+        return after if POINTS.index(self.point) >= EXCHANGED else before
+
+
+CASES = [
+    *(Case("apply", point) for point in points("stage.", "swap.")),
+    *(Case("rollback", point) for point in points("swap.")),
+    *(Case("recover", point) for point in points("recover.")),
+    *(Case("prune", point) for point in points("prune.")),
+    *(Case("adopt", point) for point in points("adopt.")),
+]
 
 
 @dataclass
 class Site:
+    """One master, one minion, one engine. ``views`` is what each base shows by version, ``upper`` where it lies."""
+
     master: Master
     minion: Any
     engine: Engine
-    bundle: Path
+    local: Minion
+    client: Any
+    work: Path
 
-    @property
-    def layer(self) -> Path:
-        """The directory of the base's top layer."""
-        inspected = self.engine.client.inspect_image(BASE)
-        return Path(inspected["GraphDriver"]["Data"]["UpperDir"]).parent
+    def __post_init__(self) -> None:
+        self.views: dict[tuple[str, str], dict[bytes, Seen]] = {}
+        self.stacks: dict[str, list[str]] = {}
+        self.jobs: dict[str, str] = {}
+        self.processes: dict[str, psutil.Process] = {}
+        self.seen: set[str] = set()
+        self.kept: set[str] = set()
+        self.fifos = self.work / "steps"
+        self.bundles = self.work / "served/bundles"
 
-    def shown(self) -> str:
-        return self.engine.run(APP, "cat", "/version")
+    # Images, bundles, archives of the old scripts
 
-    def apply(self) -> Reply:
-        return self.master.quick(NODE, "state.apply", "baseimg")
+    def build(self) -> None:
+        """Once: everything that is made of both versions of each base."""
+        self.bundles.mkdir(parents=True)
+        sources = [ImageSpec(case.base, case.layers) for case in CONVERGED]
+        self.fresh(*sources, *(ImageSpec(case.target, case.target_layers) for case in CASES))
+        for case in CASES:
+            self.views[case.name, OLD] = show(self.stacks[case.name])
+            target = node.layer_dirs(self.engine, case.target)
+            self.views[case.name, NEW] = show(target)
+            if case.operation == "adopt":
+                legacy.pack(self.stacks[case.name][0], target, self.archive(case))
+            else:
+                self.local.modules["baseimg.build"](case.base, case.target, str(self.bundle(case)))
+        self.master.pillar = {"baseimg": {"bases": {case.base: self.wanted(case) for case in CONVERGED}}}
 
-    def start(self, function: str, *arguments: Any, **named: Any) -> str:
-        """Publish a job without waiting for its end; returns its ID."""
-        client = salt.client.get_local_client(mopts=dict(self.master.factory.config))
-        try:
-            return str(client.cmd_async(NODE, function, arguments, kwarg=named))
-        finally:
-            client.destroy()
+    def bundle(self, case: Case) -> Path:
+        return self.bundles / f"{case.name}.tar"
+
+    def archive(self, case: Case) -> Path:
+        return self.work / f"{case.name}-{NEW}-diff.tar.gz"
+
+    def wanted(self, case: Case) -> dict[str, Any]:
+        digest = "sha256:" + hashlib.sha256(self.bundle(case).read_bytes()).hexdigest()
+        source = {"source": f"salt://bundles/{case.name}.tar", "hash": digest}
+        return {"version": case.declared, "bundles": {NEW: source}}
+
+    def fresh(self, *more: ImageSpec) -> None:
+        """A new engine in the old one's place, with every base and an application on it."""
+        self.engine.stop()
+        shutil.rmtree(self.engine.root, ignore_errors=True)
+        self.engine.start()
+        # elsewhere only the application is left, which takes less time and is the harder way to find a base
+        bases = [ImageSpec(case.base, case.layers) for case in ADOPTED]
+        apps = [ImageSpec(case.app, [*case.layers, ON_TOP]) for case in CASES]
+        self.engine.load(images.archive([*bases, *apps, *more]))
+        self.stacks = {case.name: node.layer_dirs(self.engine, case.app)[1:] for case in CASES}
+
+    # Jobs
+
+    def publish(self, function: str, *arguments: Any, **named: Any) -> str:
+        """Start a job without waiting for its end; returns its ID."""
+        return str(self.client.cmd_async(NODE, function, arguments, kwarg=named))
+
+    def returned(self, job: str) -> Any:
+        """What a job has returned; waits for it."""
+        deadline = time.monotonic() + SECONDS
+        while not (found := self.client.get_cache_returns(job)):
+            assert time.monotonic() < deadline, f"job {job} did not end"
+            time.sleep(POLL_SECONDS)
+        return found[NODE]["ret"]
 
     def running(self) -> set[str]:
         """The IDs of the jobs that the minion works on."""
         return {job["jid"] for job in self.master.quick(NODE, "saltutil.running").data[NODE]}
 
-    def wait_until(self, holds: Callable[[set[str]], bool]) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not holds(self.running()):
-            assert time.monotonic() < deadline
+    def stop_at(self, wanted: dict[Case, str], call: Callable[[Case], tuple[str, list[Any], dict[str, Any]]]) -> None:
+        """Start a job for each case, and wait until each has come to its step."""
+        shutil.rmtree(self.fifos, ignore_errors=True)
+        self.fifos.mkdir()
+        self.jobs.clear()
+        self.processes.clear()
+        self.seen.clear()
+        os.mkfifo(self.fifos / "reached")
+        reached = os.open(self.fifos / "reached", os.O_RDWR)
+        try:
+            for case, point in wanted.items():
+                os.mkfifo(self.fifos / case.name)
+                function, arguments, named = call(case)
+                stop = [point, str(self.fifos), case.name, function]
+                self.jobs[case.name] = self.publish("steps.stop_at", *stop, *arguments, **named)
+            self.wait_at(reached, {case.name: point for case, point in wanted.items()})
+        finally:
+            os.close(reached)
 
-    def caught_in_the_middle(self) -> int:
-        """Wait until the new content is being written, stop the process that does it; returns its pid."""
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, TypeError):
-                holder = (self.layer / "baseimg/lock").read_text()
-                if (self.layer / "baseimg/staging/srv").exists():
-                    pid = int(re.match(r"pid (\d+),", holder)[1])  # type: ignore[index]
-                    os.kill(pid, signal.SIGSTOP)
-                    assert (self.layer / "baseimg/staging").exists(), "the apply was over too soon"
-                    return pid
-        raise AssertionError("no apply was begun")
+    def wait_at(self, reached: int, wanted: dict[str, str]) -> None:
+        text = ""
+        while len(self.processes) < len(wanted):
+            if not select.select([reached], [], [], SECONDS)[0]:
+                name = min(set(wanted) - set(self.processes))
+                raise AssertionError(f"{name} was not reached: {self.returned(self.jobs[name])}")
+            text += os.read(reached, 1 << 16).decode()
+            *lines, text = text.split("\n")
+            for name, pid, point in map(str.split, lines):
+                assert point == wanted[name]
+                self.processes[name] = psutil.Process(int(pid))
+                self.seen.add(point)
 
-    def tidy(self) -> None:
-        """Nothing is left over but what the record knows."""
-        assert not (self.layer / "baseimg/staging").exists()
-        assert sorted(path.name for path in (self.layer / "baseimg/generations").iterdir()) == ["0"]
+    def go_on(self) -> dict[str, Any]:
+        """Let all jobs go on; returns what they returned."""
+        for name in self.jobs:
+            (self.fifos / name).open("wb").close()
+        return {name: self.returned(job) for name, job in self.jobs.items()}
+
+    def gone(self) -> None:
+        """Every job's process has ended; waits for it."""
+        left = list(self.processes.values())
+        wait_until_dead(left, SECONDS)
+        assert not any(map(alive, left))
+
+    # Before, and after
+
+    def prepare(self) -> None:
+        """Bring each base to where its operation begins, and stop that at its step."""
+        self.fresh()
+        call = self.local.modules
+        recovered = [case for case in CASES if case.operation == "recover"]
+        for case in CASES:
+            if case.operation in ("rollback", "prune"):
+                call["baseimg.apply"](str(self.bundle(case)))
+            if case.operation == "prune":
+                call["baseimg.rollback"](case.base)
+            if case.operation == "adopt":
+                legacy.update(self.overlay(case), self.archive(case), NEW, self.stacks[case.name][0], OLD)
+                self.views[case.name, NEW] = show(self.stacks[case.name])
+        self.stop_at(dict.fromkeys(recovered, "swap.exchanged"), self.operation)
+        for process in self.processes.values():
+            process.kill()
+        self.gone()
+        firsts = {case.operation: case for case in reversed(CASES)}
+        self.kept = {self.engine.start_container(case.app, "sleep", "1000") for case in firsts.values()}
+        self.stop_at({case: case.point for case in CASES}, self.operation)
+
+    def overlay(self, case: Case) -> Path:
+        """The old scripts' directory for this base."""
+        return self.engine.root / "old" / case.name
+
+    def operation(self, case: Case) -> tuple[str, list[Any], dict[str, Any]]:
+        if case.operation == "adopt":
+            return "baseimg.adopt", [str(self.overlay(case))], {}
+        if case.operation == "rollback":
+            return "baseimg.rollback", [case.base], {"to": "pristine"}
+        if case.operation == "prune":
+            return "baseimg.prune", [case.base], {"keep": 0}
+        return "baseimg.apply", [f"salt://bundles/{case.name}.tar"], {}
+
+    def check_shown(self, version: Callable[[Case], str]) -> None:
+        """Each base shows exactly this version; and status, which lists those that have a record, says so."""
+        told = {one["path"]: one["version"] for one in self.local.modules["baseimg.status"]()["bases"]}
+        found = {}
+        for case in CASES:
+            wanted, stack = version(case), self.stacks[case.name]
+            different = differences(show(stack), self.views[case.name, wanted])
+            # what the scripts brought counts as the original, until it is adopted
+            unrecorded = NEW if case.operation == "adopt" else OLD
+            found[case.name] = (told.get(stack[0], unrecorded), different)
+        assert found == {case.name: (version(case), []) for case in CASES}
+
+    def check_new_containers(self, version: Callable[[Case], str]) -> None:
+        """What containers see that are started now, from applications on the bases."""
+        with ThreadPoolExecutor(4) as pool:
+            told = pool.map(lambda case: self.engine.run(case.app, "cat", "/etc/version"), CASES)
+        assert dict(zip(CASES, told, strict=True)) == {case: version(case) for case in CASES}
+
+    def check_containers(self) -> None:
+        """None is lost: those that ran go on."""
+        running = {container["Id"] for container in self.engine.client.containers()}
+        assert running == self.kept
+
+    def converge(self) -> None:
+        """The next runs: what pillar declares, the prune, and the adoption."""
+        states = self.master.quick(NODE, "state.apply", "baseimg").states(NODE)
+        assert {name: state["comment"] for name, state in states.items() if state["result"] is not True} == {}
+        assert set(states) >= {case.base for case in CONVERGED}
+        assert self.master.quick(NODE, "baseimg.prune", keep=0).code == 0
+        adopted = [self.publish("baseimg.adopt", str(self.overlay(case))) for case in ADOPTED]
+        assert {self.returned(job)["pristine"] for job in adopted} == {"proven"}
+        self.check_shown(lambda case: case.declared)
+        self.check_containers()
+        assert {case.name: left for case in CASES if (left := self.left_over(case))} == {}
+
+    def left_over(self, case: Case) -> list[str]:
+        """Everything in the layer's directory that the record does not explain."""
+        layer = Path(self.stacks[case.name][0]).parent
+        home = layer / "baseimg"
+        record = json.loads((home / "state.json").read_text())
+        known = {str(one["number"]) for one in record["generations"] if one["inode"]}
+        live = str(record["current"])
+        wrong = [] if record["intent"] is None else ["intent"]
+        wrong += [f"not activated: {one['number']}" for one in record["generations"] if not one["activated"]]
+        wrong += set(os.listdir(home)) ^ {"generations", "history.jsonl", "index", "lock", "state.json"}
+        wrong += set(os.listdir(home / "generations")) ^ (known - {live})
+        wrong += set(os.listdir(home / "index")) ^ {f"{number}.jsonl" for number in known - {"0"}}
+        lines = [json.loads(line) for line in (home / "history.jsonl").read_text().splitlines()]
+        wrong += [f"twice: {one}" for one in lines if sum(one["id"] == two["id"] for two in lines) > 1]
+        wrong += [f"gap: {one}" for one, two in itertools.pairwise(lines) if one["after"] != two["before"]]
+        return wrong + ([f"history ends with {lines[-1]}"] if lines[-1]["to"] != case.declared else [])
+
+
+CONVERGED = [case for case in CASES if case.operation != "adopt"]
+ADOPTED = [case for case in CASES if case.operation == "adopt"]
 
 
 @pytest.fixture(scope="module")
 def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    engine = Engine(tmp_path_factory.mktemp("engine"))
+    work = tmp_path_factory.mktemp("work")
+    # containers outlive the daemon, as production engines are configured
+    engine = Engine(work / "engine", args=["--live-restore"])
     try:
         engine.start()
-        served = tmp_path_factory.mktemp("served")
-        master = daemons.master("interrupted", [REPO / "salt", served], tmp_path_factory.mktemp("pillar"))
+        roots = [REPO / "salt", Path(__file__).parent / "served", work / "served"]
+        master = daemons.master("interrupted", roots, tmp_path_factory.mktemp("pillar"))
         minion = daemons.minions(master, **{NODE: {"docker.url": engine.url}})[NODE]
-        engine.load(images.archive([ImageSpec(BASE, OLD), ImageSpec("corp/base:12.1", NEW)]))
-        assert master.salt(NODE, "saltutil.sync_all").code == 0
-        bundle = served / "b.tar"
-        assert master.quick(NODE, "baseimg.build", BASE, "corp/base:12.1", str(bundle)).code == 0
-        digest = "sha256:" + hashlib.sha256(bundle.read_bytes()).hexdigest()
-        bundles = {"12.1": {"source": "salt://b.tar", "hash": digest}}
-        master.pillar = {"baseimg": {"bases": {BASE: {"version": "12.1", "bundles": bundles}}}}
-        yield Site(master, minion, engine, bundle)
+        client = salt.client.get_local_client(mopts=dict(master.factory.config))
+        site = Site(master, minion, engine, Minion(work / "local", engine.url), client, work)
+        site.build()
+        assert master.quick(NODE, "saltutil.sync_all").code == 0
+        yield site
+        client.destroy()
     finally:
         engine.destroy()
 
 
 @pytest.fixture
-def site(started: Site) -> Site:
-    """The node with a fresh base."""
-    started.engine.remove_all()
-    app = ImageSpec(APP, [*OLD, images.layer_tar([images.file("app")])])
-    started.engine.load(images.archive([ImageSpec(BASE, OLD), app]))
-    assert started.shown() == "12.0"
-    return started
+def site(started: Site) -> Iterator[Site]:
+    """Every operation waits at one of its steps, on a base of its own."""
+    try:
+        started.prepare()
+        assert started.seen == set(POINTS)
+        yield started
+    finally:
+        _end(started.processes.values())
 
 
-def test_a_killed_job(site: Site) -> None:
-    job = site.start("state.apply", "baseimg")
-    site.caught_in_the_middle()
-    assert "sent to job" in site.master.quick(NODE, "saltutil.kill_job", job).text
-    site.wait_until(lambda running: job not in running)
-    assert site.shown() == "12.0"
-    assert site.master.quick(NODE, "baseimg.status", BASE).data[NODE]["bases"][0]["interrupted"] is True
+def _end(processes: Collection[psutil.Process]) -> None:
+    """Jobs of a test that failed."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    wait_until_dead(list(processes), SECONDS)
 
-    assert site.apply().states(NODE)[BASE]["changes"] == {"version": {"old": "12.0", "new": "12.1"}}
-    assert site.shown() == "12.1"
-    site.tidy()
+
+def test_killed_jobs(site: Site) -> None:
+    for job in site.jobs.values():
+        site.publish("saltutil.kill_job", job)
+    site.gone()
+    site.check_shown(lambda case: case.at_the_step)
+    site.check_new_containers(lambda case: case.at_the_step)
+    site.converge()
 
 
 def test_a_minion_that_is_restarted(site: Site) -> None:
-    site.start("state.apply", "baseimg")
-    pid = site.caught_in_the_middle()
-    os.kill(pid, signal.SIGKILL)
     site.minion.terminate()
-    assert site.shown() == "12.0"
+    site.gone()
+    site.check_shown(lambda case: case.at_the_step)
+    site.check_new_containers(lambda case: case.at_the_step)
     site.minion.start()
-
-    assert site.apply().states(NODE)[BASE]["result"] is True
-    assert site.shown() == "12.1"
-    site.tidy()
+    site.converge()
 
 
 def test_an_engine_that_is_restarted(site: Site) -> None:
-    """The content is swapped all the same; at the latest the next run says so."""
-    job = site.start("state.apply", "baseimg")
-    pid = site.caught_in_the_middle()
+    """Nobody notices. Of two jobs on one base the second waits for the first, and finds nothing left to do."""
+    second = site.publish("baseimg.apply", "salt://bundles/apply-stage.filled.tar")
+    while second not in site.running():
+        time.sleep(POLL_SECONDS)
     site.engine.restart()
-    os.kill(pid, signal.SIGCONT)
-    site.wait_until(lambda running: job not in running)
-
-    assert site.apply().states(NODE)[BASE]["result"] is True
-    assert site.shown() == "12.1"
-    site.tidy()
+    returned = site.go_on()
+    assert {name: value for name, value in returned.items() if not isinstance(value, list | dict)} == {}
+    assert site.returned(second)["changed"] is False
+    site.check_shown(lambda case: case.declared)
+    site.check_new_containers(lambda case: case.declared)
+    site.converge()
 
 
 def test_an_engine_that_is_down(site: Site) -> None:
+    """What was begun is finished all the same, and where that cannot be told in full the error says what was done."""
     site.engine.kill()
-    state = site.apply().states(NODE)[BASE]
-    assert state["result"] is False
-    assert state["comment"].startswith("[engine-unreachable]")
+    returned = site.go_on()
+    for case in CASES:
+        told = str(returned[case.name])
+        if case.operation in ("apply", "rollback"):
+            assert "[engine-unreachable]" in told
+            assert f"shows {case.declared} now" in told
+        assert ("[engine-unreachable]" in told) is (case.operation not in ("prune", "adopt"))
+    states = site.master.quick(NODE, "state.apply", "baseimg").states(NODE)
+    comments = [state["comment"] for state in states.values()]
+    assert len(comments) >= len(CONVERGED)
+    assert all(comment.startswith("[engine-unreachable]") for comment in comments)
     site.engine.start()
-    assert site.shown() == "12.0"
-    assert not (site.layer / "baseimg").exists()
-    assert site.apply().states(NODE)[BASE]["changes"]
-    assert site.shown() == "12.1"
-
-
-def test_two_jobs_at_once(site: Site) -> None:
-    """The second waits for the first, and finds nothing left to do."""
-    first = site.start("state.apply", "baseimg")
-    pid = site.caught_in_the_middle()
-    second = site.start("baseimg.apply", "salt://b.tar")
-    site.wait_until(lambda running: {first, second} <= running)
-    os.kill(pid, signal.SIGCONT)
-    site.wait_until(lambda running: not {first, second} & running)
-    assert site.shown() == "12.1"
-    assert [line["to"] for line in site.master.quick(NODE, "baseimg.history", BASE).data[NODE]] == ["12.1"]
-    site.tidy()
+    site.check_shown(lambda case: case.declared)
+    site.check_new_containers(lambda case: case.declared)
+    site.converge()

@@ -9,6 +9,7 @@ used before :meth:`Bundle.members` has ended.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -34,6 +35,11 @@ _MAX_FILES = 64
 _CHUNK = 1 << 20
 
 Progress = Callable[[int, int], None]
+
+
+def _opener(path: str, flags: int) -> int:
+    """A FIFO in the bundle's place must not make us wait."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def blob_name(digest: str) -> str:
@@ -63,8 +69,7 @@ class Bundle:
         self.path = path
         self.signed_by = ""
         try:
-            # a FIFO in its place must not make us wait
-            self._file: BinaryIO = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+            self._file: BinaryIO = io.BufferedReader(io.FileIO(path, opener=_opener))
         except OSError as exc:
             raise BundleInvalid(f"cannot read the bundle {path}: {exc.strerror}") from exc
         try:
@@ -186,6 +191,9 @@ class Bundle:
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Every file in the archive: offset and size in bytes."""
+        self._file.seek(0)
+        if self._file.read(tarstream.BLOCK)[257:262] != b"ustar":
+            raise BundleInvalid(f"{self.path} is no bundle: it does not begin as a tar archive does")
         self._file.seek(0)
         files: dict[str, tuple[int, int]] = {}
         for header in tarstream.headers(self._file, self._skip):

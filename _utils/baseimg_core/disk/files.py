@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import stat
 from typing import BinaryIO
 
@@ -79,6 +80,40 @@ def discard(path: str) -> None:
     """Remove a file that need not be there."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def remove_tree(path: str) -> None:
+    """
+    Remove a directory with all that is in it, however deeply it is nested: ``shutil.rmtree`` needs an open file for
+    each level, and paths as long as the tree is deep.
+
+    Directories are moved up until none holds another, so what an interruption leaves is not the tree that it was.
+    """
+    root = _open_directory(path)
+    try:
+        while names := os.listdir(root):
+            for name in names:
+                if stat.S_ISDIR(os.lstat(name, dir_fd=root).st_mode):
+                    _empty(root, name)
+                    os.rmdir(name, dir_fd=root)
+                else:
+                    os.unlink(name, dir_fd=root)
+    finally:
+        os.close(root)
+    os.rmdir(path)
+
+
+def _empty(root: int, name: str) -> None:
+    """Move the directories in one up to ``root``, and remove the rest."""
+    directory = _open_directory(os.fsencode(name), root)
+    try:
+        for child in os.listdir(directory):
+            if stat.S_ISDIR(os.lstat(child, dir_fd=directory).st_mode):
+                os.rename(child, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=root)
+            else:
+                os.unlink(child, dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
 def hex_digest(file: BinaryIO, other: hashlib._Hash | None = None) -> str:

@@ -163,6 +163,7 @@ class Flattener:
         missing = [above for above in overlay.ancestors(path) if above not in self._directories]
         for above in reversed(missing):
             self._make(above, Entry(Kind.DIRECTORY, 0o700))
+            self.paths += 1
             self._directories[above] = None
 
     def _make(self, path: bytes, entry: Entry) -> None:

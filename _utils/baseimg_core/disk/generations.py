@@ -34,7 +34,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 
@@ -329,14 +328,14 @@ class Store(Locked):
         files.discard(self.index(one.number))
         for path, inode in self._kept().items():
             if inode == one.inode:  # a name may lie in the middle of a swap, an inode does not (I2)
-                shutil.rmtree(path)
+                files.remove_tree(path)
 
     def _discard_staging(self) -> None:
         """Remove what was not finished, half-written files included."""
         for path in (self._state, self._history):
             files.discard(path + ".new")
         if os.path.isdir(self.staging):
-            shutil.rmtree(self.staging)
+            files.remove_tree(self.staging)
 
     def _save(self, record: Record) -> None:
         files.save(self._state, record.dump())

@@ -12,6 +12,7 @@ from ..errors import (
     ArgumentInvalid,
     BaseAbsent,
     BundleMismatch,
+    EngineUnreachable,
     NoWayBack,
     RecordInvalid,
     SpaceExhausted,
@@ -228,7 +229,11 @@ def _activate(context: Context, base: Base, record: Record, wanted: Generation, 
         raise SpaceExhausted(
             exc.message, f"free 1 MB there, for the record, and run again; {prunable(record)}"
         ) from exc
-    return _result(context, base, record, before)
+    try:
+        return _result(context, base, record, before)
+    except EngineUnreachable as exc:  # gone since we found the base: the swap needs no engine, and has happened
+        now = f"{record.reference} shows {wanted.version} now, but what runs on it cannot be told: {exc.message}"
+        raise EngineUnreachable(now, "start the engine; baseimg.status tells then what runs on which content") from exc
 
 
 def _result(context: Context, base: Base, record: Record, before: Generation | None) -> dict[str, Any]:

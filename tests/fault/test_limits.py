@@ -1,0 +1,79 @@
+"""Where a process may not have more, it says so, and keeps nothing open that it does not need."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from baseimg_core.disk import space
+from baseimg_core.disk.bundle import Bundle
+from baseimg_core.errors import BundleInvalid, DestinationUnwritable
+from baseimg_core.ops import bases
+from tests.support.kernel import differences
+from tests.support.plain import BASE, Node
+
+pytestmark = pytest.mark.fault
+DEPTH = 200
+
+
+def open_files() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@contextmanager
+def at_most(files: int) -> Iterator[None]:
+    """This process may not have more files open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_directories_nested_deeper_than_files_may_be_open(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    deep = node._version("deep", {"d/" * DEPTH + "file": "deep"})
+    bundle = node._bundle("deep", node.stack, deep, "12.0")
+    node.bundles["deep"] = bundle
+    before = open_files()
+    with (
+        at_most(len(before) + DEPTH // 2),
+        pytest.raises(DestinationUnwritable, match="too many open files while writing") as caught,
+    ):
+        node.converge("deep")
+    assert "LimitNOFILE" in caught.value.hint
+    assert open_files() == before
+    assert os.listdir(node.layer) == ["diff"]
+    assert differences(node.view(), node.views["12.0"]) == []
+    node.converge("deep")
+
+
+def test_a_directory_in_the_place_of_a_bundle_is_not_kept_open(tmp_path: Path) -> None:
+    before = open_files()
+    with pytest.raises(BundleInvalid, match="Is a directory"):
+        Bundle(str(tmp_path))
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"root:x:0:0:root:/root:/bin/sh\n" * 100, bytes(2048)])
+def test_what_is_no_bundle_is_called_that(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "passwd"
+    path.write_bytes(content)
+    with pytest.raises(BundleInvalid, match=r"passwd is no bundle: it does not begin as a tar archive does"):
+        Bundle(str(path))
+
+
+def test_directories_that_only_something_below_asked_for_are_counted(tmp_path: Path) -> None:
+    """The base's lower layer has usr/bin/tool; a bundle that changes only it makes usr and usr/bin anew."""
+    node = Node(tmp_path)
+    node.converge("12.1")
+    _size, paths = space.measure(str(node.layer / "diff"))
+    record = bases.locate(node.engine, BASE).store.read()
+    assert record is not None
+    assert record.generations[1].paths == paths

@@ -1,0 +1,35 @@
+"""For tests only: a job that waits at a named step of an operation, so that something can happen to it there."""
+
+import os
+import sys
+
+
+def stop_at(point, place, name, function, *arguments, **named):
+    """
+    Call ``function`` in this job, and wait when it passes ``point`` (one of ``generations.POINTS``).
+
+    ``place`` is a directory with two FIFOs: ``reached``, which is told ``name``, our pid and the point, and ``name``,
+    which lets us go on when somebody opens it for writing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' steps.stop_at swap.exchanged /tmp/steps mine baseimg.rollback corp/base:12.0
+    """
+    call = __salt__[function]  # loads the core, so that it is there to be traced
+    generations = sys.modules["baseimg_core.disk.generations"]
+
+    def trace(reached):
+        if reached == point:
+            _tell(os.path.join(place, "reached"), f"{name} {os.getpid()} {point}\n")
+            with open(os.path.join(place, name), "rb") as go_on:
+                go_on.read()
+
+    generations.trace = trace
+    return call(*arguments, **named)
+
+
+def _tell(path, line):
+    with open(path, "w", encoding="utf-8") as told:
+        told.write(line)
