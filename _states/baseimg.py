@@ -15,7 +15,7 @@ def __virtual__():
     return False, "the execution module baseimg is not available: 'salt-call sys.list_functions baseimg' tells more"
 
 
-def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=False):
+def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=False, containers="keep"):
     """
     Make a base show a version, so that every container that is created or started from now on has it.
 
@@ -40,6 +40,11 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         Compare the live content with what was made, and make it again where somebody changed it. Costs a walk over the
         layer at each run.
 
+    containers
+        ``keep`` names the running containers that are on another content and touches none. ``restart`` (or a mapping
+        with ``mode: restart`` and more, see ``baseimg.apply``) stops and starts them, each has to work then, and where
+        one does not the base is swapped back and the state fails.
+
     .. code-block:: yaml
 
         corp/base:12.0:
@@ -49,6 +54,10 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
                 '12.1':
                   source: salt://baseimg/bundles/corp-base_12.0_12.1.tar
                   hash: sha256:4f9…
+            - containers:
+                mode: restart
+                order: [label=tier=db]
+                except: [label=critical]
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if missing not in ("ok", "fail"):
@@ -57,12 +66,14 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         return ret
     try:
         if __opts__["test"]:
-            return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id, repair))
-        return _converged(ret, __salt__["baseimg.converge"](name, version, bundles, chain_id, repair))
+            return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id, repair, containers))
+        done = __salt__["baseimg.converge"](name, version, bundles, chain_id, repair, containers=containers)
+        return _converged(ret, done)
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             ret["comment"] = f"No image on this node is built on {name}: nothing to do"
             return ret
+        ret["changes"] = _unfinished(exc)
         return _failed(ret, exc)
 
 
@@ -150,22 +161,43 @@ def pruned(name, keep=1):
 
 
 def _converged(ret, done):
+    ret["changes"] = _changes(done)
     if not done["changed"]:
         ret["comment"] = f"{done['base']} shows {done['to']}"
     else:
-        ret["changes"] = {"version": {"old": done["from"], "new": done["to"]}}
         ret["comment"] = f"{done['base']} went from {done['from']} to {done['to']} for {_images(done)}"
         if done["repaired"]:
             ret["comment"] += ", since its content was not as it was made"
-    ret["comment"] += _running(done["containers"])
+    restart = done["restart"]
+    for word in ("restarted", "started"):
+        if restart[word]:
+            since = " (an earlier run had stopped them)" if word == "started" else ""
+            ret["comment"] += f". {word.capitalize()}{since}: {', '.join(restart[word])}"
+    ret["comment"] += _running(done)
     return ret
 
 
+def _changes(done):
+    """What an operation changed, on the base and on containers."""
+    changes = {"version": {"old": done["from"], "new": done["to"]}} if done["changed"] else {}
+    touched = {word: done["restart"][word] for word in ("restarted", "started") if done["restart"][word]}
+    return {**changes, "containers": touched} if touched else changes
+
+
+def _unfinished(exc):
+    """What an operation changed that failed in the end."""
+    return _changes(exc.info["result"]) if isinstance(exc.info, dict) and "result" in exc.info else {}
+
+
 def _would_converge(ret, planned):
+    batches = planned["restart"]["batches"]
+    planned["restart"]["restarted"] = [name for batch in batches for name in batch]
+    ret["changes"] = _changes(planned)
+    if ret["changes"]:
+        ret["result"] = None
     if not planned["changed"]:
-        return _converged(ret, planned)
-    ret["result"] = None
-    ret["changes"] = {"version": {"old": planned["from"], "new": planned["to"]}}
+        ret["comment"] = f"{planned['base']} shows {planned['to']}" + _restarting(planned) + _running(planned)
+        return ret
     ret["comment"] = f"{planned['base']} would go from {planned['from']} to {planned['to']} for {_images(planned)}"
     if planned["repaired"]:
         ret["comment"] += ", since its content is not as it was made"
@@ -177,8 +209,19 @@ def _would_converge(ret, planned):
         )
     else:
         ret["comment"] += ", with a generation that is on the node"
-    ret["comment"] += _running(planned["containers"])
+    ret["comment"] += _restarting(planned) + _running(planned)
     return ret
+
+
+def _restarting(planned):
+    """Which containers would be restarted: with "and" between them at the same time."""
+    told = ""
+    if planned["restart"]["started"]:
+        told += f". Would be started (an earlier run had stopped them): {', '.join(planned['restart']['started'])}"
+    if planned["restart"]["batches"]:
+        order = ", then ".join(" and ".join(batch) for batch in planned["restart"]["batches"])
+        told += f". Would be restarted: {order}"
+    return told
 
 
 def _images(done):
@@ -186,11 +229,12 @@ def _images(done):
     return f"{count} image{'' if count == 1 else 's'}"
 
 
-def _running(containers):
-    """What has to be said of running containers."""
+def _running(done):
+    """What has to be said of containers that run on another content, and go on to."""
     told = ""
-    if containers["outdated"]:
-        names = ", ".join(containers["outdated"])
+    containers, left = done["containers"], done["restart"]["left"]
+    if outdated := [name for name in containers["outdated"] if name not in done["restart"]["restarted"]]:
+        names = ", ".join(f"{name} ({left[name]})" if name in left else name for name in outdated)
         told += f". On another content until stopped and started (a restart is not enough): {names}"
     if containers["unknown"]:
         told += f". It cannot be told what these run on: {', '.join(containers['unknown'])}"

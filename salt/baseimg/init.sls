@@ -10,6 +10,7 @@
     - chain_id: {{ base.chain_id | json }}
     - missing: {{ base.missing | json }}
     - repair: {{ base.repair | json }}
+    - containers: {{ base.containers | json }}
 {%- else %}
 {}
 {%- endfor %}

@@ -37,7 +37,14 @@ class TestSound:
     def test_defaults(self) -> None:
         found = policy.declared({**base(), **build()})
         assert found["bases"] == {
-            BASE: {"version": "12.1", "bundles": {}, "chain_id": None, "missing": "ok", "repair": False}
+            BASE: {
+                "version": "12.1",
+                "bundles": {},
+                "chain_id": None,
+                "missing": "ok",
+                "repair": False,
+                "containers": "keep",
+            }
         }
         built = {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd", "key": None}
         assert found["builds"] == {BUILD: built}
@@ -45,6 +52,7 @@ class TestSound:
     def test_everything_declared(self) -> None:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
         fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail", "repair": True}
+        fields["containers"] = {"mode": "restart", "except": ["db"]}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
         found = policy.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
         assert found == {"bases": {BASE: fields}, "builds": {BUILD: built}}
@@ -77,7 +85,7 @@ MISTAKES: list[tuple[object, str, str, str]] = [
         base(verison="12.1"),
         f"{AT}:verison",
         "'12.1' (str)",
-        "only these keys: bundles, chain_id, missing, repair, version",
+        "only these keys: bundles, chain_id, containers, missing, repair, version",
     ),
     (base(missing="maybe"), f"{AT}:missing", "'maybe' (str)", "one of: ok, fail"),
     (base(missing=None), f"{AT}:missing", "nothing", "one of: ok, fail"),

@@ -1,0 +1,313 @@
+"""
+Restart the containers of a base that do not run on its current content, and take the content back where they fail.
+
+All of it happens under the base's lock. A container is noted on disk (:mod:`disk.journal`) before it is stopped, so the
+next operation on the base starts it in any case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..disk import journal
+from ..engine.base import Container, Engine
+from ..errors import BaseimgError, ContainerRefused, ContainerUnknown, GateFailed, RestartInterrupted
+from ..model import restarts
+from ..model.containers import Policy
+from ..model.record import Record
+from ..model.restarts import Restarts
+from . import bases, bouncing
+from .bases import Base
+from .bouncing import Batch, Bouncer, Failures
+from .planning import Context
+
+_ENDED = ("created", "exited", "dead")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """
+    What was done to containers: ``restarted`` in this order, ``started`` because an earlier run had stopped them, which
+    were ``left`` alone and why (by name), which ``failed`` their gate (name → ``reason``, and the last ``log`` lines).
+    ``rolled_back``: the base was swapped back; those in ``still_failing`` fail on the old content, too.
+    """
+
+    mode: str
+    restarted: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    failed: Failures = field(default_factory=dict)
+    rolled_back: bool = False
+    still_failing: Failures = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As operations return it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """The generation that an operation has swapped out, and what the record called the previous one then."""
+
+    before: int
+    previous: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look at the node finds: what is to be restarted, and what each running container runs on, by ID."""
+
+    plan: Restarts[Container]
+    names: dict[str, str]
+    generations: dict[str, int | None]
+
+    @property
+    def left(self) -> dict[str, str]:
+        """Why containers are left alone, by name."""
+        return {self.names[key]: reason for key, reason in self.plan.left.items()}
+
+    @property
+    def batches(self) -> list[list[str]]:
+        """The names of those that are restarted: together in a batch, one batch after the other."""
+        return [[one.name for group in batch for one in group] for batch in self.plan.batches]
+
+
+def look(engine: Engine, base: Base, record: Record | None, policy: Policy, current: int | None) -> Found:
+    """What a restart would do where generation ``current`` is the live one (``None``: one that is not there yet)."""
+    if not policy.restarts:
+        return Found(Restarts(), {}, {})
+    image_ids = {image.id for image in bases.users(engine, base.chain_id)}
+    mounted = bases.mounted_by(base, record)
+    everything = engine.containers(stopped=True)
+    ours = [one for one in everything if one.image_id in image_ids]
+    generations = {one.id: mounted(one) for one in ours if one.pid}
+    unknown = {key for key, number in generations.items() if number is None}
+    concerned = {one.id for one in ours if one.id in unknown or not one.pid or generations[one.id] != current}
+    plan = restarts.decide(everything, concerned, unknown, policy)
+    return Found(plan, {one.id: one.name for one in everything}, generations)
+
+
+def recover(context: Context, base: Base) -> None:
+    """Start what an earlier run has stopped and not started, as far as that can be done; it stays noted."""
+    for key in journal.read(base.store.restarting).waiting:
+        # what cannot be started now is tried again, and told, when the content is the wanted one
+        with contextlib.suppress(ContainerRefused, ContainerUnknown):
+            context.engine.start(key)
+
+
+def restart(
+    context: Context, base: Base, record: Record, policy: Policy, swapped: Swapped | None, done: Outcome
+) -> None:
+    """
+    Restart what has to be, by ``policy``, and go back where a gate fails.
+
+    ``swapped`` says what this operation has swapped, if it has. What happens is told in ``done``, also where an
+    error is raised.
+    """
+    _Run(context, base, record, policy, done).all(swapped)
+
+
+class _Run:
+    """One restart of containers."""
+
+    def __init__(self, context: Context, base: Base, record: Record, policy: Policy, done: Outcome) -> None:
+        self._engine, self._by, self._progress = context.engine, context.by, context.progress
+        self._base, self._record, self._policy, self._done = base, record, policy, done
+        self._noted = journal.read(base.store.restarting)
+        self._bouncer = Bouncer(context.engine, policy, self._waiting)
+        self._total = 1
+
+    def all(self, swapped: Swapped | None) -> None:
+        """From what an earlier run has left to the last batch, or to the old content."""
+        if swapped:
+            self._noted.forget(self._noted.passed)  # the way back leads elsewhere now
+        waiting = self._start_noted()
+        if not self._policy.restarts:
+            self._settle([key for key in self._noted.names if self._noted.names[key] not in self._done.failed])
+            return
+        found = look(self._engine, self._base, self._record, self._policy, self._record.current)
+        self._done.left = found.left
+        self._total = max(1, len(found.plan.containers))
+        self._set_way_back(swapped, found)
+        if self._passes(waiting, found) and all(self._restarted(batch) for batch in found.plan.batches):
+            self._settle(list(self._noted.names))
+        else:
+            self._go_back()
+
+    def _start_noted(self) -> list[Container]:
+        """Start what an earlier run has stopped, and return it."""
+        there: list[Container] = []
+        for key in self._noted.waiting:
+            name = self._noted.names[key]
+            try:
+                one = self._bouncer.patiently(self._engine.container, key)
+                if one.state in _ENDED:
+                    self._bouncer.patiently(self._engine.start, key)
+                    self._done.started.append(name)
+                there.append(one)
+            except ContainerUnknown:
+                self._noted.forget([key])
+            except ContainerRefused as exc:
+                self._done.failed[name] = {"reason": f"does not start: {exc.message}", "log": []}
+        return there
+
+    def _set_way_back(self, swapped: Swapped | None, found: Found) -> None:
+        """Where the content goes if a gate fails: to what this or an earlier run swapped, else to what they ran on."""
+        if swapped:
+            self._noted.way_back, self._noted.previous = swapped.before, swapped.previous
+        elif self._noted.way_back is None:
+            ran_on = (found.generations.get(one.id) for one in found.plan.containers)
+            self._noted.way_back = next((number for number in ran_on if number is not None), None)
+            self._noted.previous = self._record.previous
+
+    def _passes(self, waiting: list[Container], found: Found) -> bool:
+        """Whether what an earlier run has left passes its gate; what is restarted once more has its turn then."""
+        again = {one.id for one in found.plan.containers}
+        if not self._done.failed:
+            self._done.failed = self._bouncer.wait(tuple((one,) for one in waiting if one.id not in again), {})
+        return not self._done.failed
+
+    def _restarted(self, planned: Batch) -> bool:
+        """Stop and start a batch, and whether all of it passes its gate."""
+        batch = self._still_running(planned)
+        if not batch:
+            return True
+        names = {one.id: one.name for group in batch for one in group}
+        self._noted.note([[one.id for one in group] for group in batch], names)
+        self._noted.save(self._base.store.restarting)
+        bouncing.trace("restart.noted")
+        refused = self._bouncer.bounce(batch)
+        self._done.restarted += names.values()
+        self._done.failed = self._bouncer.wait(batch, refused)
+        bouncing.trace("restart.gated")
+        if not self._done.failed:
+            self._noted.passed += names
+            self._noted.save(self._base.store.restarting)
+        return not self._done.failed
+
+    def _still_running(self, planned: Batch) -> Batch:
+        """Without those that somebody has stopped, paused or removed since they were looked at."""
+        states = {one.id: self._state(one.id) for group in planned for one in group}
+        for group in planned:
+            for one in group:
+                if states[one.id] != "running":
+                    self._done.left[one.name] = f"{states[one.id]} meanwhile"
+        running = (tuple(one for one in group if states[one.id] == "running") for group in planned)
+        return tuple(group for group in running if group)
+
+    def _state(self, key: str) -> str:
+        try:
+            return self._bouncer.patiently(self._engine.container, key).state
+        except ContainerUnknown:
+            return "removed"
+
+    def _go_back(self) -> None:
+        """A gate has failed: back to the old content, if that is wanted and there is one."""
+        number = self._noted.way_back
+        if self._policy.on_failure == "halt" or number is None or not self._can_show(number):
+            return
+        self._base.store.activate(self._record, number, "gate-failed", self._by)
+        self._record.previous = self._noted.previous
+        self._base.store.save(self._record)
+        self._done.rolled_back = True
+        bouncing.trace("back.swapped")
+        for noted in list(self._noted.batches):
+            batch = self._there(noted)
+            failing = self._bouncer.wait(batch, self._bouncer.bounce(batch), patient=True)
+            self._done.still_failing.update(failing)
+            self._settle([key for group in noted for key in group if self._noted.names[key] not in failing])
+            bouncing.trace("back.started")
+
+    def _can_show(self, number: int) -> bool:
+        record = self._record
+        return number in record.present and number != record.current and not record.generations[number].damaged
+
+    def _there(self, noted: list[list[str]]) -> Batch:
+        """The containers of a batch, without those that are gone or that somebody has stopped after they had passed."""
+        groups: list[tuple[Container, ...]] = []
+        for keys in noted:
+            group: list[Container] = []
+            for key in keys:
+                with contextlib.suppress(ContainerUnknown):
+                    one = self._bouncer.patiently(self._engine.container, key)
+                    if one.state not in _ENDED or key not in self._noted.passed:
+                        group.append(one)
+            groups.append(tuple(group))
+        return tuple(group for group in groups if group)
+
+    def _settle(self, keys: list[str]) -> None:
+        """These need no more care."""
+        self._noted.forget(keys)
+        self._noted.save(self._base.store.restarting)
+
+    def _waiting(self, what: str) -> None:
+        if self._progress:
+            self._progress(what, min(len(self._done.restarted), self._total), self._total)
+
+
+def finish(
+    context: Context,
+    base: Base,
+    record: Record,
+    policy: Policy,
+    swapped: Swapped | None,
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    """
+    :func:`restart`, as the end of an operation that has had ``result`` so far; returns what it has in the end.
+
+    Raises :class:`GateFailed` and :class:`RestartInterrupted` with that.
+    """
+    done, version = Outcome(policy.mode), record.generations[record.current].version
+    try:
+        restart(context, base, record, policy, swapped, done)
+    except BaseimgError as exc:
+        names = waiting(base)
+        text = f"the containers of {record.reference}, which shows {version}: {exc.message}"
+        text += f"; stopped, or started and not seen to work since: {', '.join(names)}" if names else ""
+        raise RestartInterrupted(text, result={**result, "restart": done.as_dict()}) from exc
+    result = {**result, "restart": done.as_dict()}
+    if done.restarted or done.started or done.failed:
+        shown, images = record.generations[record.current], bases.users(context.engine, base.chain_id)
+        result |= {"to": shown.version, "generation": shown.number}
+        result["changed"] = bool(swapped) and not done.rolled_back
+        result["containers"] = bases.containers(context.engine, base, record, images, shown.number)
+    if done.failed:
+        raise GateFailed(explain(record.reference, version, done, result["to"]), result=result)
+    return result
+
+
+def explain(name: str, version: str, done: Outcome, shown: str) -> str:
+    """What an operator has to know of gates that failed on ``version`` of a base that shows ``shown`` now."""
+    told = "; ".join(f"{container} {one['reason']}" for container, one in done.failed.items())
+    text = f"{name} {version}: {told}. "
+    if not done.rolled_back:
+        text += f"The base shows {shown}, and no other container was restarted after that"
+    else:
+        again = [one for one in done.restarted if one not in done.still_failing]
+        text += f"The base shows {shown} again" + (f", and so do, restarted: {', '.join(again)}" if again else "")
+    for container, one in done.still_failing.items():
+        text += f". STILL FAILING on {shown}: {container} {one['reason']}"
+    for container, one in (done.failed | done.still_failing).items():
+        if one["log"]:
+            text += f"\nThe last lines of {container}:\n  " + "\n  ".join(one["log"][-5:])
+    return text
+
+
+def lying(engine: Engine, base: Base) -> list[str]:
+    """The names of containers that an earlier run has stopped, and that do not run now."""
+    noted = journal.read(base.store.restarting)
+    ended = []
+    for key in noted.waiting:
+        with contextlib.suppress(ContainerUnknown):
+            if engine.container(key).state in _ENDED:
+                ended.append(noted.names[key])
+    return ended
+
+
+def waiting(base: Base) -> list[str]:
+    """The names of containers that a restart has stopped, and that were not seen to work since."""
+    noted = journal.read(base.store.restarting)
+    return [noted.names[key] for key in noted.waiting]
