@@ -26,6 +26,7 @@ EXAMPLE = {
                 "chain_id": DIGEST,
                 "missing": "fail",
                 "repair": True,
+                "containers": {"mode": "restart", "except": ["label=critical"], "probe": {"url": "http://127.0.0.1/"}},
             },
             "host:5000/other:1": {"version": "true"},
         },

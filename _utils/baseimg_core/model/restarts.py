@@ -91,10 +91,11 @@ def decide(
             left[one.id] = reason
         else:
             _merge(groups, {one.id, *(other.id for other in sharing)})
-    ordered = [_group([known[one] for one in ids], policy) for ids in groups]
+    needs = _dependencies(everything)
+    ordered = [_group([known[one] for one in ids], needs, policy) for ids in groups]
     for one in (one for group in ordered for one in group):
         left.pop(one.id, None)  # restarted for the sake of another
-    return Restarts(tuple(_batches(ordered, policy)), left)
+    return Restarts(tuple(_batches(ordered, needs, policy)), left)
 
 
 def _refusal(one: Container, policy: Policy) -> str:
@@ -142,25 +143,26 @@ def _merge(groups: list[set[str]], members: set[str]) -> None:
     groups.append(members.union(*overlapping))
 
 
-def _group(members: list[C], policy: Policy) -> tuple[C, ...]:
+def _group(members: list[C], needs: Mapping[str, set[str]], policy: Policy) -> tuple[C, ...]:
     """In the order in which they start: owners first."""
-    needs = {one.id: set(one.shares) | _dependencies(one, members) for one in members}
     named = {one.id: one for one in members}
-    waves = _waves(needs.keys(), needs, lambda key: (policy.rank(named[key]), named[key].name))
+    before = {one.id: set(one.shares) | needs[one.id] for one in members}
+    waves = _waves(named, before, lambda key: (policy.rank(named[key]), named[key].name))
     return tuple(named[key] for wave in waves for key in wave)
 
 
-def _batches(groups: list[tuple[C, ...]], policy: Policy) -> Iterator[tuple[tuple[C, ...], ...]]:
+def _batches(
+    groups: list[tuple[C, ...]], needs: Mapping[str, set[str]], policy: Policy
+) -> Iterator[tuple[tuple[C, ...], ...]]:
     """Dependencies before dependents, else by rank; not more than ``parallel`` at once, if no group alone is more."""
-    everyone = [one for group in groups for one in group]
     home = {one.id: number for number, group in enumerate(groups) for one in group}
-    needs = {
-        number: {home[key] for one in group for key in _dependencies(one, everyone)} - {number}
+    before = {
+        number: {home[key] for one in group for key in needs[one.id] & home.keys()} - {number}
         for number, group in enumerate(groups)
     }
     ranks = [min(policy.rank(one) for one in group) for group in groups]
     names = [group[0].name for group in groups]
-    for wave in _waves(needs.keys(), needs, lambda number: (ranks[number],), lambda number: names[number]):
+    for wave in _waves(before, before, lambda number: (ranks[number],), lambda number: names[number]):
         batch: list[tuple[C, ...]] = []
         for group in (groups[number] for number in wave):
             if batch and sum(map(len, batch)) + len(group) > policy.parallel:
@@ -170,14 +172,28 @@ def _batches(groups: list[tuple[C, ...]], policy: Policy) -> Iterator[tuple[tupl
         yield tuple(batch)
 
 
-def _dependencies(one: Container, others: Iterable[Container]) -> set[str]:
-    """The IDs of those that its compose file says it depends on."""
+def _dependencies(everything: Collection[Container]) -> dict[str, set[str]]:
+    """By ID, the IDs of those that each depends on by its compose file, and those that they depend on, and so on."""
+    direct = {one.id: _direct_dependencies(one, everything) for one in everything}
+    found: dict[str, set[str]] = {}
+    for key, needs in direct.items():
+        pending, met = set(needs), set[str]()
+        while pending:
+            met |= pending
+            pending = {further for one in pending for further in direct[one]} - met
+        found[key] = met - {key}
+    return found
+
+
+def _direct_dependencies(one: Container, everything: Collection[Container]) -> set[str]:
     wanted = {part.partition(":")[0].strip() for part in one.labels.get(_DEPENDS_ON, "").split(",")} - {""}
+    if not wanted:
+        return set()
     project = one.labels.get(_PROJECT)
     return {
         other.id
-        for other in others
-        if other.labels.get(_SERVICE) in wanted and other.labels.get(_PROJECT) == project and other.id != one.id
+        for other in everything
+        if other.labels.get(_SERVICE) in wanted and other.labels.get(_PROJECT) == project
     }
 
 

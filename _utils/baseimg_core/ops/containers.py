@@ -8,6 +8,7 @@ next operation on the base starts it in any case.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -121,8 +122,6 @@ class _Run:
 
     def all(self, swapped: Swapped | None) -> None:
         """From what an earlier run has left to the last batch, or to the old content."""
-        if swapped:
-            self._noted.forget(self._noted.passed)  # the way back leads elsewhere now
         waiting = self._start_noted()
         if not self._policy.restarts:
             self._settle([key for key in self._noted.names if self._noted.names[key] not in self._done.failed])
@@ -213,8 +212,9 @@ class _Run:
         self._base.store.save(self._record)
         self._done.rolled_back = True
         bouncing.trace("back.swapped")
+        mounted = bases.mounted_by(self._base, self._record)
         for noted in list(self._noted.batches):
-            batch = self._there(noted)
+            batch = self._there(noted, mounted)
             failing = self._bouncer.wait(batch, self._bouncer.bounce(batch), patient=True)
             self._done.still_failing.update(failing)
             self._settle([key for group in noted for key in group if self._noted.names[key] not in failing])
@@ -224,15 +224,19 @@ class _Run:
         record = self._record
         return number in record.present and number != record.current and not record.generations[number].damaged
 
-    def _there(self, noted: list[list[str]]) -> Batch:
-        """The containers of a batch, without those that are gone or that somebody has stopped after they had passed."""
+    def _there(self, noted: list[list[str]], mounted: Callable[[Container], int | None]) -> Batch:
+        """
+        The containers of a batch that have to go back: not those that have passed, and were stopped by somebody since
+        or are there already.
+        """
         groups: list[tuple[Container, ...]] = []
         for keys in noted:
             group: list[Container] = []
             for key in keys:
                 with contextlib.suppress(ContainerUnknown):
                     one = self._bouncer.patiently(self._engine.container, key)
-                    if one.state not in _ENDED or key not in self._noted.passed:
+                    done = one.state in _ENDED or mounted(one) == self._record.current
+                    if key not in self._noted.passed or not done:
                         group.append(one)
             groups.append(tuple(group))
         return tuple(group for group in groups if group)

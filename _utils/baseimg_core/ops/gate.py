@@ -60,7 +60,8 @@ class Gate:
             self._lacking = f"is {now.health}{said}"
             return now.health == "healthy" and now.state == "running"
         if now.restarts or now.state == "restarting":
-            raise Failed(f"has ended with exit code {now.exit_code}, and was restarted by its policy")
+            code = f" with exit code {now.exit_code}" if now.state == "restarting" else ""
+            raise Failed(f"has ended{code}, and was restarted by its policy")
         return now.state == "running" and time.monotonic() - self._began >= self._policy.settle
 
     def _answers(self, probe: Probe) -> bool:
