@@ -6,6 +6,7 @@ import http.server
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,8 +15,10 @@ from salt.exceptions import CommandExecutionError
 
 from baseimg_core.engine.docker import Docker
 from baseimg_core.model.containers import parse
+from baseimg_core.model.policy import Source
 from baseimg_core.ops import bouncing, converging, planning
-from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, SLEEP, VERSION_0, VERSION_1, Lab
+from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, SLEEP, VERSION_0, VERSION_1, Lab, layer
+from tests.functional.test_states import converged, declare, run
 from tests.support.engine import Engine
 from tests.support.images import whiteout
 
@@ -45,7 +48,7 @@ class Node:
         self, name: str, *command: str, labels: dict[str, str] | None = None, image: str = APP, **options: Any
     ) -> str:
         """Start a container; what is no option of ``create_container`` is one of its host configuration."""
-        own = {key: options.pop(key) for key in ("healthcheck", "stop_signal") if key in options}
+        own = {key: options.pop(key) for key in ("healthcheck", "stop_signal", "stop_timeout") if key in options}
         host = self.client.create_host_config(**{"network_mode": "none", **options})
         created = self.client.create_container(
             image,
@@ -86,6 +89,33 @@ class Node:
 
     def tidy(self) -> bool:
         return not self.lab.status(BASE)["bases"][0]["interrupted"]
+
+
+def layer_without_sleep() -> bytes:
+    return layer(whiteout("bin/sleep"))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def in_child(node: Node, point: str, work: Callable[[planning.Context], object]) -> None:
+    """Do something in a process that is killed at ``point``."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            bouncing.trace = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
+            work(context(node.lab.engine))
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), f"{point} was never reached"
+
+
+def context(engine: Engine) -> planning.Context:
+    return planning.Context(Docker(engine.url), lambda source: source.source, "test", 5.0)
 
 
 class TestWhoIsRestarted:
@@ -196,6 +226,29 @@ class TestInWhichOrder:
         assert done["restart"]["restarted"] == ["c-first", "b-other", "db-1", "a-web"]
         times = [node.started(name) for name in ("c-first", "db-1", "a-web")]
         assert times == sorted(times)
+
+    def test_several_at_once(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("aaa", "bbb", "ccc"):
+            node.run(name)
+        both_stopped = threading.Barrier(2, timeout=60)
+        steps: list[list[str]] = []
+
+        def trace(point: str) -> None:
+            if point == "restart.stopped" and not steps:
+                both_stopped.wait()
+            elif point == "restart.started":
+                steps.append([name for name in ("aaa", "bbb", "ccc") if node.version(name) == "12.1"])
+
+        monkeypatch.setattr(bouncing, "trace", trace)
+        policy = parse({**QUICK, "parallel": 2})
+        converging.apply(context(node.lab.engine), Source(node.bundle), policy=policy)
+        assert steps == [["aaa", "bbb"], ["aaa", "bbb", "ccc"]]
+
+    def test_with_its_own_signal_and_in_its_own_time(self, node: Node) -> None:
+        script = "trap 'sleep 1; echo bye > /bye; exit 0' USR1; while :; do sleep 0.1; done"
+        node.run("app", "sh", "-c", script, stop_signal="SIGUSR1", stop_timeout=100)
+        assert node.apply()["restart"]["restarted"] == ["app"]
+        assert node.lab.engine.exec("app", "cat", "/bye") == "bye\n"
 
 
 class TestTheGate:
@@ -338,35 +391,46 @@ class TestTheGate:
         assert node.inventory() == before
 
 
-def layer_without_sleep() -> bytes:
-    from tests.functional.lab import layer
+class TestTheState:
+    def test_foretold_and_done_once(self, node: Node) -> None:
+        node.run("web")
+        node.run("db", labels={"tier": "db"})
+        node.run("gone", auto_remove=True)
+        policy = {**QUICK, "order": ["label=tier=db"]}
+        done = converged(node.lab, "12.1", {"12.1": declare(node.bundle)}, containers=policy)
+        assert done["changes"] == done["foretold"]["changes"]
+        assert done["changes"]["containers"] == {"restarted": ["db", "web"]}
+        assert "Would be restarted: db, then web" in done["foretold"]["comment"]
+        assert "Restarted: db, web" in done["comment"]
+        assert "gone (the engine removes it when it stops (--rm)" in done["comment"]
+        assert [node.version(name) for name in ("db", "web", "gone")] == ["12.1", "12.1", "12.0"]
 
-    return layer(whiteout("bin/sleep"))
+    def test_containers_that_were_left_behind_before(self, node: Node) -> None:
+        node.run("app")
+        bundles = {"12.1": declare(node.bundle)}
+        assert "containers" not in converged(node.lab, "12.1", bundles)["changes"]
+        done = converged(node.lab, "12.1", bundles, containers=QUICK)
+        assert done["changes"] == done["foretold"]["changes"] == {"containers": {"restarted": ["app"]}}
 
+    @pytest.mark.parametrize("on_failure", ["rollback", "halt"])
+    def test_a_gate_that_fails(self, node: Node, on_failure: str) -> None:
+        node.run("picky", *PICKY)
+        policy = {**QUICK, "settle": 1, "on_failure": on_failure}
+        arguments = {"name": BASE, "version": "12.1", "bundles": {"12.1": declare(node.bundle)}, "containers": policy}
+        done = run(node.lab, False, "converged", arguments)
+        assert done["result"] is False
+        assert done["comment"].startswith("[gate-failed] corp/base:12.0 12.1: picky has ended with exit code 7")
+        assert "no good" in done["comment"]
+        halted = {"version": {"old": "12.0", "new": "12.1"}} if on_failure == "halt" else {}
+        assert done["changes"] == {**halted, "containers": {"restarted": ["picky"]}}
+        assert node.shown() == ("12.1" if on_failure == "halt" else "12.0")
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    import time
-
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def in_child(node: Node, point: str, work: Callable[[planning.Context], object]) -> None:
-    """Do something in a process that is killed at ``point``."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            bouncing.trace = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
-            work(context(node.lab.engine))
-        finally:
-            os._exit(1)
-    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), f"{point} was never reached"
-
-
-def context(engine: Engine) -> planning.Context:
-    return planning.Context(Docker(engine.url), lambda source: source.source, "test", 5.0)
+    def test_a_policy_that_is_none(self, node: Node) -> None:
+        arguments = {"name": BASE, "version": "12.1", "containers": {"mode": "restart", "paralel": 2}}
+        for test in (True, False):
+            done = run(node.lab, test, "converged", arguments)
+            assert done["result"] is False
+            assert "containers:paralel is '2' (int), expected only these keys: except, mode" in done["comment"]
 
 
 class TestKilled:
@@ -374,8 +438,6 @@ class TestKilled:
 
     @staticmethod
     def killed(node: Node, point: str) -> dict[str, tuple[str, str]]:
-        from baseimg_core.model.policy import Source
-
         node.run("aaa")
         node.run("picky", *PICKY)
         before = node.inventory()
@@ -411,8 +473,6 @@ class TestTheEngineInTheMiddle:
 
     @pytest.mark.parametrize("point", ["restart.noted", "restart.stopped", "restart.started"])
     def test_it_restarts(self, other: Node, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        from baseimg_core.model.policy import Source
-
         other.run("aaa")
         other.run("bbb")
         before, done = other.inventory(), []

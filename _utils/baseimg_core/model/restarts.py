@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .containers import Policy
 
+_ALIVE = ("running", "paused")
 _PROJECT, _SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 _DEPENDS_ON = "com.docker.compose.depends_on"  # service:condition:restart, with commas between
 _SWARM, _SWARM_NAME = "com.docker.swarm.service.id", "com.docker.swarm.service.name"
@@ -85,8 +86,8 @@ def decide(
         if one.id not in concerned:
             continue
         sharing = _sharing(one, known)
-        reason = _refusal(one, policy) or (_UNTOLD if one.id in unknown else "" if policy.chooses(one) else _EXCLUDED)
-        reason = reason or _obstacle(one, sharing, known, policy)
+        reason = _obstacle(one, sharing, known, policy) or (_UNTOLD if one.id in unknown else "")
+        reason = reason or ("" if policy.chooses(one) else _EXCLUDED)
         if reason:
             left[one.id] = reason
         else:
@@ -110,14 +111,17 @@ def _refusal(one: Container, policy: Policy) -> str:
     return _EXCLUDED if policy.excludes(one) else ""
 
 
-def _obstacle(one: Container, sharing: list[C], known: Mapping[str, C], policy: Policy) -> str:
+def _obstacle(one: C, sharing: list[C], known: Mapping[str, C], policy: Policy) -> str:
     """Why a container must not be stopped because of those that share something with it."""
-    owners = [known[owner].state if owner in known else "" for owner in one.shares]
-    if any(state not in ("running", "paused") for state in owners):
-        return _NO_OWNER
-    for other in sharing:
-        if reason := _refusal(other, policy):
-            return f"{other.name} would lose the network or processes that it shares, and is to stay ({reason})"
+    for other in (one, *sharing):
+        reason = _refusal(other, policy)
+        owners = [known[owner].state if owner in known else "" for owner in other.shares]
+        if not all(state in _ALIVE for state in owners):
+            reason = _NO_OWNER
+        if reason:
+            return (
+                reason if other is one else f"{other.name} would lose what it shares with it, and is to stay: {reason}"
+            )
     return ""
 
 
@@ -129,11 +133,11 @@ def _sharing(one: C, known: Mapping[str, C]) -> list[C]:
         next_ones = {
             other.id: other
             for other in known.values()
-            if pending & set(other.shares) and other.state in ("running", "paused") and other.id != one.id
+            if pending & set(other.shares) and other.state in _ALIVE and other.id != one.id
         }
         pending = next_ones.keys() - found.keys()
         found.update(next_ones)
-    return list(found.values())
+    return sorted(found.values(), key=lambda other: other.name)
 
 
 def _merge(groups: list[set[str]], members: set[str]) -> None:

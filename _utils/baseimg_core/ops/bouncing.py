@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,9 +56,8 @@ class Bouncer:
     def _each(self, work: Callable[[str], None], group: Sequence[Container], refused: dict[str, str]) -> None:
         for one in group:
             try:
-                self.patiently(work, one.id)
-            except ContainerUnknown:
-                refused[one.id] = "was removed"
+                with contextlib.suppress(ContainerUnknown):  # somebody has removed it
+                    self.patiently(work, one.id)
             except ContainerRefused as exc:
                 refused[one.id] = f"does not stop and start: {exc.message}"
 

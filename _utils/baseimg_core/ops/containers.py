@@ -279,16 +279,18 @@ def finish(
         result["changed"] = bool(swapped) and not done.rolled_back
         result["containers"] = bases.containers(context.engine, base, record, images, shown.number)
     if done.failed:
-        raise GateFailed(explain(record.reference, version, done, result["to"]), result=result)
+        raise GateFailed(explain(record.reference, version, policy, done, result["to"]), result=result)
     return result
 
 
-def explain(name: str, version: str, done: Outcome, shown: str) -> str:
+def explain(name: str, version: str, policy: Policy, done: Outcome, shown: str) -> str:
     """What an operator has to know of gates that failed on ``version`` of a base that shows ``shown`` now."""
     told = "; ".join(f"{container} {one['reason']}" for container, one in done.failed.items())
     text = f"{name} {version}: {told}. "
     if not done.rolled_back:
         text += f"The base shows {shown}, and no other container was restarted after that"
+        if policy.restarts and policy.on_failure == "rollback":
+            text += ": there is no other content to go back to"
     else:
         again = [one for one in done.restarted if one not in done.still_failing]
         text += f"The base shows {shown} again" + (f", and so do, restarted: {', '.join(again)}" if again else "")

