@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from baseimg_core.engine.docker import Docker
 from baseimg_core.model.containers import parse
 from baseimg_core.model.policy import Source
 from baseimg_core.ops import bouncing, converging, planning
-from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, SLEEP, VERSION_0, VERSION_1, Lab, layer
+from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, VERSION_1, Lab, layer
 from tests.functional.test_states import converged, declare, run
 from tests.support.engine import Engine
 from tests.support.images import whiteout
@@ -27,22 +28,31 @@ pytestmark = pytest.mark.functional
 QUICK = {"mode": "restart", "timeout": 20, "settle": 0}
 # a program that works with one version of the base only, and says so
 PICKY = ("sh", "-c", "grep -q 12.0 /etc/version && echo works && exec sleep 1000000; echo no good; exit 7")
+# what tells quickly, and in any case, whether it does
+PROBED = {"probe": [{"match": "picky", "command": "grep 12.0 /etc/version"}, {"command": "true"}]}
 HEALTHY = {"test": ["CMD-SHELL", "true"], "interval": 100_000_000, "timeout": 5_000_000_000, "retries": 1}
 NEEDS_OLD = {**HEALTHY, "test": ["CMD-SHELL", "grep 12.0 /etc/version || { echo wrong base; false; }"]}
 
 
 @pytest.fixture
-def node(lab: Lab) -> Node:
+def node(lab: Lab, bundle: Path) -> Node:
     lab.usual()
-    return Node(lab)
+    if not bundle.exists():
+        lab.build(BASE, NEW, str(bundle))
+    return Node(lab, bundle)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test leaves the bundle for all of them."""
+    return tmp_path_factory.mktemp("bundles") / "bundle.tar"
 
 
 class Node:
     """A lab with a bundle, and an inventory of its containers."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab, self.client = lab, lab.engine.client
-        self.bundle = lab.bundle()
+    def __init__(self, lab: Lab, bundle: Path) -> None:
+        self.lab, self.client, self.bundle = lab, lab.engine.client, str(bundle)
 
     def run(
         self, name: str, *command: str, labels: dict[str, str] | None = None, image: str = APP, **options: Any
@@ -298,7 +308,7 @@ class TestTheGate:
         node.run("picky", *PICKY)
         node.run("zzz")
         before = node.inventory()
-        text, done = node.fails(settle=2)
+        text, done = node.fails(settle=3, probe={"match": "aaa", "command": "true"})
         assert "picky has ended with exit code 7" in text
         assert "no good" in text
         assert done["restart"]["failed"]["picky"]["log"][-1] == "no good"
@@ -310,7 +320,7 @@ class TestTheGate:
 
     def test_is_restarted_by_its_policy_again_and_again(self, node: Node) -> None:
         node.run("picky", *PICKY, restart_policy={"Name": "always"})
-        text, _done = node.fails(settle=5)
+        text, _done = node.fails(settle=3)
         assert ", and was restarted by its policy" in text
         assert node.version("picky") == "12.0"
 
@@ -370,13 +380,13 @@ class TestTheGate:
         node.run("aaa")
         node.run("picky", *PICKY)
         node.run("zzz")
-        text, done = node.fails(settle=1, on_failure="halt")
+        text, done = node.fails(**PROBED, on_failure="halt")
         assert "The base shows 12.1, and no other container was restarted after that" in text
         assert (done["changed"], done["to"], done["restart"]["rolled_back"]) == (True, "12.1", False)
         assert [node.version(name) for name in ("aaa", "zzz")] == ["12.1", "12.0"]
         assert node.inventory()["picky"][1] == "exited"
         # a failure remains one, as long as the container does not work
-        assert "picky has ended" in node.fails(settle=1, on_failure="halt")[0]
+        assert "picky has ended" in node.fails(**PROBED, on_failure="halt")[0]
         done = node.lab.rollback(BASE, containers=QUICK)
         assert done["restart"]["started"] == ["picky"]
         assert {node.version(name) for name in ("aaa", "picky", "zzz")} == {"12.0"}
@@ -386,7 +396,7 @@ class TestTheGate:
         node.run("picky", *PICKY)
         before = node.inventory()
         node.lab.apply(node.bundle)
-        text, _done = node.fails(settle=1)
+        text, _done = node.fails(**PROBED)
         assert "The base shows 12.0 again" in text
         assert node.inventory() == before
 
@@ -415,7 +425,7 @@ class TestTheState:
     @pytest.mark.parametrize("on_failure", ["rollback", "halt"])
     def test_a_gate_that_fails(self, node: Node, on_failure: str) -> None:
         node.run("picky", *PICKY)
-        policy = {**QUICK, "settle": 1, "on_failure": on_failure}
+        policy = {**QUICK, **PROBED, "on_failure": on_failure}
         arguments = {"name": BASE, "version": "12.1", "bundles": {"12.1": declare(node.bundle)}, "containers": policy}
         done = run(node.lab, False, "converged", arguments)
         assert done["result"] is False
@@ -441,7 +451,7 @@ class TestKilled:
         node.run("aaa")
         node.run("picky", *PICKY)
         before = node.inventory()
-        policy = parse({**QUICK, "settle": 1})
+        policy = parse({**QUICK, **PROBED})
         in_child(node, point, lambda own: converging.apply(own, Source(node.bundle), policy=policy))
         assert not node.tidy()
         return before
@@ -449,7 +459,7 @@ class TestKilled:
     @pytest.mark.parametrize("point", bouncing.POINTS)
     def test_then_it_is_wanted_again(self, node: Node, point: str) -> None:
         before = self.killed(node, point)
-        text, _done = node.fails(settle=1)
+        text, _done = node.fails(**PROBED)
         assert "picky has ended" in text
         assert node.inventory() == before
         assert {node.version(name) for name in ("aaa", "picky")} == {"12.0"}
@@ -469,7 +479,7 @@ class TestTheEngineInTheMiddle:
         engine = make_engine(args=("--live-restore",))
         other = Lab(engine, lab.minion.configure(**{"docker.url": engine.url}), lab.work)
         other.usual()
-        return Node(other)
+        return Node(other, Path(other.bundle()))
 
     @pytest.mark.parametrize("point", ["restart.noted", "restart.stopped", "restart.started"])
     def test_it_restarts(self, other: Node, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
