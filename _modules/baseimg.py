@@ -303,7 +303,8 @@ def rollback(base, to=None, containers="keep", **kwargs):
         A version, or ``pristine``; the previous generation by default.
 
     containers
-        What is done about running containers, as for :py:func:`baseimg.apply`.
+        What is done about running containers, as for :py:func:`baseimg.apply`; but nothing leads away from the content
+        that is wanted back: those that do not work with it are named, and the others are restarted all the same.
 
     Returns what :py:func:`baseimg.apply` returns.
 

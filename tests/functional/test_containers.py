@@ -392,6 +392,21 @@ class TestTheGate:
         assert {node.version(name) for name in ("aaa", "picky", "zzz")} == {"12.0"}
         assert node.tidy()
 
+    def test_a_rollback_does_not_go_forward_again(self, node: Node) -> None:
+        node.lab.apply(node.bundle)
+        node.run("aaa", healthcheck={**HEALTHY, "test": ["CMD-SHELL", "grep 12.1 /etc/version"]})
+        node.run("bbb")
+        before = node.inventory()
+        with pytest.raises(CommandExecutionError) as caught:
+            node.lab.rollback(BASE, containers={**QUICK, "timeout": 2})
+        info: Any = caught.value.info
+        assert info["code"] == "gate-failed"
+        assert "aaa is unhealthy" in info["message"]
+        assert "The base shows 12.0, the other containers were restarted" in info["message"]
+        assert info["result"]["restart"]["restarted"] == ["aaa", "bbb"]
+        assert {node.version(name) for name in ("aaa", "bbb")} == {"12.0"}
+        assert (node.inventory(), node.shown()) == (before, "12.0")
+
     def test_where_nothing_was_swapped_they_go_back_to_what_they_ran_on(self, node: Node) -> None:
         node.run("picky", *PICKY)
         before = node.inventory()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from . import checking
@@ -17,6 +17,7 @@ from .checking import wrong
 
 MODES = ("keep", "restart")
 ON_FAILURE = ("rollback", "halt")
+_GO_ON = "go on"
 _KEYS = frozenset({"mode", "parallel", "order", "timeout", "settle", "only", "except", "probe", "on_failure"})
 _PROBE_KEYS = frozenset({"match", "command", "url"})
 _SELECTORS = "a name pattern such as 'shop-*', 'label=KEY' or 'label=KEY=VALUE', or a list of these"
@@ -81,6 +82,18 @@ class Policy:
     @property
     def restarts(self) -> bool:
         return self.mode == "restart"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the others are restarted after one has failed."""
+        return self.on_failure == _GO_ON
+
+    def on_the_way_back(self) -> Policy:
+        """
+        The policy for a rollback, which must not end on the content that it leads away from: one that fails there is
+        named, and the others get the old content all the same.
+        """
+        return replace(self, on_failure=_GO_ON) if self.on_failure == "rollback" else self
 
     def chooses(self, one: Named) -> bool:
         """Whether a container may be restarted because of itself."""

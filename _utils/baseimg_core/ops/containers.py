@@ -124,16 +124,20 @@ class _Run:
         """From what an earlier run has left to the last batch, or to the old content."""
         waiting = self._start_noted()
         if not self._policy.restarts:
-            self._settle([key for key in self._noted.names if self._noted.names[key] not in self._done.failed])
+            self._settle([key for key, name in self._noted.names.items() if name not in self._done.failed])
             return
         found = look(self._engine, self._base, self._record, self._policy, self._record.current)
         self._done.left = found.left
         self._total = max(1, len(found.plan.containers))
         self._set_way_back(swapped, found)
-        if self._passes(waiting, found) and all(self._restarted(batch) for batch in found.plan.batches):
-            self._settle(list(self._noted.names))
-        else:
+        self._check(waiting, found)
+        for batch in found.plan.batches:
+            if not self._done.failed or self._policy.goes_on:
+                self._restart(batch)
+        if self._done.failed and not self._policy.goes_on:
             self._go_back()
+        else:
+            self._settle([key for key, name in self._noted.names.items() if name not in self._done.failed])
 
     def _start_noted(self) -> list[Container]:
         """Start what an earlier run has stopped, and return it."""
@@ -161,30 +165,30 @@ class _Run:
             self._noted.way_back = next((number for number in ran_on if number is not None), None)
             self._noted.previous = self._record.previous
 
-    def _passes(self, waiting: list[Container], found: Found) -> bool:
-        """Whether what an earlier run has left passes its gate; what is restarted once more has its turn then."""
+    def _check(self, waiting: list[Container], found: Found) -> None:
+        """Let what an earlier run has left pass its gate; what is restarted once more has its turn then."""
         again = {one.id for one in found.plan.containers}
-        if not self._done.failed:
-            self._done.failed = self._bouncer.wait(tuple((one,) for one in waiting if one.id not in again), {})
-        return not self._done.failed
+        batch = tuple((one,) for one in waiting if one.id not in again)
+        if not self._done.failed or self._policy.goes_on:
+            self._done.failed |= self._bouncer.wait(batch, {}, self._policy.goes_on)
 
-    def _restarted(self, planned: Batch) -> bool:
-        """Stop and start a batch, and whether all of it passes its gate."""
+    def _restart(self, planned: Batch) -> None:
+        """Stop and start a batch, and let it pass its gate."""
         batch = self._still_running(planned)
         if not batch:
-            return True
+            return
         names = {one.id: one.name for group in batch for one in group}
         self._noted.note([[one.id for one in group] for group in batch], names)
         self._noted.save(self._base.store.restarting)
         bouncing.trace("restart.noted")
         refused = self._bouncer.bounce(batch)
         self._done.restarted += names.values()
-        self._done.failed = self._bouncer.wait(batch, refused)
+        failed = self._bouncer.wait(batch, refused, self._policy.goes_on)
         bouncing.trace("restart.gated")
-        if not self._done.failed:
+        if not failed:
             self._noted.passed += names
             self._noted.save(self._base.store.restarting)
-        return not self._done.failed
+        self._done.failed |= failed
 
     def _still_running(self, planned: Batch) -> Batch:
         """Without those that somebody has stopped, paused or removed since they were looked at."""
@@ -287,7 +291,9 @@ def explain(name: str, version: str, policy: Policy, done: Outcome, shown: str) 
     """What an operator has to know of gates that failed on ``version`` of a base that shows ``shown`` now."""
     told = "; ".join(f"{container} {one['reason']}" for container, one in done.failed.items())
     text = f"{name} {version}: {told}. "
-    if not done.rolled_back:
+    if policy.goes_on:
+        text += f"The base shows {shown}, the other containers were restarted"
+    elif not done.rolled_back:
         text += f"The base shows {shown}, and no other container was restarted after that"
         if policy.restarts and policy.on_failure == "rollback":
             text += ": there is no other content to go back to"

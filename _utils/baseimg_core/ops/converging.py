@@ -107,7 +107,7 @@ def plan(
 
 def rollback(context: Context, name: str, to: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
     """Swap a generation that is present back in: the previous one, a named version, or ``pristine``."""
-    base = bases.locate(context.engine, name)
+    base, policy = bases.locate(context.engine, name), policy.on_the_way_back()
     _recover_containers(context, base)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover()
