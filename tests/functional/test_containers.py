@@ -411,8 +411,9 @@ class TestTheGate:
         node.run("picky", *PICKY)
         before = node.inventory()
         node.lab.apply(node.bundle)
-        text, _done = node.fails(**PROBED)
+        text, done = node.fails(**PROBED)
         assert "The base shows 12.0 again" in text
+        assert (done["changed"], done["from"], done["to"]) == (True, "12.1", "12.0")
         assert node.inventory() == before
 
 

@@ -272,19 +272,31 @@ def finish(
     try:
         restart(context, base, record, policy, swapped, done)
     except BaseimgError as exc:
+        result = _in_the_end(result, record, swapped, done)
         names = waiting(base)
-        text = f"the containers of {record.reference}, which shows {version}: {exc.message}"
+        text = f"the containers of {record.reference}, which shows {result['to']}: {exc.message}"
         text += f"; stopped, or started and not seen to work since: {', '.join(names)}" if names else ""
-        raise RestartInterrupted(text, result={**result, "restart": done.as_dict()}) from exc
-    result = {**result, "restart": done.as_dict()}
+        raise RestartInterrupted(text, result=result) from exc
+    result = _in_the_end(result, record, swapped, done)
     if done.restarted or done.started or done.failed:
-        shown, images = record.generations[record.current], bases.users(context.engine, base.chain_id)
-        result |= {"to": shown.version, "generation": shown.number}
-        result["changed"] = bool(swapped) and not done.rolled_back
-        result["containers"] = bases.containers(context.engine, base, record, images, shown.number)
+        images = bases.users(context.engine, base.chain_id)
+        result["containers"] = bases.containers(context.engine, base, record, images, record.current)
     if done.failed:
         raise GateFailed(explain(record.reference, version, policy, done, result["to"]), result=result)
     return result
+
+
+def _in_the_end(result: dict[str, Any], record: Record, swapped: Swapped | None, done: Outcome) -> dict[str, Any]:
+    """A result with what the base shows after a restart, and what was done to containers."""
+    shown = record.generations[record.current]
+    changed = shown.number != swapped.before if swapped else done.rolled_back
+    return {
+        **result,
+        "changed": changed,
+        "to": shown.version,
+        "generation": shown.number,
+        "restart": done.as_dict(),
+    }
 
 
 def explain(name: str, version: str, policy: Policy, done: Outcome, shown: str) -> str:
