@@ -66,7 +66,9 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         return ret
     try:
         if __opts__["test"]:
-            return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id, repair, containers))
+            return _would_converge(
+                ret, __salt__["baseimg.plan"](name, version, bundles, chain_id, repair, containers=containers)
+            )
         done = __salt__["baseimg.converge"](name, version, bundles, chain_id, repair, containers=containers)
         return _converged(ret, done)
     except CommandExecutionError as exc:

@@ -164,7 +164,7 @@ class TestPillar:
         for what in ("bases", "builds"):
             assert example.modules["baseimg.declared"](what)
         base = pillar["baseimg"]["bases"][BASE]
-        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair"}
+        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair", "containers"}
         (build,) = pillar["baseimg"]["builds"].values()
         assert set(build) == {"source", "target", "version", "compression", "key"}
 
