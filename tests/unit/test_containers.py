@@ -207,6 +207,7 @@ class TestRules:
             (one("a", state="created"), "when it is started"),
             (one("a", state="exited"), "when it is started"),
             (one("a", state="dead"), "when it is started"),
+            (one("a", state="exited", shares=["gone"]), "when it is started"),
             (one("a", state="paused"), "paused"),
             (one("a", state="restarting"), "restart loop"),
             (one("a", auto_remove=True), "--rm"),

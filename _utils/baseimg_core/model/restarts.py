@@ -114,14 +114,11 @@ def _refusal(one: Container, policy: Policy) -> str:
 def _obstacle(one: C, sharing: list[C], known: Mapping[str, C], policy: Policy) -> str:
     """Why a container must not be stopped because of those that share something with it."""
     for other in (one, *sharing):
-        reason = _refusal(other, policy)
         owners = [known[owner].state if owner in known else "" for owner in other.shares]
-        if not all(state in _ALIVE for state in owners):
-            reason = _NO_OWNER
-        if reason:
-            return (
-                reason if other is one else f"{other.name} would lose what it shares with it, and is to stay: {reason}"
-            )
+        orphan = not all(state in _ALIVE for state in owners)
+        if reason := _refusal(other, policy) or (_NO_OWNER if orphan else ""):
+            told = f"{other.name} would lose what it shares with it, and is to stay: {reason}"
+            return reason if other is one else told
     return ""
 
 
