@@ -33,6 +33,7 @@ try:
     if baseimg_core.__version__ == _VERSION:
         from baseimg_core.errors import ArgumentInvalid, BaseimgError
         from baseimg_core.minion import Minion
+        from baseimg_core.model import containers as container_policy
         from baseimg_core.model import policy
         from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, verifying
         from baseimg_core.ops import impact as impacting
@@ -220,9 +221,10 @@ def inspect(bundle, verify=False):
         return building.inspect(minion.fetch(policy.bundle_source(bundle, None, "bundle")), bool(verify))
 
 
-def apply(bundle, hash=None, base=None, protect=None, **kwargs):
+def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwargs):
     """
-    Bring a base to the version that a bundle leads to. Running containers keep the old content, undisturbed.
+    Bring a base to the version that a bundle leads to. Running containers keep the old content, undisturbed, until they
+    are stopped and started; see ``containers``.
 
     bundle
         A path on this node, ``docker://HOST/NAME@sha256:…`` or ``:TAG`` in a registry, or anything that
@@ -238,25 +240,40 @@ def apply(bundle, hash=None, base=None, protect=None, **kwargs):
         Patterns of images (``corp/legacy:*``), beside those in pillar: where such an image is built on the base,
         nothing is changed.
 
+    containers
+        What is done about running containers: ``keep`` touches none, ``restart`` stops and starts those that are not on
+        the current content, one after the other, and swaps the base back where one does not work with it. Or a mapping
+        with ``mode`` and any of ``parallel`` (how many at once, 1), ``order``, ``only``, ``except`` (selectors: a name
+        pattern such as ``shop-*``, ``label=KEY``, ``label=KEY=VALUE``), ``timeout`` (seconds in which one must work,
+        120), ``settle`` (seconds that one must run where nothing else tells whether it works, 10), ``probe`` (a mapping
+        with a ``command`` to run in the container or a ``url`` to ask, and ``match``, selectors; or a list of these),
+        and ``on_failure`` (``rollback``, or ``halt``). See docs/containers.md.
+
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those that
     share the layer), and ``containers``: the running ones on the ``current`` content, on an older one (``outdated``:
     stop and start them, a restart is not enough), and ``unknown`` where that cannot be told; and ``protected``, the
-    protected images that came when it was changed already. What is there already changes nothing.
+    protected images that came when it was changed already. What is there already changes nothing. ``restart`` tells
+    what was done to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
+    ``left`` (name: reason), ``failed`` (name: ``reason`` and the last lines of its ``log``), ``rolled_back``, and
+    ``still_failing`` after that. Where one fails, that is an error with the code ``gate-failed``, and all of this is
+    its ``info["result"]``.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt '*' baseimg.apply salt://baseimg/bundles/corp-base_12.0_12.1.tar hash=sha256:4f9…
+        salt-call baseimg.apply /srv/b.tar containers="{mode: restart, parallel: 2, except: [db-*]}"
     """
     with _operation("apply", kwargs) as minion:
         source = policy.bundle_source(bundle, hash, "bundle")
         if base is not None:
             policy.text(base, "base")
-        return converging.apply(minion.context(trust=True, protect=protect), source, base)
+        context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
+        return converging.apply(context, source, base, restarts)
 
 
-def converge(name, version, bundles=None, chain_id=None, repair=False, protect=None, **kwargs):
+def converge(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep", **kwargs):
     """
     Bring a base to a declared version: a generation that is present is swapped back in, else bundles lead there.
 
@@ -280,6 +297,10 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, protect=N
     protect
         As for :py:func:`baseimg.apply`.
 
+    containers
+        What is done about running containers, as for :py:func:`baseimg.apply`. With ``restart``, also those are
+        restarted that an earlier run has left on another content.
+
     Returns what :py:func:`baseimg.apply` returns, and whether it was ``repaired``.
 
     CLI Example:
@@ -291,19 +312,21 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, protect=N
     """
     with _operation("converge", kwargs) as minion:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.converge(minion.context(trust=True, protect=protect), *wanted, bool(repair))
+        context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
+        return converging.converge(context, *wanted, bool(repair), restarts)
 
 
-def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None):
+def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep"):
     """
     Tell what :py:func:`baseimg.converge` would do with the same arguments, and change nothing.
 
-    name, version, bundles, chain_id, repair, protect
+    name, version, bundles, chain_id, repair, protect, containers
         As there.
 
     Returns what that would return, with ``bundles`` (the versions whose bundles would be applied, oldest first) and
-    ``changes`` (their counts) instead of ``generation``; and under ``impact`` what these would do to each image, in
-    short: see :py:func:`baseimg.impact`.
+    ``changes`` (their counts) instead of ``generation``; under ``impact`` what these would do to each image, in short
+    (see :py:func:`baseimg.impact`); of ``restart`` the ``mode``, the ``batches`` (containers that would be restarted
+    together, one batch after the other), and ``started`` and ``left`` as there.
 
     CLI Example:
 
@@ -313,10 +336,11 @@ def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None)
     """
     with _operation() as minion:
         wanted = _declared(name, version, bundles, chain_id)
-        return converging.plan(minion.context(trust=True, protect=protect), *wanted, bool(repair))
+        context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
+        return converging.plan(context, *wanted, bool(repair), restarts)
 
 
-def rollback(base, to=None, **kwargs):
+def rollback(base, to=None, containers="keep", **kwargs):
     """
     Swap a generation that is still on this node back in. Takes no time that grows with the base.
 
@@ -325,6 +349,10 @@ def rollback(base, to=None, **kwargs):
 
     to
         A version, or ``pristine``; the previous generation by default.
+
+    containers
+        What is done about running containers, as for :py:func:`baseimg.apply`; but nothing leads away from the content
+        that is wanted back: those that do not work with it are named, and the others are restarted all the same.
 
     Returns what :py:func:`baseimg.apply` returns.
 
@@ -335,9 +363,10 @@ def rollback(base, to=None, **kwargs):
         salt '*' baseimg.rollback corp/base:12.0
         salt-call baseimg.rollback corp/base:12.0 to=pristine
     """
-    with _operation("", kwargs) as minion:
+    with _operation("rollback", kwargs) as minion:
         policy.text(base, "base")
-        return converging.rollback(minion.context(), base, _typed_version(minion.engine(), base, to))
+        wanted = _typed_version(minion.engine(), base, to)
+        return converging.rollback(minion.context(), base, wanted, container_policy.parse(containers))
 
 
 def prune(base=None, keep=1, test=False, **kwargs):

@@ -17,7 +17,7 @@ def __virtual__():
     return False, "the execution module baseimg is not available: 'salt-call sys.list_functions baseimg' tells more"
 
 
-def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=False, protect=None):
+def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=False, protect=None, containers="keep"):
     """
     Make a base show a version, so that every container that is created or started from now on has it.
 
@@ -49,6 +49,11 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
     With ``test=True`` the comment tells in how many images the new base takes effect, in part, or not, which these are,
     and which packages change; see ``baseimg.impact``.
 
+    containers
+        ``keep`` names the running containers that are on another content and touches none. ``restart`` (or a mapping
+        with ``mode: restart`` and more, see ``baseimg.apply``) stops and starts them, each has to work then, and where
+        one does not the base is swapped back and the state fails.
+
     .. code-block:: yaml
 
         corp/base:12.0:
@@ -58,20 +63,26 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
                 '12.1':
                   source: salt://baseimg/bundles/corp-base_12.0_12.1.tar
                   hash: sha256:4f9…
+            - containers:
+                mode: restart
+                order: [label=tier=db]
+                except: [label=critical]
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if missing not in ("ok", "fail"):
         ret["result"] = False
         ret["comment"] = f"[argument-invalid] missing is {missing!r}, expected one of: ok, fail"
         return ret
+    wanted = (name, version, bundles, chain_id, repair, protect)
     try:
         if __opts__["test"]:
-            return _would_converge(ret, __salt__["baseimg.plan"](name, version, bundles, chain_id, repair, protect))
-        return _converged(ret, __salt__["baseimg.converge"](name, version, bundles, chain_id, repair, protect))
+            return _would_converge(ret, __salt__["baseimg.plan"](*wanted, containers=containers))
+        return _converged(ret, __salt__["baseimg.converge"](*wanted, containers=containers))
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             ret["comment"] = f"No image on this node is built on {name}: nothing to do"
             return ret
+        ret["changes"] = _unfinished(exc)
         return _failed(ret, exc)
 
 
@@ -162,29 +173,60 @@ def pruned(name, keep=1):
 
 
 def _converged(ret, done):
+    ret["changes"] = _changes(done)
     if not done["changed"]:
-        ret["comment"] = f"{done['base']} shows {done['to']}"
-        if done["repaired"]:
-            ret["changes"] = _RECORDED
-            ret["comment"] += f"; its record was damaged and {'would be' if __opts__['test'] else 'is'} made again"
+        ret["comment"] = _shown(done)
     else:
-        ret["changes"] = {"version": {"old": done["from"], "new": done["to"]}}
         ret["comment"] = f"{done['base']} went from {done['from']} to {done['to']} for {_images(done)}"
         if done["repaired"]:
             ret["comment"] += ", since its content was not as it was made"
-    ret["comment"] += _running(done["containers"])
-    if done["protected"]:
-        ret["comment"] += f". Protected, but came when it was changed already: {_some(done['protected'])}"
+    restart = done["restart"]
+    for word in ("restarted", "started"):
+        if restart[word]:
+            since = " (an earlier run had stopped them)" if word == "started" else ""
+            ret["comment"] += f". {word.capitalize()}{since}: {', '.join(restart[word])}"
+    ret["comment"] += _told(done)
     return ret
 
 
+def _shown(done):
+    shown = f"{done['base']} shows {done['to']}"
+    if done["repaired"]:
+        shown += f"; its record was damaged and {'would be' if __opts__['test'] else 'is'} made again"
+    return shown
+
+
+def _told(done):
+    """What has to be said of containers and images, whatever was done."""
+    told = _running(done)
+    if done["protected"]:
+        told += f". Protected, but came when it was changed already: {_some(done['protected'])}"
+    return told
+
+
+def _changes(done):
+    """What an operation changed, on the base and on containers."""
+    changes = {"version": {"old": done["from"], "new": done["to"]}} if done["changed"] else {}
+    if done.get("repaired") and not done["changed"]:
+        changes = _RECORDED
+    touched = {word: done["restart"][word] for word in ("restarted", "started") if done["restart"][word]}
+    return {**changes, "containers": touched} if touched else changes
+
+
+def _unfinished(exc):
+    """What an operation changed that failed in the end."""
+    return _changes(exc.info["result"]) if isinstance(exc.info, dict) and "result" in exc.info else {}
+
+
 def _would_converge(ret, planned):
+    batches = planned["restart"]["batches"]
+    planned["restart"]["restarted"] = [name for batch in batches for name in batch]
+    ret["changes"] = _changes(planned)
+    if ret["changes"]:
+        ret["result"] = None
     if not planned["changed"]:
-        done = _converged(ret, planned)
-        done["result"] = None if planned["repaired"] else True
-        return done
-    ret["result"] = None
-    ret["changes"] = {"version": {"old": planned["from"], "new": planned["to"]}}
+        ret["comment"] = _shown(planned) + _restarting(planned) + _told(planned)
+        return ret
     ret["comment"] = f"{planned['base']} would go from {planned['from']} to {planned['to']} for {_images(planned)}"
     if planned["repaired"]:
         ret["comment"] += ", since its content is not as it was made"
@@ -198,7 +240,7 @@ def _would_converge(ret, planned):
         ret["comment"] += ", with a generation that is on the node"
     if planned["impact"]:
         ret["comment"] += _impact(planned["impact"])
-    ret["comment"] += _running(planned["containers"])
+    ret["comment"] += _restarting(planned) + _told(planned)
     return ret
 
 
@@ -236,16 +278,28 @@ def _some(names, count=None):
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def _restarting(planned):
+    """Which containers would be restarted: with "and" between them at the same time."""
+    told = ""
+    if planned["restart"]["started"]:
+        told += f". Would be started (an earlier run had stopped them): {', '.join(planned['restart']['started'])}"
+    if planned["restart"]["batches"]:
+        order = ", then ".join(" and ".join(batch) for batch in planned["restart"]["batches"])
+        told += f". Would be restarted: {order}"
+    return told
+
+
 def _images(done):
     count = len(done["images"])
     return f"{count} image{'' if count == 1 else 's'}"
 
 
-def _running(containers):
-    """What has to be said of running containers."""
+def _running(done):
+    """What has to be said of containers that run on another content, and go on to."""
     told = ""
-    if containers["outdated"]:
-        names = ", ".join(containers["outdated"])
+    containers, left = done["containers"], done["restart"]["left"]
+    if outdated := [name for name in containers["outdated"] if name not in done["restart"]["restarted"]]:
+        names = ", ".join(f"{name} ({left[name]})" if name in left else name for name in outdated)
         told += f". On another content until stopped and started (a restart is not enough): {names}"
     if containers["unknown"]:
         told += f". It cannot be told what these run on: {', '.join(containers['unknown'])}"

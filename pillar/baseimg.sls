@@ -13,6 +13,16 @@
 #       chain_id: sha256:…       optional: finds the base on nodes where its name is not known ('baseimg.layer' prints it)
 #       repair: false            optional: make the content again where somebody changed it; walks the layer at each run
 #       protect: ['corp/legacy:*']   optional: image patterns; where such an image shares the layer, the base is not changed
+#       containers:              optional: what is done about running containers; 'keep' (the default) touches none
+#         mode: restart          stop and start those on another content, and swap back if one does not work then;
+#         parallel: 1            all keys: docs/containers.md
+#         order: [label=tier=db]
+#         except: [label=critical, 'batch-*']
+#         timeout: 120
+#         settle: 10
+#         probe:
+#           - {match: 'shop-*', url: 'http://127.0.0.1:8080/health'}
+#         on_failure: rollback
 #       missing: ok              optional: 'fail' where a node without this base is an error
 #   builds:                      what the build machine keeps built (salt/baseimg/build.sls)
 #     /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar:

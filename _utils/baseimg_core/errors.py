@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 class BaseimgError(Exception):
-    """Something that an operator can act on. ``code`` never changes once released."""
+    """
+    Something that an operator can act on. ``code`` never changes once released. ``result`` is what an operation has
+    changed before it failed, as it would have returned it; empty where it has changed nothing.
+    """
 
     code = "baseimg"
     hint = ""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", result: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
+        self.result = dict(result or {})
         self.message = message
         self.hint = hint or self.hint
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """The error as data, for returns and ``info``."""
-        return {"code": self.code, "message": self.message, "hint": self.hint}
+        told = {"code": self.code, "message": self.message, "hint": self.hint}
+        return {**told, "result": self.result} if self.result else told
 
     def __str__(self) -> str:
         return f"[{self.code}] {self.message}" + (f" -- {self.hint}" if self.hint else "")
@@ -246,6 +252,36 @@ class RecordNewer(BaseimgError):
 
     code = "record-newer"
     hint = "update baseimg on this node: a newer one has written the record"
+
+
+class ContainerUnknown(BaseimgError):
+    """The engine has no such container."""
+
+    code = "container-unknown"
+    hint = "it was removed meanwhile; run again"
+
+
+class ContainerRefused(BaseimgError):
+    """The engine does not stop or start a container, or does not run a command in it."""
+
+    code = "container-refused"
+    hint = "try the same with the engine's own command, and see its log"
+
+
+class GateFailed(BaseimgError):
+    """A container that was restarted does not work with the content that it was restarted for."""
+
+    code = "gate-failed"
+    hint = (
+        "see the container's log; each further run tries again, so declare the version that works (docs/containers.md)"
+    )
+
+
+class RestartInterrupted(BaseimgError):
+    """Restarting containers did not come to its end."""
+
+    code = "restart-interrupted"
+    hint = "run the same again: it starts what was stopped, and goes on"
 
 
 class SpaceExhausted(BaseimgError):

@@ -11,6 +11,7 @@
     - missing: {{ base.missing | json }}
     - repair: {{ base.repair | json }}
     - protect: {{ base.protect | json }}
+    - containers: {{ base.containers | json }}
 {%- else %}
 {}
 {%- endfor %}

@@ -27,6 +27,7 @@ EXAMPLE = {
                 "missing": "fail",
                 "repair": True,
                 "protect": ["corp/legacy:*", "*@x: y"],
+                "containers": {"mode": "restart", "except": ["label=critical"], "probe": {"url": "http://127.0.0.1/"}},
             },
             "host:5000/other:1": {"version": "true"},
         },
@@ -165,7 +166,7 @@ class TestPillar:
         for what in ("bases", "builds"):
             assert example.modules["baseimg.declared"](what)
         base = pillar["baseimg"]["bases"][BASE]
-        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair", "protect"}
+        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair", "protect", "containers"}
         (build,) = pillar["baseimg"]["builds"].values()
         assert set(build) == {"source", "target", "version", "compression", "key", "delta"}
 

@@ -14,7 +14,7 @@ from baseimg_core.disk.compare import compare
 from baseimg_core.disk.tree import Stack
 from baseimg_core.engine import tarsplit
 from baseimg_core.engine.base import Container, Image
-from baseimg_core.errors import ImageUnknown
+from baseimg_core.errors import ContainerUnknown, ImageUnknown
 from baseimg_core.model.ids import chain_id
 from baseimg_core.model.manifest import ImageRef
 from baseimg_core.model.policy import Source
@@ -77,6 +77,21 @@ class PlainEngine:
 
     def containers(self, _stopped: bool = False) -> list[Container]:
         return []
+
+    def container(self, container_id: str) -> Container:
+        raise ContainerUnknown(f"no container {container_id}")
+
+    def stop(self, container_id: str, _longest: float) -> None:
+        self.container(container_id)
+
+    def start(self, container_id: str) -> None:
+        self.container(container_id)
+
+    def execute(self, container_id: str, _command: Sequence[str], _timeout: float) -> int:
+        raise ContainerUnknown(f"no container {container_id}")
+
+    def logs(self, container_id: str, _lines: int) -> list[str]:
+        raise ContainerUnknown(f"no container {container_id}")
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         record = self._record(self._layer(chain_id))

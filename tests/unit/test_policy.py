@@ -37,7 +37,15 @@ class TestSound:
     def test_defaults(self) -> None:
         found = policy.declared({**base(), **build()})
         assert found["bases"] == {
-            BASE: {"version": "12.1", "bundles": {}, "chain_id": None, "missing": "ok", "repair": False, "protect": []}
+            BASE: {
+                "version": "12.1",
+                "bundles": {},
+                "chain_id": None,
+                "missing": "ok",
+                "repair": False,
+                "protect": [],
+                "containers": "keep",
+            }
         }
         built = {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd", "key": None, "delta": None}
         assert found["builds"] == {BUILD: built}
@@ -46,6 +54,7 @@ class TestSound:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
         fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail", "repair": True}
         fields["protect"] = ["corp/legacy:*"]
+        fields["containers"] = {"mode": "restart", "except": ["db"]}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
         built["delta"] = "both"
         found = policy.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
@@ -79,7 +88,7 @@ MISTAKES: list[tuple[object, str, str, str]] = [
         base(verison="12.1"),
         f"{AT}:verison",
         "'12.1' (str)",
-        "only these keys: bundles, chain_id, missing, protect, repair, version",
+        "only these keys: bundles, chain_id, containers, missing, protect, repair, version",
     ),
     (base(protect="corp/x:*"), f"{AT}:protect", "'corp/x:*' (str)", "a list of image patterns"),
     (base(protect=["a", 5]), f"{AT}:protect:1", "'5' (int)", "a text"),

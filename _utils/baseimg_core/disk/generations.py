@@ -9,6 +9,7 @@ On disk, beside the engine's own ``diff`` in the layer's directory, all of it mo
     <layer>/baseimg/lock              who last held the lock, which itself is flock(2) on <layer>
     <layer>/baseimg/generations/<n>/  the content of generation n, where it is not live
     <layer>/baseimg/index/<n>.jsonl   what generation n held when it was made, to compare with (disk.index)
+    <layer>/baseimg/restarting.json   which containers are being restarted (disk.journal); only while that goes on
     <layer>/baseimg/staging/          a generation in the making; only while an apply or an adoption runs
 
 Invariants, at every moment, so also after a crash at any of them:
@@ -332,7 +333,7 @@ class Store(Locked):
 
     def _discard_staging(self) -> None:
         """Remove what was not finished, half-written files included."""
-        for path in (self._state, self._history):
+        for path in (self._state, self._history, self.restarting):
             files.discard(path + ".new")
         if os.path.isdir(self.staging):
             files.remove_tree(self.staging)

@@ -26,6 +26,7 @@ class Records:
         self._lock = os.path.join(self.home, "lock")
         self._state = os.path.join(self.home, "state.json")
         self._history = os.path.join(self.home, "history.jsonl")
+        self.restarting = os.path.join(self.home, "restarting.json")
 
     def read(self) -> Record | None:
         """
@@ -80,6 +81,7 @@ class Records:
         if record is None:
             return os.path.isdir(self.home)
         unused = any(not one.activated for one in record.generations.values())
+        unused |= os.path.exists(self.restarting)
         return unused or record.intent is not None or os.path.isdir(self.staging)
 
     @property

@@ -50,6 +50,9 @@ class Container:
     ``paused``, ``restarting``, ``exited`` or ``dead``; ``started`` when it last started (RFC 3339), empty for never.
     ``health`` is what its health check says (``starting``, ``healthy``, ``unhealthy``), empty where it has none;
     ``restart`` its restart policy, ``no`` for none; ``network_of`` the ID of the container whose network it shares.
+    ``shares`` are the IDs of all whose network, processes or IPC it shares; ``exit_code`` is how it last ended,
+    ``restarts`` how often its policy has restarted it since it was started; ``health_output`` what its last health
+    check printed.
     """
 
     id: str
@@ -63,6 +66,10 @@ class Container:
     auto_remove: bool = False
     network_of: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    shares: tuple[str, ...] = ()
+    exit_code: int = 0
+    restarts: int = 0
+    health_output: str = ""
 
 
 class Engine(Protocol):
@@ -83,6 +90,29 @@ class Engine(Protocol):
 
     def containers(self, stopped: bool = False) -> list[Container]:
         """Every container with a process, so paused ones too, by name; with ``stopped`` the others as well."""
+
+    def container(self, container_id: str) -> Container:
+        """A container as it is now; raises :class:`ContainerUnknown`."""
+
+    def stop(self, container_id: str, longest: float) -> None:
+        """
+        Stop a container with its own signal, in its own time (``longest`` seconds where that has no end), and keep it
+        stopped, whatever its restart policy. Does nothing where it does not run.
+
+        Raises :class:`ContainerUnknown`, :class:`ContainerRefused`; the next two as well.
+        """
+
+    def start(self, container_id: str) -> None:
+        """Start a container that does not run."""
+
+    def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
+        """
+        Run a command in a running container, and return its exit code. One that takes longer than ``timeout`` seconds
+        is killed and raises ``TimeoutError``.
+        """
+
+    def logs(self, container_id: str, lines: int) -> list[str]:
+        """The last lines that a container wrote to its standard output and error; none where its log cannot be read."""
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         """Whether a directory has the layer's own content by the engine's checksum; ``None`` where it keeps none."""

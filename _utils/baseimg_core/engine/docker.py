@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tarfile
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,11 +14,21 @@ import docker
 import docker.errors
 import requests.exceptions
 
-from ..errors import EngineUnreachable, ImageUnknown, LayerUnsupported, StorageUnsupported
+from ..errors import (
+    ContainerRefused,
+    ContainerUnknown,
+    EngineUnreachable,
+    ImageUnknown,
+    LayerUnsupported,
+    StorageUnsupported,
+)
 from . import tarsplit
 from .base import Container, Image
 
 _TIMEOUT = 60  # seconds for one answer of the engine
+_STOP_TIMEOUT = 10  # seconds until the engine kills a container, where it does not say
+_POLL = 0.05  # seconds between two looks at a command that runs
+_LINE = 500  # characters of a log line that are kept
 
 
 class Docker:
@@ -63,6 +75,59 @@ class Docker:
                 with contextlib.suppress(docker.errors.NotFound):  # removed while we looked
                     found.append(_container(self._api.inspect_container(summary["Id"])))
         return sorted((one for one in found if stopped or one.pid), key=lambda container: container.name)
+
+    def container(self, container_id: str) -> Container:
+        return _container(self._inspect(container_id))
+
+    def stop(self, container_id: str, longest: float) -> None:
+        own = self._inspect(container_id)["Config"].get("StopTimeout")
+        seconds = _STOP_TIMEOUT if own is None else own
+        endless = seconds < 0
+        with self._asked(container_id, "stopped"):
+            # the SDK waits as long for an answer, and 60 seconds more
+            self._api.stop(container_id, timeout=int(longest) if endless else seconds)
+
+    def start(self, container_id: str) -> None:
+        with self._asked(container_id, "started"):
+            self._api.start(container_id)
+
+    def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        with self._asked(container_id, f"asked to run {command[0]}"):
+            job = self._api.exec_create(container_id, list(command), stdout=False, stderr=False)["Id"]
+            self._api.exec_start(job, detach=True)
+            while (found := self._api.exec_inspect(job))["Running"] and time.monotonic() < deadline:
+                time.sleep(_POLL)
+        if found["Running"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found["Pid"], signal.SIGKILL)
+            raise TimeoutError(f"{command[0]} did not end within {timeout:g} s")
+        return int(found["ExitCode"])
+
+    def logs(self, container_id: str, lines: int) -> list[str]:
+        try:
+            with self._asked(container_id, "asked for its log"):
+                data: bytes = self._api.logs(container_id, tail=lines)
+        except ContainerRefused:  # the logging driver keeps none that could be read
+            return []
+        return [line[:_LINE] for line in data.decode(errors="replace").splitlines()[-lines:]]
+
+    def _inspect(self, container_id: str) -> dict[str, Any]:
+        with self._asked(container_id, "inspected"):
+            details: dict[str, Any] = self._api.inspect_container(container_id)
+        return details
+
+    @contextlib.contextmanager
+    def _asked(self, container_id: str, what: str) -> Iterator[None]:
+        """Something is asked of a container: tell its refusal from an engine that does not answer."""
+        with self._reachable():
+            try:
+                yield
+            except docker.errors.NotFound as exc:
+                raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
+            except docker.errors.APIError as exc:
+                reason = exc.explanation or exc
+                raise ContainerRefused(f"the container {container_id[:12]} cannot be {what}: {reason}") from exc
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         record = self._record(chain_id)
@@ -113,7 +178,9 @@ class Docker:
 
 def _container(details: dict[str, Any]) -> Container:
     state, host = details["State"], details["HostConfig"]
-    mode, _, other = host["NetworkMode"].partition(":")
+    health = state.get("Health") or {}
+    network = _joined(host["NetworkMode"])
+    shared = {network, *(_joined(host.get(key)) for key in ("PidMode", "IpcMode"))} - {""}
     return Container(
         id=details["Id"],
         name=details["Name"].lstrip("/"),
@@ -121,12 +188,22 @@ def _container(details: dict[str, Any]) -> Container:
         pid=state["Pid"],
         state=state["Status"],
         started="" if state["StartedAt"].startswith("0001-") else state["StartedAt"],
-        health=state.get("Health", {}).get("Status", "").replace("none", ""),
+        health=health.get("Status", "").replace("none", ""),
         restart=host["RestartPolicy"]["Name"] or "no",
         auto_remove=host["AutoRemove"],
-        network_of=other if mode == "container" else "",
+        network_of=network,
         labels=details["Config"]["Labels"] or {},
+        shares=tuple(sorted(shared)),
+        exit_code=state["ExitCode"],
+        restarts=details["RestartCount"],
+        health_output=(health.get("Log") or [{}])[-1].get("Output", "").strip()[:_LINE],
     )
+
+
+def _joined(mode: str | None) -> str:
+    """The ID in ``container:ID``, which says whose network, processes or IPC a container shares."""
+    kind, _, other = (mode or "").partition(":")
+    return other if kind == "container" else ""
 
 
 def _check_storage(info: dict[str, Any]) -> None:

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ArgumentInvalid
-from . import ids, reference, sshsig
+from . import checking, containers, ids, reference, sshsig
 from .manifest import MEDIA_TYPES
 from .sshsig import PublicKey
 
 MISSING = ("ok", "fail")
+text, _fields, _mapping, _wrong = checking.text, checking.fields, checking.mapping, checking.wrong
 DELTAS = ("auto", "both", "only")
 _OPTIONS = frozenset({"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature", "registries"})
 _PILLAR_KEYS = frozenset({"bases", "builds"}) | _OPTIONS
-_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect"})
+_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
 _REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
@@ -118,7 +118,9 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "missing": fields.get("missing", "ok"),
         "repair": fields.get("repair", False),
         "protect": list(protect(fields.get("protect"), f"{key}:protect")),
+        "containers": fields.get("containers", "keep"),
     }
+    containers.parse(found["containers"], f"{key}:containers")
     if not isinstance(found["repair"], bool):
         raise _wrong(f"{key}:repair", found["repair"], "true or false")
     check_base(found["version"], found["chain_id"], found["missing"], key)
@@ -242,36 +244,3 @@ def check_base(version: object, chain_id: object, missing: object, key: str) -> 
         raise _wrong(f"{key}:chain_id", chain_id, "sha256:<64 hex digits>, as baseimg.layer prints it")
     if missing not in MISSING:
         raise _wrong(f"{key}:missing", missing, f"one of: {', '.join(MISSING)}")
-
-
-def text(value: object, key: str) -> None:
-    """Refuse what is no text; YAML turns an unquoted 12.10 into the number 12.1, which is another version."""
-    if isinstance(value, str) and value and value.isprintable():
-        return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    raise _wrong(key, value, f"a text: write it in quotes, '{value}'" if number else "a text")
-
-
-def _fields(raw: object, known: frozenset[str], key: str, expected: str) -> Mapping[str, Any]:
-    """A mapping that has no other keys than ``known``."""
-    fields = _mapping(raw, key, expected)
-    for name in fields:
-        if name not in known:
-            raise _wrong(f"{key}:{name}", fields[name], f"only these keys: {', '.join(sorted(known))}")
-    return fields
-
-
-def _mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
-    """A mapping, where nothing counts as an empty one."""
-    if raw is None:
-        return {}
-    if not isinstance(raw, Mapping):
-        raise _wrong(key, raw, expected)
-    return raw
-
-
-def _wrong(key: str, found: object, expected: str) -> ArgumentInvalid:
-    kind = "nothing" if found is None else f"{str(found)[:80]!r} ({type(found).__name__})"
-    if "PRIVATE KEY" in str(found):  # pasted where a public key or a path belongs
-        kind = "a private key, which must not be there"
-    return ArgumentInvalid(f"{key} is {kind}, expected {expected}")

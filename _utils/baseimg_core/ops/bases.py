@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,15 +107,21 @@ def check_alone(images: list[Image], base: Base) -> None:
             )
 
 
+def mounted_by(base: Base, record: Record | None) -> Callable[[Container], int | None]:
+    """Tells which generation a running container has as part of its root, ``None`` where that cannot be told."""
+    live = record.current if record else 0
+    places = {number: base.store.path(record, number) for number in record.present} if record else {}
+    return lambda container: mounts.generation_of(container.pid, places) if len(places) > 1 else live
+
+
 def containers(
     engine: Engine, base: Base, record: Record | None, images: list[Image], current: int | None
 ) -> dict[str, list[str]]:
     """Running containers on the base: on generation ``current``, on an older one, and where it cannot be told."""
     found: dict[str, list[str]] = {"current": [], "outdated": [], "unknown": []}
-    live = record.current if record else 0
-    places = {number: base.store.path(record, number) for number in record.present} if record else {}
+    mounted = mounted_by(base, record)
     for container in running(engine, images):
-        generation = mounts.generation_of(container.pid, places) if len(places) > 1 else live
+        generation = mounted(container)
         key = "unknown" if generation is None else "current" if generation == current else "outdated"
         found[key].append(container.name)
     return found

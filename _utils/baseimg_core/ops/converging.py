@@ -19,24 +19,32 @@ from ..errors import (
     VersionUnknown,
 )
 from ..model import ids
+from ..model.containers import Policy
 from ..model.manifest import Manifest
 from ..model.policy import Source
 from ..model.record import Generation, Record
-from . import bases, healing, impact, protecting
+from . import bases, containers, healing, impact, protecting
 from .bases import Base
+from .containers import Outcome, Swapped
 from .planning import Catalogue, Context, Plan, check_pristine, confirmed, decide, open_bundle
 from .staging import prunable, stage
 
+_KEEP = Policy()
 
-def apply(context: Context, source: Source, base: str | None = None) -> dict[str, Any]:
-    """Bring the base that a bundle is for (or ``base``) to the version that the bundle leads to."""
+
+def apply(context: Context, source: Source, base: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
+    """
+    Bring the base that a bundle is for (or ``base``) to the version that the bundle leads to.
+
+    ``policy`` says what is done about its containers, here and below.
+    """
     with contextlib.ExitStack() as stack:
         bundle = stack.enter_context(open_bundle(context, source))
         version = bundle.manifest.target.version
         found = _base_for(context.engine, bundle.manifest, base)
         catalogue = Catalogue(context, {version: Source(source.source, bundle.digest)}, stack, {version: bundle})
         try:
-            return _reach(context, found, version, catalogue, "apply")
+            return _reach(context, found, version, catalogue, "apply", policy)
         except VersionUnknown as exc:
             raise BundleMismatch(f"{source.source} does not fit base {found.reference}: {exc.message}") from exc
 
@@ -48,6 +56,7 @@ def converge(
     bundles: Mapping[str, Source],
     chain_id: str | None = None,
     repair: bool = False,
+    policy: Policy = _KEEP,
 ) -> dict[str, Any]:
     """
     Bring a base to a declared version with what is present, else over the declared bundles, in one swap.
@@ -58,7 +67,7 @@ def converge(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         found = _find(context.engine, name, catalogue, chain_id)
-        return _reach(context, found, version, catalogue, "converge", repair)
+        return _reach(context, found, version, catalogue, "converge", policy, repair)
 
 
 def plan(
@@ -68,6 +77,7 @@ def plan(
     bundles: Mapping[str, Source],
     chain_id: str | None = None,
     repair: bool = False,
+    policy: Policy = _KEEP,
 ) -> dict[str, Any]:
     """What :func:`converge` would do, without doing it."""
     with contextlib.ExitStack() as stack:
@@ -96,17 +106,19 @@ def plan(
             "containers": bases.containers(context.engine, base, record, images, after),
             "protected": _protected(context, base, record, images),
             "impact": impact.foretell(context, base, images, catalogue, wanted.route) if wanted.route else None,
+            "restart": containers.foretell(context.engine, base, record, policy, after),
         }
 
 
-def rollback(context: Context, name: str, to: str | None = None) -> dict[str, Any]:
+def rollback(context: Context, name: str, to: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
     """Swap a generation that is present back in: the previous one, a named version, or ``pristine``."""
-    base = bases.locate(context.engine, name)
+    base, policy = bases.locate(context.engine, name), policy.on_the_way_back()
+    _recover_containers(context, base)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover()
         if record is None:
             if to in ("pristine", base.version):
-                return _result(context, base, bases.begin(context.engine, base), None)
+                return _result(context, base, bases.begin(context.engine, base), None, Outcome(policy.mode))
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
         try:
             wanted = _way_back(base, record, to)
@@ -115,7 +127,8 @@ def rollback(context: Context, name: str, to: str | None = None) -> dict[str, An
             raise
         if wanted.number:
             bases.check_swappable(context.engine, base)
-        return _activate(context, base, record, wanted, "rollback")
+        swapped = _activate(context, base, record, wanted, "rollback")
+        return _finish(context, base, record, policy, swapped)
 
 
 def _way_back(base: Base, record: Record, to: str | None) -> Generation:
@@ -168,14 +181,24 @@ def _find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None)
 
 
 def _reach(
-    context: Context, base: Base, version: str, catalogue: Catalogue, action: str, repair: bool = False
+    context: Context,
+    base: Base,
+    version: str,
+    catalogue: Catalogue,
+    action: str,
+    policy: Policy,
+    repair: bool = False,
 ) -> dict[str, Any]:
+    _recover_containers(context, base)
     healed = repair and healing.heal(context, base)
     record = base.store.read() or bases.begin(context.engine, base)
     if not base.store.interrupted and not (repair and _mark_drift(base, record)):
         current = record.generations[record.current]
         if confirmed(record, version, catalogue) is current:
-            return {**_result(context, base, record, None), "repaired": healed}
+            found = containers.look(context.engine, base, record, policy, record.current)
+            if not found.batches:
+                result = _result(context, base, record, None, Outcome(policy.mode, left=found.left))
+                return {**result, "repaired": healed}
     wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
     _check(context, base, record, wanted)
     with base.store.lock(context.lock_timeout, context.by):
@@ -184,7 +207,7 @@ def _reach(
         drifted = repair and _mark_drift(base, record)
         wanted = decide(record, version, catalogue)
         generation = wanted.generation or stage(context, base, record, wanted, catalogue)
-        result = _activate(context, base, record, generation, "repair" if drifted else action)
+        swapped = _activate(context, base, record, generation, "repair" if drifted else action)
         if drifted:  # the way back does not lead to what was found damaged
             record.previous = previous
             base.store.save(record)
@@ -192,7 +215,7 @@ def _reach(
             generation.bundle = catalogue.bundle(version).digest
             generation.signed_by = catalogue.signed_by([version])
             base.store.save(record)
-        return {**result, "repaired": drifted or healed}
+        return _finish(context, base, record, policy, swapped, drifted or healed)
 
 
 def _check(context: Context, base: Base, record: Record, wanted: Plan) -> None:
@@ -219,35 +242,56 @@ def _mark_drift(base: Base, record: Record) -> bool:
     return drifted
 
 
-def _activate(context: Context, base: Base, record: Record, wanted: Generation, action: str) -> dict[str, Any]:
-    before = record.generations[record.current]
-    if wanted is before:
-        return _result(context, base, record, None)
+def _recover_containers(context: Context, base: Base) -> None:
+    """What an earlier run stopped does not wait until this one has all that it needs."""
+    if containers.waiting(base):
+        with base.store.lock(context.lock_timeout, context.by):
+            containers.recover(context, base)
+
+
+def _activate(context: Context, base: Base, record: Record, wanted: Generation, action: str) -> Swapped | None:
+    if wanted.number == record.current:
+        return None
+    swapped = Swapped(record.current, record.previous)
     try:
         base.store.activate(record, wanted.number, action, context.by)
     except SpaceExhausted as exc:
         raise SpaceExhausted(
             exc.message, f"free 1 MB there, for the record, and run again; {prunable(record)}"
         ) from exc
+    return swapped
+
+
+def _finish(
+    context: Context, base: Base, record: Record, policy: Policy, swapped: Swapped | None, repaired: bool = False
+) -> dict[str, Any]:
     try:
-        return _result(context, base, record, before)
+        result = {**_result(context, base, record, swapped, Outcome(policy.mode)), "repaired": repaired}
     except EngineUnreachable as exc:  # gone since we found the base: the swap needs no engine, and has happened
-        now = f"{record.reference} shows {wanted.version} now, but what runs on it cannot be told: {exc.message}"
+        if swapped is None:
+            raise
+        shown = record.generations[record.current].version
+        now = f"{record.reference} shows {shown} now, but what runs on it cannot be told: {exc.message}"
         raise EngineUnreachable(now, "start the engine; baseimg.status tells then what runs on which content") from exc
+    return containers.finish(context, base, record, policy, swapped, result)
 
 
-def _result(context: Context, base: Base, record: Record, before: Generation | None) -> dict[str, Any]:
-    """What an operation returns; ``before`` is the generation that was live, ``None`` where nothing changed."""
+def _result(
+    context: Context, base: Base, record: Record, swapped: Swapped | None, restarted: Outcome
+) -> dict[str, Any]:
+    """What an operation returns."""
     images = bases.users(context.engine, base.chain_id)
     current = record.generations[record.current]
+    before = record.generations[swapped.before] if swapped else current
     return {
-        "changed": before is not None,
+        "changed": swapped is not None,
         "repaired": False,
         "base": record.reference,
-        "from": (before or current).version,
+        "from": before.version,
         "to": current.version,
         "generation": current.number,
         "images": [image.name for image in images],
         "containers": bases.containers(context.engine, base, base.store.read(), images, record.current),
         "protected": _protected(context, base, record, images),
+        "restart": restarted.as_dict(),
     }

@@ -1,0 +1,534 @@
+"""Containers that are restarted on the new content: which, when, behind which gate, and the way back. None is lost."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from baseimg_core.engine.docker import Docker
+from baseimg_core.model.containers import parse
+from baseimg_core.model.policy import Source
+from baseimg_core.ops import bouncing, converging, planning
+from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, VERSION_1, Lab, layer
+from tests.functional.test_states import converged, declare, run
+from tests.support.engine import Engine
+from tests.support.images import whiteout
+
+pytestmark = pytest.mark.functional
+
+QUICK = {"mode": "restart", "timeout": 20, "settle": 0}
+# a program that works with one version of the base only, and says so
+PICKY = ("sh", "-c", "grep -q 12.0 /etc/version && echo works && exec sleep 1000000; echo no good; exit 7")
+# what tells quickly, and in any case, whether it does
+PROBED = {"probe": [{"match": "picky", "command": "grep 12.0 /etc/version"}, {"command": "true"}]}
+HEALTHY = {"test": ["CMD-SHELL", "true"], "interval": 100_000_000, "timeout": 5_000_000_000, "retries": 1}
+NEEDS_OLD = {**HEALTHY, "test": ["CMD-SHELL", "grep 12.0 /etc/version || { echo wrong base; false; }"]}
+
+
+@pytest.fixture
+def node(lab: Lab, bundle: Path) -> Node:
+    lab.usual()
+    if not bundle.exists():
+        lab.build(BASE, NEW, str(bundle))
+    return Node(lab, bundle)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test leaves the bundle for all of them."""
+    return tmp_path_factory.mktemp("bundles") / "bundle.tar"
+
+
+class Node:
+    """A lab with a bundle, and an inventory of its containers."""
+
+    def __init__(self, lab: Lab, bundle: Path) -> None:
+        self.lab, self.client, self.bundle = lab, lab.engine.client, str(bundle)
+
+    def run(
+        self, name: str, *command: str, labels: dict[str, str] | None = None, image: str = APP, **options: Any
+    ) -> str:
+        """Start a container; what is no option of ``create_container`` is one of its host configuration."""
+        own = {key: options.pop(key) for key in ("healthcheck", "stop_signal", "stop_timeout") if key in options}
+        host = self.client.create_host_config(**{"network_mode": "none", **options})
+        created = self.client.create_container(
+            image,
+            list(command or SLEEP),
+            name=name,
+            labels=labels,
+            host_config=host,
+            **{"stop_signal": "SIGKILL", **own},
+        )
+        self.client.start(created)
+        return str(created["Id"])
+
+    def apply(self, **policy: Any) -> dict[str, Any]:
+        done: dict[str, Any] = self.lab.apply(self.bundle, containers={**QUICK, **policy})
+        return done
+
+    def fails(self, code: str = "gate-failed", **policy: Any) -> tuple[str, dict[str, Any]]:
+        """An apply whose gate fails: its message and what it did."""
+        with pytest.raises(CommandExecutionError) as caught:
+            self.apply(**policy)
+        assert isinstance(caught.value.info, dict)
+        assert caught.value.info["code"] == code
+        return caught.value.info["message"], caught.value.info["result"]
+
+    def version(self, name: str) -> str:
+        return self.lab.engine.exec(name, "cat", "/etc/version").strip()
+
+    def inventory(self) -> dict[str, tuple[str, str]]:
+        """Every container: its ID and state."""
+        return {one["Names"][0].lstrip("/"): (one["Id"], one["State"]) for one in self.client.containers(all=True)}
+
+    def started(self, name: str) -> str:
+        return str(self.client.inspect_container(name)["State"]["StartedAt"])
+
+    def shown(self) -> str:
+        """The version that a base shows by its record."""
+        return str(self.lab.status(BASE)["bases"][0]["version"])
+
+    def tidy(self) -> bool:
+        return not self.lab.status(BASE)["bases"][0]["interrupted"]
+
+
+def layer_without_sleep() -> bytes:
+    return layer(whiteout("bin/sleep"))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def in_child(node: Node, point: str, work: Callable[[planning.Context], object]) -> None:
+    """Do something in a process that is killed at ``point``."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            bouncing.trace = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
+            work(context(node.lab.engine))
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), f"{point} was never reached"
+
+
+def context(engine: Engine) -> planning.Context:
+    return planning.Context(Docker(engine.url), lambda source: source.source, "test", 5.0)
+
+
+class TestWhoIsRestarted:
+    def test_nobody_unless_asked_for(self, node: Node) -> None:
+        node.run("app")
+        before = (node.inventory(), node.started("app"))
+        done = node.lab.apply(node.bundle)
+        assert done["restart"]["mode"] == "keep"
+        assert done["containers"]["outdated"] == ["app"]
+        assert (node.inventory(), node.started("app")) == before
+        assert node.version("app") == "12.0"
+
+    def test_those_that_are_not_on_the_new_content_once(self, node: Node) -> None:
+        node.run("one")
+        node.run("two", restart_policy={"Name": "always"})
+        before = node.inventory()
+        done = node.apply()
+        assert done["restart"]["restarted"] == ["one", "two"]
+        assert done["containers"] == {"current": ["one", "two"], "outdated": [], "unknown": []}
+        assert [node.version(name) for name in ("one", "two")] == ["12.1", "12.1"]
+        assert node.inventory() == before
+        assert node.tidy()
+        started = node.started("one")
+        assert node.apply()["restart"]["restarted"] == []
+        assert node.started("one") == started
+
+    def test_those_that_an_earlier_run_left(self, node: Node) -> None:
+        node.run("app")
+        node.lab.apply(node.bundle)
+        done = node.apply()
+        assert (done["changed"], done["restart"]["restarted"]) == (False, ["app"])
+        assert node.version("app") == "12.1"
+
+    def test_also_on_the_way_back(self, node: Node) -> None:
+        node.run("app")
+        node.apply()
+        done = node.lab.rollback(BASE, containers=QUICK)
+        assert done["restart"]["restarted"] == ["app"]
+        assert node.version("app") == "12.0"
+
+    def test_by_name_and_label(self, node: Node) -> None:
+        for name, labels in {"web-1": {}, "web-2": {"keep": "yes"}, "db": {"tier": "db"}, "job": {}}.items():
+            node.run(name, labels=labels)
+        done = node.apply(only=["web-*", "label=tier=d*"], **{"except": "label=keep"})
+        assert done["restart"]["restarted"] == ["db", "web-1"]
+        assert done["containers"]["outdated"] == ["job", "web-2"]
+        assert set(done["restart"]["left"]) == {"job", "web-2"}
+
+    def test_who_cannot_be_is_left_alone_and_named(self, node: Node) -> None:
+        node.run("gone", auto_remove=True)
+        node.run("paused")
+        node.client.pause("paused")
+        node.run("stopped")
+        node.client.stop("stopped")
+        node.run("task", labels={"com.docker.swarm.service.id": "x1", "com.docker.swarm.service.name": "shop"})
+        node.run("loop", "sh", "-c", "exit 3", restart_policy={"Name": "always"})
+        wait_for(lambda: node.inventory()["loop"][1] == "restarting")
+        node.run("app")
+        before = node.inventory()
+        done = node.apply()
+        left = done["restart"]["left"]
+        assert done["restart"]["restarted"] == ["app"]
+        assert set(left) - {"loop"} == {"gone", "paused", "stopped", "task"}
+        assert "--rm" in left["gone"]
+        assert "paused" in left["paused"]
+        assert "when it is started" in left["stopped"]
+        assert "docker service update --force shop" in left["task"]
+        after = node.inventory()
+        for name in before:
+            assert after[name][0] == before[name][0]
+            assert after[name][1] == before[name][1] or name == "loop"
+
+    def test_with_the_owner_of_a_network_those_that_share_it(self, node: Node) -> None:
+        """They are on another image; without a restart they would have no network any more."""
+        owner = node.run("zowner")
+        node.lab.load({"corp/beside:1": [BUSYBOX, APP_LAYER]})
+        node.run("aside", image="corp/beside:1", network_mode=f"container:{owner}", restart_policy={"Name": "always"})
+        node.run("bside", image="corp/beside:1", network_mode="none", pid_mode="container:zowner")
+        before = node.inventory()
+        done = node.apply(only="zowner")
+        assert done["restart"]["restarted"] == ["zowner", "aside", "bside"]
+        assert node.inventory() == before
+        space = {node.lab.engine.exec(name, "readlink", "/proc/self/ns/net") for name in ("zowner", "aside")}
+        assert len(space) == 1
+        assert node.version("zowner") == "12.1"
+
+    def test_not_the_owner_where_one_that_shares_is_to_stay(self, node: Node) -> None:
+        owner = node.run("owner")
+        node.run("aside", network_mode=f"container:{owner}")
+        done = node.apply(**{"except": ["aside"]})
+        assert done["restart"]["restarted"] == []
+        assert "aside" in done["restart"]["left"]["owner"]
+
+
+class TestInWhichOrder:
+    def test_labels_then_names_and_dependencies_first(self, node: Node) -> None:
+        compose = {"com.docker.compose.project": "shop"}
+        depends = {"com.docker.compose.depends_on": "db:service_healthy:false"}
+        node.run("a-web", labels={**compose, **depends, "com.docker.compose.service": "web"})
+        node.run("db-1", labels={**compose, "com.docker.compose.service": "db"})
+        node.run("c-first", labels={"first": ""})
+        node.run("b-other")
+        planned = node.lab.plan(
+            BASE, "12.1", {"12.1": {"source": node.bundle}}, containers={**QUICK, "order": "label=first", "parallel": 2}
+        )
+        assert planned["restart"]["batches"] == [["c-first"], ["b-other", "db-1"], ["a-web"]]
+        done = node.apply(order=["label=first"], parallel=2)
+        assert done["restart"]["restarted"] == ["c-first", "b-other", "db-1", "a-web"]
+        times = [node.started(name) for name in ("c-first", "db-1", "a-web")]
+        assert times == sorted(times)
+
+    def test_several_at_once(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("aaa", "bbb", "ccc"):
+            node.run(name)
+        both_stopped = threading.Barrier(2, timeout=60)
+        steps: list[list[str]] = []
+
+        def trace(point: str) -> None:
+            if point == "restart.stopped" and not steps:
+                both_stopped.wait()
+            elif point == "restart.started":
+                steps.append([name for name in ("aaa", "bbb", "ccc") if node.version(name) == "12.1"])
+
+        monkeypatch.setattr(bouncing, "trace", trace)
+        policy = parse({**QUICK, "parallel": 2})
+        converging.apply(context(node.lab.engine), Source(node.bundle), policy=policy)
+        assert steps == [["aaa", "bbb"], ["aaa", "bbb", "ccc"]]
+
+    def test_with_its_own_signal_and_in_its_own_time(self, node: Node) -> None:
+        script = "trap 'sleep 1; echo bye > /bye; exit 0' USR1; while :; do sleep 0.1; done"
+        node.run("app", "sh", "-c", script, stop_signal="SIGUSR1", stop_timeout=100)
+        assert node.apply()["restart"]["restarted"] == ["app"]
+        assert node.lab.engine.exec("app", "cat", "/bye") == "bye\n"
+
+
+class TestTheGate:
+    @pytest.fixture
+    def page(self) -> Iterator[tuple[str, list[int]]]:
+        """An address that answers with these codes, the last one for ever."""
+        codes = [503, 200]
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(codes.pop(0) if len(codes) > 1 else codes[0])
+                self.end_headers()
+
+            def log_message(self, *_arguments: object) -> None: ...
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/health", codes
+        server.shutdown()
+        server.server_close()
+
+    def test_healthy(self, node: Node) -> None:
+        node.run("app", healthcheck=HEALTHY)
+        assert node.apply()["restart"]["restarted"] == ["app"]
+        assert node.client.inspect_container("app")["State"]["Health"]["Status"] == "healthy"
+
+    def test_never_healthy(self, node: Node) -> None:
+        node.run("app", healthcheck=NEEDS_OLD)
+        node.run("waits")
+        before, untouched = node.inventory(), node.started("waits")
+        text, done = node.fails(timeout=2)
+        assert "app is unhealthy, its health check says: wrong base, 2 s after it was started" in text
+        assert "The base shows 12.0 again, and so do, restarted: app" in text
+        assert (done["changed"], done["from"], done["to"], done["restart"]["rolled_back"]) == (
+            False,
+            "12.0",
+            "12.0",
+            True,
+        )
+        assert (node.inventory(), node.started("waits")) == (before, untouched)
+        assert (node.version("app"), node.shown(), node.lab.version()) == ("12.0", "12.0", "12.0")
+        assert [one["action"] for one in node.lab.history(BASE)] == ["apply", "gate-failed"]
+        assert node.tidy()
+
+    def test_ends(self, node: Node) -> None:
+        node.run("aaa")
+        node.run("picky", *PICKY)
+        node.run("zzz")
+        before = node.inventory()
+        text, done = node.fails(settle=3, probe={"match": "aaa", "command": "true"})
+        assert "picky has ended with exit code 7" in text
+        assert "no good" in text
+        assert done["restart"]["failed"]["picky"]["log"][-1] == "no good"
+        assert done["restart"]["restarted"] == ["aaa", "picky"]
+        assert node.inventory() == before
+        assert {node.version(name) for name in ("aaa", "picky", "zzz")} == {"12.0"}
+        assert done["containers"]["current"] == ["aaa", "picky", "zzz"]
+        assert node.tidy()
+
+    def test_is_restarted_by_its_policy_again_and_again(self, node: Node) -> None:
+        node.run("picky", *PICKY, restart_policy={"Name": "always"})
+        text, _done = node.fails(settle=3)
+        assert ", and was restarted by its policy" in text
+        assert node.version("picky") == "12.0"
+
+    def test_does_not_start(self, node: Node, lab: Lab) -> None:
+        """The new base has lost the program that the container consists of."""
+        lab.load({"corp/base:12.3": [BUSYBOX, VERSION_0, VERSION_1, layer_without_sleep()]})
+        node.bundle = lab.bundle(BASE, "corp/base:12.3")
+        node.run("app", "/bin/sleep", "1000000")
+        before = node.inventory()
+        text, _done = node.fails()
+        assert "app does not stop and start" in text
+        assert node.inventory() == before
+
+    def test_a_command(self, node: Node) -> None:
+        node.run("app", healthcheck={**HEALTHY, "test": ["CMD-SHELL", "false"]})
+        node.run("other")
+        probe = [{"match": "app", "command": "grep 12.1 /etc/version"}, {"match": "other", "command": ["true"]}]
+        assert node.apply(probe=probe)["restart"]["restarted"] == ["app", "other"]
+
+    @pytest.mark.parametrize(
+        ("command", "reason"),
+        [
+            ("exit 3", "a probe that exits with 3"),
+            (["nothing"], "does not run its probe"),
+            ("sleep 60", "longer than 1 s"),
+        ],
+    )
+    def test_a_command_that_fails(self, node: Node, command: Any, reason: str) -> None:
+        node.run("app")
+        text, done = node.fails(timeout=1, probe={"command": command})
+        assert reason in text
+        assert "STILL FAILING on 12.0: app" in text
+        assert list(done["restart"]["still_failing"]) == ["app"]
+        assert node.version("app") == "12.0"
+        assert "sleep 60" not in node.lab.engine.exec("app", "ps")
+        # it was not seen to work since, so the next run looks again
+        assert not node.tidy()
+        assert node.lab.rollback(BASE, to="12.0", containers=QUICK)["restart"]["restarted"] == []
+        assert node.tidy()
+
+    def test_a_page(self, node: Node, page: tuple[str, list[int]]) -> None:
+        node.run("app")
+        assert node.apply(probe={"url": page[0]})["restart"]["restarted"] == ["app"]
+
+    def test_a_page_with_an_error(self, node: Node, page: tuple[str, list[int]]) -> None:
+        node.run("app")
+        page[1][:] = [500]
+        text, _done = node.fails(timeout=1, probe={"url": page[0]})
+        assert f"app has a probe that is answered with 500: {page[0]}" in text
+
+    def test_nobody_answers(self, node: Node) -> None:
+        node.run("app")
+        text, _done = node.fails(timeout=1, probe={"url": "http://127.0.0.1:1/"})
+        assert "app has a probe without an answer" in text
+
+    def test_halt(self, node: Node) -> None:
+        node.run("aaa")
+        node.run("picky", *PICKY)
+        node.run("zzz")
+        text, done = node.fails(**PROBED, on_failure="halt")
+        assert "The base shows 12.1, and no other container was restarted after that" in text
+        assert (done["changed"], done["to"], done["restart"]["rolled_back"]) == (True, "12.1", False)
+        assert [node.version(name) for name in ("aaa", "zzz")] == ["12.1", "12.0"]
+        assert node.inventory()["picky"][1] == "exited"
+        # a failure remains one, as long as the container does not work
+        assert "picky has ended" in node.fails(**PROBED, on_failure="halt")[0]
+        done = node.lab.rollback(BASE, containers=QUICK)
+        assert done["restart"]["started"] == ["picky"]
+        assert {node.version(name) for name in ("aaa", "picky", "zzz")} == {"12.0"}
+        assert node.tidy()
+
+    def test_a_rollback_does_not_go_forward_again(self, node: Node) -> None:
+        node.lab.apply(node.bundle)
+        node.run("aaa", healthcheck={**HEALTHY, "test": ["CMD-SHELL", "grep 12.1 /etc/version"]})
+        node.run("bbb")
+        before = node.inventory()
+        with pytest.raises(CommandExecutionError) as caught:
+            node.lab.rollback(BASE, containers={**QUICK, "timeout": 2})
+        info: Any = caught.value.info
+        assert info["code"] == "gate-failed"
+        assert "aaa is unhealthy" in info["message"]
+        assert "The base shows 12.0, the other containers were restarted" in info["message"]
+        assert info["result"]["restart"]["restarted"] == ["aaa", "bbb"]
+        assert {node.version(name) for name in ("aaa", "bbb")} == {"12.0"}
+        assert (node.inventory(), node.shown()) == (before, "12.0")
+
+    def test_where_nothing_was_swapped_they_go_back_to_what_they_ran_on(self, node: Node) -> None:
+        node.run("picky", *PICKY)
+        before = node.inventory()
+        node.lab.apply(node.bundle)
+        text, done = node.fails(**PROBED)
+        assert "The base shows 12.0 again" in text
+        assert (done["changed"], done["from"], done["to"]) == (True, "12.1", "12.0")
+        assert node.inventory() == before
+
+
+class TestTheState:
+    def test_foretold_and_done_once(self, node: Node) -> None:
+        node.run("web")
+        node.run("db", labels={"tier": "db"})
+        node.run("gone", auto_remove=True)
+        policy = {**QUICK, "order": ["label=tier=db"]}
+        done = converged(node.lab, "12.1", {"12.1": declare(node.bundle)}, containers=policy)
+        assert done["changes"] == done["foretold"]["changes"]
+        assert done["changes"]["containers"] == {"restarted": ["db", "web"]}
+        assert "Would be restarted: db, then web" in done["foretold"]["comment"]
+        assert "Restarted: db, web" in done["comment"]
+        assert "gone (the engine removes it when it stops (--rm)" in done["comment"]
+        assert [node.version(name) for name in ("db", "web", "gone")] == ["12.1", "12.1", "12.0"]
+
+    def test_containers_that_were_left_behind_before(self, node: Node) -> None:
+        node.run("app")
+        bundles = {"12.1": declare(node.bundle)}
+        assert "containers" not in converged(node.lab, "12.1", bundles)["changes"]
+        done = converged(node.lab, "12.1", bundles, containers=QUICK)
+        assert done["changes"] == done["foretold"]["changes"] == {"containers": {"restarted": ["app"]}}
+
+    @pytest.mark.parametrize("on_failure", ["rollback", "halt"])
+    def test_a_gate_that_fails(self, node: Node, on_failure: str) -> None:
+        node.run("picky", *PICKY)
+        policy = {**QUICK, **PROBED, "on_failure": on_failure}
+        arguments = {"name": BASE, "version": "12.1", "bundles": {"12.1": declare(node.bundle)}, "containers": policy}
+        done = run(node.lab, False, "converged", arguments)
+        assert done["result"] is False
+        assert done["comment"].startswith("[gate-failed] corp/base:12.0 12.1: picky has ended with exit code 7")
+        assert "no good" in done["comment"]
+        halted = {"version": {"old": "12.0", "new": "12.1"}} if on_failure == "halt" else {}
+        assert done["changes"] == {**halted, "containers": {"restarted": ["picky"]}}
+        assert node.shown() == ("12.1" if on_failure == "halt" else "12.0")
+
+    def test_a_policy_that_is_none(self, node: Node) -> None:
+        arguments = {"name": BASE, "version": "12.1", "containers": {"mode": "restart", "paralel": 2}}
+        for test in (True, False):
+            done = run(node.lab, test, "converged", arguments)
+            assert done["result"] is False
+            assert "containers:paralel is '2' (int), expected only these keys: except, mode" in done["comment"]
+
+
+class TestKilled:
+    """At every step, and the next run starts what was stopped, whatever it does."""
+
+    @staticmethod
+    def killed(node: Node, point: str) -> dict[str, tuple[str, str]]:
+        node.run("aaa")
+        node.run("picky", *PICKY)
+        before = node.inventory()
+        policy = parse({**QUICK, **PROBED})
+        in_child(node, point, lambda own: converging.apply(own, Source(node.bundle), policy=policy))
+        assert not node.tidy()
+        return before
+
+    @pytest.mark.parametrize("point", bouncing.POINTS)
+    def test_then_it_is_wanted_again(self, node: Node, point: str) -> None:
+        before = self.killed(node, point)
+        text, _done = node.fails(**PROBED)
+        assert "picky has ended" in text
+        assert node.inventory() == before
+        assert {node.version(name) for name in ("aaa", "picky")} == {"12.0"}
+        assert node.tidy()
+
+    @pytest.mark.parametrize("point", ["restart.stopped", "back.swapped"])
+    def test_then_it_is_rolled_back_without_a_policy(self, node: Node, point: str) -> None:
+        before = self.killed(node, point)
+        node.lab.rollback(BASE, to="pristine")
+        assert node.inventory() == before
+        assert node.tidy()
+
+
+class TestTheEngineInTheMiddle:
+    @pytest.fixture
+    def other(self, lab: Lab, make_engine: Callable[..., Engine]) -> Node:
+        engine = make_engine(args=("--live-restore",))
+        other = Lab(engine, lab.minion.configure(**{"docker.url": engine.url}), lab.work)
+        other.usual()
+        return Node(other, Path(other.bundle()))
+
+    @pytest.mark.parametrize("point", ["restart.noted", "restart.stopped", "restart.started"])
+    def test_it_restarts(self, other: Node, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        other.run("aaa")
+        other.run("bbb")
+        before, done = other.inventory(), []
+
+        def trace(reached: str) -> None:
+            if reached == point and not done:
+                done.append(reached)
+                other.lab.engine.restart()
+
+        monkeypatch.setattr(bouncing, "trace", trace)
+        converging.apply(context(other.lab.engine), Source(other.bundle), policy=parse(QUICK))
+        other.client = other.lab.engine.client
+        assert done
+        assert other.inventory() == before
+        assert [other.version(name) for name in ("aaa", "bbb")] == ["12.1", "12.1"]
+
+    def test_it_stays_away(self, other: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        other.run("aaa")
+        before = other.inventory()
+        monkeypatch.setattr(
+            bouncing, "trace", lambda reached: other.lab.engine.kill() if reached == "restart.stopped" else None
+        )
+        text, done = other.fails("restart-interrupted", timeout=1)
+        assert "aaa" in text
+        assert (done["changed"], done["to"]) == (True, "12.1")
+        monkeypatch.undo()
+        other.lab.engine.start()
+        other.lab.minion.configure(**{"docker.url": other.lab.engine.url})
+        other.client = other.lab.engine.client
+        assert other.inventory()["aaa"][1] == "exited"
+        assert other.apply()["restart"]["started"] == []  # already by then, before anything else
+        assert other.inventory() == before
+        assert other.version("aaa") == "12.1"
