@@ -33,7 +33,7 @@ try:
         from baseimg_core.errors import ArgumentInvalid, BaseimgError
         from baseimg_core.minion import Minion
         from baseimg_core.model import policy
-        from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, verifying
+        from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, seeing, verifying
     _MISSING = None
 except ImportError as exc:
     _MISSING = str(exc)
@@ -369,12 +369,16 @@ def _pin(base, version, pinned, kwargs):
         return keeping.pin(minion.context(), base, found, pinned)
 
 
-def status(base=None):
+def status(base=None, declared=False):
     """
     Show what is on this node: for one base, or for every base that baseimg has a record of.
 
     base
         The base's reference or chain ID.
+
+    declared
+        Without ``base``: show bases that pillar declares, too, where they are on this node and nothing was applied to
+        them yet. Each base has its declared version under ``declared`` then.
 
     Returns ``format`` (of this structure), ``storage``, and ``bases``, a list: reference, chain ID, current version
     and the chain ID of the image whose content it shows, pristine version, generations, the ``space`` in bytes that
@@ -390,7 +394,7 @@ def status(base=None):
     with _operation() as minion:
         engine = minion.engine()
         if base is None:
-            found = bases.survey(engine)
+            found = seeing.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
         else:
             found = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
         return {"format": _FORMAT, "storage": engine.storage, "bases": found}

@@ -17,6 +17,7 @@ from .engine.base import Engine
 from .engine.docker import Docker
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
 from .model import policy
+from .ops import seeing
 from .ops.planning import Context
 
 _DEFAULT_URL = "unix:///var/run/docker.sock"
@@ -44,6 +45,7 @@ class Minion:
         self._salt, self._opts, self._pillar = functions, opts, pillar
         self._action, self._pub = action, dict(pub or {})
         self._fetched: list[str] = []
+        self._watched: tuple[Engine, dict[str, tuple[int, int]]] | None = None
         self._bar = sys.stderr.isatty()
         self._told = time.monotonic()
 
@@ -61,7 +63,9 @@ class Minion:
             raise ArgumentInvalid(f"baseimg:reserve is {reserve!r}, expected a percentage from 0 to 99")
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy.Trust()
-        return Context(self.engine(), self.fetch, by, float(timeout), reserve, self.progress, trusted)
+        engine = self.engine()
+        self._watched = (engine, seeing.written(engine))
+        return Context(engine, self.fetch, by, float(timeout), reserve, self.progress, trusted)
 
     def _trust(self) -> policy.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
@@ -106,9 +110,17 @@ class Minion:
             self._salt["event.send"](f"salt/baseimg/progress/{self._action}", data)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar away, and have the minion read its grains anew where a record was written, failure or not."""
         if self._bar and self._action:
             self._write("")
+        if self._watched and seeing.written(self._watched[0]) != self._watched[1] and self._daemon():
+            self._salt["saltutil.refresh_grains"](refresh_pillar=False)
+
+    def _daemon(self) -> bool:
+        """Whether a minion may listen; where none does, Salt would wait a second for it."""
+        with contextlib.suppress(OSError):
+            return any(name.startswith("minion_event_") for name in os.listdir(self._opts["sock_dir"]))
+        return False
 
     @staticmethod
     def _write(text: str) -> None:

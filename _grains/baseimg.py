@@ -1,0 +1,101 @@
+"""
+Which version every base on this node shows, to target by.
+
+.. code-block:: yaml
+
+    baseimg:
+      versions: ['corp/base:12.0=12.1']
+      drifted: []
+      unreadable: []
+      bases:
+        'corp/base:12.0': {version: '12.1', generation: 1, drift: ''}
+
+``versions`` and ``drifted`` are lists because a reference holds a colon, and members of a list may:
+
+.. code-block:: bash
+
+    salt -G 'baseimg:versions:corp/base:12.0=12.1' test.ping
+    salt -G 'baseimg:drifted:*' test.ping
+
+Everything is read from the records beside the layers: no engine is asked, no layer is read. So a base to which nothing
+was ever applied is not here.
+
+:configuration: ``baseimg:layers_roots`` (a list, in the minion's configuration) names the directories in which the
+    layers' own directories lie. By default those of Docker (also where ``/etc/docker/daemon.json`` moves its data),
+    Podman and containerd.
+"""
+
+import contextlib
+import json
+import os
+
+_DAEMON = "/etc/docker/daemon.json"
+_DATA_ROOT = "/var/lib/docker"
+_OTHERS = [
+    "/var/lib/containers/storage/overlay",
+    "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots",
+]
+_LARGEST = 1 << 22  # bytes of a record; with a hundred generations one takes about 50,000
+
+
+def baseimg():
+    """Versions, generations and drift of the bases that have a record on this node."""
+    known, unreadable = [], []
+    for root in _roots():
+        for layer in _layers(root):
+            try:
+                known.append(_read(layer))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                unreadable.append(layer)
+    bases = {}
+    for reference, chain_id, shown in sorted(known, key=lambda one: one[:2]):
+        # twice, where the tag was given to another image later
+        bases[f"{reference}@{chain_id}" if reference in bases else reference] = shown
+    return {
+        "baseimg": {
+            "versions": sorted({f"{reference}={shown['version']}" for reference, _, shown in known}),
+            "drifted": sorted({reference for reference, _, shown in known if shown["drift"]}),
+            "unreadable": sorted(unreadable),
+            "bases": bases,
+        }
+    }
+
+
+def _roots():
+    """Directories that hold layers' directories, as configured, else where engines have them."""
+    options = __opts__.get("baseimg")
+    configured = options.get("layers_roots") if isinstance(options, dict) else None
+    if isinstance(configured, list):
+        return [root for root in configured if isinstance(root, str)]
+    data = _DATA_ROOT
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError), open(_DAEMON, "rb") as file:
+        data = os.fspath(json.load(file).get("data-root", data))
+    return [os.path.join(data, "overlay2"), *_OTHERS]
+
+
+def _layers(root):
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.path for entry in entries if entry.name != "l")
+    except OSError:  # no such engine here
+        return []
+
+
+def _read(layer):
+    """A layer's base: reference, chain ID, and what it shows. Raises whatever a broken record leads to."""
+    with open(os.path.join(layer, "baseimg/state.json"), "rb") as file:
+        record = json.loads(file.read(_LARGEST))
+    live = os.stat(os.path.join(layer, "diff")).st_ino
+    generations = {one["number"]: one for one in record["generations"]}
+    shown = next((one for one in generations.values() if one["inode"] == live), None)
+    if shown is None:
+        drift, version, number = "replaced", "unknown", None
+    else:
+        drift = "damaged" if shown["damaged"] else "interrupted" if record["intent"] else ""
+        version, number = shown["version"], shown["number"]
+    texts = (record["reference"], record["chain_id"], version)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(number, int | None):
+        raise TypeError("a field of another type")
+    return record["reference"], record["chain_id"], {"version": version, "generation": number, "drift": drift}
