@@ -4,18 +4,21 @@ Which version every base on this node shows, to target by.
 .. code-block:: yaml
 
     baseimg:
-      versions: ['corp/base:12.0=12.1']
-      drifted: []
-      unreadable: []
       bases:
-        'corp/base:12.0': {version: '12.1', generation: 1, drift: ''}
+        corp/base:12.0: {version: '12.1', generation: 1, drift: damaged}
+      versions: ['corp/base:12.0=12.1']
+      drifted: ['corp/base:12.0']        # only where there are any, since * would match an empty list
+      unreadable: [/var/lib/docker/overlay2/1f…]    # layers whose record is broken; likewise
 
-``versions`` and ``drifted`` are lists because a reference holds a colon, and members of a list may:
+``drift`` is ``damaged`` (found changed by ``baseimg.verify`` or a repair), ``interrupted``, ``replaced`` (the live
+directory is none that the record knows), or empty. References hold colons, and so may the members of a list:
 
 .. code-block:: bash
 
     salt -G 'baseimg:versions:corp/base:12.0=12.1' test.ping
     salt -G 'baseimg:drifted:*' test.ping
+    salt -C 'web* and not G@baseimg:versions:corp/base:12.0=12.1' test.ping
+    salt -G --delimiter='|' 'baseimg|bases|corp/base:12.0|generation|1' test.ping
 
 Everything is read from the records beside the layers: no engine is asked, no layer is read. So a base to which nothing
 was ever applied is not here.
@@ -53,14 +56,12 @@ def baseimg():
     for reference, chain_id, shown in sorted(known, key=lambda one: one[:2]):
         # twice, where the tag was given to another image later
         bases[f"{reference}@{chain_id}" if reference in bases else reference] = shown
-    return {
-        "baseimg": {
-            "versions": sorted({f"{reference}={shown['version']}" for reference, _, shown in known}),
-            "drifted": sorted({reference for reference, _, shown in known if shown["drift"]}),
-            "unreadable": sorted(unreadable),
-            "bases": bases,
-        }
+    lists = {
+        "versions": sorted({f"{reference}={shown['version']}" for reference, _, shown in known}),
+        "drifted": sorted({reference for reference, _, shown in known if shown["drift"]}),
+        "unreadable": sorted(unreadable),
     }
+    return {"baseimg": {"bases": bases, **{name: members for name, members in lists.items() if members}}}
 
 
 def _roots():

@@ -45,8 +45,8 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
         Seconds to wait for an answer; the master's ``timeout`` by default. Nodes that still work on it are waited for.
 
     A node that was expected (the master has accepted its key, and the target fits) and did not answer is
-    ``unreachable`` and named. On a terminal a table is shown; with ``--out=json``, in orchestration and over the API the
-    data is returned: ``format``, ``nodes`` and ``answered`` (counts), ``unreachable``, ``failed``, ``without``,
+    ``unreachable`` and named. On a terminal a table is shown; with ``--out=json``, in orchestration and over the API
+    the data is returned: ``format``, ``nodes`` and ``answered`` (counts), ``unreachable``, ``failed``, ``without``,
     ``unreadable``, and by base the nodes of each version (``versions``), ``behind`` (the version is not the declared
     one), ``drifted``, ``outdated`` and ``unknown`` (containers by node).
 

@@ -114,7 +114,7 @@ class Minion:
         if self._bar and self._action:
             self._write("")
         if self._watched and seeing.written(self._watched[0]) != self._watched[1] and self._daemon():
-            self._salt["saltutil.refresh_grains"](refresh_pillar=False)
+            self._salt["saltutil.refresh_grains"]()  # with pillar, so that the master knows, too
 
     def _daemon(self) -> bool:
         """Whether a minion may listen; where none does, Salt would wait a second for it."""

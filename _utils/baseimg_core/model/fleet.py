@@ -23,7 +23,7 @@ def collect(expected: Iterable[str], answers: Mapping[str, Any]) -> dict[str, An
     ``answers`` are by node: that function's return, or whatever came instead. The result has ``format``, how many
     ``nodes`` there are and how many ``answered``, the names of those that are ``unreachable`` and of those ``without``
     any base, by node why they ``failed`` and which records are ``unreadable``; and under ``bases`` by reference: nodes
-    by version (``versions``), those whose version is not the declared one (``behind``: node → the declared version), and
+    by version (``versions``), those whose version is not the declared one (``behind``: node → declared version), and
     by node why it ``drifted``, which containers run on another content (``outdated``) and which on an ``unknown`` one.
     """
     nodes = sorted({*expected, *answers}, key=natural)
