@@ -65,7 +65,7 @@ class Site:
             return set(client.cmd(target, "test.ping", tgt_type=kind, timeout=SECONDS))
 
     def fleet(self) -> dict[str, Any]:
-        reply = self.master.run("baseimg.fleet", "timeout=1")
+        reply = self.master.run("baseimg.fleet", "timeout=3")
         assert reply.code == 0, reply.text
         return dict(reply.data)
 
@@ -85,7 +85,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
 def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     served = tmp_path_factory.mktemp("served")
     roots = [REPO / "salt", served]
-    master = daemons.master("seeing", roots, tmp_path_factory.mktemp("pillar"), gather_job_timeout=2)
+    master = daemons.master("seeing", roots, tmp_path_factory.mktemp("pillar"), gather_job_timeout=3)
     bundle = served / "b.tar"
     engines[ONE].load(images.archive([ImageSpec(TARGET, NEW_LAYERS)]))
     for engine in engines.values():
@@ -160,7 +160,7 @@ class TestAFleet:
     def test_with_a_delimiter(self, site: Site) -> None:
         """As on the command line."""
         target = f"baseimg|bases|{BASE}|version|{NEW}"
-        text = site.master.printed("salt", "--out=json", "--static", "-G", "--delimiter=|", target, "test.ping")
+        text = site.master.printed("salt", "--out=json", "-G", "--delimiter=|", target, "test.ping")
         assert json.loads(text) == {ONE: True}
 
     def test_containers_on_an_older_content(self, site: Site) -> None:
@@ -188,7 +188,7 @@ class TestAFleet:
         assert site.fleet()["bases"][BASE]["drifted"] == {TWO: "content-unknown"}
 
     def test_a_table_for_people(self, site: Site) -> None:
-        text = site.master.printed("salt-run", "baseimg.fleet", "timeout=1")
+        text = site.master.printed("salt-run", "baseimg.fleet", "timeout=3")
         assert text.splitlines()[0] == "3 nodes: 2 answered, 1 unreachable, 0 failed"
         assert f"Unreachable (1): {DEAD}" in text
         assert f"{BASE} content-unknown (1): {TWO}" in text

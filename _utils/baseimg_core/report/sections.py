@@ -10,6 +10,7 @@ from .html import Html, details, join, table, tag
 from .timeline import timeline
 
 NOTHING = "\N{EN DASH}"
+_FEW = 6  # names that need not be folded away
 _LISTED = 20  # shadowed paths of one image
 _BUSY = ("preparing", "ready", "applying")
 _MARKS = {"effective": ("good", "●"), "partly": ("half", "◐"), "blocked": ("bad", "○")}
@@ -20,7 +21,7 @@ def tiles(fleet: Mapping[str, Any]) -> Html:
     bases = fleet["bases"].values()
     figures = [
         ("nodes", fleet["nodes"]),
-        ("not at the declared version", len({node for base in bases for node in base["behind"]})),
+        ("behind what is declared", len({node for base in bases for node in base["behind"]})),
         ("drifted", len({node for base in bases for node in base["drifted"]})),
         ("outdated containers", sum(len(names) for base in bases for names in base["outdated"].values())),
         ("failed", len(fleet["failed"])),
@@ -105,8 +106,8 @@ def _find() -> Html:
 
 
 def _legend() -> Html:
-    words = [tag("span", mark(kind), word, style="margin-right:1.2em") for kind, word in view.WORDS.items()]
-    return tag("p", *words, class_="soft", style="max-width:none")
+    words = [tag("span", mark(kind), word, class_="word") for kind, word in view.WORDS.items()]
+    return tag("p", *words, class_="legend")
 
 
 def mark(kind: str) -> Html:
@@ -117,13 +118,13 @@ def _group(group: view.Group) -> Html:
     count = f"{len(group.nodes):,} node{'' if len(group.nodes) == 1 else 's'}"
     version = join(tag("strong", group.version), " · ") if group.version else None
     word = view.WORDS[group.kind]
+    names = tag("p", ", ".join(group.nodes), class_="names")
+    squares = [tag("i", class_=group.kind, title=node) for node in group.nodes]
     return tag(
         "div",
         tag("h4", mark(group.kind), version, count, tag("span", f", {word}", class_="soft")),
-        tag(
-            "div", *(tag("i", class_=group.kind, title=node) for node in group.nodes), class_="map", aria_hidden="true"
-        ),
-        details(f"Names of the {count}", tag("p", ", ".join(group.nodes), class_="names")),
+        tag("div", *squares, class_="map", aria_hidden="true"),
+        names if len(group.nodes) <= _FEW else details(f"Names of the {count}", names),
         class_="group",
     )
 
@@ -133,7 +134,7 @@ def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html
     rows: list[list[object]] = []
     for kind, reason, members in view.failures(fleet, record):
         names: object = ", ".join(members)
-        if len(members) > 5:
+        if len(members) > _FEW:
             names = details(f"{', '.join(members[:3])} and {len(members) - 3} more", tag("p", names, class_="names"))
         rows.append([kind, tag("span", reason or "no reason was given", class_="mono"), f"{len(members):,}", names])
     if not rows:

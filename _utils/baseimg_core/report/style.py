@@ -36,7 +36,8 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; list-style: none; m
 nav { font-size: .9rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1px; margin: 1.4rem 0 0;
   background: var(--rule); border: 1px solid var(--rule); border-radius: 6px; overflow: hidden; }
-.tiles div { background: var(--card); padding: .6rem .85rem .65rem; display: flex; flex-direction: column-reverse; }
+.tiles div { background: var(--card); padding: .6rem .85rem .65rem; display: flex; flex-direction: column-reverse;
+  justify-content: flex-end; }
 .tiles dt { color: var(--soft); font-size: .82rem; }
 .tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; line-height: 1.25; letter-spacing: -.01em; }
 .tiles .zero dd { color: var(--soft); font-weight: 400; }
@@ -44,7 +45,9 @@ nav { font-size: .9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 th, td { text-align: left; vertical-align: top; padding: .34rem .9rem .34rem 0; border-bottom: 1px solid var(--rule); }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; }
+td code, td .mono { overflow-wrap: anywhere; }
+.legend { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; max-width: none; color: var(--soft); font-size: .9rem; }
 thead th { color: var(--soft); font-weight: 500; font-size: .8rem; white-space: nowrap; vertical-align: bottom; }
 tbody th { font-weight: 500; }
 .n { text-align: right; white-space: nowrap; }
@@ -53,14 +56,15 @@ details { margin: .3rem 0; }
 summary { cursor: pointer; width: fit-content; }
 summary:hover { text-decoration: underline; }
 td details { margin: 0; }
-.names { color: var(--soft); font-size: .86rem; margin: .3rem 0 .6rem; overflow-wrap: anywhere; max-width: none; }
+.names { color: var(--soft); font-size: .86rem; margin: .15rem 0 .6rem; overflow-wrap: anywhere; max-width: none; }
 .mark { display: inline-block; width: .82em; height: .82em; margin-right: .45em; vertical-align: -.06em; }
 .mark, .map i { --c: var(--current); border-radius: 2px; background: var(--c); border: 1.5px solid var(--c); }
 .behind { --c: var(--behind) !important; }
 .drifted { --c: var(--drifted) !important; }
 .failed { --c: var(--failed) !important; }
 .unreachable { --c: var(--unreachable) !important; }
-i.behind { background: linear-gradient(135deg, var(--c) 50%, transparent 50%); }
+i.behind { border-color: color-mix(in srgb, var(--c) 60%, transparent);
+  background: linear-gradient(135deg, var(--c) 50%, transparent 50%); }
 i.drifted { background: repeating-linear-gradient(0deg, var(--c) 0 2px, transparent 2px 4px); }
 i.failed { background: linear-gradient(45deg, transparent 38%, var(--c) 38% 62%, transparent 62%),
   linear-gradient(-45deg, transparent 38%, var(--c) 38% 62%, transparent 62%); border-color: var(--c); }
@@ -79,9 +83,9 @@ i.unreachable { background: transparent; border-style: dashed; }
 .share b.failed { background: repeating-linear-gradient(45deg, var(--failed) 0 3px, var(--paper) 3px 4px); }
 .share b.unreachable { background: repeating-linear-gradient(90deg, var(--unreachable) 0 2px, transparent 2px 5px); }
 .share b.busy { background: repeating-linear-gradient(-45deg, var(--current) 0 2px, var(--wash) 2px 5px); }
-.word { white-space: nowrap; font-weight: 500; }
+.word { white-space: nowrap; }
 .word.bad { color: var(--failed); } .word.half { color: var(--behind); } .word.good { color: var(--current); }
-svg { display: block; width: 100%; height: auto; margin: .8rem 0; overflow: visible; font-size: 12px; }
+svg { display: block; width: 100%; min-width: 44rem; height: auto; margin: .8rem 0; font-size: 12px; }
 svg text { fill: var(--soft); } svg .name { fill: var(--ink); }
 svg .axis { stroke: var(--rule); } svg .bar { fill: var(--current); } svg .open { fill-opacity: .35; }
 svg .bad { fill: var(--failed); } svg .line { fill: none; stroke: var(--current); stroke-width: 2; }

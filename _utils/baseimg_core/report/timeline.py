@@ -9,7 +9,7 @@ from typing import Any
 from .html import Html, tag
 from .view import duration, seconds
 
-_LEFT, _RIGHT, _WIDTH, _ROW, _CURVE = 132, 64, 1000, 24, 110
+_LEFT, _RIGHT, _WIDTH, _ROW, _CURVE = 132, 100, 1000, 24, 110
 _TICKS = 6
 _STEPS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
 _POINTS = 400  # of the curve, however many nodes there are
@@ -35,7 +35,8 @@ def timeline(rollout: Mapping[str, Any], now: str) -> Html | None:
         parts += _bar(scale, at, wave, start, end or open_end, end is None)
     parts += _curve(scale, len(waves) * _ROW + 16, ends, len(rollout["nodes"]))
     view = f"0 0 {_WIDTH} {height}"
-    return tag("svg", *parts, viewBox=view, role="img", aria_label="Waves over time")
+    picture = tag("svg", *parts, viewBox=view, role="img", aria_label="Waves over time")
+    return tag("div", picture, class_="wide", tabindex="0", role="region", aria_label="Timeline")
 
 
 class _Scale:
@@ -89,11 +90,11 @@ def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[Html]
         y = round(bottom - (bottom - top) * count / total, 1)
         path += f"H{x}V{y}"
     path += f"H{scale.x(scale.last)}"
-    label = f"{len(ends)} of {total}"
+    label = f"{len(ends):,} of {total:,}"
     return [
         tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=top, y2=top, class_="axis"),
         tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=bottom, y2=bottom, class_="axis"),
-        tag("text", total, x=_LEFT - 12, y=top + 4, text_anchor="end"),
+        tag("text", f"{total:,}", x=_LEFT - 12, y=top + 4, text_anchor="end"),
         tag("text", "updated nodes", x=_LEFT - 12, y=(top + bottom) / 2 + 4, text_anchor="end", class_="name"),
         tag("text", "0", x=_LEFT - 12, y=bottom + 4, text_anchor="end"),
         tag("path", d=f"{path}V{bottom}Z", class_="under"),

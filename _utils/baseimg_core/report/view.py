@@ -13,7 +13,7 @@ from ..model.fleet import natural
 UNREACHABLE, FAILED, DRIFTED, BEHIND, CURRENT = "unreachable", "failed", "drifted", "behind", "current"
 WORDS = {
     CURRENT: "as declared",
-    BEHIND: "not the declared version",
+    BEHIND: "behind",
     DRIFTED: "drifted",
     FAILED: "failed",
     UNREACHABLE: "unreachable",
