@@ -445,6 +445,32 @@ def history(base):
         return bases.locate(minion.engine(), _text(base, "base")).store.history()
 
 
+def metrics(path=None):
+    """
+    Tell Prometheus of every base on this node: versions, generations, space, drift, containers, the last activation.
+
+    path
+        Where to write the metrics, for node_exporter's textfile collector: an absolute path that ends in ``.prom``. The
+        file is replaced atomically, and everybody may read it. Without it the text is returned.
+
+    Returns the text, or the ``path`` and how many ``bytes`` were written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.metrics --out=newline_values_only
+        salt '*' baseimg.metrics path=/var/lib/prometheus/node-exporter/baseimg.prom
+    """
+    with _operation() as minion:
+        if path is not None and not (isinstance(path, str) and path.startswith("/") and path.endswith(".prom")):
+            raise ArgumentInvalid(f"path is {path!r}, expected an absolute path that ends in .prom")
+        found = seeing.metrics(minion.engine(), _VERSION, minion.declared()["bases"])
+        if path is None:
+            return found
+        return {"path": path, "bytes": seeing.publish(path, found)}
+
+
 def adopt(overlay_dir=None, **kwargs):
     """
     Take over the base that the old shell scripts have updated on this node. Nothing that a container sees changes.

@@ -5,6 +5,10 @@ Every failure is a ``CommandExecutionError`` whose ``info`` holds a stable ``cod
 ``salt-run`` exits non-zero.
 """
 
+import contextlib
+import json
+import os
+import re
 import sys
 
 import salt.client
@@ -13,13 +17,14 @@ from salt.exceptions import CommandExecutionError, SaltClientError
 getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 
 __virtualname__ = "baseimg"
-_VERSION = "0.1.0"
 
 try:
-    import baseimg_core
+    from baseimg_core.disk.records import now
+    from baseimg_core.errors import ArgumentInvalid, BaseimgError, RecordInvalid
+    from baseimg_core.model import fleet as model_fleet
+    from baseimg_core.ops import seeing
+    from baseimg_core.report.page import page
 
-    if baseimg_core.__version__ == _VERSION:
-        from baseimg_core.model import fleet as model_fleet
     _MISSING = None
 except ImportError as exc:
     _MISSING = str(exc)
@@ -27,9 +32,7 @@ except ImportError as exc:
 
 def __virtual__():
     if _MISSING:
-        return False, f"baseimg cannot be loaded: {_MISSING} (needs its own _utils: salt-run saltutil.sync_all)"
-    if baseimg_core.__version__ != _VERSION:
-        return False, f"baseimg {_VERSION} met the core of version {baseimg_core.__version__}: sync again"
+        return False, f"the runner baseimg cannot be loaded: {_MISSING} (needs its own _utils: saltutil.sync_all)"
     return __virtualname__
 
 
@@ -64,6 +67,81 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
     if __opts__.get("fun") == "baseimg.fleet" and "output" not in __opts__:
         return {"outputter": "txt", "data": model_fleet.table(found)}
     return found
+
+
+def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
+    """
+    Write a page that shows the fleet: nodes by version, failures with reasons, what a new base means for each
+    application image, packages, and a rollout's waves. One HTML file that needs nothing else, neither net nor server.
+
+    path
+        The file to write, absolute. It is replaced atomically, and everybody on this machine may read it.
+
+    rollout
+        The ID of a rollout whose waves to show.
+
+    tgt, tgt_type, timeout
+        Which nodes, as for :py:func:`baseimg.fleet`.
+
+    Images are judged by ``baseimg.impact`` on as few nodes as together hold all of them, 20 at most.
+
+    Returns ``path``, ``bytes``, how many ``nodes`` there are, those that are ``unreachable``, and which were ``asked``
+    for the impact.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.report path=/srv/www/baseimg.html
+        salt-run baseimg.report path=/srv/www/baseimg.html rollout=20261124T030000-1f3a
+    """
+    with _told():
+        if not isinstance(path, str) or not os.path.isabs(path):
+            raise ArgumentInvalid(f"path is {path!r}, expected an absolute path")
+        record = None if rollout is None else _rollout(rollout)
+        expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True)
+        seen = model_fleet.collect(expected, answers)
+        bases = [record["base"]] if record else list(seen["bases"])
+        impacts = [one for base in bases for one in _impacts(base, answers, timeout)]
+        size = seeing.publish(path, page(seen, now(), record, impacts))
+    asked = [one["node"] for one in impacts]
+    return {
+        "path": path,
+        "bytes": size,
+        "nodes": seen["nodes"],
+        "unreachable": seen["unreachable"],
+        "asked": asked,
+    }
+
+
+def _rollout(name):
+    """A rollout's record as plain data."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise ArgumentInvalid(f"rollout is {name!r}, expected an ID as 'salt-run baseimg.status' lists them")
+    path = os.path.join(__opts__["cachedir"], "baseimg", "rollouts", f"{name}.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise ArgumentInvalid(f"there is no rollout {name!r}, expected an ID that {path} would hold") from None
+    except ValueError as exc:
+        raise RecordInvalid(f"{path} is damaged: {exc}") from exc
+
+
+def _impacts(base, answers, timeout):
+    """What a few nodes that hold all images on a base tell of a new version's impact."""
+    nodes = model_fleet.cover(answers, base)
+    told = _ask(nodes, "list", timeout, "baseimg.impact", base)[1] if nodes else {}
+    return [{"node": node, "impact": told.get(node, "did not answer")} for node in nodes]
+
+
+@contextlib.contextmanager
+def _told():
+    """The core's errors become Salt's."""
+    try:
+        yield
+    except BaseimgError as exc:
+        raise CommandExecutionError(str(exc), info=exc.as_dict()) from None
 
 
 def _ask(tgt, tgt_type, timeout, function, *arguments, **named):

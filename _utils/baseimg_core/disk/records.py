@@ -75,6 +75,15 @@ class Records:
         return unused or record.intent is not None or os.path.isdir(self._staging)
 
     @property
+    def reference(self) -> str:
+        """What the record calls its base, also where it does not know the live directory; empty where it is broken."""
+        try:
+            with open(self._state, "rb") as file:
+                return model_record.parse(file.read(), self._state).reference
+        except (OSError, RecordInvalid):
+            return ""
+
+    @property
     def written(self) -> tuple[int, int]:
         """Which writing of the record is there: another one has other figures. Zeros where there is no record."""
         try:

@@ -98,6 +98,24 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
+def cover(answers: Mapping[str, Any], base: str, most: int = 20) -> list[str]:
+    """As few nodes as together hold all images on a base, ``most`` at most; ``answers`` are as for :func:`collect`."""
+    held: dict[str, set[str]] = {}
+    for node, answer in answers.items():
+        for item in answer.get("bases", ()) if isinstance(answer, Mapping) else ():
+            if isinstance(item, Mapping) and item.get("base") == base:
+                held.setdefault(node, set()).update(map(str, item.get("images", ())))
+    found: list[str] = []
+    while held and len(found) < most:
+        node = max(sorted(held), key=lambda one: len(held[one]))
+        if not held[node]:
+            break
+        found.append(node)
+        covered = held.pop(node)
+        held = {one: images - covered for one, images in held.items()}
+    return sorted(found, key=natural)
+
+
 def table(found: Mapping[str, Any]) -> str:
     """What :func:`collect` returned, for a terminal. Names are bounded, counts are not."""
     silent, failed = len(found["unreachable"]), len(found["failed"])

@@ -144,15 +144,19 @@ def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html
 
 def impact(impacts: Sequence[Mapping[str, Any]]) -> Html:
     """For each application image whether the new base takes effect, and what its own layers cover."""
-    asked = [one["node"] for one in impacts]
-    found = view.images(impacts)
-    told = sorted({str(one["impact"].get("to")) for one in impacts if one["impact"].get("to")})
+    known = [one for one in impacts if isinstance(one["impact"], Mapping)]
+    asked = [one["node"] for one in known]
+    told = sorted({str(one["impact"].get("to")) for one in known if one["impact"].get("to")})
     more = f" and {len(asked) - 8} more" if len(asked) > 8 else ""
     headings = ["Image", "Verdict", "Covered by its own layers", "Containers", "Shadowed paths"]
+    silent = [tag("p", f"{one['node']} could not tell: {one['impact']}") for one in impacts if one not in known]
+    if not told:
+        return join(*silent, tag("p", "No bundle is declared, so there is nothing to judge.", class_="soft"))
     return join(
         tag("p", "A path that an image's own layers cover stays as the image has it: rebuild the image to change it."),
         tag("p", f"Going to {', '.join(told)}; as told by {', '.join(asked[:8])}{more}.", class_="soft"),
-        table("Impact by image", headings, [_image(one) for one in found], frozenset({3})),
+        *silent,
+        table("Impact by image", headings, [_image(one) for one in view.images(known)], frozenset({3})),
     )
 
 
@@ -185,7 +189,8 @@ def _image(one: view.Image) -> list[object]:
 
 def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:
     """Which packages the new base changes, adds and removes."""
-    told = [one["impact"]["packages"] for one in impacts if one["impact"].get("packages")]
+    known = [one["impact"] for one in impacts if isinstance(one["impact"], Mapping)]
+    told = [one["packages"] for one in known if one.get("packages")]
     if not told:
         return tag("p", "The bundle says nothing of packages.", class_="soft")
     if told[0].get("unknown"):
