@@ -57,7 +57,11 @@ class Site:
         """The next such event of the node's beacon on the master's bus."""
         tag = f"salt/beacon/{node}/baseimg/{what}"
         found = self.events.get_event(SECONDS, tag=tag, full=True)
-        assert found is not None, (tag, *Path(self.cache[node]).glob("baseimg-beacon.json"), Path(self.cache[node],"baseimg-beacon.json").read_text())
+        assert found is not None, (
+            tag,
+            *Path(self.cache[node]).glob("baseimg-beacon.json"),
+            Path(self.cache[node], "baseimg-beacon.json").read_text(),
+        )
         return {key: value for key, value in found["data"].items() if not key.startswith("_")}
 
     def matched(self, target: str, kind: str) -> set[str]:
@@ -107,7 +111,7 @@ def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.
             assert master.quick(node, "saltutil.sync_all").code == 0
         assert master.quick(ONE, "baseimg.build", BASE, TARGET, str(bundle)).code == 0
         engines[ONE].client.remove_image(TARGET)
-        yield Site(master, engines, events, {n: m.config['cachedir'] for n,m in minions.items()})
+        yield Site(master, engines, events, {n: m.config["cachedir"] for n, m in minions.items()})
 
 
 class TestAFleet:

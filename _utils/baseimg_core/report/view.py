@@ -141,10 +141,10 @@ def seconds(at: object) -> float | None:
 
 def duration(number: float) -> str:
     """Seconds for people: ``45 s``, ``12 min``, ``3 h 20 min``."""
-    minutes, hours = round(number / 60), int(number // 3600)
+    minutes = round(number / 60)
     if number < 90:
         return f"{number:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{hours} h {minutes % 60:02d} min"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @dataclass(slots=True)
