@@ -170,7 +170,10 @@ class TestAFleet:
 
     def test_containers_on_an_older_content(self, site: Site) -> None:
         site.engines[TWO].start_container(APP, *SLEEP, name="shop")
-        assert site.master.quick(TWO, "state.apply", "baseimg").code == 0
+        applied = site.master.quick(TWO, "state.apply", "baseimg")
+        assert applied.code == 0, applied.text
+        print("APPLIED", applied.text)
+        print("STATUS", site.master.quick(TWO, "baseimg.status", declared=True).data)
         told = site.event("containers")
         assert (told["base"], told["version"], told["containers"]) == (BASE, NEW, ["shop"])
 

@@ -21,7 +21,7 @@ def tiles(fleet: Mapping[str, Any]) -> Html:
     bases = fleet["bases"].values()
     figures = [
         ("nodes", fleet["nodes"]),
-        ("behind what is declared", len({node for base in bases for node in base["behind"]})),
+        ("behind", len({node for base in bases for node in base["behind"]})),
         ("drifted", len({node for base in bases for node in base["drifted"]})),
         ("outdated containers", sum(len(names) for base in bases for names in base["outdated"].values())),
         ("failed", len(fleet["failed"])),
@@ -133,7 +133,7 @@ def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html
     """What went wrong, grouped by the reason."""
     rows: list[list[object]] = []
     for kind, reason, members in view.failures(fleet, record):
-        names: object = ", ".join(members)
+        names: object = tag("span", ", ".join(members), class_="which")
         if len(members) > _FEW:
             names = details(f"{', '.join(members[:3])} and {len(members) - 3} more", tag("p", names, class_="names"))
         rows.append([kind, tag("span", reason or "no reason was given", class_="mono"), f"{len(members):,}", names])
@@ -148,7 +148,7 @@ def impact(impacts: Sequence[Mapping[str, Any]]) -> Html:
     asked = [one["node"] for one in known]
     told = sorted({str(one["impact"].get("to")) for one in known if one["impact"].get("to")})
     more = f" and {len(asked) - 8} more" if len(asked) > 8 else ""
-    headings = ["Image", "Verdict", "Covered by its own layers", "Containers", "Shadowed paths"]
+    headings = ["Image", "Verdict", "Containers", "Covered by its own layers"]
     silent = [tag("p", f"{one['node']} could not tell: {one['impact']}") for one in impacts if one not in known]
     if not told:
         return join(*silent, tag("p", "No bundle is declared, so there is nothing to judge.", class_="soft"))
@@ -156,35 +156,33 @@ def impact(impacts: Sequence[Mapping[str, Any]]) -> Html:
         tag("p", "A path that an image's own layers cover stays as the image has it: rebuild the image to change it."),
         tag("p", f"Going to {', '.join(told)}; as told by {', '.join(asked[:8])}{more}.", class_="soft"),
         *silent,
-        table("Impact by image", headings, [_image(one) for one in view.images(known)], frozenset({3})),
+        table("Impact by image", headings, [_image(one) for one in view.images(known)], frozenset({2})),
     )
 
 
 def _image(one: view.Image) -> list[object]:
-    covered = [f"{count} of {total} {what}" for what, (count, total) in one.told.get("covered", {}).items()]
     style, sign = _MARKS.get(one.verdict, ("", "?"))
     verdict = tag("span", tag("span", f"{sign} ", aria_hidden="true"), one.verdict, class_=f"word {style}")
-    shadowed = one.told.get("shadowed", [])
-    paths: object = NOTHING
-    if shadowed:
-        rows: list[list[object]] = [
-            [tag("code", path["path"]), path.get("what", ""), path.get("reason", "")] for path in shadowed[:_LISTED]
-        ]
-        more = len(shadowed) - _LISTED
-        paths = details(
-            f"{len(shadowed)} path{'' if len(shadowed) == 1 else 's'}",
-            table(f"Shadowed paths of {one.name}", ["Path", "What", "Why"], rows),
-            tag("p", f"and {more} more", class_="soft") if more > 0 else None,
-        )
-    warned = [tag("p", text) for text in one.told.get("warnings", ())]
     containers = len(one.told.get("containers", ()))
-    return [
-        tag("code", one.name),
-        verdict,
-        join("; ".join(covered) or NOTHING, *warned),
-        f"{containers or NOTHING}",
-        paths,
+    return [tag("code", one.name), verdict, f"{containers or NOTHING}", _covered(one)]
+
+
+def _covered(one: view.Image) -> Html:
+    """What an image's own layers cover: how much of what, the paths folded away, and warnings."""
+    counts = [f"{count} of {total} {what}" for what, (count, total) in one.told.get("covered", {}).items()]
+    warned = [tag("p", text) for text in one.told.get("warnings", ())]
+    shadowed = one.told.get("shadowed", [])
+    paths = [
+        tag("li", tag("code", path["path"]), tag("span", f" {path.get('what')}: {path.get('reason')}", class_="soft"))
+        for path in shadowed[:_LISTED]
     ]
+    more = len(shadowed) - _LISTED
+    folded = details(
+        f"{len(shadowed)} path{'' if len(shadowed) == 1 else 's'}",
+        tag("ul", *paths, class_="paths"),
+        tag("p", f"and {more} more", class_="soft") if more > 0 else None,
+    )
+    return join("; ".join(counts) or NOTHING, folded if shadowed else None, *warned)
 
 
 def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:

@@ -56,6 +56,8 @@ details { margin: .3rem 0; }
 summary { cursor: pointer; width: fit-content; }
 summary:hover { text-decoration: underline; }
 td details { margin: 0; }
+.paths { margin: .2rem 0 .4rem; padding-left: 1.1rem; }
+.which { display: block; min-width: 13rem; }
 .names { color: var(--soft); font-size: .86rem; margin: .15rem 0 .6rem; overflow-wrap: anywhere; max-width: none; }
 .mark { display: inline-block; width: .82em; height: .82em; margin-right: .45em; vertical-align: -.06em; }
 .mark, .map i { --c: var(--current); border-radius: 2px; background: var(--c); border: 1.5px solid var(--c); }
@@ -93,6 +95,7 @@ svg .under { fill: var(--current); fill-opacity: .1; stroke: none; }
 .find { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; margin: .6rem 0; }
 .find input { font: inherit; padding: .25rem .5rem; width: 16rem; max-width: 100%; color: inherit;
   background: var(--card); border: 1px solid var(--unreachable); border-radius: 4px; }
+.all tbody th, .all td:nth-child(-n+3) { white-space: nowrap; }
 .all tbody tr { content-visibility: auto; contain-intrinsic-size: auto 2rem; }
 [hidden] { display: none !important; }
 footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: .75rem; }
