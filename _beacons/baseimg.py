@@ -37,6 +37,7 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "baseimg"
 
 _DEFAULTS = {"outdated_after": 86400, "repeat": 86400}
+_SALTS = {"interval", "disable_during_state_run"}  # Salt drops the item that holds one of these, with all that is in it
 
 
 def __virtual__():
@@ -54,6 +55,8 @@ def validate(config):
         value = given.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             return False, f"Configuration for baseimg beacon: {key} is {value!r}, expected seconds, 0 or more."
+        if any(key in one and _SALTS & one.keys() for one in config):
+            return False, f"Configuration for baseimg beacon: {key} must be an item of its own."
     return True, "Valid beacon configuration"
 
 

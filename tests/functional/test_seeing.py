@@ -169,7 +169,11 @@ class TestBeacon:
         (Path(applied.lab.minion.opts["cachedir"]) / "baseimg-beacon.json").write_text("[")
         assert len(applied.beacon()) == 1
 
-    @pytest.mark.parametrize("wrong", [{}, "x", ["x"], [{"repeat": "1 day"}], [{"outdated_after": -1}]], ids=str)
+    @pytest.mark.parametrize(
+        "wrong",
+        [{}, "x", ["x"], [{"repeat": "1 day"}], [{"outdated_after": -1}], [{"interval": 5, "repeat": 1}]],
+        ids=str,
+    )
     def test_mistakes_in_its_configuration(self, node: Node, wrong: Any) -> None:
         beacons = salt.loader.beacons(node.lab.minion.opts, node.lab.minion.modules)
         valid, why = beacons["baseimg.validate"](wrong)

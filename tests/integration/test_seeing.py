@@ -15,7 +15,7 @@ import pytest
 import salt.client
 import salt.utils.event
 
-from tests.support import images
+from tests.support import fleets, images
 from tests.support.daemons import Daemons, Master
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
@@ -42,7 +42,6 @@ class Site:
     master: Master
     engines: dict[str, Engine]
     events: Any
-    cache: Any
 
     def grain(self, node: str) -> dict[str, Any]:
         return dict(self.master.quick(node, "grains.get", "baseimg").data[node])
@@ -57,11 +56,7 @@ class Site:
         """The next such event of the node's beacon on the master's bus."""
         tag = f"salt/beacon/{node}/baseimg/{what}"
         found = self.events.get_event(SECONDS, tag=tag, full=True)
-        assert found is not None, (
-            tag,
-            *Path(self.cache[node]).glob("baseimg-beacon.json"),
-            Path(self.cache[node], "baseimg-beacon.json").read_text(),
-        )
+        assert found is not None, f"no {tag}"
         return {key: value for key, value in found["data"].items() if not key.startswith("_")}
 
     def matched(self, target: str, kind: str) -> set[str]:
@@ -102,7 +97,7 @@ def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.
         for name, engine in engines.items()
     }
     options[TWO]["loop_interval"] = 1  # seconds; the fixtures' is 20
-    options[TWO]["beacons"] = {"baseimg": [{"interval": 1, "outdated_after": 0}]}
+    options[TWO]["beacons"] = {"baseimg": [{"interval": 1}, {"outdated_after": 0}]}
     with salt.utils.event.get_event("master", opts=dict(master.factory.config), listen=True) as events:
         minions = daemons.minions(master, **options, **{DEAD: {}})
         minions[DEAD].terminate()
@@ -111,7 +106,7 @@ def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.
             assert master.quick(node, "saltutil.sync_all").code == 0
         assert master.quick(ONE, "baseimg.build", BASE, TARGET, str(bundle)).code == 0
         engines[ONE].client.remove_image(TARGET)
-        yield Site(master, engines, events, {n: m.config["cachedir"] for n, m in minions.items()})
+        yield Site(master, engines, events)
 
 
 class TestAFleet:
@@ -157,7 +152,7 @@ class TestAFleet:
                 "compound",
             ),
         ],
-        ids=" ".join,
+        ids=str,
     )
     def test_nodes_are_targeted_by_what_they_show(self, site: Site, target: str, kind: str) -> None:
         assert site.matched(target, kind) == ({ONE, TWO} if "baseimg:* " in target else {ONE})
@@ -172,8 +167,6 @@ class TestAFleet:
         site.engines[TWO].start_container(APP, *SLEEP, name="shop")
         applied = site.master.quick(TWO, "state.apply", "baseimg")
         assert applied.code == 0, applied.text
-        print("APPLIED", applied.text)
-        print("STATUS", site.master.quick(TWO, "baseimg.status", declared=True).data)
         told = site.event("containers")
         assert (told["base"], told["version"], told["containers"]) == (BASE, NEW, ["shop"])
 
@@ -193,13 +186,41 @@ class TestAFleet:
         grain = site.wait_for_grain(TWO, lambda grain: "drifted" in grain)
         assert grain["bases"][BASE] == {"version": "unknown", "generation": None, "drift": "replaced"}
         assert site.matched("baseimg:drifted:*", "grain") == {TWO}
-        assert site.fleet()["bases"][BASE]["drifted"] == {TWO: "content-unknown"}
 
     def test_a_table_for_people(self, site: Site) -> None:
         text = site.master.printed("salt-run", "baseimg.fleet", "timeout=3")
         assert text.splitlines()[0] == "3 nodes: 2 answered, 1 unreachable, 0 failed"
         assert f"Unreachable (1): {DEAD}" in text
         assert f"{BASE} content-unknown (1): {TWO}" in text
+
+    def test_the_report(self, site: Site, tmp_path: Path) -> None:
+        record = Path(site.master.factory.config["cachedir"]) / "baseimg/rollouts/r1.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({**fleets.rollout(40), "base": BASE}))
+        path = tmp_path / "report.html"
+        nodes = [f"tgt={ONE},{TWO}", "tgt_type=list"]
+        done = site.master.run("baseimg.report", f"path={path}", "rollout=r1", *nodes)
+        assert done.code == 0, done.text
+        assert (done.data["path"], done.data["bytes"]) == (str(path), path.stat().st_size)
+        assert (done.data["nodes"], done.data["unreachable"], done.data["asked"]) == (2, [], [ONE])
+        source = path.read_text()
+        assert all(f'title="{node}"' in source for node in (ONE, TWO))
+        assert "content-unknown" in source
+        assert "wave half: 97.2 %" in source
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (["path=report.html"], "argument-invalid"),
+            (["path=/tmp/x.html", "rollout=../../x"], "argument-invalid"),
+            (["path=/tmp/x.html", "rollout=r2"], "argument-invalid"),
+        ],
+        ids=str,
+    )
+    def test_reports_that_cannot_be(self, site: Site, arguments: list[str], code: str) -> None:
+        done = site.master.run("baseimg.report", *arguments)
+        assert done.code != 0
+        assert f"[{code}]" in done.text
 
     def test_nothing_was_told_twice(self, site: Site) -> None:
         """The beacon looked every second all the while, and was made anew by each refresh."""
