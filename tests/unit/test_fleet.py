@@ -15,6 +15,15 @@ def answer(*items: dict[str, Any]) -> dict[str, Any]:
     return {"bases": list(items)}
 
 
+ODD = [
+    {"bases": [{**status(NEW), **field}]}
+    for field in (
+        *({"base": []}, {"version": {}}, {"declared": 12.1}, {"generations": [1]}, {"error": "x"}, {"containers": []}),
+        *({"containers": {"outdated": 3}}, {"containers": {"outdated": [[]]}}),
+    )
+]
+
+
 class TestCollect:
     def test_the_silent_are_named(self) -> None:
         found = fleet.collect(["n10", "n2", "n1"], {"n1": answer(status(NEW))})
@@ -25,10 +34,12 @@ class TestCollect:
     def test_who_answers_unexpectedly_counts_too(self) -> None:
         assert fleet.collect([], {"n1": answer()})["nodes"] == 1
 
-    @pytest.mark.parametrize("told", ["ERROR: [engine-unreachable] no answer", None, [], {"bases": 3}, {"bases": [3]}])
+    @pytest.mark.parametrize(
+        "told", ["ERROR: [engine-unreachable] no answer", None, [], {"bases": 3}, {"bases": [3]}, *ODD]
+    )
     def test_whatever_else_a_node_returns_is_a_failure(self, told: Any) -> None:
         found = fleet.collect(["n1"], {"n1": told})
-        assert found["failed"] == {"n1": str(told)}
+        assert found["failed"] == {"n1": str(told)[:300]}
         assert found["bases"] == {}
         assert found["unreachable"] == []
 

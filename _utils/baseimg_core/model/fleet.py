@@ -13,6 +13,12 @@ from typing import Any
 FORMAT = 1
 _NAMES = 8  # of a list of names in the table; the data has all of them
 _REASON = 300  # characters of a failure that are kept
+_TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
+    **dict.fromkeys(("base", "path", "version"), str),
+    **dict.fromkeys(("generations", "images"), list),
+    **dict.fromkeys(("containers", "error"), Mapping),
+    "declared": (str, type(None)),
+}
 _HEADINGS = ("BASE", "VERSION", "NODES", "BEHIND", "DRIFTED", "OUTDATED", "UNKNOWN")
 
 
@@ -45,9 +51,8 @@ def collect(expected: Iterable[str], answers: Mapping[str, Any]) -> dict[str, An
 
 
 def _add(found: dict[str, Any], node: str, answer: Any) -> None:
-    try:
-        items = [dict(item) for item in answer["bases"]]
-    except (TypeError, KeyError, ValueError):
+    items = answer.get("bases") if isinstance(answer, Mapping) else None
+    if not isinstance(items, list) or not all(map(_sound, items)):
         found["failed"][node] = str(answer)[:_REASON]
         return
     if not items:
@@ -58,6 +63,16 @@ def _add(found: dict[str, Any], node: str, answer: Any) -> None:
         else:
             told = item.get("error", {}).get("message", "")
             found["unreadable"].setdefault(node, []).append(f"{item.get('path')}: {told}"[:_REASON])
+
+
+def _sound(item: Any) -> bool:
+    """Whether a node that may be broken, or of another version, told what can be counted."""
+    if not isinstance(item, Mapping) or not all(isinstance(item[key], _TYPES[key]) for key in _TYPES.keys() & item):
+        return False
+    containers = item.get("containers", {}).values()
+    return all(isinstance(one, Mapping) for one in item.get("generations", ())) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in containers
+    )
 
 
 def _new() -> dict[str, dict[str, Any]]:

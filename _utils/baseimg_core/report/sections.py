@@ -88,7 +88,9 @@ def nodes(fleet: Mapping[str, Any]) -> Html:
     parts: list[object] = [_find(), _legend()]
     for name, base in fleet["bases"].items():
         parts.append(tag("h3", name))
-        parts += [_group(one) for one in view.groups(fleet, base)]
+        parts += [_group(one) for one in view.groups(base)]
+    if silent := view.silent(fleet):
+        parts += [tag("h3", "Without an answer"), *(_group(one) for one in silent)]
     if not fleet["bases"]:
         parts.append(tag("p", "No node has a base that baseimg knows of.", class_="soft"))
     return join(*parts)

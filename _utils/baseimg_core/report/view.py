@@ -29,8 +29,8 @@ class Group:
     nodes: Sequence[str]
 
 
-def groups(fleet: Mapping[str, Any], base: Mapping[str, Any]) -> list[Group]:
-    """A base's nodes: the versions first, in the fleet's order, then those that did not answer or failed."""
+def groups(base: Mapping[str, Any]) -> list[Group]:
+    """A base's nodes by version, in the fleet's order."""
     found = []
     for version, nodes in base["versions"].items():
         kinds: dict[str, list[str]] = {CURRENT: [], BEHIND: [], DRIFTED: []}
@@ -38,8 +38,13 @@ def groups(fleet: Mapping[str, Any], base: Mapping[str, Any]) -> list[Group]:
             kind = DRIFTED if node in base["drifted"] else BEHIND if node in base["behind"] else CURRENT
             kinds[kind].append(node)
         found += [Group(kind, version, members) for kind, members in kinds.items() if members]
-    failed, silent = list(fleet["failed"]), fleet["unreachable"]
-    return [*found, *(Group(kind, "", one) for kind, one in ((FAILED, failed), (UNREACHABLE, silent)) if one)]
+    return found
+
+
+def silent(fleet: Mapping[str, Any]) -> list[Group]:
+    """The nodes of which nothing is known."""
+    kinds = {FAILED: list(fleet["failed"]), UNREACHABLE: fleet["unreachable"]}
+    return [Group(kind, "", nodes) for kind, nodes in kinds.items() if nodes]
 
 
 @dataclass(slots=True)
@@ -63,7 +68,7 @@ def rows(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[Ro
         return found.setdefault(node, Row(node))
 
     for name, base in fleet["bases"].items():
-        for group in groups({**fleet, "failed": {}, "unreachable": []}, base):
+        for group in groups(base):
             for node in group.nodes:
                 one = row(node)
                 one.versions.append(f"{name} shows {group.version}")
