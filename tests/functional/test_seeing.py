@@ -203,6 +203,12 @@ class TestMetrics:
         assert found["baseimg_base_activated_timestamp_seconds",] > 1.7e9
         assert found["baseimg_unreadable_records",] == 0
 
+        history = node.record.with_name("history.jsonl")
+        told = history.read_text()
+        history.write_text("{")
+        assert node.metrics()["baseimg_base_drifted",] == 1
+        history.write_text(told)
+        assert node.metrics()["baseimg_base_drifted",] == 0
         node.replace_layer()
         assert node.metrics()["baseimg_base_drifted",] == 1
         node.record.write_text("{")

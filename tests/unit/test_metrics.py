@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from baseimg_core.model import metrics
 from baseimg_core.model.metrics import Metric
-from tests.support.fleets import NEW, status
+from tests.support.fleets import BASE, NEW, status
 
 
 def node(**more: Any) -> str:
@@ -43,6 +43,16 @@ def test_names_follow_the_conventions() -> None:
 def test_big_numbers_stay_exact() -> None:
     assert 'baseimg_base_kept_bytes{base="corp/base:12.0"} 123456789012\n' in node(space=123456789012)
     assert 'timestamp_seconds{base="corp/base:12.0"} 1700000000\n' in node()
+
+
+def test_no_series_is_there_twice() -> None:
+    """A tag that moved on leaves two records with the same reference."""
+    broken = {"base": BASE, "path": "/y", "declared": None, "error": {"code": "content-unknown"}}
+    one = {**status(NEW), "chain_id": "sha256:1", "generation": 1, "space": 5, "activated": 0, "exchanges": {}}
+    text = metrics.render(metrics.of_node("0.1.0", "docker/overlay2", [one, {**one, "chain_id": "sha256:2"}, broken]))
+    series = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(series) == len(set(series))
+    assert f'baseimg_base_drifted{{base="{BASE}@/y"}} 1\n' in text
 
 
 def test_a_base_that_cannot_be_read() -> None:

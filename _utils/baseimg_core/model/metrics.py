@@ -45,10 +45,13 @@ def of_node(version: str, storage: str, bases: Sequence[Mapping[str, Any]]) -> l
     info = Metric("baseimg_info", "gauge", "The suite on this node.", [({"version": version, "storage": storage}, 1)])
     broken = Metric("baseimg_unreadable_records", "gauge", "Layers whose record cannot be read.")
     broken.samples.append(({}, sum(not one["base"] for one in bases)))
-    families = _families()
+    families, names = _families(), set[str]()
     for one in bases:
         if one["base"]:
-            _add(families, one)
+            # twice, where the tag was given to another image later; the same labels twice are an error to Prometheus
+            name = f"{one['base']}@{one.get('chain_id') or one['path']}" if one["base"] in names else one["base"]
+            names.add(name)
+            _add(families, {**one, "base": name})
     return [info, broken, *families.values()]
 
 

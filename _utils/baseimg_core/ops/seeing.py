@@ -48,10 +48,7 @@ def _status(engine: Engine, base: Base) -> dict[str, Any]:
 
 def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, Any]]) -> str:
     """What Prometheus is told of this node; ``version`` is that of the suite, ``declared`` as for :func:`survey`."""
-    found = []
-    for one in survey(engine, declared):
-        more = {} if "error" in one else _activity(one)
-        found.append({**one, **more})
+    found = [{**one, **_activity(one)} for one in survey(engine, declared)]
     return model_metrics.render(model_metrics.of_node(version, engine.storage, found))
 
 
@@ -64,9 +61,14 @@ def publish(path: str, text: str) -> int:
 
 
 def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
-    """When the live content was activated, and the exchanges so far by action."""
+    """When the live content was activated, and the exchanges so far by action; or an error of this base alone."""
+    if "error" in status:
+        return {}
     (live,) = (one["activated"] for one in status["generations"] if one["current"])
-    history = Records(os.path.dirname(status["path"])).history()
+    try:
+        history = Records(os.path.dirname(status["path"])).history()
+    except BaseimgError as exc:
+        return {"error": exc.as_dict()}
     at = datetime.datetime.fromisoformat(live.replace("Z", "+00:00")).timestamp() if history and live else 0
     return {"activated": at, "exchanges": Counter(line["action"] for line in history)}
 
