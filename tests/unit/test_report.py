@@ -186,6 +186,15 @@ class TestParts:
         assert squares["web-0007.fra1"] == 1
         assert squares["web-0001.fra1"] == 2
 
+    def test_skipped_nodes_and_why(self) -> None:
+        record = fleets.rollout(40)
+        for node, code in zip(fleets.names(3), ("at-version", "base-absent", "at-version"), strict=True):
+            record["nodes"][node] |= {"wave": -1, "state": "skipped", "code": code}
+        assert (
+            "Nodes that were skipped: 2 at-version, 1 base-absent."
+            in Seen(page(fleets.seen(40), fleets.NOW, record)).text
+        )
+
     def test_a_rollout_that_has_not_begun(self) -> None:
         record = fleets.rollout(40)
         record["waves"] = [{**wave, "started": "", "ended": "", "state": "pending"} for wave in record["waves"]]

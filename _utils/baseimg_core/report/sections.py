@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,14 +45,15 @@ def rollout(record: Mapping[str, Any], now: str) -> Html:
     numbers = frozenset({2, 3, 4, 5})
     headings = ["Wave", "State", "Nodes", "Updated", "Failed", "Unreachable", "Progress", "Began (UTC)", "Took"]
     reason = f": {record['reason']}" if record.get("reason") else ""
-    skipped = sum(one.get("state") == "skipped" for one in record["nodes"].values())
+    skipped = Counter(one.get("code") or "skipped" for one in record["nodes"].values() if one["state"] == "skipped")
+    why = ", ".join(f"{count} {code}" for code, count in skipped.most_common())
     return join(
         tag("p", record["base"], " to ", tag("strong", record["version"]), f", {record['state']}", reason),
         tag(
             "p",
             f"Rollout {record['id']}, begun by {record['by']} at {_time(record['created'])}",
             f", ended at {_time(record['ended'])}" if record.get("ended") else None,
-            f". {skipped} nodes were at the version already" if skipped else None,
+            f". Nodes that were skipped: {why}" if skipped else None,
             ".",
             class_="soft",
         ),
