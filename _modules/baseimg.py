@@ -459,7 +459,7 @@ def metrics(path=None):
 
     .. code-block:: bash
 
-        salt-call baseimg.metrics --out=newline_values_only
+        salt-call baseimg.metrics
         salt '*' baseimg.metrics path=/var/lib/prometheus/node-exporter/baseimg.prom
     """
     with _operation() as minion:
