@@ -35,7 +35,7 @@ try:
         from baseimg_core.minion import Minion
         from baseimg_core.model import containers as container_policy
         from baseimg_core.model import policy
-        from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, verifying
+        from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, seeing, verifying
         from baseimg_core.ops import impact as impacting
     _MISSING = None
 except ImportError as exc:
@@ -444,12 +444,16 @@ def _pin(base, version, pinned, kwargs):
         return keeping.pin(minion.context(), base, found, pinned)
 
 
-def status(base=None):
+def status(base=None, declared=False):
     """
     Show what is on this node: for one base, or for every base that baseimg has a record of.
 
     base
         The base's reference or chain ID.
+
+    declared
+        Without ``base``: show bases that pillar declares, too, where they are on this node and nothing was applied to
+        them yet. Each base has its declared version under ``declared`` then.
 
     Returns ``format`` (of this structure), ``storage``, and ``bases``, a list: reference, chain ID, current version
     and the chain ID of the image whose content it shows, pristine version, generations, the ``space`` in bytes that
@@ -465,7 +469,7 @@ def status(base=None):
     with _operation() as minion:
         engine = minion.engine()
         if base is None:
-            found = bases.survey(engine)
+            found = seeing.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
         else:
             found = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
         return {"format": _FORMAT, "storage": engine.storage, "bases": found}
@@ -546,6 +550,32 @@ def history(base):
     """
     with _operation() as minion:
         return bases.locate(minion.engine(), _text(base, "base")).store.history()
+
+
+def metrics(path=None):
+    """
+    Tell Prometheus of every base on this node: versions, generations, space, drift, containers, the last activation.
+
+    path
+        Where to write the metrics, for node_exporter's textfile collector: an absolute path that ends in ``.prom``. The
+        file is replaced atomically, and everybody may read it. Without it the text is returned.
+
+    Returns the text, or the ``path`` and how many ``bytes`` were written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.metrics
+        salt '*' baseimg.metrics path=/var/lib/prometheus/node-exporter/baseimg.prom
+    """
+    with _operation() as minion:
+        if path is not None and not (isinstance(path, str) and path.startswith("/") and path.endswith(".prom")):
+            raise ArgumentInvalid(f"path is {path!r}, expected an absolute path that ends in .prom")
+        found = seeing.metrics(minion.engine(), _VERSION, minion.declared()["bases"])
+        if path is None:
+            return found
+        return {"path": path, "bytes": seeing.publish(path, found)}
 
 
 def adopt(overlay_dir=None, **kwargs):

@@ -22,6 +22,7 @@ PACKAGES=(
     mkfs.ext4:e2fsprogs      # file systems of the tests: full, without reflinks
     mkfs.xfs:xfsprogs        # file systems of the tests: with reflinks
     rpmbuild:rpm             # makes the rpm databases that the tests read
+    chromium:chromium        # looks at the report, as people do
     setpriv:util-linux       # ends a private engine together with its test run
 )
 

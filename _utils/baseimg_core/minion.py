@@ -17,6 +17,7 @@ from .engine.base import Engine
 from .engine.docker import Docker
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
 from .model import policy, protection, reference
+from .ops import seeing
 from .ops.planning import Context
 from .registry import pull, push
 
@@ -46,6 +47,7 @@ class Minion:
         self._action, self._pub = action, dict(pub or {})
         self._fetched: list[str] = []
         self._cache: pull.Cache | None = None
+        self._watched: tuple[Engine, dict[str, tuple[int, int]]] | None = None
         self._bar = sys.stderr.isatty()
         self._told = time.monotonic()
 
@@ -71,7 +73,9 @@ class Minion:
         trusted = self._trust() if trust else policy.Trust()
         # a mistake in pillar must not stand in the way of what needs nothing of it, such as a rollback
         kept = protection.protection(protect, self.declared()["bases"]) if trust else protection.Protection()
-        return Context(self.engine(), self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept)
+        engine = self.engine()
+        self._watched = (engine, seeing.written(engine))
+        return Context(engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept)
 
     def _trust(self) -> policy.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
@@ -137,9 +141,17 @@ class Minion:
             self._salt["event.send"](f"salt/baseimg/progress/{self._action}", data)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar away, and have the minion read its grains anew where a record was written, failure or not."""
         if self._bar and self._action:
             self._write("")
+        if self._watched and seeing.written(self._watched[0]) != self._watched[1] and self._daemon():
+            self._salt["saltutil.refresh_grains"]()  # with pillar, so that the master knows, too
+
+    def _daemon(self) -> bool:
+        """Whether a minion may listen; where none does, Salt would wait a second for it."""
+        with contextlib.suppress(OSError):
+            return any(name.startswith("minion_event_") for name in os.listdir(self._opts["sock_dir"]))
+        return False
 
     @staticmethod
     def _write(text: str) -> None:

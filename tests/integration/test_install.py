@@ -147,6 +147,12 @@ def test_each_way_loads_each_kind(installed: Installed, kind: Kind) -> None:
     assert Path(loader).parent.name in (kind.directory, f"_{kind.directory}")
 
 
+def test_each_way_has_the_grain(installed: Installed) -> None:
+    answer = installed.call("grains.get", "baseimg")
+    assert answer.code == 0
+    assert "bases" in answer.data
+
+
 def test_a_mistake_is_told_with_its_code(installed: Installed) -> None:
     answer = installed.call("baseimg.declared", "nonsense")
     assert answer.code != 0

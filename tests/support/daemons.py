@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import salt.client
+
+from tests.support.calls import SCRIPTS
 
 SECONDS = 60
 
@@ -64,6 +68,18 @@ class Master:
         assert set(done) == {minion}, done
         return Reply(done[minion]["retcode"], {minion: done[minion]["ret"]}, str(done[minion]["ret"]))
 
+    def run(self, function: str, *arguments: str) -> Reply:
+        """``salt-run --out=json FUNCTION …``."""
+        done = self.factory.salt_run_cli(timeout=SECONDS).run(function, *arguments)
+        return Reply(done.returncode, done.data, done.stdout + done.stderr)
+
+    def printed(self, command: str, *arguments: str) -> str:
+        """What ``salt``, ``salt-run``, … print for people, with no format asked for."""
+        program = [sys.executable, str(SCRIPTS / command), "-c", self.factory.config_dir]
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=SECONDS, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def call(self, minion: Any, function: str, *arguments: str) -> Reply:
         """``salt-call FUNCTION …`` on the minion's machine, with its configuration."""
         done = minion.salt_call_cli(timeout=SECONDS).run("--retcode-passthrough", function, *arguments)
@@ -76,7 +92,7 @@ class Daemons:
     def __init__(self, factories: Any, stack: contextlib.ExitStack) -> None:
         self._factories, self._stack = factories, stack
 
-    def master(self, name: str, file_roots: Sequence[Path], pillar_root: Path) -> Master:
+    def master(self, name: str, file_roots: Sequence[Path], pillar_root: Path, **options: Any) -> Master:
         overrides = {
             "interface": "127.0.0.1",
             "worker_threads": 3,
@@ -85,6 +101,7 @@ class Daemons:
             # New files would stay invisible for 20 seconds.
             "fileserver_list_cache_time": 0,
             "timeout": SECONDS,
+            **options,
         }
         factory = self._factories.salt_master_daemon(name, overrides=overrides)
         self._stack.enter_context(factory.started())

@@ -56,7 +56,7 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def save(path: str, data: bytes) -> None:
+def save(path: str, data: bytes, mode: int = 0o600) -> None:
     """
     Replace a file's content: after a crash at any moment it is wholly the old or wholly the new one, and durable.
 
@@ -68,6 +68,7 @@ def save(path: str, data: bytes) -> None:
         with open(os.open(temporary, flags, 0o600), "wb") as out:
             out.write(data)
             out.flush()
+            os.fchmod(out.fileno(), mode)
             os.fsync(out.fileno())
         os.rename(temporary, path)
     except BaseException:

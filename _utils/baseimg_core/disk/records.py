@@ -85,6 +85,24 @@ class Records:
         return unused or record.intent is not None or os.path.isdir(self.staging)
 
     @property
+    def reference(self) -> str:
+        """What the record calls its base, also where it does not know the live directory; empty where it is broken."""
+        try:
+            with open(self._state, "rb") as file:
+                return model_record.parse(file.read(), self._state).reference
+        except (OSError, RecordInvalid):
+            return ""
+
+    @property
+    def written(self) -> tuple[int, int]:
+        """Which writing of the record is there: another one has other figures. Zeros where there is no record."""
+        try:
+            st = os.stat(self._state)
+        except FileNotFoundError:
+            return 0, 0
+        return st.st_mtime_ns, st.st_ino
+
+    @property
     def inode(self) -> int:
         """The live directory's inode."""
         return os.stat(self.live).st_ino

@@ -14,7 +14,9 @@ from .sshsig import PublicKey
 MISSING = ("ok", "fail")
 text, _fields, _mapping, _wrong = checking.text, checking.fields, checking.mapping, checking.wrong
 DELTAS = ("auto", "both", "only")
-_OPTIONS = frozenset({"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature", "registries"})
+_OPTIONS = frozenset(
+    {"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature", "registries", "layers_roots"}
+)
 _PILLAR_KEYS = frozenset({"bases", "builds"}) | _OPTIONS
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})

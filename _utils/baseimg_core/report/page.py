@@ -1,0 +1,75 @@
+"""The whole page: one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import sections
+from .html import Html, join, tag
+from .style import CSS, JS
+
+
+def page(
+    fleet: Mapping[str, Any],
+    now: str,
+    rollout: Mapping[str, Any] | None = None,
+    impacts: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """
+    The report as HTML.
+
+    ``fleet`` is what :func:`model.fleet.collect` returns, ``now`` the present time (ISO 8601, UTC), ``rollout`` a
+    rollout's record as plain data; ``impacts`` are mappings of ``node`` and ``impact``, what ``baseimg.impact``
+    returned there. Sections without data are left out.
+    """
+    parts = [("rollout", "Rollout", sections.rollout(rollout, now))] if rollout else []
+    parts.append(("nodes", "Nodes by version", sections.nodes(fleet)))
+    parts.append(("failures", "Failures", sections.failures(fleet, rollout)))
+    if impacts:
+        parts.append(("impact", "Impact on application images", sections.impact(impacts)))
+        parts.append(("packages", "Packages", sections.packages(impacts)))
+    parts.append(("all", "All nodes", sections.everyone(fleet, rollout)))
+    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in parts]
+    made = now.replace("T", " ").replace("Z", " UTC")
+    body = join(
+        tag("a", "Skip to the content", href="#main", class_="skip"),
+        tag(
+            "header",
+            tag("h1", "Base images on the fleet"),
+            tag("p", f"{', '.join(fleet['bases']) or 'No bases'} · {made}", class_="soft"),
+            tag("nav", tag("ul", *links), aria_label="Sections"),
+        ),
+        tag("main", sections.tiles(fleet), *(_section(*part) for part in parts), id="main"),
+        tag(
+            "footer",
+            f"Made by salt-run baseimg.report at {made}. This file is complete: it asks nothing of any server.",
+        ),
+        tag("script", Html(JS)),
+    )
+    return "<!DOCTYPE html>\n" + tag("html", _head(made), "\n", tag("body", body), lang="en") + "\n"
+
+
+def _head(made: str) -> Html:
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_policy()),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("title", f"baseimg: the fleet at {made}"),
+        tag("style", Html(CSS)),
+    )
+
+
+def _policy() -> str:
+    """Nothing is loaded from anywhere, and no script runs but ours."""
+    digest = base64.b64encode(hashlib.sha256(JS.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
+
+
+def _section(anchor: str, title: str, content: Html) -> Html:
+    label = f"{anchor}-title"
+    return join("\n", tag("section", tag("h2", title, id=label), content, id=anchor, aria_labelledby=label))

@@ -1,0 +1,228 @@
+"""The parts of the page, each from plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import view
+from .html import Html, details, join, table, tag
+from .timeline import timeline
+
+NOTHING = "\N{EN DASH}"
+_FEW = 6  # names that need not be folded away
+_LISTED = 20  # shadowed paths of one image
+_BUSY = ("preparing", "ready", "applying")
+_MARKS = {"effective": ("good", "●"), "partly": ("half", "◐"), "blocked": ("bad", "○")}
+
+
+def tiles(fleet: Mapping[str, Any]) -> Html:
+    """The figures that matter most."""
+    bases = fleet["bases"].values()
+    figures = [
+        ("nodes", fleet["nodes"]),
+        ("behind", len({node for base in bases for node in base["behind"]})),
+        ("drifted", len({node for base in bases for node in base["drifted"]})),
+        ("outdated containers", sum(len(names) for base in bases for names in base["outdated"].values())),
+        ("failed", len(fleet["failed"])),
+        ("unreachable", len(fleet["unreachable"])),
+    ]
+    return tag(
+        "dl",
+        *(
+            tag("div", tag("dt", word), tag("dd", f"{count:,}"), class_=None if count else "zero")
+            for word, count in figures
+        ),
+        class_="tiles",
+    )
+
+
+def rollout(record: Mapping[str, Any], now: str) -> Html:
+    """Waves: how far each is, and over time."""
+    counts = view.wave_counts(record)
+    rows = [_wave(one, states) for one, states in zip(record["waves"], counts, strict=True)]
+    numbers = frozenset({2, 3, 4, 5})
+    headings = ["Wave", "State", "Nodes", "Updated", "Failed", "Unreachable", "Progress", "Began (UTC)", "Took"]
+    reason = f": {record['reason']}" if record.get("reason") else ""
+    skipped = Counter(one.get("code") or "skipped" for one in record["nodes"].values() if one["state"] == "skipped")
+    why = ", ".join(f"{count} {code}" for code, count in skipped.most_common())
+    return join(
+        tag("p", record["base"], " to ", tag("strong", record["version"]), f", {record['state']}", reason),
+        tag(
+            "p",
+            f"Rollout {record['id']}, begun by {record['by']} at {_time(record['created'])}",
+            f", ended at {_time(record['ended'])}" if record.get("ended") else None,
+            f". Nodes that were skipped: {why}" if skipped else None,
+            ".",
+            class_="soft",
+        ),
+        table("Waves", headings, rows, numbers),
+        timeline(record, now),
+    )
+
+
+def _wave(wave: Mapping[str, Any], states: Mapping[str, int]) -> list[object]:
+    total = sum(states.values())
+    began, ended = view.seconds(wave["started"]), view.seconds(wave["ended"])
+    took = view.duration(ended - began) if began and ended else ""
+    figures = [total, *(states.get(state, 0) for state in ("updated", "failed", "unreachable"))]
+    told = [f"{one:,}" if one else NOTHING for one in figures]
+    return [wave["name"], wave["state"], *told, _share(states, total), _time(wave["started"]), took]
+
+
+def _share(states: Mapping[str, int], total: int) -> Html:
+    """A bar of the states, with the same in words for those who do not see it."""
+    shown = {"busy": sum(states.get(one, 0) for one in _BUSY)}
+    shown |= {one: states.get(one, 0) for one in ("updated", "skipped", "rolled-back", "failed", "unreachable")}
+    order = ("updated", "skipped", "busy", "rolled-back", "failed", "unreachable")
+    parts = [
+        tag("b", class_=one, style=f"width:{100 * shown[one] / total:.2f}%", title=f"{one}: {shown[one]}")
+        for one in order
+        if shown[one]
+    ]
+    words = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no nodes"
+    return tag("div", *parts, class_="share", role="img", aria_label=words)
+
+
+def nodes(fleet: Mapping[str, Any]) -> Html:
+    """For each base, its versions in figures and as a map with one square for each node."""
+    parts: list[object] = [_find(), _legend()]
+    for name, base in fleet["bases"].items():
+        parts.append(tag("h3", name))
+        parts += [_group(one) for one in view.groups(base)]
+    if silent := view.silent(fleet):
+        parts += [tag("h3", "Without an answer"), *(_group(one) for one in silent)]
+    if not fleet["bases"]:
+        parts.append(tag("p", "No node has a base that baseimg knows of.", class_="soft"))
+    return join(*parts)
+
+
+def _find() -> Html:
+    return tag(
+        "div",
+        tag("label", "Find nodes by name", for_="find"),
+        tag("input", id="find", type="search", autocomplete="off", spellcheck="false"),
+        tag("output", for_="find", class_="soft"),
+        class_="find",
+        hidden=True,
+    )
+
+
+def _legend() -> Html:
+    words = [tag("span", mark(kind), word, class_="word") for kind, word in view.WORDS.items()]
+    return tag("p", *words, class_="legend")
+
+
+def mark(kind: str) -> Html:
+    return tag("i", class_=f"mark {kind}", aria_hidden="true")
+
+
+def _group(group: view.Group) -> Html:
+    count = f"{len(group.nodes):,} node{'' if len(group.nodes) == 1 else 's'}"
+    version = join(tag("strong", group.version), " · ") if group.version else None
+    word = view.WORDS[group.kind]
+    names = tag("p", ", ".join(group.nodes), class_="names")
+    squares = [tag("i", class_=group.kind, title=node) for node in group.nodes]
+    return tag(
+        "div",
+        tag("h4", mark(group.kind), version, count, tag("span", f", {word}", class_="soft")),
+        tag("div", *squares, class_="map", aria_hidden="true"),
+        names if len(group.nodes) <= _FEW else details(f"Names of the {count}", names),
+        class_="group",
+    )
+
+
+def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html:
+    """What went wrong, grouped by the reason."""
+    rows: list[list[object]] = []
+    for kind, reason, members in view.failures(fleet, record):
+        names: object = tag("span", ", ".join(members), class_="which")
+        if len(members) > _FEW:
+            names = details(f"{', '.join(members[:3])} and {len(members) - 3} more", tag("p", names, class_="names"))
+        rows.append([kind, tag("span", reason or "no reason was given", class_="mono"), f"{len(members):,}", names])
+    if not rows:
+        return tag("p", "Nothing failed, drifted or was unreachable.")
+    return table("Failures and their reasons", ["What", "Reason", "Nodes", "Which"], rows, frozenset({2}))
+
+
+def impact(impacts: Sequence[Mapping[str, Any]]) -> Html:
+    """For each application image whether the new base takes effect, and what its own layers cover."""
+    known = [one for one in impacts if isinstance(one["impact"], Mapping)]
+    asked = [one["node"] for one in known]
+    told = sorted({str(one["impact"].get("to")) for one in known if one["impact"].get("to")})
+    more = f" and {len(asked) - 8} more" if len(asked) > 8 else ""
+    headings = ["Image", "Verdict", "Containers", "Covered by its own layers"]
+    silent = [tag("p", f"{one['node']} could not tell: {one['impact']}") for one in impacts if one not in known]
+    if not told:
+        return join(*silent, tag("p", "No bundle is declared, so there is nothing to judge.", class_="soft"))
+    return join(
+        tag("p", "A path that an image's own layers cover stays as the image has it: rebuild the image to change it."),
+        tag("p", f"Going to {', '.join(told)}; as told by {', '.join(asked[:8])}{more}.", class_="soft"),
+        *silent,
+        table("Impact by image", headings, [_image(one) for one in view.images(known)], frozenset({2})),
+    )
+
+
+def _image(one: view.Image) -> list[object]:
+    style, sign = _MARKS.get(one.verdict, ("", "?"))
+    verdict = tag("span", tag("span", f"{sign} ", aria_hidden="true"), one.verdict, class_=f"word {style}")
+    containers = len(one.told.get("containers", ()))
+    return [tag("code", one.name), verdict, f"{containers or NOTHING}", _covered(one)]
+
+
+def _covered(one: view.Image) -> Html:
+    """What an image's own layers cover: how much of what, the paths folded away, and warnings."""
+    counts = [f"{count} of {total} {what}" for what, (count, total) in one.told.get("covered", {}).items()]
+    warned = [tag("p", text) for text in one.told.get("warnings", ())]
+    shadowed = one.told.get("shadowed", [])
+    paths = [
+        tag("li", tag("code", path["path"]), tag("span", f" {path.get('what')}: {path.get('reason')}", class_="soft"))
+        for path in shadowed[:_LISTED]
+    ]
+    more = len(shadowed) - _LISTED
+    folded = details(
+        f"{len(shadowed)} path{'' if len(shadowed) == 1 else 's'}",
+        tag("ul", *paths, class_="paths"),
+        tag("p", f"and {more} more", class_="soft") if more > 0 else None,
+    )
+    return join("; ".join(counts) or NOTHING, folded if shadowed else None, *warned)
+
+
+def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:
+    """Which packages the new base changes, adds and removes."""
+    known = [one["impact"] for one in impacts if isinstance(one["impact"], Mapping)]
+    told = [one["packages"] for one in known if one.get("packages")]
+    if not told:
+        return tag("p", "The bundle says nothing of packages.", class_="soft")
+    if told[0].get("unknown"):
+        return tag("p", f"Not known: {told[0]['unknown']}", class_="soft")
+    changed = {name: tuple(pair) for name, pair in told[0].get("changed", {}).items()}
+    changed |= {name: (NOTHING, version) for name, version in told[0].get("added", {}).items()}
+    changed |= {name: (version, "removed") for name, version in told[0].get("removed", {}).items()}
+    rows: list[list[object]] = [
+        [tag("code", name), tag("code", old), tag("code", new)] for name, (old, new) in sorted(changed.items())
+    ]
+    return table("Packages", ["Package", "From", "To"], rows) if rows else tag("p", "No package changes.")
+
+
+def everyone(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html:
+    """A row for each node."""
+    headings = [
+        "Node",
+        "State",
+        "Shows",
+        *(["Wave", "In the rollout"] if record else []),
+        "Outdated containers",
+        "Notes",
+    ]
+    rows: list[list[object]] = []
+    for one in view.rows(fleet, record):
+        waves = [one.wave, one.state] if record else []
+        state = join(mark(one.kind), view.WORDS[one.kind])
+        rows.append([one.node, state, "; ".join(one.versions), *waves, ", ".join(one.outdated), "; ".join(one.notes)])
+    return details(f"All {len(rows):,} nodes", table("All nodes", headings, rows), class_="all")
+
+
+def _time(text: str) -> str:
+    return text.replace("T", " ").removesuffix("Z")

@@ -1,0 +1,112 @@
+"""A rollout over time: a bar for each wave, and below it how many nodes were updated."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from .html import Html, tag
+from .view import duration, seconds
+
+_LEFT, _RIGHT, _WIDTH, _ROW, _CURVE = 132, 100, 1000, 24, 110
+_TICKS = 6
+_STEPS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
+_POINTS = 400  # of the curve, however many nodes there are
+
+
+def timeline(rollout: Mapping[str, Any], now: str) -> Html | None:
+    """The picture, or nothing where no wave has begun. ``now`` ends what has not ended."""
+    waves = [(one, seconds(one["started"]), seconds(one["ended"])) for one in rollout["waves"]]
+    begun = [start for _, start, _ in waves if start is not None]
+    if not begun:
+        return None
+    ends = sorted(
+        at for one in rollout["nodes"].values() if one["state"] == "updated" and (at := seconds(one["ended"]))
+    )
+    open_end = seconds(rollout.get("ended")) or seconds(now) or begun[-1]
+    first = min(begun)
+    last = max([first + 60, *ends, *(end or open_end for _, start, end in waves if start is not None)])
+    scale = _Scale(first, last)
+    parts: list[Html] = [tag("title", "Waves over time"), tag("desc", _said(waves, ends, first))]
+    height = len(waves) * _ROW + _CURVE + 44
+    parts += _axis(scale, height)
+    for at, (wave, start, end) in enumerate(waves):
+        parts += _bar(scale, at, wave, start, end or open_end, end is None)
+    parts += _curve(scale, len(waves) * _ROW + 16, ends, len(rollout["nodes"]))
+    view = f"0 0 {_WIDTH} {height}"
+    picture = tag("svg", *parts, viewBox=view, role="img", aria_label="Waves over time")
+    return tag("div", picture, class_="wide", tabindex="0", role="region", aria_label="Timeline")
+
+
+class _Scale:
+    def __init__(self, first: float, last: float) -> None:
+        self.first, self.last = first, last
+        self._unit = (_WIDTH - _LEFT - _RIGHT) / (last - first)
+
+    def x(self, at: float) -> float:
+        return round(_LEFT + (at - self.first) * self._unit, 1)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round times, a handful."""
+        step = next((one for one in _STEPS if (self.last - self.first) / one <= _TICKS), _STEPS[-1])
+        start = self.first - self.first % step + step
+        return [start + step * at for at in range(int((self.last - start) // step) + 1)]
+
+
+def _axis(scale: _Scale, height: int) -> list[Html]:
+    parts = []
+    for at in scale.ticks:
+        x = scale.x(at)
+        moment = datetime.datetime.fromtimestamp(at, datetime.timezone.utc)
+        wanted = "%H:%M:%S" if scale.last - scale.first < 300 else "%H:%M" if moment.hour or moment.minute else "%d %b"
+        parts.append(tag("line", x1=x, x2=x, y1=4, y2=height - 24, class_="axis"))
+        parts.append(tag("text", moment.strftime(wanted), x=x, y=height - 8, text_anchor="middle"))
+    return parts
+
+
+def _bar(scale: _Scale, at: int, wave: Mapping[str, Any], start: float | None, end: float, going: bool) -> list[Html]:
+    y = at * _ROW + 4
+    name = wave["name"] if len(wave["name"]) <= 18 else wave["name"][:17] + "…"
+    label = tag("text", name, x=_LEFT - 12, y=y + 12, text_anchor="end", class_="name")
+    if start is None:
+        return [label, tag("text", wave["state"], x=_LEFT, y=y + 12)]
+    x, width = scale.x(start), max(3.0, scale.x(max(end, start)) - scale.x(start))
+    kind = f"bar{' open' if going else ''}{' bad' if wave['state'] == 'failed' else ''}"
+    bar = tag("rect", x=x, y=y, width=round(width, 1), height=15, rx=2, class_=kind)
+    told = duration(end - start) + (f", {wave['state']}" if going or wave["state"] == "failed" else "")
+    right = x + width + 6 < _WIDTH - _RIGHT
+    anchor = {"x": x + width + 6} if right else {"x": x - 6, "text_anchor": "end"}
+    return [label, bar, tag("text", told, y=y + 12, **anchor)]
+
+
+def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[Html]:
+    """How many nodes were updated by when, as a step line."""
+    bottom, step = top + _CURVE - 16, max(1, len(ends) // _POINTS)
+    path, y = f"M{_LEFT} {bottom}", float(bottom)
+    for count in [*range(step, len(ends), step), len(ends)] if ends else []:
+        x = scale.x(ends[count - 1])
+        y = round(bottom - (bottom - top) * count / total, 1)
+        path += f"H{x}V{y}"
+    path += f"H{scale.x(scale.last)}"
+    label = f"{len(ends):,} of {total:,}"
+    return [
+        tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=top, y2=top, class_="axis"),
+        tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=bottom, y2=bottom, class_="axis"),
+        tag("text", f"{total:,}", x=_LEFT - 12, y=top + 4, text_anchor="end"),
+        tag("text", "updated nodes", x=_LEFT - 12, y=(top + bottom) / 2 + 4, text_anchor="end", class_="name"),
+        tag("text", "0", x=_LEFT - 12, y=bottom + 4, text_anchor="end"),
+        tag("path", d=f"{path}V{bottom}Z", class_="under"),
+        tag("path", d=path, class_="line"),
+        tag("text", label, x=scale.x(scale.last) + 6, y=y + 4, class_="name"),
+    ]
+
+
+def _said(waves: list[Any], ends: list[float], first: float) -> str:
+    told = [
+        f"{wave['name']} began after {duration(start - first)}" + (f" and took {duration(end - start)}" if end else "")
+        for wave, start, end in waves
+        if start is not None
+    ]
+    return f"{'; '.join(told)}. {len(ends)} nodes were updated."

@@ -1,0 +1,178 @@
+"""What the page shows, counted and grouped, before any HTML."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..model.fleet import natural
+
+# what a node is on the map, the worst first; each with its word
+UNREACHABLE, FAILED, DRIFTED, BEHIND, CURRENT = "unreachable", "failed", "drifted", "behind", "current"
+WORDS = {
+    CURRENT: "as declared",
+    BEHIND: "behind",
+    DRIFTED: "drifted",
+    FAILED: "failed",
+    UNREACHABLE: "unreachable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Nodes that are alike: what they are, which version they show."""
+
+    kind: str
+    version: str
+    nodes: Sequence[str]
+
+
+def groups(base: Mapping[str, Any]) -> list[Group]:
+    """A base's nodes by version, in the fleet's order."""
+    found = []
+    for version, nodes in base["versions"].items():
+        kinds: dict[str, list[str]] = {CURRENT: [], BEHIND: [], DRIFTED: []}
+        for node in nodes:
+            kind = DRIFTED if node in base["drifted"] else BEHIND if node in base["behind"] else CURRENT
+            kinds[kind].append(node)
+        found += [Group(kind, version, members) for kind, members in kinds.items() if members]
+    return found
+
+
+def silent(fleet: Mapping[str, Any]) -> list[Group]:
+    """The nodes of which nothing is known."""
+    kinds = {FAILED: list(fleet["failed"]), UNREACHABLE: fleet["unreachable"]}
+    return [Group(kind, "", nodes) for kind, nodes in kinds.items() if nodes]
+
+
+@dataclass(slots=True)
+class Row:
+    """One node in the list of all nodes."""
+
+    node: str
+    kind: str = CURRENT
+    versions: list[str] = field(default_factory=list)
+    wave: str = ""
+    state: str = ""
+    outdated: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def rows(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[Row]:
+    """Every node, with all that is known of it."""
+    found: dict[str, Row] = {}
+
+    def row(node: str) -> Row:
+        return found.setdefault(node, Row(node))
+
+    for name, base in fleet["bases"].items():
+        for group in groups(base):
+            for node in group.nodes:
+                one = row(node)
+                one.versions.append(f"{name} shows {group.version}")
+                one.kind = worst(one.kind, group.kind)
+        for node, names in base["outdated"].items():
+            row(node).outdated += names
+        for node, reason in base["drifted"].items():
+            row(node).notes.append(reason)
+    for node in fleet["unreachable"]:
+        row(node).kind = UNREACHABLE
+    for node, reason in fleet["failed"].items():
+        row(node).kind = FAILED
+        row(node).notes.append(reason)
+    for node, reasons in fleet["unreadable"].items():
+        row(node).notes += reasons
+    for node in fleet["without"]:
+        row(node).notes.append("no base")
+    for node, told in (rollout or {}).get("nodes", {}).items():
+        _add_rollout(row(node), told, rollout or {})
+    return sorted(found.values(), key=lambda one: natural(one.node))
+
+
+def _add_rollout(row: Row, told: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
+    wave = told.get("wave", -1)
+    row.wave = rollout["waves"][wave]["name"] if 0 <= wave < len(rollout["waves"]) else ""
+    row.state = told.get("state", "")
+    if told.get("message"):
+        row.notes.append(f"[{told.get('code')}] {told['message']}" if told.get("code") else told["message"])
+
+
+def worst(one: str, other: str) -> str:
+    order = list(WORDS)
+    return max(one, other, key=order.index)
+
+
+def failures(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[tuple[str, str, list[str]]]:
+    """What went wrong: the kind, the reason and the nodes; most nodes first."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for node, told in (rollout or {}).get("nodes", {}).items():
+        if told.get("state") in (FAILED, UNREACHABLE, "rolled-back"):
+            code = f"[{told['code']}] " if told.get("code") else ""
+            found.setdefault((f"{told['state']} in the rollout", code + told.get("message", "")), []).append(node)
+    for node in fleet["unreachable"]:
+        found.setdefault((UNREACHABLE, "did not answer when this page was made"), []).append(node)
+    for node, reason in fleet["failed"].items():
+        found.setdefault((FAILED, reason), []).append(node)
+    for name, base in fleet["bases"].items():
+        for node, reason in base["drifted"].items():
+            found.setdefault((DRIFTED, f"{name}: {reason}"), []).append(node)
+    for node, reasons in fleet["unreadable"].items():
+        for reason in reasons:
+            found.setdefault(("unreadable record", reason), []).append(node)
+    ordered = sorted(found.items(), key=lambda one: (-len(one[1]), one[0]))
+    return [(kind, reason, sorted(nodes, key=natural)) for (kind, reason), nodes in ordered]
+
+
+def wave_counts(rollout: Mapping[str, Any]) -> list[dict[str, int]]:
+    """For each wave, how many of its nodes are in which state."""
+    counts: list[dict[str, int]] = [{} for _ in rollout["waves"]]
+    for told in rollout["nodes"].values():
+        if 0 <= told.get("wave", -1) < len(counts):
+            wave = counts[told["wave"]]
+            wave[told["state"]] = wave.get(told["state"], 0) + 1
+    return counts
+
+
+def seconds(at: object) -> float | None:
+    """A record's time, as seconds since the epoch; ``None`` for never, or for what is no time."""
+    try:
+        moment = datetime.datetime.fromisoformat(str(at).replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or datetime.timezone.utc).timestamp()
+
+
+def duration(number: float) -> str:
+    """Seconds for people: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    minutes = round(number / 60)
+    if number < 90:
+        return f"{number:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@dataclass(slots=True)
+class Image:
+    """How a new base takes effect in an image, as all nodes that were asked told it."""
+
+    name: str
+    verdict: str
+    told: Mapping[str, Any]
+    nodes: list[str] = field(default_factory=list)
+
+
+_VERDICTS = ("blocked", "partly", "unknown", "effective")
+
+
+def images(impacts: Sequence[Mapping[str, Any]]) -> list[Image]:
+    """Images by verdict, the worst first; one that two nodes judge differently is there twice."""
+    found: dict[tuple[str, str, str], Image] = {}
+    for one in impacts:
+        for told in one["impact"].get("images", ()):
+            verdict = str(told.get("verdict", ""))
+            if verdict:
+                key = (told["image"], verdict, str(told.get("covered")))
+                found.setdefault(key, Image(told["image"], verdict, told)).nodes.append(one["node"])
+    order = {verdict: at for at, verdict in enumerate(_VERDICTS)}
+    return sorted(found.values(), key=lambda one: (order.get(one.verdict, 2), natural(one.name)))

@@ -1,0 +1,228 @@
+"""What a node tells of its bases: grain, beacon and metrics, on a real engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.loader
+from prometheus_client.parser import text_string_to_metric_families
+from salt.exceptions import CommandExecutionError
+
+from tests.functional.lab import APP, BASE, NEW, SLEEP, Lab
+from tests.support.minion import REPO
+
+pytestmark = pytest.mark.functional
+
+
+class Node:
+    """The lab's node with a pillar that declares 12.1, and everything that looks at it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        lab.usual()
+        self.bundle = lab.bundle()
+        lab.minion.pillar = {"baseimg": {"bases": {BASE: {"version": "12.1"}}}}
+        self.options: list[dict[str, Any]] = [{"outdated_after": 0}]
+        self.record = Path(lab.top(BASE)) / "baseimg/state.json"
+
+    def grain(self) -> dict[str, Any]:
+        opts = {**self.lab.minion.opts, "baseimg": {"layers_roots": [str(self.lab.engine.data_root / "overlay2")]}}
+        opts["grains_dirs"] = [str(REPO / "_grains")]
+        functions = salt.loader.grain_funcs(opts)
+        return dict(functions["baseimg.baseimg"]()["baseimg"])
+
+    def beacon(self) -> list[dict[str, Any]]:
+        """One look, by a beacon that was loaded for it: nothing is kept in its process."""
+        beacons = salt.loader.beacons(self.lab.minion.opts, self.lab.minion.modules)
+        valid, why = beacons["baseimg.validate"](self.options)
+        assert valid, why
+        return list(beacons["baseimg.beacon"](self.options))
+
+    def metrics(self) -> dict[str, Any]:
+        """Value by name and labels (those that tell, not the base's), read as Prometheus does."""
+        found = {}
+        for family in text_string_to_metric_families(self.lab.minion.modules["baseimg.metrics"]()):
+            assert family.documentation
+            for sample in family.samples:
+                labels = {key: value for key, value in sample.labels.items() if key not in ("base", "chain_id")}
+                found[(sample.name, *labels.values())] = sample.value
+        return found
+
+    def edit(self, change: Callable[[dict[str, Any]], None]) -> None:
+        record = json.loads(self.record.read_text())
+        change(record)
+        self.record.write_text(json.dumps(record))
+
+    def replace_layer(self) -> None:
+        """As somebody does who knows nothing of us."""
+        live = Path(self.lab.top(BASE)) / "diff"
+        live.rename(live.with_name("stolen"))
+        shutil.copytree(live.with_name("stolen"), live, symlinks=True)
+
+
+@pytest.fixture
+def node(lab: Lab) -> Node:
+    return Node(lab)
+
+
+@pytest.fixture
+def applied(node: Node) -> Node:
+    node.lab.apply(node.bundle)
+    return node
+
+
+def damage(record: dict[str, Any]) -> None:
+    record["generations"][1]["damaged"] = True
+
+
+def interrupt(record: dict[str, Any]) -> None:
+    record["intent"] = {"id": "x", "before": 0, "after": 1, "action": "apply", "at": "", "by": ""}
+
+
+class TestGrain:
+    def test_nothing_applied(self, node: Node) -> None:
+        assert node.grain() == {"bases": {}}
+
+    def test_versions_there_and_back(self, applied: Node) -> None:
+        assert applied.grain() == {
+            "bases": {BASE: {"version": "12.1", "generation": 1, "drift": ""}},
+            "versions": [f"{BASE}=12.1"],
+        }
+        applied.lab.rollback(BASE)
+        assert applied.grain()["versions"] == [f"{BASE}=12.0"]
+
+    @pytest.mark.parametrize(("change", "drift"), [(damage, "damaged"), (interrupt, "interrupted")])
+    def test_what_the_record_says(self, applied: Node, change: Callable[[dict[str, Any]], None], drift: str) -> None:
+        applied.edit(change)
+        assert applied.grain() == {
+            "bases": {BASE: {"version": "12.1", "generation": 1, "drift": drift}},
+            "versions": [f"{BASE}=12.1"],
+            "drifted": [BASE],
+        }
+
+    def test_a_replaced_layer(self, applied: Node) -> None:
+        applied.replace_layer()
+        assert applied.grain()["bases"] == {BASE: {"version": "unknown", "generation": None, "drift": "replaced"}}
+
+    def test_a_broken_record_breaks_nothing(self, applied: Node) -> None:
+        broken = ["", "{", "[]", "null", '{"generations": 1}', "[" * 99999, '{"generations": [{"number": []}]}']
+        broken.append('{"reference": [], "chain_id": 1, "generations": []}')
+        for text in broken:
+            applied.record.write_text(text)
+            assert applied.grain() == {"bases": {}, "unreadable": [applied.lab.top(BASE)]}, text
+
+
+class TestBeacon:
+    def test_images_that_are_there_and_that_arrive(self, node: Node) -> None:
+        (event,) = node.beacon()
+        assert event == {
+            "tag": "arrived", "base": BASE, "version": "12.0", "declared": "12.1", "images": [APP, BASE, NEW],
+        }  # fmt: skip
+        assert node.beacon() == []
+        node.lab.engine.client.tag(APP, "corp/copy", "1")
+        assert node.beacon() == []  # another name of an image that is there
+        node.lab.apply(node.bundle)
+        assert node.beacon() == []
+
+    def test_a_new_pillar_alone_is_no_arrival(self, applied: Node) -> None:
+        assert applied.beacon() == []
+        applied.lab.minion.pillar = {"baseimg": {"bases": {BASE: {"version": "12.0"}}}}
+        assert applied.beacon() == []
+
+    def test_containers(self, node: Node) -> None:
+        node.lab.engine.start_container(APP, *SLEEP, name="shop")
+        node.lab.apply(node.bundle)
+        (event,) = node.beacon()
+        assert (event["tag"], event["version"], event["containers"]) == ("containers", "12.1", ["shop"])
+        assert node.beacon() == []
+
+        node.options = [{"outdated_after": 0, "repeat": 0}]
+        assert [one["tag"] for one in node.beacon()] == ["containers"]
+        node.options = [{"outdated_after": 3600}]
+        assert node.beacon() == []
+
+    def test_drift(self, applied: Node) -> None:
+        assert applied.beacon() == []
+        applied.edit(damage)
+        assert applied.beacon() == [{"tag": "drift", "base": BASE, "version": "12.1", "reason": "damaged"}]
+        applied.replace_layer()
+        (event,) = applied.beacon()
+        assert (event["base"], event["reason"]) == (BASE, "content-unknown")
+        assert "none of the generations" in event["message"]
+        assert applied.beacon() == []
+
+    def test_an_apply_at_this_moment_is_no_drift(self, applied: Node) -> None:
+        applied.edit(interrupt)
+        assert applied.beacon() == []
+        assert [one["reason"] for one in applied.beacon()] == ["interrupted"]
+        assert applied.beacon() == []
+
+    def test_what_was_kept_may_be_broken(self, applied: Node) -> None:
+        applied.edit(damage)
+        assert len(applied.beacon()) == 1
+        (Path(applied.lab.minion.opts["cachedir"]) / "baseimg-beacon.json").write_text("[")
+        assert len(applied.beacon()) == 1
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{}, "x", ["x"], [{"repeat": "1 day"}], [{"outdated_after": -1}], [{"interval": 5, "repeat": 1}]],
+        ids=str,
+    )
+    def test_mistakes_in_its_configuration(self, node: Node, wrong: Any) -> None:
+        beacons = salt.loader.beacons(node.lab.minion.opts, node.lab.minion.modules)
+        valid, why = beacons["baseimg.validate"](wrong)
+        assert not valid
+        assert "expected" in why or "must be" in why
+
+
+class TestMetrics:
+    def test_before_and_after(self, node: Node) -> None:
+        found = node.metrics()
+        assert found["baseimg_base_info", "12.0", "", "12.1", "12.0"] == 1
+        assert found["baseimg_base_as_declared",] == 0
+        assert ("baseimg_base_activated_timestamp_seconds",) not in found
+
+        node.lab.engine.start_container(APP, *SLEEP, name="shop")
+        node.lab.apply(node.bundle)
+        found = node.metrics()
+        assert found["baseimg_base_info", "12.1", "", "12.1", "12.0"] == 1
+        assert found["baseimg_base_as_declared",] == 1
+        assert found["baseimg_base_drifted",] == 0
+        assert found["baseimg_base_generation",] == 1
+        assert found["baseimg_base_generations",] == 2
+        assert found["baseimg_base_kept_bytes",] > 0
+        assert found["baseimg_base_images",] == 3
+        assert found["baseimg_base_containers", "outdated"] == 1
+        assert found["baseimg_base_exchanges_total", "apply"] == 1
+        assert found["baseimg_base_activated_timestamp_seconds",] > 1.7e9
+        assert found["baseimg_unreadable_records",] == 0
+
+        history = node.record.with_name("history.jsonl")
+        told = history.read_text()
+        history.write_text("{")
+        assert node.metrics()["baseimg_base_drifted",] == 1
+        history.write_text(told)
+        assert node.metrics()["baseimg_base_drifted",] == 0
+        node.replace_layer()
+        assert node.metrics()["baseimg_base_drifted",] == 1
+        node.record.write_text("{")
+        assert node.metrics()["baseimg_unreadable_records",] == 1
+
+    def test_for_the_textfile_collector(self, applied: Node, tmp_path: Path) -> None:
+        path = tmp_path / "baseimg.prom"
+        done = applied.lab.metrics(str(path))
+        assert done == {"path": str(path), "bytes": path.stat().st_size}
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        assert path.read_text() == applied.lab.metrics()
+        assert [one.name for one in tmp_path.iterdir() if one.name.startswith("baseimg.prom")] == ["baseimg.prom"]
+        for wrong, code in (("x.prom", "argument-invalid"), ("/x.txt", "argument-invalid")):
+            with pytest.raises(CommandExecutionError) as failure:
+                applied.lab.metrics(wrong)
+            assert failure.value.info["code"] == code
+        applied.lab.refused("destination-unwritable", "metrics", str(tmp_path / "none/x.prom"))

@@ -1,0 +1,232 @@
+"""What a fleet tells of itself: grain, beacon, table and report, with a master, three nodes, and one of them dead."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.client
+import salt.utils.event
+
+from tests.support import fleets, images
+from tests.support.daemons import Daemons, Master
+from tests.support.engine import Engine
+from tests.support.images import ImageSpec
+from tests.support.sources import REPO
+
+pytestmark = pytest.mark.integration
+
+ONE, TWO, DEAD = "node1", "node2", "node3"
+BASE, TARGET, APP, LATE = "corp/base:12.0", "corp/base:12.1", "corp/app:1", "corp/late:1"
+OLD, NEW = "12.0", "12.1"
+SECONDS = 60.0
+SYSTEM = images.layer_tar(images.busybox_members())
+LAYERS = [SYSTEM, images.layer_tar([images.file("version", OLD.encode())])]
+NEW_LAYERS = [*LAYERS, images.layer_tar([images.file("version", NEW.encode())])]
+SLEEP = ("sleep", "1000000")
+
+
+def application(reference: str) -> ImageSpec:
+    return ImageSpec(reference, [*LAYERS, images.layer_tar([images.file("app", reference.encode())])])
+
+
+@dataclass
+class Site:
+    master: Master
+    engines: dict[str, Engine]
+    events: Any
+
+    def grain(self, node: str) -> dict[str, Any]:
+        return dict(self.master.quick(node, "grains.get", "baseimg").data[node])
+
+    def wait_for_grain(self, node: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline = time.monotonic() + SECONDS
+        while not holds(found := self.grain(node)):
+            assert time.monotonic() < deadline, found
+        return found
+
+    def event(self, what: str, node: str = TWO) -> dict[str, Any]:
+        """The next such event of the node's beacon on the master's bus."""
+        tag = f"salt/beacon/{node}/baseimg/{what}"
+        found = self.events.get_event(SECONDS, tag=tag, full=True)
+        assert found is not None, f"no {tag}"
+        return {key: value for key, value in found["data"].items() if not key.startswith("_")}
+
+    def matched(self, target: str, kind: str) -> set[str]:
+        """Who answers a ping at this target."""
+        with salt.client.get_local_client(mopts=dict(self.master.factory.config)) as client:
+            return set(client.cmd(target, "test.ping", tgt_type=kind, timeout=SECONDS))
+
+    def fleet(self) -> dict[str, Any]:
+        reply = self.master.run("baseimg.fleet", "timeout=3")
+        assert reply.code == 0, reply.text
+        return dict(reply.data)
+
+    def layer(self, node: str) -> Path:
+        """The directory of the base's top layer."""
+        inspected = self.engines[node].client.inspect_image(BASE)
+        return Path(inspected["GraphDriver"]["Data"]["UpperDir"]).parent
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(Engine(tmp_path_factory.mktemp(name))) for name in (ONE, TWO)}
+
+
+@pytest.fixture(scope="module")
+def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    served = tmp_path_factory.mktemp("served")
+    roots = [REPO / "salt", served]
+    master = daemons.master("seeing", roots, tmp_path_factory.mktemp("pillar"), gather_job_timeout=3)
+    bundle = served / "b.tar"
+    engines[ONE].load(images.archive([ImageSpec(TARGET, NEW_LAYERS)]))
+    for engine in engines.values():
+        engine.load(images.archive([ImageSpec(BASE, LAYERS), application(APP)]))
+    bases = {BASE: {"version": NEW, "bundles": {NEW: {"source": "salt://b.tar"}}}}
+    master.pillar = {"baseimg": {"bases": bases}}
+    options = {
+        name: {"docker.url": engine.url, "baseimg": {"layers_roots": [str(engine.data_root / "overlay2")]}}
+        for name, engine in engines.items()
+    }
+    options[TWO]["loop_interval"] = 1  # seconds; the fixtures' is 20
+    options[TWO]["beacons"] = {"baseimg": [{"interval": 1}, {"outdated_after": 0}]}
+    with salt.utils.event.get_event("master", opts=dict(master.factory.config), listen=True) as events:
+        minions = daemons.minions(master, **options, **{DEAD: {}})
+        minions[DEAD].terminate()
+        assert master.run("saltutil.sync_all").code == 0
+        for node in engines:
+            assert master.quick(node, "saltutil.sync_all").code == 0
+        assert master.quick(ONE, "baseimg.build", BASE, TARGET, str(bundle)).code == 0
+        engines[ONE].client.remove_image(TARGET)
+        yield Site(master, engines, events)
+
+
+class TestAFleet:
+    """One story, in this order: what each part shows as two nodes converge and one of them goes wrong."""
+
+    def test_before_anything_was_applied(self, site: Site) -> None:
+        arrived = site.event("arrived")
+        assert arrived == {
+            "id": TWO, "base": BASE, "version": OLD, "declared": NEW, "images": [APP, BASE],
+        }  # fmt: skip
+        assert site.grain(ONE) == {"bases": {}}
+
+        found = site.fleet()
+        assert (found["nodes"], found["answered"]) == (3, 2)
+        assert found["unreachable"] == [DEAD]
+        assert found["failed"] == {}
+        base = found["bases"][BASE]
+        assert base["versions"] == {OLD: [ONE, TWO]}
+        assert base["behind"] == {ONE: NEW, TWO: NEW}
+
+    def test_an_image_that_arrives_later(self, site: Site) -> None:
+        site.engines[TWO].load(images.archive([application(LATE)]))
+        assert site.event("arrived")["images"] == [APP, BASE, LATE]
+
+    def test_the_grain_follows_an_apply(self, site: Site) -> None:
+        applied = site.master.quick(ONE, "state.apply", "baseimg")
+        assert applied.code == 0, applied.text
+        grain = site.wait_for_grain(ONE, lambda grain: "versions" in grain)
+        assert grain == {
+            "versions": [f"{BASE}={NEW}"],
+            "bases": {BASE: {"version": NEW, "generation": 1, "drift": ""}},
+        }
+
+    @pytest.mark.parametrize(
+        ("target", "kind"),
+        [
+            (f"baseimg:versions:{BASE}={NEW}", "grain"),
+            (f"baseimg:versions:{BASE}=12.*", "grain"),
+            ("baseimg:versions:*", "grain"),
+            (f"G@baseimg:versions:{BASE}={NEW} and node*", "compound"),
+            (
+                f"L@{ONE},{TWO} and G@baseimg:* and not G@baseimg:drifted:*  and not G@baseimg:versions:{BASE}=x",
+                "compound",
+            ),
+        ],
+        ids=str,
+    )
+    def test_nodes_are_targeted_by_what_they_show(self, site: Site, target: str, kind: str) -> None:
+        assert site.matched(target, kind) == ({ONE, TWO} if "baseimg:* " in target else {ONE})
+
+    def test_with_a_delimiter(self, site: Site) -> None:
+        """As on the command line."""
+        target = f"baseimg|bases|{BASE}|version|{NEW}"
+        text = site.master.printed("salt", "--out=json", "-G", "--delimiter=|", target, "test.ping")
+        assert json.loads(text) == {ONE: True}
+
+    def test_containers_on_an_older_content(self, site: Site) -> None:
+        site.engines[TWO].start_container(APP, *SLEEP, name="shop")
+        applied = site.master.quick(TWO, "state.apply", "baseimg")
+        assert applied.code == 0, applied.text
+        told = site.event("containers")
+        assert (told["base"], told["version"], told["containers"]) == (BASE, NEW, ["shop"])
+
+        base = site.fleet()["bases"][BASE]
+        assert base["versions"] == {NEW: [ONE, TWO]}
+        assert base["outdated"] == {TWO: ["shop"]}
+        assert base["behind"] == base["drifted"] == {}
+
+    def test_a_layer_that_somebody_replaced(self, site: Site) -> None:
+        live = site.layer(TWO) / "diff"
+        shutil.move(live, live.with_name("stolen"))
+        shutil.copytree(live.with_name("stolen"), live, symlinks=True)
+        told = site.event("drift")
+        assert (told["base"], told["reason"]) == (BASE, "content-unknown")
+
+        assert site.master.quick(TWO, "saltutil.refresh_grains").code == 0
+        grain = site.wait_for_grain(TWO, lambda grain: "drifted" in grain)
+        assert grain["bases"][BASE] == {"version": "unknown", "generation": None, "drift": "replaced"}
+        assert site.matched("baseimg:drifted:*", "grain") == {TWO}
+
+    def test_a_table_for_people(self, site: Site) -> None:
+        text = site.master.printed("salt-run", "baseimg.fleet", "timeout=3")
+        assert text.splitlines()[0] == "3 nodes: 2 answered, 1 unreachable, 0 failed"
+        assert f"Unreachable (1): {DEAD}" in text
+        assert f"{BASE} content-unknown (1): {TWO}" in text
+
+    def test_the_report(self, site: Site, tmp_path: Path) -> None:
+        record = Path(site.master.factory.config["cachedir"]) / "baseimg/rollouts/r1.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({**fleets.rollout(40), "base": BASE}))
+        path = tmp_path / "report.html"
+        nodes = [f"tgt={ONE},{TWO}", "tgt_type=list"]
+        done = site.master.run("baseimg.report", f"path={path}", "rollout=r1", *nodes)
+        assert done.code == 0, done.text
+        assert (done.data["path"], done.data["bytes"]) == (str(path), path.stat().st_size)
+        assert (done.data["nodes"], done.data["unreachable"], done.data["asked"]) == (2, [], [ONE])
+        source = path.read_text()
+        assert all(f'title="{node}"' in source for node in (ONE, TWO))
+        assert "content-unknown" in source
+        assert "wave half: 97.2 %" in source
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (["path=report.html"], "argument-invalid"),
+            (["path=/tmp/x.html", "rollout=../../x"], "argument-invalid"),
+            (["path=/tmp/x.html", "rollout=r2"], "argument-invalid"),
+        ],
+        ids=str,
+    )
+    def test_reports_that_cannot_be(self, site: Site, arguments: list[str], code: str) -> None:
+        done = site.master.run("baseimg.report", *arguments)
+        assert done.code != 0
+        assert f"[{code}]" in done.text
+
+    def test_nothing_was_told_twice(self, site: Site) -> None:
+        """The beacon looked every second all the while, and was made anew by each refresh."""
+        site.engines[TWO].kill()
+        told = site.event("error")
+        assert told["code"] == "engine-unreachable"
+        left = list(iter(lambda: site.events.get_event(0.1, tag="salt/beacon/", full=True), None))
+        seen = [json.dumps([one["tag"], one["data"]], sort_keys=True, default=str) for one in left]
+        assert [one for one in seen if "/error" not in one and "/drift" not in one] == []

@@ -1,0 +1,222 @@
+"""The page as text: complete in itself, and nothing that comes from nodes becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from baseimg_core.report import style, view
+from baseimg_core.report.html import Html, tag, text
+from baseimg_core.report.page import page
+from tests.support import fleets
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=//evil.example/x onerror=alert(2)>&amp;\x1b[31m\u202e\udcff"
+
+
+class Seen(HTMLParser):
+    """What a browser would make of it: balanced elements, attributes, and text by element."""
+
+    VOID = frozenset({"input", "meta"})
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.count: Counter[str] = Counter()
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.ids: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.count[name] += 1
+        self.attributes.append((name, dict(attributes)))
+        assert len(dict(attributes)) == len(attributes), name
+        self.ids += [value for key, value in attributes if key == "id" and value]
+        if name not in self.VOID:
+            self.open.append(name)
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+
+
+def whole(count: int = 40) -> str:
+    return page(fleets.seen(count), fleets.NOW, fleets.rollout(count), fleets.impacts())
+
+
+def hostile(value: Any) -> Any:
+    """The same structure with hostile texts everywhere but where a record's own words are."""
+    if isinstance(value, dict):
+        return {key if key in _KEYS else HOSTILE + str(key): hostile(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [hostile(one) for one in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+_KEYS = (
+    *("format", "nodes", "answered", "unreachable", "failed", "without", "unreadable", "bases", "versions", "behind"),
+    *("drifted", "outdated", "unknown", "id", "base", "version", "by", "created", "ended", "state", "reason", "waves"),
+    *("wave", "code", "message", "name", "started", "node", "impact", "to", "images", "packages", "image", "verdict"),
+    *("covered", "shadowed", "warnings", "containers", "path", "what", "changed", "added", "removed", "manager"),
+)
+
+
+class TestComplete:
+    def test_it_asks_nothing_of_anybody(self) -> None:
+        source = whole()
+        assert not re.search(r"https?:|//[a-z]|url\(|@import|src=", source.replace("unix:///var/run", ""))
+        seen = Seen(source)
+        assert not {"img", "link", "iframe", "object", "video", "base", "form"} & seen.count.keys()
+        (policy,) = (one["content"] for name, one in seen.attributes if one.get("http-equiv"))
+        assert policy
+        assert policy.startswith("default-src 'none'; ")
+        assert seen.count["script"] == 1
+
+    def test_only_our_script_runs(self) -> None:
+        source = whole()
+        (script,) = re.findall(r"<script>(.*?)</script>", source, re.DOTALL)
+        assert script == style.JS
+        assert "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in source
+
+    def test_links_lead_to_sections(self) -> None:
+        seen = Seen(whole())
+        targets = [one["href"] for name, one in seen.attributes if name == "a"]
+        assert len(targets) == 7
+        assert {target[1:] for target in targets if target} <= set(seen.ids)
+        assert len(set(seen.ids)) == len(seen.ids)
+
+
+class TestAccessible:
+    def test_landmarks_and_headings(self) -> None:
+        seen = Seen(whole())
+        for name in ("header", "nav", "main", "footer", "h1"):
+            assert seen.count[name] == 1, name
+        levels = [int(name[1]) for name, _ in seen.attributes if re.fullmatch(r"h\d", name)]
+        assert levels[0] == 1
+        assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
+
+    def test_tables_have_captions_and_headers(self) -> None:
+        seen = Seen(whole())
+        assert seen.count["caption"] == seen.count["table"] == 5
+        assert all(one.get("scope") in ("col", "row") for name, one in seen.attributes if name == "th")
+        rows = seen.count["tr"] - seen.count["thead"]
+        assert sum(one.get("scope") == "row" for _, one in seen.attributes) == rows
+
+    def test_pictures_are_told_in_words(self) -> None:
+        seen = Seen(whole())
+        for name, one in seen.attributes:
+            if one.get("role") == "img":
+                assert one["aria-label"]
+            if name == "i":
+                assert one.get("aria-hidden") == "true" or one.get("title")
+        for kind in view.WORDS.values():
+            assert kind in seen.text
+
+    @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+    def test_contrast(self, scheme: int) -> None:
+        """WCAG 2.2, 1.4.3 and 1.4.11: text 4.5, what only has to be seen 3."""
+        colours = dict(re.findall(r"--(\w+): (#\w+);", style.CSS.split("@media")[scheme]))
+        for name in ("ink", "soft", "current", "behind", "drifted", "failed", "unreachable", "focus"):
+            for ground in ("paper", "card"):
+                assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+class TestHostile:
+    def test_nothing_becomes_markup(self) -> None:
+        fleet, record, impacts = (hostile(one) for one in (fleets.seen(40), fleets.rollout(40), fleets.impacts()))
+        source = page(fleet, fleets.NOW, record, impacts)
+        calm, seen = Seen(whole()), Seen(source)
+        assert seen.count["script"] == 1
+        assert seen.count["img"] == 0
+        assert set(seen.count) <= set(calm.count)
+        allowed = {key for _, one in calm.attributes for key in one}
+        assert {key for _, one in seen.attributes for key in one} <= allowed
+        assert "<script>alert(1)</script>" in seen.text
+        source.encode()
+        assert "\x1b" not in source
+        assert "\u202e" not in source
+
+    def test_of_elements(self) -> None:
+        assert tag("p", "<", title='"', hidden=None, open=True) == '<p title="&quot;" open>&lt;</p>'
+        assert text("a\tb\nc\0") == "a\tb\nc\ufffd"
+        assert text(Html("<b>")) == "<b>"
+
+
+class TestParts:
+    def test_without_a_rollout_and_without_impact(self) -> None:
+        seen = Seen(page(fleets.seen(40), fleets.NOW))
+        assert {"nodes", "failures", "all"} <= set(seen.ids)
+        assert not {"rollout", "impact", "packages"} & set(seen.ids)
+        assert seen.count["svg"] == 0
+
+    def test_of_an_empty_fleet(self) -> None:
+        empty = fleets.fleet.collect([], {})
+        assert "No node has a base" in Seen(page(empty, fleets.NOW)).text
+
+    def test_several_bases(self) -> None:
+        """A silent node is shown once, not once for each base."""
+        seen = fleets.seen(40)
+        seen["bases"]["other:1"] = seen["bases"][fleets.BASE]
+        found = Seen(page(seen, fleets.NOW))
+        squares = Counter(one["title"] for name, one in found.attributes if name == "i" and one.get("title"))
+        assert squares["web-0007.fra1"] == 1
+        assert squares["web-0001.fra1"] == 2
+
+    def test_skipped_nodes_and_why(self) -> None:
+        record = fleets.rollout(40)
+        for node, code in zip(fleets.names(3), ("at-version", "base-absent", "at-version"), strict=True):
+            record["nodes"][node] |= {"wave": -1, "state": "skipped", "code": code}
+        assert (
+            "Nodes that were skipped: 2 at-version, 1 base-absent."
+            in Seen(page(fleets.seen(40), fleets.NOW, record)).text
+        )
+
+    def test_a_rollout_that_has_not_begun(self) -> None:
+        record = fleets.rollout(40)
+        record["waves"] = [{**wave, "started": "", "ended": "", "state": "pending"} for wave in record["waves"]]
+        assert Seen(page(fleets.seen(40), fleets.NOW, record)).count["svg"] == 0
+
+    def test_nodes_that_could_not_tell_the_impact(self) -> None:
+        told = [*fleets.impacts(), {"node": "n9", "impact": "'baseimg.impact' is not available."}]
+        assert (
+            "n9 could not tell: 'baseimg.impact' is not available."
+            in Seen(page(fleets.seen(9), fleets.NOW, None, told)).text
+        )
+
+    def test_two_thousand_nodes_are_all_there(self) -> None:
+        source = whole(2000)
+        seen = Seen(source)
+        squares = [one["title"] for name, one in seen.attributes if name == "i" and one.get("title")]
+        assert Counter(squares) == Counter(fleets.names(2000))
+        assert len(source) < 1_000_000
+
+    @pytest.mark.parametrize(
+        ("number", "told"),
+        [(5, "5 s"), (600, "10 min"), (3599, "1 h 00 min"), (3700, "1 h 02 min"), (90000, "25 h 00 min")],
+    )
+    def test_durations(self, number: float, told: str) -> None:
+        assert view.duration(number) == told
