@@ -15,7 +15,7 @@ from .sshsig import PublicKey
 MISSING = ("ok", "fail")
 _PILLAR_KEYS = frozenset(
     {"bases", "builds", "lock_timeout", "reserve", "trusted_keys", "require_signature"}  # the last four: minion options
-)
+) | {"rollout"}  # what rollout_policy checks, on the master
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
