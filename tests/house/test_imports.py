@@ -20,6 +20,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "engine": ({"errors", "model", "engine"}, {"docker", "requests"}),
     "ops": ({"errors", "model", "disk", "engine", "ops"}, set()),
     "minion": ({"errors", "model", "engine", "ops"}, set()),
+    "rollouts": ({"errors", "model", "disk", "rollouts"}, set()),
 }
 # What the model may use of the standard library: nothing that reads, writes, waits, or knows the time. Add what is so.
 PURE = {

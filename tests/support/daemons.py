@@ -76,7 +76,7 @@ class Daemons:
     def __init__(self, factories: Any, stack: contextlib.ExitStack) -> None:
         self._factories, self._stack = factories, stack
 
-    def master(self, name: str, file_roots: Sequence[Path], pillar_root: Path) -> Master:
+    def master(self, name: str, file_roots: Sequence[Path], pillar_root: Path, **options: Any) -> Master:
         overrides = {
             "interface": "127.0.0.1",
             "worker_threads": 3,
@@ -85,6 +85,7 @@ class Daemons:
             # New files would stay invisible for 20 seconds.
             "fileserver_list_cache_time": 0,
             "timeout": SECONDS,
+            **options,
         }
         factory = self._factories.salt_master_daemon(name, overrides=overrides)
         self._stack.enter_context(factory.started())

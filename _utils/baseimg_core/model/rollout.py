@@ -38,7 +38,8 @@ PASSED = "passed"
 @dataclass(slots=True)
 class Node:
     """
-    One node. ``wave`` is an index, -1 for a node that has nothing to do. ``declared`` is the index of what its pillar
+    One node. ``wave`` is an index, -1 for a node that has nothing to do. ``bundle`` is the digest of the one that its
+    content before was made from, empty for the original content. ``declared`` is the index of what its pillar
     declares in the record's ``declared``, -1 where it is not known yet. ``job`` is the Salt job in progress, or the
     last one. ``answered`` is false from the moment an apply is sent until it is known what came of it. ``code`` and
     ``message`` say why it is in this state; ``containers`` are those that still run on older content.
@@ -48,6 +49,7 @@ class Node:
     state: str = PENDING
     from_version: str = ""
     to_version: str = ""
+    bundle: str = ""
     declared: int = -1
     job: str = ""
     answered: bool = True

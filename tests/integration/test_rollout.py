@@ -1,0 +1,208 @@
+"""Rollouts over a fleet: one master, five nodes with an engine, a base and an application each."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.config
+import salt.loader
+from salt.exceptions import CommandExecutionError
+
+from tests.support import images
+from tests.support.daemons import SECONDS, Daemons, Master
+from tests.support.engine import Engine
+from tests.support.images import ImageSpec
+from tests.support.sources import REPO
+
+pytestmark = pytest.mark.integration
+
+NODES = ("node1", "node2", "node3", "node4", "node5")
+BASE, TARGET, APP = "corp/base:12.0", "corp/base:12.1", "corp/app:1"
+OLD, NEW = "12.0", "12.1"
+SYSTEM = images.layer_tar(images.busybox_members())
+OLD_LAYERS = [SYSTEM, images.layer_tar([images.file("version", OLD.encode())])]
+NEW_LAYERS = [*OLD_LAYERS, images.layer_tar([images.file("version", NEW.encode())])]
+ON_NODES = [ImageSpec(BASE, OLD_LAYERS), ImageSpec(APP, [*OLD_LAYERS, images.layer_tar([images.file("app")])])]
+WRONG = "sha256:" + "0" * 64
+
+
+@dataclass
+class Fleet:
+    master: Master
+    minions: dict[str, Any]
+    engines: dict[str, Engine]
+    bundle: Path
+    pillar: Path
+    runners: Any
+
+    def declare(self, version: str = NEW, **nodes: dict[str, Any]) -> None:
+        """What the pillar of every node says, and of single nodes besides."""
+        digest = "sha256:" + hashlib.sha256(self.bundle.read_bytes()).hexdigest()
+        bundles = {NEW: {"source": f"salt://{self.bundle.name}", "hash": digest}}
+        told = {"baseimg": {"bases": {BASE: {"version": version, "bundles": bundles}}}}
+        (self.pillar / "all.sls").write_text(json.dumps(told))
+        for name, more in nodes.items():
+            (self.pillar / f"{name}.sls").write_text(json.dumps({"baseimg": more}))
+        (self.pillar / "top.sls").write_text(json.dumps({"base": {"*": ["all"], **{name: [name] for name in nodes}}}))
+
+    def run(self, function: str, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """A function of the runner, as `salt-run` calls it."""
+        found: dict[str, Any] = self.runners[f"baseimg.{function}"](*arguments, **named)
+        return found
+
+    def refused(self, code: str, function: str, *arguments: Any, **named: Any) -> str:
+        """The message of the error that the runner ends with."""
+        with pytest.raises(CommandExecutionError) as caught:
+            self.run(function, *arguments, **named)
+        assert caught.value.info["code"] == code, caught.value
+        return str(caught.value.info["message"])
+
+    def newest(self) -> dict[str, Any]:
+        """The record of the newest rollout."""
+        return self.run("status", BASE)
+
+    def states(self) -> dict[str, str]:
+        return {name: node["state"] for name, node in self.newest()["nodes"].items()}
+
+    def shown(self) -> dict[str, str]:
+        """What a new container of the application sees, by node."""
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(lambda engine: engine.run(APP, "cat", "/version"), self.engines.values())
+        return dict(zip(self.engines, found, strict=True))
+
+    @contextlib.contextmanager
+    def held(self, node: str) -> Iterator[None]:
+        """Nothing can be applied to this node's base: an apply there waits."""
+        inspected = self.engines[node].client.inspect_image(BASE)
+        layer = Path(inspected["GraphDriver"]["Data"]["UpperDir"]).parent
+        descriptor = os.open(layer, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def salt_run(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """`salt-run` in the background."""
+        command = [str(Path(sys.executable).parent / "salt-run"), "-c", str(self.master.factory.config_dir)]
+        with subprocess.Popen(
+            [*command, "--out=json", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait for something about the newest rollout."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            with contextlib.suppress(CommandExecutionError):
+                if holds(record := self.newest()):
+                    return record
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def everywhere(version: str, **nodes: str) -> dict[str, str]:
+    return {**dict.fromkeys(NODES, version), **nodes}
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    started: dict[str, Engine] = {}
+    try:
+        for node in NODES:
+            started[node] = Engine(tmp_path_factory.mktemp(node))
+            started[node].start()
+        yield started
+    finally:
+        for engine in started.values():
+            engine.destroy()
+
+
+@pytest.fixture(scope="module")
+def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
+    # a node that is dead is known to be so after three times this
+    master = daemons.master("rollout", [REPO / "salt", served], pillar, gather_job_timeout=3)
+    minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
+    assert master.salt("*", "saltutil.sync_all").code == 0
+    assert master.factory.salt_run_cli(timeout=SECONDS).run("saltutil.sync_all").returncode == 0
+    engines[NODES[0]].load(images.archive([*ON_NODES, ImageSpec(TARGET, NEW_LAYERS)]))
+    bundle = served / "b.tar"
+    assert master.quick(NODES[0], "baseimg.build", BASE, TARGET, str(bundle)).code == 0
+    opts = salt.config.master_config(str(Path(master.factory.config_dir) / "master"))
+    return Fleet(master, minions, engines, bundle, pillar, salt.loader.runner(opts))
+
+
+@pytest.fixture
+def fleet(started: Fleet) -> Fleet:
+    """Every node with fresh images, no rollout so far, and the new version declared."""
+
+    def fresh(engine: Engine) -> None:
+        engine.remove_all()
+        engine.load(images.archive(ON_NODES))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fresh, started.engines.values()))
+    home = Path(started.master.factory.config["cachedir"]) / "baseimg/rollouts"
+    for path in home.glob("*") if home.exists() else ():
+        path.unlink()
+    started.declare()
+    return started
+
+
+class TestGood:
+    def test_canary_then_waves(self, fleet: Fleet) -> None:
+        planned = fleet.run("plan", BASE, canary="node3", waves=["40%"])
+        way = f"{OLD} to {NEW}"
+        assert [(wave["name"], wave["nodes"]) for wave in planned["waves"]] == [
+            ("canary", {"node3": way}),
+            ("wave 1", {"node1": way, "node2": way}),
+            ("rest", {"node4": way, "node5": way}),
+        ]
+        assert fleet.shown() == everywhere(OLD)
+        assert fleet.run("status") == {"format": 1, "rollouts": []}
+
+        with fleet.salt_run("baseimg.rollout", BASE, "canary=node3", "waves=['40%']", "max_unavailable=1") as process:
+            out, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, err
+        told = json.loads(out)
+        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
+        assert told["waves"] == {"canary": "passed", "wave 1": "passed", "rest": "passed"}
+        assert "node3: updated" in err
+        assert fleet.shown() == everywhere(NEW)
+
+        # one after the other, in the order of the waves
+        nodes = fleet.newest()["nodes"]
+        order = sorted(nodes, key=lambda name: nodes[name]["started"])
+        assert order == ["node3", "node1", "node2", "node4", "node5"]
+        assert all(nodes[one]["ended"] <= nodes[two]["started"] for one, two in zip(order, order[1:], strict=False))
+        record = Path(fleet.master.factory.config["cachedir"]) / f"baseimg/rollouts/{told['id']}.json"
+        assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+        # nothing is left to do
+        again = fleet.run("rollout", BASE)
+        assert (again["state"], again["nodes"]) == ("done", {"skipped": 5})
+        assert set(again["skipped"]) == set(NODES)
+
+        # and back
+        back = fleet.run("rollback", told["id"]) if False else fleet.refused("rollout-busy", "rollback", told["id"])
+        assert again["id"] in back
