@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ SYSTEM = images.layer_tar(images.busybox_members())
 OLD_LAYERS = [SYSTEM, images.layer_tar([images.file("version", OLD.encode())])]
 NEW_LAYERS = [*OLD_LAYERS, images.layer_tar([images.file("version", NEW.encode())])]
 ON_NODES = [ImageSpec(BASE, OLD_LAYERS), ImageSpec(APP, [*OLD_LAYERS, images.layer_tar([images.file("app")])])]
+REACTOR = [{"salt/minion/node5/start": [str(REPO / "reactor/baseimg.sls")]}]
 WRONG = "sha256:" + "0" * 64
 
 
@@ -141,7 +143,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
 def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
     # a node that is dead is known to be so after three times this
-    master = daemons.master("rollout", [REPO / "salt", served], pillar, gather_job_timeout=3)
+    master = daemons.master("rollout", [REPO / "salt", served], pillar, gather_job_timeout=3, reactor=REACTOR)
     minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
     assert master.salt("*", "saltutil.sync_all").code == 0
     assert master.factory.salt_run_cli(timeout=SECONDS).run("saltutil.sync_all").returncode == 0
@@ -194,7 +196,7 @@ class TestGood:
         nodes = fleet.newest()["nodes"]
         order = sorted(nodes, key=lambda name: nodes[name]["started"])
         assert order == ["node3", "node1", "node2", "node4", "node5"]
-        assert all(nodes[one]["ended"] <= nodes[two]["started"] for one, two in zip(order, order[1:], strict=False))
+        assert all(nodes[one]["ended"] <= nodes[two]["started"] for one, two in itertools.pairwise(order))
         record = Path(fleet.master.factory.config["cachedir"]) / f"baseimg/rollouts/{told['id']}.json"
         assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
@@ -203,6 +205,163 @@ class TestGood:
         assert (again["state"], again["nodes"]) == ("done", {"skipped": 5})
         assert set(again["skipped"]) == set(NODES)
 
-        # and back
-        back = fleet.run("rollback", told["id"]) if False else fleet.refused("rollout-busy", "rollback", told["id"])
-        assert again["id"] in back
+        # An older one cannot be taken back any more, this one can, and there is nothing of it
+        assert again["id"] in fleet.refused("rollout-busy", "rollback", told["id"])
+        assert fleet.run("rollback", again["id"])["state"] == "rolled-back"
+        assert fleet.shown() == everywhere(NEW)
+
+    def test_fetching_ahead_moves_all_bytes(self, fleet: Fleet) -> None:
+        """What converging needs is on the node then, and is not sent again."""
+        declared = fleet.master.quick("node1", "saltutil.refresh_pillar", wait=True)
+        assert declared.code == 0
+        bundles = fleet.master.quick("node1", "baseimg.declared").data["node1"][BASE]["bundles"]
+        fetched = fleet.master.quick("node1", "baseimg.fetch", BASE, NEW, bundles=bundles).data["node1"]
+        assert (fetched["needed"], fetched["bytes"]) == (True, fleet.bundle.stat().st_size)
+        (bundle,) = fetched["bundles"]
+        before = os.stat(bundle["path"])
+        assert fleet.shown()["node1"] == OLD
+
+        assert fleet.master.quick("node1", "baseimg.converge", BASE, NEW, bundles=bundles).data["node1"]["changed"]
+        after = os.stat(bundle["path"])
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+        again = fleet.master.quick("node1", "baseimg.fetch", BASE, NEW, bundles=bundles).data["node1"]
+        assert (again["needed"], again["bytes"], again["bundles"]) == (False, 0, [])
+
+
+class TestFailures:
+    def test_a_node_that_fails_ends_it_and_what_was_updated_goes_back(self, fleet: Fleet) -> None:
+        # as seen from there, the file system is too full to apply anything
+        fleet.declare(node4={"reserve": 99})
+        with fleet.salt_run("baseimg.rollout", BASE, "canary=2", "on_failure=rollback") as process:
+            out, err = process.communicate(timeout=SECONDS)
+        assert process.returncode != 0
+        assert "[rollout-failed]" in out + err
+        assert "node4 (space-exhausted)" in out + err
+        record = fleet.newest()
+        assert record["state"] == "rolled-back"
+        assert set(record["waves"][0].values()) >= {"canary", "passed"}
+        states = fleet.states()
+        assert states["node4"] == "failed"
+        assert {states["node1"], states["node2"]} == {"rolled-back"}
+        assert set(states.values()) <= {"rolled-back", "failed", "skipped"}
+        assert fleet.shown() == everywhere(OLD)
+
+    def test_a_wrong_bundle_is_found_before_anything_is_changed(self, fleet: Fleet) -> None:
+        fleet.declare(node1={"bases": {BASE: {"bundles": {NEW: {"hash": WRONG}}}}})
+        message = fleet.refused("rollout-halted", "rollout", BASE, canary=1)
+        assert "wave 'canary': 1 of 1 nodes are not updated" in message
+        assert "node1 (digest-mismatch)" in message
+        assert fleet.states() == {**everywhere("ready"), "node1": "failed"}
+        assert fleet.shown() == everywhere(OLD)
+
+        # the operator corrects it, and goes on
+        fleet.declare()
+        assert fleet.run("resume")["nodes"] == {"updated": 5}
+        assert fleet.shown() == everywhere(NEW)
+
+    def test_a_node_that_does_not_answer_is_no_success(self, fleet: Fleet) -> None:
+        fleet.minions["node4"].terminate()
+        try:
+            with fleet.salt_run("baseimg.rollout", BASE, "waves=[3]") as process:
+                out, err = process.communicate(timeout=SECONDS * 2)
+            assert process.returncode != 0
+            assert "node4 (node-silent)" in out + err
+            assert fleet.newest()["state"] == "halted"
+            assert fleet.states() == {**everywhere("updated"), "node4": "unreachable", "node5": "ready"}
+
+            # with a threshold that allows for it the others go on, and it is named
+            told = fleet.run("rollout", BASE, success_threshold=50)
+            assert (told["state"], told["nodes"]) == ("done", {"skipped": 3, "unreachable": 1, "updated": 1})
+            assert list(told["unreachable"]) == ["node4"]
+            assert "does not answer" in told["unreachable"]["node4"]
+            old = fleet.run("status")["rollouts"][1]
+            assert (old["state"], told["id"] in old["reason"]) == ("failed", True)
+        finally:
+            fleet.minions["node4"].start()
+        assert fleet.shown() == everywhere(NEW, node4=OLD)
+
+
+class TestHaltAndResume:
+    def test_from_another_terminal(self, fleet: Fleet) -> None:
+        with fleet.salt_run("baseimg.rollout", BASE, "canary=1", "soak=600") as process:
+            soaking = fleet.wait_until(lambda record: record["state"] == "soaking")
+            # one rollout of a base at a time
+            assert "is going on" in fleet.refused("rollout-busy", "rollout", BASE)
+            assert "requested" in fleet.run("halt")["halt"]
+            out, err = process.communicate(timeout=SECONDS)
+        assert process.returncode != 0
+        assert "halted by request" in out + err
+        assert fleet.newest()["state"] == "halted"
+        assert fleet.shown() == everywhere(OLD, node1=NEW)
+
+        # What was updated can be taken back; then there is nothing to resume
+        assert fleet.run("rollback")["nodes"] == {"rolled-back": 1, "skipped": 4}
+        assert fleet.shown() == everywhere(OLD)
+        fleet.refused("rollout-unknown", "resume")
+        fleet.refused("argument-invalid", "resume", soaking["id"])
+
+    def test_a_closed_window(self, fleet: Fleet) -> None:
+        """Everybody is prepared, and nobody is changed."""
+        far = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).strftime("%a").lower()
+        window = {"days": [far], "from": "01:00", "to": "02:00"}
+        assert "the window is closed" in fleet.refused("rollout-halted", "rollout", BASE, window=window)
+        assert fleet.states() == everywhere("ready")
+        assert fleet.shown() == everywhere(OLD)
+        assert "the window is closed" in fleet.refused("rollout-halted", "resume")
+
+    def test_a_process_that_was_killed_and_a_master_that_was_restarted(self, fleet: Fleet) -> None:
+        with fleet.held("node2"):
+            with fleet.salt_run("baseimg.rollout", BASE, "canary=node2", "timeout=120") as process:
+                fleet.wait_until(lambda record: record["nodes"]["node2"]["state"] == "applying")
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+            assert "nobody moves it any more" in fleet.refused("rollout-busy", "rollout", BASE)
+            fleet.master.factory.terminate()
+        fleet.master.factory.start()
+        assert fleet.states() == {**everywhere("ready"), "node2": "applying"}
+
+        told = fleet.run("resume")
+        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
+        assert fleet.shown() == everywhere(NEW)
+
+    def test_an_answer_that_comes_too_late(self, fleet: Fleet) -> None:
+        with fleet.held("node1"):
+            message = fleet.refused("rollout-halted", "rollout", BASE, canary=1, timeout=5)
+            assert "node1 (node-timeout)" in message
+            assert fleet.newest()["nodes"]["node1"]["answered"] is False
+        told = fleet.run("resume")
+        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
+        assert [line["to"] for line in fleet.master.quick("node1", "baseimg.history", BASE).data["node1"]] == [NEW]
+
+
+class TestPlainSLS:
+    @staticmethod
+    def orchestrate(fleet: Fleet, sls: str, **pillar: Any) -> Any:
+        told = {"rollout": {"base": BASE, "from": OLD, "nodes": list(NODES), "batch": 2, **pillar}}
+        return fleet.master.factory.salt_run_cli(timeout=SECONDS * 2).run(
+            "state.orchestrate", sls, pillar=json.dumps(told)
+        )
+
+    def test_good_and_back(self, fleet: Fleet) -> None:
+        assert self.orchestrate(fleet, "orch.rollout", check="true").returncode == 0
+        assert fleet.shown() == everywhere(NEW)
+        assert self.orchestrate(fleet, "orch.rollback").returncode == 0
+        assert fleet.shown() == everywhere(OLD)
+
+    def test_a_failure_leads_back(self, fleet: Fleet) -> None:
+        fleet.declare(node4={"reserve": 99})
+        done = self.orchestrate(fleet, "orch.rollout")
+        assert done.returncode != 0
+        assert "space-exhausted" in done.stdout
+        assert fleet.shown() == everywhere(OLD)
+
+
+def test_a_minion_that_starts_converges(fleet: Fleet) -> None:
+    """By the reactor; the master of these tests has it for this node."""
+    fleet.minions["node5"].terminate()
+    fleet.minions["node5"].start()
+    deadline = time.monotonic() + SECONDS
+    while fleet.engines["node5"].run(APP, "cat", "/version") != NEW:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert fleet.shown() == everywhere(OLD, node5=NEW)

@@ -122,7 +122,9 @@ class Driver(Steps):
     def _soak(self) -> None:
         record = self._record
         if not record.soak_until:
-            record.soak_until = (datetime.now(UTC) + timedelta(seconds=self._rules.soak)).isoformat(timespec="seconds")
+            record.soak_until = (datetime.now(UTC) + timedelta(seconds=self._rules.soak)).isoformat(
+                timespec="milliseconds"
+            )
         self._move(rollout.SOAKING, f"soaks until {record.soak_until}")
         until = datetime.fromisoformat(record.soak_until)
         while datetime.now(UTC) < until:

@@ -131,7 +131,11 @@ def _declared_version(record: Rollout) -> str:
         if node.declared >= 0:
             version = record.declared[node.declared]["version"]
             found[version] = found.get(version, 0) + 1
-    if len(found) != 1:
-        told = ", ".join(f"{version} ({count} nodes)" for version, count in sorted(found.items())) or "none"
-        raise ArgumentInvalid(f"version is nothing, expected one, as the nodes that answer declare not one: {told}")
+    if len(found) > 1:
+        told = ", ".join(f"{version} ({count} nodes)" for version, count in sorted(found.items()))
+        raise ArgumentInvalid(f"version is nothing, expected one, since nodes declare several: {told}")
+    if not found:
+        nodes = [f"{name} [{node.code}] {node.message}" for name, node in record.nodes.items()]
+        told = f"{'; '.join(nodes[:3])}{' …' if len(nodes) > 3 else ''}" or "the target means nobody"
+        raise ArgumentInvalid(f"version is nothing, expected one, since no node declares any for {record.base}: {told}")
     return next(iter(found))
