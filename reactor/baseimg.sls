@@ -3,7 +3,7 @@
 #   # /etc/salt/master.d/reactor.conf
 #   reactor:
 #     - 'salt/minion/*/start': [/opt/baseimg/reactor/baseimg.sls]
-#     - 'salt/beacon/*/baseimg/*': [/opt/baseimg/reactor/baseimg.sls]
+#     - 'salt/beacon/*/baseimg/arrived': [/opt/baseimg/reactor/baseimg.sls]
 #
 # Not while a rollout goes on that is meant to reach nodes wave by wave: raise the version in pillar when it is done
 # (docs/rollout.md).

@@ -25,13 +25,14 @@ import salt.loader
 from salt.exceptions import CommandExecutionError
 
 from tests.support import images
-from tests.support.daemons import SECONDS, Daemons, Master
+from tests.support.daemons import Daemons, Master
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
 from tests.support.sources import REPO
 
 pytestmark = pytest.mark.integration
 
+SECONDS = 120
 NODES = ("node1", "node2", "node3", "node4", "node5")
 BASE, TARGET, APP = "corp/base:12.0", "corp/base:12.1", "corp/app:1"
 OLD, NEW = "12.0", "12.1"
@@ -143,7 +144,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
 def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
     # a node that is dead is known to be so after three times this
-    master = daemons.master("rollout", [REPO / "salt", served], pillar, gather_job_timeout=3, reactor=REACTOR)
+    master = daemons.master("rollout", [REPO / "salt", served], pillar, gather_job_timeout=4, reactor=REACTOR)
     minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
     assert master.salt("*", "saltutil.sync_all").code == 0
     assert master.factory.salt_run_cli(timeout=SECONDS).run("saltutil.sync_all").returncode == 0
@@ -263,7 +264,7 @@ class TestFailures:
         fleet.minions["node4"].terminate()
         try:
             with fleet.salt_run("baseimg.rollout", BASE, "waves=[3]") as process:
-                out, err = process.communicate(timeout=SECONDS * 2)
+                out, err = process.communicate(timeout=SECONDS)
             assert process.returncode != 0
             assert "node4 (node-silent)" in out + err
             assert fleet.newest()["state"] == "halted"
@@ -338,9 +339,7 @@ class TestPlainSLS:
     @staticmethod
     def orchestrate(fleet: Fleet, sls: str, **pillar: Any) -> Any:
         told = {"rollout": {"base": BASE, "from": OLD, "nodes": list(NODES), "batch": 2, **pillar}}
-        return fleet.master.factory.salt_run_cli(timeout=SECONDS * 2).run(
-            "state.orchestrate", sls, pillar=json.dumps(told)
-        )
+        return fleet.master.factory.salt_run_cli(timeout=SECONDS).run("state.orchestrate", sls, pillar=json.dumps(told))
 
     def test_good_and_back(self, fleet: Fleet) -> None:
         assert self.orchestrate(fleet, "orch.rollout", check="true").returncode == 0

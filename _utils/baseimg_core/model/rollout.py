@@ -227,13 +227,13 @@ def why_failed(rollout: Rollout, index: int) -> str:
 
 def begin_again(rollout: Rollout) -> None:
     """
-    What a resumed rollout does anew: the waves that did not pass, with their nodes that failed or did not answer. Who
-    was told to apply and never heard of again stays as it is.
+    What a resumed rollout does anew: the waves that did not pass, with every node that is not updated, as pillar may
+    say something else by now. Who was told to apply and never heard of again stays as it is.
     """
     for node in rollout.nodes.values():
         open_wave = node.wave >= 0 and rollout.waves[node.wave].state != PASSED
-        if open_wave and node.state in BAD and node.answered:
-            node.state, node.code, node.message, node.ended = PENDING, "", "", ""
+        if open_wave and node.answered and node.state in BAD | {PENDING, PREPARING, READY}:
+            node.state, node.code, node.message, node.ended, node.declared = PENDING, "", "", "", -1
     for wave in rollout.waves:
         if wave.state != PASSED:
             wave.state, wave.ended = PENDING, ""

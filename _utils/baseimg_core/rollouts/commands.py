@@ -81,7 +81,7 @@ class Rollouts:
         with self._locked(self._store.find(name, _UNFINISHED)) as record:
             if record.state not in _UNFINISHED:
                 raise _wrong_state(record, _UNFINISHED)
-            Driver(self._site, self._jobs, self._store, record).run()
+            Driver(self._site, self._jobs, self._store, record).resume()
             return _told(record)
 
     def halt(self, name: str | None) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from ..errors import RolloutFailed, RolloutHalted
 from ..model import rollout, rollout_policy
-from ..model.rollout import APPLYING, FAILED, PENDING, UPDATED
+from ..model.rollout import APPLYING, BAD, FAILED, PENDING, UPDATED, Node
 from .steps import TICK, Steps, now
 
 
@@ -19,23 +21,35 @@ class Driver(Steps):
     """Moves one rollout, whose base's lock is held."""
 
     def run(self) -> None:
-        """From wherever the record is to its end; raises :class:`RolloutHalted`, :class:`RolloutFailed`."""
+        """All of a rollout that has just begun; raises :class:`RolloutHalted`, :class:`RolloutFailed`."""
+        with self._ending():
+            self._move(rollout.RUNNING, "begins")
+            self._waves()
+
+    def resume(self) -> None:
+        """From wherever the record is to its end; raises as :meth:`run` does."""
         record = self._record
-        try:
+        with self._ending():
             if record.state == rollout.ROLLING_BACK:
                 self._back(record.reason)
-            else:
-                self._settle()
-                rollout.begin_again(record)
-                self._move(rollout.RUNNING, "begins")
-                self._waves()
+                return
+            self._settle()
+            rollout.begin_again(record)
+            self._move(rollout.RUNNING, "goes on")
+            self._ask_again({name: record.nodes[name] for name in record.in_state(PENDING)})
+            self._waves()
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        try:
+            yield
         except Halted as exc:
             self._move(rollout.HALTED, f"halted: {exc}", str(exc))
             raise RolloutHalted(self.summary()) from None
         except BaseException as exc:
             self._interrupted(exc)
             raise
-        if record.state != rollout.DONE:
+        if self._record.state != rollout.DONE:
             raise RolloutFailed(self.summary())
 
     def halt(self) -> None:
@@ -137,10 +151,18 @@ class Driver(Steps):
     # The way back
 
     def _back(self, why: str) -> None:
-        """Everything that was updated, or may have been, shows again what it showed before; nobody else is touched."""
+        """
+        Everything that was updated, or may have been, shows again what it showed before; nobody else is touched.
+
+        An apply that failed may have changed a node all the same, where only its containers did not get along.
+        """
         record = self._record
         record.state, record.reason, record.soak_until, record.ended = rollout.ROLLING_BACK, why, "", ""
-        left = sorted({*record.in_state(UPDATED), *rollout.unavailable(record)})
+        moved = {name: node for name, node in record.nodes.items() if node.state == UPDATED or _tried(node)}
+        left = [name for name, node in moved.items() if node.from_version != record.version]
+        for name in moved.keys() - set(left):
+            moved[name].state, moved[name].answered, moved[name].code = FAILED, False, "same-version"
+            moved[name].message = "showed another content of the same version before; roll it back on the node"
         self._tell(f"rolls back {len(left)} nodes: {why}", "rolling-back", nodes=len(left))
         at_once = self._rules.max_unavailable.of(len(record.nodes))
         going: set[str] = set()
@@ -151,9 +173,8 @@ class Driver(Steps):
                 self._go_back(name)
             going |= set(batch)
             going -= self._take(self._jobs.poll(TICK))
-        lost = sorted({*record.in_state(UPDATED), *rollout.unavailable(record)})
-        if lost:
-            rollout.close(record, FAILED, now(), f"{why}; not rolled back: {', '.join(lost)}")
+        if lost := [name for name, node in record.nodes.items() if node.state == UPDATED or not node.answered]:
+            rollout.close(record, FAILED, now(), f"{why}; not known to be rolled back: {', '.join(lost)}")
         else:
             rollout.close(record, rollout.ROLLED_BACK, now(), why)
         self._tell(f"{record.state}: {record.reason}", record.state)
@@ -168,3 +189,7 @@ class Driver(Steps):
         """One sentence about all of it."""
         one = self._record
         return f"rollout {one.id} of {one.base} to {one.version} is {one.state}: {one.reason} ({self.counts()})"
+
+
+def _tried(node: Node) -> bool:
+    return bool(node.started) and node.state in BAD

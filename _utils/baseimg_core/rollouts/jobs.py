@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .site import Site
@@ -42,7 +42,8 @@ class _Open:
     ask: float
     misses: int = 0
     gone: bool = False
-    probe: str = ""
+    waiting: bool = False
+    probes: set[str] = field(default_factory=set)
 
 
 class Jobs:
@@ -108,12 +109,12 @@ class Jobs:
                 yield _answer(node, place.pop(node).function, event)
                 return
         one = self._open.get(node)
-        if one and one.probe and one.probe == jid:
+        if one and jid in one.probes:  # an answer to an earlier question is a sign of life, too
             self._probed(one, bool(event.get("return")))
 
     def _probed(self, one: _Open, running: bool) -> None:
         """The node said whether it works on the job. A return may be on its way, so one "no" does not count."""
-        one.probe, one.misses = "", 0
+        one.waiting, one.misses = False, 0
         one.ask = time.monotonic() + self._gather
         if not running:
             one.misses, one.gone = (_MISSES, True) if one.gone else (0, True)
@@ -131,8 +132,8 @@ class Jobs:
         for node, one in due.items():
             if node not in self._open:
                 continue
-            if one.probe:
-                one.probe, one.misses, one.gone = "", one.misses + 1, False
+            if one.waiting:
+                one.waiting, one.misses, one.gone = False, one.misses + 1, False
             if one.misses >= _MISSES or one.deadline <= now:
                 yield self._give_up(node, one)
             else:
@@ -145,7 +146,8 @@ class Jobs:
         known = self._site.publish("saltutil.find_job", nodes, {"jid": jid}, probe)
         for node in nodes:
             one = self._open[node]
-            one.probe, one.ask = probe, time.monotonic() + self._gather
+            one.waiting, one.ask = True, time.monotonic() + self._gather
+            one.probes.add(probe)
             if node not in known:
                 one.misses = _MISSES
 

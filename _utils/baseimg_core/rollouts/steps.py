@@ -99,7 +99,7 @@ class Steps:
             node.code, node.message = answer.code, answer.message
         elif answer.data is None:
             looking.fail(node, answer)
-            # an error leaves a node as it was, so that is known; one of the question leaves open what came of the job
+            # an error of the job is its end; one of the question leaves open what came of the job
             node.answered = answer.kind == RETURNED and answer.function == _CONVERGE
         elif answer.function == _PLAN and answer.data["changed"]:
             node.state, node.answered = FAILED, True
@@ -110,8 +110,6 @@ class Steps:
     def _settle(self) -> None:
         """Find out about nodes that were in the middle of something when the process that moved this ended."""
         record = self._record
-        for name in record.in_state(PREPARING):
-            record.nodes[name].state = PENDING
         lost = rollout.unavailable(record)
         if lost:
             names = ", ".join(lost[:10])
@@ -146,18 +144,20 @@ class Steps:
         node = self._record.nodes[name]
         declared = self._record.declared[node.declared]
         named = {"base": declared["chain_id"] or self._record.base, "to": node.from_version}
-        if declared.get("containers"):
+        if "containers" in declared:
             named["containers"] = declared["containers"]
+        node.answered = False
         self._send(_ROLLBACK, [name], named, node.state)
 
     def _gone_back(self, node: Node, answer: Answer) -> None:
         node.ended = now()
         if answer.data is None:
             looking.fail(node, answer)
-            node.answered = False
             node.message = f"not rolled back to {node.from_version}: {answer.message}"
-        else:
-            node.state, node.answered, node.code, node.message = rollout.ROLLED_BACK, True, "", ""
+            return
+        node.answered = True
+        if node.state == UPDATED or answer.data["changed"]:
+            node.state, node.code, node.message = rollout.ROLLED_BACK, "", ""
             node.containers = answer.data["containers"]["outdated"]
 
     # Sending and hearing
@@ -167,6 +167,8 @@ class Steps:
         hear = {_FETCH: self._prepared, _CONVERGE: self._updated, _PLAN: self._updated, _ROLLBACK: self._gone_back}
         lost, heard = [], set()
         for answer in answers:
+            if answer.function not in hear:  # of a question that a node answers too late
+                continue
             node = self._record.nodes[answer.node]
             hear[answer.function](node, answer)
             heard.add(answer.node)
@@ -201,6 +203,9 @@ class Steps:
 
     def _move(self, state: str, text: str, reason: str = "") -> None:
         self._record.state, self._record.reason = state, reason
+        if state == rollout.HALTED:  # nothing is lost: what was fetched is there when they are prepared again
+            for name in self._record.in_state(PREPARING):
+                self._record.nodes[name].state = PENDING
         self._tell(text, state)
 
     def _tell(self, text: str, tag: str, **data: Any) -> None:
