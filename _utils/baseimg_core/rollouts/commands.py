@@ -128,6 +128,7 @@ class Rollouts:
         window = rollout_policy.parse(merged).window
         if window:
             _check_zone(window.timezone)
+        self._site.say(f"{now()[11:19]} {base}: asks the nodes what they declare and show")
         at = datetime.now(UTC)
         identity = f"{at:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         return looking.begin(self._jobs, self._site.match, base, version, merged, self._by, now(), identity)

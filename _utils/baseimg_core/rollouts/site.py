@@ -73,8 +73,11 @@ class Site:
         return data
 
     def fire(self, tag: str, data: Mapping[str, Any]) -> None:
-        """Put an event on the bus."""
-        self._bus.fire_event(dict(data), tag)
+        """Put an event on the bus. Where that fails it is said so: nothing but the event is lost."""
+        try:
+            self._bus.fire_event(dict(data), tag)
+        except Exception as exc:  # each transport has errors of its own
+            self.say(f"the event {tag} could not be sent: {exc or type(exc).__name__}")
 
     @staticmethod
     def say(text: str) -> None:

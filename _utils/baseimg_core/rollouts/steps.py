@@ -116,7 +116,9 @@ class Steps:
             self._tell(f"asks {len(lost)} nodes what came of their jobs: {names}", "settling", nodes=len(lost))
         for name in lost:
             record.nodes[name].state = APPLYING
-            self._jobs.watch(_CONVERGE, [name], self._rules.timeout, record.nodes[name].job, at_once=True)
+            if job := record.nodes[name].job:
+                self._jobs.watch(_CONVERGE, [name], self._rules.timeout, job, at_once=True)
+        self._ask_for_the_truth([name for name in lost if not record.nodes[name].job])
         while self._jobs.busy():
             self._take(self._jobs.poll(TICK))
 
@@ -133,10 +135,14 @@ class Steps:
                 node = record.nodes[name]
                 if answer.data is None:
                     looking.fail(node, answer)
-                    node.answered = False
                 elif (shown := answer.data["bases"][0]["version"]) != record.version:
-                    node.state, node.answered, node.code = FAILED, False, "version-lost"
+                    node.state, node.code = FAILED, "version-lost"
                     node.message = f"showed {record.version}, and after the soak {shown}"
+                else:
+                    continue
+                node.answered, node.job = False, ""
+                self._note(f"{name}: {node.state} [{node.code}] {node.message}", f"node/{name}", state=node.state)
+        self._store.save(record)
 
     # Going back
 
@@ -154,6 +160,7 @@ class Steps:
         if answer.data is None:
             looking.fail(node, answer)
             node.message = f"not rolled back to {node.from_version}: {answer.message}"
+            node.job = "" if answer.kind == RETURNED else node.job  # nothing of it is outstanding
             return
         node.answered = True
         if node.state == UPDATED or answer.data["changed"]:
@@ -213,6 +220,7 @@ class Steps:
         self._store.save(self._record)
 
     def _note(self, text: str, tag: str, **data: Any) -> None:
+        """Remember it, and show it at once; whoever calls this saves the record."""
         record, at = self._record, now()
         record.tell(at, text)
         self._site.say(f"{at[11:19]} {record.base} {record.version}: {text}")
