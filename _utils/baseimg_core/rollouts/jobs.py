@@ -146,7 +146,7 @@ class Jobs:
         known = self._site.publish("saltutil.find_job", nodes, {"jid": jid}, probe)
         for node in nodes:
             one = self._open[node]
-            one.waiting, one.ask = True, time.monotonic() + self._gather
+            one.waiting, one.ask = True, time.monotonic() + self._gather * (1 + one.misses)  # a busy node gets longer
             one.probes.add(probe)
             if node not in known:
                 one.misses = _MISSES
