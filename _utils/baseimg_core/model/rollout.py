@@ -39,10 +39,10 @@ PASSED = "passed"
 class Node:
     """
     One node. ``wave`` is an index, -1 for a node that has nothing to do. ``bundle`` is the digest of the one that its
-    content before was made from, empty for the original content. ``declared`` is the index of what its pillar
-    declares in the record's ``declared``, -1 where it is not known yet. ``job`` is the Salt job in progress, or the
-    last one. ``answered`` is false from the moment an apply is sent until it is known what came of it. ``code`` and
-    ``message`` say why it is in this state; ``containers`` are those that still run on older content.
+    content before was made from, empty for the original content. ``declared`` is the index of what its pillar declares
+    in the record's ``declared``, -1 where it is not known yet. ``job`` is the Salt job that was sent last, empty where
+    nothing is to be heard of it. ``answered`` is false from the moment an apply is sent until it is known what came of
+    it. ``code`` and ``message`` say why it is in this state; ``containers`` are those that still run on older content.
     """
 
     wave: int

@@ -123,9 +123,12 @@ class Steps:
             self._take(self._jobs.poll(TICK))
 
     def _ask_for_the_truth(self, names: Sequence[str]) -> None:
-        """These nodes answer, but know nothing of the job: so what do they show?"""
+        """
+        These nodes answer, but know nothing of the job: so what do they show? The record goes on to name the job that
+        is to be accounted for.
+        """
         for named, group in self._alike(names, lambda one: self._arguments(one, ("bundles", "chain_id", "repair"))):
-            self._send(_PLAN, group, named, APPLYING)
+            self._jobs.start(_PLAN, group, named, self._rules.timeout, self._site.new_jid())
 
     def _check(self, names: Sequence[str]) -> None:
         """The gate behind a soak: who was updated still answers, and still shows the version."""
