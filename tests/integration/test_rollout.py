@@ -144,7 +144,9 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
 def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
     # a node that is dead is known to be so after four times this
-    master = daemons.master("rollout", [REPO / "salt", served], pillar, gather_job_timeout=6, reactor=REACTOR)
+    master = daemons.master(
+        "rollout", [REPO / "salt", served], pillar, gather_job_timeout=6, auto_accept=True, reactor=REACTOR
+    )
     minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
     assert master.salt("*", "saltutil.sync_all").code == 0
     assert master.factory.salt_run_cli(timeout=SECONDS).run("saltutil.sync_all").returncode == 0
