@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from ..errors import ArgumentInvalid, BaseimgError, RolloutBusy
 from ..model import policy, rollout, rollout_policy
 from ..model.rollout import Node, Rollout
 from . import looking
-from .driving import Driver
+from .driving import Driver, zone
 from .jobs import Jobs
 from .site import Site
 from .steps import now
@@ -127,7 +126,7 @@ class Rollouts:
         merged = rollout_policy.merged(*places)
         window = rollout_policy.parse(merged).window
         if window:
-            _check_zone(window.timezone)
+            zone(window.timezone)
         self._site.say(f"{now()[11:19]} {base}: asks the nodes what they declare and show")
         at = datetime.now(UTC)
         identity = f"{at:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
@@ -139,13 +138,6 @@ class Rollouts:
         with self._store.lock(record.base):
             self._store.forget_halt(record.id)
             yield self._store.read(record.id)
-
-
-def _check_zone(name: str) -> None:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as exc:
-        raise ArgumentInvalid(f"rollout:window:timezone is {name!r}, expected a name such as Europe/Berlin") from exc
 
 
 def _way(record: Rollout, node: Node) -> str:

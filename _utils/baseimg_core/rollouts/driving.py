@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from ..errors import RolloutFailed, RolloutHalted
+from ..errors import ArgumentInvalid, RolloutFailed, RolloutHalted
 from ..model import rollout, rollout_policy
 from ..model.rollout import APPLYING, BAD, FAILED, PENDING, UPDATED, Node
 from .steps import TICK, Steps, now
@@ -128,7 +128,7 @@ class Driver(Steps):
             return "halted by request"
         window = self._rules.window
         if window:
-            here = datetime.now(ZoneInfo(window.timezone))
+            here = datetime.now(zone(window.timezone))
             if not window.open_at(here.weekday(), here.hour * 60 + here.minute):
                 return f"the window is closed: it is {here:%a %H:%M} in {window.timezone}"
         return ""
@@ -193,3 +193,11 @@ class Driver(Steps):
 
 def _tried(node: Node) -> bool:
     return bool(node.started) and node.state in BAD
+
+
+def zone(name: str) -> tzinfo:
+    """A window's time zone; UTC needs no database. Raises :class:`ArgumentInvalid`."""
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as exc:
+        raise ArgumentInvalid(f"rollout:window:timezone is {name!r}, expected a name such as Europe/Berlin") from exc
