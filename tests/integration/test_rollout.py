@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import salt.config
 import salt.loader
+import salt.utils.event
 from salt.exceptions import CommandExecutionError
 
 from tests.support import images
@@ -206,7 +207,13 @@ class TestGood:
         assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
         # nothing is left to do
-        again = fleet.run("rollout", BASE)
+        with salt.utils.event.get_event("master", opts=fleet.runners.opts, listen=True) as bus:
+            assert bus.connect_pub()
+            again = fleet.run("rollout", BASE)
+            events = [bus.get_event(wait=SECONDS, tag="salt/baseimg/rollout/", full=True) for _ in range(2)]
+        prefix = f"salt/baseimg/rollout/{again['id']}"
+        assert [event["tag"] for event in events] == [f"{prefix}/running", f"{prefix}/done"]
+        assert (events[1]["data"]["base"], events[1]["data"]["text"]) == (BASE, "done: 5 skipped")
         assert (again["state"], again["nodes"]) == ("done", {"skipped": 5})
         assert set(again["skipped"]) == set(NODES)
 
