@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import salt.client
 import salt.config
 import salt.loader
 import salt.utils.event
@@ -141,6 +142,14 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
             engine.destroy()
 
 
+def wait_for_answers(master: Master) -> None:
+    """A minion says that it has started a moment before it hears what is published."""
+    deadline = time.monotonic() + SECONDS
+    with salt.client.get_local_client(mopts=dict(master.factory.config)) as client:
+        while set(client.cmd("*", "test.ping", timeout=5)) != set(NODES):
+            assert time.monotonic() < deadline
+
+
 @pytest.fixture(scope="module")
 def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
@@ -149,6 +158,7 @@ def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pyte
         "rollout", [REPO / "salt", served], pillar, gather_job_timeout=6, auto_accept=True, reactor=REACTOR
     )
     minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
+    wait_for_answers(master)
     assert master.salt("*", "saltutil.sync_all").code == 0
     assert master.factory.salt_run_cli(timeout=SECONDS).run("saltutil.sync_all").returncode == 0
     engines[NODES[0]].load(images.archive([*ON_NODES, ImageSpec(TARGET, NEW_LAYERS)]))
