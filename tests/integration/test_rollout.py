@@ -220,10 +220,11 @@ class TestGood:
         with salt.utils.event.get_event("master", opts=fleet.runners.opts, listen=True) as bus:
             assert bus.connect_pub()
             again = fleet.run("rollout", BASE)
-            events = [bus.get_event(wait=SECONDS, tag="salt/baseimg/rollout/", full=True) for _ in range(2)]
-        prefix = f"salt/baseimg/rollout/{again['id']}"
-        assert [event["tag"] for event in events] == [f"{prefix}/running", f"{prefix}/done"]
-        assert (events[1]["data"]["base"], events[1]["data"]["text"]) == (BASE, "done: 5 skipped")
+            events: list[dict[str, Any]] = []
+            while not events or not events[-1]["tag"].endswith("/done"):
+                events.append(bus.get_event(wait=SECONDS, tag="salt/baseimg/rollout/", full=True))
+        assert events[0]["tag"] == f"salt/baseimg/rollout/{again['id']}/running"
+        assert (events[-1]["data"]["base"], events[-1]["data"]["text"]) == (BASE, "done: 5 skipped")
         assert (again["state"], again["nodes"]) == ("done", {"skipped": 5})
         assert set(again["skipped"]) == set(NODES)
 
@@ -343,7 +344,12 @@ class TestHaltAndResume:
         assert fleet.states()["node2"] == "applying"
 
         told = fleet.run("resume")
-        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
+        # the reactor may have been quicker on the node that it is for
+        assert (told["state"], set(told["nodes"]) - {"skipped"}, sum(told["nodes"].values())) == (
+            "done",
+            {"updated"},
+            5,
+        )
         assert fleet.shown() == everywhere(NEW)
 
     def test_an_answer_that_comes_too_late(self, fleet: Fleet) -> None:

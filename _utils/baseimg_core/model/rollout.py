@@ -42,7 +42,8 @@ class Node:
     content before was made from, empty for the original content. ``declared`` is the index of what its pillar declares
     in the record's ``declared``, -1 where it is not known yet. ``job`` is the Salt job that was sent last, empty where
     nothing is to be heard of it. ``answered`` is false from the moment an apply is sent until it is known what came of
-    it. ``code`` and ``message`` say why it is in this state; ``containers`` are those that still run on older content.
+    it, ``tries`` counts how often one was sent. ``code`` and ``message`` say why it is in this state; ``containers`` are
+    those that still run on older content.
     """
 
     wave: int
@@ -53,6 +54,7 @@ class Node:
     declared: int = -1
     job: str = ""
     answered: bool = True
+    tries: int = 0
     code: str = ""
     message: str = ""
     prepared: str = ""
@@ -234,6 +236,7 @@ def begin_again(rollout: Rollout) -> None:
         open_wave = node.wave >= 0 and rollout.waves[node.wave].state != PASSED
         if open_wave and node.answered and node.state in BAD | {PENDING, PREPARING, READY}:
             node.state, node.code, node.message, node.ended, node.declared = PENDING, "", "", "", -1
+            node.tries = 0
     for wave in rollout.waves:
         if wave.state != PASSED:
             wave.state, wave.ended = PENDING, ""

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from ..errors import ArgumentInvalid, RolloutFailed, RolloutHalted
 from ..model import rollout, rollout_policy
-from ..model.rollout import APPLYING, BAD, FAILED, PENDING, UPDATED, Node
+from ..model.rollout import APPLYING, BAD, FAILED, PENDING, READY, UPDATED, Node
 from .steps import TICK, Steps, now
 
 
@@ -192,7 +192,7 @@ class Driver(Steps):
 
 
 def _tried(node: Node) -> bool:
-    return bool(node.started) and node.state in BAD
+    return bool(node.started) and node.state in BAD | {READY}
 
 
 def zone(name: str) -> tzinfo:

@@ -16,6 +16,7 @@ from .store import Store
 
 TICK = 1.0  # seconds that a halt may take to be seen
 _ASK_AGAIN = 60.0  # seconds before a node that did not answer is asked again when its wave comes
+_TRIES = 2  # how often a node is told to apply whose job gets lost
 _FETCH, _CONVERGE, _PLAN, _ROLLBACK = "baseimg.fetch", "baseimg.converge", "baseimg.plan", "baseimg.rollback"
 
 Arguments = Callable[[dict[str, Any]], dict[str, Any]]
@@ -85,7 +86,8 @@ class Steps:
     def _apply(self, names: Sequence[str]) -> None:
         for named, group in self._alike(names, self._to_converge):
             for name in group:
-                self._record.nodes[name].answered, self._record.nodes[name].started = False, now()
+                node = self._record.nodes[name]
+                node.answered, node.started, node.tries = False, now(), node.tries + 1
             self._send(_CONVERGE, group, named, APPLYING)
 
     def _to_converge(self, declared: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +104,8 @@ class Steps:
             # an error of the job is its end; one of the question leaves open what came of the job
             node.answered = answer.kind == RETURNED and answer.function == _CONVERGE
         elif answer.function == _PLAN and answer.data["changed"]:
-            node.state, node.answered = FAILED, True
+            # once more, which waits for the lost job's end if it has not ended after all, and finds nothing to do then
+            node.state, node.answered = READY if node.tries < _TRIES else FAILED, True
         else:
             node.state, node.answered, node.code, node.message = UPDATED, True, "", ""
             node.containers = answer.data["containers"]["outdated"]
