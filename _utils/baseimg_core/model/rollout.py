@@ -42,8 +42,8 @@ class Node:
     content before was made from, empty for the original content. ``declared`` is the index of what its pillar declares
     in the record's ``declared``, -1 where it is not known yet. ``job`` is the Salt job that was sent last, empty where
     nothing is to be heard of it. ``answered`` is false from the moment an apply is sent until it is known what came of
-    it, ``tries`` counts how often one was sent. ``code`` and ``message`` say why it is in this state; ``containers`` are
-    those that still run on older content.
+    it, ``tries`` counts how often one was sent. ``code`` and ``message`` say why it is in this state. ``containers``
+    are those that still run on older content.
     """
 
     wave: int
