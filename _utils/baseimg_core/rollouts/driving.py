@@ -82,7 +82,8 @@ class Driver(Steps):
                 return
             wave = record.waves[index]
             wave.state, wave.ended = rollout.PASSED, now()
-            self._tell(f"wave {wave.name!r} passed", "wave", wave=wave.name, state=wave.state)
+            if record.of_wave(index):
+                self._tell(f"wave {wave.name!r} passed", "wave", wave=wave.name, state=wave.state)
         rollout.close(record, rollout.DONE, now())
         self._tell("done: " + self.counts(), "done")
 
