@@ -93,9 +93,13 @@ class Jobs:
             self.start(function, nodes, named, timeout, self._site.new_jid())
         found: dict[str, Answer] = {}
         kept: list[Answer] = []
+        again: set[str] = set()
         while self._open:
             for answer in self.poll(_TICK):
-                if answer.function == function:
+                if answer.kind == LOST and answer.function == function and answer.node not in again:
+                    again.add(answer.node)
+                    self.start(function, [answer.node], named, timeout, self._site.new_jid())
+                elif answer.function == function:
                     found[answer.node] = answer
                 else:  # of a node that was given up, and has returned at last
                     kept.append(answer)

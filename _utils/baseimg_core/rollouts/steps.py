@@ -16,7 +16,7 @@ from .store import Store
 
 TICK = 1.0  # seconds that a halt may take to be seen
 _ASK_AGAIN = 60.0  # seconds before a node that did not answer is asked again when its wave comes
-_TRIES = 2  # how often a node is told to apply whose job gets lost
+_TRIES = 2  # how often a node is told to fetch or to apply whose job gets lost
 _FETCH, _CONVERGE, _PLAN, _ROLLBACK = "baseimg.fetch", "baseimg.converge", "baseimg.plan", "baseimg.rollback"
 
 Arguments = Callable[[dict[str, Any]], dict[str, Any]]
@@ -66,7 +66,8 @@ class Steps:
             del left[: len(batch)]
             for named, group in self._alike(batch, self._to_fetch):
                 self._send(_FETCH, group, named, PREPARING)
-            self._take(self._jobs.poll(TICK))
+            heard = self._take(self._jobs.poll(TICK))
+            left += sorted(name for name in heard if record.nodes[name].state == PENDING)
 
     def _to_fetch(self, declared: dict[str, Any]) -> dict[str, Any]:
         return self._arguments(declared, ("bundles", "chain_id"))
@@ -74,12 +75,14 @@ class Steps:
     def _prepared(self, node: Node, answer: Answer) -> None:
         if node.state != PREPARING:  # too late, its turn is over
             return
-        if answer.data is None:
+        if answer.kind == LOST and node.tries < _TRIES - 1:
+            node.state, node.tries = PENDING, node.tries + 1
+        elif answer.data is None:
             looking.fail(node, answer)
         elif not answer.data["needed"]:
             looking.skip(node, "at-version", f"shows {self._record.version} already")
         else:
-            node.state, node.prepared, node.from_version = READY, now(), answer.data["from"]
+            node.state, node.prepared, node.from_version, node.tries = READY, now(), answer.data["from"], 0
 
     # Applying
 
