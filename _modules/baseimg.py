@@ -35,7 +35,17 @@ try:
         from baseimg_core.minion import Minion
         from baseimg_core.model import containers as container_policy
         from baseimg_core.model import policy
-        from baseimg_core.ops import adopting, bases, building, converging, importing, keeping, seeing, verifying
+        from baseimg_core.ops import (
+            adopting,
+            bases,
+            building,
+            converging,
+            fetching,
+            importing,
+            keeping,
+            seeing,
+            verifying,
+        )
         from baseimg_core.ops import impact as impacting
     _MISSING = None
 except ImportError as exc:
@@ -338,6 +348,30 @@ def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None,
         wanted = _declared(name, version, bundles, chain_id)
         context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
         return converging.plan(context, *wanted, bool(repair), restarts)
+
+
+def fetch(name, version, bundles=None, chain_id=None):
+    """
+    Bring the bundles to this node that :py:func:`baseimg.converge` would need, and check them; nothing else is changed.
+
+    Converging is local then: what is here and has its declared digest is not sent again. Declare a ``hash`` for bundles
+    that come over HTTP, or they are.
+
+    name, version, bundles, chain_id
+        As there.
+
+    Returns whether converging is ``needed`` at all, ``base``, ``from`` and ``to`` (versions), the ``bundles`` in the
+    order in which they are applied (``version``, ``path`` on this node, ``bytes``, ``digest``), and their ``bytes``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.fetch corp/base:12.0 "'12.1'" \\
+            bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
+    """
+    with _operation("fetch") as minion:
+        return fetching.fetch(minion.context(trust=True), *_declared(name, version, bundles, chain_id))
 
 
 def rollback(base, to=None, containers="keep", **kwargs):

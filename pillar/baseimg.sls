@@ -32,6 +32,17 @@
 #       compression: zstd        optional: 'gzip' for nodes without the Python package zstandard
 #       delta: only              optional: several times smaller; see baseimg.build for 'both' and 'auto'
 #       key: /etc/salt/baseimg-signing-key   optional: signs the bundle with this private key (docs/signatures.md)
+#   rollout:                     how 'salt-run baseimg.rollout' goes; read in the master's own pillar (docs/rollout.md)
+#     target: '*'                who takes part: a glob, or tgt and tgt_type
+#     canary: 1                  the first wave: a number, a percentage, or a target
+#     waves: ['10%', '50%']      then these, and whoever is left
+#     success_threshold: 100     percent of a wave's nodes that must be updated
+#     max_unavailable: 25%       of all that take part, or a number
+#     prepare_at_once: 50        nodes that fetch bundles at the same time
+#     soak: 600                  seconds between two waves
+#     on_failure: rollback       or halt
+#     timeout: 900               seconds that one step may take on one node
+#     window: {days: [mon, tue], from: '22:00', to: '04:00', timezone: UTC}
 #
 # Bundles are chained where none leads there directly: with 12.0 -> 12.1 under '12.1' and 12.1 -> 12.2 under '12.2', a base
 # that shows 12.0 goes to 12.2 in one swap.

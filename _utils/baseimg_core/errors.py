@@ -298,6 +298,41 @@ class DestinationUnwritable(BaseimgError):
     hint = "give a path in an existing directory that can be written"
 
 
+class MasterUnreachable(BaseimgError):
+    """The Salt master does not take jobs."""
+
+    code = "master-unreachable"
+    hint = "start the master, then go on with 'salt-run baseimg.resume'"
+
+
+class RolloutUnknown(BaseimgError):
+    """No rollout has this ID, or it is not clear which one is meant."""
+
+    code = "rollout-unknown"
+    hint = "see 'salt-run baseimg.status' for the rollouts that there are, and give an ID"
+
+
+class RolloutBusy(BaseimgError):
+    """Another rollout of this base is not over."""
+
+    code = "rollout-busy"
+    hint = "see 'salt-run baseimg.status'; halt it, or wait for its end"
+
+
+class RolloutHalted(BaseimgError):
+    """A rollout was halted before every wave had passed: by a failure, by somebody, or by its window."""
+
+    code = "rollout-halted"
+    hint = "correct what the message names, then 'salt-run baseimg.resume'; or go back with 'salt-run baseimg.rollback'"
+
+
+class RolloutFailed(BaseimgError):
+    """A rollout failed and was rolled back, or nodes could not be rolled back."""
+
+    code = "rollout-failed"
+    hint = "see 'salt-run baseimg.status ID' for what happened on each node"
+
+
 _OPEN_FILES = (
     "directories may be nested as deeply as this process may open files: raise its limit (LimitNOFILE of the minion's "
     "service, or ulimit -n)"

@@ -22,6 +22,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "ops": ({"errors", "model", "disk", "engine", "ops"}, set()),
     "minion": ({"errors", "model", "engine", "registry", "ops"}, set()),
     "report": ({"errors", "model", "report"}, set()),
+    "rollouts": ({"errors", "model", "disk", "rollouts"}, set()),
 }
 # What the model may use of the standard library: nothing that reads, writes, waits, or knows the time. Add what is so.
 PURE = {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from baseimg_core.model import rollout_policy
 from tests.support.minion import Minion
 from tests.support.sources import REPO
 
@@ -41,7 +42,14 @@ EXAMPLE = {
                 "key": "/k",
             },
         },
-    }
+    },
+    "rollout": {
+        "base": BASE,
+        "from": "12.0",
+        "nodes": ["node1", "node2", "node3", "node4"],
+        "batch": 2,
+        "check": "true",
+    },
 }
 SALT = sorted(path for path in (REPO / "salt").rglob("*.sls") if path.name != "top.sls")
 NAMES = [".".join(path.relative_to(REPO / "salt").with_suffix("").parts).removesuffix(".init") for path in SALT]
@@ -167,6 +175,7 @@ class TestPillar:
             assert example.modules["baseimg.declared"](what)
         base = pillar["baseimg"]["bases"][BASE]
         assert set(base) == {"version", "bundles", "chain_id", "missing", "repair", "protect", "containers"}
+        assert set(rollout_policy.merged(pillar["baseimg"]["rollout"])) == set(pillar["baseimg"]["rollout"])
         (build,) = pillar["baseimg"]["builds"].values()
         assert set(build) == {"source", "target", "version", "compression", "key", "delta"}
 
@@ -225,3 +234,40 @@ class TestMistakesInArguments:
 def test_nothing_in_the_file_root_is_left_out_by_accident() -> None:
     names = {os.path.relpath(path, REPO / "salt") for path in SALT}
     assert all(name.startswith(("baseimg/", "orch/")) for name in names)
+
+
+class TestOrchestration:
+    def test_waves_follow_one_another(self, minion: Minion) -> None:
+        shown = show(minion, "orch.waves", EXAMPLE)
+        waves = {name: _given(state["salt"]) for name, state in shown.items()}
+        assert {name: one["tgt"] for name, one in waves.items()} == {
+            "baseimg wave 1": ["node1"],
+            "baseimg canary is well": ["node1"],
+            "baseimg wave 2": ["node2", "node3"],
+            "baseimg wave 3": ["node4"],
+        }
+        assert all((one["tgt_type"], one["expect_minions"]) == ("list", True) for one in waves.values())
+        assert [list(one.values()) for one in waves["baseimg wave 2"]["require"]] == [
+            ["baseimg wave 1"],
+            ["baseimg canary is well"],
+        ]
+
+    @pytest.mark.parametrize("name", ["orch.waves", "orch.rollback"])
+    def test_without_nodes_nothing_succeeds(self, minion: Minion, name: str) -> None:
+        (state,) = show(minion, name, {}).values()
+        assert "fail_without_changes" in state["test"]
+
+
+def _given(state: list[Any]) -> dict[str, Any]:
+    return {key: value for one in state if isinstance(one, dict) for key, value in one.items()}
+
+
+class TestReactor:
+    PATH = REPO / "reactor/baseimg.sls"
+
+    @pytest.mark.parametrize("node", ["web1.example.com", "a: b", "x' *"])
+    def test_converges_the_node_of_the_event_and_no_other(self, minion: Minion, node: str) -> None:
+        (reaction,) = minion.modules["slsutil.renderer"](str(self.PATH), data={"id": node}).values()
+        given = _given(reaction["local.state.apply"])
+        assert (given["tgt"], given["tgt_type"]) == ([node], "list")
+        assert _given(given["args"]) == {"mods": "baseimg", "queue": True}

@@ -17,7 +17,7 @@ DELTAS = ("auto", "both", "only")
 _OPTIONS = frozenset(
     {"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature", "registries", "layers_roots"}
 )
-_PILLAR_KEYS = frozenset({"bases", "builds"}) | _OPTIONS
+_PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS  # rollout_policy checks the third, on the master
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})

@@ -66,7 +66,7 @@ def converge(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        found = _find(context.engine, name, catalogue, chain_id)
+        found = find(context.engine, name, catalogue, chain_id)
         return _reach(context, found, version, catalogue, "converge", policy, repair)
 
 
@@ -82,7 +82,7 @@ def plan(
     """What :func:`converge` would do, without doing it."""
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        base = _find(context.engine, name, catalogue, chain_id)
+        base = find(context.engine, name, catalogue, chain_id)
         healed = healing.compose(context.engine, base) if repair else None
         record = healed or base.store.read() or bases.begin(context.engine, base)
         drifted = repair and _mark_drift(base, record)
@@ -164,7 +164,7 @@ def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
     return showing[0]
 
 
-def _find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> Base:
+def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> Base:
     """
     The declared base; where its name is not here, by the bundle that starts from it: other names share its layers.
     """

@@ -1,0 +1,393 @@
+"""Rollouts over a fleet: one master, five nodes with an engine, a base and an application each."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.client
+import salt.config
+import salt.loader
+import salt.utils.event
+from salt.exceptions import CommandExecutionError
+
+from tests.support import images
+from tests.support.daemons import Daemons, Master
+from tests.support.engine import Engine
+from tests.support.images import ImageSpec
+from tests.support.sources import REPO
+
+pytestmark = pytest.mark.integration
+
+SECONDS = 120
+NODES = ("node1", "node2", "node3", "node4", "node5")
+BASE, TARGET, APP = "corp/base:12.0", "corp/base:12.1", "corp/app:1"
+OLD, NEW = "12.0", "12.1"
+SYSTEM = images.layer_tar(images.busybox_members())
+OLD_LAYERS = [SYSTEM, images.layer_tar([images.file("version", OLD.encode())])]
+NEW_LAYERS = [*OLD_LAYERS, images.layer_tar([images.file("version", NEW.encode())])]
+ON_NODES = [ImageSpec(BASE, OLD_LAYERS), ImageSpec(APP, [*OLD_LAYERS, images.layer_tar([images.file("app")])])]
+REACTOR = [{"salt/minion/node5/start": [str(REPO / "reactor/baseimg.sls")]}]
+WRONG = "sha256:" + "0" * 64
+
+
+@dataclass
+class Fleet:
+    master: Master
+    minions: dict[str, Any]
+    engines: dict[str, Engine]
+    bundle: Path
+    pillar: Path
+    runners: Any
+
+    def declare(self, version: str = NEW, **nodes: dict[str, Any]) -> None:
+        """What the pillar of every node says, and of single nodes besides."""
+        digest = "sha256:" + hashlib.sha256(self.bundle.read_bytes()).hexdigest()
+        bundles = {NEW: {"source": f"salt://{self.bundle.name}", "hash": digest}}
+        told = {"baseimg": {"bases": {BASE: {"version": version, "bundles": bundles}}}}
+        (self.pillar / "all.sls").write_text(json.dumps(told))
+        for name, more in nodes.items():
+            (self.pillar / f"{name}.sls").write_text(json.dumps({"baseimg": more}))
+        (self.pillar / "top.sls").write_text(json.dumps({"base": {"*": ["all"], **{name: [name] for name in nodes}}}))
+
+    def run(self, function: str, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """A function of the runner, as `salt-run` calls it."""
+        found: dict[str, Any] = self.runners[f"baseimg.{function}"](*arguments, **named)
+        return found
+
+    def refused(self, code: str, function: str, *arguments: Any, **named: Any) -> str:
+        """The message of the error that the runner ends with."""
+        with pytest.raises(CommandExecutionError) as caught:
+            self.run(function, *arguments, **named)
+        assert caught.value.info["code"] == code, caught.value
+        return str(caught.value.info["message"])
+
+    def newest(self) -> dict[str, Any]:
+        """The record of the newest rollout."""
+        return self.run("status", BASE)
+
+    def states(self) -> dict[str, str]:
+        return {name: node["state"] for name, node in self.newest()["nodes"].items()}
+
+    def shown(self) -> dict[str, str]:
+        """What a new container of the application sees, by node."""
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(lambda engine: engine.run(APP, "cat", "/version"), self.engines.values())
+        return dict(zip(self.engines, found, strict=True))
+
+    @contextlib.contextmanager
+    def held(self, node: str) -> Iterator[None]:
+        """Nothing can be applied to this node's base: an apply there waits."""
+        inspected = self.engines[node].client.inspect_image(BASE)
+        layer = Path(inspected["GraphDriver"]["Data"]["UpperDir"]).parent
+        descriptor = os.open(layer, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def salt_run(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """`salt-run` in the background."""
+        command = [str(Path(sys.executable).parent / "salt-run"), "-c", str(self.master.factory.config_dir)]
+        with subprocess.Popen(
+            [*command, "--out=json", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait for something about the newest rollout."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            with contextlib.suppress(CommandExecutionError):
+                if holds(record := self.newest()):
+                    return record
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def everywhere(version: str, **nodes: str) -> dict[str, str]:
+    return {**dict.fromkeys(NODES, version), **nodes}
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    started: dict[str, Engine] = {}
+    try:
+        for node in NODES:
+            started[node] = Engine(tmp_path_factory.mktemp(node))
+            started[node].start()
+        yield started
+    finally:
+        for engine in started.values():
+            engine.destroy()
+
+
+def wait_for_answers(master: Master) -> None:
+    """A minion says that it has started a moment before it hears what is published."""
+    deadline = time.monotonic() + SECONDS
+    with salt.client.get_local_client(mopts=dict(master.factory.config)) as client:
+        while set(client.cmd("*", "test.ping", timeout=5)) != set(NODES):
+            assert time.monotonic() < deadline
+
+
+@pytest.fixture(scope="module")
+def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
+    # a node that is dead is known to be so after four times this
+    master = daemons.master(
+        "rollout", [REPO / "salt", served], pillar, gather_job_timeout=6, auto_accept=True, reactor=REACTOR
+    )
+    minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
+    wait_for_answers(master)
+    assert master.salt("*", "saltutil.sync_all").code == 0
+    assert master.factory.salt_run_cli(timeout=SECONDS).run("saltutil.sync_all").returncode == 0
+    engines[NODES[0]].load(images.archive([*ON_NODES, ImageSpec(TARGET, NEW_LAYERS)]))
+    bundle = served / "b.tar"
+    assert master.quick(NODES[0], "baseimg.build", BASE, TARGET, str(bundle)).code == 0
+    opts = salt.config.master_config(str(Path(master.factory.config_dir) / "master"))
+    return Fleet(master, minions, engines, bundle, pillar, salt.loader.runner(opts))
+
+
+@pytest.fixture
+def fleet(started: Fleet) -> Fleet:
+    """Every node with fresh images, no rollout so far, and the new version declared."""
+
+    def fresh(engine: Engine) -> None:
+        engine.remove_all()
+        engine.load(images.archive(ON_NODES))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fresh, started.engines.values()))
+    home = Path(started.master.factory.config["cachedir"]) / "baseimg/rollouts"
+    for path in home.glob("*") if home.exists() else ():
+        path.unlink()
+    started.declare()
+    return started
+
+
+class TestGood:
+    def test_canary_then_waves(self, fleet: Fleet) -> None:
+        # the policy is in the master's own pillar, and arguments count more
+        fleet.declare(**{fleet.runners.opts["id"]: {"rollout": {"canary": "node1", "waves": ["40%"]}}})
+        planned = fleet.run("plan", BASE, canary="node3")
+        way = f"{OLD} to {NEW}"
+        assert [(wave["name"], wave["nodes"]) for wave in planned["waves"]] == [
+            ("canary", {"node3": way}),
+            ("wave 1", {"node1": way, "node2": way}),
+            ("rest", {"node4": way, "node5": way}),
+        ]
+        assert fleet.shown() == everywhere(OLD)
+        assert fleet.run("status") == {"format": 1, "rollouts": []}
+
+        with fleet.salt_run("baseimg.rollout", BASE, "canary=node3", "max_unavailable=1") as process:
+            out, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, err
+        told = json.loads(out)
+        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
+        assert told["waves"] == {"canary": "passed", "wave 1": "passed", "rest": "passed"}
+        assert "node3: updated" in err
+        assert fleet.shown() == everywhere(NEW)
+
+        # one after the other, in the order of the waves
+        nodes = fleet.newest()["nodes"]
+        order = sorted(nodes, key=lambda name: nodes[name]["started"])
+        assert order == ["node3", "node1", "node2", "node4", "node5"]
+        assert all(nodes[one]["ended"] <= nodes[two]["started"] for one, two in itertools.pairwise(order))
+        record = Path(fleet.master.factory.config["cachedir"]) / f"baseimg/rollouts/{told['id']}.json"
+        assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+        # nothing is left to do
+        with salt.utils.event.get_event("master", opts=fleet.runners.opts, listen=True) as bus:
+            assert bus.connect_pub()
+            again = fleet.run("rollout", BASE)
+            events: list[dict[str, Any]] = []
+            while not events or not events[-1]["tag"].endswith("/done"):
+                events.append(bus.get_event(wait=SECONDS, tag="salt/baseimg/rollout/", full=True))
+        assert events[0]["tag"] == f"salt/baseimg/rollout/{again['id']}/running"
+        assert (events[-1]["data"]["base"], events[-1]["data"]["text"]) == (BASE, "done: 5 skipped")
+        assert (again["state"], again["nodes"]) == ("done", {"skipped": 5})
+        assert set(again["skipped"]) == set(NODES)
+
+        # An older one cannot be taken back any more, this one can, and there is nothing of it
+        assert again["id"] in fleet.refused("rollout-busy", "rollback", told["id"])
+        assert fleet.run("rollback", again["id"])["state"] == "rolled-back"
+        assert fleet.shown() == everywhere(NEW)
+
+    def test_fetching_ahead_moves_all_bytes(self, fleet: Fleet) -> None:
+        """What converging needs is on the node then, and is not sent again."""
+        declared = fleet.master.quick("node1", "saltutil.refresh_pillar", wait=True)
+        assert declared.code == 0
+        bundles = fleet.master.quick("node1", "baseimg.declared").data["node1"][BASE]["bundles"]
+        fetched = fleet.master.quick("node1", "baseimg.fetch", BASE, NEW, bundles=bundles).data["node1"]
+        assert (fetched["needed"], fetched["bytes"]) == (True, fleet.bundle.stat().st_size)
+        (bundle,) = fetched["bundles"]
+        before = os.stat(bundle["path"])
+        assert fleet.shown()["node1"] == OLD
+
+        assert fleet.master.quick("node1", "baseimg.converge", BASE, NEW, bundles=bundles).data["node1"]["changed"]
+        after = os.stat(bundle["path"])
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+        again = fleet.master.quick("node1", "baseimg.fetch", BASE, NEW, bundles=bundles).data["node1"]
+        assert (again["needed"], again["bytes"], again["bundles"]) == (False, 0, [])
+
+
+class TestFailures:
+    def test_a_node_that_fails_ends_it_and_what_was_updated_goes_back(self, fleet: Fleet) -> None:
+        # as seen from there, the file system is too full to apply anything
+        fleet.declare(node4={"reserve": 99})
+        with fleet.salt_run("baseimg.rollout", BASE, "canary=2", "on_failure=rollback") as process:
+            out, err = process.communicate(timeout=SECONDS)
+        assert process.returncode != 0
+        assert "[rollout-failed]" in out + err
+        assert "node4 (space-exhausted)" in out + err
+        record = fleet.newest()
+        assert record["state"] == "rolled-back"
+        assert set(record["waves"][0].values()) >= {"canary", "passed"}
+        states = fleet.states()
+        assert states["node4"] == "failed"
+        assert {states["node1"], states["node2"]} == {"rolled-back"}
+        assert set(states.values()) <= {"rolled-back", "failed", "skipped"}
+        assert fleet.shown() == everywhere(OLD)
+
+    def test_a_wrong_bundle_is_found_before_anything_is_changed(self, fleet: Fleet) -> None:
+        fleet.declare(node1={"bases": {BASE: {"bundles": {NEW: {"hash": WRONG}}}}})
+        message = fleet.refused("rollout-halted", "rollout", BASE, canary=1)
+        assert "wave 'canary': 1 of 1 nodes are not updated" in message
+        assert "node1 (digest-mismatch)" in message
+        assert fleet.states() == {**everywhere("ready"), "node1": "failed"}
+        assert fleet.shown() == everywhere(OLD)
+
+        # the operator corrects it, and goes on
+        fleet.declare()
+        assert fleet.run("resume")["nodes"] == {"updated": 5}
+        assert fleet.shown() == everywhere(NEW)
+
+    def test_a_node_that_does_not_answer_is_no_success(self, fleet: Fleet) -> None:
+        fleet.minions["node4"].terminate()
+        try:
+            with fleet.salt_run("baseimg.rollout", BASE, "waves=[3]") as process:
+                out, err = process.communicate(timeout=SECONDS)
+        finally:
+            fleet.minions["node4"].start()
+        assert process.returncode != 0
+        assert "node4 (node-silent)" in out + err
+        assert fleet.newest()["state"] == "halted"
+        assert fleet.states() == {**everywhere("updated"), "node4": "unreachable", "node5": "ready"}
+        assert fleet.shown() == everywhere(NEW, node4=OLD, node5=OLD)
+
+        # it is there again: those that are updated are not touched any more
+        before = {name: node["job"] for name, node in fleet.newest()["nodes"].items()}
+        told = fleet.run("resume")
+        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
+        assert fleet.shown() == everywhere(NEW)
+        after = {name: node["job"] for name, node in fleet.newest()["nodes"].items()}
+        assert {name for name in NODES if before[name] != after[name]} == {"node4", "node5"}
+
+
+class TestHaltAndResume:
+    def test_from_another_terminal(self, fleet: Fleet) -> None:
+        with fleet.salt_run("baseimg.rollout", BASE, "canary=1", "soak=600") as process:
+            soaking = fleet.wait_until(lambda record: record["state"] == "soaking")
+            # one rollout of a base at a time
+            assert "is going on" in fleet.refused("rollout-busy", "rollout", BASE)
+            assert "requested" in fleet.run("halt")["halt"]
+            out, err = process.communicate(timeout=SECONDS)
+        assert process.returncode != 0
+        assert "halted by request" in out + err
+        assert fleet.newest()["state"] == "halted"
+        assert fleet.shown() == everywhere(OLD, node1=NEW)
+
+        # What was updated can be taken back; then there is nothing to resume
+        assert fleet.run("rollback")["nodes"] == {"rolled-back": 1, "skipped": 4}
+        assert fleet.shown() == everywhere(OLD)
+        fleet.refused("rollout-unknown", "resume")
+        fleet.refused("argument-invalid", "resume", soaking["id"])
+
+    def test_a_closed_window(self, fleet: Fleet) -> None:
+        """Everybody is prepared, and nobody is changed."""
+        far = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).strftime("%a").lower()
+        window = {"days": [far], "from": "01:00", "to": "02:00"}
+        assert "the window is closed" in fleet.refused("rollout-halted", "rollout", BASE, window=window)
+        assert fleet.states() == everywhere("ready")
+        assert fleet.shown() == everywhere(OLD)
+        assert "the window is closed" in fleet.refused("rollout-halted", "resume")
+
+    def test_a_process_that_was_killed_and_a_master_that_was_restarted(self, fleet: Fleet) -> None:
+        with fleet.held("node2"):
+            with fleet.salt_run("baseimg.rollout", BASE, "canary=node2", "timeout=120") as process:
+                fleet.wait_until(lambda record: record["nodes"]["node2"]["state"] == "applying")
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+            assert "nobody moves it any more" in fleet.refused("rollout-busy", "rollout", BASE)
+            fleet.master.factory.terminate()
+        fleet.master.factory.start()
+        assert fleet.states()["node2"] == "applying"
+
+        told = fleet.run("resume")
+        # the reactor may have been quicker on the node that it is for
+        assert (told["state"], set(told["nodes"]) - {"skipped"}, sum(told["nodes"].values())) == (
+            "done",
+            {"updated"},
+            5,
+        )
+        assert fleet.shown() == everywhere(NEW)
+
+    def test_an_answer_that_comes_too_late(self, fleet: Fleet) -> None:
+        with fleet.held("node1"):
+            message = fleet.refused("rollout-halted", "rollout", BASE, canary=1, timeout=5)
+            assert "node1 (node-timeout)" in message
+            assert fleet.newest()["nodes"]["node1"]["answered"] is False
+        told = fleet.run("resume")
+        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
+        assert [line["to"] for line in fleet.master.quick("node1", "baseimg.history", BASE).data["node1"]] == [NEW]
+
+
+class TestPlainSLS:
+    @staticmethod
+    def orchestrate(fleet: Fleet, sls: str, **pillar: Any) -> Any:
+        told = {"rollout": {"base": BASE, "from": OLD, "nodes": list(NODES), "batch": 2, **pillar}}
+        return fleet.master.factory.salt_run_cli(timeout=SECONDS).run("state.orchestrate", sls, pillar=json.dumps(told))
+
+    def test_good_and_back(self, fleet: Fleet) -> None:
+        assert self.orchestrate(fleet, "orch.rollout", check="true").returncode == 0
+        assert fleet.shown() == everywhere(NEW)
+        assert self.orchestrate(fleet, "orch.rollback").returncode == 0
+        assert fleet.shown() == everywhere(OLD)
+
+    def test_a_failure_leads_back(self, fleet: Fleet) -> None:
+        fleet.declare(node4={"reserve": 99})
+        done = self.orchestrate(fleet, "orch.rollout")
+        assert done.returncode != 0
+        assert "space-exhausted" in done.stdout
+        assert fleet.shown() == everywhere(OLD)
+
+
+def test_a_minion_that_starts_converges(fleet: Fleet) -> None:
+    """By the reactor; the master of these tests has it for this node."""
+    fleet.minions["node5"].terminate()
+    fleet.minions["node5"].start()
+    deadline = time.monotonic() + SECONDS
+    while fleet.engines["node5"].run(APP, "cat", "/version") != NEW:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert fleet.shown() == everywhere(OLD, node5=NEW)

@@ -1,0 +1,115 @@
+"""Laws of a rollout, for any policy and whatever nodes do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baseimg_core.model import rollout, rollout_policy
+from baseimg_core.model.rollout import Node, Rollout, WaveRecord
+
+AT = "2026-11-24T03:00:00Z"
+OUTCOMES = (rollout.UPDATED, rollout.FAILED, rollout.UNREACHABLE, "never heard of again")
+counts = st.integers(1, 9)
+shares = st.one_of(counts, st.integers(1, 100).map("{}%".format))
+policies = st.fixed_dictionaries(
+    {
+        "canary": st.one_of(st.none(), shares),
+        "waves": st.lists(
+            st.one_of(shares, st.fixed_dictionaries({"count": shares, "success_threshold": st.integers(1, 100)})),
+            max_size=4,
+        ),
+        "success_threshold": st.integers(1, 100),
+        "max_unavailable": shares,
+    }
+)
+fleets = st.lists(st.tuples(st.sampled_from(("failed in preparing", "at the version", *OUTCOMES)), st.booleans()))
+
+
+def begun(policy: dict[str, Any], names: list[str]) -> Rollout:
+    merged = rollout_policy.merged(policy)
+    rules = rollout_policy.parse(merged)
+    waves = [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
+    nodes = {name: Node(index) for index, taken in enumerate(rollout.assign(rules, names, {})) for name in taken}
+    return Rollout("1", "corp/base:12.0", "12.1", "root", AT, merged, waves, nodes)
+
+
+def prepare(record: Rollout, index: int, outcomes: dict[str, str]) -> None:
+    states = {"failed in preparing": rollout.FAILED, "at the version": rollout.SKIPPED}
+    for name, node in record.of_wave(index).items():
+        node.state = states.get(outcomes[name], rollout.READY)
+
+
+def end(node: Node, outcome: str) -> None:
+    node.answered = outcome != OUTCOMES[-1]
+    node.state = outcome if node.answered else rollout.UNREACHABLE
+
+
+def drive(record: Rollout, outcomes: dict[str, str], data: st.DataObject) -> None:
+    """As the runner does: start what may be started, hear of some, until every wave passed or one failed."""
+    limit = record.rules.max_unavailable
+    while (index := record.current) is not None:
+        prepare(record, index, outcomes)
+        while rollout.verdict(record, index) == rollout.RUNNING:
+            for name in rollout.next_batch(record, index):
+                record.nodes[name].state, record.nodes[name].answered = rollout.APPLYING, False
+            total = sum(node.state != rollout.SKIPPED for node in record.nodes.values())
+            assert len(rollout.unavailable(record)) <= limit.of(total)
+            busy = record.in_state(rollout.APPLYING)
+            assert busy, "nothing to wait for and nothing decided"
+            for name in data.draw(st.lists(st.sampled_from(busy), min_size=1, unique=True)):
+                end(record.nodes[name], outcomes[name])
+        record.waves[index].state = rollout.verdict(record, index)
+        if record.waves[index].state == rollout.FAILED:
+            rollout.why_failed(record, index)
+            rollout.close(record, rollout.FAILED, AT)
+            return
+    rollout.close(record, rollout.DONE, AT)
+
+
+@given(policies, fleets, st.data())
+def test_any_rollout(policy: dict[str, Any], fleet: list[tuple[str, bool]], data: st.DataObject) -> None:
+    outcomes = {f"node{number:03}": outcome for number, (outcome, _) in enumerate(fleet)}
+    record = begun(policy, sorted(outcomes))
+    drive(record, outcomes, data)
+
+    # Every node ends in a final state, and nobody is updated who did not say so
+    assert {node.state for node in record.nodes.values()} <= rollout.FINAL
+    for name, node in record.nodes.items():
+        assert node.state != rollout.UPDATED or outcomes[name] == rollout.UPDATED
+
+    for index, wave in enumerate(record.waves):
+        nodes = list(record.of_wave(index).values())
+        good = sum(node.state == rollout.UPDATED for node in nodes)
+        if wave.state == rollout.PASSED:
+            assert good * 100 >= wave.threshold * len(nodes)
+        else:  # nothing is touched behind a wave that did not pass
+            behind = [node for node in record.nodes.values() if node.wave > index]
+            assert all(node.state == rollout.SKIPPED for node in behind)
+            break
+    else:
+        assert record.state == rollout.DONE
+    assert rollout.parse(record.dump(), "here") == record
+
+
+@given(policies, st.lists(st.text("abc", min_size=1), unique=True))
+def test_every_node_is_in_exactly_one_wave(policy: dict[str, Any], names: list[str]) -> None:
+    rules = rollout_policy.parse(rollout_policy.merged(policy))
+    assert sorted(name for taken in rollout.assign(rules, names, {}) for name in taken) == sorted(names)
+
+
+@given(policies, fleets, st.data())
+def test_resuming_tries_again_and_never_forgets_who_is_not_heard_of(
+    policy: dict[str, Any], fleet: list[tuple[str, bool]], data: st.DataObject
+) -> None:
+    outcomes = {f"node{number:03}": outcome for number, (outcome, _) in enumerate(fleet)}
+    record = begun(policy, sorted(outcomes))
+    drive(record, outcomes, data)
+    lost = rollout.unavailable(record)
+    good = record.in_state(rollout.UPDATED)
+    rollout.begin_again(record)
+    assert rollout.unavailable(record) == lost
+    assert record.in_state(rollout.UPDATED) == good
+    assert all(wave.state in (rollout.PENDING, rollout.PASSED) for wave in record.waves)

@@ -1,0 +1,95 @@
+"""The record of a rollout, and single decisions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from baseimg_core.errors import RecordInvalid
+from baseimg_core.model import rollout, rollout_policy
+from baseimg_core.model.rollout import EVENTS, Node, Rollout, WaveRecord
+from baseimg_core.model.rollout_policy import Target
+
+AT = "2026-11-24T03:00:00Z"
+
+
+def record(threshold: int = 100, **nodes: str) -> Rollout:
+    found = {name: Node(0, state) for name, state in nodes.items()}
+    return Rollout(
+        "1", "b:1", "2", "root", AT, rollout_policy.merged(), [WaveRecord("rest", threshold)], found, [{"version": "2"}]
+    )
+
+
+class TestRecord:
+    def test_survives(self) -> None:
+        one = record(a=rollout.UPDATED, b=rollout.PENDING)
+        one.tell(AT, "begun")
+        assert rollout.parse(one.dump(), "here") == one
+
+    def test_events_are_bounded(self) -> None:
+        one = record()
+        for number in range(EVENTS + 5):
+            one.tell(AT, str(number))
+        assert [one.events[0][1], one.events[-1][1], len(one.events)] == ["5", str(EVENTS + 4), EVENTS]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"format": 2},
+            {"state": "odd"},
+            {"nodes": {"a": {"wave": 1}}},
+            {"nodes": {"a": {"wave": 0, "state": "odd"}}},
+            {"nodes": {"a": {"wave": 0, "declared": 1}}},
+            {"nodes": []},
+            {"more": 1},
+        ],
+    )
+    def test_damage_is_told(self, change: dict[str, object]) -> None:
+        raw = json.loads(record(a=rollout.PENDING).dump())
+        with pytest.raises(RecordInvalid, match="here"):
+            rollout.parse(json.dumps({**raw, **change}).encode(), "here")
+        with pytest.raises(RecordInvalid):
+            rollout.parse(b"{", "here")
+
+
+class TestWaves:
+    def test_the_first_that_takes_a_node_has_it(self) -> None:
+        policy = rollout_policy.parse(rollout_policy.merged({"canary": "c*", "waves": [2, "x*"]}))
+        matched = {Target("c*"): ["c1", "elsewhere"], Target("x*"): ["x1", "x2", "b"]}
+        found = rollout.assign(policy, ["x2", "x1", "c1", "b", "a"], matched)
+        assert found == [["c1"], ["a", "b"], ["x1", "x2"], []]
+
+
+class TestVerdict:
+    def test_an_empty_wave_passes(self) -> None:
+        assert rollout.verdict(record(), 0) == rollout.PASSED
+
+    def test_a_node_that_does_not_answer_is_no_success(self) -> None:
+        one = record(a=rollout.UPDATED, b=rollout.UNREACHABLE)
+        one.nodes["b"].code = "node-silent"
+        assert rollout.verdict(one, 0) == rollout.FAILED
+        assert rollout.why_failed(one, 0) == (
+            "wave 'rest': 1 of 2 nodes are not updated, success_threshold is 100 %: b (node-silent)"
+        )
+        assert rollout.verdict(record(50, a=rollout.UPDATED, b=rollout.UNREACHABLE), 0) == rollout.PASSED
+
+    def test_who_is_at_work_is_waited_for_although_the_wave_is_lost(self) -> None:
+        one = record(a=rollout.FAILED, b=rollout.APPLYING, c=rollout.READY)
+        assert rollout.verdict(one, 0) == rollout.RUNNING
+        assert rollout.next_batch(one, 0) == []
+
+    def test_a_wave_whose_room_is_taken_by_the_lost_fails(self) -> None:
+        one = record(1, a=rollout.UNREACHABLE, b=rollout.READY)
+        one.policy["max_unavailable"] = 1
+        one.nodes["a"].answered = False
+        assert rollout.next_batch(one, 0) == []
+        assert rollout.verdict(one, 0) == rollout.FAILED
+        assert "max_unavailable: a" in rollout.why_failed(one, 0)
+
+
+def test_closing_leaves_nobody_in_between() -> None:
+    one = record(a=rollout.UPDATED, b=rollout.PENDING, c=rollout.READY)
+    rollout.close(one, rollout.ROLLED_BACK, AT, "why")
+    assert one.counts == {rollout.UPDATED: 1, rollout.SKIPPED: 2}
+    assert (one.state, one.reason, one.ended, one.nodes["b"].code) == ("rolled-back", "why", AT, "rollout-ended")

@@ -1,0 +1,137 @@
+"""The policy of a rollout: defaults, every kind of wave, and mistakes that name the key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from baseimg_core.errors import ArgumentInvalid
+from baseimg_core.model import rollout_policy
+from baseimg_core.model.rollout_policy import DEFAULTS, Policy, Share, Target, Wave, Window
+
+EVERY_DAY = frozenset(range(7))
+
+
+def parsed(**keys: Any) -> Policy:
+    return rollout_policy.parse(rollout_policy.merged(keys))
+
+
+class TestSound:
+    def test_defaults(self) -> None:
+        assert parsed() == Policy(
+            target=Target("*"),
+            waves=(Wave("rest", None, 100),),
+            max_unavailable=Share(25, percent=True),
+            prepare_at_once=Share(50),
+            soak=0,
+            on_failure="halt",
+            window=None,
+            timeout=900,
+        )
+        assert rollout_policy.merged(None, {}) == dict(DEFAULTS)
+
+    def test_later_places_count_more(self) -> None:
+        merged = rollout_policy.merged({"soak": 5, "canary": 1}, None, {"soak": 7})
+        assert (merged["soak"], merged["canary"]) == (7, 1)
+
+    def test_every_kind_of_wave(self) -> None:
+        policy = parsed(
+            canary={"tgt": "role:canary", "tgt_type": "grain"},
+            waves=[
+                2,
+                "10%",
+                "web*",
+                {"tgt": ["a", "b"], "tgt_type": "list"},
+                {"name": "east", "count": "50%", "success_threshold": "95%"},
+            ],
+            success_threshold=90,
+        )
+        assert policy.waves == (
+            Wave("canary", Target("role:canary", "grain"), 90),
+            Wave("wave 1", Share(2), 90),
+            Wave("wave 2", Share(10, percent=True), 90),
+            Wave("wave 3", Target("web*"), 90),
+            Wave("wave 4", Target(("a", "b"), "list"), 90),
+            Wave("east", Share(50, percent=True), 95),
+            Wave("rest", None, 90),
+        )
+
+    @pytest.mark.parametrize(("share", "total", "number"), [(3, 100, 3), ("10%", 5, 1), ("25%", 8, 2), ("100%", 7, 7)])
+    def test_shares_are_rounded_up(self, share: object, total: int, number: int) -> None:
+        assert parsed(max_unavailable=share).max_unavailable.of(total) == number
+
+
+class TestWindow:
+    @staticmethod
+    def window(**keys: Any) -> Window:
+        found = parsed(window={"from": "22:00", "to": "04:30", **keys}).window
+        assert found
+        return found
+
+    def test_defaults(self) -> None:
+        assert self.window() == Window(EVERY_DAY, 22 * 60, 4 * 60 + 30, "UTC")
+
+    @pytest.mark.parametrize(
+        ("weekday", "minute", "is_open"),
+        [
+            (4, 22 * 60, True),
+            (4, 21 * 60 + 59, False),
+            (5, 4 * 60 + 29, True),  # Friday's night, Saturday by the calendar
+            (5, 4 * 60 + 30, False),
+            (5, 23 * 60, False),
+            (4, 60, False),  # Thursday's night
+        ],
+    )
+    def test_over_midnight_it_belongs_to_the_day_on_which_it_opens(
+        self, weekday: int, minute: int, is_open: bool
+    ) -> None:
+        assert self.window(days=["fri"]).open_at(weekday, minute) is is_open
+
+    def test_within_a_day(self) -> None:
+        window = self.window(**{"from": "09:00", "to": "17:00"})
+        assert [window.open_at(0, hour * 60) for hour in (8, 9, 16, 17)] == [False, True, True, False]
+
+    def test_sunday_night(self) -> None:
+        assert self.window(days=["sun"]).open_at(0, 60)
+
+    def test_the_same_time_twice_is_a_whole_day(self) -> None:
+        window = self.window(days=["mon"], **{"from": "06:00", "to": "06:00"})
+        assert [window.open_at(0, 300), window.open_at(0, 400), window.open_at(1, 300)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"canaries": 1}, "rollout:canaries"),
+        ({"canary": 0}, "rollout:canary"),
+        ({"canary": True}, "rollout:canary"),
+        ({"canary": 0.5}, "rollout:canary"),
+        ({"waves": "10%"}, "rollout:waves"),
+        ({"waves": ["0%"]}, "rollout:wave:1"),
+        ({"waves": [1, {"tgt": "*", "count": 1}]}, "rollout:wave:2"),
+        ({"waves": [{"success_threshold": 5}]}, "rollout:wave:1"),
+        ({"waves": [{"count": 1, "success_threshold": 0}]}, "rollout:wave:1:success_threshold"),
+        ({"waves": [{"tgt": "*", "tgt_type": "grains"}]}, "rollout:wave:1:tgt_type"),
+        ({"waves": [{"count": 1, "name": "rest"}]}, "rollout:waves"),
+        ({"success_threshold": 101}, "rollout:success_threshold"),
+        ({"max_unavailable": "110%"}, "rollout:max_unavailable"),
+        ({"max_unavailable": 0}, "rollout:max_unavailable"),
+        ({"soak": -1}, "rollout:soak"),
+        ({"soak": "5m"}, "rollout:soak"),
+        ({"timeout": 0}, "rollout:timeout"),
+        ({"on_failure": "ignore"}, "rollout:on_failure"),
+        ({"target": {"tgt_type": "grain"}}, "rollout:target:tgt"),
+        ({"target": {"tgt": ["a", 1], "tgt_type": "list"}}, "rollout:target:tgt"),
+        ({"window": {"from": 2200, "to": "04:00"}}, "rollout:window:from"),
+        ({"window": {"from": "22:00"}}, "rollout:window:to"),
+        ({"window": {"from": "22:00", "to": "24:00"}}, "rollout:window:to"),
+        ({"window": {"from": "22:00", "to": "04:00", "days": ["friday"]}}, "rollout:window:days"),
+        ({"window": "night"}, "rollout:window"),
+    ],
+)
+def test_mistakes_name_the_key(keys: dict[str, Any], key: str) -> None:
+    with pytest.raises(ArgumentInvalid) as caught:
+        rollout_policy.merged(keys)
+    assert caught.value.message.startswith(f"{key} is ")
+    assert ", expected " in caught.value.message
