@@ -469,6 +469,24 @@ def adopt(overlay_dir=None, **kwargs):
         return adopting.adopt(minion.context(), overlay_dir)
 
 
+def engines():
+    """
+    List the container engines on this node, the one that baseimg takes first. Never fails.
+
+    Returns for each its ``kind`` (``docker``, ``podman``, ``containerd``), ``address``, ``version``, the ``storage`` of
+    its layers, whether it is ``supported`` and ``chosen``, and as ``reason`` why not supported. ``baseimg:engine`` in
+    the minion's configuration or pillar declares another than the first.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.engines
+    """
+    with _operation() as minion:
+        return minion.engines()
+
+
 def import_legacy(archive, source, bundle, version=None, compression="zstd"):
     """
     Turn an archive of the old shell scripts into a bundle, on a machine that has the source image. The same archive and

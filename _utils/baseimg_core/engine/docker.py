@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import docker
 import docker.errors
 import requests.exceptions
 
-from ..errors import EngineUnreachable, ImageUnknown, LayerUnsupported, StorageUnsupported
+from ..errors import EngineUnreachable, ImageUnknown, LayerUnsupported, NotUnpacked, StorageUnsupported
 from . import tarsplit
 from .base import Container, Image
 
@@ -25,6 +25,7 @@ class Docker:
     """
 
     storage = "docker/overlay2"
+    layers_root: str
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -32,7 +33,15 @@ class Docker:
         with self._reachable():
             self._api = docker.APIClient(base_url=url, version="auto", timeout=_TIMEOUT)
             info = self._api.info()
-        _check_storage(info)
+        self._check(info)
+        self._open(info)
+
+    def _check(self, info: Mapping[str, Any]) -> None:
+        """Refuse an engine that keeps its layers otherwise."""
+        check_driver(info, "overlay2")
+
+    def _open(self, info: Mapping[str, Any]) -> None:
+        """Remember where the engine keeps what."""
         self.layers_root = os.path.join(info["DockerRootDir"], "overlay2")
         self._records = os.path.join(info["DockerRootDir"], "image", "overlay2", "layerdb", "sha256")
 
@@ -52,8 +61,9 @@ class Docker:
 
     def _inspect_all(self) -> Iterator[Image]:
         with self._reachable():
-            for image_id in self._api.images(quiet=True, all=True):
-                with contextlib.suppress(docker.errors.NotFound):  # removed while we looked
+            for image_id in dict.fromkeys(self._api.images(quiet=True, all=True)):
+                # removed while we looked; or nothing that could run here
+                with contextlib.suppress(docker.errors.NotFound, NotUnpacked):
                     yield self._image(self._api.inspect_image(image_id))
 
     def containers(self, stopped: bool = False) -> list[Container]:
@@ -82,24 +92,31 @@ class Docker:
 
     def _image(self, details: dict[str, Any]) -> Image:
         diff_ids = tuple(details["RootFS"].get("Layers") or ())
-        data = details["GraphDriver"]["Data"] or {}
-        # LowerDir lists top first, RootFS.Layers bottom first
-        top_first = [data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":"))] if diff_ids else []
-        if len(top_first) != len(diff_ids):
-            raise LayerUnsupported(f"image {details['Id']} has {len(diff_ids)} layers in {len(top_first)} directories")
-        if top_first and not os.path.isdir(top_first[0]):
+        directories = self._directories(details, diff_ids) if diff_ids else ()
+        if len(directories) != len(diff_ids):
+            raise LayerUnsupported(
+                f"image {details['Id']} has {len(diff_ids)} layers in {len(directories)} directories"
+            )
+        if directories and not os.path.isdir(directories[-1]):
             raise StorageUnsupported(
-                f"the engine at {self.url} keeps its layers in {top_first[0]}, which does not exist here",
+                f"the engine at {self.url} keeps its layers in {directories[-1]}, which does not exist here",
                 "run baseimg on the machine of the engine, in its mount namespace",
             )
         return Image(
             id=details["Id"],
             tags=tuple(sorted(details.get("RepoTags") or ())),
             diff_ids=diff_ids,
-            directories=tuple(reversed(top_first)),
+            directories=directories,
             os=details.get("Os", "linux"),
             architecture=details.get("Architecture", ""),
         )
+
+    def _directories(self, details: Mapping[str, Any], _diff_ids: tuple[str, ...]) -> tuple[str, ...]:
+        """The directories of an image's layers, bottom first."""
+        data = details["GraphDriver"]["Data"] or {}
+        # LowerDir lists top first, RootFS.Layers bottom first
+        top_first = [data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":"))]
+        return tuple(reversed(top_first))
 
     @contextlib.contextmanager
     def _reachable(self) -> Iterator[None]:
@@ -129,9 +146,10 @@ def _container(details: dict[str, Any]) -> Container:
     )
 
 
-def _check_storage(info: dict[str, Any]) -> None:
+def check_driver(info: Mapping[str, Any], wanted: str) -> None:
+    """Refuse an engine whose storage driver (or snapshotter) is not ``wanted``, and one that shifts owners."""
     driver = info.get("Driver")
-    if driver != "overlay2":
+    if driver != wanted:
         raise StorageUnsupported(f"the engine's storage driver is {driver!r}")
     for option in info.get("SecurityOptions") or ():
         for feature in ("name=userns", "name=rootless"):

@@ -14,7 +14,8 @@ from .sshsig import PublicKey
 
 MISSING = ("ok", "fail")
 _PILLAR_KEYS = frozenset(
-    {"bases", "builds", "lock_timeout", "reserve", "trusted_keys", "require_signature"}  # the last four: minion options
+    # the last five: minion options
+    {"bases", "builds", "engine", "lock_timeout", "reserve", "trusted_keys", "require_signature"}
 )
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key"})

@@ -1,0 +1,102 @@
+"""Layers in containerd's overlayfs snapshotter: where they are, and whether one still has its own content."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+
+from ..errors import NotUnpacked
+from ..model import ids
+from .ctr import Absent, Ctr
+
+_CHUNK = 1 << 20
+_GZIP = b"\x1f\x8b"
+
+
+class Snapshots:
+    """The layers of one containerd, as they are during one operation."""
+
+    def __init__(self, ctr: Ctr) -> None:
+        self.ctr = ctr
+        self.root = ctr.root()
+        self._known: dict[str, str] = {}  # directory by chain ID
+
+    def directories(self, diff_ids: tuple[str, ...]) -> tuple[str, ...]:
+        """The directories of an image's layers, bottom first; raises :class:`NotUnpacked`."""
+        chain = ids.chain_ids(diff_ids)
+        if chain[-1] not in self._known:
+            try:
+                found = self.ctr.directories(chain[-1])
+            except Absent:
+                raise NotUnpacked(
+                    f"containerd at {self.ctr.address} has no overlayfs snapshot of {chain[-1]}"
+                ) from None
+            self._known.update(zip(chain, found, strict=False))
+            if len(found) != len(chain):
+                return found
+        return tuple(self._known[one] for one in chain)
+
+    def layers(self) -> Iterator[str]:
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    yield entry.path
+
+    def holds(self, diff_id: str, directory: str) -> bool | None:
+        """
+        Whether a directory has every content of a layer, by the blob that it was unpacked from; ``None`` without one.
+
+        As with ``docker save``'s check, this proves nothing of owners, modes and times.
+        """
+        for line in self.ctr.rows("content", "ls", f'labels."containerd.io/uncompressed"=={diff_id}'):
+            with self.ctr.content(line[0]) as blob:
+                found = _compare(blob, diff_id, os.fsencode(directory))
+            if found is not None:
+                return found
+        return None
+
+
+class _Hashing(io.RawIOBase):
+    """A stream whose digest is known when it was read to its end."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream, self.sha = stream, hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        self.sha.update(data)
+        return data
+
+
+def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | None:
+    stream = _Hashing(gzip.GzipFile(fileobj=blob) if blob.peek(2)[:2] == _GZIP else blob)
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
+            same = all(_same(tar, member, directory) for member in tar)
+        while stream.read(_CHUNK):
+            pass
+    except (tarfile.TarError, EOFError, OSError):  # damaged, or compressed otherwise: it proves nothing
+        return None
+    return same if "sha256:" + stream.sha.hexdigest() == diff_id else None
+
+
+def _same(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: bytes) -> bool:
+    """Whether a file of the tar is in the directory as it is there; anything else counts as being so."""
+    content = tar.extractfile(member) if member.isreg() else None
+    name = os.fsencode(member.name)
+    if content is None or os.path.basename(name).startswith(b".wh."):
+        return True
+    path = os.path.normpath(b"/" + name)
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(directory + path, flags), "rb") as file:
+            same = True
+            while data := content.read(_CHUNK):
+                same = same and file.read(len(data)) == data
+            return same and not file.read(1)
+    except OSError:
+        return False
