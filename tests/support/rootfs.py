@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# The tree becomes the root of the mount namespace (not only of a process), because `exec` enters a container's through it.
+# The tree becomes the root of the mount namespace, not only of a process: `exec` enters a container's through that.
 # What is given below these must have the same path on both sides.
 ENTER = """
 root=$1; shift

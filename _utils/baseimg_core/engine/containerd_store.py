@@ -10,9 +10,11 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import docker
+
 from ..errors import EngineUnreachable
 from .ctr import SNAPSHOTTER, Ctr
-from .docker import Docker, check_driver
+from .docker import Docker, check_driver, ping, reachable
 from .snapshots import Snapshots
 
 _NAMESPACE = "moby"
@@ -50,6 +52,15 @@ class DockerContainerd(Docker):
 
     def _directories(self, _details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> tuple[str, ...]:
         return self._snapshots.directories(diff_ids)
+
+
+def uses_containerd(url: str) -> bool:
+    """Whether the Docker engine at ``url`` keeps its images in a containerd, with whatever snapshotter."""
+    with reachable(url):
+        api = docker.APIClient(base_url=url, version=ping(url)["Api-Version"])
+        status = dict(pair for pair in api.info().get("DriverStatus") or () if len(pair) == 2)
+        api.close()
+    return "containerd" in str(status.get("driver-type", ""))
 
 
 def _address(url: str, told: str) -> str:

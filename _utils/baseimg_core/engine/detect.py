@@ -7,16 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import docker
-import docker.errors
-import requests.exceptions
-
 from ..errors import ArgumentInvalid, BaseimgError, EngineUnreachable
 from . import containerd
-from .base import Engine
 from .containerd import Containerd
-from .containerd_store import DockerContainerd
-from .docker import Docker
+from .containerd_store import DockerContainerd, uses_containerd
+from .docker import Docker, ping, reachable
 from .podman import Podman
 
 # where engines listen, in the order in which they are taken
@@ -26,7 +21,7 @@ _PLACES = {
     "containerd": (containerd.ADDRESS, "/run/k3s/containerd/containerd.sock"),
 }
 _KEYS = {"kind", "address", "namespace", "containerd"}
-_TIMEOUT = 10  # seconds: a question only
+Supported = Docker | DockerContainerd | Podman | Containerd
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +55,13 @@ def declared(raw: object, url: str = "") -> Choice:
     return Choice(**{**own, **fields})
 
 
-def connect(choice: Choice) -> Engine:
+def connect(choice: Choice) -> Supported:
     """
     The engine that is declared, else the first that is here: Docker, Podman, containerd.
 
     Raises :class:`EngineUnreachable` where there is none, or it does not answer; :class:`StorageUnsupported`.
     """
-    return _open(_chosen(choice))[0]
+    return _open(_chosen(choice))
 
 
 def engines(choice: Choice) -> list[dict[str, Any]]:
@@ -103,26 +98,21 @@ def _path(address: str) -> str:
 def _describe(place: Choice, chosen: bool) -> dict[str, Any]:
     found = {"kind": place.kind, "address": place.address, "version": "", "storage": "", "chosen": chosen}
     try:
-        engine, version = _open(place)
-        found.update(kind=engine.storage.partition("/")[0], version=version, storage=engine.storage)
+        engine = _open(place)
+        found.update(kind=engine.storage.partition("/")[0], version=engine.version, storage=engine.storage)
     except BaseimgError as exc:
         return {**found, "supported": False, "reason": str(exc)}
     return {**found, "supported": True, "reason": ""}
 
 
-def _open(place: Choice) -> tuple[Engine, str]:
-    """The engine, whatever really listens there, and its version."""
+def _open(place: Choice) -> Supported:
+    """The engine, whatever really listens there."""
     if place.kind == "containerd":
-        found = Containerd(_path(place.address), place.namespace)
-        return found, found.version
-    try:
-        api = docker.APIClient(base_url=place.address, version="auto", timeout=_TIMEOUT)
-        version, info = api.version(), api.info()
-        api.close()
-    except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as exc:
-        raise EngineUnreachable(f"no answer from the engine at {place.address}: {exc}") from exc
-    if any(one.get("Name") == "Podman Engine" for one in version.get("Components") or ()):
-        return Podman(place.address), version["Version"]
-    if any("containerd" in str(pair[1]) for pair in info.get("DriverStatus") or () if pair[0] == "driver-type"):
-        return DockerContainerd(place.address, place.containerd), version["Version"]
-    return Docker(place.address), version["Version"]
+        return Containerd(_path(place.address), place.namespace)
+    with reachable(place.address):
+        is_podman = "Libpod-Api-Version" in ping(place.address)
+    if is_podman:
+        return Podman(place.address)
+    if uses_containerd(place.address):
+        return DockerContainerd(place.address, place.containerd)
+    return Docker(place.address)

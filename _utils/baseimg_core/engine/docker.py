@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import docker
+import docker.constants
 import docker.errors
 import requests.exceptions
 
@@ -31,8 +32,9 @@ class Docker:
         self.url = url
         self._images: list[Image] | None = None  # an object lives for one operation, which sees one state of things
         with self._reachable():
-            self._api = docker.APIClient(base_url=url, version="auto", timeout=_TIMEOUT)
+            self._api = docker.APIClient(base_url=url, version=ping(url)["Api-Version"], timeout=_TIMEOUT)
             info = self._api.info()
+        self.version = str(info.get("ServerVersion") or "")
         self._check(info)
         self._open(info)
 
@@ -118,14 +120,31 @@ class Docker:
         top_first = [data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":"))]
         return tuple(reversed(top_first))
 
-    @contextlib.contextmanager
-    def _reachable(self) -> Iterator[None]:
-        try:
-            yield
-        except docker.errors.NotFound:
-            raise
-        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as exc:
-            raise EngineUnreachable(f"no answer from the engine at {self.url}: {exc}") from exc
+    def _reachable(self) -> contextlib.AbstractContextManager[None]:
+        return reachable(self.url)
+
+
+@contextlib.contextmanager
+def reachable(url: str) -> Iterator[None]:
+    """Turn every failure of a call into :class:`EngineUnreachable`, but that there is no such thing."""
+    try:
+        yield
+    except docker.errors.NotFound:
+        raise
+    except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as exc:
+        raise EngineUnreachable(f"no answer from the engine at {url}: {exc}") from exc
+
+
+def ping(url: str) -> Mapping[str, str]:
+    """The headers with which an engine says what it is. Podman runs several programs where asked for its version."""
+    client = docker.APIClient(base_url=url, version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=_TIMEOUT)
+    try:
+        answer = client.get(f"{client.base_url}/_ping")
+        answer.raise_for_status()
+        headers: Mapping[str, str] = answer.headers
+        return headers
+    finally:
+        client.close()
 
 
 def _container(details: dict[str, Any]) -> Container:
