@@ -4,8 +4,9 @@ Bring newer versions of a base image to the images that are built on it, without
 :depends: the Python package ``docker``; ``zstandard`` for bundles that are compressed with zstd,
     ``cryptography`` for signatures
 :configuration: the engine's address is ``docker.url`` in the minion's configuration, else ``DOCKER_HOST``, else the
-    default socket. ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on the same base,
-    ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
+    default socket of Docker, Podman or containerd, whichever is there; ``baseimg:engine`` declares another
+    (:py:func:`baseimg.engines`). ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on
+    the same base, ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
     ``baseimg:trusted_keys`` (identity: line of a ``.pub`` file) says who must have signed a bundle, and
     ``baseimg:require_signature: false`` lets unsigned ones pass; both from the minion's configuration, or else pillar.
 

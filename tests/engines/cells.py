@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tests.support.containerd import NAMESPACE, ContainerdEngine
 from tests.support.engine import Engine
 from tests.support.fs import MIB, XFS_MIN, loop_fs
 from tests.support.podman import PodmanEngine
+from tests.support.userns import UsernsEngine
 
 HERE = "here"  # this machine's release, and the file system of /tmp
 FILE_SYSTEMS = ("ext4", "xfs", "xfs-noreflink", "btrfs")
@@ -31,6 +33,7 @@ class Kind:
 
 KINDS = {
     "docker-overlay2": Kind(Engine, "overlay2", "docker/overlay2"),
+    "docker-userns": Kind(UsernsEngine, "overlay2", "docker/overlay2"),
     "docker-containerd": Kind(Engine, "overlayfs", "docker/containerd", True),
     "podman": Kind(PodmanEngine, "overlay", "podman/overlay"),
     "containerd": Kind(ContainerdEngine, "overlayfs", "containerd/overlayfs", True),
@@ -73,7 +76,11 @@ class Cell:
 
     @contextmanager
     def _directory(self, work: Path) -> Iterator[Path]:
-        if self.file_system == HERE:
+        if self.kind == "docker-userns":  # its containers' root must be able to pass all directories above
+            with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp", ignore_cleanup_errors=True) as name:
+                os.chmod(name, 0o711)
+                yield Path(name)
+        elif self.file_system == HERE:
             yield work
         else:
             with loop_fs(self.file_system, max(XFS_MIN, 300 * MIB)) as point:
@@ -99,4 +106,9 @@ def all_cells() -> list[Cell]:
     on_file_systems = [Cell("docker-overlay2", HERE, one) for one in FILE_SYSTEMS]
     newest = list(suites)[-1]
     on_file_systems += [Cell("docker-containerd", newest, one) for one in FILE_SYSTEMS]
-    return [*here(), *(Cell(kind, suite) for suite in suites for kind in KINDS), *on_file_systems]
+    return [
+        *here(),
+        Cell("docker-userns"),
+        *(Cell(kind, suite) for suite in suites for kind in KINDS),
+        *on_file_systems,
+    ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..model import ids
+from ..model.owners import Owners
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,9 @@ class Engine(Protocol):
 
     storage: str
     """Which store holds the layers, for people: ``docker/overlay2``."""
+
+    owners: Owners
+    """How the store shifts the layers' owners."""
 
     @property
     def layers_root(self) -> str:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ImageUnknown, NotUnpacked
+from ..model.owners import Owners
 from .base import Container, Image
 from .ctr import SNAPSHOTTER, Absent, Ctr
 from .snapshots import Snapshots
@@ -24,6 +25,7 @@ class Containerd:
     """The images and containers of one namespace of the containerd at ``address``, the path of its socket."""
 
     storage = "containerd/overlayfs"
+    owners = Owners()
 
     def __init__(self, address: str = ADDRESS, namespace: str = NAMESPACE) -> None:
         self._ctr = Ctr(address, namespace)

@@ -14,10 +14,12 @@ import docker.errors
 import requests.exceptions
 
 from ..errors import EngineUnreachable, ImageUnknown, LayerUnsupported, NotUnpacked, StorageUnsupported
+from ..model.owners import Owners
 from . import tarsplit
 from .base import Container, Image
 
 _TIMEOUT = 60  # seconds for one answer of the engine
+_USUAL_RANGE = 65536  # what useradd(8) gives
 
 
 class Docker:
@@ -27,6 +29,7 @@ class Docker:
 
     storage = "docker/overlay2"
     layers_root: str
+    owners = Owners()
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -40,10 +43,12 @@ class Docker:
 
     def _check(self, info: Mapping[str, Any]) -> None:
         """Refuse an engine that keeps its layers otherwise."""
-        check_driver(info, "overlay2")
+        check_driver(info, "overlay2", ("rootless",))
 
     def _open(self, info: Mapping[str, Any]) -> None:
         """Remember where the engine keeps what."""
+        if _has(info, "userns"):
+            self.owners = _owners(info["DockerRootDir"])
         self.layers_root = os.path.join(info["DockerRootDir"], "overlay2")
         self._records = os.path.join(info["DockerRootDir"], "image", "overlay2", "layerdb", "sha256")
 
@@ -165,14 +170,34 @@ def _container(details: dict[str, Any]) -> Container:
     )
 
 
-def check_driver(info: Mapping[str, Any], wanted: str) -> None:
-    """Refuse an engine whose storage driver (or snapshotter) is not ``wanted``, and one that shifts owners."""
+def check_driver(info: Mapping[str, Any], wanted: str, refused: tuple[str, ...] = ("rootless", "userns")) -> None:
+    """Refuse an engine whose storage driver (or snapshotter) is not ``wanted``, or that has a ``refused`` feature."""
     driver = info.get("Driver")
     if driver != wanted:
         raise StorageUnsupported(f"the engine's storage driver is {driver!r}")
-    for option in info.get("SecurityOptions") or ():
-        for feature in ("name=userns", "name=rootless"):
-            if option.startswith(feature):
-                raise StorageUnsupported(
-                    f"the engine runs with {feature.partition('=')[2]}, which shifts the layers' owners"
-                )
+    for feature in refused:
+        if _has(info, feature):
+            raise StorageUnsupported(f"the engine runs with {feature} on the store {wanted}")
+
+
+def _has(info: Mapping[str, Any], feature: str) -> bool:
+    return any(f"name={feature}" in option.split(",") for option in info.get("SecurityOptions") or ())
+
+
+def _owners(root: str) -> Owners:
+    """How an engine with userns-remap shifts: its directory is called as what its containers' root is outside."""
+    uid, _, gid = os.path.basename(root).partition(".")
+    if not (uid.isdecimal() and gid.isdecimal()):
+        raise StorageUnsupported(f"the engine runs with userns, and {root} does not end in how it shifts owners")
+    count = min(_range("/etc/subuid", int(uid)), _range("/etc/subgid", int(gid)))
+    return Owners(int(uid), int(gid), count)
+
+
+def _range(path: str, start: int) -> int:
+    """How many IDs the range that begins with ``start`` has (subuid(5)); the usual number where it is not there."""
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            _name, first, count = line.strip().rsplit(":", 2)
+            if int(first) == start:
+                return int(count)
+    return _USUAL_RANGE

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, BinaryIO
 
 from ..disk import index, space
 from ..disk.flatten import Flattener
 from ..disk.generations import Filled
+from ..disk.layertar import Member
 from ..disk.tree import Stack
 from ..engine.base import Engine
 from ..errors import ArgumentInvalid, BaseAbsent, BundleMismatch, NoWayBack, RecordInvalid, VersionUnknown
 from ..model import ids
 from ..model.manifest import Manifest
+from ..model.owners import Owners
 from ..model.policy import Source
 from ..model.record import Generation, Record
 from . import bases
@@ -210,7 +213,8 @@ def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue
         flattener = Flattener(path, Stack(base.lower))
         try:
             for step in reversed(wanted.route):
-                flattener.add_changes(catalogue.bundle(step).members(_named(context.progress, f"unpacking {step}")))
+                members = catalogue.bundle(step).members(_named(context.progress, f"unpacking {step}"))
+                flattener.add_changes(_stored(members, context.engine.owners))
             flattener.add_directory(base.store.path(record, start.number), copying)
             flattener.finish()
         finally:
@@ -221,6 +225,12 @@ def _stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue
     new = Generation(-1, wanted.version, bundle.manifest.target.chain_id, 0, bundle=bundle.digest, by=context.by)
     new.signed_by = catalogue.signed_by(wanted.route)
     return base.store.stage(record, new, fill)
+
+
+def _stored(members: Iterable[tuple[Member, BinaryIO]], owners: Owners) -> Iterator[tuple[Member, BinaryIO]]:
+    """A bundle's members with the owners that this engine stores."""
+    for member, stream in members:
+        yield (replace(member, entry=owners.stored(member.entry)) if member.entry else member), stream
 
 
 def _check_space(context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest]) -> None:
