@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from baseimg_core.model.entry import Entry, Kind
-from baseimg_core.model.owners import Owners
 from tests.engines.cells import Cell
 from tests.engines.node import BASE, NEW, Node
 from tests.functional.lab import BUSYBOX, layer
@@ -75,14 +73,3 @@ def test_what_is_not_done_there_says_so(pair: tuple[Node, Node]) -> None:
     for function, arguments in (("adopt", ()), ("import_legacy", ("/tmp/x-1-diff.tar.gz", BASE, "/tmp/x.tar"))):
         with pytest.raises(Exception, match="storage-unsupported"):
             pair[0].call(function, *arguments)
-
-
-@pytest.mark.parametrize("number", [-1, 10])
-def test_owners_outside_of_the_range_are_refused(number: int) -> None:
-    owners = Owners(1000, 2000, 10)
-    assert owners.stored(Entry(Kind.FILE, 0o644, 9, 0)) == Entry(Kind.FILE, 0o644, 1009, 2000)
-    assert owners.original(Entry(Kind.FILE, 0o644, 1009, 2000)) == Entry(Kind.FILE, 0o644, 9, 0)
-    with pytest.raises(Exception, match="layer-unsupported"):
-        owners.stored(Entry(Kind.FILE, 0o644, number, 0))
-    with pytest.raises(Exception, match="layer-unsupported"):
-        owners.original(Entry(Kind.FILE, 0o644, 1000 + number, 2000))
