@@ -149,9 +149,10 @@ class LayerUnsupported(BaseimgError):
     hint = "the engine must mount with redirect_dir, metacopy and index off, as engines do by default"
 
 
-class NotUnpacked(LayerUnsupported):
+class NotUnpacked(BaseimgError):
     """The image's layers are packed only, so there is no directory of them."""
 
+    code = "image-packed"
     hint = "run a container of the image once, or pull it for this node's platform: its layers are unpacked then"
 
 

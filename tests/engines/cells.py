@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +87,13 @@ class Cell:
             with loop_fs(self.file_system, max(XFS_MIN, 300 * MIB)) as point:
                 yield point
 
+    def named(self, root: Path) -> str:
+        """The file system that an engine's data lies on."""
+        if self.file_system != HERE:
+            return self.file_system
+        command = ["findmnt", "--noheadings", "--output=FSTYPE", "--target", str(root)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
     def declared(self, engine: Engine) -> dict[str, Any]:
         """What ``baseimg:engine`` says for it."""
         if isinstance(engine, ContainerdEngine):
@@ -104,8 +112,7 @@ def all_cells() -> list[Cell]:
     if not suites:
         return here()
     on_file_systems = [Cell("docker-overlay2", HERE, one) for one in FILE_SYSTEMS]
-    newest = list(suites)[-1]
-    on_file_systems += [Cell("docker-containerd", newest, one) for one in FILE_SYSTEMS]
+    on_file_systems += [Cell("docker-containerd", list(suites)[-1], one) for one in FILE_SYSTEMS]
     return [
         *here(),
         Cell("docker-userns"),

@@ -1,16 +1,26 @@
-"""One engine for all tests of a cell, and a minion that uses it."""
+"""One engine for all tests of a cell, and a minion that uses it; and a report of which cells hold."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import salt.version
 
 pytest.register_assert_rewrite("tests.engines.node")
 
 from tests.engines.cells import Cell, all_cells  # noqa: E402
 from tests.engines.node import Node  # noqa: E402
 from tests.support.minion import Minion  # noqa: E402
+
+# what `make engines` makes the README's table of; one line for each cell
+REPORT = os.environ.get("BASEIMG_ENGINES_REPORT")
+# needs environments with other releases of Salt
+collect_ignore = [] if os.environ.get("BASEIMG_SALTS") else ["test_salt.py"]
+CELLS: dict[str, dict[str, object]] = {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,7 +36,10 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     work = tmp_path_factory.mktemp("node")
     with cell.engine(work) as engine:
         minion = Minion(work / "minion", pillar={"baseimg": {"engine": cell.declared(engine)}})
-        yield Node(cell, engine, minion, work)
+        node = Node(cell, engine, minion, work)
+        seen = {"kind": cell.kind, "suite": cell.suite, "version": node.call("engines")[0]["version"]}
+        CELLS.setdefault(str(cell), {**seen, "file_system": cell.named(engine.root), "salt": salt.version.__version__})
+        yield node
 
 
 @pytest.fixture
@@ -35,3 +48,15 @@ def node(shared: Node, request: pytest.FixtureRequest) -> Iterator[Node]:
     shared.token = request.node.nodeid
     yield shared
     shared.engine.remove_all()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    cell = CELLS.get(report.nodeid.partition("[")[2].removesuffix("]"))
+    if cell is not None and (report.when == "call" or report.failed):
+        cell[report.outcome] = int(str(cell.get(report.outcome, 0))) + 1
+
+
+def pytest_sessionfinish() -> None:
+    if REPORT:
+        with Path(REPORT).open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(cell) + "\n" for cell in CELLS.values())
