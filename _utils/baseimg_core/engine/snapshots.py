@@ -29,16 +29,18 @@ class Snapshots:
         """The directories of an image's layers, bottom first; raises :class:`NotUnpacked`."""
         chain = ids.chain_ids(diff_ids)
         if chain[-1] not in self._known:
-            try:
-                found = self.ctr.directories(chain[-1])
-            except Absent:
-                raise NotUnpacked(
-                    f"containerd at {self.ctr.address} has no overlayfs snapshot of {chain[-1]}"
-                ) from None
-            self._known.update(zip(chain, found, strict=False))
+            found = self._view(chain[-1])
             if len(found) != len(chain):
-                return found
+                # Docker's old builder leaves a snapshot of its own below each layer that a command made
+                found = tuple(self._known.get(one) or self._view(one)[-1] for one in chain)
+            self._known.update(zip(chain, found, strict=True))
         return tuple(self._known[one] for one in chain)
+
+    def _view(self, chain_id: str) -> tuple[str, ...]:
+        try:
+            return self.ctr.directories(chain_id)
+        except Absent:
+            raise NotUnpacked(f"containerd at {self.ctr.address} has no overlayfs snapshot of {chain_id}") from None
 
     def layers(self) -> Iterator[str]:
         with os.scandir(self.root) as entries:
