@@ -12,12 +12,14 @@ STAMP=$VENV/.installed
 # tool (as `have` looks for it) → Debian package
 PACKAGES=(
     dockerd:docker.io        # private engines of the demo and the tests
+    podman:podman            # private engines of the tests
     busybox:busybox-static   # content of the demo's and the tests' base images
     debootstrap:debootstrap  # the test with a real Debian base
     zstd:zstd                # looks into bundles
     ssh-keygen:openssh-client # signs bundles and checks signatures, independently of us
     mkfs.ext4:e2fsprogs      # file systems of the tests: full, without reflinks
     mkfs.xfs:xfsprogs        # file systems of the tests: with reflinks
+    mkfs.btrfs:btrfs-progs   # file systems of `make engines`
     setpriv:util-linux       # ends a private engine together with its test run
 )
 

@@ -20,6 +20,7 @@ from tests.support.minion import Minion  # noqa: E402
 REPORT = os.environ.get("BASEIMG_ENGINES_REPORT")
 # needs environments with other releases of Salt
 collect_ignore = [] if os.environ.get("BASEIMG_SALTS") else ["test_salt.py"]
+SALT = str(salt.version.__version__)
 CELLS: dict[str, dict[str, object]] = {}
 
 
@@ -38,7 +39,9 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         minion = Minion(work / "minion", pillar={"baseimg": {"engine": cell.declared(engine)}})
         node = Node(cell, engine, minion, work)
         seen = {"kind": cell.kind, "suite": cell.suite, "version": node.call("engines")[0]["version"]}
-        CELLS.setdefault(str(cell), {**seen, "file_system": cell.named(engine.root), "salt": salt.version.__version__})
+        CELLS.setdefault(
+            str(cell), {**seen, "file_system": cell.named(engine.root), "salt": str(salt.version.__version__)}
+        )
         yield node
 
 

@@ -60,10 +60,15 @@ class ContainerdEngine(Engine):
         self._client = None
 
     def load(self, archive: bytes | Path) -> list[str]:
-        # once more with --digests, as Kubernetes gives images names by digest, too
-        data = archive.read_bytes() if isinstance(archive, Path) else archive
-        self.ctr("images", "import", "--digests", "--base-name", "import", "-", stdin=data)
-        return self.ctr("images", "ls", "-q").split()
+        self.ctr("images", "import", "-", stdin=archive.read_bytes() if isinstance(archive, Path) else archive)
+        loaded = self._digests()
+        for name, digest in loaded.items():  # Kubernetes gives every image a name by digest, too
+            if "@" not in name:
+                self.ctr("images", "tag", "--force", name, f"{name.rpartition(':')[0]}@{digest}")
+        return list(loaded)
+
+    def _digests(self) -> dict[str, str]:
+        return {row[0]: row[2] for row in map(str.split, self.ctr("images", "ls").splitlines()[1:])}
 
     def saved_diff_ids(self, image: str) -> list[str]:
         """What `ctr images export` gives: digests of the layer blobs, which are uncompressed here."""
@@ -107,7 +112,7 @@ class ContainerdEngine(Engine):
         return next(int(pid) for name, pid, _status in rows if name == container)
 
     def untag(self, image: str) -> None:
-        digests = {row[0]: row[2] for row in map(str.split, self.ctr("images", "ls").splitlines()[1:])}
+        digests = self._digests()
         self.ctr("images", "rm", "--sync", *(name for name in digests if digests[name] == digests[image]))
 
     def remove_all(self) -> None:
