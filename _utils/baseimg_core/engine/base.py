@@ -18,7 +18,7 @@ class Image:
     id: str
     tags: tuple[str, ...]
     diff_ids: tuple[str, ...]
-    directories: tuple[str, ...]
+    directories: Sequence[str]
     os: str
     architecture: str
 

@@ -12,6 +12,7 @@ from ..errors import ImageUnknown, NotUnpacked
 from ..model.owners import Owners
 from .base import Container, Image
 from .ctr import SNAPSHOTTER, Absent, Ctr
+from .docker import check_here
 from .snapshots import Snapshots
 
 ADDRESS, NAMESPACE = "/run/containerd/containerd.sock", "k8s.io"
@@ -32,6 +33,7 @@ class Containerd:
         self._snapshots = Snapshots(self._ctr)
         self._images: list[Image] | None = None  # an object lives for one operation, which sees one state of things
         self.layers_root = self._snapshots.root
+        check_here(address, self.layers_root)
 
     @property
     def version(self) -> str:

@@ -14,7 +14,7 @@ import docker
 
 from ..errors import EngineUnreachable
 from .ctr import SNAPSHOTTER, Ctr
-from .docker import Docker, check_driver, ping, reachable
+from .docker import Docker, check_driver, check_here, ping, reachable
 from .snapshots import Snapshots
 
 _NAMESPACE = "moby"
@@ -40,6 +40,7 @@ class DockerContainerd(Docker):
         address = self._containerd or _address(self.url, told.get("Address") or "")
         self._snapshots = Snapshots(Ctr(address, (told.get("Namespaces") or {}).get("Containers") or _NAMESPACE))
         self.layers_root = self._snapshots.root
+        check_here(self.url, self.layers_root)
 
     def holds(self, _chain_id: str, diff_id: str, directory: str) -> bool | None:
         return self._snapshots.holds(diff_id, directory)
@@ -50,7 +51,7 @@ class DockerContainerd(Docker):
     def layers(self) -> Iterator[str]:
         return self._snapshots.layers()
 
-    def _directories(self, _details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> tuple[str, ...]:
+    def _directories(self, _details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> Sequence[str]:
         return self._snapshots.directories(diff_ids)
 
 

@@ -99,30 +99,23 @@ class Docker:
 
     def _image(self, details: dict[str, Any]) -> Image:
         diff_ids = tuple(details["RootFS"].get("Layers") or ())
-        directories = self._directories(details, diff_ids) if diff_ids else ()
-        if len(directories) != len(diff_ids):
-            raise LayerUnsupported(
-                f"image {details['Id']} has {len(diff_ids)} layers in {len(directories)} directories"
-            )
-        if directories and not os.path.isdir(directories[-1]):
-            raise StorageUnsupported(
-                f"the engine at {self.url} keeps its layers in {directories[-1]}, which does not exist here",
-                "run baseimg on the machine of the engine, in its mount namespace",
-            )
         return Image(
             id=details["Id"],
             tags=tuple(sorted(details.get("RepoTags") or ())),
             diff_ids=diff_ids,
-            directories=directories,
+            directories=self._directories(details, diff_ids) if diff_ids else (),
             os=details.get("Os", "linux"),
             architecture=details.get("Architecture", ""),
         )
 
-    def _directories(self, details: Mapping[str, Any], _diff_ids: tuple[str, ...]) -> tuple[str, ...]:
+    def _directories(self, details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> Sequence[str]:
         """The directories of an image's layers, bottom first."""
         data = details["GraphDriver"]["Data"] or {}
         # LowerDir lists top first, RootFS.Layers bottom first
         top_first = [data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":"))]
+        if len(top_first) != len(diff_ids):
+            raise LayerUnsupported(f"image {details['Id']} has {len(diff_ids)} layers in {len(top_first)} directories")
+        check_here(self.url, top_first[0])
         return tuple(reversed(top_first))
 
     def _reachable(self) -> contextlib.AbstractContextManager[None]:
@@ -168,6 +161,15 @@ def _container(details: dict[str, Any]) -> Container:
         network_of=other if mode == "container" else "",
         labels=details["Config"]["Labels"] or {},
     )
+
+
+def check_here(url: str, directory: str) -> None:
+    """Refuse an engine of another machine or mount namespace."""
+    if not os.path.isdir(directory):
+        raise StorageUnsupported(
+            f"the engine at {url} keeps its layers in {directory}, which does not exist here",
+            "run baseimg on the machine of the engine, in its mount namespace",
+        )
 
 
 def check_driver(info: Mapping[str, Any], wanted: str, refused: tuple[str, ...] = ("rootless", "userns")) -> None:

@@ -7,14 +7,33 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import overload
 
 from ..errors import NotUnpacked
 from ..model import ids
-from .ctr import Absent, Ctr
+from .ctr import SNAPSHOTTER, Absent, Ctr
 
 _CHUNK = 1 << 20
 _GZIP = b"\x1f\x8b"
+
+
+class Directories(Sequence[str]):
+    """The directories of an image's layers, bottom first, which are only asked for when they are looked at."""
+
+    def __init__(self, snapshots: Snapshots, chain: list[str]) -> None:
+        self._snapshots, self._chain = snapshots, chain
+
+    def __len__(self) -> int:
+        return len(self._chain)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        return self._snapshots.look(self._chain)[index]
 
 
 class Snapshots:
@@ -25,9 +44,19 @@ class Snapshots:
         self.root = ctr.root()
         self._known: dict[str, str] = {}  # directory by chain ID
 
-    def directories(self, diff_ids: tuple[str, ...]) -> tuple[str, ...]:
-        """The directories of an image's layers, bottom first; raises :class:`NotUnpacked`."""
+    @cached_property
+    def _keys(self) -> set[str]:
+        return {row[0] for row in self.ctr.rows("snapshots", "--snapshotter", SNAPSHOTTER, "ls")}
+
+    def directories(self, diff_ids: tuple[str, ...]) -> Directories:
+        """The directories of an image's layers; raises :class:`NotUnpacked`."""
         chain = ids.chain_ids(diff_ids)
+        if chain[-1] not in self._keys:
+            raise self._not_unpacked(chain[-1])
+        return Directories(self, chain)
+
+    def look(self, chain: list[str]) -> tuple[str, ...]:
+        """The directories of a chain of layers, given by their chain IDs."""
         if chain[-1] not in self._known:
             found = self._view(chain[-1])
             if len(found) != len(chain):
@@ -39,8 +68,11 @@ class Snapshots:
     def _view(self, chain_id: str) -> tuple[str, ...]:
         try:
             return self.ctr.directories(chain_id)
-        except Absent:
-            raise NotUnpacked(f"containerd at {self.ctr.address} has no overlayfs snapshot of {chain_id}") from None
+        except Absent:  # removed while we looked
+            raise self._not_unpacked(chain_id) from None
+
+    def _not_unpacked(self, chain_id: str) -> NotUnpacked:
+        return NotUnpacked(f"containerd at {self.ctr.address} has no {SNAPSHOTTER} snapshot of {chain_id}")
 
     def layers(self) -> Iterator[str]:
         with os.scandir(self.root) as entries:
