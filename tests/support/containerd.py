@@ -63,9 +63,17 @@ class ContainerdEngine(Engine):
         self.ctr("images", "import", "-", stdin=archive.read_bytes() if isinstance(archive, Path) else archive)
         loaded = self._digests()
         for name, digest in loaded.items():  # Kubernetes gives every image a name by digest, too
-            if "@" not in name:
-                self.ctr("images", "tag", "--force", name, f"{name.rpartition(':')[0]}@{digest}")
+            other = f"{name.rpartition(':')[0]}@{digest}"
+            if "@" not in name and other not in loaded:
+                self._tag(name, other)
         return list(loaded)
+
+    def _tag(self, name: str, other: str) -> None:
+        try:
+            self.ctr("images", "tag", name, other)
+        except EngineError as error:
+            if "already exists" not in str(error):  # another thread was quicker
+                raise
 
     def _digests(self) -> dict[str, str]:
         return {row[0]: row[2] for row in map(str.split, self.ctr("images", "ls").splitlines()[1:])}
