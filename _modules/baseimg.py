@@ -472,7 +472,7 @@ def adopt(overlay_dir=None, **kwargs):
 
 def engines():
     """
-    List the container engines on this node, the one that baseimg takes first. Never fails.
+    List the container engines on this node, the one that baseimg takes first. Fails for a wrong declaration only.
 
     Returns for each its ``kind`` (``docker``, ``podman``, ``containerd``), ``address``, ``version``, the ``storage`` of
     its layers, whether it is ``supported`` and ``chosen``, and as ``reason`` why not supported. ``baseimg:engine`` in

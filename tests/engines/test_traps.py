@@ -112,6 +112,8 @@ if suites():  # needs BuildKit
             node.call("build", BUILT, BUILT_NEW, path)
             assert node.call("apply", path)["to"] == "12.1"
             assert "fresh" in node.engine.run(BUILT, "ls", "/etc")
+            node.start("built", BUILT)  # an image with an index of manifests
+            assert node.containers()["current"] == ["built"]
             # but a build reads its cache's snapshot of the same layer
             build(node, LATER, f"FROM {BUILT} AS source", f"FROM {BASE}", "COPY --from=source /etc /seen")
             assert "fresh" not in node.engine.run(LATER, "ls", "/seen")

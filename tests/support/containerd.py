@@ -90,7 +90,9 @@ class ContainerdEngine(Engine):
             path.unlink()
 
     def _run(self, image: str, name: str, *options: str) -> list[str]:
-        return ["run", *options, f"--cgroup=/{self.run_dir.name}/{name}", image, name]
+        # runc's own directory would be shared by all engines that have a container of this name
+        own = f"--runc-root={self.run_dir}/runc"
+        return ["run", own, *options, f"--cgroup=/{self.run_dir.name}/{name}", image, name]
 
     def run(self, image: str, *command: str) -> str:
         name = f"run-{secrets.token_hex(4)}"

@@ -70,9 +70,10 @@ def engines(choice: Choice) -> list[dict[str, Any]]:
         chosen: Choice | None = _chosen(choice)
     except EngineUnreachable:
         chosen = None
-    places = [one for one in (chosen, *_here()) if one]
-    unique = {os.path.realpath(_path(one.address)): one for one in reversed(places)}
-    return [_describe(one, one == chosen) for one in reversed(unique.values())]
+    places: dict[str, Choice] = {}
+    for one in filter(None, (chosen, *_here())):  # Docker's address may be a link to Podman's
+        places.setdefault(os.path.realpath(_path(one.address)), one)
+    return [_describe(one, one is chosen) for one in places.values()]
 
 
 def _chosen(choice: Choice) -> Choice:

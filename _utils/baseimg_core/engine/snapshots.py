@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import overload
@@ -113,7 +114,7 @@ def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | 
             same = all(_same(tar, member, directory) for member in tar)
         while stream.read(_CHUNK):
             pass
-    except (tarfile.TarError, EOFError, OSError):  # damaged, or compressed otherwise: it proves nothing
+    except (tarfile.TarError, zlib.error, EOFError, OSError):  # damaged, or compressed otherwise: it proves nothing
         return None
     return same if "sha256:" + stream.sha.hexdigest() == diff_id else None
 

@@ -87,7 +87,8 @@ def check_swappable(engine: Engine, base: Base) -> None:
     Refuse what would not survive a swap: mounts with features that remember lower inodes, nested bases, and layers that
     are not the engine's own.
     """
-    if os.path.commonpath([engine.layers_root, base.directory]) != engine.layers_root:
+    root = os.path.realpath(engine.layers_root)
+    if os.path.commonpath([root, os.path.realpath(base.directory)]) != root:
         raise StorageUnsupported(
             f"{base.directory} lies outside of {engine.layers_root}, in a store that others share or that is read-only",
             "converge the base where that store is filled, or pull the image into this engine's own store",
