@@ -19,20 +19,29 @@ NAMES = {
 RELEASES = {"here": "12", "trixie": "13"}
 
 
-def row(cell: dict[str, object]) -> tuple[str, ...]:
+def key(cell: dict[str, object]) -> tuple[str, ...]:
     engine, store = NAMES[str(cell["kind"])]
     version = re.match(r"[0-9.]+", str(cell["version"]))
     release = RELEASES.get(str(cell["suite"]), str(cell["suite"]))
-    failed = cell.get("failed")
-    held = f"**{failed} tests failed**" if failed else f"{cell.get('passed', 0)} tests"
-    salt = str(cell["salt"])
-    return (engine, version[0] if version else "?", f"Debian {release}", store, str(cell["file_system"]), salt, held)
+    return (engine, version[0] if version else "?", release, store, str(cell["file_system"]), str(cell["salt"]))
+
+
+def order(one: tuple[str, ...]) -> tuple[object, ...]:
+    return (one[0], one[3], [int(number) for number in one[1].split(".") if number], *one[4:])
 
 
 def table(cells: list[dict[str, object]]) -> str:
-    heads = ("Engine", "Version", "From", "Store", "File system", "Salt", "Held")
-    rows = sorted({row(cell) for cell in cells}, key=lambda one: (one[0], one[3], [int(n) for n in one[1].split(".")]))
+    counts = {one: dict.fromkeys(("passed", "failed"), 0) for one in map(key, cells)}
+    for cell in cells:
+        for outcome, count in counts[key(cell)].items():
+            counts[key(cell)][outcome] = count + int(str(cell.get(outcome, 0)))
+    heads = ("Engine", "Version", "Debian", "Store", "File system", "Salt", "Tests")
+    rows = [(*one, _held(**counts[one])) for one in sorted(counts, key=order)]
     return "".join(f"| {' | '.join(one)} |\n" for one in (heads, ("---",) * len(heads), *rows))
+
+
+def _held(passed: int, failed: int) -> str:
+    return f"**{failed} of {passed + failed} failed**" if failed else f"{passed} passed"
 
 
 def main(report: str) -> None:
