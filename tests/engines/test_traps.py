@@ -196,6 +196,7 @@ class TestWhatIsFound:
         [
             ("rkt", "baseimg:engine is 'rkt'"),
             ({"address": "unix:///x"}, "baseimg:engine is"),
+            ({"kind": ["docker"]}, "baseimg:engine is"),
             ({"kind": "containerd", "socket": "/x"}, "baseimg:engine:socket"),
             ({"kind": "containerd", "address": 1}, "baseimg:engine:address is 1"),
         ],

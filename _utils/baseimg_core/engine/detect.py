@@ -44,7 +44,7 @@ def declared(raw: object, url: str = "") -> Choice:
     if raw is None or raw == "auto":
         return Choice(address=url)
     fields: Mapping[str, Any] = {"kind": raw} if isinstance(raw, str) else raw if isinstance(raw, Mapping) else {}
-    if fields.get("kind") not in _PLACES:
+    if fields.get("kind") not in tuple(_PLACES):
         raise ArgumentInvalid(f"baseimg:engine is {raw!r}, expected auto, a kind or {{kind: …}}: {', '.join(_PLACES)}")
     for key, value in fields.items():
         if key not in _KEYS:
