@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit pins clean
+.PHONY: help setup demo test lint unit engines pins clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -27,6 +27,9 @@ lint: setup ## format, lint and types
 	@$(BIN)/ruff check .
 	@MYPYPATH=_utils $(BIN)/mypy --strict -p baseimg_core
 	@MYPYPATH=_utils $(BIN)/mypy tests/support
+
+engines: setup ## the contract with more engines, file systems and releases of Salt; half an hour
+	@scripts/engines.sh
 
 pins: ## write requirements/dev.txt anew from setup.cfg
 	@scripts/pins.sh

@@ -4,8 +4,9 @@ Bring newer versions of a base image to the images that are built on it, without
 :depends: the Python package ``docker``; ``zstandard`` for bundles that are compressed with zstd,
     ``cryptography`` for signatures
 :configuration: the engine's address is ``docker.url`` in the minion's configuration, else ``DOCKER_HOST``, else the
-    default socket. ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on the same base,
-    ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
+    default socket of Docker, Podman or containerd, whichever is there; ``baseimg:engine`` declares another
+    (:py:func:`baseimg.engines`). ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on
+    the same base, ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
     ``baseimg:allow_devices: true`` takes bundles with device nodes other than those that every container has.
     ``baseimg:trusted_keys`` (identity: line of a ``.pub`` file) says who must have signed a bundle, and
     ``baseimg:require_signature: false`` lets unsigned ones pass; both from the minion's configuration, or else pillar.
@@ -638,6 +639,24 @@ def adopt(overlay_dir=None, **kwargs):
         if overlay_dir is not None and not (isinstance(overlay_dir, str) and overlay_dir.startswith("/")):
             raise ArgumentInvalid(f"overlay_dir is {overlay_dir!r}, expected an absolute path")
         return adopting.adopt(minion.context(), overlay_dir)
+
+
+def engines():
+    """
+    List the container engines on this node, the one that baseimg takes first. Fails for a wrong declaration only.
+
+    Returns for each its ``kind`` (``docker``, ``podman``, ``containerd``), ``address``, ``version``, the ``storage`` of
+    its layers, whether it is ``supported`` and ``chosen``, and as ``reason`` why not supported. ``baseimg:engine`` in
+    the minion's configuration or pillar declares another than the first.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.engines
+    """
+    with _operation() as minion:
+        return minion.engines()
 
 
 def import_legacy(archive, source, bundle, version=None, compression="zstd"):

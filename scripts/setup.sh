@@ -12,6 +12,7 @@ STAMP=$VENV/.installed
 # tool (as `have` looks for it) → Debian package
 PACKAGES=(
     dockerd:docker.io        # private engines of the demo and the tests
+    podman:podman            # private engines of the tests
     busybox:busybox-static   # content of the demo's and the tests' base images
     debootstrap:debootstrap  # the test with a real Debian base
     zstd:zstd                # looks into bundles
@@ -23,6 +24,7 @@ PACKAGES=(
     mkfs.xfs:xfsprogs        # file systems of the tests: with reflinks
     rpmbuild:rpm             # makes the rpm databases that the tests read
     chromium:chromium        # looks at the report, as people do
+    mkfs.btrfs:btrfs-progs   # file systems of `make engines`
     setpriv:util-linux       # ends a private engine together with its test run
 )
 

@@ -55,7 +55,10 @@ class StorageUnsupported(BaseimgError):
     """The engine keeps its layers in a way that we do not handle."""
 
     code = "storage-unsupported"
-    hint = "supported: Docker with the overlay2 storage driver, rootful, without userns-remap"
+    hint = (
+        "supported, rootful: Docker with overlay2 or with containerd's overlayfs snapshotter, Podman with overlay, and "
+        "containerd with overlayfs; baseimg.engines says what was found on this node (docs/engines.md)"
+    )
 
 
 class ImageUnknown(BaseimgError):
@@ -174,6 +177,13 @@ class LayerUnsupported(BaseimgError):
 
     code = "layer-unsupported"
     hint = "the engine must mount with redirect_dir, metacopy and index off, as engines do by default"
+
+
+class NotUnpacked(BaseimgError):
+    """The image's layers are packed only, so there is no directory of them."""
+
+    code = "image-packed"
+    hint = "run a container of the image once, or pull it for this node's platform: its layers are unpacked then"
 
 
 class BaseNested(BaseimgError):

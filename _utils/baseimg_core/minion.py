@@ -13,15 +13,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .engine import detect
 from .engine.base import Engine
-from .engine.docker import Docker
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
 from .model import policy, protection, reference
 from .ops import seeing
 from .ops.planning import Context
 from .registry import pull, push
 
-_DEFAULT_URL = "unix:///var/run/docker.sock"
 _BAR_SECONDS = 0.2
 _EVENT_SECONDS = 5
 _NOT_AS_DECLARED = ("digest-mismatch", "signature-invalid", "bundle-invalid")
@@ -52,8 +51,16 @@ class Minion:
         self._told = time.monotonic()
 
     def engine(self) -> Engine:
-        """The engine at ``docker.url``, else at ``DOCKER_HOST``, else at the default socket."""
-        return Docker(self._salt["config.get"]("docker.url") or os.environ.get("DOCKER_HOST") or _DEFAULT_URL)
+        """The engine that ``baseimg:engine`` declares, else ``docker.url`` or ``DOCKER_HOST``, else what is here."""
+        return detect.connect(self._choice())
+
+    def engines(self) -> list[dict[str, Any]]:
+        """What is here, and what of it is supported."""
+        return detect.engines(self._choice())
+
+    def _choice(self) -> detect.Choice:
+        url = self._salt["config.get"]("docker.url") or os.environ.get("DOCKER_HOST") or ""
+        return detect.declared(self._salt["config.get"]("baseimg:engine", None), url)
 
     def context(self, trust: bool = False, protect: object = None) -> Context:
         """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,11 +21,13 @@ import psutil
 import requests
 
 from tests.support.mounts import unmount_below
+from tests.support.rootfs import enter
 
 START_SECONDS = 60
 STOP_SECONDS = 60
 KILL_SECONDS = 10
 POLL_SECONDS = 0.02
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin"
 
 
 class EngineError(Exception):
@@ -55,8 +58,18 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
 class Engine:
     """One dockerd with everything of its own. `root` outlives `stop` and `start`; `destroy` deletes it."""
 
-    def __init__(self, root: Path, storage_driver: str = "overlay2", *, args: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        storage_driver: str = "overlay2",
+        *,
+        args: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        tree: Path | None = None,
+    ) -> None:
+        """`config` is its daemon.json; `tree` an installed system to take dockerd from (`tests/support/rootfs.py`)."""
         self.root = Path(root)
+        self.config, self.tree = dict(config or {}), tree
         self.data_root = self.root / "data"
         self.log = self.root / "dockerd.log"
         self.storage_driver = storage_driver
@@ -98,7 +111,7 @@ class Engine:
         self.root.mkdir(parents=True, exist_ok=True)
         self.run_dir.mkdir(mode=0o700, exist_ok=True)
         # Without a file of its own, dockerd reads the machine's /etc/docker/daemon.json.
-        (self.run_dir / "daemon.json").write_text("{}")
+        (self.run_dir / "daemon.json").write_text(json.dumps(self.config))
         atexit.register(self.stop)
         try:
             with self.log.open("ab") as log:
@@ -158,12 +171,8 @@ class Engine:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
     def _command(self) -> list[str]:
-        path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin"
-        dockerd = shutil.which("dockerd", path=path)
-        if dockerd is None:
-            raise EngineError("dockerd is not installed (Debian: docker.io)")
-        command = [
-            dockerd,
+        return self._tied(
+            self._program("dockerd", "docker.io"),
             f"--config-file={self.run_dir}/daemon.json",
             f"--data-root={self.data_root}",
             f"--exec-root={self.run_dir}/exec",
@@ -177,11 +186,22 @@ class Engine:
             "--exec-opt=native.cgroupdriver=cgroupfs",
             f"--cgroup-parent=/{self.run_dir.name}",
             *self.args,
-        ]
-        # A daemon must not outlive a killed test run. (The signal is tied to the starting thread.)
-        if threading.current_thread() is threading.main_thread() and shutil.which("setpriv", path=path):
-            command = ["setpriv", "--pdeathsig=TERM", *command]
-        return command
+        )
+
+    def _program(self, name: str, package: str) -> str:
+        """Its path, here or in the tree."""
+        found = shutil.which(name, path=PATH)
+        if self.tree is None and found is None:
+            raise EngineError(f"{name} is not installed (Debian: {package})")
+        return name if self.tree else str(found)
+
+    def _tied(self, *command: str) -> list[str]:
+        """The command for a daemon that must not outlive a killed test run."""
+        entered = enter(self.tree, *command)
+        # The signal is tied to the starting thread.
+        if threading.current_thread() is threading.main_thread() and shutil.which("setpriv", path=PATH):
+            return ["setpriv", "--pdeathsig=TERM", *entered]
+        return entered
 
     def _connect(self) -> Any:
         process = self._process

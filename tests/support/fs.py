@@ -18,6 +18,7 @@ MKFS = {
     "ext4": "mkfs.ext4 -q -F -m 0",
     "xfs": "mkfs.xfs -q -f -m reflink=1",
     "xfs-noreflink": "mkfs.xfs -q -f -m reflink=0",
+    "btrfs": "mkfs.btrfs -q -f",
 }
 
 

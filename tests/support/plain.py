@@ -17,6 +17,7 @@ from baseimg_core.engine.base import Container, Image
 from baseimg_core.errors import ContainerUnknown, ImageUnknown
 from baseimg_core.model.ids import chain_id
 from baseimg_core.model.manifest import ImageRef
+from baseimg_core.model.owners import Owners
 from baseimg_core.model.policy import Source
 from baseimg_core.ops import converging, planning
 from tests.support.images import digest, layer_from_directory
@@ -36,7 +37,9 @@ class PlainEngine:
 
     root: Path
     tags: dict[str, Sequence[str]] = field(default_factory=dict)
+    restarts: bool = True
     storage: str = "plain"
+    owners: Owners = field(default_factory=Owners)
     diff_ids: dict[str, str] = field(default_factory=dict)
 
     @property

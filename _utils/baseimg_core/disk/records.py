@@ -12,12 +12,16 @@ from ..errors import ContentUnknown, RecordInvalid
 from ..model import record as model_record
 from ..model.record import Record
 
+# what the live content is called in a layer's own directory: by overlay2 and Podman, and by containerd's overlayfs
+_LIVE = ("diff", "fs")
+
 
 class Records:
     """The record beside one layer's ``diff``; :mod:`generations` draws the tree and says what holds."""
 
     def __init__(self, layer: str) -> None:
-        self.live = os.path.join(layer, "diff")
+        live = [path for name in _LIVE if os.path.isdir(path := os.path.join(layer, name))]
+        self.live = live[0] if live else os.path.join(layer, _LIVE[0])
         self.home = os.path.join(layer, "baseimg")
         self._layer = layer
         self._generations = os.path.join(self.home, "generations")

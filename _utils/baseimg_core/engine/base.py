@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..model import ids
+from ..model.owners import Owners
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Image:
     id: str
     tags: tuple[str, ...]
     diff_ids: tuple[str, ...]
-    directories: tuple[str, ...]
+    directories: Sequence[str]
     os: str
     architecture: str
 
@@ -75,8 +76,14 @@ class Container:
 class Engine(Protocol):
     """One engine on this node. Every method raises :class:`EngineUnreachable` where it does not answer."""
 
+    restarts: bool
+    """Whether its containers may be stopped and started by us: not where somebody else would act on that."""
+
     storage: str
     """Which store holds the layers, for people: ``docker/overlay2``."""
+
+    owners: Owners
+    """How the store shifts the layers' owners."""
 
     @property
     def layers_root(self) -> str:

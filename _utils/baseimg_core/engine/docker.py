@@ -7,10 +7,11 @@ import os
 import signal
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import docker
+import docker.constants
 import docker.errors
 import requests.exceptions
 
@@ -20,8 +21,10 @@ from ..errors import (
     EngineUnreachable,
     ImageUnknown,
     LayerUnsupported,
+    NotUnpacked,
     StorageUnsupported,
 )
+from ..model.owners import Owners
 from . import tarsplit
 from .base import Container, Image
 
@@ -29,6 +32,7 @@ _TIMEOUT = 60  # seconds for one answer of the engine
 _STOP_TIMEOUT = 10  # seconds until the engine kills a container, where it does not say
 _POLL = 0.05  # seconds between two looks at a command that runs
 _LINE = 500  # characters of a log line that are kept
+_USUAL_RANGE = 65536  # what useradd(8) gives
 
 
 class Docker:
@@ -36,15 +40,29 @@ class Docker:
     The engine at ``url`` (``unix:///run/docker.sock``); raises where it does not answer or stores layers otherwise.
     """
 
+    restarts = True
     storage = "docker/overlay2"
+    layers_root: str
+    owners = Owners()
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._images: list[Image] | None = None  # an object lives for one operation, which sees one state of things
         with self._reachable():
-            self._api = docker.APIClient(base_url=url, version="auto", timeout=_TIMEOUT)
+            self._api = docker.APIClient(base_url=url, version=ping(url)["Api-Version"], timeout=_TIMEOUT)
             info = self._api.info()
-        _check_storage(info)
+        self.version = str(info.get("ServerVersion") or "")
+        self._check(info)
+        self._open(info)
+
+    def _check(self, info: Mapping[str, Any]) -> None:
+        """Refuse an engine that keeps its layers otherwise."""
+        check_driver(info, "overlay2", ("rootless",))
+
+    def _open(self, info: Mapping[str, Any]) -> None:
+        """Remember where the engine keeps what."""
+        if _has(info, "userns"):
+            self.owners = _owners(info["DockerRootDir"])
         self.layers_root = os.path.join(info["DockerRootDir"], "overlay2")
         self._records = os.path.join(info["DockerRootDir"], "image", "overlay2", "layerdb", "sha256")
 
@@ -64,8 +82,9 @@ class Docker:
 
     def _inspect_all(self) -> Iterator[Image]:
         with self._reachable():
-            for image_id in self._api.images(quiet=True, all=True):
-                with contextlib.suppress(docker.errors.NotFound):  # removed while we looked
+            for image_id in dict.fromkeys(self._api.images(quiet=True, all=True)):
+                # removed while we looked; or nothing that could run here
+                with contextlib.suppress(docker.errors.NotFound, NotUnpacked):
                     yield self._image(self._api.inspect_image(image_id))
 
     def containers(self, stopped: bool = False) -> list[Container]:
@@ -147,33 +166,50 @@ class Docker:
 
     def _image(self, details: dict[str, Any]) -> Image:
         diff_ids = tuple(details["RootFS"].get("Layers") or ())
-        data = details["GraphDriver"]["Data"] or {}
-        # LowerDir lists top first, RootFS.Layers bottom first
-        top_first = [data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":"))] if diff_ids else []
-        if len(top_first) != len(diff_ids):
-            raise LayerUnsupported(f"image {details['Id']} has {len(diff_ids)} layers in {len(top_first)} directories")
-        if top_first and not os.path.isdir(top_first[0]):
-            raise StorageUnsupported(
-                f"the engine at {self.url} keeps its layers in {top_first[0]}, which does not exist here",
-                "run baseimg on the machine of the engine, in its mount namespace",
-            )
         return Image(
             id=details["Id"],
             tags=tuple(sorted(details.get("RepoTags") or ())),
             diff_ids=diff_ids,
-            directories=tuple(reversed(top_first)),
+            directories=self._directories(details, diff_ids) if diff_ids else (),
             os=details.get("Os", "linux"),
             architecture=details.get("Architecture", ""),
         )
 
-    @contextlib.contextmanager
-    def _reachable(self) -> Iterator[None]:
-        try:
-            yield
-        except docker.errors.NotFound:
-            raise
-        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as exc:
-            raise EngineUnreachable(f"no answer from the engine at {self.url}: {exc}") from exc
+    def _directories(self, details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> Sequence[str]:
+        """The directories of an image's layers, bottom first."""
+        data = details["GraphDriver"]["Data"] or {}
+        # LowerDir lists top first, RootFS.Layers bottom first
+        top_first = [data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":"))]
+        if len(top_first) != len(diff_ids):
+            raise LayerUnsupported(f"image {details['Id']} has {len(diff_ids)} layers in {len(top_first)} directories")
+        check_here(self.url, top_first[0])
+        return tuple(reversed(top_first))
+
+    def _reachable(self) -> contextlib.AbstractContextManager[None]:
+        return reachable(self.url)
+
+
+@contextlib.contextmanager
+def reachable(url: str) -> Iterator[None]:
+    """Turn every failure of a call into :class:`EngineUnreachable`, but that there is no such thing."""
+    try:
+        yield
+    except docker.errors.NotFound:
+        raise
+    except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as exc:
+        raise EngineUnreachable(f"no answer from the engine at {url}: {exc}") from exc
+
+
+def ping(url: str) -> Mapping[str, str]:
+    """The headers with which an engine says what it is. Podman runs several programs where asked for its version."""
+    client = docker.APIClient(base_url=url, version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=_TIMEOUT)
+    try:
+        answer = client.get(f"{client.base_url}/_ping")
+        answer.raise_for_status()
+        headers: Mapping[str, str] = answer.headers
+        return headers
+    finally:
+        client.close()
 
 
 def _container(details: dict[str, Any]) -> Container:
@@ -206,13 +242,43 @@ def _joined(mode: str | None) -> str:
     return other if kind == "container" else ""
 
 
-def _check_storage(info: dict[str, Any]) -> None:
+def check_here(url: str, directory: str) -> None:
+    """Refuse an engine of another machine or mount namespace."""
+    if not os.path.isdir(directory):
+        raise StorageUnsupported(
+            f"the engine at {url} keeps its layers in {directory}, which does not exist here",
+            "run baseimg on the machine of the engine, in its mount namespace",
+        )
+
+
+def check_driver(info: Mapping[str, Any], wanted: str, refused: tuple[str, ...] = ("rootless", "userns")) -> None:
+    """Refuse an engine whose storage driver (or snapshotter) is not ``wanted``, or that has a ``refused`` feature."""
     driver = info.get("Driver")
-    if driver != "overlay2":
+    if driver != wanted:
         raise StorageUnsupported(f"the engine's storage driver is {driver!r}")
-    for option in info.get("SecurityOptions") or ():
-        for feature in ("name=userns", "name=rootless"):
-            if option.startswith(feature):
-                raise StorageUnsupported(
-                    f"the engine runs with {feature.partition('=')[2]}, which shifts the layers' owners"
-                )
+    for feature in refused:
+        if _has(info, feature):
+            raise StorageUnsupported(f"the engine runs with {feature} on the store {wanted}")
+
+
+def _has(info: Mapping[str, Any], feature: str) -> bool:
+    return any(f"name={feature}" in option.split(",") for option in info.get("SecurityOptions") or ())
+
+
+def _owners(root: str) -> Owners:
+    """How an engine with userns-remap shifts: its directory is called as what its containers' root is outside."""
+    uid, _, gid = os.path.basename(root).partition(".")
+    if not (uid.isdecimal() and gid.isdecimal()):
+        raise StorageUnsupported(f"the engine runs with userns, and {root} does not end in how it shifts owners")
+    count = min(_range("/etc/subuid", int(uid)), _range("/etc/subgid", int(gid)))
+    return Owners(int(uid), int(gid), count)
+
+
+def _range(path: str, start: int) -> int:
+    """How many IDs the range that begins with ``start`` has (subuid(5)); the usual number where it is not there."""
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            _name, first, count = line.strip().rsplit(":", 2)
+            if int(first) == start:
+                return int(count)
+    return _USUAL_RANGE

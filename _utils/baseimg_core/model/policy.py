@@ -15,7 +15,10 @@ MISSING = ("ok", "fail")
 text, _fields, _mapping, _wrong = checking.text, checking.fields, checking.mapping, checking.wrong
 DELTAS = ("auto", "both", "only")
 _OPTIONS = frozenset(
-    {"lock_timeout", "reserve", "allow_devices", "trusted_keys", "require_signature", "registries", "layers_roots"}
+    {
+        *("engine", "lock_timeout", "reserve", "allow_devices", "layers_roots"),
+        *("trusted_keys", "require_signature", "registries"),
+    }
 )
 _PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS  # rollout_policy checks the third, on the master
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers"})

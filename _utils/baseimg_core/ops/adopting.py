@@ -31,6 +31,7 @@ def adopt(context: Context, overlay_dir: str | None = None) -> dict[str, Any]:
     Pristine is what the scripts' backups and the live directory still hold of it, if the whole of it has the layer's
     diff ID; else it stays ``unproven``. Nothing that a container sees is changed.
     """
+    bases.check_owners(context.engine, "adopting")
     old = legacy.read(overlay_dir or context.engine.layers_root)
     base = _base(context.engine, old)
     with base.store.lock(context.lock_timeout, context.by):

@@ -12,7 +12,15 @@ from ..disk.generations import Store
 from ..disk.records import now
 from ..engine import mounts
 from ..engine.base import Container, Engine, Image
-from ..errors import BaseAbsent, BaseimgError, BaseNested, ContentUnknown, ImageUnknown, LegacyInvalid
+from ..errors import (
+    BaseAbsent,
+    BaseimgError,
+    BaseNested,
+    ContentUnknown,
+    ImageUnknown,
+    LegacyInvalid,
+    StorageUnsupported,
+)
 from ..model import ids
 from ..model.record import Generation, Record
 
@@ -87,7 +95,16 @@ def running(engine: Engine, images: list[Image]) -> list[Container]:
 
 
 def check_swappable(engine: Engine, base: Base) -> None:
-    """Refuse what would not survive a swap: mounts with features that remember lower inodes, and nested bases."""
+    """
+    Refuse what would not survive a swap: mounts with features that remember lower inodes, nested bases, and layers that
+    are not the engine's own.
+    """
+    root = os.path.realpath(engine.layers_root)
+    if os.path.commonpath([root, os.path.realpath(base.directory)]) != root:
+        raise StorageUnsupported(
+            f"{base.directory} lies outside of {engine.layers_root}, in a store that others share or that is read-only",
+            "converge the base where that store is filled, or pull the image into this engine's own store",
+        )
     images = users(engine, base.chain_id)
     mounts.check_host()
     for container in running(engine, images):
@@ -168,6 +185,12 @@ def begin(engine: Engine, base: Base) -> Record:
     for directory in (base.directory, *base.lower):
         check_original(engine, directory)
     return first_record(base)
+
+
+def check_owners(engine: Engine, what: str) -> None:
+    """Refuse what is only done where layers have the owners of their images."""
+    if engine.owners.shifted:
+        raise StorageUnsupported(f"{what} is not done for an engine with userns-remap, which shifts owners")
 
 
 def check_original(engine: Engine, directory: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..disk import bundle_writer, compression, packages, signing
@@ -136,7 +137,8 @@ def layered(engine: Engine, reference: str) -> Image:
 
 
 def _compare(engine: Engine, old: Image, new: Image, progress: Progress | None) -> list[Change]:
-    return compare(pristine(engine, old), pristine(engine, new), counter(progress))
+    found = compare(pristine(engine, old), pristine(engine, new), counter(progress))
+    return [replace(one, entry=engine.owners.original(one.entry)) if one.entry else one for one in found]
 
 
 def counter(progress: Progress | None) -> Callable[[int], None]:

@@ -83,6 +83,7 @@ def plan(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = find(context.engine, name, catalogue, chain_id)
+        containers.check(context.engine, policy)
         healed = healing.compose(context.engine, base) if repair else None
         record = healed or base.store.read() or bases.begin(context.engine, base)
         drifted = repair and _mark_drift(base, record)
@@ -113,7 +114,7 @@ def plan(
 def rollback(context: Context, name: str, to: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
     """Swap a generation that is present back in: the previous one, a named version, or ``pristine``."""
     base, policy = bases.locate(context.engine, name), policy.on_the_way_back()
-    _recover_containers(context, base)
+    _begin(context, base, policy)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover()
         if record is None:
@@ -189,7 +190,7 @@ def _reach(
     policy: Policy,
     repair: bool = False,
 ) -> dict[str, Any]:
-    _recover_containers(context, base)
+    _begin(context, base, policy)
     healed = repair and healing.heal(context, base)
     record = base.store.read() or bases.begin(context.engine, base)
     if not base.store.interrupted and not (repair and _mark_drift(base, record)):
@@ -242,8 +243,9 @@ def _mark_drift(base: Base, record: Record) -> bool:
     return drifted
 
 
-def _recover_containers(context: Context, base: Base) -> None:
+def _begin(context: Context, base: Base, policy: Policy) -> None:
     """What an earlier run stopped does not wait until this one has all that it needs."""
+    containers.check(context.engine, policy)
     if containers.waiting(base):
         with base.store.lock(context.lock_timeout, context.by):
             containers.recover(context, base)

@@ -19,7 +19,7 @@ from ..errors import ArgumentInvalid, DestinationUnwritable, ImagesEqual, Legacy
 from ..model import changes as model_changes
 from ..model import legacy, overlay
 from ..model.changes import Change
-from . import building
+from . import bases, building
 from .building import Progress
 
 
@@ -39,6 +39,7 @@ def import_legacy(
     it a chain ID that is the same wherever this archive is imported for this source, and no other.
     """
     compression.check(kind)
+    bases.check_owners(engine, "importing old archives")
     image = building.layered(engine, source)
     name = os.path.basename(archive)
     version = version or legacy.version_of_archive(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from ..disk import index, space
@@ -14,6 +15,7 @@ from ..disk.tree import Stack
 from ..errors import DeviceRefused, SpaceExhausted
 from ..model import overlay
 from ..model.manifest import Manifest
+from ..model.owners import Owners
 from ..model.record import Generation, Record
 from .bases import Base
 from .planning import Catalogue, Context, Plan, Progress
@@ -66,7 +68,8 @@ def _stage(
         try:
             for version, bundle in reversed(bundles.items()):
                 members = bundle.members(_named(context.progress, f"unpacking {version}"), olds.get(version))
-                flattener.add_changes(members if context.devices else _without_devices(members))
+                taken = members if context.devices else _without_devices(members)
+                flattener.add_changes(_stored(taken, context.engine.owners))
             flattener.add_directory(begin, copying)
             flattener.finish()
         finally:
@@ -91,6 +94,12 @@ def _without_devices(members: Iterable[tuple[Member, BinaryIO]]) -> Iterator[tup
                 f"the bundle brings {overlay.shown(member.path)}, a {member.entry.kind.value} device {major}:{minor}"
             )
         yield member, stream
+
+
+def _stored(members: Iterable[tuple[Member, BinaryIO]], owners: Owners) -> Iterator[tuple[Member, BinaryIO]]:
+    """A bundle's members with the owners that this engine stores."""
+    for member, stream in members:
+        yield (replace(member, entry=owners.stored(member.entry)) if member.entry else member), stream
 
 
 def _need(base: Base, record: Record, start: Generation, manifests: list[Manifest]) -> tuple[int, int]:

@@ -1,0 +1,95 @@
+"""Docker with the containerd image store: images and containers through its API, directories from its containerd."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import struct
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import docker
+
+from ..errors import EngineUnreachable
+from .ctr import SNAPSHOTTER, Ctr
+from .docker import Docker, check_driver, check_here, ping, reachable
+from .snapshots import Snapshots
+
+_NAMESPACE = "moby"
+_EXEC_ROOT = "/var/run/docker"  # dockerd's own default
+_SYSTEM = "/run/containerd/containerd.sock"
+_PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+
+class DockerContainerd(Docker):
+    """The engine at ``url``; ``containerd`` is the path of its containerd's socket where that is declared."""
+
+    storage = "docker/containerd"
+
+    def __init__(self, url: str, containerd: str = "") -> None:
+        self._containerd = containerd
+        super().__init__(url)
+
+    def _check(self, info: Mapping[str, Any]) -> None:
+        check_driver(info, SNAPSHOTTER)
+
+    def _open(self, info: Mapping[str, Any]) -> None:
+        told = info.get("Containerd") or {}  # newer engines say it
+        address = self._containerd or _address(self.url, told.get("Address") or "")
+        self._snapshots = Snapshots(Ctr(address, (told.get("Namespaces") or {}).get("Containers") or _NAMESPACE))
+        self.layers_root = self._snapshots.root
+        check_here(self.url, self.layers_root)
+
+    def holds(self, _chain_id: str, diff_id: str, directory: str) -> bool | None:
+        return self._snapshots.holds(diff_id, directory)
+
+    def headers(self, _chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+        return None
+
+    def layers(self) -> Iterator[str]:
+        return self._snapshots.layers()
+
+    def _directories(self, _details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> Sequence[str]:
+        return self._snapshots.directories(diff_ids)
+
+
+def uses_containerd(url: str) -> bool:
+    """Whether the Docker engine at ``url`` keeps its images in a containerd, with whatever snapshotter."""
+    with reachable(url):
+        api = docker.APIClient(base_url=url, version=ping(url)["Api-Version"])
+        status = dict(pair for pair in api.info().get("DriverStatus") or () if len(pair) == 2)
+        api.close()
+    return "containerd" in str(status.get("driver-type", ""))
+
+
+def _address(url: str, told: str) -> str:
+    """The socket of the containerd that belongs to the engine at ``url``."""
+    options = _options(url)
+    below = os.path.join(options.get("--exec-root", _EXEC_ROOT), "containerd", "containerd.sock")
+    candidates = [path.removeprefix("unix://") for path in (told, options.get("--containerd", ""), below, _SYSTEM)]
+    for path in filter(None, candidates):
+        if os.path.exists(path):
+            return path
+    looked = " or ".join(filter(None, candidates))
+    raise EngineUnreachable(
+        f"the engine at {url} keeps its images in containerd, whose socket is not at {looked}",
+        "declare it: baseimg:engine: {kind: docker, containerd: /path/of/containerd.sock}",
+    )
+
+
+def _options(url: str) -> dict[str, str]:
+    """The options of the daemon that listens at a Unix socket, as far as they are on its command line."""
+    if not url.startswith("unix://"):
+        return {}
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(url.removeprefix("unix://"))
+            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        with open(f"/proc/{_PEER.unpack(peer)[0]}/cmdline", encoding="utf-8", errors="surrogateescape") as file:
+            words = file.read().split("\0")
+    except OSError:
+        return {}
+    joined = {name: value for name, equals, value in (word.partition("=") for word in words) if equals}
+    return {name: value for name, value in itertools.pairwise(words) if name.startswith("--")} | joined

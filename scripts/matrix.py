@@ -1,0 +1,54 @@
+"""Write the README's table of engines from the report of `make engines`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN, END = "<!-- engines: written by `make engines` -->\n", "<!-- engines: end -->\n"
+NAMES = {
+    "docker-overlay2": ("Docker", "overlay2"),
+    "docker-userns": ("Docker", "overlay2, userns-remap"),
+    "docker-containerd": ("Docker", "containerd, overlayfs"),
+    "podman": ("Podman", "overlay"),
+    "containerd": ("containerd", "overlayfs"),
+}
+RELEASES = {"here": "12", "trixie": "13"}
+
+
+def key(cell: dict[str, object]) -> tuple[str, ...]:
+    engine, store = NAMES[str(cell["kind"])]
+    version = re.match(r"[0-9.]+", str(cell["version"]))
+    release = RELEASES.get(str(cell["suite"]), str(cell["suite"]))
+    return (engine, version[0] if version else "?", release, store, str(cell["file_system"]), str(cell["salt"]))
+
+
+def order(one: tuple[str, ...]) -> tuple[object, ...]:
+    return (one[0], one[3], [int(number) for number in one[1].split(".") if number], *one[4:])
+
+
+def table(cells: list[dict[str, object]]) -> str:
+    counts = {one: dict.fromkeys(("passed", "failed"), 0) for one in map(key, cells)}
+    for cell in cells:
+        for outcome, count in counts[key(cell)].items():
+            counts[key(cell)][outcome] = count + int(str(cell.get(outcome, 0)))
+    heads = ("Engine", "Version", "Debian", "Store", "File system", "Salt", "Tests")
+    rows = [(*one, _held(**counts[one])) for one in sorted(counts, key=order)]
+    return "".join(f"| {' | '.join(one)} |\n" for one in (heads, ("---",) * len(heads), *rows))
+
+
+def _held(passed: int, failed: int) -> str:
+    return f"**{failed} of {passed + failed} failed**" if failed else f"{passed} passed"
+
+
+def main(report: str) -> None:
+    cells = [json.loads(line) for line in Path(report).read_text(encoding="utf-8").splitlines()]
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    README.write_text(before + BEGIN + table(cells) + END + rest.split(END)[1], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

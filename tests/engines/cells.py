@@ -1,0 +1,121 @@
+"""The combinations of engine, release and file system that the contract is run on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support import rootfs
+from tests.support.containerd import NAMESPACE, ContainerdEngine
+from tests.support.engine import Engine
+from tests.support.fs import MIB, XFS_MIN, loop_fs
+from tests.support.podman import PodmanEngine
+from tests.support.userns import UsernsEngine
+
+HERE = "here"  # this machine's release, and the file system of /tmp
+FILE_SYSTEMS = ("ext4", "xfs", "xfs-noreflink", "btrfs")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of engine: how a private one is made, and what baseimg must say of it."""
+
+    engine: type[Engine]
+    driver: str
+    storage: str
+    containerd_store: bool = False
+
+
+KINDS = {
+    "docker-overlay2": Kind(Engine, "overlay2", "docker/overlay2"),
+    "docker-userns": Kind(UsernsEngine, "overlay2", "docker/overlay2"),
+    "docker-containerd": Kind(Engine, "overlayfs", "docker/containerd", True),
+    "podman": Kind(PodmanEngine, "overlay", "podman/overlay"),
+    "containerd": Kind(ContainerdEngine, "overlayfs", "containerd/overlayfs", True),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    kind: str
+    suite: str = HERE
+    file_system: str = HERE
+
+    def __str__(self) -> str:
+        return "-".join(part for part in (self.kind, self.suite, self.file_system) if part != HERE)
+
+    @property
+    def keeps_blobs(self) -> bool:
+        """Whether the store is containerd's, which keeps the layers' archives besides their directories."""
+        return KINDS[self.kind].containerd_store
+
+    @property
+    def tree(self) -> Path | None:
+        return rootfs.suites().get(self.suite)
+
+    @contextmanager
+    def engine(self, work: Path) -> Iterator[Engine]:
+        """A started engine; what it needs of PATH is there meanwhile."""
+        kind = KINDS[self.kind]
+        config = {"features": {"containerd-snapshotter": True}} if self.kind == "docker-containerd" else {}
+        path = os.environ["PATH"]
+        with self._directory(work) as root:
+            if self.tree:
+                rootfs.wrapper(self.tree, "ctr", work / "bin")
+                os.environ["PATH"] = f"{work}/bin:{path}"
+            try:
+                with kind.engine(root / "engine", kind.driver, config=config, tree=self.tree) as engine:
+                    yield engine
+            finally:
+                os.environ["PATH"] = path
+
+    @contextmanager
+    def _directory(self, work: Path) -> Iterator[Path]:
+        if self.kind == "docker-userns":  # its containers' root must be able to pass all directories above
+            with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp", ignore_cleanup_errors=True) as name:
+                os.chmod(name, 0o711)
+                yield Path(name)
+        elif self.file_system == HERE:
+            yield work
+        else:
+            with loop_fs(self.file_system, max(XFS_MIN, 300 * MIB)) as point:
+                yield point
+
+    def named(self, root: Path) -> str:
+        """The file system that an engine's data lies on."""
+        if self.file_system != HERE:
+            return self.file_system
+        command = ["findmnt", "--noheadings", "--output=FSTYPE", "--target", str(root)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def declared(self, engine: Engine) -> dict[str, Any]:
+        """What ``baseimg:engine`` says for it."""
+        if isinstance(engine, ContainerdEngine):
+            return {"kind": "containerd", "address": str(engine.socket), "namespace": NAMESPACE}
+        return {"kind": "podman" if self.kind == "podman" else "docker", "address": engine.url}
+
+
+def here() -> list[Cell]:
+    """What a release has without anything else: these run in CI."""
+    return [Cell("docker-overlay2"), Cell("podman"), Cell("containerd")]
+
+
+def all_cells() -> list[Cell]:
+    """With the trees of other releases, and on other file systems, where `make engines` asks for them."""
+    suites = rootfs.suites()
+    if not suites:
+        return here()
+    on_file_systems = [Cell("docker-overlay2", HERE, one) for one in FILE_SYSTEMS]
+    on_file_systems += [Cell("docker-containerd", list(suites)[-1], one) for one in FILE_SYSTEMS]
+    return [
+        *here(),
+        Cell("docker-userns"),
+        *(Cell(kind, suite) for suite in suites for kind in KINDS),
+        *on_file_systems,
+    ]

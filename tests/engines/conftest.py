@@ -1,0 +1,65 @@
+"""One engine for all tests of a cell, and a minion that uses it; and a report of which cells hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import salt.version
+
+pytest.register_assert_rewrite("tests.engines.node")
+
+from tests.engines.cells import Cell, all_cells  # noqa: E402
+from tests.engines.node import Node  # noqa: E402
+from tests.support.minion import Minion  # noqa: E402
+
+# what `make engines` makes the README's table of; one line for each cell
+REPORT = os.environ.get("BASEIMG_ENGINES_REPORT")
+# needs environments with other releases of Salt
+collect_ignore = [] if os.environ.get("BASEIMG_SALTS") else ["test_salt.py"]
+SALT = str(salt.version.__version__)
+CELLS: dict[str, dict[str, object]] = {}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "shared" in metafunc.fixturenames:
+        wanted = metafunc.definition.get_closest_marker("cells")
+        cells = [cell for cell in all_cells() if wanted is None or wanted.args[0](cell)]
+        metafunc.parametrize("shared", cells, ids=str, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    cell: Cell = request.param
+    work = tmp_path_factory.mktemp("node")
+    with cell.engine(work) as engine:
+        minion = Minion(work / "minion", pillar={"baseimg": {"engine": cell.declared(engine)}})
+        node = Node(cell, engine, minion, work)
+        seen = {"kind": cell.kind, "suite": cell.suite, "version": node.call("engines")[0]["version"]}
+        CELLS.setdefault(
+            str(cell), {**seen, "file_system": cell.named(engine.root), "salt": str(salt.version.__version__)}
+        )
+        yield node
+
+
+@pytest.fixture
+def node(shared: Node, request: pytest.FixtureRequest) -> Iterator[Node]:
+    """The cell's node, without images; no other test has the same layers."""
+    shared.token = request.node.nodeid
+    yield shared
+    shared.engine.remove_all()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    cell = CELLS.get(report.nodeid.partition("[")[2].removesuffix("]"))
+    if cell is not None and (report.when == "call" or report.failed):
+        cell[report.outcome] = int(str(cell.get(report.outcome, 0))) + 1
+
+
+def pytest_sessionfinish() -> None:
+    if REPORT:
+        with Path(REPORT).open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(cell) + "\n" for cell in CELLS.values())

@@ -1,0 +1,155 @@
+"""A node with one engine of whatever kind, in short words."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+
+from tests.engines.cells import Cell
+from tests.functional.lab import APP_LAYER, BUSYBOX, SLEEP, VERSION_0, VERSION_1, layer
+from tests.support import images, kernel
+from tests.support.containerd import ContainerdEngine
+from tests.support.engine import Engine, EngineError
+from tests.support.images import ImageSpec, file
+from tests.support.kernel import Seen
+from tests.support.minion import Minion
+
+BASE, NEW, APP = "registry.corp/base:12.0", "registry.corp/base:12.1", "registry.corp/app:1"
+SECONDS = 60
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {SECONDS} s: {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class Node:
+    cell: Cell
+    engine: Engine
+    minion: Minion
+    work: Path
+    token: str = ""
+
+    def call(self, function: str, *arguments: Any, **named: Any) -> Any:
+        """`baseimg.FUNCTION`, as Salt runs it."""
+        return self.minion.modules[f"baseimg.{function}"](*arguments, **named)
+
+    # images
+
+    @property
+    def stacks(self) -> dict[str, list[bytes]]:
+        """A base in two versions and an application on the first; the lowest layer is this test's own."""
+        old = [BUSYBOX, layer(file("token", self.token.encode())), VERSION_0]
+        return {BASE: old, NEW: [*old, VERSION_1], APP: [*old, APP_LAYER]}
+
+    def load(self, *references: str, **more: list[bytes]) -> None:
+        """Load images of `stacks`, all by default."""
+        stacks = {name: layers for name, layers in self.stacks.items() if not references or name in references}
+        self.load_stacks({**stacks, **more})
+
+    def load_stacks(self, stacks: dict[str, list[bytes]]) -> None:
+        self.engine.load(images.archive([ImageSpec(name, layers) for name, layers in stacks.items()]))
+
+    def diff_ids(self, reference: str) -> list[str]:
+        return ImageSpec(reference, self.stacks[reference]).diff_ids
+
+    def chain_id(self, reference: str) -> str:
+        return images.chain_id(self.diff_ids(reference))
+
+    def bundle(self) -> str:
+        path = str(self.work / "bundle.tar")
+        self.call("build", BASE, NEW, path)
+        return path
+
+    def patched(self) -> dict[str, Any]:
+        """The images, and the base brought to 12.1."""
+        self.load()
+        found: dict[str, Any] = self.call("apply", self.bundle())
+        return found
+
+    def untag(self, reference: str) -> None:
+        if isinstance(self.engine, ContainerdEngine):
+            self.engine.untag(reference)
+        else:
+            self.engine.client.remove_image(reference)
+
+    # what is there
+
+    def directories(self, reference: str) -> list[str]:
+        """The image's layers, top first, as baseimg finds them."""
+        found = self.call("layer", reference)
+        return [found["path"], *found["lower"]]
+
+    def show(self, reference: str) -> dict[bytes, Seen]:
+        """What the kernel shows for an image."""
+        return kernel.show([os.fsencode(one) for one in self.directories(reference)])
+
+    def mounted(self, container: str) -> list[str]:
+        """The directories that are mounted for a container below its own, as the kernel knows them, top first."""
+        pid = self.main_pid(container)
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8") as lines:
+            root = next(line for line in lines if line.split()[4] == "/")
+        lower = re.search(r"lowerdir=([^, ]*)", root)
+        assert lower, root
+        store = self.engine.data_root / "overlay2"  # Docker names them from there
+        return [os.path.realpath(store / path) for path in lower[1].split(":")]
+
+    def main_pid(self, container: str) -> int:
+        if isinstance(self.engine, ContainerdEngine):
+            return self.engine.main_pid(container)
+        return int(self.engine.client.inspect_container(container)["State"]["Pid"])
+
+    def version(self, image: str = APP) -> str:
+        """The version that a new container sees."""
+        return self.engine.run(image, "cat", "/etc/version").strip()
+
+    def status(self) -> dict[str, Any]:
+        (found,) = self.call("status")["bases"]
+        assert "error" not in found, found
+        return dict(found)
+
+    def containers(self) -> dict[str, list[str]]:
+        return dict(self.status()["containers"])
+
+    # containers
+
+    def start(self, name: str, image: str = APP) -> None:
+        self.engine.start_container(image, *SLEEP, name=name)
+
+    def start_again(self, name: str) -> None:
+        if isinstance(self.engine, ContainerdEngine):
+            self.engine.start_again(name)
+        else:
+            self.engine.client.start(name)
+
+    def version_in(self, container: str) -> str:
+        return Path(f"/proc/{self.main_pid(container)}/root/etc/version").read_text().strip()
+
+    # the engine's own check
+
+    def saved(self, image: str) -> list[str] | None:
+        """The diff IDs of an image's layers as the engine saves it, bottom first; ``None`` where it refuses."""
+        try:
+            if isinstance(self.engine, ContainerdEngine):
+                return self.engine.saved_diff_ids(image)
+            archive = self.engine.save(image)
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                (manifest,) = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
+                found = [hashlib.sha256(tar.extractfile(name).read()) for name in manifest["Layers"]]  # type: ignore[union-attr]
+        except (docker.errors.APIError, EngineError, tarfile.ReadError, OSError):
+            return None
+        return ["sha256:" + one.hexdigest() for one in found]

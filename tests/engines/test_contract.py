@@ -1,0 +1,182 @@
+"""
+What baseimg relies on, held against every engine: the same tests for each adapter, with a real engine.
+
+Here that is what this machine's release has. `make engines` runs them with other releases and on other file systems.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.engines.cells import KINDS
+from tests.engines.node import APP, BASE, NEW, Node, until
+from tests.functional.lab import BUSYBOX, layer
+from tests.support.images import file
+from tests.support.kernel import differences
+
+pytestmark = pytest.mark.functional
+
+
+def only(**found: list[str]) -> dict[str, list[str]]:
+    return {"current": [], "outdated": [], "unknown": [], **found}
+
+
+class TestFinding:
+    def test_the_engine_is_recognised(self, node: Node) -> None:
+        chosen = node.call("engines")[0]
+        assert chosen["chosen"] is chosen["supported"] is True
+        assert (chosen["storage"], chosen["reason"]) == (KINDS[node.cell.kind].storage, "")
+        assert chosen["kind"] == node.cell.declared(node.engine)["kind"]
+        assert chosen["version"][0].isdigit()
+
+    def test_an_image_leads_to_its_chain_and_directories(self, node: Node) -> None:
+        node.load()
+        for reference in (BASE, NEW, APP):
+            found = node.call("layer", reference)
+            assert found["chain_id"] == node.chain_id(reference)
+            assert found["diff_id"] == node.diff_ids(reference)[-1]
+            assert len(node.directories(reference)) == len(node.diff_ids(reference))
+        node.start("one")
+        # the kernel says what is mounted: the image's layers, below at most one that the engine adds
+        assert node.mounted("one")[-len(node.directories(APP)) :] == node.directories(APP)
+
+    def test_one_layer_only(self, node: Node) -> None:
+        node.load_stacks({BASE: [layer(file("only", node.token.encode()))]})
+        (directory,) = node.directories(BASE)
+        assert (Path(directory) / "only").read_text() == node.token
+
+    def test_an_unknown_image_is_refused(self, node: Node) -> None:
+        with pytest.raises(CommandExecutionError) as caught:
+            node.call("layer", "registry.corp/other:1")
+        assert caught.value.info["code"] == "image-unknown"
+
+    def test_a_base_is_found_without_its_name(self, node: Node) -> None:
+        node.load()
+        bundle = node.bundle()
+        path = node.directories(BASE)[0]
+        for reference in (BASE, NEW):
+            node.untag(reference)
+        done = node.call("apply", bundle)
+        assert (done["changed"], done["to"], done["images"]) == (True, "12.1", [APP])
+        assert node.status()["path"] == path
+        assert node.version() == "12.1"
+        assert node.call("rollback", node.chain_id(BASE))["to"] == "12.0"
+
+    def test_looking_leaves_nothing(self, node: Node) -> None:
+        node.load()
+        node.call("layer", APP)
+        if node.cell.kind == "containerd":
+            snapshots = node.engine.ctr("snapshots", "ls")  # type: ignore[attr-defined]
+            assert " View" not in snapshots
+
+
+class TestWhatRuns:
+    def test_images_and_containers_by_generation(self, node: Node) -> None:
+        node.load()
+        node.start("on-0")
+        done = node.call("apply", node.bundle())
+        assert done["images"] == [APP, BASE, NEW]
+        assert done["containers"] == only(outdated=["on-0"])
+        node.start("on-1")
+        assert node.containers() == only(current=["on-1"], outdated=["on-0"])
+        assert (node.version_in("on-0"), node.version_in("on-1")) == ("12.0", "12.1")
+        assert node.call("rollback", BASE)["containers"] == only(current=["on-0"], outdated=["on-1"])
+        assert (node.version_in("on-0"), node.version_in("on-1")) == ("12.0", "12.1")
+
+    def test_stop_and_start(self, node: Node) -> None:
+        node.load()
+        node.start("app")
+        node.call("apply", node.bundle())
+        assert node.version_in("app") == "12.0"
+        node.engine.stop_container("app")
+        assert node.containers() == only()
+        node.start_again("app")
+        assert node.version_in("app") == "12.1"
+        assert node.containers() == only(current=["app"])
+
+    def test_a_restart_of_the_engine(self, node: Node) -> None:
+        node.patched()
+        before = node.status()
+        node.engine.restart()
+        after = node.status()
+        assert (after["version"], after["path"]) == (before["version"], before["path"])
+        assert node.version() == "12.1"
+        assert node.call("rollback", BASE)["to"] == "12.0"
+        assert node.version() == "12.0"
+
+
+class TestThereAndBack:
+    def test_what_the_kernel_shows(self, node: Node) -> None:
+        node.load()
+        old, new = node.show(BASE), node.show(NEW)
+        assert differences(old, new)
+        node.call("apply", node.bundle())
+        assert differences(node.show(BASE), new) == []
+        assert (node.version(), node.version(BASE)) == ("12.1", "12.1")
+        assert node.call("verify", BASE, deep=True)[0]["ok"] is True
+        assert node.call("rollback", BASE)["to"] == "12.0"
+        assert differences(node.show(BASE), old) == []
+        assert (node.version(), node.version(BASE)) == ("12.0", "12.0")
+
+    def test_the_engine_s_own_check(self, node: Node) -> None:
+        node.patched()
+        while_patched = node.saved(BASE)
+        if node.cell.keeps_blobs:  # containerd saves what it was given, not what is in the directories
+            assert while_patched == node.diff_ids(BASE)
+        else:
+            assert while_patched is None
+        (found,) = node.call("verify", BASE, deep=True)
+        assert (found["ok"], found["pristine"]) == (True, "proven")
+        node.call("rollback", BASE)
+        assert node.saved(BASE) == node.diff_ids(BASE)
+        assert node.saved(APP) == node.diff_ids(APP)
+
+    def test_a_damaged_original_is_seen(self, node: Node) -> None:
+        node.load()
+        (Path(node.directories(BASE)[0]) / "etc/version").write_text("12.X\n")
+        (found,) = node.call("verify", BASE, deep=True)
+        assert (found["ok"], found["pristine"]) == (False, "damaged")
+
+    def test_images_that_come_later_share_it(self, node: Node) -> None:
+        node.load(BASE, NEW)
+        bundle = node.bundle()
+        node.call("apply", bundle)
+        node.load()
+        assert node.version() == "12.1"
+        assert node.status()["images"] == [APP, BASE, NEW]
+        assert node.call("apply", bundle)["changed"] is False
+
+    def test_our_generations_go_with_the_layer(self, node: Node) -> None:
+        node.patched()
+        home = Path(node.status()["path"]).parent
+        assert (home / "baseimg").is_dir()
+        node.engine.remove_all()
+        until(lambda: not home.exists(), f"the engine removes {home}")
+        assert node.call("status")["bases"] == []
+        node.load()
+        assert (node.version(), node.call("status", BASE)["bases"][0]["version"]) == ("12.0", "12.0")
+
+    def test_and_stay_while_others_come_and_go(self, node: Node) -> None:
+        """Unpacking in parallel and the garbage collector, which runs after every removal."""
+        node.patched()
+
+        def come(number: int) -> str:
+            name = f"registry.corp/other:{number}"
+            other = layer(file("other", f"{node.token} {number}".encode()))
+            node.load_stacks({name: [*(node.stacks[BASE] if number % 2 else [BUSYBOX]), other]})
+            return name
+
+        with ThreadPoolExecutor(4) as pool:
+            names = list(pool.map(come, range(8)))
+        assert node.version(names[1]) == "12.1"
+        for name in names:
+            node.untag(name)
+        assert node.call("verify", BASE, deep=True)[0]["ok"] is True
+        assert node.version() == "12.1"
+        assert node.call("rollback", BASE)["to"] == "12.0"
+        assert os.listdir(Path(node.status()["path"]).parent / "baseimg" / "generations") == ["1"]

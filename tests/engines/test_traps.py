@@ -1,0 +1,208 @@
+"""What is peculiar to one store, and what baseimg refuses; docs/engines.md tells people."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from baseimg_core.engine.ctr import Ctr
+from tests.engines.node import APP, BASE, NEW, Node
+from tests.functional.lab import APP_LAYER
+from tests.support import images
+from tests.support.containerd import NAMESPACE, ContainerdEngine
+from tests.support.engine import Engine
+from tests.support.images import ImageSpec
+from tests.support.minion import Minion
+from tests.support.podman import PodmanEngine
+from tests.support.rootfs import enter, suites
+
+pytestmark = pytest.mark.functional
+
+BUILT, BUILT_NEW, LATER = "registry.corp/built:12.0", "registry.corp/built:12.1", "registry.corp/later:1"
+
+
+def only(kind: str) -> pytest.MarkDecorator:
+    return pytest.mark.cells(lambda cell: cell.kind == kind and cell.file_system == "here")
+
+
+def refused(node: Node, code: str, function: str, *arguments: str) -> str:
+    with pytest.raises(CommandExecutionError) as caught:
+        node.call(function, *arguments)
+    assert caught.value.info["code"] == code
+    return str(caught.value.info["message"])
+
+
+def build(node: Node, tag: str, *steps: str, buildkit: bool = True) -> None:
+    """`docker build` by BuildKit, or by the builder that came before it."""
+    context = node.work / f"context-{tag.rpartition('/')[2]}"
+    context.mkdir(exist_ok=True)
+    (context / "Dockerfile").write_text("\n".join(steps))
+    (context / "added").write_text(node.token)
+    script = "export DOCKER_BUILDKIT=$1 DOCKER_HOST=$2; exec docker build --network none -t $3 $4"
+    words = (str(int(buildkit)), node.engine.url, tag, str(context))
+    done = subprocess.run(
+        enter(node.cell.tree, "sh", "-c", script, "sh", *words), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@only("containerd")
+class TestContainerd:
+    @pytest.fixture
+    def ctr(self, node: Node) -> Ctr:
+        assert isinstance(node.engine, ContainerdEngine)
+        return Ctr(str(node.engine.socket), NAMESPACE)
+
+    def test_views_are_removed_also_where_it_fails(self, node: Node, ctr: Ctr) -> None:
+        node.load(BASE)
+        before = ctr.call("snapshots", "ls")
+        node.call("layer", BASE)
+        assert ctr.call("snapshots", "ls") == before
+
+        class Interrupted(Ctr):
+            def json(self, *arguments: str) -> object:
+                super().json(*arguments)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Interrupted(ctr.address, ctr.namespace).directories(node.chain_id(BASE))
+        assert ctr.call("snapshots", "ls") == before
+
+    def test_an_image_that_was_not_unpacked(self, node: Node, ctr: Ctr) -> None:
+        node.load(BASE)
+        archive = str(node.work / "packed.tar")
+        ctr.call("images", "export", archive, BASE)
+        node.engine.remove_all()
+        ctr.call("images", "import", "--no-unpack", archive)
+        assert node.chain_id(BASE) in refused(node, "image-packed", "layer", BASE)
+        assert node.call("status")["bases"] == []
+
+    def test_a_namespace_knows_its_own_images_only(self, node: Node, ctr: Ctr) -> None:
+        node.load()
+        declared = {**node.cell.declared(node.engine), "namespace": "other"}
+        other = Minion(node.work / "other", pillar={"baseimg": {"engine": declared}})
+        with pytest.raises(CommandExecutionError, match="namespace other"):
+            other.modules["baseimg.layer"](BASE)
+
+    def test_containers_are_called_as_their_pods(self, node: Node) -> None:
+        assert isinstance(node.engine, ContainerdEngine)
+        node.load()
+        labels = {"pod.namespace": "shop", "pod.name": "web-0", "container.name": "web"}
+        options = [f"--label=io.kubernetes.{name}={value}" for name, value in labels.items()]
+        node.engine.ctr(*node.engine._run(APP, "c1", "--detach", "--null-io", *options), "sleep", "1000000")
+        node.call("apply", node.bundle())
+        assert node.containers()["outdated"] == ["shop/web-0/web"]
+
+
+if suites():  # needs BuildKit
+
+    @only("docker-containerd")
+    class TestDockerWithContainerd:
+        def test_buildkit_keeps_a_second_copy_of_what_it_built(self, node: Node) -> None:
+            node.load(BASE)
+            build(node, BUILT, f"FROM {BASE}", "COPY added /etc/own")
+            build(node, BUILT_NEW, f"FROM {BUILT}", "COPY added /etc/fresh")
+            path = str(node.work / "built.tar")
+            node.call("build", BUILT, BUILT_NEW, path)
+            assert node.call("apply", path)["to"] == "12.1"
+            assert "fresh" in node.engine.run(BUILT, "ls", "/etc")
+            node.start("built", BUILT)  # an image with an index of manifests
+            assert node.containers()["current"] == ["built"]
+            # but a build reads its cache's snapshot of the same layer
+            build(node, LATER, f"FROM {BUILT} AS source", f"FROM {BASE}", "COPY --from=source /etc /seen")
+            assert "fresh" not in node.engine.run(LATER, "ls", "/seen")
+            # and what was built from there runs on the new content, as it shares the chain
+            build(node, LATER, f"FROM {BUILT}", "COPY added /later")
+            assert "fresh" in node.engine.run(LATER, "ls", "/etc")
+
+        def test_the_old_builder_leaves_snapshots_between_layers(self, node: Node) -> None:
+            node.load()
+            build(node, BUILT, f"FROM {BASE}", "RUN touch /one", "RUN touch /two", buildkit=False)
+            assert len(node.directories(BUILT)) == len(node.diff_ids(BASE)) + 2
+            assert node.directories(BUILT)[2:] == node.directories(BASE)
+            done = node.call("apply", node.bundle())
+            assert BUILT in done["images"]
+            assert node.version(BUILT) == "12.1"
+
+        def test_its_containerd_is_found_without_being_told(self, node: Node) -> None:
+            minion = Minion(node.work / "plain", node.engine.url)
+            assert minion.modules["baseimg.engines"]()[0]["storage"] == "docker/containerd"
+
+        def test_another_snapshotter_is_refused(self, node: Node, tmp_path: Path) -> None:
+            config = {"features": {"containerd-snapshotter": True}}
+            with Engine(tmp_path / "native", "native", config=config, tree=node.cell.tree) as engine:
+                minion = Minion(tmp_path / "minion", engine.url)
+                with pytest.raises(CommandExecutionError, match="storage driver is 'native'") as caught:
+                    minion.modules["baseimg.status"]()
+                assert caught.value.info["code"] == "storage-unsupported"
+                (found, *_) = minion.modules["baseimg.engines"]()
+                assert (found["chosen"], found["supported"]) == (True, False)
+                assert "native" in found["reason"]
+
+
+@only("podman")
+class TestPodman:
+    def test_a_layer_of_an_additional_store_is_refused(self, node: Node, tmp_path: Path) -> None:
+        with self._shared_store(node, tmp_path) as beside:
+            # the application's own layer is here, the base's is in the store that is shared
+            beside.engine.load(images.archive([ImageSpec(APP, [*node.stacks[BASE], APP_LAYER])]))
+            assert beside.version() == "12.0"
+            assert str(node.engine.data_root) in beside.directories(BASE)[0]
+            before = os.stat(beside.directories(BASE)[0]).st_ino
+            message = refused(beside, "storage-unsupported", "apply", node.bundle())
+            assert "outside of" in message
+            assert os.stat(beside.directories(BASE)[0]).st_ino == before
+            assert not (Path(beside.directories(BASE)[0]).parent / "baseimg").exists()
+
+    @contextmanager
+    def _shared_store(self, node: Node, work: Path) -> Iterator[Node]:
+        """A Podman that uses the other's images as an additional store."""
+        node.load(BASE, NEW)
+        option = f"--storage-opt=overlay.imagestore={node.engine.data_root}"
+        with PodmanEngine(work / "engine", "overlay", args=(option,), tree=node.cell.tree) as engine:
+            minion = Minion(work / "minion", pillar={"baseimg": {"engine": {"kind": "podman", "address": engine.url}}})
+            yield Node(node.cell, engine, minion, work, node.token)
+
+    def test_another_driver_is_refused(self, node: Node, tmp_path: Path) -> None:
+        with PodmanEngine(tmp_path / "engine", "vfs", tree=node.cell.tree) as engine:
+            minion = Minion(tmp_path / "minion", engine.url)
+            with pytest.raises(CommandExecutionError, match="storage driver is 'vfs'"):
+                minion.modules["baseimg.status"]()
+
+    def test_it_is_recognised_behind_docker_s_address(self, node: Node) -> None:
+        minion = Minion(node.work / "docker", node.engine.url)
+        (found, *_) = minion.modules["baseimg.engines"]()
+        assert (found["kind"], found["storage"]) == ("podman", "podman/overlay")
+
+
+class TestWhatIsFound:
+    """On a node without any engine, and with what does not answer."""
+
+    def test_nothing_that_answers(self, tmp_path: Path) -> None:
+        url = f"unix://{tmp_path}/none.sock"
+        minion = Minion(tmp_path / "minion", url)
+        (found, *_) = minion.modules["baseimg.engines"]()
+        assert (found["address"], found["chosen"], found["supported"]) == (url, True, False)
+        assert "engine-unreachable" in found["reason"]
+
+    @pytest.mark.parametrize(
+        ("declared", "named"),
+        [
+            ("rkt", "baseimg:engine is 'rkt'"),
+            ({"address": "unix:///x"}, "baseimg:engine is"),
+            ({"kind": ["docker"]}, "baseimg:engine is"),
+            ({"kind": "containerd", "socket": "/x"}, "baseimg:engine:socket"),
+            ({"kind": "containerd", "address": 1}, "baseimg:engine:address is 1"),
+        ],
+    )
+    def test_a_wrong_declaration(self, tmp_path: Path, declared: object, named: str) -> None:
+        minion = Minion(tmp_path / "minion", pillar={"baseimg": {"engine": declared}})
+        with pytest.raises(CommandExecutionError, match=named) as caught:
+            minion.modules["baseimg.engines"]()
+        assert caught.value.info["code"] == "argument-invalid"

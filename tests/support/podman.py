@@ -1,0 +1,47 @@
+"""A private Podman with its Docker-compatible service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.engine import Engine
+
+
+class PodmanEngine(Engine):
+    """As the Docker engine: storage, run directory and socket of its own. `args` go before `system service`."""
+
+    def _command(self) -> list[str]:
+        (self.run_dir / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')
+        return self._tied(
+            "env",
+            f"CONTAINERS_REGISTRIES_CONF={self.run_dir}/registries.conf",
+            self._program("podman", "podman"),
+            *self.globals,
+            "system",
+            "service",
+            "--time=0",
+            self.url,
+        )
+
+    @property
+    def globals(self) -> list[str]:
+        """Options of every command for this Podman."""
+        return [
+            f"--root={self.data_root}",
+            f"--runroot={self.run_dir}/run",
+            f"--tmpdir={self.run_dir}/tmp",
+            f"--storage-driver={self.storage_driver}",
+            "--cgroup-manager=cgroupfs",
+            "--events-backend=file",
+            "--network-config-dir=/nonexistent",
+            *self.args,
+        ]
+
+    def load(self, archive: Any) -> list[str]:
+        return [name for line in super().load(archive) for name in line.split(",")]
+
+    def _create(self, image: str, command: Any, name: str | None, **host_config: Any) -> str:
+        # without CAP_SYS_RESOURCE its defaults are refused
+        limits = [{"Name": name, "Soft": 1024, "Hard": 1024} for name in ("nofile", "nproc")]
+        options = {"ulimits": limits, "cgroup_parent": f"/{self.run_dir.name}", **host_config}
+        return super()._create(image, command, name, **options)

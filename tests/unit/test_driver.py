@@ -1,0 +1,31 @@
+"""Which engines are refused by what they say of themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from baseimg_core.engine.docker import check_driver
+from baseimg_core.errors import StorageUnsupported
+
+SECCOMP = "name=seccomp,profile=default"
+
+
+@pytest.mark.parametrize(
+    ("info", "named"),
+    [
+        ({"Driver": "btrfs", "SecurityOptions": [SECCOMP]}, "'btrfs'"),
+        ({"Driver": "fuse-overlayfs", "SecurityOptions": None}, "'fuse-overlayfs'"),
+        ({"Driver": "overlay", "SecurityOptions": [SECCOMP, "name=rootless"]}, "rootless"),
+        ({"Driver": "overlay", "SecurityOptions": [SECCOMP, "name=userns"]}, "userns"),
+    ],
+)
+def test_refused(info: dict[str, Any], named: str) -> None:
+    with pytest.raises(StorageUnsupported, match=named):
+        check_driver(info, "overlay")
+
+
+def test_not_refused() -> None:
+    check_driver({"Driver": "overlay", "SecurityOptions": [SECCOMP]}, "overlay")
+    check_driver({"Driver": "overlay2", "SecurityOptions": [SECCOMP, "name=userns"]}, "overlay2", ("rootless",))
