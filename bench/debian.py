@@ -12,7 +12,7 @@ from bench.images import Layer, layer
 from tests.support.mounts import unmount_below
 
 SUITE = "bookworm"
-PACKAGES = "ca-certificates curl openssl python3-minimal openjdk-17-jre-headless procps cron".split()
+PACKAGES = ["ca-certificates", "curl", "openssl", "python3-minimal", "openjdk-17-jre-headless", "procps", "cron"]
 APT = ("apt-get", "-q", "--yes", "--no-install-recommends", "--option=APT::Sandbox::User=root")
 # What a base image does without: package lists and what keeps the time of the installation.
 LEAVINGS = ("var/lib/apt/lists", "var/cache/apt", "var/log", "var/cache/ldconfig")

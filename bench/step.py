@@ -1,15 +1,14 @@
 """
 One step of ours in a process of its own, through Salt's loader, as a minion does it.
 
-`python -m bench.step URL CALLS`: CALLS is JSON, a list of {"function", "arguments", "repeat"}. Prints one JSON object for
-each: the seconds of every repetition and of the exchange in it, and what the last one returned.
+`python -m bench.step URL CALLS`: CALLS is JSON, a list of {"function", "arguments", "repeat"}. Prints one JSON object
+for each: the seconds of every repetition, those of the exchange in all of them, and what the last one returned.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 import tempfile
 import time
@@ -45,24 +44,17 @@ def main(url: str, calls: list[dict[str, Any]]) -> None:
 
 def _timed(minion: Minion, exchange: Exchange, call: dict[str, Any]) -> dict[str, Any]:
     function = minion.modules[call["function"]]
-    arguments = _accepted(minion, call["function"], call.get("arguments", {}))
     seconds, returned = [], None
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     exchange.seconds = 0.0
-    for _ in range(call.get("repeat", 1)):
+    for _ in range(call["repeat"]):
         start = time.perf_counter()
-        returned = function(**arguments)
+        returned = function(**call["arguments"])
         seconds.append(time.perf_counter() - start)
     return {
         "seconds": seconds,
         "exchange_seconds": exchange.seconds,
-        "peak_before_bytes": before << 10,
         "returned": returned,
     }
-
-
-def _accepted(minion: Minion, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return arguments
 
 
 if __name__ == "__main__":

@@ -65,9 +65,7 @@ def entries(where: Path, count: int) -> tuple[list[Layer], list[Layer]]:
     def content(number: int) -> int:
         return number * 37 % 2000
 
-    base = write_layer(
-        where / "0.tar", (File(name(one), content(one), one) for one in range(count)), extra=[BUSYBOX]
-    )
+    base = write_layer(where / "0.tar", (File(name(one), content(one), one) for one in range(count)), extra=[BUSYBOX])
     changed = (File(name(one), content(one) + 1, count + one) for one in range(0, count, 100))
     return [base], [base, write_layer(where / "1.tar", changed, EPOCH + 1)]
 
