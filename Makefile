@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit pins clean
+.PHONY: help setup demo test lint unit bench pins clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -27,6 +27,10 @@ lint: setup ## format, lint and types
 	@$(BIN)/ruff check .
 	@MYPYPATH=_utils $(BIN)/mypy --strict -p baseimg_core
 	@MYPYPATH=_utils $(BIN)/mypy tests/support
+
+# WORKLOADS=small,many  RUNS=5  CACHE=/srv/bench; what is not given has the default of `python -m bench --help`
+bench: setup ## measure beside what people would use instead; hours, see bench/README.md
+	@PYTHONPATH=.:_utils $(BIN)/python -m bench $(WORKLOADS:%=--workloads=%) $(RUNS:%=--runs=%) $(CACHE:%=--cache=%) $(OPTIONS)
 
 pins: ## write requirements/dev.txt anew from setup.cfg
 	@scripts/pins.sh

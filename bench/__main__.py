@@ -20,7 +20,7 @@ from bench.place import Place
 from bench.workloads import MAKERS, Workload
 
 PEERS: Sequence[type[Peer]] = (Baseimg, Delta, Old, Floor, Copy, Ostree, Pull, Load)
-GROWTH = "growth"
+NOOP, GROWTH = "no-op", "growth"
 START = time.monotonic()
 
 
@@ -30,12 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit("bench: mounts file systems and starts private engines, and must run as root")
     samples, start = Samples(), report.machine()
     path = options.results / f"{date.today().isoformat()}-{start['name']}.json"
-    told: dict[str, Any] = {"runs": options.runs, "scale": options.scale, "caches": "dropped"}
+    told: dict[str, Any] = {
+        "runs": options.runs,
+        "scale": options.scale,
+        "caches": "warm" if options.warm else "dropped",
+    }
     told["workloads"], told["filesystems"] = options.workloads, options.filesystems
+    told["peers"] = options.peers
     options.cache.mkdir(parents=True, exist_ok=True)
     for group in _measured(options):
         samples += group
-        found = targets.verdicts(samples, [name for name in options.workloads if name != GROWTH], options.filesystems)
+        found = targets.verdicts(samples, [name for name in options.workloads if name in MAKERS], options.filesystems)
         report.write(path, told, samples, found, start)
     text = report.markdown(samples, found, told, start)
     path.with_suffix(".md").write_text(text)
@@ -48,16 +53,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         return text.split(",")
 
     parser = argparse.ArgumentParser(prog="bench", description="Measure baseimg beside what people would use instead.")
-    known = [*MAKERS, GROWTH]
+    known = [*MAKERS, NOOP, GROWTH]
     parser.add_argument("--workloads", type=names, default=list(known), help=f"some of {','.join(known)}")
     parser.add_argument("--filesystems", type=names, default=list(disk.MKFS), help="some of ext4,xfs")
+    every = [one.name for one in PEERS]
+    parser.add_argument("--peers", type=names, default=every, help=f"some of {','.join(every)}")
+    parser.add_argument("--warm", action="store_true", help="do not drop caches before each step")
     parser.add_argument("--runs", type=int, default=5, help="of every step; the medians count")
     parser.add_argument("--scale", type=float, default=1.0, help="of made workloads; for a quick look only")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baseimg-bench"
     parser.add_argument("--cache", type=Path, default=home, help="for workloads and file systems, 80 GB for all")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
-    for key, allowed in (("workloads", known), ("filesystems", list(disk.MKFS))):
+    for key, allowed in (("workloads", known), ("filesystems", list(disk.MKFS)), ("peers", every)):
         unknown = set(getattr(options, key)) - set(allowed)
         if unknown:
             parser.error(f"--{key} is {','.join(sorted(unknown))}, expected some of {','.join(allowed)}")
@@ -71,25 +79,25 @@ def _measured(options: argparse.Namespace) -> Iterator[list[Sample]]:
             for sample in growth.samples(options.cache, options.scale, max(1, options.runs // 2), say):
                 yield [sample]
             continue
+        if name == NOOP:
+            yield noop.samples(options.cache, options.runs, say)
+            continue
         workload = workloads.get(name, options.cache, options.scale, say)
         for kind in options.filesystems:
             with contextlib.ExitStack() as stack:
                 say(f"{name}, {kind}: loading images")
                 point = stack.enter_context(disk.filesystem(kind, options.cache, _room(workload)))
                 place = Place(workload, kind, point, stack)
-                peers = [one(place) for one in PEERS if one.fits(place)]
+                peers = [one(place) for one in PEERS if one.name in options.peers and one.fits(place)]
                 for run in range(1, options.runs + 1):
-                    yield _round(place, peers, run, options.runs)
-                if kind == options.filesystems[0] and name == options.workloads[0]:
-                    (ours,) = (one for one in peers if type(one) is Baseimg)
-                    yield noop.samples(place, ours.bundle, options.runs, say)
+                    yield _round(place, peers, run, options)
 
 
 def _room(workload: Workload) -> int:
     return (8 << 30) + 4 * (workload.size + workload.node.stat().st_size)
 
 
-def _round(place: Place, peers: Sequence[Peer], run: int, runs: int) -> list[Sample]:
+def _round(place: Place, peers: Sequence[Peer], run: int, options: argparse.Namespace) -> list[Sample]:
     """Every step of every peer once: A B C, then B C A, so that what the machine does besides meets all alike."""
     found: list[Sample] = []
     first = run % len(peers)
@@ -98,18 +106,19 @@ def _round(place: Place, peers: Sequence[Peer], run: int, runs: int) -> list[Sam
         for peer in turn:
             if step not in peer.steps or (step in peer.once and run > 1):
                 continue
-            say(f"{place.workload.name}, {place.kind}, run {run} of {runs}: {peer.name}: {step}")
-            found.append(_step(place, peer, step, run))
+            say(f"{place.workload.name}, {place.kind}, run {run} of {options.runs}: {peer.name}: {step}")
+            found.append(_step(place, peer, step, run, options.warm))
             if step == "apply":
                 if "rollback" in peer.steps:
-                    found.append(_step(place, peer, "rollback", run))
+                    found.append(_step(place, peer, "rollback", run, options.warm))
                 peer.reset()
     return found
 
 
-def _step(place: Place, peer: Peer, step: str, run: int) -> Sample:
+def _step(place: Place, peer: Peer, step: str, run: int, warm: bool) -> Sample:
     before = place.used()
-    place.settle()
+    if not warm:
+        place.settle()
     sample: Sample = getattr(peer, step)()
     sample.workload, sample.filesystem = place.workload.name, place.kind
     sample.peer, sample.step, sample.run = peer.name, step, run

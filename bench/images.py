@@ -101,7 +101,7 @@ def write_layer(path: Path, files: Iterable[File], mtime: int = EPOCH, extra: Se
             tar.addfile(_info(name, len(data), 0o755, mtime), io.BytesIO(data))
         for file in files:
             _directories(tar, file.name, known, mtime)
-            tar.addfile(_info(file.name, file.size, 0o644, mtime), Content(file))  # type: ignore[arg-type]
+            tar.addfile(_info(file.name, file.size, 0o644, mtime), Content(file))
             tar.members.clear()  # type: ignore[attr-defined]  # it remembers all of them otherwise
     partial.rename(path)
     return layer(path)

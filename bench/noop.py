@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import measure
+from bench import disk, measure, workloads
 from bench.measure import REPO, Sample
+from bench.peers import Baseimg
 from bench.place import Place
 from bench.workloads import SOURCE
 from tests.support.calls import Caller
 
 INNER = 10  # calls in one process, after one that loads everything
-NOTHING = {"nothing": {"test.succeed_without_changes": []}}
+NOTHING: dict[str, Any] = {"nothing": {"test.succeed_without_changes": []}}
 
 
-def samples(place: Place, bundle: Path, runs: int, say: Callable[[str], None]) -> list[Sample]:
+def samples(cache: Path, runs: int, say: Callable[[str], None]) -> list[Sample]:
     """
     For a node that is converged: whole `salt-call state.apply` processes (``salt-call``), and the state alone in a
-    loaded minion (``minion``).
+    loaded minion (``minion``). The workload is small: nothing of this may depend on what is in the layer.
     """
-    arguments = {"version": "12.1", "bundles": {"12.1": {"source": str(bundle)}}}
+    workload = workloads.get("small", cache, 1.0, say)
+    with contextlib.ExitStack() as stack:
+        point = stack.enter_context(disk.filesystem("ext4", cache, 4 << 30))
+        peer = Baseimg(Place(workload, "ext4", point, stack))
+        peer.build()
+        return _samples(peer.place, peer.bundle, runs, say)
+
+
+def _samples(place: Place, bundle: Path, runs: int, say: Callable[[str], None]) -> list[Sample]:
+    arguments: dict[str, Any] = {"version": "12.1", "bundles": {"12.1": {"source": str(bundle)}}}
     measure.ours(place.engine.url, "baseimg.apply", bundle=str(bundle))
     found: list[Sample] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
@@ -35,7 +46,6 @@ def samples(place: Place, bundle: Path, runs: int, say: Callable[[str], None]) -
                 say(f"no-op state.apply, {state}, run {run} of {runs}")
                 found.append(_named(_salt_call(caller, state), "salt-call", state, run))
                 found.append(_named(_minion(place, state, arguments), "minion", state, run))
-    measure.ours(place.engine.url, "baseimg.rollback", base=SOURCE)
     return found
 
 
@@ -46,7 +56,7 @@ def _caller(root: Path, url: str, arguments: dict[str, Any]) -> Caller:
     converged = {SOURCE: {"baseimg.converged": [{key: value} for key, value in arguments.items()]}}
     (states / "converged.sls").write_text(json.dumps(converged))
     roots = {"base": [str(states)]}
-    options = {"file_roots": roots, "module_dirs": [str(REPO)], "utils_dirs": [str(REPO / "_utils")]}
+    options: dict[str, Any] = {"file_roots": roots, "module_dirs": [str(REPO)], "utils_dirs": [str(REPO / "_utils")]}
     return Caller(root / "minion", **{**options, "docker.url": url})
 
 

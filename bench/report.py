@@ -90,8 +90,8 @@ def rows(samples: Samples) -> Iterable[dict[str, Any]]:
 
 def markdown(samples: Samples, found: Sequence[Verdict], options: dict[str, Any], start: dict[str, Any]) -> str:
     """The tables: targets first."""
-    title = f"{start['processors']} processors ({start['processor']}), kernel {start['kernel']}; {options['runs']} runs, medians"
-    lines = [f"# baseimg, measured: {title}", ""]
+    title = f"{start['processors']} processors ({start['processor']}), kernel {start['kernel']}"
+    lines = [f"# baseimg, measured: {title}", "", f"Medians of {options['runs']} runs, caches {options['caches']}.", ""]
     lines += _table(
         ["target", "limit", "measured", ""],
         [
