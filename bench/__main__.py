@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     if os.geteuid() != 0:
         raise SystemExit("bench: mounts file systems and starts private engines, and must run as root")
+    # Told to end, it takes its engines and mounts down, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     samples, start = Samples(), report.machine()
     path = options.results / f"{date.today().isoformat()}-{start['name']}.json"
     told: dict[str, Any] = {

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
+import stat
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import measure
@@ -37,13 +40,16 @@ class Ostree(Peer):
         self.central, self.node, self.delta = self.home / "central", self.home / "node", self.home / "delta"
         for repository in (self.central, self.node):
             self.ostree(repository, "init", "--mode=bare")
-        self.old = self._commit(self.place.mounted(self.place.source))
-        self.target = self.place.mounted(self.place.target)
+        self.old = self._commit(self._without_devices("hidden-source", self.place.source))
+        self.target = self._without_devices("hidden-target", self.place.target)
         self.ostree(self.node, "pull-local", str(self.central), self.old)
 
     def ostree(self, repository: Path, command: str, *words: str) -> str:
         line = ["ostree", f"--repo={repository}", command, *words]
-        return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"bench: {' '.join(line)} exited with {done.returncode}: {done.stderr}")
+        return done.stdout.strip()
 
     def build(self) -> Sample:
         self.new = self._commit(self.target)
@@ -64,12 +70,21 @@ class Ostree(Peer):
         self.ostree(self.node, "prune", f"--delete-commit={self.new}")
 
     def _commit(self, tree: Path) -> str:
-        skipped = self.home / "skipped"
-        found = subprocess.run(
-            ["find", tree, "-type", "b,c,p,s", "-printf", "/%P\n"], check=True, capture_output=True, text=True
-        )
-        skipped.write_text(found.stdout)
-        return self.ostree(self.central, "commit", "--branch=base", f"--tree=dir={tree}", f"--skip-list={skipped}")
+        return self.ostree(self.central, "commit", "--branch=base", f"--tree=dir={tree}")
+
+    def _without_devices(self, name: str, layers: Sequence[Path]) -> Path:
+        """What layers show, with marks on top that hide what ostree does not take."""
+        shown, marks = self.place.mounted(list(layers)), self.home / name
+        marks.mkdir()
+        shutil.copystat(shown, marks)
+        for current, _names, files in os.walk(shown):
+            below = os.path.relpath(current, shown)
+            for file in files:
+                if stat.S_IFMT(os.lstat(os.path.join(current, file)).st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
+                    (marks / below).mkdir(parents=True, exist_ok=True)
+                    shutil.copystat(current, marks / below)
+                    os.mknod(marks / below / file, stat.S_IFCHR, 0)
+        return self.place.mounted([marks, *layers])
 
 
 class Load(Peer):

@@ -20,6 +20,7 @@ MIB = 1 << 20
 COLUMNS = {
     "seconds": ("time, s", 1, 3),
     "process_seconds": ("process, s", 1, 2),
+    "cpu_seconds": ("processor, s", 1, 2),
     "exchange_seconds": ("nothing starts, ms", 1e-3, 2),
     "peak_bytes": ("memory, MiB", MIB, 0),
     "wire_bytes": ("wire, MiB", MIB, 2),
