@@ -29,7 +29,8 @@ lint: setup ## format, lint and types
 	@MYPYPATH=_utils $(BIN)/mypy tests/support
 
 # WORKLOADS=small,many  RUNS=5  CACHE=/srv/bench; what is not given has the default of `python -m bench --help`
-bench: setup ## measure beside what people would use instead; hours, see bench/README.md
+bench: ## measure beside what people would use instead; hours, see bench/README.md
+	@scripts/setup.sh bench
 	@PYTHONPATH=.:_utils $(BIN)/python -m bench $(WORKLOADS:%=--workloads=%) $(RUNS:%=--runs=%) $(CACHE:%=--cache=%) $(OPTIONS)
 
 pins: ## write requirements/dev.txt anew from setup.cfg

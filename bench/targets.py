@@ -36,7 +36,12 @@ class Verdict:
 
 def verdicts(samples: Samples, workloads: list[str], filesystems: list[str]) -> list[Verdict]:
     """Every row of the table, for the workloads and file systems of this run."""
-    return [*_debian(samples, filesystems), *_others(samples, workloads, filesystems), *_always(samples)]
+    return [
+        *_debian(samples, filesystems),
+        *_others(samples, workloads, filesystems),
+        *_always(samples),
+        *_growth(samples),
+    ]
 
 
 def _debian(samples: Samples, filesystems: list[str]) -> Iterator[Verdict]:
@@ -96,6 +101,21 @@ def _always(samples: Samples) -> Iterator[Verdict]:
         )
         above = None if ours is None or nothing is None else 1000 * (ours - nothing)
         yield Verdict(f"no-op state.apply, {step}", "ms above a state that does nothing", "<=", 100, above)
+
+
+def _growth(samples: Samples) -> Iterator[Verdict]:
+    """From the smallest to the largest number of entries: not faster than linearly, with a fifth for noise."""
+    counts = sorted(
+        {int(one.workload.rpartition(":")[2]) for one in samples if one.workload.startswith("growth:entries:")}
+    )
+    for step in ("build", "apply"):
+        for figure, name in (("seconds", "time"), ("peak_bytes", "memory")):
+            ends = [samples.median(figure, workload=f"growth:entries:{count}", step=step) for count in counts]
+            measured = None
+            if len(ends) > 1 and ends[0] and ends[-1]:
+                measured = ends[-1] / ends[0] / (counts[-1] / counts[0])
+            span = f", {counts[0]} to {counts[-1]} entries" if counts else ", entries"
+            yield Verdict(f"{step}: {name}{span}", "x linear growth", "<=", 1.2, measured)
 
 
 def _ratios(samples: Samples, workload: str) -> Callable[..., float | None]:

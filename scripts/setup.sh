@@ -18,10 +18,11 @@ PACKAGES=(
     ssh-keygen:openssh-client # signs bundles and checks signatures, independently of us
     mkfs.ext4:e2fsprogs      # file systems of the tests: full, without reflinks
     mkfs.xfs:xfsprogs        # file systems of the tests: with reflinks
-    ostree:ostree            # the benchmark's peers
-    docker-registry:docker-registry
     setpriv:util-linux       # ends a private engine together with its test run
 )
+# `setup.sh bench`: what baseimg is compared with
+BENCH_PACKAGES=(ostree:ostree docker-registry:docker-registry)
+[ "${1:-}" != bench ] || PACKAGES+=("${BENCH_PACKAGES[@]}")
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
