@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Told to end, it takes its engines and mounts down, as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     samples, start = Samples(), report.machine()
-    path = options.results / f"{date.today().isoformat()}-{start['name']}.json"
+    path = options.results / f"{datetime.now():%Y-%m-%d-%H%M}-{start['name']}.json"
     told: dict[str, Any] = {
         "runs": options.runs,
         "scale": options.scale,
