@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit engines pins clean
+.PHONY: help setup demo test lint unit engines bench pins clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -30,6 +30,10 @@ lint: setup ## format, lint and types
 
 engines: setup ## the contract with more engines, file systems and releases of Salt; half an hour
 	@scripts/engines.sh
+# WORKLOADS=small,many  RUNS=5  CACHE=/srv/bench; what is not given has the default of `python -m bench --help`
+bench: ## measure beside what people would use instead; hours, see bench/README.md
+	@scripts/setup.sh bench
+	@PYTHONPATH=.:_utils $(BIN)/python -m bench $(WORKLOADS:%=--workloads=%) $(RUNS:%=--runs=%) $(CACHE:%=--cache=%) $(OPTIONS)
 
 pins: ## write requirements/dev.txt anew from setup.cfg
 	@scripts/pins.sh

@@ -27,6 +27,9 @@ PACKAGES=(
     mkfs.btrfs:btrfs-progs   # file systems of `make engines`
     setpriv:util-linux       # ends a private engine together with its test run
 )
+# `setup.sh bench`: what baseimg is compared with
+BENCH_PACKAGES=(ostree:ostree docker-registry:docker-registry)
+[ "${1:-}" != bench ] || PACKAGES+=("${BENCH_PACKAGES[@]}")
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }

@@ -1,0 +1,139 @@
+"""`python -m bench`: measure, show the tables, and keep everything as JSON. See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bench import disk, growth, noop, report, targets, workloads
+from bench.measure import Sample, Samples
+from bench.others import Load, Ostree, Pull
+from bench.peers import Baseimg, Copy, Delta, Floor, Old, Peer
+from bench.place import Place
+from bench.workloads import MAKERS, Workload
+
+PEERS: Sequence[type[Peer]] = (Baseimg, Delta, Old, Floor, Copy, Ostree, Pull, Load)
+NOOP, GROWTH = "no-op", "growth"
+START = time.monotonic()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    if os.geteuid() != 0:
+        raise SystemExit("bench: mounts file systems and starts private engines, and must run as root")
+    # Told to end, it takes its engines and mounts down, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    samples, start = Samples(), report.machine()
+    path = options.results / f"{datetime.now():%Y-%m-%d-%H%M}-{start['name']}.json"
+    told: dict[str, Any] = {
+        "runs": options.runs,
+        "scale": options.scale,
+        "caches": "warm" if options.warm else "dropped",
+    }
+    told["workloads"], told["filesystems"] = options.workloads, options.filesystems
+    told["peers"] = options.peers
+    options.cache.mkdir(parents=True, exist_ok=True)
+    for group in _measured(options):
+        samples += group
+        found = targets.verdicts(samples, [name for name in options.workloads if name in MAKERS], options.filesystems)
+        report.write(path, told, samples, found, start)
+    text = report.markdown(samples, found, told, start)
+    path.with_suffix(".md").write_text(text)
+    print(text)
+    say(f"wrote {path} and {path.with_suffix('.md').name}")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    def names(text: str) -> list[str]:
+        return text.split(",")
+
+    parser = argparse.ArgumentParser(prog="bench", description="Measure baseimg beside what people would use instead.")
+    known = [*MAKERS, NOOP, GROWTH]
+    parser.add_argument("--workloads", type=names, default=list(known), help=f"some of {','.join(known)}")
+    parser.add_argument("--filesystems", type=names, default=list(disk.MKFS), help="some of ext4,xfs")
+    every = [one.name for one in PEERS]
+    parser.add_argument("--peers", type=names, default=every, help=f"some of {','.join(every)}")
+    parser.add_argument("--warm", action="store_true", help="do not drop caches before each step")
+    parser.add_argument("--runs", type=int, default=5, help="of every step; the medians count")
+    parser.add_argument("--scale", type=float, default=1.0, help="of made workloads; for a quick look only")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baseimg-bench"
+    parser.add_argument("--cache", type=Path, default=home, help="for workloads and file systems, 80 GB for all")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args(arguments)
+    for key, allowed in (("workloads", known), ("filesystems", list(disk.MKFS)), ("peers", every)):
+        unknown = set(getattr(options, key)) - set(allowed)
+        if unknown:
+            parser.error(f"--{key} is {','.join(sorted(unknown))}, expected some of {','.join(allowed)}")
+    return options
+
+
+def _measured(options: argparse.Namespace) -> Iterator[list[Sample]]:
+    """Samples, some at a time, so that a run that is stopped has something to show."""
+    for name in options.workloads:
+        if name == GROWTH:
+            for sample in growth.samples(options.cache, options.scale, max(1, options.runs // 2), say):
+                yield [sample]
+            continue
+        if name == NOOP:
+            yield noop.samples(options.cache, options.runs, say)
+            continue
+        workload = workloads.get(name, options.cache, options.scale, say)
+        for kind in options.filesystems:
+            with contextlib.ExitStack() as stack:
+                say(f"{name}, {kind}: loading images")
+                point = stack.enter_context(disk.filesystem(kind, options.cache, _room(workload)))
+                place = Place(workload, kind, point, stack)
+                peers = [one(place) for one in PEERS if one.name in options.peers and one.fits(place)]
+                for run in range(1, options.runs + 1):
+                    yield _round(place, peers, run, options)
+
+
+def _room(workload: Workload) -> int:
+    return (8 << 30) + 4 * (workload.size + workload.node.stat().st_size)
+
+
+def _round(place: Place, peers: Sequence[Peer], run: int, options: argparse.Namespace) -> list[Sample]:
+    """Every step of every peer once: A B C, then B C A, so that what the machine does besides meets all alike."""
+    found: list[Sample] = []
+    first = run % len(peers)
+    turn = [*peers[first:], *peers[:first]]
+    for step in ("build", "apply"):
+        for peer in turn:
+            if step not in peer.steps or (step in peer.once and run > 1):
+                continue
+            say(f"{place.workload.name}, {place.kind}, run {run} of {options.runs}: {peer.name}: {step}")
+            found.append(_step(place, peer, step, run, options.warm))
+            if step == "apply":
+                if "rollback" in peer.steps:
+                    found.append(_step(place, peer, "rollback", run, options.warm))
+                peer.reset()
+    return found
+
+
+def _step(place: Place, peer: Peer, step: str, run: int, warm: bool) -> Sample:
+    before = place.used()
+    if not warm:
+        place.settle()
+    sample: Sample = getattr(peer, step)()
+    sample.workload, sample.filesystem = place.workload.name, place.kind
+    sample.peer, sample.step, sample.run = peer.name, step, run
+    if step == "apply":
+        sample.disk_bytes = place.used() - before
+    return sample
+
+
+def say(text: str) -> None:
+    """Progress, apart from the tables."""
+    print(f"[{time.monotonic() - START:6.0f} s] {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

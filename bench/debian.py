@@ -1,0 +1,142 @@
+"""The workload debian-jdk: a real base image of Debian with Java, and its security updates."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.images import Layer, layer
+from tests.support.mounts import unmount_below
+
+SUITE = "bookworm"
+PACKAGES = ["ca-certificates", "curl", "openssl", "python3-minimal", "openjdk-17-jre-headless", "procps", "cron"]
+APT = ("apt-get", "-q", "--yes", "--no-install-recommends", "--option=APT::Sandbox::User=root")
+# What a base image does without: package lists and what keeps the time of the installation.
+LEAVINGS = ("var/lib/apt/lists", "var/cache/apt", "var/log", "var/cache/ldconfig")
+
+
+def make(where: Path) -> tuple[list[Layer], list[Layer]]:
+    """The layers of ``12.0`` (as released) and of ``12.1`` (upgraded, and without documentation)."""
+    tree, upgraded, slim = where / "tree", where / "upgraded", where / "slim"
+    for directory in (tree, upgraded, slim):
+        shutil.rmtree(directory, ignore_errors=True)
+    lines = _sources()
+    _run("debootstrap", "--variant=minbase", SUITE, tree, lines[0].split()[1])
+    _packages(tree, lines[:1], "install", *PACKAGES)
+    released = _pack(where / "0.tar", tree, [])
+    with _Overlay(where, upgraded, [tree]) as point:
+        _packages(point, lines, "dist-upgrade")
+    with _Overlay(where, slim, [upgraded, tree]) as point:
+        for name in ("doc", "man"):
+            shutil.rmtree(point / "usr/share" / name)
+    layers = [released, _pack(where / "1.tar", upgraded, [tree]), _pack(where / "2.tar", slim, [upgraded, tree])]
+    for directory in (tree, upgraded, slim):
+        shutil.rmtree(directory)
+    return layers[:1], layers
+
+
+def _sources() -> list[str]:
+    """What this machine's apt is configured to use for the suite, as lines of a sources.list; the release first."""
+    listed = _run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
+    found = [line for line in dict.fromkeys(listed.splitlines()) if line.split()[1].partition("-")[0] == SUITE]
+    found.sort(key=lambda line: (line.split()[1] != SUITE, line.split()[2] != "main"))
+    wanted = [f"deb {line}" for line in found if line.split()[2] == "main" and "backports" not in line]
+    if len(wanted) < 2:
+        raise SystemExit(f"bench: apt on this machine must know {SUITE} and its security updates; found: {wanted}")
+    return wanted
+
+
+def _packages(root: Path, sources: Sequence[str], *command: str) -> None:
+    """`apt-get COMMAND` in a tree, without starting anything, and cleaned up afterwards."""
+    (root / "etc/apt/sources.list").write_text("\n".join(sources) + "\n")
+    lent = [Path("/etc/resolv.conf"), Path("/etc/ssl/certs/ca-certificates.crt")]
+    kept = {path: _bytes(root / path.relative_to("/")) for path in lent}
+    for path in lent:
+        (root / path.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / path.relative_to("/"))
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    (root / "proc").mkdir(exist_ok=True)
+    _run("mount", "--bind", "/proc", root / "proc")
+    try:
+        _run("chroot", root, *APT, "update")
+        _run("chroot", root, *APT, *command)
+    finally:
+        _run("umount", root / "proc")
+    policy.unlink()
+    for path in lent:
+        inside = root / path.relative_to("/")
+        if kept[path] is None and path.name == "resolv.conf":
+            inside.unlink()
+    for name in LEAVINGS:
+        for file in sorted((root / name).rglob("*"), reverse=True):
+            if not file.is_dir() or file.is_symlink():
+                file.unlink()
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+class _Overlay:
+    """An overlay whose changes are kept in ``upper``, above ``lower`` (top first)."""
+
+    def __init__(self, where: Path, upper: Path, lower: Sequence[Path]) -> None:
+        self._work, self._point = where / "work", where / "point"
+        self._upper, self._lower = upper, lower
+
+    def __enter__(self) -> Path:
+        for directory in (self._work, self._point, self._upper):
+            directory.mkdir()
+        lower = ":".join(map(str, self._lower))
+        options = f"lowerdir={lower},upperdir={self._upper},workdir={self._work},redirect_dir=off,metacopy=off"
+        _run("mount", "-t", "overlay", "overlay", "-o", options, self._point)
+        return self._point
+
+    def __exit__(self, *_: object) -> None:
+        unmount_below(self._point)
+        self._point.rmdir()
+        shutil.rmtree(self._work)
+
+
+def _pack(path: Path, directory: Path, below: Sequence[Path]) -> Layer:
+    """A directory that an overlay has written, as a layer in OCI's spelling of what is removed."""
+    for current, names, files in os.walk(directory):
+        times = os.stat(current)
+        for name in [*files, *names]:
+            found = os.lstat(os.path.join(current, name))
+            if found.st_rdev == 0 and (found.st_mode & 0o170000) == 0o020000:
+                os.unlink(os.path.join(current, name))
+                Path(current, f".wh.{name}").touch()
+        if below and "trusted.overlay.opaque" in os.listxattr(current):
+            Path(current, ".wh..wh..opq").touch()
+        os.utime(current, ns=(times.st_atime_ns, times.st_mtime_ns))
+    command = ["tar", "--create", "--format=pax", "--pax-option=delete=atime,delete=ctime", "--sort=name"]
+    command += ["--numeric-owner", "--xattrs", "--xattrs-include=security.*", "--xattrs-include=user.*"]
+    _run(*command, "--file", path, "-C", directory, ".")
+    return layer(path)
+
+
+def _run(*command: str | Path) -> str:
+    environment = {
+        "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin",
+        "LC_ALL": "C.UTF-8",
+        "DEBIAN_FRONTEND": "noninteractive",
+        **{name: value for name, value in os.environ.items() if name.endswith("_proxy")},
+    }
+    done = subprocess.run(
+        [str(word) for word in command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"bench: {' '.join(map(str, command))} exited with {done.returncode}:\n{done.stdout[-3000:]}")
+    return done.stdout

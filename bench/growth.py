@@ -1,0 +1,99 @@
+"""How time and memory grow with entries, bytes, layers and images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import disk, measure, workloads
+from bench.images import EPOCH, File, Layer, write_layer
+from bench.measure import Sample
+from bench.peers import VERSION, Baseimg
+from bench.place import Place
+from bench.workloads import BUSYBOX, MIB, SOURCE, Workload
+
+SIZES = {
+    "entries": (10_000, 100_000, 1_000_000),
+    "megabytes": (100, 400, 1600),
+    "layers": (2, 20, 100),
+    "images": (2, 20, 200),
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One thing that grows: its sizes, the layers for one of them, and how many applications are on the base."""
+
+    layers: Callable[[Path, int], tuple[list[Layer], list[Layer]]]
+    applications: Callable[[int], int] = lambda size: 2
+
+
+def _megabytes(where: Path, size: int) -> tuple[list[Layer], list[Layer]]:
+    files = [File(f"opt/{number}", size * MIB // 10, number) for number in range(10)]
+    base = write_layer(where / "0.tar", files, extra=[BUSYBOX])
+    changed = [File(one.name, one.size, one.seed, max(1, one.size // 1000 // 1024)) for one in files]
+    return [base], [base, write_layer(where / "1.tar", changed, EPOCH + 1)]
+
+
+def _layers(where: Path, size: int) -> tuple[list[Layer], list[Layer]]:
+    base = [write_layer(where / "0.tar", [], extra=[BUSYBOX])]
+    for number in range(1, size):
+        files = [File(f"etc/{number}/{one}", 2000, 10 * number + one) for one in range(10)]
+        base.append(write_layer(where / f"{number}.tar", files))
+    return base, [*base, write_layer(where / "new.tar", [File("etc/1/0", 2000, 1)], EPOCH + 1)]
+
+
+def _images(where: Path, size: int) -> tuple[list[Layer], list[Layer]]:
+    return workloads.small(where, 1.0)
+
+
+KINDS = {
+    "entries": Kind(workloads.entries),
+    "megabytes": Kind(_megabytes),
+    "layers": Kind(_layers),
+    "images": Kind(_images, lambda size: size),
+}
+
+
+def samples(cache: Path, scale: float, runs: int, say: Callable[[str], None]) -> Iterator[Sample]:
+    """Ours alone, on ext4: build, apply, a converge with nothing to do, and rollback, for each size of each kind."""
+    for name, kind in KINDS.items():
+        for size in SIZES[name]:
+            count = max(2, int(size * scale))
+            workload = _workload(name, kind, count, cache, say)
+            bytes_needed = (
+                4 * (workload.size + workload.node.stat().st_size) + (4 << 30) + 24_000 * _entries(name, count)
+            )
+            with contextlib.ExitStack() as stack:
+                point = stack.enter_context(disk.filesystem("ext4", cache, bytes_needed))
+                peer = Baseimg(Place(workload, "ext4", point, stack))
+                for run in range(1, runs + 1):
+                    say(f"growth, {count} {name}, run {run} of {runs}")
+                    for step, sample in _once(peer):
+                        sample.workload, sample.filesystem, sample.peer = f"growth:{name}:{count}", "ext4", "baseimg"
+                        sample.step, sample.run = step, run
+                        yield sample
+
+
+def _entries(name: str, count: int) -> int:
+    return count if name == "entries" else 0
+
+
+def _workload(name: str, kind: Kind, count: int, cache: Path, say: Callable[[str], None]) -> Workload:
+    where = cache / f"growth-{name}-{count}"
+    applications = kind.applications(count)
+    return workloads.made(
+        f"{count} {name}", where, lambda: kind.layers(where, count), say=say, applications=applications
+    )
+
+
+def _once(peer: Baseimg) -> Iterator[tuple[str, Sample]]:
+    for step in ("build", "apply"):
+        peer.place.settle()
+        yield step, getattr(peer, step)()
+    declared = {"name": SOURCE, "version": VERSION, "bundles": {VERSION: {"source": str(peer.bundle)}}}
+    yield "no-op", measure.ours(peer.place.engine.url, "baseimg.converge", 3, **declared)[0]
+    yield "rollback", peer.rollback()
+    peer.reset()

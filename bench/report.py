@@ -1,0 +1,126 @@
+"""The results for people, as Markdown, and for programs, as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.measure import Samples
+from bench.targets import Verdict
+
+FORMAT = 1
+MIB = 1 << 20
+COLUMNS = {
+    "seconds": ("time, s", 1, 3),
+    "process_seconds": ("process, s", 1, 2),
+    "cpu_seconds": ("processor, s", 1, 2),
+    "exchange_seconds": ("nothing starts, ms", 1e-3, 2),
+    "peak_bytes": ("memory, MiB", MIB, 0),
+    "wire_bytes": ("wire, MiB", MIB, 2),
+    "disk_bytes": ("extra disk, MiB", MIB, 1),
+}
+TOOLS = {
+    "docker": "docker --version",
+    "ostree": "ostree --version",
+    "registry": "docker-registry --version",
+    "zstd": "zstd --version",
+    "coreutils": "cp --version",
+}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in info if line.startswith("model name")]
+    return {
+        "name": platform.node(),
+        "processor": names[0] if names else platform.machine(),
+        "processors": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "load_at_start": os.getloadavg()[0],
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "salt": version("salt"), "zstandard": version("zstandard")}
+    found["baseimg"] = _first("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+    return found | {name: _first(*line.split()) for name, line in TOOLS.items()}
+
+
+def _first(*command: str) -> str:
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    except FileNotFoundError:
+        return "absent"
+    return lines[0].strip(" '") if lines else ""
+
+
+def write(
+    path: Path, options: dict[str, Any], samples: Samples, found: Sequence[Verdict], start: dict[str, Any]
+) -> None:
+    """Everything that was measured, and what it means; also in the middle of a run."""
+    data = {
+        "format": FORMAT,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": start,
+        "versions": versions(),
+        "options": options,
+        "targets": [one.as_dict() for one in found],
+        "summary": list(rows(samples)),
+        "samples": [one.as_dict() for one in samples],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def rows(samples: Samples) -> Iterable[dict[str, Any]]:
+    """One for each step of each peer: its medians and how many runs they are of."""
+    for key in dict.fromkeys((one.workload, one.filesystem, one.step, one.peer) for one in samples):
+        which = dict(zip(("workload", "filesystem", "step", "peer"), key, strict=True))
+        mine = Samples(one for one in samples if (one.workload, one.filesystem, one.step, one.peer) == key)
+        yield {**which, "runs": len(mine), **{figure: mine.median(figure) for figure in COLUMNS}}
+
+
+def markdown(samples: Samples, found: Sequence[Verdict], options: dict[str, Any], start: dict[str, Any]) -> str:
+    """The tables: targets first."""
+    title = f"{start['processors']} processors ({start['processor']}), kernel {start['kernel']}"
+    lines = [f"# baseimg, measured: {title}", "", f"Medians of {options['runs']} runs, caches {options['caches']}.", ""]
+    lines += _table(
+        ["target", "limit", "measured", ""],
+        [
+            [one.work, f"{one.sense} {one.limit:g} {one.figure}", _number(one.measured, 1, 2), _passed(one)]
+            for one in found
+        ],
+    )
+    body = [
+        [row["workload"], row["filesystem"], row["step"], row["peer"], str(row["runs"])]
+        + [_number(row[figure], unit, digits) for figure, (_title, unit, digits) in COLUMNS.items()]
+        for row in sorted(rows(samples), key=lambda row: (row["workload"], row["filesystem"], row["step"]))
+    ]
+    titles = [name for name, _unit, _digits in COLUMNS.values()]
+    lines += ["", *_table(["workload", "disk", "step", "peer", "runs", *titles], body)]
+    return "\n".join(lines) + "\n"
+
+
+def _passed(one: Verdict) -> str:
+    return {True: "met", False: "**missed**", None: "not measured"}[one.passed]
+
+
+def _number(value: float | None, unit: float, digits: int) -> str:
+    return "" if value is None else f"{value / unit:.{digits}f}"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *body]
+    return [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in lines
+    ]

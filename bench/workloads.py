@@ -1,0 +1,145 @@
+"""What is measured: bases in two versions with applications on them, made once and kept in the cache directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import debian
+from bench.images import EPOCH, File, Image, Layer, layer, write_archive, write_layer
+
+MIB = 1 << 20
+SOURCE, TARGET = "bench/base:12.0", "bench/base:12.1"
+APPLICATIONS = 20
+BUSYBOX = (Path("/bin/busybox"), "bin/busybox")
+_FORMAT = 1  # of what is cached; raise it when a workload changes
+
+
+@dataclass(frozen=True)
+class Workload:
+    """
+    A base in two versions: ``source`` and ``target`` are layers, bottom first; ``size`` is what the layers above hold.
+
+    ``node`` is a `docker load` archive of the source and of the applications on it, ``after`` one of the target,
+    ``rebuilt`` one of the applications built anew on the target.
+    """
+
+    name: str
+    source: Sequence[Layer]
+    target: Sequence[Layer]
+    node: Path
+    after: Path
+    rebuilt: Path
+    applications: Sequence[str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers of both versions."""
+        return sum(one.path.stat().st_size for one in {one.diff_id: one for one in self.target}.values())
+
+
+Maker = Callable[[Path, float], tuple[list[Layer], list[Layer]]]
+
+
+def small(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
+    """An /etc of 300 files, ten of which change."""
+    names = [f"etc/{number // 20:02}/{number:03}.conf" for number in range(300)]
+    base = write_layer(where / "0.tar", [File(name, 2000, seed) for seed, name in enumerate(names)], extra=[BUSYBOX])
+    changed = [File(name, 2000, 1000 + seed) for seed, name in enumerate(names[::30])]
+    return [base], [base, write_layer(where / "1.tar", changed, EPOCH + 1)]
+
+
+def many(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
+    """200,000 files of about a kilobyte, 1 % of which change."""
+    return entries(where, max(100, int(200_000 * scale)))
+
+
+def entries(where: Path, count: int) -> tuple[list[Layer], list[Layer]]:
+    """``count`` files of 0 to 2 KB in directories of 200, every hundredth of which changes."""
+
+    def name(number: int) -> str:
+        return f"opt/{number // 20_000:03}/{number // 200 % 100:02}/{number:07}"
+
+    def content(number: int) -> int:
+        return number * 37 % 2000
+
+    base = write_layer(where / "0.tar", (File(name(one), content(one), one) for one in range(count)), extra=[BUSYBOX])
+    changed = (File(name(one), content(one) + 1, count + one) for one in range(0, count, 100))
+    return [base], [base, write_layer(where / "1.tar", changed, EPOCH + 1)]
+
+
+def big(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
+    """Twenty files of 200 MB, each changed by 0.1 %, a kilobyte at a time."""
+    size = max(MIB, int(200 * MIB * scale))
+
+    def files(spots: int) -> Iterator[File]:
+        return (File(f"opt/data/{number:02}", size, number, spots) for number in range(20))
+
+    base = write_layer(where / "0.tar", files(0), extra=[BUSYBOX])
+    return [base], [base, write_layer(where / "1.tar", files(size // 1000 // 1024), EPOCH + 1)]
+
+
+MAKERS: dict[str, Maker] = {
+    "debian-jdk": lambda where, scale: debian.make(where),
+    "small": small,
+    "many": many,
+    "big": big,
+}
+# What one application adds to the base. Java applications carry tens of megabytes of libraries; the others are there
+# to be many.
+APPLICATION_BYTES = {"debian-jdk": 50 * MIB}
+
+
+def get(name: str, cache: Path, scale: float = 1.0, say: Callable[[str], None] = print) -> Workload:
+    """The workload, from the cache where it is there."""
+    where = cache / f"{name}-{scale:g}-{_FORMAT}"
+    return made(name, where, lambda: MAKERS[name](where, scale), int(APPLICATION_BYTES.get(name, 20_000) * scale), say)
+
+
+def made(
+    name: str,
+    where: Path,
+    make: Callable[[], tuple[list[Layer], list[Layer]]],
+    application_bytes: int = 20_000,
+    say: Callable[[str], None] = print,
+    applications: int = APPLICATIONS,
+) -> Workload:
+    """A workload in the directory ``where``; ``make`` gives its layers where they are not there yet."""
+    stamp = where / "complete.json"
+    if not stamp.exists():
+        say(f"making the workload {name} in {where}")
+        where.mkdir(parents=True, exist_ok=True)
+        source, target = make()
+        _archives(where, source, target, application_bytes, applications)
+        found = {"source": [one.path.name for one in source], "target": [one.path.name for one in target]}
+        stamp.write_text(json.dumps({key: [*names] for key, names in found.items()}))
+    kept = json.loads(stamp.read_text())
+    layers = {file: layer(where / file) for file in kept["target"]}
+    return Workload(
+        name=name,
+        source=[layers[file] for file in kept["source"]],
+        target=[layers[file] for file in kept["target"]],
+        node=where / "node.archive",
+        after=where / "after.archive",
+        rebuilt=where / "rebuilt.archive",
+        applications=[f"bench/app{number}" for number in range(applications)],
+    )
+
+
+def _archives(
+    where: Path, source: Sequence[Layer], target: Sequence[Layer], application_bytes: int, applications: int
+) -> None:
+    """Applications are built anew at another time, so none of their own layers is the same afterwards."""
+    write_archive(where / "after.archive", [Image(TARGET, target)])
+    for tag, base, file in (("1", source, "node"), ("2", target, "rebuilt")):
+        images = [Image(SOURCE, source)] if tag == "1" else []
+        for number in range(applications):
+            files = [File(f"app/{number}.jar", application_bytes, 10_000 + number), File("app/run", 100, number)]
+            own = write_layer(where / f"app{number}-{tag}.tar", files, EPOCH + int(tag))
+            images.append(Image(f"bench/app{number}:{tag}", [*base, own]))
+        write_archive(where / f"{file}.archive", images)
+        for image in images:
+            if image.reference != SOURCE:
+                image.layers[-1].path.unlink()
