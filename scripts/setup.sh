@@ -20,6 +20,7 @@ PACKAGES=(
     skopeo:skopeo            # copies bundles to a registry and back, independently of us
     umoci:umoci              # reads bundles as the image layouts that they are
     ssh-keygen:openssh-client # signs bundles and checks signatures, independently of us
+    openssl:openssl           # makes the certificates of private registries
     mkfs.ext4:e2fsprogs      # file systems of the tests: full, without reflinks
     mkfs.xfs:xfsprogs        # file systems of the tests: with reflinks
     rpmbuild:rpm             # makes the rpm databases that the tests read

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from ..errors import DestinationUnwritable, disk_errors
+from ..errors import DestinationUnwritable
 from ..model import changes as model_changes
 from ..model.changes import Change
 from ..model.manifest import LABEL, ImageRef, Manifest, Totals
@@ -25,6 +25,7 @@ from . import archive, compression, encoding, tarstream
 from .bundle import CONFIG_TYPE, MANIFEST_TYPE
 from .encoding import FULL, Encoded, Encoding, LayerWriter, Progress
 from .files import discard, hex_digest, sync_directory
+from .refusals import disk_errors
 
 _EPOCH = "1970-01-01T00:00:00Z"  # the same images give the same bytes
 _CHUNK = 1 << 20

@@ -38,11 +38,12 @@ import secrets
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 
-from ..errors import BaseimgError, disk_errors
+from ..errors import BaseimgError
 from ..model.record import Generation, Intent, Record
 from . import files, index
 from .locking import Locked
 from .records import now
+from .refusals import disk_errors
 
 POINTS = (
     "stage.begun",

@@ -11,8 +11,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from ..errors import RecordInvalid, disk_errors
+from ..errors import RecordInvalid
 from . import files
+from .refusals import disk_errors
 
 FORMAT = 1
 

@@ -8,9 +8,10 @@ import os
 import time
 from collections.abc import Iterator
 
-from ..errors import LayerBusy, disk_errors
+from ..errors import LayerBusy
 from . import files
 from .records import Records, now
+from .refusals import disk_errors
 
 _POLL = 0.1  # seconds between two tries for the lock
 

@@ -14,12 +14,13 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import ArgumentInvalid, SignatureInvalid, SignatureMissing, SignatureUnsupported, disk_errors
+from ..errors import ArgumentInvalid, SignatureInvalid, SignatureMissing, SignatureUnsupported
 from ..model import sshsig
 from ..model.policy import SIGNATURE_SUFFIX
 from ..model.sshsig import Malformed, PublicKey, Signature
 from .bundle import Bundle
 from .files import discard, sync_directory
+from .refusals import disk_errors
 
 try:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm

@@ -29,6 +29,15 @@ def _ignore(_point: str) -> None:
 trace: Callable[[str], None] = _ignore
 
 
+def check(engine: Engine, policy: Policy) -> None:
+    """Refuse a policy that this engine cannot follow."""
+    if policy.restarts and not engine.restarts:
+        raise ContainerRefused(
+            f"containers of {engine.storage} are not restarted by baseimg",
+            "declare 'containers: keep', and have their own manager restart them (kubectl rollout restart)",
+        )
+
+
 class Bouncer:
     """Stops and starts by a policy; ``waiting`` is told what is being waited for."""
 

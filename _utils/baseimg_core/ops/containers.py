@@ -96,15 +96,6 @@ def foretell(engine: Engine, base: Base, record: Record | None, policy: Policy, 
     return {"mode": policy.mode, "batches": found.batches, "started": lying(engine, base), "left": found.left}
 
 
-def check(engine: Engine, policy: Policy) -> None:
-    """Refuse a policy that this engine cannot follow."""
-    if policy.restarts and not engine.restarts:
-        raise ContainerRefused(
-            f"containers of {engine.storage} are not restarted by baseimg",
-            "declare 'containers: keep', and have their own manager restart them (kubectl rollout restart)",
-        )
-
-
 def recover(context: Context, base: Base) -> None:
     """Start what an earlier run has stopped and not started, as far as that can be done; it stays noted."""
     for key in journal.read(base.store.restarting).waiting:

@@ -23,7 +23,7 @@ from ..model.containers import Policy
 from ..model.manifest import Manifest
 from ..model.policy import Source
 from ..model.record import Generation, Record
-from . import bases, containers, healing, impact, protecting
+from . import bases, bouncing, containers, healing, impact, protecting
 from .bases import Base
 from .containers import Outcome, Swapped
 from .planning import Catalogue, Context, Plan, check_pristine, confirmed, decide, open_bundle
@@ -83,7 +83,7 @@ def plan(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = find(context.engine, name, catalogue, chain_id)
-        containers.check(context.engine, policy)
+        bouncing.check(context.engine, policy)
         healed = healing.compose(context.engine, base) if repair else None
         record = healed or base.store.read() or bases.begin(context.engine, base)
         drifted = repair and _mark_drift(base, record)
@@ -245,7 +245,7 @@ def _mark_drift(base: Base, record: Record) -> bool:
 
 def _begin(context: Context, base: Base, policy: Policy) -> None:
     """What an earlier run stopped does not wait until this one has all that it needs."""
-    containers.check(context.engine, policy)
+    bouncing.check(context.engine, policy)
     if containers.waiting(base):
         with base.store.lock(context.lock_timeout, context.by):
             containers.recover(context, base)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from ..disk.records import now
+from ..disk.refusals import disk_errors
 from ..engine.base import Engine
-from ..errors import ContentUnknown, RecordInvalid, disk_errors
+from ..errors import ContentUnknown, RecordInvalid
 from ..model.record import Generation, Record
 from .bases import Base, first_record
 from .planning import Context

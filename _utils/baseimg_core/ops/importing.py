@@ -13,9 +13,10 @@ from ..disk.compare import compare
 from ..disk.encoding import Encoding
 from ..disk.files import hex_digest
 from ..disk.oldarchive import Unpacked
+from ..disk.refusals import disk_errors
 from ..disk.tree import Stack
 from ..engine.base import Engine
-from ..errors import ArgumentInvalid, DestinationUnwritable, ImagesEqual, LegacyInvalid, disk_errors
+from ..errors import ArgumentInvalid, DestinationUnwritable, ImagesEqual, LegacyInvalid
 from ..model import changes as model_changes
 from ..model import legacy, overlay
 from ..model.changes import Change
@@ -57,8 +58,7 @@ def import_legacy(
         found = compare(below, above, building.counter(progress))
         if not found:
             raise ImagesEqual(f"{source} shows everything that is in {archive}")
-        platform = {"os": image.os, "architecture": image.architecture}
-        differ = packages.difference(below, above)
+        platform, differ = {"os": image.os, "architecture": image.architecture}, packages.difference(below, above)
         tell = building.named(progress, "writing")
         written = bundle_writer.write(path, found, *sides, platform, Encoding(kind), tell, differ)
     return {

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..disk import files
 from ..disk.records import Records
+from ..disk.refusals import disk_errors
 from ..engine.base import Engine
-from ..errors import BaseimgError, disk_errors
+from ..errors import BaseimgError
 from ..model import metrics as model_metrics
 from . import bases
 from .bases import Base

@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from ..disk import archive
 from ..disk.bundle import MAX_JSON, Descriptor, carried, parts
 from ..disk.files import discard, save, sync_directory, write_all
-from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing, disk_errors
+from ..disk.refusals import disk_errors
+from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing
 from ..model import reference, sshsig
 from ..model.policy import Registry
 from ..model.reference import Reference

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from ..disk import files
-from ..errors import RolloutBusy, RolloutUnknown, disk_errors
+from ..disk.refusals import disk_errors
+from ..errors import RolloutBusy, RolloutUnknown
 from ..model import rollout
 from ..model.rollout import Rollout
 
