@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from typing import BinaryIO, cast
 
@@ -16,6 +17,7 @@ except ImportError:  # optional on nodes: gzip bundles need nothing
 
 BY_MEDIA_TYPE = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 _ZSTD_LEVEL = 3
+_ZSTD_THREADS = 4  # each holds megabytes
 _GZIP_LEVEL = 6
 # what the readers raise on damaged input
 ERRORS: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -40,7 +42,8 @@ def writer(compression: str, out: BinaryIO) -> BinaryIO:
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile("", "wb", _GZIP_LEVEL, out, mtime=0))
     # any number of threads gives the same bytes, as long as it is not the single-threaded mode
-    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=-1, write_checksum=False)
+    threads = min(os.cpu_count() or 1, _ZSTD_THREADS)
+    compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, threads=threads, write_checksum=False)
     return cast(BinaryIO, compressor.stream_writer(out, closefd=False))
 
 

@@ -39,8 +39,8 @@ def write(path: str, directory: str, digests: Mapping[bytes, str]) -> None:
     """Record a complete generation; ``digests`` (hex sha256 by path) are those of files that came with a bundle."""
     with open(path, "w", encoding="ascii", opener=_private) as out:
         for one, real, entry in _walk(os.fsencode(directory)):
-            json.dump({"path": _text(one), **_fields(real, entry), "sha256": digests.get(one)}, out)
-            out.write("\n")
+            # not json.dump, which encodes in Python
+            out.write(json.dumps({"path": _text(one), **_fields(real, entry), "sha256": digests.get(one)}) + "\n")
         out.flush()
         os.fsync(out.fileno())
 
