@@ -4,12 +4,13 @@ A coverage-guided fuzz target over the bundle reader, for atheris (``pip install
     PYTHONPATH=_utils:. python tests/fuzz/bundle_reader.py -max_total_time=60 CORPUS_DIRECTORY
 
 Whatever the bytes are, reading ends in a :class:`BundleInvalid` or in a bundle that holds. They are read as they are,
-and as the layer of a bundle whose digests are right, so that the fuzzer gets behind those.
+and as the layer of a bundle whose digests are right, so that the fuzzer gets behind those; and as a delta.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -18,8 +19,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports():
+    from baseimg_core.disk import compression, delta
     from baseimg_core.disk.bundle import Bundle
-    from baseimg_core.errors import BundleInvalid
+    from baseimg_core.disk.tree import Stack
+    from baseimg_core.errors import BundleInvalid, DeltaMismatch
 
 from tests.support.forge import Forge
 
@@ -36,6 +39,10 @@ def read(data: bytes) -> None:
     for path in (raw, forged):
         with contextlib.suppress(BundleInvalid), Bundle(str(path)) as bundle:
             bundle.verify()
+    reader = delta.Reader(io.BytesIO(data), delta.Old(Stack([str(WORK)])))
+    with contextlib.suppress(BundleInvalid, DeltaMismatch, *compression.ERRORS), contextlib.closing(reader):
+        while reader.read(1 << 20):
+            pass
 
 
 if __name__ == "__main__":

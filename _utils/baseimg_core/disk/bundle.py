@@ -8,6 +8,7 @@ used before :meth:`Bundle.members` has ended.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -122,7 +123,11 @@ class Bundle:
             ((one, found) for one, found in self._layers.items() if one != DELTA_TYPE), self._first
         )
         blob = Blob(self._file, *self._places[media_type], layer["digest"])
-        plain = Plain(self._decoded(media_type, blob, old), self.manifest.layer_size)
+        with contextlib.ExitStack() as stack:
+            yield from self._members(blob, self._decoded(media_type, blob, old, stack), progress)
+
+    def _members(self, blob: Blob, decoded: Any, progress: Progress | None) -> Iterator[tuple[Member, BinaryIO]]:
+        plain = Plain(decoded, self.manifest.layer_size)
         entries = 0
         for member in layertar.members(plain, plain.skip):  # type: ignore[arg-type]
             entries += 1
@@ -134,12 +139,12 @@ class Bundle:
         if entries != self.manifest.totals.entries:
             raise BundleInvalid(f"the layer has {entries} entries, the manifest says {self.manifest.totals.entries}")
 
-    def _decoded(self, media_type: str, blob: Blob, old: Stack | None) -> Any:
+    def _decoded(self, media_type: str, blob: Blob, old: Stack | None, stack: contextlib.ExitStack) -> Any:
         if media_type != DELTA_TYPE:
             return compression.reader(media_type, blob)  # type: ignore[arg-type]
         if old is None:
             raise DeltaMismatch(f"{self.path} holds a delta alone, which says nothing without the files of its source")
-        return delta.Reader(blob, delta.Old(old))  # type: ignore[arg-type]
+        return stack.enter_context(contextlib.closing(delta.Reader(blob, delta.Old(old))))  # type: ignore[arg-type]
 
     def verify(self) -> None:
         """

@@ -9,6 +9,7 @@ RFC 8878, 5). So memory is bounded by the segment, whatever the size of the file
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import stat
 import struct
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ from ..errors import BundleInvalid, DeltaMismatch
 from ..model import overlay
 from . import compression
 from .compression import zstandard
+from .files import Tree
 from .layertar import plain_path
 from .tree import Stack
 
@@ -44,32 +46,45 @@ Part = tuple[bytes, int, int]
 
 
 class Old:
-    """The files that a stack of layer directories shows. Several threads may ask."""
+    """The files that a stack of layer directories shows, followed through no symlink. Several threads may ask."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack, self._lock = stack, threading.Lock()
+        self._trees: dict[bytes, Tree] = {}
+
+    def close(self) -> None:
+        for tree in self._trees.values():
+            tree.close()
+        self._trees.clear()
 
     def size(self, path: bytes) -> int:
         """A file's size in bytes; 0 for what is no file."""
-        real = self._file(path)
-        return os.lstat(real).st_size if real else 0
+        with self._open(path) as descriptor:
+            return 0 if descriptor is None else os.fstat(descriptor).st_size
 
     def read(self, part: Part) -> bytes:
         """What a file holds there, less where it is shorter, nothing where it is no file."""
         path, offset, size = part
-        real = self._file(path)
-        if not real:
-            return b""
-        descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            return os.pread(descriptor, size, offset)
-        finally:
-            os.close(descriptor)
+        with self._open(path) as descriptor:
+            return b"" if descriptor is None else os.pread(descriptor, size, offset)
 
-    def _file(self, path: bytes) -> bytes:
-        with self._lock:  # a stack remembers directories
+    @contextlib.contextmanager
+    def _open(self, path: bytes) -> Iterator[int | None]:
+        descriptor = None
+        with self._lock, contextlib.suppress(FileNotFoundError, NotADirectoryError):  # both remember directories
             node = self._stack.find(path)
-        return node.top if node and not node.is_dir and stat.S_ISREG(os.lstat(node.top).st_mode) else b""
+            if node and not node.is_dir and stat.S_ISREG(os.lstat(node.top).st_mode):
+                descriptor = self._tree(node.top.removesuffix(b"/" + path)).open(path)
+        try:
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _tree(self, root: bytes) -> Tree:
+        if root not in self._trees:
+            self._trees[root] = Tree(root)
+        return self._trees[root]
 
 
 class Writer:
@@ -123,6 +138,7 @@ class Writer:
         while self._running:
             self._out.write(self._running.popleft().result())
         self._pool.shutdown()
+        self._old.close()
 
     def _end_segment(self) -> None:
         wanted = [part for span in self._files for part in span.parts()]
@@ -206,6 +222,9 @@ class Reader:
         compression.check("zstd")
         self._stream, self._old = stream, old
         self._segment = memoryview(b"")
+
+    def close(self) -> None:
+        self._old.close()
 
     def read(self, count: int) -> bytes:
         if not self._segment:

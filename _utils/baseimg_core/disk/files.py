@@ -182,6 +182,11 @@ class Tree:
         else:
             os.mknod(name, FORMAT_BITS[entry.kind] | 0o600, os.makedev(*entry.device), dir_fd=parent)
 
+    def open(self, path: bytes) -> int:
+        """Open a file for reading and return its descriptor, which the caller closes."""
+        parent, name = self._parent(path)
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+
     def create(self, path: bytes) -> int:
         """Create an empty file and return its descriptor, which the caller closes."""
         parent, name = self._parent(path)
