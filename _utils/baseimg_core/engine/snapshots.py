@@ -14,6 +14,7 @@ from typing import overload
 
 from ..errors import NotUnpacked
 from ..model import ids
+from . import tarsplit
 from .ctr import SNAPSHOTTER, Absent, Ctr
 
 _CHUNK = 1 << 20
@@ -83,7 +84,8 @@ class Snapshots:
 
     def holds(self, diff_id: str, directory: str) -> bool | None:
         """
-        Whether a directory has every content of a layer, by the blob that it was unpacked from; ``None`` without one.
+        Whether a directory has every content of a layer and no other path, by the blob that it was unpacked from;
+        ``None`` without one.
 
         As with ``docker save``'s check, this proves nothing of owners, modes and times.
         """
@@ -111,12 +113,20 @@ def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | 
     stream = _Hashing(gzip.GzipFile(fileobj=blob) if blob.peek(2)[:2] == _GZIP else blob)
     try:
         with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
-            same = all(_same(tar, member, directory) for member in tar)
+            members = list(_checked(tar, directory))
         while stream.read(_CHUNK):
             pass
     except (tarfile.TarError, zlib.error, EOFError, OSError):  # damaged, or compressed otherwise: it proves nothing
         return None
-    return same if "sha256:" + stream.sha.hexdigest() == diff_id else None
+    if "sha256:" + stream.sha.hexdigest() != diff_id:
+        return None
+    infos = [info for info, _ in members]
+    return all(same for _, same in members) and tarsplit.paths(directory) <= tarsplit.names(infos)
+
+
+def _checked(tar: tarfile.TarFile, directory: bytes) -> Iterator[tuple[tarfile.TarInfo, bool]]:
+    for member in tar:
+        yield member, _same(tar, member, directory)
 
 
 def _same(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: bytes) -> bool:

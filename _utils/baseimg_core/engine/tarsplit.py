@@ -42,7 +42,7 @@ def matches(record: str, directory: str, diff_id: str) -> bool:
         if "sha256:" + sha.hexdigest() != diff_id:
             return False
         infos = [info for info, _checksum in headers(record) or ()]
-        return _empty_files_are_empty(infos, root) and _paths(root) <= _names(infos)
+        return _empty_files_are_empty(infos, root) and paths(root) <= names(infos)
     except FileNotFoundError:
         return False
 
@@ -55,7 +55,7 @@ def _empty_files_are_empty(infos: list[tarfile.TarInfo], directory: bytes) -> bo
     return all(stat.S_ISREG(st.st_mode) and not st.st_size for st in (os.lstat(directory + b"/" + one) for one in kept))
 
 
-def _names(infos: list[tarfile.TarInfo]) -> set[bytes]:
+def names(infos: list[tarfile.TarInfo]) -> set[bytes]:
     """Every path that the layer's tar names, as the engine makes it of an entry, with the directories above it."""
     found: set[bytes] = set()
     for info in infos:
@@ -65,7 +65,8 @@ def _names(infos: list[tarfile.TarInfo]) -> set[bytes]:
     return found
 
 
-def _paths(directory: bytes) -> set[bytes]:
+def paths(directory: bytes) -> set[bytes]:
+    """Every path in a directory, relative to it."""
     return {
         os.path.join(parent, name)[len(directory) + 1 :]
         for parent, directories, names in os.walk(directory)
