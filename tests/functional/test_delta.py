@@ -73,6 +73,19 @@ def test_a_chain_of_deltas(node: Lab) -> None:
     assert base["interrupted"] is False
 
 
+def test_what_it_would_do_is_told_as_of_a_full_one(node: Lab) -> None:
+    full, only = build(node, "full.tar"), build(node, "only.tar", delta="only")
+    one, other = (node.impact(BASE, made["bundle"]) for made in (full, only))
+    assert other == one
+    one, other = (node.plan(BASE, "12.1", {"12.1": source(made["bundle"])}) for made in (full, only))
+    assert other == one
+    assert one["impact"]
+    # a delta on top of another cannot be read before that is applied
+    second = node.bundle(NEW, NEWER, delta="only")
+    chained = node.plan(BASE, "12.2", {"12.1": source(only["bundle"]), "12.2": source(second)})
+    assert (chained["bundles"], chained["impact"]) == (["12.1", "12.2"], None)
+
+
 def test_a_chain_whose_last_delta_does_not_fit_leaves_nothing(node: Lab) -> None:
     first = node.bundle(BASE, NEW, delta="only")
     second = node.bundle(NEW, NEWER, delta="only")

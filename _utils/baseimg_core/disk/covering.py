@@ -20,7 +20,7 @@ from ..model.shadow import Layer, Own, Want, Wanted
 from .bundle import Bundle, Progress
 from .files import Tree, hex_digest
 from .layertar import Member
-from .tree import entry_of
+from .tree import Stack, entry_of
 
 _FEW = 16  # names that are looked up one by one instead of listing the directory
 _shared = functools.cache(Own)  # there are few different ones, and may be millions of paths
@@ -68,11 +68,13 @@ def look(directory: str, wanted: Wanted) -> Layer:
     return found
 
 
-def wants(bundle: Bundle, progress: Progress | None = None) -> Iterator[Want]:
-    """What the new base shows at each path that a bundle changes; raises :class:`BundleInvalid`."""
+def wants(bundle: Bundle, progress: Progress | None = None, old: Stack | None = None) -> Iterator[Want]:
+    """
+    What the new base shows at each path that a bundle changes. ``old``, and what is raised: :meth:`Bundle.members`.
+    """
     leaders: dict[bytes, Member] = {}
     closed: set[bytes] = set()
-    for member, _stream in bundle.members(progress):
+    for member, _stream in bundle.members(progress, old):
         if any(above in closed for above in overlay.ancestors(member.path)):
             raise BundleInvalid(f"{overlay.shown(member.path)} lies below a path that is no directory")
         if member.leads:

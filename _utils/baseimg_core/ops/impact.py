@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..disk import covering, packages
+from ..disk.tree import Stack
 from ..engine import mounts
 from ..engine.base import Container, Engine, Image
-from ..errors import BundleMismatch, LayerUnsupported
+from ..errors import BundleMismatch, DeltaMismatch, LayerUnsupported
 from ..model import catalog, overlay, shadow
 from ..model import packages as model_packages
 from ..model.packages import Packages
@@ -67,10 +68,17 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
 
 
 def foretell(
-    context: Context, base: Base, images: Sequence[Image], catalogue: Catalogue, route: list[str]
-) -> dict[str, Any]:
-    """The same in short, for a plan: verdicts, the images that the new base does not reach wholly, packages."""
-    new = _new(context, catalogue, route)
+    context: Context, base: Base, record: Record, images: Sequence[Image], catalogue: Catalogue, route: list[str]
+) -> dict[str, Any] | None:
+    """
+    The same in short, for a plan: verdicts, the images that the new base does not reach wholly, packages.
+
+    ``None`` where a delta starts from what another bundle brings, so it cannot be read before that was applied.
+    """
+    try:
+        new = _new(context, base, record, catalogue, route)
+    except DeltaMismatch:
+        return None
     found = _Judge(base, new).all(images)
     judged = [
         {"image": image.name, **one.as_dict(_REASONS)}
@@ -100,7 +108,7 @@ def _declared(context: Context, stack: contextlib.ExitStack, record: Record, bas
         catalogue = Catalogue(context, declared.bundles, stack)
         present.discard(catalogue.manifest(declared.version).target.chain_id)
         route = catalog.route(declared.version, catalogue.bundles.keys(), present, catalogue.manifest)
-        return _new(context, catalogue, route)
+        return _new(context, base, record, catalogue, route)
     (source,) = declared.bundles.values()
     bundle = stack.enter_context(open_bundle(context, source))
     manifest = bundle.manifest
@@ -110,17 +118,19 @@ def _declared(context: Context, stack: contextlib.ExitStack, record: Record, bas
             f"{base.reference} shows neither"
         )
     version = manifest.target.version
-    return _new(context, Catalogue(context, {version: source}, stack, {version: bundle}), [version])
+    return _new(context, base, record, Catalogue(context, {version: source}, stack, {version: bundle}), [version])
 
 
-def _new(context: Context, catalogue: Catalogue, route: list[str]) -> _New:
+def _new(context: Context, base: Base, record: Record, catalogue: Catalogue, route: list[str]) -> _New:
+    start = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
+    olds = {route[0]: Stack([base.store.path(record, start.number), *base.lower])} if start else {}
     manifests = [catalogue.manifest(step) for step in route]
 
     def reading(done: int, total: int) -> None:
         if context.progress:
             context.progress("reading", done, total)
 
-    wants = shadow.follow(covering.wants(catalogue.bundle(step), reading) for step in route)
+    wants = shadow.follow(covering.wants(catalogue.bundle(step), reading, olds.get(step)) for step in route)
     differ = model_packages.follow([one.packages for one in manifests])
     return _New(manifests[-1].target.version, Wanted(wants), differ)
 
