@@ -17,7 +17,7 @@ demo: setup ## the whole job on a private Docker engine
 	@scripts/demo.sh
 
 test: lint ## lint and all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 unit: setup ## only the tests that need neither an engine nor daemons
 	@$(BIN)/python -m pytest -m 'not functional and not integration and not slow'
