@@ -51,9 +51,14 @@ class Node:
     # images
 
     @property
+    def own(self) -> bytes:
+        """A layer that no other test has."""
+        return layer(file("token", self.token.encode()))
+
+    @property
     def stacks(self) -> dict[str, list[bytes]]:
-        """A base in two versions and an application on the first; the lowest layer is this test's own."""
-        old = [BUSYBOX, layer(file("token", self.token.encode())), VERSION_0]
+        """A base in two versions and an application on the first; a lower layer is this test's own."""
+        old = [BUSYBOX, self.own, VERSION_0]
         return {BASE: old, NEW: [*old, VERSION_1], APP: [*old, APP_LAYER]}
 
     def load(self, *references: str, **more: list[bytes]) -> None:
@@ -70,9 +75,9 @@ class Node:
     def chain_id(self, reference: str) -> str:
         return images.chain_id(self.diff_ids(reference))
 
-    def bundle(self) -> str:
+    def bundle(self, **options: Any) -> str:
         path = str(self.work / "bundle.tar")
-        self.call("build", BASE, NEW, path)
+        self.call("build", BASE, NEW, path, **options)
         return path
 
     def patched(self) -> dict[str, Any]:

@@ -6,7 +6,9 @@ Here that is what this machine's release has. `make engines` runs them with othe
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +18,27 @@ from salt.exceptions import CommandExecutionError
 from tests.engines.cells import KINDS
 from tests.engines.node import APP, BASE, NEW, Node, until
 from tests.functional.lab import BUSYBOX, layer
-from tests.support.images import file
+from tests.support.engine import EngineError
+from tests.support.images import file, whiteout
 from tests.support.kernel import differences
+from tests.support.registry import Registry
 
 pytestmark = pytest.mark.functional
+
+CONTENT = hashlib.shake_256(b"library").digest(200_000)
+OLD_FILES = layer(file("lib/new.so", CONTENT, uid=7, gid=8), file("lib/lib.so.1.2", CONTENT[::-1], uid=7, gid=8))
+NEW_FILES = layer(
+    file("lib/new.so", b"more" + CONTENT, 0o755, uid=33, gid=34),
+    whiteout("lib/lib.so.1.2"),
+    file("lib/lib.so.1.3", CONTENT[::-1] + b"more", uid=7, gid=8),
+)
+CHANGED = "integrity checksum failed"  # what engines say that pack a layer's directory again
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with Registry(tmp_path / "registry") as registry:
+        yield registry
 
 
 def only(**found: list[str]) -> dict[str, list[str]]:
@@ -123,6 +142,23 @@ class TestThereAndBack:
         assert differences(node.show(BASE), old) == []
         assert (node.version(), node.version(BASE)) == ("12.0", "12.0")
 
+    def test_a_delta(self, node: Node) -> None:
+        """Its old files are the node's own, whatever their owners are there."""
+        lower = [BUSYBOX, node.own, OLD_FILES]
+        node.load_stacks({BASE: lower, NEW: [*lower, NEW_FILES]})
+        old, new = node.show(BASE), node.show(NEW)
+        bundle = node.bundle(delta="only")
+        assert list(node.call("inspect", bundle)["encodings"]) == ["delta"]
+        assert os.path.getsize(bundle) < len(CONTENT) // 2
+        node.call("apply", bundle)
+        assert differences(node.show(BASE), new) == []
+        assert node.engine.run(BASE, "stat", "-c", "%u:%g %a", "/lib/new.so", "/lib/lib.so.1.3") == (
+            "33:34 755\n7:8 644\n"
+        )
+        assert node.call("verify", BASE, deep=True)[0]["ok"] is True
+        node.call("rollback", BASE)
+        assert differences(node.show(BASE), old) == []
+
     def test_the_engine_s_own_check(self, node: Node) -> None:
         node.patched()
         while_patched = node.saved(BASE)
@@ -135,6 +171,22 @@ class TestThereAndBack:
         node.call("rollback", BASE)
         assert node.saved(BASE) == node.diff_ids(BASE)
         assert node.saved(APP) == node.diff_ids(APP)
+
+    def test_a_push(self, node: Node, registry: Registry) -> None:
+        node.patched()
+        names = {image: f"{registry.host}/{name}:1" for image, name in ((BASE, "base"), (APP, "app"))}
+        for image, name in names.items():
+            node.engine.tag(image, name)
+        if node.cell.keeps_blobs:
+            node.engine.push(names[BASE])
+            assert registry.diff_ids("base", "1") == node.diff_ids(BASE)
+        else:
+            with pytest.raises(EngineError, match=CHANGED):
+                node.engine.push(names[BASE])
+        node.call("rollback", BASE)
+        for image, name in names.items():
+            node.engine.push(name)
+            assert registry.diff_ids("base" if image == BASE else "app", "1") == node.diff_ids(image)
 
     def test_a_damaged_original_is_seen(self, node: Node) -> None:
         node.load()

@@ -68,6 +68,12 @@ class ContainerdEngine(Engine):
                 self._tag(name, other)
         return list(loaded)
 
+    def push(self, image: str) -> None:
+        self.ctr("images", "push", "--plain-http", image)
+
+    def tag(self, image: str, name: str) -> None:
+        self.ctr("images", "tag", image, name)
+
     def _tag(self, name: str, other: str) -> None:
         try:
             self.ctr("images", "tag", name, other)

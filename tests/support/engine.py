@@ -265,6 +265,19 @@ class Engine:
         self.client._raise_for_status(response)
         return b"".join(response.iter_content(1 << 20))
 
+    def push(self, image: str) -> None:
+        """`docker push` to the registry that the image is called after; EngineError where the engine refuses."""
+        with contextlib.closing(self.client.push(image, stream=True, decode=True, auth_config={})) as events:
+            for event in events:
+                if "error" in event:
+                    raise EngineError(f"push: {event['error']}")
+                if event.get("status", "").startswith("Retrying"):  # for 50 seconds, also where that cannot help
+                    raise EngineError(f"push: {self.log_tail()}")
+
+    def tag(self, image: str, name: str) -> None:
+        """`docker tag`."""
+        self.client.tag(image, *name.rsplit(":", 1))
+
     def run(self, image: str, *command: str) -> str:
         """What the command prints (stdout and stderr) in a fresh container; EngineError where it fails."""
         container = self._create(image, command, None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
 import http.server
 import json
 import os
@@ -18,6 +20,7 @@ from typing import Any
 
 START_SECONDS = 30
 POLL_SECONDS = 0.02
+GZIP = b"\x1f\x8b"
 
 
 def free_port() -> int:
@@ -84,6 +87,14 @@ class Registry:
         """The file in which it keeps a blob."""
         hexed = digest.removeprefix("sha256:")
         return self.storage / "docker/registry/v2/blobs/sha256" / hexed[:2] / hexed / "data"
+
+    def diff_ids(self, name: str, tag: str) -> list[str]:
+        """The digests of the layers that it gives for an image, unpacked, bottom first."""
+        link = self.storage / "docker/registry/v2/repositories" / name / "_manifests/tags" / tag / "current/link"
+        manifest = json.loads(self.blob(link.read_text()).read_bytes())
+        blobs = [self.blob(layer["digest"]).read_bytes() for layer in manifest["layers"]]
+        tars = [gzip.decompress(one) if one.startswith(GZIP) else one for one in blobs]
+        return ["sha256:" + hashlib.sha256(one).hexdigest() for one in tars]
 
     def requests(self) -> list[str]:
         """What it was asked for so far, as METHOD and path, oldest first."""

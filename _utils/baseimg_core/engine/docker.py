@@ -113,8 +113,7 @@ class Docker:
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
         deadline = time.monotonic() + timeout
         with self._asked(container_id, f"asked to run {command[0]}"):
-            job = self._api.exec_create(container_id, list(command), stdout=False, stderr=False)["Id"]
-            self._api.exec_start(job, detach=True)
+            job = self._begin(container_id, command, deadline)
             while (found := self._api.exec_inspect(job))["Running"] and time.monotonic() < deadline:
                 time.sleep(_POLL)
         if found["Running"]:
@@ -122,6 +121,12 @@ class Docker:
                 os.kill(found["Pid"], signal.SIGKILL)
             raise TimeoutError(f"{command[0]} did not end within {timeout:g} s")
         return int(found["ExitCode"])
+
+    def _begin(self, container_id: str, command: Sequence[str], _deadline: float) -> str:
+        """Have a command run in a container; returns the job's ID."""
+        job: str = self._api.exec_create(container_id, list(command), stdout=False, stderr=False)["Id"]
+        self._api.exec_start(job, detach=True)
+        return job
 
     def logs(self, container_id: str, lines: int) -> list[str]:
         try:

@@ -1,0 +1,96 @@
+"""`containers: restart` on every engine whose containers are ours to restart, and its refusal on the others."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psutil
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from baseimg_core.engine import detect
+from tests.engines.node import APP, BASE, SECONDS, Node, until
+
+pytestmark = pytest.mark.functional
+
+POLICY = {"mode": "restart", "timeout": 20, "settle": 0}
+ours = pytest.mark.cells(lambda cell: cell.kind != "containerd" and cell.file_system == "here")
+not_ours = pytest.mark.cells(lambda cell: cell.kind == "containerd")
+
+
+def started(node: Node, *names: str) -> dict[str, Any]:
+    """Of each container its ID and main process."""
+    return {name: (node.engine.client.inspect_container(name)["Id"], node.main_pid(name)) for name in names}
+
+
+def commands() -> set[str]:
+    """The last word of every process's command."""
+    return {(process.info["cmdline"] or [""])[-1] for process in psutil.process_iter(["cmdline"])}
+
+
+@ours
+def test_the_outdated_are_restarted_behind_their_gate(node: Node) -> None:
+    node.load()
+    bundle = node.bundle()
+    node.start("one")
+    node.start("two")
+    node.engine.stop_container("two")
+    before = started(node, "one")
+    probe = {"command": "grep 12.1 /etc/version"}
+    done = node.call("apply", bundle, containers={**POLICY, "probe": probe})
+    assert done["restart"]["restarted"] == ["one"]
+    assert node.containers() == {"current": ["one"], "outdated": [], "unknown": []}
+    assert node.version_in("one") == "12.1"
+    after = started(node, "one")
+    assert (after["one"][0] == before["one"][0], after["one"][1] == before["one"][1]) == (True, False)
+    assert node.main_pid("two") == 0
+    # nobody is left to be restarted
+    again = node.call("apply", bundle, containers=POLICY)
+    assert (again["changed"], again["restart"]["restarted"], started(node, "one")) == (False, [], after)
+
+
+@ours
+def test_what_fails_its_gate_goes_back(node: Node) -> None:
+    node.load()
+    bundle = node.bundle()
+    picky = "grep -q 12.0 /etc/version && echo works && exec sleep 1000000; echo no good; exit 7"
+    node.engine.start_container(APP, "sh", "-c", picky, name="picky")
+    with pytest.raises(CommandExecutionError) as caught:
+        node.call("apply", bundle, containers={**POLICY, "probe": {"command": "grep 12.0 /etc/version"}})
+    assert caught.value.info["code"] == "gate-failed"
+    assert "picky" in caught.value.info["message"]
+    assert "no good" in caught.value.info["message"]  # its last words, from the engine's log
+    status = node.status()
+    assert (status["version"], status["interrupted"], status["containers"]["current"]) == ("12.0", False, ["picky"])
+    assert node.version_in("picky") == "12.0"
+
+
+@ours
+def test_a_command_in_a_container(node: Node) -> None:
+    node.load()
+    node.start("one")
+    engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
+    (one,) = engine.containers()
+    for code in (0, 3):
+        assert engine.execute(one.id, ("sh", "-c", f"exit {code}"), SECONDS) == code
+    # more than fits into a pipe, and somebody who keeps that open
+    assert engine.execute(one.id, ("sh", "-c", "head -c 1000000 /dev/zero; sleep 1000000 & exit 4"), SECONDS) == 4
+    with pytest.raises(TimeoutError, match="sleep did not end"):
+        engine.execute(one.id, ("sleep", "1234567"), 0.2)
+    until(lambda: "1234567" not in commands(), "the command is killed")
+    assert node.version_in("one") == "12.0"
+
+
+@not_ours
+def test_a_pod_s_containers_are_refused_before_anything_changes(node: Node) -> None:
+    node.load()
+    bundle = node.bundle()
+    node.start("one")
+    home = os.path.dirname(node.directories(BASE)[0])
+    before = (node.main_pid("one"), os.stat(node.directories(BASE)[0]).st_ino, os.listdir(home))
+    with pytest.raises(CommandExecutionError) as caught:
+        node.call("apply", bundle, containers="restart")
+    assert caught.value.info["code"] == "container-refused"
+    assert (node.main_pid("one"), os.stat(node.directories(BASE)[0]).st_ino, os.listdir(home)) == before
+    assert (node.version(), node.version_in("one")) == ("12.0", "12.0")
