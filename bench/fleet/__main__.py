@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     if os.geteuid() != 0:
         raise SystemExit("bench: makes a network namespace and starts private engines, and must run as root")
-    # Told to end, it ends its daemons and engines, as on Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     watch.private_network()
     machine, versions = report.machine(), report.versions()
     path = options.results / f"{datetime.now():%Y-%m-%d-%H%M}-{machine['name']}-fleet.json"
@@ -83,6 +83,11 @@ def _measured(options: argparse.Namespace) -> Iterator[tuple[int, list[Step]]]:
             for source in options.sources:
                 say(f"{count} nodes, bundle by {source}")
                 yield bundle.stat().st_size, steps.pair(fleet, source, bundle)
+
+
+def _end(number: int, _frame: Any) -> None:
+    """Told to end, it ends its daemons and engines first. Salt's client would take a KeyboardInterrupt for an event."""
+    raise SystemExit(128 + number)
 
 
 def say(text: str) -> None:
