@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit engines bench pins clean
+.PHONY: help setup demo test lint unit engines bench bench-fleet pins clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PYTHON
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv with Salt's console scripts, and missing Debian packages
 	@scripts/setup.sh
@@ -34,6 +34,10 @@ engines: setup ## the contract with more engines, file systems and releases of S
 bench: ## measure beside what people would use instead; hours, see bench/README.md
 	@scripts/setup.sh bench
 	@PYTHONPATH=.:_utils $(BIN)/python -m bench $(WORKLOADS:%=--workloads=%) $(RUNS:%=--runs=%) $(CACHE:%=--cache=%) $(OPTIONS)
+
+# NODES=1,5,10  SIZE=20 (MiB of the bundle)
+bench-fleet: setup ## what a fleet of real minions costs its master; 15 minutes, see bench/README.md
+	@PYTHONPATH=.:_utils $(BIN)/python -m bench.fleet $(NODES:%=--nodes=%) $(SIZE:%=--size=%) $(OPTIONS)
 
 pins: ## write requirements/dev.txt anew from setup.cfg
 	@scripts/pins.sh

@@ -93,7 +93,7 @@ def markdown(samples: Samples, found: Sequence[Verdict], options: dict[str, Any]
     """The tables: targets first."""
     title = f"{start['processors']} processors ({start['processor']}), kernel {start['kernel']}"
     lines = [f"# baseimg, measured: {title}", "", f"Medians of {options['runs']} runs, caches {options['caches']}.", ""]
-    lines += _table(
+    lines += table(
         ["target", "limit", "measured", ""],
         [
             [one.work, f"{one.sense} {one.limit:g} {one.figure}", _number(one.measured, 1, 2), _passed(one)]
@@ -106,7 +106,7 @@ def markdown(samples: Samples, found: Sequence[Verdict], options: dict[str, Any]
         for row in sorted(rows(samples), key=lambda row: (row["workload"], row["filesystem"], row["step"]))
     ]
     titles = [name for name, _unit, _digits in COLUMNS.values()]
-    lines += ["", *_table(["workload", "disk", "step", "peer", "runs", *titles], body)]
+    lines += ["", *table(["workload", "disk", "step", "peer", "runs", *titles], body)]
     return "\n".join(lines) + "\n"
 
 
@@ -118,7 +118,7 @@ def _number(value: float | None, unit: float, digits: int) -> str:
     return "" if value is None else f"{value / unit:.{digits}f}"
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
     lines = [head, ["-" * width for width in widths], *body]
     return [

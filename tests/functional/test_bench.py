@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.sources import REPO
@@ -46,3 +53,69 @@ def test_a_small_run(tmp_path: Path) -> None:
     assert by_work["apply, many, ext4", "x cp -a"]["passed"] is None
     # it took itself down
     assert [found.name for found in (tmp_path / "cache").iterdir()] == ["small-1-1"]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """For all that a fleet makes. Sockets are below it: their paths must stay below 108 bytes."""
+    root = Path(tempfile.mkdtemp(prefix="bi-", dir="/tmp"))
+    yield root
+    shutil.rmtree(root)
+
+
+def fleet(scratch: Path, *options: str) -> subprocess.Popen[str]:
+    path = {"PYTHONPATH": f"{REPO}:{REPO}/_utils", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": str(scratch)}
+    command = [sys.executable, "-m", "bench.fleet", *options]
+    return subprocess.Popen(command, cwd=REPO, env=path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def daemons(scratch: Path) -> set[str]:
+    """Programs that run for the fleet: all of its daemons are given a directory in there."""
+    found: set[str] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            words = process.cmdline()
+            if any(f"{scratch}/" in word for word in words):
+                found |= {Path(word).name for word in words}
+    return found & {"salt-master", "salt-minion", "dockerd"}
+
+
+@pytest.mark.integration
+def test_a_small_fleet(tmp_path: Path, scratch: Path) -> None:
+    with fleet(scratch, "--nodes=2", "--size=1", f"--results={tmp_path}") as bench:
+        printed, said = bench.communicate()
+
+    assert bench.returncode == 0, said
+    assert daemons(scratch) == set()
+    assert list(scratch.iterdir()) == []
+    (written,) = tmp_path.glob("*.json")
+    assert written.with_suffix(".md").read_text().strip() in printed
+    data = json.loads(written.read_text())
+    found = {(step["nodes"], step["source"], step["run"]): step for step in data["steps"]}
+    assert list(found) == [(2, by, run) for by in ("salt", "http") for run in ("converge", "again")]
+    for (nodes, by, run), step in found.items():
+        assert len(step["answers"]) == nodes
+        assert step["master_cpu_seconds"] > 0
+        assert step["peak_bytes"] >= step["idle_bytes"] > 0
+        assert step["requests"]["_return"][0] == nodes
+        # Each node fetches its bundle once, in the way that was asked for.
+        converges = run == "converge"
+        assert step["bundle_bytes"] == converges * nodes * data["bundle_bytes"]
+        assert step["http_bytes"] == step["bundle_bytes"] * (by == "http")
+        assert ("_serve_file" in step["requests"]) == (converges and by == "salt")
+        assert (step["loopback_bytes"] > nodes * data["bundle_bytes"]) == converges
+
+
+@pytest.mark.integration
+def test_an_interrupted_fleet_leaves_nothing(tmp_path: Path, scratch: Path) -> None:
+    with fleet(scratch, "--nodes=1", "--size=1", f"--results={tmp_path}") as bench:
+        deadline = time.monotonic() + 60
+        while daemons(scratch) != {"salt-master", "salt-minion", "dockerd"}:
+            assert bench.poll() is None
+            assert time.monotonic() < deadline
+        bench.send_signal(signal.SIGINT)
+        bench.communicate()
+    assert bench.returncode == 128 + signal.SIGINT
+    assert daemons(scratch) == set()
+    assert list(scratch.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
