@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import psutil
@@ -11,6 +12,7 @@ from salt.exceptions import CommandExecutionError
 
 from baseimg_core.engine import detect
 from tests.engines.node import APP, BASE, SECONDS, Node, until
+from tests.functional.lab import SLEEP
 
 pytestmark = pytest.mark.functional
 
@@ -80,6 +82,32 @@ def test_a_command_in_a_container(node: Node) -> None:
         engine.execute(one.id, ("sleep", "1234567"), 0.2)
     until(lambda: "1234567" not in commands(), "the command is killed")
     assert node.version_in("one") == "12.0"
+
+
+@ours
+def test_one_that_has_just_ended_is_started_on_the_new_content(node: Node) -> None:
+    node.load()
+    node.start("one")
+    node.call("apply", node.bundle())
+    engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
+    (one,) = engine.containers()
+    os.kill(one.pid, signal.SIGKILL)
+    until(lambda: not engine.container(one.id).pid, "the engine sees the end")
+    engine.start(one.id)
+    assert node.version_in("one") == "12.1"
+
+
+@ours
+def test_one_that_its_policy_starts_again(node: Node) -> None:
+    node.load()
+    node.engine.start_container(APP, *SLEEP, name="one", restart_policy={"Name": "always"})
+    node.call("apply", node.bundle())
+    pid = node.main_pid("one")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: node.main_pid("one") not in (0, pid), "it runs again")
+    keeps = node.cell.kind == "podman"  # with its mount, as `podman restart` does
+    assert node.version_in("one") == ("12.0" if keeps else "12.1")
+    assert node.containers()["outdated" if keeps else "current"] == ["one"]
 
 
 @not_ours

@@ -11,6 +11,8 @@ from typing import Any
 
 from .docker import Docker, check_driver
 
+_CLEANED = 10  # seconds in which Podman cleans up after a container that has ended; usually a fraction of one
+_POLL = 0.05  # seconds between two looks at that
 _CHUNK = 1 << 16  # bytes of a command's output, which nobody reads
 
 
@@ -29,6 +31,20 @@ class Podman(Docker):
     def _open(self, info: Mapping[str, Any]) -> None:
         self.layers_root = os.path.join(info["DockerRootDir"], "overlay")
         self._records = os.path.join(info["DockerRootDir"], "overlay-layers")
+
+    def start(self, container_id: str) -> None:
+        """
+        Start a container once Podman has let go of its mount: for a moment after its end a start would reuse that, and
+        with it the old content. One whose mount stays is started all the same: better on old content than lost.
+        """
+        deadline = time.monotonic() + _CLEANED
+        while self._is_left_mounted(container_id) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        super().start(container_id)
+
+    def _is_left_mounted(self, container_id: str) -> bool:
+        details = self._inspect(container_id)
+        return not details["State"]["Running"] and "MergedDir" in (details["GraphDriver"]["Data"] or {})
 
     def _begin(self, container_id: str, command: Sequence[str], deadline: float) -> str:
         """Attached until it ends: Podman 4.3 goes on to call a detached one running after that."""
