@@ -24,7 +24,7 @@ from tests.support.engine import Engine
 from tests.support.images import ImageSpec
 
 BASE, TARGET, APP = "bench/base:12.0", "bench/base:12.1", "bench/app:1"
-OLD, NEW = "12.0", "12.1"
+NEW = "12.1"
 FILES = 20  # that the new version adds
 GROUP = 5  # nodes that start at once
 START_SECONDS = 300

@@ -54,11 +54,6 @@ class Step:
     def node_seconds(self) -> float:
         return self.seconds / self.nodes
 
-    @property
-    def worker_seconds(self) -> float:
-        """How long the master's workers were busy, waiting for a processor included."""
-        return sum(seconds for _count, seconds in self.requests.values())
-
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
