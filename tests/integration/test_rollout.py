@@ -354,7 +354,7 @@ class TestHaltAndResume:
 
     def test_an_answer_that_comes_too_late(self, fleet: Fleet) -> None:
         with fleet.held("node1"):
-            message = fleet.refused("rollout-halted", "rollout", BASE, canary=1, timeout=5)
+            message = fleet.refused("rollout-halted", "rollout", BASE, canary=1, timeout=10)
             assert "node1 (node-timeout)" in message
             assert fleet.newest()["nodes"]["node1"]["answered"] is False
         told = fleet.run("resume")
