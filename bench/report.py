@@ -27,7 +27,7 @@ COLUMNS = {
     "disk_bytes": ("extra disk, MiB", MIB, 1),
 }
 TOOLS = {
-    "docker": "docker --version",
+    "docker": "dockerd --version",
     "ostree": "ostree --version",
     "registry": "docker-registry --version",
     "zstd": "zstd --version",
@@ -57,7 +57,9 @@ def versions() -> dict[str, str]:
 
 def _first(*command: str) -> str:
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        path = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin"}  # where dockerd is, as tests find it
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=path)
+        lines = done.stdout.splitlines()
     except FileNotFoundError:
         return "absent"
     return lines[0].strip(" '") if lines else ""
