@@ -51,20 +51,30 @@ class Daemon:
 
 
 def stop(daemons: Sequence[Daemon]) -> None:
-    """End them and all that they started, at the same time."""
-    everything: list[psutil.Process] = []
-    for daemon in daemons:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(daemon.pid)
-            everything += [*process.children(recursive=True), process]
-            process.terminate()
-    wait_until_dead(everything, STOP_SECONDS)
-    for process in everything:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    wait_until_dead(everything, KILL_SECONDS)
+    """End them and all that they started, at the same time; also what one that was just starting has started since."""
+    sessions = {daemon.pid for daemon in daemons}
+    for process in _of(sessions):
+        if process.pid in sessions:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+    wait_until_dead(_of(sessions), STOP_SECONDS)
+    while left := _of(sessions):
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        wait_until_dead(left, KILL_SECONDS)
     for daemon in daemons:
         daemon.wait()
+
+
+def _of(sessions: set[int]) -> list[psutil.Process]:
+    """All that lives of these sessions (setsid(2)), of which each daemon leads one."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

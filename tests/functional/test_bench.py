@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,18 +102,3 @@ def test_a_small_fleet(tmp_path: Path, scratch: Path) -> None:
         assert step["http_bytes"] == step["bundle_bytes"] * (by == "http")
         assert ("_serve_file" in step["requests"]) == (converges and by == "salt")
         assert (step["loopback_bytes"] > nodes * data["bundle_bytes"]) == converges
-
-
-@pytest.mark.integration
-def test_an_interrupted_fleet_leaves_nothing(tmp_path: Path, scratch: Path) -> None:
-    with fleet(scratch, "--nodes=1", "--size=1", f"--results={tmp_path}") as bench:
-        deadline = time.monotonic() + 60
-        while daemons(scratch) != {"salt-master", "salt-minion", "dockerd"}:
-            assert bench.poll() is None
-            assert time.monotonic() < deadline
-        bench.send_signal(signal.SIGINT)
-        bench.communicate()
-    assert bench.returncode == 128 + signal.SIGINT
-    assert daemons(scratch) == set()
-    assert list(scratch.iterdir()) == []
-    assert list(tmp_path.iterdir()) == []
