@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ from ..model.owners import Owners
 from .base import Container, Image
 from .ctr import SNAPSHOTTER, Absent, Ctr
 from .docker import check_here
-from .snapshots import Snapshots
+from .snapshots import OnSnapshots, Snapshots
 
 ADDRESS, NAMESPACE = "/run/containerd/containerd.sock", "k8s.io"
 _FAMILIAR = ("docker.io/library/", "docker.io/")  # what Docker leaves out of names, and people with it
@@ -22,7 +21,7 @@ _STATES = {"RUNNING": "running", "PAUSED": "paused", "PAUSING": "paused", "STOPP
 _POD = ("io.kubernetes.pod.namespace", "io.kubernetes.pod.name", "io.kubernetes.container.name")
 
 
-class Containerd:
+class Containerd(OnSnapshots):
     """The images and containers of one namespace of the containerd at ``address``, the path of its socket."""
 
     restarts = False  # a container is its pod's, and a kubelet makes another one of what stops
@@ -99,15 +98,6 @@ class Containerd:
 
     def logs(self, container_id: str, lines: int) -> list[str]:
         return []  # containerd keeps none
-
-    def holds(self, _chain_id: str, diff_id: str, directory: str) -> bool | None:
-        return self._snapshots.holds(diff_id, directory)
-
-    def headers(self, _chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
-        return None
-
-    def layers(self) -> Iterator[str]:
-        return self._snapshots.layers()
 
     @cached_property
     def _names(self) -> dict[str, str]:

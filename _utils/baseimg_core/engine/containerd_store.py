@@ -6,8 +6,7 @@ import itertools
 import os
 import socket
 import struct
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import docker
@@ -15,7 +14,7 @@ import docker
 from ..errors import EngineUnreachable
 from .ctr import SNAPSHOTTER, Ctr
 from .docker import Docker, check_driver, check_here, ping, reachable
-from .snapshots import Snapshots
+from .snapshots import OnSnapshots, Snapshots
 
 _NAMESPACE = "moby"
 _EXEC_ROOT = "/var/run/docker"  # dockerd's own default
@@ -23,7 +22,7 @@ _SYSTEM = "/run/containerd/containerd.sock"
 _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
-class DockerContainerd(Docker):
+class DockerContainerd(OnSnapshots, Docker):
     """The engine at ``url``; ``containerd`` is the path of its containerd's socket where that is declared."""
 
     storage = "docker/containerd"
@@ -41,15 +40,6 @@ class DockerContainerd(Docker):
         self._snapshots = Snapshots(Ctr(address, (told.get("Namespaces") or {}).get("Containers") or _NAMESPACE))
         self.layers_root = self._snapshots.root
         check_here(self.url, self.layers_root)
-
-    def holds(self, _chain_id: str, diff_id: str, directory: str) -> bool | None:
-        return self._snapshots.holds(diff_id, directory)
-
-    def headers(self, _chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
-        return None
-
-    def layers(self) -> Iterator[str]:
-        return self._snapshots.layers()
 
     def _directories(self, _details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> Sequence[str]:
         return self._snapshots.directories(diff_ids)

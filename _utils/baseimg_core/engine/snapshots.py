@@ -97,6 +97,21 @@ class Snapshots:
         return None
 
 
+class OnSnapshots:
+    """What engines have in common whose layers are a containerd's snapshots."""
+
+    _snapshots: Snapshots
+
+    def holds(self, _chain_id: str, diff_id: str, directory: str) -> bool | None:
+        return self._snapshots.holds(diff_id, directory)
+
+    def headers(self, _chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+        return None
+
+    def layers(self) -> Iterator[str]:
+        return self._snapshots.layers()
+
+
 class _Hashing(io.RawIOBase):
     """A stream whose digest is known when it was read to its end."""
 
