@@ -264,10 +264,8 @@ def _operation():
         check = salt.utils.minions.CkMinions(__opts__).check_minions
         site = Site(client, bus, lambda: salt.utils.jid.gen_jid(__opts__), check)
         gather = max(__opts__["gather_job_timeout"], 1)
-        try:
+        with _told():
             yield Rollouts(site, Store(__opts__["cachedir"]), gather, globals().get("__user__", "root"))
-        except BaseimgError as exc:
-            raise CommandExecutionError(str(exc), info=exc.as_dict()) from None
 
 
 def _policies(kwargs):
@@ -286,7 +284,7 @@ def _rollout(name):
     """A rollout's record as plain data."""
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
         raise ArgumentInvalid(f"rollout is {name!r}, expected an ID as 'salt-run baseimg.status' lists them")
-    path = os.path.join(__opts__["cachedir"], "baseimg", "rollouts", f"{name}.json")
+    path = os.path.join(Store(__opts__["cachedir"]).home, f"{name}.json")
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)

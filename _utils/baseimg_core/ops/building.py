@@ -43,7 +43,8 @@ def layer(engine: Engine, reference: str) -> dict[str, Any]:
 
 def diff(engine: Engine, source: str, target: str, progress: Progress | None = None) -> dict[str, Any]:
     """Counts, and every path that differs."""
-    found = _compare(engine, layered(engine, source), layered(engine, target), progress)
+    old, new = layered(engine, source), layered(engine, target)
+    found = _compare(engine, pristine(engine, old), pristine(engine, new), progress)
     listed: dict[str, list[dict[str, Any]]] = {action.value: [] for action in Action}
     for change in found:
         item: dict[str, Any] = {"path": overlay.shown(change.path)}
@@ -80,17 +81,19 @@ def build(
             f"{source} is for {old.os}/{old.architecture}, {target} for {new.os}/{new.architecture}",
             "give two versions of one base for the same platform",
         )
-    found = [] if old.chain_id == new.chain_id else _compare(engine, old, new, progress)
+    equal = ImagesEqual(f"{source} and {target} show the same content")
+    if old.chain_id == new.chain_id:
+        raise equal
+    below, above = pristine(engine, old), pristine(engine, new)
+    found = _compare(engine, below, above, progress)
     if not found:
-        raise ImagesEqual(f"{source} and {target} show the same content")
+        raise equal
     sides = image_ref(source, old, None), image_ref(target, new, version)
     result: dict[str, Any] = {"bundle": path, "digest": "", "size": 0}
     result.update(source=side(sides[0]), target=side(sides[1]), changes=model_changes.counts(found))
     if test:
         return result
-    platform = {"os": new.os, "architecture": new.architecture}
-    below, above = pristine(engine, old), pristine(engine, new)
-    differ = packages.difference(below, above)
+    platform, differ = {"os": new.os, "architecture": new.architecture}, packages.difference(below, above)
     encoding = Encoding(kind, below if delta else None, delta or "")
     written = bundle_writer.write(path, found, *sides, platform, encoding, named(progress, "writing"), differ)
     result.update(digest=written.digest, size=written.size)
@@ -136,8 +139,8 @@ def layered(engine: Engine, reference: str) -> Image:
     return image
 
 
-def _compare(engine: Engine, old: Image, new: Image, progress: Progress | None) -> list[Change]:
-    found = compare(pristine(engine, old), pristine(engine, new), counter(progress))
+def _compare(engine: Engine, old: Stack, new: Stack, progress: Progress | None) -> list[Change]:
+    found = compare(old, new, counter(progress))
     return [replace(one, entry=engine.owners.original(one.entry)) if one.entry else one for one in found]
 
 
