@@ -52,7 +52,13 @@ class Call:
 @pytest.mark.parametrize("cell", here(), ids=str)
 def test_the_whole_way(cell: Cell, program: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with cell.engine(tmp_path) as engine:
-        node = Node(cell, engine, Minion(tmp_path / "minion", pillar={"baseimg": {"engine": cell.declared(engine)}}), tmp_path, request.node.nodeid)
+        node = Node(
+            cell,
+            engine,
+            Minion(tmp_path / "minion", pillar={"baseimg": {"engine": cell.declared(engine)}}),
+            tmp_path,
+            request.node.nodeid,
+        )
         node.load()
         bases = {BASE: {"version": "12.1", "bundles": {"12.1": {"source": node.bundle()}}}}
         call = Call(program, tmp_path, {"baseimg": {"engine": cell.declared(engine), "bases": bases}})
