@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,10 @@ def all_cells() -> list[Cell]:
     suites = rootfs.suites()
     if not suites:
         return here()
-    on_file_systems = [Cell("docker-overlay2", HERE, one) for one in FILE_SYSTEMS]
-    on_file_systems += [Cell("docker-containerd", list(suites)[-1], one) for one in FILE_SYSTEMS]
+    stores = [*here(), Cell("docker-containerd", list(suites)[-1])]
     return [
         *here(),
         Cell("docker-userns"),
         *(Cell(kind, suite) for suite in suites for kind in KINDS),
-        *on_file_systems,
+        *(replace(cell, file_system=one) for cell in stores for one in FILE_SYSTEMS),
     ]

@@ -1,4 +1,4 @@
-"""Each release of Salt that is there: the whole way with its own `salt-call`, on this machine's Docker."""
+"""Each release of Salt that is there: the whole way with its own `salt-call`, on each engine of this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.engines import conftest
-from tests.engines.cells import Cell
+from tests.engines.cells import Cell, here
 from tests.engines.node import APP, BASE, NEW, Node
 from tests.support.minion import REPO, Minion
 
@@ -49,14 +49,20 @@ class Call:
 
 
 @pytest.mark.parametrize("program", SALTS, ids=lambda program: program.parent.parent.name)
-def test_the_whole_way(program: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    cell = Cell("docker-overlay2")
+@pytest.mark.parametrize("cell", here(), ids=str)
+def test_the_whole_way(cell: Cell, program: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with cell.engine(tmp_path) as engine:
-        node = Node(cell, engine, Minion(tmp_path / "minion", engine.url), tmp_path, request.node.nodeid)
+        node = Node(
+            cell,
+            engine,
+            Minion(tmp_path / "minion", pillar={"baseimg": {"engine": cell.declared(engine)}}),
+            tmp_path,
+            request.node.nodeid,
+        )
         node.load()
         bases = {BASE: {"version": "12.1", "bundles": {"12.1": {"source": node.bundle()}}}}
         call = Call(program, tmp_path, {"baseimg": {"engine": cell.declared(engine), "bases": bases}})
-        conftest.CELLS[program.parent.parent.name] = {
+        conftest.CELLS[request.node.callspec.id] = {
             "kind": cell.kind,
             "suite": cell.suite,
             "version": node.call("engines")[0]["version"],

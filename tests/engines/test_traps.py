@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.support.images import ImageSpec
 from tests.support.minion import Minion
 from tests.support.podman import PodmanEngine
 from tests.support.rootfs import enter, suites
+from tests.support.userns import FIRST, UsernsEngine
 
 pytestmark = pytest.mark.functional
 
@@ -144,6 +146,21 @@ if suites():  # needs BuildKit
                 (found, *_) = minion.modules["baseimg.engines"]()
                 assert (found["chosen"], found["supported"]) == (True, False)
                 assert "native" in found["reason"]
+
+        def test_with_userns_remap_a_layer_reaches_no_container_so_it_is_refused(self, node: Node) -> None:
+            with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp", ignore_cleanup_errors=True) as name:
+                os.chmod(name, 0o711)  # for the containers' root
+                config = {"features": {"containerd-snapshotter": True}}
+                with UsernsEngine(Path(name) / "engine", "overlayfs", config=config, tree=node.cell.tree) as engine:
+                    minion = Minion(Path(name) / "minion", engine.url)
+                    (found, *_) = minion.modules["baseimg.engines"]()
+                    assert not found["supported"]
+                    assert "each container has a copy of all files" in found["reason"]
+                    engine.load(images.archive([ImageSpec(BASE, node.stacks[BASE])]))
+                    engine.client.create_container(BASE, ["sh"])
+                    (layer, *_) = (at for at in engine.data_root.glob("**/snapshots/*/fs/bin") if at.stat().st_uid == 0)
+                    copies = [at for at in engine.data_root.glob("**/snapshots/*/fs/bin") if at.stat().st_uid == FIRST]
+                    assert (layer.is_dir(), len(copies)) == (True, 1)
 
 
 @only("podman")

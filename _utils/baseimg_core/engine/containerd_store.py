@@ -13,12 +13,13 @@ import docker
 
 from ..errors import EngineUnreachable
 from .ctr import SNAPSHOTTER, Ctr
-from .docker import Docker, check_driver, check_here, ping, reachable
+from .docker import ROOTLESS, Docker, check_driver, check_here, ping, reachable
 from .snapshots import OnSnapshots, Snapshots
 
 _NAMESPACE = "moby"
 _EXEC_ROOT = "/var/run/docker"  # dockerd's own default
 _SYSTEM = "/run/containerd/containerd.sock"
+_REMAPPED = {"userns": "each container has a copy of all files: a new base would reach none"}
 _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
@@ -32,7 +33,7 @@ class DockerContainerd(OnSnapshots, Docker):
         super().__init__(url)
 
     def _check(self, info: Mapping[str, Any]) -> None:
-        check_driver(info, SNAPSHOTTER)
+        check_driver(info, SNAPSHOTTER, {**ROOTLESS, **_REMAPPED})
 
     def _open(self, info: Mapping[str, Any]) -> None:
         told = info.get("Containerd") or {}  # newer engines say it

@@ -32,6 +32,7 @@ _TIMEOUT = 60  # seconds for one answer of the engine
 _STOP_TIMEOUT = 10  # seconds until the engine kills a container, where it does not say
 _POLL = 0.05  # seconds between two looks at a command that runs
 _LINE = 500  # characters of a log line that are kept
+ROOTLESS = {"rootless": "layers have owners and attributes of a user namespace"}
 _USUAL_RANGE = 65536  # what useradd(8) gives
 
 
@@ -57,7 +58,7 @@ class Docker:
 
     def _check(self, info: Mapping[str, Any]) -> None:
         """Refuse an engine that keeps its layers otherwise."""
-        check_driver(info, "overlay2", ("rootless",))
+        check_driver(info, "overlay2", ROOTLESS)
 
     def _open(self, info: Mapping[str, Any]) -> None:
         """Remember where the engine keeps what."""
@@ -256,14 +257,17 @@ def check_here(url: str, directory: str) -> None:
         )
 
 
-def check_driver(info: Mapping[str, Any], wanted: str, refused: tuple[str, ...] = ("rootless", "userns")) -> None:
-    """Refuse an engine whose storage driver (or snapshotter) is not ``wanted``, or that has a ``refused`` feature."""
+def check_driver(info: Mapping[str, Any], wanted: str, refused: Mapping[str, str]) -> None:
+    """
+    Refuse an engine whose storage driver (or snapshotter) is not ``wanted``, or that has a ``refused`` feature, which
+    is mapped to the reason.
+    """
     driver = info.get("Driver")
     if driver != wanted:
         raise StorageUnsupported(f"the engine's storage driver is {driver!r}")
-    for feature in refused:
+    for feature, reason in refused.items():
         if _has(info, feature):
-            raise StorageUnsupported(f"the engine runs with {feature} on the store {wanted}")
+            raise StorageUnsupported(f"the engine runs with {feature} on the store {wanted}, where {reason}")
 
 
 def _has(info: Mapping[str, Any], feature: str) -> bool:

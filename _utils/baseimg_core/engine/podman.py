@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .docker import Docker, check_driver
+from .docker import ROOTLESS, Docker, check_driver
 
 _CLEANED = 10  # seconds in which Podman cleans up after a container that has ended; usually a fraction of one
 _POLL = 0.05  # seconds between two looks at that
@@ -26,7 +26,7 @@ class Podman(Docker):
     storage = "podman/overlay"
 
     def _check(self, info: Mapping[str, Any]) -> None:
-        check_driver(info, "overlay")
+        check_driver(info, "overlay", ROOTLESS)
 
     def _open(self, info: Mapping[str, Any]) -> None:
         self.layers_root = os.path.join(info["DockerRootDir"], "overlay")
