@@ -124,10 +124,11 @@ class Bundle:
         )
         blob = Blob(self._file, *self._places[media_type], layer["digest"])
         with contextlib.ExitStack() as stack:
-            yield from self._members(blob, self._decoded(media_type, blob, old, stack), progress)
+            decoded = self._decoded(media_type, blob, old, stack)
+            plain = stack.enter_context(contextlib.closing(Plain(decoded, self.manifest.layer_size)))
+            yield from self._members(blob, plain, progress)
 
-    def _members(self, blob: Blob, decoded: Any, progress: Progress | None) -> Iterator[tuple[Member, BinaryIO]]:
-        plain = Plain(decoded, self.manifest.layer_size)
+    def _members(self, blob: Blob, plain: Plain, progress: Progress | None) -> Iterator[tuple[Member, BinaryIO]]:
         entries = 0
         for member in layertar.members(plain, plain.skip):  # type: ignore[arg-type]
             entries += 1

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -72,10 +73,12 @@ def write(
             manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages)
             _finish_archive(out, layer.blobs, manifest, platform)
             out.flush()
-            os.fsync(descriptor)
-            size = out.seek(0, os.SEEK_END)
-            out.seek(0)
-            digest = "sha256:" + hex_digest(out)
+            with ThreadPoolExecutor(1) as beside:
+                synced = beside.submit(os.fsync, descriptor)
+                size = out.seek(0, os.SEEK_END)
+                out.seek(0)
+                digest = "sha256:" + hex_digest(out)
+                synced.result()
         os.rename(temporary, path)
         sync_directory(directory)
     return Written(digest, size, manifest)

@@ -4,6 +4,7 @@ A layer's tar in its encodings: in full, compressed, and as a delta against the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..model.entry import Kind
 from ..model.manifest import DELTA_TYPE, MEDIA_TYPES
 from ..model.renames import counterparts
 from . import compression, delta, layertar, tarstream
+from .beside import Digest
 from .files import hex_digest
 from .tree import Stack
 
@@ -44,7 +46,7 @@ class _Counted:
     """A file that digests and counts what is written through it."""
 
     def __init__(self, out: BinaryIO) -> None:
-        self.out, self.size, self._sha = out, 0, hashlib.sha256()
+        self.out, self.size, self._sha = out, 0, Digest()
 
     def write(self, data: bytes) -> int:
         self._sha.update(data)
@@ -54,8 +56,9 @@ class _Counted:
     def flush(self) -> None:
         self.out.flush()
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
+        """Of all; nothing may be written after it was asked for."""
         return "sha256:" + self._sha.hexdigest()
 
 

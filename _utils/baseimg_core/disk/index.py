@@ -1,8 +1,9 @@
 """
 A generation's index: what it held when it was made, to compare with later.
 
-One JSON line for each path. A file's digest is there where it came with a bundle; a file that was cloned has none,
-since it is what the pristine generation has at that path.
+One JSON line for each path, a directory before what is in it and names in order, so that a comparison holds one line at
+a time. A file's digest is there where it came with a bundle; a file that was cloned has none, since it is what the
+pristine generation has at that path.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from . import files
 from .tree import entry_of, is_opaque
 
 _CONTENT = frozenset({"type", "size", "target", "device"})
+_FIELDS = _CONTENT | {"path", "mode", "owner", "mtime", "xattrs", "opaque", "sha256"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,15 @@ class Finding:
 
 
 def write(path: str, directory: str, digests: Mapping[bytes, str]) -> None:
-    """Record a complete generation; ``digests`` (hex sha256 by path) are those of files that came with a bundle."""
+    """
+    Record a complete generation; ``digests`` (hex sha256 by path) are those of files that came with a bundle.
+
+    Durable only with the content, when the caller syncs the file system.
+    """
     with open(path, "w", encoding="ascii", opener=_private) as out:
         for one, real, entry in _walk(os.fsencode(directory)):
             # not json.dump, which encodes in Python
             out.write(json.dumps({"path": _text(one), **_fields(real, entry), "sha256": digests.get(one)}) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def digest_all(directory: str) -> dict[bytes, str]:
@@ -52,7 +56,7 @@ def digest_all(directory: str) -> dict[bytes, str]:
 
 def digests(path: str) -> dict[bytes, str]:
     """The digests that an index has, by path."""
-    return {one: line["sha256"] for one, line in _read(path).items() if line["sha256"]}
+    return {one: line["sha256"] for one, line in _read(path) if line["sha256"]}
 
 
 def compare(path: str, directory: str, pristine: str | None, deep: bool) -> Iterator[Finding]:
@@ -63,20 +67,31 @@ def compare(path: str, directory: str, pristine: str | None, deep: bool) -> Iter
     generation's directory), where there is one. Raises :class:`RecordInvalid` where there is no sound index.
     """
     recorded = _read(path)
+    expected = next(recorded, None)
     for one, real, entry in _walk(os.fsencode(directory)):
-        line = recorded.pop(one, None)
-        if line is None:
+        while expected and _order(expected[0]) < _order(one):
+            yield Finding(expected[0], "missing")
+            expected = next(recorded, None)
+        if expected is None or expected[0] != one:
             yield Finding(one, "added")
             continue
-        differing = (name for name, value in _fields(real, entry).items() if line[name] != value)
-        # xfs sets the time of a directory whose parent changes, as in an exchange; no container sees that of the root
-        what = tuple(name for name in differing if one or name != "mtime")
-        if what:
-            yield Finding(one, "content" if _CONTENT.intersection(what) else "metadata", what)
-        elif deep and entry.kind is Kind.FILE and not _same(real, one, line["sha256"], pristine):
-            yield Finding(one, "content", ("content",))
-    for one in sorted(recorded):
-        yield Finding(one, "missing")
+        yield from _compare(one, real, entry, expected[1], pristine, deep)
+        expected = next(recorded, None)
+    while expected:
+        yield Finding(expected[0], "missing")
+        expected = next(recorded, None)
+
+
+def _compare(
+    path: bytes, real: bytes, entry: Entry, line: dict[str, Any], pristine: str | None, deep: bool
+) -> Iterator[Finding]:
+    differing = (name for name, value in _fields(real, entry).items() if line[name] != value)
+    # xfs sets the time of a directory whose parent changes, as in an exchange; no container sees that of the root
+    what = tuple(name for name in differing if path or name != "mtime")
+    if what:
+        yield Finding(path, "content" if _CONTENT.intersection(what) else "metadata", what)
+    elif deep and entry.kind is Kind.FILE and not _same(real, path, line["sha256"], pristine):
+        yield Finding(path, "content", ("content",))
 
 
 def _fields(real: bytes, entry: Entry) -> dict[str, Any]:
@@ -95,13 +110,25 @@ def _fields(real: bytes, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _read(path: str) -> dict[bytes, dict[str, Any]]:
+def _read(path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The paths with their lines, in the order in which :func:`write` met them."""
+    last: list[bytes] = []
     try:
         with open(path, encoding="ascii") as file:
-            lines = [json.loads(line) for line in file]
-        return {line["path"].encode("utf-8", "surrogateescape"): line for line in lines}
+            for text in file:
+                line = json.loads(text)
+                one = line["path"].encode("utf-8", "surrogateescape")
+                if not line.keys() >= _FIELDS or _order(one) <= last:
+                    raise ValueError(f"{overlay.shown(one)} is out of order, or something is missing there")
+                last = _order(one)
+                yield one, line
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise RecordInvalid(f"{path} cannot be used: {exc}") from exc
+
+
+def _order(path: bytes) -> list[bytes]:
+    """Sorts paths as :func:`_walk` meets them."""
+    return path.split(b"/")
 
 
 def _same(real: bytes, path: bytes, digest: str | None, pristine: str | None) -> bool:

@@ -7,8 +7,7 @@ from typing import BinaryIO
 
 from ..errors import BundleInvalid, DigestMismatch
 from . import compression
-
-_CHUNK = 1 << 20
+from .beside import CHUNK, Ahead
 
 
 class Blob:
@@ -30,10 +29,18 @@ class Blob:
 
 
 class Plain:
-    """The uncompressed layer: digested, and never longer than its manifest says."""
+    """
+    The uncompressed layer: digested, and never longer than its manifest says.
+
+    Decompressing and digesting are done by a thread, which :meth:`close` ends.
+    """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream, self._size, self._done, self._sha = stream, size, 0, hashlib.sha256()
+        self._ahead = Ahead(self._digested)
+
+    def close(self) -> None:
+        self._ahead.close()
 
     def read(self, count: int) -> bytes:
         if count > self._size - self._done:
@@ -52,7 +59,7 @@ class Plain:
 
     def skip(self, count: int) -> None:
         while count > 0:
-            count -= len(self.read(min(count, _CHUNK)))
+            count -= len(self.read(min(count, CHUNK)))
 
     def finish(self, diff_id: str) -> None:
         if self._done != self._size or self._some(1):
@@ -61,10 +68,14 @@ class Plain:
             raise DigestMismatch("the layer does not have the diff ID that its manifest declares")
 
     def _some(self, count: int) -> bytes:
+        data = self._ahead.read(count)
+        self._done += len(data)
+        return data
+
+    def _digested(self, count: int) -> bytes:
         try:
             data = self._stream.read(count)
         except compression.ERRORS as exc:
             raise BundleInvalid(f"the layer's compression is damaged: {exc}") from exc
         self._sha.update(data)
-        self._done += len(data)
         return data

@@ -1,0 +1,77 @@
+"""
+Work that a thread does beside the caller's own: reading ahead, and digests. Both hold a few megabytes at most.
+
+Decompression, digests and reads leave the interpreter to others, so two processors are used where there are two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+CHUNK = 1 << 20
+_AHEAD = 3  # chunks
+
+
+class Ahead:
+    """The bytes that ``read(size)`` gives until it gives none, read some chunks before they are asked for."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self._pool = ThreadPoolExecutor(1, "ahead")
+        self._coming = deque(self._submit() for _ in range(_AHEAD))
+        self._chunk = memoryview(b"")
+
+    def close(self) -> None:
+        """Wait until nothing is read any more."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def read(self, count: int) -> bytes:
+        """The next bytes, at most ``count``; raises what reading them raised."""
+        if not self._chunk and self._coming:
+            self._chunk = memoryview(self._coming.popleft().result())
+            if self._chunk:
+                self._coming.append(self._submit())
+            else:
+                self._coming.clear()
+        found, self._chunk = self._chunk[:count], self._chunk[count:]
+        return bytes(found)
+
+    def _submit(self) -> Future[bytes]:
+        return self._pool.submit(self._read, CHUNK)
+
+
+class Digest:
+    """The sha256 of what it is given."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1, "digest")
+        self._working: deque[Future[None]] = deque()
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def update(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size >= CHUNK:
+            self._hand_over()
+
+    def hexdigest(self) -> str:
+        """The digest; nothing may be added after it."""
+        self._hand_over()
+        self._pool.shutdown()
+        while self._working:
+            self._working.popleft().result()
+        return self._sha.hexdigest()
+
+    def _hand_over(self) -> None:
+        if len(self._working) >= _AHEAD:
+            self._working.popleft().result()
+        self._working.append(self._pool.submit(self._add, b"".join(self._parts)))
+        self._parts, self._size = [], 0
+
+    def _add(self, data: bytes) -> None:
+        self._sha.update(data)

@@ -1,0 +1,69 @@
+"""What threads read ahead and digest is what was there, and they end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baseimg_core.disk import beside
+from baseimg_core.disk.beside import CHUNK, Ahead, Digest
+
+
+@given(pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=30), counts=st.lists(st.integers(1, 200)))
+def test_ahead_gives_the_same_bytes(pieces: list[bytes], counts: list[int]) -> None:
+    """Whatever the stream gives at a time, and whatever is asked for at a time."""
+    left = iter(pieces)
+    with contextlib.closing(Ahead(lambda count: next(left, b""))) as stream:
+        read = [stream.read(count) for count in counts]
+        assert all(len(data) <= count for data, count in zip(read, counts, strict=True))
+        while data := stream.read(CHUNK):
+            read.append(data)
+        assert b"".join(read) == b"".join(pieces)
+        assert stream.read(1) == b""
+
+
+def test_ahead_is_a_few_chunks_ahead_only() -> None:
+    endless = io.BytesIO(bytes(20 * CHUNK))
+    with contextlib.closing(Ahead(endless.read)) as stream:
+        stream.read(1)
+    assert 0 < endless.tell() <= (beside._AHEAD + 1) * CHUNK
+
+
+def test_ahead_raises_where_reading_did() -> None:
+    answers = iter([b"first", OSError(5, "no more")])
+
+    def read(_count: int) -> bytes:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    with contextlib.closing(Ahead(read)) as stream:
+        assert stream.read(5) == b"first"
+        with pytest.raises(OSError, match="no more"):
+            stream.read(1)
+
+
+def test_no_thread_stays() -> None:
+    before = threading.active_count()
+    with contextlib.closing(Ahead(io.BytesIO(bytes(9 * CHUNK)).read)) as stream:
+        stream.read(1)
+    digest = Digest()
+    digest.update(b"x")
+    digest.hexdigest()
+    assert threading.active_count() == before
+
+
+@given(pieces=st.lists(st.binary(max_size=100), max_size=20), often=st.sampled_from([1, 40_000]))
+def test_digest(pieces: list[bytes], often: int) -> None:
+    digest, expected = Digest(), hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece * often)
+        expected.update(piece * often)
+    assert digest.hexdigest() == expected.hexdigest()
