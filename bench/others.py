@@ -17,12 +17,10 @@ from bench import measure
 from bench.measure import Sample
 from bench.peers import Peer
 from bench.place import Place
-from bench.workloads import Workload
+from bench.workloads import REBUILT, Workload
 from tests.support.engine import Engine
 
 START_SECONDS = 30
-# People rebuild applications for a base; they do not for one changed file, and these workloads are not about them.
-REBUILT = ("debian-jdk", "small")
 
 
 class Ostree(Peer):
@@ -34,7 +32,7 @@ class Ostree(Peer):
 
     @classmethod
     def fits(cls, place: Place) -> bool:
-        return place.workload.name in ("debian-jdk", "small")
+        return place.workload.name in REBUILT
 
     def prepare(self) -> None:
         self.central, self.node, self.delta = self.home / "central", self.home / "node", self.home / "delta"
@@ -95,13 +93,14 @@ class Load(Peer):
 
     @classmethod
     def fits(cls, place: Place) -> bool:
-        return place.workload.name in REBUILT
+        return place.workload.rebuilt is not None
 
     def prepare(self) -> None:
         self.engine = self.place.another(self.name.replace(" ", "-"))
 
     def apply(self) -> Sample:
         archive = self.place.workload.rebuilt
+        assert archive is not None
         sample, _ = measure.command("docker", "load", "--quiet", "--input", archive, env=self.environment)
         sample.wire_bytes = archive.stat().st_size
         sample.peak_bytes = None  # it is the engine's
@@ -170,6 +169,7 @@ class Registry(contextlib.AbstractContextManager["Registry"]):
 
     def fill(self, workload: Workload, engine: Engine) -> None:
         """Push the rebuilt applications, and take them out of the engine again."""
+        assert workload.rebuilt is not None
         engine.load(workload.rebuilt)
         for name in workload.applications:
             engine.client.tag(f"{name}:2", f"{self.address}/{name}", "2")
