@@ -1,4 +1,4 @@
-"""Where the time of a step of ours goes, seen from inside its process: between trace points, and by kind of function."""
+"""Where the time of a step of ours goes, seen from inside its process: between trace points, and by kind of work."""
 
 from __future__ import annotations
 

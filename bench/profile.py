@@ -78,8 +78,8 @@ def _calls(full: str, delta: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "rollback", "rollback", {"base": SOURCE}
     yield "prune", "prune", {"base": SOURCE, "keep": 0}
     yield "apply, delta", "apply", {"bundle": delta}
-    yield "rollback ", "rollback", {"base": SOURCE}
-    yield "prune ", "prune", {"base": SOURCE, "keep": 0}
+    yield "rollback, delta", "rollback", {"base": SOURCE}
+    yield "prune, delta", "prune", {"base": SOURCE, "keep": 0}
 
 
 def _between(seconds: float, seen: dict[str, Any]) -> str:
@@ -96,7 +96,7 @@ def _functions(found: dict[str, tuple[float, dict[str, Any]]]) -> Iterator[list[
         for thread in ("main", "threads"):
             groups = sorted(seen[thread]["groups"].items(), key=lambda one: -one[1])
             shares = [f"{name} {own:.2f}" for name, own in groups if own >= LEAST * seconds]
-            most = [f"{name} {own:.2f} ({calls}×)" for own, calls, name in seen[thread]["functions"][:4]]
+            most = [f"{name} {own:.2f} ({calls} calls)" for own, calls, name in seen[thread]["functions"][:4]]
             if shares:
                 yield [step, thread, ", ".join(shares), "; ".join(most).replace("|", "/")]
 
