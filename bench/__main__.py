@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def _measured(options: argparse.Namespace) -> Iterator[list[Sample]]:
 
 
 def _round(
-    place: Place, peers: Sequence[Peer], run: int, options: argparse.Namespace, long: Collection[tuple[str, str]]
+    place: Place, peers: Sequence[Peer], run: int, options: argparse.Namespace, long: Set[tuple[str, str]]
 ) -> list[Sample]:
     """
     Every step of every peer once, but for the ``long`` ones: A B C, then B C A, so that what the machine does besides

@@ -66,7 +66,7 @@ class Functions(contextlib.AbstractContextManager["Functions"]):
             threads.append(profile)
             profile.runcall(run, thread)
 
-        threading.Thread.run = profiled  # type: ignore[method-assign]
+        threading.Thread.run = profiled  # type: ignore[method-assign, assignment]
         self._main.enable()
         return self
 

@@ -50,10 +50,11 @@ def main(url: str, calls: list[dict[str, Any]], options: dict[str, Any]) -> None
     shown = _terminal() if options.get("terminal") else contextlib.nullcontext()
     with shown, tempfile.TemporaryDirectory(prefix="bench-") as root:
         minion = Minion(Path(root), url, **options.get("minion", {}))
-        files.exchange = exchange = Timed(files.exchange)
+        exchange = Timed(files.exchange)
+        files.exchange = exchange  # type: ignore[assignment]
         progress = Timed(ours.Minion.progress)
         if options.get("count"):
-            ours.Minion.progress = partialmethod(progress)
+            ours.Minion.progress = partialmethod(progress)  # type: ignore[method-assign, assignment]
         for call in calls:
             for one in (exchange, progress):
                 one.reset()
@@ -65,8 +66,9 @@ def main(url: str, calls: list[dict[str, Any]], options: dict[str, Any]) -> None
 def _timed(minion: Minion, call: dict[str, Any]) -> dict[str, Any]:
     function = minion.modules[call["function"]]
     seconds, returned, seen = [], None, None
+    looks: Any = inside.LOOKS.get(call.get("look", ""), contextlib.nullcontext)
     for _ in range(call["repeat"]):
-        with inside.LOOKS[call["look"]]() if call.get("look") else contextlib.nullcontext() as look:
+        with looks() as look:
             start = time.perf_counter()
             returned = function(**call["arguments"])
             seconds.append(time.perf_counter() - start)
