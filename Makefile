@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PYTHON
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv with Salt's console scripts, and missing Debian packages
 	@scripts/setup.sh

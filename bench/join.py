@@ -14,8 +14,13 @@ from pathlib import Path
 from bench import report, targets
 from bench.measure import Sample, Samples
 
+JOINED = "-joined"
+
 
 def main(paths: list[Path]) -> None:
+    for path in paths:
+        if "parts" not in json.loads(path.read_text()) or path.stem.endswith(JOINED):
+            raise SystemExit(f"bench: {path} is not what one run of `python -m bench` has written")
     read = [json.loads(path.read_text()) for path in paths]
     if not read:
         raise SystemExit("bench: which results are to be joined?")
@@ -26,7 +31,7 @@ def main(paths: list[Path]) -> None:
     samples = Samples(Sample(**sample) for one in read for sample in one["samples"])
     parts = [part for one in read for part in one["parts"]]
     verdicts, machine = targets.verdicts(samples), read[0]["machine"]
-    path = paths[0].parent / f"{datetime.now():%Y-%m-%d-%H%M}-{machine['name']}-joined.json"
+    path = paths[0].parent / f"{datetime.now():%Y-%m-%d-%H%M}-{machine['name']}{JOINED}.json"
     report.write(path, parts, samples, verdicts, machine)
     path.with_suffix(".md").write_text(report.markdown(samples, verdicts, parts, machine))
     print(path)
