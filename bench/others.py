@@ -52,9 +52,10 @@ class Ostree(Peer):
     def build(self) -> Sample:
         self.new = self._commit(self.target)
         words = ("static-delta", "generate", f"--from={self.old}", f"--to={self.new}", f"--filename={self.delta}")
-        sample, _ = measure.command("ostree", f"--repo={self.central}", *words)
-        # beside its own superblock the file may have parts
-        sample.wire_bytes = sum(one.stat().st_size for one in self.home.glob("delta*"))
+        # all in one file, new large ones too, which would have to be fetched apart otherwise
+        whole = ("--min-fallback-size=0", "--inline")
+        sample, _ = measure.command("ostree", f"--repo={self.central}", *words, *whole)
+        sample.wire_bytes = self.delta.stat().st_size
         return self.synced(sample)
 
     def apply(self) -> Sample:
