@@ -69,7 +69,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm", action="store_true", help="do not drop caches before each step")
     parser.add_argument("--runs", type=int, default=5, help="of every step; the medians count")
     parser.add_argument("--scale", type=float, default=1.0, help="of made workloads; for a quick look only")
-    parser.add_argument("--cache", type=Path, default=HOME, help="for workloads and file systems, 80 GB for all")
+    parser.add_argument("--cache", type=Path, default=HOME, help="for workloads and file systems, 60 GB for all")
     parser.add_argument("--discard", action="store_true", help="delete each workload once it is measured")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)

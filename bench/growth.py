@@ -70,8 +70,8 @@ def samples(cache: Path, scale: float, warm: bool, say: Callable[[str], None]) -
             count = max(2, int(size * scale))
             workload = _workload(name, kind, count, cache, say)
             with contextlib.ExitStack() as stack:
-                # files of 1 KB take a block and an inode, 12 KB with what mkfs lays out for them, and there are two
-                room = workload.room + 24_000 * _entries(name, count)
+                # an inode in 8 KB, for each file of the layer and of another generation; the rest is in the room
+                room = workload.room + 12_000 * _entries(name, count)
                 point = stack.enter_context(disk.filesystem("ext4", cache, room))
                 say(f"growth, {count} {name}: loading images")
                 peer = Baseimg(Place(workload, "ext4", point, stack))
