@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit engines bench bench-fleet pins clean
+.PHONY: help setup demo test lint unit engines bench bench-profile bench-fleet pins clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PYTHON
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv with Salt's console scripts, and missing Debian packages
 	@scripts/setup.sh
@@ -34,6 +34,9 @@ engines: setup ## the contract with more engines, file systems and releases of S
 bench: ## measure beside what people would use instead; hours, see bench/README.md
 	@scripts/setup.sh bench
 	@PYTHONPATH=.:_utils $(BIN)/python -m bench $(WORKLOADS:%=--workloads=%) $(RUNS:%=--runs=%) $(CACHE:%=--cache=%) $(OPTIONS)
+
+bench-profile: setup ## where the time of each step of ours goes, as Markdown; a quarter of an hour
+	@PYTHONPATH=.:_utils $(BIN)/python -m bench.profile $(WORKLOADS:%=--workloads=%) $(CACHE:%=--cache=%) $(OPTIONS)
 
 # NODES=1,5,10  SIZE=20 (MiB of the bundle)
 bench-fleet: setup ## what a fleet of real minions costs its master; 15 minutes, see bench/README.md

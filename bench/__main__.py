@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence, Set
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from bench.measure import Sample, Samples
 from bench.others import Load, Ostree, Pull
 from bench.peers import Baseimg, Copy, Delta, Floor, Old, Peer
 from bench.place import Place
-from bench.workloads import MAKERS, Workload
+from bench.workloads import MAKERS
 
 PEERS: Sequence[type[Peer]] = (Baseimg, Delta, Old, Floor, Copy, Ostree, Pull, Load)
 NOOP, GROWTH = "no-op", "growth"
+LONG_SECONDS = 60  # what took longer in its first run is not repeated, but for ours
+HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baseimg-bench"
 START = time.monotonic()
 
 
@@ -34,18 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     samples, start = Samples(), report.machine()
     path = options.results / f"{datetime.now():%Y-%m-%d-%H%M}-{start['name']}.json"
     told: dict[str, Any] = {
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        "baseimg": report.revision(),
         "runs": options.runs,
         "scale": options.scale,
         "caches": "warm" if options.warm else "dropped",
     }
-    told["workloads"], told["filesystems"] = options.workloads, options.filesystems
-    told["peers"] = options.peers
+    told |= {key: getattr(options, key) for key in ("workloads", "filesystems", "peers")}
     options.cache.mkdir(parents=True, exist_ok=True)
+    found: list[targets.Verdict] = []
     for group in _measured(options):
         samples += group
-        found = targets.verdicts(samples, [name for name in options.workloads if name in MAKERS], options.filesystems)
-        report.write(path, told, samples, found, start)
-    text = report.markdown(samples, found, told, start)
+        found = targets.verdicts(samples)
+        report.write(path, [told], samples, found, start)
+    text = report.markdown(samples, found, [told], start)
     path.with_suffix(".md").write_text(text)
     print(text)
     say(f"wrote {path} and {path.with_suffix('.md').name}")
@@ -64,8 +69,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm", action="store_true", help="do not drop caches before each step")
     parser.add_argument("--runs", type=int, default=5, help="of every step; the medians count")
     parser.add_argument("--scale", type=float, default=1.0, help="of made workloads; for a quick look only")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baseimg-bench"
-    parser.add_argument("--cache", type=Path, default=home, help="for workloads and file systems, 80 GB for all")
+    parser.add_argument("--cache", type=Path, default=HOME, help="for workloads and file systems, 60 GB for all")
+    parser.add_argument("--discard", action="store_true", help="delete each workload once it is measured")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
     for key, allowed in (("workloads", known), ("filesystems", list(disk.MKFS)), ("peers", every)):
@@ -79,7 +84,7 @@ def _measured(options: argparse.Namespace) -> Iterator[list[Sample]]:
     """Samples, some at a time, so that a run that is stopped has something to show."""
     for name in options.workloads:
         if name == GROWTH:
-            for sample in growth.samples(options.cache, options.scale, max(1, options.runs // 2), say):
+            for sample in growth.samples(options.cache, options.scale, options.warm, say):
                 yield [sample]
             continue
         if name == NOOP:
@@ -89,31 +94,38 @@ def _measured(options: argparse.Namespace) -> Iterator[list[Sample]]:
         for kind in options.filesystems:
             with contextlib.ExitStack() as stack:
                 say(f"{name}, {kind}: loading images")
-                point = stack.enter_context(disk.filesystem(kind, options.cache, _room(workload)))
+                point = stack.enter_context(disk.filesystem(kind, options.cache, workload.room))
                 place = Place(workload, kind, point, stack)
                 peers = [one(place) for one in PEERS if one.name in options.peers and one.fits(place)]
+                long: set[tuple[str, str]] = set()
                 for run in range(1, options.runs + 1):
-                    yield _round(place, peers, run, options)
+                    found = _round(place, peers, run, options, long)
+                    long |= {(one.peer, one.step) for one in found if one.seconds > LONG_SECONDS and run == 1}
+                    yield found
+        if options.discard:
+            shutil.rmtree(workload.node.parent)
 
 
-def _room(workload: Workload) -> int:
-    return (8 << 30) + 4 * (workload.size + workload.node.stat().st_size)
-
-
-def _round(place: Place, peers: Sequence[Peer], run: int, options: argparse.Namespace) -> list[Sample]:
-    """Every step of every peer once: A B C, then B C A, so that what the machine does besides meets all alike."""
+def _round(
+    place: Place, peers: Sequence[Peer], run: int, options: argparse.Namespace, long: Set[tuple[str, str]]
+) -> list[Sample]:
+    """
+    Every step of every peer once, but for the ``long`` ones: A B C, then B C A, so that what the machine does besides
+    meets all alike.
+    """
     found: list[Sample] = []
     first = run % len(peers)
     turn = [*peers[first:], *peers[:first]]
     for step in ("build", "apply"):
         for peer in turn:
-            if step not in peer.steps or (step in peer.once and run > 1):
+            steps = [one for one in (step, *(["rollback"] if step == "apply" else [])) if one in peer.steps]
+            if step not in steps or (step in peer.once and run > 1):
+                continue
+            if not isinstance(peer, Baseimg) and not long.isdisjoint((peer.name, one) for one in steps):
                 continue
             say(f"{place.workload.name}, {place.kind}, run {run} of {options.runs}: {peer.name}: {step}")
-            found.append(_step(place, peer, step, run, options.warm))
+            found += [_step(place, peer, one, run, options.warm) for one in steps]
             if step == "apply":
-                if "rollback" in peer.steps:
-                    found.append(_step(place, peer, "rollback", run, options.warm))
                 peer.reset()
     return found
 

@@ -1,14 +1,18 @@
-"""The workload debian-jdk: a real base image of Debian with Java, and its security updates."""
+"""The workloads of Debian: a real base image with Java and its security updates, in two layers more or built anew."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.images import Layer, layer
+from tests.support import kernel, node
+from tests.support.engine import Engine
 from tests.support.mounts import unmount_below
 
 SUITE = "bookworm"
@@ -36,6 +40,21 @@ def make(where: Path) -> tuple[list[Layer], list[Layer]]:
     for directory in (tree, upgraded, slim):
         shutil.rmtree(directory)
     return layers[:1], layers
+
+
+def rebuilt(where: Path, archive: Path, target: str) -> tuple[list[Layer], list[Layer]]:
+    """
+    From the archive of :func:`make`'s layers: the first of them, and one that has what the kernel shows of all.
+    """
+    released, merged = where / "0.tar", where / "new.tar"
+    with tarfile.open(archive) as tar:
+        (image,) = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
+        with tar.extractfile(image["Layers"][0]) as file, released.open("wb") as out:  # type: ignore[union-attr]
+            shutil.copyfileobj(file, out)
+    with Engine(where / "engine") as engine:
+        engine.load(archive)
+        with kernel.mounted([Path(one) for one in node.layer_dirs(engine, target)]) as shown:
+            return [layer(released)], [_tar(merged, shown)]
 
 
 def _sources() -> list[str]:
@@ -115,6 +134,10 @@ def _pack(path: Path, directory: Path, below: Sequence[Path]) -> Layer:
         if below and "trusted.overlay.opaque" in os.listxattr(current):
             Path(current, ".wh..wh..opq").touch()
         os.utime(current, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return _tar(path, directory)
+
+
+def _tar(path: Path, directory: Path) -> Layer:
     command = ["tar", "--create", "--format=pax", "--pax-option=delete=atime,delete=ctime", "--sort=name"]
     command += ["--numeric-owner", "--xattrs", "--xattrs-include=security.*", "--xattrs-include=user.*"]
     _run(*command, "--file", path, "-C", directory, ".")

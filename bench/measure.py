@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -90,9 +90,14 @@ def script(name: str, *words: str | Path, env: Mapping[str, str] | None = None) 
 
 def ours(url: str, function: str, repeat: int = 1, **arguments: Any) -> tuple[Sample, dict[str, Any]]:
     """Call one of baseimg's functions in a minion of its own; its sample, and what it returned under ``returned``."""
-    calls: Sequence[Mapping[str, Any]] = [{"function": function, "arguments": arguments, "repeat": repeat}]
+    return step(url, {"function": function, "arguments": arguments, "repeat": repeat})
+
+
+def step(url: str, call: Mapping[str, Any], **options: Any) -> tuple[Sample, dict[str, Any]]:
+    """As :func:`ours`; what ``call`` and ``options`` are is in step.py."""
     environment = {"PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "_utils")])}
-    sample, printed = command(sys.executable, "-m", "bench.step", url, json.dumps(calls), env=environment)
+    words = ["-m", "bench.step", url, json.dumps([call]), json.dumps(options)]
+    sample, printed = command(sys.executable, *words, env=environment)
     told: dict[str, Any] = json.loads(printed.splitlines()[-1])
     sample.seconds = median(told["seconds"])
     sample.exchange_seconds = told["exchange_seconds"]

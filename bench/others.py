@@ -17,12 +17,10 @@ from bench import measure
 from bench.measure import Sample
 from bench.peers import Peer
 from bench.place import Place
-from bench.workloads import Workload
+from bench.workloads import REBUILT, Workload
 from tests.support.engine import Engine
 
 START_SECONDS = 30
-# People rebuild applications for a base; they do not for one changed file, and these workloads are not about them.
-REBUILT = ("debian-jdk", "small")
 
 
 class Ostree(Peer):
@@ -34,7 +32,7 @@ class Ostree(Peer):
 
     @classmethod
     def fits(cls, place: Place) -> bool:
-        return place.workload.name in ("debian-jdk", "small")
+        return place.workload.name in REBUILT
 
     def prepare(self) -> None:
         self.central, self.node, self.delta = self.home / "central", self.home / "node", self.home / "delta"
@@ -54,9 +52,10 @@ class Ostree(Peer):
     def build(self) -> Sample:
         self.new = self._commit(self.target)
         words = ("static-delta", "generate", f"--from={self.old}", f"--to={self.new}", f"--filename={self.delta}")
-        sample, _ = measure.command("ostree", f"--repo={self.central}", *words)
-        # beside its own superblock the file may have parts
-        sample.wire_bytes = sum(one.stat().st_size for one in self.home.glob("delta*"))
+        # all in one file, new large ones too, which would have to be fetched apart otherwise
+        whole = ("--min-fallback-size=0", "--inline")
+        sample, _ = measure.command("ostree", f"--repo={self.central}", *words, *whole)
+        sample.wire_bytes = self.delta.stat().st_size
         return self.synced(sample)
 
     def apply(self) -> Sample:
@@ -95,13 +94,14 @@ class Load(Peer):
 
     @classmethod
     def fits(cls, place: Place) -> bool:
-        return place.workload.name in REBUILT
+        return place.workload.rebuilt is not None
 
     def prepare(self) -> None:
         self.engine = self.place.another(self.name.replace(" ", "-"))
 
     def apply(self) -> Sample:
         archive = self.place.workload.rebuilt
+        assert archive is not None
         sample, _ = measure.command("docker", "load", "--quiet", "--input", archive, env=self.environment)
         sample.wire_bytes = archive.stat().st_size
         sample.peak_bytes = None  # it is the engine's
@@ -170,6 +170,7 @@ class Registry(contextlib.AbstractContextManager["Registry"]):
 
     def fill(self, workload: Workload, engine: Engine) -> None:
         """Push the rebuilt applications, and take them out of the engine again."""
+        assert workload.rebuilt is not None
         engine.load(workload.rebuilt)
         for name in workload.applications:
             engine.client.tag(f"{name}:2", f"{self.address}/{name}", "2")

@@ -15,7 +15,7 @@ from typing import Any
 from bench.measure import Samples
 from bench.targets import Verdict
 
-FORMAT = 1
+FORMAT = 2
 MIB = 1 << 20
 COLUMNS = {
     "seconds": ("time, s", 1, 3),
@@ -51,8 +51,13 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "salt": version("salt"), "zstandard": version("zstandard")}
-    found["baseimg"] = _first("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+    found["baseimg"] = revision()
     return found | {name: _first(*line.split()) for name, line in TOOLS.items()}
+
+
+def revision() -> str:
+    """What of baseimg is measured."""
+    return _first("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
 
 
 def _first(*command: str) -> str:
@@ -66,15 +71,18 @@ def _first(*command: str) -> str:
 
 
 def write(
-    path: Path, options: dict[str, Any], samples: Samples, found: Sequence[Verdict], start: dict[str, Any]
+    path: Path, parts: Sequence[dict[str, Any]], samples: Samples, found: Sequence[Verdict], start: dict[str, Any]
 ) -> None:
-    """Everything that was measured, and what it means; also in the middle of a run."""
+    """
+    Everything that was measured, and what it means; also in the middle of a run. ``parts`` are the options of each
+    invocation.
+    """
     data = {
         "format": FORMAT,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": start,
         "versions": versions(),
-        "options": options,
+        "parts": [*parts],
         "targets": [one.as_dict() for one in found],
         "summary": list(rows(samples)),
         "samples": [one.as_dict() for one in samples],
@@ -91,10 +99,15 @@ def rows(samples: Samples) -> Iterable[dict[str, Any]]:
         yield {**which, "runs": len(mine), **{figure: mine.median(figure) for figure in COLUMNS}}
 
 
-def markdown(samples: Samples, found: Sequence[Verdict], options: dict[str, Any], start: dict[str, Any]) -> str:
+def markdown(samples: Samples, found: Sequence[Verdict], parts: Sequence[dict[str, Any]], start: dict[str, Any]) -> str:
     """The tables: targets first."""
     title = f"{start['processors']} processors ({start['processor']}), kernel {start['kernel']}"
-    lines = [f"# baseimg, measured: {title}", "", f"Medians of {options['runs']} runs, caches {options['caches']}.", ""]
+    lines = [f"# baseimg, measured: {title}", "", "Medians of as many runs as the second table says.", ""]
+    for part in parts:
+        scaled = "" if part["scale"] == 1 else f", **made content at {part['scale']:g} of its size**"
+        of = f"{', '.join(part['workloads'])}: {part['date']}, {part['runs']} runs, caches {part['caches']}{scaled}"
+        lines += [f"- {of}, baseimg {part['baseimg']}"]
+    lines += [""]
     lines += table(
         ["target", "limit", "measured", ""],
         [

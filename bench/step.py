@@ -1,61 +1,98 @@
 """
 One step of ours in a process of its own, through Salt's loader, as a minion does it.
 
-`python -m bench.step URL CALLS`: CALLS is JSON, a list of {"function", "arguments", "repeat"}. Prints one JSON object
-for each: the seconds of every repetition, those of the exchange in all of them, and what the last one returned.
+`python -m bench.step URL CALLS [OPTIONS]`: CALLS is JSON, a list of {"function", "arguments", "repeat"}, and "look" for
+what is to be looked at inside (see inside.py). OPTIONS, JSON too, may have "minion", options of Salt's, and "terminal",
+which makes stderr a terminal. Prints one JSON object for each call: the seconds of every repetition, those of the
+exchange in all of them, what the last one returned, what was seen inside, and how often progress was told.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
+from baseimg_core import minion as ours
 from baseimg_core.disk import files
+from bench import inside
 from tests.support.minion import Minion
 
 
-class Exchange:
-    """Times the exchange, in which a start of a container has to wait. It stands in for the function it calls."""
+class Timed:
+    """Stands in for a function that it calls, and times it: the exchange, in which a start of a container waits."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._exchange = files.exchange
-        files.exchange = self
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.reset()
 
-    def __call__(self, one: str, other: str) -> None:
+    def reset(self) -> None:
+        self.seconds, self.calls = 0.0, 0
+
+    def __call__(self, *arguments: Any) -> None:  # neither function returns anything
         start = time.perf_counter()
-        self._exchange(one, other)
+        self._function(*arguments)
         self.seconds += time.perf_counter() - start
+        self.calls += 1
 
 
-def main(url: str, calls: list[dict[str, Any]]) -> None:
+def main(url: str, calls: list[dict[str, Any]], options: dict[str, Any]) -> None:
     logging.disable()
-    with tempfile.TemporaryDirectory(prefix="bench-") as root:
-        minion = Minion(Path(root), url)
-        exchange = Exchange()
+    shown = _terminal() if options.get("terminal") else contextlib.nullcontext()
+    with shown, tempfile.TemporaryDirectory(prefix="bench-") as root:
+        minion = Minion(Path(root), url, **options.get("minion", {}))
+        exchange = Timed(files.exchange)
+        files.exchange = exchange  # type: ignore[assignment]
+        progress = Timed(ours.Minion.progress)
+        if options.get("count"):
+            ours.Minion.progress = partialmethod(progress)  # type: ignore[method-assign, assignment]
         for call in calls:
-            print(json.dumps(_timed(minion, exchange, call), default=str), flush=True)
+            for one in (exchange, progress):
+                one.reset()
+            told = _timed(minion, call)
+            told |= {"exchange_seconds": exchange.seconds, "progress": [progress.calls, progress.seconds]}
+            print(json.dumps(told, default=str), flush=True)
 
 
-def _timed(minion: Minion, exchange: Exchange, call: dict[str, Any]) -> dict[str, Any]:
+def _timed(minion: Minion, call: dict[str, Any]) -> dict[str, Any]:
     function = minion.modules[call["function"]]
-    seconds, returned = [], None
-    exchange.seconds = 0.0
+    seconds, returned, seen = [], None, None
+    looks: Any = inside.LOOKS.get(call.get("look", ""), contextlib.nullcontext)
     for _ in range(call["repeat"]):
-        start = time.perf_counter()
-        returned = function(**call["arguments"])
-        seconds.append(time.perf_counter() - start)
-    return {
-        "seconds": seconds,
-        "exchange_seconds": exchange.seconds,
-        "returned": returned,
-    }
+        with looks() as look:
+            start = time.perf_counter()
+            returned = function(**call["arguments"])
+            seconds.append(time.perf_counter() - start)
+        seen = look.told() if look else None
+    return {"seconds": seconds, "returned": returned, "seen": seen}
+
+
+@contextlib.contextmanager
+def _terminal() -> Iterator[None]:
+    """Make stderr a terminal, which another process reads, as a terminal's program does."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as reader:
+        kept = os.dup(2)
+        os.dup2(theirs, 2)
+        os.close(theirs)
+        os.close(ours)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)  # with which the terminal is closed, and its reader ends
+            os.close(kept)
+            reader.wait()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main(sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]) if sys.argv[3:] else {})

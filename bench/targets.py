@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
+from bench import disk
 from bench.measure import Samples
+from bench.workloads import MAKERS
 
-MIB = 1 << 20
+MB = 1_000_000
+GROWTH = "growth"  # `growth:entries:100000` is a workload's name
+NOISE = 1.5  # what does not grow may still vary
 
 
 @dataclass(frozen=True)
@@ -34,58 +39,63 @@ class Verdict:
         return {**asdict(self), "passed": self.passed}
 
 
-def verdicts(samples: Samples, workloads: list[str], filesystems: list[str]) -> list[Verdict]:
-    """Every row of the table, for the workloads and file systems of this run."""
-    return [
-        *_debian(samples, filesystems),
-        *_others(samples, workloads, filesystems),
-        *_always(samples),
-        *_growth(samples),
-    ]
+def verdicts(samples: Samples) -> list[Verdict]:
+    """Every row of the table, for all workloads and file systems."""
+    return [*_debian(samples), *_nodes(samples), *_others(samples), *_always(samples), *_growth(samples)]
 
 
-def _debian(samples: Samples, filesystems: list[str]) -> Iterator[Verdict]:
-    ratio = _ratios(samples, workload="debian-jdk")
+def _debian(samples: Samples) -> Iterator[Verdict]:
+    """Both ways to make the new base: layers on the source, or anew, where the old scripts pack all of it."""
     build = {"step": "build"}
-    for name in ("baseimg", "baseimg-delta"):
-        of = f"debian-jdk, {'delta' if name.endswith('delta') else 'full'} bundle"
-        old = 0.11 if name.endswith("delta") else 0.45
-        yield Verdict(f"{of}, bytes", "x old archive", "<=", old, ratio("wire_bytes", name, "old", **build))
-    full = "build, debian-jdk, full bundle"
-    yield Verdict(full, "x faster than old", ">=", 8, ratio("seconds", "old", "baseimg", **build))
-    yield Verdict(full, "x floor", "<=", 1.5, ratio("seconds", "baseimg", "floor", **build))
-    delta = "debian-jdk, delta bundle"
-    yield Verdict(
-        f"{delta}, bytes", "x ostree's delta", "<=", 0.65, ratio("wire_bytes", "baseimg-delta", "ostree", **build)
-    )
-    yield Verdict(
-        f"build, {delta}", "x faster than ostree", ">=", 8, ratio("seconds", "ostree", "baseimg-delta", **build)
-    )
-    for kind in filesystems:
-        work, apply = f"apply, debian-jdk, {kind}", {"step": "apply", "filesystem": kind}
-        faster = {"ext4": 4, "xfs": 6}[kind]
-        yield Verdict(work, "x faster than old", ">=", faster, ratio("seconds", "old", "baseimg", **apply))
-        yield Verdict(work, "x floor", "<=", 1.3, ratio("seconds", "baseimg", "floor", **apply))
-        for peer in ("docker pull", "docker load"):
-            node = f"20 applications, {kind}"
-            yield Verdict(node, f"x faster than {peer}", ">=", 20, ratio("seconds", peer, "baseimg", **apply))
-    sent = samples.median("wire_bytes", workload="debian-jdk", peer="docker pull", step="apply")
-    for name in ("baseimg", "baseimg-delta"):
-        bundle = samples.median("wire_bytes", workload="debian-jdk", peer=name, step="build")
-        yield Verdict(f"20 applications, {name}", "x fewer bytes than docker pull", ">=", 50, _divided(sent, bundle))
+    for name in ("debian-jdk", "debian-jdk-rebuilt"):
+        ratio = _ratios(samples, workload=name)
+        for peer, limit in (("baseimg", 0.45), ("baseimg-delta", 0.11)):
+            archive = ratio("wire_bytes", peer, "old", **build)
+            yield Verdict(f"bundle size, {name}, {_bundle(peer)}", "x old archive", "<=", limit, archive)
+        for kind in disk.MKFS:
+            here = {**build, "filesystem": kind}
+            work = f"build, {name}, full, {kind}"
+            yield Verdict(work, "x faster than old", ">=", 8, ratio("seconds", "old", "baseimg", **here))
+            yield Verdict(work, "x floor", "<=", 1.5, ratio("seconds", "baseimg", "floor", **here))
+    ratio = _ratios(samples, workload="debian-jdk")
+    delta = ratio("wire_bytes", "baseimg-delta", "ostree", **build)
+    yield Verdict("bundle size, debian-jdk, delta", "x ostree's delta", "<=", 0.65, delta)
+    for kind in disk.MKFS:
+        faster = ratio("seconds", "ostree", "baseimg-delta", **build, filesystem=kind)
+        yield Verdict(f"build, debian-jdk, delta, {kind}", "x faster than ostree's delta", ">=", 8, faster)
+    for name in ("debian-jdk", "debian-jdk-rebuilt"):
+        ratio = _ratios(samples, workload=name)
+        for kind, limit in (("ext4", 4), ("xfs", 6)):
+            work, apply = f"apply, {name}, {kind}", {"step": "apply", "filesystem": kind}
+            yield Verdict(work, "x faster than old", ">=", limit, ratio("seconds", "old", "baseimg", **apply))
+            yield Verdict(work, "x floor", "<=", 1.3, ratio("seconds", "baseimg", "floor", **apply))
 
 
-def _others(samples: Samples, workloads: list[str], filesystems: list[str]) -> Iterator[Verdict]:
-    for kind in filesystems:
+def _nodes(samples: Samples) -> Iterator[Verdict]:
+    """A whole node: one bundle beside the pull of twenty rebuilt applications."""
+    ratio = _ratios(samples, workload="debian-jdk")
+    for peer in ("baseimg", "baseimg-delta"):
+        for kind in disk.MKFS:
+            work, apply = f"20 applications, {_bundle(peer)}, {kind}", {"step": "apply", "filesystem": kind}
+            yield Verdict(work, "x faster than docker pull", ">=", 20, ratio("seconds", "docker pull", peer, **apply))
+        sent = samples.median("wire_bytes", workload="debian-jdk", peer="docker pull", step="apply")
+        bundle = samples.median("wire_bytes", workload="debian-jdk", peer=peer, step="build")
+        fewer = _divided(sent, bundle)
+        yield Verdict(f"20 applications, {_bundle(peer)}", "x fewer bytes than docker pull", ">=", 50, fewer)
+
+
+def _others(samples: Samples) -> Iterator[Verdict]:
+    for kind in disk.MKFS:
         ratio = _ratios(samples, workload="many")
         work, apply = f"apply, many, {kind}", {"step": "apply", "filesystem": kind}
         yield Verdict(work, "x cp -a", "<=", 1.4, ratio("seconds", "baseimg", "cp -a", **apply))
         yield Verdict(work, "x faster than old", ">=", 1.5, ratio("seconds", "old", "baseimg", **apply))
-        for name in workloads:
+    for kind in disk.MKFS:
+        for name in MAKERS:
             old, ours = (_rollback(samples, name, kind, peer) for peer in ("old", "baseimg"))
             yield Verdict(f"rollback, {name}, {kind}", "x faster than old", ">=", 50, _divided(old, ours))
         sizes = (_rollback(samples, name, kind, "baseimg") for name in ("many", "small"))
-        yield Verdict(f"rollback, many, {kind}", "x that of small", "<=", 1.5, _divided(*sizes))
+        yield Verdict(f"rollback, many, {kind}", "x that of small", "<=", NOISE, _divided(*sizes))
 
 
 def _rollback(samples: Samples, workload: str, filesystem: str, peer: str) -> float | None:
@@ -93,8 +103,10 @@ def _rollback(samples: Samples, workload: str, filesystem: str, peer: str) -> fl
 
 
 def _always(samples: Samples) -> Iterator[Verdict]:
-    peaks = [one.peak_bytes / MIB for one in samples if one.peer.startswith("baseimg") and one.peak_bytes]
-    yield Verdict("peak memory, any step of ours", "MiB", "<=", 200, max(peaks, default=None))
+    mine = [one for one in samples if one.peer.startswith("baseimg") and one.peak_bytes]
+    for name, grown in (("any step of a workload", False), ("any step, however large", True)):
+        peaks = [(one.peak_bytes or 0) / MB for one in mine if one.workload.startswith(GROWTH) is grown]
+        yield Verdict(f"peak memory, {name}", "MB", "<=", 200, max(peaks, default=None))
     for step in ("salt-call", "minion"):
         ours, nothing = (
             samples.median("seconds", workload="no-op", step=step, peer=peer) for peer in ("converged", "nothing")
@@ -104,18 +116,43 @@ def _always(samples: Samples) -> Iterator[Verdict]:
 
 
 def _growth(samples: Samples) -> Iterator[Verdict]:
-    """From the smallest to the largest number of entries: not faster than linearly, with a fifth for noise."""
-    counts = sorted(
-        {int(one.workload.rpartition(":")[2]) for one in samples if one.workload.startswith("growth:entries:")}
-    )
+    """
+    From one number of entries to the next: not faster than linearly, and what walks no layer not at all. Memory does
+    not grow with bytes.
+    """
+    counts = _sizes(samples, "entries")
+    for one, other in pairwise(counts):
+        span = f"{one:,} to {other:,} entries"
+        for step in ("build", "apply"):
+            for figure, name in (("seconds", "time"), ("peak_bytes", "memory")):
+                grown = _grown(samples, "entries", one, other, figure, step)
+                linear = None if grown is None else grown / (other / one)
+                yield Verdict(f"{step}: {name}, {span}", "x linear growth", "<=", 1.2, linear)
+    for step in ("no-op", "rollback"):
+        yield from _ends(samples, "entries", counts, "seconds", step)
     for step in ("build", "apply"):
-        for figure, name in (("seconds", "time"), ("peak_bytes", "memory")):
-            ends = [samples.median(figure, workload=f"growth:entries:{count}", step=step) for count in counts]
-            measured = None
-            if len(ends) > 1 and ends[0] and ends[-1]:
-                measured = ends[-1] / ends[0] / (counts[-1] / counts[0])
-            span = f", {counts[0]} to {counts[-1]} entries" if counts else ", entries"
-            yield Verdict(f"{step}: {name}{span}", "x linear growth", "<=", 1.2, measured)
+        yield from _ends(samples, "megabytes", _sizes(samples, "megabytes"), "peak_bytes", step)
+
+
+def _ends(samples: Samples, kind: str, sizes: list[int], figure: str, step: str) -> Iterator[Verdict]:
+    if sizes[1:]:
+        grown = _grown(samples, kind, sizes[0], sizes[-1], figure, step)
+        work = f"{step}: {'memory' if figure == 'peak_bytes' else 'time'}, {sizes[0]:,} to {sizes[-1]:,} {kind}"
+        yield Verdict(work, "x, independent of size", "<=", NOISE, grown)
+
+
+def _sizes(samples: Samples, kind: str) -> list[int]:
+    start = f"{GROWTH}:{kind}:"
+    return sorted({int(one.workload.removeprefix(start)) for one in samples if one.workload.startswith(start)})
+
+
+def _grown(samples: Samples, kind: str, one: int, other: int, figure: str, step: str) -> float | None:
+    ends = (samples.median(figure, workload=f"{GROWTH}:{kind}:{size}", step=step) for size in (other, one))
+    return _divided(*ends)
+
+
+def _bundle(peer: str) -> str:
+    return "delta" if peer.endswith("delta") else "full"
 
 
 def _ratios(samples: Samples, workload: str) -> Callable[..., float | None]:

@@ -8,36 +8,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import debian
-from bench.images import EPOCH, File, Image, Layer, layer, write_archive, write_layer
+from bench.images import EPOCH, File, Image, Layer, write_archive, write_layer
 
 MIB = 1 << 20
 SOURCE, TARGET = "bench/base:12.0", "bench/base:12.1"
 APPLICATIONS = 20
 BUSYBOX = (Path("/bin/busybox"), "bin/busybox")
-_FORMAT = 1  # of what is cached; raise it when a workload changes
+_FORMAT = 2  # of what is cached; raise it when a workload changes
 
 
 @dataclass(frozen=True)
 class Workload:
     """
-    A base in two versions: ``source`` and ``target`` are layers, bottom first; ``size`` is what the layers above hold.
+    A base in two versions, whose layers are ``size`` bytes together.
 
     ``node`` is a `docker load` archive of the source and of the applications on it, ``after`` one of the target,
-    ``rebuilt`` one of the applications built anew on the target.
+    ``rebuilt`` one of the applications built anew on the target; None where nobody is to pull them.
     """
 
     name: str
-    source: Sequence[Layer]
-    target: Sequence[Layer]
+    size: int
     node: Path
     after: Path
-    rebuilt: Path
+    rebuilt: Path | None
     applications: Sequence[str]
 
     @property
-    def size(self) -> int:
-        """Bytes of all layers of both versions."""
-        return sum(one.path.stat().st_size for one in {one.diff_id: one for one in self.target}.values())
+    def room(self) -> int:
+        """Bytes that a file system needs for it: engines with it, and each peer's results."""
+        archives = self.node.stat().st_size + (self.rebuilt.stat().st_size if self.rebuilt else 0)
+        return (8 << 30) + 3 * (self.size + archives)
 
 
 Maker = Callable[[Path, float], tuple[list[Layer], list[Layer]]]
@@ -81,8 +81,14 @@ def big(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
     return [base], [base, write_layer(where / "1.tar", files(size // 1000 // 1024), EPOCH + 1)]
 
 
+def debian_rebuilt(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
+    """The content of `debian-jdk`, but the new version is one layer, as of a base that was built anew."""
+    return debian.rebuilt(where, get("debian-jdk", where.parent).after, TARGET)
+
+
 MAKERS: dict[str, Maker] = {
     "debian-jdk": lambda where, scale: debian.make(where),
+    "debian-jdk-rebuilt": debian_rebuilt,
     "small": small,
     "many": many,
     "big": big,
@@ -90,50 +96,64 @@ MAKERS: dict[str, Maker] = {
 # What one application adds to the base. Java applications carry tens of megabytes of libraries; the others are there
 # to be many.
 APPLICATION_BYTES = {"debian-jdk": 50 * MIB}
+# People rebuild applications for a base; they do not for one changed file, and these workloads are not about them.
+REBUILT = ("debian-jdk", "small")
+# What is not made here has one size.
+UNSCALED = ("debian-jdk", "debian-jdk-rebuilt", "small")
 
 
 def get(name: str, cache: Path, scale: float = 1.0, say: Callable[[str], None] = print) -> Workload:
     """The workload, from the cache where it is there."""
+    scale = 1.0 if name in UNSCALED else scale
     where = cache / f"{name}-{scale:g}-{_FORMAT}"
-    return made(name, where, lambda: MAKERS[name](where, scale), int(APPLICATION_BYTES.get(name, 20_000) * scale), say)
+    size = int(APPLICATION_BYTES.get(name, 20_000))
+    return made(name, where, lambda: MAKERS[name](where, scale), say, size, rebuild=name in REBUILT)
 
 
 def made(
     name: str,
     where: Path,
     make: Callable[[], tuple[list[Layer], list[Layer]]],
-    application_bytes: int = 20_000,
     say: Callable[[str], None] = print,
+    application_bytes: int = 20_000,
     applications: int = APPLICATIONS,
+    rebuild: bool = False,
 ) -> Workload:
-    """A workload in the directory ``where``; ``make`` gives its layers where they are not there yet."""
+    """
+    A workload in the directory ``where``; ``make`` gives its layers where they are not there yet. Only archives stay.
+    """
     stamp = where / "complete.json"
     if not stamp.exists():
         say(f"making the workload {name} in {where}")
         where.mkdir(parents=True, exist_ok=True)
         source, target = make()
-        _archives(where, source, target, application_bytes, applications)
-        found = {"source": [one.path.name for one in source], "target": [one.path.name for one in target]}
-        stamp.write_text(json.dumps({key: [*names] for key, names in found.items()}))
-    kept = json.loads(stamp.read_text())
-    layers = {file: layer(where / file) for file in kept["target"]}
+        _archives(where, source, target, application_bytes, applications, rebuild)
+        layers = {one.diff_id: one.path for one in (*source, *target)}.values()
+        size = sum(path.stat().st_size for path in layers)
+        for path in layers:
+            path.unlink()
+        stamp.write_text(json.dumps({"size": size}))
     return Workload(
         name=name,
-        source=[layers[file] for file in kept["source"]],
-        target=[layers[file] for file in kept["target"]],
+        size=json.loads(stamp.read_text())["size"],
         node=where / "node.archive",
         after=where / "after.archive",
-        rebuilt=where / "rebuilt.archive",
+        rebuilt=where / "rebuilt.archive" if rebuild else None,
         applications=[f"bench/app{number}" for number in range(applications)],
     )
 
 
 def _archives(
-    where: Path, source: Sequence[Layer], target: Sequence[Layer], application_bytes: int, applications: int
+    where: Path,
+    source: Sequence[Layer],
+    target: Sequence[Layer],
+    application_bytes: int,
+    applications: int,
+    rebuild: bool,
 ) -> None:
     """Applications are built anew at another time, so none of their own layers is the same afterwards."""
     write_archive(where / "after.archive", [Image(TARGET, target)])
-    for tag, base, file in (("1", source, "node"), ("2", target, "rebuilt")):
+    for tag, base, file in (("1", source, "node"), ("2", target, "rebuilt"))[: 1 + rebuild]:
         images = [Image(SOURCE, source)] if tag == "1" else []
         for number in range(applications):
             files = [File(f"app/{number}.jar", application_bytes, 10_000 + number), File("app/run", 100, number)]

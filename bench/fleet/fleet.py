@@ -64,7 +64,8 @@ class Fleet:
 
     def start(self) -> None:
         """Start the master, and wait for its event bus."""
-        self._daemons.append(Daemon("salt-master", self._root / "m"))
+        with processes.undisturbed():
+            self._daemons.append(Daemon("salt-master", self._root / "m"))
         self.master = self._daemons[0].pid
         deadline = time.monotonic() + START_SECONDS
         while not (self._root / "m/s/master_event_pub.ipc").exists():
@@ -92,10 +93,12 @@ class Fleet:
 
     def _join(self, name: str) -> None:
         engine = Engine(self._root / "engines" / name)
-        engine.start()  # by the main thread, with which it ends
-        self.engines[name] = engine
+        with processes.undisturbed():
+            engine.start()  # by the main thread, with which it ends
+            self.engines[name] = engine
         self._configured("minion", name, id=name, master="127.0.0.1", **{"docker.url": engine.url})
-        self._daemons.append(Daemon("salt-minion", self._root / name))
+        with processes.undisturbed():
+            self._daemons.append(Daemon("salt-minion", self._root / name))
 
     def build(self, size: int) -> Path:
         """A bundle whose content is ``size`` random bytes, made by the first node."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +22,23 @@ STOP_SECONDS = 20
 KILL_SECONDS = 10
 SAMPLE_SECONDS = 2.0
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """What tells us to end waits until what is started in here is known, so that it is ended, too."""
+    came: list[int] = []
+    kept = {
+        number: signal.signal(number, lambda number, _frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    for arrived in came[:1]:
+        signal.raise_signal(arrived)
 
 
 class Daemon:

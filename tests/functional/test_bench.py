@@ -32,8 +32,8 @@ def test_a_small_run(tmp_path: Path) -> None:
     (written,) = (tmp_path / "results").glob("*.json")
     assert written.with_suffix(".md").read_text().strip() in done.stdout
     data = json.loads(written.read_text())
-    assert data["format"] == 1
-    assert {"date", "machine", "versions", "options", "targets", "summary", "samples"} <= data.keys()
+    assert data["format"] == 2
+    assert {"date", "machine", "versions", "parts", "targets", "summary", "samples"} <= data.keys()
     assert data["machine"]["kernel"]
     assert data["versions"]["baseimg"]
 
@@ -50,7 +50,60 @@ def test_a_small_run(tmp_path: Path) -> None:
     assert back["passed"] is (back["measured"] >= back["limit"])
     assert by_work["apply, many, ext4", "x cp -a"]["passed"] is None
     # it took itself down
-    assert [found.name for found in (tmp_path / "cache").iterdir()] == ["small-1-1"]
+    assert [found.name for found in (tmp_path / "cache").iterdir()] == ["small-1-2"]
+
+
+def run(module: str, *arguments: str) -> str:
+    path = {"PYTHONPATH": f"{REPO}:{REPO}/_utils", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=REPO, env=path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def written(path: Path, workload: str, steps: dict[str, float]) -> str:
+    """Results of a run that measured one workload on ext4, with the old scripts' and our rollback."""
+    machine = {"name": "m", "processor": "p", "processors": 2, "kernel": "6"}
+    part = {"date": "today", "baseimg": "1", "runs": 1, "scale": 1, "caches": "warm", "workloads": [workload]}
+    samples = [
+        {"seconds": seconds, "workload": workload, "filesystem": "ext4", "peer": peer, "step": "rollback", "run": 1}
+        for peer, seconds in steps.items()
+    ]
+    path.write_text(json.dumps({"machine": machine, "parts": [part], "samples": samples}))
+    return str(path)
+
+
+def test_runs_are_joined(tmp_path: Path) -> None:
+    """A target that needs two workloads is judged, though each was measured in a run of its own."""
+    one = written(tmp_path / "one.json", "small", {"old": 1.0, "baseimg": 0.1})
+    other = written(tmp_path / "other.json", "many", {"old": 20.0, "baseimg": 0.12})
+
+    joined = Path(run("bench.join", one, other).strip())
+
+    data = json.loads(joined.read_text())
+    assert [part["workloads"] for part in data["parts"]] == [["small"], ["many"]]
+    assert len(data["samples"]) == 4
+    found = {(target["work"], target["figure"]): target for target in data["targets"]}
+    sizes = found["rollback, many, ext4", "x that of small"]
+    assert (round(sizes["measured"], 3), sizes["passed"]) == (1.2, True)
+    faster = found["rollback, many, ext4", "x faster than old"]
+    assert (round(faster["measured"]), faster["passed"]) == (167, True)
+    assert found["rollback, small, ext4", "x faster than old"]["passed"] is False
+    assert found["apply, many, ext4", "x cp -a"]["passed"] is None
+    assert "- small: today, 1 runs, caches warm, baseimg 1" in joined.with_suffix(".md").read_text()
+
+
+def test_a_profile(tmp_path: Path) -> None:
+    text = run("bench.profile", "--workloads=small", "--warm", f"--cache={tmp_path}")
+
+    assert "## small, ext4" in text
+    first, second = (
+        {line.split("|")[1].strip(): line for line in part.splitlines() if line.startswith("|")}
+        for part in text.split("by kind of function")
+    )
+    assert "recover.begun" in first["apply"]
+    assert "engine" in second["nothing to do"]
+    assert first.keys() >= {"build", "build, delta", "apply", "nothing to do", "rollback", "prune", "apply, delta"}
 
 
 @pytest.fixture
