@@ -236,10 +236,7 @@ class PristineDamaged(BaseimgError):
     """Somebody changed a file of the base's original content, so nothing starts from it or goes back to it."""
 
     code = "pristine-damaged"
-    hint = (
-        "baseimg.verify names the file; nothing on this node has the original any more: remove every container and "
-        "image on the base, and pull it again. Until then the base shows what it shows"
-    )
+    hint = "baseimg.verify names the file; remove every container and image on the base, and pull it again"
 
 
 class LegacyAbsent(BaseimgError):
@@ -307,13 +304,6 @@ class SpaceExhausted(BaseimgError):
 
     code = "space-exhausted"
     hint = "free space on that file system and run again"
-
-
-class ReflinkUnsupported(BaseimgError):
-    """Contents are to be made of shared extents only, which this file system does not have."""
-
-    code = "reflink-unsupported"
-    hint = "set 'baseimg:link: auto', or keep the engine's layers on btrfs, or on xfs that was made with reflink=1"
 
 
 class DestinationUnwritable(BaseimgError):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.disk import bundle_writer, sharing
+from baseimg_core.disk import bundle_writer, flatten, sharing
 from baseimg_core.disk.bundle import Bundle
 from baseimg_core.disk.compare import compare
 from baseimg_core.disk.encoding import Encoding
@@ -106,6 +106,7 @@ def test_a_delta_is_the_same_difference(shared, source, target):
 def test_hard_links_to_the_start_show_in_the_number_of_links_only(shared, source, target):
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharing, "LINKED", 0)
+        patch.setattr(flatten, "_AHEAD", 1)
         work = Path(name)
         common = make_stack(work / "c", shared)
         old = make_stack(work / "s", source, common)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ..errors import ReflinkUnsupported
+from ..errors import StorageUnsupported
 from .files import Copier
 
 LINKED = 1 << 20  # bytes from which on a file is linked (docs/adr/0013-hard-links.md)
@@ -35,12 +35,15 @@ SEPARATE = Sharing(extents=True, inodes=False)
 
 def choose(link: str, home: str) -> Sharing:
     """
-    What ``baseimg:link`` means in the directory ``home``; raises :class:`ReflinkUnsupported`.
+    What ``baseimg:link`` means in the directory ``home``; raises :class:`StorageUnsupported`.
 
     ``auto`` shares extents where the file system can and else inodes, ``reflink`` does the first or nothing, ``copy``
     neither, ``hardlink`` both.
     """
     can = link != "copy" and Copier().shares(home)
     if link == "reflink" and not can:
-        raise ReflinkUnsupported(f"baseimg:link is 'reflink', but the file system of {home} cannot share extents")
+        raise StorageUnsupported(
+            f"baseimg:link is 'reflink', but the file system of {home} cannot share extents",
+            "set 'baseimg:link: auto', or keep the engine's layers on btrfs, or on xfs that was made with reflink=1",
+        )
     return Sharing(can, link == "hardlink" or (link == "auto" and not can))
