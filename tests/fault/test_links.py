@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.disk import compare, sharing, space
+from baseimg_core.disk.flatten import Flattener
 from baseimg_core.disk.tree import Stack
 from baseimg_core.errors import NoWayBack, PristineDamaged, StorageUnsupported
 from baseimg_core.ops import bases, converging, keeping, verifying
 from tests.support.fs import XFS_MIN, loop_fs
-from tests.support.kernel import differences
+from tests.support.kernel import differences, snapshot
 from tests.support.plain import BASE, Node
 
 pytestmark = pytest.mark.fault
@@ -131,6 +133,14 @@ def test_an_immutable_file_is_copied(tmp_path):
         assert verifying.verify(node.engine, node.base, deep=True)["ok"]
 
 
+def test_a_file_with_marks_of_overlay_is_copied_without_them(root):
+    node = Linked(root, "hardlink")
+    os.setxattr(node.layer / "diff/usr/lib/three", "trusted.overlay.origin", b"x")
+    node.converge("12.1")
+    assert node.shared == SHARED - {"usr/lib/three"}
+    assert os.listxattr(node.layer / "diff/usr/lib/three") == []
+
+
 def test_a_file_with_as_many_links_as_can_be_is_copied(tmp_path):
     with loop_fs("ext4") as root:
         node = Linked(root / "n")
@@ -151,6 +161,28 @@ def test_inodes_of_generations_are_no_links_of_the_layer(root, monkeypatch):
     assert rolled["to"] == "12.0"
     monkeypatch.setattr(compare, "_paths_of", lambda *_: pytest.fail("looked for links"))
     assert [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source)] == before
+
+
+@pytest.mark.parametrize("size", [0, 50_000])
+def test_more_files_than_are_read_ahead(tmp_path, size):
+    """All are there, hard links as such; or the disk is full, and no file stays open."""
+    for number in range(400):
+        path = tmp_path / "start" / str(number % 3) / str(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number % 256]) * size)
+        os.link(path, path.with_name(f"{number}-too"))
+    opened = os.listdir("/proc/self/fd")
+    with loop_fs("ext4", 8 * MIB) as root:
+        (root / "new").mkdir()
+        flattener = Flattener(str(root / "new"), Stack([]))
+        expected = pytest.raises(OSError, match="No space left") if size else contextlib.nullcontext()
+        with expected:
+            flattener.add_directory(str(tmp_path / "start"))
+            flattener.finish()
+        flattener.close()
+        if not size:
+            assert differences(snapshot(root / "new"), snapshot(tmp_path / "start")) == []
+    assert os.listdir("/proc/self/fd") == opened
 
 
 def test_bytes_that_go(tmp_path):

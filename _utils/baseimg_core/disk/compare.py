@@ -153,7 +153,8 @@ class _Links:
         """For each path that shares its inode, all the paths that do. Links that were not met are looked for."""
         wanted: dict[bytes, set[Inode]] = {}
         for inode, paths in self.met.items():
-            if inode not in self.looked_for and len(paths) + self._elsewhere(inode, paths) < self.nlink[inode]:
+            left = self.nlink[inode] - len(paths)
+            if left > 0 and inode not in self.looked_for and left > self._elsewhere(inode, paths):
                 self.looked_for.add(inode)
                 wanted.setdefault(self.layer[inode], set()).add(inode)
         for layer, inodes in wanted.items():

@@ -235,9 +235,10 @@ class Flattener:
                 self._removed.add(child)
             else:
                 self._clone_leaf(directory, child, name, st, waiting)
-        for child in sorted(below):
+        below.sort()
+        for child in below:
             self._clone_directory(source.directory(child), child)
-        return sorted(below)
+        return below
 
     def _clone_directory(self, directory: int, path: bytes) -> None:
         if self._directories.get(path) is None:
@@ -258,7 +259,7 @@ class Flattener:
             waiting.append(_Waiting(path, st, leader=leader))
         elif not stat.S_ISREG(st.st_mode):
             self._clone_special(directory, path, name, st)
-        elif self._sharing.links(path, st) and self._tree.share(path, directory, name):
+        elif self._link(directory, path, name, st):
             self.bytes += st.st_size
         else:
             source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -267,6 +268,14 @@ class Flattener:
                 os.posix_fadvise(source, 0, _ADVISED, os.POSIX_FADV_WILLNEED)
         if len(waiting) >= 2 * _AHEAD:  # many at a time, since these are in other directories
             self._write_out(waiting, _AHEAD)
+
+    def _link(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> bool:
+        """Share the inode of a file where that is wanted and possible; one with marks of overlay's own loses them."""
+        if not self._sharing.links(path, st):
+            return False
+        xattrs = os.listxattr(b"/proc/self/fd/%d/%s" % (directory, name), follow_symlinks=False)
+        marked = any(xattr.startswith(overlay.OVERLAY_XATTRS) for xattr in xattrs)
+        return not marked and self._tree.share(path, directory, name)
 
     def _write_out(self, waiting: deque[_Waiting], left: int) -> None:
         while len(waiting) > left:
