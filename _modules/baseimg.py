@@ -7,6 +7,8 @@ Bring newer versions of a base image to the images that are built on it, without
     default socket of Docker, Podman or containerd, whichever is there; ``baseimg:engine`` declares another
     (:py:func:`baseimg.engines`). ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on
     the same base, ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
+    ``baseimg:link`` (``auto``, ``reflink``, ``copy`` or ``hardlink``) says what a new content has in common with the
+    one that it is made from (docs/store-format.md): extents where the file system can, else the inodes of large files.
     ``baseimg:allow_devices: true`` takes bundles with device nodes other than those that every container has.
     ``baseimg:trusted_keys`` (identity: line of a ``.pub`` file) says who must have signed a bundle, and
     ``baseimg:require_signature: false`` lets unsigned ones pass; both from the minion's configuration, or else pillar.
@@ -418,7 +420,8 @@ def prune(base=None, keep=1, test=False, **kwargs):
     test
         Only tell what would be removed.
 
-    Returns for each base the versions ``removed``, those ``kept`` and why, and the content bytes ``freed``.
+    Returns for each base the versions ``removed``, those ``kept`` and why, and the content bytes ``freed``; files that
+    others have as hard links are not counted.
 
     CLI Example:
 
@@ -555,7 +558,8 @@ def verify(base=None, deep=False):
 
     Returns for each base ``ok``, the ``findings`` (paths that are ``missing`` or ``added``, or whose ``content`` or
     ``metadata`` differs), and what is known of the ``pristine`` content: ``proven``, ``unproven`` (the engine keeps no
-    checksum), ``damaged``, ``missing`` or ``not checked``.
+    checksum), ``damaged``, ``missing`` or ``not checked``. ``shared`` are the versions that have a changed file in
+    common with the live content, as hard links, and are damaged with it.
 
     CLI Example:
 

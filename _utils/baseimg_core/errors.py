@@ -232,6 +232,13 @@ class PristineUnproven(BaseimgError):
     )
 
 
+class PristineDamaged(BaseimgError):
+    """Somebody changed a file of the base's original content, so nothing starts from it or goes back to it."""
+
+    code = "pristine-damaged"
+    hint = "baseimg.verify names the file; remove every container and image on the base, and pull it again"
+
+
 class LegacyAbsent(BaseimgError):
     """The shell scripts that baseimg replaces have left no properties file here."""
 

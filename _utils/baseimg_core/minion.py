@@ -76,13 +76,14 @@ class Minion:
         devices = self._salt["config.get"]("baseimg:allow_devices", False)
         if not isinstance(devices, bool):
             raise ArgumentInvalid(f"baseimg:allow_devices is {devices!r}, expected true or false")
+        link = policy.link(self._salt["config.get"]("baseimg:link", "auto"))
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy.Trust()
         # a mistake in pillar must not stand in the way of what needs nothing of it, such as a rollback
         kept = protection.protection(protect, self.declared()["bases"]) if trust else protection.Protection()
         engine = self.engine()
         self._watched = (engine, seeing.written(engine))
-        return Context(engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept)
+        return Context(engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept, link)
 
     def _trust(self) -> policy.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)

@@ -52,7 +52,7 @@ def test_refused_before_anything_is_written(node):
 def test_inodes_count(node):
     free = os.statvfs(node.layer).f_favail
     with pytest.raises(SpaceExhausted, match=rf"takes {free + 1} inodes, but .* has {free} free"):
-        space.check(str(node.layer), -(1 << 40), free + 1, 0, "")
+        space.check(str(node.layer), -(1 << 40), free + 1, 0, str)
 
 
 @contextlib.contextmanager
@@ -114,11 +114,17 @@ def test_full_while_pruning(node, point):
     assert bases.locate(node.engine, BASE).store.read().present == [0, 2]
 
 
-@pytest.mark.parametrize(("kind", "counts"), [("ext4", True), ("xfs-noreflink", True), ("xfs", False)])
-def test_what_is_shared_takes_no_space(kind, counts):
-    """The content that the new one starts from is copied only where extents cannot be shared."""
+@pytest.mark.parametrize(
+    ("kind", "link", "counts"),
+    [
+        *(("ext4", "copy", True), ("xfs-noreflink", "copy", True), ("xfs", "copy", True)),
+        *(("ext4", "auto", False), ("xfs-noreflink", "hardlink", False), ("xfs", "reflink", False)),
+    ],
+)
+def test_what_is_shared_takes_no_space(kind, link, counts):
+    """The content that the new one starts from is copied only where neither extents nor inodes are shared."""
     with loop_fs(kind, XFS_MIN) as root:
-        node = Node(root / "node")
+        node = Node(root / "node", link)
         with open(node.layer / "diff/large", "wb") as file:
             os.posix_fallocate(file.fileno(), 0, 200 << 20)
         if counts:

@@ -11,16 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.disk import bundle_writer
+from baseimg_core.disk import bundle_writer, flatten, sharing
 from baseimg_core.disk.bundle import Bundle
 from baseimg_core.disk.compare import compare
 from baseimg_core.disk.encoding import Encoding
+from baseimg_core.disk.files import remove_tree
 from baseimg_core.disk.flatten import Flattener
+from baseimg_core.disk.sharing import SEPARATE, Sharing
 from baseimg_core.disk.tree import Stack
 from baseimg_core.model.changes import Action, Change
 from baseimg_core.model.ids import chain_id
 from baseimg_core.model.manifest import ImageRef
-from tests.support.kernel import Seen, differences, show
+from tests.support.kernel import Seen, differences, show, snapshot
 from tests.support.stacks import Step, layers, make_stack
 
 PLATFORM = {"os": "linux", "architecture": "amd64"}
@@ -45,12 +47,14 @@ def packed(work: Path, changes: list[Change], name: str, old: Sequence[Path] = (
     return path
 
 
-def applied(work: Path, bundles: Sequence[Path], base: Sequence[Path], name: str = "new") -> list[Path]:
+def applied(
+    work: Path, bundles: Sequence[Path], base: Sequence[Path], name: str = "new", shared: Sharing = SEPARATE
+) -> list[Path]:
     """The base with its top layer made anew: the bundles, oldest first, over what it was."""
     top, *lower = base
     new = work / name
     new.mkdir()
-    flattener = Flattener(str(new), Stack([str(path) for path in lower]))
+    flattener = Flattener(str(new), Stack([str(path) for path in lower]), shared)
     for path in reversed(bundles):
         with Bundle(str(path)) as bundle:
             flattener.add_changes(bundle.members(old=Stack([str(layer) for layer in base])))
@@ -96,6 +100,27 @@ def test_a_delta_is_the_same_difference(shared, source, target):
         assert_same(show(applied(work, [delta], old)), show(new))
         with Bundle(str(full)) as one, Bundle(str(delta)) as other:
             assert one.manifest == other.manifest
+
+
+@given(shared=st.lists(layers, max_size=1), source=programs, target=programs)
+def test_hard_links_to_the_start_show_in_the_number_of_links_only(shared, source, target):
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharing, "LINKED", 0)
+        patch.setattr(flatten, "_AHEAD", 1)
+        work = Path(name)
+        common = make_stack(work / "c", shared)
+        old = make_stack(work / "s", source, common)
+        new = make_stack(work / "t", target, common)
+        bundle = packed(work, changed(old, new), "b")
+        before, shown = snapshot(old[0]), show(old)
+
+        result = applied(work, [bundle], old, "linked", Sharing(extents=True, inodes=True))
+
+        assert_same(show(result), show(applied(work, [bundle], old, "copied")))
+        assert changed(result, new) == []
+        assert (snapshot(old[0]), show(old)) == (before, shown)
+        remove_tree(str(result[0]))
+        assert (snapshot(old[0]), show(old)) == (before, shown)
 
 
 @given(source=programs, extra=programs)

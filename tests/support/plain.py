@@ -118,8 +118,8 @@ class PlainEngine:
 class Node:
     """A node with one base of two layers, and bundles that lead from it to 12.1 and on to 12.2."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, link: str = "auto") -> None:
+        self.root, self.link = root, link
         self.engine = PlainEngine(root / "layers")
         self.layer = root / "layers" / "top"
         self.stack = [self.layer / "diff", root / "layers" / "low" / "diff"]
@@ -138,7 +138,7 @@ class Node:
 
     @property
     def context(self) -> planning.Context:
-        return planning.Context(self.engine, lambda source: source.source, "test", 0.0)
+        return planning.Context(self.engine, lambda source: source.source, "test", 0.0, link=self.link)
 
     def converge(self, version: str, repair: bool = False) -> dict[str, object]:
         return converging.converge(self.context, BASE, version, self.bundles, repair=repair)

@@ -29,7 +29,8 @@ def build(**fields: Any) -> dict[str, Any]:
 class TestSound:
     # `config.get` finds these settings in pillar too
     @pytest.mark.parametrize(
-        "pillar", [None, {}, {"bases": None}, {"bases": {}, "builds": {}}, {"lock_timeout": 5, "reserve": 2}]
+        "pillar",
+        [None, {}, {"bases": None}, {"bases": {}, "builds": {}}, {"lock_timeout": 5, "reserve": 2, "link": "copy"}],
     )
     def test_nothing_declared(self, pillar: object) -> None:
         assert policy.declared(pillar) == {"bases": {}, "builds": {}}

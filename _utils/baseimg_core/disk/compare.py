@@ -11,6 +11,7 @@ from ..errors import LayerUnsupported
 from ..model import overlay
 from ..model.changes import Action, Change, relinked
 from ..model.entry import Entry, Kind, differences, kind_of
+from .records import Records
 from .tree import Node, Stack, entry_of
 
 _CHUNK = 1 << 20
@@ -131,6 +132,7 @@ class _Links:
         self.nlink: dict[Inode, int] = {}
         self.layer: dict[Inode, bytes] = {}
         self.looked_for: set[Inode] = set()
+        self.beside: dict[bytes, list[bytes]] = {}
 
     def meet(self, paths: Iterable[bytes]) -> bool:
         """Look at more paths; whether any of them is linked and new."""
@@ -151,7 +153,8 @@ class _Links:
         """For each path that shares its inode, all the paths that do. Links that were not met are looked for."""
         wanted: dict[bytes, set[Inode]] = {}
         for inode, paths in self.met.items():
-            if len(paths) < self.nlink[inode] and inode not in self.looked_for:
+            left = self.nlink[inode] - len(paths)
+            if left > 0 and inode not in self.looked_for and left > self._elsewhere(inode, paths):
                 self.looked_for.add(inode)
                 wanted.setdefault(self.layer[inode], set()).add(inode)
         for layer, inodes in wanted.items():
@@ -160,6 +163,23 @@ class _Links:
                 if node and node.top == layer + b"/" + path:
                     self.met[inode].add(path)
         return {path: frozenset(paths) for paths in self.met.values() if len(paths) > 1 for path in paths}
+
+    def _elsewhere(self, inode: Inode, paths: Iterable[bytes]) -> int:
+        """How many links other generations of the layer have, under the same paths: those are no links within it."""
+        layer = self.layer[inode]
+        if layer not in self.beside:
+            beside = Records(os.path.dirname(os.fsdecode(layer)))
+            self.beside[layer] = [os.fsencode(one) for one in (beside.live, *beside.places())]
+        others = [other for other in self.beside[layer] if other != layer]
+        return sum(_inode(other + b"/" + path) == inode for other in others for path in paths)
+
+
+def _inode(path: bytes) -> Inode | None:
+    try:
+        st = os.lstat(path)
+    except OSError:
+        return None
+    return st.st_dev, st.st_ino
 
 
 def _paths_of(layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]:

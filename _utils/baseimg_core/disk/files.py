@@ -25,6 +25,8 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _FICLONE = 0x40049409  # linux/fs.h, ioctl_ficlone(2)
 _NO_CLONE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
+# too many links, another file system, an immutable file
+_NO_LINK = {errno.EMLINK, errno.EXDEV, errno.EPERM}
 _NO_COPY_RANGE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -202,6 +204,17 @@ class Tree:
         finally:
             os.close(source)
 
+    def share(self, path: bytes, directory: int, name: bytes) -> bool:
+        """Make ``path`` a hard link to a file in another tree's open directory; whether the kernel does that."""
+        parent, new = self._parent(path)
+        try:
+            os.link(name, new, src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False)
+        except OSError as exc:
+            if exc.errno not in _NO_LINK:
+                raise
+            return False
+        return True
+
     def name(self, path: bytes, descriptor: int) -> None:
         """Give a file that was opened with O_TMPFILE its name."""
         parent, name = self._parent(path)
@@ -249,25 +262,20 @@ class Copier:
     """
     Gives files the content of others: as shared extents where the file system can, else copied.
 
-    One for each tree that is copied, because whether extents can be shared is asked of the kernel only once.
+    One for each tree that is copied, because whether extents can be shared is asked of the kernel only once. Without
+    ``share`` nothing is shared: copy_file_range(2) would, where the file system can.
     """
 
-    def __init__(self) -> None:
-        self._clones = True
+    def __init__(self, share: bool = True) -> None:
+        self.clones = self._share = share
 
     def copy(self, source: int, target: int, size: int) -> None:
         """Copy the ``size`` bytes of an open file to an empty one."""
-        if not size or (self._clones and self._clone(source, target)):
+        if not size or (self.clones and self._clone(source, target)):
             return
         if size <= _SMALL:  # through our memory is quicker than through the kernel's pipes
             write_all(target, os.read(source, size))
-            size = 0
-        try:
-            while size > 0 and (count := os.copy_file_range(source, target, size)):
-                size -= count
-        except OSError as exc:
-            if exc.errno not in _NO_COPY_RANGE:
-                raise
+        elif not (self._share and self._copy_range(source, target, size)):
             while data := os.read(source, _CHUNK):
                 write_all(target, data)
 
@@ -279,14 +287,26 @@ class Copier:
                 opened.callback(os.close, descriptor)
             return self._clone(*descriptors)
 
+    @staticmethod
+    def _copy_range(source: int, target: int, size: int) -> bool:
+        """Copy within the kernel, where it does that."""
+        try:
+            while size > 0 and (count := os.copy_file_range(source, target, size)):
+                size -= count
+        except OSError as exc:
+            if exc.errno not in _NO_COPY_RANGE:
+                raise
+            return False
+        return True
+
     def _clone(self, source: int, target: int) -> bool:
         try:
             fcntl.ioctl(target, _FICLONE, source)
         except OSError as exc:
             if exc.errno not in _NO_CLONE:
                 raise
-            self._clones = False
-        return self._clones
+            self.clones = False
+        return self.clones
 
 
 def write_all(descriptor: int, data: bytes) -> None:

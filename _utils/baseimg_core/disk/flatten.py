@@ -13,7 +13,9 @@ import contextlib
 import hashlib
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import BundleInvalid, BundleMismatch, DigestMismatch
@@ -21,27 +23,42 @@ from ..model import overlay
 from ..model.entry import Entry, Kind, kind_of
 from .files import Copier, Tree, set_metadata, write_all
 from .layertar import Member
+from .sharing import SEPARATE, Sharing
 from .tree import Stack, entry_of, is_opaque
 
 _CHUNK = 1 << 20
+_AHEAD = 64  # files that the disk may be reading while others are written
+_ADVISED = 1 << 17  # bytes at the beginning of each; the kernel reads ahead in longer files by itself
 Inode = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A file that is to be cloned: its open ``source``, or the path of a ``leader`` that it is a hard link to."""
+
+    path: bytes
+    st: os.stat_result
+    source: int = -1
+    leader: bytes = b""
 
 
 class Flattener:
     """
-    Fills the empty directory ``root``; ``lower`` are the base's layers below it.
+    Fills the empty directory ``root``; ``lower`` are the base's layers below it, ``sharing`` says what it may have in
+    common with a directory that it is made from.
 
     Call :meth:`add_changes` for each changeset, newest first, then :meth:`add_directory`, then :meth:`finish`.
     ``bytes`` and ``paths`` count what was written; ``digests`` (hex sha256 by path) are those of the changesets' files.
     """
 
-    def __init__(self, root: str, lower: Stack) -> None:
+    def __init__(self, root: str, lower: Stack, sharing: Sharing = SEPARATE) -> None:
         self.lower = lower
+        self._sharing = sharing
         self.bytes = self.paths = 0
         self.digests: dict[bytes, str] = {}
         self._root = root
         self._tree = Tree(root)
-        self._copier = Copier()
+        self._copier = Copier(sharing.extents)
         # every directory made so far; None where only something below it asked for it
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: set[bytes] = set()
@@ -181,22 +198,28 @@ class Flattener:
         ``progress`` is told the paths written so far, those of changesets included.
         """
         source = Tree(path)
+        waiting: deque[_Waiting] = deque()
         try:
             root = source.directory(b"")
             self._directories[b""] = entry_of(root, os.fstat(root), Kind.DIRECTORY)
             pending = [b""]
             while pending:
-                pending += reversed(self._clone_children(source, pending.pop()))
+                pending += reversed(self._clone_children(source, pending.pop(), waiting))
                 if progress:
                     progress(self.paths)
+            self._write_out(waiting, 0)
         finally:
+            for one in waiting:
+                if one.source >= 0:
+                    os.close(one.source)
             source.close()
 
-    def _clone_children(self, source: Tree, path: bytes) -> list[bytes]:
+    def _clone_children(self, source: Tree, path: bytes, waiting: deque[_Waiting]) -> list[bytes]:
         """Copy the leaves of one directory; returns the directories in it that are to follow."""
         directory = source.directory(path)
         with os.scandir(directory) as found:
-            names = sorted(os.fsencode(entry.name) for entry in found)
+            # inodes that were made together lie together on the disk
+            names = [os.fsencode(entry.name) for entry in sorted(found, key=os.DirEntry.inode)]
         below: list[bytes] = []
         for name in names:
             child = overlay.join(path, name)
@@ -211,7 +234,8 @@ class Flattener:
             elif overlay.is_whiteout(st.st_mode, st.st_rdev):
                 self._removed.add(child)
             else:
-                self._clone_leaf(directory, child, name, st)
+                self._clone_leaf(directory, child, name, st, waiting)
+        below.sort()
         for child in below:
             self._clone_directory(source.directory(child), child)
         return below
@@ -222,30 +246,55 @@ class Flattener:
         if is_opaque(directory):
             self._closed.add(path)
 
-    def _clone_leaf(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> None:
+    def _clone_leaf(
+        self, directory: int, path: bytes, name: bytes, st: os.stat_result, waiting: deque[_Waiting]
+    ) -> None:
+        """Have a leaf, at once or in turn: the content of a file that has to be copied is asked of the disk first."""
         inode = (st.st_dev, st.st_ino)
-        if st.st_nlink > 1 and inode in self._inodes:
-            self._tree.link(path, self._inodes[inode])
-        else:
-            if stat.S_ISREG(st.st_mode):
-                self._clone_file(directory, path, name, st)
-            else:
-                self._clone_special(directory, path, name, st)
-            if st.st_nlink > 1:
-                self._inodes[inode] = path
+        leader = self._inodes.get(inode) if st.st_nlink > 1 else None
+        if st.st_nlink > 1:
+            self._inodes.setdefault(inode, path)
         self.paths += 1
+        if leader is not None:
+            waiting.append(_Waiting(path, st, leader=leader))
+        elif not stat.S_ISREG(st.st_mode):
+            self._clone_special(directory, path, name, st)
+        elif self._link(directory, path, name, st):
+            self.bytes += st.st_size
+        else:
+            source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            waiting.append(_Waiting(path, st, source))
+            if st.st_size and not self._copier.clones:
+                os.posix_fadvise(source, 0, _ADVISED, os.POSIX_FADV_WILLNEED)
+        if len(waiting) >= 2 * _AHEAD:  # many at a time, since these are in other directories
+            self._write_out(waiting, _AHEAD)
 
-    def _clone_file(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> None:
-        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            target = self._tree.create(path)
+    def _link(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> bool:
+        """Share the inode of a file where that is wanted and possible; one with marks of overlay's own loses them."""
+        if not self._sharing.links(path, st):
+            return False
+        xattrs = os.listxattr(b"/proc/self/fd/%d/%s" % (directory, name), follow_symlinks=False)
+        marked = any(xattr.startswith(overlay.OVERLAY_XATTRS) for xattr in xattrs)
+        return not marked and self._tree.share(path, directory, name)
+
+    def _write_out(self, waiting: deque[_Waiting], left: int) -> None:
+        while len(waiting) > left:
+            one = waiting.popleft()
+            if one.source < 0:
+                self._tree.link(one.path, one.leader)
+                continue
             try:
-                self._copier.copy(source, target, st.st_size)
-                set_metadata(target, entry_of(source, st, Kind.FILE))
+                self._clone_file(one.source, one.path, one.st)
             finally:
-                os.close(target)
+                os.close(one.source)
+
+    def _clone_file(self, source: int, path: bytes, st: os.stat_result) -> None:
+        target = self._tree.create(path)
+        try:
+            self._copier.copy(source, target, st.st_size)
+            set_metadata(target, entry_of(source, st, Kind.FILE))
         finally:
-            os.close(source)
+            os.close(target)
         self.bytes += st.st_size
 
     def _clone_special(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> None:

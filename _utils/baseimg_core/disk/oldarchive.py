@@ -110,7 +110,7 @@ class _Unpacking:
         self._leaves[path] = entry.kind
 
     def _add_file(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo, entry: Entry) -> None:
-        space.check(self._root, entry.size, 1, 0, "the archive is unpacked beside the bundle")
+        space.check(self._root, entry.size, 1, 0, lambda: "the archive is unpacked beside the bundle")
         content = tar.extractfile(info)
         descriptor = self._tree.create(path)
         try:

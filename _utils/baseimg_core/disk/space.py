@@ -4,8 +4,37 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Iterable, Iterator
 
 from ..errors import SpaceExhausted
+
+
+def released(directories: Iterable[str]) -> int:
+    """Content bytes that go with these directory trees: a file that has a hard link elsewhere stays."""
+    total = 0
+    left: dict[int, int] = {}
+    for _path, st in (file for directory in directories for file in _files(directory)):
+        left[st.st_ino] = left.get(st.st_ino, st.st_nlink) - 1
+        if not left[st.st_ino]:
+            total += st.st_size
+            del left[st.st_ino]
+    return total
+
+
+def counted(directory: str, which: Callable[[bytes, os.stat_result], bool]) -> int:
+    """Content bytes of those files of a directory tree that ``which`` takes, hard links counted once."""
+    return sum({st.st_ino: st.st_size for path, st in _files(directory) if which(path, st)}.values())
+
+
+def _files(directory: str) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Every regular file of a directory tree by its relative path."""
+    root = os.fsencode(directory)
+    for parent, _directories, names in os.walk(root):
+        for name in names:
+            path = os.path.join(parent, name)
+            st = os.lstat(path)
+            if stat.S_ISREG(st.st_mode):
+                yield path[len(root) + 1 :], st
 
 
 def measure(directory: str) -> tuple[int, int]:
@@ -35,10 +64,10 @@ def missing(directory: str, size: int, paths: int, hint: str, cause: SpaceExhaus
     )
 
 
-def check(directory: str, size: int, paths: int, reserve: int, hint: str) -> None:
+def check(directory: str, size: int, paths: int, reserve: int, hint: Callable[[], str]) -> None:
     """
     Refuse what will not fit: ``size`` bytes in ``paths`` files, so that ``reserve`` percent of the file system stay
-    free.
+    free. ``hint`` tells where room could come from, and is asked only then.
 
     Raises :class:`SpaceExhausted` with both figures.
     """
@@ -50,10 +79,10 @@ def check(directory: str, size: int, paths: int, reserve: int, hint: str) -> Non
         raise SpaceExhausted(
             f"the new content takes up to {_megabytes(wanted)}, but {directory} has {_megabytes(free)} free "
             f"beside the reserve of {reserve} %",
-            f"free {_megabytes(wanted - free)} there; {hint}",
+            f"free {_megabytes(wanted - free)} there; {hint()}",
         )
     if st.f_files and paths > st.f_favail:  # some file systems make inodes as they go, and report none
-        raise SpaceExhausted(f"the new content takes {paths} inodes, but {directory} has {st.f_favail} free", hint)
+        raise SpaceExhausted(f"the new content takes {paths} inodes, but {directory} has {st.f_favail} free", hint())
 
 
 def _wanted(size: int, paths: int, st: os.statvfs_result) -> int:

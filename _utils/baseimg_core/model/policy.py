@@ -14,9 +14,10 @@ from .sshsig import PublicKey
 MISSING = ("ok", "fail")
 text, _fields, _mapping, _wrong = checking.text, checking.fields, checking.mapping, checking.wrong
 DELTAS = ("auto", "both", "only")
+LINKS = ("auto", "reflink", "copy", "hardlink")
 _OPTIONS = frozenset(
     {
-        *("engine", "lock_timeout", "reserve", "allow_devices", "layers_roots"),
+        *("engine", "lock_timeout", "reserve", "allow_devices", "layers_roots", "link"),
         *("trusted_keys", "require_signature", "registries"),
     }
 )
@@ -29,6 +30,13 @@ _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
 # what a line of ssh-keygen's allowed_signers can begin with, and no pattern
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
+
+
+def link(value: object) -> str:
+    """What ``baseimg:link`` declares: what generations have in common."""
+    if value not in LINKS or not isinstance(value, str):
+        raise _wrong("baseimg:link", value, f"one of: {', '.join(LINKS)}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)

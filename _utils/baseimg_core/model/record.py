@@ -76,7 +76,12 @@ class Record:
 
     @property
     def pristine_state(self) -> str:
-        """Whether the pristine content is ``kept``, or why not: ``unproven``, or ``missing`` (somebody removed it)."""
+        """
+        Whether the pristine content is ``kept``, or why not: ``unproven``, ``missing`` (somebody removed it), or
+        ``damaged``.
+        """
+        if self.pristine.damaged:
+            return "damaged"
         return "kept" if self.pristine.inode else "unproven" if self.unproven else "missing"
 
     def by_inode(self, inode: int) -> Generation | None:
@@ -85,16 +90,17 @@ class Record:
 
     def by_chain(self, chain_id: str) -> Generation | None:
         """A generation that can show this image's content, the newest of several."""
-        return self._newest([one for one in self._usable if one.chain_id == chain_id])
+        return self._newest([one for one in self.usable if one.chain_id == chain_id])
 
     def by_version(self, version: str) -> Generation | None:
         """The generation that people call ``version`` (or ``pristine``), the newest of several."""
         if version == "pristine":
-            return self._newest([one for one in self._usable if one.number == 0])
-        return self._newest([one for one in self._usable if one.version == version])
+            return self._newest([one for one in self.usable if one.number == 0])
+        return self._newest([one for one in self.usable if one.version == version])
 
     @property
-    def _usable(self) -> list[Generation]:
+    def usable(self) -> list[Generation]:
+        """The generations that are there and were not found damaged, oldest first."""
         return [self.generations[number] for number in self.present if not self.generations[number].damaged]
 
     @staticmethod

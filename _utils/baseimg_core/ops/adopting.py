@@ -89,7 +89,7 @@ class _Attempt:
             return "the engine keeps no record of what the layer held"
         total = sum(info.size for info, _checksum in headers)
         hint = "nothing was changed; baseimg.adopt needs this once, for the original content"
-        space.check(base.store.home, total, len(headers), self.context.reserve, hint)
+        space.check(base.store.home, total, len(headers), self.context.reserve, lambda: hint)
         try:
             made = rebuild.rebuild(staging, headers, self._sources(), self._progress(total))
         except LayerUnsupported as exc:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from ..disk import index
 from ..engine.base import Engine, Image
 from ..errors import (
     ArgumentInvalid,
@@ -14,7 +13,6 @@ from ..errors import (
     BundleMismatch,
     EngineUnreachable,
     NoWayBack,
-    RecordInvalid,
     SpaceExhausted,
     VersionUnknown,
 )
@@ -23,7 +21,7 @@ from ..model.containers import Policy
 from ..model.manifest import Manifest
 from ..model.policy import Source
 from ..model.record import Generation, Record
-from . import bases, bouncing, containers, healing, impact, protecting
+from . import bases, bouncing, containers, damage, healing, impact, protecting
 from .bases import Base
 from .containers import Outcome, Swapped
 from .planning import Catalogue, Context, Plan, check_pristine, confirmed, decide, open_bundle
@@ -86,7 +84,7 @@ def plan(
         bouncing.check(context.engine, policy)
         healed = healing.compose(context.engine, base) if repair else None
         record = healed or base.store.read() or bases.begin(context.engine, base)
-        drifted = repair and _mark_drift(base, record)
+        drifted = repair and damage.mark(base, record)
         wanted = decide(record, version, catalogue)
         current = record.generations[record.current]
         changed = wanted.generation is not current
@@ -136,12 +134,14 @@ def _way_back(base: Base, record: Record, to: str | None) -> Generation:
     if to is not None:
         wanted = record.by_version(to)
         if wanted is None:
-            versions = ", ".join(record.generations[number].version for number in record.present)
+            versions = ", ".join(one.version for one in record.usable)
             raise NoWayBack(f"{base.reference} has no generation of version {to}; it has: {versions}")
     elif record.previous is None:
         raise NoWayBack(f"{base.reference} has no previous generation")
     else:
         wanted = record.generations[record.previous]
+        if wanted.damaged:
+            raise NoWayBack(f"the previous generation of {base.reference}, version {wanted.version}, is damaged")
     return wanted
 
 
@@ -192,8 +192,9 @@ def _reach(
 ) -> dict[str, Any]:
     _begin(context, base, policy)
     healed = repair and healing.heal(context, base)
+    drifted = repair and damage.settle(context, base)
     record = base.store.read() or bases.begin(context.engine, base)
-    if not base.store.interrupted and not (repair and _mark_drift(base, record)):
+    if not base.store.interrupted and not drifted:
         current = record.generations[record.current]
         if confirmed(record, version, catalogue) is current:
             found = containers.look(context.engine, base, record, policy, record.current)
@@ -205,7 +206,6 @@ def _reach(
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or bases.begin(context.engine, base)
         previous = record.previous
-        drifted = repair and _mark_drift(base, record)
         wanted = decide(record, version, catalogue)
         generation = wanted.generation or stage(context, base, record, wanted, catalogue)
         swapped = _activate(context, base, record, generation, "repair" if drifted else action)
@@ -231,18 +231,6 @@ def _protected(context: Context, base: Base, record: Record, images: list[Image]
     return [image.name for image in protecting.protected(context, base, images)] if record.current else []
 
 
-def _mark_drift(base: Base, record: Record) -> bool:
-    """Whether the live content is no longer what was made; it is marked in the record then, which is not saved."""
-    if record.current == 0:  # the original: nothing here could bring it back
-        return False
-    try:
-        drifted = any(True for _ in index.compare(base.store.index(record.current), base.store.live, None, False))
-    except RecordInvalid:
-        drifted = True
-    record.generations[record.current].damaged |= drifted
-    return drifted
-
-
 def _begin(context: Context, base: Base, policy: Policy) -> None:
     """What an earlier run stopped does not wait until this one has all that it needs."""
     bouncing.check(context.engine, policy)
@@ -259,7 +247,7 @@ def _activate(context: Context, base: Base, record: Record, wanted: Generation, 
         base.store.activate(record, wanted.number, action, context.by)
     except SpaceExhausted as exc:
         raise SpaceExhausted(
-            exc.message, f"free 1 MB there, for the record, and run again; {prunable(record)}"
+            exc.message, f"free 1 MB there, for the record, and run again; {prunable(base, record)}"
         ) from exc
     return swapped
 

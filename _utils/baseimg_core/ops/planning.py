@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from ..disk import signing
 from ..disk.bundle import Bundle
 from ..engine.base import Engine
-from ..errors import BundleMismatch, BundleUnavailable, PristineUnproven, SignatureMissing, VersionUnknown
+from ..errors import (
+    BundleMismatch,
+    BundleUnavailable,
+    PristineDamaged,
+    PristineUnproven,
+    SignatureMissing,
+    VersionUnknown,
+)
 from ..model import catalog, reference
 from ..model.manifest import Manifest
 from ..model.policy import Source, Trust
@@ -27,7 +34,7 @@ class Context:
     ``fetch`` turns a bundle's source into a local path; ``by`` is who asked; ``lock_timeout`` is in seconds;
     ``reserve`` is the percentage of the file system that must stay free; ``trust`` says whose signatures count;
     ``devices`` whether bundles may bring device nodes other than the usual ones; ``protection`` which images must not
-    be changed.
+    be changed; ``link`` what generations have in common (:func:`sharing.choose`).
     """
 
     engine: Engine
@@ -39,6 +46,7 @@ class Context:
     trust: Trust = field(default_factory=Trust)
     devices: bool = False
     protection: Protection = field(default_factory=Protection)
+    link: str = "auto"
 
 
 @dataclass(slots=True)
@@ -120,7 +128,7 @@ def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
     """The shortest way from what is present to ``version``; fetches the bundles that have to be looked at."""
     if found := confirmed(record, version, catalogue):
         return Plan(version, found)
-    shown = {record.generations[number].chain_id for number in record.present}
+    shown = {one.chain_id for one in record.usable}
     try:
         route = catalog.route(version, catalogue.bundles.keys(), shown, catalogue.manifest)
     except VersionUnknown as exc:
@@ -135,6 +143,10 @@ def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
 
 def check_pristine(record: Record, cause: Exception) -> None:
     """Where the original content is not here, that is the better reason."""
+    if record.pristine_state == "damaged":
+        raise PristineDamaged(
+            f"the original content of {record.reference} has a file that was changed on this node"
+        ) from cause
     if record.pristine_state != "kept":
         reason = record.unproven or "somebody removed it"
         raise PristineUnproven(f"the original content of {record.reference} is not on this node: {reason}") from cause

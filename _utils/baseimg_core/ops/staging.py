@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
-from ..disk import index, space
-from ..disk.files import Copier
+from ..disk import index, sharing, space
 from ..disk.flatten import Flattener
 from ..disk.generations import Filled
 from ..disk.layertar import Member
+from ..disk.sharing import Sharing
 from ..disk.tree import Stack
 from ..errors import DeviceRefused, SpaceExhausted
 from ..model import overlay
@@ -51,10 +51,8 @@ def _stage(
     context: Context, base: Base, record: Record, start: Generation, route: list[str], catalogue: Catalogue
 ) -> Generation:
     bundles = {version: catalogue.bundle(version) for version in route}
-    size, paths = _need(base, record, start, [bundle.manifest for bundle in bundles.values()])
-    hint = prunable(record)
-    space.check(base.store.home, size, paths, context.reserve, hint)
-
+    shared = sharing.choose(context.link, base.store.home)
+    size, paths = _make_sure(context, base, record, start, [bundle.manifest for bundle in bundles.values()], shared)
     total = start.paths + sum(bundle.manifest.totals.added for bundle in bundles.values())
 
     def copying(paths: int) -> None:
@@ -64,7 +62,7 @@ def _stage(
     def fill(path: str) -> Filled:
         begin = base.store.path(record, start.number)
         olds = {route[0]: Stack([begin, *base.lower])}
-        flattener = Flattener(path, Stack(base.lower))
+        flattener = Flattener(path, Stack(base.lower), shared)
         try:
             for version, bundle in reversed(bundles.items()):
                 members = bundle.members(_named(context.progress, f"unpacking {version}"), olds.get(version))
@@ -83,7 +81,7 @@ def _stage(
     try:
         return base.store.stage(record, new, fill)
     except SpaceExhausted as exc:
-        raise space.missing(base.store.home, size, paths, hint, exc) from exc
+        raise space.missing(base.store.home, size, paths, prunable(base, record), exc) from exc
 
 
 def _without_devices(members: Iterable[tuple[Member, BinaryIO]]) -> Iterator[tuple[Member, BinaryIO]]:
@@ -102,19 +100,34 @@ def _stored(members: Iterable[tuple[Member, BinaryIO]], owners: Owners) -> Itera
         yield (replace(member, entry=owners.stored(member.entry)) if member.entry else member), stream
 
 
-def _need(base: Base, record: Record, start: Generation, manifests: list[Manifest]) -> tuple[int, int]:
-    """Content bytes and paths that a new generation takes at most."""
+def _make_sure(
+    context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest], shared: Sharing
+) -> tuple[int, int]:
+    """Content bytes and paths that a new generation takes at most; raises :class:`SpaceExhausted`."""
+    begin = base.store.path(record, start.number)
     if not start.paths:
-        start.bytes, start.paths = space.measure(base.store.path(record, start.number))
-    shared = start.bytes if Copier().shares(base.store.home) else 0
-    size = start.bytes - shared + sum(one.totals.bytes for one in manifests)
-    return size, start.paths + sum(one.totals.entries for one in manifests)
+        start.bytes, start.paths = space.measure(begin)
+    paths = start.paths + sum(one.totals.entries for one in manifests)
+    added = sum(one.totals.bytes for one in manifests)
+    size = added if shared.extents else added + start.bytes
+
+    def check() -> None:
+        space.check(base.store.home, size, paths, context.reserve, lambda: prunable(base, record))
+
+    try:
+        check()
+    except SpaceExhausted:
+        if shared.extents or not shared.inodes:
+            raise
+        size -= space.counted(begin, shared.links)  # takes a walk, so it is asked for only where it decides
+        check()
+    return size, paths
 
 
-def prunable(record: Record) -> str:
+def prunable(base: Base, record: Record) -> str:
     """Where room could come from, for people."""
-    old = [one for one in record.generations.values() if one.number not in (0, record.current)]
-    return f"baseimg.prune with keep=0 brings up to {sum(one.bytes for one in old) / 1e6:.1f} MB"
+    old = [base.store.path(record, number) for number in record.present if number not in (0, record.current)]
+    return f"baseimg.prune with keep=0 brings up to {space.released(old) / 1e6:.1f} MB"
 
 
 def _named(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:

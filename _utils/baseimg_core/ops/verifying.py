@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..disk import index
+from ..disk.index import Finding
 from ..engine.base import Engine
 from ..model.record import Record
+from . import damage
 from .bases import Base, first_record
 
 
@@ -19,12 +21,15 @@ def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
     record = base.store.read() or first_record(base)
     current = record.generations[record.current]
     kept = bool(record.pristine.inode)
-    findings: list[dict[str, Any]] = []
+    findings: list[Finding] = []
     if current.number:
         pristine = base.store.path(record, 0) if kept else None
-        found = index.compare(base.store.index(current.number), base.store.live, pristine, deep)
-        findings = [finding.as_dict() for finding in found]
-    proof = _proof(engine, base, record) if deep and kept else "not checked" if kept else record.pristine_state
+        findings = list(index.compare(base.store.index(current.number), base.store.live, pristine, deep))
+    shared = damage.sharers(base, record, current.number, findings)
+    if kept and (0 in shared or record.pristine.damaged):
+        proof = "damaged"
+    else:
+        proof = _proof(engine, base, record) if deep and kept else "not checked" if kept else record.pristine_state
     return {
         "base": record.reference,
         "version": current.version,
@@ -32,7 +37,8 @@ def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
         "deep": deep,
         "pristine": proof,
         "ok": not findings and proof not in ("damaged", "missing"),
-        "findings": findings,
+        "findings": [finding.as_dict() for finding in findings],
+        "shared": [record.generations[number].version for number in sorted(shared)],
     }
 
 

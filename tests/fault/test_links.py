@@ -1,0 +1,280 @@
+"""Generations that share inodes or extents: what they have in common, and what a change in one means for the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from baseimg_core.disk import compare, sharing, space
+from baseimg_core.disk.flatten import Flattener
+from baseimg_core.disk.tree import Stack
+from baseimg_core.errors import NoWayBack, PristineDamaged, StorageUnsupported
+from baseimg_core.ops import bases, converging, keeping, verifying
+from tests.support.fs import XFS_MIN, loop_fs
+from tests.support.kernel import differences, snapshot
+from tests.support.plain import BASE, Node
+
+pytestmark = pytest.mark.fault
+MIB = 1 << 20
+NEW = "usr/lib/new"
+SHARED = {"usr/lib/one", "usr/lib/two", "usr/lib/three"}  # the first two are one file
+
+
+class Linked(Node):
+    """A node whose base has large files, two of which are hard links of one another."""
+
+    def _write(self, layer: str, files: dict[str, str]) -> Path:
+        root = super()._write(layer, files)
+        if layer == "top":
+            for name in ("usr/lib/one", "usr/lib/three", "usr/lib/small", "etc/large", "var/large"):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(os.urandom(sharing.LINKED - (name == "usr/lib/small")))
+            os.link(root / "usr/lib/one", root / "usr/lib/two")
+        return root
+
+    def _version(self, version: str, files: dict[str, str]) -> list[Path]:
+        """What the base has of large files stays as it is, and a new one is there from 12.1 on."""
+        (root,) = super()._version(version, files)
+        command = ["cp", "-a", "--parents", "usr/lib", "etc/large", "var", root]
+        subprocess.run(command, check=True, cwd=self.layer / "diff")
+        (root / NEW).write_bytes(bytes(sharing.LINKED))
+        os.utime(root / NEW, (0, 0))
+        return [root]
+
+    def kept(self, number: int) -> Path:
+        return self.layer / "baseimg/generations" / str(number)
+
+    @property
+    def shared(self) -> set[str]:
+        """The files that the live content has in common with the pristine one."""
+        live = self.layer / "diff"
+        return {
+            str(path.relative_to(live))
+            for path in live.rglob("*")
+            if path.is_file() and (other := self.kept(0) / path.relative_to(live)).exists() and path.samefile(other)
+        }
+
+    @property
+    def damaged(self) -> list[int]:
+        record = self.base.store.read()
+        assert record
+        return [number for number in record.present if record.generations[number].damaged]
+
+    @property
+    def base(self) -> bases.Base:
+        return bases.locate(self.engine, BASE)
+
+
+@pytest.fixture(scope="module", params=["ext4", "xfs"])
+def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
+    with loop_fs(request.param, XFS_MIN) as root:
+        (root / request.param).touch()
+        yield root
+
+
+@pytest.fixture
+def root(disk: Path, tmp_path: Path) -> Path:
+    return disk / tmp_path.name
+
+
+def taken(root: Path) -> int:
+    """MiB that are used on a file system."""
+    subprocess.run(["sync", "-f", root.parent], check=True)
+    found = os.statvfs(root.parent)
+    return round((found.f_blocks - found.f_bfree) * found.f_frsize / MIB)
+
+
+@pytest.mark.parametrize("link", ["auto", "reflink", "copy", "hardlink"])
+def test_every_value(root, link):
+    xfs = (root.parent / "xfs").exists()
+    node = Linked(root, link)
+    before = taken(root)
+    if link == "reflink" and not xfs:
+        with pytest.raises(StorageUnsupported, match="cannot share extents") as caught:
+            node.converge("12.1")
+        assert "baseimg:link" in caught.value.hint
+        assert os.listdir(node.layer) == ["diff"]
+        return
+    node.converge("12.1")
+    links = link == "hardlink" or (link == "auto" and not xfs)
+    assert node.shared == (SHARED if links else set())
+    # six files of 1 MiB: one is new, two can be linked
+    own = 1 if xfs and link != "copy" else 4 if links else 6
+    assert taken(root) - before in (own, own + 1)  # there are smaller ones, and directories
+
+    live = node.layer / "diff"
+    assert (live / "usr/lib/one").samefile(live / "usr/lib/two")
+    assert differences(node.view(), node.views["12.1"]) == []
+    verified = verifying.verify(node.engine, node.base, deep=True)
+    assert (verified["ok"], verified["pristine"]) == (True, "proven")
+    node.converge("12.2")
+    (pruned,) = keeping.prune(node.context, BASE, 0, test=False)
+    assert (pruned["removed"], round(pruned["freed"] / MIB)) == (["12.1"], 3 if links else 6)
+    assert differences(node.view(), node.views["12.2"]) == []
+    converging.rollback(node.context, BASE, "pristine")
+    assert differences(node.view(), node.views["12.0"]) == []
+
+
+def test_an_immutable_file_is_copied(tmp_path):
+    with loop_fs("ext4") as root:
+        node = Linked(root / "n")
+        three = node.layer / "diff/usr/lib/three"
+        subprocess.run(["chattr", "+i", three], check=True)
+        try:
+            node.converge("12.1")
+        finally:
+            subprocess.run(["chattr", "-i", node.kept(0) / "usr/lib/three"], check=True)
+        assert node.shared == SHARED - {"usr/lib/three"}
+        assert verifying.verify(node.engine, node.base, deep=True)["ok"]
+
+
+def test_a_file_with_marks_of_overlay_is_copied_without_them(root):
+    node = Linked(root, "hardlink")
+    os.setxattr(node.layer / "diff/usr/lib/three", "trusted.overlay.origin", b"x")
+    node.converge("12.1")
+    assert node.shared == SHARED - {"usr/lib/three"}
+    assert os.listxattr(node.layer / "diff/usr/lib/three") == []
+
+
+def test_a_file_with_as_many_links_as_can_be_is_copied(tmp_path):
+    with loop_fs("ext4") as root:
+        node = Linked(root / "n")
+        (root / "more").mkdir()
+        for number in range(65_000 - 1):  # ext4's limit
+            os.link(node.layer / "diff/usr/lib/three", root / "more" / str(number))
+        node.converge("12.1")
+        assert node.shared == SHARED - {"usr/lib/three"}
+
+
+def test_inodes_of_generations_are_no_links_of_the_layer(root, monkeypatch):
+    """A build on such a node finds the same links, and does not look for others in the whole layer."""
+    node = Linked(root, "hardlink")
+    source = Stack(node.stack)
+    before = [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source)]
+    node.converge("12.1")
+    rolled = converging.rollback(node.context, BASE, "pristine")
+    assert rolled["to"] == "12.0"
+    monkeypatch.setattr(compare, "_paths_of", lambda *_: pytest.fail("looked for links"))
+    assert [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source)] == before
+
+
+@pytest.mark.parametrize("size", [0, 50_000])
+def test_more_files_than_are_read_ahead(tmp_path, size):
+    """All are there, hard links as such; or the disk is full, and no file stays open."""
+    for number in range(400):
+        path = tmp_path / "start" / str(number % 3) / str(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number % 256]) * size)
+        os.link(path, path.with_name(f"{number}-too"))
+    opened = os.listdir("/proc/self/fd")
+    with loop_fs("ext4", 8 * MIB) as root:
+        (root / "new").mkdir()
+        flattener = Flattener(str(root / "new"), Stack([]))
+        expected = pytest.raises(OSError, match="No space left") if size else contextlib.nullcontext()
+        with expected:
+            flattener.add_directory(str(tmp_path / "start"))
+            flattener.finish()
+        flattener.close()
+        if not size:
+            assert differences(snapshot(root / "new"), snapshot(tmp_path / "start")) == []
+    assert os.listdir("/proc/self/fd") == opened
+
+
+def test_bytes_that_go(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a/alone").write_bytes(b"1")
+    (tmp_path / "a/both").write_bytes(b"22")
+    os.link(tmp_path / "a/both", tmp_path / "b/both")
+    (tmp_path / "b/here").write_bytes(b"4444")
+    os.link(tmp_path / "b/here", tmp_path / "b/too")
+    assert [space.released([str(tmp_path / one) for one in names]) for names in ("a", "b", "ab")] == [1, 4, 7]
+
+
+class TestDamage:
+    """Somebody writes into a file that several generations have."""
+
+    @pytest.fixture
+    def node(self, root):
+        node = Linked(root, "hardlink")
+        node.converge("12.1")
+        assert node.shared == SHARED
+        return node
+
+    def write(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            file.write(b"damage")
+
+    def refused(self, node: Linked) -> None:
+        """Nothing leads back to it, from here on."""
+        shown = node.base.store.read().current
+        for to in ("pristine", "12.0", None):
+            with pytest.raises(PristineDamaged, match="was changed") as caught:
+                converging.rollback(node.context, BASE, to)
+        assert "pull it again" in caught.value.hint
+        assert bases.status(node.engine, node.base)["pristine"] == "damaged"
+        assert node.base.store.read().current == shown
+
+    def test_in_the_live_content(self, node):
+        self.write(node.layer / "diff/usr/lib/three")
+        found = verifying.verify(node.engine, node.base, deep=False)
+        assert [(one["path"], one["finding"]) for one in found["findings"]] == [("usr/lib/three", "metadata")]
+        assert (found["ok"], found["shared"], found["pristine"]) == (False, ["12.0"], "damaged")
+        with pytest.raises(PristineDamaged):
+            node.plan("12.1", repair=True)
+        assert node.damaged == []
+        with pytest.raises(PristineDamaged):
+            node.converge("12.1", repair=True)
+        assert node.damaged == [0, 1]
+        self.refused(node)
+
+    def test_in_the_original_content_while_it_is_live(self, node):
+        converging.rollback(node.context, BASE)
+        self.write(node.layer / "diff/usr/lib/three")
+        assert not verifying.verify(node.engine, node.base, deep=True)["ok"]
+        with pytest.raises(PristineDamaged):
+            node.converge("12.1", repair=True)
+        assert node.damaged == [0, 1]
+        with pytest.raises((PristineDamaged, NoWayBack)):
+            converging.rollback(node.context, BASE, "12.1")
+
+    def test_a_file_of_its_own_is_made_again(self, node):
+        for name in ("usr/lib/small", "etc/large"):
+            self.write(node.layer / "diff" / name)
+        (node.layer / "diff/usr/lib/three").unlink()  # its name only
+        node.converge("12.1", repair=True)
+        assert node.damaged == [1]
+        assert verifying.verify(node.engine, node.base, deep=True)["ok"]
+        converging.rollback(node.context, BASE)
+        assert differences(node.view(), node.views["12.0"]) == []
+
+    def test_in_a_file_that_came_with_a_bundle(self, node):
+        """The original content does not have it, so everything can be made again."""
+        node.converge("12.2")
+        assert (node.layer / "diff" / NEW).samefile(node.kept(1) / NEW)
+        self.write(node.layer / "diff" / NEW)
+        assert node.plan("12.2", repair=True)["bundles"] == ["12.1", "12.2"]
+        node.converge("12.2", repair=True)
+        assert node.damaged == [1, 2]
+        assert differences(node.view(), node.views["12.2"]) == []
+        with pytest.raises(NoWayBack, match=r"version 12\.1, is damaged"):
+            converging.rollback(node.context, BASE)
+        with pytest.raises(NoWayBack, match=r"it has: 12\.0, 12\.2"):
+            converging.rollback(node.context, BASE, "12.1")
+        converging.rollback(node.context, BASE, "pristine")
+        assert verifying.verify(node.engine, node.base, deep=True)["ok"]
+
+    def test_a_change_that_hides(self, node):
+        """Same size, same time: the engine's checksum of the original content tells."""
+        path = node.layer / "diff/usr/lib/three"
+        before = path.stat()
+        self.write(path)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert verifying.verify(node.engine, node.base, deep=False)["ok"]
+        found = verifying.verify(node.engine, node.base, deep=True)
+        assert (found["ok"], found["pristine"]) == (False, "damaged")
