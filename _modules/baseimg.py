@@ -418,7 +418,8 @@ def prune(base=None, keep=1, test=False, **kwargs):
     test
         Only tell what would be removed.
 
-    Returns for each base the versions ``removed``, those ``kept`` and why, and the content bytes ``freed``.
+    Returns for each base the versions ``removed``, those ``kept`` and why, and under ``freed`` the content bytes of
+    what was removed; up to so many become free, since generations may share blocks or files.
 
     CLI Example:
 

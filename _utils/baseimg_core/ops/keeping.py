@@ -50,7 +50,7 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
             return {"base": base.reference, "removed": [], "kept": {}, "freed": 0}
         reasons = _reasons(context.engine, base, record, keep)
         useless = [number for number in record.present if number not in reasons]
-        freed = sum(space.measure(base.store.path(record, number))[0] for number in useless)
+        freed = sum(_size(base, record, number) for number in useless)
         versions = {number: one.version for number, one in record.generations.items()}
         if useless and not test:
             base.store.prune(record, useless)
@@ -60,6 +60,12 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
             "kept": {f"{versions[number]} ({number})": reason for number, reason in sorted(reasons.items())},
             "freed": freed,
         }
+
+
+def _size(base: Base, record: Record, number: int) -> int:
+    """The content bytes of a generation: as recorded, else (a record that was made again has no figures) by a walk."""
+    known = record.generations[number]
+    return known.bytes if known.paths else space.measure(base.store.path(record, number))[0]
 
 
 def _reasons(engine: Engine, base: Base, record: Record, keep: int) -> dict[int, str]:
