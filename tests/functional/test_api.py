@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from baseimg_core.engine.api import Api, Missing, Refused
 from baseimg_core.errors import EngineUnreachable
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, Lab, layer
+from tests.support.asked import asked
 from tests.support.engine import Engine
 from tests.support.images import file
 from tests.support.registry import free_port
 
 pytestmark = pytest.mark.functional
-
-PATH = re.compile(r"/(?:v1\.\d+/)?(\w+)")  # a path of the API, and what it is about
-ASKED: list[Counter[str]] = []
-
-
-def heard(event: str, arguments: tuple[Any, ...]) -> None:
-    """What the interpreter tells of sockets and of HTTP (an audit hook, which nobody can take away again)."""
-    if ASKED and event == "socket.connect":
-        ASKED[-1]["connections"] += 1
-    elif ASKED and event == "http.client.send" and arguments[1].startswith(b"GET "):
-        found = PATH.match(arguments[1].split()[1].decode())
-        assert found
-        ASKED[-1][found[1]] += 1
-
-
-sys.addaudithook(heard)
-
-
-@contextmanager
-def asked() -> Iterator[Counter[str]]:
-    ASKED.append(Counter())
-    try:
-        yield ASKED[-1]
-    finally:
-        ASKED.pop()
 
 
 def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
