@@ -30,12 +30,12 @@ TIMEOUT = 60  # seconds for one answer of the engine
 _UNIX = "unix://"
 
 
-class Missing(Exception):
-    """The engine has no such thing (any more)."""
-
-
-class Refused(Exception):
+class Refused(EngineUnreachable):
     """The engine does not answer that; the message is its own."""
+
+
+class Missing(Refused):
+    """The engine has no such thing (any more)."""
 
 
 class Api:
@@ -67,7 +67,7 @@ class Api:
         """
         What is at a path (given as its parts); ``all`` asks for what a list leaves out otherwise.
 
-        Raises :class:`EngineUnreachable`, :class:`Missing`, :class:`Refused`.
+        Raises :class:`Missing`, :class:`Refused`, which are :class:`EngineUnreachable` where nobody expects them.
         """
         parts = [quote(part, safe="/:") for part in path]
         query = "?all=1" if all else ""
@@ -75,9 +75,8 @@ class Api:
             status, _headers, body = self._source.ask(f"/v{self.version}/{'/'.join(parts)}{query}")
             if status == http.client.OK:
                 return json.loads(body)
-        if status == http.client.NOT_FOUND:
-            raise Missing
-        raise Refused(_message(body) or f"status {status}")
+        reason = _message(body) or f"status {status} for {'/'.join(path)}"
+        raise (Missing if status == http.client.NOT_FOUND else Refused)(reason)
 
 
 class _Socket:

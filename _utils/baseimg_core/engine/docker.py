@@ -72,7 +72,7 @@ class Docker:
         except Missing:
             raise ImageUnknown(f"the engine at {self.url} has no image {reference!r}") from None
         except Refused as exc:
-            raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc}") from exc
+            raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc.message}") from exc
 
     def images(self) -> list[Image]:
         if self._images is None:
@@ -147,7 +147,7 @@ class Docker:
             except (Missing, docker.errors.NotFound) as exc:
                 raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
             except (Refused, docker.errors.APIError) as exc:
-                reason = getattr(exc, "explanation", "") or exc
+                reason = exc.message if isinstance(exc, Refused) else exc.explanation or exc
                 raise ContainerRefused(f"the container {container_id[:12]} cannot be {what}: {reason}") from exc
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
