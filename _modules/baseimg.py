@@ -420,8 +420,8 @@ def prune(base=None, keep=1, test=False, **kwargs):
     test
         Only tell what would be removed.
 
-    Returns for each base the versions ``removed``, those ``kept`` and why, and the content bytes ``freed``; files that
-    others have as hard links are not counted.
+    Returns for each base the versions ``removed``, those ``kept`` and why, and the content bytes ``freed``: without
+    files that others have as hard links, and an upper bound where generations share blocks.
 
     CLI Example:
 

@@ -168,7 +168,7 @@ def pruned(name, keep=1):
     ret["changes"] = {"removed": done["removed"], "freed": done["freed"]}
     ret["result"] = None if test else True
     verb = "would be removed" if test else "removed"
-    ret["comment"] = f"{done['base']}: {verb}: {', '.join(done['removed'])} ({done['freed']} bytes)"
+    ret["comment"] = f"{done['base']}: {verb}: {', '.join(done['removed'])} (up to {done['freed']} bytes)"
     return ret
 
 

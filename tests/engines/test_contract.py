@@ -18,6 +18,7 @@ from salt.exceptions import CommandExecutionError
 from tests.engines.cells import KINDS
 from tests.engines.node import APP, BASE, NEW, Node, until
 from tests.functional.lab import BUSYBOX, layer
+from tests.support.asked import asked
 from tests.support.engine import EngineError
 from tests.support.images import file, whiteout
 from tests.support.kernel import differences
@@ -85,6 +86,20 @@ class TestFinding:
         assert node.status()["path"] == path
         assert node.version() == "12.1"
         assert node.call("rollback", node.chain_id(BASE))["to"] == "12.0"
+
+    def test_asking_is_cheap_with_many_images(self, node: Node) -> None:
+        """Nothing to do is what an operation finds most of the time: no connection and no command for each image."""
+        node.load()
+        node.call("apply", node.bundle())
+        with asked() as few:
+            assert node.call("converge", BASE, "12.1")["changed"] is False
+        for number in range(3):
+            more = layer(file("more", f"{node.token} {number}".encode()))
+            node.load_stacks({f"registry.corp/more:{number}": [*node.stacks[BASE], more]})
+        with asked() as many:
+            assert len(node.call("converge", BASE, "12.1")["images"]) == 6
+        for costly in ("connections", "commands"):
+            assert many[costly] == few[costly]
 
     def test_looking_leaves_nothing(self, node: Node) -> None:
         node.load()

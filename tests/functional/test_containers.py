@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from baseimg_core.engine.api import Api
 from baseimg_core.engine.docker import Docker
 from baseimg_core.model.containers import parse
 from baseimg_core.model.policy import Source
@@ -125,7 +126,7 @@ def in_child(node: Node, point: str, work: Callable[[planning.Context], object])
 
 
 def context(engine: Engine) -> planning.Context:
-    return planning.Context(Docker(engine.url), lambda source: source.source, "test", 5.0)
+    return planning.Context(Docker(Api(engine.url)), lambda source: source.source, "test", 5.0)
 
 
 class TestWhoIsRestarted:

@@ -85,38 +85,50 @@ def discard(path: str) -> None:
         os.unlink(path)
 
 
-def remove_tree(path: str) -> None:
+def remove_tree(path: str) -> int:
     """
     Remove a directory with all that is in it, however deeply it is nested: ``shutil.rmtree`` needs an open file for
     each level, and paths as long as the tree is deep.
 
     Directories are moved up until none holds another, so what an interruption leaves is not the tree that it was.
+    Returns the content bytes of the files that are in no other tree.
     """
+    freed = 0
     root = _open_directory(path)
     try:
         while names := os.listdir(root):
             for name in names:
-                if stat.S_ISDIR(os.lstat(name, dir_fd=root).st_mode):
-                    _empty(root, name)
+                st = os.lstat(name, dir_fd=root)
+                if stat.S_ISDIR(st.st_mode):
+                    freed += _empty(root, name)
                     os.rmdir(name, dir_fd=root)
                 else:
-                    os.unlink(name, dir_fd=root)
+                    freed += _unlink(root, name, st)
     finally:
         os.close(root)
     os.rmdir(path)
+    return freed
 
 
-def _empty(root: int, name: str) -> None:
+def _empty(root: int, name: str) -> int:
     """Move the directories in one up to ``root``, and remove the rest."""
+    freed = 0
     directory = _open_directory(os.fsencode(name), root)
     try:
         for child in os.listdir(directory):
-            if stat.S_ISDIR(os.lstat(child, dir_fd=directory).st_mode):
+            st = os.lstat(child, dir_fd=directory)
+            if stat.S_ISDIR(st.st_mode):
                 os.rename(child, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=root)
             else:
-                os.unlink(child, dir_fd=directory)
+                freed += _unlink(directory, child, st)
     finally:
         os.close(directory)
+    return freed
+
+
+def _unlink(directory: int, name: str, st: os.stat_result) -> int:
+    os.unlink(name, dir_fd=directory)
+    return st.st_size if stat.S_ISREG(st.st_mode) and st.st_nlink == 1 else 0
 
 
 def hex_digest(file: BinaryIO, other: hashlib._Hash | None = None) -> str:

@@ -265,18 +265,23 @@ class Store(Locked):
                 self._discard_staging()
                 self._discard_indexes(record.generations if record else ())
 
-    def prune(self, record: Record, numbers: Iterable[int]) -> None:
-        """Remove generations that are not live, the pristine one excepted; first they are marked as of no use (I7)."""
+    def prune(self, record: Record, numbers: Iterable[int]) -> int:
+        """
+        Remove generations that are not live, the pristine one excepted; first they are marked as of no use (I7).
+
+        Returns the content bytes that went with them.
+        """
         for number in numbers:
             if number not in (0, record.current):
                 record.generations[number].activated = ""
         with disk_errors(self.home):
             self._save(record)
             trace("prune.marked")
-            self._drop_useless(record)
+            freed = sum(self._drop_useless(record))
             trace("prune.removed")
             self._save(record)
             trace("prune.recorded")
+        return freed
 
     def save(self, record: Record) -> None:
         """Write a record whose generations are as they were, but for what is said of them."""
@@ -311,26 +316,29 @@ class Store(Locked):
                 moved = True
         return moved
 
-    def _drop_useless(self, record: Record) -> bool:
-        """Forget generations that were never activated (I7) or are gone: their inodes may come again."""
+    def _drop_useless(self, record: Record) -> list[int]:
+        """
+        Forget generations that were never activated (I7) or are gone: their inodes may come again. Returns the content
+        bytes that went with each.
+        """
         useless = [one for one in record.generations.values() if one.number and not (one.activated and one.inode)]
+        freed = []
         for one in useless:
             del record.generations[one.number]
-            self._remove(one)
+            freed.append(self._remove(one))
         if record.previous not in record.generations:
             record.previous = None
-        return bool(useless)
+        return freed
 
     def _discard_indexes(self, known: Collection[int]) -> None:
         names = os.listdir(self._indexes) if os.path.isdir(self._indexes) else []
         for name in set(names) - {f"{number}.jsonl" for number in known}:
             files.discard(os.path.join(self._indexes, name))
 
-    def _remove(self, one: Generation) -> None:
+    def _remove(self, one: Generation) -> int:
         files.discard(self.index(one.number))
-        for path, inode in self._kept().items():
-            if inode == one.inode:  # a name may lie in the middle of a swap, an inode does not (I2)
-                files.remove_tree(path)
+        # a name may lie in the middle of a swap, an inode does not (I2)
+        return sum(files.remove_tree(path) for path, inode in self._kept().items() if inode == one.inode)
 
     def _discard_staging(self) -> None:
         """Remove what was not finished, half-written files included."""

@@ -9,11 +9,10 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import docker
-
 from ..errors import EngineUnreachable
+from .api import Api
 from .ctr import SNAPSHOTTER, Ctr
-from .docker import ROOTLESS, Docker, check_driver, check_here, ping, reachable
+from .docker import ROOTLESS, Docker, check_driver, check_here
 from .snapshots import OnSnapshots, Snapshots
 
 _NAMESPACE = "moby"
@@ -24,13 +23,13 @@ _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
 class DockerContainerd(OnSnapshots, Docker):
-    """The engine at ``url``; ``containerd`` is the path of its containerd's socket where that is declared."""
+    """The engine behind ``api``; ``containerd`` is the path of its containerd's socket where that is declared."""
 
     storage = "docker/containerd"
 
-    def __init__(self, url: str, containerd: str = "") -> None:
+    def __init__(self, api: Api, containerd: str = "") -> None:
         self._containerd = containerd
-        super().__init__(url)
+        super().__init__(api)
 
     def _check(self, info: Mapping[str, Any]) -> None:
         check_driver(info, SNAPSHOTTER, {**ROOTLESS, **_REMAPPED})
@@ -46,12 +45,9 @@ class DockerContainerd(OnSnapshots, Docker):
         return self._snapshots.directories(diff_ids)
 
 
-def uses_containerd(url: str) -> bool:
-    """Whether the Docker engine at ``url`` keeps its images in a containerd, with whatever snapshotter."""
-    with reachable(url):
-        api = docker.APIClient(base_url=url, version=ping(url)["Api-Version"])
-        status = dict(pair for pair in api.info().get("DriverStatus") or () if len(pair) == 2)
-        api.close()
+def uses_containerd(info: Mapping[str, Any]) -> bool:
+    """Whether a Docker engine that says this of itself keeps its images in a containerd, with whatever snapshotter."""
+    status = dict(pair for pair in info.get("DriverStatus") or () if len(pair) == 2)
     return "containerd" in str(status.get("driver-type", ""))
 
 

@@ -7,6 +7,7 @@ directories are asked for with a short-lived ``view`` on top of it, whose mount 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -14,12 +15,14 @@ import secrets
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any, cast
 
 from ..errors import EngineUnreachable, StorageUnsupported
 
 SNAPSHOTTER = "overlayfs"
 _TIMEOUT = 60  # seconds for one answer
+_BLOBS = "io.containerd.content.v1.content/blobs/sha256"  # below containerd's root
 _ABSENT = "not found"  # how every message of containerd's ends that says so
 
 
@@ -53,8 +56,21 @@ class Ctr:
         return json.loads(self.call(*arguments))
 
     def blob(self, digest: str) -> Any:
-        """A JSON document of the content store."""
-        return self.json("content", "get", digest)
+        """
+        A JSON document of the content store: its file, else what ``ctr`` gives, whose start takes longer than all else
+        of an operation that asks for two of each image. The digest says whether the file is the right one.
+        """
+        data = b""
+        with suppress(OSError), open(os.path.join(self._blobs, digest.removeprefix("sha256:")), "rb") as file:
+            data = file.read()
+        if "sha256:" + hashlib.sha256(data).hexdigest() != digest:
+            return self.json("content", "get", digest)
+        return json.loads(data)
+
+    @property
+    def _blobs(self) -> str:
+        """Where blobs lie, unless the snapshotter was given a directory of its own."""
+        return os.path.join(os.path.dirname(os.path.dirname(self.root)), _BLOBS)
 
     @contextmanager
     def content(self, digest: str) -> Iterator[io.BufferedReader]:
@@ -66,6 +82,7 @@ class Ctr:
             finally:
                 process.kill()
 
+    @cached_property
     def root(self) -> str:
         """The directory in which the snapshotter keeps its snapshots."""
         details = self.call("plugins", "ls", "-d", f"type==io.containerd.snapshotter.v1,id=={SNAPSHOTTER}")

@@ -9,9 +9,10 @@ from typing import Any
 
 from ..errors import ArgumentInvalid, BaseimgError, EngineUnreachable
 from . import containerd
+from .api import Api
 from .containerd import Containerd
 from .containerd_store import DockerContainerd, uses_containerd
-from .docker import Docker, ping, reachable
+from .docker import Docker
 from .podman import Podman
 
 # where engines listen, in the order in which they are taken
@@ -110,10 +111,9 @@ def _open(place: Choice) -> Supported:
     """The engine, whatever really listens there."""
     if place.kind == "containerd":
         return Containerd(_path(place.address), place.namespace)
-    with reachable(place.address):
-        is_podman = "Libpod-Api-Version" in ping(place.address)
-    if is_podman:
-        return Podman(place.address)
-    if uses_containerd(place.address):
-        return DockerContainerd(place.address, place.containerd)
-    return Docker(place.address)
+    api = Api(place.address)
+    if api.podman:
+        return Podman(api)
+    if uses_containerd(api.info):
+        return DockerContainerd(api, place.containerd)
+    return Docker(api)

@@ -8,17 +8,15 @@ import signal
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import docker
-import docker.constants
 import docker.errors
-import requests.exceptions
 
 from ..errors import (
     ContainerRefused,
     ContainerUnknown,
-    EngineUnreachable,
     ImageUnknown,
     LayerUnsupported,
     NotUnpacked,
@@ -26,9 +24,9 @@ from ..errors import (
 )
 from ..model.owners import Owners
 from . import tarsplit
+from .api import TIMEOUT, Api, Missing, Refused, reachable
 from .base import Container, Image
 
-_TIMEOUT = 60  # seconds for one answer of the engine
 _STOP_TIMEOUT = 10  # seconds until the engine kills a container, where it does not say
 _POLL = 0.05  # seconds between two looks at a command that runs
 _LINE = 500  # characters of a log line that are kept
@@ -38,7 +36,7 @@ _USUAL_RANGE = 65536  # what useradd(8) gives
 
 class Docker:
     """
-    The engine at ``url`` (``unix:///run/docker.sock``); raises where it does not answer or stores layers otherwise.
+    The engine behind ``api``; raises where it does not answer or stores layers otherwise.
     """
 
     restarts = True
@@ -46,15 +44,17 @@ class Docker:
     layers_root: str
     owners = Owners()
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, api: Api) -> None:
+        self._api, self.url = api, api.url
         self._images: list[Image] | None = None  # an object lives for one operation, which sees one state of things
-        with self._reachable():
-            self._api = docker.APIClient(base_url=url, version=ping(url)["Api-Version"], timeout=_TIMEOUT)
-            info = self._api.info()
-        self.version = str(info.get("ServerVersion") or "")
-        self._check(info)
-        self._open(info)
+        self.version = str(api.info.get("ServerVersion") or "")
+        self._check(api.info)
+        self._open(api.info)
+
+    @cached_property
+    def _sdk(self) -> Any:
+        """Docker's own SDK, for what changes something."""
+        return docker.APIClient(base_url=self.url, version=self._api.version, timeout=TIMEOUT)
 
     def _check(self, info: Mapping[str, Any]) -> None:
         """Refuse an engine that keeps its layers otherwise."""
@@ -68,13 +68,12 @@ class Docker:
         self._records = os.path.join(info["DockerRootDir"], "image", "overlay2", "layerdb", "sha256")
 
     def image(self, reference: str) -> Image:
-        with self._reachable():
-            try:
-                return self._image(self._api.inspect_image(reference))
-            except (docker.errors.NotFound, docker.errors.NullResource):
-                raise ImageUnknown(f"the engine at {self.url} has no image {reference!r}") from None
-            except docker.errors.APIError as exc:
-                raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc.explanation}") from exc
+        try:
+            return self._image(self._api.get("images", reference, "json"))
+        except Missing:
+            raise ImageUnknown(f"the engine at {self.url} has no image {reference!r}") from None
+        except Refused as exc:
+            raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc.message}") from exc
 
     def images(self) -> list[Image]:
         if self._images is None:
@@ -82,18 +81,16 @@ class Docker:
         return self._images
 
     def _inspect_all(self) -> Iterator[Image]:
-        with self._reachable():
-            for image_id in dict.fromkeys(self._api.images(quiet=True, all=True)):
-                # removed while we looked; or nothing that could run here
-                with contextlib.suppress(docker.errors.NotFound, NotUnpacked):
-                    yield self._image(self._api.inspect_image(image_id))
+        for image_id in dict.fromkeys(one["Id"] for one in self._api.get("images", "json", all=True)):
+            # removed while we looked; or nothing that could run here
+            with contextlib.suppress(Missing, NotUnpacked):
+                yield self._image(self._api.get("images", image_id, "json"))
 
     def containers(self, stopped: bool = False) -> list[Container]:
         found: list[Container] = []
-        with self._reachable():
-            for summary in self._api.containers(all=stopped):
-                with contextlib.suppress(docker.errors.NotFound):  # removed while we looked
-                    found.append(_container(self._api.inspect_container(summary["Id"])))
+        for summary in self._api.get("containers", "json", all=stopped):
+            with contextlib.suppress(Missing):  # removed while we looked
+                found.append(_container(self._api.get("containers", summary["Id"], "json")))
         return sorted((one for one in found if stopped or one.pid), key=lambda container: container.name)
 
     def container(self, container_id: str) -> Container:
@@ -105,17 +102,17 @@ class Docker:
         endless = seconds < 0
         with self._asked(container_id, "stopped"):
             # the SDK waits as long for an answer, and 60 seconds more
-            self._api.stop(container_id, timeout=int(longest) if endless else seconds)
+            self._sdk.stop(container_id, timeout=int(longest) if endless else seconds)
 
     def start(self, container_id: str) -> None:
         with self._asked(container_id, "started"):
-            self._api.start(container_id)
+            self._sdk.start(container_id)
 
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
         deadline = time.monotonic() + timeout
         with self._asked(container_id, f"asked to run {command[0]}"):
             job = self._begin(container_id, command, deadline)
-            while (found := self._api.exec_inspect(job))["Running"] and time.monotonic() < deadline:
+            while (found := self._sdk.exec_inspect(job))["Running"] and time.monotonic() < deadline:
                 time.sleep(_POLL)
         if found["Running"]:
             with contextlib.suppress(ProcessLookupError):
@@ -125,33 +122,33 @@ class Docker:
 
     def _begin(self, container_id: str, command: Sequence[str], _deadline: float) -> str:
         """Have a command run in a container; returns the job's ID."""
-        job: str = self._api.exec_create(container_id, list(command), stdout=False, stderr=False)["Id"]
-        self._api.exec_start(job, detach=True)
+        job: str = self._sdk.exec_create(container_id, list(command), stdout=False, stderr=False)["Id"]
+        self._sdk.exec_start(job, detach=True)
         return job
 
     def logs(self, container_id: str, lines: int) -> list[str]:
         try:
             with self._asked(container_id, "asked for its log"):
-                data: bytes = self._api.logs(container_id, tail=lines)
+                data: bytes = self._sdk.logs(container_id, tail=lines)
         except ContainerRefused:  # the logging driver keeps none that could be read
             return []
         return [line[:_LINE] for line in data.decode(errors="replace").splitlines()[-lines:]]
 
     def _inspect(self, container_id: str) -> dict[str, Any]:
         with self._asked(container_id, "inspected"):
-            details: dict[str, Any] = self._api.inspect_container(container_id)
+            details: dict[str, Any] = self._api.get("containers", container_id, "json")
         return details
 
     @contextlib.contextmanager
     def _asked(self, container_id: str, what: str) -> Iterator[None]:
         """Something is asked of a container: tell its refusal from an engine that does not answer."""
-        with self._reachable():
+        with reachable(self.url):
             try:
                 yield
-            except docker.errors.NotFound as exc:
+            except (Missing, docker.errors.NotFound) as exc:
                 raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
-            except docker.errors.APIError as exc:
-                reason = exc.explanation or exc
+            except (Refused, docker.errors.APIError) as exc:
+                reason = exc.message if isinstance(exc, Refused) else exc.explanation or exc
                 raise ContainerRefused(f"the container {container_id[:12]} cannot be {what}: {reason}") from exc
 
     def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
@@ -190,32 +187,6 @@ class Docker:
             raise LayerUnsupported(f"image {details['Id']} has {len(diff_ids)} layers in {len(top_first)} directories")
         check_here(self.url, top_first[0])
         return tuple(reversed(top_first))
-
-    def _reachable(self) -> contextlib.AbstractContextManager[None]:
-        return reachable(self.url)
-
-
-@contextlib.contextmanager
-def reachable(url: str) -> Iterator[None]:
-    """Turn every failure of a call into :class:`EngineUnreachable`, but that there is no such thing."""
-    try:
-        yield
-    except docker.errors.NotFound:
-        raise
-    except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as exc:
-        raise EngineUnreachable(f"no answer from the engine at {url}: {exc}") from exc
-
-
-def ping(url: str) -> Mapping[str, str]:
-    """The headers with which an engine says what it is. Podman runs several programs where asked for its version."""
-    client = docker.APIClient(base_url=url, version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=_TIMEOUT)
-    try:
-        answer = client.get(f"{client.base_url}/_ping")
-        answer.raise_for_status()
-        headers: Mapping[str, str] = answer.headers
-        return headers
-    finally:
-        client.close()
 
 
 def _container(details: dict[str, Any]) -> Container:

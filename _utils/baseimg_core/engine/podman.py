@@ -18,7 +18,7 @@ _CHUNK = 1 << 16  # bytes of a command's output, which nobody reads
 
 class Podman(Docker):
     """
-    The service at ``url`` (``unix:///run/podman/podman.sock``).
+    Podman's service behind ``api``.
 
     Layers of additional image stores lie outside of ``layers_root``; they belong to others and are read-only.
     """
@@ -48,8 +48,8 @@ class Podman(Docker):
 
     def _begin(self, container_id: str, command: Sequence[str], deadline: float) -> str:
         """Attached until it ends: Podman 4.3 goes on to call a detached one running after that."""
-        job: str = self._api.exec_create(container_id, list(command), stderr=False)["Id"]
-        with contextlib.closing(self._api.exec_start(job, socket=True)) as output:
+        job: str = self._sdk.exec_create(container_id, list(command), stderr=False)["Id"]
+        with contextlib.closing(self._sdk.exec_start(job, socket=True)) as output:
             while select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 if not os.read(output.fileno(), _CHUNK):
                     break

@@ -43,7 +43,7 @@ class Snapshots:
 
     def __init__(self, ctr: Ctr) -> None:
         self.ctr = ctr
-        self.root = ctr.root()
+        self.root = ctr.root
         self._known: dict[str, str] = {}  # directory by chain ID
 
     @cached_property

@@ -50,10 +50,11 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
             return {"base": base.reference, "removed": [], "kept": {}, "freed": 0}
         reasons = _reasons(context.engine, base, record, keep)
         useless = [number for number in record.present if number not in reasons]
-        freed = space.released(base.store.path(record, number) for number in useless)
         versions = {number: one.version for number, one in record.generations.items()}
-        if useless and not test:
-            base.store.prune(record, useless)
+        if test:
+            freed = space.released(base.store.path(record, number) for number in useless)
+        else:
+            freed = base.store.prune(record, useless) if useless else 0
         return {
             "base": record.reference,
             "removed": [versions[number] for number in useless],

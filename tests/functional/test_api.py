@@ -1,0 +1,73 @@
+"""How an engine is asked: what an operation costs it, and what it may do meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from baseimg_core.engine.api import Api, Missing, Refused
+from baseimg_core.errors import EngineUnreachable
+from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, Lab, layer
+from tests.support.asked import asked
+from tests.support.engine import Engine
+from tests.support.images import file
+from tests.support.registry import free_port
+
+pytestmark = pytest.mark.functional
+
+
+def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
+    lab.usual()
+    bundle = lab.bundle()
+    lab.apply(bundle)
+    lab.engine.start_container(APP, *SLEEP)
+    bundles = {"12.1": {"source": bundle}}
+    with asked() as few:
+        assert lab.converge(BASE, "12.1", bundles)["images"] == [APP, BASE, NEW]
+    # the base by its name, then every image
+    assert few == {"connections": 1, "_ping": 1, "info": 1, "images": 5, "containers": 2}
+    more = [layer(file("other", b"%d" % number)) for number in range(7)]
+    lab.load({f"corp/more:{number}": [BUSYBOX, VERSION_0, APP_LAYER, one] for number, one in enumerate(more)})
+    with asked() as many:
+        assert len(lab.converge(BASE, "12.1", bundles)["images"]) == 10
+    assert many - few == {"images": 7}
+
+
+def test_an_engine_that_restarts_meanwhile(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    api = Api(engine.url)
+    assert api.get("images", "json", all=True) == []
+    engine.restart()
+    assert api.get("images", "json", all=True) == []
+    engine.stop()
+    for _ in range(2):
+        with pytest.raises(EngineUnreachable):
+            api.get("images", "json")
+    engine.start()
+    assert api.get("images", "json", all=True) == []
+
+
+def test_an_engine_that_is_at_no_unix_socket(lab: Lab, make_engine: Callable[..., Engine]) -> None:
+    url = f"tcp://127.0.0.1:{free_port()}"
+    engine = make_engine(args=(f"--host={url}", "--tls=false"))
+    other = Lab(engine, lab.minion.configure(**{"docker.url": url}), lab.work)
+    other.usual()
+    engine.start_container(APP, *SLEEP, name="app")
+    done = other.apply(other.bundle(), containers={"mode": "restart", "settle": 0})
+    assert (done["to"], done["containers"]["current"]) == ("12.1", ["app"])
+    assert other.refused("image-unknown", "layer", "corp/none:1").info["message"].startswith(f"the engine at {url} has")
+
+
+def test_answers_of_an_engine(engine: Engine) -> None:
+    api = Api(engine.url)
+    with pytest.raises(Missing):
+        api.get("images", "corp/none:1", "json")
+    with pytest.raises(Refused, match="invalid reference format"):
+        api.get("images", "a b?all=1#", "json")
+    with pytest.raises(Refused):  # a redirection
+        api.get("images", "..", "json")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: api.get("version")["Version"], range(40)))
+    assert set(answers) == {api.info["ServerVersion"]}
