@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import io
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from baseimg_core.disk import beside
-from baseimg_core.disk.beside import CHUNK, Ahead, Digest
+from baseimg_core.disk.beside import CHUNK, Ahead, Digest, ahead
 
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=30), counts=st.lists(st.integers(1, 200)))
@@ -67,3 +68,25 @@ def test_digest(pieces: list[bytes], often: int) -> None:
         digest.update(piece * often)
         expected.update(piece * often)
     assert digest.hexdigest() == expected.hexdigest()
+
+
+def test_what_is_made_ahead_comes_in_order_and_is_bounded() -> None:
+    begun: list[int] = []
+
+    def make(number: int) -> int:
+        begun.append(number)
+        return number * 2
+
+    with ThreadPoolExecutor(2) as pool:
+        for number, made in ahead(pool, make, range(50), 4):
+            assert made == number * 2
+            assert len(begun) <= number + 5
+    assert sorted(begun) == list(range(50))
+
+
+def test_what_fails_ahead_fails_in_its_turn() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        turns = ahead(pool, lambda number: 6 // number, [3, 2, 0, 1], 2)
+        assert [next(turns), next(turns)] == [(3, 2), (2, 3)]
+        with pytest.raises(ZeroDivisionError):
+            next(turns)

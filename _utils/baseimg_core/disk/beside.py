@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 CHUNK = 1 << 20
 _AHEAD = 3  # chunks
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Ahead:
@@ -41,6 +44,20 @@ class Ahead:
 
     def _submit(self) -> Future[bytes]:
         return self._pool.submit(self._read, CHUNK)
+
+
+def ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Given], Made], given: Iterable[Given], count: int
+) -> Iterator[tuple[Given, Made]]:
+    """Everything in ``given`` with what ``function`` makes of it, which ``pool`` does up to ``count`` before."""
+    coming: deque[tuple[Given, Future[Made]]] = deque()
+    for one in given:
+        coming.append((one, pool.submit(function, one)))
+        if len(coming) > count:
+            first, made = coming.popleft()
+            yield first, made.result()
+    for first, made in coming:
+        yield first, made.result()
 
 
 class Digest:

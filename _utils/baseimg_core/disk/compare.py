@@ -19,19 +19,22 @@ Inode = tuple[int, int]
 Progress = Callable[[int], None]
 
 
-def compare(source: Stack, target: Stack, progress: Progress | None = None) -> list[Change]:
+def compare(source: Stack, target: Stack, progress: Progress | None = None, contents: bool = False) -> list[Change]:
     """
     Every path that ``target`` shows differently from ``source``, ordered by path (so parents come first).
 
     Directories that both stacks merge from the same layer directories are the same and are not entered, so that with
     shared lower layers only what lies above them is read. ``progress`` is told the number of paths compared so far.
+
+    A file's content is read where nothing else tells that it differs; with ``contents`` also where something does, so
+    that each change says whether the content is among what differs.
     """
-    return _Comparison(source, target, progress).run()
+    return _Comparison(source, target, progress, contents).run()
 
 
 class _Comparison:
-    def __init__(self, source: Stack, target: Stack, progress: Progress | None) -> None:
-        self.source, self.target, self.progress = source, target, progress
+    def __init__(self, source: Stack, target: Stack, progress: Progress | None, contents: bool) -> None:
+        self.source, self.target, self.progress, self.contents = source, target, progress, contents
         self.seen = 0
         self.before, self.after = _Links(source), _Links(target)
         self.changes: dict[bytes, Change] = {}
@@ -79,7 +82,8 @@ class _Comparison:
     def _what(self, old_real: bytes, old: Entry, new_real: bytes, new: Entry) -> list[str]:
         what = differences(old, new)
         both_files = old.kind is new.kind is Kind.FILE and old_real != new_real
-        if both_files and "size" not in what and not _same_content(old_real, new_real):
+        wanted = self.contents or not what
+        if both_files and wanted and "size" not in what and not _same_content(old_real, new_real):
             what.append("content")
         return what
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,11 +18,13 @@ from ..model.entry import Kind
 from ..model.manifest import DELTA_TYPE, MEDIA_TYPES
 from ..model.renames import counterparts
 from . import compression, delta, layertar, tarstream
-from .beside import Digest
+from .beside import Digest, ahead
 from .files import hex_digest
 from .tree import Stack
 
 _CHUNK = 1 << 20
+_READERS = 2
+_FILES_AHEAD = 16  # each is held in memory, up to a chunk
 
 Progress = Callable[[int, int], None]
 
@@ -99,6 +102,25 @@ class _Tee:
         return len(data)
 
 
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A file's digest, in hex, and its content, where that is not too much to hold."""
+
+    digest: str
+    data: bytes | None = None
+
+
+def _read(change: Change) -> _Content | None:
+    """What a change brings, if it is a file that no other is linked to."""
+    if change.entry is None or change.entry.kind is not Kind.FILE or change.link is not None:
+        return None
+    with open(change.real, "rb", buffering=0) as source:
+        if change.entry.size > _CHUNK:
+            return _Content(hex_digest(source))
+        data = source.read(change.entry.size + 1)
+        return _Content(hashlib.sha256(data).hexdigest(), data)
+
+
 class LayerWriter:
     """Streams changes as a layer tar in its encodings, with the digests of all forms."""
 
@@ -119,11 +141,16 @@ class LayerWriter:
 
     def write(self, changes: Sequence[Change]) -> None:
         self.total = sum(change.entry.size for change in changes if change.entry and change.link is None)
-        for change in changes:
-            if change.entry and change.entry.kind is Kind.FILE and change.link is None:
-                self._file(change, change.entry.size)
-            else:
-                self.plain.write(layertar.header(change))
+        with ThreadPoolExecutor(_READERS, "read") as pool:
+            try:
+                for change, content in ahead(pool, _read, changes, _FILES_AHEAD):
+                    if change.entry and content:
+                        self._file(change, change.entry.size, content)
+                    else:
+                        self.plain.write(layertar.header(change))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         self.plain.write(tarstream.END)
         for one in self.blobs:
             one.stream.close()
@@ -134,29 +161,25 @@ class LayerWriter:
             if one.delta:
                 one.delta.begin_file(change.path, size)
 
-    def _file(self, change: Change, size: int) -> None:
-        with open(change.real, "rb", buffering=0) as source:
-            if size <= 4 * _CHUNK:
-                data = source.read(size + 1)
-                self._expect(change, len(data), size)
-                self._begin_file(change, hashlib.sha256(data).hexdigest(), size)
-                self.plain.write(data)
-            else:
-                digest = hex_digest(source)
-                self._begin_file(change, digest, size)
-                self._copy(change, source, size)
-            self.plain.write(tarstream.padding(size))
+    def _file(self, change: Change, size: int, content: _Content) -> None:
+        self._begin_file(change, content.digest, size)
+        if content.data is None:
+            self._copy(change, size)
+        else:
+            self._expect(change, len(content.data), size)
+            self.plain.write(content.data)
+        self.plain.write(tarstream.padding(size))
         self.content += size
         if self.progress:
             self.progress(self.content, self.total)
 
-    def _copy(self, change: Change, source: Any, size: int) -> None:
-        source.seek(0)
+    def _copy(self, change: Change, size: int) -> None:
         done = 0
-        while data := source.read(_CHUNK):
-            done += len(data)
-            self._expect(change, min(done, size + 1), min(done, size))
-            self.plain.write(data)
+        with open(change.real, "rb", buffering=0) as source:
+            while data := source.read(_CHUNK):
+                done += len(data)
+                self._expect(change, min(done, size + 1), min(done, size))
+                self.plain.write(data)
         self._expect(change, done, size)
 
     @staticmethod

@@ -44,7 +44,7 @@ def layer(engine: Engine, reference: str) -> dict[str, Any]:
 def diff(engine: Engine, source: str, target: str, progress: Progress | None = None) -> dict[str, Any]:
     """Counts, and every path that differs."""
     old, new = layered(engine, source), layered(engine, target)
-    found = _compare(engine, pristine(engine, old), pristine(engine, new), progress)
+    found = _compare(engine, pristine(engine, old), pristine(engine, new), progress, contents=True)
     listed: dict[str, list[dict[str, Any]]] = {action.value: [] for action in Action}
     for change in found:
         item: dict[str, Any] = {"path": overlay.shown(change.path)}
@@ -139,8 +139,8 @@ def layered(engine: Engine, reference: str) -> Image:
     return image
 
 
-def _compare(engine: Engine, old: Stack, new: Stack, progress: Progress | None) -> list[Change]:
-    found = compare(old, new, counter(progress))
+def _compare(engine: Engine, old: Stack, new: Stack, progress: Progress | None, contents: bool = False) -> list[Change]:
+    found = compare(old, new, counter(progress), contents)
     return [replace(one, entry=engine.owners.original(one.entry)) if one.entry else one for one in found]
 
 
