@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     if os.geteuid() != 0:
         raise SystemExit("bench: mounts file systems and starts private engines, and must run as root")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a minion compiles its modules once
     # Told to end, it takes its engines and mounts down, as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     samples, start = Samples(), report.machine()
