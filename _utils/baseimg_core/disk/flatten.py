@@ -21,6 +21,7 @@ from typing import BinaryIO
 from ..errors import BundleInvalid, BundleMismatch, DigestMismatch
 from ..model import overlay
 from ..model.entry import Entry, Kind, kind_of
+from .beside import Digest
 from .files import Copier, Tree, set_metadata, write_all
 from .layertar import Member
 from .sharing import SEPARATE, Sharing
@@ -164,7 +165,7 @@ class Flattener:
             self.digests[path] = self.digests[first]
 
     def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: BinaryIO) -> None:
-        left, sha = entry.size, hashlib.sha256()
+        left, sha = entry.size, Digest() if entry.size > _CHUNK else hashlib.sha256()
         while left:
             data = stream.read(min(left, _CHUNK))
             write_all(descriptor, data)
@@ -172,8 +173,8 @@ class Flattener:
             left -= len(data)
         set_metadata(descriptor, entry)
         self.bytes += entry.size
-        self.digests[member.path] = sha.hexdigest()
-        if member.digest not in (None, sha.hexdigest()):
+        digest = self.digests[member.path] = sha.hexdigest()
+        if member.digest not in (None, digest):
             raise DigestMismatch(f"the content of {overlay.shown(member.path)} does not have its recorded digest")
 
     def _make_parents(self, path: bytes) -> None:
