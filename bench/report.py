@@ -109,9 +109,15 @@ def markdown(samples: Samples, found: Sequence[Verdict], parts: Sequence[dict[st
         lines += [f"- {of}, baseimg {part['baseimg']}"]
     lines += [""]
     lines += table(
-        ["target", "limit", "measured", ""],
+        ["target", "limit", "measured", "the floor reaches", ""],
         [
-            [one.work, f"{one.sense} {one.limit:g} {one.figure}", _number(one.measured, 1, 2), _passed(one)]
+            [
+                one.work,
+                f"{one.sense} {one.limit:g} {one.figure}",
+                _number(one.measured, 1, 2),
+                _number(one.floor, 1, 2),
+                _passed(one),
+            ]
             for one in found
         ],
     )

@@ -90,3 +90,19 @@ def test_what_fails_ahead_fails_in_its_turn() -> None:
         assert [next(turns), next(turns)] == [(3, 2), (2, 3)]
         with pytest.raises(ZeroDivisionError):
             next(turns)
+
+
+def test_nothing_more_is_made_once_nobody_asks() -> None:
+    wait = threading.Event()
+    begun: list[int] = []
+
+    def make(number: int) -> None:
+        begun.append(number)
+        assert number == 0 or wait.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        turns = ahead(pool, make, range(50), 20)
+        next(turns)
+        turns.close()
+        wait.set()
+    assert len(begun) <= 2

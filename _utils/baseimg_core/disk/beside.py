@@ -49,15 +49,23 @@ class Ahead:
 def ahead(
     pool: ThreadPoolExecutor, function: Callable[[Given], Made], given: Iterable[Given], count: int
 ) -> Iterator[tuple[Given, Made]]:
-    """Everything in ``given`` with what ``function`` makes of it, which ``pool`` does up to ``count`` before."""
+    """
+    Everything in ``given`` with what ``function`` makes of it, which ``pool`` does up to ``count`` before; no more once
+    nobody asks.
+    """
     coming: deque[tuple[Given, Future[Made]]] = deque()
-    for one in given:
-        coming.append((one, pool.submit(function, one)))
-        if len(coming) > count:
+    try:
+        for one in given:
+            coming.append((one, pool.submit(function, one)))
+            if len(coming) > count:
+                first, made = coming.popleft()
+                yield first, made.result()
+        while coming:
             first, made = coming.popleft()
             yield first, made.result()
-    for first, made in coming:
-        yield first, made.result()
+    finally:
+        for _one, made in coming:
+            made.cancel()
 
 
 class Digest:

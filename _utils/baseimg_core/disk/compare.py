@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from ..errors import LayerUnsupported
 from ..model import overlay
 from ..model.changes import Action, Change, relinked
 from ..model.entry import Entry, Kind, differences, kind_of
+from .beside import ahead
 from .records import Records
 from .tree import Node, Stack, entry_of
 
 _CHUNK = 1 << 20
+_READERS = 2
+_AHEAD = 64  # files that wait to be compared while the walk goes on
 Inode = tuple[int, int]
 Progress = Callable[[int], None]
 
@@ -32,6 +36,17 @@ def compare(source: Stack, target: Stack, progress: Progress | None = None, cont
     return _Comparison(source, target, progress, contents).run()
 
 
+@dataclass(frozen=True, slots=True)
+class _Doubtful:
+    """A path that both show, where its files are, the target's entry, and what differs beside the content."""
+
+    path: bytes
+    old: bytes
+    new: bytes
+    entry: Entry
+    what: tuple[str, ...]
+
+
 class _Comparison:
     def __init__(self, source: Stack, target: Stack, progress: Progress | None, contents: bool) -> None:
         self.source, self.target, self.progress, self.contents = source, target, progress, contents
@@ -40,9 +55,9 @@ class _Comparison:
         self.changes: dict[bytes, Change] = {}
 
     def run(self) -> list[Change]:
-        self.pending: list[tuple[bytes, Node | None, Node]] = [(b"", self.source.root, self.target.root)]
-        while self.pending:
-            self._directory(*self.pending.pop())
+        with ThreadPoolExecutor(_READERS, "compare") as pool:
+            for pair, same in ahead(pool, _same_content, self._walk(), _AHEAD):
+                self._settle(pair, same)
         before, after = self._links()
         changed = set(self.changes)
         for path in relinked(before, after, changed, self._is_leaf):
@@ -58,34 +73,45 @@ class _Comparison:
             if not self.after.meet(before) | self.before.meet(after):
                 return before, after
 
-    def _directory(self, path: bytes, old: Node | None, new: Node) -> None:
-        olds = self.source.children(old) if old and old.is_dir else {}
-        news = self.target.children(new)
-        for name in sorted(olds.keys() | news.keys()):
-            self._pair(overlay.join(path, name), olds.get(name), news.get(name))
+    def _walk(self) -> Iterator[_Doubtful]:
+        """Compare everything but contents; gives the files whose contents have to be."""
+        pending: list[tuple[bytes, Node | None, Node]] = [(b"", self.source.root, self.target.root)]
+        while pending:
+            path, old, new = pending.pop()
+            olds = self.source.children(old) if old and old.is_dir else {}
+            news = self.target.children(new)
+            for name in sorted(olds.keys() | news.keys()):
+                child, one, other = overlay.join(path, name), olds.get(name), news.get(name)
+                if one == other:
+                    continue
+                self._tick()
+                if doubtful := self._pair(child, one, other):
+                    yield doubtful
+                if other and other.is_dir:
+                    pending.append((child, one, other))
 
-    def _pair(self, path: bytes, old: Node | None, new: Node | None) -> None:
-        if old == new:
-            return
-        self._tick()
+    def _pair(self, path: bytes, old: Node | None, new: Node | None) -> _Doubtful | None:
         if new is None:
             self._record(path, Action.REMOVED)
-            return
+            return None
         entry = self._entry(path, new, self.after)
         if old is None:
             self._record(path, Action.ADDED, new.top, entry)
-        elif what := self._what(old.top, self._entry(path, old, self.before), new.top, entry):
-            self._record(path, Action.MODIFIED, new.top, entry, tuple(what))
-        if new.is_dir:
-            self.pending.append((path, old, new))
+            return None
+        before = self._entry(path, old, self.before)
+        what = differences(before, entry)
+        both_files = before.kind is entry.kind is Kind.FILE and old.top != new.top
+        pair = _Doubtful(path, old.top, new.top, entry, tuple(what))
+        if both_files and "size" not in what and (self.contents or not what):
+            return pair
+        self._settle(pair, same=True)
+        return None
 
-    def _what(self, old_real: bytes, old: Entry, new_real: bytes, new: Entry) -> list[str]:
-        what = differences(old, new)
-        both_files = old.kind is new.kind is Kind.FILE and old_real != new_real
-        wanted = self.contents or not what
-        if both_files and wanted and "size" not in what and not _same_content(old_real, new_real):
-            what.append("content")
-        return what
+    def _settle(self, pair: _Doubtful, same: bool) -> None:
+        """Record what differs of two paths, once it is known whether their contents are the same."""
+        what = pair.what if same else (*pair.what, "content")
+        if what:
+            self._record(pair.path, Action.MODIFIED, pair.new, pair.entry, what)
 
     def _entry(self, path: bytes, node: Node, links: _Links | None = None) -> Entry:
         st = os.lstat(node.top)
@@ -195,8 +221,8 @@ def _paths_of(layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]
                 yield real[len(layer) + 1 :], (st.st_dev, st.st_ino)
 
 
-def _same_content(one: bytes, other: bytes) -> bool:
-    with open(one, "rb", buffering=0) as left, open(other, "rb", buffering=0) as right:
+def _same_content(pair: _Doubtful) -> bool:
+    with open(pair.old, "rb", buffering=0) as left, open(pair.new, "rb", buffering=0) as right:
         while True:
             chunk = left.read(_CHUNK)
             if chunk != right.read(_CHUNK):

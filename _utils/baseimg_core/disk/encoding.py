@@ -142,15 +142,11 @@ class LayerWriter:
     def write(self, changes: Sequence[Change]) -> None:
         self.total = sum(change.entry.size for change in changes if change.entry and change.link is None)
         with ThreadPoolExecutor(_READERS, "read") as pool:
-            try:
-                for change, content in ahead(pool, _read, changes, _FILES_AHEAD):
-                    if change.entry and content:
-                        self._file(change, change.entry.size, content)
-                    else:
-                        self.plain.write(layertar.header(change))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            for change, content in ahead(pool, _read, changes, _FILES_AHEAD):
+                if change.entry and content:
+                    self._file(change, change.entry.size, content)
+                else:
+                    self.plain.write(layertar.header(change))
         self.plain.write(tarstream.END)
         for one in self.blobs:
             one.stream.close()

@@ -21,12 +21,12 @@ from typing import BinaryIO
 from ..errors import BundleInvalid, BundleMismatch, DigestMismatch
 from ..model import overlay
 from ..model.entry import Entry, Kind, kind_of
+from .beside import CHUNK, Digest
 from .files import Copier, Tree, set_metadata, write_all
 from .layertar import Member
 from .sharing import SEPARATE, Sharing
 from .tree import Stack, entry_of, is_opaque
 
-_CHUNK = 1 << 20
 _AHEAD = 64  # files that the disk may be reading while others are written
 _ADVISED = 1 << 17  # bytes at the beginning of each; the kernel reads ahead in longer files by itself
 Inode = tuple[int, int]
@@ -164,16 +164,16 @@ class Flattener:
             self.digests[path] = self.digests[first]
 
     def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: BinaryIO) -> None:
-        left, sha = entry.size, hashlib.sha256()
+        left, sha = entry.size, Digest() if entry.size > CHUNK else hashlib.sha256()
         while left:
-            data = stream.read(min(left, _CHUNK))
+            data = stream.read(min(left, CHUNK))
             write_all(descriptor, data)
             sha.update(data)
             left -= len(data)
         set_metadata(descriptor, entry)
         self.bytes += entry.size
-        self.digests[member.path] = sha.hexdigest()
-        if member.digest not in (None, sha.hexdigest()):
+        digest = self.digests[member.path] = sha.hexdigest()
+        if member.digest not in (None, digest):
             raise DigestMismatch(f"the content of {overlay.shown(member.path)} does not have its recorded digest")
 
     def _make_parents(self, path: bytes) -> None:
