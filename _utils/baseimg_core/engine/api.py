@@ -19,8 +19,8 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
+from .. import sdk
 from ..errors import EngineUnreachable
-from . import sdk
 
 TIMEOUT = 60  # seconds for one answer of the engine
 _UNIX = "unix://"

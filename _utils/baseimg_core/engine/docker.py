@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from .. import sdk
 from ..errors import (
     ContainerRefused,
     ContainerUnknown,
@@ -20,7 +21,7 @@ from ..errors import (
     StorageUnsupported,
 )
 from ..model.owners import Owners
-from . import sdk, tarsplit
+from . import tarsplit
 from .api import TIMEOUT, Api, Missing, Refused, reachable
 from .base import Container, Image
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlencode
 from urllib.request import parse_http_list
 
-from ..engine import sdk
+from .. import sdk
 from ..errors import RegistryDenied
 
 _PARAMETER = re.compile(r'\s*([A-Za-z0-9_-]+)\s*=\s*"?((?:[^"\\]|\\.)*)"?\s*')
