@@ -14,7 +14,7 @@ from ..model.changes import Action, Change, relinked
 from ..model.entry import Entry, Kind, differences, kind_of
 from .beside import ahead
 from .records import Records
-from .tree import Node, Stack, entry_of
+from .tree import Node, Stack, entry_of, names_in
 
 _CHUNK = 1 << 20
 _READERS = 2
@@ -78,8 +78,7 @@ class _Comparison:
         pending: list[tuple[bytes, Node | None, Node]] = [(b"", self.source.root, self.target.root)]
         while pending:
             path, old, new = pending.pop()
-            olds = self.source.children(old) if old and old.is_dir else {}
-            news = self.target.children(new)
+            olds, news = self._children(old, new)
             for name in sorted(olds.keys() | news.keys()):
                 child, one, other = overlay.join(path, name), olds.get(name), news.get(name)
                 if one == other:
@@ -89,6 +88,16 @@ class _Comparison:
                     yield doubtful
                 if other and other.is_dir:
                     pending.append((child, one, other))
+
+    def _children(self, old: Node | None, new: Node) -> tuple[dict[bytes, Node], dict[bytes, Node]]:
+        """What both show in a directory; of what they share only what is not the same for that reason."""
+        if old is None or not old.is_dir:
+            return {}, self.target.children(new)
+        own = len(new.paths) - len(old.paths)
+        if own < 0 or new.paths[own:] != old.paths:
+            return self.source.children(old), self.target.children(new)
+        names = names_in(new.paths[:own])
+        return self.source.children(old, names), self.target.children(new, names)
 
     def _pair(self, path: bytes, old: Node | None, new: Node | None) -> _Doubtful | None:
         if new is None:

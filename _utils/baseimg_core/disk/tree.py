@@ -92,8 +92,10 @@ class Stack:
             self._directories[path] = node if node and node.is_dir else None
         return self._directories[path]
 
-    def children(self, node: Node) -> dict[bytes, Node]:
-        """What the stack shows in a directory, by name."""
+    def children(self, node: Node, names: Iterable[bytes] | None = None) -> dict[bytes, Node]:
+        """What the stack shows in a directory, by name; of ``names`` alone where these are given."""
+        if names is not None:
+            return {name: child for name in names if (child := self._child(node, name))}
         marks: dict[bytes, list[Mark]] = {}
         layers = len(node.paths)
         for index, directory in enumerate(node.paths):
@@ -128,6 +130,11 @@ class Stack:
             return None
         paths = tuple(parent.paths[index] + b"/" + name for index in shown)
         return Node(paths, is_dir=marks[shown[0]] is not Mark.LEAF)
+
+
+def names_in(directories: Iterable[bytes]) -> set[bytes]:
+    """Every name in these directories, whatever it stands for."""
+    return {name for directory in directories for name in os.listdir(directory)}
 
 
 def _listing(directory: bytes) -> Iterator[tuple[bytes, Mark]]:

@@ -19,11 +19,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
-import docker
-import docker.constants
-import docker.errors
-import requests.exceptions
-
+from .. import sdk
 from ..errors import EngineUnreachable
 
 TIMEOUT = 60  # seconds for one answer of the engine
@@ -122,9 +118,9 @@ class _Sdk:
     """An engine anywhere else, with whatever the SDK knows of certificates and tunnels."""
 
     def __init__(self, url: str) -> None:
-        self._client = docker.APIClient(
-            base_url=url, version=docker.constants.MINIMUM_DOCKER_API_VERSION, timeout=TIMEOUT
-        )
+        docker = sdk.docker()
+        version = docker.constants.MINIMUM_DOCKER_API_VERSION
+        self._client = docker.APIClient(base_url=url, version=version, timeout=TIMEOUT)
         weakref.finalize(self, self._client.close)
 
     def ask(self, path: str) -> tuple[int, Any, bytes]:
@@ -137,10 +133,8 @@ def reachable(url: str) -> Iterator[None]:
     """Turn every failure to get an answer into :class:`EngineUnreachable`."""
     try:
         yield
-    except (
-        *(requests.exceptions.RequestException, docker.errors.DockerException),
-        *(OSError, http.client.HTTPException, json.JSONDecodeError),
-    ) as exc:
+    # those of requests, which the SDK uses, are OSErrors
+    except (OSError, http.client.HTTPException, json.JSONDecodeError, sdk.docker().errors.DockerException) as exc:
         raise EngineUnreachable(f"no answer from the engine at {url}: {exc}") from exc
 
 

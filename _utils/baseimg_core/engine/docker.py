@@ -11,9 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import docker
-import docker.errors
-
+from .. import sdk
 from ..errors import (
     ContainerRefused,
     ContainerUnknown,
@@ -54,7 +52,7 @@ class Docker:
     @cached_property
     def _sdk(self) -> Any:
         """Docker's own SDK, for what changes something."""
-        return docker.APIClient(base_url=self.url, version=self._api.version, timeout=TIMEOUT)
+        return sdk.docker().APIClient(base_url=self.url, version=self._api.version, timeout=TIMEOUT)
 
     def _check(self, info: Mapping[str, Any]) -> None:
         """Refuse an engine that keeps its layers otherwise."""
@@ -145,9 +143,9 @@ class Docker:
         with reachable(self.url):
             try:
                 yield
-            except (Missing, docker.errors.NotFound) as exc:
+            except (Missing, sdk.docker().errors.NotFound) as exc:
                 raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
-            except (Refused, docker.errors.APIError) as exc:
+            except (Refused, sdk.docker().errors.APIError) as exc:
                 reason = exc.message if isinstance(exc, Refused) else exc.explanation or exc
                 raise ContainerRefused(f"the container {container_id[:12]} cannot be {what}: {reason}") from exc
 

@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlencode
 from urllib.request import parse_http_list
 
-import docker.auth
-import docker.errors
-
+from .. import sdk
 from ..errors import RegistryDenied
 
 _PARAMETER = re.compile(r'\s*([A-Za-z0-9_-]+)\s*=\s*"?((?:[^"\\]|\\.)*)"?\s*')
@@ -53,9 +51,9 @@ class Credentials:
 def credentials(host: str) -> Credentials:
     """For a registry's host: ``auths``, ``credHelpers``, ``credsStore``; raises :class:`RegistryDenied`."""
     try:
-        known = docker.auth.load_config()
+        known = sdk.docker().auth.load_config()
         found = known.resolve_authconfig(host) or {}
-    except docker.errors.DockerException:
+    except sdk.docker().errors.DockerException:
         raise RegistryDenied(
             f"config.json, or the credential helper that it names, cannot be used for {host}"
         ) from None
