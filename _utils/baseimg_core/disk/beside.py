@@ -28,8 +28,11 @@ class Ahead:
         self._chunk = memoryview(b"")
 
     def close(self) -> None:
-        """Wait until nothing is read any more."""
-        self._pool.shutdown(cancel_futures=True)
+        """
+        Read no more than what is being read. Waits for nothing: where a reader was forgotten the garbage collector
+        calls this, in a thread that may just be starting, and joining another there waits for itself.
+        """
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def read(self, count: int) -> bytes:
         """The next bytes, at most ``count``; raises what reading them raised."""
