@@ -145,7 +145,9 @@ class TestRecord:
         assert {checksum for _, checksum in found} == {textbook(b"abc").to_bytes(8, "big")}
 
     @pytest.mark.parametrize(
-        "content", [b"", b"garbage", gzip.compress(b"[]\n"), gzip.compress(b'{"type": 2}\n'), gzip.compress(b"{\n")]
+        "content",
+        [b"", b"garbage", *(gzip.compress(text) for text in (b"[]\n", b'{"type": 2}\n', b"{\n"))],
+        ids=["empty", "garbage", "list", "no tar", "no JSON"],
     )
     def test_a_damaged_one(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "r").write_bytes(content)
