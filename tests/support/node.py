@@ -15,6 +15,7 @@ from typing import Any
 
 import zstandard
 
+from baseimg_core.disk.sharing import LINKED
 from tests.support.engine import Engine
 
 
@@ -47,7 +48,8 @@ def inodes(*roots: str | Path) -> Inodes:
     """
     Every path below the roots (not the roots themselves) with what changes if it is replaced or touched.
 
-    The inode number tells a replaced file, ctime any other change, also one of attributes. Mounts are not entered.
+    The inode number tells a replaced file, ctime any other change, also one of attributes. Of a file large enough to be
+    linked by another generation it is mtime, since link(2) sets ctime. Mounts are not entered.
     """
     found: Inodes = {}
     for root in map(os.fsencode, roots):
@@ -59,7 +61,9 @@ def inodes(*roots: str | Path) -> Inodes:
                     status = entry.stat(follow_symlinks=False)
                     if status.st_dev != device:
                         continue
-                    found[entry.path] = (status.st_ino, status.st_mode, status.st_size, status.st_ctime_ns)
+                    linked = entry.is_file(follow_symlinks=False) and status.st_size >= LINKED
+                    changed = status.st_mtime_ns if linked else status.st_ctime_ns
+                    found[entry.path] = (status.st_ino, status.st_mode, status.st_size, changed)
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
     return found
