@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import shutil
 import signal
@@ -18,7 +17,7 @@ from bench import disk, growth, noop, report, targets, workloads
 from bench.measure import Sample, Samples
 from bench.others import Load, Ostree, Pull
 from bench.peers import Baseimg, Copy, Delta, Floor, Old, Peer
-from bench.place import Place
+from bench.place import Place, placed
 from bench.workloads import MAKERS
 
 PEERS: Sequence[type[Peer]] = (Baseimg, Delta, Old, Floor, Copy, Ostree, Pull, Load)
@@ -93,10 +92,8 @@ def _measured(options: argparse.Namespace) -> Iterator[list[Sample]]:
             continue
         workload = workloads.get(name, options.cache, options.scale, say)
         for kind in options.filesystems:
-            with contextlib.ExitStack() as stack:
-                say(f"{name}, {kind}: loading images")
-                point = stack.enter_context(disk.filesystem(kind, options.cache, workload.room))
-                place = Place(workload, kind, point, stack)
+            say(f"{name}, {kind}: loading images")
+            with placed(workload, kind, options.cache) as place:
                 peers = [one(place) for one in PEERS if one.name in options.peers and one.fits(place)]
                 long: set[tuple[str, str]] = set()
                 for run in range(1, options.runs + 1):

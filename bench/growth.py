@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import disk, measure, workloads
+from bench import measure, workloads
 from bench.images import EPOCH, File, Layer, write_layer
 from bench.measure import Sample
 from bench.peers import VERSION, Baseimg
-from bench.place import Place
+from bench.place import placed
 from bench.workloads import BUSYBOX, MIB, SOURCE, Workload
 
 RUNS = 2
@@ -69,12 +68,11 @@ def samples(cache: Path, scale: float, warm: bool, say: Callable[[str], None]) -
         for size in SIZES[name]:
             count = max(2, int(size * scale))
             workload = _workload(name, kind, count, cache, say)
-            with contextlib.ExitStack() as stack:
-                # an inode in 8 KB, for each file of the layer and of another generation; the rest is in the room
-                room = workload.room + 12_000 * _entries(name, count)
-                point = stack.enter_context(disk.filesystem("ext4", cache, room))
-                say(f"growth, {count} {name}: loading images")
-                peer = Baseimg(Place(workload, "ext4", point, stack))
+            # an inode in 8 KB, for each file of the layer and of another generation; the rest is in the room
+            room = workload.room + 12_000 * _entries(name, count)
+            say(f"growth, {count} {name}: loading images")
+            with placed(workload, "ext4", cache, room) as place:
+                peer = Baseimg(place)
                 start = measure.now()
                 for run in range(1, RUNS + 1):
                     say(f"growth, {count} {name}, run {run}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import resource
 import tempfile
@@ -10,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import disk, measure, workloads
+from bench import measure, workloads
 from bench.measure import REPO, Sample
 from bench.peers import Baseimg
-from bench.place import Place
+from bench.place import Place, placed
 from bench.workloads import SOURCE
 from tests.support.calls import Caller
 
@@ -28,9 +27,8 @@ def samples(cache: Path, runs: int, say: Callable[[str], None]) -> list[Sample]:
     loaded minion (``minion``). The workload is small: nothing of this may depend on what is in the layer.
     """
     workload = workloads.get("small", cache, 1.0, say)
-    with contextlib.ExitStack() as stack:
-        point = stack.enter_context(disk.filesystem("ext4", cache, 4 << 30))
-        peer = Baseimg(Place(workload, "ext4", point, stack))
+    with placed(workload, "ext4", cache, 4 << 30) as place:
+        peer = Baseimg(place)
         peer.build()
         return _samples(peer.place, peer.bundle, runs, say)
 

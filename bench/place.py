@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,3 +55,11 @@ class Place:
 
     def used(self) -> int:
         return disk.used(self.point)
+
+
+@contextlib.contextmanager
+def placed(workload: Workload, kind: str, cache: Path, room: int | None = None) -> Iterator[Place]:
+    """A place on a fresh file system below ``cache``, of ``room`` bytes or as many as the workload needs."""
+    with contextlib.ExitStack() as stack:
+        point = stack.enter_context(disk.filesystem(kind, cache, workload.room if room is None else room))
+        yield Place(workload, kind, point, stack)

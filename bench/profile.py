@@ -8,14 +8,13 @@ a profile of functions, which costs time itself, so only its proportions mean an
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import disk, measure, workloads
+from bench import measure, workloads
 from bench.__main__ import HOME, say
-from bench.place import Place
+from bench.place import Place, placed
 from bench.report import table
 from bench.workloads import MAKERS, SOURCE, TARGET
 
@@ -34,10 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.workloads:
         workload = workloads.get(name, options.cache, options.scale, say)
         for kind in options.filesystems:
-            with contextlib.ExitStack() as stack:
-                say(f"{name}, {kind}: loading images")
-                point = stack.enter_context(disk.filesystem(kind, options.cache, workload.room))
-                place = Place(workload, kind, point, stack)
+            say(f"{name}, {kind}: loading images")
+            with placed(workload, kind, options.cache) as place:
                 print("\n".join(_text(place, options.warm)), flush=True)
 
 

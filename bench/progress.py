@@ -21,7 +21,7 @@ from bench.__main__ import HOME, say
 from bench.fleet import watch
 from bench.fleet.fleet import Fleet
 from bench.measure import Sample
-from bench.place import Place
+from bench.place import Place, placed
 from bench.report import table
 from bench.workloads import MAKERS, SOURCE, TARGET
 
@@ -42,9 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Sockets are below it: their paths must stay below 108 bytes.
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bi-", ignore_cleanup_errors=True)))
         modes = _modes(Fleet(root, stack, say), root)
-        point = stack.enter_context(disk.filesystem(options.filesystem, options.cache, workload.room))
         say("loading images")
-        place = Place(workload, options.filesystem, point, stack)
+        place = stack.enter_context(placed(workload, options.filesystem, options.cache))
         print("\n".join(_measured(place, modes, options.runs)))
 
 

@@ -99,10 +99,14 @@ def rows(samples: Samples) -> Iterable[dict[str, Any]]:
         yield {**which, "runs": len(mine), **{figure: mine.median(figure) for figure in COLUMNS}}
 
 
+def described(machine: dict[str, Any]) -> str:
+    """A machine in a heading."""
+    return f"{machine['processors']} processors ({machine['processor']}), kernel {machine['kernel']}"
+
+
 def markdown(samples: Samples, found: Sequence[Verdict], parts: Sequence[dict[str, Any]], start: dict[str, Any]) -> str:
     """The tables: targets first."""
-    title = f"{start['processors']} processors ({start['processor']}), kernel {start['kernel']}"
-    lines = [f"# baseimg, measured: {title}", "", "Medians of as many runs as the second table says.", ""]
+    lines = [f"# baseimg, measured: {described(start)}", "", "Medians of as many runs as the second table says.", ""]
     for part in parts:
         scaled = "" if part["scale"] == 1 else f", **made content at {part['scale']:g} of its size**"
         of = f"{', '.join(part['workloads'])}: {part['date']}, {part['runs']} runs, caches {part['caches']}{scaled}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.fleet.steps import Step
-from bench.report import MIB, table
+from bench.report import MIB, described, table
 
 COLUMNS: dict[str, Callable[[Step], str]] = {
     "nodes": lambda step: str(step.nodes),
@@ -29,9 +29,8 @@ COLUMNS: dict[str, Callable[[Step], str]] = {
 
 
 def markdown(steps: Sequence[Step], options: dict[str, Any], machine: dict[str, Any], versions: dict[str, str]) -> str:
-    title = f"{machine['processors']} processors ({machine['processor']}), kernel {machine['kernel']}"
     versions_line = ", ".join(f"{name} {versions[name]}" for name in ("salt", "python", "docker", "baseimg"))
-    lines = [f"# A fleet, measured: {title}", "", f"{options['date']}; {versions_line}.", ""]
+    lines = [f"# A fleet, measured: {described(machine)}", "", f"{options['date']}; {versions_line}.", ""]
     lines += [
         f"`state.apply baseimg` on all nodes at once; the bundle has {options['bundle_bytes'] / MIB:.1f} MiB.",
         "",

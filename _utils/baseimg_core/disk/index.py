@@ -118,9 +118,10 @@ def _read(path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
             for text in file:
                 line = json.loads(text)
                 one = line["path"].encode("utf-8", "surrogateescape")
-                if not line.keys() >= _FIELDS or _order(one) <= last:
+                order = _order(one)
+                if not line.keys() >= _FIELDS or order <= last:
                     raise ValueError(f"{overlay.shown(one)} is out of order, or something is missing there")
-                last = _order(one)
+                last = order
                 yield one, line
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise RecordInvalid(f"{path} cannot be used: {exc}") from exc
