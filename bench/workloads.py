@@ -82,8 +82,8 @@ def big(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
 
 
 def debian_rebuilt(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
-    """The content of `debian-jdk`, but the new version is one layer, as of a base that was built anew."""
-    return debian.rebuilt(where, get("debian-jdk", where.parent).after, TARGET)
+    """`debian-jdk`, but the new version was built anew: none of its layers is the source's."""
+    return debian.rebuilt(where, get("debian-jdk", where.parent).after)
 
 
 MAKERS: dict[str, Maker] = {
