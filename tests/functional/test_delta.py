@@ -88,15 +88,13 @@ def test_what_it_would_do_is_told_as_of_a_full_one(node: Lab) -> None:
 
 def test_a_chain_whose_last_delta_does_not_fit_leaves_nothing(node: Lab) -> None:
     first = node.bundle(BASE, NEW, delta="only")
+    library = Path(node.dirs(NEW)[0]) / "lib/lib.so.1.3"
+    content = library.read_bytes()
+    library.write_bytes(content[:-1] + b"X")  # an image that is not what it was when the first one was built
     second = node.bundle(NEW, NEWER, delta="only")
-    damaged = bytearray(Path(second).read_bytes())
-    at = damaged.index(b'"old":[["')
-    at = damaged.index(b'"]]', at) - 1
-    damaged[at] ^= 1
-    # the blob's digest is checked only at the end of reading, so a damaged part shows as what does not fit
-    Path(second).write_bytes(damaged)
+    library.write_bytes(content)
     bundles = {"12.1": source(first), "12.2": source(second)}
-    node.refused(("delta-mismatch", "digest-mismatch"), "converge", BASE, "12.2", bundles)
+    node.refused("delta-mismatch", "converge", BASE, "12.2", bundles)
     assert node.version() == "12.0"
 
 
@@ -117,7 +115,7 @@ def test_a_node_without_zstandard(node: Lab, monkeypatch: pytest.MonkeyPatch) ->
     both = build(node, "both.tar", delta="both", compression="gzip")
     from baseimg_core.disk import compression  # the modules that the loader has loaded
 
-    monkeypatch.setattr(compression, "zstandard", None)
+    monkeypatch.setattr(compression, "zstandard", lambda: None)
     error = node.refused("compression-unsupported", "apply", only["bundle"])
     assert "zstandard" in error.info["hint"]
     assert node.apply(both["bundle"])["changed"] is True

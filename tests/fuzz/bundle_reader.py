@@ -40,7 +40,7 @@ def read(data: bytes) -> None:
         with contextlib.suppress(BundleInvalid), Bundle(str(path)) as bundle:
             bundle.verify()
     reader = delta.Reader(io.BytesIO(data), delta.Old(Stack([str(WORK)])))
-    with contextlib.suppress(BundleInvalid, DeltaMismatch, *compression.ERRORS), contextlib.closing(reader):
+    with contextlib.suppress(BundleInvalid, DeltaMismatch, *compression.errors()), contextlib.closing(reader):
         while reader.read(1 << 20):
             pass
 

@@ -1,10 +1,11 @@
 """
 The delta encoding of a layer: its uncompressed tar, compressed against the files of the source that a node has.
 
-The tar is cut into segments. Each is a skippable frame (RFC 8878, 3.1.2) that holds a JSON object, and a zstd frame.
-The object gives the ``size`` of the segment and the ``length`` of its zstd frame in bytes, and in ``old`` the parts of
-the source's files, as path, offset, size and hex sha256, whose concatenation is the frame's dictionary (raw content,
-RFC 8878, 5). So memory is bounded by the segment, whatever the size of the files, and decoding gives the identical tar.
+The tar is cut into segments. Each is a skippable frame (RFC 8878, 3.1.2) that holds a JSON object, itself a zstd frame,
+and a zstd frame of the segment. The object gives the ``size`` of the segment and the ``length`` of its frame in bytes,
+and in ``old`` parts of the source's files, as path, offset, size and hex sha256. What the tar had just before, and
+then these parts, are the frame's dictionary (raw content, RFC 8878, 5). So memory is bounded by the segment, whatever
+the size of the files, and decoding gives the identical tar.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from .tree import Stack
 SEGMENT = 1 << 20  # bytes of the tar; larger ones compress little better and take more memory
 MARGIN = 1 << 19  # bytes of an old file before and after the place that corresponds: contents move
 REFERENCE = 2 << 20  # bytes of old files for one segment, beyond which no other file is begun
+HISTORY = 2 << 20  # bytes of the tar before a segment that it may refer to: new files resemble each other
 _LEVEL = 12  # the last one whose time is worth it
-_HASH_LOG = 21  # a table that holds the positions of a whole reference: what it does not hold is not found
+_HASH_LOG = 21  # the table that finds old content: a smaller one loses whole regions, a larger one takes twice the time
 _WORKERS = 2  # each holds a segment and its reference
 _MAGIC = struct.Struct("<II")
 _SKIPPABLE = 0x184D2A50
@@ -96,7 +98,7 @@ class Writer:
     def __init__(self, out: BinaryIO, old: Old, renamed: Mapping[bytes, bytes]) -> None:
         compression.check("zstd")
         self._out, self._old, self._renamed = out, old, renamed
-        self._plain = bytearray()
+        self._plain, self._history = bytearray(), b""
         self._files: list[_Span] = []
         self._wanted = self._left = 0
         self._pool = ThreadPoolExecutor(_WORKERS)
@@ -144,8 +146,10 @@ class Writer:
         wanted = [part for span in self._files for part in span.parts()]
         while len(self._running) >= _WORKERS:
             self._out.write(self._running.popleft().result())
-        self._running.append(self._pool.submit(_encode, bytes(self._plain), list(dict.fromkeys(wanted)), self._old))
+        plain, parts = bytes(self._plain), list(dict.fromkeys(wanted))
+        self._running.append(self._pool.submit(_encode, plain, self._history, parts, self._old))
         self._plain.clear()
+        self._history = _history(self._history, plain)
         last = self._files[-1] if self._left else None
         self._files, self._wanted = [], 0
         if last:  # the file goes on in the next segment
@@ -178,33 +182,37 @@ class _Span:
         return [(self.path, low, high - low) for low, high in inside if low < high and self.end > self.start]
 
 
-def _encode(plain: bytes, wanted: list[Part], files: Old) -> bytes:
-    reference, old = bytearray(), []
+def _history(before: bytes, plain: bytes) -> bytes:
+    return (before + plain)[-HISTORY:]
+
+
+def _encode(plain: bytes, history: bytes, wanted: list[Part], files: Old) -> bytes:
+    reference, old = bytearray(history), []
     for path, offset, size in wanted:
         data = files.read((path, offset, size))
         reference += data
         old.append([os.fsdecode(path), offset, size, _sha256(data)])
     frame = _compress(plain, bytes(reference))
     head = {"length": len(frame), "old": old, "size": len(plain)}
-    text = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
-    return _MAGIC.pack(_SKIPPABLE, len(text)) + text + frame
+    packed = _compress(json.dumps(head, sort_keys=True, separators=(",", ":")).encode(), b"")
+    return _MAGIC.pack(_SKIPPABLE, len(packed)) + packed + frame
 
 
 def _compress(plain: bytes, reference: bytes) -> bytes:
-    parameters = zstandard.ZstdCompressionParameters.from_level(
+    parameters = zstandard().ZstdCompressionParameters.from_level(
         _LEVEL,
         source_size=len(plain),
         dict_size=len(reference),
         window_log=max(10, (len(plain) + len(reference) - 1).bit_length()),
         hash_log=min(_HASH_LOG, max(17, len(reference).bit_length())),
     )
-    compressor = zstandard.ZstdCompressor(dict_data=_dictionary(reference), compression_params=parameters)
+    compressor = zstandard().ZstdCompressor(dict_data=_dictionary(reference), compression_params=parameters)
     return bytes(compressor.compress(plain))
 
 
 def _dictionary(reference: bytes) -> Any:
     # one that is shorter than this is none for the library
-    return zstandard.ZstdCompressionDict(reference, zstandard.DICT_TYPE_RAWCONTENT) if len(reference) >= 8 else None
+    return zstandard().ZstdCompressionDict(reference, zstandard().DICT_TYPE_RAWCONTENT) if len(reference) >= 8 else None
 
 
 def _sha256(data: bytes) -> str:
@@ -221,7 +229,7 @@ class Reader:
     def __init__(self, stream: BinaryIO, old: Old) -> None:
         compression.check("zstd")
         self._stream, self._old = stream, old
-        self._segment = memoryview(b"")
+        self._segment, self._history = memoryview(b""), b""
 
     def close(self) -> None:
         self._old.close()
@@ -239,19 +247,27 @@ class Reader:
         magic, size = _MAGIC.unpack(raw.ljust(_MAGIC.size, b"\0"))
         if magic != _SKIPPABLE or size > _MAX_HEAD:
             raise BundleInvalid("the delta's segment has no head")
-        plain, length, old = _head(self._stream.read(size))
-        reference = b"".join(self._read(part, digest) for part, digest in old)
-        frame = self._stream.read(length)
-        if zstandard.frame_content_size(frame) != plain:  # what it says is what decompressing would allocate
+        plain, length, old = _head(_decompress(self._stream.read(size), b"", _MAX_HEAD))
+        reference = b"".join([self._history, *(self._read(part, digest) for part, digest in old)])
+        found = _decompress(self._stream.read(length), reference, plain)
+        if len(found) != plain:
             raise BundleInvalid("a segment of the delta is not as long as it says")
-        decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(reference), max_window_size=_MAX_REFERENCE)
-        return bytes(decompressor.decompress(frame))
+        self._history = _history(self._history, found)
+        return found
 
     def _read(self, part: Part, digest: str) -> bytes:
         data = self._old.read(part)
         if _sha256(data) != digest:
             raise DeltaMismatch(f"{overlay.shown(part[0])} on this node is not what the delta was built against")
         return data
+
+
+def _decompress(frame: bytes, reference: bytes, most: int) -> bytes:
+    """What a frame holds; what it says to hold is what decompressing would allocate."""
+    if not 0 <= zstandard().frame_content_size(frame) <= most:
+        raise BundleInvalid("a frame of the delta does not say that it is as short as it must be")
+    decompressor = zstandard().ZstdDecompressor(dict_data=_dictionary(reference), max_window_size=_MAX_REFERENCE)
+    return bytes(decompressor.decompress(frame))
 
 
 def _head(text: bytes) -> tuple[int, int, list[tuple[Part, str]]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sqlite3
 import struct
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -138,6 +137,8 @@ def _rpm(stack: Stack) -> Versions | None:
 
 
 def _read_rpm(data: bytes, log: bytes | None) -> Versions:
+    import sqlite3  # here, since its import takes milliseconds and few operations look at packages
+
     # SQLite opens files only, and would write beside the image's own
     with tempfile.TemporaryDirectory(prefix="baseimg-rpm-") as work:
         path = os.path.join(work, "rpmdb.sqlite")

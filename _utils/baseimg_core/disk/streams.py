@@ -75,7 +75,7 @@ class Plain:
     def _digested(self, count: int) -> bytes:
         try:
             data = self._stream.read(count)
-        except compression.ERRORS as exc:
+        except compression.errors() as exc:
             raise BundleInvalid(f"the layer's compression is damaged: {exc}") from exc
         self._sha.update(data)
         return data
