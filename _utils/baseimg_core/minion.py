@@ -44,6 +44,7 @@ class Minion:
     ) -> None:
         self._salt, self._opts, self._pillar = functions, opts, pillar
         self._action, self._pub = action, dict(pub or {})
+        self._engine: Engine | None = None
         self._fetched: list[str] = []
         self._cache: pull.Cache | None = None
         self._watched: tuple[Engine, dict[str, tuple[int, int]]] | None = None
@@ -52,7 +53,9 @@ class Minion:
 
     def engine(self) -> Engine:
         """The engine that ``baseimg:engine`` declares, else ``docker.url`` or ``DOCKER_HOST``, else what is here."""
-        return detect.connect(self._choice())
+        if self._engine is None:
+            self._engine = detect.connect(self._choice())
+        return self._engine
 
     def engines(self) -> list[dict[str, Any]]:
         """What is here, and what of it is supported."""

@@ -28,6 +28,10 @@ def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
         assert lab.converge(BASE, "12.1", bundles)["images"] == [APP, BASE, NEW]
     # the base by its name, then every image
     assert few == {"connections": 1, "_ping": 1, "info": 1, "images": 5, "containers": 2}
+    with asked() as back:
+        lab.rollback(BASE)
+    assert back == few
+    lab.rollback(BASE)
     more = [layer(file("other", b"%d" % number)) for number in range(7)]
     lab.load({f"corp/more:{number}": [BUSYBOX, VERSION_0, APP_LAYER, one] for number, one in enumerate(more)})
     with asked() as many:
