@@ -34,8 +34,8 @@ class Ahead:
         """
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def read(self, count: int) -> bytes:
-        """The next bytes, at most ``count``; raises what reading them raised."""
+    def read(self, count: int) -> memoryview:
+        """The next bytes, at most ``count``, not copied; raises what reading them raised."""
         if not self._chunk and self._coming:
             self._chunk = memoryview(self._coming.popleft().result())
             if self._chunk:
@@ -43,7 +43,7 @@ class Ahead:
             else:
                 self._coming.clear()
         found, self._chunk = self._chunk[:count], self._chunk[count:]
-        return bytes(found)
+        return found
 
     def _submit(self) -> Future[bytes]:
         return self._pool.submit(self._read, CHUNK)
@@ -78,10 +78,10 @@ class Digest:
         self._sha = hashlib.sha256()
         self._pool = ThreadPoolExecutor(1, "digest")
         self._working: deque[Future[None]] = deque()
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._size = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self._parts.append(data)
         self._size += len(data)
         if self._size >= CHUNK:
@@ -98,8 +98,9 @@ class Digest:
     def _hand_over(self) -> None:
         if len(self._working) >= _AHEAD:
             self._working.popleft().result()
-        self._working.append(self._pool.submit(self._add, b"".join(self._parts)))
+        self._working.append(self._pool.submit(self._add, self._parts))
         self._parts, self._size = [], 0
 
-    def _add(self, data: bytes) -> None:
-        self._sha.update(data)
+    def _add(self, parts: list[bytes | memoryview]) -> None:
+        for part in parts:
+            self._sha.update(part)

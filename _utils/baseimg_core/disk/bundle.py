@@ -111,7 +111,7 @@ class Bundle:
         """That blob as it is in the file, compressed; its digest is the caller's to check."""
         return Blob(self._file, *self._places[self._first[0]], self.layer.digest)  # type: ignore[return-value]
 
-    def members(self, progress: Progress | None = None, old: Stack | None = None) -> Iterator[tuple[Member, BinaryIO]]:
+    def members(self, progress: Progress | None = None, old: Stack | None = None) -> Iterator[tuple[Member, Plain]]:
         """
         The layer's entries in order, each with the stream that gives a file's content next.
 
@@ -128,11 +128,11 @@ class Bundle:
             plain = stack.enter_context(contextlib.closing(Plain(decoded, self.manifest.layer_size)))
             yield from self._members(blob, plain, progress)
 
-    def _members(self, blob: Blob, plain: Plain, progress: Progress | None) -> Iterator[tuple[Member, BinaryIO]]:
+    def _members(self, blob: Blob, plain: Plain, progress: Progress | None) -> Iterator[tuple[Member, Plain]]:
         entries = 0
         for member in layertar.members(plain, plain.skip):  # type: ignore[arg-type]
             entries += 1
-            yield member, plain  # type: ignore[misc]
+            yield member, plain
             if progress:
                 progress(plain.tell(), self.manifest.layer_size)
         plain.finish(self.manifest.diff_id)
@@ -249,10 +249,10 @@ def _parts(image: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, _several(fields.get("layers"), "layer", (*MEDIA_TYPES.values(), DELTA_TYPE), 1)[0]
 
 
-def _content_digest(stream: BinaryIO, size: int) -> str:
+def _content_digest(stream: Plain, size: int) -> str:
     sha = hashlib.sha256()
     while size:
-        data = stream.read(min(size, _CHUNK))
+        data = stream.read1(size)
         sha.update(data)
         size -= len(data)
     return sha.hexdigest()

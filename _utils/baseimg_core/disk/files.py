@@ -321,7 +321,7 @@ class Copier:
         return self.clones
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """write(2) until all is written."""
     view = memoryview(data)
     while view:

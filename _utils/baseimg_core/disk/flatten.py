@@ -16,7 +16,6 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from ..errors import BundleInvalid, BundleMismatch, DigestMismatch
 from ..model import overlay
@@ -25,6 +24,7 @@ from .beside import CHUNK, Digest
 from .files import Copier, Tree, set_metadata, write_all
 from .layertar import Member
 from .sharing import SEPARATE, Sharing
+from .streams import Plain
 from .tree import Stack, entry_of, is_opaque
 
 _AHEAD = 64  # files that the disk may be reading while others are written
@@ -73,7 +73,7 @@ class Flattener:
 
     # --- a changeset ---
 
-    def add_changes(self, members: Iterable[tuple[Member, BinaryIO]]) -> None:
+    def add_changes(self, members: Iterable[tuple[Member, Plain]]) -> None:
         """
         Put a changeset under what is there. Raises :class:`BundleInvalid` for one that contradicts itself.
 
@@ -105,7 +105,7 @@ class Flattener:
         self._removed |= removed
         self._closed |= closed
 
-    def _keep(self, member: Member, entry: Entry, stream: BinaryIO, kept: contextlib.ExitStack) -> Entry | int:
+    def _keep(self, member: Member, entry: Entry, stream: Plain, kept: contextlib.ExitStack) -> Entry | int:
         """What a hidden path has for those that are linked to it and not hidden: a file without a name, or an entry."""
         if entry.kind is not Kind.FILE:
             return entry
@@ -131,7 +131,7 @@ class Flattener:
         if self._directories.get(path) is None:
             self._directories[path] = entry
 
-    def _add_leaf(self, member: Member, stream: BinaryIO) -> None:
+    def _add_leaf(self, member: Member, stream: Plain) -> None:
         self._make_parents(member.path)
         if member.link is not None:
             self._add_link(member.path, member.link)
@@ -163,10 +163,10 @@ class Flattener:
         if first in self.digests:
             self.digests[path] = self.digests[first]
 
-    def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: BinaryIO) -> None:
+    def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: Plain) -> None:
         left, sha = entry.size, Digest() if entry.size > CHUNK else hashlib.sha256()
         while left:
-            data = stream.read(min(left, CHUNK))
+            data = stream.read1(left)
             write_all(descriptor, data)
             sha.update(data)
             left -= len(data)

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from ..errors import BundleInvalid, DigestMismatch
 from . import compression
-from .beside import CHUNK, Ahead
+from .beside import Ahead
 
 
 class Blob:
@@ -43,34 +43,35 @@ class Plain:
         self._ahead.close()
 
     def read(self, count: int) -> bytes:
-        if count > self._size - self._done:
-            raise BundleInvalid("the layer is longer than its manifest says")
+        """Exactly ``count`` bytes."""
         parts = []
         while count:
-            part = self._some(count)
-            if not part:
-                raise BundleInvalid("the layer is truncated")
-            count -= len(part)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.append(self.read1(count))
+            count -= len(parts[-1])
+        return b"".join(parts)
+
+    def read1(self, count: int) -> memoryview:
+        """The next bytes, at least one and at most ``count``, not copied."""
+        if count > self._size - self._done:
+            raise BundleInvalid("the layer is longer than its manifest says")
+        data = self._ahead.read(count)
+        if not data:
+            raise BundleInvalid("the layer is truncated")
+        self._done += len(data)
+        return data
 
     def tell(self) -> int:
         return self._done
 
     def skip(self, count: int) -> None:
         while count > 0:
-            count -= len(self.read(min(count, CHUNK)))
+            count -= len(self.read1(count))
 
     def finish(self, diff_id: str) -> None:
-        if self._done != self._size or self._some(1):
+        if self._done != self._size or self._ahead.read(1):
             raise BundleInvalid("the layer's length is not what its manifest says")
         if "sha256:" + self._sha.hexdigest() != diff_id:
             raise DigestMismatch("the layer does not have the diff ID that its manifest declares")
-
-    def _some(self, count: int) -> bytes:
-        data = self._ahead.read(count)
-        self._done += len(data)
-        return data
 
     def _digested(self, count: int) -> bytes:
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import BinaryIO
 
 from ..disk import index, sharing, space
 from ..disk.flatten import Flattener
 from ..disk.generations import Filled
 from ..disk.layertar import Member
 from ..disk.sharing import Sharing
+from ..disk.streams import Plain
 from ..disk.tree import Stack
 from ..errors import DeviceRefused, SpaceExhausted
 from ..model import overlay
@@ -84,7 +84,7 @@ def _stage(
         raise space.missing(base.store.home, size, paths, prunable(base, record), exc) from exc
 
 
-def _without_devices(members: Iterable[tuple[Member, BinaryIO]]) -> Iterator[tuple[Member, BinaryIO]]:
+def _without_devices(members: Iterable[tuple[Member, Plain]]) -> Iterator[tuple[Member, Plain]]:
     for member, stream in members:
         if member.entry and member.entry.is_unusual_device:
             major, minor = member.entry.device
@@ -94,7 +94,7 @@ def _without_devices(members: Iterable[tuple[Member, BinaryIO]]) -> Iterator[tup
         yield member, stream
 
 
-def _stored(members: Iterable[tuple[Member, BinaryIO]], owners: Owners) -> Iterator[tuple[Member, BinaryIO]]:
+def _stored(members: Iterable[tuple[Member, Plain]], owners: Owners) -> Iterator[tuple[Member, Plain]]:
     """A bundle's members with the owners that this engine stores."""
     for member, stream in members:
         yield (replace(member, entry=owners.stored(member.entry)) if member.entry else member), stream
