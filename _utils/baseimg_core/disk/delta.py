@@ -3,9 +3,9 @@ The delta encoding of a layer: its uncompressed tar, compressed against the file
 
 The tar is cut into segments. Each is a skippable frame (RFC 8878, 3.1.2) that holds a JSON object, itself a zstd frame,
 and a zstd frame of the segment. The object gives the ``size`` of the segment and the ``length`` of its frame in bytes,
-and in ``old`` parts of the source's files, as path, offset, size and hex sha256. What the tar had just before, and
-then these parts, are the frame's dictionary (raw content, RFC 8878, 5). So memory is bounded by the segment, whatever
-the size of the files, and decoding gives the identical tar.
+and in ``old`` parts of the source's files, as path, offset, size and hex sha256. The two segments before it, and then
+these parts, are the frame's dictionary (raw content, RFC 8878, 5). So memory is bounded by the segment, whatever the
+size of the files, and decoding gives the identical tar.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .tree import Stack
 SEGMENT = 1 << 20  # bytes of the tar; larger ones compress little better and take more memory
 MARGIN = 1 << 19  # bytes of an old file before and after the place that corresponds: contents move
 REFERENCE = 2 << 20  # bytes of old files for one segment, beyond which no other file is begun
-HISTORY = 2 << 20  # bytes of the tar before a segment that it may refer to: new files resemble each other
+BEFORE = 2  # segments that one may refer to: new files resemble each other
 _LEVEL = 12  # the last one whose time is worth it
 _HASH_LOG = 21  # the table that finds old content: a smaller one loses whole regions, a larger one takes twice the time
 _WORKERS = 2  # each holds a segment and its reference
@@ -98,7 +98,8 @@ class Writer:
     def __init__(self, out: BinaryIO, old: Old, renamed: Mapping[bytes, bytes]) -> None:
         compression.check("zstd")
         self._out, self._old, self._renamed = out, old, renamed
-        self._plain, self._history = bytearray(), b""
+        self._plain = bytearray()
+        self._before: deque[bytes] = deque(maxlen=BEFORE)
         self._files: list[_Span] = []
         self._wanted = self._left = 0
         self._pool = ThreadPoolExecutor(_WORKERS)
@@ -147,9 +148,9 @@ class Writer:
         while len(self._running) >= _WORKERS:
             self._out.write(self._running.popleft().result())
         plain, parts = bytes(self._plain), list(dict.fromkeys(wanted))
-        self._running.append(self._pool.submit(_encode, plain, self._history, parts, self._old))
+        self._running.append(self._pool.submit(_encode, plain, list(self._before), parts, self._old))
         self._plain.clear()
-        self._history = _history(self._history, plain)
+        self._before.append(plain)
         last = self._files[-1] if self._left else None
         self._files, self._wanted = [], 0
         if last:  # the file goes on in the next segment
@@ -182,12 +183,8 @@ class _Span:
         return [(self.path, low, high - low) for low, high in inside if low < high and self.end > self.start]
 
 
-def _history(before: bytes, plain: bytes) -> bytes:
-    return (before + plain)[-HISTORY:]
-
-
-def _encode(plain: bytes, history: bytes, wanted: list[Part], files: Old) -> bytes:
-    reference, old = bytearray(history), []
+def _encode(plain: bytes, before: list[bytes], wanted: list[Part], files: Old) -> bytes:
+    reference, old = bytearray(b"".join(before)), []
     for path, offset, size in wanted:
         data = files.read((path, offset, size))
         reference += data
@@ -229,7 +226,8 @@ class Reader:
     def __init__(self, stream: BinaryIO, old: Old) -> None:
         compression.check("zstd")
         self._stream, self._old = stream, old
-        self._segment, self._history = memoryview(b""), b""
+        self._segment = memoryview(b"")
+        self._before: deque[bytes] = deque(maxlen=BEFORE)
 
     def close(self) -> None:
         self._old.close()
@@ -248,11 +246,11 @@ class Reader:
         if magic != _SKIPPABLE or size > _MAX_HEAD:
             raise BundleInvalid("the delta's segment has no head")
         plain, length, old = _head(_decompress(self._stream.read(size), b"", _MAX_HEAD))
-        reference = b"".join([self._history, *(self._read(part, digest) for part, digest in old)])
+        reference = b"".join([*self._before, *(self._read(part, digest) for part, digest in old)])
         found = _decompress(self._stream.read(length), reference, plain)
         if len(found) != plain:
             raise BundleInvalid("a segment of the delta is not as long as it says")
-        self._history = _history(self._history, found)
+        self._before.append(found)
         return found
 
     def _read(self, part: Part, digest: str) -> bytes:
