@@ -162,9 +162,9 @@ def head(fields: object) -> bytes:
     return delta._MAGIC.pack(delta._SKIPPABLE, len(packed)) + packed
 
 
-def segment(plain: bytes = b"x" * 100, length: int | None = None, size: int | None = None, old: object = ()) -> bytes:
+def segment(plain: bytes = b"x" * 100, **fields: object) -> bytes:
     frame = zstandard.ZstdCompressor().compress(plain)
-    return head({"size": len(plain) if size is None else size, "length": length or len(frame), "old": old}) + frame
+    return head({"size": len(plain), "length": len(frame), "before": 0, "old": [], **fields}) + frame
 
 
 EMPTY = hashlib.sha256(b"").hexdigest()
@@ -181,9 +181,12 @@ HOSTILE = {
     "a bomb": segment(b"\0" * (200 << 20), size=100),
     "a bomb that says so": segment(b"\0" * (200 << 20)),
     "a segment that is shorter": segment(size=101),
-    "a frame that does not say its size": head({"size": 100, "length": len(UNKNOWN_SIZE), "old": []}) + UNKNOWN_SIZE,
+    "a frame that does not say its size": head({"size": 100, "length": len(UNKNOWN_SIZE), "before": 0, "old": []})
+    + UNKNOWN_SIZE,
     "a negative size": segment(size=-1),
-    "a size that is no number": segment(size="100"),  # type: ignore[arg-type]
+    "a size that is no number": segment(size="100"),
+    "more before it than there is": segment() + segment(before=2),
+    "less than nothing before it": segment() + segment(before=-1),
     "a frame of 1 TiB": segment(length=1 << 40),
     "too large a reference": segment(old=[["big", 0, 1 << 30, EMPTY]]),
     "a negative offset": segment(old=[["small", -1, 10, EMPTY]]),

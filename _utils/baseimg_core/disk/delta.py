@@ -3,9 +3,9 @@ The delta encoding of a layer: its uncompressed tar, compressed against the file
 
 The tar is cut into segments. Each is a skippable frame (RFC 8878, 3.1.2) that holds a JSON object, itself a zstd frame,
 and a zstd frame of the segment. The object gives the ``size`` of the segment and the ``length`` of its frame in bytes,
-and in ``old`` parts of the source's files, as path, offset, size and hex sha256. The two segments before it, and then
-these parts, are the frame's dictionary (raw content, RFC 8878, 5). So memory is bounded by the segment, whatever the
-size of the files, and decoding gives the identical tar.
+and in ``old`` parts of the source's files, as path, offset, size and hex sha256. As many segments ``before`` it as the
+object says, and then these parts, are the frame's dictionary (raw content, RFC 8878, 5). So memory is bounded by the
+segment, whatever the size of the files, and decoding gives the identical tar.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SEGMENT = 1 << 20  # bytes of the tar; larger ones compress little better and ta
 MARGIN = 1 << 19  # bytes of an old file before and after the place that corresponds: contents move
 REFERENCE = 2 << 20  # bytes of old files for one segment, beyond which no other file is begun
 BEFORE = 2  # segments that one may refer to: new files resemble each other
+_WORTH = 100  # a frame must be smaller by one part in so many before nodes are to look at so much more
 _LEVEL = 12  # the last one whose time is worth it
 _HASH_LOG = 21  # the table that finds old content: a smaller one loses whole regions, a larger one takes twice the time
 _WORKERS = 2  # each holds a segment and its reference
@@ -184,13 +185,17 @@ class _Span:
 
 
 def _encode(plain: bytes, before: list[bytes], wanted: list[Part], files: Old) -> bytes:
-    reference, old = bytearray(b"".join(before)), []
+    reference, old = bytearray(), []
     for path, offset, size in wanted:
         data = files.read((path, offset, size))
         reference += data
         old.append([os.fsdecode(path), offset, size, _sha256(data)])
-    frame = _compress(plain, bytes(reference))
-    head = {"length": len(frame), "old": old, "size": len(plain)}
+    frame, used = _compress(plain, bytes(reference)), 0
+    if before:
+        other = _compress(plain, b"".join([*before, reference]))
+        if len(other) < len(frame) - len(frame) // _WORTH:
+            frame, used = other, len(before)
+    head = {"before": used, "length": len(frame), "old": old, "size": len(plain)}
     packed = _compress(json.dumps(head, sort_keys=True, separators=(",", ":")).encode(), b"")
     return _MAGIC.pack(_SKIPPABLE, len(packed)) + packed + frame
 
@@ -245,8 +250,11 @@ class Reader:
         magic, size = _MAGIC.unpack(raw.ljust(_MAGIC.size, b"\0"))
         if magic != _SKIPPABLE or size > _MAX_HEAD:
             raise BundleInvalid("the delta's segment has no head")
-        plain, length, old = _head(_decompress(self._stream.read(size), b"", _MAX_HEAD))
-        reference = b"".join([*self._before, *(self._read(part, digest) for part, digest in old)])
+        plain, length, before, old = _head(_decompress(self._stream.read(size), b"", _MAX_HEAD))
+        if before > len(self._before):
+            raise BundleInvalid("the delta's segment refers to what is not before it")
+        used = list(self._before)[len(self._before) - before :]
+        reference = b"".join([*used, *(self._read(part, digest) for part, digest in old)])
         found = _decompress(self._stream.read(length), reference, plain)
         if len(found) != plain:
             raise BundleInvalid("a segment of the delta is not as long as it says")
@@ -268,16 +276,19 @@ def _decompress(frame: bytes, reference: bytes, most: int) -> bytes:
     return bytes(decompressor.decompress(frame))
 
 
-def _head(text: bytes) -> tuple[int, int, list[tuple[Part, str]]]:
-    """A segment's size, its frame's length, its parts with their digests; checked, since it decides what is read."""
+def _head(text: bytes) -> tuple[int, int, int, list[tuple[Part, str]]]:
+    """
+    A segment's size, its frame's length, how many segments before it are used, and its parts with their digests;
+    checked, since it decides what is read.
+    """
     try:
         head = json.loads(text)
-        plain, length = head["size"], head["length"]
+        plain, length, before = head["size"], head["length"], head["before"]
         old = [((plain_path(os.fsencode(path)), offset, size), digest) for path, offset, size, digest in head["old"]]
-        numbers = [plain, length, *(number for (_, *two), _ in old for number in two)]
+        numbers = [plain, length, before, *(number for (_, *two), _ in old for number in two)]
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
         raise BundleInvalid(f"the delta's segment has a damaged head: {exc.__class__.__name__}") from exc
     sound = all(type(number) is int and number >= 0 for number in numbers)
     if not sound or plain > SEGMENT or length > 2 * SEGMENT or sum(size for (_, _, size), _ in old) > _MAX_REFERENCE:
         raise BundleInvalid("the delta's segment is larger than any that is written")
-    return plain, length, old
+    return plain, length, before, old
