@@ -50,7 +50,8 @@ def test_a_small_run(tmp_path: Path) -> None:
     assert back["passed"] is (back["measured"] >= back["limit"])
     assert by_work["apply, many, ext4", "x cp -a"]["passed"] is None
     # it took itself down
-    assert [found.name for found in (tmp_path / "cache").iterdir()] == ["small-1-2"]
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert kept.name.startswith("small-1-")
 
 
 def run(module: str, *arguments: str) -> str:
