@@ -26,8 +26,8 @@ def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
     bundles = {"12.1": {"source": bundle}}
     with asked() as few:
         assert lab.converge(BASE, "12.1", bundles)["images"] == [APP, BASE, NEW]
-    # the base by its name, then every image
-    assert few == {"connections": 1, "_ping": 1, "info": 1, "images": 5, "containers": 2}
+    # the base by its name, then every image, three at once
+    assert few == {"connections": 3, "_ping": 1, "info": 1, "images": 5, "containers": 2}
     with asked() as back:
         lab.rollback(BASE)
     assert back == few
@@ -36,7 +36,7 @@ def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
     lab.load({f"corp/more:{number}": [BUSYBOX, VERSION_0, APP_LAYER, one] for number, one in enumerate(more)})
     with asked() as many:
         assert len(lab.converge(BASE, "12.1", bundles)["images"]) == 10
-    assert many - few == {"images": 7}
+    assert many - few == {"images": 7, "connections": 1}  # four are the most
 
 
 def test_an_engine_that_restarts_meanwhile(make_engine: Callable[..., Engine]) -> None:
@@ -51,6 +51,19 @@ def test_an_engine_that_restarts_meanwhile(make_engine: Callable[..., Engine]) -
             api.get("images", "json")
     engine.start()
     assert api.get("images", "json", all=True) == []
+
+
+def test_images_that_are_asked_for_at_once(lab: Lab) -> None:
+    lab.usual()
+    api = Api(lab.engine.url)
+    wanted = api.image_ids * 5
+    assert [found["Id"] for found in api.inspect("images", wanted)] == wanted
+    assert [found["Id"] for found in api.inspect("images", [*wanted, "sha256:" + "0" * 64])] == wanted
+    half = api.inspect("images", wanted)  # whoever asks no further leaves no answer to others
+    assert next(half)["Id"] == wanted[0]
+    half.close()
+    lab.engine.restart()  # now no connection leads anywhere
+    assert [found["Id"] for found in api.inspect("images", wanted)] == wanted
 
 
 def test_an_engine_that_is_at_no_unix_socket(lab: Lab, make_engine: Callable[..., Engine]) -> None:

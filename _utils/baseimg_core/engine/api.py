@@ -1,9 +1,9 @@
 """
-What is read of an engine through Docker's API, over one connection.
+What is read of an engine through Docker's API, over a few connections.
 
 Docker's own SDK opens a connection for every address, and works longer on each answer than the engine does. An
-operation asks about every image, so the SDK is only used for what changes something, and for engines elsewhere than at
-a Unix socket.
+operation asks about every image, so the engine is given several questions at a time here. The SDK is only used for what
+changes something, and for engines elsewhere than at a Unix socket.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import contextlib
 import http.client
 import json
 import socket
-import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +24,8 @@ from ..errors import EngineUnreachable
 
 TIMEOUT = 60  # seconds for one answer of the engine
 _UNIX = "unix://"
+_AT_ONCE = 4  # questions, each over a connection of its own
+_Answer = tuple[int, http.client.HTTPMessage, bytes]
 
 
 class Refused(EngineUnreachable):
@@ -47,17 +49,29 @@ class Api:
         with reachable(url):
             self._source = _Socket(url) if url.startswith(_UNIX) else _Sdk(url)
             # not its version: asked for that, Podman runs several programs, and dockerd some
-            status, headers, _body = self._source.ask("/_ping")
+            ((status, headers, _body),) = self._source.ask(["/_ping"])
         if status != http.client.OK or "Api-Version" not in headers:
             raise EngineUnreachable(f"what listens at {url} is no engine: status {status} for a ping")
         self.podman = "Libpod-Api-Version" in headers
         self.version = str(headers["Api-Version"])
 
-    @cached_property
+    @property
     def info(self) -> Mapping[str, Any]:
-        """What the engine says of itself; it takes longer than anything else here."""
-        found: Mapping[str, Any] = self.get("info")
-        return found
+        """What the engine says of itself."""
+        return self._overview[0]
+
+    @property
+    def image_ids(self) -> list[str]:
+        """The IDs of all images, those included that only others are made of, as they are when first asked for."""
+        return self._overview[1]
+
+    @cached_property
+    def _overview(self) -> tuple[Mapping[str, Any], list[str]]:
+        """The two answers that take an engine longest (it runs programs for one), so it works on them at once."""
+        with reachable(self.url):
+            paths = [self._address("info"), self._address("images", "json", all=True)]
+            info, images = map(_understood, paths, self._source.ask(paths))
+        return info, list(dict.fromkeys(image["Id"] for image in images))
 
     def get(self, *path: str, all: bool = False) -> Any:
         """
@@ -65,40 +79,50 @@ class Api:
 
         Raises :class:`Missing`, :class:`Refused`, which are :class:`EngineUnreachable` where nobody expects them.
         """
-        parts = [quote(part, safe="/:") for part in path]
-        query = "?all=1" if all else ""
+        address = self._address(*path, all=all)
         with reachable(self.url):
-            status, _headers, body = self._source.ask(f"/v{self.version}/{'/'.join(parts)}{query}")
-            if status == http.client.OK:
-                return json.loads(body)
-        reason = _message(body) or f"status {status} for {'/'.join(path)}"
-        raise (Missing if status == http.client.NOT_FOUND else Refused)(reason)
+            (answer,) = self._source.ask([address])
+            return _understood(address, answer)
+
+    def inspect(self, kind: str, names: Iterable[str]) -> Iterator[Any]:
+        """What the engine says of each of these ``images`` or ``containers``, but for those that are gone; raises."""
+        paths = [self._address(kind, name, "json") for name in names]
+        with reachable(self.url):
+            for path, answer in zip(paths, self._source.ask(paths), strict=True):
+                with contextlib.suppress(Missing):  # removed while we looked
+                    found = _understood(path, answer)
+                    yield found
+
+    def _address(self, *path: str, all: bool = False) -> str:
+        return "/".join([f"/v{self.version}", *(quote(part, safe="/:") for part in path)]) + ("?all=1" if all else "")
 
 
 class _Socket:
-    """An engine at a Unix socket."""
+    """An engine at a Unix socket. Connections are used again; who asks has those in use to himself."""
 
     def __init__(self, url: str) -> None:
-        self._connection = _Connection("/" + url.removeprefix(_UNIX).lstrip("/"))
-        self._lock = threading.Lock()
-        weakref.finalize(self, self._connection.close)
+        self._path = "/" + url.removeprefix(_UNIX).lstrip("/")
+        self._free: list[_Connection] = []
+        weakref.finalize(self, _close, self._free)
 
-    def ask(self, path: str) -> tuple[int, Any, bytes]:
-        """The status, the headers and the body of an answer."""
-        with self._lock:
-            try:
-                return self._answer(path)
-            except ConnectionError:  # the engine has been restarted since the last answer
-                return self._answer(path)
-
-    def _answer(self, path: str) -> tuple[int, Any, bytes]:
+    def ask(self, paths: Iterable[str]) -> Iterator[_Answer]:
+        """The answers to these questions, in their order: the engine works on the next ones meanwhile."""
+        waiting: deque[_Connection] = deque()
         try:
-            self._connection.request("GET", path)
-            answer = self._connection.getresponse()
-            return answer.status, answer.headers, answer.read()
-        except BaseException:
-            self._connection.close()  # the next request opens it anew
-            raise
+            for path in paths:
+                if len(waiting) == _AT_ONCE:
+                    yield self._answered(waiting)
+                waiting.append(self._free.pop() if self._free else _Connection(self._path))
+                waiting[-1].ask(path)
+            while waiting:
+                yield self._answered(waiting)
+        finally:
+            _close(waiting)
+
+    def _answered(self, waiting: deque[_Connection]) -> _Answer:
+        answer = waiting[0].answer()
+        self._free.append(waiting.popleft())
+        return answer
 
 
 class _Connection(http.client.HTTPConnection):
@@ -106,12 +130,38 @@ class _Connection(http.client.HTTPConnection):
 
     def __init__(self, path: str) -> None:
         super().__init__("docker", timeout=TIMEOUT)
-        self._path = path
+        self._path, self._asked = path, ""
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(TIMEOUT)
         self.sock.connect(self._path)
+
+    def ask(self, path: str) -> None:
+        """Ask for what is at a path, without waiting for it."""
+        self._asked = path
+        try:
+            self.request("GET", path)
+        except ConnectionError:  # the engine has been restarted since the last answer
+            self._ask_again()
+
+    def answer(self) -> _Answer:
+        """The status, the headers and the body of the answer to what was asked."""
+        try:
+            answer = self.getresponse()
+        except ConnectionError:  # as above: what was sent may have gone nowhere
+            self._ask_again()
+            answer = self.getresponse()
+        return answer.status, answer.headers, answer.read()
+
+    def _ask_again(self) -> None:
+        self.close()  # so it is opened anew
+        self.request("GET", self._asked)
+
+
+def _close(connections: Iterable[_Connection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 class _Sdk:
@@ -123,9 +173,11 @@ class _Sdk:
         self._client = docker.APIClient(base_url=url, version=version, timeout=TIMEOUT)
         weakref.finalize(self, self._client.close)
 
-    def ask(self, path: str) -> tuple[int, Any, bytes]:
-        answer = self._client.get(f"{self._client.base_url}{path}")
-        return answer.status_code, answer.headers, answer.content
+    def ask(self, paths: Iterable[str]) -> Iterator[_Answer]:
+        """As that of a socket, one after the other."""
+        for path in paths:
+            answer = self._client.get(f"{self._client.base_url}{path}")
+            yield answer.status_code, answer.headers, answer.content
 
 
 @contextlib.contextmanager
@@ -136,6 +188,15 @@ def reachable(url: str) -> Iterator[None]:
     # those of requests, which the SDK uses, are OSErrors
     except (OSError, http.client.HTTPException, json.JSONDecodeError, sdk.docker().errors.DockerException) as exc:
         raise EngineUnreachable(f"no answer from the engine at {url}: {exc}") from exc
+
+
+def _understood(path: str, answer: _Answer) -> Any:
+    """What the engine says at a path; raises :class:`Missing`, :class:`Refused`."""
+    status, _headers, body = answer
+    if status == http.client.OK:
+        return json.loads(body)
+    reason = _message(body) or f"status {status} for {path}"
+    raise (Missing if status == http.client.NOT_FOUND else Refused)(reason)
 
 
 def _message(body: bytes) -> str:

@@ -79,16 +79,13 @@ class Docker:
         return self._images
 
     def _inspect_all(self) -> Iterator[Image]:
-        for image_id in dict.fromkeys(one["Id"] for one in self._api.get("images", "json", all=True)):
-            # removed while we looked; or nothing that could run here
-            with contextlib.suppress(Missing, NotUnpacked):
-                yield self._image(self._api.get("images", image_id, "json"))
+        for details in self._api.inspect("images", self._api.image_ids):
+            with contextlib.suppress(NotUnpacked):  # nothing that could run here
+                yield self._image(details)
 
     def containers(self, stopped: bool = False) -> list[Container]:
-        found: list[Container] = []
-        for summary in self._api.get("containers", "json", all=stopped):
-            with contextlib.suppress(Missing):  # removed while we looked
-                found.append(_container(self._api.get("containers", summary["Id"], "json")))
+        summaries = self._api.get("containers", "json", all=stopped)
+        found = map(_container, self._api.inspect("containers", [summary["Id"] for summary in summaries]))
         return sorted((one for one in found if stopped or one.pid), key=lambda container: container.name)
 
     def container(self, container_id: str) -> Container:
