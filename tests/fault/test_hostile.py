@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baseimg_core.disk import index
 from baseimg_core.disk.bundle import Bundle
 from baseimg_core.errors import BaseimgError, BundleInvalid, BundleMismatch, DigestMismatch
 from baseimg_core.model.policy import Source
@@ -208,6 +209,33 @@ def test_blob_that_is_not_what_its_name_says(node, forge, tmp_path):
         files[name] = files[name].replace(b"12.1", b"12.9")
 
     refused(node, forge.bundle(tmp_path / "b.tar", GOOD, files=swap), DigestMismatch)
+
+
+SMALL, LARGE = b"small", b"large" * (1 << 19)  # a large file's digest is a thread's, which may be some files behind
+
+
+@pytest.mark.parametrize(
+    ("contents", "wrong"),
+    [([SMALL, SMALL], 0), ([LARGE], 0), ([LARGE, LARGE, SMALL], 0), ([LARGE, SMALL, LARGE], 2)],
+)
+def test_one_content_that_has_not_its_recorded_digest(node, forge, tmp_path, contents, wrong):
+    def entries(digests: list[str]) -> list[bytes]:
+        recorded = [{"BASEIMG.sha256": one.removeprefix("sha256:")} for one in digests]
+        return [entry(f"{at}", contents[at], pax_headers=recorded[at]) for at in range(len(contents))]
+
+    right = [digest(content) for content in contents]
+    damaged = [digest(b"other") if at == wrong else one for at, one in enumerate(right)]
+    error = refused(node, forge.bundle(tmp_path / "b.tar", entries(damaged)), DigestMismatch)
+    assert error.message == f"the content of {wrong} does not have its recorded digest"
+    converging.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries(right)))))
+
+
+def test_the_digest_of_a_large_file_is_recorded_of_all_its_names(node, forge, tmp_path):
+    entries = [entry("a", LARGE, pax_headers={"BASEIMG.leads": "1"}), link("b", "a", LNK)]
+    converging.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries))))
+    (found,) = (node.layer / "baseimg/index").iterdir()
+    recorded = {path: f"sha256:{sha}" for path, sha in index.digests(str(found)).items()}
+    assert recorded == dict.fromkeys([b"a", b"b"], digest(LARGE))
 
 
 def test_another_digest_than_declared(node, forge, tmp_path):

@@ -54,6 +54,17 @@ def test_directories_nested_deeper_than_files_may_be_open(tmp_path: Path) -> Non
     node.converge("deep")
 
 
+@pytest.mark.parametrize("mask", [0, 0o077, 0o777])
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
+    node = Node(tmp_path)
+    before = os.umask(mask)
+    try:
+        node.converge("12.2")
+    finally:
+        os.umask(before)
+    assert differences(node.view(), node.views["12.2"]) == []
+
+
 def test_a_directory_in_the_place_of_a_bundle_is_not_kept_open(tmp_path: Path) -> None:
     before = open_files()
     with pytest.raises(BundleInvalid, match="Is a directory"):

@@ -21,6 +21,7 @@ from ..model.entry import FORMAT_BITS, Entry, Kind
 
 _CHUNK = 1 << 20
 _SMALL = 1 << 17
+_PERMISSIONS = 0o777
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _FICLONE = 0x40049409  # linux/fs.h, ioctl_ficlone(2)
@@ -201,10 +202,14 @@ class Tree:
         parent, name = self._parent(path)
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
 
-    def create(self, path: bytes) -> int:
-        """Create an empty file and return its descriptor, which the caller closes."""
+    def create(self, path: bytes, mode: int = 0o600) -> int:
+        """
+        Create an empty file and return its descriptor, which the caller closes. Its permissions are those of ``mode``,
+        so that they need not be set once more, but for what the process's umask takes away.
+        """
         parent, name = self._parent(path)
-        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, mode & _PERMISSIONS, dir_fd=parent)
 
     def link(self, path: bytes, existing: bytes) -> None:
         """Make ``path`` a hard link to ``existing``."""
@@ -262,9 +267,17 @@ class Tree:
 
 
 def set_metadata(descriptor: int, entry: Entry) -> None:
-    """Owner, mode, attributes and times of an open file or directory, in the order in which none undoes another."""
-    os.fchown(descriptor, entry.uid, entry.gid)
-    os.fchmod(descriptor, entry.mode)
+    """
+    Owner, mode, attributes and times of an open file or directory, in the order in which none undoes another.
+
+    To look is quicker than to set what is so already, which file systems write to their journals all the same.
+    """
+    st = os.fstat(descriptor)
+    if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
+        os.fchown(descriptor, entry.uid, entry.gid)
+        st = os.fstat(descriptor)  # that may take setuid and setgid away
+    if stat.S_IMODE(st.st_mode) != entry.mode:
+        os.fchmod(descriptor, entry.mode)
     for key, value in entry.xattrs.items():
         os.setxattr(descriptor, key, value)
     os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))

@@ -10,18 +10,17 @@ the end and made only where those layers really have something: a whiteout above
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ..errors import BundleInvalid, BundleMismatch, DigestMismatch
+from ..errors import BundleInvalid, BundleMismatch
 from ..model import overlay
 from ..model.entry import Entry, Kind, kind_of
-from .beside import CHUNK, Digest
-from .files import Copier, Tree, set_metadata, write_all
+from .files import Copier, Tree, set_metadata
+from .filling import Filler
 from .layertar import Member
 from .sharing import SEPARATE, Sharing
 from .streams import Plain
@@ -55,7 +54,8 @@ class Flattener:
         self.lower = lower
         self._sharing = sharing
         self.bytes = self.paths = 0
-        self.digests: dict[bytes, str] = {}
+        self._filler = Filler()
+        self.digests = self._filler.digests
         self._root = root
         self._tree = Tree(root)
         self._copier = Copier(sharing.extents)
@@ -100,6 +100,7 @@ class Flattener:
                 else:
                     self._add_leaf(member, stream)
                     leaves.add(path)
+        self._filler.settle()
         self._leaders.clear()
         self._leaves |= leaves
         self._removed |= removed
@@ -136,7 +137,7 @@ class Flattener:
         if member.link is not None:
             self._add_link(member.path, member.link)
         elif member.entry and member.entry.kind is Kind.FILE:
-            descriptor = self._tree.create(member.path)
+            descriptor = self._tree.create(member.path, member.entry.mode)
             try:
                 self._fill_file(descriptor, member, member.entry, stream)
             finally:
@@ -160,21 +161,13 @@ class Flattener:
         else:
             self._tree.link(path, leader)
         self._leaders[first] = path
+        self._filler.settle()
         if first in self.digests:
             self.digests[path] = self.digests[first]
 
     def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: Plain) -> None:
-        left, sha = entry.size, Digest() if entry.size > CHUNK else hashlib.sha256()
-        while left:
-            data = stream.read1(left)
-            write_all(descriptor, data)
-            sha.update(data)
-            left -= len(data)
-        set_metadata(descriptor, entry)
+        self._filler.fill(descriptor, member, entry, stream)
         self.bytes += entry.size
-        digest = self.digests[member.path] = sha.hexdigest()
-        if member.digest not in (None, digest):
-            raise DigestMismatch(f"the content of {overlay.shown(member.path)} does not have its recorded digest")
 
     def _make_parents(self, path: bytes) -> None:
         missing = [above for above in overlay.ancestors(path) if above not in self._directories]
@@ -289,7 +282,7 @@ class Flattener:
                 os.close(one.source)
 
     def _clone_file(self, source: int, path: bytes, st: os.stat_result) -> None:
-        target = self._tree.create(path)
+        target = self._tree.create(path, st.st_mode)
         try:
             self._copier.copy(source, target, st.st_size)
             set_metadata(target, entry_of(source, st, Kind.FILE))

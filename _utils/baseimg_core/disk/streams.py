@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from ..errors import BundleInvalid, DigestMismatch
 from . import compression
-from .beside import Ahead
+from .beside import Ahead, Digest
 
 
 class Blob:
@@ -32,11 +32,11 @@ class Plain:
     """
     The uncompressed layer: digested, and never longer than its manifest says.
 
-    Decompressing and digesting are done by a thread, which :meth:`close` ends.
+    Decompressing is done by a thread, which :meth:`close` ends, and digesting by another.
     """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream, self._size, self._done, self._sha = stream, size, 0, hashlib.sha256()
+        self._stream, self._size, self._done, self._sha = stream, size, 0, Digest()
         self._ahead = Ahead(self._digested)
 
     def close(self) -> None:
