@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baseimg_core.disk import beside
-from baseimg_core.disk.beside import CHUNK, Ahead, Digest, ahead
+from baseimg_core.disk.beside import CHUNK, Ahead, Digest, ahead, meanwhile
 
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=30), counts=st.lists(st.integers(1, 200)))
@@ -50,6 +50,30 @@ def test_ahead_raises_where_reading_did() -> None:
         assert stream.read(5) == b"first"
         with pytest.raises(OSError, match="no more"):
             stream.read(1)
+
+
+def test_meanwhile_the_block_goes_on() -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert done.wait(60)
+
+    with meanwhile(work):
+        assert begun.wait(60)
+        done.set()
+
+
+def test_meanwhile_raises_what_either_raises() -> None:
+    def fails() -> None:
+        raise OSError(5, "in the thread")
+
+    with pytest.raises(OSError, match="in the thread"), meanwhile(fails):
+        pass
+    ended = threading.Event()
+    with pytest.raises(OSError, match="in the block"), meanwhile(ended.set):
+        raise OSError(5, "in the block")
+    assert ended.is_set()
 
 
 def test_no_thread_stays() -> None:

@@ -1,11 +1,12 @@
 """
-Work that a thread does beside the caller's own: reading ahead, and digests. Both hold a few megabytes at most.
+Work that a thread does beside the caller's own: reading ahead, digests, which hold a few megabytes at most, and syncs.
 
 Decompression, digests and reads leave the interpreter to others, so two processors are used where there are two.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -69,6 +70,15 @@ def ahead(
     finally:
         for _one, made in coming:
             made.cancel()
+
+
+@contextlib.contextmanager
+def meanwhile(work: Callable[[], object]) -> Iterator[None]:
+    """Have a thread do some work while the block goes on. Ends when both have; raises what either has raised."""
+    with ThreadPoolExecutor(1, "meanwhile") as pool:
+        done = pool.submit(work)
+        yield
+        done.result()
 
 
 class Digest:

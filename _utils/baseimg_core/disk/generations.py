@@ -41,6 +41,7 @@ from dataclasses import asdict, dataclass
 from ..errors import BaseimgError
 from ..model.record import Generation, Intent, Record
 from . import files, index
+from .beside import meanwhile
 from .locking import Locked
 from .records import now
 from .refusals import disk_errors
@@ -148,7 +149,8 @@ class Store(Locked):
                 generation.bytes, generation.paths = filled.size, filled.paths
                 trace("stage.filled")
                 os.makedirs(self._indexes, mode=0o700, exist_ok=True)
-                index.write(self.index(generation.number), self.staging, filled.digests)
+                with meanwhile(lambda: files.sync_filesystem(self.staging)):  # the content, which is nearly all
+                    index.write(self.index(generation.number), self.staging, filled.digests)
                 files.sync_filesystem(self.staging)
                 trace("stage.synced")
                 generation.inode = os.stat(self.staging).st_ino
