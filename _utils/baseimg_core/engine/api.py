@@ -85,11 +85,11 @@ class Api:
             return _understood(address, answer)
 
     def inspect(self, kind: str, names: Iterable[str]) -> Iterator[Any]:
-        """What the engine says of each of these ``images`` or ``containers``, but for those that are gone; raises."""
+        """What the engine says of each of these ``images`` or ``containers``, but for those that are gone meanwhile."""
         paths = [self._address(kind, name, "json") for name in names]
         with reachable(self.url):
             for path, answer in zip(paths, self._source.ask(paths), strict=True):
-                with contextlib.suppress(Missing):  # removed while we looked
+                with contextlib.suppress(Missing):
                     found = _understood(path, answer)
                     yield found
 
@@ -112,12 +112,18 @@ class _Socket:
             for path in paths:
                 if len(waiting) == _AT_ONCE:
                     yield self._answered(waiting)
-                waiting.append(self._free.pop() if self._free else _Connection(self._path))
+                waiting.append(self._connection())
                 waiting[-1].ask(path)
             while waiting:
                 yield self._answered(waiting)
         finally:
             _close(waiting)
+
+    def _connection(self) -> _Connection:
+        try:
+            return self._free.pop()
+        except IndexError:  # and not a look before, since other threads take them, too
+            return _Connection(self._path)
 
     def _answered(self, waiting: deque[_Connection]) -> _Answer:
         answer = waiting[0].answer()
