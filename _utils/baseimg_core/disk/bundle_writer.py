@@ -13,7 +13,6 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -23,6 +22,7 @@ from ..model.changes import Change
 from ..model.manifest import LABEL, ImageRef, Manifest, Totals
 from ..model.packages import Packages
 from . import archive, compression, encoding, tarstream
+from .beside import meanwhile
 from .bundle import CONFIG_TYPE, MANIFEST_TYPE
 from .encoding import FULL, Encoded, Encoding, LayerWriter, Progress
 from .files import discard, hex_digest, sync_directory
@@ -73,12 +73,10 @@ def write(
             manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages)
             _finish_archive(out, layer.blobs, manifest, platform)
             out.flush()
-            with ThreadPoolExecutor(1) as beside:
-                synced = beside.submit(os.fsync, descriptor)
+            with meanwhile(lambda: os.fsync(descriptor)):
                 size = out.seek(0, os.SEEK_END)
                 out.seek(0)
                 digest = "sha256:" + hex_digest(out)
-                synced.result()
         os.rename(temporary, path)
         sync_directory(directory)
     return Written(digest, size, manifest)

@@ -202,7 +202,7 @@ class Tree:
         parent, name = self._parent(path)
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
 
-    def create(self, path: bytes, mode: int = 0o600) -> int:
+    def create(self, path: bytes, mode: int) -> int:
         """
         Create an empty file and return its descriptor, which the caller closes. Its permissions are those of ``mode``,
         so that they need not be set once more, but for what the process's umask takes away.

@@ -148,9 +148,7 @@ class Store(Locked):
                 filled = fill(self.staging)
                 generation.bytes, generation.paths = filled.size, filled.paths
                 trace("stage.filled")
-                os.makedirs(self._indexes, mode=0o700, exist_ok=True)
-                with meanwhile(lambda: files.sync_filesystem(self.staging)):  # the content, which is nearly all
-                    index.write(self.index(generation.number), self.staging, filled.digests)
+                self._write_index(generation.number, self.staging, filled.digests)
                 files.sync_filesystem(self.staging)
                 trace("stage.synced")
                 generation.inode = os.stat(self.staging).st_ino
@@ -166,6 +164,12 @@ class Store(Locked):
             self.abandon(record, generation)
             raise
         return generation
+
+    def _write_index(self, number: int, content: str, digests: dict[bytes, str]) -> None:
+        """Record what a generation holds; the caller's sync has little left to do when this returns."""
+        os.makedirs(self._indexes, mode=0o700, exist_ok=True)
+        with meanwhile(lambda: files.sync_filesystem(self.home)):  # what was put there, which is nearly all
+            index.write(self.index(number), content, digests)
 
     def abandon(self, record: Record, generation: Generation) -> None:
         """Remove a generation that was never live, and whatever there is of it."""
@@ -250,8 +254,7 @@ class Store(Locked):
             live.number = record.highest = record.next_number
             live.inode, live.created, live.by = self.inode, now(), by
             record.generations[live.number], record.current = live, live.number
-            os.makedirs(self._indexes, mode=0o700, exist_ok=True)
-            index.write(self.index(live.number), self.live, found.digests)
+            self._write_index(live.number, self.live, found.digests)
         if found.pristine:
             record.pristine.inode, record.pristine.created = os.stat(self.staging).st_ino, now()
         files.sync_filesystem(self.home)

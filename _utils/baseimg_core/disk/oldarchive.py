@@ -112,7 +112,7 @@ class _Unpacking:
     def _add_file(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo, entry: Entry) -> None:
         space.check(self._root, entry.size, 1, 0, lambda: "the archive is unpacked beside the bundle")
         content = tar.extractfile(info)
-        descriptor = self._tree.create(path)
+        descriptor = self._tree.create(path, entry.mode)
         try:
             while content and (data := content.read(_CHUNK)):
                 write_all(descriptor, data)

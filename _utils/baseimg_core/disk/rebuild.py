@@ -147,7 +147,7 @@ class _Rebuild:
         return False
 
     def _create(self, path: bytes, entry: Entry, source: int | None) -> None:
-        target = self._tree.create(path)
+        target = self._tree.create(path, entry.mode)
         try:
             if source is not None:
                 self._copier.copy(source, target, entry.size)

@@ -90,8 +90,7 @@ class Api:
         with reachable(self.url):
             for path, answer in zip(paths, self._source.ask(paths), strict=True):
                 with contextlib.suppress(Missing):
-                    found = _understood(path, answer)
-                    yield found
+                    yield _understood(path, answer)
 
     def _address(self, *path: str, all: bool = False) -> str:
         return "/".join([f"/v{self.version}", *(quote(part, safe="/:") for part in path)]) + ("?all=1" if all else "")
