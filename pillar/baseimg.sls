@@ -8,14 +8,14 @@
 #       bundles:                 version -> the bundle that leads to it
 #         '12.1':
 #           source: salt://baseimg/bundles/corp-base_12.0_12.1.tar   a path on the node, or any URL of cp.cache_file,
-#                                or docker://HOST/NAME@sha256:… in a registry (docs/registry.md)
+#                                or docker://HOST/NAME@sha256:… in a registry (docs/operating/registry.md)
 #           hash: sha256:…       of that file ('sha256sum'); optional, but then nothing but the transport vouches for it
 #       chain_id: sha256:…       optional: finds the base on nodes where its name is not known ('baseimg.layer' prints it)
 #       repair: false            optional: make the content again where somebody changed it; walks the layer at each run
 #       protect: ['corp/legacy:*']   optional: image patterns; where such an image shares the layer, the base is not changed
 #       containers:              optional: what is done about running containers; 'keep' (the default) touches none
 #         mode: restart          stop and start those on another content, and swap back if one does not work then;
-#         parallel: 1            all keys: docs/containers.md
+#         parallel: 1            all keys: docs/operating/containers.md
 #         order: [label=tier=db]
 #         except: [label=critical, 'batch-*']
 #         timeout: 120
@@ -31,8 +31,8 @@
 #       version: '12.1'          optional: the target's tag by default
 #       compression: zstd        optional: 'gzip' for nodes without the Python package zstandard
 #       delta: only              optional: several times smaller; see baseimg.build for 'both' and 'auto'
-#       key: /etc/salt/baseimg-signing-key   optional: signs the bundle with this private key (docs/signatures.md)
-#   rollout:                     how 'salt-run baseimg.rollout' goes; read in the master's own pillar (docs/rollout.md)
+#       key: /etc/salt/baseimg-signing-key   optional: signs the bundle with this private key (docs/operating/signatures.md)
+#   rollout:                     how 'salt-run baseimg.rollout' goes; read in the master's own pillar (docs/operating/rollout.md)
 #     target: '*'                who takes part: a glob, or tgt and tgt_type
 #     canary: 1                  the first wave: a number, a percentage, or a target
 #     waves: ['10%', '50%']      then these, and whoever is left
@@ -47,8 +47,8 @@
 # Bundles are chained where none leads there directly: with 12.0 -> 12.1 under '12.1' and 12.1 -> 12.2 under '12.2', a base
 # that shows 12.0 goes to 12.2 in one swap.
 #
-# Mirrors of registries, and which are without TLS, are declared in registries below baseimg: docs/registry.md.
-# With trusted_keys below baseimg, only bundles that one of them signed are used: docs/signatures.md.
+# Mirrors of registries, and which are without TLS, are declared in registries below baseimg: docs/operating/registry.md.
+# With trusted_keys below baseimg, only bundles that one of them signed are used: docs/operating/signatures.md.
 
 baseimg:
   bases:

@@ -6,7 +6,7 @@
 #     - 'salt/beacon/*/baseimg/arrived': [/opt/baseimg/reactor/baseimg.sls]
 #
 # Not while a rollout goes on that is meant to reach nodes wave by wave: raise the version in pillar when it is done
-# (docs/rollout.md).
+# (docs/operating/rollout.md).
 {{ ('baseimg converge ' ~ data['id']) | json }}:
   local.state.apply:
     - tgt: {{ [data['id']] | json }}

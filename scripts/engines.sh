@@ -1,6 +1,6 @@
 #!/bin/bash
 # Run the contract of tests/engines with the engines of newer Debian releases, on more file systems and under other
-# releases of Salt, and write the README's table from what held. Takes about half an hour; the trees are kept.
+# releases of Salt, and write the table in docs/reference/compatibility.md. Takes half an hour; keeps the trees.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-"""Write the README's table of engines from the report of `make engines`."""
+"""Write the table of tested engines in docs/reference/compatibility.md from the report of `make engines`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs/reference/compatibility.md"
 BEGIN, END = "<!-- engines: written by `make engines` -->\n", "<!-- engines: end -->\n"
 NAMES = {
     "docker-overlay2": ("Docker", "overlay2"),
@@ -46,8 +46,8 @@ def _held(passed: int, failed: int) -> str:
 
 def main(report: str) -> None:
     cells = [json.loads(line) for line in Path(report).read_text(encoding="utf-8").splitlines()]
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    README.write_text(before + BEGIN + table(cells) + END + rest.split(END)[1], encoding="utf-8")
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    PAGE.write_text(before + BEGIN + table(cells) + END + rest.split(END)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

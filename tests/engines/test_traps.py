@@ -1,4 +1,4 @@
-"""What is peculiar to one store, and what baseimg refuses; docs/engines.md tells people."""
+"""What is peculiar to one store, and what baseimg refuses; docs/design/engines.md tells people."""
 
 from __future__ import annotations
 
