@@ -8,7 +8,7 @@ Bring newer versions of a base image to the images that are built on it, without
     (:py:func:`baseimg.engines`). ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on
     the same base, ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
     ``baseimg:link`` (``auto``, ``reflink``, ``copy`` or ``hardlink``) says what a new content has in common with the
-    one that it is made from (docs/store-format.md): extents where the file system can, else the inodes of large files.
+    one that it is made from (docs/reference/store-format.md): extents where the file system can, else the inodes of large files.
     ``baseimg:allow_devices: true`` takes bundles with device nodes other than those that every container has.
     ``baseimg:trusted_keys`` (identity: line of a ``.pub`` file) says who must have signed a bundle, and
     ``baseimg:require_signature: false`` lets unsigned ones pass; both from the minion's configuration, or else pillar.
@@ -36,20 +36,18 @@ try:
     if baseimg_core.__version__ == _VERSION:
         from baseimg_core.errors import ArgumentInvalid, BaseimgError
         from baseimg_core.minion import Minion
-        from baseimg_core.model import containers as container_policy
-        from baseimg_core.model import policy
-        from baseimg_core.ops import (
-            adopting,
-            bases,
-            building,
-            converging,
-            fetching,
-            importing,
-            keeping,
-            seeing,
-            verifying,
-        )
+        from baseimg_core.model.containers import policy as container_policy
+        from baseimg_core.model.policy import pillar
+        from baseimg_core.ops import adopt as ops_adopt
+        from baseimg_core.ops import bases
+        from baseimg_core.ops import build as ops_build
+        from baseimg_core.ops import converge as ops_converge
+        from baseimg_core.ops import fetch as ops_fetch
         from baseimg_core.ops import impact as impacting
+        from baseimg_core.ops import import_legacy as ops_import_legacy
+        from baseimg_core.ops import prune as ops_prune
+        from baseimg_core.ops import status as ops_status
+        from baseimg_core.ops import verify as ops_verify
     _MISSING = None
 except ImportError as exc:
     _MISSING = str(exc)
@@ -83,8 +81,8 @@ def layer(image):
         salt-call baseimg.layer corp/base:12.0
     """
     with _operation() as minion:
-        policy.text(image, "image")
-        return building.layer(minion.engine(), image)
+        pillar.text(image, "image")
+        return ops_build.layer(minion.engine(), image)
 
 
 def diff(source, target):
@@ -104,9 +102,9 @@ def diff(source, target):
         salt-call baseimg.diff corp/base:12.0 corp/base:12.1
     """
     with _operation("diff") as minion:
-        policy.text(source, "source")
-        policy.text(target, "target")
-        return building.diff(minion.engine(), source, target, minion.progress)
+        pillar.text(source, "source")
+        pillar.text(target, "target")
+        return ops_build.diff(minion.engine(), source, target, minion.progress)
 
 
 def build(source, target, bundle, version=None, compression="zstd", test=False, key=None, delta=None):
@@ -148,13 +146,13 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
     """
     with _operation("build") as minion:
         for name, value in (("source", source), ("target", target), ("bundle", bundle)):
-            policy.text(value, name)
+            pillar.text(value, name)
         if version is not None:
-            policy.text(version, "version")
+            pillar.text(version, "version")
         if key is not None:
-            policy.signing_key(key, "key")
-        policy.check_delta(delta, "delta")
-        return building.build(
+            pillar.signing_key(key, "key")
+        pillar.check_delta(delta, "delta")
+        return ops_build.build(
             minion.engine(), source, target, bundle, version, compression, bool(test), minion.progress, key, delta
         )
 
@@ -184,7 +182,7 @@ def sign(bundle, key, test=False):
         salt-call baseimg.sign /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar /etc/salt/baseimg-signing-key
     """
     with _operation():
-        return building.sign(_text(bundle, "bundle"), policy.signing_key(key, "key"), bool(test))
+        return ops_build.sign(_text(bundle, "bundle"), pillar.signing_key(key, "key"), bool(test))
 
 
 def push(bundle, destination, test=False):
@@ -211,7 +209,7 @@ def push(bundle, destination, test=False):
         salt-call baseimg.push /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar registry.corp:5000/baseimg/base:12.1
     """
     with _operation("push") as minion:
-        return minion.push(_text(bundle, "bundle"), policy.pushed_to(destination), bool(test))
+        return minion.push(_text(bundle, "bundle"), pillar.pushed_to(destination), bool(test))
 
 
 def inspect(bundle, verify=False):
@@ -231,7 +229,7 @@ def inspect(bundle, verify=False):
         salt-call baseimg.inspect /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar verify=True
     """
     with _operation() as minion:
-        return building.inspect(minion.fetch(policy.bundle_source(bundle, None, "bundle")), bool(verify))
+        return ops_build.inspect(minion.fetch(pillar.bundle_source(bundle, None, "bundle")), bool(verify))
 
 
 def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwargs):
@@ -260,7 +258,7 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwarg
         pattern such as ``shop-*``, ``label=KEY``, ``label=KEY=VALUE``), ``timeout`` (seconds in which one must work,
         120), ``settle`` (seconds that one must run where nothing else tells whether it works, 10), ``probe`` (a mapping
         with a ``command`` to run in the container or a ``url`` to ask, and ``match``, selectors; or a list of these),
-        and ``on_failure`` (``rollback``, or ``halt``). See docs/containers.md.
+        and ``on_failure`` (``rollback``, or ``halt``). See docs/operating/containers.md.
 
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those that
     share the layer), and ``containers``: the running ones on the ``current`` content, on an older one (``outdated``:
@@ -279,11 +277,11 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwarg
         salt-call baseimg.apply /srv/b.tar containers="{mode: restart, parallel: 2, except: [db-*]}"
     """
     with _operation("apply", kwargs) as minion:
-        source = policy.bundle_source(bundle, hash, "bundle")
+        source = pillar.bundle_source(bundle, hash, "bundle")
         if base is not None:
-            policy.text(base, "base")
+            pillar.text(base, "base")
         context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
-        return converging.apply(context, source, base, restarts)
+        return ops_converge.apply(context, source, base, restarts)
 
 
 def converge(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep", **kwargs):
@@ -326,7 +324,7 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, protect=N
     with _operation("converge", kwargs) as minion:
         wanted = _declared(name, version, bundles, chain_id)
         context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
-        return converging.converge(context, *wanted, bool(repair), restarts)
+        return ops_converge.converge(context, *wanted, bool(repair), restarts)
 
 
 def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep"):
@@ -350,7 +348,7 @@ def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None,
     with _operation() as minion:
         wanted = _declared(name, version, bundles, chain_id)
         context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
-        return converging.plan(context, *wanted, bool(repair), restarts)
+        return ops_converge.plan(context, *wanted, bool(repair), restarts)
 
 
 def fetch(name, version, bundles=None, chain_id=None):
@@ -374,7 +372,7 @@ def fetch(name, version, bundles=None, chain_id=None):
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("fetch") as minion:
-        return fetching.fetch(minion.context(trust=True), *_declared(name, version, bundles, chain_id))
+        return ops_fetch.fetch(minion.context(trust=True), *_declared(name, version, bundles, chain_id))
 
 
 def rollback(base, to=None, containers="keep", **kwargs):
@@ -401,9 +399,9 @@ def rollback(base, to=None, containers="keep", **kwargs):
         salt-call baseimg.rollback corp/base:12.0 to=pristine
     """
     with _operation("rollback", kwargs) as minion:
-        policy.text(base, "base")
+        pillar.text(base, "base")
         wanted = _typed_version(minion.engine(), base, to)
-        return converging.rollback(minion.context(), base, wanted, container_policy.parse(containers))
+        return ops_converge.rollback(minion.context(), base, wanted, container_policy.parse(containers))
 
 
 def prune(base=None, keep=1, test=False, **kwargs):
@@ -433,8 +431,8 @@ def prune(base=None, keep=1, test=False, **kwargs):
         if not isinstance(keep, int) or keep < 0:
             raise ArgumentInvalid(f"keep is {keep!r}, expected a number of generations, 0 or more")
         if base is not None:
-            policy.text(base, "base")
-        return keeping.prune(minion.context(), base, keep, bool(test))
+            pillar.text(base, "base")
+        return ops_prune.prune(minion.context(), base, keep, bool(test))
 
 
 def pin(base, version, **kwargs):
@@ -477,9 +475,9 @@ def unpin(base, version, **kwargs):
 
 def _pin(base, version, pinned, kwargs):
     with _operation("", kwargs) as minion:
-        policy.text(base, "base")
+        pillar.text(base, "base")
         found = _text(_typed_version(minion.engine(), base, version), "version")
-        return keeping.pin(minion.context(), base, found, pinned)
+        return ops_prune.pin(minion.context(), base, found, pinned)
 
 
 def status(base=None, declared=False):
@@ -507,7 +505,7 @@ def status(base=None, declared=False):
     with _operation() as minion:
         engine = minion.engine()
         if base is None:
-            found = seeing.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
+            found = ops_status.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
         else:
             found = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
         return {"format": _FORMAT, "storage": engine.storage, "bases": found}
@@ -516,7 +514,7 @@ def status(base=None, declared=False):
 def impact(base, bundle=None):
     """
     Show every image on this machine that is built on a base, every container of them, and how much of a new version
-    takes effect in each image. Changes nothing. docs/impact.md tells how to read it.
+    takes effect in each image. Changes nothing. docs/operating/impact.md tells how to read it.
 
     base
         The base's reference or chain ID.
@@ -571,7 +569,7 @@ def verify(base=None, deep=False):
     with _operation() as minion:
         engine = minion.engine()
         found = bases.recorded(engine) if base is None else [bases.locate(engine, _text(base, "base"))]
-        return [verifying.verify(engine, one, bool(deep)) for one in found]
+        return [ops_verify.verify(engine, one, bool(deep)) for one in found]
 
 
 def history(base):
@@ -611,10 +609,10 @@ def metrics(path=None):
     with _operation() as minion:
         if path is not None and not (isinstance(path, str) and path.startswith("/") and path.endswith(".prom")):
             raise ArgumentInvalid(f"path is {path!r}, expected an absolute path that ends in .prom")
-        found = seeing.metrics(minion.engine(), _VERSION, minion.declared()["bases"])
+        found = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"])
         if path is None:
             return found
-        return {"path": path, "bytes": seeing.publish(path, found)}
+        return {"path": path, "bytes": ops_status.publish(path, found)}
 
 
 def adopt(overlay_dir=None, **kwargs):
@@ -642,7 +640,7 @@ def adopt(overlay_dir=None, **kwargs):
     with _operation("adopt", kwargs) as minion:
         if overlay_dir is not None and not (isinstance(overlay_dir, str) and overlay_dir.startswith("/")):
             raise ArgumentInvalid(f"overlay_dir is {overlay_dir!r}, expected an absolute path")
-        return adopting.adopt(minion.context(), overlay_dir)
+        return ops_adopt.adopt(minion.context(), overlay_dir)
 
 
 def engines():
@@ -694,11 +692,13 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd"):
     """
     with _operation("import") as minion:
         for key, value in (("source", source), ("bundle", bundle)):
-            policy.text(value, key)
+            pillar.text(value, key)
         if version is not None:
-            policy.text(version, "version")
-        path = minion.fetch(policy.bundle_source(archive, None, "archive"))
-        return importing.import_legacy(minion.engine(), path, source, bundle, version, compression, minion.progress)
+            pillar.text(version, "version")
+        path = minion.fetch(pillar.bundle_source(archive, None, "archive"))
+        return ops_import_legacy.import_legacy(
+            minion.engine(), path, source, bundle, version, compression, minion.progress
+        )
 
 
 def declared(what="bases"):
@@ -724,13 +724,13 @@ def declared(what="bases"):
 
 
 def _declared(name, version, bundles, chain_id):
-    policy.text(name, "name")
-    policy.check_base(version, chain_id, "ok", name)
-    return name, version, policy.bundles(bundles, f"{name}:bundles"), chain_id
+    pillar.text(name, "name")
+    pillar.check_base(version, chain_id, "ok", name)
+    return name, version, pillar.bundles(bundles, f"{name}:bundles"), chain_id
 
 
 def _text(value, key):
-    policy.text(value, key)
+    pillar.text(value, key)
     return value
 
 

@@ -23,14 +23,14 @@ getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 __virtualname__ = "baseimg"
 
 try:
-    from baseimg_core.disk.records import now
+    from baseimg_core.disk.store.layout import now
     from baseimg_core.errors import ArgumentInvalid, BaseimgError, RecordInvalid
-    from baseimg_core.model import fleet as model_fleet
-    from baseimg_core.ops import seeing
+    from baseimg_core.model.rollout import fleet as model_fleet
+    from baseimg_core.ops import status as ops_status
     from baseimg_core.report.page import page
-    from baseimg_core.rollouts.commands import Rollouts
-    from baseimg_core.rollouts.site import Site
-    from baseimg_core.rollouts.store import Store
+    from baseimg_core.rollout.commands import Rollouts
+    from baseimg_core.rollout.store import Store
+    from baseimg_core.rollout.transport import Site
 
     _MISSING = None
 except ImportError as exc:
@@ -60,7 +60,7 @@ def rollout(base, version=None, **kwargs):
 
     All other arguments are keys of the policy and count more than ``baseimg:rollout`` in the master's pillar, which
     counts more than that in its configuration: ``target``, ``canary``, ``waves``, ``success_threshold``,
-    ``max_unavailable``, ``prepare_at_once``, ``soak``, ``on_failure``, ``window``, ``timeout`` (docs/rollout.md).
+    ``max_unavailable``, ``prepare_at_once``, ``soak``, ``on_failure``, ``window``, ``timeout`` (docs/operating/rollout.md).
 
     Returns the rollout's ``id`` and ``state``, its ``waves``, how many ``nodes`` are in which state, and those that
     ``failed``, were ``unreachable`` or ``skipped``, by name and with the reason. Ends with an error unless every wave
@@ -243,7 +243,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         seen = model_fleet.collect(expected, answers)
         bases = [record["base"]] if record else list(seen["bases"])
         impacts = [one for base in bases for one in _impacts(base, answers, timeout)]
-        size = seeing.publish(path, page(seen, now(), record, impacts))
+        size = ops_status.publish(path, page(seen, now(), record, impacts))
     asked = [one["node"] for one in impacts]
     return {
         "path": path,

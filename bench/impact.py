@@ -19,15 +19,15 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "_utils")]
 
-from baseimg_core.disk import bundle_writer  # noqa: E402
-from baseimg_core.disk.compare import compare  # noqa: E402
-from baseimg_core.disk.tree import Stack  # noqa: E402
-from baseimg_core.model.ids import chain_id  # noqa: E402
-from baseimg_core.model.manifest import ImageRef  # noqa: E402
-from baseimg_core.model.policy import Source  # noqa: E402
-from baseimg_core.model.protection import Declared  # noqa: E402
+from baseimg_core.context import Context  # noqa: E402
+from baseimg_core.disk.bundle import writer  # noqa: E402
+from baseimg_core.disk.stack.compare import compare  # noqa: E402
+from baseimg_core.disk.stack.directories import Stack  # noqa: E402
+from baseimg_core.model.bundle.manifest import ImageRef  # noqa: E402
+from baseimg_core.model.policy.pillar import Source  # noqa: E402
+from baseimg_core.model.policy.protection import Declared  # noqa: E402
+from baseimg_core.model.stack.ids import chain_id  # noqa: E402
 from baseimg_core.ops import impact  # noqa: E402
-from baseimg_core.ops.planning import Context  # noqa: E402
 from tests.support.images import digest  # noqa: E402
 from tests.support.plain import PlainEngine  # noqa: E402
 
@@ -89,7 +89,7 @@ def bundle(work: Path, engine: PlainEngine, top: Path, target: Path) -> str:
     path = str(work / "bundle.tar")
     changes = compare(Stack([str(top)]), Stack([str(target)]))
     sides = side("12.0", engine.image(BASE).diff_ids), side("12.1", (digest(b"target"),))
-    bundle_writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
+    writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
     return path
 
 

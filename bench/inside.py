@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from baseimg_core.disk import generations
+from baseimg_core.disk.store import generations
 
 # What a function's place and name tell of what it does; the first that matches. Built-in functions have no file.
 _GROUPS = (

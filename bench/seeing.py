@@ -22,7 +22,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "_utils")]
 
-from baseimg_core.model import fleet  # noqa: E402
+from baseimg_core.model.rollout import fleet  # noqa: E402
 from baseimg_core.report.page import page  # noqa: E402
 from tests.support import fleets  # noqa: E402
 

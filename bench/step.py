@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from baseimg_core import minion as ours
-from baseimg_core.disk import files
+from baseimg_core.linux import syscalls
 from bench import inside
 from tests.support.minion import Minion
 
@@ -50,8 +50,8 @@ def main(url: str, calls: list[dict[str, Any]], options: dict[str, Any]) -> None
     shown = _terminal() if options.get("terminal") else contextlib.nullcontext()
     with shown, tempfile.TemporaryDirectory(prefix="bench-") as root:
         minion = Minion(Path(root), url, **options.get("minion", {}))
-        exchange = Timed(files.exchange)
-        files.exchange = exchange  # type: ignore[assignment]
+        exchange = Timed(syscalls.exchange)
+        syscalls.exchange = exchange  # type: ignore[assignment]
         progress = Timed(ours.Minion.progress)
         if options.get("count"):
             ours.Minion.progress = partialmethod(progress)  # type: ignore[method-assign, assignment]

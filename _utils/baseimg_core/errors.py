@@ -55,7 +55,7 @@ class StorageUnsupported(BaseimgError):
     code = "storage-unsupported"
     hint = (
         "supported, rootful: Docker with overlay2 or with containerd's overlayfs snapshotter, Podman with overlay, and "
-        "containerd with overlayfs; baseimg.engines says what was found on this node (docs/engines.md)"
+        "containerd with overlayfs; baseimg.engines says what was found on this node (docs/design/engines.md)"
     )
 
 
@@ -100,7 +100,7 @@ class RegistryDenied(BaseimgError):
     code = "registry-denied"
     hint = (
         "log in with 'docker login HOST' as the user that the minion runs as, or check what that account may do; "
-        "a config.json elsewhere is named by DOCKER_CONFIG in the minion's environment (docs/registry.md)"
+        "a config.json elsewhere is named by DOCKER_CONFIG in the minion's environment (docs/operating/registry.md)"
     )
 
 
@@ -115,7 +115,7 @@ class SignatureMissing(BaseimgError):
     """The bundle has no signature, and this node uses none without."""
 
     code = "signature-missing"
-    hint = "sign the bundle with baseimg.sign, and put the file BUNDLE.sig beside it (docs/signatures.md)"
+    hint = "sign the bundle with baseimg.sign, and put the file BUNDLE.sig beside it (docs/operating/signatures.md)"
 
 
 class SignatureInvalid(BaseimgError):
@@ -124,7 +124,7 @@ class SignatureInvalid(BaseimgError):
     code = "signature-invalid"
     hint = (
         "do not use this bundle until you know why; then sign it again with baseimg.sign, or declare the key "
-        "in baseimg:trusted_keys (docs/signatures.md)"
+        "in baseimg:trusted_keys (docs/operating/signatures.md)"
     )
 
 
@@ -228,7 +228,7 @@ class PristineUnproven(BaseimgError):
     code = "pristine-unproven"
     hint = (
         "pull the base again after removing every image on it, or run baseimg.adopt again with a copy of the original "
-        "layer directory below backup/ (docs/taking-over.md)"
+        "layer directory below backup/ (docs/operating/taking-over.md)"
     )
 
 
@@ -288,7 +288,7 @@ class GateFailed(BaseimgError):
 
     code = "gate-failed"
     hint = (
-        "see the container's log; each further run tries again, so declare the version that works (docs/containers.md)"
+        "see the container's log; each further run tries again, so declare the version that works (docs/operating/containers.md)"
     )
 
 

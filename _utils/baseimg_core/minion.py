@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .context import Context
 from .engine import detect
 from .engine.base import Engine
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
-from .model import policy, protection, reference
-from .ops import seeing
-from .ops.planning import Context
+from .model.policy import pillar as policy_pillar
+from .model.policy import protection, reference
+from .ops import status
 from .registry import pull, push
 
 _BAR_SECONDS = 0.2
@@ -79,28 +80,28 @@ class Minion:
         devices = self._salt["config.get"]("baseimg:allow_devices", False)
         if not isinstance(devices, bool):
             raise ArgumentInvalid(f"baseimg:allow_devices is {devices!r}, expected true or false")
-        link = policy.link(self._salt["config.get"]("baseimg:link", "auto"))
+        link = policy_pillar.link(self._salt["config.get"]("baseimg:link", "auto"))
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
-        trusted = self._trust() if trust else policy.Trust()
+        trusted = self._trust() if trust else policy_pillar.Trust()
         # a mistake in pillar must not stand in the way of what needs nothing of it, such as a rollback
         kept = protection.protection(protect, self.declared()["bases"]) if trust else protection.Protection()
         engine = self.engine()
-        self._watched = (engine, seeing.written(engine))
+        self._watched = (engine, status.written(engine))
         return Context(engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept, link)
 
-    def _trust(self) -> policy.Trust:
+    def _trust(self) -> policy_pillar.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
-        return policy.trust(own, self._pillar.get("baseimg"))  # not pillar.get, which masks values (Salt 3008)
+        return policy_pillar.trust(own, self._pillar.get("baseimg"))  # not pillar.get, which masks values (Salt 3008)
 
     def declared(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What pillar declares, checked, with defaults."""
-        return policy.declared(self._pillar.get("baseimg"))
+        return policy_pillar.declared(self._pillar.get("baseimg"))
 
     def bundles(self, base: str, bundle: object) -> protection.Declared | None:
         """The bundles to tell the impact of: ``bundle`` (a path, a URL, a version), else what pillar declares."""
         return protection.declared_bundles(base, bundle, self.declared()["bases"])
 
-    def fetch(self, source: policy.Source) -> str:
+    def fetch(self, source: policy_pillar.Source) -> str:
         """A local path of what is at ``source``; raises :class:`BundleUnavailable`, and what :mod:`pull` raises."""
         if source.source.startswith("/"):
             return source.source
@@ -129,8 +130,8 @@ class Minion:
             self._cache = pull.Cache(home, self._registries(), self.progress)
         return self._cache
 
-    def _registries(self) -> dict[str, policy.Registry]:
-        return policy.registries(self._salt["config.get"]("baseimg:registries", {}))
+    def _registries(self) -> dict[str, policy_pillar.Registry]:
+        return policy_pillar.registries(self._salt["config.get"]("baseimg:registries", {}))
 
     def failed(self, error: BaseimgError) -> None:
         """A fetched file that is not what was declared does not stay in the cache."""
@@ -155,7 +156,7 @@ class Minion:
         """Take the bar away, and have the minion read its grains anew where a record was written, failure or not."""
         if self._bar and self._action:
             self._write("")
-        if self._watched and seeing.written(self._watched[0]) != self._watched[1] and self._daemon():
+        if self._watched and status.written(self._watched[0]) != self._watched[1] and self._daemon():
             self._salt["saltutil.refresh_grains"]()  # with pillar, so that the master knows, too
 
     def _daemon(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from baseimg_core.ops import bases, converging, verifying
+from baseimg_core.ops import bases, converge, verify
 from tests.engines.cells import FILE_SYSTEMS
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
@@ -20,10 +20,10 @@ def test_there_and_back(kind: str) -> None:
         pristine = node.view()
         for version in ("12.1", "12.2"):
             node.converge(version)
-            found = verifying.verify(node.engine, bases.locate(node.engine, BASE), True)
+            found = verify.verify(node.engine, bases.locate(node.engine, BASE), True)
             assert (found["version"], found["findings"]) == (version, [])
         # what is live is not taken for changed, which would be made again with every run
-        again = converging.converge(node.context, BASE, "12.2", node.bundles, repair=True)
+        again = converge.converge(node.context, BASE, "12.2", node.bundles, repair=True)
         assert (again["changed"], again["repaired"]) == (False, False)
-        converging.rollback(node.context, BASE, "pristine")
+        converge.rollback(node.context, BASE, "pristine")
         assert differences(node.view(), pristine) == []

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baseimg_core.disk import index
-from baseimg_core.disk.bundle import Bundle
+from baseimg_core.disk.bundle.reader import Bundle
+from baseimg_core.disk.store import index
 from baseimg_core.errors import BaseimgError, BundleInvalid, BundleMismatch, DigestMismatch
-from baseimg_core.model.policy import Source
-from baseimg_core.model.protection import Declared
-from baseimg_core.ops import converging, impact
+from baseimg_core.model.policy.pillar import Source
+from baseimg_core.model.policy.protection import Declared
+from baseimg_core.ops import converge, impact
 from tests.support.forge import END, Forge, device, entry, link, tar, xattr
 from tests.support.images import digest
 from tests.support.kernel import differences
@@ -116,7 +116,7 @@ def refused(node: Node, path: Path, *kinds: type[BaseimgError], source: Source |
     """The bundle is refused with one of these errors, and nothing on the node has changed."""
     before = inodes(node.root / "layers")
     with pytest.raises(kinds) as caught:
-        converging.apply(node.context, source or Source(str(path)))
+        converge.apply(node.context, source or Source(str(path)))
     assert inodes(node.root / "layers") == before
     assert not os.path.lexists(OUTSIDE)
     assert differences(node.view(), node.views["12.0"]) == []
@@ -140,7 +140,7 @@ def test_layer_of_which_only_the_impact_is_asked(node, forge, tmp_path, what):
 
 def test_the_forge_makes_good_bundles_where_nothing_is_wrong(node, forge, tmp_path):
     path = forge.bundle(tmp_path / "b.tar", [entry("etc/version", b"12.1"), device("null", 1, 3)])
-    assert converging.apply(node.context, Source(str(path)))["changed"]
+    assert converge.apply(node.context, Source(str(path)))["changed"]
     assert b"null" in node.view()
 
 
@@ -227,12 +227,12 @@ def test_one_content_that_has_not_its_recorded_digest(node, forge, tmp_path, con
     damaged = [digest(b"other") if at == wrong else one for at, one in enumerate(right)]
     error = refused(node, forge.bundle(tmp_path / "b.tar", entries(damaged)), DigestMismatch)
     assert error.message == f"the content of {wrong} does not have its recorded digest"
-    converging.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries(right)))))
+    converge.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries(right)))))
 
 
 def test_the_digest_of_a_large_file_is_recorded_of_all_its_names(node, forge, tmp_path):
     entries = [entry("a", LARGE, pax_headers={"BASEIMG.leads": "1"}), link("b", "a", LNK)]
-    converging.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries))))
+    converge.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries))))
     (found,) = (node.layer / "baseimg/index").iterdir()
     recorded = {path: f"sha256:{sha}" for path, sha in index.digests(str(found)).items()}
     assert recorded == dict.fromkeys([b"a", b"b"], digest(LARGE))

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk import files, generations
+from baseimg_core.disk.store import generations
 from baseimg_core.errors import PristineUnproven, SpaceExhausted
-from baseimg_core.ops import adopting, bases, converging, keeping
+from baseimg_core.linux import syscalls
+from baseimg_core.ops import adopt as ops_adopt
+from baseimg_core.ops import bases, converge, prune
 from tests.support import legacy
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -129,9 +131,9 @@ def test_apply_then_another_version_is_wanted(node, point):
 @pytest.mark.parametrize("point", SWAPPING)
 def test_rollback(node, point):
     node.converge("12.1")
-    killed_at(point, lambda: converging.rollback(node.context, BASE, "pristine"))
+    killed_at(point, lambda: converge.rollback(node.context, BASE, "pristine"))
     check(node, "12.0", "12.1")
-    converging.rollback(node.context, BASE, "pristine")
+    converge.rollback(node.context, BASE, "pristine")
     check(node, "12.0")
     check_tidy(node)
     check_history(node)
@@ -160,9 +162,9 @@ def test_recovery_of_an_apply(node, first, point):
 def test_prune(node, point):
     node.converge("12.1")
     node.converge("12.2")
-    killed_at(point, lambda: keeping.prune(node.context, BASE, 0, False))
+    killed_at(point, lambda: prune.prune(node.context, BASE, 0, False))
     check(node, "12.2")
-    keeping.prune(node.context, BASE, 0, False)
+    prune.prune(node.context, BASE, 0, False)
     check_tidy(node)
     assert bases.locate(node.engine, BASE).store.read().present == [0, 2]
     node.converge("12.0")
@@ -187,7 +189,7 @@ def old_node(node, tmp_path, request):
 
 
 def adopt(node: Node) -> dict:
-    return adopting.adopt(node.context)
+    return ops_adopt.adopt(node.context)
 
 
 def check_adopted(node: Node) -> None:
@@ -267,7 +269,7 @@ def test_every_point_is_passed(node, tmp_path):
         adopt(node)
         node.converge("12.1")
         node.converge("12.0")
-        keeping.prune(node.context, BASE, 0, False)
+        prune.prune(node.context, BASE, 0, False)
     finally:
         generations.trace = generations._ignore
     assert set(seen) == set(generations.POINTS)
@@ -310,14 +312,14 @@ def test_an_interrupt_right_after_the_exchange_loses_nothing(node, wanted, monke
     versions = {"12.1": "12.0", "12.0": "12.1"}
     if wanted == "12.0":
         node.converge("12.1")
-    exchange = files.exchange
+    exchange = syscalls.exchange
 
     def interrupted(one: str, other: str) -> None:
         exchange(one, other)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "exchange", interrupted)
+        patch.setattr(syscalls, "exchange", interrupted)
         with pytest.raises(KeyboardInterrupt):
             node.converge(wanted)
     check(node, wanted)

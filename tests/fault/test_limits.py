@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk import space
-from baseimg_core.disk.bundle import Bundle
+from baseimg_core.disk.bundle.reader import Bundle
+from baseimg_core.disk.store import space
 from baseimg_core.errors import BundleInvalid, DestinationUnwritable
 from baseimg_core.ops import bases
 from tests.support.kernel import differences

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk import compare, sharing, space
-from baseimg_core.disk.flatten import Flattener
-from baseimg_core.disk.tree import Stack
+from baseimg_core.disk.stack import compare
+from baseimg_core.disk.stack.directories import Stack
+from baseimg_core.disk.store import links as store_links
+from baseimg_core.disk.store import space
+from baseimg_core.disk.store.build import Flattener
 from baseimg_core.errors import NoWayBack, PristineDamaged, StorageUnsupported
-from baseimg_core.ops import bases, converging, keeping, verifying
+from baseimg_core.ops import bases, converge, prune, verify
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences, snapshot
 from tests.support.plain import BASE, Node
@@ -33,7 +35,7 @@ class Linked(Node):
         if layer == "top":
             for name in ("usr/lib/one", "usr/lib/three", "usr/lib/small", "etc/large", "var/large"):
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).write_bytes(os.urandom(sharing.LINKED - (name == "usr/lib/small")))
+                (root / name).write_bytes(os.urandom(store_links.LINKED - (name == "usr/lib/small")))
             os.link(root / "usr/lib/one", root / "usr/lib/two")
         return root
 
@@ -42,7 +44,7 @@ class Linked(Node):
         (root,) = super()._version(version, files)
         command = ["cp", "-a", "--parents", "usr/lib", "etc/large", "var", root]
         subprocess.run(command, check=True, cwd=self.layer / "diff")
-        (root / NEW).write_bytes(bytes(sharing.LINKED))
+        (root / NEW).write_bytes(bytes(store_links.LINKED))
         os.utime(root / NEW, (0, 0))
         return [root]
 
@@ -110,13 +112,13 @@ def test_every_value(root, link):
     live = node.layer / "diff"
     assert (live / "usr/lib/one").samefile(live / "usr/lib/two")
     assert differences(node.view(), node.views["12.1"]) == []
-    verified = verifying.verify(node.engine, node.base, deep=True)
+    verified = verify.verify(node.engine, node.base, deep=True)
     assert (verified["ok"], verified["pristine"]) == (True, "proven")
     node.converge("12.2")
-    (pruned,) = keeping.prune(node.context, BASE, 0, test=False)
+    (pruned,) = prune.prune(node.context, BASE, 0, test=False)
     assert (pruned["removed"], round(pruned["freed"] / MIB)) == (["12.1"], 3 if links else 6)
     assert differences(node.view(), node.views["12.2"]) == []
-    converging.rollback(node.context, BASE, "pristine")
+    converge.rollback(node.context, BASE, "pristine")
     assert differences(node.view(), node.views["12.0"]) == []
 
 
@@ -130,7 +132,7 @@ def test_an_immutable_file_is_copied(tmp_path):
         finally:
             subprocess.run(["chattr", "-i", node.kept(0) / "usr/lib/three"], check=True)
         assert node.shared == SHARED - {"usr/lib/three"}
-        assert verifying.verify(node.engine, node.base, deep=True)["ok"]
+        assert verify.verify(node.engine, node.base, deep=True)["ok"]
 
 
 def test_a_file_with_marks_of_overlay_is_copied_without_them(root):
@@ -157,7 +159,7 @@ def test_inodes_of_generations_are_no_links_of_the_layer(root, monkeypatch):
     source = Stack(node.stack)
     before = [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source)]
     node.converge("12.1")
-    rolled = converging.rollback(node.context, BASE, "pristine")
+    rolled = converge.rollback(node.context, BASE, "pristine")
     assert rolled["to"] == "12.0"
     monkeypatch.setattr(compare, "_paths_of", lambda *_: pytest.fail("looked for links"))
     assert [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source)] == before
@@ -215,14 +217,14 @@ class TestDamage:
         shown = node.base.store.read().current
         for to in ("pristine", "12.0", None):
             with pytest.raises(PristineDamaged, match="was changed") as caught:
-                converging.rollback(node.context, BASE, to)
+                converge.rollback(node.context, BASE, to)
         assert "pull it again" in caught.value.hint
         assert bases.status(node.engine, node.base)["pristine"] == "damaged"
         assert node.base.store.read().current == shown
 
     def test_in_the_live_content(self, node):
         self.write(node.layer / "diff/usr/lib/three")
-        found = verifying.verify(node.engine, node.base, deep=False)
+        found = verify.verify(node.engine, node.base, deep=False)
         assert [(one["path"], one["finding"]) for one in found["findings"]] == [("usr/lib/three", "metadata")]
         assert (found["ok"], found["shared"], found["pristine"]) == (False, ["12.0"], "damaged")
         with pytest.raises(PristineDamaged):
@@ -234,14 +236,14 @@ class TestDamage:
         self.refused(node)
 
     def test_in_the_original_content_while_it_is_live(self, node):
-        converging.rollback(node.context, BASE)
+        converge.rollback(node.context, BASE)
         self.write(node.layer / "diff/usr/lib/three")
-        assert not verifying.verify(node.engine, node.base, deep=True)["ok"]
+        assert not verify.verify(node.engine, node.base, deep=True)["ok"]
         with pytest.raises(PristineDamaged):
             node.converge("12.1", repair=True)
         assert node.damaged == [0, 1]
         with pytest.raises((PristineDamaged, NoWayBack)):
-            converging.rollback(node.context, BASE, "12.1")
+            converge.rollback(node.context, BASE, "12.1")
 
     def test_a_file_of_its_own_is_made_again(self, node):
         for name in ("usr/lib/small", "etc/large"):
@@ -249,8 +251,8 @@ class TestDamage:
         (node.layer / "diff/usr/lib/three").unlink()  # its name only
         node.converge("12.1", repair=True)
         assert node.damaged == [1]
-        assert verifying.verify(node.engine, node.base, deep=True)["ok"]
-        converging.rollback(node.context, BASE)
+        assert verify.verify(node.engine, node.base, deep=True)["ok"]
+        converge.rollback(node.context, BASE)
         assert differences(node.view(), node.views["12.0"]) == []
 
     def test_in_a_file_that_came_with_a_bundle(self, node):
@@ -263,11 +265,11 @@ class TestDamage:
         assert node.damaged == [1, 2]
         assert differences(node.view(), node.views["12.2"]) == []
         with pytest.raises(NoWayBack, match=r"version 12\.1, is damaged"):
-            converging.rollback(node.context, BASE)
+            converge.rollback(node.context, BASE)
         with pytest.raises(NoWayBack, match=r"it has: 12\.0, 12\.2"):
-            converging.rollback(node.context, BASE, "12.1")
-        converging.rollback(node.context, BASE, "pristine")
-        assert verifying.verify(node.engine, node.base, deep=True)["ok"]
+            converge.rollback(node.context, BASE, "12.1")
+        converge.rollback(node.context, BASE, "pristine")
+        assert verify.verify(node.engine, node.base, deep=True)["ok"]
 
     def test_a_change_that_hides(self, node):
         """Same size, same time: the engine's checksum of the original content tells."""
@@ -275,6 +277,6 @@ class TestDamage:
         before = path.stat()
         self.write(path)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert verifying.verify(node.engine, node.base, deep=False)["ok"]
-        found = verifying.verify(node.engine, node.base, deep=True)
+        assert verify.verify(node.engine, node.base, deep=False)["ok"]
+        found = verify.verify(node.engine, node.base, deep=True)
         assert (found["ok"], found["pristine"]) == (False, "damaged")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk import generations
+from baseimg_core.disk.store import generations
 from baseimg_core.errors import LayerBusy
-from baseimg_core.ops import bases, converging, planning
+from baseimg_core.ops import bases, converge, plan
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 
@@ -76,8 +76,8 @@ def test_reading_does_not_wait(node, other):
 
 def test_the_second_waits_and_finds_it_done(node, other):
     other.go_on()
-    context = planning.Context(node.engine, lambda source: source.source, "test", PATIENCE)
-    assert converging.converge(context, BASE, "12.1", node.bundles)["changed"] is False
+    context = plan.Context(node.engine, lambda source: source.source, "test", PATIENCE)
+    assert converge.converge(context, BASE, "12.1", node.bundles)["changed"] is False
     assert differences(node.view(), node.views["12.1"]) == []
     assert [line["to"] for line in bases.locate(node.engine, BASE).store.history()] == ["12.1"]
 
@@ -95,9 +95,9 @@ def test_another_base_does_not_wait(node, other, tmp_path):
 
 
 def work(node: Node, version: str) -> None:
-    context = planning.Context(node.engine, lambda source: source.source, version, PATIENCE)
+    context = plan.Context(node.engine, lambda source: source.source, version, PATIENCE)
     for _ in range(5):
-        converging.converge(context, BASE, version, node.bundles)
+        converge.converge(context, BASE, version, node.bundles)
 
 
 def test_many_at_once(node):

@@ -21,10 +21,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from baseimg_core.disk import bundle_writer
-from baseimg_core.disk.bundle import Bundle, parts
-from baseimg_core.disk.compare import compare
-from baseimg_core.disk.tree import Stack
+from baseimg_core.disk.bundle import writer
+from baseimg_core.disk.bundle.reader import Bundle, parts
+from baseimg_core.disk.stack.compare import compare
+from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.errors import (
     BaseimgError,
     BundleInvalid,
@@ -34,9 +34,10 @@ from baseimg_core.errors import (
     SignatureMissing,
     SpaceExhausted,
 )
-from baseimg_core.model import ids, reference
-from baseimg_core.model.manifest import ImageRef
-from baseimg_core.model.policy import Registry as Declared
+from baseimg_core.model.bundle.manifest import ImageRef
+from baseimg_core.model.policy import reference
+from baseimg_core.model.policy.pillar import Registry as Declared
+from baseimg_core.model.stack import ids
 from baseimg_core.registry import pull, push, repository, tls
 from tests.support.fs import loop_fs
 from tests.support.registry import Authority, Flaky, Registry, served
@@ -68,7 +69,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     sides = [ImageRef(f"corp/base:{one}", one, ids.chain_id([digest]), (digest,)) for one, digest in VERSIONS.items()]
     changes = compare(Stack([str(root / "old")]), Stack([str(root / "new")]))
     path = str(root / "b.tar")
-    bundle_writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
+    writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
     return path
 
 

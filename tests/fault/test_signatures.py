@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from baseimg_core.disk import signing
+from baseimg_core.disk.bundle import signature as bundle_signature
 from baseimg_core.errors import (
     ArgumentInvalid,
     BaseimgError,
@@ -29,9 +29,11 @@ from baseimg_core.errors import (
     SignatureInvalid,
     SignatureMissing,
 )
-from baseimg_core.model import policy, sshsig
-from baseimg_core.model.policy import Source, Trust
-from baseimg_core.ops import bases, building, converging, planning
+from baseimg_core.model import signature as model_signature
+from baseimg_core.model.policy import pillar as policy_pillar
+from baseimg_core.model.policy.pillar import Source, Trust
+from baseimg_core.ops import bases, build, plan
+from baseimg_core.ops import converge as ops_converge
 from tests.support import ssh
 from tests.support.kernel import differences
 from tests.support.minion import Minion
@@ -53,7 +55,7 @@ class Ring:
     ecdsa: Key
 
     def trust(self, *names: str, required: bool = True) -> Trust:
-        return Trust({name: sshsig.public_key(getattr(self, name).public) for name in names}, required)
+        return Trust({name: model_signature.public_key(getattr(self, name).public) for name in names}, required)
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +74,14 @@ def bundle(node: Node, version: str = "12.1") -> Path:
     return Path(node.bundles[version].source)
 
 
-def context(node: Node, trust: Trust) -> planning.Context:
+def context(node: Node, trust: Trust) -> plan.Context:
     return replace(node.context, trust=trust)
 
 
 def converge(node: Node, trust: Trust, version: str = "12.1", **more: Any) -> dict[str, Any]:
     """As declared, but without digests: only signatures vouch."""
     declared = {name: Source(one.source) for name, one in node.bundles.items()}
-    return converging.converge(context(node, trust), BASE, version, declared, **more)
+    return ops_converge.converge(context(node, trust), BASE, version, declared, **more)
 
 
 def inodes(root: Path) -> dict[str, int]:
@@ -92,8 +94,8 @@ def refused(node: Node, trust: Trust, kind: type[BaseimgError], match: str = "."
     declared = {name: Source(one.source) for name, one in node.bundles.items()}
     for use in (
         lambda: converge(node, trust),
-        lambda: converging.plan(context(node, trust), BASE, "12.1", declared),
-        lambda: converging.apply(context(node, trust), declared["12.1"]),
+        lambda: ops_converge.plan(context(node, trust), BASE, "12.1", declared),
+        lambda: ops_converge.apply(context(node, trust), declared["12.1"]),
     ):
         with pytest.raises(kind, match=match) as caught:
             use()
@@ -115,7 +117,7 @@ def status(node: Node) -> dict[str, Any]:
 def test_signed_by_a_trusted_key(node, ring, who, signer):
     key = getattr(ring, who)
     if signer == "baseimg":
-        signed = building.sign(str(bundle(node)), str(key.path))
+        signed = build.sign(str(bundle(node)), str(key.path))
         assert signed == {
             "changed": True,
             "bundle": str(bundle(node)),
@@ -126,7 +128,7 @@ def test_signed_by_a_trusted_key(node, ring, who, signer):
         assert ssh.verify(bundle(node), Path(signed["signature"]), {"me": key.public}, "me")
     else:
         ssh.sign(bundle(node), key)
-    planned = converging.plan(context(node, ring.trust(who)), BASE, "12.1", node.bundles)
+    planned = ops_converge.plan(context(node, ring.trust(who)), BASE, "12.1", node.bundles)
     assert (planned["changed"], planned["bundles"]) == (True, ["12.1"])
     assert converge(node, ring.trust(who))["changed"]
     assert differences(node.view(), node.views["12.1"]) == []
@@ -137,7 +139,7 @@ def test_signed_by_a_trusted_key(node, ring, who, signer):
 
 def test_apply_by_hand(node, ring):
     ssh.sign(bundle(node), ring.alice)
-    assert converging.apply(context(node, ring.trust("alice")), Source(str(bundle(node))))["changed"]
+    assert ops_converge.apply(context(node, ring.trust("alice")), Source(str(bundle(node))))["changed"]
     assert status(node)["generations"][1]["signed_by"] == "alice"
 
 
@@ -160,7 +162,7 @@ def test_what_is_present_needs_no_signature(node, ring):
     converge(node, Trust())
     assert converge(node, Trust(), "12.0")["changed"]
     assert converge(node, ring.trust("alice"))["changed"]
-    assert converging.rollback(context(node, ring.trust("alice")), BASE)["to"] == "12.0"
+    assert ops_converge.rollback(context(node, ring.trust("alice")), BASE)["to"] == "12.0"
 
 
 def test_a_repair_is_checked_like_the_first_time(node, ring):
@@ -260,7 +262,7 @@ class Forged:
         self.ring, self.private = ring, load_ssh_private_key(ring.alice.path.read_bytes(), None)
         self.content = bundle(node).read_bytes()
         self.alice, self.mallory, self.rsa = (
-            sshsig.public_key(key.public).blob for key in (ring.alice, ring.mallory, ring.rsa)
+            model_signature.public_key(key.public).blob for key in (ring.alice, ring.mallory, ring.rsa)
         )
 
     def make(
@@ -391,7 +393,7 @@ def test_a_bundle_without_signature_is_not_even_fetched(node, ring):
         return source.source
 
     with pytest.raises(SignatureMissing, match="is not signed: cannot fetch"):
-        converging.converge(replace(context(node, ring.trust("alice")), fetch=fetch), BASE, "12.1", node.bundles)
+        ops_converge.converge(replace(context(node, ring.trust("alice")), fetch=fetch), BASE, "12.1", node.bundles)
     assert fetched == [f"{bundle(node)}.sig"]
 
 
@@ -399,25 +401,25 @@ def test_a_declared_digest_must_hold_as_well(node, ring):
     ssh.sign(bundle(node), ring.alice)
     wrong = {"12.1": Source(str(bundle(node)), "sha256:" + "0" * 64)}
     with pytest.raises(DigestMismatch):
-        converging.converge(context(node, ring.trust("alice")), BASE, "12.1", wrong)
+        ops_converge.converge(context(node, ring.trust("alice")), BASE, "12.1", wrong)
 
 
 @pytest.mark.parametrize("how", ["converge", "apply"])
 def test_a_file_that_is_replaced_after_the_check_is_not_used(node, ring, how, monkeypatch):
     """What was verified is what is unpacked: the file is opened once."""
     ssh.sign(bundle(node), ring.alice)
-    check = signing.check
+    check = bundle_signature.check
 
     def replacing(*arguments: Any) -> str:
         identity = check(*arguments)
         os.replace(bundle(node, "12.2"), bundle(node))
         return identity
 
-    monkeypatch.setattr(signing, "check", replacing)
+    monkeypatch.setattr(bundle_signature, "check", replacing)
     if how == "converge":
         converge(node, ring.trust("alice"))
     else:
-        converging.apply(context(node, ring.trust("alice")), Source(str(bundle(node))))
+        ops_converge.apply(context(node, ring.trust("alice")), Source(str(bundle(node))))
     assert differences(node.view(), node.views["12.1"]) == []
 
 
@@ -450,20 +452,20 @@ def test_going_back_is_possible_where_the_declared_version_says_so(node, ring):
 class TestSigning:
     def test_twice(self, node, ring):
         path = Path(f"{bundle(node)}.sig")
-        assert building.sign(str(bundle(node)), str(ring.alice.path), test=True)["changed"]
+        assert build.sign(str(bundle(node)), str(ring.alice.path), test=True)["changed"]
         assert not path.exists()
-        assert building.sign(str(bundle(node)), str(ring.alice.path))["changed"]
+        assert build.sign(str(bundle(node)), str(ring.alice.path))["changed"]
         assert path.stat().st_mode & 0o7777 == 0o644
         inode = path.stat().st_ino
-        assert not building.sign(str(bundle(node)), str(ring.alice.path))["changed"]
+        assert not build.sign(str(bundle(node)), str(ring.alice.path))["changed"]
         assert path.stat().st_ino == inode
-        assert building.sign(str(bundle(node)), str(ring.bob.path))["changed"]
+        assert build.sign(str(bundle(node)), str(ring.bob.path))["changed"]
         assert ssh.verify(bundle(node), path, {"bob": ring.bob.public}, "bob")
 
     def test_whatever_the_umask(self, node, ring):
         old = os.umask(0o077)
         try:
-            building.sign(str(bundle(node)), str(ring.alice.path))
+            build.sign(str(bundle(node)), str(ring.alice.path))
         finally:
             os.umask(old)
         assert Path(f"{bundle(node)}.sig").stat().st_mode & 0o7777 == 0o644
@@ -471,14 +473,14 @@ class TestSigning:
     def test_what_is_no_bundle_is_not_signed(self, ring, tmp_path):
         (tmp_path / "b.tar").write_bytes(b"no bundle")
         with pytest.raises(BundleInvalid):
-            building.sign(str(tmp_path / "b.tar"), str(ring.alice.path))
+            build.sign(str(tmp_path / "b.tar"), str(ring.alice.path))
         assert os.listdir(tmp_path) == ["b.tar"]
 
     def test_where_it_cannot_be_written(self, node, ring):
         Path(f"{bundle(node)}.sig").mkdir()
         before = sorted(os.listdir(node.root))
         with pytest.raises(DestinationUnwritable, match=r"cannot write .*\.sig: Is a directory"):
-            building.sign(str(bundle(node)), str(ring.alice.path))
+            build.sign(str(bundle(node)), str(ring.alice.path))
         assert sorted(os.listdir(node.root)) == before
 
 
@@ -502,11 +504,11 @@ WITHOUT = """
 
     node = Node(Path(sys.argv[1]))
     assert node.converge("12.1")["changed"]
-    trust = policy.trust({"trusted_keys": {"me": sys.argv[2]}})
+    trust = policy_pillar.trust({"trusted_keys": {"me": sys.argv[2]}})
     Path(f"{node.bundles['12.2'].source}.sig").write_text("x")
     for use in (
-        lambda: converging.converge(replace(node.context, trust=trust), BASE, "12.2", node.bundles),
-        lambda: building.sign(node.bundles["12.2"].source, "/key"),
+        lambda: ops_converge.converge(replace(node.context, trust=trust), BASE, "12.2", node.bundles),
+        lambda: build.sign(node.bundles["12.2"].source, "/key"),
     ):
         try:
             use()
@@ -610,11 +612,11 @@ def test_sound_ones_pass(minion, ring):
 def test_pillar_cannot_weaken_what_the_minion_says(ring):
     own = {"trusted_keys": {"alice": ring.alice.public}}
     for weaker in ({"require_signature": False}, {"trusted_keys": {"mallory": ring.mallory.public}}):
-        trust = policy.trust(own, weaker)
+        trust = policy_pillar.trust(own, weaker)
         assert (list(trust.keys), trust.required) == (["alice"], True)
-    assert list(policy.trust({"lock_timeout": 5}, own).keys) == ["alice"]
-    assert policy.trust(None, None) == policy.trust({}, {"bases": {}}) == Trust()
-    assert policy.trust({**own, "require_signature": False}).required is False
+    assert list(policy_pillar.trust({"lock_timeout": 5}, own).keys) == ["alice"]
+    assert policy_pillar.trust(None, None) == policy_pillar.trust({}, {"bases": {}}) == Trust()
+    assert policy_pillar.trust({**own, "require_signature": False}).required is False
 
 
 def test_no_grain_can(minion, ring):
@@ -640,7 +642,7 @@ def test_no_grain_can(minion, ring):
 def test_a_private_key_in_pillar_is_not_repeated(ring, declared):
     private = ring.alice.path.read_text()
     with pytest.raises(ArgumentInvalid, match="is a private key, which must not be there") as caught:
-        policy.declared(declared(private))
+        policy_pillar.declared(declared(private))
     assert not any(line in str(caught.value) for line in private.splitlines()[1:-1])
 
 

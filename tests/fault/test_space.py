@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk import generations, space
+from baseimg_core.disk.store import generations, space
 from baseimg_core.errors import SpaceExhausted
-from baseimg_core.ops import bases, converging, keeping, planning
+from baseimg_core.ops import bases, converge, plan, prune
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -42,9 +42,9 @@ def fill(root: Path) -> Path:
 
 
 def test_refused_before_anything_is_written(node):
-    context = planning.Context(node.engine, lambda source: source.source, "test", 0.0, reserve=99)
+    context = plan.Context(node.engine, lambda source: source.source, "test", 0.0, reserve=99)
     with pytest.raises(SpaceExhausted, match=r"takes up to [\d.]+ MB, but .* has [\d.]+ MB free") as caught:
-        converging.converge(context, BASE, "12.1", node.bundles)
+        converge.converge(context, BASE, "12.1", node.bundles)
     assert "prune" in caught.value.hint
     assert os.listdir(node.layer) == ["diff"]
 
@@ -108,9 +108,9 @@ def test_full_while_pruning(node, point):
     for version in ("12.1", "12.2"):
         node.converge(version)
     with full_from(point, node.root), contextlib.suppress(SpaceExhausted):
-        keeping.prune(node.context, BASE, 0, test=False)
+        prune.prune(node.context, BASE, 0, test=False)
     assert differences(node.view(), node.views["12.2"]) == []
-    keeping.prune(node.context, BASE, 0, test=False)
+    prune.prune(node.context, BASE, 0, test=False)
     assert bases.locate(node.engine, BASE).store.read().present == [0, 2]
 
 
@@ -139,5 +139,5 @@ def test_rollback_needs_next_to_nothing(node):
     node.converge("12.1")
     filler = fill(node.root)
     os.truncate(filler, filler.stat().st_size - (64 << 10))
-    converging.rollback(node.context, BASE, "pristine")
+    converge.rollback(node.context, BASE, "pristine")
     assert differences(node.view(), node.views["12.0"]) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.errors import ContentUnknown, PristineUnproven, RecordInvalid, RecordNewer
-from baseimg_core.ops import bases, converging, keeping
+from baseimg_core.ops import bases, converge, prune
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 
@@ -36,7 +36,7 @@ def refused(node: Node, kind: type[Exception], match: str) -> None:
         lambda: node.converge("12.1"),
         lambda: node.converge("12.2"),
         lambda: node.converge("12.0"),
-        lambda: converging.rollback(node.context, BASE, "pristine"),
+        lambda: converge.rollback(node.context, BASE, "pristine"),
         lambda: bases.status(node.engine, bases.locate(node.engine, BASE)),
     ):
         with pytest.raises(kind, match=match):
@@ -111,13 +111,13 @@ class TestRepair:
 
         again = node.converge(version, repair=True)
         assert (again["changed"], again["repaired"]) == (False, False)
-        (pruned,) = keeping.prune(node.context, BASE, 0, test=False)
+        (pruned,) = prune.prune(node.context, BASE, 0, test=False)
         assert pruned["removed"] == ["unknown"]
-        converging.rollback(node.context, BASE, "pristine")
+        converge.rollback(node.context, BASE, "pristine")
         assert differences(node.view(), node.views["12.0"]) == []
 
     def test_the_original_content_alone(self, node):
-        converging.rollback(node.context, BASE, "pristine")
+        converge.rollback(node.context, BASE, "pristine")
         self.damage_record(node)
         planned, done = node.plan("12.0", repair=True), node.converge("12.0", repair=True)
         for told in (planned, done):
@@ -127,7 +127,7 @@ class TestRepair:
 
     def test_a_replaced_original(self, node):
         """What is present is swapped in; nothing leads to the original any more, and that is what is said."""
-        converging.rollback(node.context, BASE, "pristine")
+        converge.rollback(node.context, BASE, "pristine")
         self.replace(node)
         assert node.converge("12.1", repair=True)["changed"]
         assert differences(node.view(), node.views["12.1"]) == []
@@ -176,7 +176,7 @@ def test_a_pristine_content_that_somebody_removed(node):
     with pytest.raises(PristineUnproven, match="somebody removed it"):
         node.converge("12.0")
     with pytest.raises(PristineUnproven):
-        converging.rollback(node.context, BASE, "pristine")
+        converge.rollback(node.context, BASE, "pristine")
     status = bases.status(node.engine, bases.locate(node.engine, BASE))
     assert (status["version"], status["pristine_kept"]) == ("12.1", False)
     assert node.converge("12.2")["changed"]

@@ -16,9 +16,10 @@ from salt.exceptions import CommandExecutionError
 
 from baseimg_core.engine.api import Api
 from baseimg_core.engine.docker import Docker
-from baseimg_core.model.containers import parse
-from baseimg_core.model.policy import Source
-from baseimg_core.ops import bouncing, converging, planning
+from baseimg_core.model.containers.policy import parse
+from baseimg_core.model.policy.pillar import Source
+from baseimg_core.ops import converge, plan
+from baseimg_core.ops.containers import runner
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, VERSION_1, Lab, layer
 from tests.functional.test_states import converged, declare, run
 from tests.support.engine import Engine
@@ -113,20 +114,20 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def in_child(node: Node, point: str, work: Callable[[planning.Context], object]) -> None:
+def in_child(node: Node, point: str, work: Callable[[plan.Context], object]) -> None:
     """Do something in a process that is killed at ``point``."""
     pid = os.fork()
     if pid == 0:
         try:
-            bouncing.trace = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
+            runner.trace = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
             work(context(node.lab.engine))
         finally:
             os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), f"{point} was never reached"
 
 
-def context(engine: Engine) -> planning.Context:
-    return planning.Context(Docker(Api(engine.url)), lambda source: source.source, "test", 5.0)
+def context(engine: Engine) -> plan.Context:
+    return plan.Context(Docker(Api(engine.url)), lambda source: source.source, "test", 5.0)
 
 
 class TestWhoIsRestarted:
@@ -250,9 +251,9 @@ class TestInWhichOrder:
             elif point == "restart.started":
                 steps.append([name for name in ("aaa", "bbb", "ccc") if node.version(name) == "12.1"])
 
-        monkeypatch.setattr(bouncing, "trace", trace)
+        monkeypatch.setattr(runner, "trace", trace)
         policy = parse({**QUICK, "parallel": 2})
-        converging.apply(context(node.lab.engine), Source(node.bundle), policy=policy)
+        converge.apply(context(node.lab.engine), Source(node.bundle), policy=policy)
         assert steps == [["aaa", "bbb"], ["aaa", "bbb", "ccc"]]
 
     def test_with_its_own_signal_and_in_its_own_time(self, node: Node) -> None:
@@ -469,11 +470,11 @@ class TestKilled:
         node.run("picky", *PICKY)
         before = node.inventory()
         policy = parse({**QUICK, **PROBED})
-        in_child(node, point, lambda own: converging.apply(own, Source(node.bundle), policy=policy))
+        in_child(node, point, lambda own: converge.apply(own, Source(node.bundle), policy=policy))
         assert not node.tidy()
         return before
 
-    @pytest.mark.parametrize("point", bouncing.POINTS)
+    @pytest.mark.parametrize("point", runner.POINTS)
     def test_then_it_is_wanted_again(self, node: Node, point: str) -> None:
         before = self.killed(node, point)
         text, _done = node.fails(**PROBED)
@@ -509,8 +510,8 @@ class TestTheEngineInTheMiddle:
                 done.append(reached)
                 other.lab.engine.restart()
 
-        monkeypatch.setattr(bouncing, "trace", trace)
-        converging.apply(context(other.lab.engine), Source(other.bundle), policy=parse(QUICK))
+        monkeypatch.setattr(runner, "trace", trace)
+        converge.apply(context(other.lab.engine), Source(other.bundle), policy=parse(QUICK))
         other.client = other.lab.engine.client
         assert done
         assert other.inventory() == before
@@ -520,7 +521,7 @@ class TestTheEngineInTheMiddle:
         other.run("aaa")
         before = other.inventory()
         monkeypatch.setattr(
-            bouncing, "trace", lambda reached: other.lab.engine.kill() if reached == "restart.stopped" else None
+            runner, "trace", lambda reached: other.lab.engine.kill() if reached == "restart.stopped" else None
         )
         text, done = other.fails("restart-interrupted", timeout=1)
         assert "aaa" in text

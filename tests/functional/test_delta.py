@@ -113,7 +113,7 @@ def test_old_files_that_were_changed(node: Lab) -> None:
 def test_a_node_without_zstandard(node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     only = build(node, "only.tar", delta="only")
     both = build(node, "both.tar", delta="both", compression="gzip")
-    from baseimg_core.disk import compression  # the modules that the loader has loaded
+    from baseimg_core.disk.bundle import compression
 
     monkeypatch.setattr(compression, "zstandard", lambda: None)
     error = node.refused("compression-unsupported", "apply", only["bundle"])

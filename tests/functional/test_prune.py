@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk import space
+from baseimg_core.disk.store import space
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec, archive, busybox_members, directory, file, layer_tar
 from tests.support.kernel import mounted, snapshot

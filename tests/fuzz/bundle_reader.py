@@ -19,9 +19,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports():
-    from baseimg_core.disk import compression, delta
-    from baseimg_core.disk.bundle import Bundle
-    from baseimg_core.disk.tree import Stack
+    from baseimg_core.disk.bundle import compression, delta
+    from baseimg_core.disk.bundle.reader import Bundle
+    from baseimg_core.disk.stack.directories import Stack
     from baseimg_core.errors import BundleInvalid, DeltaMismatch
 
 from tests.support.forge import Forge

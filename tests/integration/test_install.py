@@ -51,7 +51,7 @@ def synced(clone: Path, where: Path) -> Installed:
     assert done.code == 0, done.err
     assert done.data["modules"] == ["modules.baseimg"]
     assert done.data["states"] == ["states.baseimg"]
-    assert "utils.baseimg_core.disk.generations" in done.data["utils"]
+    assert "utils.baseimg_core.disk.store.generations" in done.data["utils"]
     extmods = call.cache / "extmods"
     return Installed(call, extmods / "utils", extmods)
 

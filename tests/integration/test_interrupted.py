@@ -25,7 +25,7 @@ import psutil
 import pytest
 import salt.client
 
-from baseimg_core.disk.generations import POINTS
+from baseimg_core.disk.store.generations import POINTS
 from tests.support import images, legacy, node
 from tests.support.daemons import Daemons, Master
 from tests.support.engine import POLL_SECONDS, Engine, alive, wait_until_dead

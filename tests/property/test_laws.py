@@ -11,17 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.disk import bundle_writer, flatten, sharing
-from baseimg_core.disk.bundle import Bundle
-from baseimg_core.disk.compare import compare
-from baseimg_core.disk.encoding import Encoding
-from baseimg_core.disk.files import remove_tree
-from baseimg_core.disk.flatten import Flattener
-from baseimg_core.disk.sharing import SEPARATE, Sharing
-from baseimg_core.disk.tree import Stack
-from baseimg_core.model.changes import Action, Change
-from baseimg_core.model.ids import chain_id
-from baseimg_core.model.manifest import ImageRef
+from baseimg_core.disk.bundle import writer
+from baseimg_core.disk.bundle.encoding import Encoding
+from baseimg_core.disk.bundle.reader import Bundle
+from baseimg_core.disk.stack.compare import compare
+from baseimg_core.disk.stack.directories import Stack
+from baseimg_core.disk.store import build, links
+from baseimg_core.disk.store.build import Flattener
+from baseimg_core.disk.store.links import SEPARATE, Sharing
+from baseimg_core.linux.files import remove_tree
+from baseimg_core.model.bundle.manifest import ImageRef
+from baseimg_core.model.stack.changes import Action, Change
+from baseimg_core.model.stack.ids import chain_id
 from tests.support.kernel import Seen, differences, show, snapshot
 from tests.support.stacks import Step, layers, make_stack
 
@@ -43,7 +44,7 @@ def packed(work: Path, changes: list[Change], name: str, old: Sequence[Path] = (
     encoding = Encoding("gzip")
     if old:
         encoding = Encoding("zstd", Stack([str(layer) for layer in old]), "only")
-    bundle_writer.write(str(path), changes, image("source"), image("target"), PLATFORM, encoding)
+    writer.write(str(path), changes, image("source"), image("target"), PLATFORM, encoding)
     return path
 
 
@@ -105,8 +106,8 @@ def test_a_delta_is_the_same_difference(shared, source, target):
 @given(shared=st.lists(layers, max_size=1), source=programs, target=programs)
 def test_hard_links_to_the_start_show_in_the_number_of_links_only(shared, source, target):
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharing, "LINKED", 0)
-        patch.setattr(flatten, "_AHEAD", 1)
+        patch.setattr(links, "LINKED", 0)
+        patch.setattr(build, "_AHEAD", 1)
         work = Path(name)
         common = make_stack(work / "c", shared)
         old = make_stack(work / "s", source, common)

@@ -7,11 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.model import rollout, rollout_policy
-from baseimg_core.model.rollout import Node, Rollout, WaveRecord
+from baseimg_core.model.rollout import policy as rollout_policy
+from baseimg_core.model.rollout import record as rollout_record
+from baseimg_core.model.rollout.record import Node, Rollout, WaveRecord
 
 AT = "2026-11-24T03:00:00Z"
-OUTCOMES = (rollout.UPDATED, rollout.FAILED, rollout.UNREACHABLE, "never heard of again")
+OUTCOMES = (rollout_record.UPDATED, rollout_record.FAILED, rollout_record.UNREACHABLE, "never heard of again")
 counts = st.integers(1, 9)
 shares = st.one_of(counts, st.integers(1, 100).map("{}%".format))
 policies = st.fixed_dictionaries(
@@ -32,19 +33,19 @@ def begun(policy: dict[str, Any], names: list[str]) -> Rollout:
     merged = rollout_policy.merged(policy)
     rules = rollout_policy.parse(merged)
     waves = [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
-    nodes = {name: Node(index) for index, taken in enumerate(rollout.assign(rules, names, {})) for name in taken}
+    nodes = {name: Node(index) for index, taken in enumerate(rollout_record.assign(rules, names, {})) for name in taken}
     return Rollout("1", "corp/base:12.0", "12.1", "root", AT, merged, waves, nodes)
 
 
 def prepare(record: Rollout, index: int, outcomes: dict[str, str]) -> None:
-    states = {"failed in preparing": rollout.FAILED, "at the version": rollout.SKIPPED}
+    states = {"failed in preparing": rollout_record.FAILED, "at the version": rollout_record.SKIPPED}
     for name, node in record.of_wave(index).items():
-        node.state = states.get(outcomes[name], rollout.READY)
+        node.state = states.get(outcomes[name], rollout_record.READY)
 
 
 def end(node: Node, outcome: str) -> None:
     node.answered = outcome != OUTCOMES[-1]
-    node.state = outcome if node.answered else rollout.UNREACHABLE
+    node.state = outcome if node.answered else rollout_record.UNREACHABLE
 
 
 def drive(record: Rollout, outcomes: dict[str, str], data: st.DataObject) -> None:
@@ -52,21 +53,21 @@ def drive(record: Rollout, outcomes: dict[str, str], data: st.DataObject) -> Non
     limit = record.rules.max_unavailable
     while (index := record.current) is not None:
         prepare(record, index, outcomes)
-        while rollout.verdict(record, index) == rollout.RUNNING:
-            for name in rollout.next_batch(record, index):
-                record.nodes[name].state, record.nodes[name].answered = rollout.APPLYING, False
-            total = sum(node.state != rollout.SKIPPED for node in record.nodes.values())
-            assert len(rollout.unavailable(record)) <= limit.of(total)
-            busy = record.in_state(rollout.APPLYING)
+        while rollout_record.verdict(record, index) == rollout_record.RUNNING:
+            for name in rollout_record.next_batch(record, index):
+                record.nodes[name].state, record.nodes[name].answered = rollout_record.APPLYING, False
+            total = sum(node.state != rollout_record.SKIPPED for node in record.nodes.values())
+            assert len(rollout_record.unavailable(record)) <= limit.of(total)
+            busy = record.in_state(rollout_record.APPLYING)
             assert busy, "nothing to wait for and nothing decided"
             for name in data.draw(st.lists(st.sampled_from(busy), min_size=1, unique=True)):
                 end(record.nodes[name], outcomes[name])
-        record.waves[index].state = rollout.verdict(record, index)
-        if record.waves[index].state == rollout.FAILED:
-            rollout.why_failed(record, index)
-            rollout.close(record, rollout.FAILED, AT)
+        record.waves[index].state = rollout_record.verdict(record, index)
+        if record.waves[index].state == rollout_record.FAILED:
+            rollout_record.why_failed(record, index)
+            rollout_record.close(record, rollout_record.FAILED, AT)
             return
-    rollout.close(record, rollout.DONE, AT)
+    rollout_record.close(record, rollout_record.DONE, AT)
 
 
 @given(policies, fleets, st.data())
@@ -76,28 +77,28 @@ def test_any_rollout(policy: dict[str, Any], fleet: list[tuple[str, bool]], data
     drive(record, outcomes, data)
 
     # Every node ends in a final state, and nobody is updated who did not say so
-    assert {node.state for node in record.nodes.values()} <= rollout.FINAL
+    assert {node.state for node in record.nodes.values()} <= rollout_record.FINAL
     for name, node in record.nodes.items():
-        assert node.state != rollout.UPDATED or outcomes[name] == rollout.UPDATED
+        assert node.state != rollout_record.UPDATED or outcomes[name] == rollout_record.UPDATED
 
     for index, wave in enumerate(record.waves):
         nodes = list(record.of_wave(index).values())
-        good = sum(node.state == rollout.UPDATED for node in nodes)
-        if wave.state == rollout.PASSED:
+        good = sum(node.state == rollout_record.UPDATED for node in nodes)
+        if wave.state == rollout_record.PASSED:
             assert good * 100 >= wave.threshold * len(nodes)
         else:  # nothing is touched behind a wave that did not pass
             behind = [node for node in record.nodes.values() if node.wave > index]
-            assert all(node.state == rollout.SKIPPED for node in behind)
+            assert all(node.state == rollout_record.SKIPPED for node in behind)
             break
     else:
-        assert record.state == rollout.DONE
-    assert rollout.parse(record.dump(), "here") == record
+        assert record.state == rollout_record.DONE
+    assert rollout_record.parse(record.dump(), "here") == record
 
 
 @given(policies, st.lists(st.text("abc", min_size=1), unique=True))
 def test_every_node_is_in_exactly_one_wave(policy: dict[str, Any], names: list[str]) -> None:
     rules = rollout_policy.parse(rollout_policy.merged(policy))
-    assert sorted(name for taken in rollout.assign(rules, names, {}) for name in taken) == sorted(names)
+    assert sorted(name for taken in rollout_record.assign(rules, names, {}) for name in taken) == sorted(names)
 
 
 @given(policies, fleets, st.data())
@@ -107,9 +108,9 @@ def test_resuming_tries_again_and_never_forgets_who_is_not_heard_of(
     outcomes = {f"node{number:03}": outcome for number, (outcome, _) in enumerate(fleet)}
     record = begun(policy, sorted(outcomes))
     drive(record, outcomes, data)
-    lost = rollout.unavailable(record)
-    good = record.in_state(rollout.UPDATED)
-    rollout.begin_again(record)
-    assert rollout.unavailable(record) == lost
-    assert record.in_state(rollout.UPDATED) == good
-    assert all(wave.state in (rollout.PENDING, rollout.PASSED) for wave in record.waves)
+    lost = rollout_record.unavailable(record)
+    good = record.in_state(rollout_record.UPDATED)
+    rollout_record.begin_again(record)
+    assert rollout_record.unavailable(record) == lost
+    assert record.in_state(rollout_record.UPDATED) == good
+    assert all(wave.state in (rollout_record.PENDING, rollout_record.PASSED) for wave in record.waves)

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baseimg_core.errors import RolloutFailed, RolloutHalted
-from baseimg_core.model import rollout
-from baseimg_core.model.rollout import Rollout
-from baseimg_core.model.rollout_policy import Target
-from baseimg_core.rollouts.commands import Rollouts
-from baseimg_core.rollouts.store import Store
+from baseimg_core.model.rollout import record as rollout_record
+from baseimg_core.model.rollout.policy import Target
+from baseimg_core.model.rollout.record import Rollout
+from baseimg_core.rollout.commands import Rollouts
+from baseimg_core.rollout.store import Store
 
 BASE, OLD, NEW = "corp/base:12.0", "12.0", "12.1"
 DECLARED = {"version": NEW, "bundles": {}, "chain_id": None, "missing": "ok", "repair": False}
@@ -116,9 +116,9 @@ class Fleet:
 
     def fire(self, tag: str, data: Mapping[str, Any]) -> None:
         """A node that was told to converge is done as soon as the rollout says so, unless nobody can know."""
-        if tag.rpartition("/")[0].endswith("/node") and data["state"] != rollout.APPLYING:
+        if tag.rpartition("/")[0].endswith("/node") and data["state"] != rollout_record.APPLYING:
             name = tag.rpartition("/")[2]
-            if not (data["state"] == rollout.UNREACHABLE and self.behaviours[name] in (DIES, HALF)):
+            if not (data["state"] == rollout_record.UNREACHABLE and self.behaviours[name] in (DIES, HALF)):
                 self.busy.discard(name)
 
     def say(self, text: str) -> None:
@@ -160,13 +160,19 @@ def resumed(fleet: Fleet, home: str) -> Rollout:
 def check_truth(record: Rollout, fleet: Fleet) -> None:
     """What the record says is so, and nobody is left in between."""
     for name, node in record.nodes.items():
-        assert node.state not in (rollout.PREPARING, rollout.APPLYING), name
-        if node.state == rollout.UPDATED:
+        assert node.state not in (rollout_record.PREPARING, rollout_record.APPLYING), name
+        if node.state == rollout_record.UPDATED:
             assert (fleet.shown[name], name in fleet.dead) == (NEW, False)
-        if node.state == rollout.ROLLED_BACK:
+        if node.state == rollout_record.ROLLED_BACK:
             assert fleet.shown[name] == OLD
-        assert node.code or node.state not in (rollout.FAILED, rollout.UNREACHABLE, rollout.SKIPPED), name
-    assert not {name for name in fleet.dead if record.nodes[name].state in (rollout.UPDATED, rollout.ROLLED_BACK)}
+        assert node.code or node.state not in (
+            rollout_record.FAILED,
+            rollout_record.UNREACHABLE,
+            rollout_record.SKIPPED,
+        ), name
+    assert not {
+        name for name in fleet.dead if record.nodes[name].state in (rollout_record.UPDATED, rollout_record.ROLLED_BACK)
+    }
 
 
 @hypothesis.settings(max_examples=40)
@@ -179,17 +185,17 @@ def test_any_fleet(seed: int) -> None:
     check_truth(record, fleet)
     total = sum(how != THERE for how in behaviours)
     assert fleet.most <= record.rules.max_unavailable.of(total)
-    if record.state == rollout.DONE:
-        assert {node.state for node in record.nodes.values()} <= rollout.FINAL
+    if record.state == rollout_record.DONE:
+        assert {node.state for node in record.nodes.values()} <= rollout_record.FINAL
         if policy["success_threshold"] == 100:
             assert set(fleet.shown.values()) == {NEW}
             assert set(behaviours) <= {GOOD, QUIET, LOSES, THERE}
-    elif record.state == rollout.ROLLED_BACK:
+    elif record.state == rollout_record.ROLLED_BACK:
         assert {shown for name, shown in fleet.shown.items() if fleet.behaviours[name] != THERE} <= {OLD}
-    elif record.state == rollout.FAILED:
+    elif record.state == rollout_record.FAILED:
         assert {HALF, DIES} & set(behaviours)
     else:
-        assert (record.state, policy["on_failure"]) == (rollout.HALTED, "halt")
+        assert (record.state, policy["on_failure"]) == (rollout_record.HALTED, "halt")
 
 
 @hypothesis.settings(max_examples=20)
@@ -201,8 +207,8 @@ def test_what_was_halted_is_resumed_once_nodes_are_well_again(seed: int) -> None
         record = rolled_out(fleet, {**policy, "on_failure": "halt"}, home)
         fleet.behaviours = dict.fromkeys(fleet.behaviours, GOOD)
         fleet.dead.clear()
-        if record.state == rollout.HALTED:
+        if record.state == rollout_record.HALTED:
             record = resumed(fleet, home)
             check_truth(record, fleet)
-            assert record.state == rollout.DONE
-            assert all(wave.state == rollout.PASSED for wave in record.waves)
+            assert record.state == rollout_record.DONE
+            assert all(wave.state == rollout_record.PASSED for wave in record.waves)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from baseimg_core.model import fleet
+from baseimg_core.model.rollout import fleet
 
 BASE, OLD, NEW = "corp/base:12.0", "12.0", "12.1"
 NOW = "2026-03-03T04:30:00Z"

@@ -15,7 +15,7 @@ from typing import Any
 
 import zstandard
 
-from baseimg_core.disk.sharing import LINKED
+from baseimg_core.disk.store.links import LINKED
 from tests.support.engine import Engine
 
 

@@ -8,18 +8,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from baseimg_core.disk import bundle_writer
-from baseimg_core.disk.bundle import Bundle
-from baseimg_core.disk.compare import compare
-from baseimg_core.disk.tree import Stack
+from baseimg_core.context import Context
+from baseimg_core.disk.bundle import writer
+from baseimg_core.disk.bundle.reader import Bundle
+from baseimg_core.disk.stack.compare import compare
+from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.engine import tarsplit
 from baseimg_core.engine.base import Container, Image
 from baseimg_core.errors import ContainerUnknown, ImageUnknown
-from baseimg_core.model.ids import chain_id
-from baseimg_core.model.manifest import ImageRef
-from baseimg_core.model.owners import Owners
-from baseimg_core.model.policy import Source
-from baseimg_core.ops import converging, planning
+from baseimg_core.model.bundle.manifest import ImageRef
+from baseimg_core.model.policy.pillar import Source
+from baseimg_core.model.stack.ids import chain_id
+from baseimg_core.model.stack.owners import Owners
+from baseimg_core.ops import converge as ops_converge
 from tests.support.images import digest, layer_from_directory
 from tests.support.kernel import Seen, show
 from tests.support.legacy import tar_split
@@ -137,14 +138,14 @@ class Node:
         self.views = {"12.0": show(self.stack), "12.1": show(first), "12.2": show(second)}
 
     @property
-    def context(self) -> planning.Context:
-        return planning.Context(self.engine, lambda source: source.source, "test", 0.0, link=self.link)
+    def context(self) -> Context:
+        return Context(self.engine, lambda source: source.source, "test", 0.0, link=self.link)
 
     def converge(self, version: str, repair: bool = False) -> dict[str, object]:
-        return converging.converge(self.context, BASE, version, self.bundles, repair=repair)
+        return ops_converge.converge(self.context, BASE, version, self.bundles, repair=repair)
 
     def plan(self, version: str, repair: bool = False) -> dict[str, object]:
-        return converging.plan(self.context, BASE, version, self.bundles, repair=repair)
+        return ops_converge.plan(self.context, BASE, version, self.bundles, repair=repair)
 
     def view(self) -> dict[bytes, Seen]:
         """What the kernel shows for the base now."""
@@ -168,7 +169,7 @@ class Node:
     def _bundle(self, version: str, source: list[Path], target: list[Path], before: str) -> Source:
         path = self.root / f"{version}.tar"
         changes = compare(Stack([str(one) for one in source]), Stack([str(one) for one in target]))
-        written = bundle_writer.write(
+        written = writer.write(
             str(path), changes, self._image(before), self._image(version), {"os": "linux", "architecture": "amd64"}
         )
         with Bundle(str(path)) as bundle:

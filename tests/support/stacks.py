@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from baseimg_core.model.overlay import ancestors
+from baseimg_core.model.stack.overlay import ancestors
 from tests.support.kernel import mounted
 
 NAMES = [b"a", b"b", b"c", b".dot", b"new\nline", b"\xff\xfe", b"n" * 255]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from baseimg_core.model.changes import Action, Change, counts, relinked
+from baseimg_core.model.stack.changes import Action, Change, counts, relinked
 
 
 def groups(*members: str) -> dict[bytes, frozenset[bytes]]:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.disk import journal
-from baseimg_core.disk.journal import Journal
+from baseimg_core.disk.containers import journal
+from baseimg_core.disk.containers.journal import Journal
 from baseimg_core.errors import ArgumentInvalid, RecordInvalid
-from baseimg_core.model.containers import Policy, Probe, Selector, parse
-from baseimg_core.model.restarts import Restarts, decide
+from baseimg_core.model.containers.plan import Restarts, decide
+from baseimg_core.model.containers.policy import Policy, Probe, Selector, parse
 
 RESTART = Policy("restart")
 COMPOSE = "com.docker.compose."

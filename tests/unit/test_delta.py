@@ -13,10 +13,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.disk import compression, delta
-from baseimg_core.disk.tree import Stack
+from baseimg_core.disk.bundle import compression, delta
+from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.errors import BaseimgError, BundleInvalid, DeltaMismatch
-from baseimg_core.model.renames import counterparts
+from baseimg_core.model.stack.renames import counterparts
 
 
 def noise(seed: str, size: int) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.model import fleet
+from baseimg_core.model.rollout import fleet
 from tests.support import fleets
 from tests.support.fleets import BASE, NEW, OLD, status
 

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from baseimg_core.errors import ArgumentInvalid
-from baseimg_core.model import ids
+from baseimg_core.model.stack import ids
 
 # `printf a | sha256sum`, then b and c; chain IDs: `printf "$CHAIN $NEXT" | sha256sum`.
 A = "sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.disk import index
+from baseimg_core.disk.store import index
 from baseimg_core.errors import RecordInvalid
 
 # names around "/" in the order of bytes, so that whole paths sort otherwise than their components

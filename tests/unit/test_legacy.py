@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.disk import oldarchive, rebuild, tarinfo
-from baseimg_core.disk.tree import Stack
+from baseimg_core.disk.bundle import tar_entry
+from baseimg_core.disk.legacy import archive as legacy_archive
+from baseimg_core.disk.legacy import reconstruct
+from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.engine import tarsplit
 from baseimg_core.errors import LayerUnsupported, LegacyInvalid
-from baseimg_core.model import crc64, legacy
+from baseimg_core.model.legacy import crc64, properties
 from tests.support import images
 from tests.support.images import Member, directory, file, hardlink, opaque, symlink, whiteout
 from tests.support.kernel import differences, snapshot
@@ -39,13 +41,13 @@ class TestProperties:
         ],
     )
     def test_sound(self, text: str) -> None:
-        found = legacy.parse(text, "file")
+        found = properties.parse(text, "file")
         assert (found.directory, found.version) == ("/var/lib/docker/overlay2/abc/diff", "12.1")
 
     @pytest.mark.parametrize("text", ["", "base.dir", SOUND.replace("/var", "var"), SOUND.replace("12.1", "a/b")])
     def test_malformed(self, text: str) -> None:
         with pytest.raises(LegacyInvalid) as error:
-            legacy.parse(text, "the file")
+            properties.parse(text, "the file")
         assert error.value.message.startswith("the file: ")
         assert error.value.hint
 
@@ -53,7 +55,7 @@ class TestProperties:
     def test_anything(self, text: str) -> None:
         """Either two sound values or one typed error."""
         try:
-            found = legacy.parse(text, "file")
+            found = properties.parse(text, "file")
         except LegacyInvalid:
             return
         assert found.directory.startswith("/")
@@ -70,11 +72,11 @@ class TestProperties:
         ],
     )
     def test_name_of_an_archive(self, name: str, version: str | None) -> None:
-        assert legacy.version_of_archive(name) == version
+        assert properties.version_of_archive(name) == version
 
     def test_an_adopted_content_is_never_called_like_the_original(self) -> None:
-        assert legacy.version_beside("12.1", {"12.0"}) == "12.1"
-        assert legacy.version_beside("12.0", {"12.0"}) == "12.0-adopted"
+        assert properties.version_beside("12.1", {"12.0"}) == "12.1"
+        assert properties.version_beside("12.0", {"12.0"}) == "12.0-adopted"
 
 
 class TestChecksum:
@@ -127,7 +129,7 @@ class TestRecord:
         ]
         for (info, checksum), member in zip(found, MEMBERS, strict=True):
             assert checksum == (textbook(member.content).to_bytes(8, "big") if member.content else b"")
-            assert tarinfo.entry(info, None if not info.islnk() else tarinfo.Kind.FILE).mode == (
+            assert tar_entry.entry(info, None if not info.islnk() else tar_entry.Kind.FILE).mode == (
                 0o4755 if info.islnk() else member.mode
             )
 
@@ -171,12 +173,12 @@ class TestRebuild:
         return root
 
     @staticmethod
-    def rebuild(tmp_path: Path, tar: bytes, *sources: Path) -> rebuild.Rebuilt:
+    def rebuild(tmp_path: Path, tar: bytes, *sources: Path) -> reconstruct.Rebuilt:
         headers = tarsplit.headers(record(tmp_path / "r", tar))
         assert headers is not None
         (tmp_path / "new").mkdir()
         named = [(str(number), str(path)) for number, path in enumerate(sources)]
-        return rebuild.rebuild(str(tmp_path / "new"), headers, named, lambda _: None)
+        return reconstruct.rebuild(str(tmp_path / "new"), headers, named)
 
     def test_everything(self, tmp_path: Path, source: Path) -> None:
         tar = images.layer_tar(MEMBERS)
@@ -284,7 +286,7 @@ class TestHostileArchives:
         source.mkdir()
         archive.write_bytes(HOSTILE[case]())
         with pytest.raises(LegacyInvalid) as error:
-            oldarchive.unpack(str(archive), str(root), Stack([str(source)]))
+            legacy_archive.unpack(str(archive), str(root), Stack([str(source)]))
         assert error.value.hint
         assert os.listdir(tmp_path / "in") == ["root"]
         assert not list(source.iterdir())
@@ -293,7 +295,7 @@ class TestHostileArchives:
         (tmp_path / "root").mkdir()
         (tmp_path / "a").write_bytes(_bomb())
         with pytest.raises(Exception, match="space-exhausted"):
-            oldarchive.unpack(str(tmp_path / "a"), str(tmp_path / "root"), Stack([]))
+            legacy_archive.unpack(str(tmp_path / "a"), str(tmp_path / "root"), Stack([]))
 
     def test_a_sound_one(self, tmp_path: Path) -> None:
         members = [
@@ -304,7 +306,7 @@ class TestHostileArchives:
         (tmp_path / "a").write_bytes(_tar(*members))
         for name in ("root", "truth"):
             (tmp_path / name).mkdir()
-        found = oldarchive.unpack(str(tmp_path / "a"), str(tmp_path / "root"), Stack([]))
+        found = legacy_archive.unpack(str(tmp_path / "a"), str(tmp_path / "root"), Stack([]))
         os.system(f"tar -xpzf {tmp_path / 'a'} -C {tmp_path / 'truth'}")
         assert found.removed == [b"etc/gone"]
         seen, truth = snapshot(tmp_path / "root"), snapshot(tmp_path / "truth")

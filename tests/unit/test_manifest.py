@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from baseimg_core.errors import BundleInvalid
-from baseimg_core.model import manifest
-from baseimg_core.model.ids import chain_id
-from baseimg_core.model.manifest import ImageRef, Manifest, Totals
+from baseimg_core.model.bundle import manifest
+from baseimg_core.model.bundle.manifest import ImageRef, Manifest, Totals
+from baseimg_core.model.stack.ids import chain_id
 
 ONE, TWO, THREE = ("sha256:" + digit * 64 for digit in "123")
 

@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from baseimg_core.model import overlay
-from baseimg_core.model.overlay import Mark
+from baseimg_core.model.stack import overlay
+from baseimg_core.model.stack.overlay import Mark
 
 ABSENT, WHITEOUT, LEAF, DIRECTORY, OPAQUE = Mark.ABSENT, Mark.WHITEOUT, Mark.LEAF, Mark.DIRECTORY, Mark.OPAQUE
 

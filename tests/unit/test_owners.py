@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from baseimg_core.errors import LayerUnsupported
-from baseimg_core.model.entry import Entry, Kind
-from baseimg_core.model.owners import Owners
+from baseimg_core.model.stack.entry import Entry, Kind
+from baseimg_core.model.stack.owners import Owners
 
 
 @pytest.mark.parametrize("number", [-1, 10])

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.disk import packages as databases
-from baseimg_core.disk.tree import Stack
+from baseimg_core.disk.packages import databases
+from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.errors import BundleInvalid
-from baseimg_core.model import manifest, packages
-from baseimg_core.model.packages import MAX_PACKAGES, MAX_TEXT, Packages, difference, follow, parse
+from baseimg_core.model.bundle import manifest
+from baseimg_core.model.packages import difference as packages_difference
+from baseimg_core.model.packages.difference import MAX_PACKAGES, MAX_TEXT, Packages, difference, follow, parse
 from tests.unit.test_manifest import SOUND
 
 SOME = Packages("dpkg", {"tree": "1"}, {"less": "590-2"}, {"openssl": ("3.0.11-1", "3.0.15-1")})
@@ -273,4 +274,4 @@ class TestRpm:
 
 
 def test_managers_have_readers() -> None:
-    assert tuple(databases._READERS) == packages.MANAGERS
+    assert tuple(databases._READERS) == packages_difference.MANAGERS

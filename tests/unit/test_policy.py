@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from baseimg_core.errors import ArgumentInvalid
-from baseimg_core.model import policy
-from baseimg_core.model.policy import Source
+from baseimg_core.model.policy import pillar as policy_pillar
+from baseimg_core.model.policy.pillar import Source
 
 DIGEST = "sha256:" + "1" * 64
 URL = "salt://baseimg/bundles/b.tar"
@@ -33,10 +33,10 @@ class TestSound:
         [None, {}, {"bases": None}, {"bases": {}, "builds": {}}, {"lock_timeout": 5, "reserve": 2, "link": "copy"}],
     )
     def test_nothing_declared(self, pillar: object) -> None:
-        assert policy.declared(pillar) == {"bases": {}, "builds": {}}
+        assert policy_pillar.declared(pillar) == {"bases": {}, "builds": {}}
 
     def test_defaults(self) -> None:
-        found = policy.declared({**base(), **build()})
+        found = policy_pillar.declared({**base(), **build()})
         assert found["bases"] == {
             BASE: {
                 "version": "12.1",
@@ -58,17 +58,17 @@ class TestSound:
         fields["containers"] = {"mode": "restart", "except": ["db"]}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
         built["delta"] = "both"
-        found = policy.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
+        found = policy_pillar.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
         assert found == {"bases": {BASE: fields}, "builds": {BUILD: built}}
 
     def test_bundles(self) -> None:
         raw = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
-        assert policy.bundles(raw) == {"12.1": Source(URL, DIGEST), "12.2": Source("/srv/b.tar")}
-        assert policy.bundles(None) == {}
+        assert policy_pillar.bundles(raw) == {"12.1": Source(URL, DIGEST), "12.2": Source("/srv/b.tar")}
+        assert policy_pillar.bundles(None) == {}
 
     @pytest.mark.parametrize("place", ["/srv/b.tar", URL, "https://h/b.tar", "s3://bucket/b.tar"])
     def test_places(self, place: str) -> None:
-        assert policy.bundle_source(place, None, "bundle") == Source(place)
+        assert policy_pillar.bundle_source(place, None, "bundle") == Source(place)
 
 
 # pillar, the key at fault, how it was found, what was expected
@@ -140,7 +140,7 @@ MISTAKES: list[tuple[object, str, str, str]] = [
 )
 def test_a_mistake(pillar: object, key: str, found: str, expected: str) -> None:
     with pytest.raises(ArgumentInvalid) as failure:
-        policy.declared(pillar)
+        policy_pillar.declared(pillar)
     message = failure.value.message
     named, _is, rest = message.partition(" is ")
     assert named == key
@@ -151,5 +151,5 @@ def test_a_mistake(pillar: object, key: str, found: str, expected: str) -> None:
 
 def test_a_long_value_is_cut() -> None:
     with pytest.raises(ArgumentInvalid) as failure:
-        policy.declared("x" * 100_000)
+        policy_pillar.declared("x" * 100_000)
     assert len(failure.value.message) < 300

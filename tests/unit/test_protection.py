@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from baseimg_core.errors import ArgumentInvalid
-from baseimg_core.model import policy, protection
-from baseimg_core.model.policy import Source
+from baseimg_core.model.policy import pillar, protection
+from baseimg_core.model.policy.pillar import Source
 from tests.unit.test_policy import BASE, DIGEST, URL
 
 
 def test_protection() -> None:
-    bases = policy.declared({"bases": {BASE: {"version": "1", "chain_id": DIGEST, "protect": ["a:*"]}}})["bases"]
+    bases = pillar.declared({"bases": {BASE: {"version": "1", "chain_id": DIGEST, "protect": ["a:*"]}}})["bases"]
     found = protection.protection(["b"], bases)
     assert found.of(BASE, "x") == found.of("other", DIGEST) == ("b", "a:*")
     assert found.of("other", "x") == protection.protection(("b",), {}).of(BASE, DIGEST) == ("b",)
@@ -40,7 +40,7 @@ def test_what_a_pattern_protects(pattern: str, protected: bool) -> None:
 
 def test_the_bundles_to_tell_the_impact_of() -> None:
     declared = {"version": "12.1", "bundles": {"12.1": {"source": URL}, "12.2": {"source": URL}}}
-    bases = policy.declared({"bases": {BASE: {**declared, "chain_id": DIGEST}}})["bases"]
+    bases = pillar.declared({"bases": {BASE: {**declared, "chain_id": DIGEST}}})["bases"]
     assert protection.declared_bundles(BASE, URL, {}) == protection.Declared({"": Source(URL)})
     for name in (BASE, DIGEST):
         wanted = protection.declared_bundles(name, None, bases)

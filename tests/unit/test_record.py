@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from baseimg_core.errors import RecordInvalid, RecordNewer
-from baseimg_core.model import record as model
-from baseimg_core.model.record import Generation, Intent, Record
+from baseimg_core.model.store import record as model
+from baseimg_core.model.store.record import Generation, Intent, Record
 
 THEN = "2026-01-01T00:00:00Z"
 ONE, TWO, THREE = ("sha256:" + digit * 64 for digit in "123")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from baseimg_core.errors import ArgumentInvalid
-from baseimg_core.model import policy, reference
-from baseimg_core.model.policy import Registry, Source
-from baseimg_core.model.reference import Malformed, Reference
+from baseimg_core.model.policy import pillar, reference
+from baseimg_core.model.policy.pillar import Registry, Source
+from baseimg_core.model.policy.reference import Malformed, Reference
 
 DIGEST = "sha256:" + "1" * 64
 
@@ -55,7 +55,7 @@ class TestParse:
     def test_a_password_is_refused_and_not_shown(self) -> None:
         for text in ("docker://u:hunter2@r.corp/b:1", "docker://u:hun/ter2@r.corp/b:1"):
             with pytest.raises(ArgumentInvalid) as caught:
-                policy.bundle_source(text, None, "bundle")
+                pillar.bundle_source(text, None, "bundle")
             assert "ter2" not in str(caught.value)
 
 
@@ -75,12 +75,12 @@ class TestSignature:
 class TestRegistries:
     def test_sound(self) -> None:
         raw = {"r.corp": {"mirrors": ["https://m.corp:5000", "http://10.0.0.1/"]}, "r.corp:5000": {"insecure": True}}
-        assert policy.registries(raw) == {
+        assert pillar.registries(raw) == {
             "r.corp": Registry(("https://m.corp:5000", "http://10.0.0.1/")),
             "r.corp:5000": Registry((), True),
         }
-        assert policy.registries(None) == {}
-        assert policy.declared({"registries": raw}) == {"bases": {}, "builds": {}}
+        assert pillar.registries(None) == {}
+        assert pillar.declared({"registries": raw}) == {"bases": {}, "builds": {}}
 
     @pytest.mark.parametrize(
         ("raw", "key"),
@@ -97,7 +97,7 @@ class TestRegistries:
         ],
     )
     def test_mistakes(self, raw: object, key: str) -> None:
-        for check in (policy.registries, lambda value: policy.declared({"registries": value})):
+        for check in (pillar.registries, lambda value: pillar.declared({"registries": value})):
             with pytest.raises(ArgumentInvalid) as caught:
                 check(raw)
             assert caught.value.message.startswith(f"{key} is ")

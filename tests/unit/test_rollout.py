@@ -7,9 +7,10 @@ import json
 import pytest
 
 from baseimg_core.errors import RecordInvalid
-from baseimg_core.model import rollout, rollout_policy
-from baseimg_core.model.rollout import EVENTS, Node, Rollout, WaveRecord
-from baseimg_core.model.rollout_policy import Target
+from baseimg_core.model.rollout import policy as rollout_policy
+from baseimg_core.model.rollout import record as rollout_record
+from baseimg_core.model.rollout.policy import Target
+from baseimg_core.model.rollout.record import EVENTS, Node, Rollout, WaveRecord
 
 AT = "2026-11-24T03:00:00Z"
 
@@ -23,9 +24,9 @@ def record(threshold: int = 100, **nodes: str) -> Rollout:
 
 class TestRecord:
     def test_survives(self) -> None:
-        one = record(a=rollout.UPDATED, b=rollout.PENDING)
+        one = record(a=rollout_record.UPDATED, b=rollout_record.PENDING)
         one.tell(AT, "begun")
-        assert rollout.parse(one.dump(), "here") == one
+        assert rollout_record.parse(one.dump(), "here") == one
 
     def test_events_are_bounded(self) -> None:
         one = record()
@@ -46,50 +47,53 @@ class TestRecord:
         ],
     )
     def test_damage_is_told(self, change: dict[str, object]) -> None:
-        raw = json.loads(record(a=rollout.PENDING).dump())
+        raw = json.loads(record(a=rollout_record.PENDING).dump())
         with pytest.raises(RecordInvalid, match="here"):
-            rollout.parse(json.dumps({**raw, **change}).encode(), "here")
+            rollout_record.parse(json.dumps({**raw, **change}).encode(), "here")
         with pytest.raises(RecordInvalid):
-            rollout.parse(b"{", "here")
+            rollout_record.parse(b"{", "here")
 
 
 class TestWaves:
     def test_the_first_that_takes_a_node_has_it(self) -> None:
         policy = rollout_policy.parse(rollout_policy.merged({"canary": "c*", "waves": [2, "x*"]}))
         matched = {Target("c*"): ["c1", "elsewhere"], Target("x*"): ["x1", "x2", "b"]}
-        found = rollout.assign(policy, ["x2", "x1", "c1", "b", "a"], matched)
+        found = rollout_record.assign(policy, ["x2", "x1", "c1", "b", "a"], matched)
         assert found == [["c1"], ["a", "b"], ["x1", "x2"], []]
 
 
 class TestVerdict:
     def test_an_empty_wave_passes(self) -> None:
-        assert rollout.verdict(record(), 0) == rollout.PASSED
+        assert rollout_record.verdict(record(), 0) == rollout_record.PASSED
 
     def test_a_node_that_does_not_answer_is_no_success(self) -> None:
-        one = record(a=rollout.UPDATED, b=rollout.UNREACHABLE)
+        one = record(a=rollout_record.UPDATED, b=rollout_record.UNREACHABLE)
         one.nodes["b"].code = "node-silent"
-        assert rollout.verdict(one, 0) == rollout.FAILED
-        assert rollout.why_failed(one, 0) == (
+        assert rollout_record.verdict(one, 0) == rollout_record.FAILED
+        assert rollout_record.why_failed(one, 0) == (
             "wave 'rest': 1 of 2 nodes are not updated, success_threshold is 100 %: b (node-silent)"
         )
-        assert rollout.verdict(record(50, a=rollout.UPDATED, b=rollout.UNREACHABLE), 0) == rollout.PASSED
+        assert (
+            rollout_record.verdict(record(50, a=rollout_record.UPDATED, b=rollout_record.UNREACHABLE), 0)
+            == rollout_record.PASSED
+        )
 
     def test_who_is_at_work_is_waited_for_although_the_wave_is_lost(self) -> None:
-        one = record(a=rollout.FAILED, b=rollout.APPLYING, c=rollout.READY)
-        assert rollout.verdict(one, 0) == rollout.RUNNING
-        assert rollout.next_batch(one, 0) == []
+        one = record(a=rollout_record.FAILED, b=rollout_record.APPLYING, c=rollout_record.READY)
+        assert rollout_record.verdict(one, 0) == rollout_record.RUNNING
+        assert rollout_record.next_batch(one, 0) == []
 
     def test_a_wave_whose_room_is_taken_by_the_lost_fails(self) -> None:
-        one = record(1, a=rollout.UNREACHABLE, b=rollout.READY)
+        one = record(1, a=rollout_record.UNREACHABLE, b=rollout_record.READY)
         one.policy["max_unavailable"] = 1
         one.nodes["a"].answered = False
-        assert rollout.next_batch(one, 0) == []
-        assert rollout.verdict(one, 0) == rollout.FAILED
-        assert "max_unavailable: a" in rollout.why_failed(one, 0)
+        assert rollout_record.next_batch(one, 0) == []
+        assert rollout_record.verdict(one, 0) == rollout_record.FAILED
+        assert "max_unavailable: a" in rollout_record.why_failed(one, 0)
 
 
 def test_closing_leaves_nobody_in_between() -> None:
-    one = record(a=rollout.UPDATED, b=rollout.PENDING, c=rollout.READY)
-    rollout.close(one, rollout.ROLLED_BACK, AT, "why")
-    assert one.counts == {rollout.UPDATED: 1, rollout.SKIPPED: 2}
+    one = record(a=rollout_record.UPDATED, b=rollout_record.PENDING, c=rollout_record.READY)
+    rollout_record.close(one, rollout_record.ROLLED_BACK, AT, "why")
+    assert one.counts == {rollout_record.UPDATED: 1, rollout_record.SKIPPED: 2}
     assert (one.state, one.reason, one.ended, one.nodes["b"].code) == ("rolled-back", "why", AT, "rollout-ended")

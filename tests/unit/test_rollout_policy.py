@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from baseimg_core.errors import ArgumentInvalid
-from baseimg_core.model import rollout_policy
-from baseimg_core.model.rollout_policy import DEFAULTS, Policy, Share, Target, Wave, Window
+from baseimg_core.model.rollout import policy as rollout_policy
+from baseimg_core.model.rollout.policy import DEFAULTS, Policy, Share, Target, Wave, Window
 
 EVERY_DAY = frozenset(range(7))
 

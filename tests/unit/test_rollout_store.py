@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.errors import ArgumentInvalid, RecordInvalid, RolloutBusy, RolloutUnknown
-from baseimg_core.model import rollout, rollout_policy
-from baseimg_core.model.rollout import Rollout
-from baseimg_core.rollouts.driving import zone
-from baseimg_core.rollouts.store import Store
+from baseimg_core.model.rollout import policy
+from baseimg_core.model.rollout import record as rollout_record
+from baseimg_core.model.rollout.record import Rollout
+from baseimg_core.rollout.driver import zone
+from baseimg_core.rollout.store import Store
 
 AT = "2026-11-24T03:00:00Z"
 
@@ -20,23 +21,23 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path))
 
 
-def saved(store: Store, identity: str, base: str = "b:1", state: str = rollout.HALTED) -> Rollout:
-    record = Rollout(identity, base, "2", "root", AT, rollout_policy.merged(), [], {}, state=state)
+def saved(store: Store, identity: str, base: str = "b:1", state: str = rollout_record.HALTED) -> Rollout:
+    record = Rollout(identity, base, "2", "root", AT, policy.merged(), [], {}, state=state)
     store.save(record)
     return record
 
 
 class TestFinding:
     def test_by_id_by_base_and_the_only_one(self, store: Store) -> None:
-        old, new = saved(store, "1", state=rollout.DONE), saved(store, "2")
-        other = saved(store, "3", "c:1", rollout.DONE)
-        states = frozenset({rollout.HALTED})
+        old, new = saved(store, "1", state=rollout_record.DONE), saved(store, "2")
+        other = saved(store, "3", "c:1", rollout_record.DONE)
+        states = frozenset({rollout_record.HALTED})
         assert store.ids() == ["3", "2", "1"]
         assert [store.find(name, states) for name in ("1", "b:1", None)] == [old, new, new]
         assert store.of_base("c:1") == [other]
 
     def test_what_is_not_clear_is_told(self, store: Store) -> None:
-        states = frozenset({rollout.HALTED})
+        states = frozenset({rollout_record.HALTED})
         with pytest.raises(RolloutUnknown, match="there are: none"):
             store.find(None, states)
         saved(store, "1")

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..model import ids
-from ..model.owners import Owners
+from ..model.stack import ids
+from ..model.stack.owners import Owners
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Engine(Protocol):
     def headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
         """
         What the engine remembers of the tar that the layer ``chain_id`` came in: its headers in order, each with the
-        CRC-64 of its content (:mod:`model.crc64`, big-endian). ``None`` where it keeps no such record.
+        CRC-64 of its content (:mod:`model.legacy.crc64`, big-endian). ``None`` where it keeps no such record.
         """
 
     def layers(self) -> Iterator[str]:

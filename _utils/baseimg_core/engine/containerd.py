@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, NotUnpacked
-from ..model.owners import Owners
+from ..model.stack.owners import Owners
 from .base import Container, Image
 from .ctr import SNAPSHOTTER, Absent, Ctr
 from .docker import check_here

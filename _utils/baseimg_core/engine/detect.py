@@ -11,8 +11,8 @@ from ..errors import ArgumentInvalid, BaseimgError, EngineUnreachable
 from . import containerd
 from .api import Api
 from .containerd import Containerd
-from .containerd_store import DockerContainerd, uses_containerd
 from .docker import Docker
+from .docker_containerd import DockerContainerd, uses_containerd
 from .podman import Podman
 
 # where engines listen, in the order in which they are taken

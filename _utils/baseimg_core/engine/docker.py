@@ -12,15 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from .. import sdk
-from ..errors import (
-    ContainerRefused,
-    ContainerUnknown,
-    ImageUnknown,
-    LayerUnsupported,
-    NotUnpacked,
-    StorageUnsupported,
-)
-from ..model.owners import Owners
+from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, LayerUnsupported, NotUnpacked, StorageUnsupported
+from ..model.stack.owners import Owners
 from . import tarsplit
 from .api import TIMEOUT, Api, Missing, Refused, reachable
 from .base import Container, Image

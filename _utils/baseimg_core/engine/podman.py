@@ -9,11 +9,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..linux.files import CHUNK
 from .docker import ROOTLESS, Docker, check_driver
 
 _CLEANED = 10  # seconds in which Podman cleans up after a container that has ended; usually a fraction of one
 _POLL = 0.05  # seconds between two looks at that
-_CHUNK = 1 << 16  # bytes of a command's output, which nobody reads
 
 
 class Podman(Docker):
@@ -51,7 +51,7 @@ class Podman(Docker):
         job: str = self._sdk.exec_create(container_id, list(command), stderr=False)["Id"]
         with contextlib.closing(self._sdk.exec_start(job, socket=True)) as output:
             while select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                if not os.read(output.fileno(), _CHUNK):
+                if not os.read(output.fileno(), CHUNK):
                     break
         return job
 

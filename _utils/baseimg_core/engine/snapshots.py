@@ -13,11 +13,11 @@ from functools import cached_property
 from typing import overload
 
 from ..errors import NotUnpacked
-from ..model import ids
+from ..linux.files import CHUNK
+from ..model.stack import ids
 from . import tarsplit
 from .ctr import SNAPSHOTTER, Absent, Ctr
 
-_CHUNK = 1 << 20
 _GZIP = b"\x1f\x8b"
 
 
@@ -129,7 +129,7 @@ def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | 
     try:
         with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
             members = list(_checked(tar, directory))
-        while stream.read(_CHUNK):
+        while stream.read(CHUNK):
             pass
     except (tarfile.TarError, zlib.error, EOFError, OSError):  # damaged, or compressed otherwise: it proves nothing
         return None
@@ -155,7 +155,7 @@ def _same(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: bytes) -> bo
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(directory + path, flags), "rb") as file:
             same = True
-            while data := content.read(_CHUNK):
+            while data := content.read(CHUNK):
                 same = same and file.read(len(data)) == data
             return same and not file.read(1)
     except OSError:

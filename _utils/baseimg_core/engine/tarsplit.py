@@ -4,7 +4,7 @@ What Docker remembers of the layers it unpacked, to prove that a directory still
 For every layer Docker keeps its tar without the files' contents (the tar-split format: JSON lines, gzip; "type" 1 is a
 file whose content lies in the layer's directory, 2 is raw bytes of the tar). Together with the contents it is the
 original tar again, whose digest is the diff ID. That is what ``docker save`` checks, too. Beside each content's size
-stands its CRC-64 (:mod:`model.crc64`, big-endian), which tells one file's content from another's.
+stands its CRC-64 (:mod:`model.legacy.crc64`, big-endian), which tells one file's content from another's.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from ..model.overlay import WHITEOUT_PREFIX
+from ..linux.files import CHUNK
+from ..model.stack.overlay import WHITEOUT_PREFIX
 
-_CHUNK = 1 << 20
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
 
 
@@ -155,6 +155,6 @@ def _content(directory: bytes, name: bytes, size: int) -> Iterator[bytes]:
     with open(os.open(os.path.join(directory, name), flags), "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != size:  # its beginning alone could have the right digest
             return
-        while size and (data := file.read(min(size, _CHUNK))):
+        while size and (data := file.read(min(size, CHUNK))):
             size -= len(data)
             yield data

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import fleet
+from .rollout import fleet
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
@@ -39,7 +39,7 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 def of_node(version: str, storage: str, bases: Sequence[Mapping[str, Any]]) -> list[Metric]:
     """
-    A node's metrics. ``bases`` are statuses as :func:`ops.seeing.survey` returns them, with two more fields:
+    A node's metrics. ``bases`` are statuses as :func:`ops.status.survey` returns them, with two more fields:
     ``activated`` (seconds since the epoch when the live content was activated) and ``exchanges`` (how many, by action).
     """
     info = Metric("baseimg_info", "gauge", "The suite on this node.", [({"version": version, "storage": storage}, 1)])

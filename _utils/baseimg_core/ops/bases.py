@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..disk import legacy
-from ..disk.generations import Store
-from ..disk.records import now
+from ..disk.legacy import node
+from ..disk.store.generations import Store
+from ..disk.store.layout import now
 from ..engine import mounts
 from ..engine.base import Container, Engine, Image
 from ..errors import (
@@ -21,8 +21,8 @@ from ..errors import (
     LegacyInvalid,
     StorageUnsupported,
 )
-from ..model import ids
-from ..model.record import Generation, Record
+from ..model.stack import ids
+from ..model.store.record import Generation, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +195,11 @@ def check_owners(engine: Engine, what: str) -> None:
 
 def check_original(engine: Engine, directory: str) -> None:
     """Refuse a layer directory that those scripts have updated and nobody adopted."""
-    old = legacy.find(directory)
+    old = node.find(directory)
     if old and old.updated(_versions(engine, directory)) and Store(os.path.dirname(directory)).read() is None:
         raise ContentUnknown(
             f"{directory} was updated by the old scripts, which call its content {old.properties.version}",
-            "run baseimg.adopt on this node, which takes it over (docs/taking-over.md)",
+            "run baseimg.adopt on this node, which takes it over (docs/operating/taking-over.md)",
         )
 
 
@@ -211,7 +211,7 @@ def _versions(engine: Engine, directory: str) -> set[str]:
 def _legacy_version(engine: Engine, base: Base) -> str:
     """The version that the old scripts gave a base that was not adopted; empty where they did not touch it."""
     try:
-        old = legacy.find(base.directory)
+        old = node.find(base.directory)
     except LegacyInvalid:
         return "unknown"
     return old.properties.version if old and old.updated(_versions(engine, base.directory)) else ""

@@ -7,21 +7,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..disk import covering, packages
-from ..disk.tree import Stack
+from ..context import Context
+from ..disk.impact import layer_scan
+from ..disk.packages import databases
+from ..disk.stack.directories import Stack
 from ..engine import mounts
 from ..engine.base import Container, Engine, Image
 from ..errors import BundleMismatch, DeltaMismatch, LayerUnsupported
-from ..model import catalog, overlay, shadow
-from ..model import packages as model_packages
-from ..model.packages import Packages
-from ..model.protection import Declared
-from ..model.record import Record
-from ..model.shadow import Shadow, Verdict, Wanted
-from ..model.weight import Weight
-from . import bases, protecting
+from ..model.bundle import route as bundle_route
+from ..model.impact import overrides
+from ..model.impact.overrides import Shadow, Verdict, Wanted
+from ..model.impact.path_class import Weight
+from ..model.packages import difference as model_packages
+from ..model.packages.difference import Packages
+from ..model.policy.protection import Declared
+from ..model.stack import overlay
+from ..model.store.record import Record
+from . import bases, protection
 from .bases import Base
-from .planning import Catalogue, Context, open_bundle
+from .plan import Catalogue, open_bundle
 
 FORMAT = 1
 UNKNOWN = "unknown"
@@ -42,7 +46,7 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
     found = base.store.read()
     record = found or bases.first_record(base)
     users = bases.users(context.engine, base.chain_id)
-    kept = {image.id for image in protecting.protected(context, base, users)}
+    kept = {image.id for image in protection.protected(context, base, users)}
     places = {number: base.store.path(record, number) for number in record.present} if found else {}
     containers = _containers(context.engine, users, record, places)
     with contextlib.ExitStack() as stack:
@@ -107,7 +111,7 @@ def _declared(context: Context, stack: contextlib.ExitStack, record: Record, bas
     if declared.version:
         catalogue = Catalogue(context, declared.bundles, stack)
         present.discard(catalogue.manifest(declared.version).target.chain_id)
-        route = catalog.route(declared.version, catalogue.bundles.keys(), present, catalogue.manifest)
+        route = bundle_route.route(declared.version, catalogue.bundles.keys(), present, catalogue.manifest)
         return _new(context, base, record, catalogue, route)
     (source,) = declared.bundles.values()
     bundle = stack.enter_context(open_bundle(context, source))
@@ -130,7 +134,7 @@ def _new(context: Context, base: Base, record: Record, catalogue: Catalogue, rou
         if context.progress:
             context.progress("reading", done, total)
 
-    wants = shadow.follow(covering.wants(catalogue.bundle(step), reading, olds.get(step)) for step in route)
+    wants = overrides.follow(layer_scan.wants(catalogue.bundle(step), reading, olds.get(step)) for step in route)
     differ = model_packages.follow([one.packages for one in manifests])
     return _New(manifests[-1].target.version, Wanted(wants), differ)
 
@@ -158,7 +162,7 @@ class _Judge:
 
     def __init__(self, base: Base, new: _New) -> None:
         self._height, self._new = len(base.diff_ids), new
-        self._layers = covering.Layers(new.wanted)
+        self._layers = layer_scan.Layers(new.wanted)
         self._listed: dict[str, set[str] | None] = {}
         self._judged: dict[tuple[str, ...], _Judged] = {}
 
@@ -175,12 +179,12 @@ class _Judge:
 
     def _judge(self, own: tuple[str, ...]) -> _Judged:
         wanted = self._new.wanted
-        found = shadow.shadows(wanted, self._layers.stack(own))
+        found = overrides.shadows(wanted, self._layers.stack(own))
         counts = dict.fromkeys(Weight, 0)
         for one in found:
             counts[one.weight] += 1
         return _Judged(
-            verdict=shadow.verdict(wanted, found).value,
+            verdict=overrides.verdict(wanted, found).value,
             covered={one.plural: [count, wanted.totals[one]] for one, count in counts.items() if count},
             shadowed=found[:_PATHS],
             warnings=self._warnings(own),
@@ -193,7 +197,7 @@ class _Judge:
             return []
         for directory in own:
             if directory not in self._listed:
-                self._listed[directory] = packages.listed(directory, differ.manager, differ.removed)
+                self._listed[directory] = databases.listed(directory, differ.manager, differ.removed)
             listed = self._listed[directory]
             if listed is not None:  # the highest database is the one that the image shows
                 return [f"its own package database still has as installed: {_some(sorted(listed))}"] if listed else []

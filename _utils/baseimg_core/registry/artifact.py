@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 
-from ..disk import archive
-from ..disk.bundle import MANIFEST_TYPE, Descriptor
-from ..model import ids
+from ..disk.bundle import frame
+from ..disk.bundle.reader import MANIFEST_TYPE, Descriptor
+from ..model.stack import ids
 
 _ARTIFACT_TYPE = "application/vnd.baseimg.signature.v1"
 _SIGNATURE_TYPE = "application/vnd.baseimg.signature.v1.sshsig"
@@ -21,14 +21,14 @@ EMPTY = b"{}"  # the config of an artifact that has none
 
 def signature_image(signature: bytes, image: bytes) -> bytes:
     """The manifest of a signature of the bundle whose OCI manifest is ``image``."""
-    return archive.dump(
+    return frame.dump(
         {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
             "artifactType": _ARTIFACT_TYPE,
-            "config": archive.descriptor(_EMPTY_TYPE, EMPTY),
-            "layers": [archive.descriptor(_SIGNATURE_TYPE, signature)],
-            "subject": archive.descriptor(MANIFEST_TYPE, image),
+            "config": frame.descriptor(_EMPTY_TYPE, EMPTY),
+            "layers": [frame.descriptor(_SIGNATURE_TYPE, signature)],
+            "subject": frame.descriptor(MANIFEST_TYPE, image),
         }
     )
 

@@ -1,7 +1,7 @@
 """
 One registry, or one mirror of it: a connection that knows who we are, and says in our words what went wrong.
 
-Own code over ``urllib3``, which the Docker SDK brings: no client library resumes downloads (docs/adr/0010).
+Own code over ``urllib3``, which the Docker SDK brings: no client library resumes downloads (docs/design/adr/0010).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.response import BaseHTTPResponse
 
 from ..errors import BundleUnavailable, RegistryDenied
-from ..model import reference
+from ..model.policy import reference
 from . import auth, tls
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
@@ -185,7 +185,7 @@ class Endpoint:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise BundleUnavailable(
                     f"the certificate of {self.host} is not believed: {cause.verify_message}",
-                    f"put the CA into {tls.CERTS[0]}/{self.host}/ca.crt (docs/registry.md)",
+                    f"put the CA into {tls.CERTS[0]}/{self.host}/ca.crt (docs/operating/registry.md)",
                 ) from None
             if _no_tls(cause):
                 raise BundleUnavailable(

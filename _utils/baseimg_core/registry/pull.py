@@ -17,23 +17,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from ..disk import archive
-from ..disk.bundle import MAX_JSON, Descriptor, carried, parts
-from ..disk.files import discard, save, sync_directory, write_all
-from ..disk.refusals import disk_errors
+from ..disk.bundle import frame
+from ..disk.bundle.reader import MAX_JSON, Descriptor, carried, parts
 from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing
-from ..model import reference, sshsig
-from ..model.policy import Registry
-from ..model.reference import Reference
+from ..linux.files import CHUNK, discard, save, sync_directory, write_all
+from ..linux.oserrors import disk_errors
+from ..model import signature as model_signature
+from ..model.policy import reference
+from ..model.policy.pillar import Registry
+from ..model.policy.reference import Reference
+from ..progress import Progress
 from . import artifact
 from .repository import Repository
-
-_CHUNK = 1 << 20
-
-Progress = Callable[[str, int, int], None]
 
 
 class Cache:
@@ -81,7 +79,7 @@ class Cache:
             if not self._layer(repository, layer, part, part.size > 0 or repository.has_mirrors):
                 repository.without_mirrors()
                 self._layer(repository, layer, part, False)
-            part.complete(archive.tail(layer.size, about, [image], version), path)
+            part.complete(frame.tail(layer.size, about, [image], version), path)
 
     @staticmethod
     def _layer(repository: Repository, layer: Descriptor, part: Part, again: bool) -> bool:
@@ -103,18 +101,18 @@ class Cache:
         image = repository.manifest(reference.signature_tag(digest))
         if image is None:
             discard(path)
-            raise SignatureMissing(f"{place} has no signature", "sign the bundle, and push it again (docs/registry.md)")
+            raise SignatureMissing(f"{place} has no signature", "sign the bundle, and push it again (docs/operating/registry.md)")
         blob = artifact.signature_blob(image)
-        if blob is None or blob.size > sshsig.MAX_SIZE:
+        if blob is None or blob.size > model_signature.MAX_SIZE:
             raise SignatureInvalid(f"the signature of {place} is not one that baseimg.push has made")
-        data = repository.small(blob, sshsig.MAX_SIZE)
+        data = repository.small(blob, model_signature.MAX_SIZE)
         with self._alone():
             save(path, data)
         return path
 
     def _digest(self, place: Reference) -> str:
         """The digest of the bundle's OCI manifest: only a tag has to be asked for."""
-        return place.digest or archive.digest(self._manifest(place, place.tag))
+        return place.digest or frame.digest(self._manifest(place, place.tag))
 
     def _manifest(self, place: Reference, wanted: str) -> bytes:
         key = f"{place.host}/{place.name} {wanted}"
@@ -123,7 +121,7 @@ class Cache:
             if image is None:
                 raise BundleUnavailable(f"{place.host} has no {place}", "check name and tag, or push the bundle")
             self._manifests[key] = image
-            self._manifests[f"{place.host}/{place.name} {archive.digest(image)}"] = image
+            self._manifests[f"{place.host}/{place.name} {frame.digest(image)}"] = image
         return self._manifests[key]
 
     def _repository(self, place: Reference) -> Repository:
@@ -186,7 +184,7 @@ class Part:
         """Nothing of the blob is there."""
         self._file.seek(0)
         self._file.truncate()
-        write_all(self._file.fileno(), archive.head(self._wanted.digest, self._wanted.size))
+        write_all(self._file.fileno(), frame.head(self._wanted.digest, self._wanted.size))
         self._sha, self._size = hashlib.sha256(), 0
 
     def check(self) -> None:
@@ -208,11 +206,11 @@ class Part:
 
     def _read(self) -> None:
         """Go on behind what an earlier transfer has left; only its digest will tell what it is worth."""
-        left = os.fstat(self._file.fileno()).st_size - archive.HEAD
+        left = os.fstat(self._file.fileno()).st_size - frame.HEAD
         if not 0 < left <= self._wanted.size:
             self.restart()
             return
-        self._file.seek(archive.HEAD)
-        while data := self._file.read(_CHUNK):
+        self._file.seek(frame.HEAD)
+        while data := self._file.read(CHUNK):
             self._sha.update(data)
             self._size += len(data)

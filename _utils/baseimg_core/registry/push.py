@@ -8,19 +8,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import urlencode, urljoin
 
-from ..disk import archive, signing
-from ..disk.bundle import MANIFEST_TYPE, Bundle, Descriptor
+from ..disk.bundle import frame
+from ..disk.bundle import signature as bundle_signature
+from ..disk.bundle.reader import MANIFEST_TYPE, Bundle, Descriptor
 from ..errors import BundleInvalid, BundleUnavailable, SignatureMissing
-from ..model import reference
-from ..model.policy import SIGNATURE_SUFFIX, Registry
-from ..model.reference import Reference
+from ..linux.files import CHUNK
+from ..model.policy import reference
+from ..model.policy.pillar import SIGNATURE_SUFFIX, Registry
+from ..model.policy.reference import Reference
+from ..progress import Progress
 from . import artifact
 from .endpoint import Absent, Endpoint
 from .repository import Repository
-
-_CHUNK = 1 << 20
-
-Progress = Callable[[str, int, int], None]
 
 
 def push(
@@ -39,7 +38,7 @@ def push(
     repository = Repository(place, declared)
     repository.without_mirrors()
     try:
-        signature: bytes | None = signing.read(path + SIGNATURE_SUFFIX)
+        signature: bytes | None = bundle_signature.read(path + SIGNATURE_SUFFIX)
     except SignatureMissing:
         signature = None
     with Bundle(path) as bundle:
@@ -50,7 +49,7 @@ def push(
             _layer(repository, bundle, progress)
             _blob(repository, bundle.config)
             _manifest(repository, place.tag, image)
-        source = place.at(archive.digest(image))
+        source = place.at(frame.digest(image))
         result = {"bundle": path, "hash": bundle.digest, "source": source, "tag": place.tag, "size": bundle.size}
     if signature is not None:
         changed |= _signature(repository, signature, image, test)
@@ -65,13 +64,13 @@ def _check(bundle: Bundle) -> None:
             "push a bundle that was built with delta=only, or without a delta",
         )
     sha, blob, stream = hashlib.sha256(), hashlib.sha256(), bundle.blob()
-    sha.update(archive.head(bundle.layer.digest, bundle.layer.size))
-    while data := stream.read(_CHUNK):
+    sha.update(frame.head(bundle.layer.digest, bundle.layer.size))
+    while data := stream.read(CHUNK):
         sha.update(data)
         blob.update(data)
     if "sha256:" + blob.hexdigest() != bundle.layer.digest:
         raise BundleInvalid(f"the layer of {bundle.path} is damaged")
-    sha.update(archive.tail(bundle.layer.size, bundle.config, [bundle.image], bundle.manifest.target.version))
+    sha.update(frame.tail(bundle.layer.size, bundle.config, [bundle.image], bundle.manifest.target.version))
     if "sha256:" + sha.hexdigest() != bundle.digest:
         raise BundleInvalid(
             f"{bundle.path} is not as baseimg writes bundles: another tool has made this copy",
@@ -81,7 +80,7 @@ def _check(bundle: Bundle) -> None:
 
 def _signature(repository: Repository, signature: bytes, image: bytes, test: bool) -> bool:
     found = artifact.signature_image(signature, image)
-    tag = reference.signature_tag(archive.digest(image))
+    tag = reference.signature_tag(frame.digest(image))
     changed = repository.manifest(tag) != found
     if changed and not test:
         _blob(repository, artifact.EMPTY)
@@ -95,7 +94,7 @@ def _layer(repository: Repository, bundle: Bundle, progress: Progress | None) ->
 
 
 def _blob(repository: Repository, data: bytes) -> None:
-    _upload(repository, Descriptor(archive.digest(data), len(data)), lambda: io.BytesIO(data))
+    _upload(repository, Descriptor(frame.digest(data), len(data)), lambda: io.BytesIO(data))
 
 
 def _upload(repository: Repository, blob: Descriptor, opened: Callable[[], BinaryIO | _Told]) -> None:

@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
-from ..disk.bundle import MANIFEST_TYPE, MAX_JSON, Descriptor
+from ..disk.bundle.reader import MANIFEST_TYPE, MAX_JSON, Descriptor
 from ..errors import BaseimgError, BundleUnavailable, DigestMismatch, RegistryDenied
-from ..model import ids
-from ..model.policy import Registry
-from ..model.reference import Reference
+from ..linux.files import CHUNK
+from ..model.policy.pillar import Registry
+from ..model.policy.reference import Reference
+from ..model.stack import ids
 from .endpoint import Absent, Endpoint, Transient, host_of
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds, between two tries
-_CHUNK = 1 << 18
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class Repository:
         elif not given.startswith(f"bytes {sink.size}-"):
             response.close()
             raise BundleUnavailable(f"{endpoint.host} answers with another range than it was asked for")
-        for data in endpoint.stream(response, _CHUNK):
+        for data in endpoint.stream(response, CHUNK):
             if sink.size + len(data) > blob.size:
                 response.close()
                 raise DigestMismatch(f"{endpoint.host} sends more than the {blob.size} bytes of {blob.digest}")

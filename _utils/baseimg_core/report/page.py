@@ -21,7 +21,7 @@ def page(
     """
     The report as HTML.
 
-    ``fleet`` is what :func:`model.fleet.collect` returns, ``now`` the present time (ISO 8601, UTC), ``rollout`` a
+    ``fleet`` is what :func:`model.rollout.fleet.collect` returns, ``now`` the time (ISO 8601, UTC), ``rollout`` a
     rollout's record as plain data; ``impacts`` are mappings of ``node`` and ``impact``, what ``baseimg.impact``
     returned there. Sections without data are left out.
     """

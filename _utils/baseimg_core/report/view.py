@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..model.fleet import natural
+from ..model.rollout.fleet import natural
 
 # what a node is on the map, the worst first; each with its word
 UNREACHABLE, FAILED, DRIFTED, BEHIND, CURRENT = "unreachable", "failed", "drifted", "behind", "current"

@@ -18,7 +18,7 @@ def stop_at(point, place, name, function, *arguments, **named):
         salt '*' steps.stop_at swap.exchanged /tmp/steps mine baseimg.rollback corp/base:12.0
     """
     call = __salt__[function]  # loads the core, so that it is there to be traced
-    generations = sys.modules["baseimg_core.disk.generations"]
+    generations = sys.modules["baseimg_core.disk.store.generations"]
 
     def trace(reached):
         if reached == point:

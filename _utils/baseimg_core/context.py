@@ -1,0 +1,36 @@
+"""The surroundings of one operation on a node: its engine, its limits, whom it trusts, who watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .engine.base import Engine
+from .model.policy.pillar import Source, Trust
+from .model.policy.protection import Protection
+from .progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every operation on a node is given."""
+
+    #: The engine whose store the operation works in.
+    engine: Engine
+    #: Turns the source of a bundle into a local path.
+    fetch: Callable[[Source], str]
+    #: Who asked for the operation, for the record and the history.
+    by: str
+    #: Seconds to wait for the lock of a base.
+    lock_timeout: float
+    #: Percentage of the file system that stays free.
+    reserve: int = 0
+    progress: Progress | None = None
+    #: Whose signatures count.
+    trust: Trust = field(default_factory=Trust)
+    #: True if bundles may bring device nodes other than the usual ones.
+    devices: bool = False
+    #: Images that must not change.
+    protection: Protection = field(default_factory=Protection)
+    #: How a new generation shares data with the previous one (:func:`disk.store.links.choose`).
+    link: str = "auto"

@@ -1,0 +1,223 @@
+"""
+Sign a bundle's file and tell who signed one: OpenSSH's detached signatures, over every byte, beside the bundle.
+
+The formats are in :mod:`model.signature`. The arithmetic is that of the package ``cryptography``, which Salt needs
+itself; a Python without it is fine as long as nothing is signed and no key is trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...errors import ArgumentInvalid, SignatureInvalid, SignatureMissing, SignatureUnsupported
+from ...linux.files import discard, sync_directory
+from ...linux.oserrors import disk_errors
+from ...model import signature as model_signature
+from ...model.policy.pillar import SIGNATURE_SUFFIX
+from ...model.signature import Malformed, PublicKey, Signature
+from .reader import Bundle
+
+try:
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+
+    AVAILABLE = True
+except ImportError:  # optional: nodes that declare no keys need nothing
+    AVAILABLE = False
+
+_ANYBODY_ELSE = 0o077
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key that has been read, and its public half."""
+
+    public: PublicKey
+    _private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+    def sign(self, data: bytes) -> Signature:
+        """A signature as ``ssh-keygen`` makes it with this type of key."""
+        key = self._private
+        if isinstance(key, ed25519.Ed25519PrivateKey):
+            return Signature(self.public, "ssh-ed25519", key.sign(data))
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            numbers = utils.decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256())))
+            return Signature(self.public, self.public.kind, model_signature.ecdsa_value(*numbers))
+        return Signature(self.public, "rsa-sha2-512", key.sign(data, padding.PKCS1v15(), hashes.SHA512()))
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The signature's ``path``, the bundle's digest, and whether the signature is a new one."""
+
+    path: str
+    digest: str
+    changed: bool
+
+
+def load(path: str) -> SigningKey:
+    """
+    Read a private key in OpenSSH's own format, without a passphrase.
+
+    Raises :class:`ArgumentInvalid`, never with anything of what is in the file.
+    """
+    _check_available()
+    data = _private(path)
+    if model_signature.is_encrypted(data):
+        raise ArgumentInvalid(
+            f"the key {path} is encrypted, expected one without a passphrase",
+            "sign with another key, or by hand with ssh-keygen (docs/operating/signatures.md)",
+        )
+    try:
+        private = serialization.load_ssh_private_key(data, None)
+        line = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        return SigningKey(model_signature.public_key(line.decode()), private)  # type: ignore[arg-type]
+    except Malformed as exc:
+        raise ArgumentInvalid(f"the key {path} cannot be used: {exc}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError):
+        raise ArgumentInvalid(
+            f"the key {path} is no private key in OpenSSH's format, expected one of: "
+            f"{', '.join(model_signature.ALGORITHMS)}"
+        ) from None
+
+
+def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = False) -> Signed:
+    """
+    Sign the bundle ``path``, which must have the ``digest`` where one is given; with ``test`` only tell.
+
+    A signature by the same key that holds is left as it is. Only what can be read as a bundle is signed.
+    """
+    _check_available()
+    target = path + SIGNATURE_SUFFIX
+    signature = b""
+
+    def vouch(sha512: bytes) -> str:
+        nonlocal signature
+        with contextlib.suppress(SignatureMissing, SignatureInvalid):
+            return check(read(target), sha512, {key.public.fingerprint: key.public}, target)
+        signature = model_signature.dump(key.sign(model_signature.signed_data(sha512)))
+        return ""
+
+    with Bundle(path, digest, vouch) as bundle:
+        signed = Signed(target, bundle.digest, not bundle.signed_by)
+    if signed.changed and not test:
+        _save(target, signature)
+    return signed
+
+
+def read(path: str) -> bytes:
+    """A signature's file; raises :class:`SignatureMissing`, :class:`SignatureInvalid`."""
+    try:
+        return _read(path)
+    except FileNotFoundError as exc:
+        raise SignatureMissing(f"there is no {path}") from exc
+    except OSError as exc:
+        raise SignatureInvalid(f"the signature {path} cannot be read: {exc.strerror}") from exc
+    except Malformed as exc:
+        raise SignatureInvalid(f"the signature {path} is not valid: {exc}") from exc
+
+
+def check(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], where: str) -> str:
+    """
+    Who of ``keys`` (by identity) signed a file with this digest; raises :class:`SignatureInvalid`.
+
+    No number that the signature brings with it is computed with before its key is found to be a trusted one. ``where``
+    is the signature's place, for messages.
+    """
+    _check_available()
+    try:
+        signature = model_signature.parse(data)
+        identity = next((name for name, key in keys.items() if key == signature.key), None)
+        if identity is None:
+            raise SignatureInvalid(
+                f"the signature {where} is by a key that is not trusted here: {signature.key.fingerprint}; "
+                f"trusted: {', '.join(f'{name} ({key.fingerprint})' for name, key in keys.items())}"
+            )
+        holds = _holds(_public(signature.key, identity), signature, model_signature.signed_data(sha512))
+    except Malformed as exc:
+        raise SignatureInvalid(f"the signature {where} is not valid: {exc}") from exc
+    if not holds:
+        raise SignatureInvalid(f"the signature {where} is not one of this file: one of the two was changed")
+    return identity
+
+
+def _public(key: PublicKey, identity: str) -> serialization.SSHPublicKeyTypes:
+    try:
+        return serialization.load_ssh_public_key(key.line.encode())
+    except (ValueError, UnsupportedAlgorithm) as exc:  # the form of a key, but no point on its curve, say
+        raise ArgumentInvalid(f"baseimg:trusted_keys:{identity} is no usable key, expected another: {exc}") from exc
+
+
+def _holds(key: serialization.SSHPublicKeyTypes, signature: Signature, data: bytes) -> bool:
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature.value, data)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            numbers = model_signature.ecdsa_numbers(signature.value)
+            key.verify(utils.encode_dss_signature(*numbers), data, ec.ECDSA(hashes.SHA256()))
+        elif isinstance(key, rsa.RSAPublicKey):
+            algorithm = hashes.SHA512() if signature.algorithm == "rsa-sha2-512" else hashes.SHA256()
+            key.verify(signature.value, data, padding.PKCS1v15(), algorithm)
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _private(path: str) -> bytes:
+    try:
+        return _read(path, _ANYBODY_ELSE)
+    except OSError as exc:
+        raise ArgumentInvalid(f"the key {path} cannot be read: {exc.strerror}") from exc
+    except Malformed as exc:
+        raise ArgumentInvalid(f"the key {path} cannot be used: {exc}") from exc
+
+
+def _read(path: str, forbidden: int = 0) -> bytes:
+    """A small file that grants none of the ``forbidden`` permissions; raises :class:`Malformed`, ``OSError``."""
+    # a FIFO in its place must not make us wait
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise Malformed("it is not a regular file")
+        if mode & forbidden:
+            raise Malformed(f"its mode is {stat.S_IMODE(mode):04o}, expected one that lets nobody else read it: 0600")
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(model_signature.MAX_SIZE + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > model_signature.MAX_SIZE:
+        raise Malformed(f"it is larger than {model_signature.MAX_SIZE} bytes")
+    return data
+
+
+def _save(path: str, data: bytes) -> None:
+    """Write a file that everybody may read: under a temporary name, synced, then renamed."""
+    directory, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
+    with disk_errors(path):
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with open(os.open(temporary, flags, 0o600), "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fchmod(out.fileno(), 0o644)  # whatever the umask
+                os.fsync(out.fileno())
+            os.rename(temporary, path)
+            sync_directory(directory)
+        except BaseException:
+            discard(temporary)
+            raise
+
+
+def _check_available() -> None:
+    if not AVAILABLE:
+        raise SignatureUnsupported("signatures need the Python package 'cryptography', which is not installed here")

@@ -1,0 +1,150 @@
+"""
+Unpack an archive of the shell scripts that baseimg replaces: ``BASE-<version>-diff.tar.gz``.
+
+It holds what the target's upper layers have, merged, as ``tar`` without any option for attributes writes it. Nothing in
+it is believed: every name must be a plain path below the root, no parent is followed as a symlink, and of devices only
+0/0 is taken, which is how the scripts carried a removed path.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zlib
+from dataclasses import dataclass, field, replace
+
+from ...errors import BaseimgError, LayerUnsupported, LegacyInvalid
+from ...linux.files import CHUNK, write_all
+from ...model.stack import overlay
+from ...model.stack.entry import Entry, Kind, kind_of
+from ..bundle import tar_entry
+from ..stack.directories import Stack, entry_of
+from ..stack.tree import Tree, set_metadata
+from ..store import space
+
+_DAMAGED = (tarfile.TarError, EOFError, zlib.error, ValueError)
+_HINT = "take an archive that the old scripts have built, or build a bundle from the two images"
+
+
+@dataclass(slots=True)
+class Unpacked:
+    """What was met: paths that a device 0/0 removes, and paths that keep attributes of the source."""
+
+    removed: list[bytes] = field(default_factory=list)
+    attributes: list[bytes] = field(default_factory=list)
+
+
+def unpack(path: str, root: str, source: Stack) -> Unpacked:
+    """
+    Fill the empty directory ``root``, so that it is a layer above ``source``; raises :class:`LegacyInvalid`.
+
+    A path without attributes gets those that ``source`` has there: the archive says nothing of them.
+    """
+    work = _Unpacking(path, root, source)
+    try:
+        with tarfile.open(path, "r|gz", encoding="utf-8", errors="surrogateescape") as tar:
+            for info in tar:
+                work.add(tar, info)
+        work.finish()
+    except _DAMAGED as exc:
+        raise LegacyInvalid(f"{path} is no sound tar.gz: {exc}", _HINT) from exc
+    except LayerUnsupported as exc:
+        raise LegacyInvalid(f"{path}: {exc.message}", _HINT) from exc
+    finally:
+        work.close()
+    return work.result
+
+
+class _Unpacking:
+    def __init__(self, archive: str, root: str, source: Stack) -> None:
+        self.result = Unpacked()
+        self._archive, self._root, self._source = archive, root, source
+        self._tree = Tree(root)
+        # None for a directory that the archive has no entry of
+        self._directories: dict[bytes, Entry | None] = {b"": None}
+        self._leaves: dict[bytes, Kind] = {}
+
+    def close(self) -> None:
+        self._tree.close()
+
+    def add(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+        if info.name.startswith("/"):
+            raise self._wrong(info, "has an absolute name")
+        path = tar_entry.plain(info.name)
+        try:
+            if info.isdir():
+                self._make_directory(path)
+                self._directories[path] = tar_entry.entry(info)
+                return
+            self._make_directory(overlay.split(path)[0])
+            self._add_leaf(tar, path, info)
+        except (FileExistsError, NotADirectoryError) as exc:
+            raise self._wrong(info, f"cannot be made: {exc.strerror}") from exc
+
+    def _make_directory(self, path: bytes) -> None:
+        for above in [*reversed(list(overlay.ancestors(path))), path]:
+            if above not in self._directories:
+                self._tree.make(above, Entry(Kind.DIRECTORY, 0o700))
+                self._directories[above] = None
+
+    def _add_leaf(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo) -> None:
+        if info.islnk():
+            first = tar_entry.plain(info.linkname)
+            if first not in self._leaves:
+                raise self._wrong(info, "is linked to a path that does not come before it")
+            self._tree.link(path, first)
+            self._leaves[path] = self._leaves[first]
+            return
+        entry = tar_entry.entry(info)
+        if entry.kind is Kind.CHAR and entry.device == (0, 0):
+            self._tree.whiteout(path)
+            self.result.removed.append(path)
+            return
+        if entry.kind in (Kind.CHAR, Kind.BLOCK):
+            raise self._wrong(info, "is a device")
+        entry = self._with_attributes(path, entry)
+        if entry.kind is Kind.FILE:
+            self._add_file(tar, path, info, entry)
+        else:
+            self._tree.make(path, entry)
+            self._tree.set_metadata(path, entry)
+        self._leaves[path] = entry.kind
+
+    def _add_file(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo, entry: Entry) -> None:
+        space.check(self._root, entry.size, 1, 0, lambda: "the archive is unpacked beside the bundle")
+        content = tar.extractfile(info)
+        descriptor = self._tree.create(path, entry.mode)
+        try:
+            while content and (data := content.read(CHUNK)):
+                write_all(descriptor, data)
+            set_metadata(descriptor, entry)
+        finally:
+            os.close(descriptor)
+
+    def finish(self) -> None:
+        """Nothing is created from here on, so the directories' times stay as they are set."""
+        for path, entry in sorted(self._directories.items()):
+            if path:
+                self._tree.set_metadata(path, self._with_attributes(path, entry) if entry else self._inherited(path))
+
+    def _with_attributes(self, path: bytes, entry: Entry) -> Entry:
+        before = self._before(path)
+        if entry.xattrs or before is None or before.kind is not entry.kind or not before.xattrs:
+            return entry
+        self.result.attributes.append(path)
+        return replace(entry, xattrs=before.xattrs)
+
+    def _inherited(self, path: bytes) -> Entry:
+        before = self._before(path)
+        return before if before and before.is_dir else Entry(Kind.DIRECTORY, 0o755)
+
+    def _before(self, path: bytes) -> Entry | None:
+        node = self._source.find(path)
+        if node is None:
+            return None
+        st = os.lstat(node.top)
+        kind = Kind.DIRECTORY if node.is_dir else kind_of(st.st_mode)
+        return entry_of(node.top, st, kind) if kind else None
+
+    def _wrong(self, info: tarfile.TarInfo, what: str) -> BaseimgError:
+        return LegacyInvalid(f"{self._archive}: {overlay.shown(tar_entry.raw(info.name)[:200])} {what}", _HINT)

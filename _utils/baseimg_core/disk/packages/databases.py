@@ -1,0 +1,185 @@
+"""
+Read the databases of package managers in images: dpkg's, apk's and rpm's. Runs nothing of an image, follows no symlink.
+
+dpkg(1): ``status``, and ``status.d`` in images that were made without dpkg (distroless); read by python-debian where it
+is installed. apk: ``installed``, stanzas of ``X:value`` lines. rpm: ``rpmdb.sqlite``, as SQLite's table ``Packages`` of
+headers (rpm.org, "RPM v4 package format", "Header"). rpm's older databases (Berkeley DB, ndb) are not read, as there is
+no parser to rely on; that is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from ...model.packages import difference as packages_difference
+from ...model.packages.difference import Packages
+from ..stack.directories import Stack
+from ..stack.tree import read_below
+
+_DPKG = b"var/lib/dpkg/status"
+_DISTROLESS = b"var/lib/dpkg/status.d"
+_APK = (b"lib/apk/db/installed", b"usr/lib/apk/db/installed")
+_RPM = (b"var/lib/rpm/rpmdb.sqlite", b"usr/lib/sysimage/rpm/rpmdb.sqlite")
+_OLD_RPM = tuple(
+    directory + name
+    for directory in (b"var/lib/rpm/", b"usr/lib/sysimage/rpm/")
+    for name in (b"Packages", b"Packages.db")
+)
+_MAX = 256 << 20  # bytes of a database
+_INSTALLED = re.compile(rb"^Package: (\S+)\n(?:[^\n]+\n)*?Status: \S+ \S+ installed$", re.MULTILINE)
+# rpm.org, "RPM v4 package format": the tags of a header that make up what 'rpm -qa' prints
+_NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
+_INT32, _STRING = 4, 6
+
+Versions = dict[str, str]
+
+
+class Unreadable(Exception):
+    """A database that is there and cannot be read, with the reason."""
+
+
+def difference(source: Stack, target: Stack) -> Packages | None:
+    """Which packages differ between what two stacks show; ``None`` where neither has a database."""
+    for manager, read in _READERS.items():
+        try:
+            old, new = read(source), read(target)
+        except Unreadable as exc:
+            return Packages(manager, unknown=str(exc)[: packages_difference.MAX_TEXT])
+        if old is not None or new is not None:
+            return packages_difference.difference(manager, old or {}, new or {})
+    return None
+
+
+def listed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
+    """
+    Which of these packages a layer's own database of a manager has as installed; ``None`` where it has no database.
+
+    Needs no parser: what is looked for is how these files spell it. Names with an architecture (``libc6:i386``) are not
+    found, since other instances of them may be there.
+    """
+    stack = Stack([layer])
+    if manager == "dpkg":
+        found = _listed_by_dpkg(stack, names)
+    else:
+        try:
+            versions = _READERS[manager](stack)
+        except Unreadable:
+            return None
+        found = None if versions is None else set(versions)
+    return None if found is None else found.intersection(names)
+
+
+def _listed_by_dpkg(stack: Stack, names: Iterable[str]) -> set[str] | None:
+    directory, data = stack.find(_DISTROLESS), _read(stack, _DPKG)
+    if data is None and directory is None:
+        return None
+    found = {name.decode("utf-8", "replace") for name in _INSTALLED.findall(data or b"")}
+    return found | {name for name in names if stack.find(_DISTROLESS + b"/" + os.fsencode(name))}
+
+
+def _dpkg(stack: Stack) -> Versions | None:
+    data = _read(stack, _DPKG)
+    parts = [data or b"", *_distroless(stack)]
+    if data is None and len(parts) == 1:
+        return None
+    try:
+        from debian import deb822  # not before: it takes a fifth of a second, and only builds need it
+    except ImportError:
+        raise Unreadable("reading dpkg's database needs the Python package python-debian") from None
+    found: dict[str, Versions] = {}
+    try:
+        for part in parts:
+            for one in deb822.Deb822.iter_paragraphs(part.decode("utf-8", "replace"), use_apt_pkg=False):
+                # distroless images have what is installed, and no field that says so
+                if one.get("Status", "installed").endswith("installed") and "Package" in one and "Version" in one:
+                    found.setdefault(one["Package"], {})[one.get("Architecture", "")] = one["Version"]
+    except ValueError as exc:
+        raise Unreadable(f"dpkg's database is damaged: {exc}") from exc
+    return {
+        name if len(versions) == 1 else f"{name}:{architecture}": version
+        for name, versions in found.items()
+        for architecture, version in versions.items()
+    }
+
+
+def _distroless(stack: Stack) -> Iterator[bytes]:
+    node = stack.find(_DISTROLESS)
+    for name in sorted(stack.children(node)) if node and node.is_dir else ():
+        if not name.endswith(b".md5sums"):
+            yield _read(stack, _DISTROLESS + b"/" + name) or b""
+
+
+def _apk(stack: Stack) -> Versions | None:
+    data = next((found for path in _APK if (found := _read(stack, path)) is not None), None)
+    if data is None:
+        return None
+    versions: Versions = {}
+    for stanza in data.decode("utf-8", "replace").split("\n\n"):
+        fields = dict(line.partition(":")[::2] for line in stanza.splitlines() if line[1:2] == ":")
+        if "P" in fields and "V" in fields:
+            versions[fields["P"]] = fields["V"]
+    return versions
+
+
+def _rpm(stack: Stack) -> Versions | None:
+    for path in _RPM:
+        if (data := _read(stack, path)) is not None:
+            return _read_rpm(data, _read(stack, path + b"-wal"))
+    for path in _OLD_RPM:
+        if (node := stack.find(path)) and not node.is_dir:
+            raise Unreadable(f"the rpm database {path.decode()} is of an older kind than SQLite, which is not read")
+    return None
+
+
+def _read_rpm(data: bytes, log: bytes | None) -> Versions:
+    import sqlite3  # here, since its import takes milliseconds and few operations look at packages
+
+    # SQLite opens files only, and would write beside the image's own
+    with tempfile.TemporaryDirectory(prefix="baseimg-rpm-") as work:
+        path = os.path.join(work, "rpmdb.sqlite")
+        for name, content in ((path, data), (path + "-wal", log)):
+            if content:
+                with open(name, "wb") as out:
+                    out.write(content)
+        try:
+            with contextlib.closing(sqlite3.connect(path)) as database:
+                headers = [_header(blob) for (blob,) in database.execute("SELECT blob FROM Packages")]
+        except (sqlite3.Error, struct.error, ValueError, TypeError, KeyError) as exc:
+            raise Unreadable(f"the rpm database is damaged: {exc}") from exc
+    found: dict[str, list[str]] = {}
+    for name, version in sorted(headers):
+        found.setdefault(name, []).append(version)
+    return {name: ", ".join(versions) for name, versions in found.items()}
+
+
+def _header(blob: bytes) -> tuple[str, str]:
+    """Name and version of a package: an index of (tag, type, offset, count), then the data that it points into."""
+    (entries,) = struct.unpack_from(">I", blob)
+    data = 8 + 16 * entries
+    fields: dict[int, str] = {}
+    for tag, kind, offset, _count in struct.iter_unpack(">4I", blob[8:data]):
+        if tag in (_NAME, _VERSION, _RELEASE) and kind == _STRING:
+            fields[tag] = blob[data + offset : blob.index(b"\0", data + offset)].decode("utf-8", "replace")
+        elif tag == _EPOCH and kind == _INT32:
+            fields[tag] = str(*struct.unpack_from(">I", blob, data + offset))
+    epoch = f"{fields[_EPOCH]}:" if fields.get(_EPOCH, "0") != "0" else ""
+    return fields[_NAME], f"{epoch}{fields[_VERSION]}-{fields[_RELEASE]}"
+
+
+def _read(stack: Stack, path: bytes) -> bytes | None:
+    """A file that a stack shows, ``None`` where it shows none."""
+    node = stack.find(path)
+    if node is None or node.is_dir:
+        return None
+    try:
+        return read_below(node.top[: -len(path) - 1], path, _MAX)
+    except OSError as exc:
+        raise Unreadable(f"{path.decode('utf-8', 'replace')} cannot be read: {exc.strerror}") from exc
+
+
+_READERS: dict[str, Callable[[Stack], Versions | None]] = {"dpkg": _dpkg, "apk": _apk, "rpm": _rpm}

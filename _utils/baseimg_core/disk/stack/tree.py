@@ -1,0 +1,156 @@
+"""Work below the root of a directory tree without following any symlink: create, read, set metadata."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ...linux.files import open_directory
+from ...model.stack import overlay
+from ...model.stack.entry import FORMAT_BITS, Entry, Kind
+
+_PERMISSIONS = 0o777
+# too many links, another file system, an immutable file
+_NO_LINK = {errno.EMLINK, errno.EXDEV, errno.EPERM}
+
+
+def read_below(root: str | bytes, path: bytes, limit: int) -> bytes:
+    """The regular file at a relative path, no component of which is followed as a symlink; ``EFBIG`` over ``limit``."""
+    directory, name = overlay.split(path)
+    tree = Tree(root)
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(name, flags, dir_fd=tree.directory(directory)), "rb") as file:
+            st = os.fstat(file.fileno())
+            if not stat.S_ISREG(st.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            if st.st_size > limit:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            return file.read(limit)
+    finally:
+        tree.close()
+
+
+class Tree:
+    """
+    A directory tree to write into. Paths are relative bytes; no component of a path is ever followed as a symlink.
+
+    Descriptors of the directories along the present path stay open, since callers go through a tree in order.
+    Raises ``NotADirectoryError`` where a parent is no directory.
+    """
+
+    def __init__(self, root: str | bytes) -> None:
+        self._trail: list[tuple[bytes, int]] = [(b"", open_directory(root))]
+
+    def close(self) -> None:
+        for _name, descriptor in self._trail:
+            os.close(descriptor)
+        self._trail.clear()
+
+    def directory(self, path: bytes) -> int:
+        """A descriptor of the directory, valid until the next call."""
+        parts = path.split(b"/") if path else []
+        depth = 0
+        while depth < len(parts) and depth + 1 < len(self._trail) and self._trail[depth + 1][0] == parts[depth]:
+            depth += 1
+        while len(self._trail) > depth + 1:
+            os.close(self._trail.pop()[1])
+        for part in parts[depth:]:
+            self._trail.append((part, open_directory(part, self._trail[-1][1])))
+        return self._trail[-1][1]
+
+    def make(self, path: bytes, entry: Entry) -> None:
+        """Create everything but files and links, without metadata; ``FileExistsError`` where there is something."""
+        parent, name = self._parent(path)
+        if entry.kind is Kind.DIRECTORY:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        elif entry.kind is Kind.SYMLINK:
+            os.symlink(entry.target, name, dir_fd=parent)
+        else:
+            os.mknod(name, FORMAT_BITS[entry.kind] | 0o600, os.makedev(*entry.device), dir_fd=parent)
+
+    def open(self, path: bytes) -> int:
+        """Open a file for reading and return its descriptor, which the caller closes."""
+        parent, name = self._parent(path)
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+
+    def create(self, path: bytes, mode: int) -> int:
+        """
+        Create an empty file and return its descriptor, which the caller closes. Its permissions are those of ``mode``,
+        so that they need not be set once more, but for what the process's umask takes away.
+        """
+        parent, name = self._parent(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, mode & _PERMISSIONS, dir_fd=parent)
+
+    def link(self, path: bytes, existing: bytes) -> None:
+        """Make ``path`` a hard link to ``existing``."""
+        directory, name = overlay.split(existing)
+        source = os.dup(self.directory(directory))
+        try:
+            parent, new = self._parent(path)
+            os.link(name, new, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(source)
+
+    def share(self, path: bytes, directory: int, name: bytes) -> bool:
+        """Make ``path`` a hard link to a file in another tree's open directory; whether the kernel does that."""
+        parent, new = self._parent(path)
+        try:
+            os.link(name, new, src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False)
+        except OSError as exc:
+            if exc.errno not in _NO_LINK:
+                raise
+            return False
+        return True
+
+    def name(self, path: bytes, descriptor: int) -> None:
+        """Give a file that was opened with O_TMPFILE its name."""
+        parent, name = self._parent(path)
+        os.link(b"/proc/self/fd/%d" % descriptor, name, dst_dir_fd=parent, follow_symlinks=True)
+
+    def whiteout(self, path: bytes) -> None:
+        """Create the kernel's mark for a removed path (overlayfs.rst, "whiteouts and opaque directories")."""
+        parent, name = self._parent(path)
+        os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+
+    def set_opaque(self, path: bytes) -> None:
+        os.setxattr(self.directory(path), overlay.OPAQUE_XATTR, overlay.OPAQUE_VALUE)
+
+    def set_metadata(self, path: bytes, entry: Entry) -> None:
+        """Owner, mode, attributes and times of anything but an open file."""
+        if entry.is_dir:
+            set_metadata(self.directory(path), entry)
+            return
+        parent, name = self._parent(path)
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if entry.kind is not Kind.SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=parent)
+        for (
+            key,
+            value,
+        ) in entry.xattrs.items():  # no descriptor can be had of these types; this path follows nothing
+            os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), key, value, follow_symlinks=False)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def _parent(self, path: bytes) -> tuple[int, bytes]:
+        directory, name = overlay.split(path)
+        return self.directory(directory), name
+
+
+def set_metadata(descriptor: int, entry: Entry) -> None:
+    """
+    Owner, mode, attributes and times of an open file or directory, in the order in which none undoes another.
+
+    To look is quicker than to set what is so already, which file systems write to their journals all the same.
+    """
+    st = os.fstat(descriptor)
+    if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
+        os.fchown(descriptor, entry.uid, entry.gid)
+        st = os.fstat(descriptor)  # that may take setuid and setgid away
+    if stat.S_IMODE(st.st_mode) != entry.mode:
+        os.fchmod(descriptor, entry.mode)
+    for key, value in entry.xattrs.items():
+        os.setxattr(descriptor, key, value)
+    os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))

@@ -1,0 +1,328 @@
+"""
+Make one layer directory out of several contributors, as a new content of a base's top layer.
+
+Contributors are given from the top down: the newest bundle's changes first, the generation that everything starts from
+last. What a higher one has hides what a lower one has, as in an overlay, so nothing is written twice and nothing is
+written that will not be seen. Marks for the layers *below* the directory (whiteouts, opaque directories) are decided at
+the end and made only where those layers really have something: a whiteout above nothing shows as a broken name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ...errors import BundleInvalid, BundleMismatch
+from ...linux.files import Copier
+from ...model.stack import overlay
+from ...model.stack.entry import Entry, Kind, kind_of
+from ..bundle.layer import Member
+from ..bundle.streams import Plain
+from ..stack.directories import Stack, entry_of, is_opaque
+from ..stack.tree import Tree, set_metadata
+from .extract import Filler
+from .links import SEPARATE, Sharing
+
+_AHEAD = 64  # files that the disk may be reading while others are written
+_ADVISED = 1 << 17  # bytes at the beginning of each; the kernel reads ahead in longer files by itself
+Inode = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A file that is to be cloned: its open ``source``, or the path of a ``leader`` that it is a hard link to."""
+
+    path: bytes
+    st: os.stat_result
+    source: int = -1
+    leader: bytes = b""
+
+
+class Flattener:
+    """
+    Fills the empty directory ``root``; ``lower`` are the base's layers below it, ``sharing`` says what it may have in
+    common with a directory that it is made from.
+
+    Call :meth:`add_changes` for each changeset, newest first, then :meth:`add_directory`, then :meth:`finish`.
+    ``bytes`` and ``paths`` count what was written; ``digests`` (hex sha256 by path) are those of the changesets' files.
+    """
+
+    def __init__(self, root: str, lower: Stack, sharing: Sharing = SEPARATE) -> None:
+        self.lower = lower
+        self._sharing = sharing
+        self.bytes = self.paths = 0
+        self._filler = Filler()
+        self.digests = self._filler.digests
+        self._root = root
+        self._tree = Tree(root)
+        self._copier = Copier(sharing.extents)
+        # every directory made so far; None where only something below it asked for it
+        self._directories: dict[bytes, Entry | None] = {b"": None}
+        self._leaves: set[bytes] = set()
+        self._removed: set[bytes] = set()
+        self._closed: set[bytes] = set()  # directories here that show nothing of what is lower
+        self._inodes: dict[Inode, bytes] = {}
+        # within one changeset, what stands here for a path that others are linked to
+        self._leaders: dict[bytes, bytes | Entry | int] = {}
+
+    def close(self) -> None:
+        self._tree.close()
+
+    # --- a changeset ---
+
+    def add_changes(self, members: Iterable[tuple[Member, Plain]]) -> None:
+        """
+        Put a changeset under what is there. Raises :class:`BundleInvalid` for one that contradicts itself.
+
+        Hostile members end in an error at the latest when the kernel refuses to walk through what is no directory.
+        """
+        leaves: set[bytes] = set()
+        removed: set[bytes] = set()
+        closed: set[bytes] = set()
+        with contextlib.ExitStack() as kept:
+            for member, stream in members:
+                path = member.path
+                if any(above in leaves or above in removed for above in overlay.ancestors(path)):
+                    raise BundleInvalid(f"{overlay.shown(path)} lies below a path that is no directory")
+                directory = member.entry is not None and member.entry.is_dir
+                if path in self._directories and not directory:
+                    closed.add(path)
+                if self._hidden(path) or (path in self._directories and not directory):
+                    if member.leads and member.entry:
+                        self._leaders[path] = self._keep(member, member.entry, stream, kept)
+                elif member.removes:
+                    removed.add(path)
+                elif directory and member.entry:
+                    self._add_directory(path, member.entry)
+                else:
+                    self._add_leaf(member, stream)
+                    leaves.add(path)
+        self._filler.settle()
+        self._leaders.clear()
+        self._leaves |= leaves
+        self._removed |= removed
+        self._closed |= closed
+
+    def _keep(self, member: Member, entry: Entry, stream: Plain, kept: contextlib.ExitStack) -> Entry | int:
+        """What a hidden path has for those that are linked to it and not hidden: a file without a name, or an entry."""
+        if entry.kind is not Kind.FILE:
+            return entry
+        descriptor = os.open(self._root, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        kept.callback(os.close, descriptor)
+        self._fill_file(descriptor, member, entry, stream)
+        return descriptor
+
+    def _hidden(self, path: bytes) -> bool:
+        """Whether what higher contributors have hides this path of a lower one."""
+        if path in self._leaves or path in self._removed:
+            return True
+        return any(
+            above in self._leaves or above in self._removed or above in self._closed
+            for above in overlay.ancestors(path)
+        )
+
+    def _add_directory(self, path: bytes, entry: Entry) -> None:
+        if path not in self._directories:
+            self._make_parents(path)
+            self._make(path, entry)
+            self.paths += 1
+        if self._directories.get(path) is None:
+            self._directories[path] = entry
+
+    def _add_leaf(self, member: Member, stream: Plain) -> None:
+        self._make_parents(member.path)
+        if member.link is not None:
+            self._add_link(member.path, member.link)
+        elif member.entry and member.entry.kind is Kind.FILE:
+            descriptor = self._tree.create(member.path, member.entry.mode)
+            try:
+                self._fill_file(descriptor, member, member.entry, stream)
+            finally:
+                os.close(descriptor)
+        elif member.entry:
+            self._make(member.path, member.entry)
+            self._tree.set_metadata(member.path, member.entry)
+        if member.leads:
+            self._leaders[member.path] = member.path
+        self.paths += 1
+
+    def _add_link(self, path: bytes, first: bytes) -> None:
+        leader = self._leaders.get(first)
+        if leader is None:
+            raise BundleInvalid(f"{overlay.shown(path)} is linked to a path that the bundle does not carry")
+        if isinstance(leader, Entry):
+            self._make(path, leader)
+            self._tree.set_metadata(path, leader)
+        elif isinstance(leader, int):
+            self._tree.name(path, leader)
+        else:
+            self._tree.link(path, leader)
+        self._leaders[first] = path
+        self._filler.settle()
+        if first in self.digests:
+            self.digests[path] = self.digests[first]
+
+    def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: Plain) -> None:
+        self._filler.fill(descriptor, member, entry, stream)
+        self.bytes += entry.size
+
+    def _make_parents(self, path: bytes) -> None:
+        missing = [above for above in overlay.ancestors(path) if above not in self._directories]
+        for above in reversed(missing):
+            self._make(above, Entry(Kind.DIRECTORY, 0o700))
+            self.paths += 1
+            self._directories[above] = None
+
+    def _make(self, path: bytes, entry: Entry) -> None:
+        try:
+            self._tree.make(path, entry)
+        except (NotADirectoryError, FileExistsError) as exc:
+            raise BundleInvalid(f"{overlay.shown(path)} cannot be made: {exc.strerror}") from exc
+
+    # --- a directory ---
+
+    def add_directory(self, path: str, progress: Callable[[int], None] | None = None) -> None:
+        """
+        Put a layer directory under what is there: its root's metadata, and a copy of each path that is not hidden.
+
+        ``progress`` is told the paths written so far, those of changesets included.
+        """
+        source = Tree(path)
+        waiting: deque[_Waiting] = deque()
+        try:
+            root = source.directory(b"")
+            self._directories[b""] = entry_of(root, os.fstat(root), Kind.DIRECTORY)
+            pending = [b""]
+            while pending:
+                pending += reversed(self._clone_children(source, pending.pop(), waiting))
+                if progress:
+                    progress(self.paths)
+            self._write_out(waiting, 0)
+        finally:
+            for one in waiting:
+                if one.source >= 0:
+                    os.close(one.source)
+            source.close()
+
+    def _clone_children(self, source: Tree, path: bytes, waiting: deque[_Waiting]) -> list[bytes]:
+        """Copy the leaves of one directory; returns the directories in it that are to follow."""
+        directory = source.directory(path)
+        with os.scandir(directory) as found:
+            # inodes that were made together lie together on the disk
+            names = [os.fsencode(entry.name) for entry in sorted(found, key=os.DirEntry.inode)]
+        below: list[bytes] = []
+        for name in names:
+            child = overlay.join(path, name)
+            if child in self._leaves or child in self._removed:
+                continue
+            st = os.lstat(name, dir_fd=directory)
+            if stat.S_ISDIR(st.st_mode):
+                if child not in self._closed:
+                    below.append(child)
+            elif child in self._directories:
+                self._closed.add(child)
+            elif overlay.is_whiteout(st.st_mode, st.st_rdev):
+                self._removed.add(child)
+            else:
+                self._clone_leaf(directory, child, name, st, waiting)
+        below.sort()
+        for child in below:
+            self._clone_directory(source.directory(child), child)
+        return below
+
+    def _clone_directory(self, directory: int, path: bytes) -> None:
+        if self._directories.get(path) is None:
+            self._add_directory(path, entry_of(directory, os.fstat(directory), Kind.DIRECTORY))
+        if is_opaque(directory):
+            self._closed.add(path)
+
+    def _clone_leaf(
+        self, directory: int, path: bytes, name: bytes, st: os.stat_result, waiting: deque[_Waiting]
+    ) -> None:
+        """Have a leaf, at once or in turn: the content of a file that has to be copied is asked of the disk first."""
+        inode = (st.st_dev, st.st_ino)
+        leader = self._inodes.get(inode) if st.st_nlink > 1 else None
+        if st.st_nlink > 1:
+            self._inodes.setdefault(inode, path)
+        self.paths += 1
+        if leader is not None:
+            waiting.append(_Waiting(path, st, leader=leader))
+        elif not stat.S_ISREG(st.st_mode):
+            self._clone_special(directory, path, name, st)
+        elif self._link(directory, path, name, st):
+            self.bytes += st.st_size
+        else:
+            source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            waiting.append(_Waiting(path, st, source))
+            if st.st_size and not self._copier.clones:
+                os.posix_fadvise(source, 0, _ADVISED, os.POSIX_FADV_WILLNEED)
+        if len(waiting) >= 2 * _AHEAD:  # many at a time, since these are in other directories
+            self._write_out(waiting, _AHEAD)
+
+    def _link(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> bool:
+        """Share the inode of a file where that is wanted and possible; one with marks of overlay's own loses them."""
+        if not self._sharing.links(path, st):
+            return False
+        xattrs = os.listxattr(b"/proc/self/fd/%d/%s" % (directory, name), follow_symlinks=False)
+        marked = any(xattr.startswith(overlay.OVERLAY_XATTRS) for xattr in xattrs)
+        return not marked and self._tree.share(path, directory, name)
+
+    def _write_out(self, waiting: deque[_Waiting], left: int) -> None:
+        while len(waiting) > left:
+            one = waiting.popleft()
+            if one.source < 0:
+                self._tree.link(one.path, one.leader)
+                continue
+            try:
+                self._clone_file(one.source, one.path, one.st)
+            finally:
+                os.close(one.source)
+
+    def _clone_file(self, source: int, path: bytes, st: os.stat_result) -> None:
+        target = self._tree.create(path, st.st_mode)
+        try:
+            self._copier.copy(source, target, st.st_size)
+            set_metadata(target, entry_of(source, st, Kind.FILE))
+        finally:
+            os.close(target)
+        self.bytes += st.st_size
+
+    def _clone_special(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> None:
+        kind = kind_of(st.st_mode)
+        if kind is None:
+            return  # a socket: no layer carries one, so no view depends on it
+        entry = entry_of(b"/proc/self/fd/%d/%s" % (directory, name), st, kind)
+        self._tree.make(path, entry)
+        self._tree.set_metadata(path, entry)
+
+    # --- the end ---
+
+    def finish(self) -> None:
+        """Mark what lower layers have and must not show, then give every directory its metadata and times."""
+        for path in sorted(self._removed):
+            if not self._shut(path) and self.lower.find(path):
+                self._make_parents(path)
+                self._tree.whiteout(path)
+                self.paths += 1
+        # nothing is created from here on, so times stay as they are set
+        for path, entry in sorted(self._directories.items()):
+            self._tree.set_metadata(path, entry or self._inherited(path))
+            if path in self._closed and not self._shut(path):
+                node = self.lower.find(path)
+                if node and node.is_dir:
+                    self._tree.set_opaque(path)
+
+    def _shut(self, path: bytes) -> bool:
+        """Whether a directory above hides everything lower here already."""
+        return any(above in self._closed for above in overlay.ancestors(path))
+
+    def _inherited(self, path: bytes) -> Entry:
+        """The metadata of a directory that only lower layers describe."""
+        node = None if self._shut(path) or path in self._closed else self.lower.find(path)
+        if node is None or not node.is_dir:
+            raise BundleMismatch(f"the bundle expects a directory {overlay.shown(path)}, which the base does not have")
+        return entry_of(node.top, os.lstat(node.top), Kind.DIRECTORY)

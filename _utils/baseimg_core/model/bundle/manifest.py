@@ -1,0 +1,140 @@
+"""
+A bundle's manifest: which difference it carries, and the figures that bound what reading it may cost.
+
+It is stored as one label of the OCI image config, so it survives every tool that copies images.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...errors import BundleInvalid
+from ..packages import difference
+from ..packages.difference import Packages
+from ..stack import ids
+
+FORMAT = 1
+LABEL = "io.baseimg.manifest"
+# OCI image spec, layer.md, "+gzip Media Types" and "+zstd Media Types"
+MEDIA_TYPES = {
+    "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
+    "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+}
+# a layer in the encoding of disk.delta; what OCI says of private types: media-types.md, "Compatibility Matrix"
+DELTA_TYPE = "application/vnd.io.baseimg.layer.v1.tar+delta"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One side of the difference. ``diff_ids`` are bottom first; ``version`` is what people call this content."""
+
+    reference: str
+    version: str
+    chain_id: str
+    diff_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Figures of the changeset: paths by kind of change, tar entries, and content bytes of all files together."""
+
+    added: int
+    modified: int
+    removed: int
+    entries: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """
+    ``diff_id`` and ``layer_size`` (bytes) are those of the uncompressed layer tar. ``packages`` is ``None`` where
+    nothing is said of them: the images have no package database, or an older version built the bundle.
+    """
+
+    source: ImageRef
+    target: ImageRef
+    diff_id: str
+    layer_size: int
+    totals: Totals
+    packages: Packages | None = None
+
+    def dump(self) -> str:
+        """The manifest as the label's text: compact JSON with sorted keys, so equal manifests are equal bytes."""
+        return json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The manifest as plain data, in its JSON form."""
+        data = asdict(self)
+        for side in ("source", "target"):
+            data[side]["diff_ids"] = list(data[side]["diff_ids"])
+        del data["packages"]
+        if self.packages:
+            data["packages"] = self.packages.as_dict()
+        return {"format": FORMAT, **data}
+
+
+def parse(text: str) -> Manifest:
+    """Read and check a manifest; raises :class:`BundleInvalid` that names the field at fault."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise BundleInvalid(f"the manifest is no JSON: {exc}") from exc
+    _expect(isinstance(data, dict), "manifest", data, "an object")
+    if data.get("format") != FORMAT:
+        raise BundleInvalid(
+            f"the bundle's format version is {data.get('format')!r}, this baseimg reads {FORMAT}",
+            "update baseimg on this node, or build the bundle with the node's version",
+        )
+    manifest = Manifest(
+        source=_image(data, "source"),
+        target=_image(data, "target"),
+        diff_id=_digest(data, "diff_id"),
+        layer_size=_count(data, "layer_size"),
+        totals=Totals(**{name: _count(_object(data, "totals"), name) for name in Totals.__slots__}),
+        packages=difference.parse(data.get("packages")),
+    )
+    if manifest.source.chain_id == manifest.target.chain_id:
+        raise BundleInvalid("the manifest's source and target are the same")
+    return manifest
+
+
+def _image(data: dict[str, Any], side: str) -> ImageRef:
+    image = _object(data, side)
+    diff_ids = image.get("diff_ids")
+    if not isinstance(diff_ids, list) or not diff_ids or not all(ids.is_digest(one) for one in diff_ids):
+        raise BundleInvalid(f"manifest field {side}.diff_ids is not a list of digests")
+    chain_id = _digest(image, "chain_id")
+    _expect(chain_id == ids.chain_id(diff_ids), f"{side}.chain_id", chain_id, "the chain ID of its diff_ids")
+    return ImageRef(_text(image, "reference"), _text(image, "version"), chain_id, tuple(diff_ids))
+
+
+def _object(data: dict[str, Any], name: str) -> dict[str, Any]:
+    value = data.get(name)
+    _expect(isinstance(value, dict), name, value, "an object")
+    return dict(value or {})
+
+
+def _digest(data: dict[str, Any], name: str) -> str:
+    value = data.get(name)
+    _expect(ids.is_digest(value), name, value, "sha256:<64 hex digits>")
+    return str(value)
+
+
+def _text(data: dict[str, Any], name: str) -> str:
+    value = data.get(name)
+    _expect(isinstance(value, str) and value != "" and value.isprintable(), name, value, "a text")
+    return str(value)
+
+
+def _count(data: dict[str, Any], name: str) -> int:
+    value = data.get(name)
+    _expect(type(value) is int and 0 <= value < 1 << 62, name, value, "a number of 0 or more")
+    return int(value or 0)
+
+
+def _expect(holds: bool, name: str, found: object, expected: str) -> None:
+    if not holds:
+        raise BundleInvalid(f"manifest field {name} is {str(found)[:80]!r}, expected {expected}")

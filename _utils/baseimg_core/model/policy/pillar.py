@@ -1,0 +1,262 @@
+"""What people declare: bases, versions and bundles in pillar or arguments, checked before anything happens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import signature as model_signature
+from ..bundle.manifest import MEDIA_TYPES
+from ..containers import policy
+from ..signature import PublicKey
+from ..stack import ids
+from . import reference, validation
+
+MISSING = ("ok", "fail")
+text, _fields, _mapping, _wrong = validation.text, validation.fields, validation.mapping, validation.wrong
+DELTAS = ("auto", "both", "only")
+LINKS = ("auto", "reflink", "copy", "hardlink")
+_OPTIONS = frozenset(
+    {
+        *("engine", "lock_timeout", "reserve", "allow_devices", "layers_roots", "link"),
+        *("trusted_keys", "require_signature", "registries"),
+    }
+)
+_PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS  # rollout_policy checks the third, on the master
+_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers"})
+_BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
+_BUNDLE_KEYS = frozenset({"source", "hash"})
+_REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
+_TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
+SIGNATURE_SUFFIX = ".sig"
+# what a line of ssh-keygen's allowed_signers can begin with, and no pattern
+_IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
+
+
+def link(value: object) -> str:
+    """What ``baseimg:link`` declares: what generations have in common."""
+    if value not in LINKS or not isinstance(value, str):
+        raise _wrong("baseimg:link", value, f"one of: {', '.join(LINKS)}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a version's bundle comes from, and the digest that the file must have (``None``: not declared)."""
+
+    source: str
+    digest: str | None = None
+
+    @property
+    def signature(self) -> Source:
+        """Where its signature is: beside it, so before a URL's query. A registry has a place of its own for it."""
+        if reference.is_registry(self.source):
+            return Source(reference.signature(self.source))
+        place, mark, query = self.source.partition("?") if "://" in self.source else (self.source, "", "")
+        return Source(place + SIGNATURE_SUFFIX + mark + query)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """
+    What is declared of one registry: URLs of ``mirrors``, which are asked first, and whether it is ``insecure``: then
+    nobody checks its certificate, and it may speak HTTP.
+    """
+
+    mirrors: tuple[str, ...] = ()
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """
+    Whose signatures a node believes: keys by identity. Without keys it does not look for signatures.
+
+    ``required``: a bundle without a signature is not used. A signature that is there must hold in any case.
+    """
+
+    keys: Mapping[str, PublicKey] = field(default_factory=dict)
+    required: bool = False
+
+
+def bundle_source(source: object, digest: object, key: str) -> Source:
+    """One bundle's place and digest."""
+    text(source, f"{key}:source")
+    found = str(source)
+    if reference.is_registry(found):
+        try:
+            reference.parse(found)
+        except reference.Malformed as exc:
+            raise _wrong(
+                f"{key}:source", reference.shown(found), f"docker://HOST/NAME@sha256:… or :TAG ({exc})"
+            ) from exc
+    if not (found.startswith("/") or "://" in found):
+        raise _wrong(f"{key}:source", source, "an absolute path or a URL such as salt://baseimg/bundles/base.tar")
+    if digest is not None and not ids.is_digest(digest):
+        raise _wrong(f"{key}:hash", digest, "sha256:<64 hex digits>, as 'sha256sum' of the file prints them")
+    return Source(found, None if digest is None else str(digest))
+
+
+def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
+    """Bundles by the version that they lead to."""
+    found: dict[str, Source] = {}
+    for version, one in _mapping(raw, key, "versions, each with a bundle's source and hash").items():
+        here = f"{key}:{version}"
+        text(version, f"a version in {key}")
+        fields = _fields(one, _BUNDLE_KEYS, here, "a mapping with source and hash")
+        found[version] = bundle_source(fields.get("source"), fields.get("hash"), here)
+    return found
+
+
+def declared(raw: object) -> dict[str, dict[str, dict[str, Any]]]:
+    """All of the pillar's ``baseimg``, checked, with defaults: ``bases`` and ``builds`` as states take them."""
+    pillar = _fields(raw, _PILLAR_KEYS, "baseimg", "a mapping with bases and builds")
+    bases = _mapping(pillar.get("bases"), "baseimg:bases", "base references, each with a version")
+    builds = _mapping(pillar.get("builds"), "baseimg:builds", "paths of bundles, each with a source and a target")
+    trust(pillar)
+    registries(pillar.get("registries"))
+    return {
+        "bases": {name: _base(name, one, f"baseimg:bases:{name}") for name, one in bases.items()},
+        "builds": {path: _build(path, one, f"baseimg:builds:{path}") for path, one in builds.items()},
+    }
+
+
+def _base(name: object, raw: object, key: str) -> dict[str, Any]:
+    text(name, "a name in baseimg:bases")
+    fields = _fields(raw, _BASE_KEYS, key, "a mapping with version and bundles")
+    bundles(fields.get("bundles"), f"{key}:bundles")
+    found = {
+        "version": fields.get("version"),
+        "bundles": fields.get("bundles") or {},
+        "chain_id": fields.get("chain_id"),
+        "missing": fields.get("missing", "ok"),
+        "repair": fields.get("repair", False),
+        "protect": list(protect(fields.get("protect"), f"{key}:protect")),
+        "containers": fields.get("containers", "keep"),
+    }
+    policy.parse(found["containers"], f"{key}:containers")
+    if not isinstance(found["repair"], bool):
+        raise _wrong(f"{key}:repair", found["repair"], "true or false")
+    check_base(found["version"], found["chain_id"], found["missing"], key)
+    return found
+
+
+def _build(path: object, raw: object, key: str) -> dict[str, Any]:
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise _wrong("a path in baseimg:builds", path, "an absolute path")
+    fields = _fields(raw, _BUILD_KEYS, key, "a mapping with source and target")
+    for name in ("source", "target"):
+        text(fields.get(name), f"{key}:{name}")
+    if fields.get("version") is not None:
+        text(fields["version"], f"{key}:version")
+    compression = fields.get("compression", "zstd")
+    if compression not in MEDIA_TYPES:
+        raise _wrong(f"{key}:compression", compression, f"one of: {', '.join(MEDIA_TYPES)}")
+    if fields.get("key") is not None:
+        signing_key(fields["key"], f"{key}:key")
+    check_delta(fields.get("delta"), f"{key}:delta")
+    return {"version": None, "compression": "zstd", "key": None, "delta": None, **fields}
+
+
+def protect(raw: object, key: str = "protect") -> tuple[str, ...]:
+    """Patterns of images whose base must not be changed, as a shell matches names."""
+    if raw is None:
+        return ()
+    if not isinstance(raw, list | tuple):
+        raise _wrong(key, raw, "a list of image patterns, such as 'corp/legacy:*'")
+    for number, pattern in enumerate(raw):
+        text(pattern, f"{key}:{number}")
+    return tuple(raw)
+
+
+def trust(*places: object) -> Trust:
+    """
+    Whose signatures count, from the first of ``places`` (mappings as ``baseimg`` in pillar) that says anything of it.
+
+    So the minion's own configuration, as the first, cannot be weakened by pillar. Mistakes never end in no keys at all.
+    """
+    for place in places:
+        fields = _fields(place, _PILLAR_KEYS, "baseimg", "a mapping")
+        if _TRUST_KEYS & fields.keys():
+            return _trust(fields.get("trusted_keys"), fields.get("require_signature"))
+    return Trust()
+
+
+def _trust(raw: object, required: object) -> Trust:
+    declared = _mapping(raw, "baseimg:trusted_keys", "identities, each with a public key")
+    if required is not None and not isinstance(required, bool):
+        raise _wrong("baseimg:require_signature", required, "true or false")
+    if not declared and required is not False:
+        raise _wrong("baseimg:trusted_keys", raw, "at least one key, or require_signature: false")
+    keys: dict[str, PublicKey] = {}
+    for identity, line in declared.items():
+        found = _trusted_key(identity, line)
+        if found in keys.values():
+            raise _wrong(f"baseimg:trusted_keys:{identity}", line, "a key that has no other identity")
+        keys[identity] = found
+    return Trust(keys, required is not False)
+
+
+def _trusted_key(identity: object, line: object) -> PublicKey:
+    text(identity, "an identity in baseimg:trusted_keys")
+    if not _IDENTITY.fullmatch(str(identity)):
+        raise _wrong("an identity in baseimg:trusted_keys", identity, "letters, digits and @._+-, as in release@corp")
+    try:
+        return model_signature.public_key(line if isinstance(line, str) else "")
+    except model_signature.Malformed as exc:
+        expected = f"a line as in a .pub file, 'ssh-ed25519 AAAA… comment' ({exc})"
+        raise _wrong(f"baseimg:trusted_keys:{identity}", line, expected) from exc
+
+
+def registries(raw: object) -> dict[str, Registry]:
+    """What is declared of registries, by host as in references (``registry.corp:5000``)."""
+    key = "baseimg:registries"
+    found: dict[str, Registry] = {}
+    for host, one in _mapping(raw, key, "registries' hosts, each with mirrors or insecure").items():
+        if not reference.is_host(host):
+            raise _wrong(f"a name in {key}", reference.shown(host), "a host as in references: registry.corp:5000")
+        fields = _fields(one, _REGISTRY_KEYS, f"{key}:{host}", "a mapping with mirrors or insecure")
+        mirrors, insecure = fields.get("mirrors") or [], fields.get("insecure", False)
+        if not isinstance(mirrors, list) or not all(map(reference.is_mirror, mirrors)):
+            raise _wrong(f"{key}:{host}:mirrors", reference.shown(mirrors), "a list of URLs: https://mirror.corp:5000")
+        if not isinstance(insecure, bool):
+            raise _wrong(f"{key}:{host}:insecure", insecure, "true or false")
+        found[host] = Registry(tuple(mirrors), insecure)
+    return found
+
+
+def pushed_to(destination: object) -> reference.Reference:
+    """Where a bundle is pushed to: a registry, a name and a tag."""
+    text(destination, "destination")
+    expected = "HOST/NAME:TAG, as in registry.corp:5000/baseimg/base:12.1"
+    try:
+        found = reference.parse(str(destination))
+    except reference.Malformed as exc:
+        raise _wrong("destination", reference.shown(destination), f"{expected} ({exc})") from exc
+    if found.digest:
+        raise _wrong("destination", destination, f"{expected} (what is pushed has a digest of its own)")
+    return found
+
+
+def signing_key(path: object, key: str) -> str:
+    """The path of a private key."""
+    if not isinstance(path, str) or not path.startswith("/") or not path.isprintable():
+        raise _wrong(key, path, "the absolute path of a private key")
+    return path
+
+
+def check_delta(value: object, key: str) -> None:
+    """How a bundle carries a delta; ``None`` for not at all."""
+    if value is not None and value not in DELTAS:
+        raise _wrong(key, value, f"one of: {', '.join(DELTAS)}")
+
+
+def check_base(version: object, chain_id: object, missing: object, key: str) -> None:
+    """The fields of one base."""
+    text(version, f"{key}:version")
+    if chain_id is not None and not ids.is_digest(chain_id):
+        raise _wrong(f"{key}:chain_id", chain_id, "sha256:<64 hex digits>, as baseimg.layer prints it")
+    if missing not in MISSING:
+        raise _wrong(f"{key}:missing", missing, f"one of: {', '.join(MISSING)}")

@@ -1,0 +1,100 @@
+"""
+Where a bundle is in a registry: ``docker://HOST/NAME:TAG`` or ``docker://HOST/NAME@sha256:…``.
+
+OCI distribution spec, "Pulling manifests", has the grammar of names and tags. The digest is that of the OCI manifest.
+The host is always written out: what Docker does with ``corp/base``, which it takes from Docker Hub, surprises people.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..stack import ids
+
+SCHEME = "docker://"
+_SIGNATURE = "#signature"
+_HOST = r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:)|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REFERENCE = re.compile(
+    rf"(?P<host>{_HOST})/(?P<name>{_PART}(?:/{_PART})*)"
+    r"(?::(?P<tag>[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+_LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?")
+
+
+class Malformed(ValueError):
+    """A text that is no reference; says why, and nothing of the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A bundle in a registry. A ``digest`` says more than a ``tag``; either may be empty, not both."""
+
+    host: str
+    name: str
+    tag: str = ""
+    digest: str = ""
+
+    def at(self, digest: str) -> str:
+        """The source that names exactly what has this digest."""
+        return f"{SCHEME}{self.host}/{self.name}@{digest}"
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.name}" + (f"@{self.digest}" if self.digest else f":{self.tag}")
+
+
+def is_registry(source: str) -> bool:
+    """Whether a bundle's source is in a registry."""
+    return source.startswith(SCHEME)
+
+
+def is_host(text: object) -> bool:
+    """Whether it is a registry's host as references have it, with a port where that is not the usual one."""
+    return isinstance(text, str) and re.fullmatch(_HOST, text) is not None
+
+
+def is_mirror(text: object) -> bool:
+    """Whether it is the URL of a registry, without a path."""
+    return isinstance(text, str) and re.fullmatch(rf"https?://{_HOST}/?", text) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a registry is on this machine by its address, so that nobody is between us."""
+    return _LOOPBACK.fullmatch(host) is not None
+
+
+def parse(source: str) -> Reference:
+    """A reference, with or without ``docker://``; raises :class:`Malformed`."""
+    text = source.removeprefix(SCHEME)
+    if "@" in text.partition("/")[0]:
+        raise Malformed("no user or password belongs there, they are in config.json")
+    found = _REFERENCE.fullmatch(text)
+    if found is None:
+        raise Malformed("the host has a dot or a port, the name is in small letters, a digest has 64 digits")
+    if not (found["tag"] or found["digest"]):
+        raise Malformed("a tag or a digest is missing")
+    return Reference(found["host"], found["name"], found["tag"] or "", found["digest"] or "")
+
+
+def shown(value: object) -> str:
+    """Of a value that may be wrong in any way, what can be told: no password of a URL."""
+    return re.sub(r".*@(?!sha256:)", "…@", str(value))
+
+
+def signature(source: str) -> str:
+    """The place of the signature of the bundle at ``source``."""
+    return source + _SIGNATURE
+
+
+def split_signature(source: str) -> tuple[Reference, bool]:
+    """The reference, and whether its signature is meant."""
+    place = source.removesuffix(_SIGNATURE)
+    return parse(place), place != source
+
+
+def signature_tag(digest: str) -> str:
+    """The tag that names the signature of the manifest with this digest, in the same repository."""
+    if not ids.is_digest(digest):
+        raise Malformed("no digest")
+    return digest.replace(":", "-") + ".baseimg-sig"

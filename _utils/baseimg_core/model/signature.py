@@ -1,0 +1,215 @@
+"""
+OpenSSH's public keys and detached signatures as bytes.
+:mod:`disk.bundle.signature` verifies signatures.
+
+OpenSSH, PROTOCOL.sshsig; RFC 4251, section 5 (``string``, ``mpint``); RFC 8709, 5656 and 8332 for what keys and
+signatures of each type hold. Read strictly: what ``ssh-keygen`` does not write for us is refused, so a signature can be
+written in one way only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+
+NAMESPACE = "baseimg"
+MAX_SIZE = 1 << 16  # bytes; the largest real ones, of RSA keys, take a few thousand
+# key type → algorithms that its signatures may use; ssh-rsa as an algorithm would mean SHA-1
+ALGORITHMS = {
+    "ssh-ed25519": ("ssh-ed25519",),
+    "ecdsa-sha2-nistp256": ("ecdsa-sha2-nistp256",),
+    "ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256"),
+}
+_MAGIC = b"SSHSIG"
+_KEY_MAGIC = b"openssh-key-v1\0"
+_VERSION = 1
+_HASH = b"sha512"
+_BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----"
+_WIDTH = 70
+_MIN_RSA = 2048  # bits
+_ED25519_SIZE = 32
+_P256_SIZE = 65
+_UNCOMPRESSED = 4  # SEC 1, section 2.3.3; the only form that RFC 5656 lets everybody read
+_TYPE = re.compile(r"(sk-)?(ssh|ecdsa)-[a-z0-9@.-]{1,60}")
+
+
+class Malformed(ValueError):
+    """Bytes that are no key or signature of ours; the text says why, and what was found only where it is no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A public key: its type, and the bytes that stand base64-coded in a ``.pub`` file."""
+
+    kind: str
+    blob: bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """As ``ssh-keygen -l`` prints it."""
+        return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
+
+    @property
+    def line(self) -> str:
+        """As in a ``.pub`` file, without comment."""
+        return f"{self.kind} {base64.b64encode(self.blob).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who claims to have signed (nothing is proven yet), and the bare signature in its algorithm's own form."""
+
+    key: PublicKey
+    algorithm: str
+    value: bytes
+
+
+def public_key(line: str) -> PublicKey:
+    """The key in a line as in a ``.pub`` file: type, base64, comment. Raises :class:`Malformed`."""
+    kind, _, rest = line.strip().partition(" ")
+    if kind not in ALGORITHMS:
+        # anything else could be a secret that was pasted by mistake
+        found = f"its type is {kind}" if _TYPE.fullmatch(kind) else "it does not begin with a key's type"
+        raise Malformed(f"{found}; supported: {', '.join(ALGORITHMS)}")
+    key = _key(_decoded(rest.partition(" ")[0].encode("ascii", "replace")))
+    if key.kind != kind:
+        raise Malformed(f"it says {kind}, but holds a key of the type {key.kind}")
+    return key
+
+
+def parse(data: bytes) -> Signature:
+    """A detached signature in its armor; raises :class:`Malformed`."""
+    if len(data) > MAX_SIZE:
+        raise Malformed(f"it is larger than {MAX_SIZE} bytes")
+    lines = data.strip().splitlines()
+    if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
+        raise Malformed(f"it does not begin with {_BEGIN.decode()}, or does not end with {_END.decode()}")
+    fields = _Fields(_decoded(b"".join(lines[1:-1])))
+    if fields.take(len(_MAGIC)) != _MAGIC:
+        raise Malformed("it is no SSHSIG")
+    version = fields.number()
+    if version != _VERSION:
+        raise Malformed(f"it is of version {version}, expected {_VERSION}")
+    key = _key(fields.string())
+    for name, expected in (("namespace", NAMESPACE.encode()), ("reserved field", b""), ("hash algorithm", _HASH)):
+        found = fields.string()
+        if found != expected:
+            raise Malformed(f"its {name} is {found[:40].decode('ascii', 'replace')!r}, expected {expected.decode()!r}")
+    inner = _Fields(fields.string())
+    fields.end()
+    algorithm, value = inner.text(), inner.string()
+    inner.end()
+    if algorithm not in ALGORITHMS[key.kind]:
+        raise Malformed(f"its algorithm is {algorithm[:40]!r}, expected {' or '.join(ALGORITHMS[key.kind])}")
+    return Signature(key, algorithm, value)
+
+
+def dump(signature: Signature) -> bytes:
+    """The armored form, byte for byte as ``ssh-keygen -Y sign`` writes it."""
+    inner = _string(signature.algorithm.encode()) + _string(signature.value)
+    blob = _MAGIC + _VERSION.to_bytes(4, "big") + _string(signature.key.blob) + _context() + _string(inner)
+    text = base64.b64encode(blob)
+    lines = [text[at : at + _WIDTH] for at in range(0, len(text), _WIDTH)]
+    return b"\n".join([_BEGIN, *lines, _END, b""])
+
+
+def signed_data(sha512: bytes) -> bytes:
+    """What is really signed, for a file with this digest."""
+    return _MAGIC + _context() + _string(sha512)
+
+
+def is_encrypted(private: bytes) -> bool:
+    """Whether a private key file in OpenSSH's own format needs a passphrase; PROTOCOL.key, section 1."""
+    parts = private.split(b"-----")
+    try:
+        fields = _Fields(_decoded(b"".join(parts[2].split()) if len(parts) > 2 else b""))
+        return fields.take(len(_KEY_MAGIC)) == _KEY_MAGIC and fields.string() != b"none"
+    except Malformed:
+        return False
+
+
+def ecdsa_numbers(value: bytes) -> tuple[int, int]:
+    """The two numbers of an ECDSA signature, RFC 5656, section 3.1.2."""
+    fields = _Fields(value)
+    numbers = fields.mpint(), fields.mpint()
+    fields.end()
+    return numbers
+
+
+def ecdsa_value(r: int, s: int) -> bytes:
+    """The reverse of :func:`ecdsa_numbers`."""
+    # one bit more than the number has, because the first bit is the sign
+    return b"".join(_string(number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in (r, s))
+
+
+def _context() -> bytes:
+    """Namespace, the reserved field, hash algorithm: in a signature and in what is signed."""
+    return _string(NAMESPACE.encode()) + _string(b"") + _string(_HASH)
+
+
+def _key(blob: bytes) -> PublicKey:
+    """A key that has the form of its type; whether its numbers make sense, only cryptography can tell."""
+    fields = _Fields(blob)
+    kind = fields.text()
+    if kind not in ALGORITHMS:
+        raise Malformed(f"the key's type is {kind[:40]!r}, supported: {', '.join(ALGORITHMS)}")
+    if kind == "ssh-ed25519":
+        sound = len(fields.string()) == _ED25519_SIZE
+    elif kind == "ecdsa-sha2-nistp256":
+        curve, point = fields.text(), fields.string()
+        sound = curve == "nistp256" and len(point) == _P256_SIZE and point[0] == _UNCOMPRESSED
+    else:
+        sound = fields.mpint() > 0
+        bits = fields.mpint().bit_length()
+        if bits < _MIN_RSA:
+            raise Malformed(f"the RSA key has {bits} bits, expected {_MIN_RSA} or more")
+    fields.end()
+    if not sound:
+        raise Malformed(f"the key is not as one of type {kind} must be")
+    return PublicKey(kind, blob)
+
+
+def _decoded(text: bytes) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise Malformed("what should be base64 is none") from None
+
+
+def _string(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+class _Fields:
+    """RFC 4251, section 5: the fields of a blob, one after the other, none longer than what is there."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def take(self, count: int) -> bytes:
+        found = self._data[self._at : self._at + count]
+        if len(found) != count:
+            raise Malformed("it is truncated")
+        self._at += count
+        return found
+
+    def number(self) -> int:
+        return int.from_bytes(self.take(4), "big")
+
+    def string(self) -> bytes:
+        return self.take(self.number())
+
+    def text(self) -> str:
+        return self.string().decode("ascii", "replace")
+
+    def mpint(self) -> int:
+        raw = self.string()
+        if raw[:1] >= b"\x80" or (raw[:1] == b"\0" and raw[1:2] < b"\x80"):
+            raise Malformed("a number in it is negative, or longer than it has to be")
+        return int.from_bytes(raw, "big")
+
+    def end(self) -> None:
+        if self._at != len(self._data):
+            raise Malformed("something follows behind its end")

@@ -1,0 +1,48 @@
+"""
+Diff IDs, chain IDs and image references.
+
+OCI image specification, config.md, "Layer DiffID" and "Layer ChainID": a diff ID is the digest of a layer's
+uncompressed tar, a chain ID identifies a whole stack of layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from ...errors import ArgumentInvalid
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def is_digest(text: object) -> bool:
+    """Whether ``text`` is a digest as the OCI spec writes it; only sha256 is in use."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
+    """The chain ID of every prefix of ``diff_ids`` (bottom first): the last one identifies the whole stack."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        above = f"{chain[-1]} {diff_id}" if chain else ""
+        chain.append("sha256:" + hashlib.sha256(above.encode()).hexdigest() if above else diff_id)
+    return chain
+
+
+def chain_id(diff_ids: Sequence[str]) -> str:
+    """The chain ID of the whole stack ``diff_ids``, bottom first."""
+    if not diff_ids:
+        raise ArgumentInvalid("an image without layers has no chain ID", "give an image that has at least one layer")
+    return chain_ids(diff_ids)[-1]
+
+
+def tag(reference: str) -> str:
+    """The tag of an image reference, ``latest`` where it has none (as engines read it), empty for a bare digest."""
+    if is_digest(reference):
+        return ""
+    name, at, _digest = reference.partition("@")
+    last = name.rpartition("/")[2]
+    if ":" in last:
+        return last.partition(":")[2]
+    return "" if at else "latest"

@@ -1,0 +1,290 @@
+"""On a node: bring a base to a version, and back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from ..context import Context
+from ..engine.base import Engine, Image
+from ..errors import (
+    ArgumentInvalid,
+    BaseAbsent,
+    BundleMismatch,
+    EngineUnreachable,
+    NoWayBack,
+    SpaceExhausted,
+    VersionUnknown,
+)
+from ..model.bundle.manifest import Manifest
+from ..model.containers.policy import Policy
+from ..model.policy.pillar import Source
+from ..model.stack import ids
+from ..model.store.record import Generation, Record
+from . import bases, impact, protection, tamper
+from . import repair as ops_repair
+from .bases import Base
+from .containers import restart, runner
+from .containers.restart import Outcome, Swapped
+from .plan import Catalogue, Plan, check_pristine, confirmed, decide, open_bundle
+from .stage import prunable, stage
+
+_KEEP = Policy()
+
+
+def apply(context: Context, source: Source, base: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
+    """
+    Bring the base that a bundle is for (or ``base``) to the version that the bundle leads to.
+
+    ``policy`` says what is done about its containers, here and below.
+    """
+    with contextlib.ExitStack() as stack:
+        bundle = stack.enter_context(open_bundle(context, source))
+        version = bundle.manifest.target.version
+        found = _base_for(context.engine, bundle.manifest, base)
+        catalogue = Catalogue(context, {version: Source(source.source, bundle.digest)}, stack, {version: bundle})
+        try:
+            return _reach(context, found, version, catalogue, "apply", policy)
+        except VersionUnknown as exc:
+            raise BundleMismatch(f"{source.source} does not fit base {found.reference}: {exc.message}") from exc
+
+
+def converge(
+    context: Context,
+    name: str,
+    version: str,
+    bundles: Mapping[str, Source],
+    chain_id: str | None = None,
+    repair: bool = False,
+    policy: Policy = _KEEP,
+) -> dict[str, Any]:
+    """
+    Bring a base to a declared version with what is present, else over the declared bundles, in one swap.
+
+    With ``repair`` a live content that is not as it was made is made again, and so is a record that is damaged, lost,
+    or does not know the live directory.
+    """
+    with contextlib.ExitStack() as stack:
+        catalogue = Catalogue(context, bundles, stack)
+        found = find(context.engine, name, catalogue, chain_id)
+        return _reach(context, found, version, catalogue, "converge", policy, repair)
+
+
+def plan(
+    context: Context,
+    name: str,
+    version: str,
+    bundles: Mapping[str, Source],
+    chain_id: str | None = None,
+    repair: bool = False,
+    policy: Policy = _KEEP,
+) -> dict[str, Any]:
+    """What :func:`converge` would do, without doing it."""
+    with contextlib.ExitStack() as stack:
+        catalogue = Catalogue(context, bundles, stack)
+        base = find(context.engine, name, catalogue, chain_id)
+        runner.check(context.engine, policy)
+        healed = ops_repair.compose(context.engine, base) if repair else None
+        record = healed or base.store.read() or bases.begin(context.engine, base)
+        drifted = repair and tamper.mark(base, record)
+        wanted = decide(record, version, catalogue)
+        current = record.generations[record.current]
+        changed = wanted.generation is not current
+        if changed:
+            _check(context, base, record, wanted)
+        images = bases.users(context.engine, base.chain_id)
+        after = wanted.generation.number if wanted.generation else None
+        totals = [catalogue.manifest(step).totals for step in wanted.route]
+        return {
+            "changed": changed,
+            "repaired": drifted or healed is not None,
+            "base": record.reference,
+            "from": current.version,
+            "to": version,
+            "bundles": wanted.route,
+            "changes": {word: sum(getattr(one, word) for one in totals) for word in ("added", "modified", "removed")},
+            "images": [image.name for image in images],
+            "containers": bases.containers(context.engine, base, record, images, after),
+            "protected": _protected(context, base, record, images),
+            "impact": impact.foretell(context, base, record, images, catalogue, wanted.route) if wanted.route else None,
+            "restart": restart.foretell(context.engine, base, record, policy, after),
+        }
+
+
+def rollback(context: Context, name: str, to: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
+    """Swap a generation that is present back in: the previous one, a named version, or ``pristine``."""
+    base, policy = bases.locate(context.engine, name), policy.on_the_way_back()
+    _begin(context, base, policy)
+    with base.store.lock(context.lock_timeout, context.by):
+        record = base.store.recover()
+        if record is None:
+            if to in ("pristine", base.version):
+                return _result(context, base, bases.begin(context.engine, base), None, Outcome(policy.mode))
+            raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
+        try:
+            wanted = _way_back(base, record, to)
+        except NoWayBack as exc:
+            check_pristine(record, exc)
+            raise
+        if wanted.number:
+            bases.check_swappable(context.engine, base)
+        swapped = _activate(context, base, record, wanted, "rollback")
+        return _finish(context, base, record, policy, swapped)
+
+
+def _way_back(base: Base, record: Record, to: str | None) -> Generation:
+    if to is not None:
+        wanted = record.by_version(to)
+        if wanted is None:
+            versions = ", ".join(one.version for one in record.usable)
+            raise NoWayBack(f"{base.reference} has no generation of version {to}; it has: {versions}")
+    elif record.previous is None:
+        raise NoWayBack(f"{base.reference} has no previous generation")
+    else:
+        wanted = record.generations[record.previous]
+        if wanted.damaged:
+            raise NoWayBack(f"the previous generation of {base.reference}, version {wanted.version}, is damaged")
+    return wanted
+
+
+def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
+    """The base that a bundle is for: ``base``, else the image it starts from, else a base that shows its content."""
+    if base is not None and base != manifest.source.chain_id:
+        return bases.locate(engine, base)
+    try:
+        return bases.by_chain(engine, manifest.source.chain_id, manifest.source.reference)
+    except BaseAbsent:
+        showing = [
+            found
+            for found in bases.recorded(engine)
+            if (record := found.store.read()) and record.by_chain(manifest.source.chain_id)
+        ]
+        if not showing:
+            raise
+    if len(showing) > 1:
+        names = ", ".join(found.reference for found in showing)
+        raise ArgumentInvalid(f"several bases show {manifest.source.reference}: {names}", "say which one with base=")
+    return showing[0]
+
+
+def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> Base:
+    """
+    The declared base; where its name is not here, by the bundle that starts from it: other names share its layers.
+    """
+    try:
+        return bases.locate(engine, name, chain_id)
+    except BaseAbsent:
+        if chain_id or not engine.images():
+            raise
+        for version in sorted(catalogue.bundles):
+            source = catalogue.manifest(version).source
+            if source.version == ids.tag(name):
+                return bases.by_chain(engine, source.chain_id, name)
+        raise
+
+
+def _reach(
+    context: Context,
+    base: Base,
+    version: str,
+    catalogue: Catalogue,
+    action: str,
+    policy: Policy,
+    repair: bool = False,
+) -> dict[str, Any]:
+    _begin(context, base, policy)
+    healed = repair and ops_repair.heal(context, base)
+    drifted = repair and tamper.settle(context, base)
+    record = base.store.read() or bases.begin(context.engine, base)
+    if not base.store.interrupted and not drifted:
+        current = record.generations[record.current]
+        if confirmed(record, version, catalogue) is current:
+            found = restart.look(context.engine, base, record, policy, record.current)
+            if not found.batches:
+                result = _result(context, base, record, None, Outcome(policy.mode, left=found.left))
+                return {**result, "repaired": healed}
+    wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
+    _check(context, base, record, wanted)
+    with base.store.lock(context.lock_timeout, context.by):
+        record = base.store.recover() or bases.begin(context.engine, base)
+        previous = record.previous
+        wanted = decide(record, version, catalogue)
+        generation = wanted.generation or stage(context, base, record, wanted, catalogue)
+        swapped = _activate(context, base, record, generation, "repair" if drifted else action)
+        if drifted:  # the way back does not lead to what was found damaged
+            record.previous = previous
+            base.store.save(record)
+        if not confirmed(record, version, catalogue):  # another file with the same content: remember its digest
+            generation.bundle = catalogue.bundle(version).digest
+            generation.signed_by = catalogue.signed_by([version])
+            base.store.save(record)
+        return _finish(context, base, record, policy, swapped, drifted or healed)
+
+
+def _check(context: Context, base: Base, record: Record, wanted: Plan) -> None:
+    """What must hold before a base is changed; a protected image may always have its original content again."""
+    if wanted.generation is None or wanted.generation.number not in (0, record.current):
+        protection.check(context, base)
+    bases.check_swappable(context.engine, base)
+
+
+def _protected(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
+    """Protected images that show another content than their own, since they came when it was there already."""
+    return [image.name for image in protection.protected(context, base, images)] if record.current else []
+
+
+def _begin(context: Context, base: Base, policy: Policy) -> None:
+    """What an earlier run stopped does not wait until this one has all that it needs."""
+    runner.check(context.engine, policy)
+    if restart.waiting(base):
+        with base.store.lock(context.lock_timeout, context.by):
+            restart.recover(context, base)
+
+
+def _activate(context: Context, base: Base, record: Record, wanted: Generation, action: str) -> Swapped | None:
+    if wanted.number == record.current:
+        return None
+    swapped = Swapped(record.current, record.previous)
+    try:
+        base.store.activate(record, wanted.number, action, context.by)
+    except SpaceExhausted as exc:
+        raise SpaceExhausted(
+            exc.message, f"free 1 MB there, for the record, and run again; {prunable(base, record)}"
+        ) from exc
+    return swapped
+
+
+def _finish(
+    context: Context, base: Base, record: Record, policy: Policy, swapped: Swapped | None, repaired: bool = False
+) -> dict[str, Any]:
+    try:
+        result = {**_result(context, base, record, swapped, Outcome(policy.mode)), "repaired": repaired}
+    except EngineUnreachable as exc:  # gone since we found the base: the swap needs no engine, and has happened
+        if swapped is None:
+            raise
+        shown = record.generations[record.current].version
+        now = f"{record.reference} shows {shown} now, but what runs on it cannot be told: {exc.message}"
+        raise EngineUnreachable(now, "start the engine; baseimg.status tells then what runs on which content") from exc
+    return restart.finish(context, base, record, policy, swapped, result)
+
+
+def _result(
+    context: Context, base: Base, record: Record, swapped: Swapped | None, restarted: Outcome
+) -> dict[str, Any]:
+    """What an operation returns."""
+    images = bases.users(context.engine, base.chain_id)
+    current = record.generations[record.current]
+    before = record.generations[swapped.before] if swapped else current
+    return {
+        "changed": swapped is not None,
+        "repaired": False,
+        "base": record.reference,
+        "from": before.version,
+        "to": current.version,
+        "generation": current.number,
+        "images": [image.name for image in images],
+        "containers": bases.containers(context.engine, base, base.store.read(), images, record.current),
+        "protected": _protected(context, base, record, images),
+        "restart": restarted.as_dict(),
+    }

@@ -1,0 +1,209 @@
+"""What Salt shows of a function is complete, and every error can be looked up."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from baseimg_core import errors
+from baseimg_core.errors import BaseimgError
+from tests.support.minion import Minion
+from tests.support.sources import (
+    CORE,
+    LOADER_FILES,
+    REPO,
+    Function,
+    arguments,
+    core_files,
+    parsed,
+    public_functions,
+)
+
+ERRORS_PAGE = REPO / "docs/reference/errors.md"
+
+
+def _kinds(*kinds: str) -> list[object]:
+    return [
+        pytest.param(function, id=f"{path.parent.name}.{function.name}")
+        for path in LOADER_FILES
+        if path.parent.name in kinds
+        for function in public_functions(path)
+    ]
+
+
+def _function(name: str) -> Function:
+    (found,) = (one for one in public_functions(REPO / "_modules/baseimg.py") if one.name == name)
+    return found
+
+
+def _doc(function: Function) -> str:
+    return ast.get_docstring(function) or ""
+
+
+def blocks(doc: str, language: str) -> list[str]:
+    """The contents of a docstring's code blocks."""
+    found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:(?: +.*)?\n?)+)", doc, re.MULTILINE)
+    return [textwrap.dedent(block).strip() for block in found]
+
+
+def documented(doc: str) -> set[str]:
+    """Arguments that have a paragraph of their own: a line with their names, then indented text."""
+    return {
+        name.strip()
+        for line, _text in re.findall(r"^(\w+(?:, \w+)*)\n( +\S.*)", doc, re.MULTILINE)
+        for name in line.split(",")
+    }
+
+
+@pytest.mark.parametrize("function", _kinds("_modules", "_runners"))
+class TestExecutionFunctions:
+    def test_says_what_it_does(self, function: Function) -> None:
+        assert _doc(function).partition("\n\n")[0].endswith(".")
+
+    def test_has_an_example_that_calls_it(self, function: Function) -> None:
+        assert "CLI Example:" in _doc(function)
+        examples = blocks(_doc(function).partition("CLI Example:")[2], "bash")
+        assert examples
+        for example in examples:
+            for command in example.replace("\\\n", " ").splitlines():
+                assert re.match(rf"salt(-call|-run| '[^']+') baseimg\.{function.name}( |$)", command), command
+
+    def test_documents_its_arguments_and_no_others(self, function: Function) -> None:
+        same = re.search(r":py:func:`baseimg\.(\w+)`[\w ]* with the same arguments", _doc(function))
+        if same:
+            assert arguments(function) == arguments(_function(same[1]))
+        else:
+            assert documented(_doc(function)) == set(arguments(function))
+
+
+@pytest.mark.parametrize("function", _kinds("_states"))
+class TestStateFunctions:
+    def test_documents_its_arguments_and_no_others(self, function: Function) -> None:
+        assert documented(_doc(function)) == set(arguments(function))
+
+    def test_has_an_example_that_fits_its_signature(self, function: Function) -> None:
+        examples = blocks(_doc(function), "yaml")
+        assert examples
+        for example in examples:
+            for declared in yaml.safe_load(example).values():
+                ((called, given),) = declared.items()
+                assert called == f"baseimg.{function.name}"
+                names = {name for one in given for name in one}
+                assert names <= set(arguments(function))
+                assert names >= _required(function) - {"name"}
+
+    def test_takes_a_name_first(self, function: Function) -> None:
+        assert arguments(function)[0] == "name"
+
+
+def _required(function: Function) -> set[str]:
+    names = arguments(function)
+    return set(names[: len(names) - len(function.args.defaults)])
+
+
+@pytest.fixture(scope="module")
+def minion(tmp_path_factory: pytest.TempPathFactory) -> Minion:
+    return Minion(tmp_path_factory.mktemp("minion"), "unix:///nonexistent/docker.sock")
+
+
+class TestArgspec:
+    """The signatures that are promised to users: these names, in this order, with these defaults; more may follow."""
+
+    PROMISED = {  # noqa: RUF012
+        "layer": {"image": ...},
+        "diff": {"source": ..., "target": ...},
+        "build": {"source": ..., "target": ..., "bundle": ..., "version": None, "compression": "zstd", "test": False},
+        "inspect": {"bundle": ..., "verify": False},
+        "apply": {"bundle": ..., "hash": None},
+        "rollback": {"base": ..., "to": None},
+        "status": {"base": None},
+        "history": {"base": ...},
+    }
+    STATES = {  # noqa: RUF012
+        "converged": {"name": ..., "version": ..., "bundles": None},
+        "built": {"name": ..., "source": ..., "target": ...},
+    }
+
+    @staticmethod
+    def check(report: dict[str, dict[str, object]], promised: dict[str, dict[str, object]]) -> None:
+        for name, wanted in promised.items():
+            spec = report[f"baseimg.{name}"]
+            args, defaults = list(spec["args"] or ()), list(spec["defaults"] or ())
+            padded = dict(zip(args, [...] * (len(args) - len(defaults)) + defaults, strict=True))
+            assert list(padded.items())[: len(wanted)] == list(wanted.items()), name
+            assert ... not in list(padded.values())[len(wanted) :], f"{name} asks for more than was promised"
+
+    def test_execution_module(self, minion: Minion) -> None:
+        self.check(minion.modules["sys.argspec"]("baseimg"), self.PROMISED)
+
+    def test_states(self, minion: Minion) -> None:
+        self.check(minion.modules["sys.state_argspec"]("baseimg"), self.STATES)
+
+    def test_nothing_else_is_offered_by_accident(self, minion: Minion) -> None:
+        """An imported function without an underscore would become an execution function."""
+        for kind, report in (("_modules", "sys.argspec"), ("_states", "sys.state_argspec")):
+            offered = {name.partition(".")[2] for name in minion.modules[report]("baseimg")}
+            assert offered == {one.name for one in public_functions(REPO / kind / "baseimg.py")}
+
+
+def classes() -> list[type[BaseimgError]]:
+    found = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, BaseimgError)]
+    return [one for one in found if one is not BaseimgError]
+
+
+def raised() -> Iterator[tuple[Path, ast.Call]]:
+    """Every place in the core that makes one of our errors."""
+    names = {one.__name__ for one in classes()}
+    for path in core_files():
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+                yield path, node
+
+
+class TestErrors:
+    def test_codes_are_unique_and_easy_to_type(self) -> None:
+        codes = [one.code for one in classes()]
+        assert len(codes) == len(set(codes))
+        assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in codes)
+
+    @pytest.mark.parametrize("one", classes(), ids=lambda one: one.__name__)
+    def test_each_has_a_code_and_a_docstring_of_its_own(self, one: type[BaseimgError]) -> None:
+        assert "code" in vars(one)
+        assert inspect.getdoc(one) not in (None, "", inspect.getdoc(BaseimgError))
+
+    @pytest.mark.parametrize("one", classes(), ids=lambda one: one.__name__)
+    def test_each_says_what_to_do(self, one: type[BaseimgError]) -> None:
+        """With a hint, or, where every case is different, by saying what was expected instead."""
+        if one.hint:
+            return
+        calls = [(path, call) for path, call in raised() if call.func.id == one.__name__]  # type: ignore[attr-defined]
+        silent = [
+            f"{path.relative_to(CORE)}:{call.lineno}"
+            for path, call in calls
+            if len(call.args) + len(call.keywords) < 2 and "expected" not in ast.unparse(call)
+        ]
+        assert silent == []
+
+    @pytest.mark.parametrize("one", classes(), ids=lambda one: one.__name__)
+    def test_each_is_raised_somewhere(self, one: type[BaseimgError]) -> None:
+        names = {node.id for path in core_files() for node in ast.walk(parsed(path)) if isinstance(node, ast.Name)}
+        names |= {node.id for node in ast.walk(parsed(REPO / "_modules/baseimg.py")) if isinstance(node, ast.Name)}
+        assert one.__name__ in names
+
+    def test_the_page_lists_every_code_and_no_others(self) -> None:
+        words = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", ERRORS_PAGE.read_text()))
+        codes = {one.code for one in classes()}
+        assert codes - words == set()
+        assert set(_headings(ERRORS_PAGE)) <= codes
+
+
+def _headings(page: Path) -> list[str]:
+    """Headings that are a code: of an error that no longer exists, perhaps."""
+    return re.findall(r"^#+ `?([a-z]+(?:-[a-z]+)+)`?$", page.read_text(), re.MULTILINE)

@@ -1,0 +1,179 @@
+"""Imports run one way: model, linux ← disk, engine ← registry, ops ← minion ← loader files; the model stays pure."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.sources import CORE, LOADER_FILES, REPO, core_files, imports, parsed
+
+# room → which rooms it may import, and which packages of others. A room is a module or a package of the core.
+ROOMS: dict[str, tuple[set[str], set[str]]] = {
+    "__init__": (set(), set()),
+    "_saltext": (set(), set()),
+    "errors": (set(), set()),
+    "progress": (set(), set()),
+    "model": ({"errors", "model"}, set()),
+    "linux": ({"errors", "linux"}, set()),
+    "disk": ({"errors", "progress", "model", "linux", "disk"}, {"zstandard", "cryptography", "debian"}),
+    "sdk": (set(), {"docker"}),
+    "engine": ({"errors", "model", "linux", "sdk", "engine"}, set()),
+    "registry": ({"errors", "progress", "model", "linux", "disk", "sdk", "registry"}, {"urllib3"}),
+    "context": ({"progress", "model", "engine"}, set()),
+    "ops": ({"errors", "progress", "context", "model", "linux", "disk", "engine", "ops"}, set()),
+    "minion": ({"errors", "context", "model", "engine", "registry", "ops"}, set()),
+    "report": ({"errors", "model", "report"}, set()),
+    "rollout": ({"errors", "model", "linux", "disk", "rollout"}, set()),
+}
+# The packages within a layer. A subject has the same name on every layer.
+SUBJECTS = {"stack", "bundle", "store", "packages", "impact", "containers", "policy", "legacy", "rollout"}
+# What the model may use of the standard library: nothing that reads, writes, waits, or knows the time. Add what is so.
+PURE = {
+    *("__future__", "abc", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fnmatch"),
+    *("functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "re", "stat", "string", "textwrap"),
+    *("types", "typing", "unicodedata"),
+}
+# rooms that are pure, and what one may use beside that: a time that it was given is read, never asked for.
+PURE_ROOMS: dict[str, set[str]] = {"model": set(), "report": {"datetime", "html"}}
+# Functions that need no import to do what a pure room must not.
+IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "__import__", "breakpoint"}
+OURS = "baseimg_core"
+
+
+def violations(tree: ast.AST, room: str, package: str) -> list[str]:
+    rooms, others = ROOMS[room]
+    found = []
+    for line, name in imports(tree, package):
+        top, _, rest = name.partition(".")
+        if top == OURS:
+            if rest.partition(".")[0] not in rooms:
+                found.append(f"{line}: {room} must not import {name}")
+        elif room in PURE_ROOMS and top not in PURE | PURE_ROOMS[room]:
+            found.append(f"{line}: the {room} is pure and must not import {name}")
+        elif top not in sys.stdlib_module_names and top not in others:
+            found.append(f"{line}: {room} must not import {name}")
+    if room in PURE_ROOMS:
+        calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
+        found += [f"{call.lineno}: the {room} calls {ast.unparse(call.func)}" for call in calls if _impure(call)]
+    return found
+
+
+def _impure(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id in IMPURE_CALLS
+
+
+def place(path: Path) -> tuple[str, str]:
+    """A core file's room and package."""
+    parts = path.relative_to(CORE).with_suffix("").parts
+    return parts[0], ".".join([OURS, *parts[:-1]])
+
+
+@pytest.mark.parametrize("path", core_files(), ids=lambda path: str(path.relative_to(CORE)))
+def test_imports_run_one_way(path: Path) -> None:
+    room, package = place(path)
+    assert room in ROOMS, f"{room} is a new room of the core: say above what it may import"
+    assert violations(parsed(path), room, package) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "code", "wrong"),
+    [
+        ("model", "from . import ids\nfrom ..errors import BaseimgError\nimport json", ""),
+        ("model", "import os", "os"),
+        ("model", "import os.path", "os.path"),
+        ("model", "from os import path", "os.path"),
+        ("model", "import time", "time"),
+        ("model", "from datetime import datetime", "datetime"),
+        ("model", "def f():\n    import subprocess", "subprocess"),
+        ("model", "open('x')", "open"),
+        ("model", "from ..linux import files", "baseimg_core.linux.files"),
+        ("model", "from baseimg_core.ops import bases", "baseimg_core.ops.bases"),
+        ("model", "import docker", "docker"),
+        ("disk", "import os\nfrom ..model.stack import ids\nfrom ..linux.files import save", ""),
+        ("disk", "from ..engine.base import Image", "baseimg_core.engine.base.Image"),
+        ("disk", "from .. import ops", "baseimg_core.ops"),
+        ("disk", "import docker", "docker"),
+        ("engine", "from .. import sdk\nimport http.client", ""),
+        ("engine", "import docker.errors", "docker.errors"),
+        ("engine", "from ..disk import store", "baseimg_core.disk.store"),
+        ("ops", "from ..linux.files import save\nfrom ..engine import docker", ""),
+        ("ops", "import docker", "docker"),
+        ("ops", "import salt.utils.files", "salt"),
+        ("errors", "from .model import stack", "baseimg_core.model.stack"),
+    ],
+)
+def test_the_rule_itself(room: str, code: str, wrong: str) -> None:
+    package = OURS if room == "errors" else f"{OURS}.{room}"
+    found = violations(ast.parse(code), room, package)
+    assert len(found) == bool(wrong)
+    assert wrong in "".join(found)
+
+
+def test_a_subject_has_the_same_name_on_every_layer() -> None:
+    """The packages of a layer are subjects; a new subject is named above."""
+    layers = ("model", "disk", "ops")
+    packages = {path.parent.name for layer in layers for path in (CORE / layer).glob("*/__init__.py")}
+    assert packages <= SUBJECTS
+
+
+def test_nothing_in_the_core_imports_salt() -> None:
+    found = [
+        f"{path.relative_to(REPO)}:{line}"
+        for path in core_files()
+        for line, name in imports(parsed(path), place(path)[1])
+        if name.partition(".")[0] == "salt"
+    ]
+    assert found == []
+
+
+EXCHANGE = {"exchange", "renameat2"}
+
+
+def exchanges(tree: ast.AST) -> list[int]:
+    """Lines that name the exchange of two directories."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in EXCHANGE)
+        or (isinstance(node, ast.Name) and node.id in EXCHANGE)
+        or (isinstance(node, ast.FunctionDef) and node.name in EXCHANGE)
+        or (isinstance(node, ast.ImportFrom) and any(alias.name in EXCHANGE for alias in node.names))
+        or (isinstance(node, ast.Constant) and node.value in EXCHANGE)
+    ]
+
+
+def test_only_generations_touches_a_live_layer() -> None:
+    users = {str(path.relative_to(CORE)) for path in core_files() if exchanges(parsed(path))}
+    # syscalls.py defines it
+    assert users == {"linux/syscalls.py", "disk/store/generations.py"}
+    # once: every swap goes the same way
+    assert len(exchanges(parsed(CORE / "disk/store/generations.py"))) == 1
+    assert not any(exchanges(parsed(path)) for path in LOADER_FILES)
+
+
+# Which loader kinds see the core while they are loaded; the others (states by choice) act through `__salt__` only.
+SEE_THE_CORE = {"_modules", "_grains", "_runners"}
+
+
+@pytest.mark.parametrize("path", LOADER_FILES, ids=lambda path: str(path.relative_to(REPO)))
+class TestLoaderFiles:
+    def test_states_and_beacons_import_nothing_of_ours(self, path: Path) -> None:
+        ours = [line for line, name in imports(parsed(path)) if name.partition(".")[0] == OURS]
+        assert path.parent.name in SEE_THE_CORE or ours == []
+
+    def test_a_stale_core_is_purged_before_it_is_imported(self, path: Path) -> None:
+        tree = parsed(path)
+        ours = [line for line, name in imports(tree) if name.partition(".")[0] == OURS]
+        purges = [
+            statement.lineno
+            for statement in tree.body
+            if isinstance(statement, ast.Expr) and "purge_if_stale" in ast.unparse(statement)
+        ]
+        assert not ours or (purges and purges[0] < min(ours))
+
+    def test_other_packages_are_salt_alone(self, path: Path) -> None:
+        tops = {name.partition(".")[0] for _line, name in imports(parsed(path))}
+        assert tops <= {*sys.stdlib_module_names, "salt", OURS}

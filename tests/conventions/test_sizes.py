@@ -1,0 +1,40 @@
+"""What grows too large is divided. Docstrings do not count: they may be as long as readers need."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.support.sources import LOADER_FILES, REPO, core_files, docstring_lines, functions, parsed
+
+MODULE_LINES = 400
+FUNCTION_LINES = 40
+
+
+def module_lines(tree: ast.Module, text: str) -> int:
+    """Lines of a file, comments and blank ones included, without docstrings."""
+    return len(text.splitlines()) - sum(docstring_lines(node) for node in ast.walk(tree))
+
+
+def function_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function from ``def`` on, without decorators and its docstring."""
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - docstring_lines(function)
+
+
+@pytest.mark.parametrize("path", [*core_files(), *LOADER_FILES], ids=lambda path: str(path.relative_to(REPO)))
+class TestSizes:
+    def test_module(self, path: Path) -> None:
+        assert module_lines(parsed(path), path.read_text()) <= MODULE_LINES
+
+    def test_functions(self, path: Path) -> None:
+        sizes = {f"{one.name}, line {one.lineno}": function_lines(one) for one in functions(parsed(path))}
+        assert {name: lines for name, lines in sizes.items() if lines > FUNCTION_LINES} == {}
+
+
+def test_the_measure_itself() -> None:
+    text = '"""Doc.\n\nMore.\n"""\n\n@decorated\ndef f():\n    """One\n    two."""\n    x = 1\n\n    return x\n'
+    tree = ast.parse(text)
+    assert module_lines(tree, text) == 6
+    assert [function_lines(one) for one in functions(tree)] == [4]

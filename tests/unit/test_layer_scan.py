@@ -1,0 +1,122 @@
+"""Looking into application layers: what is read, how often, and what cannot be judged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from baseimg_core.context import Context
+from baseimg_core.disk.bundle import writer
+from baseimg_core.disk.bundle.encoding import Encoding
+from baseimg_core.disk.impact.layer_scan import Layers, look
+from baseimg_core.disk.stack.compare import compare
+from baseimg_core.disk.stack.directories import Stack
+from baseimg_core.engine.base import Image
+from baseimg_core.errors import LayerUnsupported
+from baseimg_core.model.bundle.manifest import ImageRef
+from baseimg_core.model.impact.overrides import Own, Want, Wanted
+from baseimg_core.model.policy.pillar import Source
+from baseimg_core.model.policy.protection import Declared
+from baseimg_core.model.stack.entry import Entry, Kind
+from baseimg_core.model.stack.ids import chain_id
+from baseimg_core.model.stack.overlay import Mark
+from baseimg_core.ops import impact
+from tests.support.images import digest
+from tests.support.plain import BASE, PlainEngine
+
+FILE = Entry(Kind.FILE, 0o644)
+MANY = [b"usr/lib/file-%d" % number for number in range(100)]
+
+
+def wanted(*paths: bytes) -> Wanted:
+    return Wanted({path: Want(path, FILE) for path in paths})
+
+
+def put(layer: Path, *paths: str) -> Path:
+    for path in paths:
+        (layer / path).parent.mkdir(parents=True, exist_ok=True)
+        (layer / path).write_text("x")
+    return layer
+
+
+def test_only_what_matters_is_told(tmp_path: Path) -> None:
+    layer = put(tmp_path, "usr/lib/file-7", "usr/lib/other", "usr/bin/tool", "opt/x", "etc/y")
+    assert look(str(layer), wanted(*MANY, b"etc")) == {
+        b"usr": Own(Mark.DIRECTORY, Kind.DIRECTORY),
+        b"usr/lib": Own(Mark.DIRECTORY, Kind.DIRECTORY),
+        b"usr/lib/file-7": Own(Mark.LEAF, Kind.FILE),
+        b"etc": Own(Mark.DIRECTORY, Kind.DIRECTORY),
+    }
+
+
+def test_few_names_and_many_are_looked_up_alike(tmp_path: Path) -> None:
+    layer = put(tmp_path, *(path.decode() for path in MANY[:5]))
+    assert set(look(str(layer), wanted(*MANY))) == set(look(str(layer), wanted(*MANY[:5])))
+
+
+def test_no_symlink_is_followed(tmp_path: Path) -> None:
+    """Neither one that leads out of the layer nor one within it: a mount resolves them in the container."""
+    put(tmp_path / "outside", "lib/file-1")
+    layer = put(tmp_path / "layer", "lib/file-1")
+    (layer / "usr").symlink_to(tmp_path / "outside")
+    assert look(str(layer), wanted(b"usr/lib/file-1")) == {b"usr": Own(Mark.LEAF, Kind.SYMLINK)}
+
+
+def test_a_layer_is_read_once(tmp_path: Path) -> None:
+    shared, own = put(tmp_path / "shared", "usr/lib/file-1"), put(tmp_path / "own", "usr/lib/file-2")
+    layers = Layers(wanted(*MANY))
+    first = layers.stack([str(own), str(shared)])
+    shutil.rmtree(shared)
+    assert layers.stack([str(shared)]) == first[1:]
+
+
+def test_a_layer_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(LayerUnsupported, match="disappeared"):
+        Layers(wanted(b"a")).stack([str(tmp_path / "gone")])
+
+
+class TestImages:
+    """An image that cannot be judged says so, and the others have their verdicts."""
+
+    @pytest.fixture
+    def engine(self, tmp_path: Path) -> PlainEngine:
+        engine = PlainEngine(tmp_path / "layers")
+        engine.add(BASE, "base")
+        for name in ("plain", "strange", "gone"):
+            engine.add(f"corp/{name}:1", "base", name)
+        put(tmp_path / "layers/base/diff", "usr/lib/file").joinpath("usr/lib/file").write_text("old")
+        put(tmp_path / "layers/strange/diff", "usr/lib/file")
+        os.setxattr(tmp_path / "layers/strange/diff/usr/lib/file", "trusted.overlay.metacopy", b"")
+        shutil.rmtree(tmp_path / "layers/gone")
+        return engine
+
+    @pytest.fixture
+    def bundle(self, tmp_path: Path, engine: PlainEngine) -> str:
+        new = put(tmp_path / "new", "usr/lib/file", "usr/lib/more")
+        changes = compare(Stack([str(tmp_path / "layers/base/diff")]), Stack([str(new)]))
+        path = str(tmp_path / "bundle.tar")
+        writer.write(path, changes, _side(engine.image(BASE)), _side(None), {"os": "linux"}, Encoding("gzip"))
+        return path
+
+    def test_unknown(self, engine: PlainEngine, bundle: str) -> None:
+        context = Context(engine, lambda source: source.source, "test", 0.0)
+        found = impact.impact(context, BASE, Declared({"": Source(bundle)}))
+        verdicts = {one["image"]: one["verdict"] for one in found["images"]}
+        assert verdicts == {
+            "corp/strange:1": "unknown",
+            "corp/gone:1": "unknown",
+            BASE: "effective",
+            "corp/plain:1": "effective",
+        }
+        assert found["verdicts"] == {"effective": 2, "partly": 0, "blocked": 0, "unknown": 2}
+        warnings = {one["image"]: one["warnings"] for one in found["images"] if one["warnings"]}
+        assert "metacopy" in warnings["corp/strange:1"][0]
+        assert "disappeared" in warnings["corp/gone:1"][0]
+
+
+def _side(image: Image | None) -> ImageRef:
+    diff_ids = image.diff_ids if image else (digest(b"new"),)
+    return ImageRef("corp/base", "12.0" if image else "12.1", chain_id(diff_ids), diff_ids)
