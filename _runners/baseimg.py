@@ -60,7 +60,8 @@ def rollout(base, version=None, **kwargs):
 
     All other arguments are keys of the policy and count more than ``baseimg:rollout`` in the master's pillar, which
     counts more than that in its configuration: ``target``, ``canary``, ``waves``, ``success_threshold``,
-    ``max_unavailable``, ``prepare_at_once``, ``soak``, ``on_failure``, ``window``, ``timeout`` (docs/operating/rollout.md).
+    ``max_unavailable``, ``prepare_at_once``, ``soak``, ``on_failure``, ``window``, ``timeout``
+    (docs/operating/rollout.md).
 
     Returns the rollout's ``id`` and ``state``, its ``waves``, how many ``nodes`` are in which state, and those that
     ``failed``, were ``unreachable`` or ``skipped``, by name and with the reason. Ends with an error unless every wave

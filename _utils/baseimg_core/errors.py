@@ -288,7 +288,8 @@ class GateFailed(BaseimgError):
 
     code = "gate-failed"
     hint = (
-        "see the container's log; each further run tries again, so declare the version that works (docs/operating/containers.md)"
+        "see the container's log; each further run tries again, so declare the version that works "
+        "(docs/operating/containers.md)"
     )
 
 

@@ -302,7 +302,10 @@ class TestUnproven:
         assert (status["version"], status["pristine"], status["pristine_kept"]) == ("12.1", "unproven", False)
         (verified,) = site.lab.verify(BASE, deep=True)
         assert (verified["pristine"], verified["findings"]) == ("unproven", [])
-        assert "docs/operating/taking-over.md" in site.lab.refused("pristine-unproven", "converge", BASE, "12.0").info["hint"]
+        assert (
+            "docs/operating/taking-over.md"
+            in site.lab.refused("pristine-unproven", "converge", BASE, "12.0").info["hint"]
+        )
         site.lab.refused("pristine-unproven", "rollback", BASE, "pristine")
         site.lab.refused("pristine-unproven", "rollback", BASE)
         assert not site.lab.converge(BASE, "12.1")["changed"]

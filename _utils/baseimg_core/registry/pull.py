@@ -101,7 +101,9 @@ class Cache:
         image = repository.manifest(reference.signature_tag(digest))
         if image is None:
             discard(path)
-            raise SignatureMissing(f"{place} has no signature", "sign the bundle, and push it again (docs/operating/registry.md)")
+            raise SignatureMissing(
+                f"{place} has no signature", "sign the bundle, and push it again (docs/operating/registry.md)"
+            )
         blob = artifact.signature_blob(image)
         if blob is None or blob.size > model_signature.MAX_SIZE:
             raise SignatureInvalid(f"the signature of {place} is not one that baseimg.push has made")
