@@ -7,8 +7,8 @@ Bring newer versions of a base image to the images that are built on it, without
     default socket of Docker, Podman or containerd, whichever is there; ``baseimg:engine`` declares another
     (:py:func:`baseimg.engines`). ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on
     the same base, ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
-    ``baseimg:link`` (``auto``, ``reflink``, ``copy`` or ``hardlink``) controls how a new generation shares data with the
-    previous one (docs/reference/store-format.md): extents if the file system can, else the inodes of large files.
+    ``baseimg:link`` (``auto``, ``reflink``, ``copy`` or ``hardlink``) controls how a new generation shares data with
+    the previous one (docs/reference/store-format.md): extents if the file system can, else the inodes of large files.
     ``baseimg:allow_devices: true`` takes bundles with device nodes other than those that every container has.
     ``baseimg:trusted_keys`` (identity: line of a ``.pub`` file) says who must have signed a bundle, and
     ``baseimg:require_signature: false`` lets unsigned ones pass; both from the minion's configuration, or else pillar.
