@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.images import Layer, layer
+from tests.support import apt
 from tests.support.mounts import unmount_below
 
 SUITE = "bookworm"
@@ -25,12 +26,12 @@ def make(where: Path) -> tuple[list[Layer], list[Layer]]:
     tree, upgraded, slim = where / "tree", where / "upgraded", where / "slim"
     for directory in (tree, upgraded, slim):
         shutil.rmtree(directory, ignore_errors=True)
-    lines = _sources()
-    _run("debootstrap", "--variant=minbase", SUITE, tree, lines[0].split()[1])
-    _packages(tree, lines[:1], "install", *PACKAGES)
+    sources = _sources()
+    _run("debootstrap", "--variant=minbase", SUITE, tree, sources[0].mirror)
+    _packages(tree, sources[:1], "install", *PACKAGES)
     released = _pack(where / "0.tar", tree, [])
     with _Overlay(where, upgraded, [tree]) as point:
-        _packages(point, lines, "dist-upgrade")
+        _packages(point, sources, "dist-upgrade")
     with _Overlay(where, slim, [upgraded, tree]) as point:
         for name in ("doc", "man"):
             shutil.rmtree(point / "usr/share" / name)
@@ -54,20 +55,20 @@ def rebuilt(where: Path, archive: Path) -> tuple[list[Layer], list[Layer]]:
     return [layer(released)], target
 
 
-def _sources() -> list[str]:
-    """What this machine's apt is configured to use for the suite, as lines of a sources.list; the release first."""
-    listed = _run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
-    found = [line for line in dict.fromkeys(listed.splitlines()) if line.split()[1].partition("-")[0] == SUITE]
-    found.sort(key=lambda line: (line.split()[1] != SUITE, line.split()[2] != "main"))
-    wanted = [f"deb {line}" for line in found if line.split()[2] == "main" and "backports" not in line]
-    if len(wanted) < 2:
-        raise SystemExit(f"bench: apt on this machine must know {SUITE} and its security updates; found: {wanted}")
-    return wanted
+def _sources() -> list[apt.Source]:
+    """The release first, then what upgrades it. The machine's lists of packages are not read: the tree gets its own."""
+    try:
+        sources = apt.sources(SUITE)
+    except apt.MirrorMissing as error:
+        raise SystemExit(f"bench: {error}") from error
+    if len(sources) < 2:
+        raise SystemExit(f"bench: apt has no mirror of {SUITE}-security; add one to /etc/apt/sources.list.d")
+    return sources
 
 
-def _packages(root: Path, sources: Sequence[str], *command: str) -> None:
+def _packages(root: Path, sources: Sequence[apt.Source], *command: str) -> None:
     """`apt-get COMMAND` in a tree, without starting anything, and cleaned up afterwards."""
-    (root / "etc/apt/sources.list").write_text("\n".join(sources) + "\n")
+    (root / "etc/apt/sources.list").write_text("".join(f"{source}\n" for source in sources))
     lent = [Path("/etc/resolv.conf"), Path("/etc/ssl/certs/ca-certificates.crt")]
     kept = {path: _bytes(root / path.relative_to("/")) for path in lent}
     for path in lent:
@@ -79,7 +80,7 @@ def _packages(root: Path, sources: Sequence[str], *command: str) -> None:
     (root / "proc").mkdir(exist_ok=True)
     _run("mount", "--bind", "/proc", root / "proc")
     try:
-        _run("chroot", root, *APT, "update")
+        _run("chroot", root, *APT, *apt.UPDATE)
         _run("chroot", root, *APT, *command)
     finally:
         _run("umount", root / "proc")

@@ -4,7 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
 SUITES=(sid trixie)
 SALTS=(3006 3007)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/baseimg-tests
@@ -16,8 +15,10 @@ tree() {
     local suite=$1 root=$CACHE/engines/$1
     [ -d "$root" ] && return
     say "Debian $suite, into $root"
+    local mirror
+    mirror=$(.venv/bin/python -m tests.support.apt "$suite")
     rm -rf "$root.new"
-    debootstrap --variant=minbase --include=ca-certificates "$suite" "$root.new" "$MIRROR" >"$root.log" 2>&1
+    debootstrap --variant=minbase --include=ca-certificates "$suite" "$root.new" "$mirror" >"$root.log" 2>&1
     # nothing may start by itself
     printf '#!/bin/sh\nexit 101\n' >"$root.new/usr/sbin/policy-rc.d"
     chmod +x "$root.new/usr/sbin/policy-rc.d"

@@ -20,6 +20,7 @@ FORBIDDEN = (
     ">>>>>>> ",
     "pytest.mark.only",
 )
+MIRROR = r"\b(deb|ftp(\.\w+)?|security|snapshot|archive)\.(debian\.org|ubuntu\.com)"
 TEXTS = [path for path in tracked() if path.is_file() and not path.is_symlink() and b"\0" not in path.read_bytes()]
 
 
@@ -40,6 +41,10 @@ class TestFiles:
     def test_no_tabs_where_indentation_counts(self, path: Path) -> None:
         assert path.suffix not in (".py", ".sls", ".toml", ".cfg", ".md") or _lines(path, "\t") == []
 
+    def test_no_mirror_is_written_down(self, path: Path) -> None:
+        """It comes from apt's configuration (`tests/support/apt.py`): many machines reach no other one."""
+        assert _lines(path, MIRROR) == []
+
     def test_no_forbidden_words(self, path: Path) -> None:
         words = "|".join(map(re.escape, FORBIDDEN))
         assert path == Path(__file__).resolve() or _lines(path, words) == []
@@ -51,6 +56,8 @@ def test_the_patterns_themselves(tmp_path: Path) -> None:
     assert _lines(bad, r"[ \t\r]$") == [2]
     bad.write_bytes(b"fine\nspace \n\ttab\nret\r\n")
     assert _lines(bad, "\t") == [3]
+    bad.write_text("http://deb." + "debian.org/debian\nhttps://www." + "debian.org\n")
+    assert _lines(bad, MIRROR) == [1]
 
 
 def test_links_stay_inside_and_lead_somewhere() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional.lab import APP, BASE, NEW, SLEEP, Lab, digest, layer
-from tests.support import images, kernel, node
+from tests.support import apt, images, kernel, node
 from tests.support.engine import Engine
 from tests.support.images import diff_id, directory, file, whiteout
 from tests.support.kernel import STRAY, differences, show
@@ -21,10 +21,11 @@ pytestmark = [pytest.mark.functional, pytest.mark.slow]
 SUITE = "bookworm"
 ANEW = "corp/base:anew"
 REMOVED, INSTALLED = "less", ("tree", "netcat-openbsd")
-# What an operator does to a base: nothing of it is known to baseimg.
+# What an operator does to a base: nothing of it is known to baseimg. apt finds the order, which Pre-Depends may decide.
 UPGRADE = f"""
 export DEBIAN_FRONTEND=noninteractive
-dpkg --force-unsafe-io --install /mnt/*.deb
+apt-get --yes --no-install-recommends --option=APT::Sandbox::User=root --option=DPkg::Options::=--force-unsafe-io \\
+    install /mnt/*.deb
 dpkg --purge {REMOVED}
 rm -r /usr/share/doc
 """
@@ -55,24 +56,25 @@ def run(*command: str | Path, **options: object) -> str:
 SBIN = ":/usr/sbin:/sbin"
 
 
-def sources() -> list[str]:
-    """What this machine's apt is configured to use for the suite, as lines of a sources.list; its mirror first."""
-    fields = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
-    lines = run("apt-get", "indextargets", "--format", fields, "Created-By: Packages").splitlines()
-    found = [f"deb {line}" for line in dict.fromkeys(lines) if line.split()[1].partition("-")[0] == SUITE]
-    found.sort(key=lambda line: (line.split()[2] != SUITE, line.split()[3] != "main"))
-    if not found:
-        pytest.skip(f"this machine's apt has no source for {SUITE}")
-    return found
+def control(package: str, version: str, *fields: str) -> str:
+    more = "".join(f"{field}\n" for field in fields)
+    return (
+        f"Package: {package}\nVersion: {version}\nArchitecture: all\n{more}"
+        "Maintainer: nobody <nobody@example.com>\nDescription: a tool\n"
+    )
 
 
-def own_package(where: Path, version: str) -> Path:
-    """A package whose newer version is certain to exist: files that change, go, come, and change their type."""
+def own_packages(where: Path, version: str, packages: Path) -> None:
+    """
+    Put two packages into a directory. A newer version of them is certain to exist, whatever a mirror has.
+
+    Files change, go, come, and change their type. As with libpam-modules, the newer version of one package must be
+    configured before the other is unpacked: ``dpkg --install`` of both fails.
+    """
     root = where / f"corp-tool-{version}"
     old = version == "1.0"
     for name, content in {
-        "DEBIAN/control": f"Package: corp-tool\nVersion: {version}\nArchitecture: all\n"
-        "Maintainer: nobody <nobody@example.com>\nDescription: a tool\n",
+        "DEBIAN/control": control("corp-tool", version, f"Pre-Depends: corp-tool-bin (= {version})"),
         "DEBIAN/conffiles": "/etc/corp-tool.conf\n",
         "DEBIAN/postinst": "#!/bin/sh\nset -e\nchown 0:42 /usr/bin/corp-tool\nchmod 2755 /usr/bin/corp-tool\n"
         f"echo {version} > /var/lib/corp-tool/state\n",
@@ -92,37 +94,42 @@ def own_package(where: Path, version: str) -> Path:
         (root / "usr/share/corp-tool").symlink_to("corp-tool-data")
     for script in (root / "DEBIAN/preinst", root / "DEBIAN/postinst", root / "usr/bin/corp-tool"):
         script.chmod(0o755)
-    package = where / f"corp-tool_{version}_all.deb"
-    run("dpkg-deb", "--root-owner-group", "--build", root, package)
-    return package
+    needed = where / f"corp-tool-bin-{version}"
+    (needed / "DEBIAN").mkdir(parents=True)
+    (needed / "DEBIAN/control").write_text(control("corp-tool-bin", version))
+    for built in (needed, root):
+        run("dpkg-deb", "--root-owner-group", "--build", built, packages)
 
 
 def debootstrap(where: Path) -> tuple[Path, Path]:
-    """A minimal Debian with our package, and a directory of what an upgrade of it installs."""
+    """A minimal Debian with our packages, and a directory of what an upgrade of it installs."""
     tree, packages = where / "tree", where / "packages"
-    first, *_ = lines = sources()
-    run("debootstrap", "--variant=minbase", f"--include={REMOVED}", SUITE, tree, first.split()[1])
-    (tree / "etc/apt/sources.list").write_text("\n".join(lines) + "\n")
+    sources = apt.sources(SUITE)
+    run("debootstrap", "--variant=minbase", f"--include={REMOVED}", SUITE, tree, sources[0].mirror)
+    (tree / "etc/apt/sources.list").write_text("".join(f"{source}\n" for source in sources))
     lent = [Path(name) for name in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt") if Path(name).exists()]
     for path in lent:
         (tree / path.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tree / path.relative_to("/"))
-    apt = ("chroot", tree, "apt-get", "--yes", "--no-install-recommends", "--option=APT::Sandbox::User=root")
-    run(*apt, "clean")
-    run(*apt, "update")
-    run(*apt, "--download-only", "dist-upgrade")
-    run(*apt, "--download-only", "install", *INSTALLED)
+    command = ("chroot", tree, "apt-get", "--yes", "--no-install-recommends", "--option=APT::Sandbox::User=root")
+    run(*command, "clean")
+    run(*command, *apt.UPDATE)
+    run(*command, "--download-only", "dist-upgrade")
+    run(*command, "--download-only", "install", *INSTALLED)
     packages.mkdir()
     for package in (tree / "var/cache/apt/archives").glob("*.deb"):
-        shutil.move(package, packages)
-    run(*apt, "clean")
+        if not package.name.startswith(f"{REMOVED}_"):  # a mirror may have an update for it, too
+            shutil.move(package, packages)
+    run(*command, "clean")
     shutil.rmtree(tree / "var/lib/apt/lists")
     for path in lent:
         (tree / path.relative_to("/")).unlink()
-    shutil.copy(own_package(where, "1.0"), tree / "tmp")
-    run("chroot", tree, "dpkg", "--install", "/tmp/corp-tool_1.0_all.deb")
-    (tree / "tmp/corp-tool_1.0_all.deb").unlink()
-    shutil.move(own_package(where, "1.1"), packages)
+    own_packages(where, "1.0", tree / "tmp")
+    own = sorted((tree / "tmp").glob("*.deb"))
+    run(*command, "install", *(f"/tmp/{package.name}" for package in own))
+    for package in own:
+        package.unlink()
+    own_packages(where, "1.1", packages)
     return tree, packages
 
 
