@@ -1,7 +1,8 @@
 """
 One registry, or one mirror of it: a connection that knows who we are, and says in our words what went wrong.
 
-Own code over ``urllib3``, which the Docker SDK brings: no client library resumes downloads (docs/design/adr/0010).
+Own code over ``urllib3``, which the Docker SDK brings: no client library resumes downloads
+(docs/design/adr/0010-registry-client.md).
 """
 
 from __future__ import annotations
