@@ -5,25 +5,24 @@ Tell the master when a base is not as it should be.
 
     beacons:
       baseimg:
-        - interval: 300             # seconds between two looks; each asks the engine, as baseimg.status does
-        - outdated_after: 86400     # seconds that containers may go on with an older content
-        - repeat: 86400             # seconds after which what is still true is told again
+        - interval: 300             # seconds between two checks; each asks the engine, as baseimg.status does
+        - outdated_after: 86400     # seconds that containers may run on older content
+        - repeat: 86400             # seconds after which an unchanged fact is reported again
         - disable_during_state_run: true
 
-Events ``salt/beacon/<minion>/baseimg/<what>``, each with ``base`` and ``version`` (what it shows) but the last:
+Events ``salt/beacon/<minion>/baseimg/<event>``. All but the last have ``base`` and ``version`` (live):
 
 ``drift``
-    The content or its record is not as it was made. ``reason``: ``damaged``, ``interrupted`` (seen twice, so nobody is
-    at it), ``not adopted``, or an error's code, then with ``message``.
+    The content or its record is not as baseimg made it. ``reason``: ``damaged``, ``interrupted`` (seen in two checks,
+    so no operation is at work), ``not adopted``, or an error's code, with its ``message``.
 ``arrived``
-    Images have come to a base that does not show the ``declared`` version: ``images``. A changed pillar alone is no
-    arrival.
+    New ``images`` are on a base that does not show the ``declared`` version. A changed pillar alone is no arrival.
 ``containers``
-    Containers still run on an older content, ``since`` the present one was activated: ``containers``.
+    ``containers`` run on older content ``since`` the live content was activated.
 ``error``
-    The node cannot be looked at: ``code``, ``message``, ``hint``.
+    The node cannot be checked: ``code``, ``message``, ``hint``.
 
-What was told is kept in the minion's cache directory, because Salt makes a new beacon at each refresh of its grains,
+Reported facts are kept in the minion's cache directory, because Salt creates a new beacon at each refresh of grains,
 pillar or modules.
 """
 
@@ -37,7 +36,7 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "baseimg"
 
 _DEFAULTS = {"outdated_after": 86400, "repeat": 86400}
-_SALTS = {"interval", "disable_during_state_run"}  # Salt drops the item that holds one of these, with all that is in it
+_OF_SALT = {"interval", "disable_during_state_run"}  # Salt drops a list item that holds one of these, with all its keys
 
 
 def __virtual__():
@@ -48,36 +47,36 @@ def __virtual__():
 
 def validate(config):
     """Check the beacon's configuration."""
-    if not isinstance(config, list) or not all(isinstance(one, dict) for one in config):
+    if not isinstance(config, list) or not all(isinstance(item, dict) for item in config):
         return False, "Configuration for baseimg beacon must be a list of mappings."
-    given = {key: value for one in config for key, value in one.items()}
+    options = {key: value for item in config for key, value in item.items()}
     for key in _DEFAULTS:
-        value = given.get(key, 0)
+        value = options.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             return False, f"Configuration for baseimg beacon: {key} is {value!r}, expected seconds, 0 or more."
-        if any(key in one and _SALTS & one.keys() for one in config):
+        if any(key in item and _OF_SALT & item.keys() for item in config):
             return False, f"Configuration for baseimg beacon: {key} must be an item of its own."
     return True, "Valid beacon configuration"
 
 
 def beacon(config):
-    """Look at every base, and return what was not told yet, or long ago."""
-    options = {**_DEFAULTS, **{key: value for one in config for key, value in one.items()}}
-    now, memory = time.time(), _remembered()
-    told, events = {}, []
-    for tag, patient, identity, more in _facts(options, memory, now):
+    """Check every base; return the facts that were not reported yet, or not within ``repeat`` seconds."""
+    options = {**_DEFAULTS, **{key: value for item in config for key, value in item.items()}}
+    now, memory = time.time(), _load_memory()
+    reported, events = {}, []
+    for tag, needs_two_checks, identity, details in _facts(options, memory, now):
         key = json.dumps([tag, identity], sort_keys=True)
         last = memory["told"].get(key, -1)
-        if (last < 0 and not patient) or (last >= 0 and now - last >= options["repeat"]):
-            events.append({"tag": tag, **identity, **more})
+        if (last < 0 and not needs_two_checks) or (last >= 0 and now - last >= options["repeat"]):
+            events.append({"tag": tag, **identity, **details})
             last = now
-        told[key] = max(last, 0)  # a patient fact is due when it is seen again
-    _remember({**memory, "told": told})
+        reported[key] = max(last, 0)  # a fact that needs two checks is due at the next one
+    _save_memory({**memory, "told": reported})
     return events
 
 
 def _facts(options, memory, now):
-    """What is true: its tag, whether it counts only when seen twice, what makes it this fact, and what else is told."""
+    """Yield facts: tag, whether it counts only in two checks in a row, the fields that identify it, and others."""
     try:
         bases = __salt__["baseimg.status"](declared=True)["bases"]
     except CommandExecutionError as exc:
@@ -87,30 +86,31 @@ def _facts(options, memory, now):
     memory["images"], before = {}, memory["images"]
     for base in bases:
         named = {"base": base["base"] or base["path"], "version": base.get("version", "unknown")}
-        reason, more = _drift(base)
+        reason, details = _drift(base)
         if reason:
-            yield "drift", reason == "interrupted", {**named, "reason": reason}, more
+            yield "drift", reason == "interrupted", {**named, "reason": reason}, details
         if "error" in base:
             continue
         arrived = _arrived(base, before.get(base["path"], {}), memory["images"])
         if arrived:
             yield "arrived", False, {**named, "declared": base["declared"], "images": arrived}, {}
-        since = next(one["activated"] for one in base["generations"] if one["current"])
+        since = next(generation["activated"] for generation in base["generations"] if generation["current"])
         outdated = base["containers"]["outdated"]
         if outdated and now - _seconds(since) >= options["outdated_after"]:
             yield "containers", False, {**named, "containers": outdated, "since": since}, {}
 
 
 def _drift(base):
+    """The drift of a base as in the core (model.store.drift), which a beacon cannot import, and the error's message."""
     if "error" in base:
         return base["error"]["code"], {"message": base["error"]["message"]}
-    if any(one["current"] and one["damaged"] for one in base["generations"]):
+    if any(generation["current"] and generation["damaged"] for generation in base["generations"]):
         return "damaged", {}
     return ("not adopted" if base["legacy"] else "interrupted" if base["interrupted"] else ""), {}
 
 
 def _arrived(base, before, images):
-    """The images that came while the base was outdated, and remember all. ``before`` is of the same layer directory."""
+    """Return images that came while the base was outdated, and remember all of the layer at ``before``'s place."""
     known, waiting = before.get("known", []), before.get("waiting", [])
     outdated = base["declared"] not in (None, base["version"])
     arrived = [image for image in base["images"] if outdated and (image in waiting or image not in known)]
@@ -122,21 +122,21 @@ def _seconds(text):
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
-def _file():
+def _path():
     return os.path.join(__opts__["cachedir"], "baseimg-beacon.json")
 
 
-def _remembered():
-    """What was told, by when, and which images were seen. Without it everything is told once more."""
+def _load_memory():
+    """Reported facts with their times, and known images. Without the file every fact is reported once more."""
     try:
-        with open(_file(), encoding="utf-8") as file:
+        with open(_path(), encoding="utf-8") as file:
             memory = json.load(file)
         return {"told": dict(memory["told"]), "images": dict(memory["images"])}
     except (OSError, ValueError, TypeError, KeyError):
         return {"told": {}, "images": {}}
 
 
-def _remember(memory):
-    with open(_file() + ".new", "w", encoding="utf-8") as file:
+def _save_memory(memory):
+    with open(_path() + ".new", "w", encoding="utf-8") as file:
         json.dump(memory, file)
-    os.replace(_file() + ".new", _file())
+    os.replace(_path() + ".new", _path())

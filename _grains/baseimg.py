@@ -1,5 +1,5 @@
 """
-Which version every base on this node shows, to target by.
+The version that each base on this node shows, as a grain to target by.
 
 .. code-block:: yaml
 
@@ -7,11 +7,12 @@ Which version every base on this node shows, to target by.
       bases:
         corp/base:12.0: {version: '12.1', generation: 1, drift: damaged}
       versions: ['corp/base:12.0=12.1']
-      drifted: ['corp/base:12.0']        # only where there are any, since * would match an empty list
-      unreadable: [/var/lib/docker/overlay2/1f…]    # layers whose record is broken; likewise
+      drifted: ['corp/base:12.0']        # absent if empty, because * matches an empty list
+      unreadable: [/var/lib/docker/overlay2/1f…]    # layers whose record is broken; absent if empty
 
-``drift`` is ``damaged`` (found changed by ``baseimg.verify`` or a repair), ``interrupted``, ``replaced`` (the live
-directory is none that the record knows), or empty. References hold colons, and so may the members of a list:
+``drift`` is empty or one of: ``damaged`` (``baseimg.verify`` or a repair found out-of-band changes), ``interrupted``
+(an operation runs or crashed), ``replaced`` (the record does not know the live directory). References contain colons.
+Colons in list members work:
 
 .. code-block:: bash
 
@@ -20,29 +21,31 @@ directory is none that the record knows), or empty. References hold colons, and 
     salt -C 'web* and not G@baseimg:versions:corp/base:12.0=12.1' test.ping
     salt -G --delimiter='|' 'baseimg|bases|corp/base:12.0|generation|1' test.ping
 
-Everything is read from the records beside the layers: no engine is asked, no layer is read. So a base to which nothing
-was ever applied is not here.
+The grain reads only the records beside the layers. It asks no engine and reads no layer. A base to which nothing was
+ever applied has no record, so it is not in the grain.
 
-:configuration: ``baseimg:layers_roots`` (a list, in the minion's configuration) names the directories in which the
-    layers' own directories lie. By default those of Docker (also where ``/etc/docker/daemon.json`` moves its data),
-    Podman and containerd.
+:configuration: ``baseimg:layers_roots`` (a list, in the minion's configuration) names the directories that contain the
+    layers' directories. Default: those of Docker (in the data directory that ``/etc/docker/daemon.json`` names, also
+    with user namespaces and with the containerd that Docker starts), Podman and containerd.
 """
 
 import contextlib
+import glob
 import json
 import os
 
 _DAEMON = "/etc/docker/daemon.json"
 _DATA_ROOT = "/var/lib/docker"
-_OTHERS = [
-    "/var/lib/containers/storage/overlay",
-    "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots",
-]
-_LARGEST = 1 << 22  # bytes of a record; with a hundred generations one takes about 50,000
+_SNAPSHOTS = "io.containerd.snapshotter.v1.overlayfs/snapshots"
+_IN_DATA_ROOT = ("overlay2", f"containerd/daemon/{_SNAPSHOTS}")
+_OTHERS = ["/var/lib/containers/storage/overlay", f"/var/lib/containerd/{_SNAPSHOTS}"]
+# The name of the live content in a layer's directory: overlay2 and Podman use the first, containerd the second.
+_LIVE = ("diff", "fs")
+_LARGEST = 1 << 22  # bytes of a record; a record of a hundred generations has about 50,000
 
 
 def baseimg():
-    """Versions, generations and drift of the bases that have a record on this node."""
+    """Return versions, generations and drift of the bases that have a record on this node."""
     known, unreadable = [], []
     for root in _roots():
         for layer in _layers(root):
@@ -51,52 +54,61 @@ def baseimg():
             except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 unreadable.append(layer)
     bases = {}
-    for reference, chain_id, shown in sorted(known, key=lambda one: one[:2]):
-        # twice, where the tag was given to another image later
-        bases[f"{reference}@{chain_id}" if reference in bases else reference] = shown
+    for reference, chain_id, base in sorted(known, key=lambda item: item[:2]):
+        # two records have the same reference if the tag was moved to another image
+        bases[f"{reference}@{chain_id}" if reference in bases else reference] = base
     lists = {
-        "versions": sorted({f"{reference}={shown['version']}" for reference, _, shown in known}),
-        "drifted": sorted({reference for reference, _, shown in known if shown["drift"]}),
+        "versions": sorted({f"{reference}={base['version']}" for reference, _, base in known}),
+        "drifted": sorted({reference for reference, _, base in known if base["drift"]}),
         "unreadable": sorted(unreadable),
     }
     return {"baseimg": {"bases": bases, **{name: members for name, members in lists.items() if members}}}
 
 
 def _roots():
-    """Directories that hold layers' directories, as configured, else where engines have them."""
+    """The directories that contain layers' directories: as configured, else the engines' defaults."""
     options = __opts__.get("baseimg")
     configured = options.get("layers_roots") if isinstance(options, dict) else None
     if isinstance(configured, list):
         return [root for root in configured if isinstance(root, str)]
-    data = _DATA_ROOT
+    data_root = _DATA_ROOT
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError), open(_DAEMON, "rb") as file:
-        data = os.fspath(json.load(file).get("data-root", data))
-    return [os.path.join(data, "overlay2"), *_OTHERS]
+        data_root = os.fspath(json.load(file).get("data-root", data_root))
+    # with userns-remap each mapping has a data directory of its own: <data-root>/100000.100000
+    data_roots = [data_root, *sorted(glob.glob(os.path.join(glob.escape(data_root), "[0-9]*.[0-9]*")))]
+    return [os.path.join(directory, name) for directory in data_roots for name in _IN_DATA_ROOT] + _OTHERS
 
 
 def _layers(root):
     """The layers' directories that have a record."""
     try:
         names = os.listdir(root)
-    except OSError:  # no such engine here
+    except OSError:  # this engine is not installed
         return []
-    # access(2), since most have none, and raising takes longer than looking
+    # access(2), because most layers have no record and an exception costs more
     return [f"{root}/{name}" for name in names if os.access(f"{root}/{name}/baseimg/state.json", os.F_OK)]
 
 
 def _read(layer):
-    """A layer's base: reference, chain ID, and what it shows. Raises whatever a broken record leads to."""
+    """Return reference, chain ID and content of a layer's base. A broken record raises one of many exceptions."""
     with open(os.path.join(layer, "baseimg/state.json"), "rb") as file:
         record = json.loads(file.read(_LARGEST))
-    live = os.stat(os.path.join(layer, "diff")).st_ino
-    generations = {one["number"]: one for one in record["generations"]}
-    shown = next((one for one in generations.values() if one["inode"] == live), None)
-    if shown is None:
+    live = _live_inode(layer)
+    generation = next((item for item in record["generations"] if item["inode"] == live), None)
+    if generation is None:
         drift, version, number = "replaced", "unknown", None
     else:
-        drift = "damaged" if shown["damaged"] else "interrupted" if record["intent"] else ""
-        version, number = shown["version"], shown["number"]
+        drift = "damaged" if generation["damaged"] else "interrupted" if record["intent"] else ""
+        version, number = generation["version"], generation["number"]
     texts = (record["reference"], record["chain_id"], version)
     if not all(isinstance(text, str) for text in texts) or not isinstance(number, int | None):
-        raise TypeError("a field of another type")
+        raise TypeError("a field has the wrong type")
     return record["reference"], record["chain_id"], {"version": version, "generation": number, "drift": drift}
+
+
+def _live_inode(layer):
+    """The inode of the layer's live directory."""
+    for name in _LIVE:
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(os.path.join(layer, name)).st_ino
+    raise FileNotFoundError(layer)

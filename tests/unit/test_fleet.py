@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from baseimg_core.model.rollout import fleet
 from tests.support import fleets
@@ -15,6 +18,11 @@ def answer(*items: dict[str, Any]) -> dict[str, Any]:
     return {"bases": list(items)}
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.sampled_from(("base", "error", "containers", "x")), values),
+    max_leaves=8,
+)
 ODD = [
     {"bases": [{**status(NEW), **field}]}
     for field in (
@@ -38,10 +46,36 @@ class TestCollect:
         "told", ["ERROR: [engine-unreachable] no answer", None, [], {"bases": 3}, {"bases": [3]}, *ODD]
     )
     def test_whatever_else_a_node_returns_is_a_failure(self, told: Any) -> None:
-        found = fleet.collect(["n1"], {"n1": told})
-        assert found["failed"] == {"n1": str(told)[:300]}
-        assert found["bases"] == {}
+        found = fleet.collect(["n1", "n2"], {"n1": told, "n2": answer(status(NEW))})
+        text = told if isinstance(told, str) else f"[{fleet.INVALID}] "
+        assert list(found["failed"]) == ["n1"]
+        assert found["failed"]["n1"].startswith(text)
+        assert found["bases"][BASE]["versions"] == {NEW: ["n2"]}
         assert found["unreachable"] == []
+
+    def test_an_invalid_answer_of_another_release_names_both(self) -> None:
+        found = fleet.collect(["n1"], {"n1": {"bases": 3, "suite": "0.1.0"}}, "0.2.0")
+        assert "(the node runs baseimg 0.1.0, this master 0.2.0)" in found["failed"]["n1"]
+
+    @given(json_values)
+    def test_no_answer_ends_the_report_of_another_node(self, value: Any) -> None:
+        answers = {"n1": {"bases": [{**status(NEW), "generations": value}]}, "n2": {"bases": value}, "n3": value}
+        found = fleet.collect([], {**answers, "n4": answer(status(NEW))})
+        assert "n4" in found["bases"][BASE]["versions"][NEW]
+        assert fleet.table(found)
+
+    def test_control_characters_are_neutralised(self) -> None:
+        escape = "\x1b]0;owned\x07\u202e"
+        containers = {"current": [], "outdated": [escape], "unknown": []}
+        found = fleet.collect(
+            ["n1", "n2"],
+            {
+                "n1": answer(status(escape, base=escape, declared=escape, containers=containers)),
+                "n2": f"ERROR: [engine-unreachable] {escape}",
+            },
+        )
+        assert not {"\x1b", "\x07", "\u202e"} & set(json.dumps(found, ensure_ascii=False))
+        assert not {"\x1b", "\x07", "\u202e"} & set(fleet.table(found))
 
     def test_nodes_without_a_base(self) -> None:
         assert fleet.collect(["n1"], {"n1": answer()})["without"] == ["n1"]
@@ -64,20 +98,6 @@ class TestCollect:
             "unknown": {"n1": ["d"]},
         }
         assert found["unreadable"] == {"n3": ["/x: damaged"]}
-
-    @pytest.mark.parametrize(
-        ("more", "reason"),
-        [
-            ({}, ""),
-            ({"generations": [{"current": True, "damaged": True}]}, "damaged"),
-            ({"generations": [{"current": False, "damaged": True}]}, ""),
-            ({"interrupted": True}, "interrupted"),
-            ({"legacy": "12.4"}, "not adopted"),
-            ({"error": {"code": "content-unknown"}}, "content-unknown"),
-        ],
-    )
-    def test_drift(self, more: dict[str, Any], reason: str) -> None:
-        assert fleet.drift({**status(NEW), **more}) == reason
 
 
 class TestTable:

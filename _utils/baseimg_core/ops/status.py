@@ -1,4 +1,4 @@
-"""What a node tells of all its bases to those who watch it."""
+"""Node status and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from .bases import Base
 
 def survey(engine: Engine, declared: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
-    The status of every base with a record, and of those that are declared and have none yet.
+    Return the status of every base with a record, and of declared bases without one.
 
-    ``declared`` are bases as :func:`model.policy.pillar.declared` gives them. Each status says under ``declared`` which
-    version its base ought to show, ``None`` where nothing is declared.
+    Args:
+        engine: the node's engine.
+        declared: bases as :func:`model.policy.pillar.declared` returns them.
+
+    Returns:
+        Statuses by reference. ``declared`` is the declared version, ``None`` if pillar declares none.
     """
-    found = {one["path"]: {**one, "declared": None} for one in bases.survey(engine)}
-    for one in found.values():
-        one["base"] = one["base"] or Records(os.path.dirname(one["path"])).reference
-    for name, wanted in declared.items():
+    statuses = {status["path"]: {**status, "declared": None} for status in bases.survey(engine)}
+    for status in statuses.values():
+        status["base"] = status["base"] or Records(os.path.dirname(status["path"])).reference
+    for name, declaration in declared.items():
         try:
-            base = bases.locate(engine, name, wanted["chain_id"])
-        except BaseimgError:  # it is not here, or broken, and then in the survey already
+            base = bases.locate(engine, name, declaration["chain_id"])
+        except BaseimgError:  # absent, or broken and so in the survey already
             continue
-        if base.directory not in found:
-            found[base.directory] = _status(engine, base)
-        found[base.directory]["declared"] = wanted["version"]
-    return sorted(found.values(), key=lambda one: (one["base"], one["path"]))
+        if base.directory not in statuses:
+            statuses[base.directory] = _status(engine, base)
+        statuses[base.directory]["declared"] = declaration["version"]
+    return sorted(statuses.values(), key=lambda status: (status["base"], status["path"]))
 
 
 def _status(engine: Engine, base: Base) -> dict[str, Any]:
@@ -48,13 +52,23 @@ def _status(engine: Engine, base: Base) -> dict[str, Any]:
 
 
 def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, Any]]) -> str:
-    """What Prometheus is told of this node; ``version`` is that of the suite, ``declared`` as for :func:`survey`."""
-    found = [{**one, **_activity(one)} for one in survey(engine, declared)]
-    return model_metrics.render(model_metrics.of_node(version, engine.storage, found))
+    """
+    Return this node's metrics in Prometheus' text format.
+
+    Args:
+        engine: the node's engine.
+        version: the suite's version.
+        declared: as for :func:`survey`.
+
+    Returns:
+        The text.
+    """
+    statuses = [{**status, **_activity(status)} for status in survey(engine, declared)]
+    return model_metrics.render(model_metrics.of_node(version, engine.storage, statuses))
 
 
 def publish(path: str, text: str) -> int:
-    """Write a file for everybody to read, atomically; returns how many bytes it has."""
+    """Write a world-readable file atomically; returns its size in bytes."""
     data = text.encode(errors="replace")
     with disk_errors(path):
         files.save(path, data, 0o644)
@@ -62,18 +76,20 @@ def publish(path: str, text: str) -> int:
 
 
 def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
-    """When the live content was activated, and the exchanges so far by action; or an error of this base alone."""
+    """When the live content was activated, and exchanges by action; or an error of this base alone."""
     if "error" in status:
         return {}
-    (live,) = (one["activated"] for one in status["generations"] if one["current"])
+    (activated,) = (generation["activated"] for generation in status["generations"] if generation["current"])
     try:
         history = Records(os.path.dirname(status["path"])).history()
     except BaseimgError as exc:
         return {"error": exc.as_dict()}
-    at = datetime.datetime.fromisoformat(live.replace("Z", "+00:00")).timestamp() if history and live else 0
-    return {"activated": at, "exchanges": Counter(line["action"] for line in history)}
+    moment = (
+        datetime.datetime.fromisoformat(activated.replace("Z", "+00:00")).timestamp() if history and activated else 0
+    )
+    return {"activated": moment, "exchanges": Counter(line["action"] for line in history)}
 
 
 def written(engine: Engine) -> dict[str, tuple[int, int]]:
-    """Each layer's record as :attr:`Records.written` has it: some operation did something where they differ."""
+    """Return the fingerprint of each layer's record; it differs after an operation wrote the record."""
     return {layer: Records(layer).written for layer in engine.layers()}

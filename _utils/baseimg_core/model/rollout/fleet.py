@@ -1,7 +1,7 @@
 """
-Where every node of a fleet is: what they answered, counted, and as a table for people.
+The state of a fleet: the nodes' answers counted, and as a table for people.
 
-What nobody answered for is named and never left out, since a fleet is only as current as its silent nodes.
+Nodes without an answer are named, because a fleet is only as current as its silent nodes.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..display import printable
+from ..store.drift import drift
+
 FORMAT = 1
-_NAMES = 8  # of a list of names in the table; the data has all of them
+INVALID = "answer-invalid"
+_NAMES = 8  # names of a list in the table; the data has all of them
 _REASON = 300  # characters of a failure that are kept
 _TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     **dict.fromkeys(("base", "path", "version"), str),
@@ -22,18 +26,27 @@ _TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
 _HEADINGS = ("BASE", "VERSION", "NODES", "BEHIND", "DRIFTED", "OUTDATED", "UNKNOWN")
 
 
-def collect(expected: Iterable[str], answers: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    One structure of what the ``expected`` nodes answered to ``baseimg.status`` with ``declared``.
+class _Invalid(Exception):
+    """An answer has another shape than this release expects; the text says what is wrong."""
 
-    ``answers`` are by node: that function's return, or whatever came instead. The result has ``format``, how many
-    ``nodes`` there are and how many ``answered``, the names of those that are ``unreachable`` and of those ``without``
-    any base, by node why they ``failed`` and which records are ``unreadable``; and under ``bases`` by reference: nodes
-    by version (``versions``), those whose version is not the declared one (``behind``: node → declared version), and
-    by node why it ``drifted``, which containers run on another content (``outdated``) and which on an ``unknown`` one.
+
+def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = "") -> dict[str, Any]:
+    """
+    Count what nodes answered to ``baseimg.status`` with ``declared``.
+
+    Args:
+        expected: names of the nodes that should answer.
+        answers: by node, the function's return or whatever came instead.
+        suite: this release; an invalid answer of another release names both.
+
+    Returns:
+        ``format``, ``nodes`` and ``answered`` (counts), names of nodes that are ``unreachable`` or ``without`` a base,
+        by node why it ``failed`` and which records are ``unreadable``; and under ``bases``, by reference: nodes by
+        version (``versions``), nodes whose version is not the declared one (``behind``: node -> declared version), and
+        by node why it ``drifted`` and which containers run on ``outdated`` or ``unknown`` content.
     """
     nodes = sorted({*expected, *answers}, key=natural)
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "format": FORMAT,
         "nodes": len(nodes),
         "answered": len(answers),
@@ -45,34 +58,72 @@ def collect(expected: Iterable[str], answers: Mapping[str, Any]) -> dict[str, An
     }
     for node in nodes:
         if node in answers:
-            _add(found, node, answers[node])
-    found["bases"] = {name: _in_order(base) for name, base in sorted(found["bases"].items())}
-    return found
+            try:
+                items = _items(answers[node])
+            except Exception as exc:  # whatever a node sends, it ends no other node's report
+                summary["failed"][node] = _failure(answers[node], exc, suite)
+            else:
+                _add(summary, node, items)
+    summary["bases"] = {name: _in_order(base) for name, base in sorted(summary["bases"].items())}
+    return summary
 
 
-def _add(found: dict[str, Any], node: str, answer: Any) -> None:
+def _failure(answer: Any, cause: Exception, suite: str) -> str:
+    """Why a node's answer does not count: its own error, or what is wrong with the shape of the answer."""
+    if isinstance(answer, str):
+        return printable(answer, _REASON)
+    theirs = answer.get("suite") if isinstance(answer, Mapping) else None
+    releases = f" (the node runs baseimg {theirs}, this master {suite})" if theirs and theirs != suite else ""
+    reason = str(cause) if isinstance(cause, _Invalid) else f"{type(cause).__name__}: {cause}"
+    return printable(f"[{INVALID}] {reason}{releases}", _REASON)
+
+
+def _items(answer: Any) -> list[dict[str, Any]]:
+    """The statuses of a node's bases, with texts that are safe to show; raises :class:`_Invalid`."""
     items = answer.get("bases") if isinstance(answer, Mapping) else None
-    if not isinstance(items, list) or not all(map(_sound, items)):
-        found["failed"][node] = str(answer)[:_REASON]
-        return
+    if not isinstance(items, list):
+        raise _Invalid(f"baseimg.status returned {answer!r}")
+    for item in items:
+        _check(item)
+    safe = _safe(items)
+    assert isinstance(safe, list)
+    for item in safe:
+        drift(item)
+    return safe
+
+
+def _check(item: Any) -> None:
+    """Raise :class:`_Invalid` unless a status has the fields that are counted, each of its type."""
+    if not isinstance(item, Mapping):
+        raise _Invalid(f"a base is {item!r}, expected a mapping")
+    for key in _TYPES.keys() & item:
+        if not isinstance(item[key], _TYPES[key]):
+            raise _Invalid(f"{key} is {item[key]!r}")
+    if not all(isinstance(generation, Mapping) for generation in item.get("generations", ())):
+        raise _Invalid(f"generations is {item['generations']!r}")
+    for content, names in item.get("containers", {}).items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise _Invalid(f"containers:{content} is {names!r}")
+
+
+def _safe(value: Any) -> Any:
+    """A value whose texts have no control characters."""
+    if isinstance(value, str):
+        return value if value.isprintable() else printable(value)
+    if isinstance(value, Mapping):
+        return {_safe(key): _safe(item) for key, item in value.items()}
+    return [_safe(item) for item in value] if isinstance(value, list) else value
+
+
+def _add(summary: dict[str, Any], node: str, items: Sequence[Mapping[str, Any]]) -> None:
     if not items:
-        found["without"].append(node)
+        summary["without"].append(node)
     for item in items:
         if item.get("base"):
-            _add_base(found["bases"].setdefault(item["base"], _new()), node, item)
+            _add_base(summary["bases"].setdefault(item["base"], _new()), node, item)
         else:
-            told = item.get("error", {}).get("message", "")
-            found["unreadable"].setdefault(node, []).append(f"{item.get('path')}: {told}"[:_REASON])
-
-
-def _sound(item: Any) -> bool:
-    """Whether a node that may be broken, or of another version, told what can be counted."""
-    if not isinstance(item, Mapping) or not all(isinstance(item[key], _TYPES[key]) for key in _TYPES.keys() & item):
-        return False
-    containers = item.get("containers", {}).values()
-    return all(isinstance(one, Mapping) for one in item.get("generations", ())) and all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in containers
-    )
+            message = item.get("error", {}).get("message", "")
+            summary["unreadable"].setdefault(node, []).append(f"{item.get('path')}: {message}"[:_REASON])
 
 
 def _new() -> dict[str, dict[str, Any]]:
@@ -87,74 +138,74 @@ def _add_base(base: dict[str, dict[str, Any]], node: str, item: Mapping[str, Any
     if reason := drift(item):
         base["drifted"][node] = reason
     for key in ("outdated", "unknown"):
-        if names := item.get("containers", {}).get(key):
-            base[key][node] = list(names)
-
-
-def drift(item: Mapping[str, Any]) -> str:
-    """In one or two words why a base is not as it was made, from its status; empty where it is."""
-    if "error" in item:
-        return str(item["error"].get("code", "error"))
-    if any(one.get("current") and one.get("damaged") for one in item.get("generations", ())):
-        return "damaged"
-    if item.get("legacy"):
-        return "not adopted"
-    return "interrupted" if item.get("interrupted") else ""
+        if containers := item.get("containers", {}).get(key):
+            base[key][node] = list(containers)
 
 
 def _in_order(base: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The versions with most nodes first."""
-    versions = sorted(base["versions"].items(), key=lambda one: (-len(one[1]), natural(one[0])))
+    versions = sorted(base["versions"].items(), key=lambda item: (-len(item[1]), natural(item[0])))
     return {**base, "versions": dict(versions)}
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A key to sort by: numbers count as numbers, so node2 comes before node10."""
+    """A sort key in which numbers count as numbers: node2 comes before node10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def cover(answers: Mapping[str, Any], base: str, most: int = 20) -> list[str]:
-    """As few nodes as together hold all images on a base, ``most`` at most; ``answers`` are as for :func:`collect`."""
-    held: dict[str, set[str]] = {}
+def cover(answers: Mapping[str, Any], base: str, limit: int = 20) -> list[str]:
+    """
+    Choose as few nodes as together have all images on a base.
+
+    Args:
+        answers: as for :func:`collect`.
+        base: the base's reference.
+        limit: number of nodes that are chosen at most.
+
+    Returns:
+        Names of nodes in their natural order.
+    """
+    images: dict[str, set[str]] = {}
     for node, answer in answers.items():
         for item in answer.get("bases", ()) if isinstance(answer, Mapping) else ():
             if isinstance(item, Mapping) and item.get("base") == base:
-                held.setdefault(node, set()).update(map(str, item.get("images", ())))
-    found: list[str] = []
-    while held and len(found) < most:
-        node = max(sorted(held), key=lambda one: len(held[one]))
-        if not held[node]:
+                images.setdefault(node, set()).update(map(str, item.get("images", ())))
+    chosen: list[str] = []
+    while images and len(chosen) < limit:
+        node = max(sorted(images), key=lambda name: len(images[name]))
+        if not images[node]:
             break
-        found.append(node)
-        covered = held.pop(node)
-        held = {one: images - covered for one, images in held.items()}
-    return sorted(found, key=natural)
+        chosen.append(node)
+        covered = images.pop(node)
+        images = {name: left - covered for name, left in images.items()}
+    return sorted(chosen, key=natural)
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """What :func:`collect` returned, for a terminal. Names are bounded, counts are not."""
-    silent, failed = len(found["unreachable"]), len(found["failed"])
-    answered = found["answered"] - failed
-    lines = [f"{_count(found['nodes'], 'node')}: {answered} answered, {silent} unreachable, {failed} failed"]
-    rows = [row for name, base in found["bases"].items() for row in _rows(name, base)]
+def table(summary: Mapping[str, Any]) -> str:
+    """Render the result of :func:`collect` for a terminal. Lists of names are cut, counts are not."""
+    silent, failed = len(summary["unreachable"]), len(summary["failed"])
+    answered = summary["answered"] - failed
+    lines = [f"{_count(summary['nodes'], 'node')}: {answered} answered, {silent} unreachable, {failed} failed"]
+    rows = [row for name, base in summary["bases"].items() for row in _rows(name, base)]
     if rows:
         lines += ["", *_aligned([_HEADINGS, *rows])]
         lines += ["", "OUTDATED and UNKNOWN are containers: stop and start the outdated ones."]
-    lines += _remarks(found)
+    lines += _remarks(summary)
     return "\n".join(lines)
 
 
 def _rows(name: str, base: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for number, (version, nodes) in enumerate(base["versions"].items()):
-        here = set(nodes)
-        containers = [sum(len(base[key][node]) for node in here & base[key].keys()) for key in ("outdated", "unknown")]
-        counts = [len(nodes), len(here & base["behind"].keys()), len(here & base["drifted"].keys()), *containers]
-        first = "" if number else name
-        yield first, version, str(counts[0]), *(str(count) if count else "-" for count in counts[1:])
+        members = set(nodes)
+        containers = [
+            sum(len(base[key][node]) for node in members & base[key].keys()) for key in ("outdated", "unknown")
+        ]
+        counts = [len(members & base["behind"].keys()), len(members & base["drifted"].keys()), *containers]
+        yield "" if number else name, version, str(len(nodes)), *(str(count) if count else "-" for count in counts)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns; the first two are text and flush left, the others are numbers."""
+    """Columns: the first two are text and flush left, the others are numbers and flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -166,38 +217,38 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def _remarks(found: Mapping[str, Any]) -> list[str]:
+def _remarks(summary: Mapping[str, Any]) -> list[str]:
     lines = [""]
-    if found["unreachable"]:
-        lines.append(f"Unreachable ({len(found['unreachable'])}): {names(found['unreachable'])}")
-    for reason, nodes in _grouped(found["failed"]).items():
-        lines.append(f"Failed ({len(nodes)}): {names(nodes)}: {reason}")
-    for node, reasons in list(found["unreadable"].items())[:_NAMES]:
+    if summary["unreachable"]:
+        lines.append(f"Unreachable ({len(summary['unreachable'])}): {first_names(summary['unreachable'])}")
+    for reason, nodes in _by_reason(summary["failed"]).items():
+        lines.append(f"Failed ({len(nodes)}): {first_names(nodes)}: {reason}")
+    for node, reasons in list(summary["unreadable"].items())[:_NAMES]:
         lines.append(f"Unreadable on {node}: {'; '.join(reasons)}")
-    for name, base in found["bases"].items():
-        for reason, nodes in _grouped(base["drifted"]).items():
-            lines.append(f"{name} {reason} ({len(nodes)}): {names(nodes)}")
-        for version, nodes in _grouped(base["behind"]).items():
-            lines.append(f"{name} ought to show {version} ({len(nodes)}): {names(nodes)}")
-        if base["outdated"]:
-            lines.append(f"{name} outdated containers on ({len(base['outdated'])}): {names(list(base['outdated']))}")
-    if found["without"]:
-        lines.append(f"Without any base ({len(found['without'])}): {names(found['without'])}")
+    for name, base in summary["bases"].items():
+        for reason, nodes in _by_reason(base["drifted"]).items():
+            lines.append(f"{name} {reason} ({len(nodes)}): {first_names(nodes)}")
+        for version, nodes in _by_reason(base["behind"]).items():
+            lines.append(f"{name} is declared at {version} ({len(nodes)}): {first_names(nodes)}")
+        if outdated := list(base["outdated"]):
+            lines.append(f"{name} outdated containers on ({len(outdated)}): {first_names(outdated)}")
+    if summary["without"]:
+        lines.append(f"Without any base ({len(summary['without'])}): {first_names(summary['without'])}")
     return lines if len(lines) > 1 else []
 
 
-def _grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Nodes by what is the same for them, the reason with most nodes first."""
-    found: dict[str, list[str]] = {}
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Nodes by their reason, the reason with most nodes first."""
+    nodes_of: dict[str, list[str]] = {}
     for node, reason in reasons.items():
-        found.setdefault(reason, []).append(node)
-    return dict(sorted(found.items(), key=lambda one: -len(one[1])))
+        nodes_of.setdefault(reason, []).append(node)
+    return dict(sorted(nodes_of.items(), key=lambda item: -len(item[1])))
 
 
-def names(nodes: Sequence[str], most: int = _NAMES) -> str:
-    """Some names, and how many more there are."""
-    told = ", ".join(nodes[:most])
-    return f"{told} and {len(nodes) - most} more" if len(nodes) > most else told
+def first_names(nodes: Sequence[str], limit: int = _NAMES) -> str:
+    """The first names of a list, and how many more there are."""
+    text = ", ".join(nodes[:limit])
+    return f"{text} and {len(nodes) - limit} more" if len(nodes) > limit else text
 
 
 def _count(number: int, word: str) -> str:

@@ -1,0 +1,23 @@
+"""Text from nodes, registries, containers and bundles, made safe to show."""
+
+from __future__ import annotations
+
+REPLACEMENT = "\ufffd"
+
+
+def printable(value: object, limit: int = 500, keep: str = "") -> str:
+    """
+    Return a value as text without control characters, so that it cannot steer a terminal.
+
+    Args:
+        value: what to show.
+        limit: number of characters that are kept.
+        keep: control characters that are kept, such as a newline.
+
+    Returns:
+        The text; each character that is not printable (ESC, marks that change the direction of text) is U+FFFD.
+    """
+    text = str(value)[:limit]
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() or character in keep else REPLACEMENT for character in text)

@@ -1,0 +1,144 @@
+"""Drift is the same for the core, the beacon and the grain; the grain reads the layout of every engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from baseimg_core.disk.store import layout
+from baseimg_core.disk.store.layout import Records
+from baseimg_core.engine.ctr import SNAPSHOTTER
+from baseimg_core.errors import ContentUnknown
+from baseimg_core.model.store.drift import drift
+from baseimg_core.model.store.record import Generation, Intent, Record
+from tests.support.sources import REPO
+
+SNAPSHOTS = f"io.containerd.snapshotter.v1.{SNAPSHOTTER}/snapshots"
+
+
+def loader_file(path: str) -> ModuleType:
+    """A loader file as a module, without Salt's names."""
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), REPO / path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GRAIN, BEACON = loader_file("_grains/baseimg.py"), loader_file("_beacons/baseimg.py")
+
+
+def status(**fields: Any) -> dict[str, Any]:
+    generation = {"number": 1, "current": True, "damaged": False}
+    return {"base": "b:1", "legacy": "", "interrupted": False, "generations": [generation], **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, ""),
+        ({"generations": [{"current": True, "damaged": True}]}, "damaged"),
+        ({"generations": [{"current": False, "damaged": True}]}, ""),
+        ({"interrupted": True}, "interrupted"),
+        ({"legacy": "12.4"}, "not adopted"),
+        ({"legacy": "12.4", "interrupted": True}, "not adopted"),
+        ({"generations": [{"current": True, "damaged": True}], "interrupted": True}, "damaged"),
+        ({"error": {"code": "content-unknown", "message": "m"}}, "content-unknown"),
+    ],
+)
+def test_core_and_beacon(fields: dict[str, Any], reason: str) -> None:
+    assert drift(status(**fields)) == reason
+    assert BEACON._drift(status(**fields))[0] == reason
+
+
+class Layer:
+    """A layer's directory with a record of its live content."""
+
+    def __init__(self, path: Path, live: str = "diff") -> None:
+        self.path, self.live = path, path / live
+        self.live.mkdir(parents=True)
+        (path / "baseimg").mkdir()
+        generation = Generation(0, "1", "sha256:0", self.live.stat().st_ino, activated="2026-11-29T00:00:00Z")
+        self.record = Record("b:1", "sha256:1", ("sha256:1",), {0: generation})
+        self.save()
+
+    def save(self) -> None:
+        (self.path / "baseimg/state.json").write_bytes(self.record.dump())
+
+    def damage(self) -> None:
+        self.record.generations[0].damaged = True
+
+    def interrupt(self) -> None:
+        self.record.intent = Intent("x", 0, 0, "apply", "", "")
+
+    def replace(self) -> None:
+        self.live.rename(self.live.with_name("stolen"))
+        self.live.mkdir()
+
+
+def core_drift(layer: Path) -> str:
+    """The drift that the core tells of a record, in the grain's words."""
+    records = Records(str(layer))
+    try:
+        record = records.read()
+    except ContentUnknown:
+        return "replaced"
+    assert record
+    generations = [{"current": True, "damaged": record.generations[record.current].damaged}]
+    return drift(status(generations=generations, interrupted=records.interrupted))
+
+
+@pytest.mark.parametrize("live", layout._LIVE)
+@pytest.mark.parametrize("change", ["", "damage", "interrupt", "replace"])
+def test_core_and_grain(tmp_path: Path, live: str, change: str) -> None:
+    layer = Layer(tmp_path / "layer", live)
+    if change:
+        getattr(layer, change)()
+        if change != "replace":
+            layer.save()
+    _reference, _chain_id, base = GRAIN._read(str(layer.path))
+    assert (
+        base["drift"]
+        == core_drift(layer.path)
+        == {"damage": "damaged", "interrupt": "interrupted"}.get(change, "replaced" if change else "")
+    )
+
+
+def test_the_grain_knows_every_name_of_the_live_directory() -> None:
+    assert GRAIN._LIVE == layout._LIVE
+
+
+@pytest.mark.parametrize(
+    ("root", "live"),
+    [
+        ("docker/overlay2", "diff"),
+        ("docker/100000.100000/overlay2", "diff"),
+        (f"docker/containerd/daemon/{SNAPSHOTS}", "fs"),
+        ("containers/storage/overlay", "diff"),
+        (f"containerd/{SNAPSHOTS}", "fs"),
+    ],
+)
+def test_every_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, live: str) -> None:
+    """The default directories, moved below a directory of the test."""
+    Layer(tmp_path / root / "17", live)
+    monkeypatch.setattr(GRAIN, "_DATA_ROOT", str(tmp_path / "docker"))
+    monkeypatch.setattr(GRAIN, "_DAEMON", str(tmp_path / "daemon.json"))
+    others = [path.replace("/var/lib", str(tmp_path)) for path in GRAIN._OTHERS]
+    monkeypatch.setattr(GRAIN, "_OTHERS", others)
+    monkeypatch.setattr(GRAIN, "__opts__", {}, raising=False)
+    assert GRAIN.baseimg()["baseimg"]["versions"] == ["b:1=1"]
+
+
+def test_the_data_directory_that_docker_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = tmp_path / "daemon.json"
+    daemon.write_text(json.dumps({"data-root": str(tmp_path / "data")}))
+    monkeypatch.setattr(GRAIN, "_DAEMON", str(daemon))
+    monkeypatch.setattr(GRAIN, "__opts__", {}, raising=False)
+    assert os.path.join(tmp_path, "data/overlay2") in GRAIN._roots()
