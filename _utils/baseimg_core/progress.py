@@ -1,4 +1,4 @@
-"""How long work shows its progress: one callable for an operation, one for a single step of it."""
+"""The types of progress callbacks: one for an operation, one for a single step of an operation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Progress = Callable[[str, int, int], None]
 StepProgress = Callable[[int, int], None]
 
 
-def of_step(progress: Progress | None, step: str) -> StepProgress | None:
-    """The callable for one step of an operation; None if nobody watches."""
+def step_progress(progress: Progress | None, step: str) -> StepProgress | None:
+    """Return the callback for one step of an operation; None if the operation has no callback."""
     if progress is None:
         return None
     return lambda done, total: progress(step, done, total)

@@ -1,4 +1,4 @@
-"""Hostile and broken bundles: each ends in one typed error, and the node is as it was."""
+"""Hostile and broken bundles: each ends in a typed error, and the node is unchanged."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ LAYERS: dict[str, list[bytes]] = {
     "a parent that the base does not have": [entry("nowhere/file", b"x")],
     "a name with a NUL": [entry("a\0b", b"x", pax_headers={"path": "a\0b"})],
 }  # fmt: skip
-# What is wrong with it shows only in the base that it is laid over.
-FOUND_BY_APPLYING = {"a parent that the base does not have"}
+# These are sound by themselves and do not fit the base.
+UNFIT = {"a parent that the base does not have"}
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def inodes(root: Path) -> dict[str, int]:
 
 
 def refused(node: Node, path: Path, *kinds: type[BaseimgError], source: Source | None = None) -> BaseimgError:
-    """The bundle is refused with one of these errors, and nothing on the node has changed."""
+    """Assert that a bundle is refused with one of these errors and that the node is unchanged; return the error."""
     before = inodes(node.root / "layers")
     with pytest.raises(kinds) as caught:
         converge.apply(node.context, source or Source(str(path)))
@@ -131,14 +131,14 @@ def test_layer(node, forge, tmp_path, what):
     refused(node, path, BundleInvalid, BundleMismatch)
 
 
-@pytest.mark.parametrize("what", [what for what in LAYERS if what not in FOUND_BY_APPLYING])
-def test_layer_of_which_only_the_impact_is_asked(node, forge, tmp_path, what):
+@pytest.mark.parametrize("what", [what for what in LAYERS if what not in UNFIT])
+def test_layer_in_impact(node, forge, tmp_path, what):
     path = forge.bundle(tmp_path / "b.tar", LAYERS[what])
     with pytest.raises(BundleInvalid):
         impact.impact(node.context, BASE, Declared({"": Source(str(path))}))
 
 
-def test_the_forge_makes_good_bundles_where_nothing_is_wrong(node, forge, tmp_path):
+def test_the_forge_makes_a_sound_bundle(node, forge, tmp_path):
     path = forge.bundle(tmp_path / "b.tar", [entry("etc/version", b"12.1"), device("null", 1, 3)])
     assert converge.apply(node.context, Source(str(path)))["changed"]
     assert b"null" in node.view()
@@ -149,7 +149,7 @@ PLAIN_SIZE = 2 * 512 + len(END)
 
 
 def test_more_content_than_the_manifest_says(node, forge, tmp_path):
-    """A decompression bomb: reading stops where the manifest's size is passed."""
+    """A decompression bomb: reading stops at the size in the manifest."""
     bomb = gzip.compress(b"".join(GOOD) + bytes(64 << 20))
     path = forge.bundle(tmp_path / "b.tar", GOOD, layer=bomb)
     refused(node, path, BundleInvalid)
@@ -211,14 +211,14 @@ def test_blob_that_is_not_what_its_name_says(node, forge, tmp_path):
     refused(node, forge.bundle(tmp_path / "b.tar", GOOD, files=swap), DigestMismatch)
 
 
-SMALL, LARGE = b"small", b"large" * (1 << 19)  # a large file's digest is a thread's, which may be some files behind
+SMALL, LARGE = b"small", b"large" * (1 << 19)  # a thread hashes large files, and may be some files behind
 
 
 @pytest.mark.parametrize(
     ("contents", "wrong"),
     [([SMALL, SMALL], 0), ([LARGE], 0), ([LARGE, LARGE, SMALL], 0), ([LARGE, SMALL, LARGE], 2)],
 )
-def test_one_content_that_has_not_its_recorded_digest(node, forge, tmp_path, contents, wrong):
+def test_a_content_with_another_digest_than_recorded(node, forge, tmp_path, contents, wrong):
     def entries(digests: list[str]) -> list[bytes]:
         recorded = [{"BASEIMG.sha256": one.removeprefix("sha256:")} for one in digests]
         return [entry(f"{at}", contents[at], pax_headers=recorded[at]) for at in range(len(contents))]
@@ -230,7 +230,7 @@ def test_one_content_that_has_not_its_recorded_digest(node, forge, tmp_path, con
     converge.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries(right)))))
 
 
-def test_the_digest_of_a_large_file_is_recorded_of_all_its_names(node, forge, tmp_path):
+def test_the_digest_of_a_large_file_is_recorded_for_every_hard_link(node, forge, tmp_path):
     entries = [entry("a", LARGE, pax_headers={"BASEIMG.leads": "1"}), link("b", "a", LNK)]
     converge.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries))))
     (found,) = (node.layer / "baseimg/index").iterdir()
@@ -253,7 +253,7 @@ def test_truncated_at_every_block(node, tmp_path, version):
 
 
 def test_every_bit_counts(node, tmp_path):
-    """One wrong byte anywhere is noticed, or is where nothing is read (padding, times and modes of the outer tar)."""
+    """Every wrong byte is detected, except in unread parts (padding, times and modes of the outer tar)."""
     whole = bytearray(Path(node.bundles["12.1"].source).read_bytes())
     path = tmp_path / "b.tar"
     noticed = 0
@@ -298,7 +298,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(max_examples=300)
 @given(data=st.data())
 def test_fuzzed(good, data):
-    """Bytes changed, cut out or put in anywhere: a typed error, or a bundle that still holds."""
+    """Bytes changed, removed or inserted anywhere: a typed error, or a bundle that still verifies."""
     whole = good.read_bytes()
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(whole)))

@@ -1,4 +1,4 @@
-"""Where a process may not have more, it says so, and keeps nothing open that it does not need."""
+"""Limits of the process (open files, umask) and of the format end in typed errors and leak nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_files() -> list[str]:
 
 @contextmanager
 def at_most(files: int) -> Iterator[None]:
-    """This process may not have more files open."""
+    """Limit the number of open files of this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     try:
@@ -65,7 +65,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
     assert differences(node.view(), node.views["12.2"]) == []
 
 
-def test_a_directory_in_the_place_of_a_bundle_is_not_kept_open(tmp_path: Path) -> None:
+def test_a_directory_instead_of_a_bundle_is_closed(tmp_path: Path) -> None:
     before = open_files()
     with pytest.raises(BundleInvalid, match="Is a directory"):
         Bundle(str(tmp_path))
@@ -73,15 +73,15 @@ def test_a_directory_in_the_place_of_a_bundle_is_not_kept_open(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"", b"root:x:0:0:root:/root:/bin/sh\n" * 100, bytes(2048)])
-def test_what_is_no_bundle_is_called_that(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_bundle_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "passwd"
     path.write_bytes(content)
     with pytest.raises(BundleInvalid, match=r"passwd is no bundle: it does not begin as a tar archive does"):
         Bundle(str(path))
 
 
-def test_directories_that_only_something_below_asked_for_are_counted(tmp_path: Path) -> None:
-    """The base's lower layer has usr/bin/tool; a bundle that changes only it makes usr and usr/bin anew."""
+def test_implicit_parent_directories_are_counted(tmp_path: Path) -> None:
+    """The lower layer has usr/bin/tool. A bundle with only this file creates usr and usr/bin in the top layer."""
     node = Node(tmp_path)
     node.converge("12.1")
     _size, paths = space.measure(str(node.layer / "diff"))

@@ -1,4 +1,4 @@
-"""Two operations at once on one base: one waits, and says for whom if it waited in vain."""
+"""Two operations at once on one base: the second waits, and a timeout names the holder of the lock."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.support.plain import BASE, Node
 
 pytestmark = pytest.mark.fault
 forked = multiprocessing.get_context("fork")
-PATIENCE = 30.0  # seconds until a test that hangs is a failure
+TIMEOUT = 30.0  # seconds until a test that hangs fails
 
 
 class Other:
-    """Another process that applies 12.1 and stops in the middle of it until told to go on."""
+    """A process that applies 12.1 and waits in the middle until :meth:`resume`."""
 
     def __init__(self, node: Node) -> None:
         inside, self._inside = os.pipe()
-        self._wait, self._go_on = os.pipe()
+        self._wait, self._resume = os.pipe()
         self.process = forked.Process(target=self._apply, args=(node,))
         self.process.start()
         assert os.read(inside, 1) == b"."
@@ -39,14 +39,14 @@ class Other:
         generations.trace = trace
         node.converge("12.1")
 
-    def go_on(self) -> None:
-        os.write(self._go_on, b".")
+    def resume(self) -> None:
+        os.write(self._resume, b".")
 
     def end(self) -> None:
-        """Whatever became of it: it is over, and no descriptor stays open."""
+        """Kill the process and close its descriptors."""
         self.process.kill()
-        self.process.join(PATIENCE)
-        for descriptor in (self._inside, self._wait, self._go_on):
+        self.process.join(TIMEOUT)
+        for descriptor in (self._inside, self._wait, self._resume):
             os.close(descriptor)
 
 
@@ -62,7 +62,7 @@ def other(node):
     process.end()
 
 
-def test_the_second_is_told_who_holds_the_base(node, other):
+def test_a_busy_base_names_the_holder(node, other):
     with pytest.raises(LayerBusy, match=rf"pid {other.process.pid}, test, since 20") as caught:
         node.converge("12.1")
     assert caught.value.code == "layer-busy"
@@ -74,9 +74,9 @@ def test_reading_does_not_wait(node, other):
     assert (status["version"], status["interrupted"]) == ("12.0", True)
 
 
-def test_the_second_waits_and_finds_it_done(node, other):
-    other.go_on()
-    context = plan.Context(node.engine, lambda source: source.source, "test", PATIENCE)
+def test_the_second_waits_and_has_nothing_to_do(node, other):
+    other.resume()
+    context = plan.Context(node.engine, lambda source: source.source, "test", TIMEOUT)
     assert converge.converge(context, BASE, "12.1", node.bundles)["changed"] is False
     assert differences(node.view(), node.views["12.1"]) == []
     assert [line["to"] for line in bases.locate(node.engine, BASE).store.history()] == ["12.1"]
@@ -84,7 +84,7 @@ def test_the_second_waits_and_finds_it_done(node, other):
 
 def test_the_lock_ends_with_its_holder(node, other):
     other.process.kill()
-    other.process.join(PATIENCE)
+    other.process.join(TIMEOUT)
     assert node.converge("12.1")["changed"]
     assert differences(node.view(), node.views["12.1"]) == []
 
@@ -95,18 +95,18 @@ def test_another_base_does_not_wait(node, other, tmp_path):
 
 
 def work(node: Node, version: str) -> None:
-    context = plan.Context(node.engine, lambda source: source.source, version, PATIENCE)
+    context = plan.Context(node.engine, lambda source: source.source, version, TIMEOUT)
     for _ in range(5):
         converge.converge(context, BASE, version, node.bundles)
 
 
 def test_many_at_once(node):
-    """Whoever is last wins, every swap is in the history, and the content is one of the versions."""
+    """The last process wins, and every swap is in the history."""
     processes = [forked.Process(target=work, args=(node, version)) for version in ("12.0", "12.1", "12.2") * 2]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(PATIENCE)
+        process.join(TIMEOUT)
         assert process.exitcode == 0
     history = bases.locate(node.engine, BASE).store.history()
     assert [line["before"] for line in history[1:]] == [line["after"] for line in history[:-1]]

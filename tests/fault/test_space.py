@@ -1,4 +1,4 @@
-"""Full disks: refused before anything is written where that can be known, and undone where it could not."""
+"""Full disks: an operation that does not fit is refused beforehand; one that fails midway is undone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def node():
 
 
 def fill(root: Path) -> Path:
-    """Use up every block of the file system."""
+    """Write a file that takes every free block of the file system, and return its path."""
     path = root / "filler"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     for size in (1 << 20, 4096, 1):
@@ -57,7 +57,7 @@ def test_inodes_count(node):
 
 @contextlib.contextmanager
 def full_from(point: str, root: Path) -> Iterator[None]:
-    """The disk fills up when an operation reaches ``point``, after the check has passed."""
+    """Fill the disk when an operation reaches ``point``; the space check has passed by then."""
     fillers: list[Path] = []
 
     def trace(reached: str) -> None:
@@ -78,7 +78,7 @@ def test_full_while_the_new_content_is_written(node, point):
     with full_from(point, node.root), pytest.raises(SpaceExhausted) as caught:
         node.converge("12.1")
     figures = re.search(r"takes up to [\d.]+ MB, and [\d.]+ MB are free now", caught.value.message)
-    assert figures or point in ("stage.recorded", "stage.kept")  # all that is missing then is room for the record
+    assert figures or point in ("stage.recorded", "stage.kept")  # only the record does not fit then
     assert re.fullmatch(r"free .+ there.*; baseimg\.prune with keep=0 brings up to 0\.0 MB", caught.value.hint)
     assert os.listdir(node.layer) == ["diff"]
     assert differences(node.view(), node.views["12.0"]) == []
@@ -88,7 +88,7 @@ def test_full_while_the_new_content_is_written(node, point):
 
 @pytest.mark.parametrize("point", SWAPPING)
 def test_full_while_it_is_swapped_in(node, point):
-    """Old or new, and the message says which."""
+    """The base has the old or the new content, and the message says which."""
     with full_from(point, node.root):
         try:
             node.converge("12.1")
@@ -104,7 +104,7 @@ def test_full_while_it_is_swapped_in(node, point):
 
 @pytest.mark.parametrize("point", PRUNING)
 def test_full_while_pruning(node, point):
-    """What makes room must work without any."""
+    """Prune needs no free space."""
     for version in ("12.1", "12.2"):
         node.converge(version)
     with full_from(point, node.root), contextlib.suppress(SpaceExhausted):
@@ -121,8 +121,8 @@ def test_full_while_pruning(node, point):
         *(("ext4", "auto", False), ("xfs-noreflink", "hardlink", False), ("xfs", "reflink", False)),
     ],
 )
-def test_what_is_shared_takes_no_space(kind, link, counts):
-    """The content that the new one starts from is copied only where neither extents nor inodes are shared."""
+def test_shared_content_needs_no_space(kind, link, counts):
+    """The check counts the previous content only if neither extents nor inodes are shared."""
     with loop_fs(kind, XFS_MIN) as root:
         node = Node(root / "node", link)
         with open(node.layer / "diff/large", "wb") as file:
@@ -135,7 +135,7 @@ def test_what_is_shared_takes_no_space(kind, link, counts):
             assert (node.layer / "diff/large").stat().st_size == 200 << 20
 
 
-def test_rollback_needs_next_to_nothing(node):
+def test_rollback_needs_less_than_64_kib(node):
     node.converge("12.1")
     filler = fill(node.root)
     os.truncate(filler, filler.stat().st_size - (64 << 10))

@@ -1,4 +1,4 @@
-"""File systems of a chosen kind and size, for reflinks, EXDEV and full disks."""
+"""Loop-mounted file systems of a chosen kind and size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.mounts import unmount_below
 
 MIB = 1 << 20
-# mkfs.xfs refuses to make smaller ones.
+# mkfs.xfs refuses smaller devices
 XFS_MIN = 300 * MIB
 MKFS = {
     "ext4": "mkfs.ext4 -q -F -m 0",
@@ -24,7 +24,7 @@ MKFS = {
 
 @contextmanager
 def loop_fs(kind: str = "ext4", size: int = 64 * MIB) -> Iterator[Path]:
-    """A fresh file system on a loop device (a key of `MKFS`; `xfs` has reflinks); yields its mount point."""
+    """Mount a new file system of a kind (a key of `MKFS`; `xfs` has reflinks); yields its mount point."""
     command = MKFS[kind].split()
     with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp") as name:
         image, point = Path(name) / "image", Path(name) / "m"

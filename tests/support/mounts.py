@@ -1,4 +1,4 @@
-"""mount(2) and umount2(2), and what is mounted below a directory."""
+"""mount(2), umount2(2), and the mounts below a directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mount(source: bytes, target: bytes, kind: bytes = b"", flags: int = 0, optio
 
 
 def unmount(target: bytes) -> None:
-    """Unmount; where something still holds the mount, detach it, so that a test never leaves one behind."""
+    """Unmount; if the mount is in use, detach it, so that a test never leaves one behind."""
     for flags in (0, MNT_DETACH):
         if _libc.umount2(target, flags) == 0:
             return

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baseimg_core.linux import concurrency
-from baseimg_core.linux.concurrency import Ahead, Digest, ahead, meanwhile
+from baseimg_core.linux.concurrency import AsyncHash, ReadAhead, in_background, map_ahead
 from baseimg_core.linux.files import CHUNK
 
 
@@ -22,7 +22,7 @@ from baseimg_core.linux.files import CHUNK
 def test_ahead_gives_the_same_bytes(pieces: list[bytes], counts: list[int]) -> None:
     """Whatever the stream gives at a time, and whatever is asked for at a time."""
     left = iter(pieces)
-    with contextlib.closing(Ahead(lambda count: next(left, b""))) as stream:
+    with contextlib.closing(ReadAhead(lambda count: next(left, b""))) as stream:
         read = [stream.read(count) for count in counts]
         assert all(len(data) <= count for data, count in zip(read, counts, strict=True))
         while data := stream.read(CHUNK):
@@ -33,9 +33,9 @@ def test_ahead_gives_the_same_bytes(pieces: list[bytes], counts: list[int]) -> N
 
 def test_ahead_is_a_few_chunks_ahead_only() -> None:
     endless = io.BytesIO(bytes(20 * CHUNK))
-    with contextlib.closing(Ahead(endless.read)) as stream:
+    with contextlib.closing(ReadAhead(endless.read)) as stream:
         stream.read(1)
-    assert 0 < endless.tell() <= (concurrency._AHEAD + 1) * CHUNK
+    assert 0 < endless.tell() <= (concurrency._PENDING_CHUNKS + 1) * CHUNK
 
 
 def test_ahead_raises_where_reading_did() -> None:
@@ -47,7 +47,7 @@ def test_ahead_raises_where_reading_did() -> None:
             raise answer
         return answer
 
-    with contextlib.closing(Ahead(read)) as stream:
+    with contextlib.closing(ReadAhead(read)) as stream:
         assert stream.read(5) == b"first"
         with pytest.raises(OSError, match="no more"):
             stream.read(1)
@@ -60,7 +60,7 @@ def test_meanwhile_the_block_goes_on() -> None:
         begun.set()
         assert done.wait(60)
 
-    with meanwhile(work):
+    with in_background(work):
         assert begun.wait(60)
         done.set()
 
@@ -69,19 +69,19 @@ def test_meanwhile_raises_what_either_raises() -> None:
     def fails() -> None:
         raise OSError(5, "in the thread")
 
-    with pytest.raises(OSError, match="in the thread"), meanwhile(fails):
+    with pytest.raises(OSError, match="in the thread"), in_background(fails):
         pass
     ended = threading.Event()
-    with pytest.raises(OSError, match="in the block"), meanwhile(ended.set):
+    with pytest.raises(OSError, match="in the block"), in_background(ended.set):
         raise OSError(5, "in the block")
     assert ended.is_set()
 
 
 def test_no_thread_stays() -> None:
     before = set(threading.enumerate())
-    with contextlib.closing(Ahead(io.BytesIO(bytes(9 * CHUNK)).read)) as stream:
+    with contextlib.closing(ReadAhead(io.BytesIO(bytes(9 * CHUNK)).read)) as stream:
         stream.read(1)
-    digest = Digest()
+    digest = AsyncHash()
     digest.update(b"x")
     digest.hexdigest()
     for thread in set(threading.enumerate()) - before:
@@ -99,7 +99,7 @@ def test_a_forgotten_reader_is_collected_without_waiting_for_its_thread() -> Non
         return b""
 
     def forget() -> Iterator[None]:
-        with contextlib.closing(Ahead(read)):
+        with contextlib.closing(ReadAhead(read)):
             yield
 
     forgotten = forget()
@@ -111,7 +111,7 @@ def test_a_forgotten_reader_is_collected_without_waiting_for_its_thread() -> Non
 
 @given(pieces=st.lists(st.binary(max_size=100), max_size=20), often=st.sampled_from([1, 40_000]))
 def test_digest(pieces: list[bytes], often: int) -> None:
-    digest, expected = Digest(), hashlib.sha256()
+    digest, expected = AsyncHash(), hashlib.sha256()
     for piece in pieces:
         digest.update(piece * often)
         expected.update(piece * often)
@@ -126,7 +126,7 @@ def test_what_is_made_ahead_comes_in_order_and_is_bounded() -> None:
         return number * 2
 
     with ThreadPoolExecutor(2) as pool:
-        for number, made in ahead(pool, make, range(50), 4):
+        for number, made in map_ahead(pool, make, range(50), 4):
             assert made == number * 2
             assert len(begun) <= number + 5
     assert sorted(begun) == list(range(50))
@@ -134,7 +134,7 @@ def test_what_is_made_ahead_comes_in_order_and_is_bounded() -> None:
 
 def test_what_fails_ahead_fails_in_its_turn() -> None:
     with ThreadPoolExecutor(2) as pool:
-        turns = ahead(pool, lambda number: 6 // number, [3, 2, 0, 1], 2)
+        turns = map_ahead(pool, lambda number: 6 // number, [3, 2, 0, 1], 2)
         assert [next(turns), next(turns)] == [(3, 2), (2, 3)]
         with pytest.raises(ZeroDivisionError):
             next(turns)
@@ -149,7 +149,7 @@ def test_nothing_more_is_made_once_nobody_asks() -> None:
         assert number == 0 or wait.wait(60)
 
     with ThreadPoolExecutor(1) as pool:
-        turns = ahead(pool, make, range(50), 20)
+        turns = map_ahead(pool, make, range(50), 20)
         next(turns)
         turns.close()
         wait.set()

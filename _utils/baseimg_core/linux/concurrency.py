@@ -1,7 +1,8 @@
 """
-Work that a thread does beside the caller's own: reading ahead, digests, which hold a few megabytes at most, and syncs.
+Background threads for read-ahead, hashing and fsync.
 
-Decompression, digests and reads leave the interpreter to others, so two processors are used where there are two.
+Decompression, hashing and file I/O release the interpreter lock, so these threads use a second processor if there is
+one. Each class and function holds a few megabytes at most.
 """
 
 from __future__ import annotations
@@ -15,103 +16,113 @@ from typing import TypeVar
 
 from .files import CHUNK
 
-_AHEAD = 3  # chunks
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+_PENDING_CHUNKS = 3
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class Ahead:
-    """The bytes that ``read(size)`` gives until it gives none, read some chunks before they are asked for."""
+class ReadAhead:
+    """A stream whose next chunks are read by a thread before the caller asks for them."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
+        """Start to read. ``read(size)`` returns at most ``size`` bytes, and none at the end."""
         self._read = read
-        self._pool = ThreadPoolExecutor(1, "ahead")
-        self._coming = deque(self._submit() for _ in range(_AHEAD))
+        self._pool = ThreadPoolExecutor(1, "read-ahead")
+        self._pending = deque(self._submit() for _ in range(_PENDING_CHUNKS))
         self._chunk = memoryview(b"")
 
     def close(self) -> None:
         """
-        Read no more than what is being read. Waits for nothing: where a reader was forgotten the garbage collector
-        calls this, in a thread that may just be starting, and joining another there waits for itself.
+        Stop reading, without waiting for a read in progress.
+
+        The garbage collector may call this in a thread that is just starting, and would wait for itself.
         """
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def read(self, count: int) -> memoryview:
-        """The next bytes, at most ``count``, not copied; raises what reading them raised."""
-        if not self._chunk and self._coming:
-            self._chunk = memoryview(self._coming.popleft().result())
+        """Return the next bytes, at most ``count``, without a copy. Raises what the underlying read raised."""
+        if not self._chunk and self._pending:
+            self._chunk = memoryview(self._pending.popleft().result())
             if self._chunk:
-                self._coming.append(self._submit())
+                self._pending.append(self._submit())
             else:
-                self._coming.clear()
-        found, self._chunk = self._chunk[:count], self._chunk[count:]
-        return found
+                self._pending.clear()
+        data, self._chunk = self._chunk[:count], self._chunk[count:]
+        return data
 
     def _submit(self) -> Future[bytes]:
         return self._pool.submit(self._read, CHUNK)
 
 
-def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Given], Made], given: Iterable[Given], count: int
-) -> Iterator[tuple[Given, Made]]:
+def map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], count: int
+) -> Iterator[tuple[Item, Result]]:
     """
-    Everything in ``given`` with what ``function`` makes of it, which ``pool`` does up to ``count`` before; no more once
-    nobody asks.
+    Map ``function`` over ``items`` on a pool, and yield each item with its result, in order.
+
+    Args:
+        pool: The threads that call the function.
+        function: Called once for each item.
+        items: Consumed at most ``count`` items ahead of the caller.
+        count: How many calls may be pending.
+
+    Raises: what ``function`` raised, when its item is due. Pending calls are cancelled when the iterator is closed.
     """
-    coming: deque[tuple[Given, Future[Made]]] = deque()
+    pending: deque[tuple[Item, Future[Result]]] = deque()
     try:
-        for one in given:
-            coming.append((one, pool.submit(function, one)))
-            if len(coming) > count:
-                first, made = coming.popleft()
-                yield first, made.result()
-        while coming:
-            first, made = coming.popleft()
-            yield first, made.result()
+        for item in items:
+            pending.append((item, pool.submit(function, item)))
+            if len(pending) > count:
+                due, future = pending.popleft()
+                yield due, future.result()
+        while pending:
+            due, future = pending.popleft()
+            yield due, future.result()
     finally:
-        for _one, made in coming:
-            made.cancel()
+        for _item, future in pending:
+            future.cancel()
 
 
 @contextlib.contextmanager
-def meanwhile(work: Callable[[], object]) -> Iterator[None]:
-    """Have a thread do some work while the block goes on. Ends when both have; raises what either has raised."""
-    with ThreadPoolExecutor(1, "meanwhile") as pool:
-        done = pool.submit(work)
+def in_background(work: Callable[[], object]) -> Iterator[None]:
+    """Run ``work`` in a thread while the block runs. Ends when both have ended; raises what either raised."""
+    with ThreadPoolExecutor(1, "background") as pool:
+        future = pool.submit(work)
         yield
-        done.result()
+        future.result()
 
 
-class Digest:
-    """The sha256 of what it is given."""
+class AsyncHash:
+    """A sha256 that a thread computes."""
 
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
-        self._pool = ThreadPoolExecutor(1, "digest")
-        self._working: deque[Future[None]] = deque()
+        self._pool = ThreadPoolExecutor(1, "hash")
+        self._pending: deque[Future[None]] = deque()
         self._parts: list[bytes | memoryview] = []
         self._size = 0
 
     def update(self, data: bytes | memoryview) -> None:
+        """Add bytes. The caller must not change a buffer that it has passed."""
         self._parts.append(data)
         self._size += len(data)
         if self._size >= CHUNK:
-            self._hand_over()
+            self._submit()
 
     def hexdigest(self) -> str:
-        """The digest; nothing may be added after it."""
-        self._hand_over()
+        """Wait for the thread and return the digest in hex. Call it once, after the last :meth:`update`."""
+        self._submit()
         self._pool.shutdown()
-        while self._working:
-            self._working.popleft().result()
+        while self._pending:
+            self._pending.popleft().result()
         return self._sha.hexdigest()
 
-    def _hand_over(self) -> None:
-        if len(self._working) >= _AHEAD:
-            self._working.popleft().result()
-        self._working.append(self._pool.submit(self._add, self._parts))
+    def _submit(self) -> None:
+        if len(self._pending) >= _PENDING_CHUNKS:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(self._hash, self._parts))
         self._parts, self._size = [], 0
 
-    def _add(self, parts: list[bytes | memoryview]) -> None:
+    def _hash(self, parts: list[bytes | memoryview]) -> None:
         for part in parts:
             self._sha.update(part)

@@ -1,4 +1,4 @@
-"""Atomic saves, directory removal and copies of file content. Nothing here knows about layers."""
+"""Files and directories: atomic saves, removal of trees, copies with reflinks. Knows nothing of layers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import BinaryIO
 
 from . import syscalls
 
-CHUNK = 1 << 20  # bytes that are read or written at once
-_SMALL = 1 << 17
+#: Bytes read or written in one call.
+CHUNK = 1 << 20
+_SMALL = 1 << 17  # bytes; copying through memory is faster than copy_file_range(2) up to here
 _NO_COPY_RANGE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
 def sync_directory(path: str) -> None:
-    """Make names that were added to or removed from a directory durable."""
+    """Flush a directory: names added to it, or removed from it, become durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -28,9 +29,14 @@ def sync_directory(path: str) -> None:
 
 def save(path: str, data: bytes, mode: int = 0o600) -> None:
     """
-    Replace a file's content: after a crash at any moment it is wholly the old or wholly the new one, and durable.
+    Replace a file atomically and durably: after a crash it has the complete old content or the complete new one.
 
-    For one writer at a time. What a crash may leave is ``path`` with ``.new`` behind it, which the next call replaces.
+    Only one writer at a time is allowed. A crash may leave ``path + ".new"``, which the next call overwrites.
+
+    Args:
+        path: The file to create or replace.
+        data: Its new content.
+        mode: Its permission bits, whatever the umask.
     """
     temporary = path + ".new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -48,18 +54,18 @@ def save(path: str, data: bytes, mode: int = 0o600) -> None:
 
 
 def discard(path: str) -> None:
-    """Remove a file that need not be there."""
+    """Delete a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def remove_tree(path: str) -> int:
     """
-    Remove a directory with all that is in it, however deeply it is nested: ``shutil.rmtree`` needs an open file for
-    each level, and paths as long as the tree is deep.
+    Remove a directory tree of any depth, and return the content bytes that this frees.
 
-    Directories are moved up until none holds another, so what an interruption leaves is not the tree that it was.
-    Returns the content bytes of the files that are in no other tree.
+    Subdirectories are first moved up into the root of the tree, so that only two directories are open at a time and
+    no path is long (``shutil.rmtree`` needs an open file for each level). An interrupted call leaves a tree of another
+    shape; call it again to finish. Files with hard links outside the tree free nothing.
     """
     freed = 0
     root = open_directory(path)
@@ -68,7 +74,7 @@ def remove_tree(path: str) -> int:
             for name in names:
                 st = os.lstat(name, dir_fd=root)
                 if stat.S_ISDIR(st.st_mode):
-                    freed += _empty(root, name)
+                    freed += _flatten(root, name)
                     os.rmdir(name, dir_fd=root)
                 else:
                     freed += _unlink(root, name, st)
@@ -78,8 +84,8 @@ def remove_tree(path: str) -> int:
     return freed
 
 
-def _empty(root: int, name: str) -> int:
-    """Move the directories in one up to ``root``, and remove the rest."""
+def _flatten(root: int, name: str) -> int:
+    """Empty a directory: move its subdirectories up to ``root`` and remove its other files."""
     freed = 0
     directory = open_directory(os.fsencode(name), root)
     try:
@@ -100,7 +106,7 @@ def _unlink(directory: int, name: str, st: os.stat_result) -> int:
 
 
 def hex_digest(file: BinaryIO, other: hashlib._Hash | None = None) -> str:
-    """The sha256 of a file from its present position to its end, in hex; ``other`` is given the same bytes."""
+    """Return the sha256, in hex, of a file from its position to its end; update ``other`` with the same bytes."""
     sha = hashlib.sha256()
     while data := file.read(CHUNK):
         sha.update(data)
@@ -111,27 +117,27 @@ def hex_digest(file: BinaryIO, other: hashlib._Hash | None = None) -> str:
 
 class Copier:
     """
-    Gives files the content of others: as shared extents where the file system can, else copied.
+    Copies file contents, as shared extents (reflinks) if the file system supports them.
 
-    One for each tree that is copied, because whether extents can be shared is asked of the kernel only once. Without
-    ``share`` nothing is shared: copy_file_range(2) would, where the file system can.
+    Use one object for each tree: it stops trying to share extents after the first refusal.
     """
 
     def __init__(self, share: bool = True) -> None:
+        """With ``share=False`` every copy has its own extents (copy_file_range(2) may share them)."""
         self.clones = self._share = share
 
     def copy(self, source: int, target: int, size: int) -> None:
-        """Copy the ``size`` bytes of an open file to an empty one."""
+        """Copy the ``size`` bytes of the open file ``source`` to the empty open file ``target``."""
         if not size or (self.clones and self._clone(source, target)):
             return
-        if size <= _SMALL:  # through our memory is quicker than through the kernel's pipes
+        if size <= _SMALL:
             write_all(target, os.read(source, size))
         elif not (self._share and self._copy_range(source, target, size)):
             while data := os.read(source, CHUNK):
                 write_all(target, data)
 
     def shares(self, directory: str) -> bool:
-        """Whether files in ``directory`` can share extents, so that a copy takes no space. Leaves nothing behind."""
+        """True if files in ``directory`` can share extents. Leaves no file behind."""
         with contextlib.ExitStack() as opened:
             descriptors = [os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600) for _ in range(2)]
             for descriptor in descriptors:
@@ -140,7 +146,7 @@ class Copier:
 
     @staticmethod
     def _copy_range(source: int, target: int, size: int) -> bool:
-        """Copy within the kernel, where it does that."""
+        """Copy with copy_file_range(2); False if the kernel or the file system cannot."""
         try:
             while size > 0 and (count := os.copy_file_range(source, target, size)):
                 size -= count
@@ -156,12 +162,12 @@ class Copier:
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """write(2) until all is written."""
+    """Call write(2) until all of ``data`` is written."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def open_directory(path: str | bytes, parent: int | None = None) -> int:
-    """Open a directory, which must not be a symlink, and return its descriptor."""
+    """Open a directory and return its descriptor; a symlink as the last component raises ``OSError``."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)

@@ -1,8 +1,8 @@
 """
-Linux system calls that Python does not wrap. Nothing here knows about layers.
+Linux system calls that Python does not wrap. Knows nothing of layers.
 
-A call goes through the C library if the library has the symbol (glibc 2.28 has renameat2, musl does not), else through
-syscall(2) with the number of this machine's architecture. A kernel that lacks a call fails with ENOSYS, as usual.
+A call goes through the C library if the library has the symbol (glibc has renameat2 since 2.28, musl lacks it), else
+through syscall(2) with the number of this machine's architecture. If the kernel lacks a call, it fails with ENOSYS.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import platform
 _AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _FICLONE = 0x40049409  # linux/fs.h, ioctl_ficlone(2)
-# Answers of FICLONE that mean: these two files cannot share extents.
+# errors of FICLONE that mean: these two files cannot share extents
 _NO_CLONE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
 # asm/unistd_64.h for x86-64, asm-generic/unistd.h for aarch64
 _NUMBERS = {
@@ -27,14 +27,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def exchange(first: str, second: str) -> None:
-    """Swap two paths of one file system atomically, renameat2(2) with RENAME_EXCHANGE."""
+    """Exchange two paths of one file system atomically: renameat2(2) with RENAME_EXCHANGE."""
     if _call("renameat2", _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), first, None, second)
 
 
 def sync_filesystem(path: str) -> None:
-    """Write everything that the path's file system still holds in memory, syncfs(2)."""
+    """Flush the file system that holds ``path``: syncfs(2)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if _call("syncfs", descriptor):
@@ -45,7 +45,7 @@ def sync_filesystem(path: str) -> None:
 
 
 def clone(source: int, target: int) -> bool:
-    """Let an empty open file share the extents of another, ioctl_ficlone(2). False if they cannot share extents."""
+    """Make the empty open file ``target`` share the extents of ``source``: ioctl_ficlone(2). False if they cannot."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as exc:
@@ -56,7 +56,7 @@ def clone(source: int, target: int) -> bool:
 
 
 def _call(name: str, *arguments: int | bytes) -> int:
-    """Call a function of the C library, or the system call of that name if the library lacks the function."""
+    """Call a C library function, or the system call of the same name if the library lacks the function."""
     function = getattr(_libc, name, None)
     if function is not None:
         return int(function(*arguments))

@@ -14,12 +14,13 @@ from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store import index, space
 from ..disk.store.generations import Adopted
+from ..disk.store.layout import siblings
 from ..engine.base import Engine
 from ..errors import BaseAbsent, ContentUnknown, LayerUnsupported
 from ..model.legacy import properties as model_legacy
 from ..model.stack import ids, overlay
 from ..model.store.record import Generation, Record
-from ..progress import of_step
+from ..progress import step_progress
 from . import bases
 from .bases import Base
 
@@ -93,7 +94,9 @@ class _Attempt:
         hint = "nothing was changed; baseimg.adopt needs this once, for the original content"
         space.check(base.store.home, total, len(headers), self.context.reserve, lambda: hint)
         try:
-            made = reconstruct.rebuild(staging, headers, self._sources(), of_step(self.context.progress, "restoring"))
+            made = reconstruct.rebuild(
+                staging, headers, self._sources(), step_progress(self.context.progress, "restoring")
+            )
         except LayerUnsupported as exc:
             return exc.message
         self.files, self.missing = made.files, made.missing
@@ -111,7 +114,7 @@ class _Attempt:
     def _is_live(self, staging: str) -> bool:
         """Whether containers see of the live directory exactly what they would see of the pristine content."""
         lower = self.base.lower
-        return not compare(Stack([staging, *lower]), Stack([self.base.store.live, *lower]))
+        return not compare(Stack([staging, *lower]), Stack([self.base.store.live, *lower]), siblings=siblings)
 
     def _live(self) -> Generation:
         version = model_legacy.version_beside(self.old.properties.version, {self.record.pristine.version, "pristine"})

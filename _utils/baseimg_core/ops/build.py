@@ -14,13 +14,14 @@ from ..disk.packages import databases
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store.generations import Store
+from ..disk.store.layout import siblings
 from ..engine.base import Engine, Image
 from ..errors import ArgumentInvalid, ImagesEqual
 from ..model.bundle.manifest import ImageRef
 from ..model.stack import changes as model_changes
 from ..model.stack import ids, overlay
 from ..model.stack.changes import Action, Change
-from ..progress import Progress, of_step
+from ..progress import Progress, step_progress
 from . import bases
 
 # OCI distribution spec, "Pulling manifests": the grammar of tags
@@ -94,7 +95,7 @@ def build(
         return result
     platform, differ = {"os": new.os, "architecture": new.architecture}, databases.difference(below, above)
     encoding = Encoding(kind, below if delta else None, delta or "")
-    written = writer.write(path, found, *sides, platform, encoding, of_step(progress, "writing"), differ)
+    written = writer.write(path, found, *sides, platform, encoding, step_progress(progress, "writing"), differ)
     result.update(digest=written.digest, size=written.size)
     if signer:
         signed = signature.sign(path, signer, written.digest)
@@ -139,7 +140,7 @@ def layered(engine: Engine, reference: str) -> Image:
 
 
 def _compare(engine: Engine, old: Stack, new: Stack, progress: Progress | None, contents: bool = False) -> list[Change]:
-    found = compare(old, new, of_step(progress, "comparing"), contents)
+    found = compare(old, new, step_progress(progress, "comparing"), contents, siblings)
     return [replace(one, entry=engine.owners.original(one.entry)) if one.entry else one for one in found]
 
 

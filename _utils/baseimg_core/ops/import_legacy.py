@@ -15,15 +15,16 @@ from ..disk.legacy.archive import Unpacked
 from ..disk.packages import databases
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
+from ..disk.store.layout import siblings
 from ..engine.base import Engine
 from ..errors import ArgumentInvalid, DestinationUnwritable, ImagesEqual, LegacyInvalid
 from ..linux.files import hex_digest
-from ..linux.oserrors import disk_errors
+from ..linux.oserrors import translate_os_errors
 from ..model.legacy import properties
 from ..model.stack import changes as model_changes
 from ..model.stack import overlay
 from ..model.stack.changes import Change
-from ..progress import Progress, of_step
+from ..progress import Progress, step_progress
 from . import bases, build
 
 
@@ -55,14 +56,14 @@ def import_legacy(
     if not os.path.isdir(directory):
         raise DestinationUnwritable(f"{directory} is not a directory")
     below = build.pristine(engine, image)
-    with disk_errors(path), tempfile.TemporaryDirectory(prefix=".baseimg-import-", dir=directory) as unpacked:
+    with translate_os_errors(path), tempfile.TemporaryDirectory(prefix=".baseimg-import-", dir=directory) as unpacked:
         met = legacy_archive.unpack(archive, unpacked, below)
         above = Stack([unpacked, *below.root.paths])
-        found = compare(below, above, of_step(progress, "comparing"))
+        found = compare(below, above, step_progress(progress, "comparing"), siblings=siblings)
         if not found:
             raise ImagesEqual(f"{source} shows everything that is in {archive}")
         platform, differ = {"os": image.os, "architecture": image.architecture}, databases.difference(below, above)
-        tell = of_step(progress, "writing")
+        tell = step_progress(progress, "writing")
         written = writer.write(path, found, *sides, platform, Encoding(kind), tell, differ)
     return {
         "bundle": path,

@@ -8,7 +8,7 @@ from ..context import Context
 from ..disk.store.layout import now
 from ..engine.base import Engine
 from ..errors import ContentUnknown, RecordInvalid
-from ..linux.oserrors import disk_errors
+from ..linux.oserrors import translate_os_errors
 from ..model.store.record import Generation, Record
 from .bases import Base, first_record
 
@@ -26,7 +26,7 @@ def heal(context: Context, base: Base) -> bool:
     """
     if compose(context.engine, base) is None:
         return False
-    with base.store.lock(context.lock_timeout, context.by), disk_errors(base.store.home):
+    with base.store.lock(context.lock_timeout, context.by), translate_os_errors(base.store.home):
         record = compose(context.engine, base)  # again, since another job may have been at it
         if record:
             base.store.save(record)

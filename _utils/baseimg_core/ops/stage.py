@@ -18,7 +18,7 @@ from ..model.bundle.manifest import Manifest
 from ..model.stack import overlay
 from ..model.stack.owners import Owners
 from ..model.store.record import Generation, Record
-from ..progress import of_step
+from ..progress import step_progress
 from .bases import Base
 from .plan import Catalogue, Plan
 
@@ -67,7 +67,7 @@ def _stage(
         flattener = Flattener(path, Stack(base.lower), shared)
         try:
             for version, bundle in reversed(bundles.items()):
-                members = bundle.members(of_step(context.progress, f"unpacking {version}"), olds.get(version))
+                members = bundle.members(step_progress(context.progress, f"unpacking {version}"), olds.get(version))
                 taken = members if context.devices else _without_devices(members)
                 flattener.add_changes(_stored(taken, context.engine.owners))
             flattener.add_directory(begin, copying)
@@ -83,7 +83,7 @@ def _stage(
     try:
         return base.store.stage(record, new, fill)
     except SpaceExhausted as exc:
-        raise space.missing(base.store.home, size, paths, prunable(base, record), exc) from exc
+        raise space.exhausted_while_writing(base.store.home, size, paths, prunable(base, record), exc) from exc
 
 
 def _without_devices(members: Iterable[tuple[Member, Plain]]) -> Iterator[tuple[Member, Plain]]:
@@ -121,7 +121,7 @@ def _make_sure(
     except SpaceExhausted:
         if shared.extents or not shared.inodes:
             raise
-        size -= space.counted(begin, shared.links)  # takes a walk, so it is asked for only where it decides
+        size -= space.content_bytes(begin, shared.links)  # takes a walk, so it is asked for only where it decides
         check()
     return size, paths
 

@@ -12,7 +12,7 @@ from ..disk.store.layout import Records
 from ..engine.base import Engine
 from ..errors import BaseimgError
 from ..linux import files
-from ..linux.oserrors import disk_errors
+from ..linux.oserrors import translate_os_errors
 from ..model import metrics as model_metrics
 from . import bases
 from .bases import Base
@@ -70,7 +70,7 @@ def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, An
 def publish(path: str, text: str) -> int:
     """Write a world-readable file atomically; returns its size in bytes."""
     data = text.encode(errors="replace")
-    with disk_errors(path):
+    with translate_os_errors(path):
         files.save(path, data, 0o644)
     return len(data)
 

@@ -24,7 +24,7 @@ from ..disk.bundle import frame
 from ..disk.bundle.reader import MAX_JSON, Descriptor, carried, parts
 from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing
 from ..linux.files import CHUNK, discard, save, sync_directory, write_all
-from ..linux.oserrors import disk_errors
+from ..linux.oserrors import translate_os_errors
 from ..model import signature as model_signature
 from ..model.policy import reference
 from ..model.policy.pillar import Registry
@@ -54,7 +54,7 @@ class Cache:
         where it is no bundle, and for a signature :class:`SignatureMissing`, :class:`SignatureInvalid`.
         """
         place, signature = reference.split_signature(source)
-        with disk_errors(self._home):
+        with translate_os_errors(self._home):
             os.makedirs(self._home, mode=0o700, exist_ok=True)
             os.chmod(self._home, 0o700)
             return self._signature(place) if signature else self._bundle(place)

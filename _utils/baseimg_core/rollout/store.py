@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from ..errors import RolloutBusy, RolloutUnknown
 from ..linux import files
-from ..linux.oserrors import disk_errors
+from ..linux.oserrors import translate_os_errors
 from ..model.rollout import record as rollout_record
 from ..model.rollout.record import Rollout
 
@@ -68,14 +68,14 @@ class Store:
         return found[0]
 
     def save(self, record: Rollout) -> None:
-        with disk_errors(self.home):
+        with translate_os_errors(self.home):
             os.makedirs(self.home, mode=0o700, exist_ok=True)
             files.save(self._path(record.id, _RECORD), record.dump())
 
     @contextlib.contextmanager
     def lock(self, base: str) -> Iterator[None]:
         """Be the one process that moves this base; raises :class:`RolloutBusy`."""
-        with disk_errors(self.home):
+        with translate_os_errors(self.home):
             os.makedirs(self.home, mode=0o700, exist_ok=True)
             descriptor = os.open(self._path(quote(base, safe=""), _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -91,7 +91,7 @@ class Store:
             os.close(descriptor)
 
     def ask_to_halt(self, name: str) -> None:
-        with disk_errors(self.home):
+        with translate_os_errors(self.home):
             files.save(self._path(name, _HALT), b"")
 
     def asked_to_halt(self, name: str) -> bool:

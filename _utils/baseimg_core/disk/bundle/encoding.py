@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ...errors import LayerUnsupported
-from ...linux.concurrency import Digest, ahead
+from ...linux.concurrency import AsyncHash, map_ahead
 from ...linux.files import CHUNK, hex_digest
 from ...model.bundle.manifest import DELTA_TYPE, MEDIA_TYPES
 from ...model.stack import overlay
@@ -47,7 +47,7 @@ class _Counted:
     """A file that digests and counts what is written through it."""
 
     def __init__(self, out: BinaryIO) -> None:
-        self.out, self.size, self._sha = out, 0, Digest()
+        self.out, self.size, self._sha = out, 0, AsyncHash()
 
     def write(self, data: bytes) -> int:
         self._sha.update(data)
@@ -140,7 +140,7 @@ class LayerWriter:
     def write(self, changes: Sequence[Change]) -> None:
         self.total = sum(change.entry.size for change in changes if change.entry and change.link is None)
         with ThreadPoolExecutor(_READERS, "read") as pool:
-            for change, content in ahead(pool, _read, changes, _FILES_AHEAD):
+            for change, content in map_ahead(pool, _read, changes, _FILES_AHEAD):
                 if change.entry and content:
                     self._file(change, change.entry.size, content)
                 else:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ...errors import ArgumentInvalid, SignatureInvalid, SignatureMissing, SignatureUnsupported
 from ...linux.files import discard, sync_directory
-from ...linux.oserrors import disk_errors
+from ...linux.oserrors import translate_os_errors
 from ...model import signature as model_signature
 from ...model.policy.pillar import SIGNATURE_SUFFIX
 from ...model.signature import Malformed, PublicKey, Signature
@@ -203,7 +203,7 @@ def _save(path: str, data: bytes) -> None:
     """Write a file that everybody may read: under a temporary name, synced, then renamed."""
     directory, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
-    with disk_errors(path):
+    with translate_os_errors(path):
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with open(os.open(temporary, flags, 0o600), "wb") as out:

@@ -6,7 +6,7 @@ import hashlib
 from typing import BinaryIO
 
 from ...errors import BundleInvalid, DigestMismatch
-from ...linux.concurrency import Ahead, Digest
+from ...linux.concurrency import AsyncHash, ReadAhead
 from . import compression
 
 
@@ -36,8 +36,8 @@ class Plain:
     """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream, self._size, self._done, self._sha = stream, size, 0, Digest()
-        self._ahead = Ahead(self._digested)
+        self._stream, self._size, self._done, self._sha = stream, size, 0, AsyncHash()
+        self._ahead = ReadAhead(self._digested)
 
     def close(self) -> None:
         self._ahead.close()

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ...errors import DestinationUnwritable
-from ...linux.concurrency import meanwhile
+from ...linux.concurrency import in_background
 from ...linux.files import CHUNK, discard, hex_digest, sync_directory
-from ...linux.oserrors import disk_errors
+from ...linux.oserrors import translate_os_errors
 from ...model.bundle.manifest import LABEL, ImageRef, Manifest, Totals
 from ...model.packages.difference import Packages
 from ...model.stack import changes as model_changes
@@ -64,7 +64,7 @@ def write(
     if os.path.isdir(path):
         raise DestinationUnwritable(f"{path} is a directory")
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
-    with disk_errors(path), _removed_on_failure(temporary):
+    with translate_os_errors(path), _removed_on_failure(temporary):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w+b") as out, tempfile.TemporaryFile(dir=directory) as aside:
             layer = _encode(out, aside, changes, how, progress)
@@ -73,7 +73,7 @@ def write(
             manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages)
             _finish_archive(out, layer.blobs, manifest, platform)
             out.flush()
-            with meanwhile(lambda: os.fsync(descriptor)):
+            with in_background(lambda: os.fsync(descriptor)):
                 size = out.seek(0, os.SEEK_END)
                 out.seek(0)
                 digest = "sha256:" + hex_digest(out)

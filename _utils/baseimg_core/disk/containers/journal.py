@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 from ...errors import RecordInvalid
 from ...linux import files
-from ...linux.oserrors import disk_errors
+from ...linux.oserrors import translate_os_errors
 
 FORMAT = 1
 
@@ -53,7 +53,7 @@ class Journal:
 
     def save(self, path: str) -> None:
         """Replace the file; one that notes nothing is removed."""
-        with disk_errors(path):
+        with translate_os_errors(path):
             if self.names:
                 files.save(path, json.dumps(asdict(self), indent=1).encode() + b"\n")
             else:

@@ -1,64 +1,93 @@
-"""The difference between what two stacks of layer directories show."""
+"""Compares two stacks of layer directories path by path."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ...errors import LayerUnsupported
-from ...linux.concurrency import ahead
+from ...linux.concurrency import map_ahead
 from ...linux.files import CHUNK
 from ...model.stack import overlay
 from ...model.stack.changes import Action, Change, relinked
 from ...model.stack.entry import Entry, Kind, differences, kind_of
 from ...progress import StepProgress
-from ..store.layout import Records
-from .directories import Node, Stack, entry_of, names_in
+from .directories import Node, Stack, entry_of, list_names
 
 _READERS = 2
-_AHEAD = 64  # files that wait to be compared while the walk goes on
+_PENDING_FILES = 64  # files whose contents are compared while the walk continues
 Inode = tuple[int, int]
+#: Returns, for a layer directory, the other directories that may share inodes with it under the same paths.
+Siblings = Callable[[bytes], Iterable[bytes]]
 
 
-def compare(source: Stack, target: Stack, progress: StepProgress | None = None, contents: bool = False) -> list[Change]:
+def no_siblings(_layer: bytes) -> Iterable[bytes]:
+    """The :data:`Siblings` of layers that share no inodes with other directories."""
+    return ()
+
+
+def compare(
+    source: Stack,
+    target: Stack,
+    progress: StepProgress | None = None,
+    contents: bool = False,
+    siblings: Siblings = no_siblings,
+) -> list[Change]:
     """
-    Every path that ``target`` shows differently from ``source``, ordered by path (so parents come first).
+    Return every path that ``target`` shows differently from ``source``.
 
-    Directories that both stacks merge from the same layer directories are the same and are not entered, so that with
-    shared lower layers only what lies above them is read. ``progress`` is told the number of paths compared so far.
+    Directories that both stacks merge from the same layer directories are equal and are not read, so with shared lower
+    layers only the layers above them are read.
 
-    A file's content is read where nothing else tells that it differs; with ``contents`` also where something does, so
-    that each change says whether the content is among what differs.
+    Args:
+        source: The old stack.
+        target: The new stack.
+        progress: Called with the number of paths compared so far.
+        contents: Compare the content of files whose metadata differs, too, so that every change says whether the
+            content differs. Without it a content is compared only if the metadata is equal.
+        siblings: The other generations of a layer directory. Hard links to them are not links within the layer.
+
+    Returns:
+        The changes, ordered by path, so that parents come first.
+
+    Raises:
+        LayerUnsupported: A name or a mark cannot be in a bundle.
     """
-    return _Comparison(source, target, progress, contents).run()
+    return _Comparison(source, target, progress, contents, siblings).run()
 
 
 @dataclass(frozen=True, slots=True)
-class _Doubtful:
-    """A path that both show, where its files are, the target's entry, and what differs beside the content."""
+class _FilePair:
+    """A path that both stacks show."""
 
     path: bytes
+    #: Absolute path of the source's file.
     old: bytes
+    #: Absolute path of the target's file.
     new: bytes
+    #: The path in the target.
     entry: Entry
+    #: The properties that differ, without the content.
     what: tuple[str, ...]
 
 
 class _Comparison:
-    def __init__(self, source: Stack, target: Stack, progress: StepProgress | None, contents: bool) -> None:
+    def __init__(
+        self, source: Stack, target: Stack, progress: StepProgress | None, contents: bool, siblings: Siblings
+    ) -> None:
         self.source, self.target, self.progress, self.contents = source, target, progress, contents
-        self.seen = 0
-        self.before, self.after = _Links(source), _Links(target)
+        self.compared = 0
+        self.before, self.after = _Links(source, siblings), _Links(target, siblings)
         self.changes: dict[bytes, Change] = {}
 
     def run(self) -> list[Change]:
         with ThreadPoolExecutor(_READERS, "compare") as pool:
-            for pair, same in ahead(pool, _same_content, self._walk(), _AHEAD):
-                self._settle(pair, same)
-        before, after = self._links()
+            for pair, same in map_ahead(pool, _same_content, self._walk(), _PENDING_FILES):
+                self._record_result(pair, same)
+        before, after = self._link_groups()
         changed = set(self.changes)
         for path in relinked(before, after, changed, self._is_leaf):
             node = self.target.find(path)
@@ -66,40 +95,40 @@ class _Comparison:
             self._record(path, Action.MODIFIED, node.top, self._entry(path, node), ("links",))
         return [self._with_link(change, after) for _path, change in sorted(self.changes.items())]
 
-    def _links(self) -> tuple[dict[bytes, frozenset[bytes]], dict[bytes, frozenset[bytes]]]:
-        """Both sides' hard links. Unchanged paths are not met in the walk, so each side leads to more on the other."""
+    def _link_groups(self) -> tuple[dict[bytes, frozenset[bytes]], dict[bytes, frozenset[bytes]]]:
+        """Return the hard links of both sides. The walk skips unchanged paths, so each side adds paths to the other."""
         while True:
             before, after = self.before.groups(), self.after.groups()
-            if not self.after.meet(before) | self.before.meet(after):
+            if not self.after.add_paths(before) | self.before.add_paths(after):
                 return before, after
 
-    def _walk(self) -> Iterator[_Doubtful]:
-        """Compare everything but contents; gives the files whose contents have to be."""
+    def _walk(self) -> Iterator[_FilePair]:
+        """Compare all but the contents; yield the files whose contents must be compared."""
         pending: list[tuple[bytes, Node | None, Node]] = [(b"", self.source.root, self.target.root)]
         while pending:
             path, old, new = pending.pop()
             olds, news = self._children(old, new)
             for name in sorted(olds.keys() | news.keys()):
-                child, one, other = overlay.join(path, name), olds.get(name), news.get(name)
-                if one == other:
+                child, old_node, new_node = overlay.join(path, name), olds.get(name), news.get(name)
+                if old_node == new_node:
                     continue
-                self._tick()
-                if doubtful := self._pair(child, one, other):
-                    yield doubtful
-                if other and other.is_dir:
-                    pending.append((child, one, other))
+                self._count_path()
+                if pair := self._compare_nodes(child, old_node, new_node):
+                    yield pair
+                if new_node and new_node.is_dir:
+                    pending.append((child, old_node, new_node))
 
     def _children(self, old: Node | None, new: Node) -> tuple[dict[bytes, Node], dict[bytes, Node]]:
-        """What both show in a directory; of what they share only what is not the same for that reason."""
+        """Return the nodes of both in a directory; if they share lower layers, only names that the others decide."""
         if old is None or not old.is_dir:
             return {}, self.target.children(new)
         own = len(new.paths) - len(old.paths)
         if own < 0 or new.paths[own:] != old.paths:
             return self.source.children(old), self.target.children(new)
-        names = names_in(new.paths[:own])
+        names = list_names(new.paths[:own])
         return self.source.children(old, names), self.target.children(new, names)
 
-    def _pair(self, path: bytes, old: Node | None, new: Node | None) -> _Doubtful | None:
+    def _compare_nodes(self, path: bytes, old: Node | None, new: Node | None) -> _FilePair | None:
         if new is None:
             self._record(path, Action.REMOVED)
             return None
@@ -110,14 +139,14 @@ class _Comparison:
         before = self._entry(path, old, self.before)
         what = differences(before, entry)
         both_files = before.kind is entry.kind is Kind.FILE and old.top != new.top
-        pair = _Doubtful(path, old.top, new.top, entry, tuple(what))
+        pair = _FilePair(path, old.top, new.top, entry, tuple(what))
         if both_files and "size" not in what and (self.contents or not what):
             return pair
-        self._settle(pair, same=True)
+        self._record_result(pair, same=True)
         return None
 
-    def _settle(self, pair: _Doubtful, same: bool) -> None:
-        """Record what differs of two paths, once it is known whether their contents are the same."""
+    def _record_result(self, pair: _FilePair, same: bool) -> None:
+        """Record how two paths differ; ``same`` says whether their contents are equal."""
         what = pair.what if same else (*pair.what, "content")
         if what:
             self._record(pair.path, Action.MODIFIED, pair.new, pair.entry, what)
@@ -125,7 +154,7 @@ class _Comparison:
     def _entry(self, path: bytes, node: Node, links: _Links | None = None) -> Entry:
         st = os.lstat(node.top)
         kind = kind_of(st.st_mode)
-        assert kind is not None  # a stack shows only what a layer can carry
+        assert kind is not None  # a stack skips sockets
         if links and st.st_nlink > 1 and not node.is_dir:
             links.add(path, node.top, st)
         return entry_of(node.top, st, kind)
@@ -156,61 +185,60 @@ class _Comparison:
         node = self.target.find(path)
         return node is not None and not node.is_dir
 
-    def _tick(self) -> None:
-        self.seen += 1
-        if self.progress and self.seen % 256 == 0:
-            self.progress(self.seen, 0)
+    def _count_path(self) -> None:
+        self.compared += 1
+        if self.progress and self.compared % 256 == 0:
+            self.progress(self.compared, 0)
 
 
 class _Links:
-    """The hard links that one stack shows, from the paths that the comparison met."""
+    """The hard links of one stack, starting from the paths that the comparison has read."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.met: dict[Inode, set[bytes]] = {}
+    def __init__(self, stack: Stack, siblings: Siblings) -> None:
+        self.stack, self._siblings = stack, siblings
+        self.paths: dict[Inode, set[bytes]] = {}
         self.nlink: dict[Inode, int] = {}
         self.layer: dict[Inode, bytes] = {}
-        self.looked_for: set[Inode] = set()
-        self.beside: dict[bytes, list[bytes]] = {}
+        self.searched: set[Inode] = set()
+        self.siblings: dict[bytes, list[bytes]] = {}
 
-    def meet(self, paths: Iterable[bytes]) -> bool:
-        """Look at more paths; whether any of them is linked and new."""
-        before = sum(map(len, self.met.values()))
+    def add_paths(self, paths: Iterable[bytes]) -> bool:
+        """Read more paths; True if any of them is a hard link that was not known."""
+        before = sum(map(len, self.paths.values()))
         for path in paths:
             node = self.stack.find(path)
             if node and not node.is_dir and (st := os.lstat(node.top)).st_nlink > 1:
                 self.add(path, node.top, st)
-        return sum(map(len, self.met.values())) > before
+        return sum(map(len, self.paths.values())) > before
 
     def add(self, path: bytes, real: bytes, st: os.stat_result) -> None:
+        """Note a path with several links; ``real`` is its absolute path, ``st`` its ``lstat``."""
         inode = (st.st_dev, st.st_ino)
-        self.met.setdefault(inode, set()).add(path)
+        self.paths.setdefault(inode, set()).add(path)
         self.nlink[inode] = st.st_nlink
         self.layer[inode] = real[: -len(path) - 1]
 
     def groups(self) -> dict[bytes, frozenset[bytes]]:
-        """For each path that shares its inode, all the paths that do. Links that were not met are looked for."""
-        wanted: dict[bytes, set[Inode]] = {}
-        for inode, paths in self.met.items():
+        """Return, for each hard-linked path, all paths of its inode. Unread paths are searched in the layer."""
+        searches: dict[bytes, set[Inode]] = {}
+        for inode, paths in self.paths.items():
             left = self.nlink[inode] - len(paths)
-            if left > 0 and inode not in self.looked_for and left > self._elsewhere(inode, paths):
-                self.looked_for.add(inode)
-                wanted.setdefault(self.layer[inode], set()).add(inode)
-        for layer, inodes in wanted.items():
+            if left > 0 and inode not in self.searched and left > self._links_in_siblings(inode, paths):
+                self.searched.add(inode)
+                searches.setdefault(self.layer[inode], set()).add(inode)
+        for layer, inodes in searches.items():
             for path, inode in _paths_of(layer, inodes):
                 node = self.stack.find(path)
                 if node and node.top == layer + b"/" + path:
-                    self.met[inode].add(path)
-        return {path: frozenset(paths) for paths in self.met.values() if len(paths) > 1 for path in paths}
+                    self.paths[inode].add(path)
+        return {path: frozenset(paths) for paths in self.paths.values() if len(paths) > 1 for path in paths}
 
-    def _elsewhere(self, inode: Inode, paths: Iterable[bytes]) -> int:
-        """How many links other generations of the layer have, under the same paths: those are no links within it."""
+    def _links_in_siblings(self, inode: Inode, paths: Iterable[bytes]) -> int:
+        """Count the links of an inode in other generations of the layer, under the same paths."""
         layer = self.layer[inode]
-        if layer not in self.beside:
-            beside = Records(os.path.dirname(os.fsdecode(layer)))
-            self.beside[layer] = [os.fsencode(one) for one in (beside.live, *beside.places())]
-        others = [other for other in self.beside[layer] if other != layer]
-        return sum(_inode(other + b"/" + path) == inode for other in others for path in paths)
+        if layer not in self.siblings:
+            self.siblings[layer] = [sibling for sibling in self._siblings(layer) if sibling != layer]
+        return sum(_inode(sibling + b"/" + path) == inode for sibling in self.siblings[layer] for path in paths)
 
 
 def _inode(path: bytes) -> Inode | None:
@@ -230,7 +258,7 @@ def _paths_of(layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]
                 yield real[len(layer) + 1 :], (st.st_dev, st.st_ino)
 
 
-def _same_content(pair: _Doubtful) -> bool:
+def _same_content(pair: _FilePair) -> bool:
     with open(pair.old, "rb", buffering=0) as left, open(pair.new, "rb", buffering=0) as right:
         while True:
             chunk = left.read(CHUNK)

@@ -1,4 +1,4 @@
-"""Read layer directories: one path as an entry, and a stack of them as the kernel would merge it. Writes nothing."""
+"""Layer directories, read-only: one path as an entry, and a stack of directories as the kernel merges it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.overlay import Mark
 
-_REMEMBERED = 4096  # directories
+_CACHED = 4096  # directories
 
 
 def read_xattrs(path: bytes | int) -> dict[str, bytes]:
-    """The extended attributes that a layer carries, by name; refuses marks that must not be copied."""
+    """
+    Return the extended attributes of a path or descriptor that a layer carries, by name.
+
+    Raises:
+        LayerUnsupported: The path has an overlay mark that must not be copied (redirect, metacopy).
+    """
     follow = isinstance(path, int)
     names = os.listxattr(path, follow_symlinks=follow)
     if not names:
@@ -28,7 +33,17 @@ def read_xattrs(path: bytes | int) -> dict[str, bytes]:
 
 
 def entry_of(path: bytes | int, st: os.stat_result, kind: Kind) -> Entry:
-    """The entry of a path (or of an open descriptor) whose ``lstat`` is ``st``."""
+    """
+    Return the entry of a path or descriptor.
+
+    Args:
+        path: The path, or an open descriptor of it (not of a symlink).
+        st: Its ``lstat`` result.
+        kind: Its type.
+
+    Raises:
+        LayerUnsupported: See :func:`read_xattrs`.
+    """
     return Entry(
         kind=kind,
         mode=stat.S_IMODE(st.st_mode),
@@ -43,7 +58,7 @@ def entry_of(path: bytes | int, st: os.stat_result, kind: Kind) -> Entry:
 
 
 def is_opaque(directory: bytes | int) -> bool:
-    """Whether a directory hides what lower layers have under its name."""
+    """True if a directory hides the directories of lower layers under its name."""
     try:
         return os.getxattr(directory, overlay.OPAQUE_XATTR) == overlay.OPAQUE_VALUE
     except OSError:  # ENODATA: the attribute is absent, the usual case
@@ -52,29 +67,33 @@ def is_opaque(directory: bytes | int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a stack shows at one path: one leaf, or all the directories that are merged there, top first."""
+    """One path of a stack: a leaf, or the directories that are merged there."""
 
+    #: Absolute paths: the leaf, or every merged directory, top first.
     paths: tuple[bytes, ...]
+    #: True for a directory.
     is_dir: bool
 
     @property
     def top(self) -> bytes:
+        """The absolute path of the leaf, or of the topmost directory."""
         return self.paths[0]
 
 
 class Stack:
     """
-    Layer directories, top first, read as the kernel's overlay would merge them.
+    Layer directories, merged as the kernel's overlay merges them.
 
-    Nodes name real files by absolute path, so equal nodes of two stacks are the same files and need no comparison.
+    Nodes hold absolute paths, so equal nodes of two stacks are the same files and need no comparison.
     """
 
     def __init__(self, roots: Sequence[str | bytes]) -> None:
+        """``roots`` are the layer directories, top first."""
         self.root = Node(tuple(os.fsencode(root) for root in roots), is_dir=True)
         self._directories: dict[bytes, Node | None] = {}
 
     def find(self, path: bytes) -> Node | None:
-        """What the stack shows at a relative path, or ``None``."""
+        """Return the node at a relative path; ``None`` if the stack shows nothing there."""
         node: Node | None = self.root if self.root.paths else None
         above = b""
         *directories, name = path.split(b"/")
@@ -84,16 +103,16 @@ class Stack:
         return self._child(node, name) if node and path else node
 
     def _directory(self, path: bytes, name: bytes, parent: Node) -> Node | None:
-        """A directory by its path, remembered, since callers ask for many paths in the same ones."""
+        """Return a directory by its path, cached: callers ask for many paths of the same directories."""
         if path not in self._directories:
-            if len(self._directories) >= _REMEMBERED:
+            if len(self._directories) >= _CACHED:
                 self._directories.clear()
             node = self._child(parent, name)
             self._directories[path] = node if node and node.is_dir else None
         return self._directories[path]
 
     def children(self, node: Node, names: Iterable[bytes] | None = None) -> dict[bytes, Node]:
-        """What the stack shows in a directory, by name; of ``names`` alone where these are given."""
+        """Return the nodes in a directory, by name; only those of ``names`` if it is given."""
         if names is not None:
             return {name: child for name in names if (child := self._child(node, name))}
         marks: dict[bytes, list[Mark]] = {}
@@ -101,11 +120,11 @@ class Stack:
         for index, directory in enumerate(node.paths):
             for name, mark in _listing(directory):
                 marks.setdefault(name, [Mark.ABSENT] * layers)[index] = mark
-        nodes = {name: self._merge(node, name, found) for name, found in marks.items()}
+        nodes = {name: self._merge(node, name, layer_marks) for name, layer_marks in marks.items()}
         return {name: child for name, child in nodes.items() if child}
 
     def files_below(self, paths: Iterable[bytes]) -> Iterator[bytes]:
-        """Every leaf at or below these paths."""
+        """Yield every leaf at or below these paths."""
         pending = [(path, node) for path in paths if (node := self.find(path))]
         while pending:
             path, node = pending.pop()
@@ -115,13 +134,13 @@ class Stack:
                 yield path
 
     def _child(self, parent: Node, name: bytes) -> Node | None:
-        return self._merge(parent, name, [_mark(directory + b"/" + name) for directory in parent.paths])
+        return self._merge(parent, name, [_read_mark(directory + b"/" + name) for directory in parent.paths])
 
     @staticmethod
     def _merge(parent: Node, name: bytes, marks: list[Mark]) -> Node | None:
         shown = overlay.visible(marks)
         if len(shown) > 1 or (shown and marks[shown[0]] is Mark.DIRECTORY):
-            # opacity costs a system call, so it is asked for only where something could be merged
+            # is_opaque costs a system call, so only directories that may be merged are checked
             for position, index in enumerate(shown):
                 if is_opaque(parent.paths[index] + b"/" + name):
                     shown = shown[: position + 1]
@@ -132,8 +151,8 @@ class Stack:
         return Node(paths, is_dir=marks[shown[0]] is not Mark.LEAF)
 
 
-def names_in(directories: Iterable[bytes]) -> set[bytes]:
-    """Every name in these directories, whatever it stands for."""
+def list_names(directories: Iterable[bytes]) -> set[bytes]:
+    """Return every name in these directories, whiteouts included."""
     return {name for directory in directories for name in os.listdir(directory)}
 
 
@@ -145,20 +164,20 @@ def _listing(directory: bytes) -> Iterator[tuple[bytes, Mark]]:
             elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                 yield entry.name, Mark.LEAF
             else:
-                yield entry.name, _special(entry.stat(follow_symlinks=False))
+                yield entry.name, _mark_of_special(entry.stat(follow_symlinks=False))
 
 
-def _mark(path: bytes) -> Mark:
+def _read_mark(path: bytes) -> Mark:
     try:
         st = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return Mark.ABSENT
     if stat.S_ISDIR(st.st_mode):
         return Mark.DIRECTORY
-    return _special(st)
+    return _mark_of_special(st)
 
 
-def _special(st: os.stat_result) -> Mark:
+def _mark_of_special(st: os.stat_result) -> Mark:
     if overlay.is_whiteout(st.st_mode, st.st_rdev):
         return Mark.WHITEOUT
     return Mark.LEAF if kind_of(st.st_mode) else Mark.ABSENT

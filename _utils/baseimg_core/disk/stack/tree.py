@@ -1,4 +1,4 @@
-"""Work below the root of a directory tree without following any symlink: create, read, set metadata."""
+"""Create, read and set metadata below the root of a directory tree without following a symlink."""
 
 from __future__ import annotations
 
@@ -16,7 +16,20 @@ _NO_LINK = {errno.EMLINK, errno.EXDEV, errno.EPERM}
 
 
 def read_below(root: str | bytes, path: bytes, limit: int) -> bytes:
-    """The regular file at a relative path, no component of which is followed as a symlink; ``EFBIG`` over ``limit``."""
+    """
+    Read a regular file below a root without following a symlink in any component.
+
+    Args:
+        root: The directory.
+        path: The file's relative path.
+        limit: Maximum size in bytes.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        OSError: ``EFBIG`` over the limit, ``EINVAL`` if it is not a regular file, or the error of the kernel.
+    """
     directory, name = overlay.split(path)
     tree = Tree(root)
     try:
@@ -34,22 +47,23 @@ def read_below(root: str | bytes, path: bytes, limit: int) -> bytes:
 
 class Tree:
     """
-    A directory tree to write into. Paths are relative bytes; no component of a path is ever followed as a symlink.
+    A directory tree to write into. Paths are relative; no component is followed as a symlink.
 
-    Descriptors of the directories along the present path stay open, since callers go through a tree in order.
-    Raises ``NotADirectoryError`` where a parent is no directory.
+    The directories along the last path stay open, since callers walk a tree in order. Every method raises
+    ``NotADirectoryError`` if a parent is not a directory.
     """
 
     def __init__(self, root: str | bytes) -> None:
         self._trail: list[tuple[bytes, int]] = [(b"", open_directory(root))]
 
     def close(self) -> None:
+        """Close every open directory."""
         for _name, descriptor in self._trail:
             os.close(descriptor)
         self._trail.clear()
 
     def directory(self, path: bytes) -> int:
-        """A descriptor of the directory, valid until the next call."""
+        """Return a descriptor of a directory. It is valid until the next call of any method."""
         parts = path.split(b"/") if path else []
         depth = 0
         while depth < len(parts) and depth + 1 < len(self._trail) and self._trail[depth + 1][0] == parts[depth]:
@@ -61,7 +75,7 @@ class Tree:
         return self._trail[-1][1]
 
     def make(self, path: bytes, entry: Entry) -> None:
-        """Create everything but files and links, without metadata; ``FileExistsError`` where there is something."""
+        """Create a directory, symlink, FIFO or device without metadata; raises ``FileExistsError``."""
         parent, name = self._parent(path)
         if entry.kind is Kind.DIRECTORY:
             os.mkdir(name, 0o700, dir_fd=parent)
@@ -77,8 +91,9 @@ class Tree:
 
     def create(self, path: bytes, mode: int) -> int:
         """
-        Create an empty file and return its descriptor, which the caller closes. Its permissions are those of ``mode``,
-        so that they need not be set once more, but for what the process's umask takes away.
+        Create an empty file and return its descriptor, which the caller closes.
+
+        The permissions are those of ``mode`` minus the umask, so :func:`set_metadata` rarely has to change them.
         """
         parent, name = self._parent(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -94,8 +109,18 @@ class Tree:
         finally:
             os.close(source)
 
-    def share(self, path: bytes, directory: int, name: bytes) -> bool:
-        """Make ``path`` a hard link to a file in another tree's open directory; whether the kernel does that."""
+    def link_from(self, path: bytes, directory: int, name: bytes) -> bool:
+        """
+        Make ``path`` a hard link to a file of another tree.
+
+        Args:
+            path: The new path in this tree.
+            directory: A descriptor of the other file's directory.
+            name: The other file's name there.
+
+        Returns:
+            False if the kernel refuses the link (``EMLINK``, ``EXDEV``, ``EPERM``).
+        """
         parent, new = self._parent(path)
         try:
             os.link(name, new, src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False)
@@ -105,21 +130,22 @@ class Tree:
             return False
         return True
 
-    def name(self, path: bytes, descriptor: int) -> None:
-        """Give a file that was opened with O_TMPFILE its name."""
+    def link_descriptor(self, path: bytes, descriptor: int) -> None:
+        """Give an open file that has no name (O_TMPFILE) the name ``path``."""
         parent, name = self._parent(path)
         os.link(b"/proc/self/fd/%d" % descriptor, name, dst_dir_fd=parent, follow_symlinks=True)
 
     def whiteout(self, path: bytes) -> None:
-        """Create the kernel's mark for a removed path (overlayfs.rst, "whiteouts and opaque directories")."""
+        """Create a whiteout (overlayfs.rst, "whiteouts and opaque directories")."""
         parent, name = self._parent(path)
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
 
     def set_opaque(self, path: bytes) -> None:
+        """Make a directory opaque (overlayfs.rst, "whiteouts and opaque directories")."""
         os.setxattr(self.directory(path), overlay.OPAQUE_XATTR, overlay.OPAQUE_VALUE)
 
     def set_metadata(self, path: bytes, entry: Entry) -> None:
-        """Owner, mode, attributes and times of anything but an open file."""
+        """Set owner, mode, attributes and times of a path that is not a regular file."""
         if entry.is_dir:
             set_metadata(self.directory(path), entry)
             return
@@ -127,10 +153,8 @@ class Tree:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.kind is not Kind.SYMLINK:
             os.chmod(name, entry.mode, dir_fd=parent)
-        for (
-            key,
-            value,
-        ) in entry.xattrs.items():  # no descriptor can be had of these types; this path follows nothing
+        # these types cannot be opened; the path through /proc follows no symlink
+        for key, value in entry.xattrs.items():
             os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), key, value, follow_symlinks=False)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
@@ -141,14 +165,15 @@ class Tree:
 
 def set_metadata(descriptor: int, entry: Entry) -> None:
     """
-    Owner, mode, attributes and times of an open file or directory, in the order in which none undoes another.
+    Set owner, mode, attributes and times of an open file or directory.
 
-    To look is quicker than to set what is so already, which file systems write to their journals all the same.
+    The order matters: chown(2) clears setuid bits. Values that are right already are not set again, because file
+    systems would write them to their journals.
     """
     st = os.fstat(descriptor)
     if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
         os.fchown(descriptor, entry.uid, entry.gid)
-        st = os.fstat(descriptor)  # that may take setuid and setgid away
+        st = os.fstat(descriptor)  # chown(2) may clear setuid and setgid
     if stat.S_IMODE(st.st_mode) != entry.mode:
         os.fchmod(descriptor, entry.mode)
     for key, value in entry.xattrs.items():

@@ -158,7 +158,7 @@ class Flattener:
             self._make(path, leader)
             self._tree.set_metadata(path, leader)
         elif isinstance(leader, int):
-            self._tree.name(path, leader)
+            self._tree.link_descriptor(path, leader)
         else:
             self._tree.link(path, leader)
         self._leaders[first] = path
@@ -269,7 +269,7 @@ class Flattener:
             return False
         xattrs = os.listxattr(b"/proc/self/fd/%d/%s" % (directory, name), follow_symlinks=False)
         marked = any(xattr.startswith(overlay.OVERLAY_XATTRS) for xattr in xattrs)
-        return not marked and self._tree.share(path, directory, name)
+        return not marked and self._tree.link_from(path, directory, name)
 
     def _write_out(self, waiting: deque[_Waiting], left: int) -> None:
         while len(waiting) > left:

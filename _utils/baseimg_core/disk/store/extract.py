@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from ...errors import DigestMismatch
-from ...linux.concurrency import Digest
+from ...linux.concurrency import AsyncHash
 from ...linux.files import CHUNK, write_all
 from ...model.stack import overlay
 from ...model.stack.entry import Entry
@@ -24,18 +24,18 @@ class Filler:
 
     def __init__(self) -> None:
         self.digests: dict[bytes, str] = {}
-        self._coming: tuple[Member, Digest] | None = None
+        self._coming: tuple[Member, AsyncHash] | None = None
 
     def fill(self, descriptor: int, member: Member, entry: Entry, stream: Plain) -> None:
         """Give an empty file that is open its content from ``stream``, and its metadata."""
-        left, sha = entry.size, Digest() if entry.size > CHUNK else hashlib.sha256()
+        left, sha = entry.size, AsyncHash() if entry.size > CHUNK else hashlib.sha256()
         while left:
             data = stream.read1(left)
             write_all(descriptor, data)
             sha.update(data)
             left -= len(data)
         set_metadata(descriptor, entry)
-        if isinstance(sha, Digest):
+        if isinstance(sha, AsyncHash):
             self.settle()
             self._coming = (member, sha)
         else:

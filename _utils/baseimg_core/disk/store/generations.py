@@ -40,8 +40,8 @@ from dataclasses import asdict, dataclass
 
 from ...errors import BaseimgError
 from ...linux import files, syscalls
-from ...linux.concurrency import meanwhile
-from ...linux.oserrors import disk_errors
+from ...linux.concurrency import in_background
+from ...linux.oserrors import translate_os_errors
 from ...model.store.record import Generation, Intent, Record
 from . import index
 from .layout import now
@@ -143,7 +143,7 @@ class Store(Locked):
         """
         generation.number = record.next_number
         try:
-            with disk_errors(self.staging):
+            with translate_os_errors(self.staging):
                 os.mkdir(self.staging, 0o700)
                 trace("stage.begun")
                 filled = fill(self.staging)
@@ -169,7 +169,7 @@ class Store(Locked):
     def _write_index(self, number: int, content: str, digests: dict[bytes, str]) -> None:
         """Record what a generation holds; the caller's sync has little left to do when this returns."""
         os.makedirs(self._indexes, mode=0o700, exist_ok=True)
-        with meanwhile(lambda: syscalls.sync_filesystem(self.home)):  # what was put there, which is nearly all
+        with in_background(lambda: syscalls.sync_filesystem(self.home)):  # what was put there, which is nearly all
             index.write(self.index(number), content, digests)
 
     def abandon(self, record: Record, generation: Generation) -> None:
@@ -186,7 +186,7 @@ class Store(Locked):
         before = record.current
         place = os.path.join(self._generations, str(number))
         intent = Intent(secrets.token_hex(8), before, number, action, now(), by)
-        with disk_errors(self.home):
+        with translate_os_errors(self.home):
             try:
                 record.intent = intent
                 self._save(record)
@@ -195,7 +195,7 @@ class Store(Locked):
             except BaseException:
                 self._forget(record, intent)
                 raise
-        with disk_errors(f"{self.home}, though the new content is live: the next run completes the record"):
+        with translate_os_errors(f"{self.home}, though the new content is live: the next run completes the record"):
             files.sync_directory(self._layer)
             trace("swap.exchanged")
             os.rename(place, os.path.join(self._generations, str(before)))
@@ -226,7 +226,7 @@ class Store(Locked):
         this is a swap whose exchange has happened already: from its intent on, :meth:`recover` completes it.
         """
         try:
-            with disk_errors(self.staging):
+            with translate_os_errors(self.staging):
                 os.mkdir(self.staging, 0o700)
                 trace("adopt.begun")
                 found = fill(self.staging)
@@ -241,7 +241,7 @@ class Store(Locked):
         except BaseException:
             self._forget_adoption()
             raise
-        with disk_errors(self.home):
+        with translate_os_errors(self.home):
             self._restore_names(record)
             files.sync_directory(self._generations)
             trace("adopt.kept")
@@ -280,7 +280,7 @@ class Store(Locked):
         for number in numbers:
             if number not in (0, record.current):
                 record.generations[number].activated = ""
-        with disk_errors(self.home):
+        with translate_os_errors(self.home):
             self._save(record)
             trace("prune.marked")
             freed = sum(self._drop_useless(record))
@@ -291,7 +291,7 @@ class Store(Locked):
 
     def save(self, record: Record) -> None:
         """Write a record whose generations are as they were, but for what is said of them."""
-        with disk_errors(self._state):
+        with translate_os_errors(self._state):
             self._save(record)
 
     def _settle(self, record: Record, intent: Intent) -> None:

@@ -143,6 +143,12 @@ class Records:
             return []
 
 
+def siblings(layer: bytes) -> list[bytes]:
+    """Return the directories that may share inodes with a layer directory: the layer's generations."""
+    records = Records(os.path.dirname(os.fsdecode(layer)))
+    return [os.fsencode(path) for path in (records.live, *records.places())]
+
+
 def now() -> str:
     """The present time for records: ISO 8601, UTC, whole seconds."""
     return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

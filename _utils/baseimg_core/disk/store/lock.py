@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ...errors import LayerBusy
 from ...linux import files
-from ...linux.oserrors import disk_errors
+from ...linux.oserrors import translate_os_errors
 from .layout import Records, now
 
 _POLL = 0.1  # seconds between two tries for the lock
@@ -29,7 +29,7 @@ class Locked(Records):
         descriptor = os.open(self._layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._wait(descriptor, timeout)
-            with disk_errors(self.home):
+            with translate_os_errors(self.home):
                 os.makedirs(self._generations, mode=0o700, exist_ok=True)
                 os.chmod(self.home, 0o700)
                 with open(self._lock, "w", encoding="utf-8") as file:

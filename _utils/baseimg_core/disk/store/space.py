@@ -1,4 +1,4 @@
-"""How much room there is, and how much something takes."""
+"""File system space: how much a directory tree takes, and whether new content fits."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from ...errors import SpaceExhausted
 
 
 def released(directories: Iterable[str]) -> int:
-    """Content bytes that go with these directory trees: a file that has a hard link elsewhere stays."""
+    """Return the content bytes freed by deleting these trees; files hard-linked elsewhere do not count."""
     total = 0
-    left: dict[int, int] = {}
+    remaining_links: dict[int, int] = {}
     for _path, st in (file for directory in directories for file in _files(directory)):
-        left[st.st_ino] = left.get(st.st_ino, st.st_nlink) - 1
-        if not left[st.st_ino]:
+        remaining_links[st.st_ino] = remaining_links.get(st.st_ino, st.st_nlink) - 1
+        if not remaining_links[st.st_ino]:
             total += st.st_size
-            del left[st.st_ino]
+            del remaining_links[st.st_ino]
     return total
 
 
-def counted(directory: str, which: Callable[[bytes, os.stat_result], bool]) -> int:
-    """Content bytes of those files of a directory tree that ``which`` takes, hard links counted once."""
-    return sum({st.st_ino: st.st_size for path, st in _files(directory) if which(path, st)}.values())
+def content_bytes(directory: str, selects: Callable[[bytes, os.stat_result], bool]) -> int:
+    """Return the content bytes of the files in a tree that ``selects`` accepts, hard links counted once."""
+    return sum({st.st_ino: st.st_size for path, st in _files(directory) if selects(path, st)}.values())
 
 
 def _files(directory: str) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Every regular file of a directory tree by its relative path."""
+    """Yield every regular file of a directory tree with its relative path."""
     root = os.fsencode(directory)
     for parent, _directories, names in os.walk(root):
         for name in names:
@@ -38,7 +38,7 @@ def _files(directory: str) -> Iterator[tuple[bytes, os.stat_result]]:
 
 
 def measure(directory: str) -> tuple[int, int]:
-    """Content bytes and paths of a directory tree, hard links counted once."""
+    """Return the content bytes of a directory tree, hard links counted once, and its number of paths."""
     total = paths = 0
     linked: set[int] = set()
     for parent, directories, names in os.walk(directory):
@@ -53,40 +53,57 @@ def measure(directory: str) -> tuple[int, int]:
     return total, paths
 
 
-def missing(directory: str, size: int, paths: int, hint: str, cause: SpaceExhausted) -> SpaceExhausted:
-    """The error for a file system that became full in the middle: how much has to be free, ``hint`` where to get it."""
+def exhausted_while_writing(directory: str, size: int, paths: int, hint: str, cause: SpaceExhausted) -> SpaceExhausted:
+    """
+    Return the error for a file system that became full during a write, with the space that the content needs.
+
+    Args:
+        directory: A directory on that file system.
+        size: Content bytes of the new content.
+        paths: Its number of paths.
+        hint: How to free space.
+        cause: The error of the write itself.
+    """
     st = os.statvfs(directory)
-    wanted, free = _wanted(size, paths, st), st.f_bavail * st.f_frsize
+    needed, free = _needed(size, paths, st), st.f_bavail * st.f_frsize
     return SpaceExhausted(
-        f"{cause.message}: the new content takes up to {_megabytes(wanted)}, and {_megabytes(free)} are free now that "
-        "what was written is removed again",
-        f"free {_megabytes(wanted - free) if wanted > free else 'as much as others wrote meanwhile'} there; {hint}",
+        f"{cause.message}: the new content takes up to {_megabytes(needed)}, and {_megabytes(free)} are free now that "
+        "the partial content is deleted",
+        f"free {_megabytes(needed - free) if needed > free else 'as much as other programs wrote meanwhile'} there; "
+        f"{hint}",
     )
 
 
 def check(directory: str, size: int, paths: int, reserve: int, hint: Callable[[], str]) -> None:
     """
-    Refuse what will not fit: ``size`` bytes in ``paths`` files, so that ``reserve`` percent of the file system stay
-    free. ``hint`` tells where room could come from, and is asked only then.
+    Check that new content fits into a file system.
 
-    Raises :class:`SpaceExhausted` with both figures.
+    Args:
+        directory: A directory on that file system.
+        size: Content bytes of the new content.
+        paths: Its number of paths; each takes an inode.
+        reserve: Percentage of the file system that must stay free.
+        hint: Called on failure; says how to free space.
+
+    Raises:
+        SpaceExhausted: It does not fit; the message has both figures.
     """
     st = os.statvfs(directory)
-    kept = st.f_blocks * reserve // 100
-    free = max(st.f_bavail - kept, 0) * st.f_frsize
-    wanted = _wanted(size, paths, st)
-    if wanted > free:
+    reserved = st.f_blocks * reserve // 100
+    free = max(st.f_bavail - reserved, 0) * st.f_frsize
+    needed = _needed(size, paths, st)
+    if needed > free:
         raise SpaceExhausted(
-            f"the new content takes up to {_megabytes(wanted)}, but {directory} has {_megabytes(free)} free "
-            f"beside the reserve of {reserve} %",
-            f"free {_megabytes(wanted - free)} there; {hint()}",
+            f"the new content takes up to {_megabytes(needed)}, but {directory} has {_megabytes(free)} free "
+            f"above the reserve of {reserve} %",
+            f"free {_megabytes(needed - free)} there; {hint()}",
         )
-    if st.f_files and paths > st.f_favail:  # some file systems make inodes as they go, and report none
+    if st.f_files and paths > st.f_favail:  # file systems that create inodes on demand report none
         raise SpaceExhausted(f"the new content takes {paths} inodes, but {directory} has {st.f_favail} free", hint())
 
 
-def _wanted(size: int, paths: int, st: os.statvfs_result) -> int:
-    # every file takes whole blocks, half a block more than its size on average
+def _needed(size: int, paths: int, st: os.statvfs_result) -> int:
+    # every file takes whole blocks: half a block more than its size on average
     return size + paths * st.f_frsize // 2
 
 

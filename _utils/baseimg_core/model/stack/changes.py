@@ -1,4 +1,4 @@
-"""The difference of two stacks as an ordered set of changes."""
+"""The difference between two stacks, as an ordered list of changes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ Groups = Mapping[bytes, frozenset[bytes]]
 
 
 class Action(Enum):
+    """How a path differs between source and target."""
+
     ADDED = "added"
     MODIFIED = "modified"
     REMOVED = "removed"
@@ -19,26 +21,25 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """
-    One path that differs.
+    """One path that differs. A removed directory is one change, whatever it contained."""
 
-    ``what`` names what differs, for a modified path. ``entry`` is the path in the target, ``None`` where it is removed
-    (a removed directory is one change: what was in it goes with it). ``real`` is the file on disk that holds the
-    target's content. ``link`` is the path, earlier in the order, whose inode this one shares; ``leads`` says that later
-    ones share this one's.
-    """
-
+    #: Relative path.
     path: bytes
     action: Action
+    #: For a modified path, the properties that differ (:func:`entry.differences`, ``content``, ``links``).
     what: tuple[str, ...] = ()
+    #: The path in the target; ``None`` if it is removed.
     entry: Entry | None = None
+    #: Absolute path of the file on disk that holds the target's content.
     real: bytes = b""
+    #: An earlier path in the list that this one is a hard link to.
     link: bytes | None = None
+    #: True if later paths in the list are hard links to this one.
     leads: bool = False
 
 
 def counts(changes: Iterable[Change]) -> dict[str, int]:
-    """How many paths were added, modified and removed."""
+    """Return the number of added, modified and removed paths, by action."""
     total = {action.value: 0 for action in Action}
     for change in changes:
         total[change.action.value] += 1
@@ -47,14 +48,21 @@ def counts(changes: Iterable[Change]) -> dict[str, int]:
 
 def relinked(before: Groups, after: Groups, changed: set[bytes], remains: Callable[[bytes], bool]) -> list[bytes]:
     """
-    Paths that must be written again only because of hard links.
+    Return the unchanged paths that must be written again because their hard links differ.
 
-    ``before`` and ``after`` give for a path the set of paths that share its inode in the source and in the target
-    (paths that are alone may be missing). An unchanged path stays linked with those of its old group that are neither
-    in ``changed`` nor gone (``remains``). Where that is not its new group, the whole new group has to be written; a
-    group of which a part is written has to be written whole. ``changed`` is extended by what is returned.
+    An unchanged path stays linked to the unchanged paths of its old group. If that is not its new group, the whole new
+    group is written; a group of which one path is written is written whole.
+
+    Args:
+        before: For a path of the source, the paths that share its inode; single paths may be absent.
+        after: The same for the target.
+        changed: The paths that are written anyway; the returned paths are added to it.
+        remains: True for a path that the target still shows as a leaf.
+
+    Returns:
+        The paths, in order.
     """
-    found: list[bytes] = []
+    rewritten: list[bytes] = []
     for path in sorted(set(before) | set(after)):
         if path in changed or not remains(path):
             continue
@@ -63,5 +71,5 @@ def relinked(before: Groups, after: Groups, changed: set[bytes], remains: Callab
         if kept != group:
             fresh = sorted(group - changed)
             changed.update(fresh)
-            found.extend(fresh)
-    return found
+            rewritten.extend(fresh)
+    return rewritten

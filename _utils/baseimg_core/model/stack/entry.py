@@ -1,4 +1,4 @@
-"""One path of a file tree: what a container can see of it, without its content."""
+"""One path of a file tree: its type and metadata, without its content."""
 
 from __future__ import annotations
 
@@ -33,46 +33,50 @@ NANO = 10**9
 
 
 def kind_of(mode: int) -> Kind | None:
-    """The kind that ``st_mode`` names, or ``None`` for what a layer cannot carry (a socket)."""
+    """Return the kind of an ``st_mode``; ``None`` for a socket, which no layer can carry."""
     return _KINDS.get(stat.S_IFMT(mode))
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """
-    One path's type and metadata.
-
-    ``mode`` holds the permission bits with setuid, setgid and sticky; ``size`` is in bytes and 0 but for files;
-    ``device`` is (major, minor); ``xattrs`` holds what a layer carries (see :func:`overlay.carried`).
-    """
+    """One path's type and metadata."""
 
     kind: Kind
+    #: Permission bits, with setuid, setgid and sticky.
     mode: int
+    #: Owner.
     uid: int = 0
+    #: Group.
     gid: int = 0
+    #: Modification time in nanoseconds since 1970.
     mtime_ns: int = 0
+    #: Content bytes of a file; 0 for other types.
     size: int = 0
+    #: Target of a symlink; empty for other types.
     target: bytes = b""
+    #: (major, minor) of a device.
     device: tuple[int, int] = (0, 0)
+    #: Extended attributes that a layer carries (:func:`overlay.carried`).
     xattrs: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def mtime(self) -> int:
-        """Whole seconds: all that an image's layer tar holds of it, so all that two stacks may be told apart by."""
+        """Modification time in whole seconds, the precision of an image's layer tar; comparisons use it."""
         return self.mtime_ns // NANO
 
     @property
     def is_dir(self) -> bool:
+        """True for a directory."""
         return self.kind is Kind.DIRECTORY
 
     @property
     def is_unusual_device(self) -> bool:
-        """Whether it opens hardware: any block device, and character devices but for those of every container."""
+        """True for a block device, and for a character device that is not one of those of every container."""
         return self.kind is Kind.BLOCK or (self.kind is Kind.CHAR and self.device not in _USUAL_DEVICES)
 
 
 def differences(old: Entry, new: Entry) -> list[str]:
-    """What differs between two entries, as words for people; contents and hard links are compared elsewhere."""
+    """Return the names of the properties that differ; contents and hard links are compared elsewhere."""
     if old.kind is not new.kind:
         return ["type"]
     pairs = {

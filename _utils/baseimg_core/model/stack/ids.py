@@ -17,12 +17,12 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def is_digest(text: object) -> bool:
-    """Whether ``text`` is a digest as the OCI spec writes it; only sha256 is in use."""
+    """True if ``text`` is a sha256 digest as the OCI spec writes it."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """The chain ID of every prefix of ``diff_ids`` (bottom first): the last one identifies the whole stack."""
+    """Return the chain ID of every prefix of ``diff_ids``, bottom first; the last one identifies the whole stack."""
     chain: list[str] = []
     for diff_id in diff_ids:
         above = f"{chain[-1]} {diff_id}" if chain else ""
@@ -31,14 +31,14 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
 
 
 def chain_id(diff_ids: Sequence[str]) -> str:
-    """The chain ID of the whole stack ``diff_ids``, bottom first."""
+    """Return the chain ID of the stack ``diff_ids``, bottom first; raises :class:`ArgumentInvalid` if it is empty."""
     if not diff_ids:
         raise ArgumentInvalid("an image without layers has no chain ID", "give an image that has at least one layer")
     return chain_ids(diff_ids)[-1]
 
 
 def tag(reference: str) -> str:
-    """The tag of an image reference, ``latest`` where it has none (as engines read it), empty for a bare digest."""
+    """Return the tag of an image reference: ``latest`` if it has none, empty for a digest."""
     if is_digest(reference):
         return ""
     name, at, _digest = reference.partition("@")

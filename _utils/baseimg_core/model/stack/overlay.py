@@ -1,10 +1,10 @@
 """
-The rules of stacked layers, in both spellings of "removed".
+The rules of stacked layers, on disk and in a layer tar.
 
 On disk (kernel, Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories") a whiteout is a character
 device 0/0 and an opaque directory carries ``trusted.overlay.opaque=y``. In a layer tar (OCI image spec, layer.md,
-"Whiteouts") a whiteout is the name ``.wh.NAME``; opaque whiteouts (``.wh..wh..opq``) are never in a bundle, where every
-removed path is named.
+"Whiteouts") a whiteout is the name ``.wh.NAME``. A bundle names every removed path, so it has no opaque whiteouts
+(``.wh..wh..opq``).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from enum import Enum
 OPAQUE_XATTR = "trusted.overlay.opaque"
 OPAQUE_VALUE = b"y"
 OVERLAY_XATTRS = "trusted.overlay."
-# Marks that make a layer directory more than it shows: copied or moved away, they would show something else.
+# These marks refer to other paths or layers; a copy of them would show other content.
 UNSUPPORTED_MARKS = frozenset({"trusted.overlay.redirect", "trusted.overlay.metacopy", "trusted.overlay.whiteout"})
-# Bound to this host's policy or to the inode; meaningless or harmful on another node.
+# These depend on the host's policy or on the inode, and are wrong on another node.
 _HOST_XATTRS = frozenset({"security.selinux", "security.evm", "system.nfs4_acl"})
 
 WHITEOUT_PREFIX = b".wh."
 
 
 class Mark(Enum):
-    """What one layer has under one name."""
+    """What one layer contains under one name."""
 
     ABSENT = 0
     WHITEOUT = 1
@@ -35,20 +35,25 @@ class Mark(Enum):
 
 
 def is_whiteout(mode: int, rdev: int) -> bool:
+    """True for a whiteout on disk: a character device 0/0."""
     return stat.S_ISCHR(mode) and rdev == 0
 
 
 def carried(xattr: str) -> bool:
-    """Whether a layer carries this extended attribute: overlay's own marks and the host's labels stay behind."""
+    """True if a layer carries this extended attribute: all except overlay marks and labels of the host."""
     return not xattr.startswith(OVERLAY_XATTRS) and xattr not in _HOST_XATTRS
 
 
 def visible(marks: Sequence[Mark]) -> list[int]:
     """
-    Which layers make up what a stack shows under one name.
+    Return which layers contribute to one name of a stack.
 
-    ``marks`` holds one mark for each layer, top first. Returned are indices into it, top first: none where nothing is
-    shown, one for a leaf, and for a directory every layer that is merged into it.
+    Args:
+        marks: The mark of each layer, top first.
+
+    Returns:
+        Indices into ``marks``, top first: none if the stack shows nothing, one for a leaf, and every merged layer for
+        a directory.
     """
     shown: list[int] = []
     for index, mark in enumerate(marks):
@@ -65,7 +70,7 @@ def visible(marks: Sequence[Mark]) -> list[int]:
 
 
 def ancestors(path: bytes) -> Iterator[bytes]:
-    """The proper ancestors of a relative path, nearest first, without the root."""
+    """Yield the ancestors of a relative path, nearest first, without the path itself and the root."""
     cut = path.rfind(b"/")
     while cut > 0:
         path = path[:cut]
@@ -74,16 +79,16 @@ def ancestors(path: bytes) -> Iterator[bytes]:
 
 
 def join(directory: bytes, name: bytes) -> bytes:
-    """``directory/name``, where the root is the empty path."""
+    """Return ``directory/name``; the root is the empty path."""
     return directory + b"/" + name if directory else name
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:
-    """The directory and the name of a relative path."""
+    """Return the directory and the name of a relative path."""
     directory, _, name = path.rpartition(b"/")
     return directory, name
 
 
 def shown(path: bytes) -> str:
-    """A path for people, JSON and the bus: valid UTF-8, with other bytes as ``\\xNN``."""
+    """Return a path as valid UTF-8 for messages and JSON; other bytes become ``\\xNN``."""
     return path.decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Engines that map their containers' users to others store layers with shifted owners; bundles have the image's own."""
+"""Shifted owners: an engine with user namespaces (userns-remap) stores layers with mapped user and group IDs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ _ALL = 1 << 32
 @dataclass(frozen=True, slots=True)
 class Owners:
     """
-    How a store shifts owners: ID 0 of an image is ``uid`` (``gid``) on disk, and so on for ``count`` of them.
+    How a store shifts owners. Bundles always have the image's owners.
 
-    File capabilities are not shifted: engines store them as they come, and the kernel ignores them in such containers.
+    File capabilities are not shifted: engines store them unchanged, and the kernel ignores them in such containers.
     """
 
+    #: User ID on disk of the image's user 0.
     uid: int = 0
+    #: Group ID on disk of the image's group 0.
     gid: int = 0
+    #: Number of mapped IDs.
     count: int = _ALL
 
     @property
     def shifted(self) -> bool:
+        """True if owners on disk differ from those of the image."""
         return bool(self.uid or self.gid)
 
     def stored(self, entry: Entry) -> Entry:
-        """An image's entry as it is on disk."""
+        """Return an image's entry with its owners on disk; raises :class:`LayerUnsupported` out of the mapped range."""
         if not self.shifted:
             return entry
         self._check(entry.uid, entry.gid)
         return replace(entry, uid=entry.uid + self.uid, gid=entry.gid + self.gid)
 
     def original(self, entry: Entry) -> Entry:
-        """An entry on disk as the image has it."""
+        """Return an entry on disk with its owners in the image; raises :class:`LayerUnsupported` out of the range."""
         if not self.shifted:
             return entry
         uid, gid = entry.uid - self.uid, entry.gid - self.gid
@@ -45,6 +49,6 @@ class Owners:
         for number in numbers:
             if not 0 <= number < self.count:
                 raise LayerUnsupported(
-                    f"owner {number} is outside of the {self.count} IDs that this engine maps (userns-remap)",
+                    f"owner {number} is outside the range of {self.count} IDs that this engine maps (userns-remap)",
                     "give the engine's user a larger range in /etc/subuid and /etc/subgid",
                 )

@@ -1,4 +1,4 @@
-"""Which removed file an added one may come from: another version of the same thing, with its number in the name."""
+"""Pairs added files with removed ones: the same file under a name with another version number."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _NUMBERS = re.compile(rb"[0-9][0-9.]*")
 
 def counterparts(added: Iterable[bytes], removed: Iterable[bytes]) -> dict[bytes, bytes]:
     """
-    For added paths the removed path that differs only in its numbers, as ``libz.so.1.2.13`` and ``libz.so.1.3.1`` do.
+    Return for added paths the removed path that differs only in its numbers.
 
-    Several candidates pair in order.
+    ``libz.so.1.3.1`` pairs with ``libz.so.1.2.13``. Several candidates pair in order.
     """
-    waiting: dict[bytes, list[bytes]] = {}
+    candidates_by_shape: dict[bytes, list[bytes]] = {}
     for path in sorted(removed, reverse=True):
-        waiting.setdefault(_NUMBERS.sub(b"0", path), []).append(path)
-    found: dict[bytes, bytes] = {}
+        candidates_by_shape.setdefault(_NUMBERS.sub(b"0", path), []).append(path)
+    pairs: dict[bytes, bytes] = {}
     for path in sorted(added):
-        if candidates := waiting.get(_NUMBERS.sub(b"0", path)):
-            found[path] = candidates.pop()
-    return found
+        if candidates := candidates_by_shape.get(_NUMBERS.sub(b"0", path)):
+            pairs[path] = candidates.pop()
+    return pairs
