@@ -70,7 +70,7 @@ def remove_tree(path: str) -> int:
     freed = 0
     root = open_directory(path)
     try:
-        while names := os.listdir(root):
+        while names := _list_anew(root):
             for name in names:
                 st = os.lstat(name, dir_fd=root)
                 if stat.S_ISDIR(st.st_mode):
@@ -82,6 +82,15 @@ def remove_tree(path: str) -> int:
         os.close(root)
     os.rmdir(path)
     return freed
+
+
+def _list_anew(directory: int) -> list[str]:
+    """List an open directory through a new descriptor: btrfs lists an open directory as it was when it was opened."""
+    descriptor = open_directory(b".", directory)
+    try:
+        return os.listdir(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _flatten(root: int, name: str) -> int:

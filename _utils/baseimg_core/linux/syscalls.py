@@ -44,6 +44,11 @@ def sync_filesystem(path: str) -> None:
         os.close(descriptor)
 
 
+def has_syncfs() -> bool:
+    """True if the kernel has syncfs(2). Flushes nothing."""
+    return _call("syncfs", -1) == 0 or ctypes.get_errno() != errno.ENOSYS
+
+
 def clone(source: int, target: int) -> bool:
     """Make the empty open file ``target`` share the extents of ``source``: ioctl_ficlone(2). False if they cannot."""
     try:
