@@ -1,17 +1,27 @@
 """
 Bring newer versions of a base image to the images that are built on it, without rebuilding or pulling them.
 
-:depends: the Python package ``docker``; ``zstandard`` for bundles that are compressed with zstd,
-    ``cryptography`` for signatures
-:configuration: the engine's address is ``docker.url`` in the minion's configuration, else ``DOCKER_HOST``, else the
-    default socket of Docker, Podman or containerd, whichever is there; ``baseimg:engine`` declares another
-    (:py:func:`baseimg.engines`). ``baseimg:lock_timeout`` (seconds, default 60) is how long to wait for another job on
-    the same base, ``baseimg:reserve`` (percent, default 2) how much of the layers' file system must stay free.
-    ``baseimg:link`` (``auto``, ``reflink``, ``copy`` or ``hardlink``) controls how a new generation shares data with
-    the previous one (docs/reference/store-format.md): extents if the file system can, else the inodes of large files.
-    ``baseimg:allow_devices: true`` takes bundles with device nodes other than those that every container has.
-    ``baseimg:trusted_keys`` (identity: line of a ``.pub`` file) says who must have signed a bundle, and
-    ``baseimg:require_signature: false`` lets unsigned ones pass; both from the minion's configuration, or else pillar.
+:depends: the Python package ``docker``; ``zstandard`` for bundles that are compressed with zstd; ``cryptography`` for
+    signatures
+:configuration: all keys in the minion's configuration or in pillar, below ``baseimg``:
+
+    ``engine``
+        Which engine to use (:py:func:`baseimg.engines`). Default: ``docker.url`` in the minion's configuration, else
+        ``DOCKER_HOST``, else the first default socket of Docker, Podman and containerd that exists.
+    ``lock_timeout``
+        Seconds to wait for another job on the same base. Default 60.
+    ``reserve``
+        Percentage of the layers' file system that must stay free. Default 2.
+    ``link``
+        How a new generation shares data with the previous one (docs/reference/store-format.md): ``auto`` (default)
+        shares extents if the file system can, else inodes of large files; ``reflink``, ``copy``, ``hardlink``.
+    ``allow_devices``
+        True: accept bundles with device nodes other than those that every container has. Default false.
+    ``trusted_keys``
+        Identity → line of a ``.pub`` file: who must have signed a bundle. Pillar counts only if the minion's own
+        configuration has neither this key nor the next one.
+    ``require_signature``
+        False: accept unsigned bundles. Default true if ``trusted_keys`` is set.
 
 Every failure is a ``CommandExecutionError`` whose ``info`` holds a stable ``code``, the message and a hint.
 """
@@ -32,7 +42,7 @@ _FORMAT = 1
 try:
     import baseimg_core
 
-    # another version may lack what is imported next, and the versions are the better reason then
+    # another version may lack what is imported next; then the versions are the better reason
     if baseimg_core.__version__ == _VERSION:
         from baseimg_core.errors import ArgumentInvalid, BaseimgError
         from baseimg_core.minion import Minion
@@ -58,7 +68,7 @@ def __virtual__():
         return False, f"baseimg cannot be loaded: {_MISSING} (needs its own _utils and the Python package docker)"
     if baseimg_core.__version__ != _VERSION:
         found = f"{baseimg_core.__version__} in {os.path.dirname(baseimg_core.__file__)}"
-        return False, f"baseimg {_VERSION} met the core of version {found}: install it in one way only, then sync again"
+        return False, f"baseimg {_VERSION} found a core of version {found}: install it in one way only, then sync again"
     if os.name != "posix" or os.geteuid() != 0:
         return False, "baseimg changes layer directories and must run as root"
     return __virtualname__
@@ -66,7 +76,7 @@ def __virtual__():
 
 def layer(image):
     """
-    Tell where an image's top layer lives on this machine.
+    Show where the top layer of an image lies on this machine.
 
     image
         Reference or ID of an image.
@@ -118,21 +128,21 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
         Path of the file to write. It is written under a temporary name, readable by root only, and renamed.
 
     version
-        What the new content is called; the target's tag by default.
+        The name of the new content; the target's tag by default.
 
     compression
         ``zstd``, or ``gzip`` for nodes without the Python package ``zstandard``.
 
     test
-        Only compare and tell; ``digest`` and ``size`` are empty then.
+        Only compare; ``digest`` and ``size`` are empty.
 
     key
         Path of a private key to sign the bundle with; see :py:func:`baseimg.sign`.
 
     delta
-        Encode the changes as the difference to the old files' contents, which is several times smaller: ``only``,
-        ``both`` (and in full, for nodes whose files may differ or that lack ``zstandard``), or ``auto``, which keeps
-        whichever of the two is smaller. A node needs ``zstandard`` for it, whatever ``compression`` says of the other.
+        Encode the changes as the difference to the old files, which is several times smaller: ``only``, ``both`` (also
+        in full, for nodes whose files differ or that lack ``zstandard``), or ``auto``, which keeps the smaller one. A
+        node needs ``zstandard`` for a delta, whatever ``compression`` says.
 
     Returns ``bundle``, ``digest`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
     ``changes`` how many paths were ``added``, ``modified`` and ``removed``; with a key, also ``signature`` and ``key``
@@ -159,7 +169,7 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
 
 def sign(bundle, key, test=False):
     """
-    Sign a bundle, so that nodes that trust the key use it: an OpenSSH signature in the file ``<bundle>.sig`` beside it.
+    Sign a bundle: write an OpenSSH signature to the file ``<bundle>.sig``. Nodes that trust the key accept the bundle.
 
     ``ssh-keygen -Y sign -n baseimg -f KEY BUNDLE`` writes the same file, and ``ssh-keygen -Y verify`` checks it.
 
@@ -170,9 +180,9 @@ def sign(bundle, key, test=False):
         Path of a private key in OpenSSH's format, without a passphrase: Ed25519, ECDSA P-256, or RSA.
 
     test
-        Only tell whether it would be signed.
+        Only report whether it would be signed.
 
-    Returns ``changed`` (not, where a signature by this key is there already), ``bundle``, ``signature`` (its path),
+    Returns ``changed`` (false if a signature by this key exists), ``bundle``, ``signature`` (its path),
     ``digest`` (``sha256:…`` of the bundle), and the ``key``'s fingerprint as ``ssh-keygen -l`` prints it.
 
     CLI Example:
@@ -187,20 +197,21 @@ def sign(bundle, key, test=False):
 
 def push(bundle, destination, test=False):
     """
-    Bring a bundle to a registry, with the signature beside it where there is one. Nodes take it from there as
-    ``docker://…``, and get the same file to the byte. What the registry has already is not sent again.
+    Push a bundle, and its signature if it has one, to a registry. Nodes fetch it as ``docker://…`` and get the same
+    file, byte for byte. Blobs that the registry has are not sent again.
 
     bundle
         Path of a bundle that :py:func:`baseimg.build` wrote.
 
     destination
-        ``HOST/NAME:TAG``, as in ``registry.corp:5000/baseimg/base:12.1``. Who we are says Docker's ``config.json``.
+        ``HOST/NAME:TAG``, as in ``registry.corp:5000/baseimg/base:12.1``. Docker's ``config.json`` holds the
+        credentials.
 
     test
-        Only tell whether anything would be sent.
+        Only report whether anything would be sent.
 
-    Returns ``changed``, ``bundle``, its ``size`` (bytes), ``tag``, whether it was ``signed``, and what pillar declares:
-    ``source`` (``docker://…@sha256:…``, where the digest is that of the OCI manifest) and ``hash`` (that of the file).
+    Returns ``changed``, ``bundle``, its ``size`` (bytes), ``tag``, whether it is ``signed``, and the two values for
+    pillar: ``source`` (``docker://…@sha256:…``, the digest of the OCI manifest) and ``hash`` (that of the file).
 
     CLI Example:
 
@@ -214,13 +225,13 @@ def push(bundle, destination, test=False):
 
 def inspect(bundle, verify=False):
     """
-    Show a bundle's manifest: source and target, figures, digests.
+    Show the manifest of a bundle: source and target, counts, digests.
 
     bundle
         A path, ``docker://…`` in a registry, or anything that ``cp.cache_file`` takes.
 
     verify
-        Read all of it and compute every digest again first.
+        Read the whole file and check every digest first.
 
     CLI Example:
 
@@ -234,8 +245,8 @@ def inspect(bundle, verify=False):
 
 def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwargs):
     """
-    Bring a base to the version that a bundle leads to. Running containers keep the old content, undisturbed, until they
-    are stopped and started; see ``containers``.
+    Bring a base to the version that a bundle leads to. Running containers keep the old content until they are stopped
+    and started; see ``containers``. Applying the version that is already live is a no-op.
 
     bundle
         A path on this node, ``docker://HOST/NAME@sha256:…`` or ``:TAG`` in a registry, or anything that
@@ -245,29 +256,28 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwarg
         The digest that the file must have, ``sha256:…``.
 
     base
-        Reference or chain ID of the base, where several on this node show what the bundle starts from.
+        Reference or chain ID of the base, if several bases on this node show the source of the bundle.
 
     protect
-        Patterns of images (``corp/legacy:*``), beside those in pillar: where such an image is built on the base,
-        nothing is changed.
+        Patterns of images (``corp/legacy:*``), added to those in pillar. If such an image is built on the base, nothing
+        changes.
 
     containers
-        What is done about running containers: ``keep`` touches none, ``restart`` stops and starts those that are not on
-        the current content, one after the other, and swaps the base back where one does not work with it. Or a mapping
-        with ``mode`` and any of ``parallel`` (how many at once, 1), ``order``, ``only``, ``except`` (selectors: a name
-        pattern such as ``shop-*``, ``label=KEY``, ``label=KEY=VALUE``), ``timeout`` (seconds in which one must work,
-        120), ``settle`` (seconds that one must run where nothing else tells whether it works, 10), ``probe`` (a mapping
-        with a ``command`` to run in the container or a ``url`` to ask, and ``match``, selectors; or a list of these),
-        and ``on_failure`` (``rollback``, or ``halt``). See docs/operating/containers.md.
+        ``keep`` (default) touches no container. ``restart`` stops and starts those on another content, one after the
+        other, and swaps the base back if one fails its gate. Or a mapping with ``mode`` and any of ``parallel`` (how
+        many at once, default 1), ``order``, ``only``, ``except`` (selectors: a name pattern such as ``shop-*``,
+        ``label=KEY``, ``label=KEY=VALUE``), ``timeout`` (seconds until a container must work, default 120), ``settle``
+        (seconds that a container without probe and health check must run, default 10), ``probe`` (a mapping with a
+        ``command`` to run in the container or a ``url`` to request, and ``match``, selectors; or a list of these), and
+        ``on_failure`` (``rollback`` or ``halt``). See docs/operating/containers.md.
 
-    Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those that
-    share the layer), and ``containers``: the running ones on the ``current`` content, on an older one (``outdated``:
-    stop and start them, a restart is not enough), and ``unknown`` where that cannot be told; and ``protected``, the
-    protected images that came when it was changed already. What is there already changes nothing. ``restart`` tells
-    what was done to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
-    ``left`` (name: reason), ``failed`` (name: ``reason`` and the last lines of its ``log``), ``rolled_back``, and
-    ``still_failing`` after that. Where one fails, that is an error with the code ``gate-failed``, and all of this is
-    its ``info["result"]``.
+    Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those on the
+    base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
+    ``unknown``), and ``protected`` (protected images that were created after the change). ``restart`` lists what
+    happened to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
+    ``left`` (name → reason), ``failed`` (name → ``reason`` and the last lines of its ``log``), ``rolled_back``, and
+    ``still_failing`` afterwards. If a container fails its gate, the error has the code ``gate-failed`` and holds all of
+    this as ``info["result"]``.
 
     CLI Example:
 
@@ -286,33 +296,32 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwarg
 
 def converge(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep", **kwargs):
     """
-    Bring a base to a declared version: a generation that is present is swapped back in, else bundles lead there.
+    Bring a base to a declared version: swap in a generation that is on the node, else make one from bundles.
 
     name
-        The base's reference.
+        The reference of the base.
 
     version
         The version to show; the base's own tag means its pristine content.
 
     bundles
-        Version → ``{"source": …, "hash": …}``, as in pillar. Several are chained where that is needed.
+        Version → ``{"source": …, "hash": …}``, as in pillar. Several are chained if needed.
 
     chain_id
-        The base's chain ID, for nodes that have no tag of it.
+        The chain ID of the base, for nodes on which no image has the name.
 
     repair
-        Make the content again, from the bundles, where somebody changed it (see :py:func:`baseimg.verify`) or put
-        another directory in its place, and the record where it is damaged or lost. What was there is kept as a
-        generation of version ``unknown`` then, until it is pruned.
+        If the live content was changed or replaced by hand (see :py:func:`baseimg.verify`), make it again from the
+        bundles; if the record is damaged or lost, write it again. A replaced content is kept as a generation of version
+        ``unknown`` until it is pruned.
 
     protect
         As for :py:func:`baseimg.apply`.
 
     containers
-        What is done about running containers, as for :py:func:`baseimg.apply`. With ``restart``, also those are
-        restarted that an earlier run has left on another content.
+        As for :py:func:`baseimg.apply`. ``restart`` includes containers that an earlier run left on another content.
 
-    Returns what :py:func:`baseimg.apply` returns, and whether it was ``repaired``.
+    Returns what :py:func:`baseimg.apply` returns, and ``repaired``.
 
     CLI Example:
 
@@ -329,15 +338,15 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, protect=N
 
 def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep"):
     """
-    Tell what :py:func:`baseimg.converge` would do with the same arguments, and change nothing.
+    Show what :py:func:`baseimg.converge` would do with the same arguments. Changes nothing.
 
     name, version, bundles, chain_id, repair, protect, containers
         As there.
 
-    Returns what that would return, with ``bundles`` (the versions whose bundles would be applied, oldest first) and
-    ``changes`` (their counts) instead of ``generation``; under ``impact`` what these would do to each image, in short
-    (see :py:func:`baseimg.impact`); of ``restart`` the ``mode``, the ``batches`` (containers that would be restarted
-    together, one batch after the other), and ``started`` and ``left`` as there.
+    Returns what ``converge`` would return, with ``bundles`` (the versions whose bundles would be applied, oldest first)
+    and ``changes`` (their counts) instead of ``generation``. ``impact`` summarises the effect on each image (see
+    :py:func:`baseimg.impact`). ``restart`` has ``mode``, ``batches`` (containers that would restart together, one batch
+    after the other), ``started`` and ``left``.
 
     CLI Example:
 
@@ -353,16 +362,17 @@ def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None,
 
 def fetch(name, version, bundles=None, chain_id=None):
     """
-    Bring the bundles to this node that :py:func:`baseimg.converge` would need, and check them; nothing else is changed.
+    Fetch and check the bundles that :py:func:`baseimg.converge` would need. Changes nothing else.
 
-    Converging is local then: what is here and has its declared digest is not sent again. Declare a ``hash`` for bundles
-    that come over HTTP, or they are.
+    A later converge fetches nothing: a file with its declared digest is not sent again. Bundles from HTTP need a
+    declared ``hash`` for this.
 
     name, version, bundles, chain_id
         As there.
 
-    Returns whether converging is ``needed`` at all, ``base``, ``from`` and ``to`` (versions), the ``bundles`` in the
-    order in which they are applied (``version``, ``path`` on this node, ``bytes``, ``digest``), and their ``bytes``.
+    Returns ``needed`` (false if the base shows the version), ``base``, ``from`` and ``to`` (versions), ``bundles`` in
+    the order in which they are applied (``version``, ``path`` on this node, ``bytes``, ``digest``), and the total in
+    ``bytes``.
 
     CLI Example:
 
@@ -377,7 +387,7 @@ def fetch(name, version, bundles=None, chain_id=None):
 
 def rollback(base, to=None, containers="keep", **kwargs):
     """
-    Swap a generation that is still on this node back in. Takes no time that grows with the base.
+    Swap a generation that is on this node back in. Constant time, whatever the size of the base.
 
     base
         The base's reference or chain ID.
@@ -386,8 +396,8 @@ def rollback(base, to=None, containers="keep", **kwargs):
         A version, or ``pristine``; the previous generation by default.
 
     containers
-        What is done about running containers, as for :py:func:`baseimg.apply`; but nothing leads away from the content
-        that is wanted back: those that do not work with it are named, and the others are restarted all the same.
+        As for :py:func:`baseimg.apply`, but the base is never swapped again: containers that fail their gate are named,
+        and the others are restarted.
 
     Returns what :py:func:`baseimg.apply` returns.
 
@@ -406,20 +416,20 @@ def rollback(base, to=None, containers="keep", **kwargs):
 
 def prune(base=None, keep=1, test=False, **kwargs):
     """
-    Remove generations that nobody needs: not the current one, not the pristine one, none that is pinned or that a
-    running container has mounted (where that cannot be told, all of them are kept).
+    Delete generations that no container uses. The live, the pristine and pinned generations stay, and so does every
+    generation that a container may have mounted.
 
     base
         The base's reference or chain ID; every base with a record by default.
 
     keep
-        How many of the remaining ones are kept, the last used first. They are the quick way back.
+        How many of the remaining generations stay, the newest first. They are the way back.
 
     test
-        Only tell what would be removed.
+        Only list what would be deleted.
 
-    Returns for each base the versions ``removed``, those ``kept`` and why, and the content bytes ``freed``: without
-    files that others have as hard links, and an upper bound where generations share blocks.
+    Returns for each base the versions ``removed``, those ``kept`` and why, and the content bytes ``freed`` (without
+    files that another generation hard-links; an upper bound if generations share extents).
 
     CLI Example:
 
@@ -437,7 +447,7 @@ def prune(base=None, keep=1, test=False, **kwargs):
 
 def pin(base, version, **kwargs):
     """
-    Keep a version's content on this node from being pruned.
+    Keep the generations of a version: ``prune`` does not delete them.
 
     base
         The base's reference or chain ID.
@@ -456,7 +466,7 @@ def pin(base, version, **kwargs):
 
 def unpin(base, version, **kwargs):
     """
-    Let a version's content be pruned again.
+    Let ``prune`` delete the generations of a version again.
 
     base
         The base's reference or chain ID.
@@ -482,19 +492,19 @@ def _pin(base, version, pinned, kwargs):
 
 def status(base=None, declared=False):
     """
-    Show what is on this node: for one base, or for every base that baseimg has a record of.
+    Show the state of one base, or of every base with a record, on this node.
 
     base
         The base's reference or chain ID.
 
     declared
-        Without ``base``: show bases that pillar declares, too, where they are on this node and nothing was applied to
-        them yet. Each base has its declared version under ``declared`` then.
+        Without ``base``: include bases that pillar declares and that have no record yet. Each base has its declared
+        version under ``declared``.
 
-    Returns ``format`` (of this structure), ``storage``, and ``bases``, a list: reference, chain ID, current version
-    and the chain ID of the image whose content it shows, pristine version, generations, the ``space`` in bytes that
-    those take which are not current, images that share the layer, and running containers by the content they run on.
-    A record that cannot be read is an item with its ``path`` and an ``error``.
+    Returns ``format`` (of this structure), ``storage``, and ``bases``, a list: reference, chain ID, live version and
+    the chain ID of the image whose content it shows, pristine version, generations, ``space`` (bytes of the generations
+    that are not live), images on the base, and running containers by the content they run on. A record that cannot be
+    read is an item with its ``path`` and an ``error``.
 
     CLI Example:
 
@@ -513,23 +523,23 @@ def status(base=None, declared=False):
 
 def impact(base, bundle=None):
     """
-    Show every image on this machine that is built on a base, every container of them, and how much of a new version
-    takes effect in each image. Changes nothing. docs/operating/impact.md tells how to read it.
+    Show every image and container on a base, and how much of a new version takes effect in each image. Changes nothing.
+    docs/operating/impact.md explains the result.
 
     base
         The base's reference or chain ID.
 
     bundle
-        What leads to the new version: a path, anything that ``cp.cache_file`` takes, or a version that pillar declares
-        for this base. By default the version that pillar wants; without any, only images and containers are shown.
+        The bundle of the new version: a path, a URL that ``cp.cache_file`` takes, or a version that pillar declares for
+        this base. Default: the version that pillar declares; without one, only images and containers are shown.
 
     Returns ``format`` (of this structure), ``base``, ``chain_id``, ``version`` and ``generation`` (shown now), ``to``
-    (the new version), ``changes`` (paths by what they are), ``packages`` (``added``, ``removed``, ``changed``, or why
-    that is ``unknown``; nothing where the bundle says nothing of them), ``verdicts`` (how many images are
-    ``effective``, ``partly``, ``blocked``), ``images``, worst first, and ``containers``, also stopped ones. An image
-    has its ``verdict``, under ``covered`` how many changed paths its own layers cover and of how many, the first 50 of
-    those under ``shadowed`` with reasons, what matters most first, and ``warnings``. A container has ``state``,
-    ``since``, ``health``, ``restart``, ``project`` (of compose), and the ``generation`` that it has mounted.
+    (the new version), ``changes`` (counts of paths by class), ``packages`` (``added``, ``removed``, ``changed``, or why
+    they are ``unknown``; absent if the bundle does not list packages), ``verdicts`` (how many images are ``effective``,
+    ``partly``, ``blocked``), ``images``, worst first, and ``containers``, stopped ones included. An image has its
+    ``verdict``, ``covered`` (how many changed paths its own layers override, and of how many), ``shadowed`` (the first
+    50 of these with reasons, the most important first), and ``warnings``. A container has ``state``, ``since``,
+    ``health``, ``restart``, ``project`` (of compose), and the ``generation`` that it has mounted.
 
     CLI Example:
 
@@ -545,19 +555,19 @@ def impact(base, bundle=None):
 
 def verify(base=None, deep=False):
     """
-    Compare the content that is live with what was recorded when it was made.
+    Compare the live content with its index, and the pristine content with the engine's checksum.
 
     base
         The base's reference or chain ID; every base with a record by default.
 
     deep
-        Read contents, too: compare them by digest, and check the pristine content against the engine's own checksum
-        (the diff ID, as ``docker save`` does). Takes as long as reading the layer.
+        Read the files: compare them by digest, and check the pristine content against the engine's own checksum (the
+        diff ID, as ``docker save`` does). Takes as long as reading the layer.
 
-    Returns for each base ``ok``, the ``findings`` (paths that are ``missing`` or ``added``, or whose ``content`` or
-    ``metadata`` differs), and what is known of the ``pristine`` content: ``proven``, ``unproven`` (the engine keeps no
-    checksum), ``damaged``, ``missing`` or ``not checked``. ``shared`` are the versions that have a changed file in
-    common with the live content, as hard links, and are damaged with it.
+    Returns for each base ``ok``, ``findings`` (paths that are ``missing`` or ``added``, or whose ``content`` or
+    ``metadata`` differs), and the state of the ``pristine`` content: ``proven``, ``unproven`` (the engine keeps no
+    checksum), ``damaged``, ``missing`` or ``not checked``. ``shared`` lists the versions that hard-link a changed file
+    of the live content and are damaged with it.
 
     CLI Example:
 
@@ -591,13 +601,13 @@ def history(base):
 
 def metrics(path=None):
     """
-    Tell Prometheus of every base on this node: versions, generations, space, drift, containers, the last activation.
+    Write metrics for Prometheus: for each base its versions, generations, space, drift, containers, last activation.
 
     path
-        Where to write the metrics, for node_exporter's textfile collector: an absolute path that ends in ``.prom``. The
-        file is replaced atomically, and everybody may read it. Without it the text is returned.
+        The file to write for node_exporter's textfile collector: an absolute path that ends in ``.prom``. The file is
+        replaced atomically and is readable by everybody. Default: return the text.
 
-    Returns the text, or the ``path`` and how many ``bytes`` were written.
+    Returns the text, or the ``path`` and the number of ``bytes`` written.
 
     CLI Example:
 
@@ -617,19 +627,19 @@ def metrics(path=None):
 
 def adopt(overlay_dir=None, **kwargs):
     """
-    Take over the base that the old shell scripts have updated on this node. Nothing that a container sees changes.
+    Take over a base that the old shell scripts updated on this node. Nothing that a container sees changes.
 
-    What is live becomes a generation with the version that the scripts gave it. The original content is restored from
-    their backups and from what they did not touch, and kept where it has the layer's diff ID, as ``docker save`` would
-    check (``pristine: proven``). Otherwise it is ``unproven``: the base stays as it is, and ``hint`` says what to do.
+    The live content becomes a generation with the version that the scripts gave it. The original content is restored
+    from their backups and from files that they did not touch. It is kept if it has the layer's diff ID, as ``docker
+    save`` would check (``pristine: proven``). Otherwise it is ``unproven``: the base stays as it is, and ``hint`` says
+    what to do.
 
     overlay_dir
-        The directory with the scripts' ``tmp/baseimg.properties`` and ``backup/``; the engine's ``overlay2`` by
-        default.
+        The directory that holds the scripts' ``tmp/``; the engine's ``overlay2`` by default.
 
-    Returns ``changed``, ``base``, ``chain_id``, ``version``, ``generation``, ``pristine``, ``pristine_version``, how
-    many files were ``restored`` from where, those ``missing`` (20 at most), ``images`` on the base, the ``removable``
-    directories of the scripts with the ``space`` that they take in bytes, and a ``hint``.
+    Returns ``changed``, ``base``, ``chain_id``, ``version``, ``generation``, ``pristine``, ``pristine_version``,
+    ``restored`` (number of files by where they came from), ``missing`` (20 paths at most), ``images`` on the base,
+    ``removable`` (directories of the scripts) with their ``space`` in bytes, and a ``hint``.
 
     CLI Example:
 
@@ -645,11 +655,11 @@ def adopt(overlay_dir=None, **kwargs):
 
 def engines():
     """
-    List the container engines on this node, the one that baseimg takes first. Fails for a wrong declaration only.
+    List the container engines on this node, the one that baseimg uses first. Fails only for a wrong declaration.
 
-    Returns for each its ``kind`` (``docker``, ``podman``, ``containerd``), ``address``, ``version``, the ``storage`` of
-    its layers, whether it is ``supported`` and ``chosen``, and as ``reason`` why not supported. ``baseimg:engine`` in
-    the minion's configuration or pillar declares another than the first.
+    Returns for each its ``kind`` (``docker``, ``podman``, ``containerd``), ``address``, ``version``, ``storage``,
+    ``supported``, ``chosen``, and the ``reason`` if it is not supported. ``baseimg:engine`` in the minion's
+    configuration or pillar chooses another engine than the first.
 
     CLI Example:
 
@@ -663,26 +673,26 @@ def engines():
 
 def import_legacy(archive, source, bundle, version=None, compression="zstd"):
     """
-    Turn an archive of the old shell scripts into a bundle, on a machine that has the source image. The same archive and
-    source give a byte-identical file.
+    Convert an archive of the old shell scripts to a bundle, on a machine that has the source image. The same archive
+    and source give a byte-identical file.
 
     archive
         ``BASE-<version>-diff.tar.gz``: a path, or anything that ``cp.cache_file`` takes.
 
     source
-        Reference or ID of the image that the archive was made for.
+        Reference or ID of the image for which the archive was made.
 
     bundle
         Path of the file to write.
 
     version
-        What the new content is called; by default what the archive's name says.
+        The name of the new content; default: the version in the archive's name.
 
     compression
         ``zstd`` or ``gzip``.
 
-    Returns what :py:func:`baseimg.build` returns, and under ``not_expressed`` what such an archive says nothing of,
-    with the ``paths`` where that matters. Prefer ``build`` where the target image still exists.
+    Returns what :py:func:`baseimg.build` returns, and ``not_expressed``: what such an archive cannot express, with the
+    ``paths`` for which it matters. Prefer ``build`` if the target image still exists.
 
     CLI Example:
 
@@ -703,12 +713,12 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd"):
 
 def declared(what="bases"):
     """
-    Return what pillar declares under ``baseimg``, checked and with defaults; SLS files loop over it.
+    Return the pillar below ``baseimg``, checked and with defaults. SLS files loop over it.
 
     what
         ``bases`` (by reference) or ``builds`` (by the bundle's path).
 
-    A mistake anywhere is an error that names the key, what was found and what was expected.
+    A mistake is an error that names the key, its value, and what was expected.
 
     CLI Example:
 
@@ -756,7 +766,7 @@ def _as_number(version):
 
 @contextlib.contextmanager
 def _operation(action="", kwargs=None):
-    """The minion, for one operation; the core's errors become Salt's, and arguments that are none are refused."""
+    """The minion, for one operation. Errors of the core become Salt's; unknown arguments are refused."""
     minion = Minion(__salt__, __opts__, __pillar__, action, _pub(kwargs or {}))
     try:
         yield minion
@@ -768,9 +778,9 @@ def _operation(action="", kwargs=None):
 
 
 def _pub(kwargs):
-    """Who published the job, from what Salt adds to the arguments; unknown arguments are refused."""
+    """Who published the job, from the arguments that Salt adds. Refuses unknown arguments."""
     unknown = salt.utils.args.clean_kwargs(**kwargs)
     if unknown:
         salt.utils.args.invalid_kwargs(unknown)
     jid = kwargs.get("__pub_jid")
-    return {"user": kwargs.get("__pub_user", "root"), "jid": jid} if jid else {}  # salt-call has a job, but no user
+    return {"user": kwargs.get("__pub_user", "root"), "jid": jid} if jid else {}  # salt-call has a job ID but no user

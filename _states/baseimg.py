@@ -1,58 +1,62 @@
 """
-Keep base images at a declared version, and bundles built.
+Keep base images at a declared version, bundles built, and old generations pruned.
 
-Everything is done by the execution module ``baseimg``; here it is only compared and told.
+The execution module ``baseimg`` does the work. The states compare, and write comments.
+
+A comment of ``converged`` has one fact a line, at most ten lines, the most severe first: the base and its transition,
+containers and images that need somebody, what the change contains.
 """
 
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "baseimg"
 _RECORDED = {"record": {"old": "damaged", "new": "made again"}}
-_NAMED = 10
+_NAMED = 10  # names in one line of a comment
+_LINES = 10  # lines of a comment
 
 
 def __virtual__():
     if "baseimg.converge" in __salt__:
         return __virtualname__
-    return False, "the execution module baseimg is not available: 'salt-call sys.list_functions baseimg' tells more"
+    return False, "the execution module baseimg is not available; 'salt-call sys.list_functions baseimg' shows why"
 
 
 def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=False, protect=None, containers="keep"):
     """
-    Make a base show a version, so that every container that is created or started from now on has it.
+    Converge a base to a version: every container that is created or started from now on shows it.
 
     name
-        The base's reference. A node without images on this base is converged (see ``missing``).
+        The reference of the base. On a node without images on this base there is nothing to do (see ``missing``).
 
     version
-        The version to show. The base's own tag means its pristine content.
+        The version to show, a text: quote it. The base's own tag means its pristine content.
 
     bundles
         Version → ``source`` (a path on the node, or a URL as for ``baseimg.apply``) and ``hash`` (``sha256:…`` of the
-        file). A version that is on the node already needs none; where no bundle leads there directly, several are
-        chained.
+        file). A version that is already on the node needs none. If no bundle leads to the version directly, several
+        are chained.
 
     chain_id
-        The base's chain ID, for nodes that know the base by no name of its own.
+        The chain ID of the base, for nodes on which no image has the name.
 
     missing
-        ``ok``, or ``fail`` where a node without this base is a failure.
+        ``ok``, or ``fail`` if a node without this base is a failure.
 
     repair
-        Compare the live content with what was made, and make it again where somebody changed it or put another
-        directory in its place; make the record again where it is damaged. Costs a walk over the layer at each run.
+        Compare the live content with its index. If it was changed or replaced by hand, make it again; if the record is
+        damaged, write it again. Costs a walk over the layer at each run.
 
     protect
-        Patterns of images (``corp/legacy:*``): where such an image is built on the base, nothing is changed, and the
-        state fails.
-
-    With ``test=True`` the comment tells in how many images the new base takes effect, in part, or not, which these are,
-    and which packages change; see ``baseimg.impact``.
+        Patterns of images (``corp/legacy:*``). If such an image is built on the base, nothing changes and the state
+        fails.
 
     containers
         ``keep`` names the running containers that are on another content and touches none. ``restart`` (or a mapping
-        with ``mode: restart`` and more, see ``baseimg.apply``) stops and starts them, each has to work then, and where
-        one does not the base is swapped back and the state fails.
+        with ``mode: restart`` and more, see ``baseimg.apply``) stops and starts them. Each must pass its gate; if one
+        fails, the base is swapped back and the state fails.
+
+    With ``test=True`` the comment also says in how many images the new base takes effect, in which it does not, and
+    which packages change; see ``baseimg.impact``.
 
     .. code-block:: yaml
 
@@ -80,7 +84,7 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         return _converged(ret, __salt__["baseimg.converge"](*wanted, containers=containers))
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
-            ret["comment"] = f"No image on this node is built on {name}: nothing to do"
+            ret["comment"] = _absent(name)
             return ret
         ret["changes"] = _unfinished(exc)
         return _failed(ret, exc)
@@ -88,22 +92,22 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
 
 def built(name, source, target, version=None, compression="zstd", key=None, delta=None):
     """
-    Have a bundle that leads from one image to another, on the machine that has both.
+    Build a bundle that leads from one image to another, on a machine that has both images.
 
     name
         Path of the bundle file.
 
     source, target
-        References of the two images. Where they have moved on, the bundle is built again.
+        References of the two images. If a tag has moved to another image, the bundle is built again.
 
     version
-        What the target's content is called; the target's tag by default.
+        The name of the target's content; the target's tag by default.
 
     compression
         ``zstd`` or ``gzip``.
 
     key
-        Path of a private key that the bundle is to be signed with; see ``baseimg.sign``.
+        Path of the private key that signs the bundle; see ``baseimg.sign``.
 
     delta
         ``only``, ``both`` or ``auto``; see ``baseimg.build``.
@@ -139,13 +143,13 @@ def built(name, source, target, version=None, compression="zstd", key=None, delt
 
 def pruned(name, keep=1):
     """
-    Keep no more contents of a base on the node than are needed.
+    Delete generations of a base that no container needs.
 
     name
         The base's reference or chain ID.
 
     keep
-        How many older contents stay beside the current and the pristine one; see ``baseimg.prune``.
+        How many older generations stay beside the live and the pristine one; see ``baseimg.prune``.
 
     .. code-block:: yaml
 
@@ -159,63 +163,29 @@ def pruned(name, keep=1):
         (done,) = __salt__["baseimg.prune"](name, keep, test)
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent":
-            ret["comment"] = f"No image on this node is built on {name}: nothing to do"
+            ret["comment"] = _absent(name)
             return ret
         return _failed(ret, exc)
     if not done["removed"]:
-        ret["comment"] = f"{done['base']} keeps no more than it needs"
+        ret["comment"] = f"{done['base']}: no generation to delete."
         return ret
     ret["changes"] = {"removed": done["removed"], "freed": done["freed"]}
     ret["result"] = None if test else True
-    verb = "would be removed" if test else "removed"
-    ret["comment"] = f"{done['base']}: {verb}: {', '.join(done['removed'])} (up to {done['freed']} bytes)"
+    verb = "would delete" if test else "deleted"
+    ret["comment"] = f"{done['base']}: {verb} {', '.join(done['removed'])} (up to {done['freed'] / 1e6:.1f} MB)."
     return ret
 
 
 def _converged(ret, done):
     ret["changes"] = _changes(done)
-    if not done["changed"]:
-        ret["comment"] = _shown(done)
-    else:
-        ret["comment"] = f"{done['base']} went from {done['from']} to {done['to']} for {_images(done)}"
-        if done["repaired"]:
-            ret["comment"] += ", since its content was not as it was made"
     restart = done["restart"]
-    for word in ("restarted", "started"):
-        if restart[word]:
-            since = " (an earlier run had stopped them)" if word == "started" else ""
-            ret["comment"] += f". {word.capitalize()}{since}: {', '.join(restart[word])}"
-    ret["comment"] += _told(done)
+    lines = [_transition(done), *_attention(done)]
+    if restart["restarted"]:
+        lines.append(f"Restarted: {', '.join(restart['restarted'])}.")
+    if restart["started"]:
+        lines.append(f"Started (an earlier run had stopped them): {', '.join(restart['started'])}.")
+    ret["comment"] = _lines(lines)
     return ret
-
-
-def _shown(done):
-    shown = f"{done['base']} shows {done['to']}"
-    if done["repaired"]:
-        shown += f"; its record was damaged and {'would be' if __opts__['test'] else 'is'} made again"
-    return shown
-
-
-def _told(done):
-    """What has to be said of containers and images, whatever was done."""
-    told = _running(done)
-    if done["protected"]:
-        told += f". Protected, but came when it was changed already: {_some(done['protected'])}"
-    return told
-
-
-def _changes(done):
-    """What an operation changed, on the base and on containers."""
-    changes = {"version": {"old": done["from"], "new": done["to"]}} if done["changed"] else {}
-    if done.get("repaired") and not done["changed"]:
-        changes = _RECORDED
-    touched = {word: done["restart"][word] for word in ("restarted", "started") if done["restart"][word]}
-    return {**changes, "containers": touched} if touched else changes
-
-
-def _unfinished(exc):
-    """What an operation changed that failed in the end."""
-    return _changes(exc.info["result"]) if isinstance(exc.info, dict) and "result" in exc.info else {}
 
 
 def _would_converge(ret, planned):
@@ -224,69 +194,122 @@ def _would_converge(ret, planned):
     ret["changes"] = _changes(planned)
     if ret["changes"]:
         ret["result"] = None
-    if not planned["changed"]:
-        ret["comment"] = _shown(planned) + _restarting(planned) + _told(planned)
-        return ret
-    ret["comment"] = f"{planned['base']} would go from {planned['from']} to {planned['to']} for {_images(planned)}"
-    if planned["repaired"]:
-        ret["comment"] += ", since its content is not as it was made"
-    if planned["bundles"]:
-        counts = planned["changes"]
-        ret["comment"] += (
-            f", over {' and '.join(planned['bundles'])} (paths: {counts['added']} added, "
-            f"{counts['modified']} modified, {counts['removed']} removed)"
-        )
-    else:
-        ret["comment"] += ", with a generation that is on the node"
-    if planned["impact"]:
-        ret["comment"] += _impact(planned["impact"])
-    ret["comment"] += _restarting(planned) + _told(planned)
+    lines = [_transition(planned), *_attention(planned)]
+    if planned["changed"] and planned["impact"]:
+        lines += _impact(planned["impact"])
+    lines += _restarting(planned)
+    if planned["changed"]:
+        lines.append(_route(planned))
+    ret["comment"] = _lines(lines)
     return ret
 
 
+def _lines(lines):
+    """A comment of at most ten lines; the last says how many are left out."""
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], f"({len(lines) - _LINES + 1} more lines: see baseimg.impact and baseimg.status)"]
+    return "\n".join(lines)
+
+
+def _absent(name):
+    return f"{name}: absent, no image on this node is built on it. Nothing to do."
+
+
+def _transition(done):
+    """The base, where it goes or went, and for how many images."""
+    would = "would go " if __opts__["test"] else ""
+    if done["changed"]:
+        repaired = f"; {'would repair' if would else 'repaired'} out-of-band changes" if done["repaired"] else ""
+        return f"{done['base']}: {would}{done['from']} -> {done['to']} ({_images(done)}){repaired}."
+    repaired = f"; its record {'would be' if would else 'was'} damaged and written again" if done["repaired"] else ""
+    return f"{done['base']}: at {done['to']} ({_images(done)}){repaired}."
+
+
+def _attention(done):
+    """Containers and images that need somebody, one fact a line."""
+    lines = _running(done)
+    if done["protected"]:
+        lines.append(f"Protected, but created after the change: {_first(done['protected'])}.")
+    return lines
+
+
+def _route(planned):
+    """The bundles that lead to the version, and how many paths they change."""
+    if not planned["bundles"]:
+        return "Uses a generation that is on the node."
+    counts = planned["changes"]
+    return (
+        f"Bundles: {', '.join(planned['bundles'])} (paths: {counts['added']} added, {counts['modified']} modified, "
+        f"{counts['removed']} removed)."
+    )
+
+
+def _changes(done):
+    """What an operation changed: the version of the base, the record, containers."""
+    changes = {"version": {"old": done["from"], "new": done["to"]}} if done["changed"] else {}
+    if done.get("repaired") and not done["changed"]:
+        changes = _RECORDED
+    touched = {word: done["restart"][word] for word in ("restarted", "started") if done["restart"][word]}
+    return {**changes, "containers": touched} if touched else changes
+
+
+def _unfinished(exc):
+    """What a failed operation changed before it failed."""
+    return _changes(exc.info["result"]) if isinstance(exc.info, dict) and "result" in exc.info else {}
+
+
 def _impact(impact):
-    """In how many images the new base takes effect, in which it does not wholly, and which packages change."""
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in impact["verdicts"].items() if count)
-    told = f". It takes effect in the images: {counts}"
+    """What does not take effect, in which images, and which packages change."""
+    lines = []
     for verdict in ("blocked", "partly", "unknown"):
-        found = [_covered(one) for one in impact["images"] if one["verdict"] == verdict]
-        if found:
-            told += f". {verdict.capitalize()}: {_some(found, impact['verdicts'][verdict])}"
-    for one in [one for one in impact["images"] if one["warnings"]][:_NAMED]:
-        told += f". Warning, {one['image']}: {', '.join(one['warnings'])}"
-    return told + (_packages(impact["packages"]) if impact["packages"] else "")
+        images = [_overridden(image) for image in impact["images"] if image["verdict"] == verdict]
+        if images:
+            lines.append(f"{verdict.capitalize()}: {_first(images, impact['verdicts'][verdict])}.")
+    warned = [f"{image['image']}: {', '.join(image['warnings'])}" for image in impact["images"] if image["warnings"]]
+    if warned:
+        lines.append(f"Warning: {'; '.join(warned[:_NAMED])}.")
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in impact["verdicts"].items() if count)
+    lines.append(f"Images: {counts or 'none'}.")
+    return lines + (_packages(impact["packages"]) if impact["packages"] else [])
 
 
-def _covered(image):
-    """An image, and what matters most of what it covers."""
-    what = ", ".join(f"{covered} of {changed} {word}" for word, (covered, changed) in image["covered"].items())
-    paths = "".join(f"; {one['path']}: {one['reason']}" for one in image["shadowed"][:1])
-    return f"{image['image']} ({what}{paths})" if what else image["image"]
+def _overridden(image):
+    """An image, how much of the change its own files override, and the path that matters most."""
+    counts = ", ".join(f"{covered} of {changed} {word}" for word, (covered, changed) in image["covered"].items())
+    paths = "".join(f"; {path['path']}: {path['reason']}" for path in image["shadowed"][:1])
+    return f"{image['image']} ({counts}{paths})" if counts else image["image"]
 
 
 def _packages(packages):
+    """Which packages differ, removals first: a removal is never cut off."""
     if packages["unknown"]:
-        return f". Packages: unknown, {packages['unknown']}"
-    told = [f"{name} {old} to {new}" for name, (old, new) in packages["changed"].items()]
-    told += [f"{name} {version} {word}" for word in ("added", "removed") for name, version in packages[word].items()]
-    return f". Packages: {_some(told) or 'the same'}"
+        return [f"Packages: unknown, {packages['unknown']}."]
+    lines = []
+    if packages["removed"]:
+        removed = [f"{name} {version}" for name, version in packages["removed"].items()]
+        lines.append(f"Packages removed: {', '.join(removed)}.")
+    changed = [f"{name} {old} -> {new}" for name, (old, new) in packages["changed"].items()]
+    changed += [f"{name} {version} added" for name, version in packages["added"].items()]
+    if changed or not lines:
+        lines.append(f"Packages: {_first(changed) or 'the same'}.")
+    return lines
 
 
-def _some(names, count=None):
+def _first(names, count=None):
     """The first of many names, and how many more there are."""
     more = (count or len(names)) - len(names[:_NAMED])
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _restarting(planned):
-    """Which containers would be restarted: with "and" between them at the same time."""
-    told = ""
-    if planned["restart"]["started"]:
-        told += f". Would be started (an earlier run had stopped them): {', '.join(planned['restart']['started'])}"
+    """Which containers would be restarted; "and" joins those that restart at the same time."""
+    lines = []
     if planned["restart"]["batches"]:
         order = ", then ".join(" and ".join(batch) for batch in planned["restart"]["batches"])
-        told += f". Would be restarted: {order}"
-    return told
+        lines.append(f"Would restart: {order}.")
+    if planned["restart"]["started"]:
+        lines.append(f"Would start (an earlier run had stopped them): {', '.join(planned['restart']['started'])}.")
+    return lines
 
 
 def _images(done):
@@ -295,19 +318,19 @@ def _images(done):
 
 
 def _running(done):
-    """What has to be said of containers that run on another content, and go on to."""
-    told = ""
+    """Containers that stay on another content, and containers whose content is unknown."""
+    lines = []
     containers, left = done["containers"], done["restart"]["left"]
     if outdated := [name for name in containers["outdated"] if name not in done["restart"]["restarted"]]:
         names = ", ".join(f"{name} ({left[name]})" if name in left else name for name in outdated)
-        told += f". On another content until stopped and started (a restart is not enough): {names}"
+        lines.append(f"Stop and start to pick it up (docker restart is not enough): {names}.")
     if containers["unknown"]:
-        told += f". It cannot be told what these run on: {', '.join(containers['unknown'])}"
-    return told
+        lines.append(f"Content unknown, stop and start to be sure: {', '.join(containers['unknown'])}.")
+    return lines
 
 
 def _present(bundle):
-    """The manifest of a bundle that is there and sound, else nothing: it will be built again."""
+    """The manifest of the bundle if the file is sound; None means: build it again."""
     try:
         return __salt__["baseimg.inspect"](bundle, verify=True)
     except CommandExecutionError as exc:
@@ -317,8 +340,8 @@ def _present(bundle):
 
 
 def _signed(ret, bundle, signed):
-    """What is told of a bundle that need not be built, and of its signature where one is asked for."""
-    ret["comment"] = f"The bundle {bundle['bundle']} is built: {bundle['digest']}"
+    """The return for a bundle that is up to date, and for its signature if one is declared."""
+    ret["comment"] = f"{bundle['bundle']}: up to date, {bundle['digest']}"
     if signed and signed["changed"]:
         ret["result"] = None if __opts__["test"] else True
         ret["changes"] = {"signature": {"old": None, "new": signed["key"]}}

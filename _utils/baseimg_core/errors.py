@@ -1,8 +1,8 @@
 """
-One small tree of errors.
+The errors of the core.
 
-Every error that leaves the core is a :class:`BaseimgError`: a stable ``code`` that programs may test, a message that
-says what was found, and a ``hint`` that says what to do next. A subclass exists where a caller acts differently.
+Every error that leaves the core is a :class:`BaseimgError` with a stable ``code`` for programs, a message that names
+the object and the reason, and a ``hint`` with the next command. A subclass exists if a caller handles it differently.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 
 class BaseimgError(Exception):
     """
-    Something that an operator can act on. ``code`` never changes once released. ``result`` is what an operation has
-    changed before it failed, as it would have returned it; empty where it has changed nothing.
+    An error that an operator can act on.
+
+    ``code`` never changes once released. ``result`` holds what the operation changed before it failed, in the form in
+    which the operation returns it; it is empty if nothing changed.
     """
 
     code = "baseimg"
@@ -28,15 +30,15 @@ class BaseimgError(Exception):
 
     def as_dict(self) -> dict[str, Any]:
         """The error as data, for returns and ``info``."""
-        told = {"code": self.code, "message": self.message, "hint": self.hint}
-        return {**told, "result": self.result} if self.result else told
+        data = {"code": self.code, "message": self.message, "hint": self.hint}
+        return {**data, "result": self.result} if self.result else data
 
     def __str__(self) -> str:
         return f"[{self.code}] {self.message}" + (f" -- {self.hint}" if self.hint else "")
 
 
 class ArgumentInvalid(BaseimgError):
-    """An argument or a pillar value is wrong; the message names the key, what was found, what was expected."""
+    """An argument or a pillar value is wrong. The message names the key, the value, and what was expected."""
 
     code = "argument-invalid"
     hint = "correct it and run again; nothing was changed"
@@ -50,17 +52,17 @@ class EngineUnreachable(BaseimgError):
 
 
 class StorageUnsupported(BaseimgError):
-    """The engine keeps its layers in a way that we do not handle."""
+    """The engine stores its layers in a way that baseimg does not support."""
 
     code = "storage-unsupported"
     hint = (
         "supported, rootful: Docker with overlay2 or with containerd's overlayfs snapshotter, Podman with overlay, and "
-        "containerd with overlayfs; baseimg.engines says what was found on this node (docs/design/engines.md)"
+        "containerd with overlayfs; baseimg.engines lists the engines of this node (docs/design/engines.md)"
     )
 
 
 class ImageUnknown(BaseimgError):
-    """The engine has no such image."""
+    """The engine does not know the image."""
 
     code = "image-unknown"
     hint = "check the reference with 'docker image ls', or load the image first"
@@ -70,32 +72,32 @@ class BaseAbsent(BaseimgError):
     """No image on this node is built on the base."""
 
     code = "base-absent"
-    hint = "nothing to do on a node without images on this base; else check the reference or give a chain ID"
+    hint = "a node without images on this base needs nothing; otherwise check the reference or give a chain ID"
 
 
 class ImagesEqual(BaseimgError):
-    """Source and target show the same content, so there is no bundle to build."""
+    """Source and target show the same content. There is no difference to build a bundle from."""
 
     code = "images-equal"
     hint = "give two different versions of the base"
 
 
 class BundleInvalid(BaseimgError):
-    """The file is no bundle, or is truncated, damaged, hostile, or from an unknown format version."""
+    """The file is not a bundle, is truncated, damaged or hostile, or has an unknown format version."""
 
     code = "bundle-invalid"
     hint = "build or fetch the bundle again"
 
 
 class BundleUnavailable(BaseimgError):
-    """The bundle cannot be had from where it is declared to be."""
+    """The bundle could not be fetched from its declared source."""
 
     code = "bundle-unavailable"
     hint = "check the source: a path on the node, docker://, or what cp.cache_file takes (salt://, http(s)://, s3://)"
 
 
 class RegistryDenied(BaseimgError):
-    """A registry does not let us in, or not do this."""
+    """The registry rejected our credentials or denied the operation."""
 
     code = "registry-denied"
     hint = (
@@ -105,125 +107,125 @@ class RegistryDenied(BaseimgError):
 
 
 class DigestMismatch(BundleInvalid):
-    """Bytes do not have the digest that was declared for them."""
+    """The digest of the bytes differs from the declared digest."""
 
     code = "digest-mismatch"
     hint = "fetch the bundle again; if it fails again, correct the declared digest or rebuild the bundle"
 
 
 class SignatureMissing(BaseimgError):
-    """The bundle has no signature, and this node uses none without."""
+    """The bundle is unsigned and this node requires signatures."""
 
     code = "signature-missing"
     hint = "sign the bundle with baseimg.sign, and put the file BUNDLE.sig beside it (docs/operating/signatures.md)"
 
 
 class SignatureInvalid(BaseimgError):
-    """The bundle's signature is damaged, of another file, for another purpose, or by a key that is not trusted."""
+    """The signature is damaged, belongs to another file or purpose, or was made with a key that is not trusted."""
 
     code = "signature-invalid"
     hint = (
-        "do not use this bundle until you know why; then sign it again with baseimg.sign, or declare the key "
+        "do not use this bundle until the reason is known; sign it again with baseimg.sign, or declare the key "
         "in baseimg:trusted_keys (docs/operating/signatures.md)"
     )
 
 
 class SignatureUnsupported(BaseimgError):
-    """Signing, and checking signatures, needs a package that this Python does not have."""
+    """Signatures need a Python package that is not installed."""
 
     code = "signature-unsupported"
     hint = "install the Python package 'cryptography' beside Salt on this machine"
 
 
 class CompressionUnsupported(BaseimgError):
-    """The bundle's compression needs a package that this Python does not have."""
+    """The compression of the bundle needs a Python package that is not installed."""
 
     code = "compression-unsupported"
     hint = "install the Python package 'zstandard' beside Salt on this node, or build with compression=gzip"
 
 
 class BundleMismatch(BaseimgError):
-    """A sound bundle, but not one for this base or for what it shows now."""
+    """The bundle is sound, but it is for another base or for another version than the base shows."""
 
     code = "bundle-mismatch"
     hint = "give a bundle whose source is a version that this base can show (see baseimg.status)"
 
 
 class DeltaMismatch(BaseimgError):
-    """A delta needs old files that this node does not have as they were when the bundle was built."""
+    """The delta needs old files that differ on this node from those it was built from."""
 
     code = "delta-mismatch"
-    hint = "baseimg.verify tells what changed; a bundle with the full encoding does not need the old files"
+    hint = "baseimg.verify lists the changed files; a bundle with the full encoding does not need them"
 
 
 class DeviceRefused(BaseimgError):
-    """The bundle carries a device node that this node does not take."""
+    """The bundle carries a device node that this node refuses."""
 
     code = "device-refused"
-    hint = "find out why the base needs it; 'baseimg:allow_devices: true' in the minion's configuration takes it"
+    hint = "find out why the base needs it; 'baseimg:allow_devices: true' in the minion's configuration allows it"
 
 
 class VersionUnknown(BaseimgError):
-    """A version that is not here and that no bundle leads to."""
+    """The version is not on the node, and no declared bundle leads to it."""
 
     code = "version-unknown"
-    hint = "see baseimg.status for the versions on the node, or declare a bundle that leads there"
+    hint = "baseimg.status lists the versions on the node; otherwise declare a bundle that leads to the version"
 
 
 class LayerUnsupported(BaseimgError):
-    """A layer directory with overlay marks that we must not copy (redirect, metacopy), or mounts that use them."""
+    """A layer carries overlay marks that must not be copied (redirect, metacopy), or a mount uses these features."""
 
     code = "layer-unsupported"
     hint = "the engine must mount with redirect_dir, metacopy and index off, as engines do by default"
 
 
 class NotUnpacked(BaseimgError):
-    """The image's layers are packed only, so there is no directory of them."""
+    """The layers of the image are packed only. They have no directories on this node."""
 
     code = "image-packed"
-    hint = "run a container of the image once, or pull it for this node's platform: its layers are unpacked then"
+    hint = "run a container of the image once, or pull it for the platform of this node: that unpacks its layers"
 
 
 class BaseNested(BaseimgError):
-    """Another base above or below this one shows a version that is not its own."""
+    """Another base above or below this base shows a version other than its own."""
 
     code = "base-nested"
     hint = "roll that base back to pristine first; of bases that are built on one another only one can be swapped"
 
 
 class ImageProtected(BaseimgError):
-    """An image that is built on the base is protected from changes of it."""
+    """An image on the base is protected. The base must not change on this node."""
 
     code = "image-protected"
-    hint = "remove that image from this node, give it a base of its own, or take it out of 'protect'"
+    hint = "remove that image from this node, rebuild it on another base, or remove its pattern from 'protect'"
 
 
 class NoWayBack(BaseimgError):
-    """There is no generation to roll back to."""
+    """The node has no generation to roll back to."""
 
     code = "no-way-back"
-    hint = "see baseimg.status for the generations on the node"
+    hint = "baseimg.status lists the generations on the node"
 
 
 class LayerBusy(BaseimgError):
-    """Somebody else holds this base's lock."""
+    """Another job holds the lock of the base."""
 
     code = "layer-busy"
     hint = "wait for the other job, or raise 'baseimg:lock_timeout'"
 
 
 class ContentUnknown(BaseimgError):
-    """The live layer directory is not one that the record knows, so nothing may be built upon it."""
+    """The record does not know the live layer directory. Nothing may be built on it."""
 
     code = "content-unknown"
     hint = (
-        "somebody replaced the layer directory by hand; converge with repair: true, which swaps the declared version "
-        "in and keeps what is there as a generation"
+        "the layer directory was replaced by hand; converge with repair: true swaps the declared version in and keeps "
+        "the present content as a generation"
     )
 
 
 class PristineUnproven(BaseimgError):
-    """The base's original content is not here, so no bundle can be laid over it and nothing leads back to it."""
+    """The original content of the base is not on this node: no bundle starts from it, no rollback returns to it."""
 
     code = "pristine-unproven"
     hint = (
@@ -233,71 +235,71 @@ class PristineUnproven(BaseimgError):
 
 
 class PristineDamaged(BaseimgError):
-    """Somebody changed a file of the base's original content, so nothing starts from it or goes back to it."""
+    """A file of the original content was changed. No bundle starts from it, and no rollback returns to it."""
 
     code = "pristine-damaged"
     hint = "baseimg.verify names the file; remove every container and image on the base, and pull it again"
 
 
 class LegacyAbsent(BaseimgError):
-    """The shell scripts that baseimg replaces have left no properties file here."""
+    """The shell scripts that baseimg replaces left no properties file on this node."""
 
     code = "legacy-absent"
-    hint = "nothing to take over on a node that they never updated; else give the overlay_dir that they used"
+    hint = "a node that the scripts never updated needs nothing; otherwise give the overlay_dir that they used"
 
 
 class LegacyInvalid(BaseimgError):
-    """A file of the shell scripts that baseimg replaces is not what it should be."""
+    """A file of the shell scripts that baseimg replaces is malformed."""
 
     code = "legacy-invalid"
 
 
 class RecordInvalid(BaseimgError):
-    """The node's record of a base is damaged or lost."""
+    """The record of a base is damaged or lost."""
 
     code = "record-invalid"
     hint = (
-        "converge with repair: true, which makes the record again where the engine's checksum proves the original "
-        "content; else restore the file, or remove the images on this base and pull them again"
+        "converge with repair: true writes the record again if the engine's checksum proves the original content; "
+        "otherwise restore the file, or remove the images on this base and pull them again"
     )
 
 
 class RecordNewer(BaseimgError):
-    """The node's record of a base has a format version that this baseimg does not know, so it is left alone."""
+    """The record of a base has a newer format version. This release leaves it alone."""
 
     code = "record-newer"
-    hint = "update baseimg on this node: a newer one has written the record"
+    hint = "update baseimg on this node: a newer release wrote the record"
 
 
 class ContainerUnknown(BaseimgError):
-    """The engine has no such container."""
+    """The engine does not know the container."""
 
     code = "container-unknown"
-    hint = "it was removed meanwhile; run again"
+    hint = "the container was removed meanwhile; run again"
 
 
 class ContainerRefused(BaseimgError):
-    """The engine does not stop or start a container, or does not run a command in it."""
+    """The engine refused to stop or start a container, or to run a command in it."""
 
     code = "container-refused"
-    hint = "try the same with the engine's own command, and see its log"
+    hint = "try the same with the engine's own command, and read the engine's log"
 
 
 class GateFailed(BaseimgError):
-    """A container that was restarted does not work with the content that it was restarted for."""
+    """A restarted container does not work with the new content."""
 
     code = "gate-failed"
     hint = (
-        "see the container's log; each further run tries again, so declare the version that works "
+        "read the container's log; each run tries again, so declare the version that works "
         "(docs/operating/containers.md)"
     )
 
 
 class RestartInterrupted(BaseimgError):
-    """Restarting containers did not come to its end."""
+    """The restart of containers was interrupted."""
 
     code = "restart-interrupted"
-    hint = "run the same again: it starts what was stopped, and goes on"
+    hint = "run the same command again: it starts the stopped containers and continues"
 
 
 class SpaceExhausted(BaseimgError):
@@ -308,35 +310,35 @@ class SpaceExhausted(BaseimgError):
 
 
 class DestinationUnwritable(BaseimgError):
-    """The bundle cannot be written there."""
+    """The file cannot be written."""
 
     code = "destination-unwritable"
-    hint = "give a path in an existing directory that can be written"
+    hint = "give a path in an existing, writable directory"
 
 
 class MasterUnreachable(BaseimgError):
-    """The Salt master does not take jobs."""
+    """The Salt master does not accept jobs."""
 
     code = "master-unreachable"
-    hint = "start the master, then go on with 'salt-run baseimg.resume'"
+    hint = "start the master, then run 'salt-run baseimg.resume'"
 
 
 class RolloutUnknown(BaseimgError):
-    """No rollout has this ID, or it is not clear which one is meant."""
+    """No rollout has this ID, or several rollouts match."""
 
     code = "rollout-unknown"
-    hint = "see 'salt-run baseimg.status' for the rollouts that there are, and give an ID"
+    hint = "'salt-run baseimg.status' lists the rollouts; give an ID"
 
 
 class RolloutBusy(BaseimgError):
-    """Another rollout of this base is not over."""
+    """Another rollout of this base is still open."""
 
     code = "rollout-busy"
-    hint = "see 'salt-run baseimg.status'; halt it, or wait for its end"
+    hint = "'salt-run baseimg.status' shows it; halt it, or wait until it ends"
 
 
 class RolloutHalted(BaseimgError):
-    """A rollout was halted before every wave had passed: by a failure, by somebody, or by its window."""
+    """A rollout was halted before every wave had passed: by a failure, by an operator, or by its window."""
 
     code = "rollout-halted"
     hint = "correct what the message names, then 'salt-run baseimg.resume'; or go back with 'salt-run baseimg.rollback'"
@@ -346,4 +348,4 @@ class RolloutFailed(BaseimgError):
     """A rollout failed and was rolled back, or nodes could not be rolled back."""
 
     code = "rollout-failed"
-    hint = "see 'salt-run baseimg.status ID' for what happened on each node"
+    hint = "'salt-run baseimg.status ID' shows what happened on each node"

@@ -6,7 +6,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -158,13 +158,23 @@ def classes() -> list[type[BaseimgError]]:
     return [one for one in found if one is not BaseimgError]
 
 
-def raised() -> Iterator[tuple[Path, ast.Call]]:
+@cache
+def raised() -> list[tuple[Path, ast.Call]]:
     """Every place in the core that makes one of our errors."""
-    names = {one.__name__ for one in classes()}
-    for path in core_files():
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
-                yield path, node
+    names = {error.__name__ for error in classes()}
+    return [
+        (path, node)
+        for path in core_files()
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+    ]
+
+
+@cache
+def used_names() -> frozenset[str]:
+    """Every name that the core or the execution module uses."""
+    paths = [*core_files(), REPO / "_modules/baseimg.py"]
+    return frozenset(node.id for path in paths for node in ast.walk(parsed(path)) if isinstance(node, ast.Name))
 
 
 class TestErrors:
@@ -193,9 +203,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("one", classes(), ids=lambda one: one.__name__)
     def test_each_is_raised_somewhere(self, one: type[BaseimgError]) -> None:
-        names = {node.id for path in core_files() for node in ast.walk(parsed(path)) if isinstance(node, ast.Name)}
-        names |= {node.id for node in ast.walk(parsed(REPO / "_modules/baseimg.py")) if isinstance(node, ast.Name)}
-        assert one.__name__ in names
+        assert one.__name__ in used_names()
 
     def test_the_page_lists_every_code_and_no_others(self) -> None:
         words = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", ERRORS_PAGE.read_text()))

@@ -81,12 +81,17 @@ def test_renders(minion: Minion, name: str, pillar: dict[str, Any]) -> None:
         assert shown == {}
 
 
+@pytest.fixture(scope="module")
+def specs(minion: Minion) -> dict[str, Any]:
+    """The arguments of our states; asked once, since Salt loads all of its states for it."""
+    return minion.modules["sys.state_argspec"]("baseimg")  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_states_requisites_and_arguments_are_sound(minion: Minion, name: str) -> None:
+def test_states_requisites_and_arguments_are_sound(minion: Minion, specs: dict[str, Any], name: str) -> None:
     minion.configure(pillar=EXAMPLE)
     chunks = minion.modules["state.show_low_sls"](name)
     assert chunks
-    specs = minion.modules["sys.state_argspec"]("baseimg")
     for chunk in chunks:
         assert isinstance(chunk, dict), chunk
         function = f"{chunk['state']}.{chunk['fun']}"

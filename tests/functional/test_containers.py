@@ -428,7 +428,7 @@ class TestTheState:
         done = converged(node.lab, "12.1", {"12.1": declare(node.bundle)}, containers=policy)
         assert done["changes"] == done["foretold"]["changes"]
         assert done["changes"]["containers"] == {"restarted": ["db", "web"]}
-        assert "Would be restarted: db, then web" in done["foretold"]["comment"]
+        assert "Would restart: db, then web" in done["foretold"]["comment"]
         assert "Restarted: db, web" in done["comment"]
         assert "gone (the engine removes it when it stops (--rm)" in done["comment"]
         assert [node.version(name) for name in ("db", "web", "gone")] == ["12.1", "12.1", "12.0"]

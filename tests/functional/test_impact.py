@@ -237,11 +237,11 @@ class TestForetold:
 
         told = lab.in_test_mode.states["baseimg.converged"](name=BASE, version="12.1", bundles=declared)
         assert told["result"] is None
-        assert "It takes effect in the images: 6 effective, 4 partly, 1 blocked" in told["comment"]
+        assert "Images: 6 effective, 4 partly, 1 blocked." in told["comment"]
         assert "Blocked: corp/replacing:1 (1 of 1 libraries, 2 of 3 programs" in told["comment"]
         assert f"corp/library:1 (1 of 1 libraries; {LIB}/libssl.so.3: own file)" in told["comment"]
-        assert "Packages: libssl3 3.0.11-1 to 3.0.15-1" in told["comment"]
-        assert "Warning, corp/installed:1: its own package database still has as installed: less" in told["comment"]
+        assert "Packages: libssl3 3.0.11-1 -> 3.0.15-1" in told["comment"]
+        assert "Warning: corp/installed:1: its own package database still has as installed: less" in told["comment"]
 
     def test_nothing_is_computed_where_nothing_would_change(self, lab: Lab) -> None:
         planned = lab.plan(BASE, "12.0", {"12.1": {"source": "/nonexistent/bundle.tar"}})
@@ -327,6 +327,6 @@ class TestApplied:
     def test_a_protected_image_that_came_later_is_told_of_and_gets_its_own_content_back(self, applied: Lab) -> None:
         state = applied.minion.states["baseimg.converged"](name=BASE, version="12.1", protect=[META])
         assert (state["result"], state["changes"]) == (True, {})
-        assert f"Protected, but came when it was changed already: {META}" in state["comment"]
+        assert f"Protected, but created after the change: {META}" in state["comment"]
         assert applied.plan(BASE, "12.0", protect=[META])["changed"]
         assert Path(applied.dirs(BASE)[0]).is_dir()

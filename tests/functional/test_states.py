@@ -140,7 +140,7 @@ class TestConverged:
         done = converged(lab, "12.2", bundles)
 
         assert done["changes"] == done["foretold"]["changes"] == swapped("12.0", "12.2")
-        assert "12.1 and 12.2" in done["foretold"]["comment"]
+        assert "Bundles: 12.1, 12.2 " in done["foretold"]["comment"]
         assert lab.show(BASE) == wanted
         assert lab.version() == "12.2"
         assert [(line["from"], line["to"]) for line in lab.history(BASE)] == [("12.0", "12.2")]

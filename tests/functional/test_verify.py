@@ -119,7 +119,7 @@ class TestRepair:
         (live(node) / "etc/one").unlink()
         would = node.configure(test=True).states["baseimg.converged"](**arguments, repair=True)
         assert (would["result"], would["changes"]) == (None, {"version": {"old": "2", "new": "2"}})
-        assert "content is not as it was made" in would["comment"]
+        assert "would repair out-of-band changes" in would["comment"]
         assert not verify(node, deep=False)["ok"]
 
         done = node.configure(test=False).states["baseimg.converged"](**arguments, repair=True)

@@ -158,7 +158,7 @@ class TestConverge:
             state = state_of(dry, node)
             assert state["result"] is None
             assert state["changes"] == {"version": {"old": OLD, "new": NEW}}
-            assert "would go from 12.0 to 12.1" in state["comment"]
+            assert ": would go 12.0 -> 12.1 (3 images)." in state["comment"]
             # etc is a directory that keeps its metadata
             assert "paths: 1 added, 1 modified, 1 removed" in state["comment"]
         assert dry.code == 0
@@ -173,8 +173,8 @@ class TestConverge:
         for node in NODES:
             state = state_of(applied, node)
             assert (state["result"], state["changes"]) == (True, {"version": {"old": OLD, "new": NEW}})
-            assert "went from 12.0 to 12.1 for 3 images" in state["comment"]
-            assert "until stopped and started (a restart is not enough): old" in state["comment"]
+            assert ": 12.0 -> 12.1 (3 images)." in state["comment"]
+            assert "Stop and start to pick it up (docker restart is not enough): old." in state["comment"]
         assert applied.code == 0
         assert fleet.shown() == everywhere(NEW)
         assert fleet.shown("/etc/new") == everywhere("")
@@ -190,7 +190,7 @@ class TestConverge:
         for node in NODES:
             state = state_of(again, node)
             assert (state["result"], state["changes"]) == (True, {})
-            assert state["comment"] == f"{BASE} shows {NEW}"
+            assert state["comment"] == f"{BASE}: at {NEW} (3 images)."
         assert fleet.shown() == everywhere(NEW)
 
     def test_and_back_by_declaring_the_older_version(self, fleet: Fleet) -> None:
@@ -282,10 +282,10 @@ class TestNodesWithoutTheBase:
         fleet.master.pillar = {"baseimg": {"bases": {ELSEWHERE: elsewhere}}}
         reply = fleet.apply()
         assert reply.code == 0
-        assert state_of(reply, first, ELSEWHERE)["comment"] == f"{ELSEWHERE} shows 1"
+        assert state_of(reply, first, ELSEWHERE)["comment"].startswith(f"{ELSEWHERE}: at 1 (")
         state = state_of(reply, other, ELSEWHERE)
         assert (state["result"], state["changes"]) == (True, {})
-        assert state["comment"] == f"No image on this node is built on {ELSEWHERE}: nothing to do"
+        assert state["comment"] == f"{ELSEWHERE}: absent, no image on this node is built on it. Nothing to do."
 
         fleet.master.pillar = {"baseimg": {"bases": {ELSEWHERE: {**elsewhere, "missing": "fail"}}}}
         reply = fleet.apply()

@@ -39,6 +39,7 @@ def core_files() -> list[Path]:
     return sorted(path for path in CORE.rglob("*.py") if "__pycache__" not in path.parts)
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
