@@ -1,4 +1,4 @@
-"""Which changed paths an application covers: the kernel's view of the application on the new base decides."""
+"""Shadowed paths, compared with the kernel's view of the application on the new base."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from baseimg_core.disk.impact import layer_scan
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.model.bundle.manifest import ImageRef
-from baseimg_core.model.impact.overrides import Wanted, follow, shadows
+from baseimg_core.model.impact.overrides import ExpectedPaths, combine, shadowed_paths
 from baseimg_core.model.stack.ids import chain_id
 from tests.support.kernel import STRAY, Seen, show
 from tests.support.stacks import Step, layers, make_stack
@@ -30,27 +30,27 @@ def image(name: str) -> ImageRef:
     return ImageRef(f"base:{name}", name, chain_id(diff_ids), diff_ids)
 
 
-def wants(work: Path, name: str, source: list[Path], target: list[Path]) -> list[layer_scan.Want]:
-    """What a bundle from one stack to the other wants, read from its file."""
+def changed_paths(work: Path, name: str, source: list[Path], target: list[Path]) -> list[layer_scan.ExpectedPath]:
+    """The changed paths of a bundle between two stacks, read from its file."""
     changes = compare(Stack([str(path) for path in source]), Stack([str(path) for path in target]))
     path = str(work / f"{name}.tar")
     writer.write(path, changes, image("source"), image("target"), {"os": "linux"}, Encoding("gzip"))
     with Bundle(path) as bundle:
-        return list(layer_scan.wants(bundle))
+        return list(layer_scan.expected_paths(bundle))
 
 
-def look(seen: dict[bytes, Seen], path: bytes) -> Seen | None:
-    """What counts of a path: not its times, nor which other names it has. A whiteout above nothing is nothing."""
-    found = seen.get(path)
-    return replace(found, mtime=0, links=frozenset()) if found and found.type != STRAY else None
+def visible(seen: dict[bytes, Seen], path: bytes) -> Seen | None:
+    """A path without its times and its other names. A whiteout above nothing is nothing."""
+    entry = seen.get(path)
+    return replace(entry, mtime=0, links=frozenset()) if entry and entry.type != STRAY else None
 
 
-def check(wanted: Wanted, app: list[Path], new: list[Path]) -> None:
-    stack = layer_scan.Layers(wanted).stack([str(path) for path in app])
-    covered = {shadow.path for shadow in shadows(wanted, stack)}
+def check(expected: ExpectedPaths, app: list[Path], new: list[Path]) -> None:
+    stack = layer_scan.LayerScanner(expected).stack([str(path) for path in app])
+    covered = {shadow.path for shadow in shadowed_paths(expected, stack)}
     mounted, plain = show([*app, *new]), show(new)
-    for path in wanted.paths:
-        effective = look(mounted, path) == look(plain, path)
+    for path in expected.paths:
+        effective = visible(mounted, path) == visible(plain, path)
         assert effective == (path not in covered), path
 
 
@@ -64,7 +64,7 @@ def put(path: bytes, kind: str, content: bytes = b"") -> Step:
 @example([], [[put(b"a/b", "file", b"x")]], [[put(b"a", "symlink", b"b")]], [[put(b"a/c", "file", b"y")]])
 @example([], [[put(b"a/b", "file", b"x")]], [[put(b"a/b", "file")]], [[put(b"a", "whiteout")], [put(b"a/b", "file")]])
 @example([], [[put(b"a/b/c", "file", b"x")]], [[put(b"c", "file")]], [[put(b"a/b/c", "file")], [put(b"a", "symlink")]])
-def test_a_path_is_covered_where_the_kernel_shows_something_else(shared, source, target, upper):
+def test_a_path_is_shadowed_if_the_kernel_shows_another_entry(shared, source, target, upper):
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         common = make_stack(work / "c", shared)
@@ -72,11 +72,11 @@ def test_a_path_is_covered_where_the_kernel_shows_something_else(shared, source,
         new = make_stack(work / "t", target, common)
         app = make_stack(work / "u", upper, old)[: len(upper)]
 
-        check(Wanted(follow([wants(work, "b", old, new)])), app, new)
+        check(ExpectedPaths(combine([changed_paths(work, "b", old, new)])), app, new)
 
 
 @given(source=programs, middle=programs, target=programs, upper=uppers)
-def test_several_bundles_want_what_the_last_shows(source, middle, target, upper):
+def test_several_bundles_combine_to_the_last_target(source, middle, target, upper):
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         old = make_stack(work / "s", source)
@@ -84,4 +84,10 @@ def test_several_bundles_want_what_the_last_shows(source, middle, target, upper)
         new = make_stack(work / "t", target)
         app = make_stack(work / "u", upper, old)[: len(upper)]
 
-        check(Wanted(follow([wants(work, "one", old, between), wants(work, "two", between, new)])), app, new)
+        check(
+            ExpectedPaths(
+                combine([changed_paths(work, "one", old, between), changed_paths(work, "two", between, new)])
+            ),
+            app,
+            new,
+        )

@@ -1,4 +1,4 @@
-"""Looking into application layers: what is read, how often, and what cannot be judged."""
+"""The scan of application layers: what it reads, how often, and layers that it cannot judge."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from baseimg_core.context import Context
 from baseimg_core.disk.bundle import writer
 from baseimg_core.disk.bundle.encoding import Encoding
-from baseimg_core.disk.impact.layer_scan import Layers, look
+from baseimg_core.disk.impact.layer_scan import LayerScanner, scan_layer
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.engine.base import Image
 from baseimg_core.errors import LayerUnsupported
 from baseimg_core.model.bundle.manifest import ImageRef
-from baseimg_core.model.impact.overrides import Own, Want, Wanted
+from baseimg_core.model.impact.overrides import ExpectedPath, ExpectedPaths, LayerEntry
 from baseimg_core.model.policy.pillar import Source
 from baseimg_core.model.policy.protection import Declared
 from baseimg_core.model.stack.entry import Entry, Kind
@@ -31,8 +31,8 @@ FILE = Entry(Kind.FILE, 0o644)
 MANY = [b"usr/lib/file-%d" % number for number in range(100)]
 
 
-def wanted(*paths: bytes) -> Wanted:
-    return Wanted({path: Want(path, FILE) for path in paths})
+def wanted(*paths: bytes) -> ExpectedPaths:
+    return ExpectedPaths({path: ExpectedPath(path, FILE) for path in paths})
 
 
 def put(layer: Path, *paths: str) -> Path:
@@ -42,32 +42,32 @@ def put(layer: Path, *paths: str) -> Path:
     return layer
 
 
-def test_only_what_matters_is_told(tmp_path: Path) -> None:
+def test_only_entries_at_changed_paths_are_returned(tmp_path: Path) -> None:
     layer = put(tmp_path, "usr/lib/file-7", "usr/lib/other", "usr/bin/tool", "opt/x", "etc/y")
-    assert look(str(layer), wanted(*MANY, b"etc")) == {
-        b"usr": Own(Mark.DIRECTORY, Kind.DIRECTORY),
-        b"usr/lib": Own(Mark.DIRECTORY, Kind.DIRECTORY),
-        b"usr/lib/file-7": Own(Mark.LEAF, Kind.FILE),
-        b"etc": Own(Mark.DIRECTORY, Kind.DIRECTORY),
+    assert scan_layer(str(layer), wanted(*MANY, b"etc")) == {
+        b"usr": LayerEntry(Mark.DIRECTORY, Kind.DIRECTORY),
+        b"usr/lib": LayerEntry(Mark.DIRECTORY, Kind.DIRECTORY),
+        b"usr/lib/file-7": LayerEntry(Mark.LEAF, Kind.FILE),
+        b"etc": LayerEntry(Mark.DIRECTORY, Kind.DIRECTORY),
     }
 
 
 def test_few_names_and_many_are_looked_up_alike(tmp_path: Path) -> None:
     layer = put(tmp_path, *(path.decode() for path in MANY[:5]))
-    assert set(look(str(layer), wanted(*MANY))) == set(look(str(layer), wanted(*MANY[:5])))
+    assert set(scan_layer(str(layer), wanted(*MANY))) == set(scan_layer(str(layer), wanted(*MANY[:5])))
 
 
 def test_no_symlink_is_followed(tmp_path: Path) -> None:
-    """Neither one that leads out of the layer nor one within it: a mount resolves them in the container."""
+    """Symlinks inside the layer are not followed either: a mount resolves them in the container."""
     put(tmp_path / "outside", "lib/file-1")
     layer = put(tmp_path / "layer", "lib/file-1")
     (layer / "usr").symlink_to(tmp_path / "outside")
-    assert look(str(layer), wanted(b"usr/lib/file-1")) == {b"usr": Own(Mark.LEAF, Kind.SYMLINK)}
+    assert scan_layer(str(layer), wanted(b"usr/lib/file-1")) == {b"usr": LayerEntry(Mark.LEAF, Kind.SYMLINK)}
 
 
 def test_a_layer_is_read_once(tmp_path: Path) -> None:
     shared, own = put(tmp_path / "shared", "usr/lib/file-1"), put(tmp_path / "own", "usr/lib/file-2")
-    layers = Layers(wanted(*MANY))
+    layers = LayerScanner(wanted(*MANY))
     first = layers.stack([str(own), str(shared)])
     shutil.rmtree(shared)
     assert layers.stack([str(shared)]) == first[1:]
@@ -75,11 +75,11 @@ def test_a_layer_is_read_once(tmp_path: Path) -> None:
 
 def test_a_layer_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(LayerUnsupported, match="disappeared"):
-        Layers(wanted(b"a")).stack([str(tmp_path / "gone")])
+        LayerScanner(wanted(b"a")).stack([str(tmp_path / "gone")])
 
 
 class TestImages:
-    """An image that cannot be judged says so, and the others have their verdicts."""
+    """An image that cannot be judged is reported as such; the others have their verdicts."""
 
     @pytest.fixture
     def engine(self, tmp_path: Path) -> PlainEngine:

@@ -16,7 +16,7 @@ from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.errors import BundleInvalid
 from baseimg_core.model.bundle import manifest
 from baseimg_core.model.packages import difference as packages_difference
-from baseimg_core.model.packages.difference import MAX_PACKAGES, MAX_TEXT, Packages, difference, follow, parse
+from baseimg_core.model.packages.difference import MAX_PACKAGES, MAX_TEXT, Packages, combine, difference, parse
 from tests.unit.test_manifest import SOUND
 
 SOME = Packages("dpkg", {"tree": "1"}, {"less": "590-2"}, {"openssl": ("3.0.11-1", "3.0.15-1")})
@@ -122,13 +122,13 @@ class TestDifference:
             "dpkg", {"new": "1", "gone": "1"}, {"old": "1", "back": "1"}, {"a": ("1", "2"), "same": ("1", "2")}
         )
         two = Packages("dpkg", {"back": "2"}, {"gone": "1", "a": "2"}, {"same": ("2", "1"), "b": ("1", "2")})
-        assert follow([one, two]) == Packages(
+        assert combine([one, two]) == Packages(
             "dpkg", {"new": "1"}, {"old": "1", "a": "1"}, {"b": ("1", "2"), "back": ("1", "2")}
         )
-        assert follow([one]) == one
-        assert follow([one, None]) is follow([]) is None
-        assert follow([one, Packages("dpkg", unknown="why")]) == Packages("dpkg", unknown="why")
-        assert "differs" in follow([one, Packages("apk")]).unknown  # type: ignore[union-attr]
+        assert combine([one]) == one
+        assert combine([one, None]) is combine([]) is None
+        assert combine([one, Packages("dpkg", unknown="why")]) == Packages("dpkg", unknown="why")
+        assert "differs" in combine([one, Packages("apk")]).unknown  # type: ignore[union-attr]
 
 
 class TestDpkg:

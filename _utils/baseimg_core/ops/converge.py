@@ -107,7 +107,7 @@ def plan(
             "images": [image.name for image in images],
             "containers": bases.containers(context.engine, base, record, images, after),
             "protected": _protected(context, base, record, images),
-            "impact": impact.foretell(context, base, record, images, catalogue, wanted.route) if wanted.route else None,
+            "impact": impact.preview(context, base, record, images, catalogue, wanted.route) if wanted.route else None,
             "restart": restart.foretell(context.engine, base, record, policy, after),
         }
 

@@ -1,4 +1,4 @@
-"""On a node: images whose base must not be changed."""
+"""Protected images on a node: images whose base must not be changed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ _NAMED = 10
 
 
 def protected(context: Context, base: Base, images: list[Image] | None = None) -> list[Image]:
-    """Those of the images on a base that are protected, the base's own and those that only add metadata included."""
+    """
+    List the protected images on a base, including the base's own image and images that only add metadata.
+
+    Args:
+        context: the operation's surroundings.
+        base: the base.
+        images: the images on the base, if the caller knows them already.
+
+    Returns:
+        The protected images, in the order of ``images``.
+    """
     patterns = context.protection.of(base.reference, base.chain_id)
     if not patterns:
         return []
-    found = users(context.engine, base.chain_id) if images is None else images
-    return [image for image in found if protection.protects(patterns, image.id, image.tags)]
+    candidates = users(context.engine, base.chain_id) if images is None else images
+    return [image for image in candidates if protection.protects(patterns, image.id, image.tags)]
 
 
 def check(context: Context, base: Base) -> None:
-    """Raise :class:`ImageProtected` where a protected image would change with the base."""
-    found = protected(context, base)
-    if found:
-        named = ", ".join(image.name for image in found[:_NAMED])
-        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        raise ImageProtected(f"{base.reference} is not changed, since {named}{more} on this node would change with it")
+    """Raise :class:`ImageProtected` if a protected image would change with the base."""
+    images = protected(context, base)
+    if images:
+        names = ", ".join(image.name for image in images[:_NAMED])
+        more = f" and {len(images) - _NAMED} more" if len(images) > _NAMED else ""
+        raise ImageProtected(f"{base.reference} is not changed: it would change the protected images {names}{more}")

@@ -1,8 +1,8 @@
 """
-What application layers have at the paths that a new base changes. Reads only those paths, and follows no symlink.
+Scan application layers for the paths that a new base changes. Follows no symlink.
 
-A layer is not walked: in each of its directories that lies on the way to a changed path the names that matter are
-looked up. So a layer that has nothing of the base's costs one look into its root, however large it is.
+A layer is not walked. The scan looks up the relevant names in each of its directories that leads to a changed path, so
+a layer without any of the base's directories costs one lookup in its root, whatever its size.
 """
 
 from __future__ import annotations
@@ -14,80 +14,117 @@ from collections.abc import Iterable, Iterator
 
 from ...errors import BundleInvalid, LayerUnsupported
 from ...linux.files import hex_digest
-from ...model.impact.overrides import Layer, Own, Want, Wanted
+from ...model.impact.overrides import ExpectedPath, ExpectedPaths, Layer, LayerEntry
 from ...model.stack import overlay
 from ...model.stack.entry import Kind, differences, kind_of
 from ...model.stack.overlay import Mark
 from ...progress import StepProgress
 from ..bundle.layer import Member
 from ..bundle.reader import Bundle
-from ..stack.directories import Stack, entry_of
+from ..stack.directories import Stack, entry_of, is_opaque
 from ..stack.tree import Tree
 
 _FEW = 16  # names that are looked up one by one instead of listing the directory
-_shared = functools.cache(Own)  # there are few different ones, and may be millions of paths
+_shared = functools.cache(LayerEntry)  # few different values, possibly millions of paths
 
 
-class Layers:
-    """Application layers, each read once, however many images share it."""
+class LayerScanner:
+    """Scans application layers, each once, however many images share it."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
-        self._read: dict[str, Layer] = {}
+    def __init__(self, expected: ExpectedPaths) -> None:
+        self._expected = expected
+        self._scanned: dict[str, Layer] = {}
 
     def stack(self, directories: Iterable[str]) -> list[Layer]:
-        """What these layers have, in the same order; raises :class:`LayerUnsupported` for one that cannot be judged."""
+        """
+        Scan several layers.
+
+        Args:
+            directories: the layers' directories.
+
+        Returns:
+            Their entries at changed paths, in the same order.
+
+        Raises:
+            LayerUnsupported: a layer disappeared, or carries marks that baseimg does not support.
+        """
         return [self._layer(directory) for directory in directories]
 
     def _layer(self, directory: str) -> Layer:
-        if directory not in self._read:
+        if directory not in self._scanned:
             try:
-                self._read[directory] = look(directory, self._wanted)
+                self._scanned[directory] = scan_layer(directory, self._expected)
             except FileNotFoundError as exc:
                 raise LayerUnsupported(
-                    f"{directory} disappeared while it was read", "run again: an image was removed meanwhile"
+                    f"{directory} disappeared during the scan", "run again: an image was removed meanwhile"
                 ) from exc
-        return self._read[directory]
+        return self._scanned[directory]
 
 
-def look(directory: str, wanted: Wanted) -> Layer:
-    """What one layer has at changed paths and above them, sparse."""
-    found: dict[bytes, Own] = {}
+def scan_layer(directory: str, expected: ExpectedPaths) -> Layer:
+    """
+    Scan one layer.
+
+    Args:
+        directory: the layer's directory.
+        expected: the paths that the new base changes.
+
+    Returns:
+        The layer's entries at changed paths and at the directories above them.
+
+    Raises:
+        LayerUnsupported: an entry carries marks that baseimg does not support.
+    """
+    entries: dict[bytes, LayerEntry] = {}
     tree = Tree(directory)
     try:
         pending = [b""]
         while pending:
             path = pending.pop()
             descriptor = tree.directory(path)
-            for name, st in _present(descriptor, wanted.names.get(path, set())):
+            for name, st in _present(descriptor, expected.names.get(path, set())):
                 child = overlay.join(path, name)
-                if own := _own(descriptor, name, st, wanted.by_path.get(child)):
-                    found[child] = own
-                    if own.kind is Kind.DIRECTORY and child in wanted.names:
+                if entry := _layer_entry(descriptor, name, st, expected.by_path.get(child)):
+                    entries[child] = entry
+                    if entry.kind is Kind.DIRECTORY and child in expected.names:
                         pending.append(child)
     finally:
         tree.close()
-    return found
+    return entries
 
 
-def wants(bundle: Bundle, progress: StepProgress | None = None, old: Stack | None = None) -> Iterator[Want]:
+def expected_paths(
+    bundle: Bundle, progress: StepProgress | None = None, old: Stack | None = None
+) -> Iterator[ExpectedPath]:
     """
-    What the new base shows at each path that a bundle changes. ``old``, and what is raised: :meth:`Bundle.members`.
+    Read what the new base shows at each path that a bundle changes.
+
+    Args:
+        bundle: an open bundle.
+        progress: called with the bytes read and their total.
+        old: the stack of the bundle's source, for a bundle that carries a delta only.
+
+    Returns:
+        One value for each changed path, in ascending order of path.
+
+    Raises:
+        BundleInvalid: the layer is malformed.
+        DeltaMismatch: the bundle carries a delta only, and ``old`` is missing or differs from its source.
     """
     leaders: dict[bytes, Member] = {}
     closed: set[bytes] = set()
     for member, _stream in bundle.members(progress, old):
-        if any(above in closed for above in overlay.ancestors(member.path)):
+        if any(ancestor in closed for ancestor in overlay.ancestors(member.path)):
             raise BundleInvalid(f"{overlay.shown(member.path)} lies below a path that is no directory")
         if member.leads:
             leaders[member.path] = member
-        shown = leaders.get(member.link) if member.link is not None else member
-        if shown is None:
+        source = leaders.get(member.link) if member.link is not None else member
+        if source is None:
             raise BundleInvalid(f"{overlay.shown(member.path)} is linked to a path that the bundle does not carry")
-        want = Want(member.path, shown.entry, shown.digest)
-        if want.mark is not Mark.DIRECTORY:
-            closed.add(want.path)
-        yield want
+        expected = ExpectedPath(member.path, source.entry, source.digest)
+        if expected.mark is not Mark.DIRECTORY:
+            closed.add(expected.path)
+        yield expected
 
 
 def _present(descriptor: int, names: set[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
@@ -99,37 +136,30 @@ def _present(descriptor: int, names: set[bytes]) -> Iterator[tuple[bytes, os.sta
             yield name, os.stat(name, dir_fd=descriptor, follow_symlinks=False)
 
 
-def _own(descriptor: int, name: bytes, st: os.stat_result, want: Want | None) -> Own | None:
+def _layer_entry(descriptor: int, name: bytes, st: os.stat_result, expected: ExpectedPath | None) -> LayerEntry | None:
     kind = kind_of(st.st_mode)
     if overlay.is_whiteout(st.st_mode, st.st_rdev):
         return _shared(Mark.WHITEOUT)
     if kind is None:  # a socket: no view depends on it
         return None
-    same = _same(descriptor, name, st, kind, want)
+    same = _is_same(descriptor, name, st, kind, expected)
     if kind is not Kind.DIRECTORY:
         return _shared(Mark.LEAF, kind, same)
-    return _shared(Mark.OPAQUE if _is_opaque(descriptor, name) else Mark.DIRECTORY, kind, same)
+    opaque = is_opaque(b"/proc/self/fd/%d/%s" % (descriptor, name))
+    return _shared(Mark.OPAQUE if opaque else Mark.DIRECTORY, kind, same)
 
 
-def _same(descriptor: int, name: bytes, st: os.stat_result, kind: Kind, want: Want | None) -> bool:
-    """Whether the layer has at this path what the new base has, apart from times."""
-    if want is None or want.entry is None or want.entry.kind is not kind:
+def _is_same(descriptor: int, name: bytes, st: os.stat_result, kind: Kind, expected: ExpectedPath | None) -> bool:
+    """True if the layer's entry equals the new base's, times aside."""
+    if expected is None or expected.entry is None or expected.entry.kind is not kind:
         return False
     entry = entry_of(b"/proc/self/fd/%d/%s" % (descriptor, name), st, kind)
-    if set(differences(entry, want.entry)) - {"mtime"}:
+    if set(differences(entry, expected.entry)) - {"mtime"}:
         return False
-    return kind is not Kind.FILE or _digest(descriptor, name) == want.digest
+    return kind is not Kind.FILE or _digest(descriptor, name) == expected.digest
 
 
 def _digest(descriptor: int, name: bytes) -> str:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(name, flags, dir_fd=descriptor), "rb") as file:
         return hex_digest(file)
-
-
-def _is_opaque(descriptor: int, name: bytes) -> bool:
-    path = b"/proc/self/fd/%d/%s" % (descriptor, name)
-    try:
-        return os.getxattr(path, overlay.OPAQUE_XATTR, follow_symlinks=False) == overlay.OPAQUE_VALUE
-    except OSError:  # ENODATA: the attribute is absent, the usual case
-        return False

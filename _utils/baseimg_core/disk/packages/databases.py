@@ -1,10 +1,10 @@
 """
-Read the databases of package managers in images: dpkg's, apk's and rpm's. Runs nothing of an image, follows no symlink.
+Read the package databases of dpkg, apk and rpm in images. Runs no program of an image and follows no symlink.
 
-dpkg(1): ``status``, and ``status.d`` in images that were made without dpkg (distroless); read by python-debian where it
-is installed. apk: ``installed``, stanzas of ``X:value`` lines. rpm: ``rpmdb.sqlite``, as SQLite's table ``Packages`` of
-headers (rpm.org, "RPM v4 package format", "Header"). rpm's older databases (Berkeley DB, ndb) are not read, as there is
-no parser to rely on; that is told.
+dpkg(1): ``status``, and ``status.d`` in images that were made without dpkg (distroless), parsed by python-debian. apk:
+``installed``, stanzas of ``X:value`` lines. rpm: ``rpmdb.sqlite``, SQLite's table ``Packages`` of headers (rpm.org,
+"RPM v4 package format", "Header"). rpm's older databases (Berkeley DB, ndb) are reported as unreadable: there is no
+reliable parser.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ Versions = dict[str, str]
 
 
 class Unreadable(Exception):
-    """A database that is there and cannot be read, with the reason."""
+    """A package database exists and cannot be read; the message is the reason."""
 
 
 def difference(source: Stack, target: Stack) -> Packages | None:
-    """Which packages differ between what two stacks show; ``None`` where neither has a database."""
+    """The package difference between two stacks; ``None`` if neither has a database."""
     for manager, read in _READERS.items():
         try:
             old, new = read(source), read(target)
@@ -57,10 +57,16 @@ def difference(source: Stack, target: Stack) -> Packages | None:
 
 def listed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
     """
-    Which of these packages a layer's own database of a manager has as installed; ``None`` where it has no database.
+    List the packages that a layer's own database has as installed.
 
-    Needs no parser: what is looked for is how these files spell it. Names with an architecture (``libc6:i386``) are not
-    found, since other instances of them may be there.
+    Args:
+        layer: the layer's directory.
+        manager: the package manager.
+        names: the packages to look for. Names with an architecture (``libc6:i386``) are never found: another instance
+            may be installed.
+
+    Returns:
+        Those of the names that are installed; ``None`` if the layer has no readable database.
     """
     stack = Stack([layer])
     if manager == "dpkg":
@@ -88,14 +94,14 @@ def _dpkg(stack: Stack) -> Versions | None:
     if data is None and len(parts) == 1:
         return None
     try:
-        from debian import deb822  # not before: it takes a fifth of a second, and only builds need it
+        from debian import deb822  # imported here: the import takes 0.2 s and only builds need it
     except ImportError:
         raise Unreadable("reading dpkg's database needs the Python package python-debian") from None
     found: dict[str, Versions] = {}
     try:
         for part in parts:
             for one in deb822.Deb822.iter_paragraphs(part.decode("utf-8", "replace"), use_apt_pkg=False):
-                # distroless images have what is installed, and no field that says so
+                # distroless images list installed packages only, without the field Status
                 if one.get("Status", "installed").endswith("installed") and "Package" in one and "Version" in one:
                     found.setdefault(one["Package"], {})[one.get("Architecture", "")] = one["Version"]
     except ValueError as exc:
@@ -132,14 +138,16 @@ def _rpm(stack: Stack) -> Versions | None:
             return _read_rpm(data, _read(stack, path + b"-wal"))
     for path in _OLD_RPM:
         if (node := stack.find(path)) and not node.is_dir:
-            raise Unreadable(f"the rpm database {path.decode()} is of an older kind than SQLite, which is not read")
+            raise Unreadable(
+                f"the rpm database {path.decode()} is not an SQLite database; older kinds are not supported"
+            )
     return None
 
 
 def _read_rpm(data: bytes, log: bytes | None) -> Versions:
-    import sqlite3  # here, since its import takes milliseconds and few operations look at packages
+    import sqlite3  # imported here: few operations read packages
 
-    # SQLite opens files only, and would write beside the image's own
+    # SQLite opens files only, and would write a journal next to the image's file
     with tempfile.TemporaryDirectory(prefix="baseimg-rpm-") as work:
         path = os.path.join(work, "rpmdb.sqlite")
         for name, content in ((path, data), (path + "-wal", log)):
@@ -172,7 +180,7 @@ def _header(blob: bytes) -> tuple[str, str]:
 
 
 def _read(stack: Stack, path: bytes) -> bytes | None:
-    """A file that a stack shows, ``None`` where it shows none."""
+    """The content of a file in a stack, ``None`` if there is none."""
     node = stack.find(path)
     if node is None or node.is_dir:
         return None

@@ -1,10 +1,10 @@
 """
-Which paths of a new base an application image covers, so that the new base does not take effect there.
+Rules for shadowed paths: changed paths of a new base that an application image hides.
 
-A base's layer is the lowest of the stack here, and the application's own layers lie above it. A changed path is
-*effective* where the whole stack shows exactly what the new base shows: type, mode, owner, attributes, content (times
-do not count), or nothing where the base has removed it. It does not matter which layer that comes from. Otherwise it is
-*shadowed*. The kernel's own overlay is the judge of this in the tests.
+The base's top layer is the lowest layer here; the application's own layers lie above it. A changed path is *effective*
+if the whole stack shows what the new base shows there: equal type, mode, owner, attributes and content (times do not
+count), or nothing if the new base has nothing. The layer that provides it does not matter. Otherwise the path is
+*shadowed*. The tests compare these rules with overlay mounts of the kernel.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from enum import Enum
 from ..stack import overlay
 from ..stack.entry import Entry, Kind
 from ..stack.overlay import Mark
-from .path_class import CODE, MINOR, Weight, weigh
+from .path_class import CODE, IGNORED, PathClass, classify
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
-    """
-    What the new base shows at one changed path: ``entry`` with the content's hex sha256, or nothing (``None``).
-
-    A removed directory is one path: what was in it goes with it.
-    """
+class ExpectedPath:
+    """What the new base shows at one changed path. A removed directory is one path, its content included."""
 
     path: bytes
+    #: The new base's entry, ``None`` if the new base has none.
     entry: Entry | None = None
+    #: Hex sha256 of a file's content.
     digest: str | None = None
 
     @property
     def mark(self) -> Mark:
+        """The path's mark in the new base's layer."""
         if self.entry is None:
             return Mark.ABSENT
         return Mark.DIRECTORY if self.entry.is_dir else Mark.LEAF
 
 
-class Wanted:
-    """
-    All that a new base changes. ``names`` gives for each directory on the way to a changed path what to look for in it;
-    ``totals`` counts the paths by weight, ``brought`` those among them that are not removed.
-    """
+class ExpectedPaths:
+    """Every path that a new base changes, indexed for a scan of application layers."""
 
-    def __init__(self, wants: Mapping[bytes, Want]) -> None:
-        self.by_path = wants
-        self.paths = sorted(wants)
+    def __init__(self, expected: Mapping[bytes, ExpectedPath]) -> None:
+        self.by_path = expected
+        self.paths = sorted(expected)
+        #: Names to look up in each directory that leads to a changed path.
         self.names: dict[bytes, set[bytes]] = {}
-        self.weights: dict[bytes, Weight] = {}
-        self.totals = dict.fromkeys(Weight, 0)
-        self.brought: Counter[Weight] = Counter()
-        for path, want in wants.items():
-            self.weights[path] = weigh(path, want.entry)
-            self.totals[self.weights[path]] += 1
-            self.brought[self.weights[path]] += want.entry is not None
-            for one in (path, *overlay.ancestors(path)):
-                directory, name = overlay.split(one)
+        self.classes: dict[bytes, PathClass] = {}
+        #: Number of changed paths by class.
+        self.totals = dict.fromkeys(PathClass, 0)
+        #: Number of changed paths by class, removed paths left out.
+        self.present: Counter[PathClass] = Counter()
+        for path, expected_path in expected.items():
+            path_class = classify(path, expected_path.entry)
+            self.classes[path] = path_class
+            self.totals[path_class] += 1
+            self.present[path_class] += expected_path.entry is not None
+            for step in (path, *overlay.ancestors(path)):
+                directory, name = overlay.split(step)
                 self.names.setdefault(directory, set()).add(name)
 
     def below(self, path: bytes) -> list[bytes]:
@@ -67,44 +67,49 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """What one application layer has at a path: ``kind`` for all but a whiteout; ``same``: just as the new base's."""
+class LayerEntry:
+    """The entry of one application layer at a path."""
 
     mark: Mark
+    #: ``None`` for a whiteout.
     kind: Kind | None = None
+    #: True if it equals the new base's entry.
     same: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Shadow:
-    """One covered path: ``by`` is the path in the application's layers that covers it, itself or one above."""
+class ShadowedPath:
+    """One changed path that an application hides."""
 
     path: bytes
-    weight: Weight
+    path_class: PathClass
     reason: str
+    #: The path in the application's layers that hides it: the path itself or a directory above it.
     by: bytes
 
 
 class Verdict(Enum):
+    """How much of a new base takes effect in an image."""
+
     EFFECTIVE = "effective"
     PARTLY = "partly"
     BLOCKED = "blocked"
 
 
-Layer = Mapping[bytes, Own]
+Layer = Mapping[bytes, LayerEntry]
 
 
-def follow(steps: Iterable[Iterable[Want]]) -> dict[bytes, Want]:
-    """What several changesets, laid over one another in this order, want in the end."""
-    found: dict[bytes, Want] = {}
+def combine(steps: Iterable[Iterable[ExpectedPath]]) -> dict[bytes, ExpectedPath]:
+    """Combine several changesets, laid over one another in this order, into what the last one leaves."""
+    combined: dict[bytes, ExpectedPath] = {}
     for step in steps:
-        before = sorted(found)
-        for want in step:
-            if want.mark is not Mark.DIRECTORY:
-                for path in below(before, want.path):
-                    found.pop(path, None)
-            found[want.path] = want
-    return found
+        earlier = sorted(combined)
+        for expected in step:
+            if expected.mark is not Mark.DIRECTORY:
+                for path in below(earlier, expected.path):
+                    combined.pop(path, None)
+            combined[expected.path] = expected
+    return combined
 
 
 def below(paths: Sequence[bytes], path: bytes) -> list[bytes]:
@@ -112,100 +117,104 @@ def below(paths: Sequence[bytes], path: bytes) -> list[bytes]:
     return list(paths[bisect.bisect_left(paths, path + b"/") : bisect.bisect_left(paths, path + b"0")])
 
 
-def shadows(wanted: Wanted, layers: Sequence[Layer]) -> list[Shadow]:
+def shadowed_paths(expected: ExpectedPaths, layers: Sequence[Layer]) -> list[ShadowedPath]:
     """
-    The changed paths that an image covers, what weighs most first.
+    List the changed paths that an image hides, libraries first.
 
-    ``layers`` are the image's own, top first, each with what it has at changed paths and the directories above them.
+    ``layers`` are the image's own layers, top first, each with its entries at changed paths and the directories above.
     """
-    found = _Stack(wanted, [layer for layer in layers if layer]).run()
-    return sorted(found, key=lambda shadow: (shadow.weight, shadow.path))
+    shadowed = _Stack(expected, [layer for layer in layers if layer]).run()
+    return sorted(shadowed, key=lambda shadow: (shadow.path_class, shadow.path))
 
 
-def verdict(wanted: Wanted, found: Iterable[Shadow]) -> Verdict:
+def verdict(expected: ExpectedPaths, shadowed: Iterable[ShadowedPath]) -> Verdict:
     """
-    How much of the new base takes effect in an image; docs/operating/impact.md gives the reasons for this rule.
+    Decide how much of the new base takes effect in an image (docs/operating/impact.md, "Verdicts").
 
-    Directories' metadata, package databases and caches count only where a bundle changes nothing else. *Effective*:
-    nothing that counts is covered. *Blocked*: every library and program that the new base brings is; where it brings
-    none, everything that counts and that it brings is. Else *partly*. A removed path is not brought.
+    The classes in ``IGNORED`` count only if a bundle changes nothing else. *Effective*: no path that counts is
+    shadowed. *Blocked*: every library and program of the new base is shadowed; if it changes none, every path that
+    counts. Otherwise *partly*. A removed path carries no fix, so it never decides between *blocked* and *partly*.
     """
-    found = list(found)
-    counts = [one for one in Weight if one not in MINOR and wanted.totals[one]] or list(Weight)
-    if not any(shadow.weight in counts for shadow in found):
+    shadowed = list(shadowed)
+    counting = [path_class for path_class in PathClass if path_class not in IGNORED and expected.totals[path_class]]
+    counting = counting or list(PathClass)
+    if not any(shadow.path_class in counting for shadow in shadowed):
         return Verdict.EFFECTIVE
-    brought = wanted.brought
-    covered = Counter(shadow.weight for shadow in found if wanted.by_path[shadow.path].entry)
-    decisive = [one for one in CODE if brought[one]] or counts
-    whole = any(brought[one] for one in decisive) and all(covered[one] == brought[one] for one in decisive)
-    return Verdict.BLOCKED if whole else Verdict.PARTLY
+    present = expected.present
+    hidden = Counter(shadow.path_class for shadow in shadowed if expected.by_path[shadow.path].entry)
+    decisive = [path_class for path_class in CODE if present[path_class]] or counting
+    has_any = any(present[path_class] for path_class in decisive)
+    is_blocked = has_any and all(hidden[path_class] == present[path_class] for path_class in decisive)
+    return Verdict.BLOCKED if is_blocked else Verdict.PARTLY
 
 
 class _Stack:
-    """An image's own layers above the new base, which is the last of the stack."""
+    """An image's own layers above the new base, which is the last layer of the stack."""
 
-    def __init__(self, wanted: Wanted, layers: Sequence[Layer]) -> None:
-        self.wanted, self.layers, self.base = wanted, layers, len(layers)
+    def __init__(self, expected: ExpectedPaths, layers: Sequence[Layer]) -> None:
+        self.expected, self.layers, self.base = expected, layers, len(layers)
         # the layers that are merged in a directory that the stack shows, top first
         self.merged: dict[bytes, list[int]] = {b"": [*range(self.base + 1)]}
-        # where the base is no longer among them: why
+        # directories in which the base is no longer merged, with the reason
         self.closed: dict[bytes, str] = {}
-        self.looked_at: set[bytes] = set()
+        self.judged: set[bytes] = set()
 
-    def run(self) -> Iterator[Shadow]:
+    def run(self) -> Iterator[ShadowedPath]:
         for path in sorted(set().union(*self.layers)):
             reach = self.merged.get(overlay.split(path)[0])
-            if reach is not None:  # else something above it is no directory
+            if reach is not None:  # otherwise an ancestor is no directory
                 yield from self._path(path, reach)
         for path, reason in self.closed.items():
-            for hidden in self.wanted.below(path):
-                if hidden not in self.looked_at and self.wanted.by_path[hidden].entry:
-                    yield Shadow(hidden, self.wanted.weights[hidden], f"{reason} above", path)
+            for hidden in self.expected.below(path):
+                if hidden not in self.judged and self.expected.by_path[hidden].entry:
+                    yield ShadowedPath(hidden, self.expected.classes[hidden], f"{reason} above", path)
 
-    def _path(self, path: bytes, reach: list[int]) -> Iterator[Shadow]:
-        want = self.wanted.by_path.get(path)
-        owns = [self.layers[index].get(path) for index in reach if index != self.base]
-        marks = [own.mark if own else Mark.ABSENT for own in owns]
+    def _path(self, path: bytes, reach: list[int]) -> Iterator[ShadowedPath]:
+        expected = self.expected.by_path.get(path)
+        entries = [self.layers[index].get(path) for index in reach if index != self.base]
+        marks = [entry.mark if entry else Mark.ABSENT for entry in entries]
         if self.base in reach:
-            marks.append(want.mark if want else Mark.DIRECTORY)
+            marks.append(expected.mark if expected else Mark.DIRECTORY)
         shown = overlay.visible(marks)
         if shown and marks[shown[0]] in (Mark.DIRECTORY, Mark.OPAQUE):
             self.merged[path] = [reach[index] for index in shown]
-        closing = next((own for own in owns if own and own.mark is not Mark.DIRECTORY), None)
+        closing = next((entry for entry in entries if entry and entry.mark is not Mark.DIRECTORY), None)
         if closing and self.base in reach:
-            self.closed[path] = _named(closing)
-        if want:
-            self.looked_at.add(path)
-            top = owns[shown[0]] if shown and shown[0] < len(owns) else None
-            yield from self._judge(want, top, bool(shown), closing)
+            self.closed[path] = _describe(closing)
+        if expected:
+            self.judged.add(path)
+            top = entries[shown[0]] if shown and shown[0] < len(entries) else None
+            yield from self._judge(expected, top, bool(shown), closing)
 
-    def _judge(self, want: Want, top: Own | None, visible: bool, closing: Own | None) -> Iterator[Shadow]:
-        """Whether the stack shows what is wanted: ``top`` is what an application layer shows there, if one does."""
+    def _judge(
+        self, expected: ExpectedPath, top: LayerEntry | None, visible: bool, closing: LayerEntry | None
+    ) -> Iterator[ShadowedPath]:
+        """Compare the stack with the new base at one path; ``top`` is the application's entry that it shows, if any."""
         if top is None:
-            if visible or want.entry is None:
+            if visible or expected.entry is None:
                 return
-            reason, by = self._hidden(want.path, closing)
+            reason, by = self._cause(expected.path, closing)
         elif top.same:
             return
         else:
-            reason, by = _named(top), want.path
-            if top.kind is Kind.DIRECTORY and want.entry and not want.entry.is_dir:
-                reason += f" where the new base has a {want.entry.kind.value}"
-        stays = want.entry is None and top is not None and top.kind is Kind.DIRECTORY
-        weight = Weight.DIRECTORY if stays else self.wanted.weights[want.path]
-        yield Shadow(want.path, weight, reason, by)
+            reason, by = _describe(top), expected.path
+            if top.kind is Kind.DIRECTORY and expected.entry and not expected.entry.is_dir:
+                reason += f" where the new base has a {expected.entry.kind.value}"
+        keeps_directory = expected.entry is None and top is not None and top.kind is Kind.DIRECTORY
+        path_class = PathClass.DIRECTORY if keeps_directory else self.expected.classes[expected.path]
+        yield ShadowedPath(expected.path, path_class, reason, by)
 
-    def _hidden(self, path: bytes, closing: Own | None) -> tuple[str, bytes]:
-        """Why nothing is shown at a path, and which path of the application's layers is the cause."""
+    def _cause(self, path: bytes, closing: LayerEntry | None) -> tuple[str, bytes]:
+        """Why nothing is shown at a path, and the path in the application's layers that causes it."""
         if closing:
-            return _named(closing), path
-        above = next(one for one in overlay.ancestors(path) if one in self.closed)
+            return _describe(closing), path
+        above = next(ancestor for ancestor in overlay.ancestors(path) if ancestor in self.closed)
         return f"{self.closed[above]} above", above
 
 
-def _named(own: Own) -> str:
-    if own.mark is Mark.WHITEOUT:
+def _describe(entry: LayerEntry) -> str:
+    if entry.mark is Mark.WHITEOUT:
         return "whiteout"
-    if own.mark is Mark.OPAQUE:
+    if entry.mark is Mark.OPAQUE:
         return "opaque directory"
-    return f"own {own.kind.value if own.kind else 'file'}"
+    return f"own {entry.kind.value if entry.kind else 'file'}"

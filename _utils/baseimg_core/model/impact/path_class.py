@@ -1,4 +1,4 @@
-"""What a changed path is to an operator: code that runs comes first, what a package manager keeps for itself last."""
+"""Classes of changed paths, in the order of what they mean to an operator: libraries first, caches last."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from enum import IntEnum
 from ..stack.entry import Entry, Kind
 
 
-class Weight(IntEnum):
-    """In the order in which paths are told, what matters most first."""
+class PathClass(IntEnum):
+    """The class of a changed path. Reports list lower numbers first."""
 
     LIBRARY = 0
     PROGRAM = 1
@@ -22,60 +22,62 @@ class Weight(IntEnum):
 
     @property
     def plural(self) -> str:
+        """The name that reports use."""
         return _PLURALS[self]
 
 
 _PLURALS = {
-    Weight.LIBRARY: "libraries",
-    Weight.PROGRAM: "programs",
-    Weight.CERTIFICATE: "certificates",
-    Weight.CONFIGURATION: "configuration",
-    Weight.OTHER: "other files",
-    Weight.DIRECTORY: "directories",
-    Weight.PACKAGE_DATABASE: "package databases",
-    Weight.CACHE: "caches",
+    PathClass.LIBRARY: "libraries",
+    PathClass.PROGRAM: "programs",
+    PathClass.CERTIFICATE: "certificates",
+    PathClass.CONFIGURATION: "configuration",
+    PathClass.OTHER: "other files",
+    PathClass.DIRECTORY: "directories",
+    PathClass.PACKAGE_DATABASE: "package databases",
+    PathClass.CACHE: "caches",
 }
-CODE = (Weight.LIBRARY, Weight.PROGRAM)
-# Of no consequence where something else changes too: every image that installs a package has its own of these.
-MINOR = frozenset({Weight.DIRECTORY, Weight.PACKAGE_DATABASE, Weight.CACHE})
+CODE = (PathClass.LIBRARY, PathClass.PROGRAM)
+# Every image that installs a package has its own of these, so they count only if a bundle changes nothing else.
+IGNORED = frozenset({PathClass.DIRECTORY, PathClass.PACKAGE_DATABASE, PathClass.CACHE})
 
-# The first that matches counts.
-_RULES: dict[Weight, tuple[bytes, ...]] = {
-    Weight.CACHE: (
+# The first class with a matching expression is the path's class.
+_RULES: dict[PathClass, tuple[bytes, ...]] = {
+    PathClass.CACHE: (
         rb"(var/(cache|log|tmp)|tmp|run)(/.*)?",
         rb"etc/ld\.so\.cache",
         rb"(.*/)?__pycache__(/.*)?",
         rb".*\.(cache|pyc)",
         rb"usr/share/(info/dir|mime/.*|glib-2\.0/schemas/gschemas\.compiled)",
     ),
-    Weight.PACKAGE_DATABASE: (
+    PathClass.PACKAGE_DATABASE: (
         rb"var/lib/(dpkg|apt|ucf|rpm|dnf|yum|zypp|pacman)(/.*)?",
         rb"usr/lib/sysimage/(rpm|libdnf5?)(/.*)?",
         rb"(usr/)?lib/apk(/.*)?",
         rb"etc/apk/world",
     ),
-    Weight.CERTIFICATE: (
+    PathClass.CERTIFICATE: (
         rb"etc/(ssl|pki|ca-certificates)(/.*)?",
         rb"usr/(local/)?share/(ca-certificates|pki)(/.*)?",
         rb"var/lib/ca-certificates(/.*)?",
         rb"(.*/)?(cacerts|cacert\.pem|ca-bundle\.crt|ca-certificates\.crt)",
     ),
-    Weight.LIBRARY: (
+    PathClass.LIBRARY: (
         rb"(?!var/)(.*/)?lib(32|64|x32)?(/.*)?",
         rb".*\.(so|jar|jmod)",
         rb".*\.so\.[^/]*",
     ),
-    Weight.PROGRAM: (rb"(?!var/)(.*/)?(s?bin|libexec)(/.*)?",),
-    Weight.CONFIGURATION: (rb"etc/.*",),
+    PathClass.PROGRAM: (rb"(?!var/)(.*/)?(s?bin|libexec)(/.*)?",),
+    PathClass.CONFIGURATION: (rb"etc/.*",),
 }
-_COMPILED = [(weight, re.compile(b"|".join(rules), re.DOTALL)) for weight, rules in _RULES.items()]
+_COMPILED = [(path_class, re.compile(b"|".join(rules), re.DOTALL)) for path_class, rules in _RULES.items()]
 
 
-def weigh(path: bytes, entry: Entry | None) -> Weight:
-    """The weight of a changed path; ``entry`` is what the new base has there, ``None`` for nothing."""
+def classify(path: bytes, entry: Entry | None) -> PathClass:
+    """Classify a changed path; ``entry`` is the new base's entry there, ``None`` if the new base has none."""
     if entry and entry.is_dir:
-        return Weight.DIRECTORY
-    for weight, rule in _COMPILED:
-        if rule.fullmatch(path):
-            return weight
-    return Weight.PROGRAM if entry and entry.kind is Kind.FILE and entry.mode & 0o111 else Weight.OTHER
+        return PathClass.DIRECTORY
+    for path_class, expression in _COMPILED:
+        if expression.fullmatch(path):
+            return path_class
+    is_executable = entry is not None and entry.kind is Kind.FILE and entry.mode & 0o111
+    return PathClass.PROGRAM if is_executable else PathClass.OTHER

@@ -1,4 +1,4 @@
-"""Which packages differ between two images, as a bundle's manifest tells it. Versions are equal or not, never older."""
+"""Package differences between two images, as a manifest records them. Versions are compared for equality only."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ MAX_JSON = 1 << 20  # bytes; registries bound the config that holds it to four t
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """
-    Packages by name: ``added`` and ``removed`` with their version, ``changed`` with the old and the new one.
+    """The packages that differ between two images."""
 
-    ``manager`` says whose database they come from. ``unknown`` says why they could not be told, where that is so.
-    """
-
+    #: The package manager whose database was read: one of ``MANAGERS``.
     manager: str
+    #: Versions of added packages by name.
     added: Mapping[str, str] = field(default_factory=dict)
+    #: Versions of removed packages by name.
     removed: Mapping[str, str] = field(default_factory=dict)
+    #: Old and new versions by name.
     changed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    #: Why the difference is not known, empty if it is.
     unknown: str = ""
 
     @property
     def fits(self) -> bool:
-        """Whether a manifest can hold it."""
-        told = len(self.added) + len(self.removed) + len(self.changed)
-        return told <= MAX_PACKAGES and len(json.dumps(self.as_dict())) <= MAX_JSON
+        """True if a manifest can hold it."""
+        count = len(self.added) + len(self.removed) + len(self.changed)
+        return count <= MAX_PACKAGES and len(json.dumps(self.as_dict())) <= MAX_JSON
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, in its JSON form."""
+        """The difference as plain data, in its JSON form."""
         return {
             "manager": self.manager,
             "added": dict(self.added),
@@ -47,23 +48,33 @@ class Packages:
 
 
 def difference(manager: str, old: Mapping[str, str], new: Mapping[str, str]) -> Packages:
-    """What has to be told of two databases, each with versions by name; names are sorted."""
+    """
+    Compare two package databases.
+
+    Args:
+        manager: the package manager.
+        old: versions by name in the old image.
+        new: versions by name in the new image.
+
+    Returns:
+        The difference, names sorted; ``unknown`` is set if a manifest cannot hold it.
+    """
     added = {name: version for name, version in sorted(new.items()) if name not in old}
     removed = {name: version for name, version in sorted(old.items()) if name not in new}
     both = sorted(old.keys() & new.keys())
     changed = {name: (old[name], new[name]) for name in both if old[name] != new[name]}
     texts = [*added.items(), *removed.items(), *((name, text) for name, pair in changed.items() for text in pair)]
-    for strange in (one for pair in texts for one in pair if not _is_text(one)):
-        return Packages(manager, unknown=f"the {manager} database has the name or version {strange[:80]!r}")
-    found = Packages(manager, added, removed, changed)
-    if not found.fits:
-        told = len(added) + len(removed) + len(changed)
-        return Packages(manager, unknown=f"{told} packages differ, more than a manifest can hold")
-    return found
+    for invalid in (text for pair in texts for text in pair if not _is_text(text)):
+        return Packages(manager, unknown=f"the {manager} database has the name or version {invalid[:80]!r}")
+    packages = Packages(manager, added, removed, changed)
+    if not packages.fits:
+        count = len(added) + len(removed) + len(changed)
+        return Packages(manager, unknown=f"{count} packages differ, more than a manifest can hold")
+    return packages
 
 
-def follow(steps: Sequence[Packages | None]) -> Packages | None:
-    """What differs after several steps in this order; ``None`` where one of them tells nothing at all."""
+def combine(steps: Sequence[Packages | None]) -> Packages | None:
+    """Combine the differences of several bundles, in this order; ``None`` if one of them records no packages."""
     known = [step for step in steps if step]
     if len(known) < len(steps) or not known:
         return None
@@ -71,12 +82,12 @@ def follow(steps: Sequence[Packages | None]) -> Packages | None:
     for step in known:
         if step.unknown or step.manager != manager:
             return Packages(manager, unknown=step.unknown or "the package manager differs between the versions")
-    # versions before and after, of all packages that any step touches
+    # versions before and after, of all packages that any step changes
     before: dict[str, str] = {}
     after: dict[str, str] = {}
     for step in known:
-        touched = {**step.removed, **{name: pair[0] for name, pair in step.changed.items()}}
-        before.update({name: old for name, old in touched.items() if name not in after})
+        replaced = {**step.removed, **{name: pair[0] for name, pair in step.changed.items()}}
+        before.update({name: old for name, old in replaced.items() if name not in after})
         for name in step.removed:
             after[name] = ""
         after.update({**step.added, **{name: pair[1] for name, pair in step.changed.items()}})
@@ -84,7 +95,12 @@ def follow(steps: Sequence[Packages | None]) -> Packages | None:
 
 
 def parse(raw: object) -> Packages | None:
-    """A manifest's ``packages``, which may come from anybody; ``None`` where there is none."""
+    """
+    Read a manifest's ``packages``, which is untrusted input; ``None`` if the manifest has none.
+
+    Raises:
+        BundleInvalid: a field is malformed or too large.
+    """
     if raw is None:
         return None
     if not isinstance(raw, dict):
@@ -97,20 +113,20 @@ def parse(raw: object) -> Packages | None:
     plain = {side: _versions(raw, side, _is_text, "a version") for side in ("added", "removed")}
     pairs = _versions(raw, "changed", _is_pair, "a list of two versions")
     changed = {name: (versions[0], versions[1]) for name, versions in pairs.items()}
-    found = Packages(manager, plain["added"], plain["removed"], changed, unknown)
-    if not found.fits:
+    packages = Packages(manager, plain["added"], plain["removed"], changed, unknown)
+    if not packages.fits:
         raise BundleInvalid(f"manifest field packages has more than {MAX_PACKAGES} packages or {MAX_JSON} bytes")
-    return found
+    return packages
 
 
 def _versions(raw: dict[str, Any], side: str, holds: Any, expected: str) -> dict[str, Any]:
-    found = raw.get(side)
-    if not isinstance(found, dict):
-        raise _invalid(f"packages.{side}", found, "an object")
-    for name, version in found.items():
+    versions = raw.get(side)
+    if not isinstance(versions, dict):
+        raise _invalid(f"packages.{side}", versions, "an object")
+    for name, version in versions.items():
         if not _is_text(name) or not holds(version):
             raise _invalid(f"packages.{side}", f"{str(name)[:40]}: {str(version)[:40]}", f"names, each with {expected}")
-    return found
+    return versions
 
 
 def _is_text(value: object) -> bool:
@@ -121,5 +137,5 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_text, value))
 
 
-def _invalid(name: str, found: object, expected: str) -> BundleInvalid:
-    return BundleInvalid(f"manifest field {name} is {str(found)[:80]!r}, expected {expected}")
+def _invalid(name: str, value: object, expected: str) -> BundleInvalid:
+    return BundleInvalid(f"manifest field {name} is {str(value)[:80]!r}, expected {expected}")

@@ -1,4 +1,4 @@
-"""What pillar and arguments say of images on a base: which are protected, and which bundles bring a new version."""
+"""What pillar and arguments declare for a base: its protected images, and its bundles."""
 
 from __future__ import annotations
 
@@ -15,35 +15,48 @@ from .pillar import Source
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """Patterns of images whose base must not be changed: for any base, and by a base's reference or chain ID."""
+    """Patterns of images whose base must not be changed."""
 
+    #: Patterns that count for every base.
     patterns: tuple[str, ...] = ()
+    #: Patterns by a base's reference or chain ID.
     by_base: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, reference: str, chain_id: str) -> tuple[str, ...]:
-        """Those that count for one base."""
+        """The patterns that count for one base."""
         return (*self.patterns, *self.by_base.get(reference, ()), *self.by_base.get(chain_id, ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """Bundles for one base, by version; ``version`` is the one to reach, empty where that is the only bundle's."""
+    """The declared bundles of one base."""
 
+    #: Bundles by version.
     bundles: Mapping[str, Source]
+    #: The wanted version; empty if there is one bundle, whose target is wanted.
     version: str = ""
+    #: The base's declared chain ID.
     chain_id: str | None = None
 
 
 def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> bool:
     """
-    Whether an image is protected: by its ID, or by one of its references as the engine shows them, with or without tag.
+    Check an image against patterns.
+
+    Args:
+        patterns: shell patterns.
+        image_id: the image's ID.
+        tags: the image's references as the engine shows them.
+
+    Returns:
+        True if a pattern matches the ID or a reference, with or without its tag.
     """
     names = [image_id, *(name for tag in tags for name in (tag, tag.removesuffix(f":{ids.tag(tag)}")))]
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def protection(raw: object, bases: Mapping[str, Mapping[str, Any]]) -> Protection:
-    """What an argument and pillar (``bases`` as :func:`declared` returns them) protect."""
+    """Combine the argument ``protect`` (``raw``) with the declared bases of pillar."""
     by_base: dict[str, tuple[str, ...]] = {}
     for name, base in bases.items():
         for key in (name, base["chain_id"]) if base["chain_id"] else (name,):
@@ -53,19 +66,29 @@ def protection(raw: object, bases: Mapping[str, Mapping[str, Any]]) -> Protectio
 
 def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str, Any]]) -> Declared | None:
     """
-    The bundles that ``bundle`` stands for: a path or a URL, or a version that pillar declares for the base ``name``.
+    Resolve the argument ``bundle`` of an execution function.
 
-    By default the version that pillar wants, if a bundle leads to it; ``None`` where there is nothing of the kind.
+    Args:
+        name: the base's reference or chain ID.
+        bundle: a path, a URL, or a version that pillar declares for the base; ``None`` for the version that pillar
+            wants.
+        bases: the declared bases by reference.
+
+    Returns:
+        The bundles; ``None`` if ``bundle`` is ``None`` and pillar declares no bundle for the wanted version.
+
+    Raises:
+        ArgumentInvalid: pillar declares no such version.
     """
     if isinstance(bundle, str) and (bundle.startswith("/") or "://" in bundle):
         return Declared({"": pillar.bundle_source(bundle, None, "bundle")})
-    known = next((one for key, one in bases.items() if name in (key, one["chain_id"])), None)
-    found = pillar.bundles(known["bundles"]) if known else {}
-    version = bundle if bundle is not None else known["version"] if known else ""
-    if isinstance(version, str) and version in found:
-        return Declared(found, version, known["chain_id"] if known else None)
+    declared = next((base for key, base in bases.items() if name in (key, base["chain_id"])), None)
+    bundles = pillar.bundles(declared["bundles"]) if declared else {}
+    version = bundle if bundle is not None else declared["version"] if declared else ""
+    if isinstance(version, str) and version in bundles:
+        return Declared(bundles, version, declared["chain_id"] if declared else None)
     if bundle is not None:
-        versions = ", ".join(sorted(found)) or "none"
+        versions = ", ".join(sorted(bundles)) or "none"
         raise ArgumentInvalid(
             f"bundle is {str(bundle)[:80]!r} ({type(bundle).__name__}), expected a path, a URL, or in quotes a version "
             f"that pillar declares for {name}: {versions}"
