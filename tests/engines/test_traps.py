@@ -63,25 +63,25 @@ class TestContainerd:
 
     def test_views_are_removed_also_where_it_fails(self, node: Node, ctr: Ctr) -> None:
         node.load(BASE)
-        before = ctr.call("snapshots", "ls")
+        before = ctr.run("snapshots", "ls")
         node.call("layer", BASE)
-        assert ctr.call("snapshots", "ls") == before
+        assert ctr.run("snapshots", "ls") == before
 
         class Interrupted(Ctr):
-            def json(self, *arguments: str) -> object:
-                super().json(*arguments)
+            def run_json(self, *arguments: str) -> object:
+                super().run_json(*arguments)
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             Interrupted(ctr.address, ctr.namespace).directories(node.chain_id(BASE))
-        assert ctr.call("snapshots", "ls") == before
+        assert ctr.run("snapshots", "ls") == before
 
     def test_an_image_that_was_not_unpacked(self, node: Node, ctr: Ctr) -> None:
         node.load(BASE)
         archive = str(node.work / "packed.tar")
-        ctr.call("images", "export", archive, BASE)
+        ctr.run("images", "export", archive, BASE)
         node.engine.remove_all()
-        ctr.call("images", "import", "--no-unpack", archive)
+        ctr.run("images", "import", "--no-unpack", archive)
         assert node.chain_id(BASE) in refused(node, "image-packed", "layer", BASE)
         assert node.call("status")["bases"] == []
 

@@ -193,7 +193,7 @@ class TestWhoIsRestarted:
         assert set(left) - {"loop"} == {"gone", "paused", "stopped", "task"}
         assert "--rm" in left["gone"]
         assert "paused" in left["paused"]
-        assert "when it is started" in left["stopped"]
+        assert "its next start" in left["stopped"]
         assert "docker service update --force shop" in left["task"]
         after = node.inventory()
         for name in before:
@@ -333,7 +333,7 @@ class TestTheGate:
         node.run("app", "/bin/sleep", "1000000")
         before = node.inventory()
         text, _done = node.fails()
-        assert "app does not stop and start" in text
+        assert "app cannot be stopped and started" in text
         assert node.inventory() == before
 
     def test_a_command(self, node: Node) -> None:
@@ -346,7 +346,7 @@ class TestTheGate:
         ("command", "reason"),
         [
             ("exit 3", "a probe that exits with 3"),
-            (["nothing"], "does not run its probe"),
+            (["nothing"], "cannot run its probe"),
             ("sleep 60", "longer than 1 s"),
         ],
     )
@@ -371,12 +371,12 @@ class TestTheGate:
         node.run("app")
         page[1][:] = [500]
         text, _done = node.fails(timeout=1, probe={"url": page[0]})
-        assert f"app has a probe that is answered with 500: {page[0]}" in text
+        assert f"app has a probe that returns status 500: {page[0]}" in text
 
     def test_nobody_answers(self, node: Node) -> None:
         node.run("app")
         text, _done = node.fails(timeout=1, probe={"url": "http://127.0.0.1:1/"})
-        assert "app has a probe without an answer" in text
+        assert "app has a probe without a response" in text
 
     def test_halt(self, node: Node) -> None:
         node.run("aaa")

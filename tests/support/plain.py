@@ -97,11 +97,11 @@ class PlainEngine:
     def logs(self, container_id: str, _lines: int) -> list[str]:
         raise ContainerUnknown(f"no container {container_id}")
 
-    def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
+    def matches_layer_digest(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         record = self._record(self._layer(chain_id))
         return tarsplit.matches(str(record), directory, diff_id) if record.exists() else None
 
-    def headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+    def original_tar_headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
         return tarsplit.headers(str(self._record(self._layer(chain_id))))
 
     def _layer(self, chain_id: str) -> str:

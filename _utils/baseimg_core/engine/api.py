@@ -1,9 +1,9 @@
 """
-What is read of an engine through Docker's API, over a few connections.
+Read-only Docker Engine API client with a small pool of keep-alive connections.
 
-Docker's own SDK opens a connection for every address, and works longer on each answer than the engine does. An
-operation asks about every image, so the engine is given several questions at a time here. The SDK is only used for what
-changes something, and for engines elsewhere than at a Unix socket.
+Docker's SDK opens one connection for each URL path and parses each response more slowly than the engine produces it.
+An operation inspects every image, so this client pipelines requests over a few connections. The SDK serves requests
+that change something, and engines that do not listen at a Unix socket.
 """
 
 from __future__ import annotations
@@ -22,112 +22,124 @@ from urllib.parse import quote
 from .. import sdk
 from ..errors import EngineUnreachable
 
-TIMEOUT = 60  # seconds for one answer of the engine
+TIMEOUT = 60  # seconds for one response of the engine
 _UNIX = "unix://"
-_AT_ONCE = 4  # questions, each over a connection of its own
-_Answer = tuple[int, http.client.HTTPMessage, bytes]
+_CONCURRENCY = 4  # requests in flight, one connection each
+_Response = tuple[int, http.client.HTTPMessage, bytes]
 
 
-class Refused(EngineUnreachable):
-    """The engine does not answer that; the message is its own."""
+class RequestRefused(EngineUnreachable):
+    """The engine rejected the request. The message is the engine's own."""
 
 
-class Missing(Refused):
-    """The engine has no such thing (any more)."""
+class NotFound(RequestRefused):
+    """The engine has no such object."""
 
 
 class Api:
     """
-    The engine at ``url``; raises :class:`EngineUnreachable` where it does not answer. Several threads may ask.
+    The read-only API of the engine at ``url``. Safe for concurrent threads.
 
-    ``podman`` says whether it is Podman, and ``version`` is the newest version of the API that it knows.
+    Raises:
+        EngineUnreachable: No engine answers at ``url``.
     """
+
+    #: True if the engine is Podman.
+    podman: bool
+    #: The newest API version that the engine supports.
+    version: str
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._source: _Socket | _Sdk
+        self._transport: _SocketTransport | _SdkTransport
         with reachable(url):
-            self._source = _Socket(url) if url.startswith(_UNIX) else _Sdk(url)
-            # not its version: asked for that, Podman runs several programs, and dockerd some
-            ((status, headers, _body),) = self._source.ask(["/_ping"])
+            self._transport = _SocketTransport(url) if url.startswith(_UNIX) else _SdkTransport(url)
+            # /_ping and not /version: Podman and dockerd run programs to answer /version
+            ((status, headers, _body),) = self._transport.fetch(["/_ping"])
         if status != http.client.OK or "Api-Version" not in headers:
-            raise EngineUnreachable(f"what listens at {url} is no engine: status {status} for a ping")
+            raise EngineUnreachable(f"no container engine listens at {url}: GET /_ping returned status {status}")
         self.podman = "Libpod-Api-Version" in headers
         self.version = str(headers["Api-Version"])
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """What the engine says of itself."""
+        """The engine's answer to ``GET /info``."""
         return self._overview[0]
 
     @property
     def image_ids(self) -> list[str]:
-        """The IDs of all images, those included that only others are made of, as they are when first asked for."""
+        """The IDs of all images, intermediate images included. Read once."""
         return self._overview[1]
 
     @cached_property
     def _overview(self) -> tuple[Mapping[str, Any], list[str]]:
-        """The two answers that take an engine longest (it runs programs for one), so it works on them at once."""
+        """``/info`` and the image list. Both are slow, so the engine works on them concurrently."""
         with reachable(self.url):
             paths = [self._address("info"), self._address("images", "json", all=True)]
-            info, images = map(_understood, paths, self._source.ask(paths))
+            info, images = map(_parse_response, paths, self._transport.fetch(paths))
         return info, list(dict.fromkeys(image["Id"] for image in images))
 
     def get(self, *path: str, all: bool = False) -> Any:
         """
-        What is at a path (given as its parts); ``all`` asks for what a list leaves out otherwise.
+        Return the parsed response of ``GET /path[0]/path[1]…``.
 
-        Raises :class:`Missing`, :class:`Refused`, which are :class:`EngineUnreachable` where nobody expects them.
+        Args:
+            path: The parts of the path.
+            all: True to include what a list leaves out by default.
+
+        Raises:
+            NotFound: The engine has no such object.
+            RequestRefused: The engine rejected the request.
         """
         address = self._address(*path, all=all)
         with reachable(self.url):
-            (answer,) = self._source.ask([address])
-            return _understood(address, answer)
+            (response,) = self._transport.fetch([address])
+            return _parse_response(address, response)
 
     def inspect(self, kind: str, names: Iterable[str]) -> Iterator[Any]:
-        """What the engine says of each of these ``images`` or ``containers``, but for those that are gone meanwhile."""
+        """Inspect these ``images`` or ``containers``. Skip objects that were removed meanwhile."""
         paths = [self._address(kind, name, "json") for name in names]
         with reachable(self.url):
-            for path, answer in zip(paths, self._source.ask(paths), strict=True):
-                with contextlib.suppress(Missing):
-                    yield _understood(path, answer)
+            for path, response in zip(paths, self._transport.fetch(paths), strict=True):
+                with contextlib.suppress(NotFound):
+                    yield _parse_response(path, response)
 
     def _address(self, *path: str, all: bool = False) -> str:
         return "/".join([f"/v{self.version}", *(quote(part, safe="/:") for part in path)]) + ("?all=1" if all else "")
 
 
-class _Socket:
-    """An engine at a Unix socket. Connections are used again; who asks has those in use to himself."""
+class _SocketTransport:
+    """An engine at a Unix socket. Connections are reused; one caller at a time uses a connection."""
 
     def __init__(self, url: str) -> None:
         self._path = "/" + url.removeprefix(_UNIX).lstrip("/")
         self._free: list[_Connection] = []
         weakref.finalize(self, _close, self._free)
 
-    def ask(self, paths: Iterable[str]) -> Iterator[_Answer]:
-        """The answers to these questions, in their order: the engine works on the next ones meanwhile."""
-        waiting: deque[_Connection] = deque()
+    def fetch(self, paths: Iterable[str]) -> Iterator[_Response]:
+        """Yield the responses to ``GET`` of these paths, in order, with several requests in flight."""
+        in_flight: deque[_Connection] = deque()
         try:
             for path in paths:
-                if len(waiting) == _AT_ONCE:
-                    yield self._answered(waiting)
-                waiting.append(self._connection())
-                waiting[-1].ask(path)
-            while waiting:
-                yield self._answered(waiting)
+                if len(in_flight) == _CONCURRENCY:
+                    yield self._next_response(in_flight)
+                in_flight.append(self._connection())
+                in_flight[-1].send_get(path)
+            while in_flight:
+                yield self._next_response(in_flight)
         finally:
-            _close(waiting)
+            _close(in_flight)
 
     def _connection(self) -> _Connection:
         try:
             return self._free.pop()
-        except IndexError:  # and not a look before, since other threads take them, too
+        except IndexError:  # other threads pop connections too, so checking before would race
             return _Connection(self._path)
 
-    def _answered(self, waiting: deque[_Connection]) -> _Answer:
-        answer = waiting[0].answer()
-        self._free.append(waiting.popleft())
-        return answer
+    def _next_response(self, in_flight: deque[_Connection]) -> _Response:
+        response = in_flight[0].receive()
+        self._free.append(in_flight.popleft())
+        return response
 
 
 class _Connection(http.client.HTTPConnection):
@@ -135,33 +147,33 @@ class _Connection(http.client.HTTPConnection):
 
     def __init__(self, path: str) -> None:
         super().__init__("docker", timeout=TIMEOUT)
-        self._path, self._asked = path, ""
+        self._path, self._pending = path, ""
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(TIMEOUT)
         self.sock.connect(self._path)
 
-    def ask(self, path: str) -> None:
-        """Ask for what is at a path, without waiting for it."""
-        self._asked = path
+    def send_get(self, path: str) -> None:
+        """Send ``GET path`` without waiting for the response."""
+        self._pending = path
         try:
             self.request("GET", path)
-        except ConnectionError:  # the engine has been restarted since the last answer
-            self._ask_again()
+        except ConnectionError:  # the engine restarted since the last response
+            self._resend()
 
-    def answer(self) -> _Answer:
-        """The status, the headers and the body of the answer to what was asked."""
+    def receive(self) -> _Response:
+        """Return status, headers and body of the response to the pending request."""
         try:
-            answer = self.getresponse()
-        except ConnectionError:  # as above: what was sent may have gone nowhere
-            self._ask_again()
-            answer = self.getresponse()
-        return answer.status, answer.headers, answer.read()
+            response = self.getresponse()
+        except ConnectionError:  # the request may have been lost
+            self._resend()
+            response = self.getresponse()
+        return response.status, response.headers, response.read()
 
-    def _ask_again(self) -> None:
-        self.close()  # so it is opened anew
-        self.request("GET", self._asked)
+    def _resend(self) -> None:
+        self.close()  # request() then reconnects
+        self.request("GET", self._pending)
 
 
 def _close(connections: Iterable[_Connection]) -> None:
@@ -169,8 +181,8 @@ def _close(connections: Iterable[_Connection]) -> None:
         connection.close()
 
 
-class _Sdk:
-    """An engine anywhere else, with whatever the SDK knows of certificates and tunnels."""
+class _SdkTransport:
+    """An engine at any other URL. The SDK handles TLS certificates and tunnels."""
 
     def __init__(self, url: str) -> None:
         docker = sdk.docker()
@@ -178,34 +190,34 @@ class _Sdk:
         self._client = docker.APIClient(base_url=url, version=version, timeout=TIMEOUT)
         weakref.finalize(self, self._client.close)
 
-    def ask(self, paths: Iterable[str]) -> Iterator[_Answer]:
-        """As that of a socket, one after the other."""
+    def fetch(self, paths: Iterable[str]) -> Iterator[_Response]:
+        """Yield the responses to ``GET`` of these paths, one request after the other."""
         for path in paths:
-            answer = self._client.get(f"{self._client.base_url}{path}")
-            yield answer.status_code, answer.headers, answer.content
+            response = self._client.get(f"{self._client.base_url}{path}")
+            yield response.status_code, response.headers, response.content
 
 
 @contextlib.contextmanager
 def reachable(url: str) -> Iterator[None]:
-    """Turn every failure to get an answer into :class:`EngineUnreachable`."""
+    """Translate every failed request to :class:`EngineUnreachable`."""
     try:
         yield
-    # those of requests, which the SDK uses, are OSErrors
+    # exceptions of requests, which the SDK uses, are OSErrors
     except (OSError, http.client.HTTPException, json.JSONDecodeError, sdk.docker().errors.DockerException) as exc:
         raise EngineUnreachable(f"no answer from the engine at {url}: {exc}") from exc
 
 
-def _understood(path: str, answer: _Answer) -> Any:
-    """What the engine says at a path; raises :class:`Missing`, :class:`Refused`."""
-    status, _headers, body = answer
+def _parse_response(path: str, response: _Response) -> Any:
+    """Return the body of a successful response; raise :class:`NotFound` or :class:`RequestRefused` otherwise."""
+    status, _headers, body = response
     if status == http.client.OK:
         return json.loads(body)
     reason = _message(body) or f"status {status} for {path}"
-    raise (Missing if status == http.client.NOT_FOUND else Refused)(reason)
+    raise (NotFound if status == http.client.NOT_FOUND else RequestRefused)(reason)
 
 
 def _message(body: bytes) -> str:
-    """The reason in an answer that says no."""
+    """The reason in an error response."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return str(json.loads(body)["message"])
     return body.decode(errors="replace").strip()

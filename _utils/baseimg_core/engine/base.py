@@ -1,4 +1,4 @@
-"""What baseimg needs of a container engine, and nothing more."""
+"""The interface to a container engine."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from ..model.stack.owners import Owners
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the engine's store. ``diff_ids`` and ``directories`` are bottom first and belong together."""
+    """An image in the engine's store."""
 
     id: str
     tags: tuple[str, ...]
+    #: Diff IDs of the layers, bottom first.
     diff_ids: tuple[str, ...]
+    #: Directories of the same layers, bottom first.
     directories: Sequence[str]
     os: str
     architecture: str
 
     @property
     def name(self) -> str:
-        """What people call it: its first tag, else its ID."""
+        """Its first tag, or its ID if it has no tag."""
         return self.tags[0] if self.tags else self.id
 
     @property
@@ -33,102 +35,133 @@ class Image:
 
     @property
     def chain_ids(self) -> list[str]:
-        """The chain ID of every base that it is built on, itself last."""
+        """The chain ID of each of its layers, bottom first. Its own chain ID is the last one."""
         return ids.chain_ids(self.diff_ids)
 
     def height(self, chain_id: str) -> int:
-        """How many of its layers make up the base ``chain_id``; 0 where it is not built on it."""
+        """The number of its layers that make up the base ``chain_id``; 0 if it is not built on that base."""
         chain = self.chain_ids
         return chain.index(chain_id) + 1 if chain_id in chain else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """
-    A container.
-
-    ``pid`` is its main process as the host sees it, 0 where none runs. ``state`` is ``created``, ``running``,
-    ``paused``, ``restarting``, ``exited`` or ``dead``; ``started`` when it last started (RFC 3339), empty for never.
-    ``health`` is what its health check says (``starting``, ``healthy``, ``unhealthy``), empty where it has none;
-    ``restart`` its restart policy, ``no`` for none; ``network_of`` the ID of the container whose network it shares.
-    ``shares`` are the IDs of all whose network, processes or IPC it shares; ``exit_code`` is how it last ended,
-    ``restarts`` how often its policy has restarted it since it was started; ``health_output`` what its last health
-    check printed.
-    """
+    """A container, as it was when the engine was asked."""
 
     id: str
     name: str
     image_id: str
+    #: PID of its main process in the host's PID namespace; 0 if it does not run.
     pid: int
+    #: ``created``, ``running``, ``paused``, ``restarting``, ``exited`` or ``dead``.
     state: str = "running"
+    #: Time of its last start (RFC 3339); empty if it never started.
     started: str = ""
+    #: Health status (``starting``, ``healthy``, ``unhealthy``); empty without a health check.
     health: str = ""
+    #: Restart policy; ``no`` for none.
     restart: str = "no"
+    #: True if the engine removes the container when it stops (``--rm``).
     auto_remove: bool = False
+    #: ID of the container whose network it shares; empty for none.
     network_of: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: IDs of all containers whose network, process or IPC namespace it shares.
     shares: tuple[str, ...] = ()
+    #: Exit code of its last run.
     exit_code: int = 0
+    #: Restarts by its policy since its last start.
     restarts: int = 0
+    #: Output of its last health check.
     health_output: str = ""
 
 
 class Engine(Protocol):
-    """One engine on this node. Every method raises :class:`EngineUnreachable` where it does not answer."""
+    """One engine on this node. Every method raises :class:`EngineUnreachable` if the engine does not answer."""
 
+    #: True if baseimg may stop and start its containers; False if another manager would interfere.
     restarts: bool
-    """Whether its containers may be stopped and started by us: not where somebody else would act on that."""
 
+    #: The store that holds the layers, for people: ``docker/overlay2``.
     storage: str
-    """Which store holds the layers, for people: ``docker/overlay2``."""
 
+    #: How the store shifts the owners of layers.
     owners: Owners
-    """How the store shifts the layers' owners."""
 
     @property
     def layers_root(self) -> str:
-        """The directory in which every layer's own directory lies."""
+        """The directory that holds one directory for each layer."""
 
     def image(self, reference: str) -> Image:
-        """An image by reference or ID; raises :class:`ImageUnknown`."""
+        """Return an image by reference or ID; raise :class:`ImageUnknown`."""
 
     def images(self) -> list[Image]:
-        """Every image, intermediate ones too."""
+        """Return every image, intermediate images included."""
 
     def containers(self, stopped: bool = False) -> list[Container]:
-        """Every container with a process, so paused ones too, by name; with ``stopped`` the others as well."""
+        """Return all containers with a process (also paused ones) by name; with ``stopped`` all containers."""
 
     def container(self, container_id: str) -> Container:
-        """A container as it is now; raises :class:`ContainerUnknown`."""
+        """Return the present state of a container; raise :class:`ContainerUnknown`."""
 
     def stop(self, container_id: str, longest: float) -> None:
         """
-        Stop a container with its own signal, in its own time (``longest`` seconds where that has no end), and keep it
-        stopped, whatever its restart policy. Does nothing where it does not run.
+        Stop a container with its own signal and stop timeout, and keep it stopped despite its restart policy.
 
-        Raises :class:`ContainerUnknown`, :class:`ContainerRefused`; the next two as well.
+        Stopping a container that does not run is a no-op.
+
+        Args:
+            container_id: The container.
+            longest: Seconds to wait if its own stop timeout is infinite.
+
+        Raises:
+            ContainerUnknown: The engine has no such container.
+            ContainerRefused: The engine refuses to stop it.
         """
 
     def start(self, container_id: str) -> None:
-        """Start a container that does not run."""
+        """Start a stopped container; raise :class:`ContainerUnknown`, :class:`ContainerRefused`."""
 
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
         """
-        Run a command in a running container, and return its exit code. One that takes longer than ``timeout`` seconds
-        is killed and raises ``TimeoutError``.
+        Run a command in a running container and return its exit code.
+
+        Args:
+            container_id: The container.
+            command: The words of the command.
+            timeout: Seconds after which the command is killed.
+
+        Raises:
+            ContainerUnknown: The engine has no such container.
+            ContainerRefused: The engine refuses to run the command.
+            TimeoutError: The command was killed.
         """
 
     def logs(self, container_id: str, lines: int) -> list[str]:
-        """The last lines that a container wrote to its standard output and error; none where its log cannot be read."""
+        """Return the last lines that a container wrote to stdout and stderr; nothing if its log cannot be read."""
 
-    def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
-        """Whether a directory has the layer's own content by the engine's checksum; ``None`` where it keeps none."""
-
-    def headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+    def matches_layer_digest(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         """
-        What the engine remembers of the tar that the layer ``chain_id`` came in: its headers in order, each with the
-        CRC-64 of its content (:mod:`model.legacy.crc64`, big-endian). ``None`` where it keeps no such record.
+        Compare a directory with the engine's own checksum of a layer.
+
+        Args:
+            chain_id: Chain ID of the layer.
+            diff_id: Diff ID of the layer.
+            directory: The directory to check.
+
+        Returns:
+            True if the directory holds the layer's original content, False if not, ``None`` if the engine keeps no
+            checksum.
+        """
+
+    def original_tar_headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+        """
+        Return the headers of the tar that the layer ``chain_id`` was unpacked from.
+
+        Returns:
+            The headers in order, each with the CRC-64 of its content (:mod:`model.legacy.crc64`, big-endian); ``None``
+            if the engine keeps no record of the tar.
         """
 
     def layers(self) -> Iterator[str]:
-        """Every layer's own directory (the parent of its ``diff``)."""
+        """Yield every layer's directory (the parent of its ``diff``)."""

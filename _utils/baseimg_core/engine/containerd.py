@@ -1,4 +1,4 @@
-"""containerd without Docker, as on Kubernetes nodes: images and containers through ``ctr``, too."""
+"""containerd without Docker, for example on Kubernetes nodes. Reads images and containers with ``ctr``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .docker import check_here
 from .snapshots import OnSnapshots, Snapshots
 
 ADDRESS, NAMESPACE = "/run/containerd/containerd.sock", "k8s.io"
-_FAMILIAR = ("docker.io/library/", "docker.io/")  # what Docker leaves out of names, and people with it
+_IMPLIED_PREFIXES = ("docker.io/library/", "docker.io/")  # prefixes that Docker omits from names, and people too
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _STATES = {"RUNNING": "running", "PAUSED": "paused", "PAUSING": "paused", "STOPPED": "exited", "CREATED": "created"}
 _POD = ("io.kubernetes.pod.namespace", "io.kubernetes.pod.name", "io.kubernetes.container.name")
@@ -24,21 +24,21 @@ _POD = ("io.kubernetes.pod.namespace", "io.kubernetes.pod.name", "io.kubernetes.
 class Containerd(OnSnapshots):
     """The images and containers of one namespace of the containerd at ``address``, the path of its socket."""
 
-    restarts = False  # a container is its pod's, and a kubelet makes another one of what stops
+    restarts = False  # containers belong to pods; the kubelet recreates stopped ones
     storage = "containerd/overlayfs"
     owners = Owners()
 
     def __init__(self, address: str = ADDRESS, namespace: str = NAMESPACE) -> None:
         self._ctr = Ctr(address, namespace)
         self._snapshots = Snapshots(self._ctr)
-        self._images: list[Image] | None = None  # an object lives for one operation, which sees one state of things
+        self._images: list[Image] | None = None  # cached for the object's lifetime (one operation)
         self.layers_root = self._snapshots.root
         check_here(address, self.layers_root)
 
     @property
     def version(self) -> str:
-        """The daemon's own."""
-        _, _, server = self._ctr.call("version").partition("Server:")
+        """Version of the daemon."""
+        _, _, server = self._ctr.run("version").partition("Server:")
         return next((words[1] for words in map(str.split, server.splitlines()) if words[:1] == ["Version:"]), "")
 
     def image(self, reference: str) -> Image:
@@ -60,28 +60,28 @@ class Containerd(OnSnapshots):
         for digest in dict.fromkeys(self._names.values()):
             try:
                 image = self._image(digest)
-            except (Absent, NotUnpacked):  # removed while we looked, or not for this machine
+            except (Absent, NotUnpacked):  # removed meanwhile, or not for this machine's platform
                 continue
             if image.diff_ids:
                 yield image
 
     def containers(self, stopped: bool = False) -> list[Container]:
-        tasks = {line[0]: (int(line[1]), line[2]) for line in self._ctr.rows("tasks", "ls")}
-        found = []
-        for one in self._ctr.call("containers", "ls", "-q").split():
-            if stopped or one in tasks:
+        tasks = {line[0]: (int(line[1]), line[2]) for line in self._ctr.table("tasks", "ls")}
+        containers = []
+        for key in self._ctr.run("containers", "ls", "-q").split():
+            if stopped or key in tasks:
                 try:
-                    details = self._ctr.json("containers", "info", one)
+                    details = self._ctr.run_json("containers", "info", key)
                 except Absent:
                     continue
                 if details.get("Snapshotter", SNAPSHOTTER) == SNAPSHOTTER:
-                    found.append(self._container(details, *tasks.get(one, (0, "CREATED"))))
-        return sorted((one for one in found if stopped or one.pid), key=lambda container: container.name)
+                    containers.append(self._container(details, *tasks.get(key, (0, "CREATED"))))
+        return sorted((one for one in containers if stopped or one.pid), key=lambda container: container.name)
 
     def container(self, container_id: str) -> Container:
-        for found in self.containers(stopped=True):
-            if found.id == container_id:
-                return found
+        for container in self.containers(stopped=True):
+            if container.id == container_id:
+                return container
         raise ContainerUnknown(f"containerd at {self._ctr.address} has no container {container_id}")
 
     def stop(self, container_id: str, longest: float) -> None:
@@ -94,28 +94,31 @@ class Containerd(OnSnapshots):
         raise self._refused(container_id)
 
     def _refused(self, container_id: str) -> ContainerRefused:
-        return ContainerRefused(f"container {container_id} of containerd is not ours to touch", "use its own manager")
+        return ContainerRefused(
+            f"baseimg does not stop, start or enter containers of containerd: {container_id}",
+            "use the manager that started it, for example kubectl rollout restart",
+        )
 
     def logs(self, container_id: str, lines: int) -> list[str]:
-        return []  # containerd keeps none
+        return []  # containerd keeps no logs
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Digests by name, the long form of each and the one that people use."""
-        rows = self._ctr.rows("images", "ls")
+        """Image digests by full name and by short name."""
+        rows = self._ctr.table("images", "ls")
         long = {row[0]: row[2] for row in rows}
-        return {familiar(name): digest for name, digest in long.items()} | long
+        return {short_name(name): digest for name, digest in long.items()} | long
 
     def _image(self, digest: str) -> Image:
-        """The image whose manifest, or index of manifests, is ``digest``."""
-        manifest = self._ctr.blob(digest)
-        for one in manifest.get("manifests") or ():
-            if _is_ours(one.get("platform") or {}):
-                manifest = self._ctr.blob(one["digest"])
+        """Read the image with this manifest digest or index digest."""
+        manifest = self._ctr.read_blob(digest)
+        for entry in manifest.get("manifests") or ():
+            if _is_native(entry.get("platform") or {}):
+                manifest = self._ctr.read_blob(entry["digest"])
                 break
-        config = self._ctr.blob(manifest["config"]["digest"]) if "config" in manifest else {}
+        config = self._ctr.read_blob(manifest["config"]["digest"]) if "config" in manifest else {}
         diff_ids = tuple((config.get("rootfs") or {}).get("diff_ids") or ())
-        tags = {familiar(name) for name, other in self._names.items() if other == digest and _is_tag(name)}
+        tags = {short_name(name) for name, other in self._names.items() if other == digest and _is_tag(name)}
         return Image(
             id=digest,
             tags=tuple(sorted(tags)),
@@ -138,19 +141,19 @@ class Containerd(OnSnapshots):
         )
 
 
-def familiar(name: str) -> str:
-    """An image's name as people write it."""
-    for prefix in _FAMILIAR:
+def short_name(name: str) -> str:
+    """An image's name without the prefixes that Docker omits."""
+    for prefix in _IMPLIED_PREFIXES:
         if name.startswith(prefix):
             return name.removeprefix(prefix)
     return name
 
 
 def _is_tag(name: str) -> bool:
-    """Not one of the names by digest that Kubernetes gives every image besides."""
+    """False for the names by digest that Kubernetes adds to every image."""
     return "@" not in name and not name.startswith("sha256:")
 
 
-def _is_ours(wanted: Mapping[str, str]) -> bool:
+def _is_native(declared: Mapping[str, str]) -> bool:
     machine = platform.machine()
-    return (wanted.get("os"), wanted.get("architecture")) == ("linux", _ARCHITECTURES.get(machine, machine))
+    return (declared.get("os"), declared.get("architecture")) == ("linux", _ARCHITECTURES.get(machine, machine))

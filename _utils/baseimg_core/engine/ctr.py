@@ -1,8 +1,8 @@
 """
-containerd through its own command, ``ctr``.
+Client of containerd that runs its command ``ctr``.
 
-A committed snapshot, as every image layer is, has no mounts, and no file tells which directory is whose. So its
-directories are asked for with a short-lived ``view`` on top of it, whose mount names them all.
+containerd records the directory of a committed snapshot (a layer) in its database only. This module creates a
+short-lived ``view`` of the snapshot; the options of the view's mount name the directories of all layers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, cast
 from ..errors import EngineUnreachable, StorageUnsupported
 
 SNAPSHOTTER = "overlayfs"
-_TIMEOUT = 60  # seconds for one answer
+_TIMEOUT = 60  # seconds for one command
 _BLOBS = "io.containerd.content.v1.content/blobs/sha256"  # below containerd's root
-_ABSENT = "not found"  # how every message of containerd's ends that says so
+_ABSENT = "not found"  # in every message of containerd about an absent object
 
 
 class Absent(Exception):
-    """containerd has no such thing (any more)."""
+    """containerd has no such object."""
 
 
 class Ctr:
@@ -36,8 +36,8 @@ class Ctr:
     def __init__(self, address: str, namespace: str) -> None:
         self.address, self.namespace = address, namespace
 
-    def call(self, *arguments: str) -> str:
-        """What a command of ``ctr`` prints; raises :class:`EngineUnreachable`, :class:`Absent`."""
+    def run(self, *arguments: str) -> str:
+        """Run a command of ``ctr`` and return its output; raise :class:`EngineUnreachable`, :class:`Absent`."""
         try:
             done = subprocess.run(self._command(*arguments), capture_output=True, timeout=_TIMEOUT, check=False)
         except FileNotFoundError:
@@ -48,33 +48,34 @@ class Ctr:
             self._fail(done.stderr)
         return done.stdout.decode(errors="replace")
 
-    def rows(self, *arguments: str) -> list[list[str]]:
-        """The words of each line of a table, without its heading."""
-        return [line.split() for line in self.call(*arguments).splitlines()[1:] if line.strip()]
+    def table(self, *arguments: str) -> list[list[str]]:
+        """Run a command that prints a table; return the words of each line without the heading."""
+        return [line.split() for line in self.run(*arguments).splitlines()[1:] if line.strip()]
 
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.call(*arguments))
+    def run_json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments))
 
-    def blob(self, digest: str) -> Any:
+    def read_blob(self, digest: str) -> Any:
         """
-        A JSON document of the content store: its file, else what ``ctr`` gives, whose start takes longer than all else
-        of an operation that asks for two of each image. The digest says whether the file is the right one.
+        Return a JSON document of the content store.
+
+        Reads the blob's file and verifies its digest. Falls back to ``ctr``, whose start takes longer than the read.
         """
         data = b""
         with suppress(OSError), open(os.path.join(self._blobs, digest.removeprefix("sha256:")), "rb") as file:
             data = file.read()
         if "sha256:" + hashlib.sha256(data).hexdigest() != digest:
-            return self.json("content", "get", digest)
+            return self.run_json("content", "get", digest)
         return json.loads(data)
 
     @property
     def _blobs(self) -> str:
-        """Where blobs lie, unless the snapshotter was given a directory of its own."""
+        """Directory of the blobs, if the snapshotter uses its default directory."""
         return os.path.join(os.path.dirname(os.path.dirname(self.root)), _BLOBS)
 
     @contextmanager
-    def content(self, digest: str) -> Iterator[io.BufferedReader]:
-        """A blob of the content store, to be read once from its beginning."""
+    def stream_blob(self, digest: str) -> Iterator[io.BufferedReader]:
+        """Stream a blob of the content store."""
         command = self._command("content", "get", digest)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             try:
@@ -84,8 +85,8 @@ class Ctr:
 
     @cached_property
     def root(self) -> str:
-        """The directory in which the snapshotter keeps its snapshots."""
-        details = self.call("plugins", "ls", "-d", f"type==io.containerd.snapshotter.v1,id=={SNAPSHOTTER}")
+        """Directory of the snapshotter's snapshots."""
+        details = self.run("plugins", "ls", "-d", f"type==io.containerd.snapshotter.v1,id=={SNAPSHOTTER}")
         for line in details.splitlines():
             name, _, value = line.strip().partition(" ")
             if name == "root":
@@ -94,20 +95,20 @@ class Ctr:
 
     def directories(self, chain_id: str) -> tuple[str, ...]:
         """
-        The directories of a chain of layers, bottom first; raises :class:`Absent` where it was not unpacked.
+        Return the directories of a chain of layers, bottom first; raise :class:`Absent` if it is not unpacked.
 
-        The view is not kept from the garbage collector, so that one which a crash left goes by itself.
+        The view has no lease, so the garbage collector removes a view that a crash left.
         """
         key = f"baseimg-{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            mounts = self.json("snapshots", "--snapshotter", SNAPSHOTTER, "view", "--mounts", key, chain_id)
+            mounts = self.run_json("snapshots", "--snapshotter", SNAPSHOTTER, "view", "--mounts", key, chain_id)
         finally:
             self._remove(key)
-        return _lower(mounts)
+        return _lower_directories(mounts)
 
     def _remove(self, key: str) -> None:
-        with suppress(Absent):  # it was not made, or the collector was quicker
-            self.call("snapshots", "--snapshotter", SNAPSHOTTER, "rm", key)
+        with suppress(Absent):  # it was not created, or the collector removed it
+            self.run("snapshots", "--snapshotter", SNAPSHOTTER, "rm", key)
 
     def _command(self, *arguments: str) -> list[str]:
         return ["ctr", "--address", self.address, "--namespace", self.namespace, *arguments]
@@ -120,16 +121,16 @@ class Ctr:
 
 
 def _no_ctr() -> tuple[str, str]:
-    return "the command 'ctr' is not here", "install containerd's ctr where Salt's PATH finds it"
+    return "cannot run ctr: not found in PATH", "install containerd's ctr in a directory of the minion's PATH"
 
 
-def _lower(mounts: list[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The lower directories of a view, bottom first. A view of one layer is a bind mount of its directory."""
-    for one in mounts:
-        if one["Type"] == "bind":
-            return (one["Source"],)
-        for option in one.get("Options") or ():
+def _lower_directories(mounts: list[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The lower directories of a view, bottom first. A view of a single layer is a bind mount of its directory."""
+    for mount in mounts:
+        if mount["Type"] == "bind":
+            return (mount["Source"],)
+        for option in mount.get("Options") or ():
             name, _, value = option.partition("=")
             if name == "lowerdir":
                 return tuple(reversed(value.split(":")))
-    raise StorageUnsupported(f"containerd mounts a snapshot in a way that is not known here: {mounts}")
+    raise StorageUnsupported(f"containerd mounts a snapshot in an unknown way: {mounts}")

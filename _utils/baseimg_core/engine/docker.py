@@ -1,4 +1,4 @@
-"""Docker with the overlay2 storage driver, through its API."""
+"""Docker with the overlay2 storage driver, through the Docker Engine API."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from .. import sdk
 from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, LayerUnsupported, NotUnpacked, StorageUnsupported
 from ..model.stack.owners import Owners
 from . import tarsplit
-from .api import TIMEOUT, Api, Missing, Refused, reachable
+from .api import TIMEOUT, Api, NotFound, RequestRefused, reachable
 from .base import Container, Image
 
-_STOP_TIMEOUT = 10  # seconds until the engine kills a container, where it does not say
-_POLL = 0.05  # seconds between two looks at a command that runs
-_LINE = 500  # characters of a log line that are kept
+_STOP_TIMEOUT = 10  # seconds until the engine kills a container without a stop timeout
+_POLL = 0.05  # seconds between two checks of a running command
+_LINE = 500  # maximum characters of a log line
 ROOTLESS = {"rootless": "layers have owners and attributes of a user namespace"}
-_USUAL_RANGE = 65536  # what useradd(8) gives
+_DEFAULT_RANGE = 65536  # IDs in a range of useradd(8)
 
 
 class Docker:
-    """
-    The engine behind ``api``; raises where it does not answer or stores layers otherwise.
-    """
+    """The engine behind ``api``. Raises :class:`StorageUnsupported` for any other storage driver."""
 
     restarts = True
     storage = "docker/overlay2"
@@ -37,22 +35,22 @@ class Docker:
 
     def __init__(self, api: Api) -> None:
         self._api, self.url = api, api.url
-        self._images: list[Image] | None = None  # an object lives for one operation, which sees one state of things
+        self._images: list[Image] | None = None  # cached for the object's lifetime (one operation)
         self.version = str(api.info.get("ServerVersion") or "")
         self._check(api.info)
         self._open(api.info)
 
     @cached_property
     def _sdk(self) -> Any:
-        """Docker's own SDK, for what changes something."""
+        """Docker's SDK, for requests that change something."""
         return sdk.docker().APIClient(base_url=self.url, version=self._api.version, timeout=TIMEOUT)
 
     def _check(self, info: Mapping[str, Any]) -> None:
-        """Refuse an engine that keeps its layers otherwise."""
+        """Refuse an engine with another storage driver."""
         check_driver(info, "overlay2", ROOTLESS)
 
     def _open(self, info: Mapping[str, Any]) -> None:
-        """Remember where the engine keeps what."""
+        """Set the directories of layers and records, and how owners are shifted."""
         if _has(info, "userns"):
             self.owners = _owners(info["DockerRootDir"])
         self.layers_root = os.path.join(info["DockerRootDir"], "overlay2")
@@ -61,9 +59,9 @@ class Docker:
     def image(self, reference: str) -> Image:
         try:
             return self._image(self._api.get("images", reference, "json"))
-        except Missing:
+        except NotFound:
             raise ImageUnknown(f"the engine at {self.url} has no image {reference!r}") from None
-        except Refused as exc:
+        except RequestRefused as exc:
             raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc.message}") from exc
 
     def images(self) -> list[Image]:
@@ -73,7 +71,7 @@ class Docker:
 
     def _inspect_all(self) -> Iterator[Image]:
         for details in self._api.inspect("images", self._api.image_ids):
-            with contextlib.suppress(NotUnpacked):  # nothing that could run here
+            with contextlib.suppress(NotUnpacked):  # it cannot run here
                 yield self._image(details)
 
     def containers(self, stopped: bool = False) -> list[Container]:
@@ -85,21 +83,21 @@ class Docker:
         return _container(self._inspect(container_id))
 
     def stop(self, container_id: str, longest: float) -> None:
-        own = self._inspect(container_id)["Config"].get("StopTimeout")
-        seconds = _STOP_TIMEOUT if own is None else own
+        declared = self._inspect(container_id)["Config"].get("StopTimeout")
+        seconds = _STOP_TIMEOUT if declared is None else declared
         endless = seconds < 0
-        with self._asked(container_id, "stopped"):
-            # the SDK waits as long for an answer, and 60 seconds more
+        with self._request_for(container_id, "stopped"):
+            # the SDK waits that long plus 60 seconds for the response
             self._sdk.stop(container_id, timeout=int(longest) if endless else seconds)
 
     def start(self, container_id: str) -> None:
-        with self._asked(container_id, "started"):
+        with self._request_for(container_id, "started"):
             self._sdk.start(container_id)
 
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
         deadline = time.monotonic() + timeout
-        with self._asked(container_id, f"asked to run {command[0]}"):
-            job = self._begin(container_id, command, deadline)
+        with self._request_for(container_id, f"asked to run {command[0]}"):
+            job = self._start_exec(container_id, command, deadline)
             while (found := self._sdk.exec_inspect(job))["Running"] and time.monotonic() < deadline:
                 time.sleep(_POLL)
         if found["Running"]:
@@ -108,42 +106,42 @@ class Docker:
             raise TimeoutError(f"{command[0]} did not end within {timeout:g} s")
         return int(found["ExitCode"])
 
-    def _begin(self, container_id: str, command: Sequence[str], _deadline: float) -> str:
-        """Have a command run in a container; returns the job's ID."""
+    def _start_exec(self, container_id: str, command: Sequence[str], _deadline: float) -> str:
+        """Start a command in a container; return the ID of the exec instance."""
         job: str = self._sdk.exec_create(container_id, list(command), stdout=False, stderr=False)["Id"]
         self._sdk.exec_start(job, detach=True)
         return job
 
     def logs(self, container_id: str, lines: int) -> list[str]:
         try:
-            with self._asked(container_id, "asked for its log"):
+            with self._request_for(container_id, "asked for its log"):
                 data: bytes = self._sdk.logs(container_id, tail=lines)
-        except ContainerRefused:  # the logging driver keeps none that could be read
+        except ContainerRefused:  # the logging driver does not support reading
             return []
         return [line[:_LINE] for line in data.decode(errors="replace").splitlines()[-lines:]]
 
     def _inspect(self, container_id: str) -> dict[str, Any]:
-        with self._asked(container_id, "inspected"):
+        with self._request_for(container_id, "inspected"):
             details: dict[str, Any] = self._api.get("containers", container_id, "json")
         return details
 
     @contextlib.contextmanager
-    def _asked(self, container_id: str, what: str) -> Iterator[None]:
-        """Something is asked of a container: tell its refusal from an engine that does not answer."""
+    def _request_for(self, container_id: str, what: str) -> Iterator[None]:
+        """Translate errors of a request about a container; ``what`` completes "the container cannot be …"."""
         with reachable(self.url):
             try:
                 yield
-            except (Missing, sdk.docker().errors.NotFound) as exc:
+            except (NotFound, sdk.docker().errors.NotFound) as exc:
                 raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
-            except (Refused, sdk.docker().errors.APIError) as exc:
-                reason = exc.message if isinstance(exc, Refused) else exc.explanation or exc
+            except (RequestRefused, sdk.docker().errors.APIError) as exc:
+                reason = exc.message if isinstance(exc, RequestRefused) else exc.explanation or exc
                 raise ContainerRefused(f"the container {container_id[:12]} cannot be {what}: {reason}") from exc
 
-    def holds(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
+    def matches_layer_digest(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         record = self._record(chain_id)
         return tarsplit.matches(record, directory, diff_id) if os.path.exists(record) else None
 
-    def headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+    def original_tar_headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
         return tarsplit.headers(self._record(chain_id))
 
     def _record(self, chain_id: str) -> str:
@@ -180,8 +178,8 @@ class Docker:
 def _container(details: dict[str, Any]) -> Container:
     state, host = details["State"], details["HostConfig"]
     health = state.get("Health") or {}
-    network = _joined(host["NetworkMode"])
-    shared = {network, *(_joined(host.get(key)) for key in ("PidMode", "IpcMode"))} - {""}
+    network = _joined_container(host["NetworkMode"])
+    shared = {network, *(_joined_container(host.get(key)) for key in ("PidMode", "IpcMode"))} - {""}
     return Container(
         id=details["Id"],
         name=details["Name"].lstrip("/"),
@@ -201,14 +199,14 @@ def _container(details: dict[str, Any]) -> Container:
     )
 
 
-def _joined(mode: str | None) -> str:
-    """The ID in ``container:ID``, which says whose network, processes or IPC a container shares."""
+def _joined_container(mode: str | None) -> str:
+    """The ID in ``container:ID``, the mode of a container that joins another's namespace; empty for other modes."""
     kind, _, other = (mode or "").partition(":")
     return other if kind == "container" else ""
 
 
 def check_here(url: str, directory: str) -> None:
-    """Refuse an engine of another machine or mount namespace."""
+    """Refuse an engine on another machine or in another mount namespace."""
     if not os.path.isdir(directory):
         raise StorageUnsupported(
             f"the engine at {url} keeps its layers in {directory}, which does not exist here",
@@ -216,17 +214,24 @@ def check_here(url: str, directory: str) -> None:
         )
 
 
-def check_driver(info: Mapping[str, Any], wanted: str, refused: Mapping[str, str]) -> None:
+def check_driver(info: Mapping[str, Any], supported: str, refused: Mapping[str, str]) -> None:
     """
-    Refuse an engine whose storage driver (or snapshotter) is not ``wanted``, or that has a ``refused`` feature, which
-    is mapped to the reason.
+    Refuse an engine with another storage driver (or snapshotter), or with an unsupported feature.
+
+    Args:
+        info: The engine's answer to ``GET /info``.
+        supported: The supported driver.
+        refused: Unsupported features, each with the reason.
+
+    Raises:
+        StorageUnsupported: The engine is refused.
     """
     driver = info.get("Driver")
-    if driver != wanted:
+    if driver != supported:
         raise StorageUnsupported(f"the engine's storage driver is {driver!r}")
     for feature, reason in refused.items():
         if _has(info, feature):
-            raise StorageUnsupported(f"the engine runs with {feature} on the store {wanted}, where {reason}")
+            raise StorageUnsupported(f"the engine runs with {feature} on the store {supported}, where {reason}")
 
 
 def _has(info: Mapping[str, Any], feature: str) -> bool:
@@ -234,19 +239,19 @@ def _has(info: Mapping[str, Any], feature: str) -> bool:
 
 
 def _owners(root: str) -> Owners:
-    """How an engine with userns-remap shifts: its directory is called as what its containers' root is outside."""
+    """How an engine with userns-remap shifts owners. Its data-root ends in the host's IDs of the containers' root."""
     uid, _, gid = os.path.basename(root).partition(".")
     if not (uid.isdecimal() and gid.isdecimal()):
-        raise StorageUnsupported(f"the engine runs with userns, and {root} does not end in how it shifts owners")
+        raise StorageUnsupported(f"the engine runs with userns-remap, and its data-root {root} does not end in UID.GID")
     count = min(_range("/etc/subuid", int(uid)), _range("/etc/subgid", int(gid)))
     return Owners(int(uid), int(gid), count)
 
 
 def _range(path: str, start: int) -> int:
-    """How many IDs the range that begins with ``start`` has (subuid(5)); the usual number where it is not there."""
+    """The size of the ID range that begins with ``start`` (subuid(5)); the default size if it is not listed."""
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             _name, first, count = line.strip().rsplit(":", 2)
             if int(first) == start:
                 return int(count)
-    return _USUAL_RANGE
+    return _DEFAULT_RANGE

@@ -1,4 +1,4 @@
-"""Docker with the containerd image store: images and containers through its API, directories from its containerd."""
+"""Docker with the containerd image store: API for images and containers, ``ctr`` for layer directories."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .docker import ROOTLESS, Docker, check_driver, check_here
 from .snapshots import OnSnapshots, Snapshots
 
 _NAMESPACE = "moby"
-_EXEC_ROOT = "/var/run/docker"  # dockerd's own default
+_EXEC_ROOT = "/var/run/docker"  # dockerd's default
 _SYSTEM = "/run/containerd/containerd.sock"
-_REMAPPED = {"userns": "each container has a copy of all files: a new base would reach none"}
+_REMAPPED = {"userns": "each container has its own copy of all files, so a new base would reach no container"}
 _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
 class DockerContainerd(OnSnapshots, Docker):
-    """The engine behind ``api``; ``containerd`` is the path of its containerd's socket where that is declared."""
+    """The engine behind ``api``. ``containerd`` is its containerd's socket; empty to discover it."""
 
     storage = "docker/containerd"
 
@@ -35,9 +35,9 @@ class DockerContainerd(OnSnapshots, Docker):
         check_driver(info, SNAPSHOTTER, {**ROOTLESS, **_REMAPPED})
 
     def _open(self, info: Mapping[str, Any]) -> None:
-        told = info.get("Containerd") or {}  # newer engines say it
-        address = self._containerd or _address(self.url, told.get("Address") or "")
-        self._snapshots = Snapshots(Ctr(address, (told.get("Namespaces") or {}).get("Containers") or _NAMESPACE))
+        reported = info.get("Containerd") or {}  # newer engines only
+        address = self._containerd or _address(self.url, reported.get("Address") or "")
+        self._snapshots = Snapshots(Ctr(address, (reported.get("Namespaces") or {}).get("Containers") or _NAMESPACE))
         self.layers_root = self._snapshots.root
         check_here(self.url, self.layers_root)
 
@@ -46,28 +46,28 @@ class DockerContainerd(OnSnapshots, Docker):
 
 
 def uses_containerd(info: Mapping[str, Any]) -> bool:
-    """Whether a Docker engine that says this of itself keeps its images in a containerd, with whatever snapshotter."""
+    """True if a Docker engine with this ``/info`` keeps its images in containerd, with any snapshotter."""
     status = dict(pair for pair in info.get("DriverStatus") or () if len(pair) == 2)
     return "containerd" in str(status.get("driver-type", ""))
 
 
-def _address(url: str, told: str) -> str:
-    """The socket of the containerd that belongs to the engine at ``url``."""
+def _address(url: str, reported: str) -> str:
+    """Find the socket of the containerd that belongs to the engine at ``url``; ``reported`` is the engine's answer."""
     options = _options(url)
     below = os.path.join(options.get("--exec-root", _EXEC_ROOT), "containerd", "containerd.sock")
-    candidates = [path.removeprefix("unix://") for path in (told, options.get("--containerd", ""), below, _SYSTEM)]
+    candidates = [path.removeprefix("unix://") for path in (reported, options.get("--containerd", ""), below, _SYSTEM)]
     for path in filter(None, candidates):
         if os.path.exists(path):
             return path
-    looked = " or ".join(filter(None, candidates))
+    tried = " or ".join(filter(None, candidates))
     raise EngineUnreachable(
-        f"the engine at {url} keeps its images in containerd, whose socket is not at {looked}",
+        f"cannot find the containerd that holds the images of the engine at {url}: no socket at {tried}",
         "declare it: baseimg:engine: {kind: docker, containerd: /path/of/containerd.sock}",
     )
 
 
 def _options(url: str) -> dict[str, str]:
-    """The options of the daemon that listens at a Unix socket, as far as they are on its command line."""
+    """The command line options of the daemon that listens at a Unix socket."""
     if not url.startswith("unix://"):
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Podman with overlay, rootful, through its Docker-compatible socket."""
+"""Rootful Podman with the overlay driver, through its Docker-compatible socket."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from ..linux.files import CHUNK
 from .docker import ROOTLESS, Docker, check_driver
 
-_CLEANED = 10  # seconds in which Podman cleans up after a container that has ended; usually a fraction of one
-_POLL = 0.05  # seconds between two looks at that
+_CLEANUP_TIMEOUT = 10  # seconds for Podman to unmount an ended container; usually a fraction of a second
+_POLL = 0.05  # seconds between two checks
 
 
 class Podman(Docker):
     """
     Podman's service behind ``api``.
 
-    Layers of additional image stores lie outside of ``layers_root``; they belong to others and are read-only.
+    Layers of additional image stores are outside of ``layers_root``; they are shared and read-only.
     """
 
     storage = "podman/overlay"
@@ -34,10 +34,11 @@ class Podman(Docker):
 
     def start(self, container_id: str) -> None:
         """
-        Start a container once Podman has let go of its mount: for a moment after its end a start would reuse that, and
-        with it the old content. One whose mount stays is started all the same: better on old content than lost.
+        Start a container after Podman has unmounted it; until then a start would reuse the mount and its old content.
+
+        If the mount stays for 10 s, start the container anyway: old content is better than a lost container.
         """
-        deadline = time.monotonic() + _CLEANED
+        deadline = time.monotonic() + _CLEANUP_TIMEOUT
         while self._is_left_mounted(container_id) and time.monotonic() < deadline:
             time.sleep(_POLL)
         super().start(container_id)
@@ -46,8 +47,8 @@ class Podman(Docker):
         details = self._inspect(container_id)
         return not details["State"]["Running"] and "MergedDir" in (details["GraphDriver"]["Data"] or {})
 
-    def _begin(self, container_id: str, command: Sequence[str], deadline: float) -> str:
-        """Attached until it ends: Podman 4.3 goes on to call a detached one running after that."""
+    def _start_exec(self, container_id: str, command: Sequence[str], deadline: float) -> str:
+        """Attach until the command ends: Podman 4.3 reports a detached command as running after its end."""
         job: str = self._sdk.exec_create(container_id, list(command), stderr=False)["Id"]
         with contextlib.closing(self._sdk.exec_start(job, socket=True)) as output:
             while select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:

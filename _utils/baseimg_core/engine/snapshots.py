@@ -1,4 +1,4 @@
-"""Layers in containerd's overlayfs snapshotter: where they are, and whether one still has its own content."""
+"""Layers in containerd's overlayfs snapshotter: their directories, and the check of their original content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GZIP = b"\x1f\x8b"
 
 
 class Directories(Sequence[str]):
-    """The directories of an image's layers, bottom first, which are only asked for when they are looked at."""
+    """The directories of an image's layers, bottom first. Resolved on first access."""
 
     def __init__(self, snapshots: Snapshots, chain: list[str]) -> None:
         self._snapshots, self._chain = snapshots, chain
@@ -35,11 +35,11 @@ class Directories(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        return self._snapshots.look(self._chain)[index]
+        return self._snapshots.of_chain(self._chain)[index]
 
 
 class Snapshots:
-    """The layers of one containerd, as they are during one operation."""
+    """The layers of one containerd, cached for one operation."""
 
     def __init__(self, ctr: Ctr) -> None:
         self.ctr = ctr
@@ -48,29 +48,29 @@ class Snapshots:
 
     @cached_property
     def _keys(self) -> set[str]:
-        return {row[0] for row in self.ctr.rows("snapshots", "--snapshotter", SNAPSHOTTER, "ls")}
+        return {row[0] for row in self.ctr.table("snapshots", "--snapshotter", SNAPSHOTTER, "ls")}
 
     def directories(self, diff_ids: tuple[str, ...]) -> Directories:
-        """The directories of an image's layers; raises :class:`NotUnpacked`."""
+        """Return the directories of an image's layers; raise :class:`NotUnpacked`."""
         chain = ids.chain_ids(diff_ids)
         if chain[-1] not in self._keys:
             raise self._not_unpacked(chain[-1])
         return Directories(self, chain)
 
-    def look(self, chain: list[str]) -> tuple[str, ...]:
-        """The directories of a chain of layers, given by their chain IDs."""
+    def of_chain(self, chain: list[str]) -> tuple[str, ...]:
+        """Return the directories of a chain of layers, given by their chain IDs, bottom first."""
         if chain[-1] not in self._known:
-            found = self._view(chain[-1])
-            if len(found) != len(chain):
-                # Docker's old builder leaves a snapshot of its own below each layer that a command made
-                found = tuple(self._known.get(one) or self._view(one)[-1] for one in chain)
-            self._known.update(zip(chain, found, strict=True))
-        return tuple(self._known[one] for one in chain)
+            directories = self._view(chain[-1])
+            if len(directories) != len(chain):
+                # Docker's classic builder leaves an extra snapshot below each layer of a RUN
+                directories = tuple(self._known.get(key) or self._view(key)[-1] for key in chain)
+            self._known.update(zip(chain, directories, strict=True))
+        return tuple(self._known[key] for key in chain)
 
     def _view(self, chain_id: str) -> tuple[str, ...]:
         try:
             return self.ctr.directories(chain_id)
-        except Absent:  # removed while we looked
+        except Absent:  # removed meanwhile
             raise self._not_unpacked(chain_id) from None
 
     def _not_unpacked(self, chain_id: str) -> NotUnpacked:
@@ -82,38 +82,40 @@ class Snapshots:
                 if entry.is_dir(follow_symlinks=False):
                     yield entry.path
 
-    def holds(self, diff_id: str, directory: str) -> bool | None:
+    def matches_layer_digest(self, diff_id: str, directory: str) -> bool | None:
         """
-        Whether a directory has every content of a layer and no other path, by the blob that it was unpacked from;
-        ``None`` without one.
+        Compare the files and paths of a directory with the blob that the layer ``diff_id`` was unpacked from.
 
-        As with ``docker save``'s check, this proves nothing of owners, modes and times.
+        Owners, modes and times are not compared; neither does the check of ``docker save``.
+
+        Returns:
+            True if every file's content and every path are equal, ``None`` if no readable blob is kept.
         """
-        for line in self.ctr.rows("content", "ls", f'labels."containerd.io/uncompressed"=={diff_id}'):
-            with self.ctr.content(line[0]) as blob:
-                found = _compare(blob, diff_id, os.fsencode(directory))
-            if found is not None:
-                return found
+        for row in self.ctr.table("content", "ls", f'labels."containerd.io/uncompressed"=={diff_id}'):
+            with self.ctr.stream_blob(row[0]) as blob:
+                matches = _compare(blob, diff_id, os.fsencode(directory))
+            if matches is not None:
+                return matches
         return None
 
 
 class OnSnapshots:
-    """What engines have in common whose layers are a containerd's snapshots."""
+    """Methods of engines whose layers are containerd snapshots."""
 
     _snapshots: Snapshots
 
-    def holds(self, _chain_id: str, diff_id: str, directory: str) -> bool | None:
-        return self._snapshots.holds(diff_id, directory)
+    def matches_layer_digest(self, _chain_id: str, diff_id: str, directory: str) -> bool | None:
+        return self._snapshots.matches_layer_digest(diff_id, directory)
 
-    def headers(self, _chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+    def original_tar_headers(self, _chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
         return None
 
     def layers(self) -> Iterator[str]:
         return self._snapshots.layers()
 
 
-class _Hashing(io.RawIOBase):
-    """A stream whose digest is known when it was read to its end."""
+class _HashingReader(io.RawIOBase):
+    """A stream that hashes what is read from it."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream, self.sha = stream, hashlib.sha256()
@@ -125,13 +127,13 @@ class _Hashing(io.RawIOBase):
 
 
 def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | None:
-    stream = _Hashing(gzip.GzipFile(fileobj=blob) if blob.peek(2)[:2] == _GZIP else blob)
+    stream = _HashingReader(gzip.GzipFile(fileobj=blob) if blob.peek(2)[:2] == _GZIP else blob)
     try:
         with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
             members = list(_checked(tar, directory))
         while stream.read(CHUNK):
             pass
-    except (tarfile.TarError, zlib.error, EOFError, OSError):  # damaged, or compressed otherwise: it proves nothing
+    except (tarfile.TarError, zlib.error, EOFError, OSError):  # damaged, or an unknown compression: no proof
         return None
     if "sha256:" + stream.sha.hexdigest() != diff_id:
         return None
@@ -141,11 +143,11 @@ def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | 
 
 def _checked(tar: tarfile.TarFile, directory: bytes) -> Iterator[tuple[tarfile.TarInfo, bool]]:
     for member in tar:
-        yield member, _same(tar, member, directory)
+        yield member, _has_same_content(tar, member, directory)
 
 
-def _same(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: bytes) -> bool:
-    """Whether a file of the tar is in the directory as it is there; anything else counts as being so."""
+def _has_same_content(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: bytes) -> bool:
+    """True if a regular file of the tar has the same content in the directory; True for every other member."""
     content = tar.extractfile(member) if member.isreg() else None
     name = os.fsencode(member.name)
     if content is None or os.path.basename(name).startswith(b".wh."):

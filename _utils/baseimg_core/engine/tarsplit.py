@@ -1,10 +1,10 @@
 """
-What Docker remembers of the layers it unpacked, to prove that a directory still holds a layer's own content.
+Docker's tar-split records, which prove that a directory still holds a layer's original content.
 
-For every layer Docker keeps its tar without the files' contents (the tar-split format: JSON lines, gzip; "type" 1 is a
-file whose content lies in the layer's directory, 2 is raw bytes of the tar). Together with the contents it is the
-original tar again, whose digest is the diff ID. That is what ``docker save`` checks, too. Beside each content's size
-stands its CRC-64 (:mod:`model.legacy.crc64`, big-endian), which tells one file's content from another's.
+For every layer Docker keeps the tar without the contents of files (tar-split format: gzipped JSON lines; "type" 1 is a
+file whose content is in the layer's directory, "type" 2 is raw bytes of the tar). Record and contents together give the
+original tar, whose digest is the diff ID. ``docker save`` does the same check. A record also has the size of each
+file's content and its CRC-64 (:mod:`model.legacy.crc64`, big-endian).
 """
 
 from __future__ import annotations
@@ -30,10 +30,17 @@ _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, 
 
 def matches(record: str, directory: str, diff_id: str) -> bool:
     """
-    Whether ``directory`` holds every content of the layer ``diff_id``, whose tar-split file is ``record``, and no path
-    that is not in it.
+    Compare the files and paths of a directory with the layer ``diff_id``.
 
-    Owners, modes and times are in the record itself, so of those this proves nothing.
+    Owners, modes and times come from the record, so they are not checked.
+
+    Args:
+        record: Path of the layer's tar-split file.
+        directory: The directory to check.
+        diff_id: The layer's diff ID.
+
+    Returns:
+        True if every file's content and every path are equal.
     """
     root, sha = os.fsencode(directory), hashlib.sha256()
     try:
@@ -48,21 +55,23 @@ def matches(record: str, directory: str, diff_id: str) -> bool:
 
 
 def _empty_files_are_empty(infos: list[tarfile.TarInfo], directory: bytes) -> bool:
-    """A file without content takes no part in the digest, whatever has been written to it."""
+    """Check files that are empty in the layer: their content takes no part in the digest."""
     last = {info.name: info for info in infos}
     empty = (os.fsencode(name) for name, info in last.items() if info.isreg() and not info.size)
     kept = (name for name in empty if not os.path.basename(name).startswith(WHITEOUT_PREFIX))
-    return all(stat.S_ISREG(st.st_mode) and not st.st_size for st in (os.lstat(directory + b"/" + one) for one in kept))
+    return all(
+        stat.S_ISREG(st.st_mode) and not st.st_size for st in (os.lstat(directory + b"/" + name) for name in kept)
+    )
 
 
 def names(infos: list[tarfile.TarInfo]) -> set[bytes]:
-    """Every path that the layer's tar names, as the engine makes it of an entry, with the directories above it."""
-    found: set[bytes] = set()
+    """Every path that the engine creates from the layer's tar, parent directories included."""
+    names: set[bytes] = set()
     for info in infos:
         parts = [part.removeprefix(WHITEOUT_PREFIX) for part in os.fsencode(info.name).split(b"/")]
         parts = [part for part in parts if part not in (b"", b".")]
-        found |= {b"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
-    return found
+        names |= {b"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    return names
 
 
 def paths(directory: bytes) -> set[bytes]:
@@ -76,9 +85,9 @@ def paths(directory: bytes) -> set[bytes]:
 
 def headers(record: str) -> list[tuple[tarfile.TarInfo, bytes]] | None:
     """
-    The headers of the layer's tar in order, each with the checksum of its content (empty where there is no content).
+    Return the headers of the layer's tar in order, each with the checksum of its content (empty without content).
 
-    ``None`` where ``record`` is damaged. Names are decoded with ``surrogateescape``.
+    Returns ``None`` if ``record`` is damaged. Names are decoded with ``surrogateescape``.
     """
     skeleton = _Skeleton()
     try:
@@ -94,12 +103,12 @@ def headers(record: str) -> list[tuple[tarfile.TarInfo, bytes]] | None:
 
 
 class _Skeleton(io.RawIOBase):
-    """A tar without the contents of its files, which read as zeros."""
+    """A tar whose file contents read as zeros."""
 
     def __init__(self) -> None:
         self.checksums: dict[int, bytes] = {}
         self._starts: list[int] = []
-        self._parts: list[bytes | int] = []  # bytes that are there, or a number of those that are not
+        self._parts: list[bytes | int] = []  # bytes, or the number of bytes that are left out
         self._size = self._position = 0
 
     def add(self, data: bytes) -> None:
@@ -123,16 +132,16 @@ class _Skeleton(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        wanted = max(self._size - self._position, 0) if size < 0 else min(size, max(self._size - self._position, 0))
-        found = b""
-        while len(found) < wanted:
+        length = max(self._size - self._position, 0) if size < 0 else min(size, max(self._size - self._position, 0))
+        read = b""
+        while len(read) < length:
             index = bisect.bisect_right(self._starts, self._position) - 1
             part, start = self._parts[index], self._position - self._starts[index]
-            left = wanted - len(found)
+            left = length - len(read)
             data = part[start : start + left] if isinstance(part, bytes) else bytes(min(part - start, left))
             self._position += len(data)
-            found += data
-        return found
+            read += data
+        return read
 
 
 def _items(record: str) -> Iterator[dict[str, Any]]:
@@ -153,7 +162,7 @@ def _tar(record: str, directory: bytes) -> Iterator[bytes]:
 def _content(directory: bytes, name: bytes, size: int) -> Iterator[bytes]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(os.path.join(directory, name), flags), "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size != size:  # its beginning alone could have the right digest
+        if os.fstat(file.fileno()).st_size != size:  # a longer file could begin with the right content
             return
         while size and (data := file.read(min(size, CHUNK))):
             size -= len(data)

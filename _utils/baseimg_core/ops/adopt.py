@@ -87,7 +87,7 @@ class _Attempt:
     def _restore(self, staging: str) -> str:
         """Fill ``staging``; returns why that is not the pristine content, empty where it is."""
         base, engine = self.base, self.context.engine
-        headers = engine.headers(base.chain_id)
+        headers = engine.original_tar_headers(base.chain_id)
         if headers is None:
             return "the engine keeps no record of what the layer held"
         total = sum(info.size for info, _checksum in headers)
@@ -103,7 +103,7 @@ class _Attempt:
         if made.missing:
             listed = ", ".join(overlay.shown(path) for path in made.missing[:3])
             return f"{len(made.missing)} of {len(headers)} paths are nowhere as the engine recorded them: {listed}, …"
-        if not engine.holds(base.chain_id, base.diff_ids[-1], staging):
+        if not engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], staging):
             return "what was found does not have the diff ID of the layer"
         return ""
 
@@ -137,7 +137,7 @@ def _base(engine: Engine, old: Old) -> Base:
             "remove the scripts' files tmp/baseimg.properties and backup/",
         )
     chain_id = found.pop()
-    own = [image for image in bases.users(engine, chain_id) if image.chain_id == chain_id]
+    own = [image for image in bases.images_on(engine, chain_id) if image.chain_id == chain_id]
     tags = [tag for image in own for tag in image.tags if ids.tag(tag) == _first_version(old)]
     return bases.by_chain(engine, chain_id, tags[0] if tags else None)
 
@@ -148,7 +148,7 @@ def _first_version(old: Old) -> str:
 
 
 def _first_record(base: Base, old: Old) -> Record:
-    record = bases.first_record(base)
+    record = bases.pristine_record(base)
     if ids.is_digest(base.reference) and old.backups:  # no image has a name here, so no tag tells the version
         record.pristine.version = _first_version(old)
     return record
@@ -182,7 +182,7 @@ def _result(context: Context, base: Base, record: Record, old: Old, attempt: _At
         "missing": [overlay.shown(path) for path in attempt.missing[:_LISTED]] if attempt else [],
         "removable": removable,
         "space": sum(space.measure(path)[0] for path in removable),
-        "images": [image.name for image in bases.users(context.engine, base.chain_id)],
+        "images": [image.name for image in bases.images_on(context.engine, base.chain_id)],
         "hint": _hint(record, old, removable),
     }
 

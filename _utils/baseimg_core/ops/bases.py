@@ -74,7 +74,7 @@ def _by_record(engine: Engine, name: str) -> Base:
 
 def by_chain(engine: Engine, chain_id: str, reference: str | None = None) -> Base:
     """The base with this chain ID, found in any image that is built on it; raises :class:`BaseAbsent`."""
-    images = users(engine, chain_id)
+    images = images_on(engine, chain_id)
     if not images:
         raise BaseAbsent(f"no image on this node is built on {reference or chain_id}")
     own = [image for image in images if image.chain_id == chain_id and image.tags]
@@ -82,13 +82,13 @@ def by_chain(engine: Engine, chain_id: str, reference: str | None = None) -> Bas
     return _base(image, image.height(chain_id), reference or (own[0].name if own else chain_id))
 
 
-def users(engine: Engine, chain_id: str) -> list[Image]:
+def images_on(engine: Engine, chain_id: str) -> list[Image]:
     """Every image whose first layers are the base's, the base's own images included, by name."""
     found = [image for image in engine.images() if image.height(chain_id)]
     return sorted(found, key=lambda image: (not image.tags, image.name))
 
 
-def running(engine: Engine, images: list[Image]) -> list[Container]:
+def running_containers(engine: Engine, images: list[Image]) -> list[Container]:
     """Every running container of these images."""
     image_ids = {image.id for image in images}
     return [container for container in engine.containers() if container.image_id in image_ids]
@@ -105,9 +105,9 @@ def check_swappable(engine: Engine, base: Base) -> None:
             f"{base.directory} lies outside of {engine.layers_root}, in a store that others share or that is read-only",
             "converge the base where that store is filled, or pull the image into this engine's own store",
         )
-    images = users(engine, base.chain_id)
+    images = images_on(engine, base.chain_id)
     mounts.check_host()
-    for container in running(engine, images):
+    for container in running_containers(engine, images):
         mounts.check_options(container.pid)
     check_alone(images, base)
 
@@ -124,7 +124,7 @@ def check_alone(images: list[Image], base: Base) -> None:
             )
 
 
-def mounted_by(base: Base, record: Record | None) -> Callable[[Container], int | None]:
+def generation_finder(base: Base, record: Record | None) -> Callable[[Container], int | None]:
     """Tells which generation a running container has as part of its root, ``None`` where that cannot be told."""
     live = record.current if record else 0
     places = {number: base.store.path(record, number) for number in record.present} if record else {}
@@ -136,8 +136,8 @@ def containers(
 ) -> dict[str, list[str]]:
     """Running containers on the base: on generation ``current``, on an older one, and where it cannot be told."""
     found: dict[str, list[str]] = {"current": [], "outdated": [], "unknown": []}
-    mounted = mounted_by(base, record)
-    for container in running(engine, images):
+    mounted = generation_finder(base, record)
+    for container in running_containers(engine, images):
         generation = mounted(container)
         key = "unknown" if generation is None else "current" if generation == current else "outdated"
         found[key].append(container.name)
@@ -147,9 +147,9 @@ def containers(
 def status(engine: Engine, base: Base) -> dict[str, Any]:
     """What this node shows for one base."""
     found = base.store.read()
-    record = found or first_record(base)
+    record = found or pristine_record(base)
     current = record.generations[record.current]
-    images = users(engine, base.chain_id)
+    images = images_on(engine, base.chain_id)
     kept = [record.generations[number] for number in record.present]
     return {
         "base": record.reference,
@@ -171,20 +171,20 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
     }
 
 
-def first_record(base: Base) -> Record:
+def pristine_record(base: Base) -> Record:
     """The record of a base to which nothing was applied yet: its live content is the pristine generation."""
     pristine = Generation(0, base.version, base.chain_id, base.store.inode, activated=now())
     return Record(base.reference, base.chain_id, base.diff_ids, {0: pristine})
 
 
-def begin(engine: Engine, base: Base) -> Record:
+def initial_record(engine: Engine, base: Base) -> Record:
     """
     The record to begin with, where there is none; raises :class:`ContentUnknown` where the base's content is not the
     original, because the shell scripts that baseimg replaces have updated it.
     """
     for directory in (base.directory, *base.lower):
         check_original(engine, directory)
-    return first_record(base)
+    return pristine_record(base)
 
 
 def check_owners(engine: Engine, what: str) -> None:
@@ -219,7 +219,7 @@ def _legacy_version(engine: Engine, base: Base) -> str:
 
 def recorded(engine: Engine) -> list[Base]:
     """Every base that has a record on this node, by reference."""
-    found = [by_chain(engine, record.chain_id, record.reference) for record in _records(engine)]
+    found = [by_chain(engine, record.chain_id, record.reference) for record in _read_records(engine)]
     return sorted(found, key=lambda base: base.reference)
 
 
@@ -235,7 +235,7 @@ def survey(engine: Engine) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: (one["base"], one["path"]))
 
 
-def _records(engine: Engine) -> Iterator[Record]:
+def _read_records(engine: Engine) -> Iterator[Record]:
     for layer in engine.layers():
         record = Store(layer).read()
         if record:

@@ -86,14 +86,14 @@ def plan(
         base = find(context.engine, name, catalogue, chain_id)
         runner.check(context.engine, policy)
         healed = ops_repair.compose(context.engine, base) if repair else None
-        record = healed or base.store.read() or bases.begin(context.engine, base)
+        record = healed or base.store.read() or bases.initial_record(context.engine, base)
         drifted = repair and tamper.mark(base, record)
         wanted = decide(record, version, catalogue)
         current = record.generations[record.current]
         changed = wanted.generation is not current
         if changed:
             _check(context, base, record, wanted)
-        images = bases.users(context.engine, base.chain_id)
+        images = bases.images_on(context.engine, base.chain_id)
         after = wanted.generation.number if wanted.generation else None
         totals = [catalogue.manifest(step).totals for step in wanted.route]
         return {
@@ -108,19 +108,19 @@ def plan(
             "containers": bases.containers(context.engine, base, record, images, after),
             "protected": _protected(context, base, record, images),
             "impact": impact.preview(context, base, record, images, catalogue, wanted.route) if wanted.route else None,
-            "restart": restart.foretell(context.engine, base, record, policy, after),
+            "restart": restart.preview(context.engine, base, record, policy, after),
         }
 
 
 def rollback(context: Context, name: str, to: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
     """Swap a generation that is present back in: the previous one, a named version, or ``pristine``."""
-    base, policy = bases.locate(context.engine, name), policy.on_the_way_back()
+    base, policy = bases.locate(context.engine, name), policy.for_rollback()
     _begin(context, base, policy)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover()
         if record is None:
             if to in ("pristine", base.version):
-                return _result(context, base, bases.begin(context.engine, base), None, Outcome(policy.mode))
+                return _result(context, base, bases.initial_record(context.engine, base), None, Outcome(policy.mode))
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
         try:
             wanted = _way_back(base, record, to)
@@ -196,18 +196,18 @@ def _reach(
     _begin(context, base, policy)
     healed = repair and ops_repair.heal(context, base)
     drifted = repair and tamper.settle(context, base)
-    record = base.store.read() or bases.begin(context.engine, base)
+    record = base.store.read() or bases.initial_record(context.engine, base)
     if not base.store.interrupted and not drifted:
         current = record.generations[record.current]
         if confirmed(record, version, catalogue) is current:
-            found = restart.look(context.engine, base, record, policy, record.current)
+            found = restart.plan_restarts(context.engine, base, record, policy, record.current)
             if not found.batches:
                 result = _result(context, base, record, None, Outcome(policy.mode, left=found.left))
                 return {**result, "repaired": healed}
     wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
     _check(context, base, record, wanted)
     with base.store.lock(context.lock_timeout, context.by):
-        record = base.store.recover() or bases.begin(context.engine, base)
+        record = base.store.recover() or bases.initial_record(context.engine, base)
         previous = record.previous
         wanted = decide(record, version, catalogue)
         generation = wanted.generation or stage(context, base, record, wanted, catalogue)
@@ -237,7 +237,7 @@ def _protected(context: Context, base: Base, record: Record, images: list[Image]
 def _begin(context: Context, base: Base, policy: Policy) -> None:
     """What an earlier run stopped does not wait until this one has all that it needs."""
     runner.check(context.engine, policy)
-    if restart.waiting(base):
+    if restart.unverified(base):
         with base.store.lock(context.lock_timeout, context.by):
             restart.recover(context, base)
 
@@ -273,7 +273,7 @@ def _result(
     context: Context, base: Base, record: Record, swapped: Swapped | None, restarted: Outcome
 ) -> dict[str, Any]:
     """What an operation returns."""
-    images = bases.users(context.engine, base.chain_id)
+    images = bases.images_on(context.engine, base.chain_id)
     current = record.generations[record.current]
     before = record.generations[swapped.before] if swapped else current
     return {

@@ -20,7 +20,7 @@ def fetch(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = find(context.engine, name, catalogue, chain_id)
-        record = base.store.read() or bases.begin(context.engine, base)
+        record = base.store.read() or bases.initial_record(context.engine, base)
         wanted = decide(record, version, catalogue)
         current = record.generations[record.current]
         needed = {step: catalogue.bundle(step) for step in wanted.route}

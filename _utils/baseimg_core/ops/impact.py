@@ -54,8 +54,8 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
     """
     base = bases.locate(context.engine, name, declared.chain_id if declared else None)
     stored = base.store.read()
-    record = stored or bases.first_record(base)
-    users = bases.users(context.engine, base.chain_id)
+    record = stored or bases.pristine_record(base)
+    users = bases.images_on(context.engine, base.chain_id)
     protected = {image.id for image in protection.protected(context, base, users)}
     places = {number: base.store.path(record, number) for number in record.present} if stored else {}
     containers = _containers(context.engine, users, record, places)

@@ -6,7 +6,7 @@ from ..context import Context
 from ..engine.base import Image
 from ..errors import ImageProtected
 from ..model.policy import protection
-from .bases import Base, users
+from .bases import Base, images_on
 
 _NAMED = 10
 
@@ -26,7 +26,7 @@ def protected(context: Context, base: Base, images: list[Image] | None = None) -
     patterns = context.protection.of(base.reference, base.chain_id)
     if not patterns:
         return []
-    candidates = users(context.engine, base.chain_id) if images is None else images
+    candidates = images_on(context.engine, base.chain_id) if images is None else images
     return [image for image in candidates if protection.protects(patterns, image.id, image.tags)]
 
 

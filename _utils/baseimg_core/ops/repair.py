@@ -10,7 +10,7 @@ from ..engine.base import Engine
 from ..errors import ContentUnknown, RecordInvalid
 from ..linux.oserrors import translate_os_errors
 from ..model.store.record import Generation, Record
-from .bases import Base, first_record
+from .bases import Base, pristine_record
 
 UNKNOWN = "unknown"
 
@@ -53,8 +53,8 @@ def compose(engine: Engine, base: Base) -> Record | None:
 def _begin_again(engine: Engine, base: Base, cause: RecordInvalid) -> Record:
     """A record of the pristine content alone, wherever it lies: the engine's own checksum of the layer proves it."""
     for path, inode in {base.store.live: base.store.inode, **base.store.places()}.items():
-        if engine.holds(base.chain_id, base.diff_ids[-1], path):
-            record = first_record(base)
+        if engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], path):
+            record = pristine_record(base)
             record.pristine.inode = inode
             return record
     raise RecordInvalid(

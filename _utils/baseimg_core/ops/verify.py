@@ -9,7 +9,7 @@ from ..disk.store.index import Finding
 from ..engine.base import Engine
 from ..model.store.record import Record
 from . import tamper
-from .bases import Base, first_record
+from .bases import Base, pristine_record
 
 
 def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
 
     Without ``deep`` no file's content is read, so the checksum is left out.
     """
-    record = base.store.read() or first_record(base)
+    record = base.store.read() or pristine_record(base)
     current = record.generations[record.current]
     kept = bool(record.pristine.inode)
     findings: list[Finding] = []
@@ -44,5 +44,5 @@ def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
 
 def _proof(engine: Engine, base: Base, record: Record) -> str:
     """Whether the engine's own checksum of the layer holds for the pristine content."""
-    holds = engine.holds(base.chain_id, base.diff_ids[-1], base.store.path(record, 0))
+    holds = engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], base.store.path(record, 0))
     return {True: "proven", False: "damaged", None: "unproven"}[holds]

@@ -1,8 +1,8 @@
 """
-Which containers are being restarted, so that none is lost when the process that does it dies.
+The journal of containers that are being restarted, so that none is lost when the process dies.
 
-A container is noted before it is stopped. The note goes when the whole operation has come to its end; whoever holds the
-base's lock and finds one knows that its writer did not get there.
+A container is in the journal before it is stopped, and leaves it when the whole operation ends. A holder of the lock of
+the base who finds a journal knows that an earlier run was interrupted or that a container failed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ FORMAT = 1
 
 @dataclass(slots=True)
 class Journal:
-    """
-    ``batches`` are IDs as they were restarted: batches of groups, oldest first. ``names`` has the names of all of them;
-    those that have ``passed`` their gate are no cause for worry, but go back with the others. ``way_back`` is the
-    generation that they ran on before, ``previous`` what the record called the previous one then.
-    """
+    """The containers that one or more runs have restarted."""
 
+    #: The generation that they ran on before.
     way_back: int | None = None
+    #: The record's previous generation before the swap.
     previous: int | None = None
+    #: IDs as they were restarted: batches of groups, oldest first.
     batches: list[list[list[str]]] = field(default_factory=list)
+    #: Their names, by ID.
     names: dict[str, str] = field(default_factory=dict)
+    #: IDs of those that have passed their gate. They go back with the others.
     passed: list[str] = field(default_factory=list)
     format: int = FORMAT
 
     @property
     def waiting(self) -> list[str]:
-        """The IDs of those that were stopped, and have not passed their gate since."""
+        """The IDs of containers that were stopped and have not passed their gate since."""
         return [key for key in self.names if key not in self.passed]
 
     def note(self, batch: Sequence[Sequence[str]], names: dict[str, str]) -> None:
@@ -45,14 +46,14 @@ class Journal:
         self.names.update(names)
 
     def forget(self, keys: Sequence[str]) -> None:
-        """As if these had never been noted."""
+        """Remove these containers from the journal."""
         groups = [[[key for key in group if key not in keys] for group in batch] for batch in self.batches]
         self.batches = [kept for batch in groups if (kept := [group for group in batch if group])]
         self.names = {key: name for key, name in self.names.items() if key not in keys}
         self.passed = [key for key in self.passed if key not in keys]
 
     def save(self, path: str) -> None:
-        """Replace the file; one that notes nothing is removed."""
+        """Replace the file, or remove it if the journal is empty."""
         with translate_os_errors(path):
             if self.names:
                 files.save(path, json.dumps(asdict(self), indent=1).encode() + b"\n")
@@ -61,19 +62,19 @@ class Journal:
 
 
 def read(path: str) -> Journal:
-    """What is noted; nothing where there is no file. Raises :class:`RecordInvalid`."""
+    """Read the journal; an absent file is an empty journal. Raises :class:`RecordInvalid`."""
     try:
         with open(path, "rb") as file:
             raw = json.load(file)
         if raw["format"] != FORMAT:
             raise RecordInvalid(f"{path} has format version {raw['format']}, this baseimg reads {FORMAT}")
-        found = Journal(**raw)
-        noted = [key for batch in found.batches for group in batch for key in group]
-        sound = sorted(noted) == sorted(found.names) and set(found.passed) <= found.names.keys()
+        journal = Journal(**raw)
+        noted = [key for batch in journal.batches for group in batch for key in group]
+        sound = sorted(noted) == sorted(journal.names) and set(journal.passed) <= journal.names.keys()
     except FileNotFoundError:
         return Journal()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise RecordInvalid(f"{path} is damaged: {exc.__class__.__name__}: {exc}") from exc
     if not sound:
         raise RecordInvalid(f"{path} is damaged: its batches are not the containers that it names")
-    return found
+    return journal

@@ -1,8 +1,8 @@
 """
-What is done about running containers when a base's content changes: the policy, as people declare it.
+The container policy: what to do about running containers when a base's content changes.
 
-Containers are chosen with selectors, in the manner of ``docker ps --filter``: a pattern of names (``shop-*``, or
-``name=shop-*``), or a label (``label=tier``, ``label=tier=web``, where the value may be a pattern, too).
+Selectors choose containers, similar to ``docker ps --filter``: a name pattern (``shop-*`` or ``name=shop-*``), or a
+label (``label=tier``, ``label=tier=web``). The label's value may be a pattern.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _GO_ON = "go on"
 _KEYS = frozenset({"mode", "parallel", "order", "timeout", "settle", "only", "except", "probe", "on_failure"})
 _PROBE_KEYS = frozenset({"match", "command", "url"})
 _SELECTORS = "a name pattern such as 'shop-*', 'label=KEY' or 'label=KEY=VALUE', or a list of these"
-_HIGHEST = 86_400  # seconds; more is a mistake
+_MAXIMUM = 86_400  # seconds; a larger value is a mistake
 
 
 class Named(Protocol):
-    """What selectors look at."""
+    """The properties that selectors match."""
 
     @property
     def name(self) -> str: ...
@@ -36,13 +36,13 @@ class Named(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Containers whose name matches ``pattern``, or, with a ``label``, whose value of that label does."""
+    """Matches containers whose name, or whose value of ``label``, matches ``pattern``."""
 
     pattern: str
     label: str = ""
 
-    def matches(self, one: Named) -> bool:
-        value = one.labels.get(self.label) if self.label else one.name
+    def matches(self, container: Named) -> bool:
+        value = container.labels.get(self.label) if self.label else container.name
         return value is not None and fnmatch.fnmatchcase(value, self.pattern)
 
 
@@ -51,32 +51,37 @@ Selectors = tuple[Selector, ...]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A command to run in a container, or a URL to ask from the node; for those containers that ``match`` chooses."""
+    """A health probe: either a command or a URL."""
 
+    #: The containers that this probe checks.
     match: Selectors = (Selector("*"),)
+    #: Words of a command that runs in the container.
     command: tuple[str, ...] = ()
+    #: URL that the node requests.
     url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """
-    ``keep`` touches nothing. ``restart`` stops and starts the containers that do not run on the current content:
-    ``parallel`` at once, in the ``order`` of these selectors; those that ``only`` chooses (all where it is empty) and
-    ``excluded`` does not.
+    """The policy of one base."""
 
-    Each must pass its gate within ``timeout`` seconds: the first of ``probes`` that matches it, else its health check,
-    else to run for ``settle`` seconds. ``on_failure`` says what comes next where one does not.
-    """
-
+    #: ``keep`` touches no container; ``restart`` stops and starts containers that do not run on the live content.
     mode: str = "keep"
+    #: Containers that may restart at the same time.
     parallel: int = 1
+    #: Containers of the first selector restart first.
     order: Selectors = ()
+    #: Seconds in which a container must pass its gate.
     timeout: float = 120
+    #: Seconds that a container without probe and health check must run.
     settle: float = 10
+    #: The containers that may restart; empty for all.
     only: Selectors = ()
+    #: The containers that never restart.
     excluded: Selectors = ()
+    #: The first probe that matches a container is its gate.
     probes: tuple[Probe, ...] = ()
+    #: What to do if a gate fails: ``rollback`` or ``halt``.
     on_failure: str = "rollback"
 
     @property
@@ -84,66 +89,72 @@ class Policy:
         return self.mode == "restart"
 
     @property
-    def goes_on(self) -> bool:
-        """Whether the others are restarted after one has failed."""
+    def continues_on_failure(self) -> bool:
+        """True if the remaining containers restart after one has failed."""
         return self.on_failure == _GO_ON
 
-    def on_the_way_back(self) -> Policy:
-        """
-        The policy for a rollback, which must not end on the content that it leads away from: one that fails there is
-        named, and the others get the old content all the same.
-        """
+    def for_rollback(self) -> Policy:
+        """The same policy for a rollback: a failed gate is reported, never answered by swapping forward again."""
         return replace(self, on_failure=_GO_ON) if self.on_failure == "rollback" else self
 
-    def chooses(self, one: Named) -> bool:
-        """Whether a container may be restarted because of itself."""
-        return not self.excludes(one) and (not self.only or matching(self.only, one))
+    def selects(self, container: Named) -> bool:
+        """True if ``only`` and ``except`` let the container restart."""
+        return not self.excludes(container) and (not self.only or matching(self.only, container))
 
-    def excludes(self, one: Named) -> bool:
-        """Whether a container may be restarted for no reason at all."""
-        return matching(self.excluded, one)
+    def excludes(self, container: Named) -> bool:
+        """True if the container must never be restarted."""
+        return matching(self.excluded, container)
 
-    def rank(self, one: Named) -> int:
-        """Its place in ``order``; what is not named there comes last."""
-        found = (place for place, selector in enumerate(self.order) if selector.matches(one))
-        return next(found, len(self.order))
+    def rank(self, container: Named) -> int:
+        """The index of the first selector of ``order`` that matches; containers without a match come last."""
+        matches = (index for index, selector in enumerate(self.order) if selector.matches(container))
+        return next(matches, len(self.order))
 
-    def probe(self, one: Named) -> Probe | None:
-        """The probe that decides about a container, if any."""
-        return next((probe for probe in self.probes if matching(probe.match, one)), None)
+    def probe(self, container: Named) -> Probe | None:
+        """The first probe that matches a container."""
+        return next((probe for probe in self.probes if matching(probe.match, container)), None)
 
 
-def matching(selectors: Iterable[Selector], one: Named) -> bool:
-    """Whether one of them chooses the container."""
-    return any(selector.matches(one) for selector in selectors)
+def matching(selectors: Iterable[Selector], container: Named) -> bool:
+    """True if a selector matches the container."""
+    return any(selector.matches(container) for selector in selectors)
 
 
 def parse(raw: object, key: str = "containers") -> Policy:
-    """A policy, checked, with defaults: ``keep`` or ``restart``, or a mapping with ``mode`` and more."""
+    """
+    Parse and validate a policy.
+
+    Args:
+        raw: ``keep``, ``restart``, or a mapping with ``mode`` and other keys.
+        key: The pillar key, for messages.
+
+    Raises:
+        ArgumentInvalid: A key or a value is wrong.
+    """
     raw = {"mode": raw} if isinstance(raw, str) else raw
     given = validation.fields(raw, _KEYS, key, f"one of: {', '.join(MODES)}, or a mapping with mode and more")
     default = Policy()
-    found = Policy(
+    policy = Policy(
         mode=_choice(given, "mode", MODES, default.mode, key),
         parallel=int(_number(given, "parallel", 1, default.parallel, key, "a number of containers, 1 or more", int)),
         order=_selectors(given.get("order"), f"{key}:order"),
-        timeout=_number(given, "timeout", 1, default.timeout, key, f"seconds, 1 to {_HIGHEST}"),
-        settle=_number(given, "settle", 0, default.settle, key, f"seconds, 0 to {_HIGHEST}"),
+        timeout=_number(given, "timeout", 1, default.timeout, key, f"seconds, 1 to {_MAXIMUM}"),
+        settle=_number(given, "settle", 0, default.settle, key, f"seconds, 0 to {_MAXIMUM}"),
         only=_selectors(given.get("only"), f"{key}:only"),
         excluded=_selectors(given.get("except"), f"{key}:except"),
         probes=_probes(given.get("probe"), f"{key}:probe"),
         on_failure=_choice(given, "on_failure", ON_FAILURE, default.on_failure, key),
     )
-    if found.settle > found.timeout:
-        raise wrong(f"{key}:settle", found.settle, f"no more than the timeout, {found.timeout:g}")
-    return found
+    if policy.settle > policy.timeout:
+        raise wrong(f"{key}:settle", policy.settle, f"no more than the timeout, {policy.timeout:g}")
+    return policy
 
 
 def _choice(given: Mapping[str, Any], name: str, known: tuple[str, ...], default: str, key: str) -> str:
-    found = given.get(name, default)
-    if found not in known:
-        raise wrong(f"{key}:{name}", found, f"one of: {', '.join(known)}")
-    return str(found)
+    value = given.get(name, default)
+    if value not in known:
+        raise wrong(f"{key}:{name}", value, f"one of: {', '.join(known)}")
+    return str(value)
 
 
 def _number(
@@ -155,21 +166,21 @@ def _number(
     expected: str,
     kind: type[int] | type[float] = float,
 ) -> float:
-    found = given.get(name, default)
-    if not isinstance(found, int | kind) or isinstance(found, bool) or not lowest <= found <= _HIGHEST:
-        raise wrong(f"{key}:{name}", found, expected)
-    return found
+    value = given.get(name, default)
+    if not isinstance(value, int | kind) or isinstance(value, bool) or not lowest <= value <= _MAXIMUM:
+        raise wrong(f"{key}:{name}", value, expected)
+    return value
 
 
 def _selectors(raw: object, key: str) -> Selectors:
     listed = [] if raw is None else raw if isinstance(raw, list | tuple) else [raw]
-    return tuple(_selector(one, key) for one in listed)
+    return tuple(_selector(selector, key) for selector in listed)
 
 
 def _selector(raw: object, key: str) -> Selector:
     if not isinstance(raw, str) or not raw or not raw.isprintable():
         raise wrong(key, raw, _SELECTORS)
-    kind, equals, rest = raw.partition("=")  # the name of a container has none
+    kind, equals, rest = raw.partition("=")  # container names have no "="
     if not equals:
         return Selector(raw)
     if kind == "name" and rest:
@@ -185,7 +196,7 @@ def _probes(raw: object, key: str) -> tuple[Probe, ...]:
         return ()
     if not isinstance(raw, list | tuple):
         return (_probe(raw, key),)
-    return tuple(_probe(one, f"{key}:{number}") for number, one in enumerate(raw))
+    return tuple(_probe(probe, f"{key}:{number}") for number, probe in enumerate(raw))
 
 
 def _probe(raw: object, key: str) -> Probe:
@@ -196,13 +207,13 @@ def _probe(raw: object, key: str) -> Probe:
     if "url" in given:
         url = given["url"]
         if not isinstance(url, str) or not url.startswith(("http://", "https://")) or not url.isprintable():
-            raise wrong(f"{key}:url", url, "an address that the node can ask, http://… or https://…")
+            raise wrong(f"{key}:url", url, "a URL that the node can request, http://… or https://…")
         return Probe(match, url=url)
     return Probe(match, command=_command(given["command"], f"{key}:command"))
 
 
 def _command(raw: object, key: str) -> tuple[str, ...]:
-    """A text is for the container's shell, as in ``HEALTHCHECK CMD``; a list is run as it is."""
+    """A string runs in the container's shell, as with ``HEALTHCHECK CMD``; a list of words runs without a shell."""
     if isinstance(raw, str) and raw.strip():
         return ("/bin/sh", "-c", raw)
     if isinstance(raw, list | tuple) and raw and all(isinstance(word, str) for word in raw):

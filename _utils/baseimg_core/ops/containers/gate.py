@@ -1,4 +1,4 @@
-"""Whether a container that was started works: its probe decides, else its health check, else time."""
+"""The gate of a started container: its probe decides, else its health check, else time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ...engine.base import Container, Engine
 from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, EngineUnreachable
 from ...model.containers.policy import Policy, Probe
 
-_TRY = 10  # seconds for one try of a probe: the first may come before anybody listens
-_LAST = 20  # log lines that are shown of a container that failed
+_TRY = 10  # seconds for one try of a probe; the first may come before the application listens
+_LOG_LINES = 20  # log lines of a failed container
 
 
 class Failed(Exception):
-    """A container did not pass its gate; the message says why, as the rest of a sentence that begins with its name."""
+    """A container did not pass its gate. The message completes a sentence that begins with the container's name."""
 
 
 class Gate:
     """
-    The gate of one container that has just been started.
+    The gate of one container that was just started.
 
-    :meth:`passed` looks once. A container without probe and health check must not end or be restarted by its policy;
-    one that has them may, as long as its policy starts it again: what counts is that it works in time.
+    A container without probe and health check must not end, or be restarted by its policy. A container with one of them
+    may, as long as its policy starts it again and it works in time.
     """
 
     def __init__(self, engine: Engine, container: Container, policy: Policy) -> None:
@@ -32,23 +32,23 @@ class Gate:
         self._engine, self._policy = engine, policy
         self._probe = policy.probe(container)
         self._began = time.monotonic()
-        self._lacking = "was not looked at"
+        self._lacking = "was not checked"
 
     def passed(self) -> bool:
-        """Whether it works, ``False`` for not yet; raises :class:`Failed`."""
+        """Check the container once. Returns False for "not yet"; raises :class:`Failed`."""
         try:
-            works = self._look()
-        except EngineUnreachable as exc:  # it may be restarting itself
-            self._lacking = f"cannot be asked: {exc.message}"
+            works = self._check_once()
+        except EngineUnreachable as exc:  # the engine may be restarting
+            self._lacking = f"is unknown: {exc.message}"
             works = False
         if not works and time.monotonic() - self._began >= self._policy.timeout:
             raise Failed(f"{self._lacking}, {self._policy.timeout:g} s after it was started")
         return works
 
-    def _look(self) -> bool:
+    def _check_once(self) -> bool:
         try:
             now = self._engine.container(self.container.id)
-        except ContainerUnknown:  # somebody removed it, so there is nothing left that could work
+        except ContainerUnknown:  # removed meanwhile: nothing is left to check
             return True
         if now.state in ("created", "exited", "dead"):
             raise Failed(f"has ended with exit code {now.exit_code}")
@@ -67,14 +67,14 @@ class Gate:
     def _answers(self, probe: Probe) -> bool:
         left = self._began + self._policy.timeout - time.monotonic()
         seconds = max(1.0, min(_TRY, left))
-        self._lacking = _ask(probe.url, seconds) if probe.url else self._run(probe.command, seconds)
+        self._lacking = _probe_url(probe.url, seconds) if probe.url else self._run(probe.command, seconds)
         return not self._lacking
 
     def _run(self, command: tuple[str, ...], seconds: float) -> str:
         try:
             code = self._engine.execute(self.container.id, command, seconds)
         except ContainerRefused as exc:
-            return f"does not run its probe ({exc.message})"
+            return f"cannot run its probe: {exc.message}"
         except TimeoutError:
             return f"has a probe that takes longer than {seconds:.0f} s"
         return f"has a probe that exits with {code}" if code else ""
@@ -83,8 +83,8 @@ class Gate:
         return f"{self.container.name} {self._lacking}"
 
 
-def _ask(url: str, seconds: float) -> str:
-    """What is wrong with the answer of ``url``; nothing where it is 2xx. Never through a proxy: it is a local one."""
+def _probe_url(url: str, seconds: float) -> str:
+    """Request ``url`` without a proxy. Returns an empty string for a 2xx response, else the failure."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=seconds) as answer:
@@ -92,13 +92,13 @@ def _ask(url: str, seconds: float) -> str:
     except urllib.error.HTTPError as exc:
         status = exc.code
     except (OSError, ValueError, ssl.SSLError, urllib.error.URLError) as exc:
-        return f"has a probe without an answer: {url}: {getattr(exc, 'reason', exc)}"
-    return "" if 200 <= status < 300 else f"has a probe that is answered with {status}: {url}"
+        return f"has a probe without a response: {url}: {getattr(exc, 'reason', exc)}"
+    return "" if 200 <= status < 300 else f"has a probe that returns status {status}: {url}"
 
 
 def last_lines(engine: Engine, container: Container) -> list[str]:
-    """The end of a container's log, as far as it can be had."""
+    """The last lines of a container's log; nothing if the log cannot be read."""
     try:
-        return engine.logs(container.id, _LAST)
+        return engine.logs(container.id, _LOG_LINES)
     except BaseimgError:
         return []

@@ -14,7 +14,7 @@ from ...model.containers.policy import Policy
 from .gate import Failed, Gate, last_lines
 
 POINTS = ("restart.noted", "restart.stopped", "restart.started", "restart.gated", "back.swapped", "back.started")
-_POLL = 0.2  # seconds between two looks at containers
+_POLL = 0.2  # seconds between two checks of containers
 Group = tuple[Container, ...]
 Batch = tuple[Group, ...]
 Failures = dict[str, dict[str, Any]]
@@ -30,32 +30,32 @@ trace: Callable[[str], None] = _ignore
 
 
 def check(engine: Engine, policy: Policy) -> None:
-    """Refuse a policy that this engine cannot follow."""
+    """Refuse a restart policy for an engine whose containers baseimg does not restart."""
     if policy.restarts and not engine.restarts:
         raise ContainerRefused(
-            f"containers of {engine.storage} are not restarted by baseimg",
+            f"baseimg does not restart containers of {engine.storage}",
             "declare 'containers: keep', and have their own manager restart them (kubectl rollout restart)",
         )
 
 
-class Bouncer:
-    """Stops and starts by a policy; ``waiting`` is told what is being waited for."""
+class ContainerRestarter:
+    """Stops and starts containers by a policy. ``waiting`` is called with what the restart waits for."""
 
     def __init__(self, engine: Engine, policy: Policy, waiting: Callable[[str], None]) -> None:
         self._engine, self._policy, self._waiting = engine, policy, waiting
 
-    def bounce(self, batch: Batch) -> dict[str, str]:
+    def restart_batch(self, batch: Batch) -> dict[str, str]:
         """
-        Stop and start each group, all groups at the same time; returns why some cannot be, by ID.
+        Stop and start all groups of a batch concurrently; return the reasons of refusals by container ID.
 
-        Never restart(1): that keeps the old content mounted.
+        Uses stop and start, because the engine's restart keeps the old mount.
         """
         with ThreadPoolExecutor(max(1, len(batch))) as pool:
-            done = list(pool.map(self._bounce_group, batch))
+            done = list(pool.map(self._restart_group, batch))
         trace("restart.started")
         return {key: reason for refused in done for key, reason in refused.items()}
 
-    def _bounce_group(self, group: Group) -> dict[str, str]:
+    def _restart_group(self, group: Group) -> dict[str, str]:
         refused: dict[str, str] = {}
         self._each(self._stop, group[::-1], refused)
         trace("restart.stopped")
@@ -63,32 +63,42 @@ class Bouncer:
         return refused
 
     def _each(self, work: Callable[[str], None], group: Sequence[Container], refused: dict[str, str]) -> None:
-        for one in group:
+        for container in group:
             try:
-                with contextlib.suppress(ContainerUnknown):  # somebody has removed it
-                    self.patiently(work, one.id)
+                with contextlib.suppress(ContainerUnknown):  # removed meanwhile
+                    self.retry_unreachable(work, container.id)
             except ContainerRefused as exc:
-                refused[one.id] = f"does not stop and start: {exc.message}"
+                refused[container.id] = f"cannot be stopped and started: {exc.message}"
 
     def _stop(self, container_id: str) -> None:
         self._engine.stop(container_id, self._policy.timeout)
 
     def wait(self, batch: Batch, refused: dict[str, str], patient: bool = False) -> Failures:
         """
-        Wait until all of a batch have passed their gates; returns those that fail, by name.
+        Wait until all containers of a batch have passed their gates.
 
-        When one fails, the others are waited for only if ``patient``.
+        Args:
+            batch: The containers.
+            refused: Reasons why some were not stopped or started, by ID.
+            patient: True to wait for the others after one has failed.
+
+        Returns:
+            The failures by container name.
         """
-        members = [one for group in batch for one in group]
-        failed = {one.name: self._told(one, refused[one.id]) for one in members if one.id in refused}
-        gates = [Gate(self._engine, one, self._policy) for one in members if one.id not in refused]
+        members = [container for group in batch for container in group]
+        failed = {
+            container.name: self._failure(container, refused[container.id])
+            for container in members
+            if container.id in refused
+        }
+        gates = [Gate(self._engine, container, self._policy) for container in members if container.id not in refused]
         while gates and (patient or not failed):
             for gate in list(gates):
                 try:
                     passed = gate.passed()
                 except Failed as exc:
-                    failed[gate.container.name] = self._told(gate.container, str(exc))
-                    passed = True  # waited for no longer
+                    failed[gate.container.name] = self._failure(gate.container, str(exc))
+                    passed = True  # do not wait for it
                 if passed:
                     gates.remove(gate)
             if gates:
@@ -96,11 +106,11 @@ class Bouncer:
                 time.sleep(_POLL)
         return failed
 
-    def _told(self, one: Container, reason: str) -> dict[str, Any]:
-        return {"reason": reason, "log": last_lines(self._engine, one)}
+    def _failure(self, container: Container, reason: str) -> dict[str, Any]:
+        return {"reason": reason, "log": last_lines(self._engine, container)}
 
-    def patiently(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Ask the engine, again where it does not answer, as long as the timeout says: it may be restarting itself."""
+    def retry_unreachable(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call ``work``; retry for ``timeout`` seconds while the engine does not answer (it may be restarting)."""
         deadline = time.monotonic() + self._policy.timeout
         while True:
             try:
