@@ -18,6 +18,7 @@ from bench.measure import Sample
 from bench.peers import Peer
 from bench.place import Place
 from bench.workloads import REBUILT, Workload
+from tests.support.deadlines import Deadline
 from tests.support.engine import Engine
 
 START_SECONDS = 30
@@ -187,10 +188,10 @@ class Registry(contextlib.AbstractContextManager["Registry"]):
 
     def _wait(self) -> None:
         host, port = self.address.split(":")
-        deadline = time.monotonic() + START_SECONDS
+        deadline = Deadline(START_SECONDS)
         while True:
             with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
                 return
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process.poll() is not None or deadline.passed():
                 raise SystemExit(f"bench: the registry does not answer:\n{self._log.read_text()[-2000:]}")
             time.sleep(0.02)

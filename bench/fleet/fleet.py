@@ -20,6 +20,7 @@ from bench import measure
 from bench.fleet import processes
 from bench.fleet.processes import Daemon
 from tests.support import images
+from tests.support.deadlines import Deadline
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
 
@@ -67,7 +68,7 @@ class Fleet:
         with processes.undisturbed():
             self._daemons.append(Daemon("salt-master", self._root / "m"))
         self.master = self._daemons[0].pid
-        deadline = time.monotonic() + START_SECONDS
+        deadline = Deadline(START_SECONDS)
         while not (self._root / "m/s/master_event_pub.ipc").exists():
             self._check(deadline, "the master did not come up")
             time.sleep(POLL_SECONDS)
@@ -152,17 +153,17 @@ class Fleet:
 
     def _wait(self, bus: Any, nodes: Sequence[str]) -> None:
         """Until all of them have said that they started: before that they would miss what they are told."""
-        deadline, silent = time.monotonic() + START_SECONDS, set(nodes)
+        deadline, silent = Deadline(START_SECONDS), set(nodes)
         while silent:
             self._check(deadline, f"{', '.join(sorted(silent))} did not come up")
             event = bus.get_event(wait=1, tag="salt/minion/", full=True)
             if event is not None and event["tag"].endswith("/start"):
                 silent.discard(event["data"]["id"])
 
-    def _check(self, deadline: float, late: str) -> None:
+    def _check(self, deadline: Deadline, late: str) -> None:
         for daemon in self._daemons:
             daemon.check()
-        if time.monotonic() > deadline:
+        if deadline.passed():
             raise SystemExit(f"bench: {late}")
 
     def _configured(self, kind: str, name: str, **options: Any) -> None:

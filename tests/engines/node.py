@@ -8,8 +8,6 @@ import json
 import os
 import re
 import tarfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +24,6 @@ from tests.support.kernel import Seen
 from tests.support.minion import Minion
 
 BASE, NEW, APP = "registry.corp/base:12.0", "registry.corp/base:12.1", "registry.corp/app:1"
-SECONDS = 60
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {SECONDS} s: {what}"
-        time.sleep(0.05)
 
 
 @dataclass

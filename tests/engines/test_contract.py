@@ -16,9 +16,10 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from tests.engines.cells import KINDS
-from tests.engines.node import APP, BASE, NEW, Node, until
+from tests.engines.node import APP, BASE, NEW, Node
 from tests.functional.lab import BUSYBOX, layer
 from tests.support.asked import asked
+from tests.support.deadlines import wait_until
 from tests.support.engine import EngineError
 from tests.support.images import file, whiteout
 from tests.support.kernel import differences
@@ -224,7 +225,7 @@ class TestThereAndBack:
         home = Path(node.status()["path"]).parent
         assert (home / "baseimg").is_dir()
         node.engine.remove_all()
-        until(lambda: not home.exists(), f"the engine removes {home}")
+        wait_until(lambda: not home.exists(), f"the engine removes {home}")
         assert node.call("status")["bases"] == []
         node.load()
         assert (node.version(), node.call("status", BASE)["bases"][0]["version"]) == ("12.0", "12.0")

@@ -11,12 +11,13 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from baseimg_core.engine import detect
-from tests.engines.node import APP, BASE, SECONDS, Node, until
+from tests.engines.node import APP, BASE, Node
 from tests.functional.lab import SLEEP
+from tests.support.deadlines import SECONDS, scaled, wait_until
 
 pytestmark = pytest.mark.functional
 
-POLICY = {"mode": "restart", "timeout": 20, "settle": 0}
+POLICY = {"mode": "restart", "timeout": scaled(SECONDS), "settle": 0}
 ours = pytest.mark.cells(lambda cell: cell.kind != "containerd" and cell.file_system == "here")
 not_ours = pytest.mark.cells(lambda cell: cell.kind == "containerd")
 
@@ -75,12 +76,14 @@ def test_a_command_in_a_container(node: Node) -> None:
     engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
     (one,) = engine.containers()
     for code in (0, 3):
-        assert engine.execute(one.id, ("sh", "-c", f"exit {code}"), SECONDS) == code
+        assert engine.execute(one.id, ("sh", "-c", f"exit {code}"), scaled(SECONDS)) == code
     # more than fits into a pipe, and somebody who keeps that open
-    assert engine.execute(one.id, ("sh", "-c", "head -c 1000000 /dev/zero; sleep 1000000 & exit 4"), SECONDS) == 4
+    assert (
+        engine.execute(one.id, ("sh", "-c", "head -c 1000000 /dev/zero; sleep 1000000 & exit 4"), scaled(SECONDS)) == 4
+    )
     with pytest.raises(TimeoutError, match="sleep did not end"):
         engine.execute(one.id, ("sleep", "1234567"), 0.2)
-    until(lambda: "1234567" not in commands(), "the command is killed")
+    wait_until(lambda: "1234567" not in commands(), "the command is killed")
     assert node.version_in("one") == "12.0"
 
 
@@ -92,7 +95,7 @@ def test_one_that_has_just_ended_is_started_on_the_new_content(node: Node) -> No
     engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
     (one,) = engine.containers()
     os.kill(one.pid, signal.SIGKILL)
-    until(lambda: not engine.container(one.id).pid, "the engine sees the end")
+    wait_until(lambda: not engine.container(one.id).pid, "the engine sees the end")
     engine.start(one.id)
     assert node.version_in("one") == "12.1"
 
@@ -104,7 +107,7 @@ def test_one_that_its_policy_starts_again(node: Node) -> None:
     node.call("apply", node.bundle())
     pid = node.main_pid("one")
     os.kill(pid, signal.SIGKILL)
-    until(lambda: node.main_pid("one") not in (0, pid), "it runs again")
+    wait_until(lambda: node.main_pid("one") not in (0, pid), "it runs again")
     keeps = node.cell.kind == "podman"  # with its mount, as `podman restart` does
     assert node.version_in("one") == ("12.0" if keeps else "12.1")
     assert node.containers()["outdated" if keeps else "current"] == ["one"]

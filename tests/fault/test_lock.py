@@ -11,12 +11,12 @@ import pytest
 from baseimg_core.disk.store import generations
 from baseimg_core.errors import LayerBusy
 from baseimg_core.ops import bases, converge, plan
+from tests.support.deadlines import SECONDS, scaled
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 
 pytestmark = pytest.mark.fault
 forked = multiprocessing.get_context("fork")
-TIMEOUT = 30.0  # seconds until a test that hangs fails
 
 
 class Other:
@@ -45,7 +45,7 @@ class Other:
     def end(self) -> None:
         """Kill the process and close its descriptors."""
         self.process.kill()
-        self.process.join(TIMEOUT)
+        self.process.join(scaled(SECONDS))
         for descriptor in (self._inside, self._wait, self._resume):
             os.close(descriptor)
 
@@ -76,7 +76,7 @@ def test_reading_does_not_wait(node, other):
 
 def test_the_second_waits_and_has_nothing_to_do(node, other):
     other.resume()
-    context = plan.Context(node.engine, lambda source: source.source, "test", TIMEOUT)
+    context = plan.Context(node.engine, lambda source: source.source, "test", scaled(SECONDS))
     assert converge.converge(context, BASE, "12.1", node.bundles)["changed"] is False
     assert differences(node.view(), node.views["12.1"]) == []
     assert [line["to"] for line in bases.locate(node.engine, BASE).store.history()] == ["12.1"]
@@ -84,7 +84,7 @@ def test_the_second_waits_and_has_nothing_to_do(node, other):
 
 def test_the_lock_ends_with_its_holder(node, other):
     other.process.kill()
-    other.process.join(TIMEOUT)
+    other.process.join(scaled(SECONDS))
     assert node.converge("12.1")["changed"]
     assert differences(node.view(), node.views["12.1"]) == []
 
@@ -95,7 +95,7 @@ def test_another_base_does_not_wait(node, other, tmp_path):
 
 
 def work(node: Node, version: str) -> None:
-    context = plan.Context(node.engine, lambda source: source.source, version, TIMEOUT)
+    context = plan.Context(node.engine, lambda source: source.source, version, scaled(SECONDS))
     for _ in range(5):
         converge.converge(context, BASE, version, node.bundles)
 
@@ -106,7 +106,7 @@ def test_many_at_once(node):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(TIMEOUT)
+        process.join(scaled(SECONDS))
         assert process.exitcode == 0
     history = bases.locate(node.engine, BASE).store.history()
     assert [line["before"] for line in history[1:]] == [line["after"] for line in history[:-1]]

@@ -6,7 +6,6 @@ import http.server
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,18 @@ from baseimg_core.ops import converge, plan
 from baseimg_core.ops.containers import runner
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, VERSION_1, Lab, layer
 from tests.functional.test_states import converged, declare, run
+from tests.support.deadlines import SECONDS, scaled, wait_until
 from tests.support.engine import Engine
 from tests.support.images import whiteout
 
 pytestmark = pytest.mark.functional
 
-QUICK = {"mode": "restart", "timeout": 20, "settle": 0}
+QUICK = {"mode": "restart", "timeout": scaled(SECONDS), "settle": 0}
 # a program that works with one version of the base only, and says so
 PICKY = ("sh", "-c", "grep -q 12.0 /etc/version && echo works && exec sleep 1000000; echo no good; exit 7")
 # what tells quickly, and in any case, whether it does
 PROBED = {"probe": [{"match": "picky", "command": "grep 12.0 /etc/version"}, {"command": "true"}]}
-HEALTHY = {"test": ["CMD-SHELL", "true"], "interval": 100_000_000, "timeout": 5_000_000_000, "retries": 1}
+HEALTHY = {"test": ["CMD-SHELL", "true"], "interval": 100_000_000, "timeout": 60_000_000_000, "retries": 1}
 NEEDS_OLD = {**HEALTHY, "test": ["CMD-SHELL", "grep 12.0 /etc/version || { echo wrong base; false; }"]}
 
 
@@ -107,13 +107,6 @@ def layer_without_sleep() -> bytes:
     return layer(whiteout("bin/sleep"))
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def in_child(node: Node, point: str, work: Callable[[plan.Context], object]) -> None:
     """Do something in a process that is killed at ``point``."""
     pid = os.fork()
@@ -184,7 +177,7 @@ class TestWhoIsRestarted:
         node.client.stop("stopped")
         node.run("task", labels={"com.docker.swarm.service.id": "x1", "com.docker.swarm.service.name": "shop"})
         node.run("loop", "sh", "-c", "exit 3", restart_policy={"Name": "always"})
-        wait_for(lambda: node.inventory()["loop"][1] == "restarting")
+        wait_until(lambda: node.inventory()["loop"][1] == "restarting", "the engine starts loop again and again")
         node.run("app")
         before = node.inventory()
         done = node.apply()
@@ -242,7 +235,7 @@ class TestInWhichOrder:
     def test_several_at_once(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("aaa", "bbb", "ccc"):
             node.run(name)
-        both_stopped = threading.Barrier(2, timeout=60)
+        both_stopped = threading.Barrier(2, timeout=scaled(SECONDS))
         steps: list[list[str]] = []
 
         def trace(point: str) -> None:
@@ -291,8 +284,8 @@ class TestTheGate:
         node.run("app", healthcheck=NEEDS_OLD)
         node.run("waits")
         before, untouched = node.inventory(), node.started("waits")
-        text, done = node.fails(timeout=2)
-        assert "app is unhealthy, its health check says: wrong base, 2 s after it was started" in text
+        text, done = node.fails(timeout=(seconds := scaled(2)))
+        assert f"app is unhealthy, its health check says: wrong base, {seconds} s after it was started" in text
         assert "The base shows 12.0 again, and so do, restarted: app" in text
         assert (done["changed"], done["from"], done["to"], done["restart"]["rolled_back"]) == (
             False,
@@ -310,7 +303,7 @@ class TestTheGate:
         node.run("picky", *PICKY)
         node.run("zzz")
         before = node.inventory()
-        text, done = node.fails(settle=3, probe={"match": "aaa", "command": "true"})
+        text, done = node.fails(timeout=scaled(SECONDS), settle=scaled(3), probe={"match": "aaa", "command": "true"})
         assert "picky has ended with exit code 7" in text
         assert "no good" in text
         assert done["restart"]["failed"]["picky"]["log"][-1] == "no good"
@@ -322,7 +315,7 @@ class TestTheGate:
 
     def test_is_restarted_by_its_policy_again_and_again(self, node: Node) -> None:
         node.run("picky", *PICKY, restart_policy={"Name": "always"})
-        text, _done = node.fails(settle=3)
+        text, _done = node.fails(timeout=scaled(SECONDS), settle=scaled(3))
         assert ", and was restarted by its policy" in text
         assert node.version("picky") == "12.0"
 
@@ -347,17 +340,17 @@ class TestTheGate:
         [
             ("exit 3", "a probe that exits with 3"),
             (["nothing"], "cannot run its probe"),
-            ("sleep 60", "longer than 1 s"),
+            ("sleep 12345", "longer than {} s"),
         ],
     )
     def test_a_command_that_fails(self, node: Node, command: Any, reason: str) -> None:
         node.run("app")
-        text, done = node.fails(timeout=1, probe={"command": command})
-        assert reason in text
+        text, done = node.fails(timeout=(seconds := scaled(1)), probe={"command": command})
+        assert reason.format(seconds) in text
         assert "STILL FAILING on 12.0: app" in text
         assert list(done["restart"]["still_failing"]) == ["app"]
         assert node.version("app") == "12.0"
-        assert "sleep 60" not in node.lab.engine.exec("app", "ps")
+        assert "sleep 12345" not in node.lab.engine.exec("app", "ps")
         # it was not seen to work since, so the next run looks again
         assert not node.tidy()
         assert node.lab.rollback(BASE, to="12.0", containers=QUICK)["restart"]["restarted"] == []
@@ -370,12 +363,12 @@ class TestTheGate:
     def test_a_page_with_an_error(self, node: Node, page: tuple[str, list[int]]) -> None:
         node.run("app")
         page[1][:] = [500]
-        text, _done = node.fails(timeout=1, probe={"url": page[0]})
+        text, _done = node.fails(timeout=scaled(1), probe={"url": page[0]})
         assert f"app has a probe that returns status 500: {page[0]}" in text
 
     def test_nobody_answers(self, node: Node) -> None:
         node.run("app")
-        text, _done = node.fails(timeout=1, probe={"url": "http://127.0.0.1:1/"})
+        text, _done = node.fails(timeout=scaled(1), probe={"url": "http://127.0.0.1:1/"})
         assert "app has a probe without a response" in text
 
     def test_halt(self, node: Node) -> None:
@@ -400,7 +393,7 @@ class TestTheGate:
         node.run("bbb")
         before = node.inventory()
         with pytest.raises(CommandExecutionError) as caught:
-            node.lab.rollback(BASE, containers={**QUICK, "timeout": 2})
+            node.lab.rollback(BASE, containers={**QUICK, "timeout": scaled(2)})
         info: Any = caught.value.info
         assert info["code"] == "gate-failed"
         assert "aaa is unhealthy" in info["message"]
@@ -523,7 +516,7 @@ class TestTheEngineInTheMiddle:
         monkeypatch.setattr(
             runner, "trace", lambda reached: other.lab.engine.kill() if reached == "restart.stopped" else None
         )
-        text, done = other.fails("restart-interrupted", timeout=1)
+        text, done = other.fails("restart-interrupted", timeout=scaled(1))
         assert "aaa" in text
         assert (done["changed"], done["to"]) == (True, "12.1")
         monkeypatch.undo()

@@ -14,7 +14,6 @@ import json
 import os
 import select
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ import salt.client
 from baseimg_core.disk.store.generations import POINTS
 from tests.support import images, legacy, node
 from tests.support.daemons import Daemons, Master
-from tests.support.engine import POLL_SECONDS, Engine, alive, wait_until_dead
+from tests.support.deadlines import SECONDS, scaled, wait_until
+from tests.support.engine import Engine, alive, wait_until_dead
 from tests.support.images import ImageSpec
 from tests.support.kernel import Seen, differences, show
 from tests.support.minion import Minion
@@ -38,7 +38,6 @@ pytestmark = pytest.mark.integration
 
 NODE = "node"
 OLD, NEW = "12.0", "12.1"
-SECONDS = 60.0
 SYSTEM = images.layer_tar(images.busybox_members())
 ON_TOP = images.layer_tar([images.file("app")])
 EXCHANGED = POINTS.index("swap.exchanged")
@@ -171,11 +170,8 @@ class Site:
 
     def returned(self, job: str) -> Any:
         """What a job has returned; waits for it."""
-        deadline = time.monotonic() + SECONDS
-        while not (found := self.client.get_cache_returns(job)):
-            assert time.monotonic() < deadline, f"job {job} did not end"
-            time.sleep(POLL_SECONDS)
-        return found[NODE]["ret"]
+        wait_until(lambda: self.client.get_cache_returns(job), f"the end of job {job}")
+        return self.client.get_cache_returns(job)[NODE]["ret"]
 
     def running(self) -> set[str]:
         """The IDs of the jobs that the minion works on."""
@@ -203,7 +199,7 @@ class Site:
     def wait_at(self, reached: int, wanted: dict[str, str]) -> None:
         text = ""
         while len(self.processes) < len(wanted):
-            if not select.select([reached], [], [], SECONDS)[0]:
+            if not select.select([reached], [], [], scaled(SECONDS))[0]:
                 name = min(set(wanted) - set(self.processes))
                 raise AssertionError(f"{name} was not reached: {self.returned(self.jobs[name])}")
             text += os.read(reached, 1 << 16).decode()
@@ -379,8 +375,7 @@ def test_an_engine_that_is_restarted(site: Site) -> None:
     """Nobody notices. Of two jobs on one base the second waits for the first, and finds nothing left to do."""
     site.engine.restart()
     second = site.publish("baseimg.apply", "salt://bundles/apply-stage.filled.tar")
-    while second not in site.running():
-        time.sleep(POLL_SECONDS)
+    wait_until(lambda: second in site.running(), f"job {second} runs")
     returned = site.go_on()
     assert {name: value for name, value in returned.items() if not isinstance(value, list | dict)} == {}
     assert site.returned(second)["changed"] is False

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.calls import NO_ENGINE
 from tests.support.daemons import Daemons, Master, Reply
+from tests.support.deadlines import SECONDS, scaled
 from tests.support.sources import copy_to
 
 pytestmark = pytest.mark.integration
@@ -132,7 +133,7 @@ print(json.dumps([{key if isinstance(key, str) else key.decode(): value for key,
 def asked(minion: Any, *paths: str) -> list[str]:
     """What the master gives for these paths to a minion that sends them as they are."""
     command = [sys.executable, "-W", "ignore", "-c", _ASK, minion.config["conf_file"], *paths]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=scaled(SECONDS))
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout))
 

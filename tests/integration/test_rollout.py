@@ -28,6 +28,7 @@ from salt.exceptions import CommandExecutionError
 
 from tests.support import images
 from tests.support.daemons import Daemons, Master
+from tests.support.deadlines import POLL_SECONDS, Deadline, scaled, wait_until
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
 from tests.support.sources import REPO
@@ -35,6 +36,7 @@ from tests.support.sources import REPO
 pytestmark = pytest.mark.integration
 
 SECONDS = 120
+GATHER_SECONDS = 6  # how long a node may take to say whether it works on a job
 NODES = ("node1", "node2", "node3", "node4", "node5")
 BASE, TARGET, APP = "corp/base:12.0", "corp/base:12.1", "corp/app:1"
 OLD, NEW = "12.0", "12.1"
@@ -116,13 +118,13 @@ class Fleet:
 
     def wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait for something about the newest rollout."""
-        deadline = time.monotonic() + SECONDS
+        deadline = Deadline(SECONDS)
         while True:
             with contextlib.suppress(CommandExecutionError):
                 if holds(record := self.newest()):
                     return record
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+            assert not deadline.passed()
+            time.sleep(POLL_SECONDS)
 
 
 def everywhere(version: str, **nodes: str) -> dict[str, str]:
@@ -144,10 +146,10 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
 
 def wait_for_answers(master: Master) -> None:
     """A minion says that it has started a moment before it hears what is published."""
-    deadline = time.monotonic() + SECONDS
     with salt.client.get_local_client(mopts=dict(master.factory.config)) as client:
-        while set(client.cmd("*", "test.ping", timeout=5)) != set(NODES):
-            assert time.monotonic() < deadline
+        wait_until(
+            lambda: set(client.cmd("*", "test.ping", timeout=scaled(5))) == set(NODES), "every node answers", SECONDS
+        )
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +157,17 @@ def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pyte
     served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
     # a node that is dead is known to be so after four times this
     master = daemons.master(
-        "rollout", [REPO / "salt", served], pillar, gather_job_timeout=6, auto_accept=True, reactor=REACTOR
+        "rollout",
+        [REPO / "salt", served],
+        pillar,
+        gather_job_timeout=scaled(GATHER_SECONDS),
+        auto_accept=True,
+        reactor=REACTOR,
     )
     minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
     wait_for_answers(master)
     assert master.salt("*", "saltutil.sync_all").code == 0
-    assert master.factory.salt_run_cli(timeout=SECONDS).run("saltutil.sync_all").returncode == 0
+    assert master.factory.salt_run_cli(timeout=scaled(SECONDS)).run("saltutil.sync_all").returncode == 0
     engines[NODES[0]].load(images.archive([*ON_NODES, ImageSpec(TARGET, NEW_LAYERS)]))
     bundle = served / "b.tar"
     assert master.quick(NODES[0], "baseimg.build", BASE, TARGET, str(bundle)).code == 0
@@ -200,7 +207,7 @@ class TestGood:
         assert fleet.run("status") == {"format": 1, "rollouts": []}
 
         with fleet.salt_run("baseimg.rollout", BASE, "canary=node3", "max_unavailable=1") as process:
-            out, err = process.communicate(timeout=SECONDS)
+            out, err = process.communicate(timeout=scaled(SECONDS))
         assert process.returncode == 0, err
         told = json.loads(out)
         assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
@@ -222,7 +229,7 @@ class TestGood:
             again = fleet.run("rollout", BASE)
             events: list[dict[str, Any]] = []
             while not events or not events[-1]["tag"].endswith("/done"):
-                events.append(bus.get_event(wait=SECONDS, tag="salt/baseimg/rollout/", full=True))
+                events.append(bus.get_event(wait=scaled(SECONDS), tag="salt/baseimg/rollout/", full=True))
         assert events[0]["tag"] == f"salt/baseimg/rollout/{again['id']}/running"
         assert (events[-1]["data"]["base"], events[-1]["data"]["text"]) == (BASE, "done: 5 skipped")
         assert (again["state"], again["nodes"]) == ("done", {"skipped": 5})
@@ -256,7 +263,7 @@ class TestFailures:
         # as seen from there, the file system is too full to apply anything
         fleet.declare(node4={"reserve": 99})
         with fleet.salt_run("baseimg.rollout", BASE, "canary=2", "on_failure=rollback") as process:
-            out, err = process.communicate(timeout=SECONDS)
+            out, err = process.communicate(timeout=scaled(SECONDS))
         assert process.returncode != 0
         assert "[rollout-failed]" in out + err
         assert "node4 (space-exhausted)" in out + err
@@ -286,7 +293,7 @@ class TestFailures:
         fleet.minions["node4"].terminate()
         try:
             with fleet.salt_run("baseimg.rollout", BASE, "waves=[3]") as process:
-                out, err = process.communicate(timeout=SECONDS)
+                out, err = process.communicate(timeout=scaled(SECONDS))
         finally:
             fleet.minions["node4"].start()
         assert process.returncode != 0
@@ -311,7 +318,7 @@ class TestHaltAndResume:
             # one rollout of a base at a time
             assert "is going on" in fleet.refused("rollout-busy", "rollout", BASE)
             assert "requested" in fleet.run("halt")["halt"]
-            out, err = process.communicate(timeout=SECONDS)
+            out, err = process.communicate(timeout=scaled(SECONDS))
         assert process.returncode != 0
         assert "halted by request" in out + err
         assert fleet.newest()["state"] == "halted"
@@ -334,7 +341,7 @@ class TestHaltAndResume:
 
     def test_a_process_that_was_killed_and_a_master_that_was_restarted(self, fleet: Fleet) -> None:
         with fleet.held("node2"):
-            with fleet.salt_run("baseimg.rollout", BASE, "canary=node2", "timeout=120") as process:
+            with fleet.salt_run("baseimg.rollout", BASE, "canary=node2", f"timeout={scaled(SECONDS)}") as process:
                 fleet.wait_until(lambda record: record["nodes"]["node2"]["state"] == "applying")
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -354,7 +361,7 @@ class TestHaltAndResume:
 
     def test_an_answer_that_comes_too_late(self, fleet: Fleet) -> None:
         with fleet.held("node1"):
-            message = fleet.refused("rollout-halted", "rollout", BASE, canary=1, timeout=10)
+            message = fleet.refused("rollout-halted", "rollout", BASE, canary=1, timeout=scaled(10))
             assert "node1 (node-timeout)" in message
             assert fleet.newest()["nodes"]["node1"]["answered"] is False
         told = fleet.run("resume")
@@ -366,7 +373,9 @@ class TestPlainSLS:
     @staticmethod
     def orchestrate(fleet: Fleet, sls: str, **pillar: Any) -> Any:
         told = {"rollout": {"base": BASE, "from": OLD, "nodes": list(NODES), "batch": 2, **pillar}}
-        return fleet.master.factory.salt_run_cli(timeout=SECONDS).run("state.orchestrate", sls, pillar=json.dumps(told))
+        return fleet.master.factory.salt_run_cli(timeout=scaled(SECONDS)).run(
+            "state.orchestrate", sls, pillar=json.dumps(told)
+        )
 
     def test_good_and_back(self, fleet: Fleet) -> None:
         assert self.orchestrate(fleet, "orch.rollout", check="true").returncode == 0
@@ -386,8 +395,7 @@ def test_a_minion_that_starts_converges(fleet: Fleet) -> None:
     """By the reactor; the master of these tests has it for this node."""
     fleet.minions["node5"].terminate()
     fleet.minions["node5"].start()
-    deadline = time.monotonic() + SECONDS
-    while fleet.engines["node5"].run(APP, "cat", "/version") != NEW:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(
+        lambda: fleet.engines["node5"].run(APP, "cat", "/version") == NEW, "node5 shows the new version", SECONDS
+    )
     assert fleet.shown() == everywhere(OLD, node5=NEW)

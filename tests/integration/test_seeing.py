@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import salt.utils.event
 
 from tests.support import fleets, images
 from tests.support.daemons import Daemons, Master
+from tests.support.deadlines import SECONDS, Deadline, scaled
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
 from tests.support.sources import REPO
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 ONE, TWO, DEAD = "node1", "node2", "node3"
 BASE, TARGET, APP, LATE = "corp/base:12.0", "corp/base:12.1", "corp/app:1", "corp/late:1"
 OLD, NEW = "12.0", "12.1"
-SECONDS = 60.0
+GATHER_SECONDS = 3  # how long a node may take to say whether it works on a job
 SYSTEM = images.layer_tar(images.busybox_members())
 LAYERS = [SYSTEM, images.layer_tar([images.file("version", OLD.encode())])]
 NEW_LAYERS = [*LAYERS, images.layer_tar([images.file("version", NEW.encode())])]
@@ -47,25 +47,25 @@ class Site:
         return dict(self.master.quick(node, "grains.get", "baseimg").data[node])
 
     def wait_for_grain(self, node: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + SECONDS
+        deadline = Deadline()
         while not holds(found := self.grain(node)):
-            assert time.monotonic() < deadline, found
+            assert not deadline.passed(), found
         return found
 
     def event(self, what: str, node: str = TWO) -> dict[str, Any]:
         """The next such event of the node's beacon on the master's bus."""
         tag = f"salt/beacon/{node}/baseimg/{what}"
-        found = self.events.get_event(SECONDS, tag=tag, full=True)
+        found = self.events.get_event(scaled(SECONDS), tag=tag, full=True)
         assert found is not None, f"no {tag}"
         return {key: value for key, value in found["data"].items() if not key.startswith("_")}
 
     def matched(self, target: str, kind: str) -> set[str]:
         """Who answers a ping at this target."""
         with salt.client.get_local_client(mopts=dict(self.master.factory.config)) as client:
-            return set(client.cmd(target, "test.ping", tgt_type=kind, timeout=SECONDS))
+            return set(client.cmd(target, "test.ping", tgt_type=kind, timeout=scaled(SECONDS)))
 
     def fleet(self) -> dict[str, Any]:
-        reply = self.master.run("baseimg.fleet", "timeout=3")
+        reply = self.master.run("baseimg.fleet", f"timeout={scaled(GATHER_SECONDS)}")
         assert reply.code == 0, reply.text
         return dict(reply.data)
 
@@ -85,7 +85,9 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
 def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     served = tmp_path_factory.mktemp("served")
     roots = [REPO / "salt", served]
-    master = daemons.master("seeing", roots, tmp_path_factory.mktemp("pillar"), gather_job_timeout=3)
+    master = daemons.master(
+        "seeing", roots, tmp_path_factory.mktemp("pillar"), gather_job_timeout=scaled(GATHER_SECONDS)
+    )
     bundle = served / "b.tar"
     engines[ONE].load(images.archive([ImageSpec(TARGET, NEW_LAYERS)]))
     for engine in engines.values():
@@ -188,7 +190,7 @@ class TestAFleet:
         assert site.matched("baseimg:drifted:*", "grain") == {TWO}
 
     def test_a_table_for_people(self, site: Site) -> None:
-        text = site.master.printed("salt-run", "baseimg.fleet", "timeout=3")
+        text = site.master.printed("salt-run", "baseimg.fleet", f"timeout={scaled(GATHER_SECONDS)}")
         assert text.splitlines()[0] == "3 nodes: 2 answered, 1 unreachable, 0 failed"
         assert f"Unreachable (1): {DEAD}" in text
         assert f"{BASE} content-unknown (1): {TWO}" in text

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 60
+from tests.support.deadlines import SECONDS, scaled
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Browser:
             ["chromium", "--headless=new", *quiet, *apart, *arguments],
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=scaled(SECONDS),
             check=False,
         )
         assert done.returncode == 0, done.stderr

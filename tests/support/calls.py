@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.deadlines import SECONDS, scaled
+
 SCRIPTS = Path(sys.executable).parent
-SECONDS = 60
 # Nobody listens there: proves that our core was reached, and never asks the machine's own engine.
 NO_ENGINE = "unix:///nonexistent/docker.sock"
 
@@ -110,7 +111,7 @@ class Caller:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=scaled(SECONDS),
             check=False,
         )
         loaded = json.loads(told.read_text()) if told.exists() else {}

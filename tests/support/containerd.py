@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.support.deadlines import POLL_SECONDS, Deadline
 from tests.support.engine import START_SECONDS, Engine, EngineError
 
 NAMESPACE = "k8s.io"
@@ -46,15 +47,15 @@ class ContainerdEngine(Engine):
         )
 
     def _connect(self) -> Any:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = Deadline(START_SECONDS)
         while True:
             try:
                 self.ctr("version")
                 return self
             except EngineError as error:
-                if time.monotonic() > deadline:
+                if deadline.passed():
                     raise EngineError(f"containerd did not answer in time:\n{self.log_tail()}") from error
-            time.sleep(0.02)
+            time.sleep(POLL_SECONDS)
 
     def _disconnect(self) -> None:
         self._client = None

@@ -15,8 +15,10 @@ from typing import Any
 import salt.client
 
 from tests.support.calls import SCRIPTS
+from tests.support.deadlines import SECONDS, scaled
 
-SECONDS = 60
+# Daemons of a module start at the same time.
+START_SECONDS = 2 * SECONDS
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,6 @@ class Master:
     def __init__(self, factory: Any, pillar_root: Path) -> None:
         self.factory = factory
         self._pillar_root = pillar_root
-        self._cli = factory.salt_cli(timeout=SECONDS)
         self.pillar = {}
 
     @property
@@ -54,7 +55,7 @@ class Master:
 
     def salt(self, target: str, function: str, *arguments: str) -> Reply:
         """``salt TARGET FUNCTION …``; the data is by minion, also where the target is one of them."""
-        done = self._cli.run(function, *arguments, minion_tgt=target)
+        done = self.factory.salt_cli(timeout=scaled(SECONDS)).run(function, *arguments, minion_tgt=target)
         data = done.data if target == "*" else {target: done.data}
         return Reply(done.returncode, data, done.stdout + done.stderr)
 
@@ -62,7 +63,7 @@ class Master:
         """As ``salt MINION FUNCTION …`` does, without the second that the command takes to start."""
         client = salt.client.get_local_client(mopts=dict(self.factory.config))
         try:
-            done = client.cmd(minion, function, arguments, timeout=SECONDS, kwarg=named, full_return=True)
+            done = client.cmd(minion, function, arguments, timeout=scaled(SECONDS), kwarg=named, full_return=True)
         finally:
             client.destroy()
         assert set(done) == {minion}, done
@@ -70,19 +71,21 @@ class Master:
 
     def run(self, function: str, *arguments: str) -> Reply:
         """``salt-run --out=json FUNCTION …``."""
-        done = self.factory.salt_run_cli(timeout=SECONDS).run(function, *arguments)
+        done = self.factory.salt_run_cli(timeout=scaled(SECONDS)).run(function, *arguments)
         return Reply(done.returncode, done.data, done.stdout + done.stderr)
 
     def printed(self, command: str, *arguments: str) -> str:
         """What ``salt``, ``salt-run``, … print for people, with no format asked for."""
         program = [sys.executable, str(SCRIPTS / command), "-c", self.factory.config_dir]
-        done = subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            [*program, *arguments], capture_output=True, text=True, timeout=scaled(SECONDS), check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def call(self, minion: Any, function: str, *arguments: str) -> Reply:
         """``salt-call FUNCTION …`` on the minion's machine, with its configuration."""
-        done = minion.salt_call_cli(timeout=SECONDS).run("--retcode-passthrough", function, *arguments)
+        done = minion.salt_call_cli(timeout=scaled(SECONDS)).run("--retcode-passthrough", function, *arguments)
         return Reply(done.returncode, {minion.id: done.data}, done.stdout + done.stderr)
 
 
@@ -100,17 +103,21 @@ class Daemons:
             "pillar_roots": {"base": [str(pillar_root)]},
             # New files would stay invisible for 20 seconds.
             "fileserver_list_cache_time": 0,
-            "timeout": SECONDS,
+            "timeout": scaled(SECONDS),
             **options,
         }
-        factory = self._factories.salt_master_daemon(name, overrides=overrides)
+        factory = self._factories.salt_master_daemon(name, overrides=overrides, start_timeout=scaled(START_SECONDS))
         self._stack.enter_context(factory.started())
         return Master(factory, pillar_root)
 
     def minions(self, master: Master, **options: Mapping[str, Any]) -> dict[str, Any]:
         """Started minions by name, with their options."""
         factories = {
-            name: master.factory.salt_minion_daemon(name, overrides={"enable_fqdns_grains": False, **overrides})
+            name: master.factory.salt_minion_daemon(
+                name,
+                overrides={"enable_fqdns_grains": False, **overrides},
+                start_timeout=scaled(START_SECONDS),
+            )
             for name, overrides in options.items()
         }
         self._stack.callback(_all, [factory.terminate for factory in factories.values()])

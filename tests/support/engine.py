@@ -20,13 +20,14 @@ import docker
 import psutil
 import requests
 
+from tests.support.deadlines import POLL_SECONDS, Deadline, scaled
 from tests.support.mounts import unmount_below
 from tests.support.rootfs import enter
 
 START_SECONDS = 60
 STOP_SECONDS = 60
 KILL_SECONDS = 10
-POLL_SECONDS = 0.02
+CALL_SECONDS = 300
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin"
 
 
@@ -43,8 +44,9 @@ def alive(process: psutil.Process) -> bool:
 
 
 def wait_until_dead(processes: Sequence[psutil.Process], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while any(alive(process) for process in processes) and time.monotonic() < deadline:
+    """Wait for the end of all of them, so many seconds of a quiet machine at most."""
+    deadline = Deadline(seconds)
+    while any(alive(process) for process in processes) and not deadline.passed():
         time.sleep(POLL_SECONDS)
 
 
@@ -129,7 +131,7 @@ class Engine:
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(scaled(STOP_SECONDS))
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -147,7 +149,7 @@ class Engine:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
-            process.wait(STOP_SECONDS)
+            process.wait(scaled(STOP_SECONDS))
         self.start()
 
     def kill(self) -> None:
@@ -206,16 +208,16 @@ class Engine:
     def _connect(self) -> Any:
         process = self._process
         assert process is not None
-        deadline = time.monotonic() + START_SECONDS
+        deadline = Deadline(START_SECONDS)
         while True:
             try:
-                client = docker.APIClient(base_url=self.url, version="auto", timeout=300)
+                client = docker.APIClient(base_url=self.url, version="auto", timeout=scaled(CALL_SECONDS))
                 client.ping()
                 return client
             except (docker.errors.DockerException, requests.RequestException) as error:
                 if process.poll() is not None:
                     raise EngineError(f"dockerd ended with {process.returncode}:\n{self.log_tail()}") from error
-                if time.monotonic() > deadline:
+                if deadline.passed():
                     raise EngineError(f"dockerd did not answer in time:\n{self.log_tail()}") from error
             time.sleep(POLL_SECONDS)
 

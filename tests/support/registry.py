@@ -18,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.support.deadlines import POLL_SECONDS, Deadline, scaled
+
 START_SECONDS = 30
-POLL_SECONDS = 0.02
 GZIP = b"\x1f\x8b"
 
 
@@ -71,17 +72,17 @@ class Registry:
             command = ["setpriv", "--pdeathsig=TERM", *command]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = Deadline(START_SECONDS)
         while not self._answers():
             assert self._process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
+            assert not deadline.passed(), self.log.read_text()
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
-            process.wait(START_SECONDS)
+            process.wait(scaled(START_SECONDS))
 
     def blob(self, digest: str) -> Path:
         """The file in which it keeps a blob."""

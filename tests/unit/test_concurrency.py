@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from baseimg_core.linux import concurrency
 from baseimg_core.linux.concurrency import AsyncHash, ReadAhead, in_background, map_ahead
 from baseimg_core.linux.files import CHUNK
+from tests.support.deadlines import SECONDS, scaled
 
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=30), counts=st.lists(st.integers(1, 200)))
@@ -58,10 +59,10 @@ def test_meanwhile_the_block_goes_on() -> None:
 
     def work() -> None:
         begun.set()
-        assert done.wait(60)
+        assert done.wait(scaled(SECONDS))
 
     with in_background(work):
-        assert begun.wait(60)
+        assert begun.wait(scaled(SECONDS))
         done.set()
 
 
@@ -85,7 +86,7 @@ def test_no_thread_stays() -> None:
     digest.update(b"x")
     digest.hexdigest()
     for thread in set(threading.enumerate()) - before:
-        thread.join(60)
+        thread.join(scaled(SECONDS))
         assert not thread.is_alive()
 
 
@@ -95,7 +96,7 @@ def test_a_forgotten_reader_is_collected_without_waiting_for_its_thread() -> Non
 
     def read(_count: int) -> bytes:
         begun.set()
-        assert going_on.wait(60)
+        assert going_on.wait(scaled(SECONDS))
         return b""
 
     def forget() -> Iterator[None]:
@@ -104,7 +105,7 @@ def test_a_forgotten_reader_is_collected_without_waiting_for_its_thread() -> Non
 
     forgotten = forget()
     next(forgotten)
-    assert begun.wait(60)
+    assert begun.wait(scaled(SECONDS))
     forgotten.close()  # returns though its thread still reads
     going_on.set()
 
@@ -146,7 +147,7 @@ def test_nothing_more_is_made_once_nobody_asks() -> None:
 
     def make(number: int) -> None:
         begun.append(number)
-        assert number == 0 or wait.wait(60)
+        assert number == 0 or wait.wait(scaled(SECONDS))
 
     with ThreadPoolExecutor(1) as pool:
         turns = map_ahead(pool, make, range(50), 20)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.support import images, kernel
+from tests.support.deadlines import SECONDS
 from tests.support.engine import Engine, EngineError, alive, wait_until_dead
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.minion import Minion
@@ -245,7 +246,7 @@ class TestEngine:
             daemon = psutil.Process(int(pid))
             run.send_signal(signal.SIGKILL)
         try:
-            wait_until_dead([daemon], seconds=30)
+            wait_until_dead([daemon], SECONDS)
             assert not alive(daemon)
         finally:
             shutil.rmtree(run_dir)
