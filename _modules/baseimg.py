@@ -771,7 +771,7 @@ def _operation(action="", kwargs=None):
     try:
         yield minion
     except BaseimgError as exc:
-        minion.failed(exc)
+        minion.discard_rejected(exc)
         raise CommandExecutionError(str(exc), info=exc.as_dict()) from exc
     finally:
         minion.close()

@@ -1,7 +1,7 @@
 """
-What a minion gives to an operation: its engine, whom it trusts, bundles from anywhere, and a place to show progress.
+The surroundings of an operation on a minion: engine, trusted keys, limits, fetching of bundles, progress.
 
-Salt's own names come in as arguments, so nothing here imports Salt.
+Salt's own names are arguments, so this module does not import Salt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .registry import pull, push
 
 _BAR_SECONDS = 0.2
 _EVENT_SECONDS = 5
-_NOT_AS_DECLARED = ("digest-mismatch", "signature-invalid", "bundle-invalid")
+_FAILED_VERIFICATION = ("digest-mismatch", "signature-invalid", "bundle-invalid")
 
 
 class Minion:
@@ -32,7 +32,8 @@ class Minion:
     One operation's view of the minion that it runs on.
 
     ``functions``, ``opts`` and ``pillar`` are Salt's ``__salt__``, ``__opts__`` and ``__pillar__``. ``action`` names
-    the operation in progress, ``pub`` says who published it (``user`` and ``jid``; nothing for ``salt-call``).
+    the operation in progress messages. ``pub`` has the ``user`` and the ``jid`` of the publication; ``salt-call`` has
+    none.
     """
 
     def __init__(
@@ -47,19 +48,21 @@ class Minion:
         self._action, self._pub = action, dict(pub or {})
         self._engine: Engine | None = None
         self._fetched: list[str] = []
-        self._cache: pull.Cache | None = None
-        self._watched: tuple[Engine, dict[str, tuple[int, int]]] | None = None
+        self._cache: pull.BundleCache | None = None
+        self._records_before: tuple[Engine, dict[str, tuple[int, int]]] | None = None
         self._bar = sys.stderr.isatty()
-        self._told = time.monotonic()
+        self._progress_shown = time.monotonic()
 
     def engine(self) -> Engine:
-        """The engine that ``baseimg:engine`` declares, else ``docker.url`` or ``DOCKER_HOST``, else what is here."""
+        """
+        Return the engine that ``baseimg:engine``, ``docker.url`` or ``DOCKER_HOST`` names, or else the detected one.
+        """
         if self._engine is None:
             self._engine = detect.connect(self._choice())
         return self._engine
 
     def engines(self) -> list[dict[str, Any]]:
-        """What is here, and what of it is supported."""
+        """Return all engines on this node, and whether each is supported."""
         return detect.engines(self._choice())
 
     def _choice(self) -> detect.Choice:
@@ -68,8 +71,14 @@ class Minion:
 
     def context(self, trust: bool = False, protect: object = None) -> Context:
         """
-        What an operation on a base is given; with ``trust`` bundles are checked against the trusted keys, and images
-        are protected that match ``protect`` or what pillar declares for the base.
+        Return the surroundings of an operation on a base.
+
+        Args:
+            trust: Verify bundles with the trusted keys, and protect images.
+            protect: Patterns of images to protect, beside those that pillar declares for the base.
+
+        Raises:
+            ArgumentInvalid: A value in the configuration or in pillar is wrong.
         """
         timeout = self._salt["config.get"]("baseimg:lock_timeout", 60)
         if not isinstance(timeout, int | float) or timeout < 0:
@@ -83,10 +92,10 @@ class Minion:
         link = policy_pillar.link(self._salt["config.get"]("baseimg:link", "auto"))
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy_pillar.Trust()
-        # a mistake in pillar must not stand in the way of what needs nothing of it, such as a rollback
+        # a mistake in pillar must not stop operations that do not need pillar, such as a rollback
         kept = protection.protection(protect, self.declared()["bases"]) if trust else protection.Protection()
         engine = self.engine()
-        self._watched = (engine, status.written(engine))
+        self._records_before = (engine, status.written(engine))
         return Context(engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept, link)
 
     def _trust(self) -> policy_pillar.Trust:
@@ -94,15 +103,17 @@ class Minion:
         return policy_pillar.trust(own, self._pillar.get("baseimg"))  # not pillar.get, which masks values (Salt 3008)
 
     def declared(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """What pillar declares, checked, with defaults."""
+        """Return the declarations in pillar, validated, with defaults."""
         return policy_pillar.declared(self._pillar.get("baseimg"))
 
     def bundles(self, base: str, bundle: object) -> protection.Declared | None:
-        """The bundles to tell the impact of: ``bundle`` (a path, a URL, a version), else what pillar declares."""
+        """Return the bundles to judge: ``bundle`` (a path, a URL, a version), or else those that pillar declares."""
         return protection.declared_bundles(base, bundle, self.declared()["bases"])
 
     def fetch(self, source: policy_pillar.Source) -> str:
-        """A local path of what is at ``source``; raises :class:`BundleUnavailable`, and what :mod:`pull` raises."""
+        """
+        Return a local copy of ``source``; raises :class:`BundleUnavailable`, and what the registry's cache raises.
+        """
         if source.source.startswith("/"):
             return source.source
         if reference.is_registry(source.source):
@@ -113,7 +124,7 @@ class Minion:
         saltenv = self._opts.get("saltenv") or "base"
         try:
             path = self._salt["cp.cache_file"](source.source, saltenv=saltenv, source_hash=digest)
-        except Exception as exc:  # each transport has errors of its own
+        except Exception as exc:  # each transport raises other errors
             raise BundleUnavailable(f"cannot fetch {source.source}: {exc}") from exc
         if not path:
             raise BundleUnavailable(f"cannot fetch {source.source}")
@@ -121,30 +132,30 @@ class Minion:
         return str(path)
 
     def push(self, bundle: str, place: reference.Reference, test: bool) -> dict[str, Any]:
-        """Bring a bundle to a registry."""
+        """Push a bundle to a registry; ``test`` sends nothing."""
         return push.push(bundle, place, self._registries(), test, self.progress)
 
-    def _registry(self) -> pull.Cache:
+    def _registry(self) -> pull.BundleCache:
         if self._cache is None:
             home = os.path.join(self._opts["cachedir"], "baseimg", "registry")
-            self._cache = pull.Cache(home, self._registries(), self.progress)
+            self._cache = pull.BundleCache(home, self._registries(), self.progress)
         return self._cache
 
     def _registries(self) -> dict[str, policy_pillar.Registry]:
         return policy_pillar.registries(self._salt["config.get"]("baseimg:registries", {}))
 
-    def failed(self, error: BaseimgError) -> None:
-        """A fetched file that is not what was declared does not stay in the cache."""
-        for path in self._fetched if error.code in _NOT_AS_DECLARED else ():
+    def discard_rejected(self, error: BaseimgError) -> None:
+        """Remove fetched files from the cache if they failed verification."""
+        for path in self._fetched if error.code in _FAILED_VERIFICATION else ():
             if path.startswith(self._opts["cachedir"] + os.sep):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
 
     def progress(self, step: str, done: int, total: int) -> None:
-        """Show how far we are: as a bar on a terminal, else as events on the bus, both now and then."""
-        if time.monotonic() - self._told < (_BAR_SECONDS if self._bar else _EVENT_SECONDS):
+        """Show progress: a bar on a terminal, events on the bus elsewhere. Both are limited in rate."""
+        if time.monotonic() - self._progress_shown < (_BAR_SECONDS if self._bar else _EVENT_SECONDS):
             return
-        self._told = time.monotonic()
+        self._progress_shown = time.monotonic()
         if self._bar:
             share = f"{100 * done // total:3d} %" if total else f"{done} paths"
             self._write(f"{self._action}: {step} {share}")
@@ -153,14 +164,24 @@ class Minion:
             self._salt["event.send"](f"salt/baseimg/progress/{self._action}", data)
 
     def close(self) -> None:
-        """Take the bar away, and have the minion read its grains anew where a record was written, failure or not."""
+        """Clear the progress bar, and refresh the grains if a record was written."""
         if self._bar and self._action:
             self._write("")
-        if self._watched and status.written(self._watched[0]) != self._watched[1] and self._daemon():
-            self._salt["saltutil.refresh_grains"]()  # with pillar, so that the master knows, too
+        if (
+            self._records_before
+            and status.written(self._records_before[0]) != self._records_before[1]
+            and self._daemon()
+        ):
+            self._salt["saltutil.refresh_grains"]()  # also refreshes pillar, which sends the grains to the master
+
+    def _records_changed(self) -> bool:
+        if self._records_before is None:
+            return False
+        engine, before = self._records_before
+        return status.written(engine) != before
 
     def _daemon(self) -> bool:
-        """Whether a minion may listen; where none does, Salt would wait a second for it."""
+        """True if a minion may be listening. If there is none, Salt waits a second for it."""
         with contextlib.suppress(OSError):
             return any(name.startswith("minion_event_") for name in os.listdir(self._opts["sock_dir"]))
         return False

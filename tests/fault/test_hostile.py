@@ -103,7 +103,7 @@ def node(tmp_path: Path) -> Node:
 
 @pytest.fixture
 def forge(node: Node) -> Forge:
-    with Bundle(node.bundles["12.1"].source) as bundle:
+    with Bundle.open(node.bundles["12.1"].source) as bundle:
         about = bundle.manifest.as_dict()
     return Forge(about["source"], about["target"])
 
@@ -262,7 +262,7 @@ def test_every_bit_counts(node, tmp_path):
         path.write_bytes(whole)
         whole[position] ^= 1
         try:
-            with Bundle(str(path)) as bundle:
+            with Bundle.open(str(path)) as bundle:
                 bundle.verify()
         except BundleInvalid:
             noticed += 1
@@ -306,5 +306,5 @@ def test_fuzzed(good, data):
         whole = whole[:position] + data.draw(st.binary(max_size=600)) + whole[position + cut :]
     path = good.with_name("fuzzed.tar")
     path.write_bytes(whole)
-    with contextlib.suppress(BundleInvalid), Bundle(str(path)) as bundle:
+    with contextlib.suppress(BundleInvalid), Bundle.open(str(path)) as bundle:
         bundle.verify()

@@ -68,7 +68,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
 def test_a_directory_instead_of_a_bundle_is_closed(tmp_path: Path) -> None:
     before = open_files()
     with pytest.raises(BundleInvalid, match="Is a directory"):
-        Bundle(str(tmp_path))
+        Bundle.open(str(tmp_path))
     assert open_files() == before
 
 
@@ -76,8 +76,8 @@ def test_a_directory_instead_of_a_bundle_is_closed(tmp_path: Path) -> None:
 def test_a_file_that_is_not_a_bundle_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "passwd"
     path.write_bytes(content)
-    with pytest.raises(BundleInvalid, match=r"passwd is no bundle: it does not begin as a tar archive does"):
-        Bundle(str(path))
+    with pytest.raises(BundleInvalid, match=r"passwd is not a bundle: it does not begin like a tar archive"):
+        Bundle.open(str(path))
 
 
 def test_implicit_parent_directories_are_counted(tmp_path: Path) -> None:

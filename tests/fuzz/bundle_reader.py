@@ -37,9 +37,9 @@ def read(data: bytes) -> None:
     raw.write_bytes(data)
     forged = Forge(SIDE, OTHER).bundle(WORK / "forged.tar", [data], end=b"")
     for path in (raw, forged):
-        with contextlib.suppress(BundleInvalid), Bundle(str(path)) as bundle:
+        with contextlib.suppress(BundleInvalid), Bundle.open(str(path)) as bundle:
             bundle.verify()
-    reader = delta.Reader(io.BytesIO(data), delta.Old(Stack([str(WORK)])))
+    reader = delta.DeltaReader(io.BytesIO(data), delta.SourceFiles(Stack([str(WORK)])))
     with contextlib.suppress(BundleInvalid, DeltaMismatch, *compression.errors()), contextlib.closing(reader):
         while reader.read(1 << 20):
             pass

@@ -57,7 +57,7 @@ def applied(
     new.mkdir()
     flattener = Flattener(str(new), Stack([str(path) for path in lower]), shared)
     for path in reversed(bundles):
-        with Bundle(str(path)) as bundle:
+        with Bundle.open(str(path)) as bundle:
             flattener.add_changes(bundle.members(old=Stack([str(layer) for layer in base])))
     flattener.add_directory(str(top))
     flattener.finish()
@@ -99,7 +99,7 @@ def test_a_delta_is_the_same_difference(shared, source, target):
         full, delta = packed(work, changes, "full"), packed(work, changes, "delta", old)
 
         assert_same(show(applied(work, [delta], old)), show(new))
-        with Bundle(str(full)) as one, Bundle(str(delta)) as other:
+        with Bundle.open(str(full)) as one, Bundle.open(str(delta)) as other:
             assert one.manifest == other.manifest
 
 

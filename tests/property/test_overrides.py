@@ -35,7 +35,7 @@ def changed_paths(work: Path, name: str, source: list[Path], target: list[Path])
     changes = compare(Stack([str(path) for path in source]), Stack([str(path) for path in target]))
     path = str(work / f"{name}.tar")
     writer.write(path, changes, image("source"), image("target"), {"os": "linux"}, Encoding("gzip"))
-    with Bundle(path) as bundle:
+    with Bundle.open(path) as bundle:
         return list(layer_scan.expected_paths(bundle))
 
 

@@ -172,7 +172,7 @@ class Node:
         written = writer.write(
             str(path), changes, self._image(before), self._image(version), {"os": "linux", "architecture": "amd64"}
         )
-        with Bundle(str(path)) as bundle:
+        with Bundle.open(str(path)) as bundle:
             bundle.verify()
         return Source(str(path), written.digest)
 

@@ -27,7 +27,7 @@ def noise(seed: str, size: int) -> bytes:
 def encode(old: Path, files: dict[str, bytes], renamed: dict[bytes, bytes] | None = None) -> tuple[bytes, bytes]:
     """The plain stream and its delta, with some bytes between the files as a tar has."""
     out, plain = io.BytesIO(), b""
-    writer = delta.Writer(out, delta.Old(Stack([str(old)])), renamed or {})
+    writer = delta.DeltaWriter(out, delta.SourceFiles(Stack([str(old)])), renamed or {})
     for name, content in files.items():
         head = name.encode().ljust(512, b"\0")
         writer.write(head)
@@ -40,7 +40,7 @@ def encode(old: Path, files: dict[str, bytes], renamed: dict[bytes, bytes] | Non
 
 
 def decode(old: Path, data: bytes) -> bytes:
-    reader, found = delta.Reader(io.BytesIO(data), delta.Old(Stack([str(old)]))), b""
+    reader, found = delta.DeltaReader(io.BytesIO(data), delta.SourceFiles(Stack([str(old)]))), b""
     while part := reader.read(100_000):
         found += part
     return found

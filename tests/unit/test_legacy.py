@@ -75,8 +75,8 @@ class TestProperties:
         assert properties.version_of_archive(name) == version
 
     def test_an_adopted_content_is_never_called_like_the_original(self) -> None:
-        assert properties.version_beside("12.1", {"12.0"}) == "12.1"
-        assert properties.version_beside("12.0", {"12.0"}) == "12.0-adopted"
+        assert properties.adopted_version("12.1", {"12.0"}) == "12.1"
+        assert properties.adopted_version("12.0", {"12.0"}) == "12.0-adopted"
 
 
 class TestChecksum:
@@ -129,7 +129,7 @@ class TestRecord:
         ]
         for (info, checksum), member in zip(found, MEMBERS, strict=True):
             assert checksum == (textbook(member.content).to_bytes(8, "big") if member.content else b"")
-            assert tar_entry.entry(info, None if not info.islnk() else tar_entry.Kind.FILE).mode == (
+            assert tar_entry.entry_of(info, None if not info.islnk() else tar_entry.Kind.FILE).mode == (
                 0o4755 if info.islnk() else member.mode
             )
 

@@ -1,10 +1,9 @@
 """
-OpenSSH's public keys and detached signatures as bytes.
-:mod:`disk.bundle.signature` verifies signatures.
+Parses and writes OpenSSH's public keys and detached signatures. :mod:`disk.bundle.signature` verifies them.
 
-OpenSSH, PROTOCOL.sshsig; RFC 4251, section 5 (``string``, ``mpint``); RFC 8709, 5656 and 8332 for what keys and
-signatures of each type hold. Read strictly: what ``ssh-keygen`` does not write for us is refused, so a signature can be
-written in one way only.
+OpenSSH, PROTOCOL.sshsig; RFC 4251, section 5 (``string``, ``mpint``); RFC 8709, 5656 and 8332 for the keys and
+signatures of each type. The parser is strict: it refuses everything that ``ssh-keygen`` does not write, so each
+signature has exactly one form.
 """
 
 from __future__ import annotations
@@ -31,56 +30,60 @@ _WIDTH = 70
 _MIN_RSA = 2048  # bits
 _ED25519_SIZE = 32
 _P256_SIZE = 65
-_UNCOMPRESSED = 4  # SEC 1, section 2.3.3; the only form that RFC 5656 lets everybody read
+_UNCOMPRESSED = 4  # SEC 1, section 2.3.3; the only form that RFC 5656 requires
 _TYPE = re.compile(r"(sk-)?(ssh|ecdsa)-[a-z0-9@.-]{1,60}")
 
 
 class Malformed(ValueError):
-    """Bytes that are no key or signature of ours; the text says why, and what was found only where it is no secret."""
+    """A malformed key or signature. The message says why; it quotes only what cannot be a secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A public key: its type, and the bytes that stand base64-coded in a ``.pub`` file."""
+    """A public key."""
 
+    #: The type, such as ``ssh-ed25519``.
     kind: str
+    #: The bytes that a ``.pub`` file has in base64.
     blob: bytes
 
     @property
     def fingerprint(self) -> str:
-        """As ``ssh-keygen -l`` prints it."""
+        """The fingerprint as ``ssh-keygen -l`` prints it."""
         return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
 
     @property
     def line(self) -> str:
-        """As in a ``.pub`` file, without comment."""
+        """The line of a ``.pub`` file, without comment."""
         return f"{self.kind} {base64.b64encode(self.blob).decode()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Who claims to have signed (nothing is proven yet), and the bare signature in its algorithm's own form."""
+    """A parsed signature; not verified."""
 
+    #: The key that the signature claims.
     key: PublicKey
     algorithm: str
+    #: The bare signature in the format of its algorithm.
     value: bytes
 
 
 def public_key(line: str) -> PublicKey:
-    """The key in a line as in a ``.pub`` file: type, base64, comment. Raises :class:`Malformed`."""
+    """Parse a line of a ``.pub`` file: type, base64, comment. Raises :class:`Malformed`."""
     kind, _, rest = line.strip().partition(" ")
     if kind not in ALGORITHMS:
-        # anything else could be a secret that was pasted by mistake
-        found = f"its type is {kind}" if _TYPE.fullmatch(kind) else "it does not begin with a key's type"
-        raise Malformed(f"{found}; supported: {', '.join(ALGORITHMS)}")
+        # other text could be a secret that was pasted by mistake
+        reason = f"its type is {kind}" if _TYPE.fullmatch(kind) else "it does not begin with the type of a key"
+        raise Malformed(f"{reason}; supported: {', '.join(ALGORITHMS)}")
     key = _key(_decoded(rest.partition(" ")[0].encode("ascii", "replace")))
     if key.kind != kind:
-        raise Malformed(f"it says {kind}, but holds a key of the type {key.kind}")
+        raise Malformed(f"it says {kind}, but the key has the type {key.kind}")
     return key
 
 
 def parse(data: bytes) -> Signature:
-    """A detached signature in its armor; raises :class:`Malformed`."""
+    """Parse a detached, armored signature; raises :class:`Malformed`."""
     if len(data) > MAX_SIZE:
         raise Malformed(f"it is larger than {MAX_SIZE} bytes")
     lines = data.strip().splitlines()
@@ -88,15 +91,15 @@ def parse(data: bytes) -> Signature:
         raise Malformed(f"it does not begin with {_BEGIN.decode()}, or does not end with {_END.decode()}")
     fields = _Fields(_decoded(b"".join(lines[1:-1])))
     if fields.take(len(_MAGIC)) != _MAGIC:
-        raise Malformed("it is no SSHSIG")
+        raise Malformed("it is not an SSHSIG signature")
     version = fields.number()
     if version != _VERSION:
-        raise Malformed(f"it is of version {version}, expected {_VERSION}")
+        raise Malformed(f"it has the version {version}, expected {_VERSION}")
     key = _key(fields.string())
     for name, expected in (("namespace", NAMESPACE.encode()), ("reserved field", b""), ("hash algorithm", _HASH)):
-        found = fields.string()
-        if found != expected:
-            raise Malformed(f"its {name} is {found[:40].decode('ascii', 'replace')!r}, expected {expected.decode()!r}")
+        actual = fields.string()
+        if actual != expected:
+            raise Malformed(f"its {name} is {actual[:40].decode('ascii', 'replace')!r}, expected {expected.decode()!r}")
     inner = _Fields(fields.string())
     fields.end()
     algorithm, value = inner.text(), inner.string()
@@ -107,7 +110,7 @@ def parse(data: bytes) -> Signature:
 
 
 def dump(signature: Signature) -> bytes:
-    """The armored form, byte for byte as ``ssh-keygen -Y sign`` writes it."""
+    """Return the armored form, byte for byte as ``ssh-keygen -Y sign`` writes it."""
     inner = _string(signature.algorithm.encode()) + _string(signature.value)
     blob = _MAGIC + _VERSION.to_bytes(4, "big") + _string(signature.key.blob) + _context() + _string(inner)
     text = base64.b64encode(blob)
@@ -116,12 +119,12 @@ def dump(signature: Signature) -> bytes:
 
 
 def signed_data(sha512: bytes) -> bytes:
-    """What is really signed, for a file with this digest."""
+    """Return the bytes to sign for a file with this digest."""
     return _MAGIC + _context() + _string(sha512)
 
 
 def is_encrypted(private: bytes) -> bool:
-    """Whether a private key file in OpenSSH's own format needs a passphrase; PROTOCOL.key, section 1."""
+    """True if a private key in OpenSSH's format needs a passphrase (PROTOCOL.key, section 1)."""
     parts = private.split(b"-----")
     try:
         fields = _Fields(_decoded(b"".join(parts[2].split()) if len(parts) > 2 else b""))
@@ -131,7 +134,7 @@ def is_encrypted(private: bytes) -> bool:
 
 
 def ecdsa_numbers(value: bytes) -> tuple[int, int]:
-    """The two numbers of an ECDSA signature, RFC 5656, section 3.1.2."""
+    """Parse the two numbers of an ECDSA signature (RFC 5656, section 3.1.2)."""
     fields = _Fields(value)
     numbers = fields.mpint(), fields.mpint()
     fields.end()
@@ -139,18 +142,18 @@ def ecdsa_numbers(value: bytes) -> tuple[int, int]:
 
 
 def ecdsa_value(r: int, s: int) -> bytes:
-    """The reverse of :func:`ecdsa_numbers`."""
-    # one bit more than the number has, because the first bit is the sign
+    """Encode the two numbers of an ECDSA signature."""
+    # one more bit, because the first bit is the sign
     return b"".join(_string(number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in (r, s))
 
 
 def _context() -> bytes:
-    """Namespace, the reserved field, hash algorithm: in a signature and in what is signed."""
+    """Return namespace, reserved field and hash algorithm, which the signature and the signed bytes share."""
     return _string(NAMESPACE.encode()) + _string(b"") + _string(_HASH)
 
 
 def _key(blob: bytes) -> PublicKey:
-    """A key that has the form of its type; whether its numbers make sense, only cryptography can tell."""
+    """Parse a key. Only its form is validated, not its numbers."""
     fields = _Fields(blob)
     kind = fields.text()
     if kind not in ALGORITHMS:
@@ -167,7 +170,7 @@ def _key(blob: bytes) -> PublicKey:
             raise Malformed(f"the RSA key has {bits} bits, expected {_MIN_RSA} or more")
     fields.end()
     if not sound:
-        raise Malformed(f"the key is not as one of type {kind} must be")
+        raise Malformed(f"the key is malformed for its type, {kind}")
     return PublicKey(kind, blob)
 
 
@@ -175,7 +178,7 @@ def _decoded(text: bytes) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
-        raise Malformed("what should be base64 is none") from None
+        raise Malformed("it is not valid base64") from None
 
 
 def _string(data: bytes) -> bytes:
@@ -183,17 +186,17 @@ def _string(data: bytes) -> bytes:
 
 
 class _Fields:
-    """RFC 4251, section 5: the fields of a blob, one after the other, none longer than what is there."""
+    """Reads the fields of a blob in order (RFC 4251, section 5), and checks each length."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
 
     def take(self, count: int) -> bytes:
-        found = self._data[self._at : self._at + count]
-        if len(found) != count:
+        data = self._data[self._at : self._at + count]
+        if len(data) != count:
             raise Malformed("it is truncated")
         self._at += count
-        return found
+        return data
 
     def number(self) -> int:
         return int.from_bytes(self.take(4), "big")
@@ -207,9 +210,9 @@ class _Fields:
     def mpint(self) -> int:
         raw = self.string()
         if raw[:1] >= b"\x80" or (raw[:1] == b"\0" and raw[1:2] < b"\x80"):
-            raise Malformed("a number in it is negative, or longer than it has to be")
+            raise Malformed("a number in it is negative, or not in its shortest form")
         return int.from_bytes(raw, "big")
 
     def end(self) -> None:
         if self._at != len(self._data):
-            raise Malformed("something follows behind its end")
+            raise Malformed("it has trailing bytes")

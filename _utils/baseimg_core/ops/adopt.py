@@ -1,4 +1,4 @@
-"""On a node: take over a base that the shell scripts have updated in place."""
+"""On a node: takes over a base that the shell scripts updated in place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..context import Context
 from ..disk.legacy import node, reconstruct
-from ..disk.legacy.node import Old
+from ..disk.legacy.node import LegacyState
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store import index, space
@@ -29,47 +29,61 @@ _LISTED = 20
 
 def adopt(context: Context, overlay_dir: str | None = None) -> dict[str, Any]:
     """
-    Make the live content a generation, with the version that the scripts gave it, and restore the pristine one.
+    Record the live content as a generation with the scripts' version, and restore the pristine content.
 
-    Pristine is what the scripts' backups and the live directory still hold of it, if the whole of it has the layer's
-    diff ID; else it stays ``unproven``. Nothing that a container sees is changed.
+    Pristine is reconstructed from the scripts' backups and the live directory. It counts only if it has the layer's
+    diff ID; otherwise it is ``unproven``. What containers see does not change.
+
+    Args:
+        context: The surroundings of the operation.
+        overlay_dir: Where the scripts' ``tmp/baseimg.properties`` is; default: the engine's overlay directory.
+
+    Returns:
+        What was recorded, restored and found missing; see :func:`_result`.
+
+    Raises:
+        LegacyAbsent: The scripts never updated this node.
+        LegacyInvalid: Their file is malformed.
+        BaseAbsent: No image on this node has the directory that they updated.
+        ContentUnknown: The scripts updated the base again after its adoption.
     """
     bases.check_owners(context.engine, "adopting")
-    old = node.read(overlay_dir or context.engine.layers_root)
-    base = _base(context.engine, old)
+    legacy = node.read(overlay_dir or context.engine.layers_root)
+    base = _base(context.engine, legacy)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover()
         if record:
-            _check_untouched(record, base, old)
+            _check_untouched(record, base, legacy)
             if record.pristine_state != "unproven":
-                return _result(context, base, record, old, None)
+                return _result(context, base, record, legacy, None)
         fresh = record is None
-        record = record or _first_record(base, old)
-        attempt = _Attempt(context, base, old, record, fresh)
+        record = record or _first_record(base, legacy)
+        attempt = _Attempt(context, base, legacy, record, fresh)
         base.store.adopt(record, context.by, attempt.fill)
-        return _result(context, base, record, old, attempt)
+        return _result(context, base, record, legacy, attempt)
 
 
 @dataclass(slots=True)
 class _Attempt:
     """
-    One attempt to restore the pristine content. ``fresh`` says that nothing of the base is recorded yet.
-
-    ``files`` counts files by where they were found, ``missing`` are those found nowhere, ``changed`` whether anything
-    is to be recorded.
+    One attempt to restore the pristine content.
     """
 
     context: Context
     base: Base
-    old: Old
+    legacy: LegacyState
     record: Record
+    #: True if the base has no record yet.
     fresh: bool
+    #: True if there is anything to record.
     changed: bool = False
+    #: The number of files copied from each source.
     files: Mapping[str, int] = field(default_factory=dict)
+    #: The files that no source has.
     missing: list[bytes] = field(default_factory=list)
 
     def fill(self, staging: str) -> Adopted | None:
-        """Put the pristine content into ``staging``, as far as it is known, and say what is what in the record."""
+        """Reconstruct the pristine content in ``staging``, and describe the result in the record."""
         reason = self._restore(staging)
         self.changed = self.fresh or not reason
         if not self.changed:
@@ -85,13 +99,13 @@ class _Attempt:
         return Adopted(not reason, self._live(), index.digest_all(self.base.store.live))
 
     def _restore(self, staging: str) -> str:
-        """Fill ``staging``; returns why that is not the pristine content, empty where it is."""
+        """Fill ``staging``; return why the result is not the pristine content, or an empty string."""
         base, engine = self.base, self.context.engine
         headers = engine.original_tar_headers(base.chain_id)
         if headers is None:
-            return "the engine keeps no record of what the layer held"
+            return "the engine keeps no record of the layer's tar"
         total = sum(info.size for info, _checksum in headers)
-        hint = "nothing was changed; baseimg.adopt needs this once, for the original content"
+        hint = "nothing was changed; baseimg.adopt needs this space once, for the original content"
         space.check(base.store.home, total, len(headers), self.context.reserve, lambda: hint)
         try:
             made = reconstruct.rebuild(
@@ -102,74 +116,82 @@ class _Attempt:
         self.files, self.missing = made.files, made.missing
         if made.missing:
             listed = ", ".join(overlay.shown(path) for path in made.missing[:3])
-            return f"{len(made.missing)} of {len(headers)} paths are nowhere as the engine recorded them: {listed}, …"
+            return (
+                f"{len(made.missing)} of {len(headers)} paths are in no source as the engine recorded them: {listed}, …"
+            )
         if not engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], staging):
-            return "what was found does not have the diff ID of the layer"
+            return "the reconstructed layer has another diff ID"
         return ""
 
     def _sources(self) -> list[tuple[str, str]]:
-        backups = [(f"backup {version}", directory) for version, directory in self.old.backups]
+        backups = [(f"backup {version}", directory) for version, directory in self.legacy.backups]
         return [*backups, ("live", self.base.store.live)]
 
     def _is_live(self, staging: str) -> bool:
-        """Whether containers see of the live directory exactly what they would see of the pristine content."""
+        """True if the live directory shows exactly what the pristine content shows."""
         lower = self.base.lower
         return not compare(Stack([staging, *lower]), Stack([self.base.store.live, *lower]), siblings=siblings)
 
     def _live(self) -> Generation:
-        version = model_legacy.version_beside(self.old.properties.version, {self.record.pristine.version, "pristine"})
+        version = model_legacy.adopted_version(
+            self.legacy.properties.version, {self.record.pristine.version, "pristine"}
+        )
         size, paths = space.measure(self.base.store.live)
         return Generation(-1, version, model_legacy.CONTENT, 0, bytes=size, paths=paths)
 
 
-def _base(engine: Engine, old: Old) -> Base:
-    """The base whose top layer the scripts have overwritten, under the name that they knew it by."""
+def _base(engine: Engine, legacy: LegacyState) -> Base:
+    """Return the base whose top layer the scripts overwrote, by the name that they used."""
     found = {
         image.chain_ids[height]
         for image in engine.images()
         for height, directory in enumerate(image.directories)
-        if old.names(directory)
+        if legacy.is_layer(directory)
     }
     if not found:
         raise BaseAbsent(
-            f"no image on this node has the layer directory {old.properties.directory}",
-            "the base was removed since the scripts updated it, and is the original where it was pulled again; "
+            f"no image on this node has the layer directory {legacy.properties.directory}",
+            "the base was removed after the scripts updated it; if it was pulled again, it is the original; "
             "remove the scripts' files tmp/baseimg.properties and backup/",
         )
     chain_id = found.pop()
     own = [image for image in bases.images_on(engine, chain_id) if image.chain_id == chain_id]
-    tags = [tag for image in own for tag in image.tags if ids.tag(tag) == _first_version(old)]
+    tags = [tag for image in own for tag in image.tags if ids.tag(tag) == _first_version(legacy)]
     return bases.by_chain(engine, chain_id, tags[0] if tags else None)
 
 
-def _first_version(old: Old) -> str:
-    """What the scripts called the content before their first update: they made a backup of it."""
-    return old.backups[0][0] if old.backups else old.properties.version
+def _first_version(legacy: LegacyState) -> str:
+    """Return the scripts' version of the content before their first update: they made a backup of it."""
+    return legacy.backups[0][0] if legacy.backups else legacy.properties.version
 
 
-def _first_record(base: Base, old: Old) -> Record:
+def _first_record(base: Base, legacy: LegacyState) -> Record:
     record = bases.pristine_record(base)
-    if ids.is_digest(base.reference) and old.backups:  # no image has a name here, so no tag tells the version
-        record.pristine.version = _first_version(old)
+    if ids.is_digest(base.reference) and legacy.backups:  # the base has no tag that could tell the version
+        record.pristine.version = _first_version(legacy)
     return record
 
 
-def _check_untouched(record: Record, base: Base, old: Old) -> None:
-    """Refuse a base that the scripts have updated again since it was adopted, in place, so that no inode tells."""
-    known = {one.version for one in record.generations.values()}
+def _check_untouched(record: Record, base: Base, legacy: LegacyState) -> None:
+    """
+    Refuse a base that the scripts updated again after its adoption. They write in place, so inodes do not show it.
+    """
+    known = {generation.version for generation in record.generations.values()}
     known |= {line[side] for line in base.store.history() for side in ("from", "to")}
-    if old.properties.version not in known:
+    if legacy.properties.version not in known:
         raise ContentUnknown(
-            f"the old scripts have updated {record.reference} to {old.properties.version} since it was adopted",
-            "do not run them any more; baseimg.verify tells what they changed, and the state's repair: true or a "
-            "rollback to pristine brings the base back",
+            f"the old scripts updated {record.reference} to {legacy.properties.version} after its adoption",
+            "stop running the scripts; baseimg.verify lists what they changed; the state's repair: true, or a rollback "
+            "to pristine, restores the base",
         )
 
 
-def _result(context: Context, base: Base, record: Record, old: Old, attempt: _Attempt | None) -> dict[str, Any]:
+def _result(
+    context: Context, base: Base, record: Record, legacy: LegacyState, attempt: _Attempt | None
+) -> dict[str, Any]:
     current = record.generations[record.current]
     state = {"kept": "proven"}.get(record.pristine_state, record.pristine_state)
-    removable = old.directories if record.pristine.inode else []
+    removable = legacy.removable if record.pristine.inode else []
     return {
         "changed": bool(attempt and attempt.changed),
         "base": record.reference,
@@ -183,16 +205,16 @@ def _result(context: Context, base: Base, record: Record, old: Old, attempt: _At
         "removable": removable,
         "space": sum(space.measure(path)[0] for path in removable),
         "images": [image.name for image in bases.images_on(context.engine, base.chain_id)],
-        "hint": _hint(record, old, removable),
+        "hint": _hint(record, legacy, removable),
     }
 
 
-def _hint(record: Record, old: Old, removable: list[str]) -> str:
+def _hint(record: Record, legacy: LegacyState, removable: list[str]) -> str:
     if record.unproven:
         return (
-            f"{record.reference} cannot go back to its original content nor be brought to another version: "
-            f"{record.unproven}. Either remove every container and image on it, and pull it again; or copy the "
-            "original layer directory (path in baseimg.layer, on a machine where it was never updated) with 'rsync "
-            f"-aHAX' to {os.path.join(old.home, 'backup')}/original and run baseimg.adopt again"
+            f"{record.reference} cannot return to its original content or change to another version: "
+            f"{record.unproven}. Either remove all containers and images on it, and pull it again. Or copy the "
+            "original layer directory (its path is in baseimg.layer, on a machine where it was never updated) with "
+            f"'rsync -aHAX' to {os.path.join(legacy.home, 'backup')}/original and run baseimg.adopt again"
         )
-    return f"the old scripts' files are of no use any more: {', '.join(removable)}" if removable else ""
+    return f"these files of the old scripts can be deleted: {', '.join(removable)}" if removable else ""

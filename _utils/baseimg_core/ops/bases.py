@@ -196,7 +196,7 @@ def check_owners(engine: Engine, what: str) -> None:
 def check_original(engine: Engine, directory: str) -> None:
     """Refuse a layer directory that those scripts have updated and nobody adopted."""
     old = node.find(directory)
-    if old and old.updated(_versions(engine, directory)) and Store(os.path.dirname(directory)).read() is None:
+    if old and old.was_updated(_versions(engine, directory)) and Store(os.path.dirname(directory)).read() is None:
         raise ContentUnknown(
             f"{directory} was updated by the old scripts, which call its content {old.properties.version}",
             "run baseimg.adopt on this node, which takes it over (docs/operating/taking-over.md)",
@@ -214,7 +214,7 @@ def _legacy_version(engine: Engine, base: Base) -> str:
         old = node.find(base.directory)
     except LegacyInvalid:
         return "unknown"
-    return old.properties.version if old and old.updated(_versions(engine, base.directory)) else ""
+    return old.properties.version if old and old.was_updated(_versions(engine, base.directory)) else ""
 
 
 def recorded(engine: Engine) -> list[Base]:

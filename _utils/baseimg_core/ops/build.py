@@ -1,4 +1,4 @@
-"""On the build machine: where an image's top layer lives, what differs between two images, and a bundle of it."""
+"""On the build machine: an image's top layer, the difference between two images, and a bundle of it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 
 def layer(engine: Engine, reference: str) -> dict[str, Any]:
-    """Where the image's top layer lives."""
-    image = layered(engine, reference)
+    """Return where the image's top layer is."""
+    image = image_with_layers(engine, reference)
     return {
         "image": reference,
         "chain_id": image.chain_id,
@@ -42,18 +42,29 @@ def layer(engine: Engine, reference: str) -> dict[str, Any]:
 
 
 def diff(engine: Engine, source: str, target: str, progress: Progress | None = None) -> dict[str, Any]:
-    """Counts, and every path that differs."""
-    old, new = layered(engine, source), layered(engine, target)
-    found = _compare(engine, pristine(engine, old), pristine(engine, new), progress, contents=True)
+    """
+    List every path that differs between two images.
+
+    Args:
+        engine: The engine that has both images.
+        source: The reference of the old image.
+        target: The reference of the new image.
+        progress: Called with the step "comparing".
+
+    Returns:
+        ``source``, ``target``, ``counts`` by action, and a list of paths for each action.
+    """
+    old, new = image_with_layers(engine, source), image_with_layers(engine, target)
+    changes = _compare(engine, pristine_stack(engine, old), pristine_stack(engine, new), progress, contents=True)
     listed: dict[str, list[dict[str, Any]]] = {action.value: [] for action in Action}
-    for change in found:
+    for change in changes:
         item: dict[str, Any] = {"path": overlay.shown(change.path)}
         if change.entry:
             item["type"] = change.entry.kind.value
         if change.what:
             item["differs"] = list(change.what)
         listed[change.action.value].append(item)
-    return {"source": source, "target": target, "counts": model_changes.counts(found), **listed}
+    return {"source": source, "target": target, "counts": model_changes.counts(changes), **listed}
 
 
 def build(
@@ -69,13 +80,32 @@ def build(
     delta: str | None = None,
 ) -> dict[str, Any]:
     """
-    Write the bundle that leads from ``source`` to ``target``; with ``test`` only tell what it would hold.
+    Write the bundle that leads from ``source`` to ``target``.
 
-    ``key`` is the path of a private key to sign it with. ``delta`` is as in :class:`writer.Encoding`.
+    Args:
+        engine: The engine that has both images.
+        source: The reference of the old image.
+        target: The reference of the new image.
+        path: The file to write.
+        version: What the target is called; default: its tag.
+        kind: The compression, ``zstd`` or ``gzip``.
+        test: Do not write the file.
+        progress: Called with the steps "comparing" and "writing".
+        key: The path of a private key to sign with.
+        delta: As in :class:`Encoding`.
+
+    Returns:
+        ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``; with ``key`` also ``signature``
+        and ``key``.
+
+    Raises:
+        ImagesEqual: Both images show the same content.
+        ArgumentInvalid: The platforms differ, or an argument is wrong.
+        DestinationUnwritable: The file cannot be written.
     """
     compression.check(kind)
     signer = signature.load(key) if key else None
-    old, new = layered(engine, source), layered(engine, target)
+    old, new = image_with_layers(engine, source), image_with_layers(engine, target)
     if (old.os, old.architecture) != (new.os, new.architecture):
         raise ArgumentInvalid(
             f"{source} is for {old.os}/{old.architecture}, {target} for {new.os}/{new.architecture}",
@@ -84,18 +114,18 @@ def build(
     equal = ImagesEqual(f"{source} and {target} show the same content")
     if old.chain_id == new.chain_id:
         raise equal
-    below, above = pristine(engine, old), pristine(engine, new)
-    found = _compare(engine, below, above, progress)
-    if not found:
+    below, above = pristine_stack(engine, old), pristine_stack(engine, new)
+    changes = _compare(engine, below, above, progress)
+    if not changes:
         raise equal
     sides = image_ref(source, old, None), image_ref(target, new, version)
     result: dict[str, Any] = {"bundle": path, "digest": "", "size": 0}
-    result.update(source=side(sides[0]), target=side(sides[1]), changes=model_changes.counts(found))
+    result.update(source=side_as_dict(sides[0]), target=side_as_dict(sides[1]), changes=model_changes.counts(changes))
     if test:
         return result
     platform, differ = {"os": new.os, "architecture": new.architecture}, databases.difference(below, above)
     encoding = Encoding(kind, below if delta else None, delta or "")
-    written = writer.write(path, found, *sides, platform, encoding, step_progress(progress, "writing"), differ)
+    written = writer.write(path, changes, *sides, platform, encoding, step_progress(progress, "writing"), differ)
     result.update(digest=written.digest, size=written.size)
     if signer:
         signed = signature.sign(path, signer, written.digest)
@@ -104,7 +134,7 @@ def build(
 
 
 def sign(path: str, key: str, test: bool = False) -> dict[str, Any]:
-    """Sign a bundle that is there with the private key in the file ``key``; with ``test`` only tell."""
+    """Sign the bundle ``path`` with the private key in the file ``key``; ``test`` writes nothing."""
     signer = signature.load(key)
     signed = signature.sign(path, signer, test=test)
     return {
@@ -117,8 +147,8 @@ def sign(path: str, key: str, test: bool = False) -> dict[str, Any]:
 
 
 def inspect(path: str, verify: bool = False) -> dict[str, Any]:
-    """A bundle's manifest; with ``verify`` only after every digest in it has been computed again."""
-    with Bundle(path) as bundle:
+    """Return the manifest of a bundle; ``verify`` first verifies every digest in it."""
+    with Bundle.open(path) as bundle:
         if verify:
             bundle.verify()
         return {
@@ -132,7 +162,8 @@ def inspect(path: str, verify: bool = False) -> dict[str, Any]:
         }
 
 
-def layered(engine: Engine, reference: str) -> Image:
+def image_with_layers(engine: Engine, reference: str) -> Image:
+    """Return the image; raises :class:`ArgumentInvalid` if it has no layers."""
     image = engine.image(reference)
     if not image.diff_ids:
         raise ArgumentInvalid(f"image {reference} has no layers", "give an image that has at least one layer")
@@ -140,12 +171,14 @@ def layered(engine: Engine, reference: str) -> Image:
 
 
 def _compare(engine: Engine, old: Stack, new: Stack, progress: Progress | None, contents: bool = False) -> list[Change]:
-    found = compare(old, new, step_progress(progress, "comparing"), contents, siblings)
-    return [replace(one, entry=engine.owners.original(one.entry)) if one.entry else one for one in found]
+    changes = compare(old, new, step_progress(progress, "comparing"), contents, siblings)
+    return [
+        replace(change, entry=engine.owners.original(change.entry)) if change.entry else change for change in changes
+    ]
 
 
-def pristine(engine: Engine, image: Image) -> Stack:
-    """The image's own content, also where a newer version has been swapped into one of its layers on this machine."""
+def pristine_stack(engine: Engine, image: Image) -> Stack:
+    """Return the image's original content, also if a base below it shows another version on this machine."""
     roots = []
     for directory in reversed(image.directories):
         bases.check_original(engine, directory)
@@ -156,11 +189,23 @@ def pristine(engine: Engine, image: Image) -> Stack:
 
 
 def image_ref(reference: str, image: Image, version: str | None) -> ImageRef:
-    found = version or ids.tag(reference) or image.chain_id.removeprefix("sha256:")[:12]
-    if not _TAG.fullmatch(found):
-        raise ArgumentInvalid(f"version is {found!r}, expected letters, digits, '.', '_', '-', 128 at most, like a tag")
-    return ImageRef(reference, found, image.chain_id, image.diff_ids)
+    """
+    Return one side of a bundle.
+
+    Args:
+        reference: What the image is called.
+        image: The image.
+        version: What its content is called; default: the tag, or else the first digits of the chain ID.
+
+    Raises:
+        ArgumentInvalid: The version is not a valid tag.
+    """
+    name = version or ids.tag(reference) or image.chain_id.removeprefix("sha256:")[:12]
+    if not _TAG.fullmatch(name):
+        raise ArgumentInvalid(f"version is {name!r}, expected at most 128 letters, digits, '.', '_', '-', as in a tag")
+    return ImageRef(reference, name, image.chain_id, image.diff_ids)
 
 
-def side(image: ImageRef) -> dict[str, str]:
+def side_as_dict(image: ImageRef) -> dict[str, str]:
+    """Return one side of a bundle as plain data."""
     return {"reference": image.reference, "version": image.version, "chain_id": image.chain_id}

@@ -1,4 +1,4 @@
-"""On a node: have the bundles here that a version needs, and know that they may be used, before anything is changed."""
+"""On a node: fetch and verify the bundles that a version needs. Changes nothing else."""
 
 from __future__ import annotations
 
@@ -16,22 +16,34 @@ from .plan import Catalogue, decide
 def fetch(
     context: Context, name: str, version: str, bundles: Mapping[str, Source], chain_id: str | None = None
 ) -> dict[str, Any]:
-    """Move and check (digest, signature, manifest) what :func:`converging.converge` would need, and nothing else."""
+    """
+    Fetch and verify (digest, signature, manifest) the bundles that :func:`converge.converge` would need.
+
+    Args:
+        context: The surroundings of the operation.
+        name: The base.
+        version: The version to reach.
+        bundles: The declared bundles by version.
+        chain_id: The base's chain ID, if ``name`` is not enough.
+
+    Returns:
+        ``needed``, ``base``, ``from``, ``to``, ``bundles`` and their ``bytes``.
+    """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = find(context.engine, name, catalogue, chain_id)
         record = base.store.read() or bases.initial_record(context.engine, base)
-        wanted = decide(record, version, catalogue)
+        plan = decide(record, version, catalogue)
         current = record.generations[record.current]
-        needed = {step: catalogue.bundle(step) for step in wanted.route}
+        needed = {step: catalogue.bundle(step) for step in plan.route}
         return {
-            "needed": wanted.generation is not current,
+            "needed": plan.generation is not current,
             "base": record.reference,
             "from": current.version,
             "to": version,
             "bundles": [
-                {"version": step, "path": one.path, "bytes": one.size, "digest": one.digest}
-                for step, one in needed.items()
+                {"version": step, "path": bundle.path, "bytes": bundle.size, "digest": bundle.digest}
+                for step, bundle in needed.items()
             ],
-            "bytes": sum(one.size for one in needed.values()),
+            "bytes": sum(bundle.size for bundle in needed.values()),
         }

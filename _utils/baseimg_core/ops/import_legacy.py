@@ -1,4 +1,4 @@
-"""On the build machine: a bundle from an archive of the shell scripts that baseimg replaces."""
+"""On the build machine: makes a bundle from an archive of the shell scripts that baseimg replaces."""
 
 from __future__ import annotations
 
@@ -38,41 +38,58 @@ def import_legacy(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """
-    Write the bundle that leads from ``source`` to what it shows with an old archive laid over it.
+    Write the bundle that leads from ``source`` to the source with an old archive over it.
 
-    No image has that content. So its diff IDs are those of the source and the archive's digest as one more, which gives
-    it a chain ID that is the same wherever this archive is imported for this source, and no other.
+    No image has that content. So its diff IDs are those of the source and, as one more, the digest of the archive. The
+    resulting chain ID is the same wherever this archive is imported for this source.
+
+    Args:
+        engine: The engine that has the source.
+        archive: The path of the archive.
+        source: The reference of the source image.
+        path: The bundle to write.
+        version: What the target is called; default: the version in the archive's name.
+        kind: The compression, ``zstd`` or ``gzip``.
+        progress: Called with the steps "comparing" and "writing".
+
+    Returns:
+        ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``not_expressed``.
+
+    Raises:
+        LegacyInvalid: The archive is damaged or hostile, or the scripts did not write it.
+        ImagesEqual: The source already shows all that the archive has.
+        DestinationUnwritable: The bundle cannot be written.
     """
     compression.check(kind)
     bases.check_owners(engine, "importing old archives")
-    image = build.layered(engine, source)
+    image = build.image_with_layers(engine, source)
     name = os.path.basename(archive)
     version = version or properties.version_of_archive(name)
     if version is None:
-        raise ArgumentInvalid(f"the name {name} tells no version, expected BASE-<version>-diff.tar.gz or version=")
+        raise ArgumentInvalid(f"the file name {name} has no version, expected BASE-<version>-diff.tar.gz, or version=")
     target = replace(image, diff_ids=(*image.diff_ids, _digest(archive)))
     sides = build.image_ref(source, image, None), build.image_ref(name, target, version)
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise DestinationUnwritable(f"{directory} is not a directory")
-    below = build.pristine(engine, image)
+    below = build.pristine_stack(engine, image)
     with translate_os_errors(path), tempfile.TemporaryDirectory(prefix=".baseimg-import-", dir=directory) as unpacked:
-        met = legacy_archive.unpack(archive, unpacked, below)
+        result = legacy_archive.unpack(archive, unpacked, below)
         above = Stack([unpacked, *below.root.paths])
-        found = compare(below, above, step_progress(progress, "comparing"), siblings=siblings)
-        if not found:
+        changes = compare(below, above, step_progress(progress, "comparing"), siblings=siblings)
+        if not changes:
             raise ImagesEqual(f"{source} shows everything that is in {archive}")
         platform, differ = {"os": image.os, "architecture": image.architecture}, databases.difference(below, above)
-        tell = step_progress(progress, "writing")
-        written = writer.write(path, found, *sides, platform, Encoding(kind), tell, differ)
+        report = step_progress(progress, "writing")
+        written = writer.write(path, changes, *sides, platform, Encoding(kind), report, differ)
     return {
         "bundle": path,
         "digest": written.digest,
         "size": written.size,
-        "source": build.side(sides[0]),
-        "target": build.side(sides[1]),
-        "changes": model_changes.counts(found),
-        "not_expressed": _not_expressed(met, found),
+        "source": build.side_as_dict(sides[0]),
+        "target": build.side_as_dict(sides[1]),
+        "changes": model_changes.counts(changes),
+        "not_expressed": _not_expressed(result, changes),
     }
 
 
@@ -84,15 +101,15 @@ def _digest(archive: str) -> str:
         raise LegacyInvalid(f"{archive} cannot be read: {exc.strerror}", "give the path of a file") from exc
 
 
-def _not_expressed(met: Unpacked, found: Sequence[Change]) -> list[dict[str, Any]]:
-    """What an old archive says nothing of, or says wrong; with the paths where that shows."""
-    types = [change.path for change in found if "type" in change.what]
-    told: list[tuple[str, list[bytes]]] = [
-        ("removed paths: only these have a mark in the archive, others stay", met.removed),
+def _not_expressed(unpacked: Unpacked, changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """Return what an old archive lacks or has wrong, with the paths concerned."""
+    types = [change.path for change in changes if "type" in change.what]
+    gaps: list[tuple[str, list[bytes]]] = [
+        ("removed paths: only these have a mark in the archive, others stay", unpacked.removed),
         ("directories that the target replaced as a whole: what the source has in them stays", []),
-        ("extended attributes, file capabilities among them: these paths keep the source's", met.attributes),
+        ("extended attributes, file capabilities among them: these paths keep the source's", unpacked.attributes),
         ("a path that several layers of the target have: the archive has the lowest layer's", []),
         ("files and directories in each other's place: the archive may have the wrong one", types),
         ("names in the root of the image that begin with a dot: left out", []),
     ]
-    return [{"what": what, "paths": [overlay.shown(path) for path in sorted(paths)]} for what, paths in told]
+    return [{"what": what, "paths": [overlay.shown(path) for path in sorted(paths)]} for what, paths in gaps]

@@ -76,7 +76,7 @@ class Catalogue:
 def open_bundle(context: Context, source: Source) -> Bundle:
     """A bundle on this node; whether it may be used, by its signature, is known before anything in it is read."""
     if not context.trust.keys:
-        return Bundle(context.fetch(source), source.digest)
+        return Bundle.open(context.fetch(source), source.digest)
     try:
         signature = bundle_signature.read(context.fetch(source.signature))
     except (BundleUnavailable, SignatureMissing) as exc:
@@ -84,9 +84,9 @@ def open_bundle(context: Context, source: Source) -> Bundle:
             raise  # there we can tell "it has none" from "it cannot be asked"
         if context.trust.required:
             raise SignatureMissing(f"{source.source} is not signed: {exc.message}") from exc
-        return Bundle(context.fetch(source), source.digest)
+        return Bundle.open(context.fetch(source), source.digest)
     keys, where = context.trust.keys, source.signature.source
-    return Bundle(
+    return Bundle.open(
         context.fetch(source), source.digest, lambda sha512: bundle_signature.check(signature, sha512, keys, where)
     )
 

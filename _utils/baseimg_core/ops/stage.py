@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..context import Context
 from ..disk.bundle.layer import Member
-from ..disk.bundle.streams import Plain
+from ..disk.bundle.streams import LayerReader
 from ..disk.stack.directories import Stack
 from ..disk.store import index, links, space
 from ..disk.store.build import Flattener
@@ -86,7 +86,7 @@ def _stage(
         raise space.exhausted_while_writing(base.store.home, size, paths, prunable(base, record), exc) from exc
 
 
-def _without_devices(members: Iterable[tuple[Member, Plain]]) -> Iterator[tuple[Member, Plain]]:
+def _without_devices(members: Iterable[tuple[Member, LayerReader]]) -> Iterator[tuple[Member, LayerReader]]:
     for member, stream in members:
         if member.entry and member.entry.is_unusual_device:
             major, minor = member.entry.device
@@ -96,7 +96,7 @@ def _without_devices(members: Iterable[tuple[Member, Plain]]) -> Iterator[tuple[
         yield member, stream
 
 
-def _stored(members: Iterable[tuple[Member, Plain]], owners: Owners) -> Iterator[tuple[Member, Plain]]:
+def _stored(members: Iterable[tuple[Member, LayerReader]], owners: Owners) -> Iterator[tuple[Member, LayerReader]]:
     """A bundle's members with the owners that this engine stores."""
     for member, stream in members:
         yield (replace(member, entry=owners.stored(member.entry)) if member.entry else member), stream

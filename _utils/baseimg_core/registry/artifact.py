@@ -1,8 +1,8 @@
 """
-A bundle's signature as a registry keeps it: an OCI artifact beside the bundle, with the file ``BUNDLE.sig`` as blob.
+The signature of a bundle in a registry: an OCI artifact with the file ``BUNDLE.sig`` as its blob.
 
-OCI image spec 1.1, manifest.md, "Guidelines for Artifact Usage". Its ``subject`` is the bundle's manifest, so that
-registries which list referrers list it; we find it by a tag, which every registry can do.
+OCI image spec 1.1, manifest.md, "Guidelines for Artifact Usage". Its ``subject`` is the bundle's manifest, so
+registries can list it as a referrer. It also has a tag, because not every registry lists referrers.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..model.stack import ids
 _ARTIFACT_TYPE = "application/vnd.baseimg.signature.v1"
 _SIGNATURE_TYPE = "application/vnd.baseimg.signature.v1.sshsig"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-EMPTY = b"{}"  # the config of an artifact that has none
+EMPTY = b"{}"  # the config of an artifact without config
 
 
 def signature_image(signature: bytes, image: bytes) -> bytes:
-    """The manifest of a signature of the bundle whose OCI manifest is ``image``."""
+    """Return the OCI manifest of a signature; ``image`` is the OCI manifest of the bundle."""
     return frame.dump(
         {
             "schemaVersion": 2,
@@ -34,11 +34,11 @@ def signature_image(signature: bytes, image: bytes) -> bytes:
 
 
 def signature_blob(image: bytes) -> Descriptor | None:
-    """The blob with the signature, ``None`` where the manifest is none of a signature."""
+    """Return the blob of the signature; ``None`` if ``image`` is not the manifest of a signature."""
     try:
         (layer,) = json.loads(image)["layers"]
-        found = Descriptor(layer["digest"], layer["size"])
+        blob = Descriptor(layer["digest"], layer["size"])
         known = layer["mediaType"] == _SIGNATURE_TYPE
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    return found if known and ids.is_digest(found.digest) and type(found.size) is int and found.size >= 0 else None
+    return blob if known and ids.is_digest(blob.digest) and type(blob.size) is int and blob.size >= 0 else None

@@ -1,15 +1,14 @@
 """
-Take bundles from a registry: the same file again that was pushed, to the byte.
+Pulls bundles from a registry. The pulled file is identical to the pushed one, byte for byte.
 
 ::
 
     <cachedir>/baseimg/registry/       0700
-        <hex>.tar                      a whole bundle, by the digest of its OCI manifest
-        <hex>.tar.part                 one that is not whole yet: its layer blob so far, at its place in the file
-        <hex>.tar.sig                  its signature, as it was the last time
+        <hex>.tar                      a complete bundle, by the digest of its OCI manifest
+        <hex>.tar.part                 an incomplete bundle: the first part of its layer blob, at its place in the file
+        <hex>.tar.sig                  its signature, as fetched last
 
-A part is gone on with, wherever the transfer was broken off; one that turns out wrong is removed. All of it may be
-removed at any time.
+Interrupted downloads resume. A download that fails verification is deleted. All files may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ..disk.bundle import frame
-from ..disk.bundle.reader import MAX_JSON, Descriptor, carried, parts
+from ..disk.bundle.reader import MAX_JSON, Descriptor, descriptors_of, manifest_of
 from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing
 from ..linux.files import CHUNK, discard, save, sync_directory, write_all
 from ..linux.oserrors import translate_os_errors
@@ -34,11 +33,11 @@ from . import artifact
 from .repository import Repository
 
 
-class Cache:
+class BundleCache:
     """
-    Bundles from registries, below ``home``. ``declared`` is what is known of registries, by host.
+    Bundles from registries, below ``home``. ``declared`` has the settings of registries by host.
 
-    What a tag names is asked once, so that a bundle and its signature belong together.
+    A tag is resolved once, so a bundle and its signature belong together.
     """
 
     def __init__(self, home: str, declared: Mapping[str, Registry], progress: Progress | None = None) -> None:
@@ -48,10 +47,15 @@ class Cache:
 
     def fetch(self, source: str) -> str:
         """
-        The path of the bundle at ``docker://…``, or of its signature where that is meant.
+        Return the local path of a bundle, or of its signature, at ``docker://…``.
 
-        Raises :class:`BundleUnavailable`, :class:`RegistryDenied`, :class:`DigestMismatch`, :class:`BundleInvalid`
-        where it is no bundle, and for a signature :class:`SignatureMissing`, :class:`SignatureInvalid`.
+        Raises:
+            BundleUnavailable: The registry does not answer, or does not have the bundle.
+            RegistryDenied: The registry rejected the credentials or the request.
+            DigestMismatch: The registry sent other bytes.
+            BundleInvalid: The registry has an image there, not a bundle.
+            SignatureMissing: The bundle has no signature.
+            SignatureInvalid: Its signature is not one that baseimg.push made.
         """
         place, signature = reference.split_signature(source)
         with translate_os_errors(self._home):
@@ -62,27 +66,27 @@ class Cache:
     def _bundle(self, place: Reference) -> str:
         digest = self._digest(place)
         path = self._path(digest)
-        with self._alone():
+        with self._locked():
             if not os.path.exists(path):
                 self._pull(place, self._manifest(place, digest), path)
         return path
 
     def _pull(self, place: Reference, image: bytes, path: str) -> None:
         repository = self._repository(place)
-        config, layer = parts(image)
+        config, layer = descriptors_of(image)
         if config.size > MAX_JSON:
             raise BundleInvalid(f"the image config of {place} has {config.size} bytes")
-        about = repository.small(config)
-        version = carried(about).target.version
-        with Part(path + ".part", layer, self._progress) as part:
-            # wrong bytes may be of an earlier run or of a mirror; then once more, from the registry alone
+        about = repository.fetch_bytes(config)
+        version = manifest_of(about).target.version
+        with PartialBundle(path + ".part", layer, self._progress) as part:
+            # wrong bytes may come from an earlier run or a mirror: fetch once more, from the registry itself
             if not self._layer(repository, layer, part, part.size > 0 or repository.has_mirrors):
                 repository.without_mirrors()
                 self._layer(repository, layer, part, False)
             part.complete(frame.tail(layer.size, about, [image], version), path)
 
     @staticmethod
-    def _layer(repository: Repository, layer: Descriptor, part: Part, again: bool) -> bool:
+    def _layer(repository: Repository, layer: Descriptor, part: PartialBundle, again: bool) -> bool:
         try:
             repository.download(layer, part)
             part.check()
@@ -106,22 +110,22 @@ class Cache:
             )
         blob = artifact.signature_blob(image)
         if blob is None or blob.size > model_signature.MAX_SIZE:
-            raise SignatureInvalid(f"the signature of {place} is not one that baseimg.push has made")
-        data = repository.small(blob, model_signature.MAX_SIZE)
-        with self._alone():
+            raise SignatureInvalid(f"the signature of {place} was not made by baseimg.push")
+        data = repository.fetch_bytes(blob, model_signature.MAX_SIZE)
+        with self._locked():
             save(path, data)
         return path
 
     def _digest(self, place: Reference) -> str:
-        """The digest of the bundle's OCI manifest: only a tag has to be asked for."""
+        """Return the digest of the bundle's OCI manifest. Only a tag needs a request."""
         return place.digest or frame.digest(self._manifest(place, place.tag))
 
-    def _manifest(self, place: Reference, wanted: str) -> bytes:
-        key = f"{place.host}/{place.name} {wanted}"
+    def _manifest(self, place: Reference, name: str) -> bytes:
+        key = f"{place.host}/{place.name} {name}"
         if key not in self._manifests:
-            image = self._repository(place).manifest(wanted)
+            image = self._repository(place).manifest(name)
             if image is None:
-                raise BundleUnavailable(f"{place.host} has no {place}", "check name and tag, or push the bundle")
+                raise BundleUnavailable(f"{place.host} does not have {place}", "check name and tag, or push the bundle")
             self._manifests[key] = image
             self._manifests[f"{place.host}/{place.name} {frame.digest(image)}"] = image
         return self._manifests[key]
@@ -136,8 +140,8 @@ class Cache:
         return os.path.join(self._home, digest.removeprefix("sha256:") + ".tar")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One process at a time fills the cache; the others find what it fetched."""
+    def _locked(self) -> Iterator[None]:
+        """Lock the cache, so one process at a time fills it."""
         descriptor = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -146,22 +150,22 @@ class Cache:
             os.close(descriptor)
 
 
-class Part:
+class PartialBundle:
     """
-    A bundle's file while its layer blob arrives: the head, then as much of the blob as is there.
+    The file of a bundle during its download: the head, then the part of the layer blob that has arrived.
 
-    A transfer that is broken off leaves it for the next one; a full disk does not.
+    An interrupted transfer keeps the file for the next one. A full disk removes it.
     """
 
     def __init__(self, path: str, layer: Descriptor, progress: Progress | None) -> None:
-        self._path, self._wanted, self._progress = path, layer, progress
+        self._path, self._layer, self._progress = path, layer, progress
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = open(os.open(path, flags, 0o600), "r+b", buffering=0)  # noqa: SIM115
         self._sha = hashlib.sha256()
         self._size = 0
-        self._read()
+        self._resume()
 
-    def __enter__(self) -> Part:
+    def __enter__(self) -> PartialBundle:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
@@ -171,45 +175,45 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Bytes of the blob that are there."""
+        """Bytes of the blob that have arrived."""
         return self._size
 
     def write(self, data: bytes) -> None:
-        """The next bytes of the blob."""
+        """Append the next bytes of the blob."""
         write_all(self._file.fileno(), data)
         self._sha.update(data)
         self._size += len(data)
         if self._progress:
-            self._progress("fetching", self._size, self._wanted.size)
+            self._progress("fetching", self._size, self._layer.size)
 
     def restart(self) -> None:
-        """Nothing of the blob is there."""
+        """Begin the blob again."""
         self._file.seek(0)
         self._file.truncate()
-        write_all(self._file.fileno(), frame.head(self._wanted.digest, self._wanted.size))
+        write_all(self._file.fileno(), frame.head(self._layer.digest, self._layer.size))
         self._sha, self._size = hashlib.sha256(), 0
 
     def check(self) -> None:
-        """Whether it is the blob; raises :class:`DigestMismatch`."""
-        found = "sha256:" + self._sha.hexdigest()
-        if found != self._wanted.digest:
-            raise DigestMismatch(f"the registry's blob {self._wanted.digest} has the digest {found}")
+        """Verify the complete blob; raises :class:`DigestMismatch`."""
+        digest = "sha256:" + self._sha.hexdigest()
+        if digest != self._layer.digest:
+            raise DigestMismatch(f"the registry's blob {self._layer.digest} has the digest {digest}")
 
     def complete(self, tail: bytes, path: str) -> None:
-        """The file is whole, durable, and has its name."""
+        """Append the tail, sync, and rename the file to ``path``."""
         write_all(self._file.fileno(), tail)
         os.fsync(self._file.fileno())
         os.rename(self._path, path)
         sync_directory(os.path.dirname(path))
 
     def discard(self) -> None:
-        """Keep nothing of it."""
+        """Delete the file."""
         discard(self._path)
 
-    def _read(self) -> None:
-        """Go on behind what an earlier transfer has left; only its digest will tell what it is worth."""
-        left = os.fstat(self._file.fileno()).st_size - frame.HEAD
-        if not 0 < left <= self._wanted.size:
+    def _resume(self) -> None:
+        """Continue after the bytes of an earlier transfer; the digest verifies them at the end."""
+        size = os.fstat(self._file.fileno()).st_size - frame.HEAD
+        if not 0 < size <= self._layer.size:
             self.restart()
             return
         self._file.seek(frame.HEAD)

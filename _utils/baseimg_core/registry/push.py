@@ -1,4 +1,4 @@
-"""Bring a bundle, and its signature where it has one, to a registry as the ordinary image that it is."""
+"""Pushes a bundle, and its signature if there is one, to a registry as an ordinary image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..model.policy.pillar import SIGNATURE_SUFFIX, Registry
 from ..model.policy.reference import Reference
 from ..progress import Progress
 from . import artifact
-from .endpoint import Absent, Endpoint
+from .endpoint import Endpoint, NotFound
 from .repository import Repository
 
 
@@ -30,10 +30,22 @@ def push(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """
-    Push the bundle ``path``, and ``path.sig`` where that is there, to the tag that ``place`` names.
+    Push the bundle ``path``, and ``path.sig`` if it exists. Only missing blobs are sent.
 
-    Only what is missing is sent; with ``test`` nothing. Raises :class:`BundleInvalid` for a file that could not be made
-    again from what a registry keeps, :class:`BundleUnavailable`, :class:`RegistryDenied`.
+    Args:
+        path: The bundle.
+        place: The repository and the tag.
+        declared: The settings of registries by host.
+        test: Send nothing.
+        progress: Called with the step "pushing" and bytes.
+
+    Returns:
+        ``changed``, ``bundle``, ``hash``, ``source``, ``tag``, ``size`` in bytes, ``signed``.
+
+    Raises:
+        BundleInvalid: Nodes could not rebuild the file from the registry's blobs.
+        BundleUnavailable: The registry does not answer, or refuses the blobs.
+        RegistryDenied: The registry rejected the credentials or the request.
     """
     repository = Repository(place, declared)
     repository.without_mirrors()
@@ -41,29 +53,29 @@ def push(
         signature: bytes | None = bundle_signature.read(path + SIGNATURE_SUFFIX)
     except SignatureMissing:
         signature = None
-    with Bundle(path) as bundle:
+    with Bundle.open(path) as bundle:
         _check(bundle)
         image = bundle.image
         changed = repository.manifest(place.tag) != image
         if changed and not test:
-            _layer(repository, bundle, progress)
-            _blob(repository, bundle.config)
-            _manifest(repository, place.tag, image)
+            _push_layer(repository, bundle, progress)
+            _push_blob(repository, bundle.config)
+            _push_manifest(repository, place.tag, image)
         source = place.at(frame.digest(image))
         result = {"bundle": path, "hash": bundle.digest, "source": source, "tag": place.tag, "size": bundle.size}
     if signature is not None:
-        changed |= _signature(repository, signature, image, test)
+        changed |= _push_signature(repository, signature, image, test)
     return {"changed": changed, **result, "signed": signature is not None}
 
 
 def _check(bundle: Bundle) -> None:
-    """Nodes must be able to make this very file again, or neither ``hash`` nor a signature would hold there."""
+    """Refuse a file that nodes cannot rebuild byte for byte: ``hash`` and signature would not match."""
     if len(bundle.encodings) > 1:
         raise BundleInvalid(
-            f"{bundle.path} carries both encodings, which are two images for a registry",
+            f"{bundle.path} has two encodings, which a registry would store as two images",
             "push a bundle that was built with delta=only, or without a delta",
         )
-    sha, blob, stream = hashlib.sha256(), hashlib.sha256(), bundle.blob()
+    sha, blob, stream = hashlib.sha256(), hashlib.sha256(), bundle.open_layer()
     sha.update(frame.head(bundle.layer.digest, bundle.layer.size))
     while data := stream.read(CHUNK):
         sha.update(data)
@@ -73,38 +85,38 @@ def _check(bundle: Bundle) -> None:
     sha.update(frame.tail(bundle.layer.size, bundle.config, [bundle.image], bundle.manifest.target.version))
     if "sha256:" + sha.hexdigest() != bundle.digest:
         raise BundleInvalid(
-            f"{bundle.path} is not as baseimg writes bundles: another tool has made this copy",
-            "push the file that baseimg.build wrote, for nodes make exactly that again",
+            f"{bundle.path} was written by another tool: its bytes differ from those that baseimg writes",
+            "push the file that baseimg.build wrote; nodes rebuild exactly that file",
         )
 
 
-def _signature(repository: Repository, signature: bytes, image: bytes, test: bool) -> bool:
-    found = artifact.signature_image(signature, image)
+def _push_signature(repository: Repository, signature: bytes, image: bytes, test: bool) -> bool:
+    manifest = artifact.signature_image(signature, image)
     tag = reference.signature_tag(frame.digest(image))
-    changed = repository.manifest(tag) != found
+    changed = repository.manifest(tag) != manifest
     if changed and not test:
-        _blob(repository, artifact.EMPTY)
-        _blob(repository, signature)
-        _manifest(repository, tag, found)
+        _push_blob(repository, artifact.EMPTY)
+        _push_blob(repository, signature)
+        _push_manifest(repository, tag, manifest)
     return changed
 
 
-def _layer(repository: Repository, bundle: Bundle, progress: Progress | None) -> None:
-    _upload(repository, bundle.layer, lambda: _Told(bundle.blob(), bundle.layer.size, progress))
+def _push_layer(repository: Repository, bundle: Bundle, progress: Progress | None) -> None:
+    _upload(repository, bundle.layer, lambda: _ProgressStream(bundle.open_layer(), bundle.layer.size, progress))
 
 
-def _blob(repository: Repository, data: bytes) -> None:
+def _push_blob(repository: Repository, data: bytes) -> None:
     _upload(repository, Descriptor(frame.digest(data), len(data)), lambda: io.BytesIO(data))
 
 
-def _upload(repository: Repository, blob: Descriptor, opened: Callable[[], BinaryIO | _Told]) -> None:
-    """OCI distribution spec, "Pushing a blob monolithically": begin, then send it whole."""
+def _upload(repository: Repository, blob: Descriptor, opened: Callable[[], BinaryIO | _ProgressStream]) -> None:
+    """Send a blob unless the registry has it (OCI distribution spec, "Pushing a blob monolithically")."""
 
     def job(endpoint: Endpoint) -> None:
         try:
             endpoint.request("HEAD", f"{repository.path}/blobs/{blob.digest}").close()
             return
-        except Absent:
+        except NotFound:
             pass
         begun = endpoint.request("POST", f"{repository.path}/blobs/uploads/", body=b"", ok=(202,))
         url = urljoin(endpoint.url(repository.path), begun.headers.get("Location", ""))
@@ -113,27 +125,27 @@ def _upload(repository: Repository, blob: Descriptor, opened: Callable[[], Binar
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
         endpoint.request("PUT", url, headers, opened(), ok=(201,)).close()
 
-    _sent(repository, f"a place for the blob {blob.digest}", job)
+    _require_accepted(repository, f"a place for the blob {blob.digest}", job)
 
 
-def _manifest(repository: Repository, tag: str, image: bytes) -> None:
+def _push_manifest(repository: Repository, tag: str, image: bytes) -> None:
     path = f"{repository.path}/manifests/{tag}"
-    _sent(
+    _require_accepted(
         repository,
         f"a place for {tag}",
         lambda endpoint: endpoint.request("PUT", path, {"Content-Type": MANIFEST_TYPE}, image, ok=(201,)).close(),
     )
 
 
-def _sent(repository: Repository, what: str, job: Callable[[Endpoint], None]) -> None:
+def _require_accepted(repository: Repository, what: str, job: Callable[[Endpoint], None]) -> None:
     try:
-        repository.attempt(what, job)
-    except Absent as exc:
-        raise BundleUnavailable(f"the registry does not take it: {exc}", "check the registry and the name") from None
+        repository.with_retries(what, job)
+    except NotFound as exc:
+        raise BundleUnavailable(f"the registry refuses the push: {exc}", "check the registry and the name") from None
 
 
-class _Told:
-    """A stream that tells how much of it was read."""
+class _ProgressStream:
+    """A stream that reports progress while it is read."""
 
     def __init__(self, stream: BinaryIO, size: int, progress: Progress | None) -> None:
         self._stream, self._size, self._progress, self._done = stream, size, progress, 0

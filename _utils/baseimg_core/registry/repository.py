@@ -1,8 +1,8 @@
 """
-One repository: the registry that has it and its mirrors, asked until one of them answers.
+One repository in a registry and its mirrors.
 
-Mirrors come first and get one chance each, for a dead one must not cost the time of every request; the registry itself
-is asked again, with growing pauses. Nothing that comes from either is believed before its digest is checked.
+Mirrors are tried first, once each, so a dead mirror does not delay every request. Requests to the registry are retried
+with growing pauses. Everything that is named by a digest is verified.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..linux.files import CHUNK
 from ..model.policy.pillar import Registry
 from ..model.policy.reference import Reference
 from ..model.stack import ids
-from .endpoint import Absent, Endpoint, Transient, host_of
+from .endpoint import Endpoint, NotFound, Transient, host_of
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds, between two tries
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Sink(Protocol):
-    """Where a blob goes: ``size`` bytes are there already, in order."""
+    """Receives a blob in order; ``size`` is the number of bytes that it has."""
 
     @property
     def size(self) -> int: ...
@@ -39,9 +39,9 @@ class Sink(Protocol):
 
 class Repository:
     """
-    The repository that ``place`` names; ``declared`` is what is known of registries, by host.
+    The repository that ``place`` names. ``declared`` has the settings of registries by host.
 
-    Raises :class:`BundleUnavailable`, :class:`RegistryDenied`, :class:`DigestMismatch`.
+    All methods raise :class:`BundleUnavailable`, :class:`RegistryDenied`, :class:`DigestMismatch`.
     """
 
     def __init__(self, place: Reference, declared: Mapping[str, Registry]) -> None:
@@ -55,54 +55,57 @@ class Repository:
 
     @property
     def has_mirrors(self) -> bool:
-        """Whether any mirror is still asked."""
+        """True if there is a mirror left to try."""
         return bool(self._mirrors)
 
     def without_mirrors(self) -> None:
-        """From now on only the registry itself is asked."""
+        """Stop using mirrors."""
         self._mirrors.clear()
 
-    def manifest(self, wanted: str) -> bytes | None:
-        """The manifest of a tag or digest; ``None`` where there is none."""
+    def manifest(self, name: str) -> bytes | None:
+        """Return the manifest of a tag or digest; ``None`` if the registry does not have it."""
 
         def job(endpoint: Endpoint) -> bytes:
-            response = endpoint.request("GET", f"{self.path}/manifests/{wanted}", {"Accept": MANIFEST_TYPE})
-            return checked(endpoint.read(response, MAX_JSON), wanted)
+            response = endpoint.request("GET", f"{self.path}/manifests/{name}", {"Accept": MANIFEST_TYPE})
+            return verified(endpoint.read(response, MAX_JSON), name)
 
         try:
-            return self.attempt(f"the manifest of {wanted}", job)
-        except Absent:
+            return self.with_retries(f"the manifest of {name}", job)
+        except NotFound:
             return None
 
-    def small(self, blob: Descriptor, limit: int = MAX_JSON) -> bytes:
-        """A blob of no more than ``limit`` bytes."""
-        return self._present(
+    def fetch_bytes(self, blob: Descriptor, limit: int = MAX_JSON) -> bytes:
+        """Return a blob of at most ``limit`` bytes."""
+        return self._require(
             blob.digest,
-            lambda one: checked(
-                one.read(one.request("GET", f"{self.path}/blobs/{blob.digest}"), min(blob.size, limit)), blob.digest
+            lambda endpoint: verified(
+                endpoint.read(endpoint.request("GET", f"{self.path}/blobs/{blob.digest}"), min(blob.size, limit)),
+                blob.digest,
             ),
         )
 
     def download(self, blob: Descriptor, sink: Sink) -> None:
-        """The rest of a blob, however often the connection breaks, as long as each time brings some bytes."""
+        """Download the rest of a blob. Interrupted transfers resume as long as each attempt brings some bytes."""
         while sink.size < blob.size:
             before = sink.size
             try:
-                self._present(blob.digest, lambda endpoint: self._transfer(endpoint, blob, sink))
+                self._require(blob.digest, lambda endpoint: self._transfer(endpoint, blob, sink))
             except BundleUnavailable:
                 if sink.size <= before:
                     raise
 
-    def attempt(self, what: str, job: Callable[[Endpoint], T]) -> T:
+    def with_retries(self, what: str, job: Callable[[Endpoint], T]) -> T:
         """
-        The first good answer. What the registry itself says counts, also that it does not have it: :class:`Absent`.
+        Run ``job`` with one endpoint after the other until it succeeds; ``what`` is for messages.
+
+        The answer of the registry itself is final, :class:`NotFound` too.
         """
         for pause in (*_PAUSES, None):
             for mirror in list(self._mirrors):
                 try:
                     return job(mirror)
-                except (Absent, RegistryDenied):
-                    continue  # it may have other things
+                except (NotFound, RegistryDenied):
+                    continue  # the mirror may have other blobs
                 except (Transient, BaseimgError):
                     self._mirrors.remove(mirror)
             try:
@@ -110,39 +113,42 @@ class Repository:
             except Transient as exc:
                 if pause is None:
                     raise BundleUnavailable(
-                        f"cannot get {what} of {self._shown}: {exc}", "see that this registry can be reached from here"
+                        f"cannot get {what} of {self._shown}: {exc}",
+                        "check the connection from this node to the registry",
                     ) from None
-                # a fleet that lost its registry must not come back to it in one moment
+                # jitter: a whole fleet may be retrying
                 time.sleep(max(exc.wait, pause * random.uniform(0.5, 1.5)))
         raise AssertionError("unreachable")
 
-    def _present(self, digest: str, job: Callable[[Endpoint], T]) -> T:
+    def _require(self, digest: str, job: Callable[[Endpoint], T]) -> T:
         try:
-            return self.attempt(f"the blob {digest}", job)
-        except Absent as exc:
-            raise BundleUnavailable(f"{self._shown} lacks the blob {digest}: {exc}", "push the bundle again") from None
+            return self.with_retries(f"the blob {digest}", job)
+        except NotFound as exc:
+            raise BundleUnavailable(
+                f"{self._shown} does not have the blob {digest}: {exc}", "push the bundle again"
+            ) from None
 
     def _transfer(self, endpoint: Endpoint, blob: Descriptor, sink: Sink) -> None:
-        wanted = {"Range": f"bytes={sink.size}-"} if sink.size else {}
-        response = endpoint.request("GET", f"{self.path}/blobs/{blob.digest}", wanted, ok=(200, 206))
-        given = response.headers.get("Content-Range", "")
+        headers = {"Range": f"bytes={sink.size}-"} if sink.size else {}
+        response = endpoint.request("GET", f"{self.path}/blobs/{blob.digest}", headers, ok=(200, 206))
+        content_range = response.headers.get("Content-Range", "")
         if response.status == 200:
-            sink.restart()  # it does not know ranges
-        elif not given.startswith(f"bytes {sink.size}-"):
+            sink.restart()  # it does not support ranges
+        elif not content_range.startswith(f"bytes {sink.size}-"):
             response.close()
-            raise BundleUnavailable(f"{endpoint.host} answers with another range than it was asked for")
+            raise BundleUnavailable(f"{endpoint.host} returned another range than requested")
         for data in endpoint.stream(response, CHUNK):
             if sink.size + len(data) > blob.size:
                 response.close()
-                raise DigestMismatch(f"{endpoint.host} sends more than the {blob.size} bytes of {blob.digest}")
+                raise DigestMismatch(f"{endpoint.host} sent more than the {blob.size} bytes of {blob.digest}")
             sink.write(data)
         if sink.size < blob.size:
             raise Transient(f"{endpoint.host} ended after {sink.size} of {blob.size} bytes")
 
 
-def checked(data: bytes, wanted: str) -> bytes:
-    """What was asked for by its digest has it; by a tag, anything may come."""
-    found = "sha256:" + hashlib.sha256(data).hexdigest()
-    if ids.is_digest(wanted) and found != wanted:
-        raise DigestMismatch(f"the registry gives something with the digest {found} for {wanted}")
+def verified(data: bytes, name: str) -> bytes:
+    """Return ``data``; raises :class:`DigestMismatch` if ``name`` is a digest, and another one."""
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    if ids.is_digest(name) and digest != name:
+        raise DigestMismatch(f"the registry returned data with the digest {digest} for {name}")
     return data

@@ -1,4 +1,4 @@
-"""Whom we believe to be a registry: what the system believes, and what engines are told below ``certs.d``."""
+"""TLS trust for registries: the system's CAs, and those in the engines' ``certs.d``."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ import ssl
 
 from ..errors import ArgumentInvalid
 
-# where Docker and Podman look (docker-docs "Verify repository client with certificates", containers-certs.d(5))
+# the directories of Docker and Podman (docker-docs "Verify repository client with certificates", containers-certs.d(5))
 CERTS = ("/etc/docker/certs.d", "/etc/containers/certs.d")
 
 
-def context(host: str, insecure: bool = False) -> ssl.SSLContext:
+def tls_context(host: str, insecure: bool = False) -> ssl.SSLContext:
     """
-    For connections to ``host``. ``*.crt`` are CAs, ``NAME.cert`` and ``NAME.key`` our own certificate.
+    Return the TLS settings for ``host``. ``*.crt`` are CAs; ``NAME.cert`` and ``NAME.key`` are the client certificate.
 
-    With ``insecure`` nobody checks whom we talk to. Raises :class:`ArgumentInvalid` for files that cannot be used.
+    ``insecure`` turns the verification of the server off. Raises :class:`ArgumentInvalid` for unusable files.
     """
-    found = ssl.create_default_context()
+    context = ssl.create_default_context()
     if insecure:
-        found.check_hostname, found.verify_mode = False, ssl.CERT_NONE
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     for directory in (os.path.join(root, host) for root in CERTS):
         for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
             path = os.path.join(directory, name)
             try:
-                _load(found, path)
+                _load(context, path)
             except (OSError, ssl.SSLError) as exc:
                 raise ArgumentInvalid(f"{path} is {exc.strerror}, expected a certificate in PEM form") from None
-    return found
+    return context
 
 
-def _load(found: ssl.SSLContext, path: str) -> None:
+def _load(context: ssl.SSLContext, path: str) -> None:
     stem, kind = os.path.splitext(path)
     if kind == ".crt":
-        found.load_verify_locations(path)
+        context.load_verify_locations(path)
     elif kind == ".cert":
-        found.load_cert_chain(path, stem + ".key", password=_no_password)
+        context.load_cert_chain(path, stem + ".key", password=_no_password)
 
 
 def _no_password() -> bytes:
-    """OpenSSL would ask on the terminal."""
+    """Return an empty password; without a callback OpenSSL asks on the terminal."""
     return b""

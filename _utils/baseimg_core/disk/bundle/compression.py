@@ -1,4 +1,4 @@
-"""The two compressions of a layer blob, as streams. zstd needs the package ``zstandard``, which nodes may lack."""
+"""The compressions of a layer blob, as streams: gzip, and zstd, which needs the package ``zstandard``."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ BY_MEDIA_TYPE = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 _ZSTD_LEVEL = 3
 _ZSTD_THREADS = 4  # each holds megabytes
 _GZIP_LEVEL = 6
-_WINDOW = 1 << 27  # bytes that a zstd frame may make a node hold
+_WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
 
 
 @functools.cache
 def zstandard() -> Any:
     """
-    The package ``zstandard``, ``None`` where it is not installed: optional on nodes, as gzip bundles need nothing.
+    Return the package ``zstandard``, or ``None`` if it is not installed. Nodes need it only for zstd bundles.
 
-    Imported when it is needed, since that takes as long as asking an engine, and most operations find nothing to do.
+    It is imported on first use. The import takes as long as a request to an engine, and most operations do not need it.
     """
     try:
         return importlib.import_module("zstandard")
@@ -33,13 +33,13 @@ def zstandard() -> Any:
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """What the readers raise on damaged input."""
+    """Return the exceptions that the readers raise for damaged input."""
     own = (EOFError, gzip.BadGzipFile, zlib.error)
     return (*own, zstandard().ZstdError) if zstandard() else own
 
 
 def check(compression: str) -> None:
-    """Raise where ``compression`` is not one of ours, or cannot be done here."""
+    """Raise :class:`ArgumentInvalid` if it is unknown, :class:`CompressionUnsupported` if its package is missing."""
     if compression not in MEDIA_TYPES:
         raise ArgumentInvalid(f"compression is {compression!r}, expected one of: {', '.join(MEDIA_TYPES)}")
     if compression == "zstd" and not zstandard():
@@ -48,22 +48,28 @@ def check(compression: str) -> None:
 
 def writer(compression: str, out: BinaryIO) -> BinaryIO:
     """
-    A stream that compresses into ``out``, byte for byte the same for the same input; closing it leaves ``out`` open.
+    Return a stream that compresses into ``out``. Closing it leaves ``out`` open.
+
+    The same input gives the same bytes. Raises what :func:`check` raises.
     """
     check(compression)
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile("", "wb", _GZIP_LEVEL, out, mtime=0))
-    # any number of threads gives the same bytes, as long as it is not the single-threaded mode
+    # any number of threads gives the same bytes, but the single-threaded mode gives others
     threads = min(os.cpu_count() or 1, _ZSTD_THREADS)
     compressor = zstandard().ZstdCompressor(level=_ZSTD_LEVEL, threads=threads, write_checksum=False)
     return cast(BinaryIO, compressor.stream_writer(out, closefd=False))
 
 
 def reader(media_type: str, stream: BinaryIO) -> BinaryIO:
-    """A stream of what ``stream`` holds compressed; damage shows as one of :func:`errors`."""
+    """
+    Return a stream that decompresses ``stream``; reading damaged data raises one of :func:`errors`.
+
+    Raises :class:`BundleInvalid` for an unknown media type, and what :func:`check` raises.
+    """
     compression = BY_MEDIA_TYPE.get(media_type)
     if compression is None:
-        raise BundleInvalid(f"the layer's media type is {media_type[:100]!r}, which is none of ours")
+        raise BundleInvalid(f"the layer has the unknown media type {media_type[:100]!r}")
     check(compression)
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))

@@ -1,11 +1,11 @@
 """
-The delta encoding of a layer: its uncompressed tar, compressed against the files of the source that a node has.
+The delta encoding of a layer: its uncompressed tar, compressed against the files of the source, which the node has.
 
-The tar is cut into segments. Each is a skippable frame (RFC 8878, 3.1.2) that holds a JSON object, itself a zstd frame,
-and a zstd frame of the segment. The object gives the ``size`` of the segment and the ``length`` of its frame in bytes,
-and in ``old`` parts of the source's files, as path, offset, size and hex sha256. As many segments ``before`` it as the
-object says, and then these parts, are the frame's dictionary (raw content, RFC 8878, 5). So memory is bounded by the
-segment, whatever the size of the files, and decoding gives the identical tar.
+The tar is cut into segments. Each segment is a skippable frame (RFC 8878, 3.1.2) and a zstd frame. The skippable frame
+holds a JSON object, compressed as a zstd frame. The object has the ``size`` of the segment and the ``length`` of its
+frame in bytes, the number of segments ``before`` it that it uses, and in ``old`` parts of the source's files: path,
+offset, size, hex sha256. The dictionary of the frame (raw content, RFC 8878, 5) is those segments, then those parts.
+The segment bounds the memory, whatever the size of the files. Decoding gives the identical tar.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ..stack.directories import Stack
 from ..stack.tree import Tree
 from . import compression
 from .compression import zstandard
-from .layer import plain_path
+from .layer import checked_path
 
-SEGMENT = 1 << 20  # bytes of the tar; larger ones compress little better and take more memory
-MARGIN = 1 << 19  # bytes of an old file before and after the place that corresponds: contents move
-REFERENCE = 2 << 20  # bytes of old files for one segment, beyond which no other file is begun
-BEFORE = 2  # segments that one may refer to: new files resemble each other
-_WORTH = 100  # a frame must be smaller by one part in so many before nodes are to look at so much more
-_LEVEL = 12  # the last one whose time is worth it
-_HASH_LOG = 21  # the table that finds old content: 20 loses whole regions, 22 takes half as long again
-_WORKERS = 2  # each holds a segment and its reference
+SEGMENT = 1 << 20  # bytes of the tar; larger ones take more memory and compress little better
+MARGIN = 1 << 19  # bytes of an old file to use before and after the corresponding place, because contents move
+REFERENCE = 2 << 20  # bytes of old files for one segment; then the next file begins another segment
+BEFORE = 2  # earlier segments to use as a dictionary, because new files resemble each other
+_WORTH = 100  # using earlier segments must save at least one part in so many
+_LEVEL = 12  # higher levels take more time than they save
+_HASH_LOG = 21  # size of the table that finds old content: 20 misses whole regions, 22 takes half as long again
+_WORKERS = 2  # each keeps a segment and its reference in memory
 _MAGIC = struct.Struct("<II")
 _SKIPPABLE = 0x184D2A50
 _MAX_HEAD = 4 << 20
@@ -48,8 +48,8 @@ Part = tuple[bytes, int, int]
 """A path of the source, an offset and a size in bytes."""
 
 
-class Old:
-    """The files that a stack of layer directories shows, followed through no symlink. Several threads may ask."""
+class SourceFiles:
+    """The files of the source, read from a stack of layer directories. Follows no symlinks; safe for threads."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack, self._lock = stack, threading.Lock()
@@ -61,12 +61,12 @@ class Old:
         self._trees.clear()
 
     def size(self, path: bytes) -> int:
-        """A file's size in bytes; 0 for what is no file."""
+        """Return the size of a file in bytes; 0 if ``path`` is not a file."""
         with self._open(path) as descriptor:
             return 0 if descriptor is None else os.fstat(descriptor).st_size
 
     def read(self, part: Part) -> bytes:
-        """What a file holds there, less where it is shorter, nothing where it is no file."""
+        """Return this part of a file: less if the file is shorter, nothing if there is no file."""
         path, offset, size = part
         with self._open(path) as descriptor:
             return b"" if descriptor is None else os.pread(descriptor, size, offset)
@@ -74,7 +74,7 @@ class Old:
     @contextlib.contextmanager
     def _open(self, path: bytes) -> Iterator[int | None]:
         descriptor = None
-        with self._lock, contextlib.suppress(FileNotFoundError, NotADirectoryError):  # both remember directories
+        with self._lock, contextlib.suppress(FileNotFoundError, NotADirectoryError):  # both cache directories
             node = self._stack.find(path)
             if node and not node.is_dir and stat.S_ISREG(os.lstat(node.top).st_mode):
                 descriptor = self._tree(node.top.removesuffix(b"/" + path)).open(path)
@@ -90,42 +90,43 @@ class Old:
         return self._trees[root]
 
 
-class Writer:
+class DeltaWriter:
     """
-    Encodes into ``out`` what is written to it. ``old`` is the source; ``renamed`` gives for paths that it does not have
-    the path that is most like it.
+    Encodes a tar into ``out``. The caller closes it, also after a failure.
+
+    ``old`` is the source. ``renamed`` maps a path that the source lacks to the path that resembles it most.
     """
 
-    def __init__(self, out: BinaryIO, old: Old, renamed: Mapping[bytes, bytes]) -> None:
+    def __init__(self, out: BinaryIO, old: SourceFiles, renamed: Mapping[bytes, bytes]) -> None:
         compression.check("zstd")
         self._out, self._old, self._renamed = out, old, renamed
         self._plain = bytearray()
         self._before: deque[bytes] = deque(maxlen=BEFORE)
         self._files: list[_Span] = []
-        self._wanted = self._left = 0
+        self._reference_size = self._file_left = 0
         self._pool = ThreadPoolExecutor(_WORKERS)
         self._running: deque[Future[bytes]] = deque()
 
     def begin_file(self, path: bytes, size: int) -> None:
-        """Say that the next ``size`` bytes are the content of ``path``."""
+        """Announce that the next ``size`` bytes are the content of ``path``."""
         path = self._renamed.get(path, path)
         old = self._old.size(path)
-        if self._wanted + min(old, REFERENCE) > REFERENCE and self._plain:
+        if self._reference_size + min(old, REFERENCE) > REFERENCE and self._plain:
             self._end_segment()
-        self._begin_span(_Span(path, size, old, 0, 0))
-        self._left = size
+        self._add_span(_Span(path, size, old, 0, 0))
+        self._file_left = size
 
-    def _begin_span(self, span: _Span) -> None:
+    def _add_span(self, span: _Span) -> None:
         self._files.append(span)
-        self._wanted += min(span.old, REFERENCE)
+        self._reference_size += min(span.old, REFERENCE)
 
     def write(self, data: bytes) -> int:
         view = memoryview(data)
         while view:
             part = view[: SEGMENT - len(self._plain)]
-            if self._left:
+            if self._file_left:
                 self._files[-1].end += len(part)
-                self._left -= len(part)
+                self._file_left -= len(part)
             self._plain += part
             view = view[len(part) :]
             if len(self._plain) >= SEGMENT:
@@ -133,10 +134,10 @@ class Writer:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing: a segment is written when it is full."""
+        """Do nothing: segments are written when they are full."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the last segment, and release threads and descriptors, also if writing fails."""
         if self._plain:
             self._end_segment()
         while self._running:
@@ -145,38 +146,42 @@ class Writer:
         self._old.close()
 
     def _end_segment(self) -> None:
-        wanted = [part for span in self._files for part in span.parts()]
+        needed = [part for span in self._files for part in span.parts()]
         while len(self._running) >= _WORKERS:
             self._out.write(self._running.popleft().result())
-        plain, parts = bytes(self._plain), list(dict.fromkeys(wanted))
+        plain, parts = bytes(self._plain), list(dict.fromkeys(needed))
         self._running.append(self._pool.submit(_encode, plain, list(self._before), parts, self._old))
         self._plain.clear()
         self._before.append(plain)
-        last = self._files[-1] if self._left else None
-        self._files, self._wanted = [], 0
-        if last:  # the file goes on in the next segment
-            self._begin_span(_Span(last.path, last.new, last.old, last.end, last.end))
+        last = self._files[-1] if self._file_left else None
+        self._files, self._reference_size = [], 0
+        if last:  # the file continues in the next segment
+            self._add_span(_Span(last.path, last.new, last.old, last.end, last.end))
 
 
 @dataclass(slots=True)
 class _Span:
-    """The bytes from ``start`` to ``end`` of a file of ``new`` bytes; the old file ``path`` has ``old`` bytes."""
+    """A range of a new file."""
 
+    #: The old file to compress against.
     path: bytes
+    #: Bytes of the new file.
     new: int
+    #: Bytes of the old file.
     old: int
+    #: The range in the new file, in bytes.
     start: int
     end: int
 
     def parts(self) -> list[Part]:
         """
-        The parts of the old file to look at for this.
+        Return the parts of the old file that may resemble this range.
 
-        Whatever was inserted or removed at one place, the rest is as far from the beginning or from the end as it was.
+        If bytes were inserted or removed at one place, the rest keeps its distance from the beginning or from the end.
         """
         moved = self.old - self.new
         starts = sorted((self.start, self.start + moved))
-        margin = MARGIN if abs(moved) <= MARGIN else MARGIN // 4  # so that both places fit
+        margin = MARGIN if abs(moved) <= MARGIN else MARGIN // 4  # both places must fit
         ranges = [(start - margin, start + self.end - self.start + margin) for start in starts]
         if ranges[1][0] <= ranges[0][1]:
             ranges = [(ranges[0][0], ranges[1][1])]
@@ -184,9 +189,9 @@ class _Span:
         return [(self.path, low, high - low) for low, high in inside if low < high and self.end > self.start]
 
 
-def _encode(plain: bytes, before: list[bytes], wanted: list[Part], files: Old) -> bytes:
+def _encode(plain: bytes, before: list[bytes], needed: list[Part], files: SourceFiles) -> bytes:
     reference, old = bytearray(), []
-    for path, offset, size in wanted:
+    for path, offset, size in needed:
         data = files.read((path, offset, size))
         reference += data
         old.append([os.fsdecode(path), offset, size, _sha256(data)])
@@ -213,7 +218,7 @@ def _compress(plain: bytes, reference: bytes) -> bytes:
 
 
 def _dictionary(reference: bytes) -> Any:
-    # one that is shorter than this is none for the library
+    # the library refuses shorter dictionaries
     return zstandard().ZstdCompressionDict(reference, zstandard().DICT_TYPE_RAWCONTENT) if len(reference) >= 8 else None
 
 
@@ -221,14 +226,14 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class Reader:
+class DeltaReader:
     """
-    The layer's tar from its delta encoding ``stream`` and the source's files.
+    Decodes the layer's tar from its delta ``stream`` and the source's files.
 
-    Raises :class:`BundleInvalid`, and :class:`DeltaMismatch` where a file is not what the bundle was built against.
+    Reading raises :class:`BundleInvalid`, and :class:`DeltaMismatch` if a file has changed since the bundle was built.
     """
 
-    def __init__(self, stream: BinaryIO, old: Old) -> None:
+    def __init__(self, stream: BinaryIO, old: SourceFiles) -> None:
         compression.check("zstd")
         self._stream, self._old = stream, old
         self._segment = memoryview(b"")
@@ -249,46 +254,50 @@ class Reader:
             return b""
         magic, size = _MAGIC.unpack(raw.ljust(_MAGIC.size, b"\0"))
         if magic != _SKIPPABLE or size > _MAX_HEAD:
-            raise BundleInvalid("the delta's segment has no head")
+            raise BundleInvalid("a segment of the delta has no head")
         plain, length, before, old = _head(_decompress(self._stream.read(size), b"", _MAX_HEAD))
         if before > len(self._before):
-            raise BundleInvalid("the delta's segment refers to what is not before it")
+            raise BundleInvalid("a segment of the delta refers to segments that do not exist")
         used = list(self._before)[len(self._before) - before :]
         reference = b"".join([*used, *(self._read(part, digest) for part, digest in old)])
         found = _decompress(self._stream.read(length), reference, plain)
         if len(found) != plain:
-            raise BundleInvalid("a segment of the delta is not as long as it says")
+            raise BundleInvalid("a segment of the delta has another length than its head says")
         self._before.append(found)
         return found
 
     def _read(self, part: Part, digest: str) -> bytes:
         data = self._old.read(part)
         if _sha256(data) != digest:
-            raise DeltaMismatch(f"{overlay.shown(part[0])} on this node is not what the delta was built against")
+            raise DeltaMismatch(
+                f"{overlay.shown(part[0])} on this node is not the file that the delta was built against"
+            )
         return data
 
 
 def _decompress(frame: bytes, reference: bytes, most: int) -> bytes:
-    """What a frame holds; what it says to hold is what decompressing would allocate."""
+    """Decompress a frame. Its declared size is checked first, because the library allocates that much memory."""
     if not 0 <= zstandard().frame_content_size(frame) <= most:
-        raise BundleInvalid("a frame of the delta does not say that it is as short as it must be")
+        raise BundleInvalid("a frame of the delta declares no size, or one that is too large")
     decompressor = zstandard().ZstdDecompressor(dict_data=_dictionary(reference), max_window_size=_MAX_REFERENCE)
     return bytes(decompressor.decompress(frame))
 
 
 def _head(text: bytes) -> tuple[int, int, int, list[tuple[Part, str]]]:
     """
-    A segment's size, its frame's length, how many segments before it are used, and its parts with their digests;
-    checked, since it decides what is read.
+    Parse and validate the head of a segment; it decides which files are read.
+
+    Returns:
+        The size of the segment, the length of its frame, the number of earlier segments, the parts with their digests.
     """
     try:
         head = json.loads(text)
         plain, length, before = head["size"], head["length"], head["before"]
-        old = [((plain_path(os.fsencode(path)), offset, size), digest) for path, offset, size, digest in head["old"]]
+        old = [((checked_path(os.fsencode(path)), offset, size), digest) for path, offset, size, digest in head["old"]]
         numbers = [plain, length, before, *(number for (_, *two), _ in old for number in two)]
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        raise BundleInvalid(f"the delta's segment has a damaged head: {exc.__class__.__name__}") from exc
+        raise BundleInvalid(f"the head of a delta's segment is damaged: {exc.__class__.__name__}") from exc
     sound = all(type(number) is int and number >= 0 for number in numbers)
     if not sound or plain > SEGMENT or length > 2 * SEGMENT or sum(size for (_, _, size), _ in old) > _MAX_REFERENCE:
-        raise BundleInvalid("the delta's segment is larger than any that is written")
+        raise BundleInvalid("a segment of the delta is larger than the writer makes them")
     return plain, length, before, old

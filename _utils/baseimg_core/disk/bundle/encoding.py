@@ -1,6 +1,4 @@
-"""
-A layer's tar in its encodings: in full, compressed, and as a delta against the source's files (:mod:`delta`).
-"""
+"""Writes a layer's tar in its encodings: full (compressed), and delta against the source's files (:mod:`delta`)."""
 
 from __future__ import annotations
 
@@ -24,27 +22,26 @@ from ..stack.directories import Stack
 from . import compression, delta, layer, tar
 
 _READERS = 2
-_FILES_AHEAD = 16  # each is held in memory, up to a chunk
+_FILES_AHEAD = 16  # each takes memory, up to a chunk
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """
-    How the layer is encoded: in full, compressed as ``kind`` says, and as a delta against ``old`` where that is given.
+    """How the layer is encoded."""
 
-    ``delta`` is then ``both``, ``only``, or ``auto`` for whichever is smaller.
-    """
-
+    #: The compression of the full encoding, ``zstd`` or ``gzip``.
     kind: str = "zstd"
+    #: What the source shows; needed for a delta.
     old: Stack | None = None
+    #: ``both``, ``only``, ``auto`` (the smaller one), or empty for the full encoding alone.
     delta: str = ""
 
 
 FULL = Encoding()
 
 
-class _Counted:
-    """A file that digests and counts what is written through it."""
+class DigestingWriter:
+    """Writes to ``out``; digests and counts the bytes."""
 
     def __init__(self, out: BinaryIO) -> None:
         self.out, self.size, self._sha = out, 0, AsyncHash()
@@ -59,37 +56,47 @@ class _Counted:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all; nothing may be written after it was asked for."""
+        """The digest of everything written; ends the writing."""
         return "sha256:" + self._sha.hexdigest()
 
 
 @dataclass(slots=True)
 class Encoded:
-    """One encoding of the layer: what is written to ``stream`` arrives in ``blob``."""
+    """One encoding of the layer."""
 
     media_type: str
-    blob: _Counted
+    #: Receives the encoded bytes.
+    blob: DigestingWriter
+    #: Takes the tar.
     stream: Any
-    delta: delta.Writer | None = None
+    #: ``stream`` again, if this is a delta.
+    delta: delta.DeltaWriter | None = None
 
 
 def full(out: BinaryIO, kind: str) -> Encoded:
-    """The layer in full into ``out``, compressed as ``kind`` says."""
-    blob = _Counted(out)
+    """Encode the layer in full into ``out``, compressed as ``kind``."""
+    blob = DigestingWriter(out)
     return Encoded(MEDIA_TYPES[kind], blob, compression.writer(kind, blob))  # type: ignore[arg-type]
 
 
-def against(out: BinaryIO, changes: Sequence[Change], old: Stack) -> Encoded:
-    """The layer as a delta into ``out``, against what ``old`` shows."""
-    blob = _Counted(out)
+def delta_against(out: BinaryIO, changes: Sequence[Change], old: Stack) -> Encoded:
+    """
+    Encode the layer as a delta into ``out``.
+
+    Args:
+        out: Receives the delta.
+        changes: What the layer will hold.
+        old: What the source shows.
+    """
+    blob = DigestingWriter(out)
     added = [change.path for change in changes if change.action is Action.ADDED]
     removed = [change.path for change in changes if change.action is Action.REMOVED]
-    writer = delta.Writer(blob, delta.Old(old), counterparts(added, old.files_below(removed)))  # type: ignore[arg-type]
+    writer = delta.DeltaWriter(blob, delta.SourceFiles(old), counterparts(added, old.files_below(removed)))  # type: ignore[arg-type]
     return Encoded(DELTA_TYPE, blob, writer, writer)
 
 
 class _Tee:
-    """Gives what is written to it to several streams."""
+    """Writes to several streams."""
 
     def __init__(self, streams: Sequence[Any]) -> None:
         self._streams = streams
@@ -102,14 +109,16 @@ class _Tee:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """A file's digest, in hex, and its content, where that is not too much to hold."""
+    """A file's content."""
 
+    #: The hex sha256.
     digest: str
+    #: The content, unless it is too large to keep in memory.
     data: bytes | None = None
 
 
 def _read(change: Change) -> _Content | None:
-    """What a change brings, if it is a file that no other is linked to."""
+    """Read the content of a change; ``None`` for anything but a file, and for a hard link."""
     if change.entry is None or change.entry.kind is not Kind.FILE or change.link is not None:
         return None
     with open(change.real, "rb", buffering=0) as source:
@@ -120,47 +129,50 @@ def _read(change: Change) -> _Content | None:
 
 
 class LayerWriter:
-    """Streams changes as a layer tar in its encodings, with the digests of all forms."""
+    """Writes changes as a layer tar in several encodings at once, and digests all of them."""
 
     def __init__(self, blobs: list[Encoded], progress: StepProgress | None) -> None:
         self.blobs = blobs
-        self.plain = _Counted(_Tee([one.stream for one in blobs]))  # type: ignore[arg-type]
+        self.plain = DigestingWriter(_Tee([encoded.stream for encoded in blobs]))  # type: ignore[arg-type]
         self.progress = progress
         self.content = 0
         self.total = 0
 
     @property
     def diff_id(self) -> str:
+        """The digest of the uncompressed tar."""
         return self.plain.digest
 
     @property
     def plain_size(self) -> int:
+        """Bytes of the uncompressed tar."""
         return self.plain.size
 
     def write(self, changes: Sequence[Change]) -> None:
+        """Write the whole layer; raises :class:`LayerUnsupported` if a file changes meanwhile."""
         self.total = sum(change.entry.size for change in changes if change.entry and change.link is None)
         with ThreadPoolExecutor(_READERS, "read") as pool:
             for change, content in map_ahead(pool, _read, changes, _FILES_AHEAD):
                 if change.entry and content:
-                    self._file(change, change.entry.size, content)
+                    self._write_file(change, change.entry.size, content)
                 else:
                     self.plain.write(layer.header(change))
         self.plain.write(tar.END)
-        for one in self.blobs:
-            one.stream.close()
+        for encoded in self.blobs:
+            encoded.stream.close()
 
-    def _begin_file(self, change: Change, digest: str, size: int) -> None:
+    def _write_header(self, change: Change, digest: str, size: int) -> None:
         self.plain.write(layer.header(change, digest))
-        for one in self.blobs:
-            if one.delta:
-                one.delta.begin_file(change.path, size)
+        for encoded in self.blobs:
+            if encoded.delta:
+                encoded.delta.begin_file(change.path, size)
 
-    def _file(self, change: Change, size: int, content: _Content) -> None:
-        self._begin_file(change, content.digest, size)
+    def _write_file(self, change: Change, size: int, content: _Content) -> None:
+        self._write_header(change, content.digest, size)
         if content.data is None:
             self._copy(change, size)
         else:
-            self._expect(change, len(content.data), size)
+            self._check_size(change, len(content.data), size)
             self.plain.write(content.data)
         self.plain.write(tar.padding(size))
         self.content += size
@@ -172,14 +184,14 @@ class LayerWriter:
         with open(change.real, "rb", buffering=0) as source:
             while data := source.read(CHUNK):
                 done += len(data)
-                self._expect(change, min(done, size + 1), min(done, size))
+                self._check_size(change, min(done, size + 1), min(done, size))
                 self.plain.write(data)
-        self._expect(change, done, size)
+        self._check_size(change, done, size)
 
     @staticmethod
-    def _expect(change: Change, found: int, expected: int) -> None:
+    def _check_size(change: Change, found: int, expected: int) -> None:
         if found != expected:
             raise LayerUnsupported(
                 f"{overlay.shown(change.path)} changed while it was read",
-                "images must not change during a build",
+                "do not change images during a build; run it again",
             )

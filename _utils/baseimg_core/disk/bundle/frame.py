@@ -1,8 +1,9 @@
 """
-The tar around a bundle's blobs: what of its bytes depends on nothing but the blobs themselves.
+The tar around the blobs of a bundle. Its bytes depend only on the blobs.
 
-A registry keeps a manifest, a config and a layer, and no tar. The bundle's identity is the digest of the tar, so that
-must be made again from the three to the byte: ``head``, the layer blob, ``tail``. Changing either changes every digest.
+A registry keeps a manifest, a config and a layer, but not the tar. The digest of the tar identifies the bundle. So the
+tar must be reproducible from these three, byte for byte: ``head``, the layer blob, ``tail``. A change of this module
+changes the digest of every bundle.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ HEAD = tar.BLOCK
 
 
 def head(digest: str, size: int) -> bytes:
-    """The ``HEAD`` bytes before the layer blob, which has this digest and size."""
+    """Return the ``HEAD`` bytes before a layer blob of this digest and ``size`` in bytes."""
     return _file_header(blob_name(digest), size)
 
 
 def tail(size: int, config: bytes, images: Sequence[bytes], version: str) -> bytes:
     """
-    Everything behind a layer blob of ``size`` bytes; ``version`` is the target's. A second image is that of the delta.
+    Return everything after the last layer blob.
+
+    Args:
+        size: Bytes of that layer blob.
+        config: The OCI image config.
+        images: The OCI image manifests: one, or the full encoding's and the delta's.
+        version: The target's version.
     """
     listed = [
         {**descriptor(MANIFEST_TYPE, image), "annotations": {"org.opencontainers.image.ref.name": name}}
@@ -38,21 +45,21 @@ def tail(size: int, config: bytes, images: Sequence[bytes], version: str) -> byt
         "index.json": dump({"schemaVersion": 2, "manifests": listed}),
         "oci-layout": dump({"imageLayoutVersion": "1.0.0"}),
     }
-    return tar.padding(size) + b"".join(_file(*one) for one in files.items()) + tar.END
+    return tar.padding(size) + b"".join(_file(name, data) for name, data in files.items()) + tar.END
 
 
 def descriptor(media_type: str, blob: bytes) -> dict[str, Any]:
-    """OCI image spec, descriptor.md."""
+    """Return a descriptor of ``blob`` (OCI image spec, descriptor.md)."""
     return {"mediaType": media_type, "digest": digest(blob), "size": len(blob)}
 
 
 def dump(data: object) -> bytes:
-    """Compact JSON with sorted keys."""
+    """Return compact JSON with sorted keys."""
     return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
 
 
 def digest(blob: bytes) -> str:
-    """``sha256:…`` of it."""
+    """Return the digest of ``blob``, ``sha256:…``."""
     return "sha256:" + hashlib.sha256(blob).hexdigest()
 
 
@@ -63,5 +70,5 @@ def _file(name: str, data: bytes) -> bytes:
 def _file_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
-    # GNU form: one block whatever the size, so that the first header fits the place left for it
+    # the GNU format takes one block for any size, and so fits the space reserved for the first header
     return info.tobuf(tarfile.GNU_FORMAT)

@@ -1,9 +1,9 @@
 """
-Layer tars: the changes of a bundle as tar entries, both ways.
+Converts the changes of a bundle to tar entries, and back.
 
-The format is pax tar as the OCI image spec uses it (layer.md, "Distributable Format"), with extended attributes in
-``SCHILY.xattr.*`` records. Whatever our writer never makes is refused on reading; entries come in strictly ascending
-order of path, which also rules out duplicates.
+The format is pax tar as in the OCI image spec (layer.md, "Distributable Format"), with extended attributes in
+``SCHILY.xattr.*`` records. The reader refuses everything that the writer does not write. Entries are in strictly
+ascending order of path, so there are no duplicates.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ _TYPES = {
 KINDS = {code: kind for kind, code in _TYPES.items()} | {tarfile.AREGTYPE: Kind.FILE}
 _MAX_PATH = 4096
 _MAX_NAME = 255
-_MAX_ID = (1 << 32) - 1  # the last number means "leave as it is" to chown(2)
+_MAX_ID = (1 << 32) - 1  # chown(2) takes the highest number for "do not change"
 _MAX_TIME = (1 << 33) * NANO
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """
-    One entry of a layer: a path to put there (``entry``, or ``link`` to an earlier path), or one to remove.
-
-    ``leads`` says that later entries are linked to this one. ``digest`` is the hex sha256 of a file's content.
-    """
+    """One entry of a layer. It creates ``entry``, or a hard link, at ``path``; without either it removes ``path``."""
 
     path: bytes
     entry: Entry | None = None
+    #: The earlier path that this one is a hard link to.
     link: bytes | None = None
+    #: The hex sha256 of a file's content.
     digest: str | None = None
+    #: True if later entries are hard links to this one.
     leads: bool = False
 
     @property
     def removes(self) -> bool:
+        """True if the entry removes its path."""
         return self.entry is None and self.link is None
 
 
 def header(change: Change, digest: str | None = None) -> bytes:
-    """The tar header of one change; ``digest`` (hex) is recorded beside a file's content."""
+    """Return the tar header of one change. ``digest``, in hex, is recorded for a file."""
     path, entry = change.path, change.entry
     if change.action is Action.REMOVED or entry is None:
         directory, name = overlay.split(path)
@@ -88,76 +88,87 @@ def _text(raw: bytes) -> str:
 
 
 def members(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Member]:
-    """A layer's entries, checked one by one (see the module's text); raises :class:`BundleInvalid`."""
-    last = b""
-    for found in headers(stream, skip):
-        member = _member(found)
-        if member.path <= last:
-            raise BundleInvalid(f"entry {overlay.shown(found.name)!r} is out of order or a duplicate")
-        last = member.path
+    """
+    Yield the validated entries of a layer.
+
+    Args:
+        stream: The tar.
+        skip: Discards a number of bytes of ``stream``.
+
+    Raises:
+        BundleInvalid: An entry is not as the writer writes it.
+    """
+    previous = b""
+    for head in headers(stream, skip):
+        member = _member(head)
+        if member.path <= previous:
+            raise BundleInvalid(f"entry {overlay.shown(head.name)!r} is out of order or a duplicate")
+        previous = member.path
         yield member
 
 
-def _member(found: Header) -> Member:
-    path = found.name.removesuffix(b"/") if found.type == tarfile.DIRTYPE else found.name
+def _member(head: Header) -> Member:
+    path = head.name.removesuffix(b"/") if head.type == tarfile.DIRTYPE else head.name
     directory, name = overlay.split(path)
     if name.startswith(overlay.WHITEOUT_PREFIX):
-        return _whiteout(found, directory, name)
-    plain_path(path)
-    if found.size and KINDS.get(found.type) is not Kind.FILE:
-        raise BundleInvalid(f"entry {overlay.shown(path)!r} has content but is no file")
-    if found.type == tarfile.LNKTYPE:
-        return Member(path, link=plain_path(found.linkname))
-    kind = KINDS.get(found.type)
+        return _whiteout(head, directory, name)
+    checked_path(path)
+    if head.size and KINDS.get(head.type) is not Kind.FILE:
+        raise BundleInvalid(f"entry {overlay.shown(path)!r} has content but is not a file")
+    if head.type == tarfile.LNKTYPE:
+        return Member(path, link=checked_path(head.linkname))
+    kind = KINDS.get(head.type)
     if kind is None:
-        raise BundleInvalid(f"entry {overlay.shown(path)!r} has the unknown type {found.type!r}")
-    if kind is Kind.CHAR and found.device == (0, 0):
-        raise BundleInvalid(f"entry {overlay.shown(path)!r} is a whiteout in disguise (device 0/0)")
-    if kind is Kind.SYMLINK and not 0 < len(found.linkname) < _MAX_PATH:
+        raise BundleInvalid(f"entry {overlay.shown(path)!r} has the unknown type {head.type!r}")
+    if kind is Kind.CHAR and head.device == (0, 0):
+        raise BundleInvalid(f"entry {overlay.shown(path)!r} is a device 0/0, which overlay takes for a whiteout")
+    if kind is Kind.SYMLINK and not 0 < len(head.linkname) < _MAX_PATH:
         raise BundleInvalid(f"symlink {overlay.shown(path)!r} has no usable target")
-    if max(found.uid, found.gid) >= _MAX_ID or found.device[0] >= 1 << 12 or found.device[1] >= 1 << 20:
+    if max(head.uid, head.gid) >= _MAX_ID or head.device[0] >= 1 << 12 or head.device[1] >= 1 << 20:
         raise BundleInvalid(f"entry {overlay.shown(path)!r} has an owner or a device number out of range")
-    if abs(found.mtime_ns) >= _MAX_TIME:
+    if abs(head.mtime_ns) >= _MAX_TIME:
         raise BundleInvalid(f"entry {overlay.shown(path)!r} has a time out of range")
-    digest = found.records.get(DIGEST_RECORD.encode(), b"").decode("ascii", "replace")
+    digest = head.records.get(DIGEST_RECORD.encode(), b"").decode("ascii", "replace")
     entry = Entry(
         kind=kind,
-        mode=found.mode,
-        uid=found.uid,
-        gid=found.gid,
-        mtime_ns=found.mtime_ns,
-        size=found.size,
-        target=found.linkname if kind is Kind.SYMLINK else b"",
-        device=found.device if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
-        xattrs=_xattrs(path, found.records),
+        mode=head.mode,
+        uid=head.uid,
+        gid=head.gid,
+        mtime_ns=head.mtime_ns,
+        size=head.size,
+        target=head.linkname if kind is Kind.SYMLINK else b"",
+        device=head.device if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
+        xattrs=_xattrs(path, head.records),
     )
-    return Member(path, entry, digest=digest or None, leads=LEADS_RECORD.encode() in found.records)
+    return Member(path, entry, digest=digest or None, leads=LEADS_RECORD.encode() in head.records)
 
 
-def _whiteout(found: Header, directory: bytes, name: bytes) -> Member:
-    if found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or found.size:
-        raise BundleInvalid(f"whiteout {overlay.shown(found.name)!r} is not an empty file")
+def _whiteout(head: Header, directory: bytes, name: bytes) -> Member:
+    if head.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or head.size:
+        raise BundleInvalid(f"whiteout {overlay.shown(head.name)!r} is not an empty file")
     removed = name.removeprefix(overlay.WHITEOUT_PREFIX)
-    return Member(plain_path(overlay.join(directory, removed)))
+    return Member(checked_path(overlay.join(directory, removed)))
 
 
-def plain_path(name: bytes) -> bytes:
-    """A name that may stand in a bundle; raises :class:`BundleInvalid` for any that could lead elsewhere."""
+def checked_path(name: bytes) -> bytes:
+    """Return ``name``; raises :class:`BundleInvalid` if it is not a plain relative path."""
     parts = name.split(b"/")
     if len(name) >= _MAX_PATH or b"\0" in name or any(part in (b"", b".", b"..") for part in parts):
         raise BundleInvalid(f"entry name {overlay.shown(name[:200])!r} is not a plain relative path")
     if any(part.startswith(overlay.WHITEOUT_PREFIX) or len(part) > _MAX_NAME for part in parts):
-        raise BundleInvalid(f"entry name {overlay.shown(name[:200])!r} has a component that no file can have")
+        raise BundleInvalid(f"entry name {overlay.shown(name[:200])!r} has a component that is not a valid file name")
     return name
 
 
 def _xattrs(path: bytes, records: dict[bytes, bytes]) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+    xattrs: dict[str, bytes] = {}
     for key, value in records.items():
         if not key.startswith(XATTR.encode()):
             continue
         name = os.fsdecode(key.removeprefix(XATTR.encode()))
         if not overlay.carried(name) or "." not in name or not name.isprintable():
-            raise BundleInvalid(f"entry {overlay.shown(path)!r} carries the attribute {name!r}, which no bundle may")
-        found[name] = value
-    return found
+            raise BundleInvalid(
+                f"entry {overlay.shown(path)!r} carries the attribute {name!r}, which bundles must not carry"
+            )
+        xattrs[name] = value
+    return xattrs

@@ -1,9 +1,9 @@
 """
-Read a bundle: an OCI image layout in one tar (``oci-archive``) with one layer, the changeset.
+Reads a bundle: an OCI image layout in one tar (``oci-archive``) with one layer, the changeset.
 
-OCI image spec, image-layout.md and manifest.md. Nothing in the file is believed before its digest is checked, down from
-``index.json``; the layer's own two digests are checked at the end of reading it, so what was made of it must not be
-used before :meth:`Bundle.members` has ended.
+OCI image spec, image-layout.md and manifest.md. Each part is verified by its digest before it is parsed, from
+``index.json`` down. The layer's own two digests are verified at the end of the layer. Until :meth:`Bundle.members` has
+ended, its results are not verified.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -30,56 +30,123 @@ from ..stack.directories import Stack
 from . import compression, delta, tar
 from . import layer as bundle_layer
 from .layer import Member
-from .streams import Blob, Plain
+from .streams import BlobReader, LayerReader
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-MAX_JSON = 4 << 20  # bytes; the bound that registries put on manifests and configs
+MAX_JSON = 4 << 20  # bytes; the limit of registries for manifests and configs
 _MAX_FILES = 64
 
+#: Verifies a signature: takes the sha512 of the whole file, returns who signed it, or raises.
+SignatureCheck = Callable[[bytes], str]
 
-def _opener(path: str, flags: int) -> int:
-    """A FIFO in the bundle's place must not make us wait."""
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file for :class:`io.FileIO`. Without ``O_NONBLOCK``, opening a FIFO waits for its writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def blob_name(digest: str) -> str:
-    """Where an image layout keeps a blob."""
+    """Return the name of a blob in an image layout."""
     return "blobs/" + digest.replace(":", "/")
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A blob's digest and its size in bytes."""
+    """A reference to a blob (OCI image spec, descriptor.md)."""
 
+    #: ``sha256:…``
     digest: str
+    #: Bytes.
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerBlob:
+    """One encoding of the layer in the file."""
+
+    blob: Descriptor
+    #: Where the blob begins in the file, in bytes.
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """The verified parts of a bundle."""
+
+    image: bytes
+    config: bytes
+    manifest: Manifest
+    #: The encodings of the layer by media type, in the order of ``index.json``.
+    layers: Mapping[str, _LayerBlob]
 
 
 class Bundle:
     """
-    An open bundle. ``digest`` is that of the whole file, ``size`` its bytes, ``manifest`` what it carries; ``image``
-    and ``config`` are the OCI manifest and the image config as they stand in it.
+    An open bundle; made by :meth:`open`.
 
-    ``expected`` is the digest that the file must have. ``vouch`` is given the sha512 of the whole file before anything
-    in it is looked at; it raises, or returns who vouches for the file, which is ``signed_by`` then. What is read later
-    comes from the same open file. Raises :class:`BundleInvalid`, :class:`DigestMismatch`.
+    All later reads use the file that :meth:`open` verified, even if its path is replaced meanwhile.
     """
 
-    def __init__(self, path: str, expected: str | None = None, vouch: Callable[[bytes], str] | None = None) -> None:
+    def __init__(self, path: str, file: BinaryIO, digest: str, size: int, signed_by: str, contents: _Contents) -> None:
+        #: Where the file was opened.
         self.path = path
-        self.signed_by = ""
+        #: ``sha256:…`` of the whole file.
+        self.digest = digest
+        #: Bytes of the whole file.
+        self.size = size
+        #: The identity of the trusted key that signed the file; empty if no signature was checked.
+        self.signed_by = signed_by
+        #: The OCI image manifest, as stored. With two encodings, the first one's.
+        self.image = contents.image
+        #: The OCI image config, as stored.
+        self.config = contents.config
+        self.manifest = contents.manifest
+        self._file, self._layers = file, contents.layers
+
+    @classmethod
+    def open(cls, path: str, expected: str | None = None, check_signature: SignatureCheck | None = None) -> Bundle:
+        """
+        Open a bundle and verify everything except the layer.
+
+        Args:
+            path: The file.
+            expected: The digest that the file must have, ``sha256:…``.
+            check_signature: Called with the sha512 of the whole file before anything in the file is parsed. It
+                returns who signed the file, or raises.
+
+        Returns:
+            The bundle. The caller closes it.
+
+        Raises:
+            BundleInvalid: The file cannot be read or is not a bundle.
+            DigestMismatch: The file, or a part of it, has another digest.
+        """
         try:
-            self._file: BinaryIO = io.BufferedReader(io.FileIO(path, opener=_opener))
+            file = io.BufferedReader(io.FileIO(path, opener=_open_without_waiting))
         except OSError as exc:
             raise BundleInvalid(f"cannot read the bundle {path}: {exc.strerror}") from exc
         try:
-            self._open(expected, vouch)
+            return cls._verified(path, file, expected, check_signature)
         except BaseException as exc:
-            self.close()
+            file.close()
             if isinstance(exc, OSError):
                 raise BundleInvalid(f"cannot read the bundle {path}: {exc.strerror}") from exc
             raise
+
+    @classmethod
+    def _verified(
+        cls, path: str, file: BinaryIO, expected: str | None, check_signature: SignatureCheck | None
+    ) -> Bundle:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise BundleInvalid(f"{path} is not a regular file")
+        sha512 = hashlib.sha512() if check_signature else None
+        digest = "sha256:" + hex_digest(file, sha512)
+        size = file.tell()
+        if expected and expected != digest:
+            raise DigestMismatch(f"{path} has the digest {digest}, expected {expected}")
+        signed_by = check_signature(sha512.digest()) if check_signature and sha512 else ""
+        return cls(path, file, digest, size, signed_by, _Layout(path, file, size).contents())
 
     def __enter__(self) -> Bundle:
         return self
@@ -90,116 +157,137 @@ class Bundle:
         self.close()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     @property
     def compression(self) -> str:
-        """How the layer is compressed: ``zstd`` or ``gzip``; ``zstd`` where there is only a delta."""
-        return next((compression.BY_MEDIA_TYPE[one] for one in self._layers if one != DELTA_TYPE), "zstd")
+        """The compression of the full layer, ``zstd`` or ``gzip``; ``zstd`` if there is only a delta."""
+        full = next((media_type for media_type in self._layers if media_type != DELTA_TYPE), None)
+        return compression.BY_MEDIA_TYPE[full] if full else "zstd"
 
     @property
     def encodings(self) -> dict[str, int]:
-        """The encodings of the layer that it carries, ``full`` and ``delta``, with their sizes in bytes."""
-        return {"delta" if one == DELTA_TYPE else "full": layer["size"] for one, layer in self._layers.items()}
+        """The encodings of the layer in this bundle, ``full`` and ``delta``, with their sizes in bytes."""
+        return {
+            "delta" if media_type == DELTA_TYPE else "full": layer.blob.size
+            for media_type, layer in self._layers.items()
+        }
 
     @property
     def layer(self) -> Descriptor:
-        """The layer blob, the first of two."""
-        return Descriptor(self._first[1]["digest"], self._first[1]["size"])
+        """The layer blob; with two encodings, the first."""
+        return next(iter(self._layers.values())).blob
 
-    def blob(self) -> BinaryIO:
-        """That blob as it is in the file, compressed; its digest is the caller's to check."""
-        return Blob(self._file, *self._places[self._first[0]], self.layer.digest)  # type: ignore[return-value]
+    def open_layer(self) -> BinaryIO:
+        """Return the layer blob as stored, compressed. The caller verifies its digest."""
+        return self._reader(next(iter(self._layers)))  # type: ignore[return-value]
 
-    def members(self, progress: StepProgress | None = None, old: Stack | None = None) -> Iterator[tuple[Member, Plain]]:
+    def members(
+        self, progress: StepProgress | None = None, source: Stack | None = None
+    ) -> Iterator[tuple[Member, LayerReader]]:
         """
-        The layer's entries in order, each with the stream that gives a file's content next.
+        Yield the entries of the layer in order, each with the stream to read a file's content from.
 
-        ``progress`` is told bytes of the uncompressed layer done and of how many. ``old`` is what the source shows on
-        this node, which is needed where there is only a delta: the full encoding costs no reading of old files. Ends
-        only after the layer's blob digest, diff ID and size have been checked. Raises :class:`DeltaMismatch`, too.
+        The full encoding is preferred: it reads no files of the source. The blob digest, the diff ID and the size are
+        verified at the end.
+
+        Args:
+            progress: Called with the bytes of the uncompressed layer done, and with its size.
+            source: What the source shows on this node. Only a delta needs it.
+
+        Raises:
+            BundleInvalid: The layer is damaged.
+            DigestMismatch: The layer has another digest.
+            DeltaMismatch: A file of the source is not the one that the delta was built against.
         """
-        media_type, layer = next(
-            ((one, found) for one, found in self._layers.items() if one != DELTA_TYPE), self._first
-        )
-        blob = Blob(self._file, *self._places[media_type], layer["digest"])
+        media_type = next((media_type for media_type in self._layers if media_type != DELTA_TYPE), DELTA_TYPE)
+        blob = self._reader(media_type)
         with contextlib.ExitStack() as stack:
-            decoded = self._decoded(media_type, blob, old, stack)
-            plain = stack.enter_context(contextlib.closing(Plain(decoded, self.manifest.layer_size)))
-            yield from self._members(blob, plain, progress)
+            decoded = self._decoded(media_type, blob, source, stack)
+            layer = stack.enter_context(contextlib.closing(LayerReader(decoded, self.manifest.layer_size)))
+            yield from self._members(blob, layer, progress)
 
-    def _members(self, blob: Blob, plain: Plain, progress: StepProgress | None) -> Iterator[tuple[Member, Plain]]:
+    def _members(
+        self, blob: BlobReader, layer: LayerReader, progress: StepProgress | None
+    ) -> Iterator[tuple[Member, LayerReader]]:
         entries = 0
-        for member in bundle_layer.members(plain, plain.skip):  # type: ignore[arg-type]
+        for member in bundle_layer.members(layer, layer.skip):  # type: ignore[arg-type]
             entries += 1
-            yield member, plain
+            yield member, layer
             if progress:
-                progress(plain.tell(), self.manifest.layer_size)
-        plain.finish(self.manifest.diff_id)
+                progress(layer.tell(), self.manifest.layer_size)
+        layer.finish(self.manifest.diff_id)
         blob.finish()
         if entries != self.manifest.totals.entries:
             raise BundleInvalid(f"the layer has {entries} entries, the manifest says {self.manifest.totals.entries}")
 
-    def _decoded(self, media_type: str, blob: Blob, old: Stack | None, stack: contextlib.ExitStack) -> Any:
+    def _reader(self, media_type: str) -> BlobReader:
+        layer = self._layers[media_type]
+        return BlobReader(self._file, layer.offset, layer.blob.size, layer.blob.digest)
+
+    def _decoded(self, media_type: str, blob: BlobReader, source: Stack | None, stack: contextlib.ExitStack) -> Any:
         if media_type != DELTA_TYPE:
             return compression.reader(media_type, blob)  # type: ignore[arg-type]
-        if old is None:
-            raise DeltaMismatch(f"{self.path} holds a delta alone, which says nothing without the files of its source")
-        return stack.enter_context(contextlib.closing(delta.Reader(blob, delta.Old(old))))  # type: ignore[arg-type]
+        if source is None:
+            raise DeltaMismatch(f"{self.path} holds only a delta, which cannot be decoded without the source's files")
+        reader = delta.DeltaReader(blob, delta.SourceFiles(source))  # type: ignore[arg-type]
+        return stack.enter_context(contextlib.closing(reader))
 
     def verify(self) -> None:
         """
-        Read everything and check every digest there is, the files' own included; of a delta the blob's alone, since
-        the rest needs the files of its source.
+        Read the whole bundle and verify every digest in it, those of the files included.
+
+        Of a delta only the blob is verified, because decoding it needs the files of its source.
+
+        Raises:
+            BundleInvalid: The layer is damaged.
+            DigestMismatch: A part has another digest.
         """
-        for media_type, layer in self._layers.items():
-            if media_type == DELTA_TYPE:
-                blob = Blob(self._file, *self._places[media_type], layer["digest"])
-                while blob.read(CHUNK):
-                    pass
-                blob.finish()
+        if DELTA_TYPE in self._layers:
+            blob = self._reader(DELTA_TYPE)
+            while blob.read(CHUNK):
+                pass
+            blob.finish()
         if "full" not in self.encodings:
             return
         for member, stream in self.members():
             if member.entry and member.digest:
-                found = _content_digest(stream, member.entry.size)
-                if found != member.digest:
-                    raise DigestMismatch(f"the content of {member.path!r} has the digest {found}, not {member.digest}")
+                actual = _content_digest(stream, member.entry.size)
+                if actual != member.digest:
+                    raise DigestMismatch(f"the content of {member.path!r} has the digest {actual}, not {member.digest}")
 
-    def _open(self, expected: str | None, vouch: Callable[[bytes], str] | None) -> None:
-        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-            raise BundleInvalid(f"{self.path} is not a regular file")
-        sha512 = hashlib.sha512() if vouch else None
-        self.digest = "sha256:" + hex_digest(self._file, sha512)
-        self.size = self._file.tell()
-        if expected and expected != self.digest:
-            raise DigestMismatch(f"{self.path} has the digest {self.digest}, expected {expected}")
-        if vouch and sha512:
-            self.signed_by = vouch(sha512.digest())
+
+class _Layout:
+    """The image layout in the tar ``file`` of ``size`` bytes."""
+
+    def __init__(self, path: str, file: BinaryIO, size: int) -> None:
+        self._path, self._file, self._size = path, file, size
+
+    def contents(self) -> _Contents:
+        """Read and verify all parts but the layers; raises :class:`BundleInvalid`, :class:`DigestMismatch`."""
         files = self._files()
-        layout = _object(self._small(files, "oci-layout"), "oci-layout")
+        layout = _object(self._read(files, "oci-layout"), "oci-layout")
         if layout.get("imageLayoutVersion") != "1.0.0":
-            raise BundleInvalid("the image layout is of an unknown version")
-        index = _object(self._small(files, "index.json"), "index.json")
-        listed = _several(index.get("manifests"), "manifest", (MANIFEST_TYPE,), 2)
-        images = [self._blob(files, one) for one in listed]
-        pairs = [_parts(image) for image in images]
+            raise BundleInvalid("the image layout has an unknown version")
+        index = _object(self._read(files, "index.json"), "index.json")
+        listed = _descriptors(index.get("manifests"), "manifest", (MANIFEST_TYPE,), 2)
+        images = [self._read_blob(files, descriptor) for descriptor in listed]
+        pairs = [_config_and_layer(image) for image in images]
         config = pairs[0][0]
-        if any(one["digest"] != config["digest"] for one, _ in pairs):
-            raise BundleInvalid("the bundle's encodings are of different configs")
-        self._layers = {layer["mediaType"]: layer for _, layer in pairs}
-        if len(self._layers) < len(pairs) or (len(pairs) > 1 and DELTA_TYPE not in self._layers):
+        if any(other["digest"] != config["digest"] for other, _layer in pairs):
+            raise BundleInvalid("the encodings in the bundle have different configs")
+        layers = {layer["mediaType"]: self._layer_blob(files, layer) for _config, layer in pairs}
+        if len(layers) < len(pairs) or (len(pairs) > 1 and DELTA_TYPE not in layers):
             raise BundleInvalid("the bundle carries one encoding of its layer twice")
-        self._first = next(iter(self._layers.items()))
-        self._places = {media_type: self._find(files, layer) for media_type, layer in self._layers.items()}
-        self.image, self.config = images[0], self._blob(files, config)
-        self.manifest: Manifest = carried(self.config)
+        data = self._read_blob(files, config)
+        return _Contents(images[0], data, manifest_of(data), layers)
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        """Every file in the archive: offset and size in bytes."""
+        """Return the offset and the size, in bytes, of every file in the archive."""
         self._file.seek(0)
         if self._file.read(tar.BLOCK)[257:262] != b"ustar":
-            raise BundleInvalid(f"{self.path} is no bundle: it does not begin as a tar archive does")
+            raise BundleInvalid(f"{self._path} is not a bundle: it does not begin like a tar archive")
         self._file.seek(0)
         files: dict[str, tuple[int, int]] = {}
         for header in tar.headers(self._file, self._skip):
@@ -207,49 +295,53 @@ class Bundle:
                 continue
             name = header.name.removeprefix(b"./").decode("ascii", "replace")
             if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or name in files or len(files) >= _MAX_FILES:
-                raise BundleInvalid("the file is no bundle: not an image layout of a few plain files")
+                raise BundleInvalid("the file is not a bundle: it is not an image layout of a few plain files")
             files[name] = (self._file.tell(), header.size)
         return files
 
     def _skip(self, count: int) -> None:
-        if self._file.tell() + count > self.size:
+        if self._file.tell() + count > self._size:
             raise BundleInvalid("the bundle is truncated")
         self._file.seek(count, os.SEEK_CUR)
 
-    def _small(self, files: dict[str, tuple[int, int]], name: str) -> bytes:
+    def _read(self, files: dict[str, tuple[int, int]], name: str) -> bytes:
         offset, size = files.get(name, (0, -1))
         if not 0 <= size <= MAX_JSON:
-            raise BundleInvalid(f"the file is no bundle: {name} is missing or too large")
+            raise BundleInvalid(f"the file is not a bundle: {name} is missing or too large")
         self._file.seek(offset)
         return self._file.read(size)
 
-    def _find(self, files: dict[str, tuple[int, int]], descriptor: dict[str, Any]) -> tuple[int, int]:
+    def _locate(self, files: dict[str, tuple[int, int]], descriptor: dict[str, Any]) -> int:
         place = files.get(blob_name(descriptor["digest"]))
         if place is None or place[1] != descriptor["size"]:
             raise BundleInvalid(f"the blob {descriptor['digest']} is missing or has another size")
-        return place
+        return place[0]
 
-    def _blob(self, files: dict[str, tuple[int, int]], descriptor: dict[str, Any]) -> bytes:
-        self._find(files, descriptor)
-        data = self._small(files, blob_name(descriptor["digest"]))
+    def _layer_blob(self, files: dict[str, tuple[int, int]], descriptor: dict[str, Any]) -> _LayerBlob:
+        offset = self._locate(files, descriptor)
+        return _LayerBlob(Descriptor(descriptor["digest"], descriptor["size"]), offset)
+
+    def _read_blob(self, files: dict[str, tuple[int, int]], descriptor: dict[str, Any]) -> bytes:
+        self._locate(files, descriptor)
+        data = self._read(files, blob_name(descriptor["digest"]))
         if "sha256:" + hashlib.sha256(data).hexdigest() != descriptor["digest"]:
-            raise DigestMismatch(f"the blob {descriptor['digest']} does not have that digest")
+            raise DigestMismatch(f"the blob {descriptor['digest']} has another digest")
         return data
 
 
-def parts(image: bytes) -> tuple[Descriptor, Descriptor]:
-    """The config and the layer that an OCI image manifest names; :class:`BundleInvalid` where it is not a bundle's."""
-    config, layer = _parts(image)
+def descriptors_of(image: bytes) -> tuple[Descriptor, Descriptor]:
+    """Return the config and the layer in an OCI image manifest; :class:`BundleInvalid` if it is not a bundle's."""
+    config, layer = _config_and_layer(image)
     return Descriptor(config["digest"], config["size"]), Descriptor(layer["digest"], layer["size"])
 
 
-def _parts(image: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _config_and_layer(image: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     fields = _object(image, "the OCI manifest")
     config = _descriptor(fields.get("config"), "config", (CONFIG_TYPE,))
-    return config, _several(fields.get("layers"), "layer", (*MEDIA_TYPES.values(), DELTA_TYPE), 1)[0]
+    return config, _descriptors(fields.get("layers"), "layer", (*MEDIA_TYPES.values(), DELTA_TYPE), 1)[0]
 
 
-def _content_digest(stream: Plain, size: int) -> str:
+def _content_digest(stream: LayerReader, size: int) -> str:
     sha = hashlib.sha256()
     while size:
         data = stream.read1(size)
@@ -262,22 +354,22 @@ def _object(data: bytes, name: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as exc:
-        raise BundleInvalid(f"{name} is no JSON: {exc}") from exc
+        raise BundleInvalid(f"{name} is not JSON: {exc}") from exc
     if not isinstance(value, dict):
-        raise BundleInvalid(f"{name} is no JSON object")
+        raise BundleInvalid(f"{name} is not a JSON object")
     return value
 
 
-def _several(value: object, name: str, types: tuple[str, ...], most: int) -> list[dict[str, Any]]:
+def _descriptors(value: object, name: str, types: tuple[str, ...], most: int) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not 1 <= len(value) <= most:
         raise BundleInvalid(f"the bundle must name {'exactly one' if most == 1 else 'one or two of'} {name}")
-    return [_descriptor(one, name, types) for one in value]
+    return [_descriptor(item, name, types) for item in value]
 
 
 def _descriptor(value: object, name: str, types: tuple[str, ...]) -> dict[str, Any]:
-    """OCI image spec, descriptor.md."""
+    """Validate a descriptor (OCI image spec, descriptor.md)."""
     if not isinstance(value, dict) or not ids.is_digest(value.get("digest")) or type(value.get("size")) is not int:
-        raise BundleInvalid(f"the {name}'s descriptor is malformed")
+        raise BundleInvalid(f"the descriptor of the {name} is malformed")
     if value["size"] < 0:
         raise BundleInvalid(f"the {name} has a size below zero")
     if value.get("mediaType") not in types:
@@ -285,15 +377,15 @@ def _descriptor(value: object, name: str, types: tuple[str, ...]) -> dict[str, A
     return value
 
 
-def carried(config: bytes) -> Manifest:
-    """The manifest that an image config carries; :class:`BundleInvalid` where it is not a bundle's."""
+def manifest_of(config: bytes) -> Manifest:
+    """Return the manifest in an image config; :class:`BundleInvalid` if it is not a bundle's."""
     fields = _object(config, "the image config")
     inner, rootfs = fields.get("config"), fields.get("rootfs")
     labels = inner.get("Labels") if isinstance(inner, dict) else None
     text = labels.get(LABEL) if isinstance(labels, dict) else None
     if not isinstance(text, str):
-        raise BundleInvalid(f"the file is an image, but no bundle: its config has no label {LABEL}")
-    found = manifest.parse(text)
-    if not isinstance(rootfs, dict) or rootfs.get("diff_ids") != [found.diff_id]:
+        raise BundleInvalid(f"the file is an image, but not a bundle: its config has no label {LABEL}")
+    parsed = manifest.parse(text)
+    if not isinstance(rootfs, dict) or rootfs.get("diff_ids") != [parsed.diff_id]:
         raise BundleInvalid("the image config and the manifest name different layers")
-    return found
+    return parsed

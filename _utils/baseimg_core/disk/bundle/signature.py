@@ -1,8 +1,8 @@
 """
-Sign a bundle's file and tell who signed one: OpenSSH's detached signatures, over every byte, beside the bundle.
+Signs bundles and verifies signatures: OpenSSH's detached signatures over the whole file, in ``BUNDLE.sig``.
 
-The formats are in :mod:`model.signature`. The arithmetic is that of the package ``cryptography``, which Salt needs
-itself; a Python without it is fine as long as nothing is signed and no key is trusted.
+:mod:`model.signature` has the formats. The package ``cryptography``, which Salt requires, does the arithmetic. Without
+it everything works except signing and trusted keys.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ try:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
     AVAILABLE = True
-except ImportError:  # optional: nodes that declare no keys need nothing
+except ImportError:  # optional: nodes that declare no keys do not need it
     AVAILABLE = False
 
-_ANYBODY_ELSE = 0o077
+_GROUP_AND_OTHERS = 0o077
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key that has been read, and its public half."""
+    """A private key and its public key."""
 
     public: PublicKey
     _private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
     def sign(self, data: bytes) -> Signature:
-        """A signature as ``ssh-keygen`` makes it with this type of key."""
+        """Return the signature that ``ssh-keygen`` would make with this key."""
         key = self._private
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return Signature(self.public, "ssh-ed25519", key.sign(data))
@@ -54,24 +54,27 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """The signature's ``path``, the bundle's digest, and whether the signature is a new one."""
+    """The result of signing."""
 
+    #: The file with the signature.
     path: str
+    #: The digest of the bundle.
     digest: str
+    #: False if the file already had a valid signature by this key.
     changed: bool
 
 
 def load(path: str) -> SigningKey:
     """
-    Read a private key in OpenSSH's own format, without a passphrase.
+    Read a private key in OpenSSH's format, without a passphrase.
 
-    Raises :class:`ArgumentInvalid`, never with anything of what is in the file.
+    Raises :class:`ArgumentInvalid`. Its message contains nothing of the file's content.
     """
     _check_available()
     data = _private(path)
     if model_signature.is_encrypted(data):
         raise ArgumentInvalid(
-            f"the key {path} is encrypted, expected one without a passphrase",
+            f"the key {path} is encrypted, expected a key without a passphrase",
             "sign with another key, or by hand with ssh-keygen (docs/operating/signatures.md)",
         )
     try:
@@ -82,29 +85,41 @@ def load(path: str) -> SigningKey:
         raise ArgumentInvalid(f"the key {path} cannot be used: {exc}") from None
     except (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError):
         raise ArgumentInvalid(
-            f"the key {path} is no private key in OpenSSH's format, expected one of: "
+            f"the key {path} is not a private key in OpenSSH's format, expected one of: "
             f"{', '.join(model_signature.ALGORITHMS)}"
         ) from None
 
 
 def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = False) -> Signed:
     """
-    Sign the bundle ``path``, which must have the ``digest`` where one is given; with ``test`` only tell.
+    Sign a bundle. A valid signature by the same key is kept.
 
-    A signature by the same key that holds is left as it is. Only what can be read as a bundle is signed.
+    Args:
+        path: The bundle; the signature is written to ``path`` with the suffix ``.sig``.
+        key: The private key.
+        digest: The digest that the bundle must have.
+        test: Do not write the signature.
+
+    Returns:
+        What was, or would be, written.
+
+    Raises:
+        BundleInvalid: The file is not a bundle.
+        DigestMismatch: The bundle has another digest.
+        DestinationUnwritable: The signature cannot be written.
     """
     _check_available()
     target = path + SIGNATURE_SUFFIX
     signature = b""
 
-    def vouch(sha512: bytes) -> str:
+    def check_signature(sha512: bytes) -> str:
         nonlocal signature
         with contextlib.suppress(SignatureMissing, SignatureInvalid):
             return check(read(target), sha512, {key.public.fingerprint: key.public}, target)
         signature = model_signature.dump(key.sign(model_signature.signed_data(sha512)))
         return ""
 
-    with Bundle(path, digest, vouch) as bundle:
+    with Bundle.open(path, digest, check_signature) as bundle:
         signed = Signed(target, bundle.digest, not bundle.signed_by)
     if signed.changed and not test:
         _save(target, signature)
@@ -112,11 +127,11 @@ def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = Fal
 
 
 def read(path: str) -> bytes:
-    """A signature's file; raises :class:`SignatureMissing`, :class:`SignatureInvalid`."""
+    """Read the file of a signature; raises :class:`SignatureMissing`, :class:`SignatureInvalid`."""
     try:
         return _read(path)
     except FileNotFoundError as exc:
-        raise SignatureMissing(f"there is no {path}") from exc
+        raise SignatureMissing(f"{path} does not exist") from exc
     except OSError as exc:
         raise SignatureInvalid(f"the signature {path} cannot be read: {exc.strerror}") from exc
     except Malformed as exc:
@@ -125,10 +140,20 @@ def read(path: str) -> bytes:
 
 def check(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], where: str) -> str:
     """
-    Who of ``keys`` (by identity) signed a file with this digest; raises :class:`SignatureInvalid`.
+    Verify a signature. Its key is compared with the trusted keys before anything is computed with it.
 
-    No number that the signature brings with it is computed with before its key is found to be a trusted one. ``where``
-    is the signature's place, for messages.
+    Args:
+        data: The signature.
+        sha512: The digest of the signed file.
+        keys: The trusted keys by identity.
+        where: The place of the signature, for messages.
+
+    Returns:
+        The identity of the key that signed the file.
+
+    Raises:
+        SignatureInvalid: The signature is damaged, by another key, or of another file.
+        ArgumentInvalid: A trusted key is unusable.
     """
     _check_available()
     try:
@@ -136,22 +161,24 @@ def check(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], where: str)
         identity = next((name for name, key in keys.items() if key == signature.key), None)
         if identity is None:
             raise SignatureInvalid(
-                f"the signature {where} is by a key that is not trusted here: {signature.key.fingerprint}; "
+                f"the signature {where} is by a key that this node does not trust: {signature.key.fingerprint}; "
                 f"trusted: {', '.join(f'{name} ({key.fingerprint})' for name, key in keys.items())}"
             )
         holds = _holds(_public(signature.key, identity), signature, model_signature.signed_data(sha512))
     except Malformed as exc:
         raise SignatureInvalid(f"the signature {where} is not valid: {exc}") from exc
     if not holds:
-        raise SignatureInvalid(f"the signature {where} is not one of this file: one of the two was changed")
+        raise SignatureInvalid(
+            f"the signature {where} does not match the file: the bundle or the signature was changed"
+        )
     return identity
 
 
 def _public(key: PublicKey, identity: str) -> serialization.SSHPublicKeyTypes:
     try:
         return serialization.load_ssh_public_key(key.line.encode())
-    except (ValueError, UnsupportedAlgorithm) as exc:  # the form of a key, but no point on its curve, say
-        raise ArgumentInvalid(f"baseimg:trusted_keys:{identity} is no usable key, expected another: {exc}") from exc
+    except (ValueError, UnsupportedAlgorithm) as exc:  # for example a point that is not on the curve
+        raise ArgumentInvalid(f"baseimg:trusted_keys:{identity} is not a usable key, expected another: {exc}") from exc
 
 
 def _holds(key: serialization.SSHPublicKeyTypes, signature: Signature, data: bytes) -> bool:
@@ -173,7 +200,7 @@ def _holds(key: serialization.SSHPublicKeyTypes, signature: Signature, data: byt
 
 def _private(path: str) -> bytes:
     try:
-        return _read(path, _ANYBODY_ELSE)
+        return _read(path, _GROUP_AND_OTHERS)
     except OSError as exc:
         raise ArgumentInvalid(f"the key {path} cannot be read: {exc.strerror}") from exc
     except Malformed as exc:
@@ -181,15 +208,15 @@ def _private(path: str) -> bytes:
 
 
 def _read(path: str, forbidden: int = 0) -> bytes:
-    """A small file that grants none of the ``forbidden`` permissions; raises :class:`Malformed`, ``OSError``."""
-    # a FIFO in its place must not make us wait
+    """Read a small file; raises :class:`Malformed`, also if its mode has a ``forbidden`` bit, and ``OSError``."""
+    # opening a FIFO without O_NONBLOCK waits for its writer
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise Malformed("it is not a regular file")
         if mode & forbidden:
-            raise Malformed(f"its mode is {stat.S_IMODE(mode):04o}, expected one that lets nobody else read it: 0600")
+            raise Malformed(f"its mode is {stat.S_IMODE(mode):04o}, expected 0600, readable by the owner only")
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(model_signature.MAX_SIZE + 1)
     finally:
@@ -200,7 +227,7 @@ def _read(path: str, forbidden: int = 0) -> bytes:
 
 
 def _save(path: str, data: bytes) -> None:
-    """Write a file that everybody may read: under a temporary name, synced, then renamed."""
+    """Write a world-readable file under a temporary name, sync it, and rename it."""
     directory, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
     with translate_os_errors(path):
@@ -209,7 +236,7 @@ def _save(path: str, data: bytes) -> None:
             with open(os.open(temporary, flags, 0o600), "wb") as out:
                 out.write(data)
                 out.flush()
-                os.fchmod(out.fileno(), 0o644)  # whatever the umask
+                os.fchmod(out.fileno(), 0o644)  # independent of the umask
                 os.fsync(out.fileno())
             os.rename(temporary, path)
             sync_directory(directory)

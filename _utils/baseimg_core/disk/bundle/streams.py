@@ -1,4 +1,4 @@
-"""A layer's two forms inside a bundle, compressed and plain: both digested and bounded while they are read."""
+"""Readers of a layer in a bundle, compressed and decompressed; both verify digest and length."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ...linux.concurrency import AsyncHash, ReadAhead
 from . import compression
 
 
-class Blob:
-    """The compressed layer inside the file, digested while it is read."""
+class BlobReader:
+    """Reads the compressed layer from the bundle file, and digests it."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int, digest: str) -> None:
         file.seek(offset)
@@ -24,15 +24,16 @@ class Blob:
         return data
 
     def finish(self) -> None:
+        """Verify the digest after the last read; raises :class:`DigestMismatch`."""
         if self._left or "sha256:" + self._sha.hexdigest() != self._digest:
-            raise DigestMismatch("the layer blob does not have the digest that its descriptor declares")
+            raise DigestMismatch("the layer blob has another digest than its descriptor declares")
 
 
-class Plain:
+class LayerReader:
     """
-    The uncompressed layer: digested, and never longer than its manifest says.
+    Reads the decompressed layer, digests it, and refuses more bytes than the manifest declares.
 
-    Decompressing is done by a thread, which :meth:`close` ends, and digesting by another.
+    One thread decompresses, and another one digests. :meth:`close` ends both.
     """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
@@ -40,10 +41,11 @@ class Plain:
         self._ahead = ReadAhead(self._digested)
 
     def close(self) -> None:
+        """End the threads."""
         self._ahead.close()
 
     def read(self, count: int) -> bytes:
-        """Exactly ``count`` bytes."""
+        """Return exactly ``count`` bytes; raises :class:`BundleInvalid` if the layer is shorter."""
         parts = []
         while count:
             parts.append(self.read1(count))
@@ -51,9 +53,9 @@ class Plain:
         return b"".join(parts)
 
     def read1(self, count: int) -> memoryview:
-        """The next bytes, at least one and at most ``count``, not copied."""
+        """Return the next bytes without copying them, at least one and at most ``count``."""
         if count > self._size - self._done:
-            raise BundleInvalid("the layer is longer than its manifest says")
+            raise BundleInvalid("the layer is longer than its manifest declares")
         data = self._ahead.read(count)
         if not data:
             raise BundleInvalid("the layer is truncated")
@@ -61,22 +63,25 @@ class Plain:
         return data
 
     def tell(self) -> int:
+        """Return the number of bytes read."""
         return self._done
 
     def skip(self, count: int) -> None:
+        """Discard ``count`` bytes."""
         while count > 0:
             count -= len(self.read1(count))
 
     def finish(self, diff_id: str) -> None:
+        """Verify length and digest at the end; raises :class:`BundleInvalid`, :class:`DigestMismatch`."""
         if self._done != self._size or self._ahead.read(1):
-            raise BundleInvalid("the layer's length is not what its manifest says")
+            raise BundleInvalid("the layer has another length than its manifest declares")
         if "sha256:" + self._sha.hexdigest() != diff_id:
-            raise DigestMismatch("the layer does not have the diff ID that its manifest declares")
+            raise DigestMismatch("the layer has another diff ID than its manifest declares")
 
     def _digested(self, count: int) -> bytes:
         try:
             data = self._stream.read(count)
         except compression.errors() as exc:
-            raise BundleInvalid(f"the layer's compression is damaged: {exc}") from exc
+            raise BundleInvalid(f"the compressed layer is damaged: {exc}") from exc
         self._sha.update(data)
         return data

@@ -1,8 +1,9 @@
 """
 A strict reader of tar headers.
 
-Own code because it meets files from outside, and has to bound every length before it believes it: POSIX.1-2001 (pax)
-headers with checksums, extended records up to a limit, no GNU long names, no sparse files, no global headers.
+It reads untrusted files, so it checks every length before it uses it; ``tarfile`` does not. It accepts POSIX.1-2001
+(pax) headers with valid checksums and extended records up to a limit. It refuses GNU long names, sparse files and
+global headers.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ from ...model.stack.entry import NANO
 
 BLOCK = 512
 END = b"\0" * (2 * BLOCK)
-# 64 KiB is the kernel's limit for one attribute (XATTR_SIZE_MAX); a path and a dozen of them fit well.
+# The kernel limits one attribute to 64 KiB (XATTR_SIZE_MAX). A path and a dozen attributes fit.
 _MAX_RECORDS = 1 << 20
 
 
 def padding(size: int) -> bytes:
-    """What follows ``size`` bytes of content up to the next block."""
+    """Return the bytes from the end of ``size`` bytes of content to the next block."""
     return b"\0" * (-size % BLOCK)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One tar header as it stands, with its pax records; ``size`` is in bytes."""
+    """One tar header, merged with its pax records."""
 
     name: bytes
     type: bytes
     mode: int
     uid: int
     gid: int
+    #: Bytes of content.
     size: int
     mtime_ns: int
     linkname: bytes
@@ -44,10 +46,16 @@ class Header:
 
 def headers(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Header]:
     """
-    The headers of a tar, up to its two zero blocks.
+    Yield the headers of a tar, up to its two zero blocks.
 
-    The consumer reads a header's content from ``stream`` before it asks for the next header, or leaves it; what is left
-    is passed over with ``skip(count)``. Raises :class:`BundleInvalid`.
+    The caller may read a header's content from ``stream`` before it takes the next header. The rest is skipped.
+
+    Args:
+        stream: The tar.
+        skip: Discards a number of bytes of ``stream``.
+
+    Raises:
+        BundleInvalid: The tar is malformed or truncated.
     """
     position = _Position(stream, skip)
     records: dict[bytes, bytes] = {}
@@ -57,20 +65,20 @@ def headers(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Header]:
             if records or position.block() != b"\0" * BLOCK:
                 raise BundleInvalid("the tar does not end with two zero blocks")
             return
-        found = _parse(block, records)
-        if found.type == tarfile.XHDTYPE:
-            if records or not 0 < found.size <= _MAX_RECORDS:
-                raise BundleInvalid(f"a tar header carries {found.size} bytes of records")
-            records = _records(position.content(found.size))
+        header = _parse(block, records)
+        if header.type == tarfile.XHDTYPE:
+            if records or not 0 < header.size <= _MAX_RECORDS:
+                raise BundleInvalid(f"a tar header carries {header.size} bytes of records")
+            records = _records(position.content(header.size))
             continue
         records = {}
-        position.expect(found.size)
-        yield found
-        position.settle()
+        position.expect(header.size)
+        yield header
+        position.skip_rest()
 
 
 class _Position:
-    """Keeps count of what the consumer has read of the present content."""
+    """Tracks how much of the current content the caller has read."""
 
     def __init__(self, stream: BinaryIO, skip: Callable[[int], None]) -> None:
         self.stream, self.skip = stream, skip
@@ -85,7 +93,7 @@ class _Position:
     def expect(self, size: int) -> None:
         self.end = self.stream.tell() + size + -size % BLOCK
 
-    def settle(self) -> None:
+    def skip_rest(self) -> None:
         left = self.end - self.stream.tell()
         if left < 0:
             raise BundleInvalid("an entry's content was read beyond its end")
@@ -124,12 +132,12 @@ def _string(raw: bytes) -> bytes:
 
 
 def _number(raw: bytes) -> int:
-    """A tar number: octal digits, or base-256 where the first bit is set (never negative here)."""
+    """Parse a number: octal digits, or base-256 if the first bit is set. Negative numbers are refused."""
     if raw[0] == 0x80:
         return int.from_bytes(raw[1:], "big")
     digits = raw.strip(b" \0")
     if digits.strip(b"01234567"):
-        raise BundleInvalid("a tar header holds a number that is none")
+        raise BundleInvalid("a tar header holds a malformed number")
     return int(digits, 8) if digits else 0
 
 
@@ -138,7 +146,7 @@ def _decimal(records: dict[bytes, bytes], key: bytes, raw: bytes) -> int:
     if value is None:
         return _number(raw)
     if not value.isdigit() or len(value) > 19:
-        raise BundleInvalid(f"tar record {key.decode()} is no number")
+        raise BundleInvalid(f"tar record {key.decode()} is not a number")
     return int(value)
 
 
@@ -147,13 +155,13 @@ def _time(record: bytes | None, raw: bytes) -> int:
         return _number(raw) * NANO
     whole, _, fraction = record.partition(b".")
     if not (whole.removeprefix(b"-") + fraction).isdigit() or len(record) > 32:
-        raise BundleInvalid("tar record mtime is no time")
+        raise BundleInvalid("tar record mtime is not a time")
     nanoseconds = int(fraction[:9].ljust(9, b"0"))
     return int(whole) * NANO + (-nanoseconds if whole.startswith(b"-") else nanoseconds)
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """Pax records: each is ``LENGTH KEY=VALUE\\n``, the length counting all of it."""
+    """Parse pax records. Each is ``LENGTH KEY=VALUE\\n``; the length counts the whole record."""
     records: dict[bytes, bytes] = {}
     while data:
         length, space, _ = data[:20].partition(b" ")

@@ -1,4 +1,4 @@
-"""Entries from headers of tars that others wrote: an image's layers, the old scripts' archives."""
+"""Converts tar headers by other tools to entries: of an image's layers, and of the old scripts' archives."""
 
 from __future__ import annotations
 
@@ -9,62 +9,62 @@ from ...model.stack import overlay
 from ...model.stack.entry import NANO, Entry, Kind
 from .layer import KINDS, XATTR
 
-_STRANGE = "no usual tool writes such an archive: find out where it comes from"
+_STRANGE = "common tools do not write such archives: find out where it comes from"
 _KINDS = KINDS | {tarfile.CONTTYPE: Kind.FILE}
 
 
-def raw(text: str) -> bytes:
-    """A name's bytes, where the tar was opened with ``surrogateescape``."""
+def to_bytes(text: str) -> bytes:
+    """Return the bytes of a name from a tar that was opened with ``surrogateescape``."""
     return text.encode("utf-8", "surrogateescape")
 
 
-def plain(name: str) -> bytes:
+def relative_path(name: str) -> bytes:
     """
-    A name as a relative path without ``.``; the root is the empty path.
+    Return a name as a relative path without ``.``; the root is the empty path.
 
-    Raises :class:`LayerUnsupported` for one that leads out of the root.
+    Raises :class:`LayerUnsupported` for a name that leads out of the root.
     """
-    parts = [part for part in raw(name).split(b"/") if part not in (b"", b".")]
-    if b".." in parts or b"\0" in raw(name):
-        raise LayerUnsupported(f"the name {overlay.shown(raw(name)[:200])} leads out of the archive", _STRANGE)
+    parts = [part for part in to_bytes(name).split(b"/") if part not in (b"", b".")]
+    if b".." in parts or b"\0" in to_bytes(name):
+        raise LayerUnsupported(f"the name {overlay.shown(to_bytes(name)[:200])} leads out of the archive", _STRANGE)
     return b"/".join(parts)
 
 
-def entry(info: tarfile.TarInfo, kind: Kind | None = None) -> Entry:
+def entry_of(info: tarfile.TarInfo, kind: Kind | None = None) -> Entry:
     """
-    What a header says of its path; ``kind`` is that of the path which a hard link is linked to.
+    Return the entry that a header describes. For a hard link, ``kind`` is the kind of its target.
 
-    Raises :class:`LayerUnsupported` for a type that no layer carries.
+    Raises :class:`LayerUnsupported` for a type that layers do not have.
     """
-    found = kind or _KINDS.get(info.type)
-    if found is None or info.issparse():
+    entry_kind = kind or _KINDS.get(info.type)
+    if entry_kind is None or info.issparse():
         raise LayerUnsupported(
-            f"{overlay.shown(raw(info.name)[:200])} is of the type {info.type!r}, which is not handled",
+            f"{overlay.shown(to_bytes(info.name)[:200])} has the unsupported type {info.type!r}",
             "a layer holds files, directories, links, FIFOs and devices",
         )
     return Entry(
-        kind=found,
+        kind=entry_kind,
         mode=info.mode & 0o7777,
         uid=info.uid,
         gid=info.gid,
         mtime_ns=_mtime_ns(info),
-        size=info.size if found is Kind.FILE and kind is None else 0,
-        target=raw(info.linkname) if found is Kind.SYMLINK else b"",
-        device=(info.devmajor, info.devminor) if found in (Kind.CHAR, Kind.BLOCK) else (0, 0),
+        size=info.size if entry_kind is Kind.FILE and kind is None else 0,
+        target=to_bytes(info.linkname) if entry_kind is Kind.SYMLINK else b"",
+        device=(info.devmajor, info.devminor) if entry_kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
         xattrs=_xattrs(info),
     )
 
 
 def _mtime_ns(info: tarfile.TarInfo) -> int:
-    """Exactly, which the number that ``tarfile`` makes of it is not; engines take times before 1970 as 1970."""
+    """Return the exact time; ``tarfile`` rounds it to a float. Engines set times before 1970 to 1970."""
     whole, _, fraction = info.pax_headers.get("mtime", str(int(info.mtime))).partition(".")
     try:
-        found = int(whole) * NANO + int(fraction[:9].ljust(9, "0"))
+        time = int(whole) * NANO + int(fraction[:9].ljust(9, "0"))
     except ValueError:
-        raise LayerUnsupported(f"{overlay.shown(raw(info.name)[:200])} has a time that is none", _STRANGE) from None
-    return max(found, 0)
+        raise LayerUnsupported(f"{overlay.shown(to_bytes(info.name)[:200])} has a malformed time", _STRANGE) from None
+    return max(time, 0)
 
 
 def _xattrs(info: tarfile.TarInfo) -> dict[str, bytes]:
     names = {key: key.removeprefix(XATTR) for key in info.pax_headers if key.startswith(XATTR)}
-    return {name: raw(info.pax_headers[key]) for key, name in sorted(names.items()) if overlay.carried(name)}
+    return {name: to_bytes(info.pax_headers[key]) for key, name in sorted(names.items()) if overlay.carried(name)}

@@ -1,8 +1,8 @@
 """
-Write a bundle: an OCI image layout in one tar (``oci-archive``) with one layer, the changeset.
+Writes a bundle: an OCI image layout in one tar (``oci-archive``) with one layer, the changeset.
 
-OCI image spec, image-layout.md and manifest.md. The layer blob comes first in the file, because its size and digest are
-known only once it is written; its header is filled in afterwards. ``sha256sum`` of the file is the bundle's identity.
+OCI image spec, image-layout.md and manifest.md. The layer blob is first in the file. Its size and digest are known only
+after it is written, so its tar header is filled in later. A bundle is identified by the sha256 of the whole file.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from . import compression, encoding, frame, tar
 from .encoding import FULL, Encoded, Encoding, LayerWriter
 from .reader import CONFIG_TYPE, MANIFEST_TYPE
 
-_EPOCH = "1970-01-01T00:00:00Z"  # the same images give the same bytes
+_EPOCH = "1970-01-01T00:00:00Z"  # a fixed time, because the same images must give the same bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A bundle file: its digest (``sha256:…`` of the whole file), its size in bytes, its manifest."""
+    """A bundle that was written."""
 
+    #: ``sha256:…`` of the whole file.
     digest: str
+    #: Bytes of the whole file.
     size: int
     manifest: Manifest
 
@@ -47,17 +49,28 @@ def write(
     source: ImageRef,
     target: ImageRef,
     platform: dict[str, str],
-    how: Encoding = FULL,
+    layer_encoding: Encoding = FULL,
     progress: StepProgress | None = None,
     packages: Packages | None = None,
 ) -> Written:
     """
-    Write ``changes`` as the bundle file ``path``: under a temporary name, synced, then renamed.
+    Write a bundle under a temporary name, sync it, and rename it to ``path``.
 
-    ``platform`` holds the target's ``os`` and ``architecture``; ``progress`` is told content bytes done and of how
-    many; ``packages`` are those that differ. Raises :class:`DestinationUnwritable`, :class:`SpaceExhausted`.
+    Args:
+        path: The file to write.
+        changes: The difference.
+        source: The image that the bundle starts from.
+        target: The image that it leads to.
+        platform: The target's ``os`` and ``architecture``.
+        layer_encoding: How the layer is encoded.
+        progress: Called with the content bytes done, and with their total.
+        packages: The packages that differ.
+
+    Raises:
+        DestinationUnwritable: The file cannot be written.
+        SpaceExhausted: The disk is full.
     """
-    compression.check(how.kind)
+    compression.check(layer_encoding.kind)
     directory, name = os.path.split(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise DestinationUnwritable(f"{directory} is not a directory")
@@ -66,8 +79,8 @@ def write(
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
     with translate_os_errors(path), _removed_on_failure(temporary):
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w+b") as out, tempfile.TemporaryFile(dir=directory) as aside:
-            layer = _encode(out, aside, changes, how, progress)
+        with open(descriptor, "w+b") as out, tempfile.TemporaryFile(dir=directory) as scratch:
+            layer = _encode(out, scratch, changes, layer_encoding, progress)
             count = model_changes.counts(changes)
             totals = Totals(count["added"], count["modified"], count["removed"], len(changes), layer.content)
             manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages)
@@ -83,30 +96,30 @@ def write(
 
 
 def _encode(
-    out: BinaryIO, aside: BinaryIO, changes: Sequence[Change], how: Encoding, progress: StepProgress | None
+    out: BinaryIO, scratch: BinaryIO, changes: Sequence[Change], layer_encoding: Encoding, progress: StepProgress | None
 ) -> LayerWriter:
-    """Write the layer's blobs to ``out``, behind a place for the first one's header, without the last one's padding."""
+    """Write the layer blobs to ``out``, after space for the first one's header, without padding after the last one."""
     out.write(b"\0" * frame.HEAD)
-    full = None if how.delta == "only" else encoding.full(out, how.kind)
-    delta = encoding.against(aside, changes, how.old) if how.old else None
-    layer = LayerWriter([one for one in (full, delta) if one], progress)
+    full = None if layer_encoding.delta == "only" else encoding.full(out, layer_encoding.kind)
+    delta = encoding.delta_against(scratch, changes, layer_encoding.old) if layer_encoding.old else None
+    layer = LayerWriter([encoded for encoded in (full, delta) if encoded], progress)
     layer.write(changes)
-    if full and delta and how.delta == "auto":
-        layer.blobs = [min(full, delta, key=lambda one: one.blob.size)]
+    if full and delta and layer_encoding.delta == "auto":
+        layer.blobs = [min(full, delta, key=lambda encoded: encoded.blob.size)]
     if delta in layer.blobs and delta:
         if full in layer.blobs and full:
             out.write(tar.padding(full.blob.size) + frame.head(delta.blob.digest, delta.blob.size))
         else:
             out.seek(frame.HEAD)
             out.truncate()
-        aside.seek(0)
-        shutil.copyfileobj(aside, out, CHUNK)
+        scratch.seek(0)
+        shutil.copyfileobj(scratch, out, CHUNK)
     return layer
 
 
 def _finish_archive(out: BinaryIO, blobs: Sequence[Encoded], manifest: Manifest, platform: dict[str, str]) -> None:
     config = frame.dump(_config(manifest, platform))
-    images = [_image(config, one) for one in blobs]
+    images = [_image(config, encoded) for encoded in blobs]
     out.write(frame.tail(blobs[-1].blob.size, config, images, manifest.target.version))
     out.seek(0)
     out.write(frame.head(blobs[0].blob.digest, blobs[0].blob.size))
@@ -132,7 +145,7 @@ def _config(manifest: Manifest, platform: dict[str, str]) -> dict[str, Any]:
         "rootfs": {"type": "layers", "diff_ids": [manifest.diff_id]},
         "history": [
             {
-                "created": _EPOCH,  # optional, but umoci 0.4.7 reads no history without it
+                "created": _EPOCH,  # optional, but umoci 0.4.7 cannot read a history without it
                 "created_by": "baseimg",
                 "comment": f"{source.reference} to {target.reference}",
             }

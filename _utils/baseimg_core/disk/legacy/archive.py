@@ -1,9 +1,9 @@
 """
-Unpack an archive of the shell scripts that baseimg replaces: ``BASE-<version>-diff.tar.gz``.
+Unpacks an archive of the shell scripts that baseimg replaces: ``BASE-<version>-diff.tar.gz``.
 
-It holds what the target's upper layers have, merged, as ``tar`` without any option for attributes writes it. Nothing in
-it is believed: every name must be a plain path below the root, no parent is followed as a symlink, and of devices only
-0/0 is taken, which is how the scripts carried a removed path.
+It holds the merged upper layers of the target, written by ``tar`` without extended attributes. It is untrusted: every
+name must be a plain path below the root, a parent that is a symlink is not followed, and devices are refused. Only a
+device 0/0 is accepted: the scripts carried a removed path that way.
 """
 
 from __future__ import annotations
@@ -23,36 +23,49 @@ from ..stack.tree import Tree, set_metadata
 from ..store import space
 
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, ValueError)
-_HINT = "take an archive that the old scripts have built, or build a bundle from the two images"
+_HINT = "give an archive that the old scripts built, or build a bundle from the two images"
 
 
 @dataclass(slots=True)
 class Unpacked:
-    """What was met: paths that a device 0/0 removes, and paths that keep attributes of the source."""
+    """The result of unpacking."""
 
+    #: Paths that a device 0/0 removes.
     removed: list[bytes] = field(default_factory=list)
+    #: Paths that keep extended attributes of the source.
     attributes: list[bytes] = field(default_factory=list)
 
 
 def unpack(path: str, root: str, source: Stack) -> Unpacked:
     """
-    Fill the empty directory ``root``, so that it is a layer above ``source``; raises :class:`LegacyInvalid`.
+    Unpack an archive as a layer above the source.
 
-    A path without attributes gets those that ``source`` has there: the archive says nothing of them.
+    The archive has no extended attributes, so each path gets those of the source.
+
+    Args:
+        path: The archive.
+        root: An empty directory to fill.
+        source: What the source image shows.
+
+    Returns:
+        What the archive removes, and what it does not say.
+
+    Raises:
+        LegacyInvalid: The archive is damaged or hostile, or the scripts did not write it.
     """
-    work = _Unpacking(path, root, source)
+    unpacking = _Unpacking(path, root, source)
     try:
         with tarfile.open(path, "r|gz", encoding="utf-8", errors="surrogateescape") as tar:
             for info in tar:
-                work.add(tar, info)
-        work.finish()
+                unpacking.add(tar, info)
+        unpacking.finish()
     except _DAMAGED as exc:
-        raise LegacyInvalid(f"{path} is no sound tar.gz: {exc}", _HINT) from exc
+        raise LegacyInvalid(f"{path} is not a sound tar.gz: {exc}", _HINT) from exc
     except LayerUnsupported as exc:
         raise LegacyInvalid(f"{path}: {exc.message}", _HINT) from exc
     finally:
-        work.close()
-    return work.result
+        unpacking.close()
+    return unpacking.result
 
 
 class _Unpacking:
@@ -60,7 +73,7 @@ class _Unpacking:
         self.result = Unpacked()
         self._archive, self._root, self._source = archive, root, source
         self._tree = Tree(root)
-        # None for a directory that the archive has no entry of
+        # None for a directory without an entry in the archive
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: dict[bytes, Kind] = {}
 
@@ -70,16 +83,16 @@ class _Unpacking:
     def add(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
         if info.name.startswith("/"):
             raise self._wrong(info, "has an absolute name")
-        path = tar_entry.plain(info.name)
+        path = tar_entry.relative_path(info.name)
         try:
             if info.isdir():
                 self._make_directory(path)
-                self._directories[path] = tar_entry.entry(info)
+                self._directories[path] = tar_entry.entry_of(info)
                 return
             self._make_directory(overlay.split(path)[0])
             self._add_leaf(tar, path, info)
         except (FileExistsError, NotADirectoryError) as exc:
-            raise self._wrong(info, f"cannot be made: {exc.strerror}") from exc
+            raise self._wrong(info, f"cannot be created: {exc.strerror}") from exc
 
     def _make_directory(self, path: bytes) -> None:
         for above in [*reversed(list(overlay.ancestors(path))), path]:
@@ -89,13 +102,13 @@ class _Unpacking:
 
     def _add_leaf(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo) -> None:
         if info.islnk():
-            first = tar_entry.plain(info.linkname)
+            first = tar_entry.relative_path(info.linkname)
             if first not in self._leaves:
-                raise self._wrong(info, "is linked to a path that does not come before it")
+                raise self._wrong(info, "is a hard link to a path that does not precede it")
             self._tree.link(path, first)
             self._leaves[path] = self._leaves[first]
             return
-        entry = tar_entry.entry(info)
+        entry = tar_entry.entry_of(info)
         if entry.kind is Kind.CHAR and entry.device == (0, 0):
             self._tree.whiteout(path)
             self.result.removed.append(path)
@@ -111,7 +124,7 @@ class _Unpacking:
         self._leaves[path] = entry.kind
 
     def _add_file(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo, entry: Entry) -> None:
-        space.check(self._root, entry.size, 1, 0, lambda: "the archive is unpacked beside the bundle")
+        space.check(self._root, entry.size, 1, 0, lambda: "the archive is unpacked in the directory of the bundle")
         content = tar.extractfile(info)
         descriptor = self._tree.create(path, entry.mode)
         try:
@@ -122,7 +135,7 @@ class _Unpacking:
             os.close(descriptor)
 
     def finish(self) -> None:
-        """Nothing is created from here on, so the directories' times stay as they are set."""
+        """Set the metadata of directories last, because creating entries changes their times."""
         for path, entry in sorted(self._directories.items()):
             if path:
                 self._tree.set_metadata(path, self._with_attributes(path, entry) if entry else self._inherited(path))
@@ -146,5 +159,5 @@ class _Unpacking:
         kind = Kind.DIRECTORY if node.is_dir else kind_of(st.st_mode)
         return entry_of(node.top, st, kind) if kind else None
 
-    def _wrong(self, info: tarfile.TarInfo, what: str) -> BaseimgError:
-        return LegacyInvalid(f"{self._archive}: {overlay.shown(tar_entry.raw(info.name)[:200])} {what}", _HINT)
+    def _wrong(self, info: tarfile.TarInfo, problem: str) -> BaseimgError:
+        return LegacyInvalid(f"{self._archive}: {overlay.shown(tar_entry.to_bytes(info.name)[:200])} {problem}", _HINT)

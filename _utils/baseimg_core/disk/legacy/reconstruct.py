@@ -1,9 +1,9 @@
 """
-Make a layer directory again from the headers of its tar, with contents from wherever they still are.
+Reconstructs a layer directory from the headers of its tar, with file contents from other directories.
 
-A header gives a path all of its metadata, as the engine set it when it unpacked the layer. A content is taken from the
-first directory that has it under that path, by size and checksum. What was made may still be wrong (a checksum is no
-proof, a record may be damaged): only the layer's diff ID proves it.
+A header has all metadata of a path, as the engine set it when it unpacked the layer. The content of a file is copied
+from the first directory that has it at this path, with the same size and checksum. The result can still be wrong: a
+checksum is no proof, and the headers may be damaged. Only the layer's diff ID proves it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ from ..stack.directories import entry_of
 from ..stack.tree import Tree, set_metadata
 
 _OPAQUE = b".wh..wh..opq"
-_AUFS = b".wh..wh."  # marks of another storage driver, which engines pass over
-_SOMETHING = Entry(Kind.DIRECTORY, 0o755)
+_AUFS_MARK = b".wh..wh."  # marks of another storage driver, which engines ignore
+_DEFAULT_DIRECTORY = Entry(Kind.DIRECTORY, 0o755)
 
 Header = tuple[tarfile.TarInfo, bytes]
 
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What was made: content bytes, the number of files that each source had, and the files that no source has."""
+    """The result of a reconstruction."""
 
+    #: Content in bytes.
     size: int = 0
+    #: The number of files copied from each source.
     files: dict[str, int] = field(default_factory=dict)
+    #: The files that no source has.
     missing: list[bytes] = field(default_factory=list)
 
 
@@ -47,22 +50,32 @@ def rebuild(
     progress: StepProgress | None = None,
 ) -> Rebuilt:
     """
-    Fill the empty directory ``root``. ``sources`` (name, directory) are asked in order; the last one is the layer's
-    live directory, whose root gives its metadata where the tar has none of it. ``progress`` is told content bytes.
+    Reconstruct a layer.
 
-    Raises :class:`LayerUnsupported` for a tar that is not handled.
+    Args:
+        root: An empty directory to fill.
+        headers: The headers of the layer's tar, each with the checksum of its content.
+        sources: Name and directory of each source, in order of preference. The last one is the layer's live directory;
+            its root gives the metadata that the tar lacks.
+        progress: Called with the content bytes done, and with their total.
+
+    Returns:
+        How much was found where, and what is missing.
+
+    Raises:
+        LayerUnsupported: The tar has entries that are not supported.
     """
-    work = _Rebuild(root, sources, progress, sum(info.size for info, _checksum in headers))
+    reconstruction = _Reconstruction(root, sources, progress, sum(info.size for info, _checksum in headers))
     try:
         for info, checksum in headers:
-            work.add(info, checksum)
-        work.finish()
+            reconstruction.add(info, checksum)
+        reconstruction.finish()
     finally:
-        work.close()
-    return work.result
+        reconstruction.close()
+    return reconstruction.result
 
 
-class _Rebuild:
+class _Reconstruction:
     def __init__(
         self, root: str, sources: Sequence[tuple[str, str]], progress: StepProgress | None, total: int
     ) -> None:
@@ -71,7 +84,7 @@ class _Rebuild:
         self._copier = Copier()
         self._tree = Tree(root)
         self._sources = [(name, Tree(directory)) for name, directory in sources]
-        # None for a directory that the tar has no header of
+        # None for a directory without a header
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: dict[bytes, Kind] = {}
         self._opaque: set[bytes] = set()
@@ -81,28 +94,28 @@ class _Rebuild:
             tree.close()
 
     def add(self, info: tarfile.TarInfo, checksum: bytes) -> None:
-        path = tar_entry.plain(info.name)
+        path = tar_entry.relative_path(info.name)
         directory, name = overlay.split(path)
         try:
             if name == _OPAQUE:
                 self._opaque.add(directory)
                 self._make_directory(directory)
-            elif name.startswith(_AUFS):
+            elif name.startswith(_AUFS_MARK):
                 return
             elif name.startswith(overlay.WHITEOUT_PREFIX):
                 self._make_directory(directory)
                 self._tree.whiteout(overlay.join(directory, name.removeprefix(overlay.WHITEOUT_PREFIX)))
             elif info.isdir():
                 self._make_directory(path)
-                self._directories[path] = tar_entry.entry(info)
+                self._directories[path] = tar_entry.entry_of(info)
             else:
                 self._make_directory(directory)
                 self._add_leaf(path, info, checksum)
         except (FileExistsError, NotADirectoryError) as exc:
-            raise LayerUnsupported(f"{overlay.shown(path)} cannot be made again: {exc.strerror}") from exc
+            raise LayerUnsupported(f"{overlay.shown(path)} cannot be reconstructed: {exc.strerror}") from exc
 
     def _make_directory(self, path: bytes) -> None:
-        """Have a directory, and those above it."""
+        """Create a directory and its parents, unless they exist."""
         for above in [*reversed(list(overlay.ancestors(path))), path]:
             if above not in self._directories:
                 self._tree.make(above, Entry(Kind.DIRECTORY, 0o700))
@@ -112,7 +125,7 @@ class _Rebuild:
         if info.islnk():
             self._add_link(path, info)
             return
-        entry = tar_entry.entry(info)
+        entry = tar_entry.entry_of(info)
         if entry.kind is not Kind.FILE:
             self._tree.make(path, entry)
             self._tree.set_metadata(path, entry)
@@ -122,14 +135,14 @@ class _Rebuild:
         self._leaves[path] = entry.kind
 
     def _add_link(self, path: bytes, info: tarfile.TarInfo) -> None:
-        """The engine gives an inode the metadata of every link's header in turn, so the last one's stay."""
-        first = tar_entry.plain(info.linkname)
+        """Link a path and set its metadata: the engine does so for each link in turn, so the last header wins."""
+        first = tar_entry.relative_path(info.linkname)
         kind = self._leaves.get(first)
         if kind is None:
             self.result.missing.append(path)
             return
         self._tree.link(path, first)
-        self._tree.set_metadata(path, tar_entry.entry(info, kind))
+        self._tree.set_metadata(path, tar_entry.entry_of(info, kind))
         self._leaves[path] = kind
 
     def _add_file(self, path: bytes, entry: Entry, checksum: bytes) -> bool:
@@ -160,25 +173,25 @@ class _Rebuild:
             os.close(target)
 
     def finish(self) -> None:
-        """Nothing is created from here on, so the directories' times stay as they are set."""
+        """Set the metadata of directories last, because creating entries changes their times."""
         for path, entry in sorted(self._directories.items()):
             self._tree.set_metadata(path, entry or self._inherited(path))
             if path in self._opaque:
                 self._tree.set_opaque(path)
 
     def _inherited(self, path: bytes) -> Entry:
-        """A directory that the engine made on its own; the root of a backup was made by whoever made the backup."""
+        """Return the metadata of a directory that the tar lacks. A backup's own root is not the layer's."""
         for _name, source in self._sources if path else self._sources[-1:]:
             try:
                 descriptor = source.directory(path)
             except OSError:
                 continue
             return entry_of(descriptor, os.fstat(descriptor), Kind.DIRECTORY)
-        return _SOMETHING
+        return _DEFAULT_DIRECTORY
 
 
 def _open(source: Tree, path: bytes, size: int, checksum: bytes) -> int | None:
-    """The file ``path`` of a source, at its beginning, where it has this content."""
+    """Open the file ``path`` of a source if it has this size and checksum; else return ``None``."""
     directory, name = overlay.split(path)
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -194,10 +207,10 @@ def _open(source: Tree, path: bytes, size: int, checksum: bytes) -> int | None:
 
 
 def _checksum(descriptor: int) -> bytes:
-    found = 0
+    checksum = 0
     for data in _chunks(descriptor):
-        found = crc64.update(found, data)
-    return found.to_bytes(8, "big")
+        checksum = crc64.update(checksum, data)
+    return checksum.to_bytes(8, "big")
 
 
 def _chunks(descriptor: int) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from ...linux.files import Copier
 from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ..bundle.layer import Member
-from ..bundle.streams import Plain
+from ..bundle.streams import LayerReader
 from ..stack.directories import Stack, entry_of, is_opaque
 from ..stack.tree import Tree, set_metadata
 from .extract import Filler
@@ -74,7 +74,7 @@ class Flattener:
 
     # --- a changeset ---
 
-    def add_changes(self, members: Iterable[tuple[Member, Plain]]) -> None:
+    def add_changes(self, members: Iterable[tuple[Member, LayerReader]]) -> None:
         """
         Put a changeset under what is there. Raises :class:`BundleInvalid` for one that contradicts itself.
 
@@ -107,7 +107,7 @@ class Flattener:
         self._removed |= removed
         self._closed |= closed
 
-    def _keep(self, member: Member, entry: Entry, stream: Plain, kept: contextlib.ExitStack) -> Entry | int:
+    def _keep(self, member: Member, entry: Entry, stream: LayerReader, kept: contextlib.ExitStack) -> Entry | int:
         """What a hidden path has for those that are linked to it and not hidden: a file without a name, or an entry."""
         if entry.kind is not Kind.FILE:
             return entry
@@ -133,7 +133,7 @@ class Flattener:
         if self._directories.get(path) is None:
             self._directories[path] = entry
 
-    def _add_leaf(self, member: Member, stream: Plain) -> None:
+    def _add_leaf(self, member: Member, stream: LayerReader) -> None:
         self._make_parents(member.path)
         if member.link is not None:
             self._add_link(member.path, member.link)
@@ -166,7 +166,7 @@ class Flattener:
         if first in self.digests:
             self.digests[path] = self.digests[first]
 
-    def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: Plain) -> None:
+    def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: LayerReader) -> None:
         self._filler.fill(descriptor, member, entry, stream)
         self.bytes += entry.size
 

@@ -10,7 +10,7 @@ from ...linux.files import CHUNK, write_all
 from ...model.stack import overlay
 from ...model.stack.entry import Entry
 from ..bundle.layer import Member
-from ..bundle.streams import Plain
+from ..bundle.streams import LayerReader
 from ..stack.tree import set_metadata
 
 
@@ -26,7 +26,7 @@ class Filler:
         self.digests: dict[bytes, str] = {}
         self._coming: tuple[Member, AsyncHash] | None = None
 
-    def fill(self, descriptor: int, member: Member, entry: Entry, stream: Plain) -> None:
+    def fill(self, descriptor: int, member: Member, entry: Entry, stream: LayerReader) -> None:
         """Give an empty file that is open its content from ``stream``, and its metadata."""
         left, sha = entry.size, AsyncHash() if entry.size > CHUNK else hashlib.sha256()
         while left:

@@ -1,7 +1,7 @@
 """
-A bundle's manifest: which difference it carries, and the figures that bound what reading it may cost.
+The manifest of a bundle: source, target, and the sizes that limit what reading the bundle costs.
 
-It is stored as one label of the OCI image config, so it survives every tool that copies images.
+It is a label of the OCI image config, so every tool that copies images keeps it.
 """
 
 from __future__ import annotations
@@ -22,51 +22,56 @@ MEDIA_TYPES = {
     "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
     "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
 }
-# a layer in the encoding of disk.delta; what OCI says of private types: media-types.md, "Compatibility Matrix"
+# the delta encoding (disk.bundle.delta); for private types see media-types.md, "Compatibility Matrix"
 DELTA_TYPE = "application/vnd.io.baseimg.layer.v1.tar+delta"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One side of the difference. ``diff_ids`` are bottom first; ``version`` is what people call this content."""
+    """One side of the difference."""
 
     reference: str
+    #: The name that people use for this content.
     version: str
     chain_id: str
+    #: Bottom layer first.
     diff_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Figures of the changeset: paths by kind of change, tar entries, and content bytes of all files together."""
+    """Totals of the changeset."""
 
+    #: Paths.
     added: int
     modified: int
     removed: int
+    #: Entries of the tar.
     entries: int
+    #: Content of all files, in bytes.
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """
-    ``diff_id`` and ``layer_size`` (bytes) are those of the uncompressed layer tar. ``packages`` is ``None`` where
-    nothing is said of them: the images have no package database, or an older version built the bundle.
-    """
+    """What a bundle says of itself."""
 
     source: ImageRef
     target: ImageRef
+    #: The digest of the uncompressed layer tar.
     diff_id: str
+    #: Bytes of the uncompressed layer tar.
     layer_size: int
     totals: Totals
+    #: ``None`` if the images have no package database, or if an older version built the bundle.
     packages: Packages | None = None
 
     def dump(self) -> str:
-        """The manifest as the label's text: compact JSON with sorted keys, so equal manifests are equal bytes."""
+        """Return the text of the label: compact JSON with sorted keys. Equal manifests give equal bytes."""
         return json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
 
     def as_dict(self) -> dict[str, Any]:
-        """The manifest as plain data, in its JSON form."""
+        """Return the manifest as plain data, in its JSON form."""
         data = asdict(self)
         for side in ("source", "target"):
             data[side]["diff_ids"] = list(data[side]["diff_ids"])
@@ -77,11 +82,11 @@ class Manifest:
 
 
 def parse(text: str) -> Manifest:
-    """Read and check a manifest; raises :class:`BundleInvalid` that names the field at fault."""
+    """Parse and validate a manifest; raises :class:`BundleInvalid`, which names the wrong field."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise BundleInvalid(f"the manifest is no JSON: {exc}") from exc
+        raise BundleInvalid(f"the manifest is not JSON: {exc}") from exc
     _expect(isinstance(data, dict), "manifest", data, "an object")
     if data.get("format") != FORMAT:
         raise BundleInvalid(
@@ -104,7 +109,7 @@ def parse(text: str) -> Manifest:
 def _image(data: dict[str, Any], side: str) -> ImageRef:
     image = _object(data, side)
     diff_ids = image.get("diff_ids")
-    if not isinstance(diff_ids, list) or not diff_ids or not all(ids.is_digest(one) for one in diff_ids):
+    if not isinstance(diff_ids, list) or not diff_ids or not all(ids.is_digest(diff_id) for diff_id in diff_ids):
         raise BundleInvalid(f"manifest field {side}.diff_ids is not a list of digests")
     chain_id = _digest(image, "chain_id")
     _expect(chain_id == ids.chain_id(diff_ids), f"{side}.chain_id", chain_id, "the chain ID of its diff_ids")
@@ -125,7 +130,9 @@ def _digest(data: dict[str, Any], name: str) -> str:
 
 def _text(data: dict[str, Any], name: str) -> str:
     value = data.get(name)
-    _expect(isinstance(value, str) and value != "" and value.isprintable(), name, value, "a text")
+    _expect(
+        isinstance(value, str) and value != "" and value.isprintable(), name, value, "a printable, non-empty string"
+    )
     return str(value)
 
 
@@ -135,6 +142,6 @@ def _count(data: dict[str, Any], name: str) -> int:
     return int(value or 0)
 
 
-def _expect(holds: bool, name: str, found: object, expected: str) -> None:
+def _expect(holds: bool, name: str, actual: object, expected: str) -> None:
     if not holds:
-        raise BundleInvalid(f"manifest field {name} is {str(found)[:80]!r}, expected {expected}")
+        raise BundleInvalid(f"manifest field {name} is {str(actual)[:80]!r}, expected {expected}")

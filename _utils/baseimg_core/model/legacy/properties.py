@@ -1,8 +1,8 @@
 """
-What the shell scripts that baseimg replaces left behind, as text.
+Formats of the shell scripts that baseimg replaces.
 
-On a node they keep ``<overlay dir>/tmp/baseimg.properties``: which layer directory they overwrote (``base.dir``) and
-the version that it has since (``base.ver``). Their bundles are called ``BASE-<version>-diff.tar.gz``.
+On a node they keep ``<overlay dir>/tmp/baseimg.properties`` with the layer directory that they overwrite (``base.dir``)
+and its version (``base.ver``). Their archives are called ``BASE-<version>-diff.tar.gz``.
 """
 
 from __future__ import annotations
@@ -13,45 +13,47 @@ from dataclasses import dataclass
 
 from ...errors import LegacyInvalid
 
-# The content of a layer directory that somebody else wrote: no image has this chain ID, so no bundle starts from it.
+# The chain ID of a content that the scripts wrote. No image has it, so no bundle starts from it.
 CONTENT = "adopted"
 _ARCHIVE = re.compile(r"BASE-(?P<version>.+)-diff\.tar\.gz")
 
 
 @dataclass(frozen=True, slots=True)
 class Properties:
-    """The layer directory (the ``diff`` itself) that was overwritten, and the version that the scripts gave it."""
+    """The content of ``baseimg.properties``."""
 
+    #: The layer directory that the scripts overwrite, ``diff`` included.
     directory: str
+    #: The version of its content.
     version: str
 
 
 def parse(text: str, where: str) -> Properties:
     """
-    Read the properties file ``where``: ``key=value`` lines; comments and other keys are passed over.
+    Parse ``key=value`` lines; comments and other keys are ignored. ``where`` is the file, for messages.
 
-    Raises :class:`LegacyInvalid` that names the line or the key at fault.
+    Raises :class:`LegacyInvalid`, which names the wrong line or key.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith(("#", "!")):
             continue
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals:
             raise _wrong(where, f"line {number}", line, "key=value")
-        if found.setdefault(key, value) != value:
+        if values.setdefault(key, value) != value:
             raise _wrong(where, key, value, f"one value; line {number} gives a second one")
-    return Properties(_directory(found.get("base.dir"), where), _version(found.get("base.ver"), where))
+    return Properties(_directory(values.get("base.dir"), where), _version(values.get("base.ver"), where))
 
 
 def version_of_archive(name: str) -> str | None:
-    """The version in the file name of an old bundle."""
-    found = _ARCHIVE.fullmatch(name)
-    return found["version"] if found else None
+    """Return the version in the file name of an archive; ``None`` if the name has another form."""
+    match = _ARCHIVE.fullmatch(name)
+    return match["version"] if match else None
 
 
-def version_beside(version: str, taken: Collection[str]) -> str:
-    """What an adopted content is called: as the scripts did, but never like one that it is not."""
+def adopted_version(version: str, taken: Collection[str]) -> str:
+    """Return the scripts' version for an adopted content, with a suffix if an original content has that version."""
     return version if version not in taken else f"{version}-{CONTENT}"
 
 
@@ -67,9 +69,9 @@ def _version(value: str | None, where: str) -> str:
     return value
 
 
-def _wrong(where: str, key: str, found: str | None, expected: str) -> LegacyInvalid:
-    kind = "missing" if found is None else repr(found[:80])
+def _wrong(where: str, key: str, value: str | None, expected: str) -> LegacyInvalid:
+    kind = "missing" if value is None else repr(value[:80])
     return LegacyInvalid(
         f"{where}: {key} is {kind}, expected {expected}",
-        "correct the file; without images on this node that the old scripts updated, remove it",
+        "correct the file; remove it if the old scripts updated no image on this node",
     )
