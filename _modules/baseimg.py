@@ -596,7 +596,7 @@ def history(base):
         salt-call baseimg.history corp/base:12.0
     """
     with _operation() as minion:
-        return bases.locate(minion.engine(), _text(base, "base")).store.history()
+        return bases.locate(minion.engine(), _text(base, "base")).store.records.history()
 
 
 def metrics(path=None):

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from baseimg_core.disk.store import generations
+from baseimg_core.disk.store.generations import Store
 
 # What a function's place and name tell of what it does; the first that matches. Built-in functions have no file.
 _GROUPS = (
@@ -36,13 +36,13 @@ class Points(contextlib.AbstractContextManager["Points"]):
 
     def __enter__(self) -> Points:
         self._found: list[tuple[str, float]] = []
-        self._trace, generations.trace = generations.trace, self._passed
+        self._trace, Store.trace = Store.trace, staticmethod(self._passed)
         self._usage, self._start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._passed("end")
-        generations.trace = self._trace
+        Store.trace = staticmethod(self._trace)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         self._user, self._system = usage.ru_utime - self._usage.ru_utime, usage.ru_stime - self._usage.ru_stime
 

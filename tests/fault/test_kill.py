@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from baseimg_core.ops import bases, converge, prune
 from tests.support import legacy
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
+from tests.support.trace import traced
 
 pytestmark = pytest.mark.fault
 
@@ -44,9 +46,8 @@ def in_child(work: Callable[[], object], trace: Callable[[str], None] | None = N
     pid = os.fork()
     if pid == 0:
         try:
-            if trace:
-                generations.trace = trace
-            work()
+            with traced(trace) if trace else contextlib.nullcontext():
+                work()
             os._exit(0)
         finally:
             os._exit(1)
@@ -90,7 +91,7 @@ def check_tidy(node: Node) -> None:
 
 def check_history(node: Node) -> None:
     """Every swap is in the history, once, each from where the last one led."""
-    lines = bases.locate(node.engine, BASE).store.history()
+    lines = bases.locate(node.engine, BASE).store.records.history()
     assert len({line["id"] for line in lines}) == len(lines)
     assert all(one["after"] == two["before"] for one, two in itertools.pairwise(lines))
     assert lines[-1]["to"] == check(node, "12.0", "12.1", "12.2")
@@ -204,7 +205,7 @@ def check_adopted(node: Node) -> None:
     assert sorted(os.listdir(home)) == ["generations", "history.jsonl", "index", "lock", "state.json"]
     assert os.listdir(home / "generations") == (["0"] if pristine == "kept" else [])
     assert os.listdir(home / "index") == ["1.jsonl"]
-    (line,) = bases.locate(node.engine, BASE).store.history()
+    (line,) = bases.locate(node.engine, BASE).store.records.history()
     assert (line["action"], line["from"], line["to"]) == ("adopt", "12.0", "12.1")
     if pristine == "kept":
         node.converge("12.2")
@@ -244,15 +245,13 @@ def test_recovery_of_an_adoption(old_node, first, point):
 
 
 @pytest.mark.parametrize("point", ADOPTING)
-def test_an_error_at_any_point_of_an_adoption(old_node, point, monkeypatch):
+def test_an_error_at_any_point_of_an_adoption(old_node, point):
     def trace(reached: str) -> None:
         if reached == point:
             raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(generations, "trace", trace)
-        with pytest.raises(SpaceExhausted):
-            adopt(old_node)
+    with traced(trace), pytest.raises(SpaceExhausted):
+        adopt(old_node)
     assert differences(old_node.view(), old_node.views["adopted"]) == []
     if ADOPTING.index(point) < ADOPTING.index("adopt.recorded"):
         assert os.listdir(old_node.layer) == ["diff"]
@@ -262,16 +261,13 @@ def test_an_error_at_any_point_of_an_adoption(old_node, point, monkeypatch):
 
 def test_every_point_is_passed(node, tmp_path):
     seen: list[str] = []
-    generations.trace = seen.append
-    try:
+    with traced(seen.append):
         (tmp_path / "layers/tmp").mkdir()
         (tmp_path / "layers/tmp/baseimg.properties").write_text(f"base.dir={node.stack[0]}\nbase.ver=12.0\n")
         adopt(node)
         node.converge("12.1")
         node.converge("12.0")
         prune.prune(node.context, BASE, 0, False)
-    finally:
-        generations.trace = generations._ignore
     assert set(seen) == set(generations.POINTS)
 
 
@@ -330,17 +326,15 @@ def test_an_interrupt_right_after_the_exchange_loses_nothing(node, wanted, monke
 
 
 @pytest.mark.parametrize("point", STAGING + SWAPPING)
-def test_an_error_at_any_point_leaves_old_or_new(node, point, monkeypatch):
+def test_an_error_at_any_point_leaves_old_or_new(node, point):
     """Not killed, but refused by the system: what was done is undone, or stays whole for the next run."""
 
     def trace(reached: str) -> None:
         if reached == point:
             raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(generations, "trace", trace)
-        with pytest.raises(Exception, match=r"space|No space"):
-            node.converge("12.1")
+    with traced(trace), pytest.raises(Exception, match=r"space|No space"):
+        node.converge("12.1")
     if point.startswith("stage."):
         assert os.listdir(node.layer) == ["diff"]
     check(node, "12.0", "12.1")

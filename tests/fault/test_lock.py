@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk.store import generations
 from baseimg_core.errors import LayerBusy
 from baseimg_core.ops import bases, converge, plan
 from tests.support.deadlines import SECONDS, scaled
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
+from tests.support.trace import traced
 
 pytestmark = pytest.mark.fault
 forked = multiprocessing.get_context("fork")
@@ -36,8 +36,8 @@ class Other:
                 os.write(self._inside, b".")
                 os.read(self._wait, 1)
 
-        generations.trace = trace
-        node.converge("12.1")
+        with traced(trace):
+            node.converge("12.1")
 
     def resume(self) -> None:
         os.write(self._resume, b".")
@@ -79,7 +79,7 @@ def test_the_second_waits_and_has_nothing_to_do(node, other):
     context = plan.Context(node.engine, lambda source: source.source, "test", scaled(SECONDS))
     assert converge.converge(context, BASE, "12.1", node.bundles)["changed"] is False
     assert differences(node.view(), node.views["12.1"]) == []
-    assert [line["to"] for line in bases.locate(node.engine, BASE).store.history()] == ["12.1"]
+    assert [line["to"] for line in bases.locate(node.engine, BASE).store.records.history()] == ["12.1"]
 
 
 def test_the_lock_ends_with_its_holder(node, other):
@@ -108,6 +108,6 @@ def test_many_at_once(node):
     for process in processes:
         process.join(scaled(SECONDS))
         assert process.exitcode == 0
-    history = bases.locate(node.engine, BASE).store.history()
+    history = bases.locate(node.engine, BASE).store.records.history()
     assert [line["before"] for line in history[1:]] == [line["after"] for line in history[:-1]]
     assert differences(node.view(), node.views[history[-1]["to"]]) == []

@@ -132,7 +132,7 @@ def test_signed_by_a_trusted_key(node, ring, who, signer):
     assert (planned["changed"], planned["bundles"]) == (True, ["12.1"])
     assert converge(node, ring.trust(who))["changed"]
     assert differences(node.view(), node.views["12.1"]) == []
-    (line,) = bases.locate(node.engine, BASE).store.history()
+    (line,) = bases.locate(node.engine, BASE).store.records.history()
     assert line["signed_by"] == who
     assert [one["signed_by"] for one in status(node)["generations"]] == ["", who]
 
@@ -185,7 +185,7 @@ def test_rotation(node, ring):
     assert converge(node, ring.trust("alice", "bob"))["changed"]
     assert converge(node, ring.trust("bob"))["changed"] is False
     assert converge(node, ring.trust("bob"), "12.2")["changed"]
-    assert [line["signed_by"] for line in bases.locate(node.engine, BASE).store.history()] == ["alice", "bob"]
+    assert [line["signed_by"] for line in bases.locate(node.engine, BASE).store.records.history()] == ["alice", "bob"]
     fresh = Node(node.root.with_name("fresh"))
     ssh.sign(bundle(fresh), ring.alice)
     refused(fresh, ring.trust("bob"), SignatureInvalid, "this node does not trust")

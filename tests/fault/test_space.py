@@ -16,6 +16,7 @@ from baseimg_core.ops import bases, converge, plan, prune
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
+from tests.support.trace import traced
 
 pytestmark = pytest.mark.fault
 STAGING, SWAPPING, PRUNING = (
@@ -64,11 +65,10 @@ def full_from(point: str, root: Path) -> Iterator[None]:
         if reached == point:
             fillers.append(fill(root))
 
-    generations.trace = trace
     try:
-        yield
+        with traced(trace):
+            yield
     finally:
-        generations.trace = generations._ignore
         assert len(fillers) == 1, f"{point} was never reached"
         fillers[0].unlink()
 

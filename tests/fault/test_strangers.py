@@ -72,7 +72,7 @@ def test_a_live_directory_that_somebody_replaced(node):
     live = node.layer / "diff"
     live.rename(node.layer / "moved")
     live.mkdir()
-    refused(node, ContentUnknown, "none of the generations")
+    refused(node, ContentUnknown, "is not a generation")
 
 
 class TestRepair:
@@ -155,7 +155,7 @@ def test_a_damaged_history_hinders_no_swap(node):
     assert lines[:2] == [b"{", b"no line end"]
     assert json.loads(lines[2])["to"] == "12.2"
     with pytest.raises(RecordInvalid, match=r"history\.jsonl is damaged"):
-        bases.locate(node.engine, BASE).store.history()
+        bases.locate(node.engine, BASE).store.records.history()
 
 
 def test_a_damaged_record_does_not_hide_other_bases(node):

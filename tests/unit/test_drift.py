@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from baseimg_core.disk.store import layout
-from baseimg_core.disk.store.layout import Records
+from baseimg_core.disk.store.generations import Store
 from baseimg_core.engine.ctr import SNAPSHOTTER
 from baseimg_core.errors import ContentUnknown
 from baseimg_core.model.store.drift import drift
@@ -85,14 +85,14 @@ class Layer:
 
 def core_drift(layer: Path) -> str:
     """The drift that the core tells of a record, in the grain's words."""
-    records = Records(str(layer))
+    store = Store(str(layer))
     try:
-        record = records.read()
+        record = store.read()
     except ContentUnknown:
         return "replaced"
     assert record
     generations = [{"current": True, "damaged": record.generations[record.current].damaged}]
-    return drift(status(generations=generations, interrupted=records.interrupted))
+    return drift(status(generations=generations, interrupted=store.interrupted))
 
 
 @pytest.mark.parametrize("live", layout._LIVE)

@@ -96,7 +96,7 @@ class _Attempt:
         if not reason and self._is_live(staging):
             return Adopted(False, None, {})
         self.record.pristine.inode = 0
-        return Adopted(not reason, self._live(), index.digest_all(self.base.store.live))
+        return Adopted(not reason, self._live(), index.digest_all(self.base.store.layout.live))
 
     def _restore(self, staging: str) -> str:
         """Fill ``staging``; return why the result is not the pristine content, or an empty string."""
@@ -106,7 +106,7 @@ class _Attempt:
             return "the engine keeps no record of the layer's tar"
         total = sum(info.size for info, _checksum in headers)
         hint = "nothing was changed; baseimg.adopt needs this space once, for the original content"
-        space.check(base.store.home, total, len(headers), self.context.reserve, lambda: hint)
+        space.check(base.store.layout.home, total, len(headers), self.context.reserve, lambda: hint)
         try:
             made = reconstruct.rebuild(
                 staging, headers, self._sources(), step_progress(self.context.progress, "restoring")
@@ -125,18 +125,18 @@ class _Attempt:
 
     def _sources(self) -> list[tuple[str, str]]:
         backups = [(f"backup {version}", directory) for version, directory in self.legacy.backups]
-        return [*backups, ("live", self.base.store.live)]
+        return [*backups, ("live", self.base.store.layout.live)]
 
     def _is_live(self, staging: str) -> bool:
         """True if the live directory shows exactly what the pristine content shows."""
         lower = self.base.lower
-        return not compare(Stack([staging, *lower]), Stack([self.base.store.live, *lower]), siblings=siblings)
+        return not compare(Stack([staging, *lower]), Stack([self.base.store.layout.live, *lower]), siblings=siblings)
 
     def _live(self) -> Generation:
         version = model_legacy.adopted_version(
             self.legacy.properties.version, {self.record.pristine.version, "pristine"}
         )
-        size, paths = space.measure(self.base.store.live)
+        size, paths = space.measure(self.base.store.layout.live)
         return Generation(-1, version, model_legacy.CONTENT, 0, bytes=size, paths=paths)
 
 
@@ -177,7 +177,7 @@ def _check_untouched(record: Record, base: Base, legacy: LegacyState) -> None:
     Refuse a base that the scripts updated again after its adoption. They write in place, so inodes do not show it.
     """
     known = {generation.version for generation in record.generations.values()}
-    known |= {line[side] for line in base.store.history() for side in ("from", "to")}
+    known |= {line[side] for line in base.store.records.history() for side in ("from", "to")}
     if legacy.properties.version not in known:
         raise ContentUnknown(
             f"the old scripts updated {record.reference} to {legacy.properties.version} after its adoption",

@@ -173,7 +173,7 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
 
 def pristine_record(base: Base) -> Record:
     """The record of a base to which nothing was applied yet: its live content is the pristine generation."""
-    pristine = Generation(0, base.version, base.chain_id, base.store.inode, activated=now())
+    pristine = Generation(0, base.version, base.chain_id, base.store.layout.live_inode, activated=now())
     return Record(base.reference, base.chain_id, base.diff_ids, {0: pristine})
 
 
@@ -231,7 +231,7 @@ def survey(engine: Engine) -> list[dict[str, Any]]:
             if record := Store(layer).read():
                 found.append(status(engine, by_chain(engine, record.chain_id, record.reference)))
         except BaseimgError as exc:
-            found.append({"base": "", "path": Store(layer).live, "error": exc.as_dict()})
+            found.append({"base": "", "path": Store(layer).layout.live, "error": exc.as_dict()})
     return sorted(found, key=lambda one: (one["base"], one["path"]))
 
 

@@ -26,7 +26,7 @@ def heal(context: Context, base: Base) -> bool:
     """
     if compose(context.engine, base) is None:
         return False
-    with base.store.lock(context.lock_timeout, context.by), translate_os_errors(base.store.home):
+    with base.store.lock(context.lock_timeout, context.by), translate_os_errors(base.store.layout.home):
         record = compose(context.engine, base)  # again, since another job may have been at it
         if record:
             base.store.save(record)
@@ -40,19 +40,19 @@ def compose(engine: Engine, base: Base) -> Record | None:
         base.store.read()
         return None
     except ContentUnknown:
-        record = base.store.load()
+        record = base.store.records.load()
         if record is None:
             raise
     except RecordInvalid as exc:
         record = _begin_again(engine, base, exc)
     record.intent = None
     _add_unknown(base, record)
-    return base.store.matched(record)
+    return base.store.records.match(record)
 
 
 def _begin_again(engine: Engine, base: Base, cause: RecordInvalid) -> Record:
     """A record of the pristine content alone, wherever it lies: the engine's own checksum of the layer proves it."""
-    for path, inode in {base.store.live: base.store.inode, **base.store.places()}.items():
+    for path, inode in {base.store.layout.live: base.store.layout.live_inode, **base.store.layout.places()}.items():
         if engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], path):
             record = pristine_record(base)
             record.pristine.inode = inode
@@ -65,8 +65,8 @@ def _begin_again(engine: Engine, base: Base, cause: RecordInvalid) -> Record:
 
 def _add_unknown(base: Base, record: Record) -> None:
     """A generation for each complete content that the record does not know, the live one included."""
-    kept = {path: inode for path, inode in base.store.places().items() if path != base.store.staging}
-    for path, inode in {**kept, base.store.live: base.store.inode}.items():
+    kept = {path: inode for path, inode in base.store.layout.places().items() if path != base.store.layout.staging}
+    for path, inode in {**kept, base.store.layout.live: base.store.layout.live_inode}.items():
         known = record.by_inode(inode)
         if known is None:
             name = os.path.basename(path)

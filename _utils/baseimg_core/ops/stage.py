@@ -53,7 +53,7 @@ def _stage(
     context: Context, base: Base, record: Record, start: Generation, route: list[str], catalogue: Catalogue
 ) -> Generation:
     bundles = {version: catalogue.bundle(version) for version in route}
-    shared = links.choose(context.link, base.store.home)
+    shared = links.choose(context.link, base.store.layout.home)
     size, paths = _make_sure(context, base, record, start, [bundle.manifest for bundle in bundles.values()], shared)
     total = start.paths + sum(bundle.manifest.totals.added for bundle in bundles.values())
 
@@ -74,7 +74,7 @@ def _stage(
             flattener.finish()
         finally:
             flattener.close()
-        before = index.digests(base.store.index(start.number)) if start.number else {}
+        before = index.digests(base.store.layout.index(start.number)) if start.number else {}
         return Filled(flattener.bytes, flattener.paths, {**before, **flattener.digests})
 
     last = bundles[route[-1]]
@@ -83,7 +83,7 @@ def _stage(
     try:
         return base.store.stage(record, new, fill)
     except SpaceExhausted as exc:
-        raise space.exhausted_while_writing(base.store.home, size, paths, prunable(base, record), exc) from exc
+        raise space.exhausted_while_writing(base.store.layout.home, size, paths, prunable(base, record), exc) from exc
 
 
 def _without_devices(members: Iterable[tuple[Member, LayerReader]]) -> Iterator[tuple[Member, LayerReader]]:
@@ -114,7 +114,7 @@ def _make_sure(
     size = added if shared.extents else added + start.bytes
 
     def check() -> None:
-        space.check(base.store.home, size, paths, context.reserve, lambda: prunable(base, record))
+        space.check(base.store.layout.home, size, paths, context.reserve, lambda: prunable(base, record))
 
     try:
         check()

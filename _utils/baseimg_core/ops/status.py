@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ..disk.store.layout import Records
+from ..disk.store.generations import Store
 from ..engine.base import Engine
 from ..errors import BaseimgError
 from ..linux import files
@@ -31,7 +31,7 @@ def survey(engine: Engine, declared: Mapping[str, Mapping[str, Any]]) -> list[di
     """
     statuses = {status["path"]: {**status, "declared": None} for status in bases.survey(engine)}
     for status in statuses.values():
-        status["base"] = status["base"] or Records(os.path.dirname(status["path"])).reference
+        status["base"] = status["base"] or Store(os.path.dirname(status["path"])).records.reference
     for name, declaration in declared.items():
         try:
             base = bases.locate(engine, name, declaration["chain_id"])
@@ -81,7 +81,7 @@ def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     (activated,) = (generation["activated"] for generation in status["generations"] if generation["current"])
     try:
-        history = Records(os.path.dirname(status["path"])).history()
+        history = Store(os.path.dirname(status["path"])).records.history()
     except BaseimgError as exc:
         return {"error": exc.as_dict()}
     moment = (
@@ -92,4 +92,4 @@ def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
 
 def written(engine: Engine) -> dict[str, tuple[int, int]]:
     """Return the fingerprint of each layer's record; it differs after an operation wrote the record."""
-    return {layer: Records(layer).written for layer in engine.layers()}
+    return {layer: Store(layer).records.fingerprint for layer in engine.layers()}

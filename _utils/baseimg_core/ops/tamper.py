@@ -42,7 +42,9 @@ def mark(base: Base, record: Record) -> bool:
     for number in [record.current] if record.current else [one.number for one in record.usable if one.number]:
         findings: list[Finding] | None = None
         with contextlib.suppress(RecordInvalid):
-            findings = list(index.compare(base.store.index(number), base.store.path(record, number), None, False))
+            findings = list(
+                index.compare(base.store.layout.index(number), base.store.path(record, number), None, False)
+            )
         shared = sharers(base, record, number, findings or ())
         if findings != [] and (number == record.current or shared):
             drifted |= record.current in {number, *shared}

@@ -24,7 +24,7 @@ def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
     findings: list[Finding] = []
     if current.number:
         pristine = base.store.path(record, 0) if kept else None
-        findings = list(index.compare(base.store.index(current.number), base.store.live, pristine, deep))
+        findings = list(index.compare(base.store.layout.index(current.number), base.store.layout.live, pristine, deep))
     shared = tamper.sharers(base, record, current.number, findings)
     if kept and (0 in shared or record.pristine.damaged):
         proof = "damaged"

@@ -1,30 +1,22 @@
 """
-The generations of one base on one node. The only place that changes a live layer.
+The generations of one base on one node. The only module that changes a live layer.
 
-On disk, beside the engine's own ``diff`` in the layer's directory, all of it mode 0700::
+The tree beside the engine's own ``diff``, all of it mode 0700, and what each file holds:
+docs/reference/store-format.md.
 
-    <layer>/diff/                     the live content: what new containers mount
-    <layer>/baseimg/state.json        the record (model.record)
-    <layer>/baseimg/history.jsonl     one line for each swap, oldest first
-    <layer>/baseimg/lock              who last held the lock, which itself is flock(2) on <layer>
-    <layer>/baseimg/generations/<n>/  the content of generation n, where it is not live
-    <layer>/baseimg/index/<n>.jsonl   what generation n held when it was made, to compare with (disk.index)
-    <layer>/baseimg/restarting.json   which containers are being restarted (disk.journal); only while that goes on
-    <layer>/baseimg/staging/          a generation in the making; only while an apply or an adoption runs
-
-Invariants, at every moment, so also after a crash at any of them:
+Invariants. They hold at every moment, so also after a crash at any of them:
 
 I1. ``diff`` is one complete generation. It changes only by renameat2(2) with RENAME_EXCHANGE.
-I2. A directory's inode tells which generation it is, wherever it lies. Names follow in :meth:`Store.recover`.
-I3. A generation is in the record, with its inode, before it leaves ``staging``; all its content is synced before.
+I2. A directory's inode tells which generation it is, in any place. Names follow in :meth:`Store.recover`.
+I3. A generation is in the record, with its inode, before it leaves ``staging``. All its content is synced before.
 I4. A swap is in the record as an intent, with both generations, before the exchange.
-I5. Nothing inside a complete generation is ever changed; it is made in ``staging`` and later removed as a whole.
+I5. Nothing inside a complete generation ever changes. A generation is made in ``staging`` and removed as a whole.
 I6. Generation 0, the pristine content, is never removed.
-I7. What is not live and not marked as activated in the record is of no use: ``staging``, a generation that was never
-    swapped in, one that is being pruned. :meth:`Store.recover` removes it.
+I7. Anything neither live nor activated is garbage: ``staging``, a generation that was never swapped in, one that is
+    being pruned. :meth:`Store.recover` removes it.
 
-A content that others made live (:meth:`Store.adopt`) becomes a generation as it is. What is made in ``staging`` then is
-the pristine one, which counts as activated since it once was.
+A live content that baseimg did not make (:meth:`Store.adopt`) becomes a generation as it is. The content in ``staging``
+is then the pristine one, which counts as activated because it once was live.
 
 Every step between them passes a named point of :data:`POINTS`, where tests stop the process.
 """
@@ -32,20 +24,20 @@ Every step between them passes a named point of :data:`POINTS`, where tests stop
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 
-from ...errors import BaseimgError
+from ...errors import BaseimgError, RecordInvalid
 from ...linux import files, syscalls
 from ...linux.concurrency import in_background
 from ...linux.oserrors import translate_os_errors
 from ...model.store.record import Generation, Intent, Record
 from . import index
-from .layout import now
-from .lock import Locked
+from .layout import Layout, now
+from .lock import LayerLock
+from .record import RecordFile
 
 POINTS = (
     "stage.begun",
@@ -74,198 +66,262 @@ POINTS = (
 )
 
 
-def _ignore(_point: str) -> None:
-    """The trace hook outside of tests."""
-
-
-trace: Callable[[str], None] = _ignore
-
-
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """
-    What was put into a new generation: its ``size`` in content bytes, paths, and hex sha256 of files from bundles.
-    """
+    """The content of a new generation."""
 
+    #: Content bytes.
     size: int
+    #: Number of paths.
     paths: int
+    #: Hex sha256 of the files that came with bundles, by path.
     digests: dict[bytes, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """
-    What is known of a content that is live and was not put there by us.
+    """The facts about a live content that baseimg did not make."""
 
-    ``pristine`` says that the directory that was filled holds the pristine content, and is to be kept. ``live`` is the
-    new generation that the live content becomes, where it becomes one; ``digests`` are the hex sha256 of its files.
-    """
-
+    #: True if the filled directory holds the pristine content and must be kept.
     pristine: bool
+    #: The new generation that the live content becomes; ``None`` if it becomes none.
     live: Generation | None
+    #: Hex sha256 of the live content's files, by path.
     digests: dict[bytes, str]
 
 
-class Store(Locked):
-    """The generations in one layer's directory (the parent of ``diff``). All changes happen under :meth:`lock`."""
+class Store:
+    """
+    The generations in one layer's own directory (the parent of ``diff``).
+
+    Creating an object reads nothing. Every method that changes something needs :meth:`lock`.
+    """
+
+    #: Called with each of :data:`POINTS` that an operation passes; tests set it, on the class or on one store.
+    trace: Callable[[str], None] = staticmethod(lambda _point: None)
+
+    def __init__(self, layer: str) -> None:
+        self.layout = Layout(layer)
+        self.records = RecordFile(self.layout)
+        self._lock = LayerLock(self.layout)
+
+    def lock(self, timeout: float, holder: str) -> contextlib.AbstractContextManager[None]:
+        """Hold this base for changes; see :meth:`LayerLock.held`."""
+        return self._lock.held(timeout, holder)
+
+    def read(self) -> Record | None:
+        """Return the record, matched with what exists; see :meth:`RecordFile.read`."""
+        return self.records.read()
+
+    def path(self, record: Record, number: int) -> str:
+        """
+        Return the present place of a generation's content, also in the middle of a swap.
+
+        Raises:
+            RecordInvalid: the generation has no directory.
+        """
+        inode = record.generations[number].inode
+        if inode == self.layout.live_inode:
+            return self.layout.live
+        for path, found in self.layout.places().items():
+            if found == inode:
+                return path
+        raise RecordInvalid(f"the content of generation {number} is missing below {self.layout.generations}")
+
+    @property
+    def interrupted(self) -> bool:
+        """True if an operation is under way, or a crash interrupted one: :meth:`recover` has work to do."""
+        record = self.read()
+        if record is None:
+            return os.path.isdir(self.layout.home)
+        unused = any(not generation.activated for generation in record.generations.values())
+        unused |= os.path.exists(self.layout.restarting)
+        return unused or record.intent is not None or os.path.isdir(self.layout.staging)
 
     def recover(self) -> Record | None:
         """
-        Finish or undo what a crash left, by the inodes in the record; returns the record.
+        Finish or undo what a crash left, by the inodes in the record, and return the record.
 
-        A swap whose exchange happened is completed, one whose exchange did not is forgotten.
+        A swap is completed if its exchange happened, else forgotten.
         """
-        trace("recover.begun")
+        self.trace("recover.begun")
         record = self.read()
         moved = self._restore_names(record) if record else False
         self._discard_staging()
         self._discard_indexes(record.generations if record else ())
         if record is None:
             return None
-        trace("recover.named")
+        self.trace("recover.named")
         intent = record.intent
         if intent and record.current == intent.after:
-            self._settle(record, intent)
+            self._record_swap(record, intent)
         elif intent:
             record.intent = None
-        dropped = self._drop_useless(record)
-        trace("recover.dropped")
+        dropped = self._drop_garbage(record)
+        self.trace("recover.dropped")
         if intent or dropped or moved:
-            self._save(record)
-        trace("recover.recorded")
+            self.records.save(record)
+        self.trace("recover.recorded")
         return record
 
     def stage(self, record: Record, generation: Generation, fill: Callable[[str], Filled]) -> Generation:
         """
-        Make a new generation: ``fill`` puts the content into an empty directory and returns its figures.
+        Make a new generation, and return it with its number, inode and figures. A failure leaves nothing behind.
 
-        Whatever goes wrong leaves nothing behind. ``generation`` comes back with number, inode and figures.
+        Args:
+            record: the record to add it to; saved here.
+            generation: its version, origin and requester.
+            fill: puts the content into the empty directory that it is given.
+
+        Raises:
+            SpaceExhausted, DestinationUnwritable: and whatever ``fill`` raises.
         """
         generation.number = record.next_number
         try:
-            with translate_os_errors(self.staging):
-                os.mkdir(self.staging, 0o700)
-                trace("stage.begun")
-                filled = fill(self.staging)
+            with translate_os_errors(self.layout.staging):
+                os.mkdir(self.layout.staging, 0o700)
+                self.trace("stage.begun")
+                filled = fill(self.layout.staging)
                 generation.bytes, generation.paths = filled.size, filled.paths
-                trace("stage.filled")
-                self._write_index(generation.number, self.staging, filled.digests)
-                syscalls.sync_filesystem(self.staging)
-                trace("stage.synced")
-                generation.inode = os.stat(self.staging).st_ino
+                self.trace("stage.filled")
+                self._write_index(generation.number, self.layout.staging, filled.digests)
+                syscalls.sync_filesystem(self.layout.staging)
+                self.trace("stage.synced")
+                generation.inode = os.stat(self.layout.staging).st_ino
                 generation.created = now()
                 record.generations[generation.number] = generation
                 record.highest = generation.number
-                self._save(record)
-                trace("stage.recorded")
-                os.rename(self.staging, os.path.join(self._generations, str(generation.number)))
-                files.sync_directory(self._generations)
-                trace("stage.kept")
+                self.records.save(record)
+                self.trace("stage.recorded")
+                os.rename(self.layout.staging, self.layout.generation(generation.number))
+                files.sync_directory(self.layout.generations)
+                self.trace("stage.kept")
         except BaseException:
             self.abandon(record, generation)
             raise
         return generation
 
     def _write_index(self, number: int, content: str, digests: dict[bytes, str]) -> None:
-        """Record what a generation holds; the caller's sync has little left to do when this returns."""
-        os.makedirs(self._indexes, mode=0o700, exist_ok=True)
-        with in_background(lambda: syscalls.sync_filesystem(self.home)):  # what was put there, which is nearly all
-            index.write(self.index(number), content, digests)
+        """Write a generation's index, and sync its content meanwhile, so the caller's sync has little left to do."""
+        os.makedirs(self.layout.indexes, mode=0o700, exist_ok=True)
+        with in_background(lambda: syscalls.sync_filesystem(self.layout.home)):
+            index.write(self.layout.index(number), content, digests)
 
     def abandon(self, record: Record, generation: Generation) -> None:
-        """Remove a generation that was never live, and whatever there is of it."""
+        """Delete a generation that was never activated, with all its files."""
         self._discard_staging()
-        files.discard(self.index(generation.number))
+        files.discard(self.layout.index(generation.number))
         if record.generations.pop(generation.number, None):
             self._remove(generation)
-            if os.path.exists(self._state):
-                self._save(record)
+            if os.path.exists(self.layout.state):
+                self.records.save(record)
 
     def activate(self, record: Record, number: int, action: str, by: str) -> None:
-        """Swap the live content for generation ``number``, atomically; ``action`` and ``by`` go into the history."""
+        """
+        Swap the live content for generation ``number``, atomically.
+
+        Args:
+            record: the record of this base; saved here.
+            number: a generation that has a directory and is not live.
+            action: the operation, for the history.
+            by: the requester, for the history.
+
+        Raises:
+            SpaceExhausted, DestinationUnwritable: nothing is swapped, unless the message says so.
+        """
         before = record.current
-        place = os.path.join(self._generations, str(number))
+        place = self.layout.generation(number)
         intent = Intent(secrets.token_hex(8), before, number, action, now(), by)
-        with translate_os_errors(self.home):
+        with translate_os_errors(self.layout.home):
             try:
                 record.intent = intent
-                self._save(record)
-                trace("swap.intended")
-                syscalls.exchange(self.live, place)
+                self.records.save(record)
+                self.trace("swap.intended")
+                syscalls.exchange(self.layout.live, place)
             except BaseException:
                 self._forget(record, intent)
                 raise
-        with translate_os_errors(f"{self.home}, though the new content is live: the next run completes the record"):
-            files.sync_directory(self._layer)
-            trace("swap.exchanged")
-            os.rename(place, os.path.join(self._generations, str(before)))
-            files.sync_directory(self._generations)
-            trace("swap.named")
+        with translate_os_errors(
+            f"{self.layout.home}, though the new content is live: the next run completes the record"
+        ):
+            files.sync_directory(self.layout.layer)
+            self.trace("swap.exchanged")
+            os.rename(place, self.layout.generation(before))
+            files.sync_directory(self.layout.generations)
+            self.trace("swap.named")
             record.current = number
-            self._settle(record, intent)
-            self._save(record)
-            trace("swap.recorded")
+            self._record_swap(record, intent)
+            self.records.save(record)
+            self.trace("swap.recorded")
 
     def _forget(self, record: Record, intent: Intent) -> None:
-        """Undo a swap that did not come to its exchange; one that did is completed by :meth:`recover`."""
-        wanted = record.generations[intent.after]
-        if self.inode == wanted.inode:
+        """Undo a swap that failed before its exchange. After the exchange, :meth:`recover` completes it."""
+        generation = record.generations[intent.after]
+        if self.layout.live_inode == generation.inode:
             return
         record.intent = None
-        if wanted.activated:
-            self._save(record)
+        if generation.activated:
+            self.records.save(record)
         else:
-            self.abandon(record, wanted)
+            self.abandon(record, generation)
 
     def adopt(self, record: Record, by: str, fill: Callable[[str], Adopted | None]) -> None:
         """
-        Record a live content that was not put there by us, without touching it, and keep the pristine one beside it.
+        Record a live content that baseimg did not make, without touching it, and keep the pristine content beside it.
 
-        ``fill`` puts the pristine content into an empty directory, changes ``record`` as far as it is not about
-        directories, and says what is what; or nothing, and nothing happens. The live directory stays where it is, so
-        this is a swap whose exchange has happened already: from its intent on, :meth:`recover` completes it.
+        The live directory stays in place, so this is a swap whose exchange has already happened: from its intent on,
+        :meth:`recover` completes it.
+
+        Args:
+            record: the record of this base; saved here.
+            by: the requester, for the history.
+            fill: puts the pristine content into the empty directory that it is given, and completes ``record``
+                except for directories. If it returns ``None``, nothing is adopted.
+
+        Raises:
+            SpaceExhausted, DestinationUnwritable: and whatever ``fill`` raises.
         """
         try:
-            with translate_os_errors(self.staging):
-                os.mkdir(self.staging, 0o700)
-                trace("adopt.begun")
-                found = fill(self.staging)
-                trace("adopt.filled")
-                if found is None or not found.pristine:
+            with translate_os_errors(self.layout.staging):
+                os.mkdir(self.layout.staging, 0o700)
+                self.trace("adopt.begun")
+                adopted = fill(self.layout.staging)
+                self.trace("adopt.filled")
+                if adopted is None or not adopted.pristine:
                     self._discard_staging()
-                if found is None:
+                if adopted is None:
                     return
-                intent = self._prepare(record, by, found)
-                self._save(record)
-                trace("adopt.recorded")
+                intent = self._prepare_adoption(record, by, adopted)
+                self.records.save(record)
+                self.trace("adopt.recorded")
         except BaseException:
             self._forget_adoption()
             raise
-        with translate_os_errors(self.home):
+        with translate_os_errors(self.layout.home):
             self._restore_names(record)
-            files.sync_directory(self._generations)
-            trace("adopt.kept")
-            self._settle(record, intent)
-            self._save(record)
-            trace("adopt.finished")
+            files.sync_directory(self.layout.generations)
+            self.trace("adopt.kept")
+            self._record_swap(record, intent)
+            self.records.save(record)
+            self.trace("adopt.finished")
 
-    def _prepare(self, record: Record, by: str, found: Adopted) -> Intent:
-        """Everything that the record will name is there and synced when this returns."""
-        if live := found.live:
+    def _prepare_adoption(self, record: Record, by: str, adopted: Adopted) -> Intent:
+        """Write and sync everything that the record will name, and return the intent."""
+        if live := adopted.live:
             live.number = record.highest = record.next_number
-            live.inode, live.created, live.by = self.inode, now(), by
+            live.inode, live.created, live.by = self.layout.live_inode, now(), by
             record.generations[live.number], record.current = live, live.number
-            self._write_index(live.number, self.live, found.digests)
-        if found.pristine:
-            record.pristine.inode, record.pristine.created = os.stat(self.staging).st_ino, now()
-        syscalls.sync_filesystem(self.home)
-        trace("adopt.synced")
+            self._write_index(live.number, self.layout.live, adopted.digests)
+        if adopted.pristine:
+            record.pristine.inode, record.pristine.created = os.stat(self.layout.staging).st_ino, now()
+        syscalls.sync_filesystem(self.layout.home)
+        self.trace("adopt.synced")
         record.intent = Intent(secrets.token_hex(8), 0, record.current, "adopt", now(), by)
         return record.intent
 
     def _forget_adoption(self) -> None:
-        """Undo an adoption that did not come to its record; one that did is completed by :meth:`recover`."""
-        with contextlib.suppress(BaseimgError):  # then it is left for somebody to look at
+        """Undo an adoption that failed before its record was saved. After that, :meth:`recover` completes it."""
+        with contextlib.suppress(BaseimgError):  # an unreadable record is left as it is
             record = self.read()
             if not (record and record.intent):
                 self._discard_staging()
@@ -273,85 +329,83 @@ class Store(Locked):
 
     def prune(self, record: Record, numbers: Iterable[int]) -> int:
         """
-        Remove generations that are not live, the pristine one excepted; first they are marked as of no use (I7).
+        Remove generations, except the live and the pristine one, and return the content bytes that this freed.
 
-        Returns the content bytes that went with them.
+        They are marked as garbage first (I7), so :meth:`recover` finishes an interrupted removal.
         """
         for number in numbers:
             if number not in (0, record.current):
                 record.generations[number].activated = ""
-        with translate_os_errors(self.home):
-            self._save(record)
-            trace("prune.marked")
-            freed = sum(self._drop_useless(record))
-            trace("prune.removed")
-            self._save(record)
-            trace("prune.recorded")
+        with translate_os_errors(self.layout.home):
+            self.records.save(record)
+            self.trace("prune.marked")
+            freed = sum(self._drop_garbage(record))
+            self.trace("prune.removed")
+            self.records.save(record)
+            self.trace("prune.recorded")
         return freed
 
     def save(self, record: Record) -> None:
-        """Write a record whose generations are as they were, but for what is said of them."""
-        with translate_os_errors(self._state):
-            self._save(record)
+        """Save a record in which only statements about generations changed, not the generations."""
+        with translate_os_errors(self.layout.state):
+            self.records.save(record)
 
-    def _settle(self, record: Record, intent: Intent) -> None:
-        """What the record and the history say once an exchange has happened; saved by the caller."""
+    def _record_swap(self, record: Record, intent: Intent) -> None:
+        """Update record and history after a completed exchange; the caller saves the record."""
         before = record.generations[intent.before]
         record.previous = before.number if before.inode and before.number != intent.after else None
         record.generations[intent.after].activated = intent.at
         record.intent = None
         self._log(record, intent)
-        trace("swap.logged")
+        self.trace("swap.logged")
 
     def _log(self, record: Record, intent: Intent) -> None:
-        logged = self._logged()
-        if intent.id.encode() in b"".join(logged[-1:]):
-            return
         before, after = record.generations[intent.before], record.generations[intent.after]
         line = {**asdict(intent), "from": before.version, "to": after.version, "bundle": after.bundle}
-        line["signed_by"] = after.signed_by
-        files.save(self._history, b"".join([*logged, json.dumps(line, sort_keys=True).encode() + b"\n"]))
+        self.records.append({**line, "signed_by": after.signed_by})
 
     def _restore_names(self, record: Record) -> bool:
-        """Give each complete generation that is not live the number that its inode stands for."""
+        """Rename each complete generation that is not live to its number; returns whether any had another name."""
         moved = False
-        for path, inode in self.places().items():
-            one = record.by_inode(inode)
-            if one and os.path.basename(path) != str(one.number):
-                os.rename(path, os.path.join(self._generations, str(one.number)))
+        for path, inode in self.layout.places().items():
+            generation = record.by_inode(inode)
+            if generation and os.path.basename(path) != str(generation.number):
+                os.rename(path, self.layout.generation(generation.number))
                 moved = True
         return moved
 
-    def _drop_useless(self, record: Record) -> list[int]:
+    def _drop_garbage(self, record: Record) -> list[int]:
         """
-        Forget generations that were never activated (I7) or are gone: their inodes may come again. Returns the content
-        bytes that went with each.
+        Remove generations that were never activated (I7) or have no directory, whose inode another one may get.
+
+        Returns the content bytes that each removal freed.
         """
-        useless = [one for one in record.generations.values() if one.number and not (one.activated and one.inode)]
+        garbage = [
+            generation
+            for generation in record.generations.values()
+            if generation.number and not (generation.activated and generation.inode)
+        ]
         freed = []
-        for one in useless:
-            del record.generations[one.number]
-            freed.append(self._remove(one))
+        for generation in garbage:
+            del record.generations[generation.number]
+            freed.append(self._remove(generation))
         if record.previous not in record.generations:
             record.previous = None
         return freed
 
     def _discard_indexes(self, known: Collection[int]) -> None:
-        names = os.listdir(self._indexes) if os.path.isdir(self._indexes) else []
+        names = os.listdir(self.layout.indexes) if os.path.isdir(self.layout.indexes) else []
         for name in set(names) - {f"{number}.jsonl" for number in known}:
-            files.discard(os.path.join(self._indexes, name))
+            files.discard(os.path.join(self.layout.indexes, name))
 
-    def _remove(self, one: Generation) -> int:
-        files.discard(self.index(one.number))
-        # a name may lie in the middle of a swap, an inode does not (I2)
-        return sum(files.remove_tree(path) for path, inode in self._kept().items() if inode == one.inode)
+    def _remove(self, generation: Generation) -> int:
+        files.discard(self.layout.index(generation.number))
+        # in the middle of a swap a name is wrong, an inode is not (I2)
+        return sum(files.remove_tree(path) for path, inode in self.layout.kept().items() if inode == generation.inode)
 
     def _discard_staging(self) -> None:
-        """Remove what was not finished, half-written files included."""
-        for path in (self._state, self._history, self.restarting):
+        """Remove an unfinished generation and half-written files."""
+        for path in (self.layout.state, self.layout.history, self.layout.restarting):
             files.discard(path + ".new")
-        if os.path.isdir(self.staging):
-            files.remove_tree(self.staging)
-
-    def _save(self, record: Record) -> None:
-        files.save(self._state, record.dump())
+        if os.path.isdir(self.layout.staging):
+            files.remove_tree(self.layout.staging)

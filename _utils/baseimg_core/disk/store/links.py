@@ -1,8 +1,8 @@
 """
-What a new generation has in common with the one that it is made from: extents, inodes, or nothing.
+The data that a new generation shares with the one that it is made from: extents, inodes, or none.
 
-A hard link costs nothing and takes no space, but a container sees the number of links, and whoever writes into the file
-in one generation, behind our back, changes all that have it. So only large files are linked, and none in directories
+A hard link costs no time and no space. But a container sees the number of links, and an out-of-band write into the file
+of one generation changes every generation that has the file. So only large files are linked, and none in directories
 where programs refuse a file with several links (cron, logrotate).
 """
 
@@ -14,20 +14,22 @@ from dataclasses import dataclass
 from ...errors import StorageUnsupported
 from ...linux.files import Copier
 
-LINKED = 1 << 20  # bytes from which on a file is linked (docs/design/adr/0013-hard-links.md)
-_APART = (b"etc/", b"var/")
+LINKED = 1 << 20  # bytes; smaller files are never linked (docs/design/adr/0013-hard-links.md)
+_NEVER_LINKED = (b"etc/", b"var/")
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Whether to share ``extents`` where the file system can, and the ``inodes`` of large files."""
+    """The ways in which a new generation may share data."""
 
+    #: True to share extents if the file system can.
     extents: bool
+    #: True to share the inodes of large files.
     inodes: bool
 
     def links(self, path: bytes, st: os.stat_result) -> bool:
-        """Whether the regular file at a path of a layer is to be linked."""
-        return self.inodes and st.st_size >= LINKED and not path.startswith(_APART)
+        """True if the regular file at a layer's path is to be hard-linked."""
+        return self.inodes and st.st_size >= LINKED and not path.startswith(_NEVER_LINKED)
 
 
 SEPARATE = Sharing(extents=True, inodes=False)
@@ -35,15 +37,18 @@ SEPARATE = Sharing(extents=True, inodes=False)
 
 def choose(link: str, home: str) -> Sharing:
     """
-    What ``baseimg:link`` means in the directory ``home``; raises :class:`StorageUnsupported`.
+    Resolve a value of ``baseimg:link`` for the file system of the directory ``home``.
 
-    ``auto`` shares extents where the file system can and else inodes, ``reflink`` does the first or nothing, ``copy``
-    neither, ``hardlink`` both.
+    ``auto`` shares extents if the file system can, else inodes. ``reflink`` shares extents or fails. ``copy`` shares
+    nothing. ``hardlink`` shares both.
+
+    Raises:
+        StorageUnsupported: ``link`` is ``reflink``, and the file system cannot share extents.
     """
-    can = link != "copy" and Copier().shares(home)
-    if link == "reflink" and not can:
+    can_clone = link != "copy" and Copier().shares(home)
+    if link == "reflink" and not can_clone:
         raise StorageUnsupported(
             f"baseimg:link is 'reflink', but the file system of {home} cannot share extents",
             "set 'baseimg:link: auto', or keep the engine's layers on btrfs, or on xfs that was made with reflink=1",
         )
-    return Sharing(can, link == "hardlink" or (link == "auto" and not can))
+    return Sharing(can_clone, link == "hardlink" or (link == "auto" and not can_clone))

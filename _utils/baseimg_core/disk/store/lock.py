@@ -1,4 +1,4 @@
-"""One process at a time changes a base: the lock on a layer's directory, with a name for others to read."""
+"""The exclusive lock of one base; it records its holder."""
 
 from __future__ import annotations
 
@@ -11,44 +11,55 @@ from collections.abc import Iterator
 from ...errors import LayerBusy
 from ...linux import files
 from ...linux.oserrors import translate_os_errors
-from .layout import Records, now
+from .layout import Layout, now
 
 _POLL = 0.1  # seconds between two tries for the lock
 
 
-class Locked(Records):
-    """A base's record that can be held; :mod:`generations` draws the tree."""
+class LayerLock:
+    """flock(2) on the layer's own directory, so the lock ends with its process."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
 
     @contextlib.contextmanager
-    def lock(self, timeout: float, holder: str) -> Iterator[None]:
+    def held(self, timeout: float, holder: str) -> Iterator[None]:
         """
-        Hold this base for changes; wait up to ``timeout`` seconds, then raise :class:`LayerBusy` that names the holder.
+        Hold the lock for the block; the directories of :class:`Layout` exist then.
 
-        ``holder`` is who we are, for others to read.
+        Args:
+            timeout: seconds to wait for the lock.
+            holder: names this operation, for other processes to show.
+
+        Raises:
+            LayerBusy: another process held the lock all that time; the message names it.
         """
-        descriptor = os.open(self._layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        layout = self._layout
+        descriptor = os.open(layout.layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._wait(descriptor, timeout)
-            with translate_os_errors(self.home):
-                os.makedirs(self._generations, mode=0o700, exist_ok=True)
-                os.chmod(self.home, 0o700)
-                with open(self._lock, "w", encoding="utf-8") as file:
+            with translate_os_errors(layout.home):
+                os.makedirs(layout.generations, mode=0o700, exist_ok=True)
+                os.chmod(layout.home, 0o700)
+                with open(layout.holder, "w", encoding="utf-8") as file:
                     file.write(f"pid {os.getpid()}, {holder}, since {now()}\n")
             try:
                 yield
             finally:
-                self._leave_nothing_unused()
+                self._discard_unused()
         finally:
             os.close(descriptor)
 
-    def _leave_nothing_unused(self) -> None:
-        """Where nothing was ever swapped, nothing is to be remembered. Only removes files that hold no content."""
-        indexes = os.listdir(self._indexes) if os.path.isdir(self._indexes) else []
-        if os.path.exists(self._history) or os.path.exists(self.staging) or os.listdir(self._generations) or indexes:
+    def _discard_unused(self) -> None:
+        """Remove our metadata if this base was never swapped. Removes only files that hold no content."""
+        layout = self._layout
+        indexes = os.listdir(layout.indexes) if os.path.isdir(layout.indexes) else []
+        in_use = (os.path.exists(layout.history), os.path.exists(layout.staging), os.listdir(layout.generations))
+        if any(in_use) or indexes:
             return
-        for path in (self._state, self._lock):
+        for path in (layout.state, layout.holder):
             files.discard(path)
-        for directory in (self._indexes, self._generations, self.home):
+        for directory in (layout.indexes, layout.generations, layout.home):
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(directory)
 
@@ -60,12 +71,12 @@ class Locked(Records):
                 return
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise LayerBusy(f"{self._layer} is held by {self._holder()}") from None
+                    raise LayerBusy(f"{self._layout.layer} is held by {self._holder()}") from None
             time.sleep(_POLL)
 
     def _holder(self) -> str:
         try:
-            with open(self._lock, encoding="utf-8") as file:
+            with open(self._layout.holder, encoding="utf-8") as file:
                 return file.read().strip() or "another process"
         except FileNotFoundError:
             return "another process"

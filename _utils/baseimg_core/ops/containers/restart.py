@@ -122,7 +122,7 @@ def preview(engine: Engine, base: Base, record: Record | None, policy: Policy, c
 
 def recover(context: Context, base: Base) -> None:
     """Start containers that an interrupted run left stopped. They stay in the journal."""
-    for key in journal.read(base.store.restarting).waiting:
+    for key in journal.read(base.store.layout.restarting).waiting:
         # finish() retries and reports failures, once the declared content is live
         with contextlib.suppress(ContainerRefused, ContainerUnknown):
             context.engine.start(key)
@@ -151,7 +151,7 @@ class _Run:
     def __init__(self, context: Context, base: Base, record: Record, policy: Policy, done: Outcome) -> None:
         self._engine, self._by, self._progress = context.engine, context.by, context.progress
         self._base, self._record, self._policy, self._done = base, record, policy, done
-        self._noted = journal.read(base.store.restarting)
+        self._noted = journal.read(base.store.layout.restarting)
         self._restarter = ContainerRestarter(context.engine, policy, self._report_progress)
         self._total = 1
 
@@ -214,7 +214,7 @@ class _Run:
             return
         names = {container.id: container.name for group in batch for container in group}
         self._noted.note([[container.id for container in group] for group in batch], names)
-        self._noted.save(self._base.store.restarting)
+        self._noted.save(self._base.store.layout.restarting)
         runner.trace("restart.noted")
         refused = self._restarter.restart_batch(batch)
         self._done.restarted += names.values()
@@ -222,7 +222,7 @@ class _Run:
         runner.trace("restart.gated")
         if not failed:
             self._noted.passed += names
-            self._noted.save(self._base.store.restarting)
+            self._noted.save(self._base.store.layout.restarting)
         self._done.failed |= failed
 
     def _still_running(self, planned: Batch) -> Batch:
@@ -280,7 +280,7 @@ class _Run:
     def _clear(self, keys: list[str]) -> None:
         """Remove these containers from the journal."""
         self._noted.forget(keys)
-        self._noted.save(self._base.store.restarting)
+        self._noted.save(self._base.store.layout.restarting)
 
     def _report_progress(self, what: str) -> None:
         if self._progress:
@@ -376,7 +376,7 @@ def explain(name: str, version: str, policy: Policy, done: Outcome, shown: str) 
 
 def still_stopped(engine: Engine, base: Base) -> list[str]:
     """The names of containers that an earlier run stopped and that do not run now."""
-    noted = journal.read(base.store.restarting)
+    noted = journal.read(base.store.layout.restarting)
     ended = []
     for key in noted.waiting:
         with contextlib.suppress(ContainerUnknown):
@@ -387,5 +387,5 @@ def still_stopped(engine: Engine, base: Base) -> list[str]:
 
 def unverified(base: Base) -> list[str]:
     """The names of containers that a restart stopped and that have not passed their gate since."""
-    noted = journal.read(base.store.restarting)
+    noted = journal.read(base.store.layout.restarting)
     return [noted.names[key] for key in noted.waiting]

@@ -1,0 +1,118 @@
+"""Read and write the record of one base and the history of its swaps (:mod:`model.store.record`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ContentUnknown, RecordInvalid
+from ...linux import files
+from ...model.store import record as model_record
+from ...model.store.record import Record
+from .layout import Layout
+
+
+class RecordFile:
+    """The files ``state.json`` and ``history.jsonl`` of one layer."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def read(self) -> Record | None:
+        """
+        Return the record, matched with the directories that exist; ``None`` if nothing was applied yet.
+
+        Raises:
+            RecordInvalid: the record is damaged or lost.
+            RecordNewer: a newer baseimg has written the record.
+            ContentUnknown: the live directory is not a generation of the record.
+        """
+        record = self.load()
+        return self.match(record) if record else None
+
+    def load(self) -> Record | None:
+        """
+        Return the record as it was written; ``None`` if there is none.
+
+        Raises:
+            RecordInvalid: the record is damaged, or it is missing although generations exist.
+            RecordNewer: a newer baseimg has written the record.
+        """
+        state = self._layout.state
+        try:
+            with open(state, "rb") as file:
+                return model_record.parse(file.read(), state)
+        except FileNotFoundError:
+            if os.path.exists(self._layout.history) or self._layout.kept():
+                raise RecordInvalid(f"{state} is missing, but there are generations beside it") from None
+            return None
+
+    def match(self, record: Record) -> Record:
+        """
+        Enter into a record which generation is live (``current``) and which have no directory (``inode`` 0).
+
+        Raises:
+            ContentUnknown: the live directory is not a generation of the record.
+        """
+        live = record.by_inode(self._layout.live_inode)
+        if live is None:
+            raise ContentUnknown(f"{self._layout.live} is not a generation that {self._layout.state} knows")
+        record.current = live.number
+        inodes = {live.inode, *self._layout.places().values()}
+        for generation in record.generations.values():
+            if generation.inode not in inodes:
+                generation.inode = 0
+        return record
+
+    def save(self, record: Record) -> None:
+        """Replace the record, atomically and durably."""
+        files.save(self._layout.state, record.dump())
+
+    @property
+    def reference(self) -> str:
+        """The base's reference in the record, also if the live directory is unknown; empty if it is unreadable."""
+        try:
+            with open(self._layout.state, "rb") as file:
+                return model_record.parse(file.read(), self._layout.state).reference
+        except (OSError, RecordInvalid):
+            return ""
+
+    @property
+    def fingerprint(self) -> tuple[int, int]:
+        """Fingerprint (mtime in ns, inode) of the record file, to detect changes; zeros if there is none."""
+        try:
+            st = os.stat(self._layout.state)
+        except FileNotFoundError:
+            return 0, 0
+        return st.st_mtime_ns, st.st_ino
+
+    def history(self) -> list[dict[str, Any]]:
+        """
+        Return every swap so far, oldest first: the fields of docs/reference/store-format.md.
+
+        Raises:
+            RecordInvalid: the file is damaged.
+        """
+        try:
+            return [json.loads(line) for line in self._lines()]
+        except ValueError as exc:
+            raise RecordInvalid(
+                f"{self._layout.history} is damaged: {exc}", "move that file away; nothing depends on it"
+            ) from exc
+
+    def append(self, swap: Mapping[str, Any]) -> None:
+        """Add a swap to the history, unless its ``id`` is that of the last line."""
+        lines = self._lines()
+        if swap["id"].encode() in b"".join(lines[-1:]):
+            return
+        files.save(self._layout.history, b"".join([*lines, json.dumps(swap, sort_keys=True).encode() + b"\n"]))
+
+    def _lines(self) -> list[bytes]:
+        """The lines of the history, each with its end: a damaged line must not hinder the next swap."""
+        try:
+            with open(self._layout.history, "rb") as file:
+                return [line.rstrip(b"\n") + b"\n" for line in file]
+        except FileNotFoundError:
+            return []
