@@ -47,7 +47,7 @@ try:
         from baseimg_core.errors import ArgumentInvalid, BaseimgError
         from baseimg_core.minion import Minion
         from baseimg_core.model.containers import policy as container_policy
-        from baseimg_core.model.policy import pillar
+        from baseimg_core.model.policy import pillar, validation
         from baseimg_core.ops import adopt as ops_adopt
         from baseimg_core.ops import bases
         from baseimg_core.ops import build as ops_build
@@ -410,8 +410,8 @@ def rollback(base, to=None, containers="keep", **kwargs):
     """
     with _operation("rollback", kwargs) as minion:
         pillar.text(base, "base")
-        wanted = _typed_version(minion.engine(), base, to)
-        return ops_converge.rollback(minion.context(), base, wanted, container_policy.parse(containers))
+        version = None if to is None else _known_version(minion.engine(), base, to, "to")
+        return ops_converge.rollback(minion.context(), base, version, container_policy.parse(containers))
 
 
 def prune(base=None, keep=1, test=False, **kwargs):
@@ -486,8 +486,8 @@ def unpin(base, version, **kwargs):
 def _pin(base, version, pinned, kwargs):
     with _operation("", kwargs) as minion:
         pillar.text(base, "base")
-        found = _text(_typed_version(minion.engine(), base, version), "version")
-        return ops_prune.pin(minion.context(), base, found, pinned)
+        known = _known_version(minion.engine(), base, version, "version")
+        return ops_prune.pin(minion.context(), base, known, pinned)
 
 
 def status(base=None, declared=False):
@@ -744,24 +744,14 @@ def _text(value, key):
     return value
 
 
-def _typed_version(engine, base, to):
-    """
-    The command line turns to=12.1 into a number, and 12.10 into the same one: take it only where one version fits.
-    """
-    if not isinstance(to, int | float) or isinstance(to, bool):
-        return to
+def _known_version(engine, base, version, key):
+    """A version that the caller typed. A number is refused: YAML reads both 12.1 and 12.10 as 12.1."""
+    if isinstance(version, str):
+        pillar.text(version, key)
+        return version
     record = bases.locate(engine, base).store.read()
-    known = {one.version for one in record.generations.values()} if record else set()
-    found = [version for version in known if _as_number(version) == to]
-    if len(found) != 1:
-        raise ArgumentInvalid(f"to is the number {to}, expected a text: write it in quotes, to=\"'{to}'\"")
-    return found[0]
-
-
-def _as_number(version):
-    with contextlib.suppress(ValueError):
-        return float(version)
-    return None
+    known = [generation.version for generation in record.generations.values()] if record else []
+    raise validation.untyped_version(key, version, known)
 
 
 @contextlib.contextmanager

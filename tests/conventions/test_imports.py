@@ -32,7 +32,19 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
 SUBJECTS = {"stack", "bundle", "store", "packages", "impact", "containers", "policy", "legacy", "rollout"}
 # What the model may use of the standard library: nothing that reads, writes, waits, or knows the time. Add what is so.
 PURE = {
-    *("__future__", "abc", "base64", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fnmatch"),
+    *(
+        "__future__",
+        "abc",
+        "base64",
+        "bisect",
+        "collections",
+        "contextlib",
+        "copy",
+        "dataclasses",
+        "difflib",
+        "enum",
+        "fnmatch",
+    ),
     *("functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "re", "stat", "string", "textwrap"),
     *("types", "typing", "unicodedata"),
 }

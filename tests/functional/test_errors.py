@@ -233,8 +233,20 @@ class TestVersions:
         error = lab.refused("argument-invalid", "converge", BASE, 12.1, bundles)
         assert "quotes" in error.info["message"]
         lab.converge(BASE, "12.1", bundles)
-        assert lab.rollback(BASE, to=12.0)["to"] == "12.0"
-        lab.refused("argument-invalid", "rollback", BASE, 13.5)
+        error = lab.refused("argument-invalid", "rollback", BASE, 12.0)
+        assert """quotes, '12.0' (in a shell: "'12.0'";""" in error.info["message"]
+        error = lab.refused("argument-invalid", "rollback", BASE, 13.5)
+        assert "'12.0' or '12.1'" in error.info["message"]
+        error = lab.refused("argument-invalid", "pin", BASE, 12.1)
+        assert "'12.1'" in error.info["message"]
+        assert lab.version() == "12.1"
+
+    def test_a_number_never_chooses_a_version(self, lab: Lab, bundles: dict[str, Any]) -> None:
+        """12.10 typed in a shell arrives as 12.1: it must not activate version 12.1."""
+        lab.converge(BASE, "12.1", bundles)
+        lab.rollback(BASE)
+        lab.refused("argument-invalid", "rollback", BASE, 12.1)
+        assert lab.version() == "12.0"
 
 
 def _random(lab: Lab, path: Path) -> None:

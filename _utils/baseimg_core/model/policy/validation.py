@@ -1,32 +1,67 @@
-"""Checks of what people declare: each mistake names the key, what was found and what was expected."""
+"""Checks of declared values. Each mistake names the key, its value, and what to write instead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...errors import ArgumentInvalid
 
 
 def text(value: object, key: str) -> None:
-    """Refuse what is no text; YAML turns an unquoted 12.10 into the number 12.1, which is another version."""
+    """Refuse a value that is not a text. YAML reads an unquoted 12.10 as the number 12.1, another version."""
     if isinstance(value, str) and value and value.isprintable():
+        if value != value.strip():
+            raise wrong(key, value, f"a text without spaces at its ends: {value.strip()!r}")
         return
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    raise wrong(key, value, f"a text: write it in quotes, '{value}'" if number else "a text")
+    raise wrong(key, value, f"a text: write it in quotes, {quoted([str(value)])}" if number else "a text")
+
+
+def quoted(versions: Iterable[str]) -> str:
+    """Versions as they are to be typed, in YAML and in a shell."""
+    names = list(versions)
+    yaml = " or ".join(f"'{name}'" for name in names)
+    shell = " or ".join(f"\"'{name}'\"" for name in names)
+    return f"{yaml} (in a shell: {shell}; YAML reads 12.10 as 12.1)"
+
+
+def untyped_version(key: str, value: object, known: Iterable[str]) -> ArgumentInvalid:
+    """
+    The error for a version that is not a text; it lists the versions that could be meant.
+
+    Args:
+        key: The argument or pillar key.
+        value: The value, often a number that YAML made of the version.
+        known: Versions that the base knows.
+    """
+    names = sorted(set(known))
+    meant = [name for name in names if _is_number(name, value)] or names or [str(value)]
+    return wrong(key, value, f"a text: write it in quotes, {quoted(meant)}")
+
+
+def _is_number(version: str, value: object) -> bool:
+    """True if YAML could have read this version as the value."""
+    try:
+        return float(version) == value
+    except ValueError:
+        return False
 
 
 def fields(raw: object, known: frozenset[str], key: str, expected: str) -> Mapping[str, Any]:
-    """A mapping that has no other keys than ``known``."""
-    found = mapping(raw, key, expected)
-    for name in found:
+    """Return a mapping whose keys are all in ``known``; an unknown key that resembles a known one is named."""
+    values = mapping(raw, key, expected)
+    for name in values:
         if name not in known:
-            raise wrong(f"{key}:{name}", found[name], f"only these keys: {', '.join(sorted(known))}")
-    return found
+            similar = difflib.get_close_matches(str(name), known, 1)
+            meant = f" (did you mean {similar[0]}?)" if similar else ""
+            raise wrong(f"{key}:{name}", values[name], f"only these keys: {', '.join(sorted(known))}{meant}")
+    return values
 
 
 def mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
-    """A mapping, where nothing counts as an empty one."""
+    """Return a mapping; None counts as an empty one."""
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
@@ -35,7 +70,7 @@ def mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
 
 
 def wrong(key: str, found: object, expected: str) -> ArgumentInvalid:
-    """The error for a value that is not what was expected."""
+    """The error for a wrong value. A pasted private key is never repeated."""
     kind = "nothing" if found is None else f"{str(found)[:80]!r} ({type(found).__name__})"
     if "PRIVATE KEY" in str(found):  # pasted where a public key or a path belongs
         kind = "a private key, which must not be there"
