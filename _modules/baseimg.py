@@ -60,18 +60,40 @@ try:
         from baseimg_core.ops import verify as ops_verify
     _MISSING = None
 except ImportError as exc:
-    _MISSING = str(exc)
+    _MISSING = exc
 
 
 def __virtual__():
-    if _MISSING:
-        return False, f"baseimg cannot be loaded: {_MISSING} (needs its own _utils and the Python package docker)"
-    if baseimg_core.__version__ != _VERSION:
-        found = f"{baseimg_core.__version__} in {os.path.dirname(baseimg_core.__file__)}"
-        return False, f"baseimg {_VERSION} found a core of version {found}: install it in one way only, then sync again"
-    if os.name != "posix" or os.geteuid() != 0:
-        return False, "baseimg changes layer directories and must run as root"
+    """
+    Always load: a missing execution function makes an SLS a Jinja error, which fails every state of a run.
+
+    Each function says what is missing (:func:`_check_installation`).
+    """
     return __virtualname__
+
+
+def _check_installation():
+    """Refuse to work with a missing core, with the core of another version, or without root."""
+    if _MISSING is not None:
+        core = (_MISSING.name or "").startswith("baseimg_core")
+        hint = "run saltutil.sync_all on this minion" if core else f"run: salt-pip install {_MISSING.name}"
+        raise _refused("dependency-missing", f"baseimg cannot run on this minion: {_MISSING}", hint)
+    if baseimg_core.__version__ != _VERSION:
+        where = os.path.dirname(baseimg_core.__file__)
+        raise _refused(
+            "version-mixed",
+            f"baseimg {_VERSION} found a core of version {baseimg_core.__version__} in {where}",
+            "install baseimg in one way only (file server or pip), then run saltutil.sync_all",
+        )
+    if os.geteuid() != 0:
+        raise _refused(
+            "not-root", "baseimg changes layer directories and must run as root", "run the minion or salt-call as root"
+        )
+
+
+def _refused(code, message, hint):
+    """The error for an installation that cannot work; the core's own errors may be what is missing."""
+    return CommandExecutionError(f"[{code}] {message} -- {hint}", info={"code": code, "message": message, "hint": hint})
 
 
 def layer(image):
@@ -733,6 +755,27 @@ def declared(what="bases"):
         return found[what]
 
 
+def problem():
+    """
+    Return why no base can be converged on this minion, as one line for a comment; an empty text if nothing is wrong.
+
+    It looks at the installation and at the pillar. The SLS files ask it first, so that a mistake fails one state and
+    leaves the other states of the run alone.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.problem
+    """
+    try:
+        with _operation() as minion:
+            minion.declared()
+    except CommandExecutionError as exc:
+        return f"[{exc.info['code']}] {exc.info['message']} -- {exc.info['hint']}"
+    return ""
+
+
 def _declared(name, version, bundles, chain_id):
     pillar.text(name, "name")
     pillar.check_base(version, chain_id, "ok", name)
@@ -757,6 +800,7 @@ def _known_version(engine, base, version, key):
 @contextlib.contextmanager
 def _operation(action="", kwargs=None):
     """The minion, for one operation. Errors of the core become Salt's; unknown arguments are refused."""
+    _check_installation()
     minion = Minion(__salt__, __opts__, __pillar__, action, _pub(kwargs or {}))
     try:
         yield minion

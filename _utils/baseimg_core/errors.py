@@ -44,6 +44,13 @@ class ArgumentInvalid(BaseimgError):
     hint = "correct it and run again; nothing was changed"
 
 
+class DependencyMissing(BaseimgError):
+    """A Python package that this operation needs is not installed."""
+
+    code = "dependency-missing"
+    hint = "install the package into the Python that runs Salt"
+
+
 class EngineUnreachable(BaseimgError):
     """No container engine answers at the address."""
 

@@ -1,18 +1,37 @@
 """
-Docker's own SDK, imported when it is needed: its import takes as long as all else of an operation with nothing to do,
-and such an operation only reads.
+Docker's SDK for Python, imported on first use.
+
+Reading, swapping and converging need only the engine's socket. The SDK is needed to stop, start and probe containers,
+for engines over TCP or TLS, and for the credentials of registries. Its import takes as long as the rest of an operation
+that changes nothing.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import sys
 from typing import Any
 
-if importlib.util.find_spec("docker") is None:  # told at once, not in the middle of an operation
-    raise ModuleNotFoundError("No module named 'docker'", name="docker")
+from .errors import DependencyMissing
 
 
 def docker() -> Any:
-    """The package ``docker``."""
-    return importlib.import_module("docker")
+    """
+    Return the package ``docker``.
+
+    Raises:
+        DependencyMissing: The package is not installed.
+    """
+    try:
+        return importlib.import_module("docker")
+    except ModuleNotFoundError as exc:
+        raise DependencyMissing(
+            f"the Python package {exc.name} is not installed beside Salt",
+            "run: salt-pip install 'docker>=7.1,<8' (or pip, in the Python that runs Salt)",
+        ) from exc
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return the exceptions that calls of the SDK raise; none if the SDK was not imported."""
+    module = sys.modules.get("docker.errors")
+    return (module.DockerException,) if module else ()

@@ -1,6 +1,13 @@
-# On the build machine, which has the images: build every bundle that pillar asks for.
-{%- set bundles = salt['baseimg.declared']('builds') %}
-{%- for path, build in bundles.items() %}
+# On the build machine, which has the images: build every bundle that pillar declares.
+{%- set absent = 'baseimg is not installed on this minion: run saltutil.sync_all' %}
+{%- set problem = salt['baseimg.problem']() if 'baseimg.problem' in salt else absent %}
+{%- if problem %}
+
+baseimg cannot build:
+  test.fail_without_changes:
+    - comment: {{ problem | json }}
+{%- else %}
+{%- for path, build in salt['baseimg.declared']('builds').items() %}
 
 {{ ('baseimg bundle ' ~ path) | json }}:
   baseimg.built:
@@ -14,3 +21,4 @@
 {%- else %}
 {}
 {%- endfor %}
+{%- endif %}

@@ -1,6 +1,13 @@
-# Converge every base that pillar declares. The pillar is checked first: a mistake fails here, before anything happens.
-{%- set bases = salt['baseimg.declared']() %}
-{%- for name, base in bases.items() %}
+# Converge every base that pillar declares. A mistake in the installation or in pillar fails one state, and no other.
+{%- set absent = 'baseimg is not installed on this minion: run saltutil.sync_all' %}
+{%- set problem = salt['baseimg.problem']() if 'baseimg.problem' in salt else absent %}
+{%- if problem %}
+
+baseimg cannot run:
+  test.fail_without_changes:
+    - comment: {{ problem | json }}
+{%- else %}
+{%- for name, base in salt['baseimg.declared']().items() %}
 
 {{ ('baseimg ' ~ name) | json }}:
   baseimg.converged:
@@ -15,3 +22,4 @@
 {%- else %}
 {}
 {%- endfor %}
+{%- endif %}

@@ -132,13 +132,13 @@ def test_pillar_reaches_the_states_unchanged(minion: Minion) -> None:
         ({"baseimg": ["x"]}, "baseimg"),
     ],
 )
-def test_a_mistake_in_pillar_ends_it_before_any_state(
+def test_a_mistake_in_pillar_fails_one_state_and_no_other(
     minion: Minion, name: str, pillar: dict[str, Any], key: str
 ) -> None:
-    shown = show(minion, name, pillar)
-    assert isinstance(shown, list)
-    assert "[argument-invalid]" in "".join(shown)
-    assert f"{key} is " in "".join(shown)
+    (state,) = show(minion, name, pillar).values()
+    assert state["test"][0] == {"comment": state["test"][0]["comment"]}
+    assert "fail_without_changes" in state["test"]
+    assert state["test"][0]["comment"].startswith(f"[argument-invalid] {key} is ")
 
 
 def test_top_gives_every_node_the_bases(minion: Minion) -> None:

@@ -175,22 +175,33 @@ class TestRefusals:
     """Each with a reason that tells what is missing."""
 
     def refused(self, call: Caller) -> str:
-        """Why the execution module was not loaded; the state module, which needs it, says so too."""
+        """Why no function works; a state says the same, and an SLS beside it goes on."""
         answer = call("baseimg.declared")
         assert answer.code != 0
-        reason = re.search(r"'baseimg' __virtual__ returned False: (.*)", answer.err + answer.out)
-        assert reason
         sls = call.root / "refused.sls"
-        sls.write_text("corp/base:12.0:\n  baseimg.converged:\n    - version: '12.1'\n")
+        own = "{% set problem = salt['baseimg.problem']() %}\n"
+        sls.write_text(
+            own + "unrelated:\n  test.succeed_without_changes\n"
+            "corp/base:12.0:\n  baseimg.converged:\n    - version: '12.1'\n"
+            "problem:\n  test.fail_without_changes:\n    - comment: {{ problem | json }}\n"
+        )
         state = call("state.template", str(sls))
         assert state.code != 0
-        assert "'baseimg' __virtual__ returned False: the execution module baseimg is not available" in state.out
-        return reason[1]
+        results = {each["__id__"]: (each["result"], each["comment"]) for each in state.data.values()}
+        assert results["unrelated"][0] is True
+        assert results["corp/base:12.0"][0] is False
+        reason = results["problem"][1]
+        assert results["corp/base:12.0"][1] == reason
+        return str(reason)
 
-    def test_without_the_docker_sdk(self, clone: Path, tmp_path: Path) -> None:
-        reason = self.refused(Caller(tmp_path / "minion", module_dirs=[str(clone)], hidden=["docker"]))
-        assert "No module named 'docker'" in reason
-        assert "needs its own _utils and the Python package docker" in reason
+    def test_without_the_docker_sdk_everything_loads(self, clone: Path, tmp_path: Path) -> None:
+        """It is needed for containers, TCP engines and registries, and says so there."""
+        remote = {"docker.url": "tcp://127.0.0.1:1"}
+        call = Caller(tmp_path / "minion", module_dirs=[str(clone)], hidden=["docker"], **remote)
+        _declared(call("baseimg.declared"))
+        answer = call("baseimg.status")
+        assert "[dependency-missing]" in answer.err
+        assert "salt-pip install 'docker" in answer.err
 
     def test_without_its_core(self, clone: Path, tmp_path: Path) -> None:
         """Only the loader files were copied."""
@@ -248,7 +259,7 @@ class TestTwoVersionsAtOnce:
         text = (clone / "_utils/baseimg_core/__init__.py").read_text()
         old = re.search(r'^__version__ = "(.*)"$', text, re.MULTILINE)
         assert old
-        return f"baseimg 99.9.0 met the core of version {old[1]} in {with_pip.parents[1]}/"
+        return f"baseimg 99.9.0 found a core of version {old[1]} in {with_pip.parents[1]}/"
 
     def test_a_module_that_meets_another_version_of_the_core_says_both(self, call: Caller, both: str) -> None:
         assert call("saltutil.sync_modules").code == 0
@@ -262,7 +273,7 @@ class TestTwoVersionsAtOnce:
         """Most releases add something to the core that the module imports."""
         module = newer / "_modules/baseimg.py"
         text = module.read_text()
-        first = "        from baseimg_core.model import policy\n"
+        first = "        from baseimg_core.minion import Minion\n"
         assert text.count(first) == 1
         module.write_text(text.replace(first, f"{first}        import baseimg_core.brand_new\n"))
         (newer / "_utils/baseimg_core/brand_new.py").touch()

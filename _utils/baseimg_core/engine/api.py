@@ -203,7 +203,10 @@ def reachable(url: str) -> Iterator[None]:
     try:
         yield
     # exceptions of requests, which the SDK uses, are OSErrors
-    except (OSError, http.client.HTTPException, json.JSONDecodeError, sdk.docker().errors.DockerException) as exc:
+    except Exception as exc:
+        failures = (OSError, http.client.HTTPException, json.JSONDecodeError, *sdk.failures())
+        if not isinstance(exc, failures):
+            raise
         raise EngineUnreachable(f"no answer from the engine at {url}: {exc}") from exc
 
 
