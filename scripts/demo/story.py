@@ -124,8 +124,8 @@ class Story:
         return [BASE, *APPLICATIONS]
 
     def apply_state(self, version: dict[str, str] | None, *options: str) -> None:
-        """Run the highstate; ``version`` is the change that it must make, ``None`` in test mode."""
-        (state,) = self.shell.salt("state.apply", *options).values()
+        """Apply the SLS; ``version`` is the change that it must make, ``None`` in test mode."""
+        (state,) = self.shell.salt("state.apply", "baseimg", *options).values()
         self.screen.result(state["comment"])
         expect(state["result"], None if version is None else True, f"the state's result ({state['comment']})")
         expect(state["changes"], {"version": version or {"old": "12.0", "new": "12.1"}}, "the state's changes")

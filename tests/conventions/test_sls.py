@@ -51,7 +51,7 @@ EXAMPLE = {
         "check": "true",
     },
 }
-SALT = sorted(path for path in (REPO / "salt").rglob("*.sls") if path.name != "top.sls")
+SALT = sorted((REPO / "salt").rglob("*.sls"))
 NAMES = [".".join(path.relative_to(REPO / "salt").with_suffix("").parts).removesuffix(".init") for path in SALT]
 PILLARS = {"empty": {}, "nothing declared": {"baseimg": {}}, "example": EXAMPLE}
 
@@ -141,9 +141,16 @@ def test_a_mistake_in_pillar_fails_one_state_and_no_other(
     assert state["test"][0]["comment"].startswith(f"[argument-invalid] {key} is ")
 
 
-def test_top_gives_every_node_the_bases(minion: Minion) -> None:
-    minion.configure(pillar={})
-    assert minion.modules["state.show_top"]() == {"base": ["baseimg"]}
+def test_the_published_tree_has_no_top_file(tmp_path: Path) -> None:
+    """A top.sls of ours would merge with the operator's, or replace it."""
+    names = {path.name for path in (REPO / "salt").iterdir()}
+    assert names == {"_beacons", "_grains", "_modules", "_runners", "_states", "_utils", "baseimg", "orch"}
+    own = tmp_path / "srv"
+    own.mkdir()
+    (own / "top.sls").write_text("base:\n  '*':\n    - site\n")
+    for roots in ([str(own), str(REPO / "salt")], [str(REPO / "salt"), str(own)]):
+        operator = Minion(tmp_path / "minion", NO_ENGINE, file_roots={"base": roots})
+        assert operator.modules["state.show_top"]() == {"base": ["site"]}
 
 
 class TestPillar:

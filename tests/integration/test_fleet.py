@@ -169,7 +169,7 @@ class TestConverge:
         running = {
             node: engine.start_container(APPS[0], "sleep", "1000", name="old") for node, engine in fleet.engines.items()
         }
-        applied = fleet.master.salt("*", "state.apply")
+        applied = fleet.master.salt("*", "state.apply", "baseimg")
         for node in NODES:
             state = state_of(applied, node)
             assert (state["result"], state["changes"]) == (True, {"version": {"old": OLD, "new": NEW}})
@@ -219,7 +219,7 @@ class TestConverge:
 
     def test_with_salt_call_on_one_node_alone(self, fleet: Fleet) -> None:
         one, other = NODES
-        reply = fleet.master.call(fleet.minions[one], "state.apply")
+        reply = fleet.master.call(fleet.minions[one], "state.apply", "baseimg")
         assert reply.code == 0
         assert state_of(reply, one)["changes"] == {"version": {"old": OLD, "new": NEW}}
         assert fleet.shown() == {one: {NEW}, other: {OLD}}

@@ -159,10 +159,13 @@ def test_a_mistake_is_told_with_its_code(installed: Installed) -> None:
     assert "[argument-invalid] what is 'nonsense', expected one of: bases, builds" in answer.err
 
 
-def test_a_file_root_alone_is_enough_for_state_apply(clone: Path, tmp_path: Path) -> None:
-    """`state.apply` without an argument syncs by itself, and the pillar's example says what to converge."""
-    roots = {"file_roots": {"base": [str(clone / "salt")]}, "pillar_roots": {"base": [str(clone / "pillar")]}}
-    answer = Caller(tmp_path / "minion", **roots)("state.apply")
+def test_a_file_root_and_the_example_are_enough(clone: Path, tmp_path: Path) -> None:
+    """The operator's own top file names baseimg; `state.apply` without an argument syncs by itself."""
+    own = tmp_path / "srv"
+    own.mkdir()
+    (own / "top.sls").write_text((clone / "pillar/state_top.sls").read_text())
+    roots = {"file_roots": {"base": [str(own), str(clone / "salt")]}}
+    answer = Caller(tmp_path / "minion", **roots, pillar_roots={"base": [str(clone / "pillar")]})("state.apply")
     assert answer.state["__id__"] == "baseimg corp/base:12.0"
     assert answer.state["comment"].startswith("[engine-unreachable] ")
     assert answer.code != 0
