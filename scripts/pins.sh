@@ -1,5 +1,6 @@
 #!/bin/bash
-# Write requirements/dev.txt: what a fresh environment gets today for the requirements in setup.cfg.
+# Write requirements/dev.txt: the versions that a fresh environment gets today for the requirements in setup.cfg. Copy
+# them to requirements/demo.txt, for the packages that are listed there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,3 +15,8 @@ cp -r _utils _modules _states _runners _grains _beacons setup.cfg pyproject.toml
     "$work/venv/bin/python" -m pip freeze --exclude baseimg
 } >"$work/pins"
 cp "$work/pins" requirements/dev.txt
+{
+    head -1 requirements/demo.txt
+    sed -n 's/==.*//p' requirements/demo.txt | while read -r name; do grep -i "^$name==" requirements/dev.txt; done
+} >"$work/demo"
+cp "$work/demo" requirements/demo.txt

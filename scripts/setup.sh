@@ -1,19 +1,23 @@
 #!/bin/bash
-# Make .venv with the pinned requirements, and install the Debian packages that the demo and the tests need.
-# Safe to run again, and quick then.
+# Make .venv with pinned requirements, and install the Debian packages that are missing. Safe to repeat; quick then.
+#
+#   setup.sh [demo|test|bench]     what to prepare for; test by default, which covers demo
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
 VENV=.venv
-PINS=requirements/dev.txt
 STAMP=$VENV/.installed
+SET=${1:-test}
 
 # tool (as `have` looks for it) → Debian package
-PACKAGES=(
-    dockerd:docker.io        # private engines of the demo and the tests
+DEMO_PACKAGES=(
+    dockerd:docker.io        # the private engine
+    busybox:busybox-static   # content of the base images
+    setpriv:util-linux       # ends the private engine together with its parent
+)
+TEST_PACKAGES=(
     podman:podman            # private engines of the tests
-    busybox:busybox-static   # content of the demo's and the tests' base images
     debootstrap:debootstrap  # the test with a real Debian base
     zstd:zstd                # looks into bundles
     docker-registry:docker-registry # a registry of the tests' own
@@ -26,11 +30,16 @@ PACKAGES=(
     rpmbuild:rpm             # makes the rpm databases that the tests read
     chromium:chromium        # looks at the report, as people do
     mkfs.btrfs:btrfs-progs   # file systems of `make engines`
-    setpriv:util-linux       # ends a private engine together with its test run
 )
-# `setup.sh bench`: what baseimg is compared with
+# what baseimg is compared with
 BENCH_PACKAGES=(ostree:ostree docker-registry:docker-registry)
-[ "${1:-}" != bench ] || PACKAGES+=("${BENCH_PACKAGES[@]}")
+
+case $SET in
+    demo) PINS=requirements/demo.txt PACKAGES=("${DEMO_PACKAGES[@]}") ;;
+    test) PINS=requirements/dev.txt PACKAGES=("${DEMO_PACKAGES[@]}" "${TEST_PACKAGES[@]}") ;;
+    bench) PINS=requirements/dev.txt PACKAGES=("${DEMO_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}") ;;
+    *) echo "usage: setup.sh [demo|test|bench]" >&2; exit 2 ;;
+esac
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
@@ -54,12 +63,18 @@ apt_install() {
         { apt-get update -q && apt-get install "${options[@]}" "$@"; } || die "apt-get could not install: $*"
 }
 
-system_packages() {
-    local missing=() pair
+# Missing Debian packages, one a line.
+missing_packages() {
+    local pair
     for pair in "${PACKAGES[@]}"; do
-        have "${pair%%:*}" || missing+=("${pair#*:}")
+        have "${pair%%:*}" || echo "${pair#*:}"
     done
-    [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+}
+
+# What apt would download, in MB; nothing if apt does not know yet.
+download_size() {
+    apt-get install --print-uris -qq --no-install-recommends "$@" 2>/dev/null |
+        awk '{ bytes += $3 } END { if (bytes) printf " (download: %d MB)", bytes / 1000000 }'
 }
 
 make_venv() {
@@ -71,20 +86,35 @@ make_venv() {
     "$PYTHON" -m venv "$VENV"
 }
 
+# A venv belongs to its path, because console scripts contain the full path of their Python.
+stamp() {
+    echo "# $PWD"
+    cat "$1"
+}
+
+installed() {
+    [ "$(stamp "$1")" = "$(cat "$STAMP" 2>/dev/null)" ] && "$VENV/bin/python" -c ''
+}
+
 python_packages() {
-    # The path is part of it because console scripts name their Python by its full path: a checkout may move.
-    local wanted
-    wanted=$(echo "# $PWD"; cat "$PINS")
-    if [ "$wanted" = "$(cat "$STAMP" 2>/dev/null)" ] && "$VENV/bin/python" -c ''; then
-        return
-    fi
-    say "installing $(grep -c == "$PINS") Python packages into $VENV"
-    make_venv
+    # The test set contains the demo's, so only a venv with other pins is made again.
+    installed requirements/demo.txt || make_venv
     "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --no-deps -r "$PINS"
-    echo "$wanted" >"$STAMP"
+    stamp "$PINS" >"$STAMP"
 }
 
 command -v "$PYTHON" >/dev/null || apt_install python3 python3-venv
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed: PYTHON=/path/to/it make setup"
-system_packages
-python_packages
+mapfile -t MISSING < <(missing_packages)
+NEEDS_PYTHON=true
+if installed "$PINS" || { [ "$SET" = demo ] && installed requirements/dev.txt; }; then NEEDS_PYTHON=false; fi
+if [ ${#MISSING[@]} -gt 0 ] || $NEEDS_PYTHON; then
+    say "first run for '$SET'; this takes a minute or more:"
+fi
+if [ ${#MISSING[@]} -gt 0 ]; then say "  Debian packages$(download_size "${MISSING[@]}"): ${MISSING[*]}"; fi
+if $NEEDS_PYTHON; then
+    # pip does not know sizes beforehand; the demo's were measured.
+    say "  $(grep -c == "$PINS") Python packages into $VENV$([ "$SET" != demo ] || echo " (download: 30 MB)")"
+fi
+if [ ${#MISSING[@]} -gt 0 ]; then apt_install "${MISSING[@]}"; fi
+if $NEEDS_PYTHON; then python_packages; fi

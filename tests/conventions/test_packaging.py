@@ -49,3 +49,8 @@ def test_pins_satisfy_the_requirements(setup_cfg: configparser.ConfigParser) -> 
     wanted = [setup_cfg["options"]["install_requires"], *setup_cfg["options.extras_require"].values()]
     for requirement in (Requirement(line) for value in wanted for line in _lines(value)):
         assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+
+
+def test_the_demo_installs_a_part_of_the_test_packages() -> None:
+    demo, dev = (_lines((REPO / f"requirements/{name}.txt").read_text())[1:] for name in ("demo", "dev"))
+    assert set(demo) < set(dev)
