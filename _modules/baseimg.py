@@ -53,6 +53,7 @@ try:
         from baseimg_core.ops import build as ops_build
         from baseimg_core.ops import converge as ops_converge
         from baseimg_core.ops import fetch as ops_fetch
+        from baseimg_core.ops import hold as ops_hold
         from baseimg_core.ops import impact as impacting
         from baseimg_core.ops import import_legacy as ops_import_legacy
         from baseimg_core.ops import prune as ops_prune
@@ -407,9 +408,10 @@ def fetch(name, version, bundles=None, chain_id=None):
         return ops_fetch.fetch(minion.context(trust=True), *_declared(name, version, bundles, chain_id))
 
 
-def rollback(base, to=None, containers="keep", **kwargs):
+def rollback(base, to=None, containers="keep", hold=False, reason="rolled back", **kwargs):
     """
-    Swap a generation that is on this node back in. Constant time, whatever the size of the base.
+    Swap a generation that is on this node back in. Constant time, whatever the size of the base. Rolling back again
+    changes nothing, unless ``to`` names another version.
 
     base
         The base's reference or chain ID.
@@ -421,19 +423,100 @@ def rollback(base, to=None, containers="keep", **kwargs):
         As for :py:func:`baseimg.apply`, but the base is never swapped again: containers that fail their gate are named,
         and the others are restarted.
 
-    Returns what :py:func:`baseimg.apply` returns.
+    hold
+        True: also block the version that is live now (see :py:func:`baseimg.hold`), so that the next ``state.apply``
+        does not bring it back.
+
+    reason
+        The reason of the hold.
+
+    Returns what :py:func:`baseimg.apply` returns, ``direction`` (``back``, ``forward`` or ``none``), and a ``note`` if
+    pillar declares another version than the base shows now.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' baseimg.rollback corp/base:12.0
+        salt '*' baseimg.rollback corp/base:12.0 hold=True reason='shop does not start'
         salt-call baseimg.rollback corp/base:12.0 to=pristine
     """
     with _operation("rollback", kwargs) as minion:
         pillar.text(base, "base")
         version = None if to is None else _known_version(minion.engine(), base, to, "to")
-        return ops_converge.rollback(minion.context(), base, version, container_policy.parse(containers))
+        why = _text(reason, "reason") if hold else None
+        policy = container_policy.parse(containers)
+        return _noted(minion, ops_converge.rollback(minion.context(), base, version, policy, why), version)
+
+
+def _noted(minion, result, version):
+    """The result of a rollback, with a note about what comes next."""
+    notes = []
+    if not result["changed"] and version is None:
+        notes.append(f"{result['base']} is rolled back to {result['to']} already; to= names another version")
+    declared = minion.declared_version(result["base"])
+    held = {hold["version"] for hold in bases.holds_of(minion.engine(), result["base"])}
+    if declared not in (None, result["to"]) and declared not in held:
+        notes.append(
+            f"pillar still declares {declared}: the next state.apply goes forward again; baseimg.hold blocks that"
+        )
+    return {**result, "note": "; ".join(notes)} if notes else result
+
+
+def hold(base, version, reason, until=None, **kwargs):
+    """
+    Block a version of a base on this node. States, ``converge`` and rollouts leave the base where it is and warn; every
+    other version passes.
+
+    base
+        The base's reference or chain ID.
+
+    version
+        The version to block, a text.
+
+    reason
+        Why. ``status``, the grain and the state show it.
+
+    until
+        When the hold ends by itself: ISO 8601 in UTC, ``'2026-12-01'`` or ``'2026-12-01T04:00Z'``. Default: never.
+
+    Returns ``changed``, ``base`` and its ``holds`` (``version``, ``reason``, ``by``, ``at``, ``until``).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.hold corp/base:12.0 "'12.1'" reason='shop does not start'
+    """
+    with _operation("", kwargs) as minion:
+        pillar.text(base, "base")
+        pillar.text(version, "version")
+        pillar.text(reason, "reason")
+        return ops_hold.hold(minion.context(), base, version, reason, ops_hold.utc_time(until, "until"))
+
+
+def unhold(base, version=None, **kwargs):
+    """
+    Lift the hold on a version of a base, or all holds of the base.
+
+    base
+        The base's reference or chain ID.
+
+    version
+        The version; default: all.
+
+    Returns ``changed``, ``base`` and the remaining ``holds``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.unhold corp/base:12.0 "'12.1'"
+    """
+    with _operation("", kwargs) as minion:
+        pillar.text(base, "base")
+        if version is not None:
+            pillar.text(version, "version")
+        return ops_hold.unhold(minion.context(), base, version)
 
 
 def prune(base=None, keep=1, test=False, **kwargs):

@@ -177,6 +177,8 @@ def pruned(name, keep=1):
 
 
 def _converged(ret, done):
+    if "held" in done:
+        return _held(ret, done)
     ret["changes"] = _changes(done)
     restart = done["restart"]
     lines = [_transition(done), *_attention(done)]
@@ -189,6 +191,8 @@ def _converged(ret, done):
 
 
 def _would_converge(ret, planned):
+    if "held" in planned:
+        return _held(ret, planned)
     batches = planned["restart"]["batches"]
     planned["restart"]["restarted"] = [name for batch in batches for name in batch]
     ret["changes"] = _changes(planned)
@@ -201,6 +205,13 @@ def _would_converge(ret, planned):
     if planned["changed"]:
         lines.append(_route(planned))
     ret["comment"] = _lines(lines)
+    return ret
+
+
+def _held(ret, done):
+    """A base that a hold keeps where it is: no failure, and never without a warning."""
+    ret["comment"] = _lines([f"{done['base']}: stays at {done['to']} ({_images(done)}). Held.", *_attention(done)])
+    ret["warnings"] = [f"{done['base']}: {done['held']} (baseimg.unhold lifts it)"]
     return ret
 
 

@@ -207,6 +207,13 @@ class ImageProtected(BaseimgError):
     hint = "remove that image from this node, rebuild it on another base, or remove its pattern from 'protect'"
 
 
+class BaseHeld(BaseimgError):
+    """An operator blocked this version of the base on this node."""
+
+    code = "base-held"
+    hint = "lift the hold with baseimg.unhold if the reason is gone, or declare another version"
+
+
 class NoWayBack(BaseimgError):
     """The node has no generation to roll back to."""
 

@@ -102,6 +102,14 @@ class Minion:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
         return policy_pillar.trust(own, self._pillar.get("baseimg"))  # not pillar.get, which masks values (Salt 3008)
 
+    def declared_version(self, base: str) -> str | None:
+        """The version that pillar declares for a base; None without one, or if pillar has a mistake."""
+        try:
+            declared = self.declared()["bases"].get(base)
+        except BaseimgError:
+            return None
+        return str(declared["version"]) if declared else None
+
     def declared(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the declarations in pillar, validated, with defaults."""
         return policy_pillar.declared(self._pillar.get("baseimg"))

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..disk.legacy import node
+from ..disk.store import holds as holds_file
 from ..disk.store.generations import Store
 from ..disk.store.layout import now
 from ..engine import mounts
@@ -22,6 +23,7 @@ from ..errors import (
     StorageUnsupported,
 )
 from ..model.stack import ids
+from ..model.store import hold as holds
 from ..model.store.record import Generation, Record
 
 
@@ -163,12 +165,19 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
         "generation": current.number,
         "previous": record.previous,
         "interrupted": base.store.interrupted,
+        "holds": [asdict(hold) for hold in holds.active(holds_file.read(base.store.layout.holds), now())],
         "path": base.directory,
         "generations": [{**asdict(one), "current": one is current} for one in kept],
         "space": sum(one.bytes for one in kept if one is not current),
         "images": [image.name for image in images],
         "containers": containers(engine, base, found, images, record.current),
     }
+
+
+def holds_of(engine: Engine, name: str) -> list[dict[str, str]]:
+    """The active holds of a base, as data."""
+    layout = locate(engine, name).store.layout
+    return [asdict(hold) for hold in holds.active(holds_file.read(layout.holds), now())]
 
 
 def pristine_record(base: Base) -> Record:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..context import Context
+from ..disk.store.layout import now
 from ..engine.base import Engine, Image
 from ..errors import (
     ArgumentInvalid,
     BaseAbsent,
+    BaseHeld,
     BundleMismatch,
     EngineUnreachable,
     NoWayBack,
@@ -21,8 +23,10 @@ from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
 from ..model.policy.pillar import Source
 from ..model.stack import ids
+from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from . import bases, impact, protection, tamper
+from . import hold as ops_hold
 from . import repair as ops_repair
 from .bases import Base
 from .containers import restart, runner
@@ -91,6 +95,8 @@ def plan(
         wanted = decide(record, version, catalogue)
         current = record.generations[record.current]
         changed = wanted.generation is not current
+        if changed and (held := ops_hold.blocking(base, version)):
+            return _held(context, base, record, policy, held)
         if changed:
             _check(context, base, record, wanted)
         images = bases.images_on(context.engine, base.chain_id)
@@ -112,8 +118,22 @@ def plan(
         }
 
 
-def rollback(context: Context, name: str, to: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
-    """Swap a generation that is present back in: the previous one, a named version, or ``pristine``."""
+def rollback(
+    context: Context, name: str, to: str | None = None, policy: Policy = _KEEP, reason: str | None = None
+) -> dict[str, Any]:
+    """
+    Swap a generation that is present back in. Rolling back again changes nothing, unless ``to`` names a version.
+
+    Args:
+        context: The surroundings of the operation.
+        name: Reference or chain ID of the base.
+        to: A version or ``pristine``; default: the generation that was live before the last change.
+        policy: How to restart containers.
+        reason: Hold the version that is live now, for this reason; None for no hold.
+
+    Raises:
+        NoWayBack: The generation is not on the node.
+    """
     base, policy = bases.locate(context.engine, name), policy.for_rollback()
     _begin(context, base, policy)
     with base.store.lock(context.lock_timeout, context.by):
@@ -129,6 +149,10 @@ def rollback(context: Context, name: str, to: str | None = None, policy: Policy 
             raise
         if wanted.number:
             bases.check_swappable(context.engine, base)
+        live = record.generations[record.current]
+        if reason is not None and wanted is not live:
+            # before the swap: a crash in between leaves a hold on the live version, and the retry swaps
+            ops_hold.add(base, Hold(live.version, reason, context.by, now()))
         swapped = _activate(context, base, record, wanted, "rollback")
         return _finish(context, base, record, policy, swapped)
 
@@ -204,11 +228,18 @@ def _reach(
             if not found.batches:
                 result = _result(context, base, record, None, Outcome(policy.mode, left=found.left))
                 return {**result, "repaired": healed}
+    held = ops_hold.blocking(base, version) if version != record.generations[record.current].version else None
+    if held and action == "converge":
+        return _held(context, base, record, policy, held)
+    if held:
+        raise BaseHeld(f"{base.reference}: {held}")
     wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
     _check(context, base, record, wanted)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or bases.initial_record(context.engine, base)
         previous = record.previous
+        if version != record.generations[record.current].version:
+            ops_hold.check(base, version)  # set while this job waited for the lock
         wanted = decide(record, version, catalogue)
         generation = wanted.generation or stage(context, base, record, wanted, catalogue)
         swapped = _activate(context, base, record, generation, "repair" if drifted else action)
@@ -220,6 +251,17 @@ def _reach(
             generation.signed_by = catalogue.signed_by([version])
             base.store.save(record)
         return _finish(context, base, record, policy, swapped, drifted or healed)
+
+
+def _held(context: Context, base: Base, record: Record, policy: Policy, held: Hold) -> dict[str, Any]:
+    """The result of an operation that a hold stopped: nothing changed."""
+    result = _result(context, base, record, None, Outcome(policy.mode))
+    planned: dict[str, Any] = {
+        "bundles": [],
+        "changes": dict.fromkeys(("added", "modified", "removed"), 0),
+        "impact": None,
+    }
+    return {**planned, **result, "held": str(held), "restart": {**result["restart"], "batches": []}}
 
 
 def _check(context: Context, base: Base, record: Record, wanted: Plan) -> None:
@@ -280,6 +322,7 @@ def _result(
         "changed": swapped is not None,
         "repaired": False,
         "base": record.reference,
+        "direction": _direction(before, current),
         "from": before.version,
         "to": current.version,
         "generation": current.number,
@@ -288,3 +331,8 @@ def _result(
         "protected": _protected(context, base, record, images),
         "restart": restarted.as_dict(),
     }
+
+
+def _direction(before: Generation, after: Generation) -> str:
+    """``forward`` to a generation that is newer on this node, ``back`` to an older one, or ``none``."""
+    return "none" if before is after else "forward" if after.number > before.number else "back"

@@ -353,7 +353,10 @@ class Store:
     def _record_swap(self, record: Record, intent: Intent) -> None:
         """Update record and history after a completed exchange; the caller saves the record."""
         before = record.generations[intent.before]
-        record.previous = before.number if before.inode and before.number != intent.after else None
+        if intent.action == "rollback":
+            record.previous = intent.after  # rolling back again stays here
+        else:
+            record.previous = before.number if before.inode and before.number != intent.after else None
         record.generations[intent.after].activated = intent.at
         record.intent = None
         self._log(record, intent)

@@ -36,6 +36,8 @@ class Layout:
         self.history = os.path.join(self.home, "history.jsonl")
         #: The journal of container restarts.
         self.restarting = os.path.join(self.home, "restarting.json")
+        #: Versions that the base must not go to.
+        self.holds = os.path.join(self.home, "holds.json")
 
     @property
     def live(self) -> str:

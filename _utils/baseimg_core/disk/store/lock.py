@@ -54,8 +54,8 @@ class LayerLock:
         """Remove our metadata if this base was never swapped. Removes only files that hold no content."""
         layout = self._layout
         indexes = os.listdir(layout.indexes) if os.path.isdir(layout.indexes) else []
-        in_use = (os.path.exists(layout.history), os.path.exists(layout.staging), os.listdir(layout.generations))
-        if any(in_use) or indexes:
+        kept = (layout.history, layout.staging, layout.holds)
+        if any(map(os.path.exists, kept)) or os.listdir(layout.generations) or indexes:
             return
         for path in (layout.state, layout.holder):
             files.discard(path)

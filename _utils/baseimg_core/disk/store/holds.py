@@ -1,0 +1,33 @@
+"""Read and write the holds of one base (:mod:`model.store.hold`), in a file of their own beside the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...linux import files
+from ...linux.oserrors import translate_os_errors
+from ...model.store import hold as model_hold
+from ...model.store.hold import Hold
+
+
+def read(path: str) -> list[Hold]:
+    """
+    Return the stored holds, expired ones included; none if there is no file.
+
+    Raises:
+        RecordInvalid: The file is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            return model_hold.parse(file.read(), path)
+    except FileNotFoundError:
+        return []
+
+
+def write(path: str, holds: Sequence[Hold]) -> None:
+    """Replace the stored holds; without any, remove the file."""
+    with translate_os_errors(path):
+        if holds:
+            files.save(path, model_hold.dump(holds))
+        else:
+            files.discard(path)

@@ -1,0 +1,105 @@
+"""On a node: block a version of a base, and lift the block."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict
+from typing import Any
+
+from ..context import Context
+from ..disk.store import holds as stored
+from ..disk.store.layout import now
+from ..errors import BaseHeld
+from ..model.policy import validation
+from ..model.store import hold as model_hold
+from ..model.store.hold import Hold
+from . import bases
+from .bases import Base
+
+
+def hold(context: Context, name: str, version: str, reason: str, until: str = "") -> dict[str, Any]:
+    """
+    Block a version of a base on this node.
+
+    Args:
+        context: The surroundings of the operation.
+        name: Reference or chain ID of the base.
+        version: The version to block. If it is live, it stays; the base does not go to it again.
+        reason: Why, for people.
+        until: When the hold ends by itself, ISO 8601 in UTC; empty for never.
+
+    Returns:
+        ``changed``, ``base`` and all ``holds`` of the base.
+    """
+    base = bases.locate(context.engine, name)
+    with base.store.lock(context.lock_timeout, context.by):
+        return _result(base, add(base, Hold(version, reason, context.by, now(), until)))
+
+
+def unhold(context: Context, name: str, version: str | None = None) -> dict[str, Any]:
+    """
+    Lift the hold on a version, or all holds of a base. Without a hold nothing changes.
+
+    Returns:
+        ``changed``, ``base`` and the remaining ``holds`` of the base.
+    """
+    base = bases.locate(context.engine, name)
+    with base.store.lock(context.lock_timeout, context.by):
+        holds = stored.read(base.store.layout.holds)
+        kept = [hold for hold in holds if version is not None and hold.version != version]
+        if kept != holds:
+            stored.write(base.store.layout.holds, kept)
+        return _result(base, kept != holds)
+
+
+def utc_time(value: object, key: str) -> str:
+    """
+    Return a time as ISO 8601 in UTC with whole seconds and ``Z``; an empty text for None.
+
+    Args:
+        value: A text (``2026-12-01``, ``2026-12-01T04:00Z``), or the date or time that YAML made of it.
+        key: The argument, for the error.
+    """
+    if value is None:
+        return ""
+    try:
+        time = datetime.datetime.fromisoformat(str(value).strip().replace("Z", "+00:00"))
+    except ValueError:
+        raise validation.wrong(key, value, "a time in UTC, such as '2026-12-01' or '2026-12-01T04:00Z'") from None
+    time = time.replace(tzinfo=time.tzinfo or datetime.timezone.utc).astimezone(datetime.timezone.utc)
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def add(base: Base, hold: Hold) -> bool:
+    """Store a hold, under the lock of the base; False if the same version is held for the same reason and time."""
+    holds = stored.read(base.store.layout.holds)
+    for present in holds:
+        if (present.version, present.reason, present.until) == (hold.version, hold.reason, hold.until):
+            return False
+    stored.write(base.store.layout.holds, [*(each for each in holds if each.version != hold.version), hold])
+    return True
+
+
+def active(base: Base) -> list[Hold]:
+    """The holds of a base that have not expired."""
+    return model_hold.active(stored.read(base.store.layout.holds), now())
+
+
+def blocking(base: Base, version: str) -> Hold | None:
+    """The hold that keeps a base from going to a version; None if it may go."""
+    return model_hold.blocking(stored.read(base.store.layout.holds), version, now())
+
+
+def check(base: Base, version: str) -> None:
+    """
+    Refuse a version that is held.
+
+    Raises:
+        BaseHeld: The version is held on this node.
+    """
+    if found := blocking(base, version):
+        raise BaseHeld(f"{base.reference}: {found}")
+
+
+def _result(base: Base, changed: bool) -> dict[str, Any]:
+    return {"changed": changed, "base": base.reference, "holds": [asdict(each) for each in active(base)]}
