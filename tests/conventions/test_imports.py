@@ -19,7 +19,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "model": ({"errors", "model"}, set()),
     "linux": ({"errors", "linux"}, set()),
     "disk": ({"errors", "progress", "model", "linux", "disk"}, {"zstandard", "cryptography", "debian"}),
-    "sdk": (set(), {"docker"}),
+    "sdk": ({"errors"}, {"docker"}),
     "engine": ({"errors", "model", "linux", "sdk", "engine"}, set()),
     "registry": ({"errors", "progress", "model", "linux", "disk", "sdk", "registry"}, {"urllib3"}),
     "context": ({"progress", "model", "engine"}, set()),

@@ -99,23 +99,32 @@ def plan(
             return _held(context, base, record, policy, held)
         if changed:
             _check(context, base, record, wanted)
-        images = bases.images_on(context.engine, base.chain_id)
-        after = wanted.generation.number if wanted.generation else None
-        totals = [catalogue.manifest(step).totals for step in wanted.route]
         return {
+            **_preview(context, base, record, wanted, catalogue, policy),
             "changed": changed,
             "repaired": drifted or healed is not None,
-            "base": record.reference,
-            "from": current.version,
             "to": version,
-            "bundles": wanted.route,
-            "changes": {word: sum(getattr(one, word) for one in totals) for word in ("added", "modified", "removed")},
-            "images": [image.name for image in images],
-            "containers": bases.containers(context.engine, base, record, images, after),
-            "protected": _protected(context, base, record, images),
-            "impact": impact.preview(context, base, record, images, catalogue, wanted.route) if wanted.route else None,
-            "restart": restart.preview(context.engine, base, record, policy, after),
         }
+
+
+def _preview(
+    context: Context, base: Base, record: Record, wanted: Plan, catalogue: Catalogue, policy: Policy
+) -> dict[str, Any]:
+    """What a plan means for the images and containers on the base."""
+    images = bases.images_on(context.engine, base.chain_id)
+    after = wanted.generation.number if wanted.generation else None
+    totals = [catalogue.manifest(step).totals for step in wanted.route]
+    return {
+        "base": record.reference,
+        "from": record.generations[record.current].version,
+        "bundles": wanted.route,
+        "changes": {word: sum(getattr(total, word) for total in totals) for word in ("added", "modified", "removed")},
+        "images": [image.name for image in images],
+        "containers": bases.containers(context.engine, base, record, images, after),
+        "protected": _protected(context, base, record, images),
+        "impact": impact.preview(context, base, record, images, catalogue, wanted.route) if wanted.route else None,
+        "restart": restart.preview(context.engine, base, record, policy, after),
+    }
 
 
 def rollback(
