@@ -49,7 +49,7 @@ def apply(context: Context, source: Source, base: str | None = None, policy: Pol
         found = _base_for(context.engine, bundle.manifest, base)
         catalogue = Catalogue(context, {version: Source(source.source, bundle.digest)}, stack, {version: bundle})
         try:
-            return _reach(context, found, version, catalogue, "apply", policy)
+            return _converge_to(context, found, version, catalogue, "apply", policy)
         except VersionUnknown as exc:
             raise BundleMismatch(f"{source.source} does not fit base {found.reference}: {exc.message}") from exc
 
@@ -72,7 +72,7 @@ def converge(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         found = find(context.engine, name, catalogue, chain_id)
-        return _reach(context, found, version, catalogue, "converge", policy, repair)
+        return _converge_to(context, found, version, catalogue, "converge", policy, repair)
 
 
 def plan(
@@ -144,7 +144,7 @@ def rollback(
         NoWayBack: The generation is not on the node.
     """
     base, policy = bases.locate(context.engine, name), policy.for_rollback()
-    _begin(context, base, policy)
+    _start_stopped(context, base, policy)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover()
         if record is None:
@@ -217,7 +217,7 @@ def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) 
         raise
 
 
-def _reach(
+def _converge_to(
     context: Context,
     base: Base,
     version: str,
@@ -226,40 +226,50 @@ def _reach(
     policy: Policy,
     repair: bool = False,
 ) -> dict[str, Any]:
-    _begin(context, base, policy)
+    _start_stopped(context, base, policy)
     healed = repair and ops_repair.heal(context, base)
     drifted = repair and tamper.settle(context, base)
     record = base.store.read() or bases.initial_record(context.engine, base)
-    if not base.store.interrupted and not drifted:
-        current = record.generations[record.current]
-        if confirmed(record, version, catalogue) is current:
-            found = restart.plan_restarts(context.engine, base, record, policy, record.current)
-            if not found.batches:
-                result = _result(context, base, record, None, Outcome(policy.mode, left=found.left))
-                return {**result, "repaired": healed}
-    held = ops_hold.blocking(base, version) if version != record.generations[record.current].version else None
-    if held and action == "converge":
-        return _held(context, base, record, policy, held)
-    if held:
-        raise BaseHeld(f"{base.reference}: {held}")
+    if (
+        not base.store.interrupted
+        and not drifted
+        and (result := _no_op(context, base, record, catalogue, version, policy))
+    ):
+        return {**result, "repaired": healed}
+    if version != record.generations[record.current].version and (hold := ops_hold.blocking(base, version)):
+        if action == "converge":
+            return _held(context, base, record, policy, hold)
+        raise BaseHeld(f"{base.reference}: {hold}")
     wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
     _check(context, base, record, wanted)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or bases.initial_record(context.engine, base)
         previous = record.previous
         if version != record.generations[record.current].version:
-            ops_hold.check(base, version)  # set while this job waited for the lock
+            ops_hold.check(base, version)  # it may have been set while this job waited for the lock
         wanted = decide(record, version, catalogue)
         generation = wanted.generation or stage(context, base, record, wanted, catalogue)
         swapped = _activate(context, base, record, generation, "repair" if drifted else action)
-        if drifted:  # the way back does not lead to what was found damaged
+        if drifted:  # the way back does not lead to a damaged generation
             record.previous = previous
             base.store.save(record)
-        if not confirmed(record, version, catalogue):  # another file with the same content: remember its digest
+        if not confirmed(record, version, catalogue):  # another file with the same content: record its digest
             generation.bundle = catalogue.bundle(version).digest
             generation.signed_by = catalogue.signed_by([version])
             base.store.save(record)
         return _finish(context, base, record, policy, swapped, drifted or healed)
+
+
+def _no_op(
+    context: Context, base: Base, record: Record, catalogue: Catalogue, version: str, policy: Policy
+) -> dict[str, Any] | None:
+    """The result if the version is live and no container has to restart; None if there is something to do."""
+    if confirmed(record, version, catalogue) is not record.generations[record.current]:
+        return None
+    restarts = restart.plan_restarts(context.engine, base, record, policy, record.current)
+    if restarts.batches:
+        return None
+    return _result(context, base, record, None, Outcome(policy.mode, left=restarts.left))
 
 
 def _held(context: Context, base: Base, record: Record, policy: Policy, held: Hold) -> dict[str, Any]:
@@ -285,8 +295,8 @@ def _protected(context: Context, base: Base, record: Record, images: list[Image]
     return [image.name for image in protection.protected(context, base, images)] if record.current else []
 
 
-def _begin(context: Context, base: Base, policy: Policy) -> None:
-    """What an earlier run stopped does not wait until this one has all that it needs."""
+def _start_stopped(context: Context, base: Base, policy: Policy) -> None:
+    """Start the containers that an interrupted run left stopped, before anything else."""
     runner.check(context.engine, policy)
     if restart.unverified(base):
         with base.store.lock(context.lock_timeout, context.by):
