@@ -236,10 +236,9 @@ def _converge_to(
         and (result := _no_op(context, base, record, catalogue, version, policy))
     ):
         return {**result, "repaired": healed}
-    if version != record.generations[record.current].version and (hold := ops_hold.blocking(base, version)):
-        if action == "converge":
-            return _held(context, base, record, policy, hold)
-        raise BaseHeld(f"{base.reference}: {hold}")
+    hold = ops_hold.blocking(base, version) if version != record.generations[record.current].version else None
+    if hold:
+        return _held(context, base, record, policy, hold, action)
     wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
     _check(context, base, record, wanted)
     with base.store.lock(context.lock_timeout, context.by):
@@ -272,15 +271,16 @@ def _no_op(
     return _result(context, base, record, None, Outcome(policy.mode, left=restarts.left))
 
 
-def _held(context: Context, base: Base, record: Record, policy: Policy, held: Hold) -> dict[str, Any]:
-    """The result of an operation that a hold stopped: nothing changed."""
+def _held(
+    context: Context, base: Base, record: Record, policy: Policy, hold: Hold, action: str = "converge"
+) -> dict[str, Any]:
+    """The result of a converge that a hold stopped: nothing changed. Any other action is refused."""
+    if action != "converge":
+        raise BaseHeld(f"{base.reference}: {hold}")
     result = _result(context, base, record, None, Outcome(policy.mode))
-    planned: dict[str, Any] = {
-        "bundles": [],
-        "changes": dict.fromkeys(("added", "modified", "removed"), 0),
-        "impact": None,
-    }
-    return {**planned, **result, "held": str(held), "restart": {**result["restart"], "batches": []}}
+    counts = dict.fromkeys(("added", "modified", "removed"), 0)
+    planned: dict[str, Any] = {"bundles": [], "changes": counts, "impact": None}
+    return {**planned, **result, "held": str(hold), "restart": {**result["restart"], "batches": []}}
 
 
 def _check(context: Context, base: Base, record: Record, wanted: Plan) -> None:
