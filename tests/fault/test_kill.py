@@ -183,7 +183,7 @@ def old_node(node, tmp_path, request):
     archive = legacy.pack(upper, [str(target), upper], tmp_path / "BASE-12.1-diff.tar.gz")
     legacy.update(node.root / "layers", archive, "12.1", upper, "12.0")
     if request.param == "unproven":
-        (node.root / "layers/backup/12.0/etc/version").write_text("XXXX")
+        (node.root / "layers/tmp/backup/12.0/etc/version").write_text("XXXX")
     node.views["adopted"] = node.view()
     node.expected = request.param
     return node

@@ -55,9 +55,11 @@ CHANGES = images.layer_tar(
 MORE = images.layer_tar(
     [directory("etc"), file("etc/version", b"12.2\n"), file("etc/added", b"12.2 too\n"), file("srv/new", b"12.2\n")]
 )
+AGAIN = images.layer_tar([directory("opt"), file("opt/low", b"low again\n"), file("etc/version", b"12.3\n")])
 ONLY_ADDS = images.layer_tar([directory("etc", mode=0o751), file("etc/added", b"added\n")])
 ONLY_MODIFIES = images.layer_tar([directory("etc", mode=0o751), file("etc/version", b"12.1\n")])
 OLD = [BUSYBOX, LOW, TOP]
+FULL = "corp/base:12.3"
 
 
 class Site:
@@ -68,16 +70,16 @@ class Site:
         self.overlay = lab.engine.data_root / "overlay2"
         self.original = self.show()
         self.upper = lab.dirs(BASE)[0]
+        self.procedure = legacy.Procedure(url=lab.engine.url)
 
     def show(self, image: str = BASE) -> dict[bytes, Seen]:
         return self.lab.show(image)
 
     def archive(self, target: str) -> Path:
-        name = f"BASE-{target.rpartition(':')[2]}-diff.tar.gz"
-        return legacy.pack(self.upper, self.lab.dirs(target), self.lab.work / name)
+        return self.procedure.build(BASE, target, self.lab.work / "builder")
 
-    def update(self, target: str) -> None:
-        legacy.update(self.overlay, self.archive(target), target.rpartition(":")[2], self.upper, "12.0")
+    def update(self, target: str, interrupted: tuple[int, int] | None = None) -> None:
+        self.procedure.update(self.archive(target), BASE, target, self.overlay, interrupted)
 
     def status(self) -> dict:
         (status,) = self.lab.status(BASE)["bases"]
@@ -109,6 +111,7 @@ def site(lab: Lab) -> Iterator[Site]:
             BASE: OLD,
             NEW: [*OLD, CHANGES],
             NEWER: [*OLD, CHANGES, MORE],
+            FULL: [BUSYBOX, AGAIN, MORE],
             APP: [*OLD, APP_LAYER],
             "corp/adds:12.1": [*OLD, ONLY_ADDS],
             "corp/modifies:12.1": [*OLD, ONLY_MODIFIES],
@@ -144,7 +147,7 @@ class TestProven:
     def test_two_updates(self, site: Site) -> None:
         site.update(NEW)
         site.update(NEWER)
-        assert sorted(os.listdir(site.overlay / "backup")) == ["12.0", "12.1"]
+        assert sorted(os.listdir(site.overlay / "tmp/backup")) == ["12.0", "12.1"]
         done = site.adopt()
         assert (done["version"], done["pristine"], done["pristine_version"]) == ("12.2", "proven", "12.0")
         site.check_pristine()
@@ -153,7 +156,7 @@ class TestProven:
         """What the second update changed is in the second backup; what the first one changed is nowhere."""
         site.update("corp/adds:12.1")
         site.update(NEWER)
-        shutil.rmtree(site.overlay / "backup/12.0")
+        shutil.rmtree(site.overlay / "tmp/backup/12.0")
         done = site.adopt()
         assert (done["pristine"], done["pristine_version"]) == ("proven", "12.0")
         assert "backup 12.1" in done["restored"]
@@ -191,9 +194,70 @@ class TestProven:
         assert site.adopt()["version"] == "12.0-adopted"
         site.check_pristine()
 
+    # the backup, and the copy over the live directory; after so many of the directories in the layer's root
+    @pytest.mark.parametrize("call", [1, 2])
+    @pytest.mark.parametrize("sources", [0, 1, 3])
+    def test_an_update_that_was_killed(self, site: Site, call: int, sources: int) -> None:
+        site.update(FULL, (call, sources))
+        done = site.adopt()
+        # with the backup interrupted, the live directory was not touched
+        assert (done["pristine"], done["version"]) == ("proven", "12.0" if call == 1 else "12.0-adopted")
+        site.check_pristine()
+
+    @pytest.mark.parametrize("call", [1, 2])
+    def test_a_second_update_that_was_killed(self, site: Site, call: int) -> None:
+        site.update(NEW)
+        site.update(FULL, (call, 2))
+        done = site.adopt()
+        assert (done["pristine"], done["version"]) == ("proven", "12.1" if call == 1 else "12.1-adopted")
+        assert not site.lab.adopt()["changed"]
+        site.check_pristine()
+
+    def test_killed_and_run_again(self, site: Site) -> None:
+        """The second run backs up what the first one has changed, over the only copy of the original."""
+        site.update(NEW, (2, 4))
+        site.update(NEW)
+        done = site.adopt()
+        assert (done["version"], done["pristine"]) == ("12.1", "unproven")
+        assert "etc/version" in done["missing"]
+
+    def test_killed_and_run_again_where_files_were_only_added(self, site: Site) -> None:
+        site.update("corp/adds:12.1", (2, 1))
+        site.update("corp/adds:12.1")
+        assert site.adopt()["pristine"] == "proven"
+        site.check_pristine()
+
+    def test_a_restored_backup_whose_version_nobody_recorded(self, site: Site) -> None:
+        """The text has no command that restores, so nothing rewrites base.ver."""
+        site.update(NEW)
+        legacy.restore(site.overlay, "12.0", record=False)
+        done = site.adopt()
+        assert (done["version"], done["pristine"]) == ("12.1-adopted", "proven")
+        site.lab.refused("version-unknown", "converge", BASE, "12.1")
+        assert not site.lab.adopt()["changed"]
+        site.check_pristine()
+
+    def test_carriage_returns(self, site: Site) -> None:
+        """People edit the file on their own machines; the text takes care of that, once a line."""
+        site.update(NEW)
+        properties = site.overlay / "tmp/baseimg.properties"
+        properties.write_bytes(properties.read_bytes().replace(b"\n", b"\r\n"))
+        site.update(NEWER)
+        assert properties.read_bytes().count(b"\r") == 1
+        assert site.adopt()["version"] == "12.2"
+        site.check_pristine()
+
+    def test_a_target_that_is_built_on_its_own(self, site: Site) -> None:
+        """Then the archive has all layers of the target, the lowest ones over the others."""
+        site.update(FULL)
+        assert site.show()[b"opt/low"].size == len(b"low again\n")
+        done = site.adopt()
+        assert (done["version"], done["pristine"]) == ("12.3", "proven")
+        site.check_pristine()
+
     def test_no_backup_where_files_were_only_added(self, site: Site) -> None:
         site.update("corp/adds:12.1")
-        shutil.rmtree(site.overlay / "backup")
+        shutil.rmtree(site.overlay / "tmp/backup")
         done = site.adopt()
         assert done["pristine"] == "proven"
         assert set(done["restored"]) == {"live"}
@@ -209,11 +273,46 @@ class TestProven:
 
     def test_properties_somewhere_else(self, site: Site, tmp_path: Path) -> None:
         site.update(NEW)
-        for name in ("tmp", "backup"):
-            subprocess.run(["mv", site.overlay / name, tmp_path], check=True)
+        subprocess.run(["mv", site.overlay / "tmp", tmp_path], check=True)
         site.lab.refused("legacy-absent", "adopt")
         assert site.lab.adopt(overlay_dir=str(tmp_path))["pristine"] == "proven"
         site.check_pristine()
+
+
+OTHER, OTHER_NEW = "other/base:3.0", "other/base:3.1"
+
+
+class TestASecondBase:
+    """There is one properties file for all bases, so the update of a second one lands in the first one's directory."""
+
+    @pytest.fixture
+    def site(self, site: Site) -> Site:
+        first = images.layer_tar([directory("jdk"), file("jdk/release", b"3.0\n"), file("jdk/java", b"java 3.0\n")])
+        second = images.layer_tar([directory("jdk"), file("jdk/release", b"3.1\n"), file("jdk/java", b"java 3.1\n")])
+        stacks = {OTHER: [BUSYBOX, first], OTHER_NEW: [BUSYBOX, first, second]}
+        site.lab.load(stacks)
+        self.bundle = site.lab.bundle(OTHER, OTHER_NEW)
+        self.other = site.show(OTHER)
+        archive = site.procedure.build(OTHER, OTHER_NEW, site.lab.work / "builder")
+        site.lab.untag(OTHER_NEW)
+        site.update(NEW)
+        site.procedure.update(archive, OTHER, OTHER_NEW, site.overlay)
+        return site
+
+    def test_its_files_are_in_the_first(self, site: Site) -> None:
+        assert differences(self.other, site.show(OTHER)) == []
+        assert b"jdk/release" in site.show()
+
+    def test_both_are_restored(self, site: Site) -> None:
+        done = site.adopt()
+        assert (done["base"], done["version"], done["pristine"]) == (BASE, "3.1", "proven")
+        assert done["updates"] == ["12.0", "12.1", "3.1"]
+        assert done["misplaced"] == [{"version": "3.1", "image": OTHER}]
+        assert "other/base:3.0 itself was never updated" in done["hint"]
+        site.check_pristine()
+        assert b"jdk/release" not in site.show()
+        assert site.lab.converge(OTHER, "3.1", {"3.1": {"source": self.bundle}})["changed"]
+        assert site.show(OTHER)[b"jdk/release"].size == len(b"3.1\n")
 
 
 class TestAfterwards:
@@ -257,7 +356,7 @@ class TestAfterwards:
     def test_the_old_files_can_go(self, site: Site) -> None:
         site.update(NEW)
         done = site.adopt()
-        assert done["removable"] == [str(site.overlay / "tmp"), str(site.overlay / "backup")]
+        assert done["removable"] == [str(site.overlay / "tmp")]
         assert done["space"] > 0
         for path in done["removable"]:
             assert path in done["hint"]
@@ -290,7 +389,7 @@ class TestUnproven:
         subprocess.run(["cp", "-a", site.upper, self.copy], check=True)
         self.bundle = site.lab.bundle()
         site.update(NEW)
-        shutil.rmtree(site.overlay / "backup")
+        shutil.rmtree(site.overlay / "tmp/backup")
         return site
 
     def check(self, site: Site, done: dict, missing: str) -> None:
@@ -316,7 +415,7 @@ class TestUnproven:
     @pytest.mark.parametrize("damage", [b"XX.X\n", b"", b"longer than it was\n"])
     def test_the_backup_is_damaged(self, site: Site, damage: bytes) -> None:
         site.update(NEW)
-        (site.overlay / "backup/12.0/etc/version").write_bytes(damage)
+        (site.overlay / "tmp/backup/12.0/etc/version").write_bytes(damage)
         done = site.adopt()
         self.check(site, done, "etc/version")
         assert done["missing"] == ["etc/version"]
@@ -325,7 +424,7 @@ class TestUnproven:
         """No symlink is followed, whatever it leads to."""
         site.update(NEW)
         (tmp_path / "version").write_bytes(b"12.0\n")
-        path = site.overlay / "backup/12.0/etc"
+        path = site.overlay / "tmp/backup/12.0/etc"
         (path / "version").unlink()
         (path / "version").symlink_to(tmp_path / "version")
         self.check(site, site.adopt(), "etc/version")
@@ -354,12 +453,13 @@ class TestUnproven:
         assert (ret["result"], ret["changes"]) == (False, {})
         assert ret["comment"].startswith("[pristine-unproven]")
 
-    def test_the_way_out_with_a_copy(self, without_backup: Site) -> None:
+    @pytest.mark.parametrize("place", ["tmp/backup", "backup"])
+    def test_the_way_out_with_a_copy(self, without_backup: Site, place: str) -> None:
         site = without_backup
         site.adopt()
         assert site.adopt()["changed"] is False
-        (site.overlay / "backup").mkdir()
-        subprocess.run(["mv", self.copy, site.overlay / "backup"], check=True)
+        (site.overlay / place).mkdir()
+        subprocess.run(["mv", self.copy, site.overlay / place], check=True)
         done = site.adopt()
         assert (done["changed"], done["version"], done["pristine"]) == (True, "12.1", "proven")
         assert done["restored"]["backup original"] > 5

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -131,5 +134,41 @@ def test_a_node_whose_base_the_scripts_changed_is_not_built_upon(site: Lab) -> N
     site.refused("content-unknown", "build", BASE, NEW, str(site.work / "b.tar"))
     site.adopt()
     assert site.import_legacy(archive, BASE, str(site.work / "b.tar"))["changes"]["added"] == 2
-    for name in ("tmp", "backup"):
-        os.system(f"rm -rf {overlay / name}")
+    shutil.rmtree(overlay / "tmp")
+
+
+def repacked(archive: str, path: Path, *command: str) -> str:
+    """The same archive, packed by another command in the directory with ``diff``."""
+    root = path.parent / "unpacked"
+    root.mkdir()
+    subprocess.run(["tar", "-xzf", archive, "-C", root], check=True)
+    subprocess.run(["tar", "-czf", path, *command], check=True, cwd=root)
+    return str(path)
+
+
+def test_everything_in_an_archive_lies_below_diff(site: Lab) -> None:
+    with tarfile.open(pack(site)) as archive:
+        assert {os.path.normpath(name).split("/")[0] for name in archive.getnames()} == {"diff"}
+
+
+def test_an_archive_of_the_root_itself(site: Lab) -> None:
+    archive = repacked(pack(site), site.work / "BASE-12.1-diff.tar.gz2", "-C", "diff", ".")
+    done = site.import_legacy(archive, BASE, str(site.work / "b.tar"), version="12.1")
+    assert done["changes"] == {"added": 2, "modified": 2, "removed": 1}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(".",), ("diff", "log.log"), ("--transform=s,^diff,BASE-12.1/diff,", "diff"), ("--transform=s,^diff,x,", "diff")],
+)
+def test_an_archive_of_another_shape(site: Lab, command: tuple[str, ...]) -> None:
+    archive = pack(site)
+    root = site.work / "shape"
+    root.mkdir()
+    subprocess.run(["tar", "-xzf", archive, "-C", root], check=True)
+    (root / "log.log").write_text("copied\n")
+    path = site.work / "BASE-12.2-diff.tar.gz"
+    subprocess.run(["tar", "-czf", path, *command], check=True, cwd=root)
+    error = site.refused("legacy-invalid", "import_legacy", str(path), BASE, str(site.work / "b.tar"))
+    assert "diff" in error.info["message"]
+    assert not (site.work / "b.tar").exists()

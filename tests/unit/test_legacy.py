@@ -274,6 +274,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "hard link to a symlink's target": lambda: _tar(symlink("a", "/etc"), hardlink("b", "a/passwd")),
     "block device": lambda: _tar(images.blockdev("a", 8, 0)),
     "character device": lambda: _tar(images.chardev("a", 1, 1)),
+    "first below diff, then not": lambda: _tar(directory("./diff"), file("./diff/etc/a"), file("./etc/b")),
+    "a root that no image has": lambda: _tar(directory("."), directory("./rootfs"), file("./rootfs/etc")),
+    "a link out of diff": lambda: _tar(file("diff/a"), hardlink("diff/b", "etc/passwd")),
     "unknown type": lambda: _tar(Member("a", b"Z")),
 }
 
@@ -304,9 +307,9 @@ class TestHostileArchives:
             images.chardev("./etc/gone", 0, 0),
         ]
         (tmp_path / "a").write_bytes(_tar(*members))
-        for name in ("root", "truth"):
-            (tmp_path / name).mkdir()
-        found = legacy_archive.unpack(str(tmp_path / "a"), str(tmp_path / "root"), Stack([]))
+        for name in ("root", "truth", "source/etc"):
+            (tmp_path / name).mkdir(parents=True)
+        found = legacy_archive.unpack(str(tmp_path / "a"), str(tmp_path / "root"), Stack([str(tmp_path / "source")]))
         os.system(f"tar -xpzf {tmp_path / 'a'} -C {tmp_path / 'truth'}")
         assert found.removed == [b"etc/gone"]
         seen, truth = snapshot(tmp_path / "root"), snapshot(tmp_path / "truth")

@@ -19,6 +19,7 @@ from ..engine.base import Engine
 from ..errors import BaseAbsent, ContentUnknown, LayerUnsupported
 from ..model.legacy import properties as model_legacy
 from ..model.stack import ids, overlay
+from ..model.stack.changes import Action
 from ..model.store.record import Generation, Record
 from ..progress import step_progress
 from . import bases
@@ -65,9 +66,7 @@ def adopt(context: Context, overlay_dir: str | None = None) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Attempt:
-    """
-    One attempt to restore the pristine content.
-    """
+    """One attempt to restore the pristine content."""
 
     context: Context
     base: Base
@@ -81,6 +80,8 @@ class _Attempt:
     files: Mapping[str, int] = field(default_factory=dict)
     #: The files that no source has.
     missing: list[bytes] = field(default_factory=list)
+    #: Directories whose metadata the layer does not specify.
+    unnamed: set[bytes] = field(default_factory=set)
 
     def fill(self, staging: str) -> Adopted | None:
         """Reconstruct the pristine content in ``staging``, and describe the result in the record."""
@@ -113,7 +114,7 @@ class _Attempt:
             )
         except LayerUnsupported as exc:
             return exc.message
-        self.files, self.missing = made.files, made.missing
+        self.files, self.missing, self.unnamed = made.files, made.missing, made.unnamed
         if made.missing:
             listed = ", ".join(overlay.shown(path) for path in made.missing[:3])
             return (
@@ -128,33 +129,35 @@ class _Attempt:
         return [*backups, ("live", self.base.store.layout.live)]
 
     def _is_live(self, staging: str) -> bool:
-        """True if the live directory shows exactly what the pristine content shows."""
+        """True if the live directory shows what the pristine content shows."""
         lower = self.base.lower
-        return not compare(Stack([staging, *lower]), Stack([self.base.store.layout.live, *lower]), siblings=siblings)
+        changes = compare(Stack([staging, *lower]), Stack([self.base.store.layout.live, *lower]), siblings=siblings)
+        return all(change.action is Action.MODIFIED and change.path in self.unnamed for change in changes)
 
     def _live(self) -> Generation:
-        version = model_legacy.adopted_version(
-            self.legacy.properties.version, {self.record.pristine.version, "pristine"}
-        )
+        version, taken = self.legacy.properties.version, {self.record.pristine.version, "pristine"}
+        if not self.legacy.is_complete(self.base.store.layout.live):
+            taken.add(version)
+        version = model_legacy.adopted_version(version, taken)
         size, paths = space.measure(self.base.store.layout.live)
         return Generation(-1, version, model_legacy.CONTENT, 0, bytes=size, paths=paths)
 
 
 def _base(engine: Engine, legacy: LegacyState) -> Base:
     """Return the base whose top layer the scripts overwrote, by the name that they used."""
-    found = {
+    chain_ids = {
         image.chain_ids[height]
         for image in engine.images()
         for height, directory in enumerate(image.directories)
         if legacy.is_layer(directory)
     }
-    if not found:
+    if not chain_ids:
         raise BaseAbsent(
             f"no image on this node has the layer directory {legacy.properties.directory}",
             "the base was removed after the scripts updated it; if it was pulled again, it is the original; "
-            "remove the scripts' files tmp/baseimg.properties and backup/",
+            "remove the scripts' files in tmp/ and backup/",
         )
-    chain_id = found.pop()
+    chain_id = chain_ids.pop()
     own = [image for image in bases.images_on(engine, chain_id) if image.chain_id == chain_id]
     tags = [tag for image in own for tag in image.tags if ids.tag(tag) == _first_version(legacy)]
     return bases.by_chain(engine, chain_id, tags[0] if tags else None)
@@ -173,11 +176,10 @@ def _first_record(base: Base, legacy: LegacyState) -> Record:
 
 
 def _check_untouched(record: Record, base: Base, legacy: LegacyState) -> None:
-    """
-    Refuse a base that the scripts updated again after its adoption. They write in place, so inodes do not show it.
-    """
+    """Refuse a base that the scripts updated after its adoption. They write in place, so inodes do not show it."""
     known = {generation.version for generation in record.generations.values()}
     known |= {line[side] for line in base.store.records.history() for side in ("from", "to")}
+    known |= {model_legacy.base_version(version) for version in known}
     if legacy.properties.version not in known:
         raise ContentUnknown(
             f"the old scripts updated {record.reference} to {legacy.properties.version} after its adoption",
@@ -192,6 +194,7 @@ def _result(
     current = record.generations[record.current]
     state = {"kept": "proven"}.get(record.pristine_state, record.pristine_state)
     removable = legacy.removable if record.pristine.inode else []
+    misplaced = _misplaced(context.engine, base, legacy)
     return {
         "changed": bool(attempt and attempt.changed),
         "base": record.reference,
@@ -200,13 +203,42 @@ def _result(
         "generation": current.number,
         "pristine": state,
         "pristine_version": record.pristine.version,
+        "updates": legacy.updates,
+        "misplaced": misplaced,
         "restored": dict(attempt.files) if attempt and not record.unproven else {},
         "missing": [overlay.shown(path) for path in attempt.missing[:_LISTED]] if attempt else [],
         "removable": removable,
         "space": sum(space.measure(path)[0] for path in removable),
         "images": [image.name for image in bases.images_on(context.engine, base.chain_id)],
-        "hint": _hint(record, legacy, removable),
+        "hint": " ".join(filter(None, [_hint(record, legacy, removable), *map(_misplaced_hint, misplaced)])),
     }
+
+
+def _misplaced(engine: Engine, base: Base, legacy: LegacyState) -> list[dict[str, str]]:
+    """
+    Return the updates that were made for another base, by version and image.
+
+    An archive mostly replaces files of the image that it was made for. So its paths tell which image that is.
+    """
+    headers = engine.original_tar_headers(base.chain_id) or []
+    names = {os.path.normpath(info.name) for info, _checksum in headers}
+    others = [image for image in engine.images() if base.directory not in image.directories]
+    misplaced = []
+    for version, unpacked in legacy.unpacked:
+        # of images with the same files, the one with the fewest layers is the base
+        ranks = [(node.count_known(unpacked, image.directories), -len(image.directories)) for image in others]
+        best = max(ranks, default=(0, 0))
+        if best[0] > node.count_known(unpacked, base.lower, names):
+            misplaced.append({"version": version, "image": others[ranks.index(best)].name})
+    return misplaced
+
+
+def _misplaced_hint(update: Mapping[str, str]) -> str:
+    return (
+        f"The update to {update['version']} seems to be of {update['image']}: the scripts have one properties file for "
+        "all bases, so they copied it over this base. Only a rollback to pristine, or a bundle, removes its files. "
+        f"{update['image']} itself was never updated."
+    )
 
 
 def _hint(record: Record, legacy: LegacyState, removable: list[str]) -> str:
@@ -215,6 +247,6 @@ def _hint(record: Record, legacy: LegacyState, removable: list[str]) -> str:
             f"{record.reference} cannot return to its original content or change to another version: "
             f"{record.unproven}. Either remove all containers and images on it, and pull it again. Or copy the "
             "original layer directory (its path is in baseimg.layer, on a machine where it was never updated) with "
-            f"'rsync -aHAX' to {os.path.join(legacy.home, 'backup')}/original and run baseimg.adopt again"
+            f"'rsync -aHAX' to {os.path.join(legacy.home, 'tmp/backup/original')} and run baseimg.adopt again."
         )
-    return f"these files of the old scripts can be deleted: {', '.join(removable)}" if removable else ""
+    return f"These files of the old scripts can be deleted: {', '.join(removable)}." if removable else ""

@@ -4,6 +4,9 @@ Unpacks an archive of the shell scripts that baseimg replaces: ``BASE-<version>-
 It holds the merged upper layers of the target, written by ``tar`` without extended attributes. It is untrusted: every
 name must be a plain path below the root, a parent that is a symlink is not followed, and devices are refused. Only a
 device 0/0 is accepted: the scripts carried a removed path that way.
+
+The scripts pack ``./diff``. An archive of the root itself (``tar -C diff … .``) is accepted, too. An archive of another
+shape would only add directories to the base, so it is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from ..stack.tree import Tree, set_metadata
 from ..store import space
 
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, ValueError)
+_PREFIX = b"diff"
 _HINT = "give an archive that the old scripts built, or build a bundle from the two images"
 
 
@@ -76,6 +80,8 @@ class _Unpacking:
         # None for a directory without an entry in the archive
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: dict[bytes, Kind] = {}
+        # None before the first entry
+        self._has_prefix: bool | None = None
 
     def close(self) -> None:
         self._tree.close()
@@ -83,7 +89,7 @@ class _Unpacking:
     def add(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
         if info.name.startswith("/"):
             raise self._wrong(info, "has an absolute name")
-        path = tar_entry.relative_path(info.name)
+        path = self._path(info, info.name)
         try:
             if info.isdir():
                 self._make_directory(path)
@@ -94,6 +100,18 @@ class _Unpacking:
         except (FileExistsError, NotADirectoryError) as exc:
             raise self._wrong(info, f"cannot be created: {exc.strerror}") from exc
 
+    def _path(self, info: tarfile.TarInfo, name: str) -> bytes:
+        """Return a name as a path below the root of the image."""
+        path = tar_entry.relative_path(name)
+        if self._has_prefix is None:
+            # tar names the directory that it packs first: "./diff" here, "./" in an archive of the root
+            self._has_prefix = path == _PREFIX or path.startswith(_PREFIX + b"/")
+        if not self._has_prefix:
+            return path
+        if path != _PREFIX and not path.startswith(_PREFIX + b"/"):
+            raise self._wrong(info, "is not below ./diff as the entries before it")
+        return path[len(_PREFIX) + 1 :]
+
     def _make_directory(self, path: bytes) -> None:
         for above in [*reversed(list(overlay.ancestors(path))), path]:
             if above not in self._directories:
@@ -102,7 +120,7 @@ class _Unpacking:
 
     def _add_leaf(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo) -> None:
         if info.islnk():
-            first = tar_entry.relative_path(info.linkname)
+            first = self._path(info, info.linkname)
             if first not in self._leaves:
                 raise self._wrong(info, "is a hard link to a path that does not precede it")
             self._tree.link(path, first)
@@ -136,9 +154,22 @@ class _Unpacking:
 
     def finish(self) -> None:
         """Set the metadata of directories last, because creating entries changes their times."""
+        self._check_shape()
         for path, entry in sorted(self._directories.items()):
             if path:
                 self._tree.set_metadata(path, self._with_attributes(path, entry) if entry else self._inherited(path))
+
+    def _check_shape(self) -> None:
+        """Refuse an archive whose root is not the root of the source: its content would land in the wrong place."""
+        names = {path.split(b"/")[0] for path in (*self._directories, *self._leaves, *self.result.removed) if path}
+        known = {name for name in names if self._source.find(name) is not None}
+        if names and (not known or (not self._has_prefix and _PREFIX in names - known)):
+            listed = ", ".join(overlay.shown(name) for name in sorted(names)[:5])
+            raise LegacyInvalid(
+                f"{self._archive} has an unknown shape: the source image has none of {listed} in its root; expected "
+                "./diff with the files of the image, or the files themselves",
+                _HINT,
+            )
 
     def _with_attributes(self, path: bytes, entry: Entry) -> Entry:
         before = self._before(path)

@@ -3,17 +3,25 @@ Finds the files that the shell scripts, which baseimg replaces, left on a node. 
 
 ::
 
-    <overlay dir>/tmp/baseimg.properties   which layer directory they overwrote, and its version since (model.legacy)
-    <overlay dir>/tmp/                     unpacked archives, perhaps
-    <overlay dir>/backup/<version>/        the layer directory as it was before they updated it from that version
+    <overlay dir>/tmp/baseimg.properties     the layer directory that the scripts overwrite, and its version
+    <overlay dir>/tmp/BASE-<version>/diff/   the unpacked archive of an update
+    <overlay dir>/tmp/backup/<version>/      the layer directory before an update from this version
+    <overlay dir>/backup/<version>/          the same; not the scripts' own place, but operators use it
 
-A backup lacks dot files in the layer's root. It may be missing, incomplete, or hold what an update before it brought.
+There is one properties file for all bases of a node. The scripts read the layer directory from it. So an update of a
+second base is copied over the layer directory of the first one, and the second base never changes.
+
+A backup lacks dot files in the layer's root. It may be missing or incomplete. If an update was interrupted and run
+again, the backup holds files of that update.
 """
 
 from __future__ import annotations
 
+import filecmp
+import itertools
 import os
-from collections.abc import Collection, Iterator
+import stat
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...errors import LegacyAbsent, LegacyInvalid
@@ -21,24 +29,34 @@ from ...model.legacy import properties as model_properties
 from ...model.legacy.properties import Properties
 
 _MAX_PROPERTIES = 1 << 16
+_SAMPLE = 20_000  # paths; enough to tell which image an archive was made for
 
 
 @dataclass(frozen=True, slots=True)
 class LegacyState:
-    """What was found in ``home``, the overlay directory. ``backups`` (version, directory) are oldest first."""
+    """The scripts' files on a node."""
 
+    #: The overlay directory.
     home: str
     properties: Properties
+    #: Version and directory of each backup, oldest first.
     backups: tuple[tuple[str, str], ...]
+    #: Version and directory of each unpacked archive.
+    unpacked: tuple[tuple[str, str], ...] = ()
 
     @property
     def removable(self) -> list[str]:
-        """Everything that is of no use once the base is adopted."""
-        found = [os.path.join(self.home, name) for name in ("tmp", "backup")]
-        return [path for path in found if os.path.isdir(path)]
+        """The directories that are not needed once the base is adopted."""
+        directories = [os.path.join(self.home, name) for name in ("tmp", "backup")]
+        return [directory for directory in directories if os.path.isdir(directory)]
+
+    @property
+    def updates(self) -> list[str]:
+        """The versions that the scripts gave the directory, oldest first."""
+        return list(dict.fromkeys([*(version for version, _directory in self.backups), self.properties.version]))
 
     def is_layer(self, layer: str) -> bool:
-        """Whether ``layer`` (a ``diff``) is the directory that the scripts overwrote, under whatever path."""
+        """True if ``layer`` (a ``diff``) is the directory that the scripts overwrote, under any path."""
         if os.path.normpath(layer) == self.properties.directory:
             return True
         try:
@@ -47,13 +65,24 @@ class LegacyState:
             return False
 
     def was_updated(self, own: Collection[str]) -> bool:
-        """Whether the scripts have updated the base, whose own version is one of ``own``; perhaps back to that one."""
+        """True if the scripts updated the base, perhaps back to one of its ``own`` versions."""
         return self.properties.version not in own or bool(self.backups)
+
+    def is_complete(self, live: str) -> bool:
+        """
+        Return False if ``live`` lacks files of the recorded version: an update was interrupted, or a backup restored.
+
+        The scripts record a version before or after they copy its files, and operators restore backups by hand. Without
+        the unpacked archive nothing is known, and the recorded version counts.
+        """
+        directory = dict(self.unpacked).get(self.properties.version)
+        return directory is None or all(_is_same(path, os.path.join(live, name)) for name, path in _files(directory))
 
 
 def read(home: str) -> LegacyState:
-    """What the scripts left in the overlay directory; raises :class:`LegacyAbsent`, :class:`LegacyInvalid`."""
-    path = os.path.join(home, "tmp", "baseimg.properties")
+    """Read the scripts' files in an overlay directory; raises :class:`LegacyAbsent`, :class:`LegacyInvalid`."""
+    work = os.path.join(home, "tmp")
+    path = os.path.join(work, "baseimg.properties")
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             properties = model_properties.parse(file.read(_MAX_PROPERTIES), path)
@@ -61,22 +90,65 @@ def read(home: str) -> LegacyState:
         raise LegacyAbsent(f"{path} does not exist") from None
     except OSError as exc:
         raise LegacyInvalid(f"{path} cannot be read: {exc.strerror}", "make it a plain file, or remove it") from exc
-    return LegacyState(home, properties, tuple(_backups(os.path.join(home, "backup"))))
+    backups = itertools.chain(*(_directories(os.path.join(place, "backup")) for place in (work, home)))
+    oldest_first = sorted(backups, key=lambda entry: (entry.stat().st_mtime_ns, entry.name))
+    return LegacyState(
+        home, properties, tuple((entry.name, entry.path) for entry in oldest_first), tuple(_unpacked(work))
+    )
 
 
 def find(layer: str) -> LegacyState | None:
-    """What the scripts left of the layer directory ``layer`` (a ``diff``); nothing where they did not touch it."""
+    """Return the scripts' files that concern ``layer`` (a ``diff``); ``None`` if they did not update it."""
     try:
-        old = read(os.path.dirname(os.path.dirname(layer)))
+        state = read(os.path.dirname(os.path.dirname(layer)))
     except LegacyAbsent:
         return None
-    return old if old.is_layer(layer) else None
+    return state if state.is_layer(layer) else None
 
 
-def _backups(directory: str) -> Iterator[tuple[str, str]]:
-    if not os.path.isdir(directory):
+def count_known(unpacked: str, directories: Sequence[str], names: Collection[str] = ()) -> int:
+    """
+    Count the files of an unpacked archive that a layer already has: those that the update replaced.
+
+    Args:
+        unpacked: The unpacked archive.
+        directories: Layer directories.
+        names: Paths that another layer has.
+    """
+    return sum(
+        name in names or any(os.path.lexists(os.path.join(directory, name)) for directory in directories)
+        for name, _path in itertools.islice(_files(unpacked), _SAMPLE)
+    )
+
+
+def _directories(parent: str) -> Iterator[os.DirEntry[str]]:
+    if not os.path.isdir(parent):
         return
-    with os.scandir(directory) as entries:
-        found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for entry in sorted(found, key=lambda entry: (entry.stat().st_mtime_ns, entry.name)):
-        yield entry.name, entry.path
+    with os.scandir(parent) as entries:
+        yield from (entry for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def _unpacked(work: str) -> Iterator[tuple[str, str]]:
+    for entry in _directories(work):
+        version = model_properties.version_of_directory(entry.name)
+        directory = os.path.join(entry.path, "diff")
+        if version and os.path.isdir(directory):
+            yield version, directory
+
+
+def _files(directory: str) -> Iterator[tuple[str, str]]:
+    """Yield the relative name and the path of every regular file below a directory."""
+    for parent, _directories_below, files in os.walk(directory):
+        for file in files:
+            path = os.path.join(parent, file)
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                yield os.path.relpath(path, directory), path
+
+
+def _is_same(path: str, live: str) -> bool:
+    """True if ``live`` has the content of ``path``, or is something that ``cp`` could not overwrite with a file."""
+    try:
+        mode = os.lstat(live).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return not stat.S_ISREG(mode) or filecmp.cmp(path, live, shallow=False)

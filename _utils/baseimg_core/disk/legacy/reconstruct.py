@@ -41,6 +41,8 @@ class Rebuilt:
     files: dict[str, int] = field(default_factory=dict)
     #: The files that no source has.
     missing: list[bytes] = field(default_factory=list)
+    #: Directories without a header; the tar does not specify their metadata.
+    unnamed: set[bytes] = field(default_factory=set)
 
 
 def rebuild(
@@ -176,6 +178,8 @@ class _Reconstruction:
         """Set the metadata of directories last, because creating entries changes their times."""
         for path, entry in sorted(self._directories.items()):
             self._tree.set_metadata(path, entry or self._inherited(path))
+            if entry is None:
+                self.result.unnamed.add(path)
             if path in self._opaque:
                 self._tree.set_opaque(path)
 

@@ -16,6 +16,7 @@ from ...errors import LegacyInvalid
 # The chain ID of a content that the scripts wrote. No image has it, so no bundle starts from it.
 CONTENT = "adopted"
 _ARCHIVE = re.compile(r"BASE-(?P<version>.+)-diff\.tar\.gz")
+_DIRECTORY = re.compile(r"BASE-(?P<version>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,17 @@ def version_of_archive(name: str) -> str | None:
     """Return the version in the file name of an archive; ``None`` if the name has another form."""
     match = _ARCHIVE.fullmatch(name)
     return match["version"] if match else None
+
+
+def version_of_directory(name: str) -> str | None:
+    """Return the version in the name of a directory with an unpacked archive; ``None`` if it has another form."""
+    match = _DIRECTORY.fullmatch(name)
+    return match["version"] if match else None
+
+
+def base_version(version: str) -> str:
+    """Return the scripts' version of an adopted content, the inverse of :func:`adopted_version`."""
+    return version.removesuffix(f"-{CONTENT}")
 
 
 def adopted_version(version: str, taken: Collection[str]) -> str:
