@@ -743,8 +743,8 @@ def adopt(overlay_dir=None, **kwargs):
         The directory that holds the scripts' ``tmp/``; the engine's ``overlay2`` by default.
 
     Returns ``changed``, ``base``, ``chain_id``, ``version``, ``generation``, ``pristine``, ``pristine_version``,
-    ``updates`` (the versions that the scripts gave the base, oldest first), ``misplaced`` (those of them that seem to be
-    of another base, with its ``image``: the scripts copied them over this base), ``restored`` (number of files by where
+    ``updates`` (the versions that the scripts gave the base, oldest first), ``misplaced`` (those that seem to be of
+    another base, with its ``image``: the scripts copied them over this base), ``restored`` (number of files by where
     they came from), ``missing`` (20 paths at most), ``images`` on the base, ``removable`` (directories of the scripts)
     with their ``space`` in bytes, and a ``hint``.
 

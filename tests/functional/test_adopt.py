@@ -142,7 +142,7 @@ class TestProven:
         assert (status["legacy"], status["interrupted"]) == ("", False)
         assert site.lab.verify(BASE, deep=True)[0]["ok"]
         site.check_pristine()
-        assert site.lab.rollback(BASE)["to"] == "12.1"
+        assert site.lab.rollback(BASE, "12.1")["to"] == "12.1"
 
     def test_two_updates(self, site: Site) -> None:
         site.update(NEW)
