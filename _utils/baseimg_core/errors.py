@@ -68,6 +68,16 @@ class StorageUnsupported(BaseimgError):
     )
 
 
+class FilesystemUnsuitable(BaseimgError):
+    """The kernel or the file system of the engine's layers lacks a feature that generations need."""
+
+    code = "filesystem-unsuitable"
+    hint = (
+        "keep the engine's data on ext4, xfs or btrfs, and run the minion as root without a seccomp filter that blocks "
+        "these calls (docs/reference/store-format.md)"
+    )
+
+
 class ImageUnknown(BaseimgError):
     """The engine does not know the image."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..errors import (
     SpaceExhausted,
     VersionUnknown,
 )
+from ..linux import probe
 from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
 from ..model.policy.pillar import Source
@@ -287,6 +289,8 @@ def _check(context: Context, base: Base, record: Record, wanted: Plan) -> None:
     """What must hold before a base is changed; a protected image may always have its original content again."""
     if wanted.generation is None or wanted.generation.number not in (0, record.current):
         protection.check(context, base)
+    if wanted.generation is None:
+        probe.check(os.path.dirname(base.directory))
     bases.check_swappable(context.engine, base)
 
 

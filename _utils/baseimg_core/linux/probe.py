@@ -1,0 +1,136 @@
+"""Probes which features of kernel and file system work in a directory, before anything relies on them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..errors import FilesystemUnsuitable
+from . import syscalls
+from .files import Copier, open_directory, remove_tree
+from .oserrors import translate_os_errors
+
+#: The scratch directory of a probe; a leftover of a killed process is removed by the next probe.
+SCRATCH = ".baseimg-probe"
+_XATTR = "trusted.baseimg.probe"
+# answers that mean: kernel, file system or security policy lack the feature (setxattr(2), open(2), renameat2(2))
+_LACKING = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENOTTY}
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The features of kernel and file system that work in a directory."""
+
+    #: Atomic exchange of two directories: renameat2(2) with RENAME_EXCHANGE.
+    exchange: bool
+    #: Extended attributes of the ``trusted`` namespace, which mark opaque directories.
+    trusted_xattrs: bool
+    #: Files without a name: open(2) with O_TMPFILE.
+    unnamed_files: bool
+    #: Flush of one file system: syncfs(2).
+    syncfs: bool
+    #: Shared extents: ioctl_ficlone(2). Optional, ``baseimg:link`` controls its use.
+    reflink: bool
+
+    @property
+    def missing(self) -> list[str]:
+        """The required features that do not work, as words for a message."""
+        required = {
+            "atomic exchange of directories (renameat2 with RENAME_EXCHANGE)": self.exchange,
+            "extended attributes trusted.*": self.trusted_xattrs,
+            "files without a name (O_TMPFILE)": self.unnamed_files,
+            "syncfs": self.syncfs,
+        }
+        return [feature for feature, works in required.items() if not works]
+
+
+def probe(parent: str) -> Features:
+    """
+    Try each feature in a scratch directory below ``parent``, and remove that directory.
+
+    Raises:
+        OSError: The scratch directory cannot be written for a reason other than a missing feature.
+    """
+    with _scratch_directory(parent) as directory:
+        unnamed_files = _works(lambda: os.close(_open_unnamed(directory)))
+        return Features(
+            exchange=_works(lambda: _exchange(directory)),
+            trusted_xattrs=_works(lambda: os.setxattr(directory, _XATTR, b"y")),
+            unnamed_files=unnamed_files,
+            syncfs=syscalls.has_syncfs(),
+            reflink=unnamed_files and Copier().shares(directory),
+        )
+
+
+def check(parent: str) -> None:
+    """
+    Probe a directory.
+
+    Raises:
+        FilesystemUnsuitable: A required feature does not work; the message names all of them.
+        SpaceExhausted, DestinationUnwritable: The scratch directory cannot be written.
+    """
+    with translate_os_errors(parent):
+        missing = probe(parent).missing
+    if missing:
+        raise FilesystemUnsuitable(f"{parent}: kernel or file system lack {', '.join(missing)}")
+
+
+def _works(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except OSError as exc:
+        if exc.errno not in _LACKING:
+            raise
+        return False
+    return True
+
+
+def _open_unnamed(directory: str) -> int:
+    return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+
+
+def _exchange(directory: str) -> None:
+    """Exchange two directories, as a swap does."""
+    first, second = (os.path.join(directory, name) for name in ("first", "second"))
+    os.mkdir(first, 0o700)
+    os.mkdir(second, 0o700)
+    before = os.stat(first).st_ino
+    syscalls.exchange(first, second)
+    if os.stat(second).st_ino != before:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), first)
+
+
+@contextlib.contextmanager
+def _scratch_directory(parent: str) -> Iterator[str]:
+    """Create the scratch directory, empty. Its lock is held meanwhile, so concurrent probes wait for each other."""
+    path = os.path.join(parent, SCRATCH)
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        try:
+            descriptor = open_directory(path)
+        except FileNotFoundError:  # another probe has removed it
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_at(path, descriptor) and not os.listdir(descriptor):
+            break
+        if _is_at(path, descriptor):  # a killed process left it
+            remove_tree(path)
+        os.close(descriptor)
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+        os.close(descriptor)
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
