@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit engines docs bench bench-profile bench-fleet pins clean
+.PHONY: help setup demo test lint unit engines docs bench bench-profile bench-fleet pins clean torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -28,6 +28,9 @@ lint: setup ## check format, lint and types
 	@$(BIN)/ruff check .
 	@MYPYPATH=_utils $(BIN)/mypy --strict -p baseimg_core
 	@MYPYPATH=_utils $(BIN)/mypy tests/support
+
+torture: setup ## long fault tests: power cuts, every error of every call, a simulated year; up to an hour
+	@$(BIN)/python -m pytest tests/torture
 
 engines: setup ## the contract on more engines, file systems and releases of Salt; half an hour
 	@scripts/engines.sh

@@ -45,6 +45,7 @@ try:
     # another version may lack what is imported next; then the versions are the better reason
     if baseimg_core.__version__ == _VERSION:
         from baseimg_core.errors import ArgumentInvalid, BaseimgError
+        from baseimg_core.linux.oserrors import translate_os_errors
         from baseimg_core.minion import Minion
         from baseimg_core.model.containers import policy as container_policy
         from baseimg_core.model.policy import pillar, validation
@@ -888,7 +889,8 @@ def _operation(action="", kwargs=None):
     _check_installation()
     minion = Minion(__salt__, __opts__, __pillar__, action, _pub(kwargs or {}))
     try:
-        yield minion
+        with translate_os_errors("a file of this node", "use"):
+            yield minion
     except BaseimgError as exc:
         minion.discard_rejected(exc)
         raise CommandExecutionError(str(exc), info=exc.as_dict()) from exc

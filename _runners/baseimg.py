@@ -25,6 +25,7 @@ __virtualname__ = "baseimg"
 try:
     from baseimg_core.disk.store.layout import now
     from baseimg_core.errors import ArgumentInvalid, BaseimgError, RecordInvalid
+    from baseimg_core.linux.oserrors import translate_os_errors
     from baseimg_core.model.rollout import fleet as model_fleet
     from baseimg_core.ops import status as ops_status
     from baseimg_core.report.page import page
@@ -306,7 +307,8 @@ def _impacts(base, answers, timeout):
 def _told():
     """The core's errors become Salt's."""
     try:
-        yield
+        with translate_os_errors("a file of this master", "use"):
+            yield
     except BaseimgError as exc:
         raise CommandExecutionError(str(exc), info=exc.as_dict()) from None
 

@@ -334,10 +334,41 @@ class SpaceExhausted(BaseimgError):
 
 
 class DestinationUnwritable(BaseimgError):
-    """The file cannot be written."""
+    """A file or directory cannot be written: permissions, a read-only file system, a path that does not exist."""
 
     code = "destination-unwritable"
-    hint = "give a path in an existing, writable directory"
+    hint = "give a path in an existing, writable directory; check its permissions and whether it is mounted read-only"
+
+
+class SourceUnreadable(BaseimgError):
+    """A file or directory cannot be read: permissions, or a path of another type than expected."""
+
+    code = "source-unreadable"
+    hint = "check that this path exists and that root may read it"
+
+
+class StorageFailed(BaseimgError):
+    """The kernel reports an I/O error, or a damaged file system."""
+
+    code = "storage-failed"
+    hint = "check the disk and its file system; the kernel's log (dmesg) has details"
+
+
+class OpenFilesExhausted(BaseimgError):
+    """This process may not open more files."""
+
+    code = "open-files-exhausted"
+    hint = (
+        "raise the limit of this process (LimitNOFILE of the minion's service, or ulimit -n); each level of nested "
+        "directories needs one open file"
+    )
+
+
+class LayerRemoved(BaseimgError):
+    """The engine removed the layer during the operation."""
+
+    code = "layer-removed"
+    hint = "the image was removed; run again, and pull the image first if it is still needed"
 
 
 class MasterUnreachable(BaseimgError):

@@ -12,7 +12,7 @@ import pytest
 
 from baseimg_core.disk.bundle.reader import Bundle
 from baseimg_core.disk.store import space
-from baseimg_core.errors import BundleInvalid, DestinationUnwritable
+from baseimg_core.errors import BundleInvalid, OpenFilesExhausted
 from baseimg_core.ops import bases
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -44,7 +44,7 @@ def test_directories_nested_deeper_than_files_may_be_open(tmp_path: Path) -> Non
     before = open_files()
     with (
         at_most(len(before) + DEPTH // 2),
-        pytest.raises(DestinationUnwritable, match="too many open files while writing") as caught,
+        pytest.raises(OpenFilesExhausted, match="too many open files: cannot write") as caught,
     ):
         node.converge("deep")
     assert "LimitNOFILE" in caught.value.hint

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk.store import generations
 from baseimg_core.errors import BaseimgError, FilesystemUnsuitable
 from baseimg_core.linux import probe
 from tests.support import seccomp
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import Node
+from tests.support.trace import traced
 
 pytestmark = pytest.mark.fault
 forked = multiprocessing.get_context("fork")
@@ -86,8 +86,8 @@ def test_a_missing_feature_is_found_before_anything_is_written(
 
     def work(step: Callable[[str], object]) -> None:
         seccomp.fail(number(call), error)
-        generations.trace = trace
-        step("12.1")
+        with traced(trace):
+            step("12.1")
 
     for step in (node.plan, node.converge):
         message = in_child(lambda step=step: work(step))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +22,25 @@ MKFS = {
     "xfs-noreflink": "mkfs.xfs -q -f -m reflink=0",
     "btrfs": "mkfs.btrfs -q -f",
 }
+
+# linux/fs.h: FS_IOC_SHUTDOWN; its flags are in xfs_fs.h and ext4.h
+_SHUTDOWN = 0x8004587D
+_LOG_FLUSH, _NO_LOG_FLUSH = 1, 2
+
+
+def shut_down(point: Path, flush: bool) -> None:
+    """
+    Cut the power of a mounted ext4 or xfs: nothing reaches its device any more, and every access fails.
+
+    Args:
+        point: A directory of the file system.
+        flush: Flush the journal first, without file contents.
+    """
+    descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _LOG_FLUSH if flush else _NO_LOG_FLUSH))
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from ..errors import LayerUnsupported
+from ..linux.files import open_below, walk
 
 _PROBES = 4096  # paths tried before giving up on a container that covers everything
 _METACOPY = "/sys/module/overlay/parameters/metacopy"
@@ -27,16 +28,25 @@ def generation_of(pid: int, generations: Mapping[int, str]) -> int | None:
 
     ``generations`` gives each generation's directory by number.
     """
-    root = f"/proc/{pid}/root".encode()
+    directories = {number: os.fsencode(path) for number, path in generations.items()}
     try:
-        device = os.stat(root + b"/").st_dev
         upper = _options(pid).get(b"upperdir")
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:  # it ended meanwhile
         return None
-    directories = {number: os.fsencode(path) for number, path in generations.items()}
+    try:
+        return _matching_generation(root, upper, directories)
+    except OSError:  # a generation was removed meanwhile
+        return None
+    finally:
+        os.close(root)
+
+
+def _matching_generation(root: int, upper: bytes | None, directories: Mapping[int, bytes]) -> int | None:
+    device = os.fstat(root).st_dev
     for directory in directories.values():
         for path in itertools.islice(_paths(directory), _PROBES):
-            seen = _inode(root + b"/" + path)
+            seen = _inode_in_container(root, path)
             # a file that the container has copied up keeps the inode of what it was copied from, mounted or not
             if seen is None or seen[0] != device or (upper and _is_file(upper + b"/" + path)):
                 continue
@@ -83,10 +93,23 @@ def _options(pid: int) -> dict[bytes, bytes]:
     return {}
 
 
+def _inode_in_container(root: int, path: bytes) -> tuple[int, int] | None:
+    """Device and inode of a path in a container's root; its symlinks are not followed, its mounts not entered."""
+    try:
+        descriptor = open_below(root, path, os.O_PATH)
+    except OSError:
+        return None
+    try:
+        st = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return st.st_dev, st.st_ino
+
+
 def _paths(directory: bytes) -> Iterator[bytes]:
     """Paths of a layer, files first, relative."""
     below: list[bytes] = []
-    for parent, directories, names in os.walk(directory):
+    for parent, directories, names in walk(directory):
         prefix = parent[len(directory) + 1 :]
         for name in names:
             yield os.path.join(prefix, name)

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import base64
 import bisect
+import errno
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import stat
@@ -22,13 +24,20 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from ..linux import files
 from ..linux.files import CHUNK
 from ..model.stack.overlay import WHITEOUT_PREFIX
 
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
+# a path of the layer is missing, or has become a symlink, a directory, or something below a file
+_REPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 
 
-def matches(record: str, directory: str, diff_id: str) -> bool:
+class _RecordDamaged(Exception):
+    """The tar-split record cannot be used."""
+
+
+def matches(record: str, directory: str, diff_id: str) -> bool | None:
     """
     Compare the files and paths of a directory with the layer ``diff_id``.
 
@@ -40,7 +49,7 @@ def matches(record: str, directory: str, diff_id: str) -> bool:
         diff_id: The layer's diff ID.
 
     Returns:
-        True if every file's content and every path are equal.
+        True if every file's content and every path are equal; None if the record is damaged.
     """
     root, sha = os.fsencode(directory), hashlib.sha256()
     try:
@@ -50,7 +59,11 @@ def matches(record: str, directory: str, diff_id: str) -> bool:
             return False
         infos = [info for info, _checksum in headers(record) or ()]
         return _empty_files_are_empty(infos, root) and paths(root) <= names(infos)
-    except FileNotFoundError:
+    except _RecordDamaged:
+        return None
+    except OSError as exc:
+        if exc.errno not in _REPLACED:
+            raise
         return False
 
 
@@ -78,7 +91,7 @@ def paths(directory: bytes) -> set[bytes]:
     """Every path in a directory, relative to it."""
     return {
         os.path.join(parent, name)[len(directory) + 1 :]
-        for parent, directories, names in os.walk(directory)
+        for parent, directories, names in files.walk(directory)
         for name in (*directories, *names)
     }
 
@@ -98,7 +111,7 @@ def headers(record: str) -> list[tuple[tarfile.TarInfo, bytes]] | None:
                 skeleton.leave_out(item["size"], base64.b64decode(item["payload"] or ""))
         with tarfile.open(fileobj=skeleton, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             return [(info, skeleton.checksums.get(info.offset_data, b"")) for info in tar]
-    except _DAMAGED:
+    except (_RecordDamaged, *_DAMAGED):
         return None
 
 
@@ -145,17 +158,27 @@ class _Skeleton(io.RawIOBase):
 
 
 def _items(record: str) -> Iterator[dict[str, Any]]:
-    with gzip.open(record, "rb") as lines:
-        for line in lines:
-            yield json.loads(line)
+    try:
+        with gzip.open(record, "rb") as lines:
+            for line in itertools.chain([lines.readline()], lines):  # an empty record fails at its first line
+                item = json.loads(line)
+                if item["type"] not in (1, 2) or item.get("size", 0) < 0:
+                    raise ValueError(f"unknown item {item!r}")
+                yield item
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error) as exc:
+        raise _RecordDamaged(f"{record}: {exc}") from exc
 
 
 def _tar(record: str, directory: bytes) -> Iterator[bytes]:
     for item in _items(record):
+        try:
+            data = base64.b64decode(item["payload"]) if item["type"] == 2 else b""
+            name = base64.b64decode(item["name_raw"]) if "name_raw" in item else item.get("name", "").encode()
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise _RecordDamaged(f"{record}: {exc}") from exc
         if item["type"] == 2:
-            yield base64.b64decode(item["payload"])
+            yield data
         elif item.get("size"):
-            name = base64.b64decode(item["name_raw"]) if "name_raw" in item else item["name"].encode()
             yield from _content(directory, name, item["size"])
 
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from . import syscalls
@@ -15,6 +16,9 @@ from . import syscalls
 #: Bytes read or written in one call.
 CHUNK = 1 << 20
 _SMALL = 1 << 17  # bytes; copying through memory is faster than copy_file_range(2) up to here
+_BELOW = (
+    syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
+)
 _NO_COPY_RANGE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
@@ -53,10 +57,89 @@ def save(path: str, data: bytes, mode: int = 0o600) -> None:
     sync_directory(os.path.dirname(path))
 
 
+def make_directory(path: str, mode: int = 0o700) -> None:
+    """Create a directory unless it exists, and set its mode, whatever the umask."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
+    descriptor = open_directory(path)
+    try:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def overwrite(path: str, data: bytes) -> None:
+    """
+    Write a small file in place, neither atomically nor durably; a symlink is replaced, not followed.
+
+    The file's blocks are reused, so this works on a full file system once the file exists.
+    """
+    if os.path.islink(path):
+        os.unlink(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+        write_all(descriptor, data)
+        os.ftruncate(descriptor, len(data))
+    finally:
+        os.close(descriptor)
+
+
 def discard(path: str) -> None:
     """Delete a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def remove(path: str) -> int:
+    """Remove a file, a symlink or a directory tree, and return the content bytes that this frees."""
+    try:
+        st = os.lstat(path)
+    except FileNotFoundError:
+        return 0
+    if stat.S_ISDIR(st.st_mode):
+        return remove_tree(path)
+    os.unlink(path)
+    return _freed(st)
+
+
+@contextlib.contextmanager
+def temporary_directory(parent: str, prefix: str) -> Iterator[str]:
+    """
+    Create a directory with a unique name, and remove its tree at the end.
+
+    ``tempfile.TemporaryDirectory`` fails to remove a tree that is deeper than the interpreter's recursion limit.
+    """
+    path = os.path.join(parent, prefix + secrets.token_hex(8))
+    os.mkdir(path, 0o700)
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+
+
+def walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]:
+    """
+    Walk a directory tree of any depth, parents first; raises ``OSError`` for a directory that cannot be read.
+
+    ``os.walk`` recurses before Python 3.12, and skips directories that it cannot read.
+
+    Returns:
+        For each directory its path, the names of its subdirectories, and the names of its other files (symlinks to
+        directories among them).
+    """
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        directories: list[bytes] = []
+        others: list[bytes] = []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                (directories if entry.is_dir(follow_symlinks=False) else others).append(entry.name)
+        yield directory, directories, others
+        pending += [os.path.join(directory, name) for name in directories]
 
 
 def remove_tree(path: str) -> int:
@@ -66,6 +149,9 @@ def remove_tree(path: str) -> int:
     Subdirectories are first moved up into the root of the tree, so that only two directories are open at a time and
     no path is long (``shutil.rmtree`` needs an open file for each level). An interrupted call leaves a tree of another
     shape; call it again to finish. Files with hard links outside the tree free nothing.
+
+    Raises:
+        OSError: ``EBUSY`` or ``EXDEV`` for a mount inside the tree, whose content is not touched, and others.
     """
     freed = 0
     root = open_directory(path)
@@ -96,7 +182,7 @@ def _list_anew(directory: int) -> list[str]:
 def _flatten(root: int, name: str) -> int:
     """Empty a directory: move its subdirectories up to ``root`` and remove its other files."""
     freed = 0
-    directory = open_directory(os.fsencode(name), root)
+    directory = open_below(root, os.fsencode(name), os.O_RDONLY | os.O_DIRECTORY)  # never a mount
     try:
         for child in os.listdir(directory):
             st = os.lstat(child, dir_fd=directory)
@@ -111,6 +197,11 @@ def _flatten(root: int, name: str) -> int:
 
 def _unlink(directory: int, name: str, st: os.stat_result) -> int:
     os.unlink(name, dir_fd=directory)
+    return _freed(st)
+
+
+def _freed(st: os.stat_result) -> int:
+    """The content bytes that the removal of a file frees, by its ``lstat`` before."""
     return st.st_size if stat.S_ISREG(st.st_mode) and st.st_nlink == 1 else 0
 
 
@@ -177,6 +268,57 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def open_below(root: int, path: bytes, flags: int) -> int:
+    """
+    Open a path below an open directory without following a symlink or crossing a mount.
+
+    Use it for trees that others control, such as a container's root: a symlink cannot lead out of the tree, and a
+    mount whose server does not answer cannot block.
+
+    Args:
+        root: Descriptor of the directory.
+        path: Relative path without ``..``.
+        flags: Flags as for open(2); ``O_NOFOLLOW`` is added. With ``O_PATH`` the path may be a symlink.
+
+    Returns:
+        A descriptor, which the caller closes.
+
+    Raises:
+        OSError: ``ELOOP`` or ``ENOTDIR`` for a symlink, ``EXDEV`` for a mount, and others.
+    """
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return syscalls.openat2(root, path, flags, _BELOW)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSYS, errno.EPERM):  # some container runtimes answer EPERM to unknown calls
+            raise
+    return _open_by_component(root, path, flags)
+
+
+def _open_by_component(root: int, path: bytes, flags: int) -> int:
+    """:func:`open_below` for kernels before 5.6."""
+    device = os.fstat(root).st_dev
+    *directories, name = path.split(b"/")
+    with contextlib.ExitStack() as opened:
+        parent = root
+        for directory in directories:
+            parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            opened.callback(os.close, parent)
+        descriptor = os.open(name, flags, dir_fd=parent)
+    if os.fstat(descriptor).st_dev != device:
+        os.close(descriptor)
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+    return descriptor
+
+
 def open_directory(path: str | bytes, parent: int | None = None) -> int:
     """Open a directory and return its descriptor; a symlink as the last component raises ``OSError``."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+
+def is_at(path: str, descriptor: int) -> bool:
+    """True if an open file or directory still has this path."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import FilesystemUnsuitable
 from . import syscalls
-from .files import Copier, open_directory, remove_tree
+from .files import Copier, is_at, open_directory, remove_tree
 from .oserrors import translate_os_errors
 
 #: The scratch directory of a probe; a leftover of a killed process is removed by the next probe.
@@ -116,21 +116,15 @@ def _scratch_directory(parent: str) -> Iterator[str]:
             descriptor = open_directory(path)
         except FileNotFoundError:  # another probe has removed it
             continue
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _is_at(path, descriptor) and not os.listdir(descriptor):
-            break
-        if _is_at(path, descriptor):  # a killed process left it
-            remove_tree(path)
-        os.close(descriptor)
-    try:
-        yield path
-    finally:
-        remove_tree(path)
-        os.close(descriptor)
-
-
-def _is_at(path: str, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not is_at(path, descriptor):
+                continue
+            try:
+                if not os.listdir(path):  # else a killed process left it
+                    yield path
+                    return
+            finally:
+                remove_tree(path)
+        finally:
+            os.close(descriptor)

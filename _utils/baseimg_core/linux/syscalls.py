@@ -12,16 +12,23 @@ import errno
 import fcntl
 import os
 import platform
+import struct
 
 _AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _FICLONE = 0x40049409  # linux/fs.h, ioctl_ficlone(2)
+# linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+_OPEN_HOW = struct.Struct("=QQQ")
 # errors of FICLONE that mean: these two files cannot share extents
 _NO_CLONE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
 # asm/unistd_64.h for x86-64, asm-generic/unistd.h for aarch64
 _NUMBERS = {
-    "x86_64": {"renameat2": 316, "syncfs": 306},
-    "aarch64": {"renameat2": 276, "syncfs": 267},
+    "x86_64": {"renameat2": 316, "syncfs": 306, "openat2": 437},
+    "aarch64": {"renameat2": 276, "syncfs": 267, "openat2": 437},
 }
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +54,30 @@ def sync_filesystem(path: str) -> None:
 def has_syncfs() -> bool:
     """True if the kernel has syncfs(2). Flushes nothing."""
     return _call("syncfs", -1) == 0 or ctypes.get_errno() != errno.ENOSYS
+
+
+def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
+    """
+    Open a path relative to a directory with restrictions on its resolution: openat2(2), Linux 5.6.
+
+    Args:
+        directory: Descriptor of the directory.
+        path: Relative path.
+        flags: Flags as for open(2).
+        resolve: ``RESOLVE_*`` constants, combined.
+
+    Returns:
+        A descriptor, which the caller closes.
+
+    Raises:
+        OSError: ``ELOOP`` for a symlink, ``EXDEV`` for another mount, ``ENOSYS`` on an older kernel, and others.
+    """
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
+    descriptor = _call("openat2", directory, path, how, _OPEN_HOW.size)
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return descriptor
 
 
 def clone(source: int, target: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ from ..disk.stack.directories import Stack
 from ..disk.store.layout import siblings
 from ..engine.base import Engine
 from ..errors import ArgumentInvalid, DestinationUnwritable, ImagesEqual, LegacyInvalid
-from ..linux.files import hex_digest
+from ..linux.files import hex_digest, temporary_directory
 from ..linux.oserrors import translate_os_errors
 from ..model.legacy import properties
 from ..model.stack import changes as model_changes
@@ -73,7 +72,7 @@ def import_legacy(
     if not os.path.isdir(directory):
         raise DestinationUnwritable(f"{directory} is not a directory")
     below = build.pristine_stack(engine, image)
-    with translate_os_errors(path), tempfile.TemporaryDirectory(prefix=".baseimg-import-", dir=directory) as unpacked:
+    with translate_os_errors(path), temporary_directory(directory, ".baseimg-import-") as unpacked:
         result = legacy_archive.unpack(archive, unpacked, below)
         above = Stack([unpacked, *below.root.paths])
         changes = compare(below, above, step_progress(progress, "comparing"), siblings=siblings)

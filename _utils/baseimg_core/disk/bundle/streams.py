@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from ...errors import BundleInvalid, DigestMismatch
 from ...linux.concurrency import AsyncHash, ReadAhead
+from ...linux.oserrors import translate_os_errors
 from . import compression
 
 
@@ -18,7 +19,9 @@ class BlobReader:
         self._file, self._left, self._digest, self._sha = file, size, digest, hashlib.sha256()
 
     def read(self, count: int = -1) -> bytes:
-        data = self._file.read(self._left if count < 0 else min(count, self._left))
+        """Read from the file; raises a typed error that names the bundle, not the file that is being written."""
+        with translate_os_errors(str(self._file.name), "read"):
+            data = self._file.read(self._left if count < 0 else min(count, self._left))
         self._left -= len(data)
         self._sha.update(data)
         return data

@@ -154,7 +154,7 @@ def _time(record: bytes | None, raw: bytes) -> int:
     if record is None:
         return _number(raw) * NANO
     whole, _, fraction = record.partition(b".")
-    if not (whole.removeprefix(b"-") + fraction).isdigit() or len(record) > 32:
+    if not whole.removeprefix(b"-").isdigit() or (fraction and not fraction.isdigit()) or len(record) > 32:
         raise BundleInvalid("tar record mtime is not a time")
     nanoseconds = int(fraction[:9].ljust(9, b"0"))
     return int(whole) * NANO + (-nanoseconds if whole.startswith(b"-") else nanoseconds)
@@ -163,11 +163,13 @@ def _time(record: bytes | None, raw: bytes) -> int:
 def _records(data: bytes) -> dict[bytes, bytes]:
     """Parse pax records. Each is ``LENGTH KEY=VALUE\\n``; the length counts the whole record."""
     records: dict[bytes, bytes] = {}
-    while data:
-        length, space, _ = data[:20].partition(b" ")
-        if not space or not length.isdigit() or not len(length) + 3 < int(length) <= len(data):
+    start = 0  # slicing off each record would copy the rest for each of them
+    while start < len(data):
+        length, space, _ = data[start : start + 20].partition(b" ")
+        if not space or not length.isdigit() or not len(length) + 3 < int(length) <= len(data) - start:
             raise BundleInvalid("a tar header's records are malformed")
-        record, data = data[len(length) + 1 : int(length)], data[int(length) :]
+        record = data[start + len(length) + 1 : start + int(length)]
+        start += int(length)
         key, equals, value = record[:-1].partition(b"=")
         if not equals or record[-1:] != b"\n" or key in records:
             raise BundleInvalid("a tar header's records are malformed")

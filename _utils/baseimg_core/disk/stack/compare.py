@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ...errors import LayerUnsupported
+from ...linux import files
 from ...linux.concurrency import map_ahead
 from ...linux.files import CHUNK
 from ...model.stack import overlay
@@ -250,11 +250,11 @@ def _inode(path: bytes) -> Inode | None:
 
 
 def _paths_of(layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]:
-    for directory, dirs, names in os.walk(layer):
-        for name in dirs + names:  # a symlink to a directory is among the directories
+    for directory, _directories, names in files.walk(layer):
+        for name in names:
             real = os.path.join(directory, name)
             st = os.lstat(real)
-            if (st.st_dev, st.st_ino) in inodes and not stat.S_ISDIR(st.st_mode):
+            if (st.st_dev, st.st_ino) in inodes:
                 yield real[len(layer) + 1 :], (st.st_dev, st.st_ino)
 
 

@@ -203,7 +203,7 @@ class Store:
 
     def _write_index(self, number: int, content: str, digests: dict[bytes, str]) -> None:
         """Write a generation's index, and sync its content meanwhile, so the caller's sync has little left to do."""
-        os.makedirs(self.layout.indexes, mode=0o700, exist_ok=True)
+        files.make_directory(self.layout.indexes)
         with in_background(lambda: syscalls.sync_filesystem(self.layout.home)):
             index.write(self.layout.index(number), content, digests)
 
@@ -242,7 +242,7 @@ class Store:
                 self._forget(record, intent)
                 raise
         with translate_os_errors(
-            f"{self.layout.home}, though the new content is live: the next run completes the record"
+            self.layout.home, note="the new content is live, and the next run completes the record"
         ):
             files.sync_directory(self.layout.layer)
             self.trace("swap.exchanged")
@@ -410,5 +410,4 @@ class Store:
         """Remove an unfinished generation and half-written files."""
         for path in (self.layout.state, self.layout.history, self.layout.restarting):
             files.discard(path + ".new")
-        if os.path.isdir(self.layout.staging):
-            files.remove_tree(self.layout.staging)
+        files.remove(self.layout.staging)

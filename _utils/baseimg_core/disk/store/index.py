@@ -168,4 +168,6 @@ def _text(raw: bytes) -> str:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)  # whatever the umask
+    return descriptor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import stat
 
 # The live directory's name: "diff" with overlay2 and Podman, "fs" with containerd's overlayfs snapshotter.
 _LIVE = ("diff", "fs")
@@ -63,14 +64,15 @@ class Layout:
         while os.path.isdir(self.generations):
             paths = [os.path.join(self.generations, name) for name in os.listdir(self.generations)]
             with contextlib.suppress(FileNotFoundError):  # the holder of the lock renames one at this moment
-                return {path: os.stat(path).st_ino for path in paths}
+                states = {path: os.lstat(path) for path in paths}
+                return {path: st.st_ino for path, st in states.items() if stat.S_ISDIR(st.st_mode)}
         return {}
 
     def places(self) -> dict[str, int]:
         """The inodes of all directories that may be a complete generation, except the live one, by path."""
         inodes = self.kept()
         with contextlib.suppress(FileNotFoundError):
-            inodes[self.staging] = os.stat(self.staging).st_ino
+            inodes[self.staging] = os.lstat(self.staging).st_ino
         return inodes
 
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from ...errors import LayerBusy
+from ...errors import BaseimgError, LayerBusy, LayerRemoved, SpaceExhausted
 from ...linux import files
 from ...linux.oserrors import translate_os_errors
 from .layout import Layout, now
@@ -33,22 +33,59 @@ class LayerLock:
 
         Raises:
             LayerBusy: another process held the lock all that time; the message names it.
+            LayerRemoved: the engine has removed the layer.
         """
         layout = self._layout
-        descriptor = os.open(layout.layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with self._opened_layer() as descriptor, self._detecting_removal(descriptor):
             self._wait(descriptor, timeout)
             with translate_os_errors(layout.home):
-                os.makedirs(layout.generations, mode=0o700, exist_ok=True)
-                os.chmod(layout.home, 0o700)
-                with open(layout.holder, "w", encoding="utf-8") as file:
-                    file.write(f"pid {os.getpid()}, {holder}, since {now()}\n")
+                for path in (layout.home, layout.generations):
+                    files.make_directory(path)
+                self._write_holder(holder)
             try:
                 yield
             finally:
-                self._discard_unused()
+                with translate_os_errors(layout.home):
+                    self._discard_unused()
+
+    def _write_holder(self, holder: str) -> None:
+        """Name the holder. Without free space the old name stays, since a lock must not need any."""
+        line = f"pid {os.getpid()}, {holder}, since {now()}\n".encode()
+        with contextlib.suppress(SpaceExhausted), translate_os_errors(self._layout.holder):
+            files.overwrite(self._layout.holder, line)
+
+    @contextlib.contextmanager
+    def _opened_layer(self) -> Iterator[int]:
+        try:
+            descriptor = files.open_directory(self._layout.layer)
+        except FileNotFoundError as exc:
+            raise self._removed() from exc
+        try:
+            yield descriptor
         finally:
             os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _detecting_removal(self, descriptor: int) -> Iterator[None]:
+        """Explain an error by the removal of the layer, and remove what this process has written in its place since."""
+        try:
+            yield
+        except (OSError, BaseimgError) as exc:
+            remains = not os.path.isdir(self._layout.live) and not self._holds_content()
+            if remains:
+                with contextlib.suppress(OSError):
+                    files.remove(self._layout.home)
+                    os.rmdir(self._layout.layer)
+            if remains or not files.is_at(self._layout.layer, descriptor):
+                raise self._removed() from exc
+            raise
+
+    def _holds_content(self) -> bool:
+        """True if there is a record or a generation, which only an operator may remove."""
+        return os.path.lexists(self._layout.state) or bool(self._layout.kept())
+
+    def _removed(self) -> LayerRemoved:
+        return LayerRemoved(f"the engine removed {self._layout.layer} during the operation")
 
     def _discard_unused(self) -> None:
         """Remove our metadata if this base was never swapped. Removes only files that hold no content."""
@@ -76,7 +113,7 @@ class LayerLock:
 
     def _holder(self) -> str:
         try:
-            with open(self._layout.holder, encoding="utf-8") as file:
-                return file.read().strip() or "another process"
-        except FileNotFoundError:
+            with open(self._layout.holder, encoding="utf-8", errors="replace") as file:
+                return file.read(1000).strip() or "another process"
+        except OSError:
             return "another process"

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 
 from ...errors import SpaceExhausted
+from ...linux import files
 
 
 def released(directories: Iterable[str]) -> int:
@@ -29,7 +30,7 @@ def content_bytes(directory: str, selects: Callable[[bytes, os.stat_result], boo
 def _files(directory: str) -> Iterator[tuple[bytes, os.stat_result]]:
     """Yield every regular file of a directory tree with its relative path."""
     root = os.fsencode(directory)
-    for parent, _directories, names in os.walk(root):
+    for parent, _directories, names in files.walk(root):
         for name in names:
             path = os.path.join(parent, name)
             st = os.lstat(path)
@@ -41,7 +42,7 @@ def measure(directory: str) -> tuple[int, int]:
     """Return the content bytes of a directory tree, hard links counted once, and its number of paths."""
     total = paths = 0
     linked: set[int] = set()
-    for parent, directories, names in os.walk(directory):
+    for parent, directories, names in files.walk(os.fsencode(directory)):
         paths += len(directories)
         for name in names:
             st = os.lstat(os.path.join(parent, name))

@@ -1,0 +1,389 @@
+"""Errors of the operating system: every operation ends in a typed error, and the base is old or new."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import gzip
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baseimg_core.disk.bundle import tar
+from baseimg_core.disk.store import generations
+from baseimg_core.errors import BaseimgError, BundleInvalid, SourceUnreadable, SpaceExhausted, StorageFailed
+from baseimg_core.linux import syscalls
+from baseimg_core.linux.files import remove_tree
+from baseimg_core.linux.oserrors import translate_os_errors
+from baseimg_core.model.policy.pillar import Source
+from baseimg_core.ops import bases, converge, prune, verify
+from tests.support.fs import MIB, loop_fs, shut_down
+from tests.support.kernel import differences
+from tests.support.mounts import MS_RDONLY, MS_REMOUNT, mount
+from tests.support.plain import BASE, Node
+from tests.support.trace import traced
+
+pytestmark = pytest.mark.fault
+
+
+def entry_point(work: Callable[[], Any]) -> Any:
+    """Run an operation as the entry points in ``_modules`` do."""
+    with translate_os_errors("a file of this node", "use"):
+        return work()
+
+
+def code_of(work: Callable[[], Any]) -> str:
+    """Run an operation and return the code of its typed error, empty without one."""
+    try:
+        entry_point(work)
+    except BaseimgError as exc:
+        return exc.code
+    return ""
+
+
+def status(node: Node) -> dict[str, Any]:
+    return bases.status(node.engine, bases.locate(node.engine, BASE))
+
+
+def verify_deep(node: Node) -> dict[str, Any]:
+    return verify.verify(node.engine, bases.locate(node.engine, BASE), True)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation on a node that has converged to some versions before."""
+
+    before: tuple[str, ...]
+    run: Callable[[Node], Any]
+    #: The version afterwards.
+    after: str
+
+
+OPERATIONS = {
+    "plan": Operation((), lambda node: node.plan("12.1"), "12.0"),
+    "first converge": Operation((), lambda node: node.converge("12.1"), "12.1"),
+    "second converge": Operation(("12.1",), lambda node: node.converge("12.2"), "12.2"),
+    "repair": Operation(("12.1",), lambda node: node.converge("12.1", repair=True), "12.1"),
+    "rollback": Operation(("12.1",), lambda node: converge.rollback(node.context, BASE, "pristine"), "12.0"),
+    "prune": Operation(("12.1", "12.2"), lambda node: prune.prune(node.context, BASE, 0, False), "12.2"),
+    "pin": Operation(("12.1",), lambda node: prune.pin(node.context, BASE, "12.1", True), "12.1"),
+    "status": Operation(("12.1",), status, "12.1"),
+    "verify": Operation(("12.1",), verify_deep, "12.1"),
+}
+
+READING = (errno.EIO, errno.EACCES, errno.EMFILE)
+WRITING = (errno.EROFS, errno.ENOSPC, errno.EIO)
+# the function, as the core calls it, and the errors of its manual page that are not the program's own fault
+CALLS: dict[str, tuple[Any, str, tuple[int, ...]]] = {
+    "open()": (builtins, "open", (*READING, errno.EROFS, errno.ENOSPC)),
+    **{f"os.{name}": (os, name, READING) for name in ("listdir", "scandir", "stat", "lstat", "readlink", "listxattr")},
+    **{
+        f"os.{name}": (os, name, WRITING)
+        for name in ("mkdir", "makedirs", "rename", "unlink", "rmdir", "fsync", "write", "link", "symlink", "mknod")
+    },
+    **{f"os.{name}": (os, name, WRITING) for name in ("setxattr", "utime", "fchmod", "chmod", "chown")},
+    "os.open": (os, "open", (*READING, errno.EROFS, errno.ENFILE)),
+    "os.read": (os, "read", (errno.EIO,)),
+    "os.statvfs": (os, "statvfs", (errno.EIO,)),
+    "exchange": (syscalls, "exchange", (errno.EIO, errno.ENOSPC, errno.EROFS)),
+    "syncfs": (syscalls, "sync_filesystem", (errno.EIO, errno.ENOSPC)),
+    "clone": (syscalls, "clone", (errno.EIO, errno.ENOSPC)),
+}
+CODES = {errno.ENOSPC: "space-exhausted", errno.EMFILE: "open-files-exhausted", errno.ENFILE: "open-files-exhausted"}
+
+
+class Fault:
+    """Fails one call of a function, if the core calls it, with an errno; counts the calls."""
+
+    def __init__(self, owner: Any, name: str, error: int, position: int) -> None:
+        self.calls = 0
+        self._owner, self._name, self._error, self._position = owner, name, error, position
+        self._real = getattr(owner, name)
+
+    def __enter__(self) -> Fault:
+        setattr(self._owner, self._name, self._call)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        setattr(self._owner, self._name, self._real)
+
+    def _call(self, *arguments: Any, **named: Any) -> Any:
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("baseimg_core"):
+            self.calls += 1
+            if self.calls == self._position:
+                path = next((one for one in arguments if isinstance(one, str | bytes)), None)
+                raise OSError(self._error, os.strerror(self._error), path)
+        return self._real(*arguments, **named)
+
+
+@contextlib.contextmanager
+def prepared(root: Path, operation: Operation) -> Iterator[Node]:
+    node = Node(root)
+    for version in operation.before:
+        node.converge(version)
+    yield node
+    shutil.rmtree(root)
+
+
+def check_call(root: Path, name: str, call: str, whole: bool) -> None:
+    """
+    Fail calls of one function during one operation.
+
+    Args:
+        root: A directory for the nodes.
+        name: A key of :data:`OPERATIONS`.
+        call: A key of :data:`CALLS`.
+        whole: Fail the first, the middle and the last call, each with every error; else one call with one error.
+    """
+    operation = OPERATIONS[name]
+    owner, function, errors = CALLS[call]
+    with prepared(root / "count", operation) as node, Fault(owner, function, errors[0], 0) as fault:
+        operation.run(node)
+    middle = (fault.calls + 1) // 2
+    for position in sorted({1, middle, fault.calls} if whole else {middle}) if fault.calls else ():
+        for error in errors if whole else errors[:1]:
+            with prepared(root / "node", operation) as node:
+                _check(node, operation, Fault(owner, function, error, position), error)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_under_an_error_of_every_call(tmp_path: Path, name: str, call: str) -> None:
+    check_call(tmp_path, name, call, whole=False)
+
+
+def _check(node: Node, operation: Operation, fault: Fault, error: int) -> None:
+    where = f"call {fault._position} of {fault._name}: {errno.errorcode[error]}"
+    with fault:
+        code = code_of(lambda: operation.run(node))
+    assert not code.endswith("-exhausted") or code == CODES[error], where
+    view = node.view()
+    before = operation.before[-1] if operation.before else "12.0"
+    assert not all(differences(view, node.views[version]) for version in (before, operation.after)), where
+    entry_point(lambda: operation.run(node))
+    assert differences(node.view(), node.views[operation.after]) == [], where
+    assert status(node)["interrupted"] is False, where
+
+
+def test_a_read_only_file_system() -> None:
+    with loop_fs("ext4", 32 * MIB) as root:
+        node = Node(root / "node")
+        node.converge("12.1")
+        mount(b"", os.fsencode(root), b"", MS_REMOUNT | MS_RDONLY)
+        for operation in (
+            lambda: node.converge("12.2"),
+            lambda: converge.rollback(node.context, BASE, "pristine"),
+            lambda: prune.prune(node.context, BASE, 0, False),
+        ):
+            with pytest.raises(BaseimgError, match="Read-only file system") as caught:
+                entry_point(operation)
+            assert caught.value.code == "destination-unwritable"
+        assert entry_point(lambda: status(node))["version"] == "12.1"
+        assert entry_point(lambda: verify_deep(node))["ok"]
+        mount(b"", os.fsencode(root), b"", MS_REMOUNT)
+        node.converge("12.2")
+        assert differences(node.view(), node.views["12.2"]) == []
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_hardly_any_open_files(tmp_path: Path, name: str) -> None:
+    operation = OPERATIONS[name]
+    with prepared(tmp_path / "node", operation) as node:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for more in (0, 1, 2, 3, 5, 8):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + more, hard))
+            try:
+                code_of(lambda: operation.run(node))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        entry_point(lambda: operation.run(node))
+        assert differences(node.view(), node.views[operation.after]) == []
+
+
+@pytest.mark.parametrize("point", [point for point in generations.POINTS if point.startswith(("stage.", "swap."))])
+def test_the_engine_removes_the_layer(tmp_path: Path, point: str) -> None:
+    """A typed error, and nothing of ours stays where the layer was."""
+    node = Node(tmp_path)
+
+    def trace(reached: str) -> None:
+        if reached == point:
+            shutil.rmtree(node.layer)
+
+    with traced(trace), pytest.raises(BaseimgError) as caught:
+        entry_point(lambda: node.converge("12.1"))
+    assert caught.value.code == "layer-removed"
+    assert not node.layer.exists()
+
+
+def test_a_symlink_as_staging(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.converge("12.1")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/file").write_text("x")
+    (node.layer / "baseimg/staging").symlink_to(tmp_path / "elsewhere")
+    entry_point(lambda: node.converge("12.2"))
+    assert differences(node.view(), node.views["12.2"]) == []
+    assert (tmp_path / "elsewhere/file").exists()
+
+
+@pytest.mark.parametrize("target", ["nowhere", "7"])
+def test_a_dangling_symlink_among_the_generations(tmp_path: Path, target: str) -> None:
+    node = Node(tmp_path)
+    node.converge("12.1")
+    (node.layer / "baseimg/generations/7").symlink_to(target)
+    assert entry_point(lambda: status(node))["version"] == "12.1"
+    entry_point(lambda: node.converge("12.2"))
+    assert differences(node.view(), node.views["12.2"]) == []
+
+
+def test_directories_nested_over_a_thousand_levels(tmp_path: Path) -> None:
+    """More than the recursion limit of the interpreter."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    try:
+        node = Node(tmp_path)
+        deep = "/".join(["d"] * 1200)
+        for level in range(1, 1201):
+            (node.layer / "diff" / "/".join(["d"] * level)).mkdir()
+        node.converge("12.1")
+        assert entry_point(lambda: verify_deep(node))["version"] == "12.1"
+        node.converge("12.2")
+        prune.prune(node.context, BASE, 0, False)
+        prune.prune(node.context, BASE, 0, True)
+        assert os.path.isdir(node.layer / "diff" / deep)
+    finally:
+        remove_tree(str(tmp_path / "layers"))  # pytest's own removal recurses
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+REPLACED: dict[str, Callable[[Path], object]] = {
+    "a file by a symlink": lambda root: (root / "etc/version").symlink_to("/etc/passwd"),
+    "a file by a dangling symlink": lambda root: (root / "etc/version").symlink_to("/nowhere"),
+    "a file by a directory": lambda root: (root / "etc/version").mkdir(),
+    "a file by a FIFO": lambda root: os.mkfifo(root / "etc/version"),
+    "a directory by a file": lambda root: (root / "etc").write_text("x"),
+    "a directory by a symlink": lambda root: (root / "etc").symlink_to("/etc"),
+}
+
+
+@pytest.mark.parametrize("what", REPLACED)
+@pytest.mark.parametrize("live", ["12.0", "12.1"])
+def test_verify_and_repair_after_a_replacement(tmp_path: Path, what: str, live: str) -> None:
+    """In the pristine content: it is damaged, whether it is live or not."""
+    node = Node(tmp_path)
+    node.converge("12.1")
+    if live == "12.0":
+        node.converge("12.0")
+    pristine = node.layer / "diff" if live == "12.0" else node.layer / "baseimg/generations/0"
+    path = pristine / ("etc/version" if what.startswith("a file") else "etc")
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    REPLACED[what](pristine)
+    assert entry_point(lambda: verify_deep(node))["pristine"] == "damaged"
+    (node.layer / "baseimg/state.json").write_text("damaged")
+    with contextlib.suppress(BaseimgError):
+        entry_point(lambda: node.converge("12.1", repair=True))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.write_bytes(b""),
+        lambda record: record.write_bytes(b"no gzip"),
+        lambda record: record.write_bytes(record.read_bytes()[:-30]),
+        lambda record: record.write_bytes(gzip.compress(b'{"type": 1}\n[]\n')),
+        lambda record: record.write_bytes(gzip.compress(b'{"type": 1, "size": 3, "name": 5}\n')),
+        lambda record: record.write_bytes(gzip.compress(b'{"type": 2, "payload": 5}\n')),
+        lambda record: record.write_bytes(gzip.compress(b'{"type": 2, "payload": "AA"}\n')),
+    ],
+    ids=["empty", "no gzip", "truncated", "a list", "a number as name", "a number as payload", "no base64"],
+)
+def test_a_damaged_record_of_the_engine_proves_nothing(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    node = Node(tmp_path)
+    node.converge("12.1")
+    damage(tmp_path / "records/top")
+    assert entry_point(lambda: verify_deep(node))["pristine"] == "unproven"
+    (node.layer / "baseimg/state.json").write_text("damaged")
+    with pytest.raises(BaseimgError) as caught:
+        entry_point(lambda: node.converge("12.1", repair=True))
+    assert caught.value.code == "record-invalid"
+
+
+def test_an_unreadable_bundle_is_not_a_staging_error(tmp_path: Path) -> None:
+    """The disk of the bundle fails while the bundle is unpacked to another disk."""
+    node = Node(tmp_path / "node")
+    with loop_fs("ext4", 16 * MIB) as root:
+        path = root / "bundle.tar"
+        shutil.copy(node.bundles["12.1"].source, path)
+
+        def trace(point: str) -> None:
+            if point == "stage.begun":
+                shut_down(root, flush=False)
+
+        with traced(trace), pytest.raises((StorageFailed, SourceUnreadable)) as caught:
+            entry_point(lambda: converge.apply(node.context, Source(str(path))))
+    assert str(path) in caught.value.message
+    assert "staging" not in caught.value.message
+    assert os.listdir(node.layer) == ["diff"]
+
+
+def test_inodes_are_named_if_they_are_exhausted() -> None:
+    with loop_fs("ext4", 8 * MIB) as root:
+        with contextlib.suppress(OSError):
+            for number in range(1 << 20):
+                (root / str(number)).touch()
+        with pytest.raises(SpaceExhausted, match="no inodes left"), translate_os_errors(str(root / "new" / "file")):
+            (root / "new").mkdir()
+
+
+@pytest.mark.parametrize("time", [b".5", b"-", b"-.5", b"1.x", b".", b"1e3", b" 1"])
+def test_times_that_are_none(time: bytes) -> None:
+    with pytest.raises(BundleInvalid):
+        tar._time(time, b"")
+
+
+def test_pax_records_parse_in_linear_time() -> None:
+    """A mebibyte of the smallest records: copying the rest for each of them took half a minute."""
+    records = b"".join(b"10 %x=\n" % number for number in range(0x10000, 0x28000))
+    before = time.process_time()
+    assert len(tar._records(records)) == 0x18000
+    assert time.process_time() - before < 3
+
+
+@pytest.mark.parametrize("mask", [0, 0o777])
+def test_own_files_have_the_same_modes_under_every_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        node = Node(tmp_path / "node")
+        os.umask(mask)
+        node.converge("12.1")
+    finally:
+        os.umask(before)
+    home = node.layer / "baseimg"
+    paths = [home, *(path for path in home.rglob("*") if "generations/" not in str(path))]
+    modes = {str(path.relative_to(node.layer)): oct(path.stat().st_mode & 0o7777) for path in paths}
+    assert modes == {name: "0o700" if (node.layer / name).is_dir() else "0o600" for name in modes}
+
+
+def test_the_lock_file_follows_no_symlink(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    node.converge("12.1")
+    victim = tmp_path / "victim"
+    victim.write_text("content")
+    for name in ("lock", "state.json.new", "history.jsonl.new"):
+        path = node.layer / "baseimg" / name
+        path.unlink(missing_ok=True)
+        path.symlink_to(victim)
+    node.converge("12.2")
+    assert victim.read_text() == "content"
