@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit engines docs bench bench-profile bench-fleet pins clean torture
+.PHONY: help setup demo test lint unit engines docs picture bench bench-profile bench-fleet pins clean torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -37,6 +37,9 @@ engines: setup ## the contract on more engines, file systems and releases of Sal
 
 docs: ## write docs/reference/functions.md from the docstrings
 	@$(PYTHON) scripts/functions.py
+
+picture: setup ## write docs/report.png, the report about a fleet of examples
+	@PYTHONPATH=.:_utils $(BIN)/python scripts/picture.py
 
 # WORKLOADS=small,many  RUNS=5  CACHE=/srv/bench; defaults: `python -m bench --help`
 bench: ## compare baseimg with the alternatives; hours, see bench/README.md

@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 
 from baseimg_core.model.policy import pillar
+from baseimg_core.model.rollout import fleet
+from tests.support import fleets
 from tests.support.sources import REPO, public_functions
 
 
@@ -65,3 +67,8 @@ def keys(page: str, section: str = "") -> set[str]:
 )
 def test_every_key_is_documented(page: str, section: str, declared: frozenset[str]) -> None:
     assert keys(page, section) == declared
+
+
+def test_the_table_of_a_fleet_is_what_the_runner_prints() -> None:
+    page = (REPO / "docs/operating/monitoring.md").read_text()
+    assert f"# salt-run baseimg.fleet\n{fleet.table(fleets.seen(2000))}\n```" in page

@@ -208,7 +208,7 @@ class TestAFleet:
         source = path.read_text()
         assert all(f'title="{node}"' in source for node in (ONE, TWO))
         assert "content-unknown" in source
-        assert "wave half: 97.2 %" in source
+        assert "1 of 16 nodes are not updated" in source
 
     @pytest.mark.parametrize(
         ("arguments", "code"),

@@ -1,17 +1,41 @@
-"""Fleets that there are not: what nodes would answer, how a rollout went, what it means for images."""
+"""
+Fleets that there are not: what nodes would answer, how a rollout went, what it means for images.
+
+Answers and record agree, because both come from one history of each node: the rollout halted in its third wave.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
+from dataclasses import dataclass
 from typing import Any
 
-from baseimg_core.model.rollout import fleet
+from baseimg_core.model.rollout import fleet, record
+from baseimg_core.model.rollout.policy import DEFAULTS
 
 BASE, OLD, NEW = "corp/base:12.0", "12.0", "12.1"
 NOW = "2026-03-03T04:30:00Z"
 _BEGIN = datetime.datetime(2026, 3, 3, 2, 0, tzinfo=datetime.timezone.utc)
+_HALF, _REST = 2, 3
 _WAVES = (("canary", 0.005), ("first", 0.1), ("half", 0.5), ("rest", 1.0))
-REASON = "[health-gate] container shop-web is unhealthy: GET /healthz returned 503 (connection refused to db:5432)"
+_SECONDS = ((0, 540), (1140, 2300), (2900, 4520))  # when the waves began and ended
+_THRESHOLD = 99
+_FAILED = (
+    f"{BASE} {NEW}: shop-web is unhealthy, its health check says: GET /healthz returned 503 (connection refused to "
+    f"db:5432), 120 s after it was started. The base shows {OLD} again, and so do, restarted: shop-web"
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened to one node; its number gives its place in the rollout."""
+
+    number: int
+    wave: int
+    state: str
+    code: str = ""
+    message: str = ""
 
 
 def at(seconds: float) -> str:
@@ -38,65 +62,111 @@ def status(version: str, declared: str | None = NEW, **more: Any) -> dict[str, A
     }
 
 
+def histories(count: int) -> list[History]:
+    """
+    Nodes in the order of the rollout. Silent ones were found by the preparation; the others are ready until their turn.
+
+    Once too many of a wave are bad, no other node starts, and those in flight end.
+    """
+    found: list[History] = []
+    stop = count
+    for number in range(count):
+        wave = next(index for index, (_, share) in enumerate(_WAVES) if number < max(1, share * count))
+        if number % 333 == 27:
+            found.append(History(number, wave, record.UNREACHABLE, "node-silent", "does not answer"))
+        elif wave == _REST or number >= stop:
+            found.append(History(number, wave, record.READY))
+        elif wave == _HALF and number % 71 == 5:
+            found.append(History(number, wave, record.FAILED, "gate-failed", _FAILED))
+            if _is_lost(found, count):
+                stop = min(stop, number + max(1, count // 40))
+        else:
+            found.append(History(number, wave, record.UPDATED))
+    return found
+
+
+def _is_lost(found: list[History], count: int) -> bool:
+    """Whether the third wave cannot reach its threshold any more, with the silent ones that are still to come."""
+    first, last = int(max(1, 0.1 * count)), int(0.5 * count)
+    bad = sum(history.state == record.FAILED for history in found)
+    bad += sum(number % 333 == 27 for number in range(first, last))
+    return (last - first - bad) * 100 < _THRESHOLD * (last - first)
+
+
 def seen(count: int) -> dict[str, Any]:
-    """A fleet in the third of its four waves, with a few of everything that goes wrong."""
-    nodes = names(count)
+    """What `baseimg.fleet` collects: besides the rollout, some contents were damaged and some engines are down."""
     answers: dict[str, Any] = {}
-    for number, node in enumerate(nodes):
-        if number % 333 == 7:
+    for history, node in zip(histories(count), names(count), strict=True):
+        if history.state == record.UNREACHABLE:
             continue
-        updated = number < count * 0.42 and number % 97 != 5
-        outdated = ["shop-web"] if updated and number % 9 == 1 else []
+        updated = history.state == record.UPDATED
+        outdated = ["shop-web"] if updated and history.number % 9 == 1 else []
         item = status(NEW if updated else OLD, containers={"current": [], "outdated": outdated, "unknown": []})
-        if number % 401 == 11:
+        if history.number % 401 == 11:
             item["generations"][0]["damaged"] = True
         answers[node] = {"bases": [item]}
-        if number % 500 == 42:
+        if history.number % 500 == 42:
             answers[node] = "ERROR: [engine-unreachable] no answer from the engine at unix:///var/run/docker.sock"
-    return fleet.collect(nodes, answers)
+    return fleet.collect(names(count), answers)
 
 
 def rollout(count: int) -> dict[str, Any]:
-    """Its record."""
-    nodes: dict[str, dict[str, Any]] = {}
-    for number, node in enumerate(names(count)):
-        wave = next(index for index, (_, share) in enumerate(_WAVES) if number < max(1, share * count))
-        state = "updated" if number < count * 0.42 else "ready" if number < count * 0.5 else "pending"
-        code, message = "", ""
-        if state == "updated" and number % 97 == 5:
-            state, (code, message) = "failed", REASON[1:].split("] ")
-        if number % 333 == 7:
-            state, message = "unreachable", "did not answer within 60 seconds"
-        ended = at(120 + 6000 * number / count) if state in ("updated", "failed") else ""
-        nodes[node] = {"wave": wave, "state": state, "code": code, "message": message, "ended": ended}
-    waves = [
-        {"name": "canary", "state": "passed", "started": at(0), "ended": at(540)},
-        {"name": "first", "state": "passed", "started": at(1140), "ended": at(2300)},
-        {"name": "half", "state": "running", "started": at(2900), "ended": ""},
-        {"name": "rest", "state": "pending", "started": "", "ended": ""},
-    ]
-    return {
-        "format": 1,
-        "id": "20260303T020000Z",
-        "base": BASE,
-        "version": NEW,
-        "by": "ops",
-        "created": at(0),
-        "ended": "",
-        "state": "halted",
-        "reason": "wave half: 97.2 % of its nodes are updated, the threshold is 99 %",
-        "waves": waves,
-        "nodes": nodes,
+    """The rollout's record."""
+    found = histories(count)
+    turns = [[history.number for history in found if history.wave == wave and _ended(history)] for wave in range(3)]
+    nodes = {
+        node: record.Node(
+            wave=history.wave,
+            state=history.state,
+            from_version=OLD,
+            to_version=NEW,
+            code=history.code,
+            message=history.message,
+            ended=_end(history, turns[history.wave]) if _ended(history) else "",
+        )
+        for history, node in zip(found, names(count), strict=True)
     }
+    states = (record.PASSED, record.PASSED, record.FAILED, record.PENDING)
+    waves = [
+        record.WaveRecord(name, _THRESHOLD, state, at(_SECONDS[index][0]), at(_SECONDS[index][1]))
+        if index < _REST
+        else record.WaveRecord(name, _THRESHOLD, state)
+        for index, ((name, _), state) in enumerate(zip(_WAVES, states, strict=True))
+    ]
+    halted = record.Rollout(
+        id="20260303T020000-1f3a",
+        base=BASE,
+        version=NEW,
+        by="ops",
+        created=at(0),
+        policy=dict(DEFAULTS),
+        waves=waves,
+        nodes=nodes,
+        state=record.HALTED,
+        updated=at(_SECONDS[_HALF][1]),
+    )
+    halted.reason = record.why_failed(halted, _HALF)
+    data: dict[str, Any] = json.loads(halted.dump())
+    return data
+
+
+def _ended(history: History) -> bool:
+    return history.state in (record.UPDATED, record.FAILED)
+
+
+def _end(history: History, turns: list[int]) -> str:
+    """When a node ended: those of a wave one after the other."""
+    began, ended = _SECONDS[history.wave]
+    return at(began + (ended - began) * (turns.index(history.number) + 1) / len(turns))
 
 
 def impacts(images: int = 12) -> list[dict[str, Any]]:
     """What `baseimg.impact` tells on two nodes."""
     paths = [
-        ("/usr/lib/x86_64-linux-gnu/libssl.so.3", "libraries", "its own file"),
-        ("/usr/bin/openssl", "programs", "its own file"),
-        ("/etc/ssl/certs/ca-certificates.crt", "certificates", "below an opaque directory"),
-        ("/var/lib/dpkg/status", "package databases", "its own file"),
+        ("/usr/lib/x86_64-linux-gnu/libssl.so.3", "libraries", "own file"),
+        ("/usr/bin/openssl", "programs", "own file"),
+        ("/etc/ssl/certs/ca-certificates.crt", "certificates", "opaque directory above"),
+        ("/var/lib/dpkg/status", "package databases", "own file"),
     ]
     found = []
     for number in range(images):

@@ -107,15 +107,15 @@ class TestTable:
             "2000 nodes: 1990 answered, 6 unreachable, 4 failed",
             "",
             "BASE            VERSION  NODES  BEHIND  DRIFTED  OUTDATED  UNKNOWN",
-            "corp/base:12.0  12.0      1164    1164        2         -        -",
-            "                12.1       826       -        3        93        -",
+            "corp/base:12.0  12.0      1237    1237        3         -        -",
+            "                12.1       753       -        2        84        -",
             "",
             "OUTDATED and UNKNOWN are containers: stop and start the outdated ones.",
         ]
         assert len(lines) < 20
         assert max(map(len, lines)) < 200
         assert (
-            "Unreachable (6): web-0007.fra1, web-0340.fra1, web-0673.fra1, web-1006.fra1, web-1339.fra1, web-1672.fra1"
+            "Unreachable (6): web-0027.fra1, web-0360.fra1, web-0693.fra1, web-1026.fra1, web-1359.fra1, web-1692.fra1"
         ) in lines
 
     def test_of_nobody(self) -> None:
