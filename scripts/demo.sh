@@ -1,11 +1,11 @@
 #!/bin/bash
-# The whole job on a private Docker engine: build, apply and roll back a newer base. The story is scripts/demo/story.py.
+# Build, apply and roll back a newer base on a private Docker engine. scripts/demo/story.py has the steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 die() { echo "demo: $*" >&2; exit 1; }
 
-[ "$(id -u)" = 0 ] || die "must run as root: it starts a Docker engine of its own"
-[ -x .venv/bin/salt-call ] || die "run 'make setup' first"
-# exec, so that a signal reaches the one that cleans up
+[ "$(id -u)" = 0 ] || die "run it as root: it starts a private Docker engine"
+[ -x .venv/bin/salt-call ] || die "run 'make demo'"
+# exec: signals must reach the process that cleans up
 exec .venv/bin/python scripts/demo

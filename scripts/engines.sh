@@ -19,10 +19,10 @@ tree() {
     mirror=$(.venv/bin/python -m tests.support.apt "$suite")
     rm -rf "$root.new"
     debootstrap --variant=minbase --include=ca-certificates "$suite" "$root.new" "$mirror" >"$root.log" 2>&1
-    # nothing may start by itself
+    # no service may start during the installation
     printf '#!/bin/sh\nexit 101\n' >"$root.new/usr/sbin/policy-rc.d"
     chmod +x "$root.new/usr/sbin/policy-rc.d"
-    # a mirror that lags will do
+    # accept a mirror that lags behind
     local options=(-q -o Acquire::Check-Valid-Until=false)
     DEBIAN_FRONTEND=noninteractive chroot "$root.new" sh -c "
         apt-get ${options[*]} update && apt-get ${options[*]} install -y --no-install-recommends ${ENGINES[*]}

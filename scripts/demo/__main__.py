@@ -1,4 +1,4 @@
-"""Run the story in a directory and on an engine of its own, and leave nothing behind, however it ends."""
+"""Run the demo in a temporary directory on a private engine, and remove both, even after a failure or a signal."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from engine import Engine
 from screen import DemoError, Screen
 from story import tell
 
-# Below it lie unix sockets, whose whole paths must stay below 108 bytes.
+# The directory contains Unix sockets, whose paths must have fewer than 108 bytes (unix(7)).
 _MAX_PATH = 50
 
 
 class Ended(BaseException):
-    """A signal told us to end."""
+    """A signal requested the end."""
 
 
 def main() -> int:
@@ -35,9 +35,9 @@ def main() -> int:
         print(f"demo: failed: {error}", file=sys.stderr)
         return 1
     except Ended as end:
-        print("demo: interrupted, and cleaned up", file=sys.stderr)
+        print("demo: interrupted; everything was removed", file=sys.stderr)
         return 128 + int(end.args[0])
-    except BrokenPipeError:  # nobody reads on
+    except BrokenPipeError:  # the reader of stdout has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return 0
@@ -45,7 +45,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """The first signal ends the story, further ones do not end the cleaning."""
+    """End the demo at the first signal; ignore further signals during the cleanup."""
     caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def end(number: int, _frame: object) -> None:
@@ -63,7 +63,7 @@ def _directory() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="baseimg-demo."))
     try:
         if len(str(directory)) > _MAX_PATH:
-            raise DemoError(f"{directory} is too long for unix sockets: set TMPDIR to a shorter directory")
+            raise DemoError(f"{directory} is too long for Unix sockets; set TMPDIR to a shorter directory")
         yield directory
     finally:
         shutil.rmtree(directory)

@@ -1,4 +1,4 @@
-"""A Docker engine of the demo's own: daemon, containerd, socket and data lie in one directory and end with it."""
+"""A private Docker engine: its daemon, containerd, socket and data are in one directory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _START_SECONDS = 60
 _STOP_SECONDS = 30
 _POLL_SECONDS = 0.05
 _PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-# Docker before 24 makes it where it is missing, whatever directories it is given.
+# Docker before 24 creates this file if it is missing, even with all directories elsewhere.
 _KEY = Path("/etc/docker/key.json")
 
 
 class Engine:
-    """Runs while its ``with`` block does."""
+    """A Docker engine that runs during its ``with`` block."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -34,7 +34,7 @@ class Engine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Ours without whatever names another engine, and with this one."""
+        """The environment of this process, with this engine instead of any other."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "SALT_"))}
         return {**kept, "PATH": _PATH, "DOCKER_HOST": self.url, "DOCKER_CONFIG": f"{self.directory}/docker-config"}
 
@@ -56,7 +56,7 @@ class Engine:
         for tool in ("dockerd", "docker"):
             if shutil.which(tool, path=_PATH) is None:
                 raise DemoError(f"{tool} is missing: run 'make setup'")
-        # Without a file of its own, dockerd reads the machine's /etc/docker/daemon.json.
+        # Without this file dockerd reads the machine's /etc/docker/daemon.json.
         (self.directory / "daemon.json").write_text("{}")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -65,7 +65,7 @@ class Engine:
                 stdout=log,
                 stderr=log,
                 env=self.environment,
-                start_new_session=True,  # Ctrl-C is for us; we end it in order
+                start_new_session=True,  # Ctrl-C must not reach the engine: it is stopped in order
             )
         deadline = time.monotonic() + _START_SECONDS
         while not self.version:
@@ -75,7 +75,7 @@ class Engine:
             self.version = self._docker("version", "--format", "{{.Server.Version}}") or self._wait()
 
     def _command(self) -> list[str]:
-        # Should we be killed outright, the engine still ends.
+        # The engine also ends if this process is killed.
         return [
             *("setpriv", "--pdeathsig=TERM", "dockerd"),
             f"--config-file={self.directory}/daemon.json",
@@ -87,13 +87,13 @@ class Engine:
             "--bridge=none",
             "--iptables=false",
             "--ip-forward=false",
-            # Not systemd's: it is not there in a container, and our groups are easy to find and remove.
+            # Not systemd's driver: containers have no systemd, and cgroupfs groups are easy to find and remove.
             "--exec-opt=native.cgroupdriver=cgroupfs",
             f"--cgroup-parent=/{self.directory.name}",
         ]
 
     def _stop(self) -> None:
-        """End everything in order, then by force what is left; safe after a start that failed half-way."""
+        """Stop everything in order, then kill the rest; safe after a start that failed."""
         if self._process is not None:
             if self._process.poll() is None:
                 for container in self._docker("ps", "--all", "--quiet").split():
@@ -111,11 +111,11 @@ class Engine:
         if _KEY not in self._had:
             _KEY.unlink(missing_ok=True)
         if _KEY.parent not in self._had:
-            with contextlib.suppress(OSError):  # not there, or somebody else uses it by now
+            with contextlib.suppress(OSError):  # missing, or in use by another engine
                 _KEY.parent.rmdir()
 
     def _docker(self, *words: str) -> str:
-        """What the client prints, nothing where it fails. In a session of its own: Ctrl-C must not end the cleaning."""
+        """Return the output of the client, "" if it fails. Ctrl-C does not reach it and end the cleanup."""
         try:
             done = subprocess.run(
                 ["docker", *words],
@@ -136,7 +136,7 @@ class Engine:
         return ""
 
     def _kill_leftovers(self) -> None:
-        """Whatever of this engine outlived its daemon; each names our directory on its command line."""
+        """Kill processes that outlived the daemon; each has the directory on its command line."""
         deadline = time.monotonic() + _STOP_SECONDS
         while (left := list(self._processes())) and time.monotonic() < deadline:
             for pid in left:
@@ -147,12 +147,12 @@ class Engine:
     def _processes(self) -> Iterator[int]:
         wanted = f"{self.directory}/".encode()
         for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):  # it ended meanwhile
+            with contextlib.suppress(OSError):  # the process has ended
                 if wanted in path.read_bytes():  # a zombie has no command line
                     yield int(path.parent.name)
 
     def _mounts(self) -> list[str]:
-        """Mount points below our directory, deepest first."""
+        """Return the mount points below the directory, deepest first."""
         points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         return sorted((point for point in points if point.startswith(f"{self.directory}/")), reverse=True)
 

@@ -1,4 +1,4 @@
-"""Images from local material: a base in two versions, and two applications on the older one."""
+"""Images made from local files: a base in two versions, and two applications on the older one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TIME = 1_700_000_000
 _BUSYBOX = Path("/bin/busybox")
 _APPLETS = ("sh", "cat", "ls", "sleep")
 _BASE_COMMAND = '#!/bin/sh\n[ "$1" = version ] && cat /etc/base-release\n'
-# An application that runs until it is told to stop, and then stops at once.
+# An application that stops at once on SIGTERM.
 _SERVICE = "#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 1 & wait; done\n"
 
 File = tuple[str, bytes, int]
@@ -27,7 +27,7 @@ File = tuple[str, bytes, int]
 
 @dataclass(frozen=True)
 class Image:
-    """``layers`` are uncompressed tars, bottom first."""
+    """An image; ``layers`` are uncompressed tars, bottom first."""
 
     name: str
     layers: Sequence[bytes]
@@ -44,7 +44,7 @@ def images() -> list[Image]:
     service = _layer(["srv"], [("srv/service", _SERVICE.encode(), 0o755)])
     return [
         Image(BASE, [older]),
-        Image(NEWER, [newer]),  # built anew: it shares no layer with the older one
+        Image(NEWER, [newer]),  # built anew, so it shares no layer with the older one
         *(
             Image(
                 name,
@@ -57,7 +57,7 @@ def images() -> list[Image]:
 
 
 def archive(wanted: Sequence[Image]) -> bytes:
-    """What ``docker load`` takes."""
+    """Return an archive for ``docker load``."""
     files: dict[str, bytes] = {}
     manifest = []
     for image in wanted:
@@ -71,7 +71,7 @@ def archive(wanted: Sequence[Image]) -> bytes:
 
 
 def saved_diff_ids(path: Path) -> dict[str, list[str]]:
-    """The digests of the layers in what ``docker save`` wrote, by image."""
+    """Return the digests of the layers in an archive of ``docker save``, by image."""
     with tarfile.open(path) as tar:
         manifest = json.loads(_read(tar, "manifest.json"))
         return {

@@ -1,4 +1,4 @@
-"""What the demo prints, and how it runs the commands that it shows."""
+"""The output of the demo, and the commands that it shows and runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BOLD, _DIM, _CYAN, _GREEN = "1", "2", "36", "32"
 
 
 class DemoError(Exception):
-    """A step did not show what it must."""
+    """A step did not show the expected result."""
 
 
 def expect(found: object, wanted: object, what: str) -> None:
@@ -26,7 +26,7 @@ def expect(found: object, wanted: object, what: str) -> None:
 
 
 class Screen:
-    """Steps as text: a headline, why, the command as an operator types it, what came of it."""
+    """Prints steps: a headline, a reason, the command as an operator types it, its result."""
 
     def __init__(self) -> None:
         self.width = max(_MIN_WIDTH, min(shutil.get_terminal_size().columns, _MAX_WIDTH))
@@ -72,25 +72,25 @@ class Screen:
 
 
 class Shell:
-    """Runs commands with the demo's environment; what is shown of them is exactly what an operator types there."""
+    """Runs commands with the demo's environment, and shows them as an operator types them."""
 
     def __init__(self, screen: Screen, directory: str, environment: Mapping[str, str]) -> None:
         self._screen, self._directory = screen, directory
         self._environment = dict(environment)
 
     def run(self, *words: str, shown: bool = True) -> str:
-        """The command's output; :class:`DemoError` where it fails."""
+        """Return the output of a command; raise :class:`DemoError` if it fails."""
         if shown:
             self._screen.command(shlex.join(words))
         return self._succeeded(words)
 
     def line(self, text: str) -> str:
-        """The same for a line of shell."""
+        """Run a line of shell, and return its output."""
         self._screen.command(text)
         return self._succeeded(("sh", "-c", text))
 
     def refused(self, *words: str) -> str:
-        """The error of a command that must fail."""
+        """Return the error of a command that must fail."""
         self._screen.command(shlex.join(words))
         done = self._done(words)
         if not done.returncode:
@@ -98,7 +98,7 @@ class Shell:
         return done.stderr.strip()
 
     def salt(self, *words: str) -> Any:
-        """What ``salt-call --local`` returns, as data."""
+        """Return the result of ``salt-call --local`` as data."""
         self._screen.command(shlex.join(("salt-call", "--local", *words)))
         command = ("salt-call", "--local", "--retcode-passthrough", "--out=json", *words)
         output = self._succeeded(command)

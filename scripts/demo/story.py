@@ -1,4 +1,4 @@
-"""The story: one base, two applications on it, a fix for the base, and the way back. Every claim is checked."""
+"""The steps of the demo: a base with two applications, a fix for the base, and a rollback. Every result is checked."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Story:
         self.save_works()
 
     def prepare(self) -> None:
-        self.screen.title("baseimg: a newer base under two applications, without rebuilding or pulling them")
+        self.screen.title("baseimg: update the base of two applications without rebuilding or pulling them")
         self.screen.note(
             f"A private Docker {self.engine.version.partition('+')[0]} in {self.directory}. {_SHOP} and {_BILLING} are "
             f"FROM {BASE}; {NEWER} has newer certificates."
@@ -58,13 +58,13 @@ class Story:
         self.shell.run("docker", "load", "--quiet", "--input", str(path), shown=False)
 
     def before(self) -> None:
-        self.screen.step("Before", "Each application image has the base that it was built on. One is running.")
+        self.screen.step("Before", "Each application image has the base that it was built on. One of them runs.")
         self.shell.run("docker", "run", "--detach", "--network=none", "--name=shop", _SHOP)
         self.process = self.main_process()
         self.version_in_new_container(_BILLING, "12.0")
 
     def build(self) -> dict[str, Any]:
-        self.screen.step("Build the bundle", "Only what differs between the two versions travels, in one file.")
+        self.screen.step("Build the bundle", "A bundle is one file with the difference between the two versions.")
         done = self.shell.salt("baseimg.build", BASE, NEWER, f"srv/{_BUNDLE}")
         counts = done["changes"]
         self.screen.result(
@@ -75,7 +75,7 @@ class Story:
         return dict(done)
 
     def declare(self, bundle: dict[str, Any]) -> None:
-        self.screen.step("Declare the version in pillar, and ask first", "Test mode tells what would happen.")
+        self.screen.step("Declare the version in pillar, and do a dry run", "Test mode changes nothing.")
         pillar = _PILLAR.format(base=BASE, source=f"salt://{_BUNDLE}", digest=bundle["digest"])
         (self.directory / "pillar/baseimg.sls").write_text(pillar)
         shown = self.shell.run("cat", "pillar/baseimg.sls")
@@ -84,13 +84,13 @@ class Story:
         self.version_in_new_container(_BILLING, "12.0", shown=False)
 
     def converge(self) -> None:
-        self.screen.step("Apply", "One atomic swap, on the node, for every image that is built on this base.")
+        self.screen.step("Apply", "One atomic exchange on the node updates every image on this base.")
         self.apply_state({"old": "12.0", "new": "12.1"})
         for image in APPLICATIONS:
             self.version_in_new_container(image, "12.1")
 
     def running(self) -> None:
-        self.screen.step("What runs is undisturbed", "It keeps the old base, whole, until it is stopped and started.")
+        self.screen.step("Running containers", "They keep the old base, whole, until they are stopped and started.")
         expect(self.main_process(), self.process, "the running container's process")
         self.version_in_shop("12.0", f", in the same process {self.process['Pid']} as before")
         containers = self.shell.salt("baseimg.status", BASE)["bases"][0]["containers"]
@@ -100,20 +100,22 @@ class Story:
         self.version_in_shop("12.1")
 
     def save_refused(self) -> None:
-        self.screen.step("A limit", "The engine checks layers that leave it, and sees that this one has changed.")
+        self.screen.step(
+            "A limit", "The engine verifies layers when it exports them, and finds that this one has changed."
+        )
         error = self.shell.refused("docker", "save", "--output=saved.tar", *self.names)
         self.screen.result(error.removeprefix("Error response from daemon: "))
         expect("file integrity checksum failed" in error, True, f"the engine's refusal ({error})")
 
     def roll_back(self) -> None:
-        self.screen.step("Roll back", "Declare the older version: its content is still on the node.")
+        self.screen.step("Roll back", "Declare the older version. Its content is still on the node.")
         self.shell.line("sed -i '/version:/s/12.1/12.0/' pillar/baseimg.sls")
         self.apply_state({"old": "12.1", "new": "12.0"})
         for image in APPLICATIONS:
             self.version_in_new_container(image, "12.0", shown=image == _BILLING)
 
     def save_works(self) -> None:
-        self.screen.step("The original again", "The engine's own checksums hold, for the base and the applications.")
+        self.screen.step("The original again", "The engine's checksums match again, for the base and the applications.")
         self.shell.run("docker", "save", "--output=saved.tar", *self.names)
         wanted = {image.name: image.diff_ids for image in self.images if image.name in self.names}
         expect(saved_diff_ids(self.directory / "saved.tar"), wanted, "the saved layers' digests")
@@ -126,7 +128,7 @@ class Story:
     def apply_state(self, version: dict[str, str] | None, *options: str) -> None:
         """Apply the SLS; ``version`` is the change that it must make, ``None`` in test mode."""
         (state,) = self.shell.salt("state.apply", "baseimg", *options).values()
-        self.screen.result(state["comment"])
+        self.screen.result(*state["comment"].splitlines())
         expect(state["result"], None if version is None else True, f"the state's result ({state['comment']})")
         expect(state["changes"], {"version": version or {"old": "12.0", "new": "12.1"}}, "the state's changes")
 
@@ -156,7 +158,7 @@ def _environment(engine: Engine, directory: Path) -> dict[str, str]:
 
 
 def _write_minion(directory: Path) -> None:
-    """A masterless minion that takes the suite from this checkout."""
+    """Write the configuration of a masterless minion that uses this checkout."""
     for name in ("salt", "pillar", f"srv/{Path(_BUNDLE).parent}"):
         (directory / name).mkdir(parents=True)
     minion = {
@@ -167,9 +169,9 @@ def _write_minion(directory: Path) -> None:
         "pillar_roots": {"base": [str(directory / "pillar")]},
         "module_dirs": [str(_REPO)],
         "utils_dirs": [str(_REPO / "_utils")],
-        "autoload_dynamic_modules": False,  # they come from module_dirs
-        "fileserver_list_cache_time": 0,  # the bundle is newer than the first listing
-        "enable_fqdns_grains": False,  # asks name servers
+        "autoload_dynamic_modules": False,  # modules come from module_dirs
+        "fileserver_list_cache_time": 0,  # the bundle is newer than the first file list
+        "enable_fqdns_grains": False,  # would query name servers
         "log_level": "quiet",
     }
     (directory / "salt/minion").write_text(json.dumps(minion))
