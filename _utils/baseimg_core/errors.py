@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .redact import redact
+
 
 class BaseimgError(Exception):
     """
@@ -23,10 +25,11 @@ class BaseimgError(Exception):
     hint = ""
 
     def __init__(self, message: str, hint: str = "", result: Mapping[str, Any] | None = None) -> None:
+        message = redact(message)
         super().__init__(message)
         self.result = dict(result or {})
         self.message = message
-        self.hint = hint or self.hint
+        self.hint = redact(hint or self.hint)
 
     def as_dict(self) -> dict[str, Any]:
         """The error as data, for returns and ``info``."""

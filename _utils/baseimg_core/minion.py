@@ -20,6 +20,7 @@ from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
 from .model.policy import pillar as policy_pillar
 from .model.policy import protection, reference
 from .ops import status
+from .redact import redact_url
 from .registry import pull, push
 
 _BAR_SECONDS = 0.2
@@ -83,9 +84,7 @@ class Minion:
         timeout = self._salt["config.get"]("baseimg:lock_timeout", 60)
         if not isinstance(timeout, int | float) or timeout < 0:
             raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
-        reserve = self._salt["config.get"]("baseimg:reserve", 2)
-        if not isinstance(reserve, int) or not 0 <= reserve < 100:
-            raise ArgumentInvalid(f"baseimg:reserve is {reserve!r}, expected a percentage from 0 to 99")
+        reserve = self._reserve()
         devices = self._salt["config.get"]("baseimg:allow_devices", False)
         if not isinstance(devices, bool):
             raise ArgumentInvalid(f"baseimg:allow_devices is {devices!r}, expected true or false")
@@ -97,6 +96,12 @@ class Minion:
         engine = self.engine()
         self._records_before = (engine, status.written(engine))
         return Context(engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept, link)
+
+    def _reserve(self) -> int:
+        reserve = self._salt["config.get"]("baseimg:reserve", 2)
+        if not isinstance(reserve, int) or not 0 <= reserve < 100:
+            raise ArgumentInvalid(f"baseimg:reserve is {reserve!r}, expected a percentage from 0 to 99")
+        return reserve
 
     def _trust(self) -> policy_pillar.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
@@ -133,7 +138,8 @@ class Minion:
         try:
             path = self._salt["cp.cache_file"](source.source, saltenv=saltenv, source_hash=digest)
         except Exception as exc:  # each transport raises other errors
-            raise BundleUnavailable(f"cannot fetch {source.source}: {exc}") from exc
+            # the cause is dropped, because a traceback would show its URL
+            raise BundleUnavailable(f"cannot fetch {source.source}: {redact_url(str(exc), source.source)}") from None
         if not path:
             raise BundleUnavailable(f"cannot fetch {source.source}")
         self._fetched.append(path)
@@ -146,7 +152,7 @@ class Minion:
     def _registry(self) -> pull.BundleCache:
         if self._cache is None:
             home = os.path.join(self._opts["cachedir"], "baseimg", "registry")
-            self._cache = pull.BundleCache(home, self._registries(), self.progress)
+            self._cache = pull.BundleCache(home, self._registries(), self.progress, self._reserve())
         return self._cache
 
     def _registries(self) -> dict[str, policy_pillar.Registry]:
@@ -175,11 +181,9 @@ class Minion:
         """Clear the progress bar, and refresh the grains if a record was written."""
         if self._bar and self._action:
             self._write("")
-        if (
-            self._records_before
-            and status.written(self._records_before[0]) != self._records_before[1]
-            and self._daemon()
-        ):
+        if self._cache:
+            self._cache.close()
+        if self._records_changed() and self._daemon():
             self._salt["saltutil.refresh_grains"]()  # also refreshes pillar, which sends the grains to the master
 
     def _records_changed(self) -> bool:

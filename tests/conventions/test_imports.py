@@ -14,7 +14,8 @@ from tests.support.sources import CORE, LOADER_FILES, REPO, core_files, imports,
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
     "_saltext": (set(), set()),
-    "errors": (set(), set()),
+    "redact": (set(), set()),
+    "errors": ({"redact"}, set()),
     "progress": (set(), set()),
     "model": ({"errors", "model"}, set()),
     "linux": ({"errors", "linux"}, set()),
@@ -24,7 +25,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "registry": ({"errors", "progress", "model", "linux", "disk", "sdk", "registry"}, {"urllib3"}),
     "context": ({"progress", "model", "engine"}, set()),
     "ops": ({"errors", "progress", "context", "model", "linux", "disk", "engine", "ops"}, set()),
-    "minion": ({"errors", "context", "model", "engine", "registry", "ops"}, set()),
+    "minion": ({"errors", "redact", "context", "model", "engine", "registry", "ops"}, set()),
     "report": ({"errors", "model", "report"}, set()),
     "rollout": ({"errors", "model", "linux", "disk", "rollout"}, set()),
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
+import gc
 import hashlib
 import http.server
 import json
@@ -11,6 +14,7 @@ import os
 import random
 import shutil
 import subprocess
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -38,7 +42,7 @@ from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.policy import reference
 from baseimg_core.model.policy.pillar import Registry as Declared
 from baseimg_core.model.stack import ids
-from baseimg_core.registry import pull, push, repository, tls
+from baseimg_core.registry import endpoint, pull, push, repository, tls
 from tests.support.fs import loop_fs
 from tests.support.registry import Authority, Flaky, Registry, served
 
@@ -69,6 +73,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     sides = [ImageRef(f"corp/base:{one}", one, ids.chain_id([digest]), (digest,)) for one, digest in VERSIONS.items()]
     changes = compare(Stack([str(root / "old")]), Stack([str(root / "new")]))
     path = str(root / "b.tar")
+    writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
+    return path
+
+
+def other_bundle(root: Path) -> str:
+    """A small bundle with other bytes."""
+    for name in ("old", "new"):
+        (root / "other" / name).mkdir(parents=True)
+    (root / "other/new/file").write_bytes(b"other")
+    sides = [ImageRef(f"corp/base:{one}", one, ids.chain_id([digest]), (digest,)) for one, digest in VERSIONS.items()]
+    changes = compare(Stack([str(root / "other/old")]), Stack([str(root / "other/new")]))
+    path = str(root / "other/b.tar")
     writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
     return path
 
@@ -233,6 +249,91 @@ class TestBroken:
                 node.fetch(source)
             assert node.files == []
 
+    def test_what_does_not_fit_is_not_begun(self, registry: Registry, bundle: str, node: Node) -> None:
+        """A hostile manifest promises a pebibyte."""
+        with Bundle.open(bundle) as opened:
+            image, config = json.loads(opened.image), opened.config
+        image["layers"][0]["size"] = 1 << 50
+        asked: list[str] = []
+
+        class Huge(Proxy):
+            def answer(self) -> bytes:
+                asked.append(self.path)
+                return config if image["config"]["digest"] in self.path else json.dumps(image).encode()
+
+        with served(Huge) as host, pytest.raises(SpaceExhausted):
+            node.fetch(at(host))
+        assert node.files == []
+        assert [path for path in asked if image["layers"][0]["digest"] in path] == []
+
+    def test_a_slow_registry_is_given_up_and_blocks_no_other(
+        self, registry: Registry, source: str, bundle: str, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(endpoint, "_RATE_SECONDS", 0.3)
+        begun, fetched = threading.Event(), threading.Event()
+        layer = registry.blob(layer_of(bundle)).read_bytes()
+
+        class Slow(Proxy):
+            def answer(self) -> bytes:
+                return registry.blob("sha256:" + self.path.rpartition("sha256:")[2]).read_bytes()
+
+            def send(self, data: bytes) -> None:
+                if data != layer:
+                    super().send(data)
+                    return
+                begun.set()
+                assert fetched.wait(60)
+                with contextlib.suppress(OSError):
+                    for byte in data:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.02)  # this is what is tested
+
+        other = other_bundle(tmp_path)
+        good = push.push(other, reference.parse(f"{registry.host}/other/base:1"), {})["source"]
+        with served(Slow) as host, ThreadPoolExecutor(1) as job:
+            slow = job.submit(node.fetch, at(host, source))
+            assert begun.wait(60)
+            assert same(node.fetch(good), other)
+            fetched.set()
+            with pytest.raises(BundleUnavailable, match=r"less than 4096 bytes per second"):
+                slow.result(60)
+        assert [name for name in node.files if name.endswith(".lock")] == []
+        assert same(node.fetch(source), bundle)
+
+    def test_a_job_that_fetches_it_for_ever(self, source: str, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pull, "_LOCK_SECONDS", 0.2)
+        node.home.mkdir()
+        lock = node.home / f"{source.rpartition(':')[2]}.tar.lock"
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(BundleUnavailable, match="another process has been fetching"):
+                node.fetch(source)
+        node.fetch(source)
+        assert not lock.exists()
+
+    def test_the_cache_is_bounded(self, source: str, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        node.home.mkdir()
+        ages = {"a.tar": 8 * 86400, "b.tar.part": 2 * 86400, "c.tar": 7200, "d.tar": 60}
+        for name, age in ages.items():
+            (node.home / name).write_bytes(b"x" * 100_000)
+            os.utime(node.home / name, (time.time() - age,) * 2)
+        name = os.path.basename(node.fetch(source))
+        assert node.files == sorted(["b.tar.part", "c.tar", "d.tar", name])
+        monkeypatch.setattr(pull, "_MAX_BYTES", CONTENT + 250_000)
+        node.fetch(source)
+        assert node.files == sorted(["c.tar", "d.tar", name])
+        monkeypatch.setattr(pull, "_MAX_BYTES", 0)
+        node.fetch(source)
+        assert node.files == sorted(["d.tar", name])
+
+    def test_no_connection_is_left_open(self, source: str, bundle: str, node: Node) -> None:
+        gc.collect()  # whatever other tests left
+        before = sockets()
+        cache = pull.BundleCache(str(node.home), {})
+        cache.fetch(source)
+        cache.close()
+        assert sockets() == before
+
     def test_another_job_goes_on_with_it(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
         class Killed(BaseException):
             """As a signal in the middle of it."""
@@ -296,6 +397,36 @@ class TestTampered:
 
 def reference_digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def sockets() -> int:
+    """How many sockets this process has."""
+    descriptors = Path("/proc/self/fd")
+    return sum(
+        os.readlink(descriptors / name).startswith("socket:")
+        for name in os.listdir(descriptors)
+        if os.path.lexists(descriptors / name)
+    )
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Answers every GET with what `answer` gives."""
+
+    def do_GET(self) -> None:
+        data = b"{}" if self.path == "/v2/" else self.answer()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.send(data)
+
+    def answer(self) -> bytes:
+        raise NotImplementedError
+
+    def send(self, data: bytes) -> None:
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr."""
 
 
 class TestMirrors:
@@ -466,6 +597,30 @@ class TestTokens:
         assert same(node.fetch(at(registry.host)), bundle)
         shown = told(caught, caplog)
         assert [secret for secret in (*SECRETS, *given, IDENTITY) if secret in shown] == []
+
+    def test_no_password_goes_over_http_to_another_host(self, bundle: str, tmp_path: Path) -> None:
+        """Declared as insecure, a registry may be asked in the clear; a token server elsewhere was not declared."""
+        seen: list[str] = []
+
+        class Front(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                seen.append(str(self.headers["Authorization"]))
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Bearer realm="http://tokens.example:80/token",service="x"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing on stderr."""
+
+        with served(Front) as host:
+            for login in ({"auth": SECRETS[1]}, {"identitytoken": IDENTITY}):
+                log_in(tmp_path, host)
+                (tmp_path / "docker/config.json").write_text(json.dumps({"auths": {host: login}}))
+                with pytest.raises(RegistryDenied, match="without TLS on another host") as caught:
+                    put(host, bundle, **{host: Declared(insecure=True)})
+                assert [secret for secret in (*SECRETS, IDENTITY) if secret in str(caught.value)] == []
+        assert set(seen) == {"None"}
 
 
 def jwt(certificate: Path, key: Path, access: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -13,9 +14,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.disk.bundle import compression, delta
+from baseimg_core.disk.bundle import compression, delta, encoding
+from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
-from baseimg_core.errors import BaseimgError, BundleInvalid, DeltaMismatch
+from baseimg_core.errors import BaseimgError, BundleInvalid, DeltaMismatch, LayerUnsupported
 from baseimg_core.model.stack.renames import counterparts
 
 
@@ -55,6 +57,40 @@ def old(tmp_path: Path) -> Path:
     (tmp_path / "empty").touch()
     (tmp_path / "link").symlink_to("/etc/passwd")
     return tmp_path
+
+
+def test_a_build_that_fails_leaves_no_descriptor(old: Path) -> None:
+    """Neither in the middle of a segment nor while the last ones are written."""
+
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    before = os.listdir("/proc/self/fd")
+    for use in (lambda writer: writer.close(), lambda writer: writer.release()):
+        writer = delta.DeltaWriter(Full(), delta.SourceFiles(Stack([str(old)])), {})
+        writer.begin_file(b"lib/big", 3 << 20)
+        with contextlib.suppress(OSError):
+            writer.write((old / "lib/big").read_bytes()[: 3 << 20])
+        with contextlib.suppress(OSError):
+            use(writer)
+        assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_layer_that_fails_leaves_no_descriptor(old: Path, tmp_path: Path) -> None:
+    """A file of the target shrinks while it is read: three descriptors stayed open."""
+    new = tmp_path / "target"
+    (new / "lib").mkdir(parents=True)
+    (new / "lib/big").write_bytes(noise("big", 8 << 20) + b"changed")
+    (new / "lib/late").write_bytes(noise("late", 3 << 20))
+    source = Stack([str(old)])
+    changes = compare(source, Stack([str(new), str(old)]))
+    os.truncate(new / "lib/late", 5)
+    before = os.listdir("/proc/self/fd")
+    blob = encoding.delta_against(io.BytesIO(), changes, source)
+    with pytest.raises(LayerUnsupported):
+        encoding.LayerWriter([blob], None).write(changes)
+    assert os.listdir("/proc/self/fd") == before
 
 
 class TestSizes:

@@ -12,11 +12,12 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 from urllib.request import parse_http_list
 
 from .. import sdk
 from ..errors import RegistryDenied
+from ..model.policy import reference
 
 _PARAMETER = re.compile(r'\s*([A-Za-z0-9_-]+)\s*=\s*"?((?:[^"\\]|\\.)*)"?\s*')
 
@@ -84,6 +85,12 @@ def authorization(challenge: str, login: Credentials, plain: bool, host: str, re
     realm = parameters.pop("realm", "")
     if not re.match(r"https?://" if plain else "https://", realm):
         raise RegistryDenied(f"{host} asks for {kind[:40]!r} authentication in an unsafe or unknown way")
+    if realm.startswith("http://") and (login.password or login.identity_token) and not _is_same_machine(realm, host):
+        raise RegistryDenied(
+            f"{host} names a token server without TLS on another host, {urlsplit(realm).netloc}: credentials are not "
+            "sent there",
+            "configure the registry to name a token server with https://, or remove this host from config.json",
+        )
     query = {key: value for key, value in parameters.items() if key in ("service", "scope")}
     if login.identity_token:
         form = {"grant_type": "refresh_token", "client_id": "baseimg", "refresh_token": login.identity_token, **query}
@@ -92,6 +99,12 @@ def authorization(challenge: str, login: Credentials, plain: bool, host: str, re
     if login.password:
         query["account"] = login.user
     return _bearer(request("GET", realm + ("&" if "?" in realm else "?") + urlencode(query), login.basic, None), host)
+
+
+def _is_same_machine(realm: str, host: str) -> bool:
+    """True if plain HTTP to ``realm`` exposes credentials to no other machine than the registry ``host``."""
+    token_server = urlsplit(realm).netloc.rpartition("@")[2]
+    return reference.is_loopback(token_server) or urlsplit(realm).hostname == urlsplit(f"//{host}").hostname
 
 
 def _parameters(text: str) -> dict[str, str]:

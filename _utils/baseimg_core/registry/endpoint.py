@@ -8,25 +8,31 @@ It is written on ``urllib3``, which the Docker SDK requires, because no client l
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import logging
 import re
 import ssl
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
-from urllib3.response import BaseHTTPResponse
 
 from ..errors import BundleUnavailable, RegistryDenied
 from ..model.policy import reference
 from . import auth, tls
 
+if TYPE_CHECKING:
+    from urllib3.response import BaseHTTPResponse  # urllib3 1.26 has HTTPResponse only
+
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 _MAX_WAIT = 60  # seconds; the longest Retry-After that is honoured
 _MAX_ANSWER = 1 << 20
+_MIN_RATE = 4096  # bytes per second; a slower server only occupies this node
+_RATE_SECONDS = 30  # the rate is measured over this time
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 # the names of several OpenSSL versions for an answer without TLS
 _NO_TLS = {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
@@ -117,16 +123,43 @@ class Endpoint:
 
     def read(self, response: BaseHTTPResponse, limit: int) -> bytes:
         """Read a body of at most ``limit`` bytes; raises :class:`BundleUnavailable` for a longer one."""
-        with contextlib.closing(response), self._translated_errors():
-            data = response.read(limit + 1, decode_content=False)
-        if len(data) > limit:
-            raise BundleUnavailable(f"{self.host} answers with more than {limit} bytes")
+        data = bytearray()
+        for piece in self.stream(response, limit + 1):
+            data += piece
+            if len(data) > limit:
+                raise BundleUnavailable(f"{self.host} answers with more than {limit} bytes")
         return bytes(data)
 
     def stream(self, response: BaseHTTPResponse, chunk: int) -> Iterator[bytes]:
-        """Yield a body in pieces, as sent."""
-        with contextlib.closing(response), self._translated_errors():
-            yield from response.stream(chunk, decode_content=False)
+        """Yield a body in pieces of at most ``chunk`` bytes; raises :class:`BundleUnavailable` if it is too slow."""
+        start, received = time.monotonic(), 0
+        with contextlib.closing(response):
+            while piece := self._receive(response, chunk):
+                yield piece
+                received += len(piece)
+                seconds = time.monotonic() - start
+                if seconds < _RATE_SECONDS:
+                    continue
+                if received < _MIN_RATE * seconds:
+                    raise BundleUnavailable(
+                        f"{self.host} sent {received} bytes in {seconds:.0f} s, less than {_MIN_RATE} bytes per second",
+                        "check the connection to the registry; the next run resumes the download",
+                    )
+                start, received = time.monotonic(), 0
+
+    def _receive(self, response: BaseHTTPResponse, count: int) -> bytes:
+        """Return what has arrived, without waiting for ``count`` bytes: so a slow server is noticed."""
+        with self._translated_errors():
+            if hasattr(response, "read1"):
+                return response.read1(count, decode_content=False)
+            return bytes(response._fp.read1(count))  # type: ignore[attr-defined]  # urllib3 1.26
+
+    def close(self) -> None:
+        """Close all connections."""
+        for key in self._pool.pools.keys():  # noqa: SIM118, no dict
+            if pool := self._pool.pools.get(key):
+                pool.close()
+        self._pool.clear()
 
     def _base(self) -> str:
         """Return the registry's URL. If both schemes are allowed, TLS is tried first."""
@@ -192,7 +225,7 @@ class Endpoint:
         """Turn network errors into typed errors without URLs: redirect URLs are signed, so they are secrets."""
         try:
             yield
-        except HTTPError as exc:
+        except (HTTPError, http.client.HTTPException, OSError) as exc:
             cause = _root(exc, OSError)
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise BundleUnavailable(

@@ -7,20 +7,25 @@ Pulls bundles from a registry. The pulled file is identical to the pushed one, b
         <hex>.tar                      a complete bundle, by the digest of its OCI manifest
         <hex>.tar.part                 an incomplete bundle: the first part of its layer blob, at its place in the file
         <hex>.tar.sig                  its signature, as fetched last
+        <hex>.tar.lock                 exists while a process fetches this bundle
 
-Interrupted downloads resume. A download that fails verification is deleted. All files may be deleted at any time.
+Interrupted downloads resume. A download that fails verification is deleted. Files that were not used for a week are
+deleted, and the oldest ones if all together exceed 1 GiB. All files may be deleted at any time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ..disk.bundle import frame
 from ..disk.bundle.reader import MAX_JSON, Descriptor, descriptors_of, manifest_of
+from ..disk.store import space
 from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing
 from ..linux.files import CHUNK, discard, save, sync_directory, write_all
 from ..linux.oserrors import translate_os_errors
@@ -32,16 +37,26 @@ from ..progress import Progress
 from . import artifact
 from .repository import Repository
 
+_LOCK_SECONDS = 600  # longer than most downloads take
+_LOCK_PAUSE = 0.1  # seconds
+_MAX_BYTES = 1 << 30
+_MAX_AGE = 7 * 24 * 3600  # seconds
+_MIN_AGE = 3600  # seconds
+
 
 class BundleCache:
     """
     Bundles from registries, below ``home``. ``declared`` has the settings of registries by host.
 
-    A tag is resolved once, so a bundle and its signature belong together.
+    A tag is resolved once, so a bundle and its signature belong together. ``reserve`` is the percentage of the file
+    system that a download leaves free.
     """
 
-    def __init__(self, home: str, declared: Mapping[str, Registry], progress: Progress | None = None) -> None:
-        self._home, self._declared, self._progress = home, declared, progress
+    def __init__(
+        self, home: str, declared: Mapping[str, Registry], progress: Progress | None = None, reserve: int = 0
+    ) -> None:
+        self._home, self._declared, self._progress, self._reserve = home, declared, progress, reserve
+        self._used: set[str] = set()
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._manifests: dict[str, bytes] = {}
 
@@ -61,13 +76,23 @@ class BundleCache:
         with translate_os_errors(self._home):
             os.makedirs(self._home, mode=0o700, exist_ok=True)
             os.chmod(self._home, 0o700)
-            return self._signature(place) if signature else self._bundle(place)
+            path = self._signature(place) if signature else self._bundle(place)
+            self._used.add(path)
+            self._prune()
+            return path
+
+    def close(self) -> None:
+        """Close all connections."""
+        for repository in self._repositories.values():
+            repository.close()
 
     def _bundle(self, place: Reference) -> str:
         digest = self._digest(place)
         path = self._path(digest)
-        with self._locked():
-            if not os.path.exists(path):
+        with self._locked(path):
+            if os.path.exists(path):
+                os.utime(path)  # the cache removes what was not used for long
+            else:
                 self._pull(place, self._manifest(place, digest), path)
         return path
 
@@ -78,12 +103,36 @@ class BundleCache:
             raise BundleInvalid(f"the image config of {place} has {config.size} bytes")
         about = repository.fetch_bytes(config)
         version = manifest_of(about).target.version
+        self._check_space(path, layer)
         with PartialBundle(path + ".part", layer, self._progress) as part:
             # wrong bytes may come from an earlier run or a mirror: fetch once more, from the registry itself
             if not self._layer(repository, layer, part, part.size > 0 or repository.has_mirrors):
                 repository.without_mirrors()
                 self._layer(repository, layer, part, False)
             part.complete(frame.tail(layer.size, about, [image], version), path)
+
+    def _check_space(self, path: str, layer: Descriptor) -> None:
+        """Refuse a download that does not fit, before its first byte: the registry's manifest says the size."""
+        part = path + ".part"
+        present = os.path.getsize(part) if os.path.exists(part) else 0
+        missing = max(layer.size - present, 0)
+        space.check(self._home, missing, 1, self._reserve, lambda: "the cache of bundles is in this file system")
+
+    def _prune(self) -> None:
+        """Remove files that were not used for long, and the oldest ones if the cache is too large."""
+        files = []
+        with os.scandir(self._home) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    files.append((time.time() - entry.stat().st_mtime, entry.stat().st_size, entry.path))
+        total = sum(size for _age, size, _path in files)
+        for age, size, path in sorted(files, reverse=True):
+            # younger ones may be in use by another process, which has not opened them yet
+            if path in self._used or age < _MIN_AGE:
+                continue
+            if age > _MAX_AGE or total > _MAX_BYTES:
+                discard(path)
+                total -= size
 
     @staticmethod
     def _layer(repository: Repository, layer: Descriptor, part: PartialBundle, again: bool) -> bool:
@@ -112,7 +161,7 @@ class BundleCache:
         if blob is None or blob.size > model_signature.MAX_SIZE:
             raise SignatureInvalid(f"the signature of {place} was not made by baseimg.push")
         data = repository.fetch_bytes(blob, model_signature.MAX_SIZE)
-        with self._locked():
+        with self._locked(path):
             save(path, data)
         return path
 
@@ -140,14 +189,35 @@ class BundleCache:
         return os.path.join(self._home, digest.removeprefix("sha256:") + ".tar")
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Lock the cache, so one process at a time fills it."""
-        descriptor = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _locked(self, path: str) -> Iterator[None]:
+        """Lock one file of the cache, so one process at a time fetches it; the others wait, and find it."""
+        lock, deadline = path + ".lock", time.monotonic() + _LOCK_SECONDS
+        while (descriptor := _try_lock(lock)) is None:
+            if time.monotonic() > deadline:
+                raise BundleUnavailable(
+                    f"another process has been fetching {os.path.basename(path)} for {_LOCK_SECONDS} s",
+                    "run again when it has finished, or end it",
+                )
+            time.sleep(_LOCK_PAUSE)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
+            discard(lock)
             os.close(descriptor)
+
+
+def _try_lock(path: str) -> int | None:
+    """Return a descriptor that holds the lock file ``path``; ``None`` if another process holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # the holder before us removed the file, and somebody may have made another one
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
 
 
 class PartialBundle:

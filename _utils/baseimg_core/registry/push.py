@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Callable, Mapping
@@ -47,8 +48,12 @@ def push(
         BundleUnavailable: The registry does not answer, or refuses the blobs.
         RegistryDenied: The registry rejected the credentials or the request.
     """
-    repository = Repository(place, declared)
-    repository.without_mirrors()
+    with contextlib.closing(Repository(place, declared)) as repository:
+        repository.without_mirrors()
+        return _push(path, place, repository, test, progress)
+
+
+def _push(path: str, place: Reference, repository: Repository, test: bool, progress: Progress | None) -> dict[str, Any]:
     try:
         signature: bytes | None = bundle_signature.read(path + SIGNATURE_SUFFIX)
     except SignatureMissing:

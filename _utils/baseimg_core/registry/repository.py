@@ -22,6 +22,7 @@ from ..model.stack import ids
 from .endpoint import Endpoint, NotFound, Transient, host_of
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds, between two tries
+_DOWNLOAD_SECONDS = 2 * 60 * 60  # the longest time for one blob, all retries included
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ class Repository:
         self._mirrors = [
             Endpoint(host_of(url), declared.get(host_of(url), Registry()).insecure, url) for url in known.mirrors
         ]
+        self._all_mirrors = tuple(self._mirrors)
         self.path = f"/v2/{place.name}"
         self._shown = f"{place.host}/{place.name}"
 
@@ -57,6 +59,11 @@ class Repository:
     def has_mirrors(self) -> bool:
         """True if there is a mirror left to try."""
         return bool(self._mirrors)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for endpoint in (self.own, *self._all_mirrors):
+            endpoint.close()
 
     def without_mirrors(self) -> None:
         """Stop using mirrors."""
@@ -86,12 +93,13 @@ class Repository:
 
     def download(self, blob: Descriptor, sink: Sink) -> None:
         """Download the rest of a blob. Interrupted transfers resume as long as each attempt brings some bytes."""
+        deadline = time.monotonic() + _DOWNLOAD_SECONDS
         while sink.size < blob.size:
             before = sink.size
             try:
-                self._require(blob.digest, lambda endpoint: self._transfer(endpoint, blob, sink))
+                self._require(blob.digest, lambda endpoint: self._transfer(endpoint, blob, sink, deadline))
             except BundleUnavailable:
-                if sink.size <= before:
+                if sink.size <= before or time.monotonic() > deadline:
                     raise
 
     def with_retries(self, what: str, job: Callable[[Endpoint], T]) -> T:
@@ -128,7 +136,7 @@ class Repository:
                 f"{self._shown} does not have the blob {digest}: {exc}", "push the bundle again"
             ) from None
 
-    def _transfer(self, endpoint: Endpoint, blob: Descriptor, sink: Sink) -> None:
+    def _transfer(self, endpoint: Endpoint, blob: Descriptor, sink: Sink, deadline: float) -> None:
         headers = {"Range": f"bytes={sink.size}-"} if sink.size else {}
         response = endpoint.request("GET", f"{self.path}/blobs/{blob.digest}", headers, ok=(200, 206))
         content_range = response.headers.get("Content-Range", "")
@@ -142,6 +150,12 @@ class Repository:
                 response.close()
                 raise DigestMismatch(f"{endpoint.host} sent more than the {blob.size} bytes of {blob.digest}")
             sink.write(data)
+            if time.monotonic() > deadline:
+                response.close()
+                raise BundleUnavailable(
+                    f"{endpoint.host} sent {sink.size} of {blob.size} bytes in {_DOWNLOAD_SECONDS} s",
+                    "check the connection to the registry; the next run resumes the download",
+                )
         if sink.size < blob.size:
             raise Transient(f"{endpoint.host} ended after {sink.size} of {blob.size} bytes")
 

@@ -138,11 +138,17 @@ class DeltaWriter:
 
     def close(self) -> None:
         """Write the last segment, and release threads and descriptors, also if writing fails."""
-        if self._plain:
-            self._end_segment()
-        while self._running:
-            self._out.write(self._running.popleft().result())
-        self._pool.shutdown()
+        try:
+            if self._plain:
+                self._end_segment()
+            while self._running:
+                self._out.write(self._running.popleft().result())
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Release threads and descriptors without writing the rest; for a build that failed."""
+        self._pool.shutdown(cancel_futures=True)
         self._old.close()
 
     def _end_segment(self) -> None:

@@ -150,6 +150,14 @@ class LayerWriter:
 
     def write(self, changes: Sequence[Change]) -> None:
         """Write the whole layer; raises :class:`LayerUnsupported` if a file changes meanwhile."""
+        try:
+            self._write(changes)
+        finally:
+            for encoded in self.blobs:
+                if encoded.delta:
+                    encoded.delta.release()
+
+    def _write(self, changes: Sequence[Change]) -> None:
         self.total = sum(change.entry.size for change in changes if change.entry and change.link is None)
         with ThreadPoolExecutor(_READERS, "read") as pool:
             for change, content in map_ahead(pool, _read, changes, _FILES_AHEAD):
