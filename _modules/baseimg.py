@@ -857,6 +857,7 @@ def problem():
     try:
         with _operation() as minion:
             minion.declared()
+            pillar.check_top_level(__pillar__)
     except CommandExecutionError as exc:
         return f"[{exc.info['code']}] {exc.info['message']} -- {exc.info['hint']}"
     return ""

@@ -84,8 +84,7 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         return _converged(ret, __salt__["baseimg.converge"](*wanted, containers=containers))
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
-            ret["comment"] = _absent(name)
-            return ret
+            return _absent(ret, exc)
         ret["changes"] = _unfinished(exc)
         return _failed(ret, exc)
 
@@ -163,8 +162,7 @@ def pruned(name, keep=1):
         (done,) = __salt__["baseimg.prune"](name, keep, test)
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent":
-            ret["comment"] = _absent(name)
-            return ret
+            return _absent(ret, exc)
         return _failed(ret, exc)
     if not done["removed"]:
         ret["comment"] = f"{done['base']}: no generation to delete."
@@ -222,8 +220,12 @@ def _lines(lines):
     return "\n".join(lines)
 
 
-def _absent(name):
-    return f"{name}: absent, no image on this node is built on it. Nothing to do."
+def _absent(ret, exc):
+    """A node without the base; a name that may be misspelt is a warning."""
+    ret["comment"] = f"{ret['name']}: absent, no image on this node is built on it. Nothing to do."
+    if exc.info["suggestion"]:
+        ret["warnings"] = [f"{ret['name']} is not on this node: did you mean {exc.info['suggestion']}?"]
+    return ret
 
 
 def _transition(done):

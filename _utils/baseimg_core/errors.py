@@ -94,6 +94,15 @@ class BaseAbsent(BaseimgError):
     code = "base-absent"
     hint = "a node without images on this base needs nothing; otherwise check the reference or give a chain ID"
 
+    def __init__(self, message: str, hint: str = "", suggestion: str = "") -> None:
+        """``suggestion`` is a reference on this node that the operator may have meant."""
+        super().__init__(message, f"did you mean {suggestion}?" if suggestion else hint)
+        self.suggestion = suggestion
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as data; ``suggestion`` is empty if no name resembles the reference."""
+        return {**super().as_dict(), "suggestion": self.suggestion}
+
 
 class ImagesEqual(BaseimgError):
     """Source and target show the same content. There is no difference to build a bundle from."""

@@ -22,6 +22,7 @@ from ..errors import (
     LegacyInvalid,
     StorageUnsupported,
 )
+from ..model.policy import misspelling
 from ..model.stack import ids
 from ..model.store import hold as holds
 from ..model.store.record import Generation, Record
@@ -71,7 +72,8 @@ def _by_record(engine: Engine, name: str) -> Base:
             return by_chain(engine, record.chain_id, name)
     if unreadable:
         raise unreadable[0]
-    raise BaseAbsent(f"no image {name} and no record of it on this node")
+    tags = [tag for image in engine.images() for tag in image.tags]
+    raise BaseAbsent(f"no image {name} and no record of it on this node", suggestion=misspelling.suggest(name, tags))
 
 
 def by_chain(engine: Engine, chain_id: str, reference: str | None = None) -> Base:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ _BUNDLE_KEYS = frozenset({"source", "hash"})
 _REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
 _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
+_SHA256SUM = re.compile(r"[0-9a-f]{64}")
 # what a line of ssh-keygen's allowed_signers can begin with, and no pattern
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
 
@@ -94,8 +96,10 @@ def bundle_source(source: object, digest: object, key: str) -> Source:
             ) from exc
     if not (found.startswith("/") or "://" in found):
         raise _wrong(f"{key}:source", source, "an absolute path or a URL such as salt://baseimg/bundles/base.tar")
+    if isinstance(digest, str) and _SHA256SUM.fullmatch(digest):
+        digest = f"sha256:{digest}"
     if digest is not None and not ids.is_digest(digest):
-        raise _wrong(f"{key}:hash", digest, "sha256:<64 hex digits>, as 'sha256sum' of the file prints them")
+        raise _wrong(f"{key}:hash", digest, "64 hex digits, as 'sha256sum' of the file prints them")
     return Source(found, None if digest is None else str(digest))
 
 
@@ -108,6 +112,21 @@ def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
         fields = _fields(one, _BUNDLE_KEYS, here, "a mapping with source and hash")
         found[version] = bundle_source(fields.get("source"), fields.get("hash"), here)
     return found
+
+
+def check_top_level(raw: Mapping[str, Any]) -> None:
+    """
+    Refuse a pillar whose key ``baseimg`` is misspelt, so that nothing seems to be declared.
+
+    Raises:
+        ArgumentInvalid: The pillar has no ``baseimg``, but a key that resembles it and holds bases or builds.
+    """
+    if "baseimg" in raw:
+        return
+    for key in difflib.get_close_matches("baseimg", map(str, raw), 3, 0.75):
+        content = raw.get(key)
+        if isinstance(content, Mapping) and {"bases", "builds"} & content.keys():
+            raise _wrong(key, content, "the key baseimg")
 
 
 def declared(raw: object) -> dict[str, dict[str, dict[str, Any]]]:

@@ -72,6 +72,8 @@ def mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
 def wrong(key: str, found: object, expected: str) -> ArgumentInvalid:
     """The error for a wrong value. A pasted private key is never repeated."""
     kind = "nothing" if found is None else f"{str(found)[:80]!r} ({type(found).__name__})"
+    if isinstance(found, Mapping):
+        kind = f"a mapping with {', '.join(map(str, found))}" if found else "an empty mapping"
     if "PRIVATE KEY" in str(found):  # pasted where a public key or a path belongs
         kind = "a private key, which must not be there"
     return ArgumentInvalid(f"{key} is {kind}, expected {expected}")
