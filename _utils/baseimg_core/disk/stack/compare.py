@@ -259,7 +259,12 @@ def _paths_of(layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]
 
 
 def _same_content(pair: _FilePair) -> bool:
-    with open(pair.old, "rb", buffering=0) as left, open(pair.new, "rb", buffering=0) as right:
+    return same_files(pair.old, pair.new)
+
+
+def same_files(old: bytes, new: bytes) -> bool:
+    """Compare the contents of two files, given by their absolute paths."""
+    with open(old, "rb", buffering=0) as left, open(new, "rb", buffering=0) as right:
         while True:
             chunk = left.read(CHUNK)
             if chunk != right.read(CHUNK):

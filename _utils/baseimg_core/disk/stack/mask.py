@@ -1,0 +1,78 @@
+"""Computes the mask of a stack of layer directories (:mod:`model.stack.mask`). Reads only."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from ...model.stack import overlay
+from ...model.stack.entry import Entry, Kind, kind_of
+from ...model.stack.mask import MaskEntry
+from ...model.stack.mask import mask as decide
+from .compare import same_files
+from .directories import Node, Stack, entry_of
+
+_CACHED = 8  # directories; the views of one mask ask for the same directory one after the other
+
+
+def mask(wanted: Stack, below: Sequence[Stack]) -> list[MaskEntry]:
+    """
+    Return the layer that shows what ``wanted`` shows over each stack of ``below``.
+
+    Args:
+        wanted: The stack whose view is wanted.
+        below: For each content that the layers below the mask can have, their directories.
+
+    Returns:
+        The mask's paths, ordered by path.
+
+    Raises:
+        LayerUnsupported: A path has an overlay mark that must not be copied.
+    """
+    children = functools.lru_cache(_CACHED)(wanted.children)  # a node has the same children in every stack
+    return decide(_View(wanted, children), [_View(stack, children) for stack in below], _same_content)
+
+
+class _View:
+    """What a stack shows; nodes that are equal in two stacks are the same files."""
+
+    def __init__(self, stack: Stack, children: Callable[[Node], dict[bytes, Node]]) -> None:
+        self.root = stack.root
+        self._children = children
+
+    def children(self, node: Node) -> Mapping[bytes, Node]:
+        return self._children(node)
+
+    def is_dir(self, node: Node) -> bool:
+        return node.is_dir
+
+    def entry(self, node: Node) -> Entry:
+        st = os.lstat(node.top)
+        kind = kind_of(st.st_mode)
+        assert kind is not None  # a stack skips sockets
+        return entry_of(node.top, st, kind)
+
+    def inode(self, node: Node) -> Hashable:
+        st = os.lstat(node.top)
+        return (st.st_dev, st.st_ino) if st.st_nlink > 1 else None
+
+    def has_strays(self, node: Node) -> bool:
+        if len(node.paths) > 1:
+            return False
+        with os.scandir(node.top) as entries:
+            return any(_is_whiteout(entry) for entry in entries)
+
+
+def _is_whiteout(entry: os.DirEntry[bytes]) -> bool:
+    if entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False) or entry.is_symlink():
+        return False
+    st = entry.stat(follow_symlinks=False)
+    return overlay.is_whiteout(st.st_mode, st.st_rdev)
+
+
+def _same_content(wanted: Node, below: Node) -> bool:
+    st, other = os.lstat(wanted.top), os.lstat(below.top)
+    if kind_of(st.st_mode) is not Kind.FILE or (st.st_dev, st.st_ino) == (other.st_dev, other.st_ino):
+        return True
+    return same_files(wanted.top, below.top)
