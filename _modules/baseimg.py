@@ -297,7 +297,8 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwarg
 
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those on the
     base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
-    ``unknown``), and ``protected`` (protected images that were created after the change). ``restart`` lists what
+    ``unknown``), and ``protected`` (protected images that were created after the change). ``kept`` lists the bases
+    built on this one that do not change, each with ``base``, ``version`` and ``images``. ``restart`` lists what
     happened to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
     ``left`` (name → reason), ``failed`` (name → ``reason`` and the last lines of its ``log``), ``rolled_back``, and
     ``still_failing`` afterwards. If a container fails its gate, the error has the code ``gate-failed`` and holds all of

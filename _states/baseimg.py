@@ -232,6 +232,8 @@ def _transition(done):
     """The base, where it goes or went, and for how many images."""
     would = "would go " if __opts__["test"] else ""
     if done["changed"]:
+        if done["from"] == done["to"] and not done["repaired"]:
+            return f"{done['base']}: {'would keep' if would else 'kept'} {done['to']} exact again ({_images(done)})."
         repaired = f"; {'would repair' if would else 'repaired'} out-of-band changes" if done["repaired"] else ""
         return f"{done['base']}: {would}{done['from']} -> {done['to']} ({_images(done)}){repaired}."
     repaired = f"; its record {'would be' if would else 'was'} damaged and written again" if done["repaired"] else ""
@@ -241,6 +243,13 @@ def _transition(done):
 def _attention(done):
     """Containers and images that need somebody, one fact a line."""
     lines = _running(done)
+    for kept in done.get("kept", ()):
+        images = kept["images"]
+        count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
+        lines.append(
+            f"Not changed: {count} on {kept['base']}, kept at {kept['version']} ({_first(images)}). "
+            f"Declare {kept['base']} to bring them to another version."
+        )
     if done["protected"]:
         lines.append(f"Protected, but created after the change: {_first(done['protected'])}.")
     return lines

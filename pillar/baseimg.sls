@@ -13,6 +13,7 @@
 #       chain_id: sha256:…       optional: finds the base on nodes where its name is not known ('baseimg.layer' prints it)
 #       repair: false            optional: make the content again where somebody changed it; walks the layer at each run
 #       protect: ['corp/legacy:*']   optional: image patterns; where such an image shares the layer, the base is not changed
+#       below: exact             optional: show this base's own image whatever a base below it shows, or 'follow' that base
 #       containers:              optional: what is done about running containers; 'keep' (the default) touches none
 #         mode: restart          stop and start those on another content, and swap back if one does not work then;
 #         parallel: 1            all keys: docs/operating/containers.md

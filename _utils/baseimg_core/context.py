@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .engine.base import Engine
@@ -34,3 +34,5 @@ class Context:
     protection: Protection = field(default_factory=Protection)
     #: How a new generation shares data with the previous one (:func:`disk.store.links.choose`).
     link: str = "auto"
+    #: Declared values of ``below`` by a base's reference or chain ID (:mod:`model.store.nests`).
+    below: Mapping[str, str] = field(default_factory=dict)

@@ -216,10 +216,10 @@ class NotUnpacked(BaseimgError):
 
 
 class BaseNested(BaseimgError):
-    """Another base above or below this base shows a version other than its own."""
+    """A base cannot be kept exact, because a base below it is damaged or has lost its original content."""
 
     code = "base-nested"
-    hint = "roll that base back to pristine first; of bases that are built on one another only one can be swapped"
+    hint = "converge the lower base with repair: true, or roll it back to pristine; baseimg.verify names what changed"
 
 
 class ImageProtected(BaseimgError):

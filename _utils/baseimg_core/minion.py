@@ -93,9 +93,19 @@ class Minion:
         trusted = self._trust() if trust else policy_pillar.Trust()
         # a mistake in pillar must not stop operations that do not need pillar, such as a rollback
         kept = protection.protection(protect, self.declared()["bases"]) if trust else protection.Protection()
+        below = self._below()
         engine = self.engine()
         self._records_before = (engine, status.written(engine))
-        return Context(engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept, link)
+        return Context(
+            engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept, link, below
+        )
+
+    def _below(self) -> dict[str, str]:
+        """The declared values of ``below``, by reference or chain ID; none if pillar has a mistake."""
+        with contextlib.suppress(BaseimgError):
+            declared = self.declared()["bases"].items()
+            return {base["chain_id"] or name: base["below"] for name, base in declared if base["below"]}
+        return {}
 
     def _reserve(self) -> int:
         reserve = self._salt["config.get"]("baseimg:reserve", 2)

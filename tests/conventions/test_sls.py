@@ -186,7 +186,7 @@ class TestPillar:
         for what in ("bases", "builds"):
             assert example.modules["baseimg.declared"](what)
         base = pillar["baseimg"]["bases"][BASE]
-        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair", "protect", "containers"}
+        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair", "protect", "containers", "below"}
         assert set(policy.merged(pillar["baseimg"]["rollout"])) == set(pillar["baseimg"]["rollout"])
         (build,) = pillar["baseimg"]["builds"].values()
         assert set(build) == {"source", "target", "version", "compression", "key", "delta"}

@@ -16,7 +16,6 @@ import pytest
 
 from tests.functional.lab import (
     APP,
-    APP_LAYER,
     BASE,
     BUSYBOX,
     NEW,
@@ -638,48 +637,6 @@ class TestDestination:
                 (key,) = more
                 assert key in error.info["message"]
                 assert not (lab.work / "b.tar").exists()
-
-
-class TestNestedBases:
-    """``INNER`` is built on ``BASE``, and an application on both."""
-
-    INNER, INNER_NEW = "corp/inner:1", "corp/inner:2"
-
-    @pytest.fixture
-    def bundles(self, lab: Lab) -> tuple[str, str]:
-        old = [BUSYBOX, VERSION_0]
-        inner = [*old, layer(file("inner", b"1"))]
-        lab.load(
-            {
-                BASE: old,
-                NEW: [*old, VERSION_1],
-                self.INNER: inner,
-                self.INNER_NEW: [*inner, layer(file("inner", b"2"))],
-                APP: [*inner, APP_LAYER],
-            }
-        )
-        return lab.bundle(), lab.bundle(self.INNER, self.INNER_NEW)
-
-    def test_two_swapped_ones_are_refused(self, lab: Lab, bundles: tuple[str, str]) -> None:
-        for first, second, base, name in [(*bundles, BASE, self.INNER), (*bundles[::-1], self.INNER, BASE)]:
-            lab.apply(first)
-            error = lab.refused("base-nested", "apply", second)
-            assert base in error.info["message"]
-            assert name in error.info["message"]
-            lab.rollback(base)
-        lab.apply(bundles[1])
-        assert lab.engine.run(APP, "cat", "/inner", "/etc/version") == "212.0\n"
-
-    def test_a_way_back_to_a_nested_swap_is_refused_too(self, lab: Lab, bundles: tuple[str, str]) -> None:
-        lab.apply(bundles[0])
-        lab.rollback(BASE)
-        lab.apply(bundles[1])
-        lab.refused("base-nested", "rollback", BASE)
-        lab.refused("base-nested", "converge", BASE, "12.1", {"12.1": {"source": bundles[0]}})
-        lab.refused("base-nested", "plan", BASE, "12.1", {"12.1": {"source": bundles[0]}})
-        assert lab.converge(BASE, "12.0")["changed"] is False
-        assert lab.rollback(self.INNER)["to"] == "1"
-        assert lab.rollback(BASE)["to"] == "12.1"
 
 
 def test_unknown_arguments(lab: Lab) -> None:

@@ -46,6 +46,7 @@ class TestSound:
                 "repair": False,
                 "protect": [],
                 "containers": "keep",
+                "below": None,
             }
         }
         built = {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd", "key": None, "delta": None}
@@ -54,7 +55,7 @@ class TestSound:
     def test_everything_declared(self) -> None:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
         fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail", "repair": True}
-        fields["protect"] = ["corp/legacy:*"]
+        fields["protect"], fields["below"] = ["corp/legacy:*"], "exact"
         fields["containers"] = {"mode": "restart", "except": ["db"]}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
         built["delta"] = "both"
@@ -89,7 +90,7 @@ MISTAKES: list[tuple[object, str, str, str]] = [
         base(verison="12.1"),
         f"{AT}:verison",
         "'12.1' (str)",
-        "only these keys: bundles, chain_id, containers, missing, protect, repair, version",
+        "only these keys: below, bundles, chain_id, containers, missing, protect, repair, version",
     ),
     (base(protect="corp/x:*"), f"{AT}:protect", "'corp/x:*' (str)", "a list of image patterns"),
     (base(protect=["a", 5]), f"{AT}:protect:1", "'5' (int)", "a text"),

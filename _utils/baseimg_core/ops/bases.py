@@ -16,7 +16,6 @@ from ..engine.base import Container, Engine, Image
 from ..errors import (
     BaseAbsent,
     BaseimgError,
-    BaseNested,
     ContentUnknown,
     ImageUnknown,
     LegacyInvalid,
@@ -100,8 +99,8 @@ def running_containers(engine: Engine, images: list[Image]) -> list[Container]:
 
 def check_swappable(engine: Engine, base: Base) -> None:
     """
-    Refuse what would not survive a swap: mounts with features that remember lower inodes, nested bases, and layers that
-    are not the engine's own.
+    Refuse what would not survive a swap: mounts with features that remember lower inodes, and layers that are not the
+    engine's own.
     """
     root = os.path.realpath(engine.layers_root)
     if os.path.commonpath([root, os.path.realpath(base.directory)]) != root:
@@ -113,19 +112,16 @@ def check_swappable(engine: Engine, base: Base) -> None:
     mounts.check_host()
     for container in running_containers(engine, images):
         mounts.check_options(container.pid)
-    check_alone(images, base)
 
 
-def check_alone(images: list[Image], base: Base) -> None:
-    """Refuse a base that has another swapped base below or above it: what one shows would depend on the other."""
-    directories = {directory: image for image in images for directory in image.directories}
-    for directory, image in directories.items():
-        record = Store(os.path.dirname(directory)).read() if directory != base.directory else None
-        if record and record.current:
-            raise BaseNested(
-                f"{image.name} is built on {base.reference} and on {record.reference}, which shows version "
-                f"{record.generations[record.current].version}"
-            )
+def pristine_lower(base: Base) -> list[str]:
+    """The original contents of the layers below a base, top first, wherever they are now."""
+    places = []
+    for directory in base.lower:
+        store = Store(os.path.dirname(directory))
+        record = store.read()
+        places.append(store.path(record, 0) if record else directory)
+    return places
 
 
 def generation_finder(base: Base, record: Record | None) -> Callable[[Container], int | None]:

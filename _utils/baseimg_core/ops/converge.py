@@ -29,10 +29,12 @@ from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from . import bases, impact, protection, tamper
 from . import hold as ops_hold
+from . import nest as ops_nest
 from . import repair as ops_repair
 from .bases import Base
 from .containers import restart, runner
 from .containers.restart import Outcome, Swapped
+from .nest import Nest
 from .plan import Catalogue, Plan, check_pristine, confirmed, decide, open_bundle
 from .stage import prunable, stage
 
@@ -96,24 +98,28 @@ def plan(
         drifted = repair and tamper.mark(base, record)
         wanted = decide(record, version, catalogue)
         current = record.generations[record.current]
-        changed = wanted.generation is not current
+        nest = Nest(context, base, record, _targets(wanted, catalogue))
+        changed = wanted.generation is not current or not (nest.fits(current) and nest.uppers_fit())
         if changed and (held := ops_hold.blocking(base, version)):
             return _held(context, base, record, policy, held)
         if changed:
             _check(context, base, record, wanted)
         return {
-            **_preview(context, base, record, wanted, catalogue, policy),
+            **_preview(context, nest, wanted, catalogue, policy),
             "changed": changed,
             "repaired": drifted or healed is not None,
             "to": version,
         }
 
 
-def _preview(
-    context: Context, base: Base, record: Record, wanted: Plan, catalogue: Catalogue, policy: Policy
-) -> dict[str, Any]:
+def _preview(context: Context, nest: Nest, wanted: Plan, catalogue: Catalogue, policy: Policy) -> dict[str, Any]:
     """What a plan means for the images and containers on the base."""
+    base, record = nest.changing.base, nest.changing.record
+    target = wanted.generation or catalogue.manifest(wanted.route[-1]).target
+    kept = nest.kept(target.chain_id)
     images = bases.images_on(context.engine, base.chain_id)
+    unchanged = {name for one in kept for name in one.images}
+    changing = [image for image in images if image.name not in unchanged]
     after = wanted.generation.number if wanted.generation else None
     totals = [catalogue.manifest(step).totals for step in wanted.route]
     return {
@@ -124,7 +130,8 @@ def _preview(
         "images": [image.name for image in images],
         "containers": bases.containers(context.engine, base, record, images, after),
         "protected": _protected(context, base, record, images),
-        "impact": impact.preview(context, base, record, images, catalogue, wanted.route) if wanted.route else None,
+        "impact": impact.preview(context, base, record, changing, catalogue, wanted.route) if wanted.route else None,
+        "kept": [one.as_dict() for one in kept],
         "restart": restart.preview(context.engine, base, record, policy, after),
     }
 
@@ -147,7 +154,8 @@ def rollback(
     """
     base, policy = bases.locate(context.engine, name), policy.for_rollback()
     _start_stopped(context, base, policy)
-    with base.store.lock(context.lock_timeout, context.by):
+    layers = Nest(context, base, base.store.read() or bases.pristine_record(base)).layers
+    with ops_nest.locked(context, layers):
         record = base.store.recover()
         if record is None:
             if to in ("pristine", base.version):
@@ -160,12 +168,16 @@ def rollback(
             raise
         if wanted.number:
             bases.check_swappable(context.engine, base)
+        nest = Nest(context, base, record)
+        ops_nest.check_locked(nest, layers)
+        wanted = nest.fit(wanted)
         live = record.generations[record.current]
         if reason is not None and wanted is not live:
             # before the swap: a crash in between leaves a hold on the live version, and the retry swaps
             ops_hold.add(base, Hold(live.version, reason, context.by, now()))
-        swapped = _activate(context, base, record, wanted, "rollback")
-        return _finish(context, base, record, policy, swapped)
+        nest.keep_uppers(wanted)
+        swapped = _swap(context, nest, wanted, "rollback")
+        return {**_finish(context, base, record, policy, swapped), "kept": [kept.as_dict() for kept in nest.kept()]}
 
 
 def _way_back(base: Base, record: Record, to: str | None) -> Generation:
@@ -243,34 +255,51 @@ def _converge_to(
         return _held(context, base, record, policy, hold, action)
     wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
     _check(context, base, record, wanted)
-    with base.store.lock(context.lock_timeout, context.by):
+    layers = Nest(context, base, record, _targets(wanted, catalogue)).layers
+    with ops_nest.locked(context, layers):
         record = base.store.recover() or bases.initial_record(context.engine, base)
-        previous = record.previous
         if version != record.generations[record.current].version:
             ops_hold.check(base, version)  # it may have been set while this job waited for the lock
         wanted = decide(record, version, catalogue)
-        generation = wanted.generation or stage(context, base, record, wanted, catalogue)
-        swapped = _activate(context, base, record, generation, "repair" if drifted else action)
-        if drifted:  # the way back does not lead to a damaged generation
-            record.previous = previous
-            base.store.save(record)
-        if not confirmed(record, version, catalogue):  # another file with the same content: record its digest
-            generation.bundle = catalogue.bundle(version).digest
-            generation.signed_by = catalogue.signed_by([version])
-            base.store.save(record)
-        return _finish(context, base, record, policy, swapped, drifted or healed)
+        nest = Nest(context, base, record, _targets(wanted, catalogue))
+        ops_nest.check_locked(nest, layers)
+        swapped, masked = _activate(context, nest, wanted, catalogue, "repair" if drifted else action)
+        done = _finish(context, base, record, policy, swapped, drifted or healed)
+        return {**done, "changed": done["changed"] or masked, "kept": [kept.as_dict() for kept in nest.kept()]}
+
+
+def _activate(
+    context: Context, nest: Nest, wanted: Plan, catalogue: Catalogue, action: str
+) -> tuple[Swapped | None, bool]:
+    """Make the content of a plan live; returns the swap, and whether a mask was swapped in above."""
+    base, record, version = nest.changing.base, nest.changing.record, wanted.version
+    generation = nest.fit(wanted.generation or stage(context, base, record, wanted, catalogue))
+    masked = nest.keep_uppers(generation)
+    swapped = _swap(context, nest, generation, action)
+    if not confirmed(record, version, catalogue):  # another file with the same content: record its digest
+        generation.bundle = catalogue.bundle(version).digest
+        generation.signed_by = catalogue.signed_by([version])
+        base.store.save(record)
+    return swapped, masked
+
+
+def _targets(wanted: Plan, catalogue: Catalogue) -> set[str]:
+    """The chain IDs of the images that the bundles of a plan lead to: versions of the base."""
+    return {catalogue.manifest(step).target.chain_id for step in wanted.route}
 
 
 def _no_op(
     context: Context, base: Base, record: Record, catalogue: Catalogue, version: str, policy: Policy
 ) -> dict[str, Any] | None:
     """The result if the version is live and no container has to restart; None if there is something to do."""
-    if confirmed(record, version, catalogue) is not record.generations[record.current]:
+    nest, live = Nest(context, base, record), record.generations[record.current]
+    if confirmed(record, version, catalogue) is not live or not (nest.fits(live) and nest.uppers_fit()):
         return None
     restarts = restart.plan_restarts(context.engine, base, record, policy, record.current)
     if restarts.batches:
         return None
-    return _result(context, base, record, None, Outcome(policy.mode, left=restarts.left))
+    result = _result(context, base, record, None, Outcome(policy.mode, left=restarts.left))
+    return {**result, "kept": [kept.as_dict() for kept in nest.kept()]}
 
 
 def _held(
@@ -307,16 +336,24 @@ def _start_stopped(context: Context, base: Base, policy: Policy) -> None:
             restart.recover(context, base)
 
 
-def _activate(context: Context, base: Base, record: Record, wanted: Generation, action: str) -> Swapped | None:
-    if wanted.number == record.current:
+def _swap(context: Context, nest: Nest, generation: Generation, action: str) -> Swapped | None:
+    """Swap a generation in, after :meth:`Nest.keep_uppers`. Masks above that are not needed any more go."""
+    base, record = nest.changing.base, nest.changing.record
+    live = record.generations[record.current]
+    if generation is live:
         return None
     swapped = Swapped(record.current, record.previous)
     try:
-        base.store.activate(record, wanted.number, action, context.by)
+        base.store.activate(record, generation.number, action, context.by)
     except SpaceExhausted as exc:
         raise SpaceExhausted(
             exc.message, f"free 1 MB there, for the record, and run again; {prunable(base, record)}"
         ) from exc
+    if action == "repair" or (live.version, live.chain_id) == (generation.version, generation.chain_id):
+        # the way back leads to another content that is sound
+        record.previous = swapped.previous if swapped.previous != generation.number else None
+        base.store.save(record)
+    nest.release_uppers()
     return swapped
 
 

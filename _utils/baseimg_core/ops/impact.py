@@ -151,7 +151,7 @@ def _declared_changes(
 
 def _changes(context: Context, base: Base, record: Record, catalogue: Catalogue, route: list[str]) -> _Changes:
     start = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
-    sources = {route[0]: Stack([base.store.path(record, start.number), *base.lower])} if start else {}
+    sources = {route[0]: Stack([base.store.path(record, start.number), *bases.pristine_lower(base)])} if start else {}
     manifests = [catalogue.manifest(step) for step in route]
 
     def report(done: int, total: int) -> None:

@@ -19,6 +19,7 @@ from ..model.stack import overlay
 from ..model.stack.owners import Owners
 from ..model.store.record import Generation, Record
 from ..progress import step_progress
+from . import bases
 from .bases import Base
 from .plan import Catalogue, Plan
 
@@ -63,8 +64,9 @@ def _stage(
 
     def fill(path: str) -> Filled:
         begin = base.store.path(record, start.number)
-        olds = {route[0]: Stack([begin, *base.lower])}
-        flattener = Flattener(path, Stack(base.lower), shared)
+        lower = bases.pristine_lower(base)  # a bundle's source is over these, whatever is live there now
+        olds = {route[0]: Stack([begin, *lower])}
+        flattener = Flattener(path, Stack(lower), shared)
         try:
             for version, bundle in reversed(bundles.items()):
                 members = bundle.members(step_progress(context.progress, f"unpacking {version}"), olds.get(version))

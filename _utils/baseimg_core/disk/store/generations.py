@@ -109,6 +109,10 @@ class Store:
         """Hold this base for changes; see :meth:`LayerLock.held`."""
         return self._lock.held(timeout, holder)
 
+    def shared_lock(self, timeout: float) -> contextlib.AbstractContextManager[None]:
+        """Keep others from changing this base; see :meth:`LayerLock.shared`."""
+        return self._lock.shared(timeout)
+
     def read(self) -> Record | None:
         """Return the record, matched with what exists; see :meth:`RecordFile.read`."""
         return self.records.read()

@@ -48,6 +48,22 @@ class LayerLock:
                 with translate_os_errors(layout.home):
                     self._discard_unused()
 
+    @contextlib.contextmanager
+    def shared(self, timeout: float) -> Iterator[None]:
+        """
+        Keep other processes from changing this layer for the block, and write nothing. Several can do so at a time.
+
+        Args:
+            timeout: seconds to wait for the lock.
+
+        Raises:
+            LayerBusy: another process held the lock all that time.
+            LayerRemoved: the engine has removed the layer.
+        """
+        with self._opened_layer() as descriptor:
+            self._wait(descriptor, timeout, fcntl.LOCK_SH)
+            yield
+
     def _write_holder(self, holder: str) -> None:
         """Name the holder. Without free space the old name stays, since a lock must not need any."""
         line = f"pid {os.getpid()}, {holder}, since {now()}\n".encode()
@@ -100,11 +116,11 @@ class LayerLock:
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(directory)
 
-    def _wait(self, descriptor: int, timeout: float) -> None:
+    def _wait(self, descriptor: int, timeout: float, mode: int = fcntl.LOCK_EX) -> None:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 if time.monotonic() >= deadline:

@@ -13,6 +13,7 @@ from ..bundle.manifest import MEDIA_TYPES
 from ..containers import policy
 from ..signature import PublicKey
 from ..stack import ids
+from ..store.nests import BELOW
 from . import reference, validation
 
 MISSING = ("ok", "fail")
@@ -26,7 +27,7 @@ _OPTIONS = frozenset(
     }
 )
 _PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS  # rollout_policy checks the third, on the master
-_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers"})
+_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers", "below"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash"})
 _REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
@@ -154,10 +155,13 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "repair": fields.get("repair", False),
         "protect": list(protect(fields.get("protect"), f"{key}:protect")),
         "containers": fields.get("containers", "keep"),
+        "below": fields.get("below"),
     }
     policy.parse(found["containers"], f"{key}:containers")
     if not isinstance(found["repair"], bool):
         raise _wrong(f"{key}:repair", found["repair"], "true or false")
+    if found["below"] not in (None, *BELOW):
+        raise _wrong(f"{key}:below", found["below"], f"one of: {', '.join(BELOW)}")
     check_base(found["version"], found["chain_id"], found["missing"], key)
     return found
 

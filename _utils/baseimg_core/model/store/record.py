@@ -37,6 +37,8 @@ class Generation:
     pinned: bool = False
     damaged: bool = False
     signed_by: str = ""
+    #: By chain ID of a base below: the contents over which it is right; empty for the pristine ones alone.
+    over: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -122,8 +124,16 @@ class Record:
 
     def dump(self) -> bytes:
         data = asdict(self)
-        data["generations"] = [asdict(one) for _number, one in sorted(self.generations.items())]
+        data["generations"] = [_plain(one) for _number, one in sorted(self.generations.items())]
         return json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _plain(generation: Generation) -> dict[str, Any]:
+    """A generation's fields; ``over`` only where it says something, so that older releases read the other records."""
+    data = asdict(generation)
+    if not generation.over:
+        del data["over"]
+    return data
 
 
 def parse(data: bytes, where: str) -> Record:

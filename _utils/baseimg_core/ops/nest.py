@@ -1,0 +1,367 @@
+"""
+Nests on a node: bases built on one another (docs/design/adr/0016-nests.md).
+
+A base that is *exact* shows its own image whatever is below it. Before a base changes, every exact base above it gets a
+mask, a generation that is right over the old and the new content below. Masks are swapped in first, so every state in
+between is one that the declarations allow, and a crash needs no repair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ..context import Context
+from ..disk.stack.directories import Stack
+from ..disk.stack.mask import mask
+from ..disk.store import index, links, space
+from ..disk.store.generations import Filled, Store
+from ..disk.store.mask import MaskWriter, measure
+from ..engine.base import Engine
+from ..errors import BaseNested, LayerBusy, SpaceExhausted
+from ..model.store import nests
+from ..model.store.record import Generation, Record
+from . import bases
+from .bases import Base
+from .stage import prunable
+
+
+@dataclass(slots=True)
+class Member:
+    """One base of a nest."""
+
+    base: Base
+    #: Its record; a new one if it has none on the disk.
+    record: Record
+    #: True if it is a version of a lower base of the nest.
+    is_version: bool = False
+
+    @property
+    def live(self) -> Generation:
+        """The live generation."""
+        return self.record.generations[self.record.current]
+
+    def path(self, number: int) -> str:
+        """The present place of a generation's content."""
+        return self.base.store.path(self.record, number)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A base that stays exact while a base below it changes."""
+
+    reference: str
+    version: str
+    #: Names of the images on it.
+    images: list[str]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data, for results."""
+        return {"base": self.reference, "version": self.version, "images": self.images}
+
+
+class Nest:
+    """A base with the bases below and above it on this node, as their records are when the object is made."""
+
+    def __init__(self, context: Context, base: Base, record: Record, versions: Collection[str] = ()) -> None:
+        """
+        Read the records of the nest.
+
+        Args:
+            context: The surroundings of the operation.
+            base: The base that changes.
+            record: Its record.
+            versions: Chain IDs of images that are versions of the base, beside those in its record.
+
+        Raises:
+            RecordInvalid, ContentUnknown: The record of a base in the nest does not fit what is on the disk.
+        """
+        self._context = context
+        self._versions = {*versions, *_contents_of(record)} - {base.chain_id, ""}
+        self.lower = _lower(context.engine, base)
+        below = {chain_id for member in self.lower for chain_id in _contents_of(member.record)}
+        self.changing = Member(base, record, base.chain_id in below)
+
+    @functools.cached_property
+    def upper(self) -> list[Member]:
+        """The bases above that have a record, and images that are versions of the base, the lowest first."""
+        return _upper(self._context.engine, self.changing.base, self._versions)
+
+    @property
+    def layers(self) -> dict[str, bool]:
+        """
+        The layers to lock, and whether they may change.
+
+        All layers below are locked, also those without a record: a base that changes for the first time while a base
+        above it does must find that one's record.
+        """
+        lower = dict.fromkeys(map(os.path.dirname, self.changing.base.lower), False)
+        return {**lower, **dict.fromkeys((_layer(member) for member in (self.changing, *self.upper)), True)}
+
+    def is_exact(self, member: Member, generation: Generation) -> bool:
+        """True if a base shows its own image with a generation, whatever is below it."""
+        declared = self._context.below
+        names = (member.base.chain_id, member.base.reference, member.record.reference)
+        below = next((declared[name] for name in names if name in declared), None)
+        return nests.is_exact(member.base.chain_id, generation, below, member.is_version)
+
+    def fits(self, generation: Generation) -> bool:
+        """True if the changing base can show a generation over the contents that are live below it."""
+        return not self.is_exact(self.changing, generation) or nests.is_right(generation, self._contents(self.changing))
+
+    def kept(self, content: str = "") -> list[Kept]:
+        """Return the bases above that do not change; ``content`` is what the base is going to show (chain ID)."""
+        shown = content or nests.content(self.changing.live)
+        exact = [
+            member
+            for member in self.upper
+            if self.is_exact(member, member.live) and nests.content(member.live) != shown
+        ]
+        return [
+            Kept(
+                member.record.reference,
+                member.live.version,
+                [image.name for image in bases.images_on(self._context.engine, member.base.chain_id)],
+            )
+            for member in exact
+        ]
+
+    def fit(self, generation: Generation) -> Generation:
+        """
+        Return a generation of the changing base that is right over the live contents below, and has the same content.
+
+        Makes one if there is none. Needs the locks.
+
+        Raises:
+            SpaceExhausted, BaseNested: The generation is abandoned if it was never live.
+        """
+        if self.fits(generation):
+            return generation
+        needed = self._contents(self.changing)
+        if kept := nests.find(self.changing.record, generation, needed):
+            _abandon(self.changing, generation)
+            return kept
+        try:
+            return self._make(self.changing, generation, needed, self._places(self.changing))
+        finally:
+            _abandon(self.changing, generation)
+
+    def uppers_fit(self) -> bool:
+        """True if every exact base above is right over the live contents below it."""
+        return all(
+            nests.is_right(member.live, self._contents(member))
+            for member in self.upper
+            if self.is_exact(member, member.live)
+        )
+
+    def keep_uppers(self, generation: Generation) -> bool:
+        """
+        Prepare the bases above for a swap of the changing base to ``generation``. Needs the locks.
+
+        Every exact base gets a mask that is right before and after the swap. All are made before the first is live.
+
+        Returns:
+            True if a mask was swapped in.
+        """
+        staged: list[tuple[Member, Generation]] = []
+        for member in self.upper:
+            member.record = member.base.store.recover() or member.record
+        places = {self.changing.base.directory: [self.changing.path(generation.number)]}
+        try:
+            for member in self.upper:  # the lowest first: a mask above it must be right over its mask
+                needed = self._contents(member, generation)
+                if not self.is_exact(member, member.live) or nests.is_right(member.live, needed):
+                    continue
+                made = self._mask_of(member, needed, places)
+                staged.append((member, made))
+                places[member.base.directory] = [member.path(made.number)]
+        except BaseException:
+            for member, made in staged:
+                _abandon(member, made)
+            _abandon(self.changing, generation)
+            raise
+        for member, made in reversed(staged):
+            self._swap(member, made)
+        return bool(staged)
+
+    def release_uppers(self) -> None:
+        """Give the versions above their own layer back, if everything below them is pristine. Needs the locks."""
+        for member in self.upper:
+            own = member.record.pristine
+            if (
+                member.live is not own
+                and member.live.chain_id == member.base.chain_id
+                and own.inode
+                and nests.is_right(own, self._contents(member))
+            ):
+                self._swap(member, own)
+
+    def _swap(self, member: Member, generation: Generation) -> None:
+        """Swap in a generation of the same content; a rollback still leads to the content before."""
+        previous = member.record.previous
+        member.base.store.activate(member.record, generation.number, "mask", self._context.by)
+        member.record.previous = previous if previous != generation.number else None
+        member.base.store.save(member.record)
+
+    def _mask_of(self, member: Member, needed: nests.Contents, places: Mapping[str, list[str]]) -> Generation:
+        """A generation of a base above with its live content that is right."""
+        if kept := nests.find(member.record, member.live, needed):
+            return kept
+        return self._make(member, member.live, needed, self._places(member, places))
+
+    def _contents(self, member: Member, after: Generation | None = None) -> dict[str, set[str]]:
+        """The contents that are live below a base, and the changing base's next one."""
+        contents: dict[str, set[str]] = {}
+        for below in self._below(member):
+            contents[below.base.chain_id] = {nests.content(below.live)}
+            if after and below is self.changing:
+                contents[below.base.chain_id].add(nests.content(after))
+        return contents
+
+    def _below(self, member: Member) -> list[Member]:
+        directories = set(member.base.lower)
+        return [one for one in (*self.lower, self.changing, *self.upper) if one.base.directory in directories]
+
+    def _places(self, member: Member, more: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
+        """The directories that each layer below a base can have: pristine, live, and ``more``."""
+        places = {}
+        for below in self._below(member):
+            _check_known(below, member)
+            own = [below.path(0), below.path(below.record.current), *(more or {}).get(below.base.directory, ())]
+            places[below.base.directory] = list(dict.fromkeys(own))
+        return places
+
+    @staticmethod
+    def _stacks(member: Member, places: Mapping[str, list[str]]) -> list[list[str]]:
+        """Every combination of contents below a base, top first."""
+        return [list(below) for below in itertools.product(*(places.get(one, [one]) for one in member.base.lower))]
+
+    @staticmethod
+    def _wanted(member: Member, generation: Generation) -> Stack:
+        """What a base shows with a generation over the pristine contents below: every generation is right there."""
+        return Stack([member.path(generation.number), *bases.pristine_lower(member.base)])
+
+    def _make(
+        self, member: Member, generation: Generation, needed: nests.Contents, places: Mapping[str, list[str]]
+    ) -> Generation:
+        """Make the mask of a generation."""
+        context, store = self._context, member.base.store
+        wanted = self._wanted(member, generation)
+        entries = mask(wanted, [Stack(below) for below in self._stacks(member, places)])
+        size = measure(entries, wanted)
+        space.check(
+            store.layout.home, size, len(entries), context.reserve, lambda: prunable(member.base, member.record)
+        )
+        own = member.path(generation.number)
+        sharing = links.choose(context.link, store.layout.home)
+
+        def fill(root: str) -> Filled:
+            writer = MaskWriter(root, wanted, sharing, own)
+            try:
+                writer.write(entries, self._report)
+            finally:
+                writer.close()
+            known = index.digests(store.layout.index(generation.number)) if generation.number else {}
+            kept = {path: known[path] for path in writer.own if path in known}
+            return Filled(writer.bytes, writer.paths, {**kept, **writer.digests})
+
+        made = replace(
+            generation,
+            number=-1,
+            inode=0,
+            created="",
+            activated="",
+            by=context.by,
+            pinned=False,
+            over=nests.over(needed),
+        )
+        try:
+            return store.stage(member.record, made, fill)
+        except SpaceExhausted as exc:
+            hint = prunable(member.base, member.record)
+            raise space.exhausted_while_writing(store.layout.home, size, len(entries), hint, exc) from exc
+
+    def _report(self, paths: int) -> None:
+        if self._context.progress:
+            self._context.progress("masking", paths, 0)
+
+
+def _layer(member: Member) -> str:
+    return os.path.dirname(member.base.directory)
+
+
+def _abandon(member: Member, generation: Generation) -> None:
+    """Delete a generation that was never live."""
+    if not generation.activated:
+        member.base.store.abandon(member.record, generation)
+
+
+def _check_known(below: Member, member: Member) -> None:
+    """Refuse a mask over a content that is not what its record says, or that has lost its original."""
+    state = "damaged" if below.live.damaged else below.record.pristine_state
+    if below.live.damaged or state != "kept":
+        raise BaseNested(
+            f"{member.record.reference} is built on {below.record.reference}, whose "
+            f"{'live' if below.live.damaged else 'original'} content is {state}"
+        )
+
+
+def _contents_of(record: Record) -> set[str]:
+    """The chain IDs of the images that a base has shown, without its own."""
+    return {generation.chain_id for generation in record.generations.values()} - {record.chain_id, ""}
+
+
+def _lower(engine: Engine, base: Base) -> list[Member]:
+    """The bases below that have a record."""
+    members = []
+    for directory in base.lower:
+        if record := Store(os.path.dirname(directory)).read():
+            members.append(Member(bases.by_chain(engine, record.chain_id, record.reference), record))
+    return members
+
+
+def _upper(engine: Engine, base: Base, versions: Collection[str]) -> list[Member]:
+    members: dict[str, Member] = {}
+    for image in bases.images_on(engine, base.chain_id):
+        for directory, chain_id in zip(image.directories, image.chain_ids, strict=True):
+            if directory == base.directory or directory in base.lower or directory in members:
+                continue
+            is_version = chain_id in versions
+            record = Store(os.path.dirname(directory)).read()
+            if record:
+                upper = bases.by_chain(engine, chain_id, record.reference)
+                members[directory] = Member(upper, record, is_version)
+            elif is_version:
+                upper = bases.by_chain(engine, chain_id)
+                members[directory] = Member(upper, bases.initial_record(engine, upper), is_version)
+    return sorted(members.values(), key=lambda member: len(member.base.diff_ids))
+
+
+@contextlib.contextmanager
+def locked(context: Context, layers: Mapping[str, bool]) -> Iterator[None]:
+    """
+    Lock the layers of a nest, in one order on every node.
+
+    Args:
+        context: The surroundings of the operation.
+        layers: What :attr:`Nest.layers` has said before the locks.
+
+    Raises:
+        LayerBusy: Another operation held one of them all the time.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer, changes in sorted(layers.items()):
+            store = Store(layer)
+            lock = store.lock(context.lock_timeout, context.by) if changes else store.shared_lock(context.lock_timeout)
+            stack.enter_context(lock)
+        yield
+
+
+def check_locked(nest: Nest, layers: Mapping[str, bool]) -> None:
+    """Refuse to go on if a base joined the nest while the operation waited for its locks."""
+    if joined := [layer for layer, changes in nest.layers.items() if changes and not layers.get(layer)]:
+        raise LayerBusy(f"{', '.join(joined)} became part of the nest of {nest.changing.base.reference} meanwhile")

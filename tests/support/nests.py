@@ -1,0 +1,117 @@
+"""A node with bases built on one another, in plain directories, and bundles for versions of each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from baseimg_core.context import Context
+from baseimg_core.disk.bundle import writer
+from baseimg_core.disk.stack.compare import compare
+from baseimg_core.disk.stack.directories import Stack
+from baseimg_core.model.bundle.manifest import ImageRef
+from baseimg_core.model.policy.pillar import Source
+from baseimg_core.model.stack.ids import chain_id
+from baseimg_core.ops import bases
+from baseimg_core.ops import converge as ops_converge
+from tests.support.images import digest
+from tests.support.kernel import Seen, show
+from tests.support.plain import PlainEngine
+
+PLATFORM = {"os": "linux", "architecture": "amd64"}
+#: Makes a layer directory; its argument is the directory, which does not exist.
+Fill = Callable[[Path], None]
+
+
+def files(contents: Mapping[str, str]) -> Fill:
+    """A layer with these files, all with one time."""
+
+    def fill(root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        for path, content in contents.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(content)
+
+    return fill
+
+
+@dataclass
+class NestNode:
+    """Bases by reference. ``NAME:VERSION`` is an image; its first layers are those of the base below it."""
+
+    root: Path
+    below: dict[str, str] = field(default_factory=dict)
+    #: The layer directories of each image and each version, top first.
+    stacks: dict[str, list[Path]] = field(default_factory=dict)
+    bundles: dict[str, dict[str, Source]] = field(default_factory=dict)
+    views: dict[tuple[str, str], dict[bytes, Seen]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.engine = PlainEngine(self.root / "layers")
+
+    @property
+    def context(self) -> Context:
+        return Context(self.engine, lambda source: source.source, "test", 0.0, below=self.below)
+
+    def image(self, reference: str, below: str, *layers: Fill) -> None:
+        """An image on the node, built on the image ``below`` (empty for none)."""
+        names = [*self.engine.tags.get(below, ())]
+        for number, fill in enumerate(layers):
+            names.append(f"{reference.replace('/', '-')}.{number}")
+            fill(self.root / "layers" / names[-1] / "diff")
+        self.engine.add(reference, *names)
+        self.stacks[reference] = [self.root / "layers" / name / "diff" for name in reversed(names)]
+        self.views[reference, tag(reference)] = show(self.stacks[reference])
+
+    def version(self, base: str, version: str, below: Sequence[Path], *layers: Fill) -> list[Path]:
+        """A version of a base, elsewhere, on the stack ``below`` (top first); the bundle leads there directly."""
+        stack = list(below)
+        for fill in layers:
+            stack.insert(0, self.root / "targets" / f"{base.replace('/', '-')}-{version}.{len(stack)}")
+            fill(stack[0])
+        self.bundle(base, version, stack, (digest(f"{base} {version}".encode()),))
+        return stack
+
+    def bundle(self, base: str, version: str, target: Sequence[Path], diff_ids: Sequence[str]) -> None:
+        path = self.root / f"{base.replace('/', '-')}-{version}.tar"
+        old = self.engine.image(base).diff_ids
+        changes = compare(stack_of(self.stacks[base]), stack_of(target))
+        source = ImageRef(base, tag(base), chain_id(old), tuple(old))
+        name = f"{base.partition(':')[0]}:{version}"
+        written = writer.write(
+            str(path), changes, source, ImageRef(name, version, chain_id(diff_ids), tuple(diff_ids)), PLATFORM
+        )
+        self.bundles.setdefault(base, {})[version] = Source(str(path), written.digest)
+        self.views[base, version] = show(target)
+
+    def converge(self, base: str, version: str) -> dict[str, object]:
+        return ops_converge.converge(self.context, base, version, self.bundles.get(base, {}))
+
+    def plan(self, base: str, version: str) -> dict[str, object]:
+        return ops_converge.plan(self.context, base, version, self.bundles.get(base, {}))
+
+    def rollback(self, base: str, to: str | None = None) -> dict[str, object]:
+        return ops_converge.rollback(self.context, base, to)
+
+    def view(self, reference: str) -> dict[bytes, Seen]:
+        """What the kernel shows for an image now."""
+        return show(self.stacks[reference])
+
+    def live(self, base: str) -> str:
+        """The version that status says a base shows."""
+        return str(bases.status(self.engine, bases.locate(self.engine, base))["version"])
+
+
+def tag(reference: str) -> str:
+    return reference.rpartition(":")[2]
+
+
+def stack_of(paths: Sequence[Path]) -> Stack:
+    return Stack([str(path) for path in paths])
+
+
+def orders(goals: Mapping[str, str]) -> list[list[tuple[str, str]]]:
+    """Every order of converging bases to versions."""
+    return [list(order) for order in itertools.permutations(goals.items())]
