@@ -106,6 +106,8 @@ def _drift(base):
         return base["error"]["code"], {"message": base["error"]["message"]}
     if any(generation["current"] and generation["damaged"] for generation in base["generations"]):
         return "damaged", {}
+    if base.get("pristine") in ("damaged", "missing"):
+        return f"pristine {base['pristine']}", {}
     return ("not adopted" if base["legacy"] else "interrupted" if base["interrupted"] else ""), {}
 
 

@@ -10,8 +10,9 @@ The version that each base on this node shows, as a grain to target by.
       drifted: ['corp/base:12.0']        # absent if empty, because * matches an empty list
       unreadable: [/var/lib/docker/overlay2/1f…]    # layers whose record is broken; absent if empty
 
-``drift`` is empty or one of: ``damaged`` (``baseimg.verify`` or a repair found out-of-band changes), ``interrupted``
-(an operation runs or crashed), ``replaced`` (the record does not know the live directory). References contain colons.
+``drift`` is empty or one of: ``damaged`` (out-of-band changes were found), ``pristine damaged``, ``pristine missing``
+(its directory was removed), ``interrupted`` (an operation runs or crashed), ``replaced`` (the record does not know the
+live directory). References contain colons.
 Colons in list members work:
 
 .. code-block:: bash
@@ -41,6 +42,8 @@ _IN_DATA_ROOT = ("overlay2", f"containerd/daemon/{_SNAPSHOTS}")
 _OTHERS = ["/var/lib/containers/storage/overlay", f"/var/lib/containerd/{_SNAPSHOTS}"]
 # The name of the live content in a layer's directory: overlay2 and Podman use the first, containerd the second.
 _LIVE = ("diff", "fs")
+# the attribute that holds the ID of a generation's directory
+_ID = "trusted.baseimg.id"
 _LARGEST = 1 << 22  # bytes of a record; a record of a hundred generations has about 50,000
 
 
@@ -93,12 +96,12 @@ def _read(layer):
     """Return reference, chain ID and content of a layer's base. A broken record raises one of many exceptions."""
     with open(os.path.join(layer, "baseimg/state.json"), "rb") as file:
         record = json.loads(file.read(_LARGEST))
-    live = _live_inode(layer)
-    generation = next((item for item in record["generations"] if item["inode"] == live), None)
+    live = _describe(_live(layer))
+    generation = next((item for item in record["generations"] if _is_generation(item, live)), None)
     if generation is None:
         drift, version, number = "replaced", "unknown", None
     else:
-        drift = "damaged" if generation["damaged"] else "interrupted" if record["intent"] else ""
+        drift = _drift(layer, record, generation)
         version, number = generation["version"], generation["number"]
     texts = (record["reference"], record["chain_id"], version)
     if not all(isinstance(text, str) for text in texts) or not isinstance(number, int | None):
@@ -106,9 +109,45 @@ def _read(layer):
     return record["reference"], record["chain_id"], {"version": version, "generation": number, "drift": drift}
 
 
-def _live_inode(layer):
-    """The inode of the layer's live directory."""
+def _drift(layer, record, live):
+    """The drift of a base as in the core (model.store.drift), from its record."""
+    pristine = next(item for item in record["generations"] if item["number"] == 0)
+    if live["damaged"]:
+        return "damaged"
+    if pristine["damaged"]:
+        return "pristine damaged"
+    if live is not pristine and not record["unproven"] and not _is_kept(layer, pristine):
+        return "pristine missing"
+    return "interrupted" if record["intent"] else ""
+
+
+def _is_kept(layer, generation):
+    """True if a directory beside the live one is this generation; in the middle of a swap it has another name."""
+    home = os.path.join(layer, "baseimg")
+    with contextlib.suppress(FileNotFoundError):
+        paths = [os.path.join(home, "generations", name) for name in os.listdir(os.path.join(home, "generations"))]
+        for path in (*paths, os.path.join(home, "staging")):
+            with contextlib.suppress(FileNotFoundError):
+                if _is_generation(generation, _describe(path)):
+                    return True
+    return False
+
+
+def _is_generation(item, directory):
+    """True if a directory, as (inode, ID), is a generation of the record; format 1 has no IDs."""
+    return item["id"] == directory[1] if item.get("id") else item["inode"] == directory[0]
+
+
+def _describe(path):
+    inode, identity = os.stat(path).st_ino, ""
+    with contextlib.suppress(OSError):  # ENODATA: it has no ID
+        identity = os.getxattr(path, _ID).decode()
+    return inode, identity
+
+
+def _live(layer):
+    """The layer's live directory."""
     for name in _LIVE:
-        with contextlib.suppress(FileNotFoundError):
-            return os.stat(os.path.join(layer, name)).st_ino
+        if os.path.isdir(os.path.join(layer, name)):
+            return os.path.join(layer, name)
     raise FileNotFoundError(layer)

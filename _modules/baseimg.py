@@ -662,19 +662,24 @@ def impact(base, bundle=None):
 
 def verify(base=None, deep=False):
     """
-    Compare the live content with its index, and the pristine content with the engine's checksum.
+    Compare the live and the pristine content with their indexes, and the pristine one with the engine's checksum.
+
+    What is found stays known: nothing starts from a damaged content or returns to it, and ``baseimg.status``, states,
+    metrics and the grain show it, until ``deep`` finds the content sound.
 
     base
         The base's reference or chain ID; every base with a record by default.
 
     deep
-        Read the files: compare them by digest, and check the pristine content against the engine's own checksum (the
-        diff ID, as ``docker save`` does). Takes as long as reading the layer.
+        Read every file, and check the pristine content against the engine's own checksum (the diff ID, as
+        ``docker save`` does). Takes as long as reading the layer. Without it only files are read whose inode or ctime
+        changed.
 
     Returns for each base ``ok``, ``findings`` (paths that are ``missing`` or ``added``, or whose ``content`` or
     ``metadata`` differs), and the state of the ``pristine`` content: ``proven``, ``unproven`` (the engine keeps no
     checksum), ``damaged``, ``missing`` or ``not checked``. ``shared`` lists the versions that hard-link a changed file
-    of the live content and are damaged with it.
+    of the live content and are damaged with it. ``proof`` says how the live content was proven: ``bundle``,
+    ``from-start``, ``engine``, ``assumed``, or empty for a content that was never compared with an image.
 
     CLI Example:
 

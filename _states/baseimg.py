@@ -185,6 +185,7 @@ def _converged(ret, done):
     if restart["started"]:
         lines.append(f"Started (an earlier run had stopped them): {', '.join(restart['started'])}.")
     ret["comment"] = _lines(lines)
+    _warn(ret, done)
     return ret
 
 
@@ -203,7 +204,14 @@ def _would_converge(ret, planned):
     if planned["changed"]:
         lines.append(_route(planned))
     ret["comment"] = _lines(lines)
+    _warn(ret, planned)
     return ret
+
+
+def _warn(ret, done):
+    """Let Salt show what must be known although the state is green."""
+    if done.get("warnings"):
+        ret["warnings"] = [f"{done['base']}: {warning}" for warning in done["warnings"]]
 
 
 def _held(ret, done):
@@ -252,7 +260,7 @@ def _attention(done):
         )
     if done["protected"]:
         lines.append(f"Protected, but created after the change: {_first(done['protected'])}.")
-    return lines
+    return [*lines, *(f"Warning: {warning}." for warning in done.get("warnings", ()))]
 
 
 def _route(planned):

@@ -277,6 +277,26 @@ class PristineDamaged(BaseimgError):
     hint = "baseimg.verify names the file; remove every container and image on the base, and pull it again"
 
 
+class GenerationDamaged(BaseimgError):
+    """A generation was changed out of band, or a new content is not what its bundle promises; nothing uses it."""
+
+    code = "generation-damaged"
+    hint = (
+        "baseimg.verify names what changed; declare bundles that lead from the original content to the version, or "
+        "roll back to pristine"
+    )
+
+
+class GenerationUnproven(BaseimgError):
+    """The only content from which a bundle leads to the version was never compared with an image."""
+
+    code = "generation-unproven"
+    hint = (
+        "declare bundles that lead from the original content to the version; baseimg.rollback still goes back to the "
+        "unproven content"
+    )
+
+
 class LegacyAbsent(BaseimgError):
     """The shell scripts that baseimg replaces left no properties file on this node."""
 

@@ -105,6 +105,8 @@ def node(tmp_path: Path) -> Node:
 def forge(node: Node) -> Forge:
     with Bundle.open(node.bundles["12.1"].source) as bundle:
         about = bundle.manifest.as_dict()
+    for side in ("source", "target"):
+        del about[side]["views"]  # a forged content is another one
     return Forge(about["source"], about["target"])
 
 
@@ -233,9 +235,8 @@ def test_a_content_with_another_digest_than_recorded(node, forge, tmp_path, cont
 def test_the_digest_of_a_large_file_is_recorded_for_every_hard_link(node, forge, tmp_path):
     entries = [entry("a", LARGE, pax_headers={"BASEIMG.leads": "1"}), link("b", "a", LNK)]
     converge.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries))))
-    (found,) = (node.layer / "baseimg/index").iterdir()
-    recorded = {path: f"sha256:{sha}" for path, sha in index.digests(str(found)).items()}
-    assert recorded == dict.fromkeys([b"a", b"b"], digest(LARGE))
+    recorded = index.digests(str(node.layer / "baseimg/index/1.jsonl"))
+    assert [f"sha256:{recorded[path]}" for path in (b"a", b"b")] == [digest(LARGE)] * 2
 
 
 def test_another_digest_than_declared(node, forge, tmp_path):

@@ -12,8 +12,8 @@ import pytest
 
 from baseimg_core.disk.stack import compare
 from baseimg_core.disk.stack.directories import Stack
+from baseimg_core.disk.store import index, space
 from baseimg_core.disk.store import links as store_links
-from baseimg_core.disk.store import space
 from baseimg_core.disk.store.build import Flattener
 from baseimg_core.disk.store.layout import siblings
 from baseimg_core.errors import NoWayBack, PristineDamaged, StorageUnsupported
@@ -228,11 +228,15 @@ class TestDamage:
         found = verify.verify(node.engine, node.base, deep=False)
         assert [(one["path"], one["finding"]) for one in found["findings"]] == [("usr/lib/three", "metadata")]
         assert (found["ok"], found["shared"], found["pristine"]) == (False, ["12.0"], "damaged")
+        assert node.damaged == [0, 1]
+        for operation in (node.plan, node.converge):
+            with pytest.raises(PristineDamaged):
+                operation("12.1", repair=True)
         with pytest.raises(PristineDamaged):
-            node.plan("12.1", repair=True)
-        assert node.damaged == []
+            node.converge("12.2")
         with pytest.raises(PristineDamaged):
-            node.converge("12.1", repair=True)
+            node.converge("12.0")
+        assert "usr/lib/three" in node.converge("12.1")["warnings"][0]
         assert node.damaged == [0, 1]
         self.refused(node)
 
@@ -278,6 +282,24 @@ class TestDamage:
         before = path.stat()
         self.write(path)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert verify.verify(node.engine, node.base, deep=False)["ok"]
-        found = verify.verify(node.engine, node.base, deep=True)
-        assert (found["ok"], found["pristine"]) == (False, "damaged")
+        for deep in (False, True):
+            found = verify.verify(node.engine, node.base, deep=deep)
+            assert (found["ok"], found["pristine"], found["shared"]) == (False, "damaged", ["12.0"])
+        self.refused(node)
+
+
+@pytest.mark.parametrize("kind", ["ext4"])
+def test_links_and_removals_of_our_own_are_no_changes(tmp_path, kind, monkeypatch):
+    """Each generation shares the large files, so each apply and each prune sets their ctime."""
+    with loop_fs(kind, XFS_MIN) as root:
+        node = Linked(root / "node", "hardlink")
+        node.converge("12.1")
+        node.converge("12.2")
+        read: list[bytes] = []
+        digest = index._digest
+        monkeypatch.setattr(index, "_digest", lambda path: read.append(path) or digest(path))
+        store = node.base.store
+        with store.lock(1, "test"):
+            assert store.prune(store.recover(), [1])
+        converge.rollback(node.context, BASE, "pristine")
+        assert read == []

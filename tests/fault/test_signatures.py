@@ -158,11 +158,34 @@ def test_one_link_of_a_chain_without_signature(node, ring):
     assert status(node)["generations"][1]["signed_by"] == ""
 
 
-def test_what_is_present_needs_no_signature(node, ring):
+def test_an_unsigned_content_is_not_converged_where_signatures_are_required(node, ring):
     converge(node, Trust())
-    assert converge(node, Trust(), "12.0")["changed"]
+    for version in ("12.1", "12.2"):
+        with pytest.raises(SignatureMissing):
+            converge(node, ring.trust("alice"), version)
+    assert converge(node, ring.trust("alice"), "12.0")["changed"]
+    with pytest.raises(SignatureMissing):
+        converge(node, ring.trust("alice"))
+    # the same content comes with a signed bundle: it is compared, not made again
+    ssh.sign(bundle(node), ring.alice)
+    assert converge(node, ring.trust("alice"))["generation"] == 1
+    assert status(node)["generations"][1]["signed_by"] == "alice"
+
+
+def test_a_forged_content_does_not_become_signed(node, ring):
+    """Applied while signatures were off; the genuine bundle replaces it."""
+    target = node.root / "targets/12.1/etc/version"
+    genuine = Path(bundle(node))
+    genuine.rename(genuine.with_suffix(".genuine"))
+    target.write_text("forged")
+    forged = node._bundle("12.1", node.stack, [target.parent.parent], "12.0")
+    ops_converge.apply(context(node, Trust()), forged)
+    assert (node.layer / "diff/etc/version").read_text() == "forged"
+    genuine.with_suffix(".genuine").rename(genuine)
+    ssh.sign(str(genuine), ring.alice)
     assert converge(node, ring.trust("alice"))["changed"]
-    assert ops_converge.rollback(context(node, ring.trust("alice")), BASE)["to"] == "12.0"
+    assert differences(node.view(), node.views["12.1"]) == []
+    assert [one["signed_by"] for one in status(node)["generations"]] == ["", "", "alice"]
 
 
 def test_a_repair_is_checked_like_the_first_time(node, ring):
@@ -185,7 +208,10 @@ def test_rotation(node, ring):
     assert converge(node, ring.trust("alice", "bob"))["changed"]
     assert converge(node, ring.trust("bob"))["changed"] is False
     assert converge(node, ring.trust("bob"), "12.2")["changed"]
-    assert [line["signed_by"] for line in bases.locate(node.engine, BASE).store.records.history()] == ["alice", "bob"]
+    assert [line["signed_by"] for line in bases.locate(node.engine, BASE).store.records.history()] == [
+        "alice",
+        "alice, bob",  # and of the start
+    ]
     fresh = Node(node.root.with_name("fresh"))
     ssh.sign(bundle(fresh), ring.alice)
     refused(fresh, ring.trust("bob"), SignatureInvalid, "this node does not trust")

@@ -70,23 +70,28 @@ def test_quick(node, change, finding, differs):
 
 
 @pytest.mark.parametrize("path", ["etc/one", "etc/two"])
-def test_only_deep_sees_a_content_that_hides(node, path):
-    """Same size, same time: from the bundle, or cloned from the pristine content."""
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_content_that_hides(node, path, deep):
+    """Same size, same time, another ctime: from the bundle, or cloned from the pristine content."""
     real = live(node) / path
     before = real.stat()
     real.write_bytes(b"XXX")
     os.utime(real, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert verify(node, deep=False)["ok"]
-    found = verify(node, deep=True)
+    found = verify(node, deep)
+    assert not found["ok"]
     assert (path, "content") in {(one["path"], one["finding"]) for one in found["findings"]}
 
 
 def test_a_damaged_pristine_content_is_found(node):
     generation = live(node).parent / "baseimg/generations/0/etc/two"
     generation.write_bytes(b"XXX")
-    assert verify(node, deep=False)["ok"]
-    found = verify(node, deep=True)
-    assert (found["ok"], found["pristine"]) == (False, "damaged")
+    for deep in (False, True):
+        found = verify(node, deep)
+        assert (found["ok"], found["pristine"]) == (False, "damaged")
+    with pytest.raises(Exception, match="pristine-damaged"):
+        node.modules["baseimg.rollback"](BASE)
+    (base,) = node.modules["baseimg.status"](BASE)["bases"]
+    assert base["pristine"] == "damaged"
 
 
 def test_a_damaged_original_is_found_where_nothing_was_applied(node):
@@ -114,6 +119,12 @@ class TestRepair:
         (live(node) / "etc/one").unlink()
         assert node.states["baseimg.converged"](**arguments)["changes"] == {}
         assert not verify(node, deep=False)["ok"]
+        # and from now on the state says so
+        again = node.states["baseimg.converged"](**arguments)
+        assert (again["result"], again["changes"]) == (True, {})
+        (warning,) = again["warnings"]
+        assert "etc/one: missing" in warning
+        assert "etc/one: missing" in again["comment"]
 
     def test_both_modes(self, node, arguments):
         (live(node) / "etc/one").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from baseimg_core.disk.bundle import writer
 from baseimg_core.disk.bundle.encoding import Encoding
 from baseimg_core.disk.bundle.reader import Bundle
+from baseimg_core.disk.stack import view
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.store import build, links
@@ -58,7 +60,7 @@ def applied(
     flattener = Flattener(str(new), Stack([str(path) for path in lower]), shared)
     for path in reversed(bundles):
         with Bundle.open(str(path)) as bundle:
-            flattener.add_changes(bundle.members(old=Stack([str(layer) for layer in base])))
+            flattener.add_changes(bundle.members(source=Stack([str(layer) for layer in base])))
     flattener.add_directory(str(top))
     flattener.finish()
     flattener.close()
@@ -171,6 +173,46 @@ def test_every_change_is_one(shared, source, target):
         new = make_stack(work / "t", target, common)
 
         assert_each_differs(changed(old, new), show(old), show(new))
+
+
+def view_of(lower: Sequence[Path], stack: Sequence[Path]) -> str:
+    """The view digest of a stack over lower layers."""
+
+    def digest_of(_path: bytes, real: bytes) -> str:
+        return hashlib.sha256(Path(os.fsdecode(real)).read_bytes()).hexdigest()
+
+    return view.digest(Stack([str(path) for path in lower]), "", Stack([str(path) for path in stack]), digest_of)
+
+
+@given(shared=st.lists(layers, max_size=2), source=layers, middle=programs, target=programs)
+def test_the_view_digest_is_that_of_the_target_whatever_the_way(shared, source, middle, target):
+    """On the build machine, made by one bundle, by two at once, and by two one after the other."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        lower = make_stack(work / "c", shared)
+        first = make_stack(work / "s", [source], lower)
+        second = make_stack(work / "m", middle)
+        third = make_stack(work / "t", target, lower)
+        one, two = packed(work, changed(first, second), "one"), packed(work, changed(second, third), "two")
+        direct = packed(work, changed(first, third), "direct")
+        wanted = view_of(lower, third)
+
+        assert view_of(lower, applied(work, [direct], first, "a")) == wanted
+        assert view_of(lower, applied(work, [one, two], first, "b")) == wanted
+        step = applied(work, [one], first, "c")
+        assert view_of(lower, step) == view_of(lower, second)
+        assert view_of(lower, applied(work, [two], step, "d")) == wanted
+
+
+@given(shared=st.lists(layers, max_size=2), one=programs, other=programs)
+def test_view_digests_are_equal_if_and_only_if_the_views_are(shared, one, other):
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        lower = make_stack(work / "c", shared)
+        first, second = make_stack(work / "s", one, lower), make_stack(work / "t", other, lower)
+        same = changed(first, second) == []
+
+        assert (view_of(lower, first) == view_of(lower, second)) == same
 
 
 # Found by the laws above, and kept because they are rare.

@@ -11,6 +11,7 @@ from pathlib import Path
 from baseimg_core.context import Context
 from baseimg_core.disk.bundle import writer
 from baseimg_core.disk.bundle.reader import Bundle
+from baseimg_core.disk.stack import view
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.engine import tarsplit
@@ -53,6 +54,10 @@ class PlainEngine:
         self.diff_ids[layer] = digest(tar)
         self._record(layer).parent.mkdir(exist_ok=True)
         self._record(layer).write_bytes(tar_split(tar))
+
+    def forget(self, layer: str) -> None:
+        """As if the engine kept no checksum of the layer."""
+        self._record(layer).unlink()
 
     def _record(self, layer: str) -> Path:
         return self.root.parent / "records" / layer
@@ -119,6 +124,9 @@ class PlainEngine:
 class Node:
     """A node with one base of two layers, and bundles that lead from it to 12.1 and on to 12.2."""
 
+    #: False for the bundles of a release that knew no view digests.
+    views_in_bundles = True
+
     def __init__(self, root: Path, link: str = "auto") -> None:
         self.root, self.link = root, link
         self.engine = PlainEngine(root / "layers")
@@ -169,13 +177,24 @@ class Node:
     def _bundle(self, version: str, source: list[Path], target: list[Path], before: str) -> Source:
         path = self.root / f"{version}.tar"
         changes = compare(Stack([str(one) for one in source]), Stack([str(one) for one in target]))
-        written = writer.write(
-            str(path), changes, self._image(before), self._image(version), {"os": "linux", "architecture": "amd64"}
-        )
+        sides = self._image(before, source), self._image(version, target)
+        written = writer.write(str(path), changes, *sides, {"os": "linux", "architecture": "amd64"})
         with Bundle.open(str(path)) as bundle:
             bundle.verify()
         return Source(str(path), written.digest)
 
-    def _image(self, version: str) -> ImageRef:
-        diff_ids = self.engine.image(BASE).diff_ids if version == "12.0" else (digest(version.encode()),)
-        return ImageRef(f"corp/base:{version}", version, chain_id(diff_ids), tuple(diff_ids))
+    def _image(self, version: str, stack: list[Path]) -> ImageRef:
+        base = self.engine.image(BASE).diff_ids
+        diff_ids = base if version == "12.0" else (digest(version.encode()),)
+        views = {chain_id(base[:-1]): self._digest(stack)} if self.views_in_bundles else {}
+        return ImageRef(f"corp/base:{version}", version, chain_id(diff_ids), tuple(diff_ids), views)
+
+    def _digest(self, stack: list[Path]) -> str:
+        """The view digest of a stack over the base's lower layer."""
+
+        def digest_of(_path: bytes, real: bytes) -> str:
+            return digest(Path(os.fsdecode(real)).read_bytes()).removeprefix("sha256:")
+
+        lower = Stack([str(one) for one in self.stack[1:]])
+        over = chain_id(self.engine.image(BASE).diff_ids[:-1])
+        return view.digest(lower, over, Stack([str(one) for one in stack]), digest_of)

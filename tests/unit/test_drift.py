@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,6 +49,11 @@ def status(**fields: Any) -> dict[str, Any]:
         ({"generations": [{"current": False, "damaged": True}]}, ""),
         ({"interrupted": True}, "interrupted"),
         ({"legacy": "12.4"}, "not adopted"),
+        ({"pristine": "kept"}, ""),
+        ({"pristine": "unproven"}, ""),
+        ({"pristine": "missing", "interrupted": True}, "pristine missing"),
+        ({"pristine": "damaged"}, "pristine damaged"),
+        ({"pristine": "damaged", "generations": [{"current": True, "damaged": True}]}, "damaged"),
         ({"legacy": "12.4", "interrupted": True}, "not adopted"),
         ({"generations": [{"current": True, "damaged": True}], "interrupted": True}, "damaged"),
         ({"error": {"code": "content-unknown", "message": "m"}}, "content-unknown"),
@@ -64,16 +70,37 @@ class Layer:
     def __init__(self, path: Path, live: str = "diff") -> None:
         self.path, self.live = path, path / live
         self.live.mkdir(parents=True)
-        (path / "baseimg").mkdir()
-        generation = Generation(0, "1", "sha256:0", self.live.stat().st_ino, activated="2026-11-29T00:00:00Z")
-        self.record = Record("b:1", "sha256:1", ("sha256:1",), {0: generation})
+        self.pristine = path / "baseimg/generations/0"
+        self.pristine.mkdir(parents=True)
+        then = "2026-11-29T00:00:00Z"
+        generations = {
+            number: Generation(number, str(number), "", directory.stat().st_ino, activated=then, id=f"id{number}")
+            for number, directory in enumerate((self.pristine, self.live))
+        }
+        for number, directory in enumerate((self.pristine, self.live)):
+            os.setxattr(directory, "trusted.baseimg.id", f"id{number}".encode())
+        self.record = Record("b:1", "sha256:1", ("sha256:1",), generations, current=1)
         self.save()
 
     def save(self) -> None:
         (self.path / "baseimg/state.json").write_bytes(self.record.dump())
 
     def damage(self) -> None:
+        self.record.generations[1].damaged = True
+
+    def damage_pristine(self) -> None:
         self.record.generations[0].damaged = True
+
+    def remove_pristine(self) -> None:
+        self.pristine.rmdir()
+
+    def move(self) -> None:
+        """As ``cp -a`` of the data root does: other inodes, the same attributes."""
+        for directory in (self.live, self.pristine):
+            copy = directory.with_name("copy")
+            subprocess.run(["cp", "-a", directory, copy], check=True)
+            directory.rename(directory.with_name("old"))
+            copy.rename(directory)
 
     def interrupt(self) -> None:
         self.record.intent = Intent("x", 0, 0, "apply", "", "")
@@ -91,24 +118,31 @@ def core_drift(layer: Path) -> str:
     except ContentUnknown:
         return "replaced"
     assert record
-    generations = [{"current": True, "damaged": record.generations[record.current].damaged}]
-    return drift(status(generations=generations, interrupted=store.interrupted))
+    generations = [{"current": True, "damaged": record.live.damaged}]
+    return drift(status(generations=generations, interrupted=store.interrupted, pristine=record.pristine_state))
 
 
 @pytest.mark.parametrize("live", layout._LIVE)
-@pytest.mark.parametrize("change", ["", "damage", "interrupt", "replace"])
-def test_core_and_grain(tmp_path: Path, live: str, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("", ""),
+        ("damage", "damaged"),
+        ("damage_pristine", "pristine damaged"),
+        ("remove_pristine", "pristine missing"),
+        ("move", ""),
+        ("interrupt", "interrupted"),
+        ("replace", "replaced"),
+    ],
+)
+def test_core_and_grain(tmp_path: Path, live: str, change: str, reason: str) -> None:
     layer = Layer(tmp_path / "layer", live)
     if change:
         getattr(layer, change)()
         if change != "replace":
             layer.save()
     _reference, _chain_id, base = GRAIN._read(str(layer.path))
-    assert (
-        base["drift"]
-        == core_drift(layer.path)
-        == {"damage": "damaged", "interrupt": "interrupted"}.get(change, "replaced" if change else "")
-    )
+    assert (base["drift"], core_drift(layer.path)) == (reason, reason)
 
 
 def test_the_grain_knows_every_name_of_the_live_directory() -> None:

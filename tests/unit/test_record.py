@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,10 +62,6 @@ class TestLookup:
         assert record().by_chain(TWO).number == 3  # type: ignore[union-attr]
         assert record().by_chain("sha256:" + "f" * 64) is None
 
-    def test_by_inode(self) -> None:
-        assert record().by_inode(102).number == 2  # type: ignore[union-attr]
-        assert record().by_inode(999) is None
-
     def test_a_number_is_not_used_again(self) -> None:
         one = record()
         del one.generations[1]
@@ -116,11 +113,9 @@ def _generation(name: str, value: object) -> Callable[[dict[str, Any]], None]:
         _with("current", 9),
         _with("current", None),
         _with("current", []),
-        _with("unheard", 1),
         _generation("number", "0"),
         _generation("number", None),
         _generation("number", 7),
-        _generation("unheard", 1),
     ],
 )
 def test_a_damaged_record_names_its_file(damage: Callable[[dict[str, Any]], None]) -> None:
@@ -128,6 +123,36 @@ def test_a_damaged_record_names_its_file(damage: Callable[[dict[str, Any]], None
     damage(data)
     with pytest.raises(RecordInvalid, match=r"^\[record-invalid\] /layer/state\.json is damaged: "):
         model.parse(json.dumps(data).encode(), "/layer/state.json")
+
+
+DATA = Path(__file__).parent / "data"
+
+
+class TestOtherReleases:
+    def test_a_record_of_the_previous_release(self) -> None:
+        """The file was written by release 0.1, format 1."""
+        found = model.parse((DATA / "state-1.json").read_bytes(), "state.json")
+        assert (found.format, found.current, found.previous, found.highest) == (1, 2, 1, 2)
+        assert [one.version for one in found.generations.values()] == ["12.0", "12.1", "12.2"]
+        assert all(not (one.id or one.proof or one.view or one.damage) for one in found.generations.values())
+        assert [one.can_start for one in found.generations.values()] == [True, False, False]
+        assert json.loads(found.dump())["format"] == model.FORMAT
+
+    def test_unknown_fields_are_kept(self) -> None:
+        data = json.loads(record(intent=Intent("id", 0, 1, "apply", THEN, "root")).dump())
+        data["nest"], data["intent"]["nest"], data["generations"][1]["nest"] = [1], {"a": 2}, "three"
+        found = model.parse(json.dumps(data).encode(), "state.json")
+        found.generations[1].damaged = True
+        kept = json.loads(found.dump())
+        data["generations"][1]["damaged"] = True
+        assert kept == data
+
+    def test_a_field_that_is_missing_has_its_default(self) -> None:
+        data = json.loads(record().dump())
+        for name in ("id", "proof", "view", "index", "damage", "over", "signed_by", "pinned"):
+            for generation in data["generations"]:
+                del generation[name]
+        assert model.parse(json.dumps(data).encode(), "state.json") == record()
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"\0" * 100])

@@ -12,7 +12,7 @@ from ..disk.legacy import node, reconstruct
 from ..disk.legacy.node import LegacyState
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
-from ..disk.store import index, space
+from ..disk.store import space
 from ..disk.store.generations import Adopted
 from ..disk.store.layout import siblings
 from ..engine.base import Engine
@@ -93,11 +93,11 @@ class _Attempt:
         if not reason:
             self.record.pristine.bytes, self.record.pristine.paths = space.measure(staging)
         if not self.fresh:
-            return Adopted(True, None, {})
+            return Adopted(True, None)
         if not reason and self._is_live(staging):
-            return Adopted(False, None, {})
+            return Adopted(False, None)
         self.record.pristine.inode = 0
-        return Adopted(not reason, self._live(), index.digest_all(self.base.store.layout.live))
+        return Adopted(not reason, self._live())
 
     def _restore(self, staging: str) -> str:
         """Fill ``staging``; return why the result is not the pristine content, or an empty string."""

@@ -10,7 +10,8 @@ from typing import Any
 from ..disk.legacy import node
 from ..disk.store import holds as holds_file
 from ..disk.store.generations import Store
-from ..disk.store.layout import now
+from ..disk.store.layout import describe, now
+from ..disk.store.observe import observe
 from ..engine import mounts
 from ..engine.base import Container, Engine, Image
 from ..errors import (
@@ -145,8 +146,11 @@ def containers(
 
 
 def status(engine: Engine, base: Base) -> dict[str, Any]:
-    """What this node shows for one base."""
-    found = base.store.read()
+    """Return what this node shows for one base; see ``baseimg.status``. Needs no lock."""
+    return observe(base.store, lambda record: _status(engine, base, record))
+
+
+def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
     record = found or pristine_record(base)
     current = record.generations[record.current]
     images = images_on(engine, base.chain_id)
@@ -165,7 +169,7 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
         "interrupted": base.store.interrupted,
         "holds": [asdict(hold) for hold in holds.active(holds_file.read(base.store.layout.holds), now())],
         "path": base.directory,
-        "generations": [{**asdict(one), "current": one is current} for one in kept],
+        "generations": [{**_plain(one), "current": one is current} for one in kept],
         "space": sum(one.bytes for one in kept if one is not current),
         "images": [image.name for image in images],
         "containers": containers(engine, base, found, images, record.current),
@@ -178,9 +182,15 @@ def holds_of(engine: Engine, name: str) -> list[dict[str, str]]:
     return [asdict(hold) for hold in holds.active(holds_file.read(layout.holds), now())]
 
 
+def _plain(generation: Generation) -> dict[str, Any]:
+    data = asdict(generation)
+    del data["extra"]
+    return data
+
+
 def pristine_record(base: Base) -> Record:
     """The record of a base to which nothing was applied yet: its live content is the pristine generation."""
-    pristine = Generation(0, base.version, base.chain_id, base.store.layout.live_inode, activated=now())
+    pristine = Generation(0, base.version, base.chain_id, describe(base.store.layout.live).inode, activated=now())
     return Record(base.reference, base.chain_id, base.diff_ids, {0: pristine})
 
 

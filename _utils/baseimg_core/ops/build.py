@@ -22,7 +22,7 @@ from ..model.stack import changes as model_changes
 from ..model.stack import ids, overlay
 from ..model.stack.changes import Action, Change
 from ..progress import Progress, step_progress
-from . import bases
+from . import bases, view
 
 # OCI distribution spec, "Pulling manifests": the grammar of tags
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -111,13 +111,10 @@ def build(
             f"{source} is for {old.os}/{old.architecture}, {target} for {new.os}/{new.architecture}",
             "give two versions of one base for the same platform",
         )
-    equal = ImagesEqual(f"{source} and {target} show the same content")
-    if old.chain_id == new.chain_id:
-        raise equal
     below, above = pristine_stack(engine, old), pristine_stack(engine, new)
-    changes = _compare(engine, below, above, progress)
+    changes = _compare(engine, below, above, progress) if old.chain_id != new.chain_id else []
     if not changes:
-        raise equal
+        raise ImagesEqual(f"{source} and {target} show the same content")
     sides = image_ref(source, old, None), image_ref(target, new, version)
     result: dict[str, Any] = {"bundle": path, "digest": "", "size": 0}
     result.update(source=side_as_dict(sides[0]), target=side_as_dict(sides[1]), changes=model_changes.counts(changes))
@@ -125,6 +122,7 @@ def build(
         return result
     platform, differ = {"os": new.os, "architecture": new.architecture}, databases.difference(below, above)
     encoding = Encoding(kind, below if delta else None, delta or "")
+    sides = view.with_views(engine, (sides[0], old, below), (sides[1], new, above))
     written = writer.write(path, changes, *sides, platform, encoding, step_progress(progress, "writing"), differ)
     result.update(digest=written.digest, size=written.size)
     if signer:

@@ -1,61 +1,68 @@
-"""On a node: bring a base to a version, and back."""
+"""Bring a base to a version, and back."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from ..context import Context
 from ..disk.store.layout import now
-from ..engine.base import Engine, Image
+from ..engine.base import Engine
 from ..errors import (
     ArgumentInvalid,
     BaseAbsent,
-    BaseHeld,
     BundleMismatch,
-    EngineUnreachable,
+    GenerationDamaged,
     NoWayBack,
-    SpaceExhausted,
+    PristineDamaged,
     VersionUnknown,
 )
-from ..linux import probe
 from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
 from ..model.policy.pillar import Source
 from ..model.stack import ids
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import bases, impact, protection, tamper
+from . import bases, impact, prove, swap, tamper
 from . import hold as ops_hold
 from . import nest as ops_nest
 from . import repair as ops_repair
 from .bases import Base
 from .containers import restart, runner
-from .containers.restart import Outcome, Swapped
+from .containers.restart import Outcome
 from .nest import Nest
-from .plan import Catalogue, Plan, check_pristine, confirmed, decide, open_bundle
-from .stage import prunable, stage
+from .plan import Catalogue, Plan, check_pristine, confirmed, decide, known_damage, open_bundle
+from .stage import stage
 
 _KEEP = Policy()
 
 
 def apply(context: Context, source: Source, base: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
     """
-    Bring the base that a bundle is for (or ``base``) to the version that the bundle leads to.
+    Bring a base to the version that a bundle leads to.
 
-    ``policy`` says what is done about its containers, here and below.
+    Args:
+        context: the operation's context.
+        source: the bundle.
+        base: reference or chain ID of the base; by default the base that the bundle starts from.
+        policy: what happens to the base's containers.
+
+    Returns:
+        The result of ``baseimg.apply``.
+
+    Raises:
+        BundleMismatch: the bundle does not fit the base.
     """
     with contextlib.ExitStack() as stack:
         bundle = stack.enter_context(open_bundle(context, source))
         version = bundle.manifest.target.version
-        found = _base_for(context.engine, bundle.manifest, base)
+        target = _base_for(context.engine, bundle.manifest, base)
         catalogue = Catalogue(context, {version: Source(source.source, bundle.digest)}, stack, {version: bundle})
         try:
-            return _converge_to(context, found, version, catalogue, "apply", policy)
+            return _Change(context, target, version, catalogue, policy).run("apply")
         except VersionUnknown as exc:
-            raise BundleMismatch(f"{source.source} does not fit base {found.reference}: {exc.message}") from exc
+            raise BundleMismatch(f"{source.source} does not fit base {target.reference}: {exc.message}") from exc
 
 
 def converge(
@@ -68,15 +75,25 @@ def converge(
     policy: Policy = _KEEP,
 ) -> dict[str, Any]:
     """
-    Bring a base to a declared version with what is present, else over the declared bundles, in one swap.
+    Bring a base to a declared version with an existing generation, else over the declared bundles, in one swap.
 
-    With ``repair`` a live content that is not as it was made is made again, and so is a record that is damaged, lost,
-    or does not know the live directory.
+    Args:
+        context: the operation's context.
+        name: reference of the base.
+        version: the declared version.
+        bundles: the declared bundles by version.
+        chain_id: chain ID of the base, for nodes without its name.
+        repair: True to make a damaged live content again, and a record that is damaged, lost, or does not know the
+            live directory.
+        policy: what happens to the base's containers.
+
+    Returns:
+        The result of ``baseimg.converge``.
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        found = find(context.engine, name, catalogue, chain_id)
-        return _converge_to(context, found, version, catalogue, "converge", policy, repair)
+        base = find(context.engine, name, catalogue, chain_id)
+        return _Change(context, base, version, catalogue, policy, repair).run("converge")
 
 
 def plan(
@@ -88,49 +105,50 @@ def plan(
     repair: bool = False,
     policy: Policy = _KEEP,
 ) -> dict[str, Any]:
-    """What :func:`converge` would do, without doing it."""
+    """Return what :func:`converge` would do with the same arguments, and change nothing."""
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = find(context.engine, name, catalogue, chain_id)
         runner.check(context.engine, policy)
-        healed = ops_repair.compose(context.engine, base) if repair else None
-        record = healed or base.store.read() or bases.initial_record(context.engine, base)
-        drifted = repair and tamper.mark(base, record)
-        wanted = decide(record, version, catalogue)
-        current = record.generations[record.current]
-        nest = Nest(context, base, record, _targets(wanted, catalogue))
-        changed = wanted.generation is not current or not (nest.fits(current) and nest.uppers_fit())
+        rebuilt = ops_repair.compose(context.engine, base) if repair else None
+        record = rebuilt or base.store.read() or bases.initial_record(context.engine, base)
+        change = _Change(context, base, version, catalogue, policy, repair)
+        damaged = repair and tamper.mark_live(base, record, change.audit)
+        steps = change.decide(record)
+        nest = Nest(context, base, record, _targets(steps, catalogue))
+        changed = steps.generation is not record.live or not (nest.fits(record.live) and nest.uppers_fit())
         if changed and (held := ops_hold.blocking(base, version)):
-            return _held(context, base, record, policy, held)
+            return swap.held_result(context, base, record, policy, held)
         if changed:
-            _check(context, base, record, wanted)
+            swap.check(context, base, record, steps)
         return {
-            **_preview(context, nest, wanted, catalogue, policy),
+            **_preview(context, nest, steps, catalogue, policy),
             "changed": changed,
-            "repaired": drifted or healed is not None,
+            "repaired": damaged or rebuilt is not None,
             "to": version,
         }
 
 
-def _preview(context: Context, nest: Nest, wanted: Plan, catalogue: Catalogue, policy: Policy) -> dict[str, Any]:
+def _preview(context: Context, nest: Nest, steps: Plan, catalogue: Catalogue, policy: Policy) -> dict[str, Any]:
     """What a plan means for the images and containers on the base."""
     base, record = nest.changing.base, nest.changing.record
-    target = wanted.generation or catalogue.manifest(wanted.route[-1]).target
+    target = steps.generation or catalogue.manifest(steps.route[-1]).target
     kept = nest.kept(target.chain_id)
-    images = bases.images_on(context.engine, base.chain_id)
     unchanged = {name for one in kept for name in one.images}
+    images = bases.images_on(context.engine, base.chain_id)
     changing = [image for image in images if image.name not in unchanged]
-    after = wanted.generation.number if wanted.generation else None
-    totals = [catalogue.manifest(step).totals for step in wanted.route]
+    after = steps.generation.number if steps.generation else None
+    totals = [catalogue.manifest(step).totals for step in steps.route]
     return {
         "base": record.reference,
-        "from": record.generations[record.current].version,
-        "bundles": wanted.route,
+        "from": record.live.version,
+        "bundles": steps.route,
         "changes": {word: sum(getattr(total, word) for total in totals) for word in ("added", "modified", "removed")},
         "images": [image.name for image in images],
         "containers": bases.containers(context.engine, base, record, images, after),
-        "protected": _protected(context, base, record, images),
-        "impact": impact.preview(context, base, record, changing, catalogue, wanted.route) if wanted.route else None,
+        "protected": swap.protected_images(context, base, record, images),
+        "warnings": swap.warnings_of(steps.generation),
+        "impact": impact.preview(context, base, record, changing, catalogue, steps.route) if steps.route else None,
         "kept": [one.as_dict() for one in kept],
         "restart": restart.preview(context.engine, base, record, policy, after),
     }
@@ -140,59 +158,97 @@ def rollback(
     context: Context, name: str, to: str | None = None, policy: Policy = _KEEP, reason: str | None = None
 ) -> dict[str, Any]:
     """
-    Swap a generation that is present back in. Rolling back again changes nothing, unless ``to`` names a version.
+    Swap an existing generation back in. Rolling back again changes nothing, unless ``to`` names a version.
 
     Args:
-        context: The surroundings of the operation.
-        name: Reference or chain ID of the base.
-        to: A version or ``pristine``; default: the generation that was live before the last change.
-        policy: How to restart containers.
-        reason: Hold the version that is live now, for this reason; None for no hold.
+        context: the operation's context.
+        name: reference or chain ID of the base.
+        to: a version or ``pristine``; by default the generation that was live before the last change.
+        policy: what happens to the base's containers.
+        reason: hold the version that is live now, for this reason; ``None`` for no hold.
+
+    Returns:
+        The result of ``baseimg.rollback``.
 
     Raises:
-        NoWayBack: The generation is not on the node.
+        NoWayBack: there is no such generation, or it is damaged.
+        PristineDamaged, PristineUnproven: the pristine content is wanted and not available.
+        GenerationDamaged: the generation was changed on this node.
     """
     base, policy = bases.locate(context.engine, name), policy.for_rollback()
-    _start_stopped(context, base, policy)
+    swap.start_stopped(context, base, policy)
+    audit = tamper.Audit(base)
+    if record := base.store.read():
+        _check_way_back(context, base, record, to, audit)
     layers = Nest(context, base, base.store.read() or bases.pristine_record(base)).layers
     with ops_nest.locked(context, layers):
         record = base.store.recover()
         if record is None:
             if to in ("pristine", base.version):
-                return _result(context, base, bases.initial_record(context.engine, base), None, Outcome(policy.mode))
+                return swap.result_of(
+                    context, base, bases.initial_record(context.engine, base), None, Outcome(policy.mode)
+                )
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
-        try:
-            wanted = _way_back(base, record, to)
-        except NoWayBack as exc:
-            check_pristine(record, exc)
-            raise
-        if wanted.number:
+        generation = _way_back(base, record, to)
+        if not audit.is_sound(record, generation.number):
+            base.store.save(record)
+            _way_back(base, record, to)
+            raise _damaged(record, generation)
+        audit.refresh(record)
+        if generation.number:
             bases.check_swappable(context.engine, base)
         nest = Nest(context, base, record)
         ops_nest.check_locked(nest, layers)
-        wanted = nest.fit(wanted)
-        live = record.generations[record.current]
-        if reason is not None and wanted is not live:
+        generation = nest.fit(generation)
+        live = record.live
+        if reason is not None and generation is not live:
             # before the swap: a crash in between leaves a hold on the live version, and the retry swaps
             ops_hold.add(base, Hold(live.version, reason, context.by, now()))
-        nest.keep_uppers(wanted)
-        swapped = _swap(context, nest, wanted, "rollback")
-        return {**_finish(context, base, record, policy, swapped), "kept": [kept.as_dict() for kept in nest.kept()]}
+        nest.keep_uppers(generation)
+        swapped = swap.activate(context, nest, generation, "rollback")
+        done = swap.finish(context, base, record, policy, swapped)
+        return {**done, "kept": [kept.as_dict() for kept in nest.kept()]}
+
+
+def _check_way_back(context: Context, base: Base, record: Record, to: str | None, audit: tamper.Audit) -> None:
+    """Compare the generation to go back to with its index, before the lock; remember and refuse a damaged one."""
+    generation = _way_back(base, record, to)
+    if not audit.is_sound(record, generation.number):
+        audit.persist(context)
+        _way_back(base, record, to)
+        raise _damaged(record, generation)
+
+
+def _damaged(record: Record, generation: Generation) -> GenerationDamaged:
+    return GenerationDamaged(
+        f"generation {generation.number} of {record.reference}, version {generation.version}, was changed on this "
+        f"node: {generation.damage}"
+    )
 
 
 def _way_back(base: Base, record: Record, to: str | None) -> Generation:
-    if to is not None:
-        wanted = record.by_version(to)
-        if wanted is None:
-            versions = ", ".join(one.version for one in record.usable)
-            raise NoWayBack(f"{base.reference} has no generation of version {to}; it has: {versions}")
-    elif record.previous is None:
+    try:
+        return _previous(base, record) if to is None else _version(base, record, to)
+    except NoWayBack as exc:
+        check_pristine(record, exc)
+        raise
+
+
+def _version(base: Base, record: Record, version: str) -> Generation:
+    generation = record.by_version(version)
+    if generation is None:
+        versions = ", ".join(one.version for one in record.usable)
+        raise NoWayBack(f"{base.reference} has no generation of version {version}; it has: {versions}")
+    return generation
+
+
+def _previous(base: Base, record: Record) -> Generation:
+    if record.previous is None:
         raise NoWayBack(f"{base.reference} has no previous generation")
-    else:
-        wanted = record.generations[record.previous]
-        if wanted.damaged:
-            raise NoWayBack(f"the previous generation of {base.reference}, version {wanted.version}, is damaged")
-    return wanted
+    generation = record.generations[record.previous]
+    if generation.damaged:
+        raise NoWayBack(f"the previous generation of {base.reference}, version {generation.version}, is damaged")
+    return generation
 
 
 def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
@@ -231,168 +287,156 @@ def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) 
         raise
 
 
-def _converge_to(
-    context: Context,
-    base: Base,
-    version: str,
-    catalogue: Catalogue,
-    action: str,
-    policy: Policy,
-    repair: bool = False,
-) -> dict[str, Any]:
-    _start_stopped(context, base, policy)
-    healed = repair and ops_repair.heal(context, base)
-    drifted = repair and tamper.settle(context, base)
-    record = base.store.read() or bases.initial_record(context.engine, base)
-    if (
-        not base.store.interrupted
-        and not drifted
-        and (result := _no_op(context, base, record, catalogue, version, policy))
-    ):
-        return {**result, "repaired": healed}
-    hold = ops_hold.blocking(base, version) if version != record.generations[record.current].version else None
-    if hold:
-        return _held(context, base, record, policy, hold, action)
-    wanted = decide(record, version, catalogue)  # fetches what is needed: the lock is not held while bytes travel
-    _check(context, base, record, wanted)
-    layers = Nest(context, base, record, _targets(wanted, catalogue)).layers
-    with ops_nest.locked(context, layers):
-        record = base.store.recover() or bases.initial_record(context.engine, base)
-        if version != record.generations[record.current].version:
-            ops_hold.check(base, version)  # it may have been set while this job waited for the lock
-        wanted = decide(record, version, catalogue)
-        nest = Nest(context, base, record, _targets(wanted, catalogue))
-        ops_nest.check_locked(nest, layers)
-        swapped, masked = _activate(context, nest, wanted, catalogue, "repair" if drifted else action)
-        done = _finish(context, base, record, policy, swapped, drifted or healed)
-        return {**done, "changed": done["changed"] or masked, "kept": [kept.as_dict() for kept in nest.kept()]}
-
-
-def _activate(
-    context: Context, nest: Nest, wanted: Plan, catalogue: Catalogue, action: str
-) -> tuple[Swapped | None, bool]:
-    """Make the content of a plan live; returns the swap, and whether a mask was swapped in above."""
-    base, record, version = nest.changing.base, nest.changing.record, wanted.version
-    generation = nest.fit(wanted.generation or stage(context, base, record, wanted, catalogue))
-    masked = nest.keep_uppers(generation)
-    swapped = _swap(context, nest, generation, action)
-    if not confirmed(record, version, catalogue):  # another file with the same content: record its digest
-        generation.bundle = catalogue.bundle(version).digest
-        generation.signed_by = catalogue.signed_by([version])
-        base.store.save(record)
-    return swapped, masked
-
-
-def _targets(wanted: Plan, catalogue: Catalogue) -> set[str]:
+def _targets(steps: Plan, catalogue: Catalogue) -> set[str]:
     """The chain IDs of the images that the bundles of a plan lead to: versions of the base."""
-    return {catalogue.manifest(step).target.chain_id for step in wanted.route}
+    return {catalogue.manifest(step).target.chain_id for step in steps.route}
 
 
-def _no_op(
-    context: Context, base: Base, record: Record, catalogue: Catalogue, version: str, policy: Policy
-) -> dict[str, Any] | None:
-    """The result if the version is live and no container has to restart; None if there is something to do."""
-    nest, live = Nest(context, base, record), record.generations[record.current]
-    if confirmed(record, version, catalogue) is not live or not (nest.fits(live) and nest.uppers_fit()):
-        return None
-    restarts = restart.plan_restarts(context.engine, base, record, policy, record.current)
-    if restarts.batches:
-        return None
-    result = _result(context, base, record, None, Outcome(policy.mode, left=restarts.left))
-    return {**result, "kept": [kept.as_dict() for kept in nest.kept()]}
+class _Change:
+    """One operation that brings a base to a version."""
 
+    def __init__(
+        self,
+        context: Context,
+        base: Base,
+        version: str,
+        catalogue: Catalogue,
+        policy: Policy,
+        repair: bool = False,
+    ) -> None:
+        self.context, self.base, self.version, self.catalogue = context, base, version, catalogue
+        self.policy, self.repair = policy, repair
+        self.audit = tamper.Audit(base)
 
-def _held(
-    context: Context, base: Base, record: Record, policy: Policy, hold: Hold, action: str = "converge"
-) -> dict[str, Any]:
-    """The result of a converge that a hold stopped: nothing changed. Any other action is refused."""
-    if action != "converge":
-        raise BaseHeld(f"{base.reference}: {hold}")
-    result = _result(context, base, record, None, Outcome(policy.mode))
-    counts = dict.fromkeys(("added", "modified", "removed"), 0)
-    planned: dict[str, Any] = {"bundles": [], "changes": counts, "impact": None}
-    return {**planned, **result, "held": str(hold), "restart": {**result["restart"], "batches": []}}
+    def run(self, action: str) -> dict[str, Any]:
+        """Do it, and return the operation's result; ``action`` names it in the history."""
+        context, base = self.context, self.base
+        swap.start_stopped(context, base, self.policy)
+        rebuilt = self.repair and ops_repair.heal(context, base)
+        damaged = self.repair and tamper.detect(context, base, self.audit)
+        record = base.store.read() or bases.initial_record(context.engine, base)
+        if not base.store.interrupted and not damaged:
+            result = self._unchanged(record)
+            if result:
+                return {**result, "repaired": rebuilt}
+        if self.version != record.live.version and (hold := ops_hold.blocking(base, self.version)):
+            return swap.held_result(context, base, record, self.policy, hold, action)
+        layers = Nest(context, base, record, _targets(self._prepare(record), self.catalogue)).layers
+        with ops_nest.locked(context, layers):
+            record = base.store.recover() or bases.initial_record(context.engine, base)
+            if self.version != record.live.version:
+                ops_hold.check(base, self.version)  # it may have been set while this job waited for the lock
+            nest = Nest(context, base, record, _targets(self.decide(record), self.catalogue))
+            ops_nest.check_locked(nest, layers)
+            generation = nest.fit(self._obtain(record))
+            self.audit.refresh(record)
+            masked = nest.keep_uppers(generation)
+            swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
+            done = swap.finish(context, base, record, self.policy, swapped, damaged or rebuilt)
+            kept = [one.as_dict() for one in nest.kept()]
+            return {**done, "changed": done["changed"] or masked, "kept": kept}
 
+    def decide(self, record: Record) -> Plan:
+        """
+        Plan with sound generations only: each that the plan uses is compared with its index.
 
-def _check(context: Context, base: Base, record: Record, wanted: Plan) -> None:
-    """What must hold before a base is changed; a protected image may always have its original content again."""
-    if wanted.generation is None or wanted.generation.number not in (0, record.current):
-        protection.check(context, base)
-    if wanted.generation is None:
-        probe.check(os.path.dirname(base.directory))
-    bases.check_swappable(context.engine, base)
+        Damaged ones are marked in the record, which is not saved. The live content is not compared if it stays.
 
+        Raises:
+            PristineDamaged: the original content is wanted, is live, and is known to be damaged.
+        """
+        damage = "" if self.repair else known_damage(record, self.version, self.catalogue)
+        if damage and record.current:
+            return Plan(self.version, record.live)
+        while True:
+            plan = decide(record, self.version, self.catalogue)
+            generation = plan.generation or plan.start
+            assert generation is not None  # a plan has one of them
+            stays = plan.generation is record.live and not plan.same_content
+            if stays or self.audit.is_sound(record, generation.number):
+                return plan
 
-def _protected(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
-    """Protected images that show another content than their own, since they came when it was there already."""
-    return [image.name for image in protection.protected(context, base, images)] if record.current else []
+    def _unchanged(self, record: Record) -> dict[str, Any] | None:
+        """The result if the live content is the declared version and no container is to be restarted."""
+        live = record.live
+        damage = "" if self.repair else known_damage(record, self.version, self.catalogue)
+        is_declared = confirmed(record, self.version, self.catalogue) is live or (damage and record.current)
+        nest = Nest(self.context, self.base, record)
+        if not is_declared or not (nest.fits(live) and nest.uppers_fit()):
+            return None
+        restarts = restart.plan_restarts(self.context.engine, self.base, record, self.policy, record.current)
+        if restarts.batches:
+            return None
+        outcome = Outcome(self.policy.mode, left=restarts.left)
+        result = swap.result_of(self.context, self.base, record, None, outcome)
+        return {**result, "kept": [kept.as_dict() for kept in nest.kept()]}
 
+    def _prepare(self, record: Record) -> Plan:
+        """Fetch what is needed and compare generations, before the lock; what is found damaged stays known."""
+        try:
+            steps = self.decide(record)
+            swap.check(self.context, self.base, record, steps)
+            return steps
+        finally:
+            self.audit.persist(self.context)
 
-def _start_stopped(context: Context, base: Base, policy: Policy) -> None:
-    """Start the containers that an interrupted run left stopped, before anything else."""
-    runner.check(context.engine, policy)
-    if restart.unverified(base):
-        with base.store.lock(context.lock_timeout, context.by):
-            restart.recover(context, base)
+    def _obtain(self, record: Record) -> Generation:
+        """Return the generation to show: an existing one, or a new one from a sound start. Needs the lock."""
+        self._prove_kept(record)
+        while True:
+            plan = self.decide(record)
+            if plan.generation:
+                if plan.same_content:
+                    self._take_over(record, plan.generation)
+                return plan.generation
+            start = plan.start or record.pristine
+            try:
+                return self._choose(record, stage(self.context, self.base, record, plan, self.catalogue))
+            except PristineDamaged:
+                self._save_known(record)
+                raise
+            except GenerationDamaged:  # of the start or of the bundle: read the start
+                if not self._read_start(record, start):
+                    raise
 
+    def _read_start(self, record: Record, start: Generation) -> bool:
+        """Compare every file of a start with its index; returns whether it is damaged, and remembers that."""
+        comparison = tamper.compare(self.base, record, start, deep=True)
+        if not comparison.findings:
+            return False
+        start.damaged, start.damage = True, comparison.summary
+        for number in tamper.sharers(self.base, record, start.number, comparison.findings):
+            record.generations[number].damaged = True
+            record.generations[number].damage = f"shares a changed file with generation {start.number}"
+        self._save_known(record)
+        return True
 
-def _swap(context: Context, nest: Nest, generation: Generation, action: str) -> Swapped | None:
-    """Swap a generation in, after :meth:`Nest.keep_uppers`. Masks above that are not needed any more go."""
-    base, record = nest.changing.base, nest.changing.record
-    live = record.generations[record.current]
-    if generation is live:
-        return None
-    swapped = Swapped(record.current, record.previous)
-    try:
-        base.store.activate(record, generation.number, action, context.by)
-    except SpaceExhausted as exc:
-        raise SpaceExhausted(
-            exc.message, f"free 1 MB there, for the record, and run again; {prunable(base, record)}"
-        ) from exc
-    if action == "repair" or (live.version, live.chain_id) == (generation.version, generation.chain_id):
-        # the way back leads to another content that is sound
-        record.previous = swapped.previous if swapped.previous != generation.number else None
-        base.store.save(record)
-    nest.release_uppers()
-    return swapped
+    def _save_known(self, record: Record) -> None:
+        self.base.store.save(record)
 
+    def _prove_kept(self, record: Record) -> None:
+        """Compare unproven generations of the declared version with its bundle."""
+        version = self.version
+        unproven = any(one.version == version and one.number and not one.proof for one in record.usable)
+        if unproven and version in self.catalogue.bundles and not confirmed(record, version, self.catalogue):
+            target = self.catalogue.manifest(version).target
+            if prove.kept(self.context, self.base, record, target):
+                self.base.store.save(record)
 
-def _finish(
-    context: Context, base: Base, record: Record, policy: Policy, swapped: Swapped | None, repaired: bool = False
-) -> dict[str, Any]:
-    try:
-        result = {**_result(context, base, record, swapped, Outcome(policy.mode)), "repaired": repaired}
-    except EngineUnreachable as exc:  # gone since we found the base: the swap needs no engine, and has happened
-        if swapped is None:
-            raise
-        shown = record.generations[record.current].version
-        now = f"{record.reference} shows {shown} now, but what runs on it cannot be told: {exc.message}"
-        raise EngineUnreachable(now, "start the engine; baseimg.status tells then what runs on which content") from exc
-    return restart.finish(context, base, record, policy, swapped, result)
+    def _choose(self, record: Record, new: Generation) -> Generation:
+        """Return the new generation, or an older proven one with the same content, which then has its bundle."""
+        same = [one for one in record.usable if one.proof and one.version == new.version and one.view == new.view]
+        if not same:
+            return new
+        self.base.store.abandon(record, new)
+        kept = max(same, key=lambda one: one.number)
+        kept.bundle, kept.signed_by = new.bundle, new.signed_by
+        self.base.store.save(record)
+        return kept
 
-
-def _result(
-    context: Context, base: Base, record: Record, swapped: Swapped | None, restarted: Outcome
-) -> dict[str, Any]:
-    """What an operation returns."""
-    images = bases.images_on(context.engine, base.chain_id)
-    current = record.generations[record.current]
-    before = record.generations[swapped.before] if swapped else current
-    return {
-        "changed": swapped is not None,
-        "repaired": False,
-        "base": record.reference,
-        "direction": _direction(before, current),
-        "from": before.version,
-        "to": current.version,
-        "generation": current.number,
-        "images": [image.name for image in images],
-        "containers": bases.containers(context.engine, base, base.store.read(), images, record.current),
-        "protected": _protected(context, base, record, images),
-        "restart": restarted.as_dict(),
-    }
-
-
-def _direction(before: Generation, after: Generation) -> str:
-    """``forward`` to a generation that is newer on this node, ``back`` to an older one, or ``none``."""
-    return "none" if before is after else "forward" if after.number > before.number else "back"
+    def _take_over(self, record: Record, generation: Generation) -> None:
+        """Record the declared bundle for a generation with its content, once all of the bundle is verified."""
+        bundle = self.catalogue.bundle(self.version)
+        bundle.verify()
+        generation.bundle, generation.signed_by = bundle.digest, bundle.signed_by
+        self.base.store.save(record)

@@ -24,7 +24,7 @@ from ..disk.store.mask import MaskWriter, measure
 from ..engine.base import Engine
 from ..errors import BaseNested, LayerBusy, SpaceExhausted
 from ..model.store import nests
-from ..model.store.record import Generation, Record
+from ..model.store.record import ASSUMED, Generation, Record
 from . import bases
 from .bases import Base
 from .stage import prunable
@@ -269,18 +269,9 @@ class Nest:
             kept = {path: known[path] for path in writer.own if path in known}
             return Filled(writer.bytes, writer.paths, {**kept, **writer.digests})
 
-        made = replace(
-            generation,
-            number=-1,
-            inode=0,
-            created="",
-            activated="",
-            by=context.by,
-            pinned=False,
-            over=nests.over(needed),
-        )
+        made = _like(generation, needed, context.by)
         try:
-            return store.stage(member.record, made, fill)
+            return store.stage(member.record, made, fill, _prove)
         except SpaceExhausted as exc:
             hint = prunable(member.base, member.record)
             raise space.exhausted_while_writing(store.layout.home, size, len(entries), hint, exc) from exc
@@ -288,6 +279,27 @@ class Nest:
     def _report(self, paths: int) -> None:
         if self._context.progress:
             self._context.progress("masking", paths, 0)
+
+
+def _like(generation: Generation, needed: nests.Contents, by: str) -> Generation:
+    """The record of a mask that shows a generation; it gets its own ID and index."""
+    return replace(
+        generation,
+        number=-1,
+        inode=0,
+        id="",
+        index="",
+        proof=generation.proof or ("" if generation.number else ASSUMED),
+        created="",
+        activated="",
+        by=by,
+        pinned=False,
+        over=nests.over(needed),
+    )
+
+
+def _prove(_root: str, _digests: Mapping[bytes, str]) -> None:
+    """A mask shows its generation over the pristine contents below, so it has that one's proof and view digest."""
 
 
 def _layer(member: Member) -> str:

@@ -1,4 +1,4 @@
-"""What has to be done for a base to show a version, and with which of the declared bundles."""
+"""Plan how a base gets to a version, and with which of the declared bundles."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ..disk.bundle.reader import Bundle
 from ..errors import (
     BundleMismatch,
     BundleUnavailable,
+    GenerationDamaged,
+    GenerationUnproven,
     PristineDamaged,
     PristineUnproven,
     SignatureMissing,
@@ -26,20 +28,21 @@ from ..model.store.record import Generation, Record
 
 @dataclass(slots=True)
 class Plan:
-    """
-    What has to be done to show a version.
-
-    ``generation`` is the one to swap in, where it is present; else ``route`` names the bundles to lay over ``start``.
-    """
+    """The steps that make a base show a version."""
 
     version: str
+    #: The generation to swap in; ``None`` if it must be made.
     generation: Generation | None = None
+    #: The generation to start from.
     start: Generation | None = None
+    #: The versions whose bundles are applied to it, oldest first.
     route: list[str] = field(default_factory=list)
+    #: True if ``generation`` has the content of the declared bundle, and its record names another bundle.
+    same_content: bool = False
 
 
 class Catalogue:
-    """The declared bundles of one base by version; each is fetched and opened at most once, when it is asked for."""
+    """The declared bundles of one base by version; each is fetched and opened on first use, once."""
 
     def __init__(
         self,
@@ -52,36 +55,62 @@ class Catalogue:
         self._open = dict(opened or {})
 
     def bundle(self, version: str) -> Bundle:
+        """
+        Return the open bundle that leads to ``version``.
+
+        Raises:
+            BundleMismatch: it leads to another version; and whatever :func:`open_bundle` raises.
+        """
         if version not in self._open:
-            wanted = self.bundles[version]
-            bundle = self._stack.enter_context(open_bundle(self._context, wanted))
-            found = bundle.manifest.target.version
-            if found != version:
+            source = self.bundles[version]
+            bundle = self._stack.enter_context(open_bundle(self._context, source))
+            target = bundle.manifest.target.version
+            if target != version:
                 raise BundleMismatch(
-                    f"bundles:{version}: {wanted.source} leads to version {found}, expected {version}",
+                    f"bundles:{version}: {source.source} leads to version {target}, expected {version}",
                     "declare the bundle under the version that it leads to",
                 )
             self._open[version] = bundle
         return self._open[version]
 
     def manifest(self, version: str) -> Manifest:
+        """Return the manifest of the bundle that leads to ``version``; see :meth:`bundle`."""
         return self.bundle(version).manifest
 
-    def signed_by(self, route: list[str]) -> str:
-        """Who vouches for these bundles, empty where nobody does for one of them."""
-        found = [self.bundle(version).signed_by for version in route]
-        return ", ".join(dict.fromkeys(found)) if all(found) else ""
+    def signed_by(self, start: Generation, route: list[str]) -> str:
+        """Return who vouches for these bundles and for their start; empty if nobody does for one of them."""
+        identities = [self.bundle(version).signed_by for version in route]
+        if start.number:
+            identities[:0] = start.signed_by.split(", ")
+        return ", ".join(dict.fromkeys(identities)) if all(identities) else ""
+
+    def made(self, generation: Generation, declared: Source) -> bool:
+        """True if a generation was made from the declared bundle, and this node still trusts that bundle."""
+        # an adopted content has no bundle, so no bundle leads to it, whatever its version is called
+        made = bool(generation.bundle) and declared.digest in (None, generation.bundle)
+        return made and self.may_start(generation)
+
+    def may_start(self, generation: Generation) -> bool:
+        """True if this node's trust allows a generation: pristine, or signed if signatures are required."""
+        return not self._context.trust.required or generation.number == 0 or bool(generation.signed_by)
 
 
 def open_bundle(context: Context, source: Source) -> Bundle:
-    """A bundle on this node; whether it may be used, by its signature, is known before anything in it is read."""
+    """
+    Fetch and open a bundle; its signature is verified before its content is read.
+
+    Raises:
+        SignatureMissing: it is unsigned, and this node requires signatures.
+        SignatureInvalid: the signature does not hold.
+        BundleUnavailable, BundleInvalid: it cannot be fetched or read.
+    """
     if not context.trust.keys:
         return Bundle.open(context.fetch(source), source.digest)
     try:
         signature = bundle_signature.read(context.fetch(source.signature))
     except (BundleUnavailable, SignatureMissing) as exc:
         if isinstance(exc, BundleUnavailable) and reference.is_registry(source.source):
-            raise  # there we can tell "it has none" from "it cannot be asked"
+            raise  # a registry says whether a signature exists
         if context.trust.required:
             raise SignatureMissing(f"{source.source} is not signed: {exc.message}") from exc
         return Bundle.open(context.fetch(source), source.digest)
@@ -92,38 +121,95 @@ def open_bundle(context: Context, source: Source) -> Bundle:
 
 
 def confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation | None:
-    """The generation that is known to be the declared version, without a look at any bundle."""
+    """Return the generation that is known to be the declared version, without reading any bundle."""
     declared = catalogue.bundles.get(version)
-    found = record.by_version(version)
-    if found is None or found.number == 0 or not declared:
-        return found
-    # what was adopted came with no bundle, so it is not what a bundle leads to, whatever people call it
-    return found if found.bundle and declared.digest in (None, found.bundle) else None
+    generation = record.by_version(version)
+    if generation is None or generation.number == 0 or not declared:
+        return generation
+    return generation if catalogue.made(generation, declared) else None
+
+
+def known_damage(record: Record, version: str, catalogue: Catalogue) -> str:
+    """Return what is known to be damaged in the live content, if it is the declared version; else an empty string."""
+    live, declared = record.live, catalogue.bundles.get(version)
+    is_declared = live.version == version or (version == "pristine" and live.number == 0)
+    if not live.damaged or not is_declared or (declared and live.number and not catalogue.made(live, declared)):
+        return ""
+    return live.damage or "out-of-band changes"
 
 
 def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
-    """The shortest way from what is present to ``version``; fetches the bundles that have to be looked at."""
-    if found := confirmed(record, version, catalogue):
-        return Plan(version, found)
-    shown = {one.chain_id for one in record.usable}
+    """
+    Plan the shortest way from a sound generation to ``version``. Fetches the bundles whose manifests it needs.
+
+    Args:
+        record: the record, matched with what exists.
+        version: the version to show.
+        catalogue: the declared bundles.
+
+    Raises:
+        VersionUnknown: no bundles lead to the version.
+        PristineDamaged, PristineUnproven: they would, but the original content is not available.
+        GenerationDamaged, GenerationUnproven: they would, but only from a generation that nothing may start from.
+    """
+    if generation := confirmed(record, version, catalogue):
+        return Plan(version, generation)
+    if version in catalogue.bundles and (generation := _same_content(record, version, catalogue)):
+        return Plan(version, generation, same_content=True)
+    starts = [one for one in record.usable if one.can_start and catalogue.may_start(one)]
     try:
-        route = bundle_route.route(version, catalogue.bundles.keys(), shown, catalogue.manifest)
+        route = bundle_route.route(
+            version, catalogue.bundles.keys(), {one.chain_id for one in starts}, catalogue.manifest
+        )
     except VersionUnknown as exc:
         check_pristine(record, exc)
+        _check_excluded(record, version, catalogue, exc)
         raise
-    same = record.by_chain(catalogue.manifest(version).target.chain_id)
-    if same and same.version == version:
-        return Plan(version, same)
-    start = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
+    chain_id = catalogue.manifest(route[0]).source.chain_id
+    start = max((one for one in starts if one.chain_id == chain_id), key=lambda one: one.number)
     return Plan(version, None, start, route)
 
 
+def _same_content(record: Record, version: str, catalogue: Catalogue) -> Generation | None:
+    """The newest proven generation that shows what the version's bundle promises."""
+    target = catalogue.manifest(version).target
+    view = target.view_over(record.diff_ids[:-1])
+    same = [one for one in record.usable if one.proof and one.version == version and view and one.view == view]
+    return max(same, key=lambda one: one.number, default=None)
+
+
+def _check_excluded(record: Record, version: str, catalogue: Catalogue, cause: VersionUnknown) -> None:
+    """Name the generation that would lead to the version if something could start from it."""
+    present = [record.generations[number] for number in record.present if number]
+    try:
+        route = bundle_route.route(
+            version, catalogue.bundles.keys(), {one.chain_id for one in present}, catalogue.manifest
+        )
+    except VersionUnknown:
+        return
+    chain_id = catalogue.manifest(route[0]).source.chain_id
+    start = max((one for one in present if one.chain_id == chain_id), key=lambda one: one.number)
+    where = f"generation {start.number} of {record.reference}, version {start.version},"
+    if start.damaged:
+        raise GenerationDamaged(f"{where} was changed on this node: {start.damage or 'see baseimg.verify'}") from cause
+    if not start.proof:
+        raise GenerationUnproven(f"{where} was never compared with an image") from cause
+    raise SignatureMissing(f"{where} was made from an unsigned bundle") from cause
+
+
 def check_pristine(record: Record, cause: Exception) -> None:
-    """Where the original content is not here, that is the better reason."""
+    """
+    If the original content is unavailable, raise that instead of ``cause``.
+
+    Raises:
+        PristineDamaged: it was changed.
+        PristineUnproven: it is not on this node.
+    """
     if record.pristine_state == "damaged":
         raise PristineDamaged(
-            f"the original content of {record.reference} has a file that was changed on this node"
+            f"the original content of {record.reference} was changed on this node"
+            + (f": {record.pristine.damage}" if record.pristine.damage else "")
         ) from cause
     if record.pristine_state != "kept":
-        reason = record.unproven or "somebody removed it"
+        reason = record.unproven or "its directory was removed"
         raise PristineUnproven(f"the original content of {record.reference} is not on this node: {reason}") from cause

@@ -1,15 +1,15 @@
-"""On a node: a record for a base whose own is damaged or lost, or whose live directory somebody replaced."""
+"""Make the record of a base again if it is damaged or lost, or does not know the directories that exist."""
 
 from __future__ import annotations
 
-import os
-
 from ..context import Context
-from ..disk.store.layout import now
+from ..disk.store import index
+from ..disk.store.layout import describe, now
 from ..engine.base import Engine
 from ..errors import ContentUnknown, RecordInvalid
 from ..linux.oserrors import translate_os_errors
-from ..model.store.record import Generation, Record
+from ..model.store.generations import Directory
+from ..model.store.record import ENGINE, Generation, Record
 from .bases import Base, pristine_record
 
 UNKNOWN = "unknown"
@@ -17,17 +17,23 @@ UNKNOWN = "unknown"
 
 def heal(context: Context, base: Base) -> bool:
     """
-    Make the record again where it does not tell what is there; returns whether it had to be.
+    Make the record again if it does not match what exists; returns whether it did not.
 
-    Nothing on disk is removed or renamed but what is of no use. A content that nobody knows becomes a generation of
-    version ``unknown``: nothing starts from it or goes back to it, and prune may remove it.
+    Removes and renames nothing except garbage. Directories are recognised by their content. One that nothing
+    recognises becomes a generation of version ``unknown``: nothing starts from it or goes back to it, and prune may
+    remove it.
 
-    Raises what made the record useless, where the original content cannot be told from the others.
+    Args:
+        context: the operation's context.
+        base: the base.
+
+    Raises:
+        RecordInvalid: the record is useless, and no directory is the original content by the engine's checksum.
     """
     if compose(context.engine, base) is None:
         return False
     with base.store.lock(context.lock_timeout, context.by), translate_os_errors(base.store.layout.home):
-        record = compose(context.engine, base)  # again, since another job may have been at it
+        record = compose(context.engine, base)  # another job may have changed it before the lock was free
         if record:
             base.store.save(record)
             base.store.recover()
@@ -35,27 +41,29 @@ def heal(context: Context, base: Base) -> bool:
 
 
 def compose(engine: Engine, base: Base) -> Record | None:
-    """The record that :func:`heal` would write; ``None`` where the present one is sound."""
+    """Return the record that :func:`heal` would write; ``None`` if the present one matches what exists."""
     try:
-        base.store.read()
-        return None
+        record = base.store.read()
+        if record is None or record.pristine_state != "missing" or not _recognise(engine, base, record):
+            return None
     except ContentUnknown:
         record = base.store.records.load()
         if record is None:
             raise
+        _recognise(engine, base, record)
     except RecordInvalid as exc:
-        record = _begin_again(engine, base, exc)
+        record = _record_of_pristine(engine, base, exc)
     record.intent = None
     _add_unknown(base, record)
     return base.store.records.match(record)
 
 
-def _begin_again(engine: Engine, base: Base, cause: RecordInvalid) -> Record:
-    """A record of the pristine content alone, wherever it lies: the engine's own checksum of the layer proves it."""
-    for path, inode in {base.store.layout.live: base.store.layout.live_inode, **base.store.layout.places()}.items():
+def _record_of_pristine(engine: Engine, base: Base, cause: RecordInvalid) -> Record:
+    """A record of the pristine content alone, in any place: the engine's checksum of the layer proves it."""
+    for path, directory in _directories(base).items():
         if engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], path):
             record = pristine_record(base)
-            record.pristine.inode = inode
+            record.pristine.inode, record.pristine.id, record.pristine.proof = directory.inode, directory.id, ENGINE
             return record
     raise RecordInvalid(
         f"{cause.message}; and no content beside it is the original one by the engine's checksum",
@@ -63,14 +71,65 @@ def _begin_again(engine: Engine, base: Base, cause: RecordInvalid) -> Record:
     ) from cause
 
 
+def _recognise(engine: Engine, base: Base, record: Record) -> bool:
+    """
+    Find the directories of generations that neither ID nor inode identifies, by content; returns whether any is found.
+
+    A backup that was restored without attributes has neither. The engine's checksum recognises pristine, an index
+    the others.
+    """
+    directories = _directories(base)
+    identified = {directory.id for directory in directories.values()} - {""}
+    lost = [one for one in record.generations.values() if one.id not in identified and not _has(one, directories)]
+    unknown = {path: one for path, one in directories.items() if not _is_known(one, record)}
+    found = False
+    for generation in lost:
+        for path, directory in list(unknown.items()):
+            if _is_content(engine, base, generation, path):
+                generation.inode, generation.id = directory.inode, directory.id
+                del unknown[path]
+                found = True
+                break
+    return found
+
+
+def _has(generation: Generation, directories: dict[str, Directory]) -> bool:
+    """True if a generation without an ID (format 1) has a directory, by its inode."""
+    return not generation.id and any(generation.inode == one.inode and not one.id for one in directories.values())
+
+
+def _is_known(directory: Directory, record: Record) -> bool:
+    generations = record.generations.values()
+    if directory.id:
+        return any(directory.id == generation.id for generation in generations)
+    return any(directory.inode == generation.inode and not generation.id for generation in generations)
+
+
+def _is_content(engine: Engine, base: Base, generation: Generation, path: str) -> bool:
+    if generation.number == 0:
+        return bool(engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], path))
+    try:
+        return not index.compare(base.store.layout.index(generation.number), path, None, deep=True).findings
+    except RecordInvalid:
+        return False
+
+
+def _directories(base: Base) -> dict[str, Directory]:
+    """All directories that may be a generation, by path, the live one first."""
+    layout = base.store.layout
+    return {layout.live: describe(layout.live), **layout.others()}
+
+
 def _add_unknown(base: Base, record: Record) -> None:
-    """A generation for each complete content that the record does not know, the live one included."""
-    kept = {path: inode for path, inode in base.store.layout.places().items() if path != base.store.layout.staging}
-    for path, inode in {**kept, base.store.layout.live: base.store.layout.live_inode}.items():
-        known = record.by_inode(inode)
-        if known is None:
-            name = os.path.basename(path)
-            number = int(name) if name.isdecimal() and int(name) not in record.generations else record.next_number
-            known = Generation(number, UNKNOWN, "", inode, created=now(), activated=now(), damaged=True)
-            record.generations[number] = known
-            record.highest = max(record.highest, number)
+    """Add a generation for each complete content that the record does not know, the live one included."""
+    directories = _directories(base)
+    directories.pop(base.store.layout.staging, None)
+    for directory in reversed(list(directories.values())):
+        if _is_known(directory, record):
+            continue
+        numbered = directory.name.isdecimal() and int(directory.name) not in record.generations
+        number = int(directory.name) if numbered else record.next_number
+        generation = Generation(number, UNKNOWN, "", directory.inode, created=now(), activated=now(), damaged=True)
+        generation.id, generation.damage = directory.id, "baseimg did not make it"
+        record.generations[number] = generation
+        record.highest = max(record.highest, number)

@@ -1,8 +1,8 @@
-"""On a node: make a new generation from one that is there and from bundles."""
+"""Make a new generation from an existing one and from bundles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ..context import Context
@@ -19,28 +19,42 @@ from ..model.stack import overlay
 from ..model.stack.owners import Owners
 from ..model.store.record import Generation, Record
 from ..progress import step_progress
-from . import bases
+from . import bases, prove
 from .bases import Base
 from .plan import Catalogue, Plan
 
 
-def stage(context: Context, base: Base, record: Record, wanted: Plan, catalogue: Catalogue) -> Generation:
-    """Make the generation that ``wanted`` leads to, from its start and over its bundles."""
-    start, passed = wanted.start or record.pristine, []
-    *legs, last = _legs(wanted.route, catalogue)
+def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue) -> Generation:
+    """
+    Make the generation of a plan, from its start and its bundles, and prove its content.
+
+    Args:
+        context: the operation's context.
+        base: the base.
+        record: its record; saved with the new generation.
+        plan: has a ``start`` and a ``route``.
+        catalogue: the declared bundles.
+
+    Raises:
+        GenerationDamaged: the content is not what the last bundle promises.
+        PristineDamaged: the original content was changed before the first apply.
+        SpaceExhausted: the content does not fit.
+    """
+    start, intermediate = plan.start or record.pristine, []
+    *legs, last = _legs(plan.route, catalogue)
     try:
         for leg in legs:
             start = _stage(context, base, record, start, leg, catalogue)
-            passed.append(start)
+            intermediate.append(start)
         return _stage(context, base, record, start, last, catalogue)
     finally:
-        for one in passed:
-            base.store.abandon(record, one)
+        for generation in intermediate:
+            base.store.abandon(record, generation)
 
 
 def _legs(route: list[str], catalogue: Catalogue) -> list[list[str]]:
     """
-    The route in parts that can be made in one go: a delta alone needs the content that it starts from on the disk.
+    Split the route into parts that are made in one go. A delta without a full encoding needs its source on the disk.
     """
     legs: list[list[str]] = []
     for version in route:
@@ -54,38 +68,50 @@ def _stage(
     context: Context, base: Base, record: Record, start: Generation, route: list[str], catalogue: Catalogue
 ) -> Generation:
     bundles = {version: catalogue.bundle(version) for version in route}
-    shared = links.choose(context.link, base.store.layout.home)
-    size, paths = _make_sure(context, base, record, start, [bundle.manifest for bundle in bundles.values()], shared)
-    total = start.paths + sum(bundle.manifest.totals.added for bundle in bundles.values())
-
-    def copying(paths: int) -> None:
-        if context.progress:
-            context.progress("copying", min(paths, total), total)
+    sharing = links.choose(context.link, base.store.layout.home)
+    manifests = [bundle.manifest for bundle in bundles.values()]
+    size, paths = _check_space(context, base, record, start, manifests, sharing)
+    if not start.number:
+        prove.pristine(context, base, record, manifests)
+    total = start.paths + sum(manifest.totals.added for manifest in manifests)
 
     def fill(path: str) -> Filled:
-        begin = base.store.path(record, start.number)
+        origin = base.store.path(record, start.number)
         lower = bases.pristine_lower(base)  # a bundle's source is over these, whatever is live there now
-        olds = {route[0]: Stack([begin, *lower])}
-        flattener = Flattener(path, Stack(lower), shared)
+        sources = {route[0]: Stack([origin, *lower])}
+        flattener = Flattener(path, Stack(lower), sharing)
         try:
             for version, bundle in reversed(bundles.items()):
-                members = bundle.members(step_progress(context.progress, f"unpacking {version}"), olds.get(version))
+                members = bundle.members(step_progress(context.progress, f"unpacking {version}"), sources.get(version))
                 taken = members if context.devices else _without_devices(members)
                 flattener.add_changes(_stored(taken, context.engine.owners))
-            flattener.add_directory(begin, copying)
+            flattener.add_directory(origin, _copying(context, total))
             flattener.finish()
         finally:
             flattener.close()
-        before = index.digests(base.store.layout.index(start.number)) if start.number else {}
-        return Filled(flattener.bytes, flattener.paths, {**before, **flattener.digests})
+        known = index.digests(base.store.layout.index(start.number))
+        return Filled(flattener.bytes, flattener.paths, {**known, **flattener.digests}, flattener.linked)
 
     last = bundles[route[-1]]
     new = Generation(-1, route[-1], last.manifest.target.chain_id, 0, bundle=last.digest, by=context.by)
-    new.signed_by = catalogue.signed_by(route)
+    new.signed_by = catalogue.signed_by(start, route)
+
+    def prove_content(path: str, digests: Mapping[bytes, str]) -> None:
+        prove.staged(context, base, new, last.manifest.target, path, digests)
+
     try:
-        return base.store.stage(record, new, fill)
+        return base.store.stage(record, new, fill, prove_content)
     except SpaceExhausted as exc:
-        raise space.exhausted_while_writing(base.store.layout.home, size, paths, prunable(base, record), exc) from exc
+        home = base.store.layout.home
+        raise space.exhausted_while_writing(home, size, paths, prunable(base, record), exc) from exc
+
+
+def _copying(context: Context, total: int) -> Callable[[int], None]:
+    def report(paths: int) -> None:
+        if context.progress:
+            context.progress("copying", min(paths, total), total)
+
+    return report
 
 
 def _without_devices(members: Iterable[tuple[Member, LayerReader]]) -> Iterator[tuple[Member, LayerReader]]:
@@ -99,21 +125,21 @@ def _without_devices(members: Iterable[tuple[Member, LayerReader]]) -> Iterator[
 
 
 def _stored(members: Iterable[tuple[Member, LayerReader]], owners: Owners) -> Iterator[tuple[Member, LayerReader]]:
-    """A bundle's members with the owners that this engine stores."""
+    """Give a bundle's members the owners that this engine stores."""
     for member, stream in members:
         yield (replace(member, entry=owners.stored(member.entry)) if member.entry else member), stream
 
 
-def _make_sure(
-    context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest], shared: Sharing
+def _check_space(
+    context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest], sharing: Sharing
 ) -> tuple[int, int]:
-    """Content bytes and paths that a new generation takes at most; raises :class:`SpaceExhausted`."""
-    begin = base.store.path(record, start.number)
+    """Return the content bytes and paths that a new generation takes at most; raises :class:`SpaceExhausted`."""
+    origin = base.store.path(record, start.number)
     if not start.paths:
-        start.bytes, start.paths = space.measure(begin)
-    paths = start.paths + sum(one.totals.entries for one in manifests)
-    added = sum(one.totals.bytes for one in manifests)
-    size = added if shared.extents else added + start.bytes
+        start.bytes, start.paths = space.measure(origin)
+    paths = start.paths + sum(manifest.totals.entries for manifest in manifests)
+    added = sum(manifest.totals.bytes for manifest in manifests)
+    size = added if sharing.extents else added + start.bytes
 
     def check() -> None:
         space.check(base.store.layout.home, size, paths, context.reserve, lambda: prunable(base, record))
@@ -121,14 +147,15 @@ def _make_sure(
     try:
         check()
     except SpaceExhausted:
-        if shared.extents or not shared.inodes:
+        if sharing.extents or not sharing.inodes:
             raise
-        size -= space.content_bytes(begin, shared.links)  # takes a walk, so it is asked for only where it decides
+        size -= space.content_bytes(origin, sharing.links)  # walks the tree, so only if it decides
         check()
     return size, paths
 
 
 def prunable(base: Base, record: Record) -> str:
-    """Where room could come from, for people."""
-    old = [base.store.path(record, number) for number in record.present if number not in (0, record.current)]
-    return f"baseimg.prune with keep=0 brings up to {space.released(old) / 1e6:.1f} MB"
+    """Say where space could come from."""
+    numbers = [number for number in record.present if number not in (0, record.current)]
+    freed = space.released([base.store.path(record, number) for number in numbers])
+    return f"baseimg.prune with keep=0 brings up to {freed / 1e6:.1f} MB"

@@ -1,70 +1,153 @@
-"""On a node: what was changed behind our back, in one generation and in those that have the same file."""
+"""Detect out-of-band changes in generations, also in generations that share inodes with a changed one."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable
 
 from ..context import Context
 from ..disk.store import index
-from ..disk.store.index import Finding
+from ..disk.store.index import Comparison, Finding
 from ..errors import RecordInvalid
-from ..model.store.record import Record
+from ..model.store.record import Generation, Record
 from .bases import Base
 
 
-def settle(context: Context, base: Base) -> bool:
+class Audit:
     """
-    Whether the content that :func:`mark` looks at was changed; what is damaged is in the record when this returns, so
-    it is not used either where nothing can be done now.
+    Compares generations with their indexes, each of them once in one operation.
+
+    A path with the recorded inode and ctime is not read, so a check of a sound generation costs one stat a path.
     """
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._sound: dict[tuple[int, str], dict[bytes, index.Stat]] = {}
+        #: What was found damaged, by number.
+        self.damaged: dict[int, str] = {}
+
+    def is_sound(self, record: Record, number: int) -> bool:
+        """
+        Return whether a generation is as it was made. If not, it is marked in the record, which is not saved.
+
+        So is each generation that shares a changed file. The pristine generation has an index only after the first
+        apply; without one it counts as sound.
+        """
+        generation = record.generations[number]
+        if generation.damaged:
+            return False
+        key = (number, generation.id)
+        if key in self._sound:
+            return True
+        layout = self._base.store.layout
+        if number == 0 and not os.path.exists(layout.index(0)):
+            return True
+        try:
+            comparison = compare(self._base, record, generation, deep=False)
+        except RecordInvalid as exc:
+            self._mark(generation, exc.message)
+            return False
+        if comparison.findings:
+            self._mark(generation, comparison.summary)
+            for other in sharers(self._base, record, number, comparison.findings):
+                self._mark(record.generations[other], f"shares a changed file with generation {number}")
+            return False
+        self._sound[key] = comparison.stats
+        return True
+
+    def _mark(self, generation: Generation, damage: str) -> None:
+        generation.damaged, generation.damage = True, damage
+        self.damaged[generation.number] = damage
+
+    def refresh(self, record: Record) -> None:
+        """Let the indexes know the stat of unchanged paths that had to be read. Needs the lock."""
+        for (number, identity), stats in self._sound.items():
+            generation = record.generations.get(number)
+            if stats and generation and generation.id == identity:
+                index.refresh(self._base.store.layout.index(number), stats)
+        self._sound = {key: {} for key in self._sound}
+
+    def persist(self, context: Context) -> None:
+        """Save what was found damaged, so that it is never used, even if this operation fails."""
+        if not self.damaged:
+            return
+        with self._base.store.lock(context.lock_timeout, context.by):
+            record = self._base.store.recover()
+            if record is None:
+                return
+            for number, damage in self.damaged.items():
+                if number in record.generations:
+                    record.generations[number].damaged, record.generations[number].damage = True, damage
+            self._base.store.save(record)
+
+
+def compare(base: Base, record: Record, generation: Generation, deep: bool) -> Comparison:
+    """
+    Compare a generation with its index, and the index with the record.
+
+    Args:
+        base: the base.
+        record: its record, matched with what exists.
+        generation: the generation.
+        deep: True to read every file.
+
+    Raises:
+        RecordInvalid: there is no sound index, or the generation has no directory.
+    """
+    path = base.store.layout.index(generation.number)
+    if generation.index and index.digest(path) != generation.index:
+        raise RecordInvalid(f"{path} does not have the digest that the record has of it")
+    pristine = base.store.path(record, 0) if generation.number and record.pristine.inode else None
+    return index.compare(path, base.store.path(record, generation.number), pristine, deep)
+
+
+def mark_live(base: Base, record: Record, audit: Audit) -> bool:
+    """
+    Return whether the live content is damaged, and mark it in the record, which is not saved.
+
+    A pristine content without an index is compared through the files that others share with it.
+    """
+    sound = audit.is_sound(record, record.current)
+    if record.current == 0 and not os.path.exists(base.store.layout.index(0)):
+        for number in [generation.number for generation in record.usable if generation.number]:
+            audit.is_sound(record, number)
+        sound = not record.live.damaged
+    return not sound
+
+
+def detect(context: Context, base: Base, audit: Audit) -> bool:
+    """Return whether the live content is damaged; it is in the record when this returns."""
     record = base.store.read()
-    if record is None or not mark(base, record):
+    if record is None:
         return False
-    with base.store.lock(context.lock_timeout, context.by):
-        record = base.store.recover()
-        drifted = record is not None and mark(base, record)
-        if record and drifted:
-            base.store.save(record)
-    return drifted
-
-
-def mark(base: Base, record: Record) -> bool:
-    """
-    Whether the live content is no longer what was made; it is marked in the record then, which is not saved, and with
-    it each generation that has a changed file in common with it.
-
-    The original content has no index, but what was linked from it has: where it is live, that tells of its files.
-    """
-    drifted = False
-    for number in [record.current] if record.current else [one.number for one in record.usable if one.number]:
-        findings: list[Finding] | None = None
-        with contextlib.suppress(RecordInvalid):
-            findings = list(
-                index.compare(base.store.layout.index(number), base.store.path(record, number), None, False)
-            )
-        shared = sharers(base, record, number, findings or ())
-        if findings != [] and (number == record.current or shared):
-            drifted |= record.current in {number, *shared}
-            for one in (number, *shared):
-                record.generations[one].damaged = True
-    return drifted
+    damaged = mark_live(base, record, audit)
+    audit.persist(context)
+    return damaged
 
 
 def sharers(base: Base, record: Record, number: int, findings: Iterable[Finding]) -> set[int]:
-    """The generations that have a file in common with ``number`` which was found changed there."""
+    """
+    Return the generations that share a file which was found changed in ``number``.
+
+    Args:
+        base: the base.
+        record: its record, matched with what exists.
+        number: the changed generation.
+        findings: what changed in it.
+    """
     places = {other: os.fsencode(base.store.path(record, other)) for other in record.present}
     own = places.pop(number)
-    found: set[int] = set()
+    shared: set[int] = set()
     for finding in findings:
-        inode = _linked(own + b"/" + finding.path)
-        found |= {other for other, place in places.items() if inode and _linked(place + b"/" + finding.path) == inode}
-    return found
+        inode = _linked_inode(own + b"/" + finding.path)
+        shared |= {
+            other for other, place in places.items() if inode and _linked_inode(place + b"/" + finding.path) == inode
+        }
+    return shared
 
 
-def _linked(path: bytes) -> int | None:
+def _linked_inode(path: bytes) -> int | None:
     """The inode of a file that has several links."""
     try:
         st = os.lstat(path)

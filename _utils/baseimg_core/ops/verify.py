@@ -1,48 +1,127 @@
-"""On a node: whether a base still holds what was put there."""
+"""Compare what a base holds with what was recorded when it was made."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..disk.store import index
-from ..disk.store.index import Finding
+from ..disk.store.index import Comparison, Finding
+from ..disk.store.observe import observe
 from ..engine.base import Engine
-from ..model.store.record import Record
+from ..errors import LayerBusy
+from ..model.store.record import ENGINE, Record
 from . import tamper
 from .bases import Base, pristine_record
+
+_PATIENCE = 10.0  # seconds to wait for the lock, to remember what was found
+
+
+@dataclass(slots=True)
+class _Result:
+    """The state of a base's contents."""
+
+    record: Record
+    findings: list[Finding]
+    #: Numbers of other generations that share a changed file.
+    shared: set[int]
+    #: ``proven``, ``damaged``, ``unproven``, ``missing`` or ``not checked``.
+    pristine: str
+    #: What is damaged now, by number.
+    damage: dict[int, str] = field(default_factory=dict)
+    #: Numbers of the generations of which every file was compared and is sound.
+    sound: set[int] = field(default_factory=set)
 
 
 def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
     """
-    Compare the live content with what was recorded when it was made, and the pristine one with the engine's checksum.
+    Compare the live content with its index, and the pristine one with its index or the engine's checksum.
 
-    Without ``deep`` no file's content is read, so the checksum is left out.
+    What is found stays in the record until a later ``deep`` comparison finds the content sound.
+
+    Args:
+        engine: the node's engine.
+        base: the base.
+        deep: True to read every file, and to compute the engine's checksum of the pristine content.
+
+    Returns:
+        The result of ``baseimg.verify``.
+
+    Raises:
+        RecordInvalid: the record or the index is damaged or lost.
     """
-    record = base.store.read() or pristine_record(base)
-    current = record.generations[record.current]
-    kept = bool(record.pristine.inode)
-    findings: list[Finding] = []
-    if current.number:
-        pristine = base.store.path(record, 0) if kept else None
-        findings = list(index.compare(base.store.layout.index(current.number), base.store.layout.live, pristine, deep))
-    shared = tamper.sharers(base, record, current.number, findings)
-    if kept and (0 in shared or record.pristine.damaged):
-        proof = "damaged"
-    else:
-        proof = _proof(engine, base, record) if deep and kept else "not checked" if kept else record.pristine_state
+    result = observe(base.store, lambda record: _verify(engine, base, record or pristine_record(base), deep))
+    _remember(base, result)
+    live = result.record.live
     return {
-        "base": record.reference,
-        "version": current.version,
-        "generation": current.number,
+        "base": result.record.reference,
+        "version": live.version,
+        "generation": live.number,
         "deep": deep,
-        "pristine": proof,
-        "ok": not findings and proof not in ("damaged", "missing"),
-        "findings": [finding.as_dict() for finding in findings],
-        "shared": [record.generations[number].version for number in sorted(shared)],
+        "pristine": result.pristine,
+        "proof": live.proof,
+        "ok": not result.findings and result.pristine not in ("damaged", "missing"),
+        "findings": [finding.as_dict() for finding in result.findings],
+        "shared": [result.record.generations[number].version for number in sorted(result.shared)],
     }
 
 
-def _proof(engine: Engine, base: Base, record: Record) -> str:
-    """Whether the engine's own checksum of the layer holds for the pristine content."""
-    holds = engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], base.store.path(record, 0))
-    return {True: "proven", False: "damaged", None: "unproven"}[holds]
+def _verify(engine: Engine, base: Base, record: Record, deep: bool) -> _Result:
+    live, pristine = record.live, record.pristine
+    comparisons: dict[int, Comparison] = {}
+    for generation in {live.number: live, 0: pristine}.values():
+        if generation.number or (pristine.inode and os.path.exists(base.store.layout.index(0))):
+            comparisons[generation.number] = tamper.compare(base, record, generation, deep)
+    findings = comparisons[live.number].findings if live.number in comparisons else []
+    shared = tamper.sharers(base, record, live.number, findings)
+    result = _Result(record, findings, shared, "not checked")
+    for number, comparison in comparisons.items():
+        if comparison.findings:
+            result.damage[number] = comparison.summary
+        elif deep:
+            result.sound.add(number)
+    for number in shared:
+        result.damage.setdefault(number, f"shares a changed file with generation {live.number}")
+    result.pristine = _pristine(engine, base, record, result, deep)
+    return result
+
+
+def _pristine(engine: Engine, base: Base, record: Record, result: _Result, deep: bool) -> str:
+    """The state of the pristine content; completes ``result``."""
+    if not record.pristine.inode:
+        return record.pristine_state
+    if 0 in result.damage:
+        return "damaged"
+    if deep:
+        matches = engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], base.store.path(record, 0))
+        if matches is False:
+            result.damage[0] = "it differs from the engine's checksum"
+            result.sound.discard(0)
+            return "damaged"
+        if matches:
+            result.sound.add(0)
+            return "proven"
+        return "damaged" if record.pristine.damaged and 0 not in result.sound else "unproven"
+    return "damaged" if record.pristine.damaged and 0 not in result.sound else "not checked"
+
+
+def _remember(base: Base, result: _Result) -> None:
+    """Save what is damaged and what is sound again, if that changes the record."""
+    generations = result.record.generations
+    news = {number for number, damage in result.damage.items() if generations[number].damage != damage}
+    news |= {number for number in result.sound if generations[number].damaged}
+    if not news:
+        return
+    with contextlib.suppress(LayerBusy), base.store.lock(_PATIENCE, "baseimg.verify"):
+        record = base.store.recover() or pristine_record(base)
+        for number, damage in result.damage.items():
+            known = record.generations.get(number)
+            if known and known.id in ("", generations[number].id):
+                known.damaged, known.damage = True, damage
+        for number in result.sound:
+            known = record.generations.get(number)
+            if known and known.damaged and known.id == generations[number].id:
+                known.damaged, known.damage = False, ""
+                known.proof = known.proof or (ENGINE if number == 0 and result.pristine == "proven" else "")
+        base.store.save(record)

@@ -44,29 +44,36 @@ class _Waiting:
 
 class Flattener:
     """
-    Fills the empty directory ``root``; ``lower`` are the base's layers below it, ``sharing`` says what it may have in
-    common with a directory that it is made from.
+    Fills one empty directory.
 
     Call :meth:`add_changes` for each changeset, newest first, then :meth:`add_directory`, then :meth:`finish`.
-    ``bytes`` and ``paths`` count what was written; ``digests`` (hex sha256 by path) are those of the changesets' files.
+
+    Args:
+        root: the directory.
+        lower: the base's layers below it.
+        sharing: the data that it may share with a directory that it is made from.
     """
 
     def __init__(self, root: str, lower: Stack, sharing: Sharing = SEPARATE) -> None:
         self.lower = lower
         self._sharing = sharing
+        #: Content bytes and paths that were written.
         self.bytes = self.paths = 0
         self._filler = Filler()
+        #: Hex sha256 of the changesets' files, by path.
         self.digests = self._filler.digests
+        #: The ctime, by inode, that a shared file had before it was linked.
+        self.linked: dict[int, int] = {}
         self._root = root
         self._tree = Tree(root)
         self._copier = Copier(sharing.extents)
-        # every directory made so far; None where only something below it asked for it
+        # every directory made so far; None if only a path below it needed it
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: set[bytes] = set()
         self._removed: set[bytes] = set()
-        self._closed: set[bytes] = set()  # directories here that show nothing of what is lower
+        self._closed: set[bytes] = set()  # directories here that show nothing of the lower layers
         self._inodes: dict[Inode, bytes] = {}
-        # within one changeset, what stands here for a path that others are linked to
+        # within one changeset: for a path that others are linked to, the path, entry or descriptor that has its content
         self._leaders: dict[bytes, bytes | Entry | int] = {}
 
     def close(self) -> None:
@@ -268,8 +275,10 @@ class Flattener:
         if not self._sharing.links(path, st):
             return False
         xattrs = os.listxattr(b"/proc/self/fd/%d/%s" % (directory, name), follow_symlinks=False)
-        marked = any(xattr.startswith(overlay.OVERLAY_XATTRS) for xattr in xattrs)
-        return not marked and self._tree.link_from(path, directory, name)
+        if any(xattr.startswith(overlay.OVERLAY_XATTRS) for xattr in xattrs):
+            return False
+        self.linked.setdefault(st.st_ino, st.st_ctime_ns)  # link(2) sets the ctime
+        return self._tree.link_from(path, directory, name)
 
     def _write_out(self, waiting: deque[_Waiting], left: int) -> None:
         while len(waiting) > left:

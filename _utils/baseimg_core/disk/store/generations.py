@@ -7,8 +7,9 @@ docs/reference/store-format.md.
 Invariants. They hold at every moment, so also after a crash at any of them:
 
 I1. ``diff`` is one complete generation. It changes only by renameat2(2) with RENAME_EXCHANGE.
-I2. A directory's inode tells which generation it is, in any place. Names follow in :meth:`Store.recover`.
-I3. A generation is in the record, with its inode, before it leaves ``staging``. All its content is synced before.
+I2. The attribute ``trusted.baseimg.id`` tells which generation a directory is, in any place and on any file system.
+    Names follow in :meth:`Store.recover`. An inode tells nothing: the next directory may get it.
+I3. A generation is in the record, with its ID, before it leaves ``staging``. All its content is synced before.
 I4. A swap is in the record as an intent, with both generations, before the exchange.
 I5. Nothing inside a complete generation ever changes. A generation is made in ``staging`` and removed as a whole.
 I6. Generation 0, the pristine content, is never removed.
@@ -26,25 +27,29 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 
 from ...errors import BaseimgError, RecordInvalid
 from ...linux import files, syscalls
 from ...linux.concurrency import in_background
 from ...linux.oserrors import translate_os_errors
-from ...model.store.record import Generation, Intent, Record
+from ...model.store.generations import ID_XATTR, Directory
+from ...model.store.record import ENGINE, Generation, Intent, Record
 from . import index
-from .layout import Layout, now
+from .layout import Layout, describe, now
+from .links import LINKED
 from .lock import LayerLock
 from .record import RecordFile
 
 POINTS = (
     "stage.begun",
     "stage.filled",
+    "stage.proven",
     "stage.synced",
     "stage.recorded",
     "stage.kept",
+    "swap.identified",
     "swap.intended",
     "swap.exchanged",
     "swap.named",
@@ -54,6 +59,7 @@ POINTS = (
     "recover.named",
     "recover.dropped",
     "recover.recorded",
+    "recover.identified",
     "prune.marked",
     "prune.removed",
     "prune.recorded",
@@ -74,8 +80,10 @@ class Filled:
     size: int
     #: Number of paths.
     paths: int
-    #: Hex sha256 of the files that came with bundles, by path.
+    #: Hex sha256 by path of the files whose content is known; the store reads the others.
     digests: dict[bytes, str]
+    #: The ctime, by inode, that files had before they were linked into it.
+    linked: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +94,6 @@ class Adopted:
     pristine: bool
     #: The new generation that the live content becomes; ``None`` if it becomes none.
     live: Generation | None
-    #: Hex sha256 of the live content's files, by path.
-    digests: dict[bytes, str]
 
 
 class Store:
@@ -124,13 +130,18 @@ class Store:
         Raises:
             RecordInvalid: the generation has no directory.
         """
-        inode = record.generations[number].inode
-        if inode == self.layout.live_inode:
+        generation = record.generations[number]
+        if self._is(generation, describe(self.layout.live)):
             return self.layout.live
-        for path, found in self.layout.places().items():
-            if found == inode:
+        for path, directory in self.layout.others().items():
+            if self._is(generation, directory):
                 return path
         raise RecordInvalid(f"the content of generation {number} is missing below {self.layout.generations}")
+
+    @staticmethod
+    def _is(generation: Generation, directory: Directory) -> bool:
+        """True if a directory is this generation; the record is matched with what exists (:class:`RecordFile`)."""
+        return directory.inode == generation.inode and generation.id in ("", directory.id)
 
     @property
     def interrupted(self) -> bool:
@@ -144,9 +155,9 @@ class Store:
 
     def recover(self) -> Record | None:
         """
-        Finish or undo what a crash left, by the inodes in the record, and return the record.
+        Finish or undo what a crash left, by the IDs of the directories, and return the record.
 
-        A swap is completed if its exchange happened, else forgotten.
+        A swap is completed if its exchange happened, else forgotten. Generations of format 1 get an ID.
         """
         self.trace("recover.begun")
         record = self.read()
@@ -166,9 +177,33 @@ class Store:
         if intent or dropped or moved:
             self.records.save(record)
         self.trace("recover.recorded")
+        if self._identify(record):
+            self.records.save(record)
+        self.trace("recover.identified")
         return record
 
-    def stage(self, record: Record, generation: Generation, fill: Callable[[str], Filled]) -> Generation:
+    def _identify(self, record: Record) -> bool:
+        """Give an ID to each generation that has a directory and no ID; returns whether any had none."""
+        unnamed = [generation for generation in record.generations.values() if generation.inode and not generation.id]
+        for generation in unnamed:
+            path = self._find(generation)
+            if path:
+                generation.id = _identify(path)
+                files.sync_directory(path)
+        return bool(unnamed)
+
+    def _find(self, generation: Generation) -> str | None:
+        """The path of a generation that has no ID."""
+        paths = {self.layout.live: describe(self.layout.live), **self.layout.others()}
+        return next((path for path, directory in paths.items() if directory.inode == generation.inode), None)
+
+    def stage(
+        self,
+        record: Record,
+        generation: Generation,
+        fill: Callable[[str], Filled],
+        prove: Callable[[str, Mapping[bytes, str]], None],
+    ) -> Generation:
         """
         Make a new generation, and return it with its number, inode and figures. A failure leaves nothing behind.
 
@@ -176,6 +211,7 @@ class Store:
             record: the record to add it to; saved here.
             generation: its version, origin and requester.
             fill: puts the content into the empty directory that it is given.
+            prove: given that directory and its files' hex sha256 by path, completes the generation's proof, or raises.
 
         Raises:
             SpaceExhausted, DestinationUnwritable: and whatever ``fill`` raises.
@@ -184,11 +220,14 @@ class Store:
         try:
             with translate_os_errors(self.layout.staging):
                 os.mkdir(self.layout.staging, 0o700)
+                generation.id = _identify(self.layout.staging)
                 self.trace("stage.begun")
                 filled = fill(self.layout.staging)
                 generation.bytes, generation.paths = filled.size, filled.paths
                 self.trace("stage.filled")
-                self._write_index(generation.number, self.layout.staging, filled.digests)
+                prove(self.layout.staging, self.write_index(generation, self.layout.staging, filled.digests))
+                self._restamp(record, filled.linked)
+                self.trace("stage.proven")
                 syscalls.sync_filesystem(self.layout.staging)
                 self.trace("stage.synced")
                 generation.inode = os.stat(self.layout.staging).st_ino
@@ -205,20 +244,45 @@ class Store:
             raise
         return generation
 
-    def _write_index(self, number: int, content: str, digests: dict[bytes, str]) -> None:
-        """Write a generation's index, and sync its content meanwhile, so the caller's sync has little left to do."""
+    def write_index(self, generation: Generation, content: str, digests: Mapping[bytes, str]) -> dict[bytes, str]:
+        """
+        Write a generation's index, and sync its content meanwhile, so the caller's sync has little left to do.
+
+        Args:
+            generation: its index digest is set here.
+            content: its directory.
+            digests: hex sha256 by path of the files whose content is known.
+
+        Returns:
+            The hex sha256 of every file by path.
+        """
         files.make_directory(self.layout.indexes)
         with in_background(lambda: syscalls.sync_filesystem(self.layout.home)):
-            index.write(self.layout.index(number), content, digests)
+            generation.index, complete = index.write(self.layout.index(generation.number), content, digests)
+        return complete
+
+    def discard_index(self, generation: Generation) -> None:
+        """Remove the index of a content that turned out wrong."""
+        files.discard(self.layout.index(generation.number))
+        generation.index = generation.view = ""
+
+    def _restamp(self, record: Record, before: Mapping[int, int]) -> None:
+        """Take the ctimes that our own links have set over into the indexes; ``before`` has the old ones by inode."""
+        for number in record.present if before else ():
+            with contextlib.suppress(RecordInvalid):  # no sound index: nothing to keep up to date
+                index.restamp(self.layout.index(number), self.path(record, number), before)
 
     def abandon(self, record: Record, generation: Generation) -> None:
         """Delete a generation that was never activated, with all its files."""
+        linked = self._links([generation])
         self._discard_staging()
-        files.discard(self.layout.index(generation.number))
-        if record.generations.pop(generation.number, None):
+        recorded = record.generations.pop(generation.number, None)
+        if recorded:
             self._remove(generation)
-            if os.path.exists(self.layout.state):
-                self.records.save(record)
+        self._restamp(record, linked)
+        files.discard(self.layout.index(generation.number))
+        if recorded and os.path.exists(self.layout.state):
+            self.records.save(record)
 
     def activate(self, record: Record, number: int, action: str, by: str) -> None:
         """
@@ -238,6 +302,8 @@ class Store:
         intent = Intent(secrets.token_hex(8), before, number, action, now(), by)
         with translate_os_errors(self.layout.home):
             try:
+                self._identify(record)  # the pristine content, before the first swap
+                self.trace("swap.identified")
                 record.intent = intent
                 self.records.save(record)
                 self.trace("swap.intended")
@@ -261,7 +327,7 @@ class Store:
     def _forget(self, record: Record, intent: Intent) -> None:
         """Undo a swap that failed before its exchange. After the exchange, :meth:`recover` completes it."""
         generation = record.generations[intent.after]
-        if self.layout.live_inode == generation.inode:
+        if self._is(generation, describe(self.layout.live)):
             return
         record.intent = None
         if generation.activated:
@@ -313,11 +379,15 @@ class Store:
         """Write and sync everything that the record will name, and return the intent."""
         if live := adopted.live:
             live.number = record.highest = record.next_number
-            live.inode, live.created, live.by = self.layout.live_inode, now(), by
+            live.id, live.created, live.by = _identify(self.layout.live), now(), by
+            live.inode = os.stat(self.layout.live).st_ino
             record.generations[live.number], record.current = live, live.number
-            self._write_index(live.number, self.layout.live, adopted.digests)
+            self.write_index(live, self.layout.live, {})
         if adopted.pristine:
-            record.pristine.inode, record.pristine.created = os.stat(self.layout.staging).st_ino, now()
+            pristine, record.pristine.created = record.pristine, now()
+            pristine.id, pristine.inode = _identify(self.layout.staging), os.stat(self.layout.staging).st_ino
+            pristine.proof = ENGINE
+            self.write_index(pristine, self.layout.staging, {})
         syscalls.sync_filesystem(self.layout.home)
         self.trace("adopt.synced")
         record.intent = Intent(secrets.token_hex(8), 0, record.current, "adopt", now(), by)
@@ -335,8 +405,11 @@ class Store:
         """
         Remove generations, except the live and the pristine one, and return the content bytes that this freed.
 
-        They are marked as garbage first (I7), so :meth:`recover` finishes an interrupted removal.
+        They are marked as garbage first (I7), so :meth:`recover` finishes an interrupted removal. If pristine is
+        missing, nothing is removed: one of the directories may be it.
         """
+        if record.pristine_state == "missing":
+            return 0
         for number in numbers:
             if number not in (0, record.current):
                 record.generations[number].activated = ""
@@ -374,31 +447,45 @@ class Store:
     def _restore_names(self, record: Record) -> bool:
         """Rename each complete generation that is not live to its number; returns whether any had another name."""
         moved = False
-        for path, inode in self.layout.places().items():
-            generation = record.by_inode(inode)
-            if generation and os.path.basename(path) != str(generation.number):
-                os.rename(path, self.layout.generation(generation.number))
-                moved = True
+        for path, directory in self.layout.others().items():
+            for generation in record.generations.values():
+                if self._is(generation, directory) and directory.name != str(generation.number):
+                    os.rename(path, self.layout.generation(generation.number))
+                    moved = True
         return moved
 
     def _drop_garbage(self, record: Record) -> list[int]:
         """
-        Remove generations that were never activated (I7) or have no directory, whose inode another one may get.
+        Remove generations that were never activated (I7), and forget those that have no directory.
 
-        Returns the content bytes that each removal freed.
+        If pristine is missing, the others stay in the record: the directories may come back. Returns the content bytes
+        that each removal freed.
         """
+        missing = record.pristine_state == "missing"
         garbage = [
             generation
             for generation in record.generations.values()
-            if generation.number and not (generation.activated and generation.inode)
+            if generation.number and not (generation.activated and (generation.inode or missing))
         ]
         freed = []
+        linked = self._links(garbage)
         for generation in garbage:
             del record.generations[generation.number]
             freed.append(self._remove(generation))
+        self._restamp(record, linked)
+        for generation in garbage:
+            files.discard(self.layout.index(generation.number))
         if record.previous not in record.generations:
             record.previous = None
         return freed
+
+    def _links(self, generations: Collection[Generation]) -> dict[int, int]:
+        """The ctime by inode of the large files of generations, as their indexes have it."""
+        linked: dict[int, int] = {}
+        for generation in generations:
+            with contextlib.suppress(RecordInvalid):
+                linked.update(index.links(self.layout.index(generation.number), LINKED))
+        return linked
 
     def _discard_indexes(self, known: Collection[int]) -> None:
         names = os.listdir(self.layout.indexes) if os.path.isdir(self.layout.indexes) else []
@@ -406,12 +493,19 @@ class Store:
             files.discard(os.path.join(self.layout.indexes, name))
 
     def _remove(self, generation: Generation) -> int:
-        files.discard(self.layout.index(generation.number))
-        # in the middle of a swap a name is wrong, an inode is not (I2)
-        return sum(files.remove_tree(path) for path, inode in self.layout.kept().items() if inode == generation.inode)
+        # in the middle of a swap a name is wrong, an ID is not (I2)
+        places = [path for path, directory in self.layout.kept().items() if self._is(generation, directory)]
+        return sum(files.remove_tree(path) for path in places)
 
     def _discard_staging(self) -> None:
         """Remove an unfinished generation and half-written files."""
         for path in (self.layout.state, self.layout.history, self.layout.restarting):
             files.discard(path + ".new")
         files.remove(self.layout.staging)
+
+
+def _identify(path: str) -> str:
+    """Return the ID of a generation's directory; give it one if it has none."""
+    identity = describe(path).id or secrets.token_hex(16)
+    os.setxattr(path, ID_XATTR, identity.encode())
+    return identity

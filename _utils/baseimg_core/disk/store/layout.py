@@ -7,8 +7,11 @@ import datetime
 import os
 import stat
 
+from ...model.store.generations import ID_XATTR, Directory
+
 # The live directory's name: "diff" with overlay2 and Podman, "fs" with containerd's overlayfs snapshotter.
 _LIVE = ("diff", "fs")
+_ATTEMPTS = 100  # to list directories while another process renames one
 
 
 class Layout:
@@ -54,32 +57,48 @@ class Layout:
         """The place of a generation's index (:mod:`index`)."""
         return os.path.join(self.indexes, f"{number}.jsonl")
 
-    @property
-    def live_inode(self) -> int:
-        """The live directory's inode."""
-        return os.stat(self.live).st_ino
-
-    def kept(self) -> dict[str, int]:
-        """The inodes of the directories below ``generations``, by path."""
-        while os.path.isdir(self.generations):
-            paths = [os.path.join(self.generations, name) for name in os.listdir(self.generations)]
+    def kept(self) -> dict[str, Directory]:
+        """The directories below ``generations``, by path."""
+        for _attempt in range(_ATTEMPTS):
+            try:
+                names = os.listdir(self.generations)
+            except FileNotFoundError:
+                return {}
+            paths = [os.path.join(self.generations, name) for name in names]
             with contextlib.suppress(FileNotFoundError):  # the holder of the lock renames one at this moment
                 states = {path: os.lstat(path) for path in paths}
-                return {path: st.st_ino for path, st in states.items() if stat.S_ISDIR(st.st_mode)}
+                return {path: describe(path) for path, st in states.items() if stat.S_ISDIR(st.st_mode)}
         return {}
 
-    def places(self) -> dict[str, int]:
-        """The inodes of all directories that may be a complete generation, except the live one, by path."""
-        inodes = self.kept()
+    def others(self) -> dict[str, Directory]:
+        """All directories that may be a complete generation, except the live one, by path."""
+        directories = self.kept()
         with contextlib.suppress(FileNotFoundError):
-            inodes[self.staging] = os.lstat(self.staging).st_ino
-        return inodes
+            directories[self.staging] = describe(self.staging)
+        return directories
+
+
+def describe(path: str) -> Directory:
+    """
+    Return the name, inode and ID of a directory.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+    """
+    inode = os.lstat(path).st_ino
+    try:
+        identity = os.getxattr(path, ID_XATTR, follow_symlinks=False).decode("ascii", "replace")
+    except FileNotFoundError:
+        raise
+    except OSError:  # ENODATA: it has no ID
+        identity = ""
+    return Directory(os.path.basename(path), inode, identity)
 
 
 def siblings(layer: bytes) -> list[bytes]:
     """Return the directories that may share inodes with a layer directory: the layer's generations."""
     layout = Layout(os.path.dirname(os.fsdecode(layer)))
-    return [os.fsencode(path) for path in (layout.live, *layout.places())]
+    return [os.fsencode(path) for path in (layout.live, *layout.others())]
 
 
 def now() -> str:

@@ -12,6 +12,7 @@ from ...errors import BaseimgError, LayerBusy, LayerRemoved, SpaceExhausted
 from ...linux import files
 from ...linux.oserrors import translate_os_errors
 from .layout import Layout, now
+from .record import RecordFile
 
 _POLL = 0.1  # seconds between two tries for the lock
 
@@ -106,15 +107,22 @@ class LayerLock:
     def _discard_unused(self) -> None:
         """Remove our metadata if this base was never swapped. Removes only files that hold no content."""
         layout = self._layout
-        indexes = os.listdir(layout.indexes) if os.path.isdir(layout.indexes) else []
+        indexes = set(os.listdir(layout.indexes) if os.path.isdir(layout.indexes) else []) - {"0.jsonl"}
         kept = (layout.history, layout.staging, layout.holds)
-        if any(map(os.path.exists, kept)) or os.listdir(layout.generations) or indexes:
+        if any(map(os.path.exists, kept)) or os.listdir(layout.generations) or indexes or self._knows_damage():
             return
-        for path in (layout.state, layout.holder):
+        for path in (layout.index(0), layout.state, layout.holder):
             files.discard(path)
         for directory in (layout.indexes, layout.generations, layout.home):
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(directory)
+
+    def _knows_damage(self) -> bool:
+        """True if the record says that the pristine content is damaged, which must not be forgotten."""
+        with contextlib.suppress(BaseimgError):
+            record = RecordFile(self._layout).load()
+            return record is not None and record.pristine.damaged
+        return True
 
     def _wait(self, descriptor: int, timeout: float, mode: int = fcntl.LOCK_EX) -> None:
         deadline = time.monotonic() + timeout

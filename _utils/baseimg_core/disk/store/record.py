@@ -10,8 +10,9 @@ from typing import Any
 from ...errors import ContentUnknown, RecordInvalid
 from ...linux import files
 from ...model.store import record as model_record
+from ...model.store.generations import directory_of
 from ...model.store.record import Record
-from .layout import Layout
+from .layout import Layout, describe
 
 
 class RecordFile:
@@ -51,19 +52,23 @@ class RecordFile:
 
     def match(self, record: Record) -> Record:
         """
-        Enter into a record which generation is live (``current``) and which have no directory (``inode`` 0).
+        Enter into a record which generation is live (``current``) and where the others lie (``inode``, 0 for nowhere).
 
         Raises:
             ContentUnknown: the live directory is not a generation of the record.
         """
-        live = record.by_inode(self._layout.live_inode)
-        if live is None:
-            raise ContentUnknown(f"{self._layout.live} is not a generation that {self._layout.state} knows")
-        record.current = live.number
-        inodes = {live.inode, *self._layout.places().values()}
+        live = describe(self._layout.live)
+        directories = [live, *self._layout.others().values()]
+        ids = [generation.id for generation in record.generations.values() if generation.id]
+        current = None
         for generation in record.generations.values():
-            if generation.inode not in inodes:
-                generation.inode = 0
+            directory = directory_of(generation, directories, ids)
+            generation.inode = directory.inode if directory else 0
+            if directory is live:
+                current = generation.number
+        if current is None:
+            raise ContentUnknown(f"{self._layout.live} is not a generation that {self._layout.state} knows")
+        record.current = current
         return record
 
     def save(self, record: Record) -> None:

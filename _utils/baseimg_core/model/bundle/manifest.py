@@ -7,7 +7,8 @@ It is a label of the OCI image config, so every tool that copies images keeps it
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...errors import BundleInvalid
@@ -36,6 +37,14 @@ class ImageRef:
     chain_id: str
     #: Bottom layer first.
     diff_ids: tuple[str, ...]
+    #: View digests, by the chain ID of the layers below the base's top layer (:mod:`disk.stack.view`).
+    views: dict[str, str] = field(default_factory=dict)
+    #: Directories whose metadata no packed layer specifies; the view digest leaves it out.
+    unspecified: tuple[bytes, ...] = ()
+
+    def view_over(self, diff_ids: Sequence[str]) -> str:
+        """Return the view digest over these layers, bottom first; empty if the bundle does not have it."""
+        return self.views.get(ids.chain_id(diff_ids) if diff_ids else "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,10 @@ class Manifest:
         data = asdict(self)
         for side in ("source", "target"):
             data[side]["diff_ids"] = list(data[side]["diff_ids"])
+            data[side]["unspecified"] = [_decoded(path) for path in data[side]["unspecified"]]
+            for name in ("views", "unspecified"):  # optional: the bytes of a bundle without them do not change
+                if not data[side][name]:
+                    del data[side][name]
         del data["packages"]
         if self.packages:
             data["packages"] = self.packages.as_dict()
@@ -113,7 +126,17 @@ def _image(data: dict[str, Any], side: str) -> ImageRef:
         raise BundleInvalid(f"manifest field {side}.diff_ids is not a list of digests")
     chain_id = _digest(image, "chain_id")
     _expect(chain_id == ids.chain_id(diff_ids), f"{side}.chain_id", chain_id, "the chain ID of its diff_ids")
-    return ImageRef(_text(image, "reference"), _text(image, "version"), chain_id, tuple(diff_ids))
+    views, unspecified = image.get("views", {}), image.get("unspecified", [])
+    sound = isinstance(views, dict) and all(ids.is_digest(view) for view in views.values())
+    _expect(sound and all(over == "" or ids.is_digest(over) for over in views), f"{side}.views", views, "view digests")
+    sound = isinstance(unspecified, list) and all(isinstance(path, str) for path in unspecified)
+    _expect(sound, f"{side}.unspecified", unspecified, "a list of paths")
+    paths = tuple(path.encode("utf-8", "surrogateescape") for path in unspecified)
+    return ImageRef(_text(image, "reference"), _text(image, "version"), chain_id, tuple(diff_ids), dict(views), paths)
+
+
+def _decoded(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
 
 
 def _object(data: dict[str, Any], name: str) -> dict[str, Any]:

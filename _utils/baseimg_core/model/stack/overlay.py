@@ -20,6 +20,8 @@ OVERLAY_XATTRS = "trusted.overlay."
 UNSUPPORTED_MARKS = frozenset({"trusted.overlay.redirect", "trusted.overlay.metacopy", "trusted.overlay.whiteout"})
 # These depend on the host's policy or on the inode, and are wrong on another node.
 _HOST_XATTRS = frozenset({"security.selinux", "security.evm", "system.nfs4_acl"})
+# These are marks of baseimg itself on a node (model.store.generations).
+_OUR_XATTRS = "trusted.baseimg."
 
 WHITEOUT_PREFIX = b".wh."
 
@@ -40,8 +42,8 @@ def is_whiteout(mode: int, rdev: int) -> bool:
 
 
 def carried(xattr: str) -> bool:
-    """True if a layer carries this extended attribute: all except overlay marks and labels of the host."""
-    return not xattr.startswith(OVERLAY_XATTRS) and xattr not in _HOST_XATTRS
+    """True if a layer carries this extended attribute: all except marks of overlay and baseimg, and host labels."""
+    return not xattr.startswith((OVERLAY_XATTRS, _OUR_XATTRS)) and xattr not in _HOST_XATTRS
 
 
 def visible(marks: Sequence[Mark]) -> list[int]:

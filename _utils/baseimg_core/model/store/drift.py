@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 DAMAGED, INTERRUPTED, NOT_ADOPTED = "damaged", "interrupted", "not adopted"
+#: By the state of the pristine content: what a rollback to it would meet.
+PRISTINE = {"damaged": "pristine damaged", "missing": "pristine missing"}
 
 
 def drift(status: Mapping[str, Any]) -> str:
@@ -19,13 +21,16 @@ def drift(status: Mapping[str, Any]) -> str:
         status: one base's status as ``baseimg.status`` returns it.
 
     Returns:
-        An error's code, ``damaged``, ``not adopted``, ``interrupted``, or the empty string.
+        An error's code, ``damaged``, ``pristine damaged``, ``pristine missing``, ``not adopted``, ``interrupted``, or
+        the empty string.
     """
     if "error" in status:
         return str(status["error"].get("code", "error"))
     generations = status.get("generations", ())
     if any(generation.get("current") and generation.get("damaged") for generation in generations):
         return DAMAGED
+    if status.get("pristine") in PRISTINE:
+        return PRISTINE[status["pristine"]]
     if status.get("legacy"):
         return NOT_ADOPTED
     return INTERRUPTED if status.get("interrupted") else ""

@@ -1,0 +1,83 @@
+"""
+The view digest: what a base shows, as one value that is the same on every machine.
+
+It covers the difference between what the layers below the base's top layer show alone, and what the base shows. Paths
+that only the layers below provide count by the chain ID of these layers, so they are not read. The same view gives the
+same digest, however its changes are spread over directories: a base made by one bundle, by a chain of bundles, or by
+the engine. Metadata that no packed layer specifies is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from ...model.stack.changes import Action, Change
+from ...model.stack.entry import Entry, Kind
+from ...model.stack.owners import Owners
+from .compare import Siblings, compare, no_siblings
+from .directories import Stack
+
+_METADATA = frozenset({"mode", "owner", "mtime", "xattrs"})
+
+
+def digest(
+    lower: Stack,
+    chain_id: str,
+    view: Stack,
+    digest_of: Callable[[bytes, bytes], str],
+    unspecified: Collection[bytes] = (),
+    owners: Owners | None = None,
+    siblings: Siblings = no_siblings,
+) -> str:
+    """
+    Return the view digest of a base, ``sha256:…``.
+
+    Args:
+        lower: the layers below the base's top layer; their pristine contents.
+        chain_id: the chain ID of these layers; empty if there are none.
+        view: what the base shows.
+        digest_of: returns the hex sha256 of a file, given its path and its real path.
+        unspecified: directories whose metadata no packed layer specifies.
+        owners: how the engine shifts owners; not at all by default.
+        siblings: the other generations of a layer directory (:func:`compare`).
+    """
+    sha = hashlib.sha256(f"baseimg view 1 {chain_id}\n".encode())
+    for change in compare(lower, view, siblings=siblings):
+        line = _line(change, digest_of, unspecified, owners or Owners())
+        if line:
+            sha.update(line.encode() + b"\n")
+    return "sha256:" + sha.hexdigest()
+
+
+def _line(
+    change: Change, digest_of: Callable[[bytes, bytes], str], unspecified: Collection[bytes], owners: Owners
+) -> str:
+    entry = change.entry
+    if change.action is Action.REMOVED or entry is None:
+        return json.dumps([_text(change.path)])
+    entry = owners.original(entry)
+    if entry.is_dir and change.path in unspecified:
+        if change.action is Action.MODIFIED and set(change.what) <= _METADATA:
+            return ""
+        entry = Entry(Kind.DIRECTORY, 0)
+    if entry.kind is Kind.SYMLINK:  # the kernel ignores its mode, and not every file system keeps it
+        entry = replace(entry, mode=0)
+    content = digest_of(change.path, change.real) if entry.kind is Kind.FILE and change.link is None else ""
+    attributes = [[name, value.hex()] for name, value in sorted(entry.xattrs.items())]
+    return json.dumps(
+        [
+            _text(change.path),
+            entry.kind.value,
+            [entry.mode, entry.uid, entry.gid, entry.mtime, entry.size],
+            [_text(entry.target), *entry.device, attributes],
+            _text(change.link or b""),
+            content,
+        ]
+    )
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")

@@ -1,0 +1,102 @@
+"""Prove contents: that of a new generation by its bundle, the pristine one by a bundle or the engine's checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..context import Context
+from ..errors import GenerationDamaged, PristineDamaged
+from ..model.bundle.manifest import ImageRef, Manifest
+from ..model.store.record import ASSUMED, BUNDLE, ENGINE, FROM_START, Generation, Record
+from . import view
+from .bases import Base
+
+_RECOVERY = (
+    "remove every container and image on the base and pull it again ('docker rmi', 'docker pull'), or copy the layer's "
+    "directory from another node with 'rsync -aHAX'"
+)
+
+
+def pristine(context: Context, base: Base, record: Record, manifests: Iterable[Manifest]) -> None:
+    """
+    Prove the pristine content before the first generation is made from it, and write its index.
+
+    Args:
+        context: the operation's context.
+        base: the base.
+        record: its record; not saved.
+        manifests: of the bundles at hand. One that starts from the base tells what it must show.
+
+    Raises:
+        PristineDamaged: the content is not the original.
+    """
+    generation = record.pristine
+    if generation.proof:
+        return
+    directory = base.store.path(record, 0)
+    digests = base.store.write_index(generation, directory, {})
+    sources = [manifest.source for manifest in manifests if manifest.source.chain_id == record.chain_id]
+    expected = {source.view_over(record.diff_ids[:-1]): source for source in sources}
+    for digest, source in expected.items():
+        generation.view = view.of_generation(context, base, directory, digests, source.unspecified)
+        if digest == generation.view:
+            generation.proof = BUNDLE
+            return
+    matches = context.engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], directory)
+    if matches is False or (matches is None and any(expected)):
+        generation.damaged, generation.damage = True, "it differs from the engine's image"
+        base.store.discard_index(generation)
+        raise PristineDamaged(f"the original content of {record.reference} was changed on this node", _RECOVERY)
+    generation.proof = ENGINE if matches else ASSUMED
+    if not generation.view:
+        generation.view = view.of_generation(context, base, directory, digests)
+
+
+def staged(
+    context: Context, base: Base, generation: Generation, target: ImageRef, directory: str, digests: Mapping[bytes, str]
+) -> None:
+    """
+    Compute the view digest of a new generation, and compare it with the one that its bundle promises.
+
+    Args:
+        context: the operation's context.
+        base: the base.
+        generation: the new generation; its ``view`` and ``proof`` are set.
+        target: the target of the last bundle that it was made from.
+        directory: its directory.
+        digests: hex sha256 of its files by path.
+
+    Raises:
+        GenerationDamaged: the content is not what the bundle promises.
+    """
+    expected = target.view_over(base.diff_ids[:-1])
+    generation.view = view.of_generation(context, base, directory, digests, target.unspecified)
+    if expected and expected != generation.view:
+        raise GenerationDamaged(
+            f"the content made for {base.reference} {generation.version} differs from the one that the bundle promises"
+        )
+    generation.proof = BUNDLE if expected else FROM_START
+
+
+def kept(context: Context, base: Base, record: Record, target: ImageRef) -> bool:
+    """
+    Prove the generations that claim to be a bundle's target and are unproven, by reading and comparing them.
+
+    Args:
+        context: the operation's context.
+        base: the base.
+        record: its record; not saved. Needs the lock.
+        target: the bundle's target.
+
+    Returns:
+        True if one of them is proven now.
+    """
+    expected = target.view_over(record.diff_ids[:-1])
+    candidates = [one for one in record.usable if one.number and not one.proof and one.chain_id == target.chain_id]
+    for generation in candidates if expected else ():
+        directory = base.store.path(record, generation.number)
+        if view.of_generation(context, base, directory, {}, target.unspecified) == expected:
+            base.store.write_index(generation, directory, {})
+            generation.view, generation.proof = expected, BUNDLE
+            return True
+    return False

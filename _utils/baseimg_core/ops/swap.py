@@ -1,0 +1,128 @@
+"""Swap a generation in, restart containers, and compose the result; for every operation that changes a base."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..context import Context
+from ..engine.base import Image
+from ..errors import BaseHeld, EngineUnreachable, SpaceExhausted
+from ..linux import probe
+from ..model.containers.policy import Policy
+from ..model.store.hold import Hold
+from ..model.store.record import Generation, Record
+from . import bases, protection
+from .bases import Base
+from .containers import restart, runner
+from .containers.restart import Outcome, Swapped
+from .nest import Nest
+from .plan import Plan
+from .stage import prunable
+
+
+def start_stopped(context: Context, base: Base, policy: Policy) -> None:
+    """Start the containers that an interrupted run left stopped, before anything else."""
+    runner.check(context.engine, policy)
+    if restart.unverified(base):
+        with base.store.lock(context.lock_timeout, context.by):
+            restart.recover(context, base)
+
+
+def check(context: Context, base: Base, record: Record, plan: Plan) -> None:
+    """Check the preconditions of a change. Returning to pristine is always allowed."""
+    if plan.generation is None or plan.generation.number not in (0, record.current):
+        protection.check(context, base)
+    if plan.generation is None:
+        probe.check(os.path.dirname(base.directory))
+    bases.check_swappable(context.engine, base)
+
+
+def activate(context: Context, nest: Nest, generation: Generation, action: str) -> Swapped | None:
+    """Swap a generation in, after :meth:`Nest.keep_uppers`. Masks above that are not needed any more go."""
+    base, record = nest.changing.base, nest.changing.record
+    live = record.live
+    if generation is live:
+        return None
+    swapped = Swapped(record.current, record.previous)
+    try:
+        base.store.activate(record, generation.number, action, context.by)
+    except SpaceExhausted as exc:
+        raise SpaceExhausted(
+            exc.message, f"free 1 MB there, for the record, and run again; {prunable(base, record)}"
+        ) from exc
+    if action == "repair" or (live.version, live.chain_id) == (generation.version, generation.chain_id):
+        # the way back leads to another content that is sound
+        record.previous = swapped.previous if swapped.previous != generation.number else None
+        base.store.save(record)
+    nest.release_uppers()
+    return swapped
+
+
+def finish(
+    context: Context, base: Base, record: Record, policy: Policy, swapped: Swapped | None, repaired: bool = False
+) -> dict[str, Any]:
+    try:
+        result = {**result_of(context, base, record, swapped, Outcome(policy.mode)), "repaired": repaired}
+    except EngineUnreachable as exc:  # it stopped after the base was located; the swap needs no engine
+        if swapped is None:
+            raise
+        shown = record.generations[record.current].version
+        now = f"{record.reference} shows {shown} now, but what runs on it cannot be told: {exc.message}"
+        raise EngineUnreachable(now, "start the engine; baseimg.status tells then what runs on which content") from exc
+    return restart.finish(context, base, record, policy, swapped, result)
+
+
+def result_of(
+    context: Context, base: Base, record: Record, swapped: Swapped | None, restarted: Outcome
+) -> dict[str, Any]:
+    """Return the result of an operation that changes a base."""
+    images = bases.images_on(context.engine, base.chain_id)
+    current = record.generations[record.current]
+    before = record.generations[swapped.before] if swapped else current
+    return {
+        "changed": swapped is not None,
+        "repaired": False,
+        "base": record.reference,
+        "direction": _direction(before, current),
+        "from": before.version,
+        "to": current.version,
+        "generation": current.number,
+        "images": [image.name for image in images],
+        "containers": bases.containers(context.engine, base, base.store.read(), images, record.current),
+        "protected": protected_images(context, base, record, images),
+        "warnings": warnings_of(current),
+        "restart": restarted.as_dict(),
+    }
+
+
+def held_result(
+    context: Context, base: Base, record: Record, policy: Policy, hold: Hold, action: str = "converge"
+) -> dict[str, Any]:
+    """Return the result of a converge that a hold stopped: nothing changed. Any other action is refused."""
+    if action != "converge":
+        raise BaseHeld(f"{base.reference}: {hold}")
+    result = result_of(context, base, record, None, Outcome(policy.mode))
+    counts = dict.fromkeys(("added", "modified", "removed"), 0)
+    planned: dict[str, Any] = {"bundles": [], "changes": counts, "impact": None}
+    return {**planned, **result, "held": str(hold), "restart": {**result["restart"], "batches": []}}
+
+
+def protected_images(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
+    """Protected images that were created after the change, so they show another content than their own."""
+    return [image.name for image in protection.protected(context, base, images)] if record.current else []
+
+
+def _direction(before: Generation, after: Generation) -> str:
+    """``forward`` to a generation that is newer on this node, ``back`` to an older one, or ``none``."""
+    return "none" if before is after else "forward" if after.number > before.number else "back"
+
+
+def warnings_of(generation: Generation | None) -> list[str]:
+    """What must be said of the content that a base shows."""
+    if generation and generation.damaged:
+        damage = generation.damage or "see baseimg.verify"
+        return [f"version {generation.version} was changed on this node ({damage}); run with repair: true"]
+    if generation and generation.number and not generation.proof:
+        return [f"version {generation.version} is unproven: it was never compared with an image"]
+    return []

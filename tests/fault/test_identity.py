@@ -1,0 +1,421 @@
+"""Who a generation is, and what it holds: nothing is built on content that is not proven."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from baseimg_core.context import Context
+from baseimg_core.errors import (
+    ContentUnknown,
+    GenerationDamaged,
+    GenerationUnproven,
+    NoWayBack,
+    PristineDamaged,
+    PristineUnproven,
+)
+from baseimg_core.model.policy.pillar import Trust
+from baseimg_core.model.store.record import Record
+from baseimg_core.ops import bases, converge, prune, verify
+from tests.support.kernel import differences
+from tests.support.plain import BASE, Node
+from tests.support.release import downgrade
+
+pytestmark = pytest.mark.fault
+
+
+def record(node: Node) -> Record:
+    found = bases.locate(node.engine, BASE).store.read()
+    assert found
+    return found
+
+
+def check(node: Node, deep: bool = False) -> dict:
+    return verify.verify(node.engine, bases.locate(node.engine, BASE), deep)
+
+
+def rollback(node: Node, to: str | None = None) -> dict:
+    return converge.rollback(node.context, BASE, to)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    """A node that shows 12.1."""
+    node = Node(tmp_path)
+    node.converge("12.1")
+    return node
+
+
+def append(root: Path) -> None:
+    (root / "etc/version").write_text("12.1 and more")
+
+
+def hide(root: Path) -> None:
+    """A byte changes, size and time do not."""
+    before = (root / "etc/keep2").stat() if (root / "etc/keep2").exists() else (root / "etc/version").stat()
+    (root / "etc/version").write_text("XX.X")
+    os.utime(root / "etc/version", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def remove(root: Path) -> None:
+    (root / "etc/version").unlink()
+
+
+def add(root: Path) -> None:
+    (root / "etc/mine").write_text("mine")
+
+
+def chmod(root: Path) -> None:
+    (root / "usr/bin/tool").chmod(0o777)
+
+
+EDITS = [append, hide, remove, add, chmod]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+class TestHandEdits:
+    """Somebody edits a generation's directory; the next version does not certify that."""
+
+    def test_the_next_version_is_made_from_a_sound_start(self, node: Node, edit: Callable[[Path], None]) -> None:
+        edit(node.layer / "diff")
+        done = node.converge("12.2")
+        assert done["changed"]
+        assert differences(node.view(), node.views["12.2"]) == []
+        assert check(node, deep=True)["ok"]
+        assert [one.damaged for one in record(node).generations.values()] == [False, True, False]
+        with pytest.raises(NoWayBack, match="is damaged"):
+            rollback(node)
+        rollback(node, "pristine")
+        assert differences(node.view(), node.views["12.0"]) == []
+
+    def test_without_another_start_it_is_refused(self, node: Node, edit: Callable[[Path], None]) -> None:
+        edit(node.layer / "diff")
+        del node.bundles["12.1"]
+        before = os.stat(node.layer / "diff").st_ino
+        with pytest.raises(GenerationDamaged, match=r"generation 1 of corp/base:12\.0, version 12\.1, was changed"):
+            node.converge("12.2")
+        assert os.stat(node.layer / "diff").st_ino == before
+        assert record(node).generations[1].damaged
+
+    def test_a_kept_generation_is_checked_before_it_comes_back(self, node: Node, edit: Callable[[Path], None]) -> None:
+        node.converge("12.2")
+        edit(node.layer / "baseimg/generations/1")
+        for _ in range(2):
+            with pytest.raises((GenerationDamaged, NoWayBack)):
+                rollback(node)
+        with pytest.raises((GenerationDamaged, NoWayBack)):
+            rollback(node, "12.1")
+        assert differences(node.view(), node.views["12.2"]) == []
+        # converging makes it again
+        assert node.converge("12.1")["changed"]
+        assert differences(node.view(), node.views["12.1"]) == []
+        assert check(node, deep=True)["ok"]
+
+    def test_an_edited_pristine_content_does_not_come_back(self, node: Node, edit: Callable[[Path], None]) -> None:
+        root = node.layer / "baseimg/generations/0"
+        (root / "usr/bin").mkdir(parents=True, exist_ok=True)
+        (root / "usr/bin/tool").write_text("x")
+        edit(root)
+        for to in ("pristine", "12.0", None):
+            with pytest.raises(PristineDamaged):
+                rollback(node, to)
+        with pytest.raises(PristineDamaged):
+            node.converge("12.0")
+        assert differences(node.view(), node.views["12.1"]) == []
+
+
+@pytest.mark.parametrize("edit", [append, hide, add])
+def test_a_pristine_content_that_was_edited_before_the_first_apply(tmp_path, edit):
+    node = Node(tmp_path)
+    edit(node.layer / "diff")
+    with pytest.raises(PristineDamaged, match=r"the original content of corp/base:12\.0 was changed"):
+        node.converge("12.1")
+    assert record(node).pristine.damaged
+    with pytest.raises(PristineDamaged):
+        node.converge("12.0")
+    assert check(node)["pristine"] == "damaged"
+
+
+def test_what_verify_finds_stays_known(node):
+    append(node.layer / "diff")
+    assert not check(node)["ok"]
+    assert record(node).live.damage == "etc/version: content"
+    again = node.converge("12.1")
+    assert (again["changed"], len(again["warnings"])) == (False, 1)
+    assert "etc/version: content" in again["warnings"][0]
+    assert node.plan("12.1")["warnings"] == again["warnings"]
+    status = bases.status(node.engine, bases.locate(node.engine, BASE))
+    assert [one["damaged"] for one in status["generations"]] == [False, True]
+    assert node.converge("12.1", repair=True)["repaired"]
+    assert record(node).live.damage == ""
+    assert node.converge("12.1")["warnings"] == []
+
+
+def test_what_verify_found_is_forgotten_when_it_is_sound_again(node):
+    path = node.layer / "diff/etc/version"
+    content, before = path.read_text(), path.stat()
+    append(node.layer / "diff")
+    assert not check(node)["ok"]
+    path.write_text(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert check(node)["ok"]
+    assert record(node).live.damaged
+    assert check(node, deep=True)["ok"]
+    assert not record(node).live.damaged
+
+
+def test_a_damaged_pristine_content_stays_known_if_nothing_was_applied(tmp_path):
+    node = Node(tmp_path)
+    append(node.layer / "diff")
+    assert check(node, deep=True)["pristine"] == "damaged"
+    assert record(node).pristine.damaged
+    with pytest.raises(PristineDamaged):
+        node.converge("12.0")
+
+
+class TestIdentity:
+    def test_a_directory_with_the_inode_of_a_generation_is_not_that_generation(self, node: Node) -> None:
+        live, state = node.layer / "diff", node.layer / "baseimg/state.json"
+        shutil.rmtree(live)
+        live.mkdir()
+        data = json.loads(state.read_text())
+        data["generations"][1]["inode"] = live.stat().st_ino
+        state.write_text(json.dumps(data))
+        with pytest.raises(ContentUnknown):
+            node.converge("12.1")
+
+    @pytest.mark.parametrize("how", ["cp -a", "rsync -aHAX"])
+    def test_a_moved_store_works_at_once(self, node: Node, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        node.converge("12.2")
+        moved = node.layer.with_name("moved")
+        if how == "cp -a":
+            subprocess.run(["cp", "-a", node.layer, moved], check=True)
+        elif shutil.which("rsync"):
+            subprocess.run(["rsync", "-aHAX", f"{node.layer}/", moved], check=True)
+        else:
+            pytest.skip("no rsync here")
+        shutil.rmtree(node.layer)
+        moved.rename(node.layer)
+        assert check(node, deep=True)["ok"]
+        assert rollback(node)["to"] == "12.1"
+        assert rollback(node, "pristine")["to"] == "12.0"
+        assert differences(node.view(), node.views["12.0"]) == []
+        assert node.converge("12.2")["changed"]
+        assert len(record(node).generations) == 3
+
+    def test_a_store_that_lost_its_attributes_is_recognised_by_content(self, node: Node) -> None:
+        node.converge("12.2")
+        self.lose_attributes(node)
+        with pytest.raises(ContentUnknown):
+            node.converge("12.2")
+        assert node.plan("12.2", repair=True)["from"] == "12.2"
+        assert node.converge("12.2", repair=True)["from"] == "12.2"
+        versions = [one.version for one in record(node).generations.values()]
+        assert (versions, record(node).pristine_state) == (["12.0", "12.1", "12.2"], "kept")
+        rollback(node, "pristine")
+        assert differences(node.view(), node.views["12.0"]) == []
+
+    def lose_attributes(self, node: Node) -> None:
+        """As a backup without attributes does."""
+        for directory in (node.layer / "diff", *(node.layer / "baseimg/generations").iterdir()):
+            copy = directory.with_name("copy")
+            subprocess.run(["cp", "-a", directory, copy], check=True)
+            shutil.rmtree(directory)
+            copy.rename(directory)
+            os.removexattr(directory, "trusted.baseimg.id")
+
+    def test_prune_removes_nothing_while_pristine_is_missing(self, node: Node) -> None:
+        node.converge("12.2")
+        pristine = node.layer / "baseimg/generations/0"
+        pristine.rename(node.root / "elsewhere")
+        bases.locate(node.engine, BASE)
+        store = bases.locate(node.engine, BASE).store
+        with store.lock(1, "test"):
+            assert store.prune(store.recover(), [1]) == 0
+        assert sorted(os.listdir(pristine.parent)) == ["1"]
+        with pytest.raises(PristineUnproven):
+            rollback(node, "pristine")
+        (node.root / "elsewhere").rename(pristine)
+        rollback(node, "pristine")
+        assert differences(node.view(), node.views["12.0"]) == []
+
+
+class Old(Node):
+    """A node whose bundles have no view digests."""
+
+    views_in_bundles = False
+
+
+class TestProof:
+    def test_a_bundle_with_a_digest(self, node: Node) -> None:
+        one = record(node)
+        assert (one.pristine.proof, one.live.proof) == ("bundle", "bundle")
+
+    def test_a_bundle_without_a_digest_needs_a_proven_start(self, tmp_path: Path) -> None:
+        node = Old(tmp_path)
+        node.converge("12.1")
+        one = record(node)
+        assert (one.pristine.proof, one.live.proof) == ("engine", "from-start")
+        node.converge("12.2")
+        assert differences(node.view(), node.views["12.2"]) == []
+        assert record(node).live.proof == "from-start"
+
+    def test_a_bundle_that_promises_another_content_is_refused(self, tmp_path: Path) -> None:
+        node = Node(tmp_path)
+        node.views_in_bundles = True
+        path = node.root / "targets/12.1/etc/version"
+        path.write_text("promised")
+        promised = node._image("12.1", [node.root / "targets/12.1"])
+        path.write_text("12.1")
+        node._image = lambda version, stack: promised if version == "12.1" else Node._image(node, version, stack)
+        node.bundles["12.1"] = node._bundle("12.1", node.stack, [node.root / "targets/12.1"], "12.0")
+        with pytest.raises(GenerationDamaged, match="differs from the one that the bundle promises"):
+            node.converge("12.1")
+        assert os.listdir(node.layer) == ["diff"]
+
+
+class TestPreviousRelease:
+    """A store of format 1 is read, and its contents are used for no more than they are proven to be."""
+
+    @pytest.fixture
+    def old(self, node: Node) -> Node:
+        node.converge("12.2")
+        downgrade(node.layer)
+        return node
+
+    def test_it_is_read_and_upgraded(self, old: Node) -> None:
+        assert [one.proof for one in record(old).generations.values()] == ["", "", ""]
+        assert node_ok(old)
+        result = rollback(old)
+        assert (result["to"], result["warnings"]) == (
+            "12.1",
+            ["version 12.1 is unproven: it was never compared with an image"],
+        )
+        assert json.loads((old.layer / "baseimg/state.json").read_text())["format"] == 2
+        assert all(one.id for one in record(old).generations.values())
+        assert differences(old.view(), old.views["12.1"]) == []
+
+    def test_nothing_starts_from_an_unproven_content(self, old: Node) -> None:
+        rollback(old)
+        shutil.rmtree(old.layer / "baseimg/generations/2")
+        del old.bundles["12.1"]
+        with pytest.raises(GenerationUnproven, match=r"version 12\.1, was never compared with an image"):
+            old.converge("12.2")
+
+    def test_it_is_proven_by_comparing_it_with_its_bundle(self, old: Node) -> None:
+        rollback(old, "pristine")
+        source = old.bundles["12.1"]
+        old.bundles["12.1"] = type(source)(source.source, None)
+        data = json.loads((old.layer / "baseimg/state.json").read_text())
+        data["generations"][1]["bundle"] = ""
+        (old.layer / "baseimg/state.json").write_text(json.dumps(data))
+        assert old.converge("12.1")["generation"] == 1
+        assert (record(old).live.proof, bool(record(old).live.bundle)) == ("bundle", True)
+
+    def test_an_upgrade_that_is_interrupted(self, old: Node) -> None:
+        """The attribute is set, the record is not written."""
+        os.setxattr(old.layer / "diff", "trusted.baseimg.id", b"f" * 32)
+        assert record(old).live.version == "12.2"
+        rollback(old)
+        assert differences(old.view(), old.views["12.1"]) == []
+
+
+def node_ok(node: Node) -> bool:
+    return bool(check(node)["ok"])
+
+
+class TestProvenance:
+    """``bundle`` and ``signed_by`` are those of a bundle that the content was made from or compared with."""
+
+    def forge(self, node: Node) -> None:
+        """A bundle that claims the chain ID of 12.1 and brings another content."""
+        path = node.root / "targets/12.1/etc/version"
+        genuine = node.bundles["12.1"]
+        os.rename(genuine.source, genuine.source + ".genuine")
+        path.write_text("forged")
+        self.forged = node._bundle("12.1", node.stack, [path.parent.parent], "12.0")
+        os.rename(self.forged.source, self.forged.source + ".forged")
+        path.write_text("12.1")
+        os.rename(genuine.source + ".genuine", genuine.source)
+        self.source = type(genuine)(self.forged.source + ".forged", self.forged.digest)
+
+    def test_a_corrected_bundle_replaces_a_wrong_one(self, tmp_path: Path) -> None:
+        node = Node(tmp_path)
+        self.forge(node)
+        genuine, node.bundles["12.1"] = node.bundles["12.1"], self.source
+        node.converge("12.1")
+        assert (node.layer / "diff/etc/version").read_text() == "forged"
+        node.bundles["12.1"] = genuine
+        done = node.converge("12.1")
+        assert (done["changed"], done["from"], done["to"]) == (True, "12.1", "12.1")
+        assert differences(node.view(), node.views["12.1"]) == []
+        assert record(node).live.bundle == genuine.digest
+        assert bases.locate(node.engine, BASE).store.records.history()[-1]["bundle"] == genuine.digest
+        assert node.converge("12.1")["changed"] is False
+
+    def test_a_corrupt_bundle_over_a_known_content(self, node: Node) -> None:
+        genuine = node.bundles["12.1"]
+        data = bytearray(Path(genuine.source).read_bytes())
+        data[600] ^= 0xFF  # in the layer's blob, which is not read to know what the bundle leads to
+        corrupt = node.root / "corrupt.tar"
+        corrupt.write_bytes(data)
+        with pytest.raises(Exception, match=r"digest-mismatch|bundle-invalid"):
+            converge.apply(node.context, type(genuine)(str(corrupt)))
+        assert record(node).live.bundle == genuine.digest
+
+    def test_another_file_with_the_same_content(self, node: Node) -> None:
+        genuine = node.bundles["12.1"]
+        source, target = node.stack, [node.root / "targets/12.1"]
+        rollback(node)
+        os.rename(genuine.source, genuine.source + ".first")
+        again = node._bundle("12.1", source, target, "12.0")
+        data = Path(again.source).read_bytes()
+        Path(again.source).write_bytes(data + bytes(512))  # a longer file, the same bundle
+        done = converge.apply(node.context, type(genuine)(again.source))
+        assert (done["changed"], done["generation"]) == (True, 1)
+        assert record(node).live.bundle not in ("", genuine.digest)
+
+    def test_with_required_signatures_an_unsigned_content_is_not_converged(self, node: Node) -> None:
+        trust = Trust(keys=(), required=True)
+        context = Context(node.engine, lambda source: source.source, "test", 0.0, trust=trust)
+        done = converge.converge(context, BASE, "12.1", node.bundles)
+        assert done["generation"] in (1, 2)
+        assert record(node).live.bundle == node.bundles["12.1"].digest
+
+
+def test_readers_without_a_lock_see_one_state(node):
+    """While operations swap and prune, verify and status are right or repeat."""
+    over = threading.Event()
+    failures: list[object] = []
+
+    def read() -> None:
+        while not over.is_set():
+            try:
+                found = check(node)
+                status = bases.status(node.engine, bases.locate(node.engine, BASE))
+            except Exception as exc:
+                failures.append(exc)
+            else:
+                if not found["ok"] or status["version"] not in node.views:
+                    failures.append((found, status))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _round in range(15):
+            node.converge("12.2")
+            rollback(node, "12.1")
+            prune.prune(node.context, BASE, 0, False)
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+    assert failures == []

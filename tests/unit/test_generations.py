@@ -1,0 +1,92 @@
+"""Which directory is which generation, which one a rollback goes to, and which may be removed."""
+
+from __future__ import annotations
+
+import pytest
+
+from baseimg_core.model.store.generations import Directory, directory_of, removable, way_back
+from baseimg_core.model.store.record import Generation, Record
+
+THEN = "2026-01-01T00:00:00Z"
+
+
+def record(current: int = 3, previous: int | None = 2, **damaged: bool) -> Record:
+    """Generations 0 to 3; ``g1=True`` makes generation 1 damaged."""
+    generations = {
+        number: Generation(number, f"12.{number}", "", 100 + number, id=f"id{number}", activated=THEN)
+        for number in range(4)
+    }
+    for name, value in damaged.items():
+        generations[int(name[1:])].damaged = value
+    return Record("b:1", "", ("",), generations, current=current, previous=previous)
+
+
+class TestDirectory:
+    GENERATION = Generation(1, "12.1", "", 100, id="one")
+
+    def test_the_id_decides_not_the_inode(self) -> None:
+        mine, reused = Directory("x", 7, "one"), Directory("1", 100, "")
+        assert directory_of(self.GENERATION, [reused, mine], ["one"]) == mine
+        assert directory_of(self.GENERATION, [reused], ["one"]) is None
+
+    def test_of_two_copies_the_one_that_was_seen_last(self) -> None:
+        copy, mine = Directory("1", 7, "one"), Directory("diff", 100, "one")
+        assert directory_of(self.GENERATION, [copy, mine], ["one"]) == mine
+
+    def test_of_two_unseen_copies_the_one_with_the_number(self) -> None:
+        mine, copy = Directory("1", 8, "one"), Directory("1.bak", 7, "one")
+        assert directory_of(self.GENERATION, [copy, mine], ["one"]) == mine
+
+    def test_without_an_id_the_inode_decides(self) -> None:
+        old = Generation(1, "12.1", "", 100)
+        assert directory_of(old, [Directory("1", 100, "")], []) == Directory("1", 100, "")
+        # an upgrade was interrupted after the attribute was set
+        assert directory_of(old, [Directory("1", 100, "new")], []) == Directory("1", 100, "new")
+        assert directory_of(old, [Directory("1", 100, "two")], ["two"]) is None
+        assert directory_of(old, [Directory("1", 7, "")], []) is None
+
+
+class TestRemovable:
+    @pytest.mark.parametrize(
+        ("keep", "gone"),
+        [(0, [1]), (1, [1]), (2, []), (9, [])],
+    )
+    def test_the_newest_by_number_stay_and_always_the_way_back(self, keep: int, gone: list[int]) -> None:
+        assert removable(record(), keep, {})[0] == gone
+
+    def test_times_mean_nothing(self) -> None:
+        """The clock was set back: the newest was activated first."""
+        one = record()
+        for number, generation in one.generations.items():
+            generation.activated = f"20{50 - number}-01-01T00:00:00Z"
+        assert removable(one, 1, {})[0] == [1]
+
+    def test_a_damaged_one_goes_before_a_sound_one(self) -> None:
+        assert removable(record(g2=True), 1, {}) == ([2], {0: "pristine", 3: "current", 1: "the way back"})
+        assert removable(record(current=0, previous=3, g2=True), 0, {})[0] == [2, 1]
+
+    def test_in_use_and_pinned(self) -> None:
+        one = record()
+        one.generations[1].pinned = True
+        gone, reasons = removable(one, 0, {2: "in use by shop"})
+        assert (gone, reasons[1], reasons[2]) == ([], "pinned", "in use by shop")
+
+    def test_nothing_while_pristine_is_missing(self) -> None:
+        one = record(g1=True)
+        one.pristine.inode = 0
+        gone, reasons = removable(one, 0, {})
+        assert gone == []
+        assert set(reasons) == {1, 2, 3}
+
+    def test_the_base_was_adopted_without_a_pristine_content(self) -> None:
+        one = record()
+        one.pristine.inode, one.unproven = 0, "the engine keeps no record"
+        assert removable(one, 0, {})[0] == [1]
+
+
+@pytest.mark.parametrize(
+    ("previous", "damaged", "back"),
+    [(2, {}, 2), (1, {}, 1), (None, {}, 2), (2, {"g2": True}, 1), (2, {"g2": True, "g1": True, "g0": True}, None)],
+)
+def test_the_way_back(previous: int | None, damaged: dict[str, bool], back: int | None) -> None:
+    assert way_back(record(3, previous, **damaged)) == back
