@@ -267,7 +267,7 @@ def inspect(bundle, verify=False):
         return ops_build.inspect(minion.fetch(pillar.bundle_source(bundle, None, "bundle")), bool(verify))
 
 
-def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwargs):
+def apply(bundle, hash=None, base=None, protect=None, containers="keep", saltenv=None, **kwargs):
     """
     Bring a base to the version that a bundle leads to. Running containers keep the old content until they are stopped
     and started; see ``containers``. Applying the version that is already live is a no-op.
@@ -295,6 +295,10 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwarg
         ``command`` to run in the container or a ``url`` to request, and ``match``, selectors; or a list of these), and
         ``on_failure`` (``rollback`` or ``halt``). See docs/operating/containers.md.
 
+    saltenv
+        The environment of ``salt://`` URLs, unless the URL has ``?saltenv=``. Default: that of the minion's
+        configuration, or else ``base``.
+
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those on the
     base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
     ``unknown``), and ``protected`` (protected images that were created after the change). ``kept`` lists the bases
@@ -311,7 +315,7 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwarg
         salt '*' baseimg.apply salt://baseimg/bundles/corp-base_12.0_12.1.tar hash=sha256:4f9…
         salt-call baseimg.apply /srv/b.tar containers="{mode: restart, parallel: 2, except: [db-*]}"
     """
-    with _operation("apply", kwargs) as minion:
+    with _operation("apply", kwargs, saltenv) as minion:
         source = pillar.bundle_source(bundle, hash, "bundle")
         if base is not None:
             pillar.text(base, "base")
@@ -319,7 +323,17 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", **kwarg
         return ops_converge.apply(context, source, base, restarts)
 
 
-def converge(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep", **kwargs):
+def converge(
+    name,
+    version,
+    bundles=None,
+    chain_id=None,
+    repair=False,
+    protect=None,
+    containers="keep",
+    saltenv=None,
+    **kwargs,
+):
     """
     Bring a base to a declared version: swap in a generation that is on the node, else make one from bundles.
 
@@ -346,6 +360,10 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, protect=N
     containers
         As for :py:func:`baseimg.apply`. ``restart`` includes containers that an earlier run left on another content.
 
+    saltenv
+        The environment of ``salt://`` URLs, unless the URL has ``?saltenv=``. Default: that of the minion's
+        configuration, or else ``base``.
+
     Returns what :py:func:`baseimg.apply` returns, and ``repaired``.
 
     CLI Example:
@@ -355,17 +373,17 @@ def converge(name, version, bundles=None, chain_id=None, repair=False, protect=N
         salt-call baseimg.converge corp/base:12.0 "'12.1'" \\
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
-    with _operation("converge", kwargs) as minion:
-        wanted = _declared(name, version, bundles, chain_id)
+    with _operation("converge", kwargs, saltenv) as minion:
+        wanted = _declared(minion, name, version, bundles, chain_id)
         context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
         return ops_converge.converge(context, *wanted, bool(repair), restarts)
 
 
-def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep"):
+def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep", saltenv=None):
     """
     Show what :py:func:`baseimg.converge` would do with the same arguments. Changes nothing.
 
-    name, version, bundles, chain_id, repair, protect, containers
+    name, version, bundles, chain_id, repair, protect, containers, saltenv
         As there.
 
     Returns what ``converge`` would return, with ``bundles`` (the versions whose bundles would be applied, oldest first)
@@ -379,20 +397,20 @@ def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None,
 
         salt-call baseimg.plan corp/base:12.0 "'12.0'"
     """
-    with _operation() as minion:
-        wanted = _declared(name, version, bundles, chain_id)
+    with _operation(saltenv=saltenv) as minion:
+        wanted = _declared(minion, name, version, bundles, chain_id)
         context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
         return ops_converge.plan(context, *wanted, bool(repair), restarts)
 
 
-def fetch(name, version, bundles=None, chain_id=None):
+def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
     """
     Fetch and check the bundles that :py:func:`baseimg.converge` would need. Changes nothing else.
 
     A later converge fetches nothing: a file with its declared digest is not sent again. Bundles from HTTP need a
     declared ``hash`` for this.
 
-    name, version, bundles, chain_id
+    name, version, bundles, chain_id, saltenv
         As there.
 
     Returns ``needed`` (false if the base shows the version), ``base``, ``from`` and ``to`` (versions), ``bundles`` in
@@ -406,8 +424,8 @@ def fetch(name, version, bundles=None, chain_id=None):
         salt '*' baseimg.fetch corp/base:12.0 "'12.1'" \\
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
-    with _operation("fetch") as minion:
-        return ops_fetch.fetch(minion.context(trust=True), *_declared(name, version, bundles, chain_id))
+    with _operation("fetch", saltenv=saltenv) as minion:
+        return ops_fetch.fetch(minion.context(trust=True), *_declared(minion, name, version, bundles, chain_id))
 
 
 def rollback(base, to=None, containers="keep", hold=False, reason="rolled back", **kwargs):
@@ -869,10 +887,10 @@ def problem():
     return ""
 
 
-def _declared(name, version, bundles, chain_id):
+def _declared(minion, name, version, bundles, chain_id):
     pillar.text(name, "name")
     pillar.check_base(version, chain_id, "ok", name)
-    return name, version, pillar.bundles(bundles, f"{name}:bundles"), chain_id
+    return name, version, minion.with_digests(pillar.bundles(bundles, f"{name}:bundles")), chain_id
 
 
 def _text(value, key):
@@ -891,10 +909,10 @@ def _known_version(engine, base, version, key):
 
 
 @contextlib.contextmanager
-def _operation(action="", kwargs=None):
+def _operation(action="", kwargs=None, saltenv=None):
     """The minion, for one operation. Errors of the core become Salt's; unknown arguments are refused."""
     _check_installation()
-    minion = Minion(__salt__, __opts__, __pillar__, action, _pub(kwargs or {}))
+    minion = Minion(__salt__, __opts__, __pillar__, action, _pub(kwargs or {}), saltenv)
     try:
         with translate_os_errors("a file of this node", "use"):
             yield minion

@@ -32,9 +32,11 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         The version to show, a text: quote it. The base's own tag means its pristine content.
 
     bundles
-        Version → ``source`` (a path on the node, or a URL as for ``baseimg.apply``) and ``hash`` (``sha256:…`` of the
-        file). A version that is already on the node needs none. If no bundle leads to the version directly, several
-        are chained.
+        Version → ``source`` (a path on the node, or a URL as for ``baseimg.apply``; or a list of them, of which the
+        first that works is used) and ``hash`` (``sha256:…`` of the file). ``source_hash`` instead of ``hash`` takes
+        what Salt's own states take, as far as it is sha256: a digest, or the path or URL of a file with digests.
+        ``salt://`` means the environment of the SLS, unless the URL has ``?saltenv=``. A version that is already on the
+        node needs no bundle. If no bundle leads to the version directly, several are chained.
 
     chain_id
         The chain ID of the base, for nodes on which no image has the name.
@@ -78,10 +80,11 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         ret["comment"] = f"[argument-invalid] missing is {missing!r}, expected one of: ok, fail"
         return ret
     wanted = (name, version, bundles, chain_id, repair, protect)
+    saltenv = globals().get("__env__")  # the environment of the SLS; Salt sets it for a run of states
     try:
         if __opts__["test"]:
-            return _would_converge(ret, __salt__["baseimg.plan"](*wanted, containers=containers))
-        return _converged(ret, __salt__["baseimg.converge"](*wanted, containers=containers))
+            return _would_converge(ret, __salt__["baseimg.plan"](*wanted, containers=containers, saltenv=saltenv))
+        return _converged(ret, __salt__["baseimg.converge"](*wanted, containers=containers, saltenv=saltenv))
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             return _absent(ret, exc)

@@ -10,8 +10,10 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from .context import Context
 from .engine import detect
@@ -21,11 +23,28 @@ from .model.policy import pillar as policy_pillar
 from .model.policy import protection, reference
 from .ops import status
 from .redact import redact_url
-from .registry import pull, push
+
+if TYPE_CHECKING:
+    from .registry import pull
 
 _BAR_SECONDS = 0.2
 _EVENT_SECONDS = 5
 _FAILED_VERIFICATION = ("digest-mismatch", "signature-invalid", "bundle-invalid")
+
+
+@contextlib.contextmanager
+def _registry_code() -> Iterator[None]:
+    """
+    Import the code for registries on first use, because most operations need none.
+
+    A node with another ``urllib3`` than it needs must be able to do everything else.
+    """
+    try:
+        yield
+    except ImportError as exc:
+        raise BundleUnavailable(
+            f"registries cannot be used on this node: {exc}", "install the Python package 'urllib3' beside Salt"
+        ) from exc
 
 
 class Minion:
@@ -44,8 +63,10 @@ class Minion:
         pillar: Mapping[str, Any],
         action: str = "",
         pub: Mapping[str, str] | None = None,
+        saltenv: str | None = None,
     ) -> None:
         self._salt, self._opts, self._pillar = functions, opts, pillar
+        self._saltenv = str(saltenv or opts.get("saltenv") or "base")
         self._action, self._pub = action, dict(pub or {})
         self._engine: Engine | None = None
         self._fetched: list[str] = []
@@ -131,37 +152,79 @@ class Minion:
 
     def bundles(self, base: str, bundle: object) -> protection.Declared | None:
         """Return the bundles to judge: ``bundle`` (a path, a URL, a version), or else those that pillar declares."""
-        return protection.declared_bundles(base, bundle, self.declared()["bases"])
+        declared = protection.declared_bundles(base, bundle, self.declared()["bases"])
+        return declared and replace(declared, bundles=self.with_digests(declared.bundles))
 
     def fetch(self, source: policy_pillar.Source) -> str:
         """
         Return a local copy of ``source``; raises :class:`BundleUnavailable`, and what the registry's cache raises.
         """
-        if source.source.startswith("/"):
-            return source.source
-        if reference.is_registry(source.source):
-            path = self._registry().fetch(source.source)
-            self._fetched.append(path)
-            return path
-        digest = source.digest and source.digest.removeprefix("sha256:")
-        saltenv = self._opts.get("saltenv") or "base"
+        failures = []
+        for place in source.places:
+            try:
+                if source.alternatives and place.startswith("/") and not os.path.exists(place):
+                    raise BundleUnavailable(f"{place} does not exist")
+                return self._fetch(place, source.digest)
+            except BundleUnavailable as exc:
+                failures.append(exc)
+        if len(failures) == 1:
+            raise failures[0]
+        raise BundleUnavailable("; ".join(failure.message for failure in failures)) from None
+
+    def _fetch(self, place: str, digest: str | None) -> str:
+        if place.startswith("/"):
+            return place
+        path = self._registry().fetch(place) if reference.is_registry(place) else self._cache_file(place, digest)
+        self._fetched.append(path)
+        return path
+
+    def _cache_file(self, url: str, digest: str | None) -> str:
+        """Fetch with Salt's file client. ``?saltenv=`` in the URL wins over the environment of this operation."""
         try:
-            path = self._salt["cp.cache_file"](source.source, saltenv=saltenv, source_hash=digest)
+            hex_digest = digest and digest.removeprefix("sha256:")
+            path = self._salt["cp.cache_file"](url, saltenv=self._saltenv, source_hash=hex_digest)
         except Exception as exc:  # each transport raises other errors
             # the cause is dropped, because a traceback would show its URL
-            raise BundleUnavailable(f"cannot fetch {source.source}: {redact_url(str(exc), source.source)}") from None
+            raise BundleUnavailable(f"cannot fetch {url}: {redact_url(str(exc), url)}") from None
+        if not path and url.startswith("salt://"):
+            saltenv = dict(parse_qsl(url.partition("?")[2])).get("saltenv", self._saltenv)
+            raise BundleUnavailable(
+                f"cannot fetch {url}: not found in the environment {saltenv}",
+                f"publish it below file_roots of {saltenv}, or name another environment: {url.partition('?')[0]}"
+                "?saltenv=NAME",
+            )
         if not path:
-            raise BundleUnavailable(f"cannot fetch {source.source}")
-        self._fetched.append(path)
+            raise BundleUnavailable(f"cannot fetch {url}")
         return str(path)
+
+    def with_digests(self, bundles: Mapping[str, policy_pillar.Source]) -> dict[str, policy_pillar.Source]:
+        """Return the bundles with the digests of their hash files; raises :class:`BundleUnavailable`."""
+        return {version: self._with_digest(source) for version, source in bundles.items()}
+
+    def _with_digest(self, source: policy_pillar.Source) -> policy_pillar.Source:
+        if source.hash_file is None:
+            return source
+        name = source.source.partition("?")[0].rpartition("/")[2]
+        try:
+            found = self._salt["file.get_source_sum"](name, source.source, source.hash_file, saltenv=self._saltenv)
+        except Exception as exc:  # Salt's own, and those of each transport
+            reason = redact_url(str(exc), source.hash_file)
+            raise BundleUnavailable(f"cannot read a digest from {source.hash_file}: {reason}") from None
+        if found["hash_type"] != "sha256":
+            raise ArgumentInvalid(f"{source.hash_file} has a digest of the type {found['hash_type']}, expected sha256")
+        return replace(source, digest=f"sha256:{found['hsum'].lower()}", hash_file=None)
 
     def push(self, bundle: str, place: reference.Reference, test: bool) -> dict[str, Any]:
         """Push a bundle to a registry; ``test`` sends nothing."""
+        with _registry_code():
+            from .registry import push
         return push.push(bundle, place, self._registries(), test, self.progress)
 
     def _registry(self) -> pull.BundleCache:
         if self._cache is None:
             home = os.path.join(self._opts["cachedir"], "baseimg", "registry")
+            with _registry_code():
+                from .registry import pull
             self._cache = pull.BundleCache(home, self._registries(), self.progress, self._reserve())
         return self._cache
 

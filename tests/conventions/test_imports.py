@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -123,6 +125,41 @@ def test_the_rule_itself(room: str, code: str, wrong: str) -> None:
     found = violations(ast.parse(code), room, package)
     assert len(found) == bool(wrong)
     assert wrong in "".join(found)
+
+
+WITHOUT_REGISTRIES = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "urllib3":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from baseimg_core.errors import BundleUnavailable
+from baseimg_core.minion import Minion
+from baseimg_core.model.policy.pillar import Source
+
+minion = Minion({"config.get": lambda key, default=None: default}, {"cachedir": "/tmp"}, {})
+try:
+    minion.fetch(Source("docker://registry.corp:5000/base:1"))
+except BundleUnavailable as exc:
+    print(exc)
+"""
+
+
+def test_a_minion_needs_no_code_for_registries() -> None:
+    """Without urllib3, or with one that is too old, everything else works, and a registry is one typed error."""
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_REGISTRIES],
+        env={**os.environ, "PYTHONPATH": str(CORE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("[bundle-unavailable] registries cannot be used on this node")
+    assert "install the Python package 'urllib3'" in run.stdout
 
 
 def test_a_subject_has_the_same_name_on_every_layer() -> None:

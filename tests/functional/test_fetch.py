@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -58,6 +59,85 @@ def offered(lab: Lab, server: Server, tmp_path: Path) -> dict[str, dict[str, str
         lab.build(source, target, str(path))
         found[version] = {"source": f"{server.url}/{version}.tar", "hash": digest(path)}
     return found
+
+
+@pytest.fixture
+def environments(lab: Lab, tmp_path: Path) -> Iterator[Path]:
+    """A minion with the environments base and prod; gives the directory of prod, which has the SLS and the bundle."""
+    lab.usual()
+    prod = tmp_path / "prod"
+    prod.mkdir()
+    before = dict(lab.minion.opts["file_roots"])
+    lab.bundle()
+    (prod / "b.tar").write_bytes((lab.work / "12.0_12.1.tar").read_bytes())
+    lab.minion.configure(file_roots={**before, "prod": [str(prod)]}, saltenv=None)
+    yield prod
+    lab.minion.configure(file_roots=before, saltenv=None)
+
+
+class TestEnvironments:
+    """`salt://` means the environment of the SLS, as in Salt's own states."""
+
+    def converged(self, bundle: dict[str, object]) -> str:
+        return json.dumps({BASE: {"baseimg.converged": [{"version": "12.1"}, {"bundles": {"12.1": bundle}}]}})
+
+    def test_a_highstate_of_another_environment(self, lab: Lab, environments: Path) -> None:
+        (environments / "top.sls").write_text(json.dumps({"prod": {"*": ["site"]}}))
+        (environments / "site.sls").write_text(self.converged({"source": "salt://b.tar"}))
+        for test in (True, False):
+            (ret,) = lab.minion.modules["state.highstate"](test=test).values()
+            assert ret["result"] is (None if test else True), ret["comment"]
+        assert lab.version() == "12.1"
+
+    def test_the_url_wins(self, lab: Lab, environments: Path) -> None:
+        bundles = {"12.1": {"source": "salt://b.tar?saltenv=prod"}}
+        assert lab.fetch(BASE, "12.1", bundles=bundles, saltenv="base")["needed"]
+
+    def test_the_error_names_the_environment(self, lab: Lab, environments: Path) -> None:
+        bundles = {"12.1": {"source": "salt://b.tar"}}
+        error = lab.refused("bundle-unavailable", "fetch", BASE, "12.1", bundles=bundles)
+        assert error.info["message"] == "cannot fetch salt://b.tar: not found in the environment base"
+        assert "?saltenv=NAME" in error.info["hint"]
+        bundles = {"12.1": {"source": "salt://no.tar?saltenv=prod"}}
+        error = lab.refused("bundle-unavailable", "fetch", BASE, "12.1", bundles=bundles)
+        assert "in the environment prod" in error.info["message"]
+
+    def test_an_environment_that_the_minion_is_pinned_to(self, lab: Lab, environments: Path) -> None:
+        lab.minion.configure(saltenv="prod")
+        assert lab.converge(BASE, "12.1", {"12.1": {"source": "salt://b.tar"}})["changed"]
+
+
+class TestSalt:
+    """What a state of Salt's own takes."""
+
+    def test_the_first_source_that_works(self, lab: Lab, server: Server, tmp_path: Path) -> None:
+        lab.usual(NEWER)
+        bundles = offered(lab, server, tmp_path)
+        places = ["/no/such/file", "salt://no.tar", f"{server.url}/no.tar", bundles["12.1"]["source"], "salt://never"]
+        assert lab.fetch(BASE, "12.1", bundles={"12.1": {"source": places}})["needed"]
+        error = lab.refused("bundle-unavailable", "fetch", BASE, "12.1", bundles={"12.1": {"source": places[:3]}})
+        assert all(place in error.info["message"] for place in places[:3])
+
+    def test_every_form_of_source_hash(self, lab: Lab, server: Server, tmp_path: Path) -> None:
+        lab.usual(NEWER)
+        bundle = offered(lab, server, tmp_path)["12.1"]
+        hexed = bundle["hash"].removeprefix("sha256:")
+        (tmp_path / "served/SHA256SUMS").write_text(f"{'0' * 64}  other.tar\n{hexed}  12.1.tar\n")
+        (tmp_path / "sum").write_text(f"{hexed}\n")
+        sums = [hexed, f"sha256={hexed}", f"sha256:{hexed}", f"{server.url}/SHA256SUMS", str(tmp_path / "sum")]
+        for source_hash in sums:
+            declared = {"12.1": {"source": bundle["source"], "source_hash": source_hash}}
+            assert lab.fetch(BASE, "12.1", bundles=declared)["bundles"][0]["digest"] == bundle["hash"]
+        (tmp_path / "sum").write_text("1" * 64)
+        lab.refused("digest-mismatch", "fetch", BASE, "12.1", bundles=declared)
+        (tmp_path / "sum").write_text("1" * 32)
+        lab.refused("argument-invalid", "fetch", BASE, "12.1", bundles=declared)
+        for wrong in ("md5=" + "1" * 32, "nonsense", 5):
+            declared = {"12.1": {"source": bundle["source"], "source_hash": wrong}}
+            lab.refused("argument-invalid", "fetch", BASE, "12.1", bundles=declared)
+        lab.refused("argument-invalid", "fetch", BASE, "12.1", bundles={"12.1": {**bundle, "source_hash": hexed}})
+        declared = {"12.1": {"source": bundle["source"], "source_hash": f"{server.url}/nothing"}}
+        lab.refused("bundle-unavailable", "fetch", BASE, "12.1", bundles=declared)
 
 
 class TestFetch:

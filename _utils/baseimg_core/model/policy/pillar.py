@@ -29,7 +29,8 @@ _OPTIONS = frozenset(
 _PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS  # rollout_policy checks the third, on the master
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers", "below"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
-_BUNDLE_KEYS = frozenset({"source", "hash"})
+_BUNDLE_KEYS = frozenset({"source", "hash", "source_hash"})
+_HASH = re.compile(r"(?:sha256[:=])?([0-9a-f]{64})", re.IGNORECASE)
 _REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
 _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
@@ -47,18 +48,34 @@ def link(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a version's bundle comes from, and the digest that the file must have (``None``: not declared)."""
+    """Where a version's bundle comes from, and the digest that the file must have."""
 
+    #: A path, or a URL.
     source: str
+    #: ``sha256:…``; ``None`` if none is declared.
     digest: str | None = None
+    #: More places of the same file, tried in order.
+    alternatives: tuple[str, ...] = ()
+    #: A path or URL of a file with the digest.
+    hash_file: str | None = None
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All places of the file, in order."""
+        return (self.source, *self.alternatives)
 
     @property
     def signature(self) -> Source:
         """Where its signature is: beside it, so before a URL's query. A registry has a place of its own for it."""
-        if reference.is_registry(self.source):
-            return Source(reference.signature(self.source))
-        place, mark, query = self.source.partition("?") if "://" in self.source else (self.source, "", "")
-        return Source(place + SIGNATURE_SUFFIX + mark + query)
+        first, *others = map(_signature_place, self.places)
+        return Source(first, alternatives=tuple(others))
+
+
+def _signature_place(source: str) -> str:
+    if reference.is_registry(source):
+        return reference.signature(source)
+    place, mark, query = source.partition("?") if "://" in source else (source, "", "")
+    return place + SIGNATURE_SUFFIX + mark + query
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +128,30 @@ def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
         here = f"{key}:{version}"
         text(version, f"a version in {key}")
         fields = _fields(one, _BUNDLE_KEYS, here, "a mapping with source and hash")
-        found[version] = bundle_source(fields.get("source"), fields.get("hash"), here)
+        found[version] = _declared_source(fields, here)
     return found
+
+
+def _declared_source(fields: Mapping[str, Any], key: str) -> Source:
+    """A bundle's ``source`` (one, or a list in order of preference) and its ``hash``, or ``source_hash`` as in Salt."""
+    places = fields.get("source")
+    if not isinstance(places, list):
+        places = [places]
+    if not places:
+        raise _wrong(f"{key}:source", places, "at least one source")
+    sources = [bundle_source(place, fields.get("hash"), key) for place in places]
+    digest, hash_file = sources[0].digest, None
+    if (raw := fields.get("source_hash")) is not None:
+        if digest is not None:
+            raise _wrong(f"{key}:source_hash", raw, "either hash or source_hash")
+        text(raw, f"{key}:source_hash")
+        if match := _HASH.fullmatch(raw):
+            digest = f"sha256:{match[1].lower()}"
+        elif raw.startswith("/") or "://" in raw:
+            hash_file = str(raw)
+        else:
+            raise _wrong(f"{key}:source_hash", raw, "sha256=<64 hex digits>, or the path or URL of a file with them")
+    return Source(sources[0].source, digest, tuple(source.source for source in sources[1:]), hash_file)
 
 
 def check_top_level(raw: Mapping[str, Any]) -> None:
