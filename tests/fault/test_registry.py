@@ -719,6 +719,16 @@ class TestCertificates:
             (directory / "ca.crt").unlink()
             assert put(registry.host, bundle, **{registry.host: Declared(insecure=True)})["changed"] is False
 
+    def test_a_certificate_of_another_host(self, bundle: str, tmp_path: Path) -> None:
+        authority = Authority(tmp_path / "ca")
+        certificate, key = authority.issue("server", "127.0.0.2")
+        with Registry(tmp_path / "registry", {"tls": {"certificate": str(certificate), "key": str(key)}}) as registry:
+            directory = tmp_path / "certs.d" / registry.host
+            directory.mkdir(parents=True)
+            shutil.copy(authority.ca, directory / "ca.crt")
+            with pytest.raises(BundleUnavailable, match=r"TLS certificate verification failed|CertificateError"):
+                put(registry.host, bundle)
+
     def test_http_only_where_that_is_declared(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
         """0.0.0.0 reaches this machine, too, but is not one of its loopback addresses."""
         host = registry.host.replace("127.0.0.1", "0.0.0.0")

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.util.ssl_ import is_ipaddress
 
 from ..errors import BundleUnavailable, RegistryDenied
 from ..model.policy import reference
@@ -70,7 +71,7 @@ class Endpoint:
         self._pool = urllib3.PoolManager(
             retries=_RETRY,
             timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
-            ssl_context=tls.tls_context(host, insecure),
+            ssl_context=_tls_context(host, insecure),
         )
 
     def request(
@@ -239,6 +240,15 @@ class Endpoint:
                 ) from None
             text = getattr(cause, "strerror", None) or type(_last(exc)).__name__
             raise Transient(f"{self.host}: {text}") from None
+
+
+def _tls_context(host: str, insecure: bool) -> ssl.SSLContext:
+    context = tls.tls_context(host, insecure)
+    version = urllib3.__version__  # type: ignore[attr-defined]
+    if version.startswith("1.") and is_ipaddress(urlsplit(f"//{host}").hostname or ""):
+        # urllib3 1.26 passes no address to ssl, and verifies it by itself if ssl does not
+        context.check_hostname = False
+    return context
 
 
 def host_of(url: str) -> str:
