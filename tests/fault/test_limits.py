@@ -14,6 +14,7 @@ from baseimg_core.disk.bundle.reader import Bundle
 from baseimg_core.disk.store import space
 from baseimg_core.errors import BundleInvalid, OpenFilesExhausted
 from baseimg_core.ops import bases
+from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 
@@ -88,3 +89,46 @@ def test_implicit_parent_directories_are_counted(tmp_path: Path) -> None:
     record = bases.locate(node.engine, BASE).store.read()
     assert record is not None
     assert record.generations[1].paths == paths
+
+
+SPARSE = 64 << 20
+
+
+@pytest.mark.parametrize(("kind", "link"), [("ext4", "copy"), ("xfs-noreflink", "copy"), ("btrfs", "copy")])
+def test_sparse_files_keep_their_holes(kind: str, link: str) -> None:
+    """From the bundle, and from one generation to the next."""
+    with loop_fs(kind, XFS_MIN) as root:
+        node = Node(root / "node", link)
+        version = node._version("sparse", {"etc/version": "sparse"})
+        for name, parts in {
+            "holes": [(0, b"begin"), (SPARSE // 2, b"middle"), (SPARSE - 3, b"end")],
+            "hole": [],
+        }.items():
+            with open(version[0] / name, "wb") as file:
+                for position, data in parts:
+                    file.seek(position)
+                    file.write(data)
+                file.truncate(SPARSE)
+        node.bundles["sparse"] = node._bundle("sparse", node.stack, version, "12.0")
+        node.converge("sparse")
+        _check_holes(node.layer / "diff")
+        deeper = node._version("next", {"etc/version": "next"})
+        for name in ("holes", "hole"):
+            os.link(version[0] / name, deeper[0] / name)
+        node.bundles["next"] = node._bundle("next", version, deeper, "sparse")
+        node.converge("next")
+        _check_holes(node.layer / "diff")
+        assert (node.layer / "diff/holes").stat().st_ino != (node.layer / "baseimg/generations/1/holes").stat().st_ino
+
+
+def _check_holes(root: Path) -> None:
+    for name in ("holes", "hole"):
+        st = (root / name).stat()
+        assert st.st_size == SPARSE
+        assert st.st_blocks * 512 < SPARSE // 8
+    with open(root / "holes", "rb") as file:
+        assert file.read(5) == b"begin"
+        file.seek(SPARSE // 2)
+        assert file.read(6) == b"middle"
+        file.seek(SPARSE - 3)
+        assert file.read() == b"end"

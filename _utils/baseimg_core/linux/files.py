@@ -16,6 +16,8 @@ from . import syscalls
 #: Bytes read or written in one call.
 CHUNK = 1 << 20
 _SMALL = 1 << 17  # bytes; copying through memory is faster than copy_file_range(2) up to here
+_HOLE = 1 << 16  # bytes of zeros from which on a part of a file becomes a hole
+_ZEROS = bytes(CHUNK)
 _BELOW = (
     syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 )
@@ -232,9 +234,12 @@ class Copier:
             return
         if size <= _SMALL:
             write_all(target, os.read(source, size))
-        elif not (self._share and self._copy_range(source, target, size)):
+            return
+        if not (self._share and self._copy_range(source, target, size)):
+            os.lseek(source, 0, os.SEEK_SET)
             while data := os.read(source, CHUNK):
-                write_all(target, data)
+                write_sparse(target, data)
+        os.ftruncate(target, size)  # a hole at the end was not written
 
     def shares(self, directory: str) -> bool:
         """True if files in ``directory`` can share extents. Leaves no file behind."""
@@ -246,10 +251,12 @@ class Copier:
 
     @staticmethod
     def _copy_range(source: int, target: int, size: int) -> bool:
-        """Copy with copy_file_range(2); False if the kernel or the file system cannot."""
+        """Copy the data with copy_file_range(2), and leave the holes; False if the kernel or the file system cannot."""
         try:
-            while size > 0 and (count := os.copy_file_range(source, target, size)):
-                size -= count
+            for start, end in _data_ranges(source, size):
+                done = start
+                while done < end and (count := os.copy_file_range(source, target, end - done, done, done)):
+                    done += count
         except OSError as exc:
             if exc.errno not in _NO_COPY_RANGE:
                 raise
@@ -259,6 +266,32 @@ class Copier:
     def _clone(self, source: int, target: int) -> bool:
         self.clones = syscalls.clone(source, target)
         return self.clones
+
+
+def _data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the data of a file between its holes (lseek(2), SEEK_DATA)."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:  # no data up to the end
+                raise
+            return
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
+
+
+def write_sparse(descriptor: int, data: bytes | memoryview) -> None:
+    """
+    Write a part of a new file; a large part that is all zeros becomes a hole.
+
+    Set the file's size at the end: a hole at the end of a file is not written.
+    """
+    if len(data) >= _HOLE and not data[0] and not data[-1] and bytes(data) == _ZEROS[: len(data)]:
+        os.lseek(descriptor, len(data), os.SEEK_CUR)
+    else:
+        write_all(descriptor, data)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ...errors import BundleInvalid
+from ...errors import BundleInvalid, LayerUnsupported
 from ...model.stack import overlay
 from ...model.stack.changes import Action, Change
 from ...model.stack.entry import NANO, Entry, Kind
-from .tar import Header, headers
+from .tar import BLOCK, MAX_RECORDS, Header, headers
 
 XATTR = "SCHILY.xattr."
 DIGEST_RECORD = "BASEIMG.sha256"
@@ -36,6 +36,7 @@ _MAX_PATH = 4096
 _MAX_NAME = 255
 _MAX_ID = (1 << 32) - 1  # chown(2) takes the highest number for "do not change"
 _MAX_TIME = (1 << 33) * NANO
+_MAX_HEADER = MAX_RECORDS + 3 * BLOCK  # pax header, its records with padding, header
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,22 @@ class Member:
 
 
 def header(change: Change, digest: str | None = None) -> bytes:
-    """Return the tar header of one change. ``digest``, in hex, is recorded for a file."""
+    """
+    Return the tar header of one change. ``digest``, in hex, is recorded for a file.
+
+    Raises:
+        LayerUnsupported: The change exceeds a limit of the reader, so no node would accept the bundle.
+    """
+    block = _header(change, digest)
+    problem = _path_problem(change.path) or (change.link is None and change.entry and _entry_problem(change.entry))
+    if len(block) > _MAX_HEADER:
+        problem = "has more than 1 MiB of extended attributes"
+    if problem:
+        raise LayerUnsupported(f"{overlay.shown(change.path[:200])} {problem}", "change this path in the target image")
+    return block
+
+
+def _header(change: Change, digest: str | None) -> bytes:
     path, entry = change.path, change.entry
     if change.action is Action.REMOVED or entry is None:
         directory, name = overlay.split(path)
@@ -120,14 +136,6 @@ def _member(head: Header) -> Member:
     kind = KINDS.get(head.type)
     if kind is None:
         raise BundleInvalid(f"entry {overlay.shown(path)!r} has the unknown type {head.type!r}")
-    if kind is Kind.CHAR and head.device == (0, 0):
-        raise BundleInvalid(f"entry {overlay.shown(path)!r} is a device 0/0, which overlay takes for a whiteout")
-    if kind is Kind.SYMLINK and not 0 < len(head.linkname) < _MAX_PATH:
-        raise BundleInvalid(f"symlink {overlay.shown(path)!r} has no usable target")
-    if max(head.uid, head.gid) >= _MAX_ID or head.device[0] >= 1 << 12 or head.device[1] >= 1 << 20:
-        raise BundleInvalid(f"entry {overlay.shown(path)!r} has an owner or a device number out of range")
-    if abs(head.mtime_ns) >= _MAX_TIME:
-        raise BundleInvalid(f"entry {overlay.shown(path)!r} has a time out of range")
     digest = head.records.get(DIGEST_RECORD.encode(), b"").decode("ascii", "replace")
     entry = Entry(
         kind=kind,
@@ -138,8 +146,10 @@ def _member(head: Header) -> Member:
         size=head.size,
         target=head.linkname if kind is Kind.SYMLINK else b"",
         device=head.device if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
-        xattrs=_xattrs(path, head.records),
+        xattrs=_xattrs(head.records),
     )
+    if problem := _entry_problem(entry):
+        raise BundleInvalid(f"entry {overlay.shown(path)!r} {problem}")
     return Member(path, entry, digest=digest or None, leads=LEADS_RECORD.encode() in head.records)
 
 
@@ -152,23 +162,37 @@ def _whiteout(head: Header, directory: bytes, name: bytes) -> Member:
 
 def checked_path(name: bytes) -> bytes:
     """Return ``name``; raises :class:`BundleInvalid` if it is not a plain relative path."""
-    parts = name.split(b"/")
-    if len(name) >= _MAX_PATH or b"\0" in name or any(part in (b"", b".", b"..") for part in parts):
-        raise BundleInvalid(f"entry name {overlay.shown(name[:200])!r} is not a plain relative path")
-    if any(part.startswith(overlay.WHITEOUT_PREFIX) or len(part) > _MAX_NAME for part in parts):
-        raise BundleInvalid(f"entry name {overlay.shown(name[:200])!r} has a component that is not a valid file name")
+    if problem := _path_problem(name):
+        raise BundleInvalid(f"entry name {overlay.shown(name[:200])!r} {problem}")
     return name
 
 
-def _xattrs(path: bytes, records: dict[bytes, bytes]) -> dict[str, bytes]:
-    xattrs: dict[str, bytes] = {}
-    for key, value in records.items():
-        if not key.startswith(XATTR.encode()):
-            continue
-        name = os.fsdecode(key.removeprefix(XATTR.encode()))
+def _xattrs(records: dict[bytes, bytes]) -> dict[str, bytes]:
+    prefix = XATTR.encode()
+    return {os.fsdecode(key.removeprefix(prefix)): value for key, value in records.items() if key.startswith(prefix)}
+
+
+def _path_problem(name: bytes) -> str:
+    """Why a path cannot be in a bundle, empty if it can. Writer and reader hold the same limits."""
+    parts = name.split(b"/")
+    if len(name) >= _MAX_PATH or b"\0" in name or any(part in (b"", b".", b"..") for part in parts):
+        return "is not a plain relative path"
+    if any(part.startswith(overlay.WHITEOUT_PREFIX) or len(part) > _MAX_NAME for part in parts):
+        return "has a component that is not a valid file name"
+    return ""
+
+
+def _entry_problem(entry: Entry) -> str:
+    """Why an entry cannot be in a bundle, empty if it can. Writer and reader hold the same limits."""
+    if entry.kind is Kind.CHAR and entry.device == (0, 0):
+        return "is a device 0/0, which overlay takes for a whiteout"
+    if entry.kind is Kind.SYMLINK and not 0 < len(entry.target) < _MAX_PATH:
+        return "is a symlink without a usable target"
+    if max(entry.uid, entry.gid) >= _MAX_ID or entry.device[0] >= 1 << 12 or entry.device[1] >= 1 << 20:
+        return "has an owner or a device number out of range"
+    if abs(entry.mtime_ns) >= _MAX_TIME:
+        return "has a time before the year 1697 or after 2242"
+    for name in entry.xattrs:
         if not overlay.carried(name) or "." not in name or not name.isprintable():
-            raise BundleInvalid(
-                f"entry {overlay.shown(path)!r} carries the attribute {name!r}, which bundles must not carry"
-            )
-        xattrs[name] = value
-    return xattrs
+            return f"carries the attribute {name!r}, which bundles must not carry"
+    return ""

@@ -19,7 +19,7 @@ from ...model.stack.entry import NANO
 BLOCK = 512
 END = b"\0" * (2 * BLOCK)
 # The kernel limits one attribute to 64 KiB (XATTR_SIZE_MAX). A path and a dozen attributes fit.
-_MAX_RECORDS = 1 << 20
+MAX_RECORDS = 1 << 20
 
 
 def padding(size: int) -> bytes:
@@ -67,7 +67,7 @@ def headers(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Header]:
             return
         header = _parse(block, records)
         if header.type == tarfile.XHDTYPE:
-            if records or not 0 < header.size <= _MAX_RECORDS:
+            if records or not 0 < header.size <= MAX_RECORDS:
                 raise BundleInvalid(f"a tar header carries {header.size} bytes of records")
             records = _records(position.content(header.size))
             continue

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 from ...errors import DigestMismatch
 from ...linux.concurrency import AsyncHash
-from ...linux.files import CHUNK, write_all
+from ...linux.files import CHUNK, write_sparse
 from ...model.stack import overlay
 from ...model.stack.entry import Entry
 from ..bundle.layer import Member
@@ -31,9 +32,10 @@ class Filler:
         left, sha = entry.size, AsyncHash() if entry.size > CHUNK else hashlib.sha256()
         while left:
             data = stream.read1(left)
-            write_all(descriptor, data)
+            write_sparse(descriptor, data)
             sha.update(data)
             left -= len(data)
+        os.ftruncate(descriptor, entry.size)  # a hole at the end was not written
         set_metadata(descriptor, entry)
         if isinstance(sha, AsyncHash):
             self.settle()
