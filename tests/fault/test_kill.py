@@ -11,7 +11,7 @@ import random
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,11 @@ import pytest
 from baseimg_core.disk.store import generations
 from baseimg_core.errors import PristineUnproven, SpaceExhausted
 from baseimg_core.linux import syscalls
+from baseimg_core.linux.files import temporary_directory
 from baseimg_core.ops import adopt as ops_adopt
 from baseimg_core.ops import bases, converge, prune
 from tests.support import legacy
+from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 from tests.support.trace import traced
@@ -33,12 +35,20 @@ SWAPPING = [point for point in generations.POINTS if point.startswith("swap.")]
 RECOVERING = [point for point in generations.POINTS if point.startswith("recover.")]
 PRUNING = [point for point in generations.POINTS if point.startswith("prune.")]
 ADOPTING = [point for point in generations.POINTS if point.startswith("adopt.")]
-RANDOM_KILLS = 200
+RANDOM_KILLS = 70
+
+
+@pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs"])
+def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A mounted file system for all tests, one kind after the other."""
+    with loop_fs(request.param, XFS_MIN) as root:
+        yield root
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
-    return Node(tmp_path)
+def node(disk: Path) -> Iterator[Node]:
+    with temporary_directory(str(disk), "node-") as root:
+        yield Node(Path(root))
 
 
 def in_child(work: Callable[[], object], trace: Callable[[str], None] | None = None) -> int:
@@ -259,11 +269,11 @@ def test_an_error_at_any_point_of_an_adoption(old_node, point):
     check_adopted(old_node)
 
 
-def test_every_point_is_passed(node, tmp_path):
+def test_every_point_is_passed(node):
     seen: list[str] = []
     with traced(seen.append):
-        (tmp_path / "layers/tmp").mkdir()
-        (tmp_path / "layers/tmp/baseimg.properties").write_text(f"base.dir={node.stack[0]}\nbase.ver=12.0\n")
+        (node.root / "layers/tmp").mkdir()
+        (node.root / "layers/tmp/baseimg.properties").write_text(f"base.dir={node.stack[0]}\nbase.ver=12.0\n")
         adopt(node)
         node.converge("12.1")
         node.converge("12.0")
