@@ -1,4 +1,4 @@
-"""What people declare: bases, versions and bundles in pillar or arguments, checked before anything happens."""
+"""The declarations in pillar and arguments: bases, versions, bundles, keys, registries. Checked before any work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _OPTIONS = frozenset(
         *("trusted_keys", "require_signature", "registries"),
     }
 )
-_PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS  # rollout_policy checks the third, on the master
+# model.rollout.policy checks "rollout", on the master
+_PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS
 _BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers", "below"})
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash", "source_hash"})
@@ -35,12 +36,12 @@ _REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
 _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
 _SHA256SUM = re.compile(r"[0-9a-f]{64}")
-# what a line of ssh-keygen's allowed_signers can begin with, and no pattern
+# an identity of ssh-keygen's allowed_signers that is not a pattern
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
 
 
 def link(value: object) -> str:
-    """What ``baseimg:link`` declares: what generations have in common."""
+    """Check ``baseimg:link``: how a new generation shares data with the previous one."""
     if value not in LINKS or not isinstance(value, str):
         raise _wrong("baseimg:link", value, f"one of: {', '.join(LINKS)}")
     return value
@@ -48,11 +49,11 @@ def link(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a version's bundle comes from, and the digest that the file must have."""
+    """The declared source of a bundle."""
 
-    #: A path, or a URL.
+    #: A path on the node, or a URL.
     source: str
-    #: ``sha256:…``; ``None`` if none is declared.
+    #: The digest that the file must have, ``sha256:…``; None if none is declared.
     digest: str | None = None
     #: More places of the same file, tried in order.
     alternatives: tuple[str, ...] = ()
@@ -66,7 +67,7 @@ class Source:
 
     @property
     def signature(self) -> Source:
-        """Where its signature is: beside it, so before a URL's query. A registry has a place of its own for it."""
+        """The source of the signature: the same place with a suffix, before the query of a URL."""
         first, *others = map(_signature_place, self.places)
         return Source(first, alternatives=tuple(others))
 
@@ -80,29 +81,36 @@ def _signature_place(source: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """
-    What is declared of one registry: URLs of ``mirrors``, which are asked first, and whether it is ``insecure``: then
-    nobody checks its certificate, and it may speak HTTP.
-    """
+    """The declarations for one registry."""
 
+    #: URLs that are tried before the registry itself.
     mirrors: tuple[str, ...] = ()
+    #: True: do not verify the certificate, and allow HTTP.
     insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """
-    Whose signatures a node believes: keys by identity. Without keys it does not look for signatures.
+    """The keys that a node trusts. Without keys it ignores signatures; a signature that exists must always verify."""
 
-    ``required``: a bundle without a signature is not used. A signature that is there must hold in any case.
-    """
-
+    #: Public keys by identity.
     keys: Mapping[str, PublicKey] = field(default_factory=dict)
+    #: True: unsigned bundles are refused.
     required: bool = False
 
 
 def bundle_source(source: object, digest: object, key: str) -> Source:
-    """One bundle's place and digest."""
+    """
+    Check the source and digest of one bundle.
+
+    Args:
+        source: A path or URL.
+        digest: ``sha256:…``, or the bare digits that sha256sum prints; None for none.
+        key: The key of the declaration, for the error.
+
+    Raises:
+        ArgumentInvalid: One of them is malformed.
+    """
     text(source, f"{key}:source")
     found = str(source)
     if reference.is_registry(found):
@@ -122,7 +130,7 @@ def bundle_source(source: object, digest: object, key: str) -> Source:
 
 
 def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
-    """Bundles by the version that they lead to."""
+    """Check declared bundles; returns their sources by the version that each leads to."""
     found: dict[str, Source] = {}
     for version, one in _mapping(raw, key, "versions, each with a bundle's source and hash").items():
         here = f"{key}:{version}"
@@ -170,7 +178,15 @@ def check_top_level(raw: Mapping[str, Any]) -> None:
 
 
 def declared(raw: object) -> dict[str, dict[str, dict[str, Any]]]:
-    """All of the pillar's ``baseimg``, checked, with defaults: ``bases`` and ``builds`` as states take them."""
+    """
+    Check the whole pillar key ``baseimg`` and fill in defaults.
+
+    Returns:
+        ``bases`` (arguments of ``baseimg.converged`` by reference) and ``builds`` (of ``baseimg.built`` by path).
+
+    Raises:
+        ArgumentInvalid: A value is wrong; the message names its key.
+    """
     pillar = _fields(raw, _PILLAR_KEYS, "baseimg", "a mapping with bases and builds")
     bases = _mapping(pillar.get("bases"), "baseimg:bases", "base references, each with a version")
     builds = _mapping(pillar.get("builds"), "baseimg:builds", "paths of bundles, each with a source and a target")
@@ -223,7 +239,7 @@ def _build(path: object, raw: object, key: str) -> dict[str, Any]:
 
 
 def protect(raw: object, key: str = "protect") -> tuple[str, ...]:
-    """Patterns of images whose base must not be changed, as a shell matches names."""
+    """Check patterns of images whose base must not change; they match as in a shell."""
     if raw is None:
         return ()
     if not isinstance(raw, list | tuple):
@@ -235,9 +251,13 @@ def protect(raw: object, key: str = "protect") -> tuple[str, ...]:
 
 def trust(*places: object) -> Trust:
     """
-    Whose signatures count, from the first of ``places`` (mappings as ``baseimg`` in pillar) that says anything of it.
+    Check the trusted keys: those of the first place that declares any. So pillar cannot weaken the minion's own file.
 
-    So the minion's own configuration, as the first, cannot be weakened by pillar. Mistakes never end in no keys at all.
+    Args:
+        places: Mappings as ``baseimg`` in pillar, the strongest first.
+
+    Raises:
+        ArgumentInvalid: A value is wrong. A mistake never results in no keys.
     """
     for place in places:
         fields = _fields(place, _PILLAR_KEYS, "baseimg", "a mapping")
@@ -273,7 +293,7 @@ def _trusted_key(identity: object, line: object) -> PublicKey:
 
 
 def registries(raw: object) -> dict[str, Registry]:
-    """What is declared of registries, by host as in references (``registry.corp:5000``)."""
+    """Check the declared registries; returns them by host as in references (``registry.corp:5000``)."""
     key = "baseimg:registries"
     found: dict[str, Registry] = {}
     for host, one in _mapping(raw, key, "registries' hosts, each with mirrors or insecure").items():
@@ -290,7 +310,7 @@ def registries(raw: object) -> dict[str, Registry]:
 
 
 def pushed_to(destination: object) -> reference.Reference:
-    """Where a bundle is pushed to: a registry, a name and a tag."""
+    """Check the destination of a push: a registry, a name and a tag."""
     text(destination, "destination")
     expected = "HOST/NAME:TAG, as in registry.corp:5000/baseimg/base:12.1"
     try:
@@ -298,25 +318,25 @@ def pushed_to(destination: object) -> reference.Reference:
     except reference.Malformed as exc:
         raise _wrong("destination", reference.shown(destination), f"{expected} ({exc})") from exc
     if found.digest:
-        raise _wrong("destination", destination, f"{expected} (what is pushed has a digest of its own)")
+        raise _wrong("destination", destination, f"{expected} (the registry computes the digest)")
     return found
 
 
 def signing_key(path: object, key: str) -> str:
-    """The path of a private key."""
+    """Check the path of a private key."""
     if not isinstance(path, str) or not path.startswith("/") or not path.isprintable():
         raise _wrong(key, path, "the absolute path of a private key")
     return path
 
 
 def check_delta(value: object, key: str) -> None:
-    """How a bundle carries a delta; ``None`` for not at all."""
+    """Check how a bundle carries a delta; None means without a delta."""
     if value is not None and value not in DELTAS:
         raise _wrong(key, value, f"one of: {', '.join(DELTAS)}")
 
 
 def check_base(version: object, chain_id: object, missing: object, key: str) -> None:
-    """The fields of one base."""
+    """Check the fields of one base."""
     text(version, f"{key}:version")
     if chain_id is not None and not ids.is_digest(chain_id):
         raise _wrong(f"{key}:chain_id", chain_id, "sha256:<64 hex digits>, as baseimg.layer prints it")

@@ -1,8 +1,8 @@
 """
-Where a bundle is in a registry: ``docker://HOST/NAME:TAG`` or ``docker://HOST/NAME@sha256:…``.
+References of bundles in registries: ``docker://HOST/NAME:TAG`` or ``docker://HOST/NAME@sha256:…``.
 
-OCI distribution spec, "Pulling manifests", has the grammar of names and tags. The digest is that of the OCI manifest.
-The host is always written out: what Docker does with ``corp/base``, which it takes from Docker Hub, surprises people.
+The grammar of names and tags is that of the OCI distribution spec, "Pulling manifests". The digest is that of the OCI
+manifest. The host is always written out: Docker reads ``corp/base`` as a name on Docker Hub, which surprises people.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)
 
 
 class Malformed(ValueError):
-    """A text that is no reference; says why, and nothing of the text."""
+    """The text is not a reference. The message says why and never repeats the text, which may hold a password."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A bundle in a registry. A ``digest`` says more than a ``tag``; either may be empty, not both."""
+    """A bundle in a registry, by tag or digest; the digest counts if both are given."""
 
     host: str
     name: str
@@ -37,7 +37,7 @@ class Reference:
     digest: str = ""
 
     def at(self, digest: str) -> str:
-        """The source that names exactly what has this digest."""
+        """The source of the manifest with this digest."""
         return f"{SCHEME}{self.host}/{self.name}@{digest}"
 
     def __str__(self) -> str:
@@ -45,27 +45,32 @@ class Reference:
 
 
 def is_registry(source: str) -> bool:
-    """Whether a bundle's source is in a registry."""
+    """True if a source is in a registry."""
     return source.startswith(SCHEME)
 
 
 def is_host(text: object) -> bool:
-    """Whether it is a registry's host as references have it, with a port where that is not the usual one."""
+    """True for a registry's host as in references, with a port unless it is the default one."""
     return isinstance(text, str) and re.fullmatch(_HOST, text) is not None
 
 
 def is_mirror(text: object) -> bool:
-    """Whether it is the URL of a registry, without a path."""
+    """True for the URL of a registry, without a path."""
     return isinstance(text, str) and re.fullmatch(rf"https?://{_HOST}/?", text) is not None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a registry is on this machine by its address, so that nobody is between us."""
+    """True if the address of a registry is on this machine, so that no network lies between."""
     return _LOOPBACK.fullmatch(host) is not None
 
 
 def parse(source: str) -> Reference:
-    """A reference, with or without ``docker://``; raises :class:`Malformed`."""
+    """
+    Parse a reference, with or without ``docker://``.
+
+    Raises:
+        Malformed: The text is not a reference.
+    """
     text = source.removeprefix(SCHEME)
     if "@" in text.partition("/")[0]:
         raise Malformed("no user or password belongs there, they are in config.json")
@@ -78,7 +83,7 @@ def parse(source: str) -> Reference:
 
 
 def shown(value: object) -> str:
-    """Of a value that may be wrong in any way, what can be told: no password of a URL."""
+    """A value as it may be shown in an error: without the password of a URL."""
     return re.sub(r".*@(?!sha256:)", "…@", str(value))
 
 
@@ -88,13 +93,13 @@ def signature(source: str) -> str:
 
 
 def split_signature(source: str) -> tuple[Reference, bool]:
-    """The reference, and whether its signature is meant."""
+    """The reference, and True if it means the signature."""
     place = source.removesuffix(_SIGNATURE)
     return parse(place), place != source
 
 
 def signature_tag(digest: str) -> str:
-    """The tag that names the signature of the manifest with this digest, in the same repository."""
+    """The tag of the signature of the manifest with this digest, in the same repository."""
     if not ids.is_digest(digest):
         raise Malformed("no digest")
     return digest.replace(":", "-") + ".baseimg-sig"
