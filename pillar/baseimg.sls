@@ -3,19 +3,19 @@
 # baseimg:
 #   bases:                       what every node converges to (salt/baseimg/init.sls)
 #     corp/base:12.0:            the base, by the reference of its original image
-#       version: '12.1'          what it shall show; its own tag ('12.0') means the original content.
+#       version: '12.1'          the version to show; its own tag ('12.0') means the original content.
 #                                Quote it: YAML reads 12.10 as the number 12.1.
 #       bundles:                 version -> the bundle that leads to it
 #         '12.1':
 #           source: salt://baseimg/bundles/corp-base_12.0_12.1.tar   a path on the node, or any URL of cp.cache_file,
 #                                or docker://HOST/NAME@sha256:… in a registry (docs/operating/registry.md)
-#           hash: sha256:…       of that file ('sha256sum'); optional, but then nothing but the transport vouches for it
-#       chain_id: sha256:…       optional: finds the base on nodes where its name is not known ('baseimg.layer' prints it)
-#       repair: false            optional: make the content again where somebody changed it; walks the layer at each run
-#       protect: ['corp/legacy:*']   optional: image patterns; where such an image shares the layer, the base is not changed
+#           hash: sha256:…       digest of that file ('sha256sum'); without it only the transport protects the file
+#       chain_id: sha256:…       optional: finds the base on nodes without its name ('baseimg.layer' prints it)
+#       repair: false            optional: repair out-of-band changes; walks the layer at each run
+#       protect: ['corp/legacy:*']   optional: image patterns; if such an image is on the base, the base does not change
 #       below: exact             optional: show this base's own image whatever a base below it shows, or 'follow' that base
-#       containers:              optional: what is done about running containers; 'keep' (the default) touches none
-#         mode: restart          stop and start those on another content, and swap back if one does not work then;
+#       containers:              optional: 'keep' (the default) touches no running container
+#         mode: restart          stop and start those on another content; swap back if one fails its gate;
 #         parallel: 1            all keys: docs/operating/containers.md
 #         order: [label=tier=db]
 #         except: [label=critical, 'batch-*']
@@ -24,8 +24,8 @@
 #         probe:
 #           - {match: 'shop-*', url: 'http://127.0.0.1:8080/health'}
 #         on_failure: rollback
-#       missing: ok              optional: 'fail' where a node without this base is an error
-#   builds:                      what the build machine keeps built (salt/baseimg/build.sls)
+#       missing: ok              optional: 'fail' makes a node without this base an error
+#   builds:                      the bundles of the build machine (salt/baseimg/build.sls)
 #     /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar:
 #       source: corp/base:12.0
 #       target: corp/base:12.1
@@ -36,20 +36,20 @@
 #   rollout:                     how 'salt-run baseimg.rollout' goes; read in the master's own pillar (docs/operating/rollout.md)
 #     target: '*'                who takes part: a glob, or tgt and tgt_type
 #     canary: 1                  the first wave: a number, a percentage, or a target
-#     waves: ['10%', '50%']      then these, and whoever is left
+#     waves: ['10%', '50%']      the next waves; the last wave is the rest
 #     success_threshold: 100     percent of a wave's nodes that must be updated
-#     max_unavailable: 25%       of all that take part, or a number
+#     max_unavailable: 25%       of all nodes of the rollout, or a number
 #     prepare_at_once: 50        nodes that fetch bundles at the same time
 #     soak: 600                  seconds between two waves
 #     on_failure: rollback       or halt
 #     timeout: 900               seconds that one step may take on one node
 #     window: {days: [mon, tue], from: '22:00', to: '04:00', timezone: UTC}
 #
-# Bundles are chained where none leads there directly: with 12.0 -> 12.1 under '12.1' and 12.1 -> 12.2 under '12.2', a base
-# that shows 12.0 goes to 12.2 in one swap.
+# If no bundle leads to the version directly, bundles are chained: with 12.0 -> 12.1 under '12.1' and 12.1 -> 12.2 under
+# '12.2', a base at 12.0 goes to 12.2 in one swap.
 #
-# Mirrors of registries, and which are without TLS, are declared in registries below baseimg: docs/operating/registry.md.
-# With trusted_keys below baseimg, only bundles that one of them signed are used: docs/operating/signatures.md.
+# The key registries below baseimg declares mirrors and registries without TLS: docs/operating/registry.md.
+# With trusted_keys below baseimg, a node accepts only signed bundles: docs/operating/signatures.md.
 
 baseimg:
   bases:
