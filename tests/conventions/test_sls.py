@@ -177,7 +177,7 @@ class TestPillar:
         lines = (REPO / "pillar/baseimg.sls").read_text().split("\n")
         start, end = (
             lines.index("# baseimg:"),
-            next(number for number, line in enumerate(lines) if "Bundles are" in line),
+            next(number for number, line in enumerate(lines) if "If no bundle" in line),
         )
         text = "\n".join(_uncommented(line) for line in lines[start:end]).replace("sha256:…", DIGEST)
         pillar = example.modules["slsutil.deserialize"]("yaml", text)
