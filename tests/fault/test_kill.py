@@ -90,7 +90,14 @@ def check_tidy(node: Node) -> None:
     """Nothing lies around that the record does not know."""
     home = node.layer / "baseimg"
     assert sorted(os.listdir(node.layer)) == ["baseimg", "diff"]
-    assert sorted(os.listdir(home)) == ["generations", "history.jsonl", "index", "lock", "state.json"]
+    assert sorted(os.listdir(home)) == [
+        "generations",
+        "history.jsonl",
+        "index",
+        "lock",
+        "state.json",
+        "state.json.spare",
+    ]
     record = json.loads((home / "state.json").read_text())
     known = {str(one["number"]) for one in record["generations"]}
     assert set(os.listdir(home / "generations")) == known - {str(record["current"])}
@@ -212,7 +219,14 @@ def check_adopted(node: Node) -> None:
     assert (status["interrupted"], status["legacy"]) == (False, "")
     home = node.layer / "baseimg"
     assert sorted(os.listdir(node.layer)) == ["baseimg", "diff"]
-    assert sorted(os.listdir(home)) == ["generations", "history.jsonl", "index", "lock", "state.json"]
+    assert sorted(os.listdir(home)) == [
+        "generations",
+        "history.jsonl",
+        "index",
+        "lock",
+        "state.json",
+        "state.json.spare",
+    ]
     assert os.listdir(home / "generations") == (["0"] if pristine == "kept" else [])
     assert sorted(os.listdir(home / "index")) == (["0.jsonl", "1.jsonl"] if pristine == "kept" else ["1.jsonl"])
     (line,) = bases.locate(node.engine, BASE).store.records.history()

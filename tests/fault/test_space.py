@@ -148,3 +148,25 @@ def test_rollback_needs_less_than_64_kib(node):
     os.truncate(filler, filler.stat().st_size - (64 << 10))
     converge.rollback(node.context, BASE, "pristine")
     assert differences(node.view(), node.views["12.0"]) == []
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_full_disk_leaves_every_way_back_open(kind: str) -> None:
+    """No block and no inode is free, and the base goes back and forth."""
+    with loop_fs(kind, XFS_MIN if kind == "xfs" else 32 << 20) as root:
+        node = Node(root / "node")
+        for version in ("12.1", "12.2"):
+            node.converge(version)
+        fill(root)
+        with contextlib.suppress(OSError):
+            for number in range(1 << 20):
+                (root / f"file{number}").touch()
+        with pytest.raises(OSError, match="No space left"):
+            (root / "another").mkdir()
+        for version in ("12.1", "12.0", "12.2", "12.0", "12.1"):
+            if version == "12.0":
+                converge.rollback(node.context, BASE, "pristine")
+            else:
+                node.converge(version)
+            assert differences(node.view(), node.views[version]) == []
+            assert bases.status(node.engine, bases.locate(node.engine, BASE))["version"] == version

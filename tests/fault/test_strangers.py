@@ -153,10 +153,20 @@ def test_a_damaged_history_hinders_no_swap(node):
     assert node.converge("12.2")["changed"]
     assert differences(node.view(), node.views["12.2"]) == []
     lines = history.read_bytes().splitlines()
-    assert lines[:2] == [b"{", b"no line end"]
-    assert json.loads(lines[2])["to"] == "12.2"
+    assert lines[0] == b"{"
+    assert json.loads(lines[1])["to"] == "12.2"  # in the place of the incomplete line
     with pytest.raises(RecordInvalid, match=r"history\.jsonl is damaged"):
         bases.locate(node.engine, BASE).store.records.history()
+
+
+def test_a_long_history_is_rotated(node):
+    history = node.layer / "baseimg/history.jsonl"
+    line = history.read_bytes().splitlines(keepends=True)[-1]
+    history.write_bytes(line * (2 + (1 << 20) // len(line)))
+    node.converge("12.2")
+    assert len(history.read_bytes().splitlines()) == 1
+    assert bases.locate(node.engine, BASE).store.records.history()[-1]["to"] == "12.2"
+    assert os.path.getsize(f"{history}.1") > 1 << 20
 
 
 def test_a_damaged_record_does_not_hide_other_bases(node):

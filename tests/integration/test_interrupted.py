@@ -301,7 +301,14 @@ class Site:
         live = str(record["current"])
         wrong = [] if record["intent"] is None else ["intent"]
         wrong += [f"not activated: {one['number']}" for one in record["generations"] if not one["activated"]]
-        wrong += set(os.listdir(home)) ^ {"generations", "history.jsonl", "index", "lock", "state.json"}
+        wrong += set(os.listdir(home)) ^ {
+            "generations",
+            "history.jsonl",
+            "index",
+            "lock",
+            "state.json",
+            "state.json.spare",
+        }
         wrong += set(os.listdir(home / "generations")) ^ (known - {live})
         wrong += set(os.listdir(home / "index")) ^ {f"{number}.jsonl" for number in known - {"0"}}
         lines = [json.loads(line) for line in (home / "history.jsonl").read_text().splitlines()]

@@ -21,6 +21,9 @@ _ZEROS = bytes(CHUNK)
 _BELOW = (
     syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 )
+#: What the name of a spare file adds (:func:`save_over_spare`).
+SPARE = ".spare"
+_SLACK = 8192  # bytes that a spare file has beyond the present content
 _NO_COPY_RANGE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
@@ -57,6 +60,82 @@ def save(path: str, data: bytes, mode: int = 0o600) -> None:
         discard(temporary)
         raise
     sync_directory(os.path.dirname(path))
+
+
+def save_over_spare(path: str, data: bytes) -> None:
+    """
+    Replace a file atomically and durably like :func:`save`, without a need for free space.
+
+    The content goes to a spare file, ``path + ".spare"``, which an earlier call wrote ahead. It is filled in place and
+    exchanged with the file, so on ext4 and xfs neither blocks nor inodes are allocated. btrfs writes a copy of each
+    block, so there it may still fail. ``data`` must allow spaces at its end, with which the file is filled up.
+
+    Args:
+        path: The file to create or replace.
+        data: Its new content.
+    """
+    spare = path + SPARE
+    size = len(data) + _SLACK - len(data) % _SLACK
+    _fill(spare, data, size)
+    if os.path.exists(path):
+        syscalls.exchange(spare, path)
+    else:
+        os.rename(spare, path)
+    sync_directory(os.path.dirname(path))
+    with contextlib.suppress(OSError):  # the next call writes it, if there is space then
+        if not os.path.exists(spare) or os.stat(spare).st_size < size + _SLACK:
+            _fill(spare, b"", size + _SLACK)
+
+
+def _fill(path: str, data: bytes, size: int) -> None:
+    """Write a spare file in place, durably: ``data``, then spaces up to ``size`` or up to the size that it has."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        present = os.fstat(descriptor).st_size
+        write_all(descriptor, data + b" " * (max(present, len(data) if data and present else size) - len(data)))
+        os.fchmod(descriptor, 0o600)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def last_line(path: str) -> bytes:
+    """Return the last complete line of a file of short lines; empty if there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - CHUNK))
+            return file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+    except FileNotFoundError:
+        return b""
+
+
+def append_line(path: str, line: bytes, reserve: int) -> None:
+    """
+    Append a line durably, and allocate ``reserve`` bytes ahead for the next ones, if there is space.
+
+    An incomplete last line, which a crash left, is removed first. A failure leaves the file as it was.
+    """
+    new = not os.path.exists(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        tail = os.pread(descriptor, CHUNK, max(0, size - CHUNK))
+        size -= len(tail) - (tail.rfind(b"\n") + 1)
+        os.ftruncate(descriptor, size)
+        os.lseek(descriptor, size, os.SEEK_SET)
+        try:
+            write_all(descriptor, line + b"\n")
+        except BaseException:
+            os.ftruncate(descriptor, size)
+            raise
+        with contextlib.suppress(OSError):
+            syscalls.allocate(descriptor, os.fstat(descriptor).st_size + reserve)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if new:
+        sync_directory(os.path.dirname(path))
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:

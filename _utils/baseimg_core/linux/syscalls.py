@@ -16,6 +16,7 @@ import struct
 
 _AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
+_KEEP_SIZE = 1  # linux/falloc.h
 _FICLONE = 0x40049409  # linux/fs.h, ioctl_ficlone(2)
 # linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
@@ -49,6 +50,13 @@ def sync_filesystem(path: str) -> None:
             raise OSError(number, os.strerror(number), path)
     finally:
         os.close(descriptor)
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Allocate blocks for ``size`` bytes of a file, and leave its size: fallocate(2) with FALLOC_FL_KEEP_SIZE."""
+    if _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def has_syncfs() -> bool:

@@ -111,7 +111,7 @@ class LayerLock:
         kept = (layout.history, layout.staging, layout.holds)
         if any(map(os.path.exists, kept)) or os.listdir(layout.generations) or indexes or self._knows_damage():
             return
-        for path in (layout.index(0), layout.state, layout.holder):
+        for path in (layout.index(0), layout.state, layout.state + files.SPARE, layout.holder):
             files.discard(path)
         for directory in (layout.indexes, layout.generations, layout.home):
             with contextlib.suppress(FileNotFoundError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +14,10 @@ from ...model.store import record as model_record
 from ...model.store.generations import directory_of
 from ...model.store.record import Record
 from .layout import Layout, describe
+
+_MAX_HISTORY = 1 << 20  # bytes, about 2,500 swaps; then the file is rotated, and the one before it is discarded
+_ROTATED = ".1"
+_RESERVED = 1 << 14  # bytes allocated ahead for the next lines, so that a swap needs no free space
 
 
 class RecordFile:
@@ -73,7 +78,7 @@ class RecordFile:
 
     def save(self, record: Record) -> None:
         """Replace the record, atomically and durably."""
-        files.save(self._layout.state, record.dump())
+        files.save_over_spare(self._layout.state, record.dump())
 
     @property
     def reference(self) -> str:
@@ -109,15 +114,18 @@ class RecordFile:
 
     def append(self, swap: Mapping[str, Any]) -> None:
         """Add a swap to the history, unless its ``id`` is that of the last line."""
-        lines = self._lines()
-        if swap["id"].encode() in b"".join(lines[-1:]):
-            return
-        files.save(self._layout.history, b"".join([*lines, json.dumps(swap, sort_keys=True).encode() + b"\n"]))
+        path = self._layout.history
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_size > _MAX_HISTORY:
+                os.replace(path, path + _ROTATED)
+        last = files.last_line(path)
+        if swap["id"].encode() not in last:
+            files.append_line(path, json.dumps(swap, sort_keys=True).encode(), _RESERVED)
 
     def _lines(self) -> list[bytes]:
-        """The lines of the history, each with its end: a damaged line must not hinder the next swap."""
-        try:
-            with open(self._layout.history, "rb") as file:
-                return [line.rstrip(b"\n") + b"\n" for line in file]
-        except FileNotFoundError:
-            return []
+        """The lines of the history, those of the rotated file first."""
+        lines: list[bytes] = []
+        for path in (self._layout.history + _ROTATED, self._layout.history):
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+                lines += (line for line in file if line.endswith(b"\n"))  # a crash may leave an incomplete one
+        return lines
