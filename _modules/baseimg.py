@@ -29,6 +29,7 @@ Every failure is a ``CommandExecutionError`` whose ``info`` holds a stable ``cod
 import contextlib
 import os
 import sys
+import time
 
 import salt.utils.args
 from salt.exceptions import CommandExecutionError
@@ -332,6 +333,8 @@ def converge(
     protect=None,
     containers="keep",
     saltenv=None,
+    not_after=None,
+    rollout=None,
     **kwargs,
 ):
     """
@@ -364,6 +367,10 @@ def converge(
         The environment of ``salt://`` URLs, unless the URL has ``?saltenv=``. Default: that of the minion's
         configuration, or else ``base``.
 
+    not_after, rollout
+        Set by ``salt-run baseimg.rollout``: the job is refused (``job-stale``) if it begins after ``not_after``
+        (seconds since the epoch), or if this node has rolled back the rollout with this ID.
+
     Returns what :py:func:`baseimg.apply` returns, and ``repaired``.
 
     CLI Example:
@@ -375,13 +382,14 @@ def converge(
     """
     with _operation("converge", kwargs, saltenv) as minion:
         wanted = _declared(minion, name, version, bundles, chain_id)
-        context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
+        terms, restarts = minion.terms(not_after, rollout), container_policy.parse(containers)
+        context = minion.context(trust=True, protect=protect, terms=terms)
         return ops_converge.converge(context, *wanted, bool(repair), restarts)
 
 
 def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep", saltenv=None):
     """
-    Show what :py:func:`baseimg.converge` would do with the same arguments. Changes nothing.
+    Show what :py:func:`baseimg.converge` would do. Changes nothing.
 
     name, version, bundles, chain_id, repair, protect, containers, saltenv
         As there.
@@ -414,8 +422,8 @@ def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
         As there.
 
     Returns ``needed`` (false if the base shows the version), ``base``, ``from`` and ``to`` (versions), ``bundles`` in
-    the order in which they are applied (``version``, ``path`` on this node, ``bytes``, ``digest``), and the total in
-    ``bytes``.
+    the order in which they are applied (``version``, ``path`` on this node, ``bytes``, ``digest``), the total in
+    ``bytes``, the node's clock in ``time`` (seconds since the epoch), and the version of the ``suite``.
 
     CLI Example:
 
@@ -425,10 +433,20 @@ def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("fetch", saltenv=saltenv) as minion:
-        return ops_fetch.fetch(minion.context(trust=True), *_declared(minion, name, version, bundles, chain_id))
+        fetched = ops_fetch.fetch(minion.context(trust=True), *_declared(minion, name, version, bundles, chain_id))
+        return {**fetched, "time": time.time(), "suite": _VERSION}
 
 
-def rollback(base, to=None, containers="keep", hold=False, reason="rolled back", **kwargs):
+def rollback(
+    base,
+    to=None,
+    containers="keep",
+    hold=False,
+    reason="rolled back",
+    not_after=None,
+    rollout=None,
+    **kwargs,
+):
     """
     Swap a generation that is on this node back in. Constant time, whatever the size of the base. Rolling back again
     changes nothing, unless ``to`` names another version.
@@ -450,6 +468,10 @@ def rollback(base, to=None, containers="keep", hold=False, reason="rolled back",
     reason
         The reason of the hold.
 
+    not_after, rollout
+        Set by ``salt-run baseimg.rollback``: the job is refused (``job-stale``) if it begins after ``not_after``
+        (seconds since the epoch); this node refuses later jobs of the rollouts with these IDs.
+
     Returns what :py:func:`baseimg.apply` returns, ``direction`` (``back``, ``forward`` or ``none``), and a ``note`` if
     pillar declares another version than the base shows now.
 
@@ -465,7 +487,8 @@ def rollback(base, to=None, containers="keep", hold=False, reason="rolled back",
         version = None if to is None else _known_version(minion.engine(), base, to, "to")
         why = _text(reason, "reason") if hold else None
         policy = container_policy.parse(containers)
-        return _noted(minion, ops_converge.rollback(minion.context(), base, version, policy, why), version)
+        context = minion.context(terms=minion.terms(not_after, rollout, cancels=True))
+        return _noted(minion, ops_converge.rollback(context, base, version, policy, why), version)
 
 
 def _noted(minion, result, version):
@@ -626,10 +649,10 @@ def status(base=None, declared=False):
         Without ``base``: include bases that pillar declares and that have no record yet. Each base has its declared
         version under ``declared``.
 
-    Returns ``format`` (of this structure), ``storage``, and ``bases``, a list: reference, chain ID, live version and
-    the chain ID of the image whose content it shows, pristine version, generations, ``space`` (bytes of the generations
-    that are not live), images on the base, and running containers by the content they run on. A record that cannot be
-    read is an item with its ``path`` and an ``error``.
+    Returns ``format`` (of this structure), ``suite`` (its version), ``storage``, and ``bases``, a list: reference,
+    chain ID, live version and the chain ID of the image whose content it shows, pristine version, generations,
+    ``space`` (bytes of the generations that are not live), images on the base, and running containers by the content
+    they run on. A record that cannot be read is an item with its ``path`` and an ``error``.
 
     CLI Example:
 
@@ -643,7 +666,7 @@ def status(base=None, declared=False):
             found = ops_status.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
         else:
             found = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
-        return {"format": _FORMAT, "storage": engine.storage, "bases": found}
+        return {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage, "bases": found}
 
 
 def impact(base, bundle=None):

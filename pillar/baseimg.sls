@@ -33,17 +33,25 @@
 #       compression: zstd        optional: 'gzip' for nodes without the Python package zstandard
 #       delta: only              optional: several times smaller; see baseimg.build for 'both' and 'auto'
 #       key: /etc/salt/baseimg-signing-key   optional: signs the bundle with this private key (docs/operating/signatures.md)
-#   rollout:                     how 'salt-run baseimg.rollout' goes; read in the master's own pillar (docs/operating/rollout.md)
-#     target: '*'                who takes part: a glob, or tgt and tgt_type
+#   rollout:                     policy of 'salt-run baseimg.rollout'; read in the master's own pillar (docs/operating/rollout.md)
+#     target: '*'                minions: a glob, or tgt and tgt_type
+#     exclude: 'db*'             minions that take no part: a target, or a list of targets
+#     unreachable: wait          or skip: nodes that do not answer at the start are left out
+#     refused: 0                 nodes that may refuse before anything changes: a number, or a percentage
 #     canary: 1                  the first wave: a number, a percentage, or a target
-#     waves: ['10%', '50%']      the next waves; the last wave is the rest
+#     waves: ['10%', '50%']      the next waves; all remaining nodes form the last one
 #     success_threshold: 100     percent of a wave's nodes that must be updated
-#     max_unavailable: 25%       of all nodes of the rollout, or a number
+#     max_unavailable: 25%       of all nodes, and of each failure domain; or a number
+#     min_available: 0           nodes of each failure domain that stay up
+#     group_by: rack             the grain that names the failure domain
 #     prepare_at_once: 50        nodes that fetch bundles at the same time
 #     soak: 600                  seconds between two waves
+#     gate: [{url: 'https://shop.corp/health', match: ok}]    must hold after each wave and during the soak
+#     gate_interval: 30          seconds between two checks of the gates
 #     on_failure: rollback       or halt
 #     timeout: 900               seconds that one step may take on one node
 #     window: {days: [mon, tue], from: '22:00', to: '04:00', timezone: UTC}
+#     keep_records: 50           records of ended rollouts
 #
 # If no bundle leads to the version directly, bundles are chained: with 12.0 -> 12.1 under '12.1' and 12.1 -> 12.2 under
 # '12.2', a base at 12.0 goes to 12.2 in one swap.

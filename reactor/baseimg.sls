@@ -1,16 +1,14 @@
-# A node that starts, or on which an image arrives whose base is outdated, converges to what its pillar declares.
+# Converge a node that starts, or that reports an image with an outdated base, to what its pillar declares.
 #
 #   # /etc/salt/master.d/reactor.conf
 #   reactor:
 #     - 'salt/minion/*/start': [/opt/baseimg/reactor/baseimg.sls]
 #     - 'salt/beacon/*/baseimg/arrived': [/opt/baseimg/reactor/baseimg.sls]
 #
-# Not while a rollout goes on that is meant to reach nodes wave by wave: raise the version in pillar when it is done
-# (docs/operating/rollout.md).
-{{ ('baseimg converge ' ~ data['id']) | json }}:
-  local.state.apply:
-    - tgt: {{ [data['id']] | json }}
-    - tgt_type: list
+# The runner refuses an event whose tag names another minion than its data, and leaves the nodes of an open rollout
+# alone. Raise the version in pillar only when the rollout is done (docs/operating/rollout.md).
+{{ ('baseimg arrived ' ~ data['id']) | json }}:
+  runner.baseimg.arrived:
     - args:
-      - mods: baseimg
-      - queue: True
+      - tag: {{ tag | json }}
+      - id: {{ data['id'] | json }}

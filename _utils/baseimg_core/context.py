@@ -11,6 +11,10 @@ from .model.policy.protection import Protection
 from .progress import Progress
 
 
+def _admit_all() -> None:
+    """No terms: every job may begin."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What every operation on a node is given."""
@@ -36,3 +40,5 @@ class Context:
     link: str = "auto"
     #: Declared values of ``below`` by a base's reference or chain ID (:mod:`model.store.nests`).
     below: Mapping[str, str] = field(default_factory=dict)
+    #: Raises if the job may not begin, checked under the lock of the base (:mod:`ops.job_terms`).
+    admit: Callable[[], None] = _admit_all

@@ -424,15 +424,22 @@ class RolloutBusy(BaseimgError):
     hint = "'salt-run baseimg.status' shows it; halt it, or wait until it ends"
 
 
-class RolloutHalted(BaseimgError):
-    """A rollout was halted before every wave had passed: by a failure, by an operator, or by its window."""
+class RolloutEmpty(BaseimgError):
+    """A rollout or a rollback concerns no node, so it must not look like a success."""
 
-    code = "rollout-halted"
-    hint = "correct what the message names, then 'salt-run baseimg.resume'; or go back with 'salt-run baseimg.rollback'"
+    code = "rollout-empty"
+    hint = "check the base, the target and the waves with 'salt-run baseimg.plan'"
 
 
-class RolloutFailed(BaseimgError):
-    """A rollout failed and was rolled back, or nodes could not be rolled back."""
+class JobStale(BaseimgError):
+    """A job reached the node after its time, or its rollout was rolled back meanwhile."""
 
-    code = "rollout-failed"
-    hint = "'salt-run baseimg.status ID' shows what happened on each node"
+    code = "job-stale"
+    hint = "nothing was changed; 'salt-run baseimg.resume' sends a new job"
+
+
+class MasterUnsuitable(BaseimgError):
+    """Rollouts cannot run on this Salt master."""
+
+    code = "master-unsuitable"
+    hint = "see docs/operating/rollout.md, 'Requirements'"

@@ -21,7 +21,7 @@ from .engine.base import Engine
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
 from .model.policy import pillar as policy_pillar
 from .model.policy import protection, reference
-from .ops import status
+from .ops import job_terms, status
 from .redact import redact_url
 
 if TYPE_CHECKING:
@@ -91,13 +91,14 @@ class Minion:
         url = self._salt["config.get"]("docker.url") or os.environ.get("DOCKER_HOST") or ""
         return detect.declared(self._salt["config.get"]("baseimg:engine", None), url)
 
-    def context(self, trust: bool = False, protect: object = None) -> Context:
+    def context(self, trust: bool = False, protect: object = None, terms: job_terms.JobTerms | None = None) -> Context:
         """
         Return the surroundings of an operation on a base.
 
         Args:
             trust: Verify bundles with the trusted keys, and protect images.
             protect: Patterns of images to protect, beside those that pillar declares for the base.
+            terms: Terms of the job; ``None`` for a job that may always begin.
 
         Raises:
             ArgumentInvalid: A value in the configuration or in pillar is wrong.
@@ -117,9 +118,10 @@ class Minion:
         below = self._below()
         engine = self.engine()
         self._records_before = (engine, status.written(engine))
-        return Context(
+        context = Context(
             engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept, link, below
         )
+        return replace(context, admit=terms.check) if terms else context
 
     def _below(self) -> dict[str, str]:
         """The declared values of ``below``, by reference or chain ID; none if pillar has a mistake."""
@@ -127,6 +129,10 @@ class Minion:
             declared = self.declared()["bases"].items()
             return {base["chain_id"] or name: base["below"] for name, base in declared if base["below"]}
         return {}
+
+    def terms(self, not_after: object, rollout: object, cancels: bool = False) -> job_terms.JobTerms:
+        """Return the terms of a rollout's job; ``cancels`` if it takes the rollout back. Raises ArgumentInvalid."""
+        return job_terms.parse(not_after, rollout, cancels, self._opts["cachedir"])
 
     def _reserve(self) -> int:
         reserve = self._salt["config.get"]("baseimg:reserve", 2)

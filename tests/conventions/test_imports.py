@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "ops": ({"errors", "progress", "context", "model", "linux", "disk", "engine", "ops"}, set()),
     "minion": ({"errors", "redact", "context", "model", "engine", "registry", "ops"}, set()),
     "report": ({"errors", "model", "report"}, set()),
-    "rollout": ({"errors", "model", "linux", "disk", "rollout"}, set()),
+    "rollout": ({"__version__", "errors", "model", "linux", "disk", "rollout"}, set()),
 }
 # The packages within a layer. A subject has the same name on every layer.
 SUBJECTS = {"stack", "bundle", "store", "packages", "impact", "containers", "policy", "legacy", "rollout"}

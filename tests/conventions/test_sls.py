@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -278,8 +279,18 @@ class TestReactor:
     PATH = REPO / "reactor/baseimg.sls"
 
     @pytest.mark.parametrize("node", ["web1.example.com", "a: b", "x' *"])
-    def test_converges_the_node_of_the_event_and_no_other(self, minion: Minion, node: str) -> None:
-        (reaction,) = minion.modules["slsutil.renderer"](str(self.PATH), data={"id": node}).values()
-        given = _given(reaction["local.state.apply"])
-        assert (given["tgt"], given["tgt_type"]) == ([node], "list")
-        assert _given(given["args"]) == {"mods": "baseimg", "queue": True}
+    def test_asks_the_runner_about_the_node_of_the_event(self, minion: Minion, node: str) -> None:
+        tag = f"salt/minion/{node}/start"
+        (reaction,) = minion.modules["slsutil.renderer"](str(self.PATH), data={"id": node}, tag=tag).values()
+        assert _given(_given(reaction["runner.baseimg.arrived"])["args"]) == {"tag": tag, "id": node}
+
+    def test_notifies_a_web_hook(self, minion: Minion) -> None:
+        data = {"id": "1", "base": "corp/base:12.0", "version": "12.1", "text": 'halted: it\'s "bad"'}
+        path = str(REPO / "reactor/notify.sls")
+        (reaction,) = minion.modules["slsutil.renderer"](path, data=data).values()
+        query = _given(_given(reaction["runner.http.query"])["args"])
+        assert (query["method"], query["url"]) == ("POST", "http://localhost:9095/rollouts")
+        assert json.loads(query["data"]) == {
+            "rollout": "1",
+            **{key: data[key] for key in ("base", "version", "text")},
+        }

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemons import Daemons
+from tests.support.engine import Engine
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,10 @@ def salt_factories_config() -> Iterator[dict[str, Any]]:
 def daemons(salt_factories: Any) -> Iterator[Daemons]:
     with contextlib.ExitStack() as stack:
         yield Daemons(salt_factories, stack)
+
+
+@pytest.fixture(scope="module")
+def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    """An engine for each of the module's NODES. This thread starts them, so they end with it."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(Engine(tmp_path_factory.mktemp(name))) for name in request.module.NODES}

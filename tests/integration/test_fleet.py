@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,20 +79,6 @@ class Fleet:
 
 def everywhere(version: str) -> dict[str, set[str]]:
     return {node: {version} for node in NODES}
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    # Started by this thread, so that they end with it
-    started: dict[str, Engine] = {}
-    try:
-        for node in NODES:
-            started[node] = Engine(tmp_path_factory.mktemp(node))
-            started[node].start()
-        yield started
-    finally:
-        for engine in started.values():
-            engine.destroy()
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ import salt.client
 import salt.config
 import salt.loader
 import salt.utils.event
-from salt.exceptions import CommandExecutionError
 
+from baseimg_core.model.rollout import outcome
 from tests.support import images
 from tests.support.daemons import Daemons, Master
 from tests.support.deadlines import POLL_SECONDS, Deadline, scaled, wait_until
@@ -69,15 +69,21 @@ class Fleet:
 
     def run(self, function: str, *arguments: Any, **named: Any) -> dict[str, Any]:
         """A function of the runner, as `salt-run` calls it."""
-        found: dict[str, Any] = self.runners[f"baseimg.{function}"](*arguments, **named)
-        return found
+        result: dict[str, Any] = self.runners[f"baseimg.{function}"](*arguments, **named)
+        return result
 
     def refused(self, code: str, function: str, *arguments: Any, **named: Any) -> str:
-        """The message of the error that the runner ends with."""
-        with pytest.raises(CommandExecutionError) as caught:
-            self.run(function, *arguments, **named)
-        assert caught.value.info["code"] == code, caught.value
-        return str(caught.value.info["message"])
+        """The message of the error that the runner refuses with."""
+        result = self.run(function, *arguments, **named)
+        assert (result["state"], result["retcode"]) == ("refused", outcome.REFUSED), result
+        assert result["error"]["code"] == code, result
+        return str(result["error"]["message"])
+
+    def halted(self, retcode: int, function: str, *arguments: Any, **named: Any) -> str:
+        """Why a rollout halted."""
+        result = self.run(function, *arguments, **named)
+        assert (result["state"], result["retcode"]) == ("halted", retcode), result
+        return str(result["reason"])
 
     def newest(self) -> dict[str, Any]:
         """The record of the newest rollout."""
@@ -120,28 +126,15 @@ class Fleet:
         """Wait for something about the newest rollout."""
         deadline = Deadline(SECONDS)
         while True:
-            with contextlib.suppress(CommandExecutionError):
-                if holds(record := self.newest()):
-                    return record
+            record = self.newest()
+            if "nodes" in record and holds(record):
+                return record
             assert not deadline.passed()
             time.sleep(POLL_SECONDS)
 
 
 def everywhere(version: str, **nodes: str) -> dict[str, str]:
     return {**dict.fromkeys(NODES, version), **nodes}
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    started: dict[str, Engine] = {}
-    try:
-        for node in NODES:
-            started[node] = Engine(tmp_path_factory.mktemp(node))
-            started[node].start()
-        yield started
-    finally:
-        for engine in started.values():
-            engine.destroy()
 
 
 def wait_for_answers(master: Master) -> None:
@@ -153,7 +146,11 @@ def wait_for_answers(master: Master) -> None:
 
 
 @pytest.fixture(scope="module")
-def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+def started(
+    engines: dict[str, Engine],
+    daemons: Daemons,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Fleet:
     served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
     # a node that is dead is known to be so after four times this
     master = daemons.master(
@@ -164,7 +161,11 @@ def started(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pyte
         auto_accept=True,
         reactor=REACTOR,
     )
-    minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
+    # an apply that waits for the lock waits longer than any timeout of these tests
+    options = {"baseimg": {"lock_timeout": 3600}}
+    minions = daemons.minions(
+        master, **{node: {"docker.url": engine.url, **options} for node, engine in engines.items()}
+    )
     wait_for_answers(master)
     assert master.salt("*", "saltutil.sync_all").code == 0
     assert master.factory.salt_run_cli(timeout=scaled(SECONDS)).run("saltutil.sync_all").returncode == 0
@@ -204,7 +205,7 @@ class TestGood:
             ("rest", {"node4": way, "node5": way}),
         ]
         assert fleet.shown() == everywhere(OLD)
-        assert fleet.run("status") == {"format": 1, "rollouts": []}
+        assert fleet.run("status") == {"format": 2, "rollouts": []}
 
         with fleet.salt_run("baseimg.rollout", BASE, "canary=node3", "max_unavailable=1") as process:
             out, err = process.communicate(timeout=scaled(SECONDS))
@@ -235,10 +236,12 @@ class TestGood:
         assert (again["state"], again["nodes"]) == ("done", {"skipped": 5})
         assert set(again["skipped"]) == set(NODES)
 
-        # An older one cannot be taken back any more, this one can, and there is nothing of it
-        assert again["id"] in fleet.refused("rollout-busy", "rollback", told["id"])
-        assert fleet.run("rollback", again["id"])["state"] == "rolled-back"
-        assert fleet.shown() == everywhere(NEW)
+        # An accidental second run does not take the way back away
+        assert "changed no node" in fleet.refused("rollout-empty", "rollback", again["id"])
+        back = fleet.run("rollback", BASE)
+        assert (back["id"], back["state"], back["retcode"]) == (told["id"], "rolled-back", 0)
+        assert fleet.shown() == everywhere(OLD)
+        assert "changed a node" in fleet.refused("rollout-empty", "rollback", BASE)
 
     def test_fetching_ahead_moves_all_bytes(self, fleet: Fleet) -> None:
         """What converging needs is on the node then, and is not sent again."""
@@ -264,9 +267,10 @@ class TestFailures:
         fleet.declare(node4={"reserve": 99})
         with fleet.salt_run("baseimg.rollout", BASE, "canary=2", "on_failure=rollback") as process:
             out, err = process.communicate(timeout=scaled(SECONDS))
-        assert process.returncode != 0
-        assert "[rollout-failed]" in out + err
-        assert "node4 (space-exhausted)" in out + err
+        result = json.loads(out)
+        assert (process.returncode, result["retcode"]) == (outcome.ROLLED_BACK, outcome.ROLLED_BACK)
+        assert "node4 (space-exhausted)" in result["reason"]
+        assert "Traceback" not in out + err
         record = fleet.newest()
         assert record["state"] == "rolled-back"
         assert set(record["waves"][0].values()) >= {"canary", "passed"}
@@ -278,9 +282,8 @@ class TestFailures:
 
     def test_a_wrong_bundle_is_found_before_anything_is_changed(self, fleet: Fleet) -> None:
         fleet.declare(node1={"bases": {BASE: {"bundles": {NEW: {"hash": WRONG}}}}})
-        message = fleet.refused("rollout-halted", "rollout", BASE, canary=1)
-        assert "wave 'canary': 1 of 1 nodes are not updated" in message
-        assert "node1 (digest-mismatch)" in message
+        message = fleet.halted(outcome.REFUSED, "rollout", BASE, canary=1)
+        assert "1 nodes refuse, 'refused' allows 0: node1 (digest-mismatch)" in message
         assert fleet.states() == {**everywhere("ready"), "node1": "failed"}
         assert fleet.shown() == everywhere(OLD)
 
@@ -296,8 +299,8 @@ class TestFailures:
                 out, err = process.communicate(timeout=scaled(SECONDS))
         finally:
             fleet.minions["node4"].start()
-        assert process.returncode != 0
-        assert "node4 (node-silent)" in out + err
+        assert process.returncode == outcome.HALTED_BY_FAILURE, err
+        assert "node4 (node-silent)" in json.loads(out)["reason"]
         assert fleet.newest()["state"] == "halted"
         assert fleet.states() == {**everywhere("updated"), "node4": "unreachable", "node5": "ready"}
         assert fleet.shown() == everywhere(NEW, node4=OLD, node5=OLD)
@@ -316,11 +319,12 @@ class TestHaltAndResume:
         with fleet.salt_run("baseimg.rollout", BASE, "canary=1", "soak=600") as process:
             soaking = fleet.wait_until(lambda record: record["state"] == "soaking")
             # one rollout of a base at a time
-            assert "is going on" in fleet.refused("rollout-busy", "rollout", BASE)
-            assert "requested" in fleet.run("halt")["halt"]
+            assert "another process moves" in fleet.refused("rollout-busy", "rollout", BASE)
+            assert fleet.newest()["moved_by"].startswith("pid ")
+            assert fleet.run("halt")["retcode"] == 0  # it is requested, or done already
             out, err = process.communicate(timeout=scaled(SECONDS))
-        assert process.returncode != 0
-        assert "halted by request" in out + err
+        assert process.returncode == outcome.HALTED_BY_REQUEST, err
+        assert json.loads(out)["reason"] == "halted by request"
         assert fleet.newest()["state"] == "halted"
         assert fleet.shown() == everywhere(OLD, node1=NEW)
 
@@ -334,10 +338,10 @@ class TestHaltAndResume:
         """Everybody is prepared, and nobody is changed."""
         far = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).strftime("%a").lower()
         window = {"days": [far], "from": "01:00", "to": "02:00"}
-        assert "the window is closed" in fleet.refused("rollout-halted", "rollout", BASE, window=window)
+        assert "the window is closed" in fleet.halted(outcome.HALTED_BY_WINDOW, "rollout", BASE, window=window)
         assert fleet.states() == everywhere("ready")
         assert fleet.shown() == everywhere(OLD)
-        assert "the window is closed" in fleet.refused("rollout-halted", "resume")
+        assert "the window is closed" in fleet.halted(outcome.HALTED_BY_WINDOW, "resume", only="window")
 
     def test_a_process_that_was_killed_and_a_master_that_was_restarted(self, fleet: Fleet) -> None:
         with fleet.held("node2"):
@@ -345,7 +349,8 @@ class TestHaltAndResume:
                 fleet.wait_until(lambda record: record["nodes"]["node2"]["state"] == "applying")
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-            assert "nobody moves it any more" in fleet.refused("rollout-busy", "rollout", BASE)
+            assert "no process moves it" in fleet.refused("rollout-busy", "rollout", BASE)
+            assert fleet.newest()["moved_by"] == "nobody"
             fleet.master.factory.terminate()
         fleet.master.factory.start()
         assert fleet.states()["node2"] == "applying"
@@ -361,7 +366,7 @@ class TestHaltAndResume:
 
     def test_an_answer_that_comes_too_late(self, fleet: Fleet) -> None:
         with fleet.held("node1"):
-            message = fleet.refused("rollout-halted", "rollout", BASE, canary=1, timeout=scaled(10))
+            message = fleet.halted(outcome.HALTED_BY_FAILURE, "rollout", BASE, canary=1, timeout=scaled(10))
             assert "node1 (node-timeout)" in message
             assert fleet.newest()["nodes"]["node1"]["answered"] is False
         told = fleet.run("resume")

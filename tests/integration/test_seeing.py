@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from tests.support.sources import REPO
 pytestmark = pytest.mark.integration
 
 ONE, TWO, DEAD = "node1", "node2", "node3"
+NODES = (ONE, TWO)  # DEAD has no engine
 BASE, TARGET, APP, LATE = "corp/base:12.0", "corp/base:12.1", "corp/app:1", "corp/late:1"
 OLD, NEW = "12.0", "12.1"
 GATHER_SECONDS = 3  # how long a node may take to say whether it works on a job
@@ -73,12 +73,6 @@ class Site:
         """The directory of the base's top layer."""
         inspected = self.engines[node].client.inspect_image(BASE)
         return Path(inspected["GraphDriver"]["Data"]["UpperDir"]).parent
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    with contextlib.ExitStack() as stack:
-        yield {name: stack.enter_context(Engine(tmp_path_factory.mktemp(name))) for name in (ONE, TWO)}
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +192,7 @@ class TestAFleet:
     def test_the_report(self, site: Site, tmp_path: Path) -> None:
         record = Path(site.master.factory.config["cachedir"]) / "baseimg/rollouts/r1.json"
         record.parent.mkdir(parents=True)
-        record.write_text(json.dumps({**fleets.rollout(40), "base": BASE}))
+        record.write_text(json.dumps({**fleets.rollout(40), "base": BASE, "events": []}))
         path = tmp_path / "report.html"
         nodes = [f"tgt={ONE},{TWO}", "tgt_type=list"]
         done = site.master.run("baseimg.report", f"path={path}", "rollout=r1", *nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from baseimg_core.model.rollout import policy as rollout_policy
 from baseimg_core.model.rollout import record as rollout_record
+from baseimg_core.model.rollout import waves
 from baseimg_core.model.rollout.record import Node, Rollout, WaveRecord
 
 AT = "2026-11-24T03:00:00Z"
@@ -32,20 +34,25 @@ fleets = st.lists(st.tuples(st.sampled_from(("failed in preparing", "at the vers
 def begun(policy: dict[str, Any], names: list[str]) -> Rollout:
     merged = rollout_policy.merged(policy)
     rules = rollout_policy.parse(merged)
-    waves = [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
-    nodes = {name: Node(index) for index, taken in enumerate(rollout_record.assign(rules, names, {})) for name in taken}
-    return Rollout("1", "corp/base:12.0", "12.1", "root", AT, merged, waves, nodes)
+    wave_records = [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
+    nodes = {name: Node(index) for index, taken in enumerate(waves.assign(rules, names, {})) for name in taken}
+    return Rollout("1", "corp/base:12.0", "12.1", "root", AT, merged, wave_records, nodes)
+
+
+def replayed(before: Rollout, record: Rollout) -> Rollout:
+    """The record as it was, with all that the journal has of the present one."""
+    return rollout_record.parse(before.dump(), "here", [json.loads(rollout_record.compact(record.take_change()))])
 
 
 def prepare(record: Rollout, index: int, outcomes: dict[str, str]) -> None:
     states = {"failed in preparing": rollout_record.FAILED, "at the version": rollout_record.SKIPPED}
-    for name, node in record.of_wave(index).items():
-        node.state = states.get(outcomes[name], rollout_record.READY)
+    for name in record.of_wave(index):
+        record.update(name, state=states.get(outcomes[name], rollout_record.READY))
 
 
-def end(node: Node, outcome: str) -> None:
-    node.answered = outcome != OUTCOMES[-1]
-    node.state = outcome if node.answered else rollout_record.UNREACHABLE
+def end(record: Rollout, name: str, outcome: str) -> None:
+    answered = outcome != OUTCOMES[-1]
+    record.update(name, answered=answered, state=outcome if answered else rollout_record.UNREACHABLE)
 
 
 def drive(record: Rollout, outcomes: dict[str, str], data: st.DataObject) -> None:
@@ -53,18 +60,19 @@ def drive(record: Rollout, outcomes: dict[str, str], data: st.DataObject) -> Non
     limit = record.rules.max_unavailable
     while (index := record.current) is not None:
         prepare(record, index, outcomes)
-        while rollout_record.verdict(record, index) == rollout_record.RUNNING:
-            for name in rollout_record.next_batch(record, index):
-                record.nodes[name].state, record.nodes[name].answered = rollout_record.APPLYING, False
+        while waves.verdict(record, index) == rollout_record.RUNNING:
+            for name in waves.next_batch(record, index):
+                record.update(name, state=rollout_record.APPLYING, answered=False, started=AT)
             total = sum(node.state != rollout_record.SKIPPED for node in record.nodes.values())
-            assert len(rollout_record.unavailable(record)) <= limit.of(total)
+            assert record.total == total
+            assert len(record.unavailable) <= limit.of(total)
             busy = record.in_state(rollout_record.APPLYING)
             assert busy, "nothing to wait for and nothing decided"
             for name in data.draw(st.lists(st.sampled_from(busy), min_size=1, unique=True)):
-                end(record.nodes[name], outcomes[name])
-        record.waves[index].state = rollout_record.verdict(record, index)
+                end(record, name, outcomes[name])
+        record.set_wave(index, state=waves.verdict(record, index))
         if record.waves[index].state == rollout_record.FAILED:
-            rollout_record.why_failed(record, index)
+            waves.why_failed(record, index)
             rollout_record.close(record, rollout_record.FAILED, AT)
             return
     rollout_record.close(record, rollout_record.DONE, AT)
@@ -93,12 +101,13 @@ def test_any_rollout(policy: dict[str, Any], fleet: list[tuple[str, bool]], data
     else:
         assert record.state == rollout_record.DONE
     assert rollout_record.parse(record.dump(), "here") == record
+    assert replayed(begun(policy, sorted(outcomes)), record) == record
 
 
 @given(policies, st.lists(st.text("abc", min_size=1), unique=True))
 def test_every_node_is_in_exactly_one_wave(policy: dict[str, Any], names: list[str]) -> None:
     rules = rollout_policy.parse(rollout_policy.merged(policy))
-    assert sorted(name for taken in rollout_record.assign(rules, names, {}) for name in taken) == sorted(names)
+    assert sorted(name for taken in waves.assign(rules, names, {}) for name in taken) == sorted(names)
 
 
 @given(policies, fleets, st.data())
@@ -108,9 +117,9 @@ def test_resuming_tries_again_and_never_forgets_who_is_not_heard_of(
     outcomes = {f"node{number:03}": outcome for number, (outcome, _) in enumerate(fleet)}
     record = begun(policy, sorted(outcomes))
     drive(record, outcomes, data)
-    lost = rollout_record.unavailable(record)
+    lost = record.unavailable
     good = record.in_state(rollout_record.UPDATED)
     rollout_record.begin_again(record)
-    assert rollout_record.unavailable(record) == lost
+    assert record.unavailable == lost
     assert record.in_state(rollout_record.UPDATED) == good
     assert all(wave.state in (rollout_record.PENDING, rollout_record.PASSED) for wave in record.waves)

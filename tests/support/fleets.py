@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from baseimg_core.model.rollout import fleet, record
+from baseimg_core.model.rollout import fleet, record, waves
 from baseimg_core.model.rollout.policy import DEFAULTS
 
 BASE, OLD, NEW = "corp/base:12.0", "12.0", "12.1"
@@ -94,8 +94,13 @@ def _is_lost(found: list[History], count: int) -> bool:
 
 
 def seen(count: int) -> dict[str, Any]:
-    """What `baseimg.fleet` collects: besides the rollout, some contents were damaged and some engines are down."""
-    answers: dict[str, Any] = {}
+    """What `baseimg.fleet` collects."""
+    return fleet.collect(names(count), answers(count))
+
+
+def answers(count: int) -> dict[str, Any]:
+    """What nodes answer: besides the rollout, some contents were damaged and some engines are down."""
+    found: dict[str, Any] = {}
     for history, node in zip(histories(count), names(count), strict=True):
         if history.state == record.UNREACHABLE:
             continue
@@ -104,10 +109,10 @@ def seen(count: int) -> dict[str, Any]:
         item = status(NEW if updated else OLD, containers={"current": [], "outdated": outdated, "unknown": []})
         if history.number % 401 == 11:
             item["generations"][0]["damaged"] = True
-        answers[node] = {"bases": [item]}
+        found[node] = {"bases": [item]}
         if history.number % 500 == 42:
-            answers[node] = "ERROR: [engine-unreachable] no answer from the engine at unix:///var/run/docker.sock"
-    return fleet.collect(names(count), answers)
+            found[node] = "ERROR: [engine-unreachable] no answer from the engine at unix:///var/run/docker.sock"
+    return found
 
 
 def rollout(count: int) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def rollout(count: int) -> dict[str, Any]:
         for history, node in zip(found, names(count), strict=True)
     }
     states = (record.PASSED, record.PASSED, record.FAILED, record.PENDING)
-    waves = [
+    wave_records = [
         record.WaveRecord(name, _THRESHOLD, state, at(_SECONDS[index][0]), at(_SECONDS[index][1]))
         if index < _REST
         else record.WaveRecord(name, _THRESHOLD, state)
@@ -140,13 +145,13 @@ def rollout(count: int) -> dict[str, Any]:
         by="ops",
         created=at(0),
         policy=dict(DEFAULTS),
-        waves=waves,
+        waves=wave_records,
         nodes=nodes,
         state=record.HALTED,
         updated=at(_SECONDS[_HALF][1]),
     )
-    halted.reason = record.why_failed(halted, _HALF)
-    data: dict[str, Any] = json.loads(halted.dump())
+    halted.reason = waves.why_failed(halted, _HALF)
+    data: dict[str, Any] = json.loads(json.dumps(halted.as_dict()))
     return data
 
 

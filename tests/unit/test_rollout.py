@@ -9,6 +9,7 @@ import pytest
 from baseimg_core.errors import RecordInvalid
 from baseimg_core.model.rollout import policy as rollout_policy
 from baseimg_core.model.rollout import record as rollout_record
+from baseimg_core.model.rollout import waves
 from baseimg_core.model.rollout.policy import Target
 from baseimg_core.model.rollout.record import EVENTS, Node, Rollout, WaveRecord
 
@@ -37,7 +38,7 @@ class TestRecord:
     @pytest.mark.parametrize(
         "change",
         [
-            {"format": 2},
+            {"format": 3},
             {"state": "odd"},
             {"nodes": {"a": {"wave": 1}}},
             {"nodes": {"a": {"wave": 0, "state": "odd"}}},
@@ -58,38 +59,38 @@ class TestWaves:
     def test_the_first_that_takes_a_node_has_it(self) -> None:
         policy = rollout_policy.parse(rollout_policy.merged({"canary": "c*", "waves": [2, "x*"]}))
         matched = {Target("c*"): ["c1", "elsewhere"], Target("x*"): ["x1", "x2", "b"]}
-        found = rollout_record.assign(policy, ["x2", "x1", "c1", "b", "a"], matched)
+        found = waves.assign(policy, ["x2", "x1", "c1", "b", "a"], matched)
         assert found == [["c1"], ["a", "b"], ["x1", "x2"], []]
 
 
 class TestVerdict:
     def test_an_empty_wave_passes(self) -> None:
-        assert rollout_record.verdict(record(), 0) == rollout_record.PASSED
+        assert waves.verdict(record(), 0) == rollout_record.PASSED
 
     def test_a_node_that_does_not_answer_is_no_success(self) -> None:
         one = record(a=rollout_record.UPDATED, b=rollout_record.UNREACHABLE)
         one.nodes["b"].code = "node-silent"
-        assert rollout_record.verdict(one, 0) == rollout_record.FAILED
-        assert rollout_record.why_failed(one, 0) == (
+        assert waves.verdict(one, 0) == rollout_record.FAILED
+        assert waves.why_failed(one, 0) == (
             "wave 'rest': 1 of 2 nodes are not updated, success_threshold is 100 %: b (node-silent)"
         )
         assert (
-            rollout_record.verdict(record(50, a=rollout_record.UPDATED, b=rollout_record.UNREACHABLE), 0)
+            waves.verdict(record(50, a=rollout_record.UPDATED, b=rollout_record.UNREACHABLE), 0)
             == rollout_record.PASSED
         )
 
     def test_who_is_at_work_is_waited_for_although_the_wave_is_lost(self) -> None:
         one = record(a=rollout_record.FAILED, b=rollout_record.APPLYING, c=rollout_record.READY)
-        assert rollout_record.verdict(one, 0) == rollout_record.RUNNING
-        assert rollout_record.next_batch(one, 0) == []
+        assert waves.verdict(one, 0) == rollout_record.RUNNING
+        assert waves.next_batch(one, 0) == []
 
     def test_a_wave_whose_room_is_taken_by_the_lost_fails(self) -> None:
         one = record(1, a=rollout_record.UNREACHABLE, b=rollout_record.READY)
         one.policy["max_unavailable"] = 1
-        one.nodes["a"].answered = False
-        assert rollout_record.next_batch(one, 0) == []
-        assert rollout_record.verdict(one, 0) == rollout_record.FAILED
-        assert "max_unavailable: a" in rollout_record.why_failed(one, 0)
+        one.update("a", answered=False)
+        assert waves.next_batch(one, 0) == []
+        assert waves.verdict(one, 0) == rollout_record.FAILED
+        assert "max_unavailable: a" in waves.why_failed(one, 0)
 
 
 def test_closing_leaves_nobody_in_between() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.rollout import policy as rollout_policy
-from baseimg_core.model.rollout.policy import DEFAULTS, Policy, Share, Target, Wave, Window
+from baseimg_core.model.rollout.policy import DEFAULTS, Gate, Policy, Share, Target, Wave, Window
 
 EVERY_DAY = frozenset(range(7))
 
@@ -21,13 +21,21 @@ class TestSound:
     def test_defaults(self) -> None:
         assert parsed() == Policy(
             target=Target("*"),
+            exclude=(),
+            unreachable="wait",
+            refused=Share(0),
             waves=(Wave("rest", None, 100),),
             max_unavailable=Share(25, percent=True),
+            min_available=Share(0),
+            group_by="",
             prepare_at_once=Share(50),
             soak=0,
+            gates=(),
+            gate_interval=30,
             on_failure="halt",
             window=None,
             timeout=900,
+            keep_records=50,
         )
         assert rollout_policy.merged(None, {}) == dict(DEFAULTS)
 
@@ -56,6 +64,26 @@ class TestSound:
             Wave("east", Share(50, percent=True), 95),
             Wave("rest", None, 90),
         )
+
+    def test_gates(self) -> None:
+        policy = parsed(
+            gate=[
+                {"url": "https://shop/health", "match": "^ok", "timeout": 3},
+                {"command": "check-shop"},
+                {"function": "http.query", "tgt": "role:lb", "tgt_type": "grain", "arg": ["http://shop"]},
+            ],
+            exclude="db*",
+        )
+        assert policy.gates == (
+            Gate("url", "https://shop/health", "^ok", timeout=3),
+            Gate("command", "check-shop"),
+            Gate("function", "http.query", target=Target("role:lb", "grain"), arguments=("http://shop",)),
+        )
+        assert policy.exclude == (Target("db*"),)
+
+    def test_a_policy_of_an_older_release_has_the_defaults(self) -> None:
+        old = {key: value for key, value in rollout_policy.merged().items() if key not in ("gate", "refused")}
+        assert rollout_policy.parse(old) == parsed()
 
     @pytest.mark.parametrize(("share", "total", "number"), [(3, 100, 3), ("10%", 5, 1), ("25%", 8, 2), ("100%", 7, 7)])
     def test_shares_are_rounded_up(self, share: object, total: int, number: int) -> None:
@@ -128,6 +156,19 @@ class TestWindow:
         ({"window": {"from": "22:00", "to": "24:00"}}, "rollout:window:to"),
         ({"window": {"from": "22:00", "to": "04:00", "days": ["friday"]}}, "rollout:window:days"),
         ({"window": "night"}, "rollout:window"),
+        ({"unreachable": "ignore"}, "rollout:unreachable"),
+        ({"refused": -1}, "rollout:refused"),
+        ({"exclude": 3}, "rollout:exclude"),
+        ({"group_by": ""}, "rollout:group_by"),
+        ({"keep_records": 0}, "rollout:keep_records"),
+        ({"gate_interval": 0}, "rollout:gate_interval"),
+        ({"gate": "https://x"}, "rollout:gate"),
+        ({"gate": [{}]}, "rollout:gate:1"),
+        ({"gate": [{"command": "x", "url": "http://x"}]}, "rollout:gate:1"),
+        ({"gate": [{"command": "x"}, {"url": "file:///etc/passwd"}]}, "rollout:gate:2:url"),
+        ({"gate": [{"function": "test.ping"}]}, "rollout:gate:1"),
+        ({"gate": [{"command": "x", "tgt": "*"}]}, "rollout:gate:1"),
+        ({"gate": [{"command": "x", "match": "("}]}, "rollout:gate:1:match"),
     ],
 )
 def test_mistakes_name_the_key(keys: dict[str, Any], key: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from baseimg_core.errors import ArgumentInvalid, RecordInvalid, RolloutBusy, RolloutUnknown
 from baseimg_core.model.rollout import policy
 from baseimg_core.model.rollout import record as rollout_record
-from baseimg_core.model.rollout.record import Rollout
+from baseimg_core.model.rollout.record import Node, Rollout, WaveRecord
+from baseimg_core.rollout import store as rollout_store
 from baseimg_core.rollout.driver import zone
 from baseimg_core.rollout.store import Store
 
@@ -28,33 +31,127 @@ def saved(store: Store, identity: str, base: str = "b:1", state: str = rollout_r
 
 
 class TestFinding:
-    def test_by_id_by_base_and_the_only_one(self, store: Store) -> None:
-        old, new = saved(store, "1", state=rollout_record.DONE), saved(store, "2")
-        other = saved(store, "3", "c:1", rollout_record.DONE)
-        states = frozenset({rollout_record.HALTED})
+    def test_by_id_and_by_base(self, store: Store) -> None:
+        saved(store, "1", state=rollout_record.DONE)
+        new, other = saved(store, "2"), saved(store, "3", "c:1", rollout_record.DONE)
         assert store.ids() == ["3", "2", "1"]
-        assert [store.find(name, states) for name in ("1", "b:1", None)] == [old, new, new]
+        assert [store.find(name).id for name in ("1", "b:1", "c:1")] == ["1", "2", "3"]
         assert store.of_base("c:1") == [other]
+        assert store.newest() == ([other, new], [])
 
-    def test_what_is_not_clear_is_told(self, store: Store) -> None:
-        states = frozenset({rollout_record.HALTED})
-        with pytest.raises(RolloutUnknown, match="there are: none"):
-            store.find(None, states)
+    @pytest.mark.parametrize("name", ["3", "../1", "", "d:1"])
+    def test_unknown_names(self, store: Store, name: str) -> None:
         saved(store, "1")
-        saved(store, "2", "c:1")
-        with pytest.raises(RolloutUnknown, match="2 \\(c:1, halted\\), 1 \\(b:1, halted\\)"):
-            store.find(None, states)
-        for name in ("3", "../1", ""):
-            with pytest.raises(RolloutUnknown):
-                store.find(name, states)
+        with pytest.raises(RolloutUnknown):
+            store.find(name)
+
+
+class TestJournal:
+    def test_a_change_costs_one_line(self, store: Store) -> None:
+        record = large(store, 2000)
+        snapshot = (Path(store.home) / "1.json").stat()
+        for number in range(20):
+            record.update(f"node{number}", state=rollout_record.UPDATED, started=AT)
+            record.tell(AT, f"node{number}: updated")
+            store.save(record)
+        journal = Path(store.home) / "1.journal"
+        assert len(journal.read_bytes().splitlines()) == 20
+        assert journal.stat().st_size < 20 * 300
+        assert (Path(store.home) / "1.json").stat().st_ino == snapshot.st_ino
+        assert (journal.stat().st_mode & 0o777) == 0o600
+        assert Store(store.home.removesuffix("/baseimg/rollouts")).read("1") == record
+
+    def test_a_decision_is_durable_with_all_that_came_before(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[int] = []
+        monkeypatch.setattr(os, "fdatasync", synced.append)
+        record = large(store, 1)
+        for number, durable in enumerate((False, False, True, False)):
+            record.tell(AT, str(number))
+            store.save(record, durable)
+        assert len(synced) == 1
+        store.save(record)
+        assert len(synced) == 2
+        store.save(record)
+        assert len(synced) == 2
+
+    def test_what_is_not_changed_is_not_written(self, store: Store) -> None:
+        record = large(store, 1)
+        store.save(record)
+        record.update("node0", state=record.nodes["node0"].state)
+        store.save(record)
+        assert not (Path(store.home) / "1.journal").exists()
+
+    def test_a_large_journal_becomes_a_snapshot(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rollout_store, "_LEAST", 1000)
+        record = large(store, 1)
+        sizes = []
+        for number in range(100):
+            record.tell(AT, f"event {number}")
+            store.save(record)
+            journal = Path(store.home) / "1.journal"
+            sizes.append(journal.stat().st_size if journal.exists() else 0)
+        assert 0 in sizes
+        assert max(sizes) < 10_000
+        assert store.read("1") == record
+
+    def test_a_torn_line_was_never_acknowledged(self, store: Store) -> None:
+        record = large(store, 2)
+        record.update("node0", state=rollout_record.UPDATED)
+        store.save(record)
+        journal = Path(store.home) / "1.journal"
+        line = journal.read_bytes()
+        for cut in range(len(line)):
+            journal.write_bytes(line + line[:cut])
+            assert store.read("1") == record
+        # the next process goes on behind it
+        other = Store(store.home.removesuffix("/baseimg/rollouts"))
+        again = other.read("1")
+        again.update("node1", state=rollout_record.UPDATED)
+        other.save(again)
+        again.update("node0", state=rollout_record.FAILED)
+        other.save(again)
+        assert store.read("1") == again
+
+    def test_a_crash_between_snapshot_and_journal_repeats_nothing(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        record = large(store, 1)
+        record.act(AT, "ops", "resumed")
+        record.declare({"version": "3"})
+        store.save(record)
+        monkeypatch.setattr(rollout_store.files, "discard", lambda path: None)  # killed before it could
+        store._snapshot(record)
+        assert (Path(store.home) / "1.journal").exists()
+        assert store.read("1") == record
+
+    def test_a_record_of_format_1(self, store: Store) -> None:
+        """Written before there was a journal."""
+        record = saved(store, "1")
+        path = Path(store.home) / "1.json"
+        old = {"format": 1, "id": "1", "base": "b:1", "version": "2", "by": "root", "created": AT, "policy": {}}
+        nodes = {"a": {"wave": -1, "state": "updated", "from_version": "1"}}
+        path.write_text(json.dumps({**old, "state": "halted", "waves": [], "nodes": nodes, "events": []}, indent=1))
+        found = store.read("1")
+        assert (found.state, found.nodes["a"].from_version) == (record.state, "1")
+
+
+def large(store: Store, count: int) -> Rollout:
+    nodes = {f"node{number}": Node(0) for number in range(count)}
+    record = Rollout("1", "b:1", "2", "root", AT, policy.merged(), [WaveRecord("rest", 100)], nodes)
+    store.save(record)
+    return record
 
 
 def test_one_process_at_a_time(store: Store) -> None:
     with store.lock("b/x:1"):
-        with pytest.raises(RolloutBusy, match=r"b/x:1 is going on \(pid \d+\)"), store.lock("b/x:1"):
+        with pytest.raises(RolloutBusy, match=r"moves a rollout of b/x:1 \(pid \d+\)"), store.lock("b/x:1"):
             pass
         with store.lock("c:1"):
             pass
+        assert store.mover("b/x:1").startswith("pid ")
+    assert store.mover("b/x:1") == store.mover("never:1") == ""
     with store.lock("b/x:1"):
         pass
 

@@ -175,6 +175,7 @@ def rollback(
         PristineDamaged, PristineUnproven: the pristine content is wanted and not available.
         GenerationDamaged: the generation was changed on this node.
     """
+    context.admit()
     base, policy = bases.locate(context.engine, name), policy.for_rollback()
     swap.start_stopped(context, base, policy)
     audit = tamper.Audit(base)
@@ -182,6 +183,7 @@ def rollback(
         _check_way_back(context, base, record, to, audit)
     layers = Nest(context, base, base.store.read() or bases.pristine_record(base)).layers
     with ops_nest.locked(context, layers):
+        context.admit()
         record = base.store.recover()
         if record is None:
             if to in ("pristine", base.version):
@@ -323,6 +325,7 @@ class _Change:
             return swap.held_result(context, base, record, self.policy, hold, action)
         layers = Nest(context, base, record, _targets(self._prepare(record), self.catalogue)).layers
         with ops_nest.locked(context, layers):
+            context.admit()
             record = base.store.recover() or bases.initial_record(context.engine, base)
             if self.version != record.live.version:
                 ops_hold.check(base, self.version)  # it may have been set while this job waited for the lock

@@ -1,172 +1,466 @@
-"""What an operator can do with rollouts: each a short story told with the rooms beside this one."""
+"""The commands on rollouts: plan, start, resume, halt, roll back, retry, status."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import ArgumentInvalid, BaseimgError, RolloutBusy
+from ..errors import ArgumentInvalid, BaseimgError, MasterUnsuitable, RolloutBusy, RolloutEmpty, RolloutUnknown
 from ..model.policy import pillar
+from ..model.rollout import outcome
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
+from ..model.rollout.policy import Target
 from ..model.rollout.record import Node, Rollout
 from . import discovery
+from .discovery import Discovery, Request
 from .driver import Driver, zone
 from .jobs import Jobs
-from .node_ops import now
+from .recorder import now
 from .store import Store
-from .transport import Site
+from .transport import SaltTransport
 
 _HALTABLE = frozenset({rollout_record.RUNNING, rollout_record.SOAKING})
 _UNFINISHED = rollout_record.ACTIVE | {rollout_record.HALTED}
-_LISTED = ("id", "base", "version", "state", "reason", "by", "created", "updated", "ended")
+_LISTED = ("id", "base", "version", "state", "reason", "cause", "by", "created", "updated", "ended")
+WINDOW = "window"
 
 
 class Rollouts:
     """
-    The rollouts of one master. ``gather`` (seconds) is how long a node may take to say whether it works on a job;
-    ``by`` is who asks.
+    The rollouts of one master.
+
+    Args:
+        transport: the master.
+        store: its records.
+        gather: seconds that a node may take to say whether it runs a job.
+        by: who asks.
     """
 
-    def __init__(self, site: Site, store: Store, gather: float, by: str) -> None:
-        self._site, self._store, self._by = site, store, by
-        self._jobs = Jobs(site, gather)
+    def __init__(self, transport: SaltTransport, store: Store, gather: float, by: str) -> None:
+        self._transport, self._store, self._by = transport, store, by
+        self._jobs = Jobs(transport, gather)
 
     def plan(self, base: str, version: str | None, *places: object) -> dict[str, Any]:
-        """Who would be in which wave, and what would happen there. ``places`` say the policy, the last counts most."""
-        record = self._begin(base, version, places)
+        """
+        Tell what a rollout would do, and change nothing.
+
+        Args:
+            base: the base's reference.
+            version: the version to show; ``None`` for the declared one.
+            places: parts of the policy; the last one wins.
+
+        Returns:
+            Waves, blast radius, nodes with problems, and the policy.
+        """
+        rollout, answers = self._begin(base, version, places)
         waves = [
             {
                 "name": wave.name,
                 "success_threshold": wave.threshold,
-                "nodes": {name: _way(record, node) for name, node in record.of_wave(index).items()},
+                "nodes": {name: _transition(rollout, node) for name, node in rollout.of_wave(index).items()},
             }
-            for index, wave in enumerate(record.waves)
+            for index, wave in enumerate(rollout.waves)
         ]
-        total = sum(node.state != rollout_record.SKIPPED for node in record.nodes.values())
         return {
             "base": base,
-            "version": record.version,
+            "version": rollout.version,
             "waves": waves,
-            "max_unavailable": record.rules.max_unavailable.of(total),
-            **_troubles(record),
-            "policy": record.policy,
+            "max_unavailable": rollout.rules.max_unavailable.of(rollout.total),
+            "blast_radius": _blast_radius(rollout, answers),
+            **_problems(rollout),
+            "policy": rollout.policy,
+            "retcode": outcome.OK,
         }
 
     def start(self, base: str, version: str | None, *places: object) -> dict[str, Any]:
-        """Begin a rollout and go through all of it."""
-        with self._store.lock(base):
-            unfinished = [one for one in self._store.of_base(base) if one.state in _UNFINISHED]
-            for one in unfinished:
-                if one.state in rollout_record.ACTIVE:
-                    raise RolloutBusy(
-                        f"rollout {one.id} of {base} is {one.state}, but nobody moves it any more",
-                        f"go on with 'salt-run baseimg.resume {one.id}', or 'salt-run baseimg.halt {one.id}' first",
-                    )
-            record = self._begin(base, version, places)
-            for one in unfinished:
-                rollout_record.close(
-                    one, rollout_record.FAILED, now(), f"halted, and rollout {record.id} took its place"
-                )
-                self._store.save(one)
-            self._store.save(record)
-            driver = Driver(self._site, self._jobs, self._store, record)
-            driver.just_asked(record.in_state(rollout_record.UNREACHABLE))
-            driver.run()
-            return _told(record)
+        """
+        Begin a rollout and move it to its end.
 
-    def resume(self, name: str | None) -> dict[str, Any]:
-        """Go on with a rollout that was halted, or whose process is gone."""
-        with self._locked(self._store.find(name, _UNFINISHED)) as record:
-            if record.state not in _UNFINISHED:
-                raise _wrong_state(record, _UNFINISHED)
-            Driver(self._site, self._jobs, self._store, record).resume()
-            return _told(record)
+        Args:
+            base: the base's reference.
+            version: the version to show; ``None`` for the declared one.
+            places: parts of the policy; the last one wins.
+
+        Returns:
+            The summary, with ``retcode``.
+
+        Raises:
+            RolloutBusy: a rollout of this base is under way.
+            RolloutEmpty: nobody takes part.
+        """
+        with self._store.lock(base):
+            unfinished = [rollout for rollout in self._store.of_base(base) if rollout.state in _UNFINISHED]
+            for rollout in unfinished:
+                if rollout.state in rollout_record.ACTIVE:
+                    raise RolloutBusy(
+                        f"rollout {rollout.id} of {base} is {rollout.state}, and no process moves it", _next(rollout)
+                    )
+            rollout, _answers = self._begin(base, version, places)
+            for replaced in unfinished:
+                reason = f"halted, and rollout {rollout.id} took its place"
+                rollout_record.close(replaced, rollout_record.FAILED, now(), reason)
+                self._store.save(replaced)
+            self._store.save(rollout)
+            self._store.prune(rollout.rules.keep_records)
+            return self._moved(rollout, Driver.run)
+
+    def retry(self, name: str) -> dict[str, Any]:
+        """Roll out once more, to the nodes of a rollout that failed or did not answer; as one wave."""
+        rollout = self._store.find(name)
+        failed = rollout.in_state(*rollout_record.BAD, rollout_record.REFUSED)
+        if not failed:
+            raise RolloutEmpty(f"no node of rollout {rollout.id} has failed")
+        target = {"tgt": failed, "tgt_type": "list"}
+        one_wave: dict[str, Any] = {"target": target, "canary": None, "waves": [], "exclude": None}
+        return self.start(rollout.base, rollout.version, rollout.policy, one_wave)
+
+    def resume(self, name: str | None, only: str | None = None) -> dict[str, Any]:
+        """
+        Continue rollouts that were halted or whose process ended.
+
+        Args:
+            name: an ID or a base; ``None`` for every unfinished rollout.
+            only: ``window`` for those that a closed window halted.
+
+        Returns:
+            The summary; of several rollouts, the summaries by ID.
+
+        Raises:
+            RolloutUnknown: there is none.
+            ArgumentInvalid: the named one is not unfinished.
+        """
+        if only not in (None, WINDOW):
+            raise ArgumentInvalid(f"only is {only!r}, expected {WINDOW}")
+        rollouts = self._named(name, _UNFINISHED) if only is None else self._waiting(name)
+        return _joined([self._resume(rollout) for rollout in rollouts])
+
+    def _waiting(self, name: str | None) -> list[Rollout]:
+        """Rollouts that a closed window halted; there may be none."""
+        rollouts = [self._store.find(name)] if name is not None else self._store.newest()[0]
+        return [rollout for rollout in rollouts if rollout.cause == rollout_record.BY_WINDOW]
+
+    def _resume(self, rollout: Rollout) -> dict[str, Any]:
+        with self._locked(rollout) as current:
+            if current.state not in _UNFINISHED:
+                raise _wrong_state(current, _UNFINISHED)
+            return self._moved(current, Driver.resume)
 
     def halt(self, name: str | None) -> dict[str, Any]:
-        """Have no other node started. Whoever moves the rollout does it; where nobody does, it is done here."""
-        record = self._store.find(name, _HALTABLE)
-        if record.state not in _HALTABLE:
-            raise _wrong_state(record, _HALTABLE)
-        self._store.ask_to_halt(record.id)
-        try:
-            with self._locked(record) as mine:
-                if mine.state in _HALTABLE:
-                    Driver(self._site, self._jobs, self._store, mine).halt()
-                return _told(mine)
-        except RolloutBusy:
-            return {**_told(self._store.read(record.id)), "halt": "requested; nodes that are applying end what they do"}
+        """
+        Start no further node. The process that moves a rollout halts it; without one, this process does.
 
-    def roll_back(self, name: str | None) -> dict[str, Any]:
-        """Take back what a rollout has updated."""
-        with self._locked(self._store.find(name, _UNFINISHED)) as record:
-            newest = self._store.of_base(record.base)[0]
-            if newest.id != record.id:
-                raise RolloutBusy(f"rollout {newest.id} of {record.base} came after {record.id}", "roll that one back")
-            Driver(self._site, self._jobs, self._store, record).roll_back()
-            return _told(record)
+        Args:
+            name: an ID or a base; ``None`` for every rollout that is under way.
+
+        Returns:
+            The summary; of several rollouts, the summaries by ID.
+
+        Raises:
+            RolloutUnknown: there is none.
+            ArgumentInvalid: the named one is not under way.
+        """
+        return _joined([self._halt(rollout) for rollout in self._named(name, _HALTABLE)])
+
+    def _halt(self, rollout: Rollout) -> dict[str, Any]:
+        self._store.ask_to_halt(rollout.id)
+        try:
+            with self._locked(rollout) as current:
+                if current.state in _HALTABLE:
+                    return self._moved(current, Driver.halt, asked_to_halt=True)
+                return _summary(current, asked_to_halt=True)
+        except RolloutBusy:
+            rollout = self._store.read(rollout.id)
+            message = "requested; nodes that are applying finish first"
+            return {**_summary(rollout), "halt": message, "retcode": outcome.OK}
+
+    def roll_back(self, name: str | None, since: str | None = None) -> dict[str, Any]:
+        """
+        Take back what rollouts changed.
+
+        Args:
+            name: an ID, a base (its newest rollout that changed a node), or ``None`` for the only unfinished rollout.
+            since: an ID or a time: take back every change of the base from then on, over several rollouts.
+
+        Returns:
+            The summary.
+
+        Raises:
+            RolloutBusy: a later rollout of the base changed nodes.
+            RolloutEmpty: no node is to be taken back.
+        """
+        if since is not None:
+            return self._roll_back_since(name, since)
+        if name is None:
+            rollouts = self._named(None, _UNFINISHED)
+            if len(rollouts) > 1:
+                raise RolloutUnknown(f"several rollouts are unfinished: {_listed(rollouts)}", "give an ID or the base")
+            rollout = rollouts[0]
+        elif name in self._store.ids():
+            rollout = self._store.read(name)
+        else:
+            rollout = self._newest_change(name)
+        with self._locked(rollout) as current:
+            newer = [other for other in self._store.of_base(current.base) if other.id > current.id]
+            if later := [other for other in newer if _changed_something(other)]:
+                hint = f"to take back both: salt-run baseimg.rollback {current.base} since={current.id}"
+                raise RolloutBusy(f"rollout {later[0].id} of {current.base} changed nodes after {current.id}", hint)
+            if not rollout_record.changed(current) and current.state != rollout_record.ROLLING_BACK:
+                raise RolloutEmpty(f"rollout {current.id} changed no node that is not rolled back")
+            return self._moved(current, Driver.roll_back, asked_back=True)
+
+    def _newest_change(self, base: str) -> Rollout:
+        rollouts = self._store.of_base(base)
+        if not rollouts:
+            self._store.find(base)  # raises RolloutUnknown
+        for rollout in rollouts:
+            if rollout.state == rollout_record.ROLLING_BACK or _changed_something(rollout):
+                return rollout
+        raise RolloutEmpty(f"no rollout of {base} changed a node that is not rolled back")
+
+    def _roll_back_since(self, base: str | None, since: str) -> dict[str, Any]:
+        """Take back several rollouts of a base, the newest first, as one rollout that has a record of its own."""
+        if base is None:
+            raise ArgumentInvalid("id is nothing, expected a base: since= takes back the rollouts of one base")
+        base = self._store.find(base).base
+        with self._store.lock(base):
+            rollouts = [rollout for rollout in self._store.of_base(base) if _is_since(rollout, since)]
+            rollouts = [rollout for rollout in reversed(rollouts) if _changed_something(rollout)]
+            if not rollouts:
+                raise RolloutEmpty(f"no rollout of {base} since {since} changed a node that is not rolled back")
+            undo = self._undo(rollouts)
+            self._store.save(undo)
+            for rollout in rollouts:
+                rollout.set(undone_by=undo.id)
+                if rollout.state in _UNFINISHED:
+                    rollout_record.close(rollout, rollout_record.FAILED, now(), f"taken back by {undo.id}")
+                self._store.save(rollout)
+            return self._moved(undo, Driver.roll_back, asked_back=True)
+
+    def _undo(self, rollouts: list[Rollout]) -> Rollout:
+        """A record that leads every node back to what it showed before the oldest of these rollouts."""
+        newest = rollouts[-1]
+        nodes: dict[str, Node] = {}
+        declared: list[dict[str, Any]] = []
+        for rollout in rollouts:
+            for name in rollout_record.changed(rollout):
+                node = rollout.nodes[name]
+                before = nodes.get(name, node)
+                declaration = rollout.declared[node.declared]
+                if declaration not in declared:
+                    declared.append(declaration)
+                nodes[name] = replace(
+                    node,
+                    wave=-1,
+                    from_version=before.from_version,
+                    bundle=before.bundle,
+                    to_version=node.to_version or rollout.version,
+                    swapped=before.swapped or node.swapped,
+                    declared=declared.index(declaration),
+                    answered=True,
+                    job="",
+                )
+        undo = Rollout(_identity(), newest.base, newest.version, self._by, now(), newest.policy, [], nodes, declared)
+        undo.set(undoes=[rollout.id for rollout in rollouts], state=rollout_record.HALTED)
+        return undo
 
     def status(self, name: str | None) -> dict[str, Any]:
-        """One rollout with all its nodes; without a name the list of them, the newest first."""
+        """One rollout with all its nodes; without a name a list of all, the newest first."""
         if name is not None:
-            return asdict(self._store.find(name, _UNFINISHED))
-        found: list[dict[str, Any]] = []
-        for one in self._store.ids():
+            rollout = self._store.find(name)
+            return {**rollout.as_dict(), **self._mover(rollout)}
+        rollouts: list[dict[str, Any]] = []
+        for identity in self._store.ids():
             try:
-                record = self._store.read(one)
-                found.append({**{key: getattr(record, key) for key in _LISTED}, "nodes": record.counts})
-            except BaseimgError as exc:  # one that cannot be read does not hide the others
-                found.append({"id": one, "error": exc.as_dict()})
-        return {"format": rollout_record.FORMAT, "rollouts": found}
+                rollout = self._store.read(identity)
+            except BaseimgError as exc:  # a damaged record does not hide the others
+                rollouts.append({"id": identity, "error": exc.as_dict()})
+                continue
+            listed = {key: getattr(rollout, key) for key in _LISTED}
+            rollouts.append({**listed, "nodes": rollout.counts, **self._mover(rollout)})
+        return {"format": rollout_record.FORMAT, "rollouts": rollouts}
 
-    def _begin(self, base: str, version: str | None, places: tuple[object, ...]) -> Rollout:
+    def arrived(self, tag: object, node: object) -> dict[str, Any]:
+        """
+        Converge a node that started or reported new images, unless an open rollout decides about it.
+
+        Args:
+            tag: the event's tag.
+            node: the minion's ID, from the event's data.
+
+        Returns:
+            The ``job`` that was sent, or why the node was ``left``.
+
+        Raises:
+            ArgumentInvalid: the tag is another minion's, or the master does not know the minion.
+        """
+        pillar.text(node, "id")
+        name = str(node)
+        if tag not in (f"salt/minion/{name}/start", f"salt/beacon/{name}/baseimg/arrived"):
+            raise ArgumentInvalid(f"tag is {tag!r}, expected an event of {name}")
+        if name not in self._transport.match(Target((name,), "list")):
+            raise ArgumentInvalid(f"id is {name!r}, expected a minion whose key the master has accepted")
+        for rollout in self._store.newest()[0]:
+            if rollout.state in _UNFINISHED and name in rollout.nodes:
+                return {"left": f"{name} is a node of the open rollout {rollout.id} ({rollout.state})", "retcode": 0}
+        jid = self._transport.new_jid()
+        self._transport.publish("state.apply", [name], {"mods": "baseimg", "queue": True}, jid)
+        return {"job": jid, "retcode": outcome.OK}
+
+    def _mover(self, rollout: Rollout) -> dict[str, str]:
+        """The process that moves a rollout, and how to go on if none does."""
+        if rollout.state not in _UNFINISHED:
+            return {}
+        mover = self._store.mover(rollout.base) if rollout.state in rollout_record.ACTIVE else ""
+        return {"moved_by": mover} if mover else {"moved_by": "nobody", "next": _next(rollout)}
+
+    def _begin(self, base: str, version: str | None, places: tuple[object, ...]) -> tuple[Rollout, Discovery]:
         pillar.text(base, "base")
         if version is not None:
             pillar.text(version, "version")
-        merged = rollout_policy.merged(*places)
-        window = rollout_policy.parse(merged).window
+        policy = rollout_policy.merged(*places)
+        window = rollout_policy.parse(policy).window
         if window:
             zone(window.timezone)
-        self._site.say(f"{now()[11:19]} {base}: asks the nodes what they declare and show")
-        at = datetime.now(UTC)
-        identity = f"{at:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-        return discovery.begin(self._jobs, self._site.match, base, version, merged, self._by, now(), identity)
+        self._transport.say(f"{now()[11:19]} {base}: asks the nodes what they declare and show")
+        request = Request(base, version, policy, self._by, _identity())
+        return discovery.begin(self._transport, self._jobs, request)
+
+    def _named(self, name: str | None, states: frozenset[str]) -> list[Rollout]:
+        """The named rollout, or every base's newest one in one of these states; raises if there is none."""
+        if name is not None:
+            rollout = self._store.find(name)
+            if rollout.state not in states:
+                raise _wrong_state(rollout, states)
+            return [rollout]
+        newest, errors = self._store.newest()
+        rollouts = [rollout for rollout in newest if rollout.state in states]
+        if not rollouts:
+            broken = f" ({len(errors)} records cannot be read: {errors[0]})" if errors else ""
+            raise RolloutUnknown(f"no rollout is: {', '.join(sorted(states))}{broken}")
+        return rollouts
+
+    def _moved(
+        self, rollout: Rollout, move: Any, asked_back: bool = False, asked_to_halt: bool = False
+    ) -> dict[str, Any]:
+        """Move a rollout; an error that ends the process is part of the summary."""
+        error: dict[str, Any] = {}
+        try:
+            move(Driver(self._transport, self._jobs, self._store, rollout, self._by))
+        except BaseimgError as exc:
+            error = {"error": exc.as_dict()}
+        summary = {**_summary(rollout, asked_back, asked_to_halt), **error}
+        return {**summary, "retcode": summary["retcode"] or outcome.INTERRUPTED} if error else summary
 
     @contextmanager
-    def _locked(self, record: Rollout) -> Iterator[Rollout]:
+    def _locked(self, rollout: Rollout) -> Iterator[Rollout]:
         """The record, read again under its base's lock; an old request to halt is over then."""
-        with self._store.lock(record.base):
-            self._store.forget_halt(record.id)
-            yield self._store.read(record.id)
+        with self._store.lock(rollout.base):
+            self._store.forget_halt(rollout.id)
+            yield self._store.read(rollout.id)
 
 
-def _way(record: Rollout, node: Node) -> str:
-    return f"[{node.code}] {node.message}" if node.code else f"{node.from_version} to {record.version}"
+def _identity() -> str:
+    """A new ID. IDs sort by time: the digits after the hyphen are the fraction of the second."""
+    moment = datetime.now(UTC)
+    return f"{moment:%Y%m%dT%H%M%S}-{moment.microsecond * 65536 // 1000000:04x}"
 
 
-def _troubles(record: Rollout) -> dict[str, Any]:
-    """Nodes that are not as one would wish, with the reason."""
-    found: dict[str, Any] = {
-        state: {name: f"[{node.code}] {node.message}" for name, node in record.nodes.items() if node.state == state}
-        for state in (rollout_record.FAILED, rollout_record.UNREACHABLE, rollout_record.SKIPPED)
+def _changed_something(rollout: Rollout) -> bool:
+    """Whether a rollout has changes that nobody has taken back."""
+    return not rollout.undone_by and bool(rollout_record.changed(rollout))
+
+
+def _is_since(rollout: Rollout, since: str) -> bool:
+    """Whether a rollout is the one with this ID or a later one, or began at this time or later."""
+    try:
+        moment = datetime.fromisoformat(since)
+    except ValueError:
+        return rollout.id >= since
+    began = datetime.fromisoformat(rollout.created)
+    return began.replace(tzinfo=began.tzinfo or UTC) >= moment.replace(tzinfo=moment.tzinfo or UTC)
+
+
+def _next(rollout: Rollout) -> str:
+    """The command that goes on from a rollout's state if no process moves it."""
+    resume = f"salt-run baseimg.resume {rollout.id}"
+    if rollout.state == rollout_record.ROLLING_BACK:
+        return resume
+    return f"{resume}, or salt-run baseimg.rollback {rollout.id}"
+
+
+def _transition(rollout: Rollout, node: Node) -> str:
+    return f"[{node.code}] {node.message}" if node.code else f"{node.from_version} to {rollout.version}"
+
+
+def _blast_radius(rollout: Rollout, answers: Discovery) -> dict[str, Any]:
+    """How much a rollout touches: nodes, and the images and running containers on the base there."""
+    nodes = [name for name, node in rollout.nodes.items() if node.wave >= 0]
+    shown = [answers.shown[name] for name in nodes if name in answers.shown]
+    images = Counter(image for one in shown for image in one.images)
+    return {
+        "nodes": len(nodes),
+        "images": dict(sorted(images.items())),
+        "containers": sum(len(one.containers) for one in shown),
     }
-    found["declare_another_version"] = discovery.contradictions(record)
-    found["outdated_containers"] = {name: node.containers for name, node in record.nodes.items() if node.containers}
-    return {key: value for key, value in found.items() if value}
 
 
-def _told(record: Rollout) -> dict[str, Any]:
+def _problems(rollout: Rollout) -> dict[str, Any]:
+    """Nodes that need somebody's attention, with the reason."""
+    states = (rollout_record.FAILED, rollout_record.UNREACHABLE, rollout_record.REFUSED, rollout_record.SKIPPED)
+    problems: dict[str, Any] = {
+        state: {name: f"[{rollout.nodes[name].code}] {rollout.nodes[name].message}" for name in rollout.in_state(state)}
+        for state in states
+    }
+    problems["declare_another_version"] = discovery.contradictions(rollout)
+    problems["outdated_containers"] = {name: node.containers for name, node in rollout.nodes.items() if node.containers}
+    return {key: value for key, value in problems.items() if value}
+
+
+def _summary(rollout: Rollout, asked_back: bool = False, asked_to_halt: bool = False) -> dict[str, Any]:
     """What a command returns of a rollout."""
-    waves = {wave.name: wave.state for index, wave in enumerate(record.waves) if record.of_wave(index)}
-    listed = {key: getattr(record, key) for key in _LISTED}
-    return {**listed, "waves": waves, "nodes": record.counts, **_troubles(record)}
+    waves = {wave.name: wave.state for index, wave in enumerate(rollout.waves) if rollout.of_wave(index)}
+    listed = {key: getattr(rollout, key) for key in _LISTED}
+    code = outcome.retcode(rollout, asked_back, asked_to_halt)
+    return {**listed, "waves": waves, "nodes": rollout.counts, **_problems(rollout), "retcode": code}
 
 
-def _wrong_state(record: Rollout, expected: frozenset[str]) -> ArgumentInvalid:
+def _joined(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of one rollout, or those of several by ID, with the highest return code."""
+    if len(summaries) == 1:
+        return summaries[0]
+    codes: list[int] = [summary["retcode"] for summary in summaries]
+    return {"rollouts": {summary["id"]: summary for summary in summaries}, "retcode": max(codes, default=outcome.OK)}
+
+
+def check_master(options: Mapping[str, Any]) -> None:
+    """Refuse a Salt master on which the nodes or the outcomes of jobs are not known; raises MasterUnsuitable."""
+    if options.get("order_masters"):
+        raise MasterUnsuitable(
+            "this master hands jobs to syndics (order_masters), and their minions are not known here",
+            "run 'salt-run baseimg.rollout' on each master that has minions of its own (docs/design/scale.md)",
+        )
+    if not options.get("job_cache", True) or options.get("ext_job_cache"):
+        raise MasterUnsuitable(
+            "the master's job cache is off (job_cache: False, or ext_job_cache): outcomes are read from it",
+            "set 'job_cache: True' without ext_job_cache in the master's configuration",
+        )
+
+
+def refusal(error: BaseimgError) -> Mapping[str, Any]:
+    """What a command returns if it was refused: nothing has begun."""
+    return {"state": "refused", "error": error.as_dict(), "retcode": outcome.REFUSED}
+
+
+def _listed(rollouts: list[Rollout]) -> str:
+    return ", ".join(f"{rollout.id} ({rollout.base}, {rollout.state})" for rollout in rollouts)
+
+
+def _wrong_state(rollout: Rollout, expected: frozenset[str]) -> ArgumentInvalid:
     return ArgumentInvalid(
-        f"rollout {record.id} is {record.state}, expected one that is: {', '.join(sorted(expected))}"
+        f"rollout {rollout.id} is {rollout.state}, expected one that is: {', '.join(sorted(expected))}"
     )

@@ -1,142 +1,324 @@
-"""Who takes part in a rollout, and what each node declares and shows: all that is known before anything is done."""
+"""Discovery: the members of a rollout, with what each node declares and shows, before anything changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ArgumentInvalid
+from .. import __version__
+from ..errors import ArgumentInvalid, RolloutEmpty
+from ..model.display import printable
+from ..model.rollout import answers
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
-from ..model.rollout.policy import Target
-from ..model.rollout.record import Node, Rollout, WaveRecord
+from ..model.rollout import waves as rollout_waves
+from ..model.rollout.answers import AnswerInvalid, Planned, Shown
+from ..model.rollout.policy import Policy, Target
+from ..model.rollout.record import FAILED, PENDING, SKIPPED, UNREACHABLE, UPDATED, Rollout, WaveRecord
 from .jobs import SILENT, Answer, Jobs
+from .recorder import now
+from .transport import SaltTransport
 
 ASK_SECONDS = 600  # for a question that costs a node a second, when thousands ask the master for their pillar at once
+# fields of a declaration that are no arguments: the version is the rollout's, the node reads the others itself
+_NO_ARGUMENTS = {"version", "missing", "below"}
+AT_VERSION, NOT_DECLARED, ABSENT, HELD = "at-version", "not-declared", "base-absent", "base-held"
 
 
-def look(jobs: Jobs, record: Rollout, names: Iterable[str]) -> None:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody asked for."""
+
+    base: str
+    #: The version to show; ``None`` for the one that every node's pillar declares.
+    version: str | None
+    policy: Mapping[str, Any]
+    by: str
+    #: The new rollout's ID.
+    identity: str
+
+
+class Discovery:
     """
-    Ask these nodes what their pillar declares for the base and what they show, and write it into the record.
+    Questions to the nodes of one rollout; the answers go into its record.
 
-    A node that has nothing to do is ``skipped``, one that does not answer ``unreachable``; the others stay ``pending``.
+    ``is_finished`` of a node has one definition, for skipping it, resuming, the soak, the gate and the end: its
+    ``baseimg.plan`` says that nothing is to be done. So the version and its bundle match, no running container needs a
+    restart by the declared policy, and no container is owed a start.
     """
-    asked: dict[str, list[str]] = {}
-    for name, answer in jobs.ask_all("baseimg.declared", _refreshed(jobs, record, names), {}, ASK_SECONDS).items():
-        node = record.nodes[name]
-        if answer.data is None:
-            fail(node, answer)
-        elif record.base not in answer.data:
-            skip(node, "not-declared", f"its pillar declares no {record.base}")
+
+    def __init__(self, jobs: Jobs, rollout: Rollout) -> None:
+        self._jobs, self._rollout = jobs, rollout
+        #: Names of bases that pillars declare, for the message about an unknown one.
+        self.declared_bases: set[str] = set()
+        #: By node, what its ``baseimg.status`` said.
+        self.shown: dict[str, Shown] = {}
+
+    def ask(self, names: Iterable[str]) -> None:
+        """
+        Ask nodes what their pillar declares for the base and what they show.
+
+        A finished node becomes ``skipped`` (``updated`` if this rollout changed it), a node without an answer
+        ``unreachable``; the others stay ``pending``.
+        """
+        rollout = self._rollout
+        by_base: dict[str, list[str]] = {}
+        for name, answer in self._ask("baseimg.declared", self._refreshed(names), {}).items():
+            declared = self._read(name, answer, self._declaration)
+            if declared is None:
+                continue
+            if not declared:
+                self._skip(name, NOT_DECLARED, f"its pillar declares no {rollout.base}")
+                continue
+            rollout.update(name, state=PENDING, code="", message="", declared=rollout.declare(declared))
+            by_base.setdefault(declared["chain_id"] or rollout.base, []).append(name)
+        for base, group in by_base.items():
+            for name, answer in self._ask("baseimg.status", group, {"base": base}).items():
+                self._compare(name, answer)
+        if rollout.version:
+            self.skip_finished()
+
+    def _declaration(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        self.declared_bases.update(str(name) for name in data)
+        return answers.declaration(self._rollout.base)(data) or {}
+
+    def skip_finished(self) -> None:
+        """Skip pending nodes that show the version already and are finished."""
+        rollout = self._rollout
+        self._refuse_held()
+        candidates = []
+        for name in rollout.in_state(PENDING):
+            node = rollout.nodes[name]
+            declared = rollout.declared[node.declared] if node.declared >= 0 else None
+            if declared and name in self.shown and self.shown[name].version == rollout.version:
+                digest = declared["bundles"].get(rollout.version, {}).get("hash")
+                bundle = self.shown[name].bundle
+                if not bundle or digest in (None, bundle):
+                    candidates.append(name)
+        for name, planned in self.plans(candidates).items():
+            if not planned.open:
+                self.finish(name)
+
+    def _refuse_held(self) -> None:
+        """A node on which somebody holds the version refuses it."""
+        rollout = self._rollout
+        for name in rollout.in_state(PENDING):
+            shown = self.shown.get(name)
+            if shown and shown.version != rollout.version and rollout.version in shown.holds:
+                message = f"{rollout.version} is held: {shown.holds[rollout.version]}"
+                rollout.update(name, state=FAILED, code=HELD, message=message, failure=f"[{HELD}] {message}")
+
+    def finish(self, name: str) -> None:
+        """Nothing is left to do on a node. One that this rollout told to apply counts as updated by it."""
+        if self._rollout.nodes[name].started:
+            self._rollout.update(name, state=UPDATED, code="", message="", ended=now())
         else:
-            node.state, node.code, node.message = rollout_record.PENDING, "", ""
-            node.declared = _index(record, answer.data[record.base])
-            asked.setdefault(answer.data[record.base]["chain_id"] or record.base, []).append(name)
-    for base, group in asked.items():
-        for name, answer in jobs.ask_all("baseimg.status", group, {"base": base}, ASK_SECONDS).items():
-            _compare(record, record.nodes[name], answer)
-    if record.version:
-        _skip_converged(record)
+            self._skip(name, AT_VERSION, f"shows {self._rollout.version} already")
+
+    def plans(self, names: Iterable[str]) -> dict[str, Planned]:
+        """
+        Ask nodes what a converge would do now.
+
+        Args:
+            names: nodes whose declaration is known.
+
+        Returns:
+            The plan of each node that answered. The others are failed or unreachable.
+        """
+        plans: dict[str, Planned] = {}
+        for arguments, group in alike(self._rollout, names):
+            for name, answer in self._ask("baseimg.plan", group, arguments).items():
+                planned = self._read(name, answer, answers.planned)
+                if planned is not None:
+                    plans[name] = planned
+                    self._rollout.update(name, containers=list(planned.outdated))
+        return plans
+
+    def group(self) -> None:
+        """Ask nodes for their failure domain: the value of the grain that ``group_by`` names."""
+        grain = self._rollout.rules.group_by
+        names = [name for name, node in self._rollout.nodes.items() if node.state not in rollout_record.LEFT_OUT]
+        if not grain or not names:
+            return
+        for name, answer in self._ask("grains.get", names, {"key": grain}).items():
+            if answer.data is not None:
+                self._rollout.update(name, group=printable(answer.data, 100))
+
+    def _ask(self, function: str, names: Iterable[str], arguments: Mapping[str, Any]) -> dict[str, Answer]:
+        return self._jobs.ask_all(function, sorted(names), arguments, ASK_SECONDS)
+
+    def _read(self, name: str, answer: Answer, reader: Any) -> Any:
+        """A valid answer, or ``None``: the node has failed then."""
+        if answer.data is None:
+            fail(self._rollout, name, answer)
+            return None
+        try:
+            return answers.read(reader, answer.data, __version__)
+        except AnswerInvalid as exc:
+            fail_invalid(self._rollout, name, answer.function, exc)
+            return None
+
+    def _refreshed(self, names: Iterable[str]) -> list[str]:
+        """Nodes that have read their pillar anew: outside of states a minion knows an older one."""
+        refreshed = []
+        for name, answer in self._ask("saltutil.refresh_pillar", names, {"wait": True}).items():
+            if answer.data is True:
+                refreshed.append(name)
+            else:
+                message = f"its pillar could not be refreshed: {answer.message or printable(answer.data, 100)}"
+                fail(self._rollout, name, answer, message)
+        return refreshed
+
+    def _compare(self, name: str, answer: Answer) -> None:
+        rollout, node = self._rollout, self._rollout.nodes[name]
+        if answer.code == ABSENT and rollout.declared[node.declared]["missing"] == "ok":
+            self._skip(name, ABSENT, answer.message)
+            return
+        shown = self._read(name, answer, answers.status)
+        if shown is None:
+            return
+        self.shown[name] = shown
+        if not node.started:  # the way back leads to what the node showed before this rollout
+            rollout.update(name, from_version=shown.version, bundle=shown.bundle)
+
+    def _skip(self, name: str, code: str, message: str) -> None:
+        self._rollout.update(name, state=SKIPPED, code=code, message=message)
 
 
-def begin(
-    jobs: Jobs,
-    match: Callable[[Target], set[str]],
-    base: str,
-    version: str | None,
-    policy: Mapping[str, Any],
-    by: str,
-    at: str,
-    identity: str,
-) -> Rollout:
-    """A rollout that has not begun: every node in its wave, or skipped. Nothing is changed, here or on nodes."""
-    rules = rollout_policy.parse(policy)
+def begin(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple[Rollout, Discovery]:
+    """
+    Make the record of a new rollout: every node in its wave, or skipped. Nothing is changed, on the master or on nodes.
+
+    Args:
+        transport: the master.
+        jobs: its jobs.
+        request: base, version and policy.
+
+    Returns:
+        The record, and the answers that it does not hold.
+
+    Raises:
+        RolloutEmpty: nobody takes part, or a declared wave matches nobody.
+    """
+    rules = rollout_policy.parse(request.policy)
     waves = [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
-    nodes = {name: Node(-1) for name in sorted(match(rules.target))}
-    record = Rollout(identity, base, version or "", by, at, dict(policy), waves, nodes)
-    look(jobs, record, nodes)
-    if version is None:
-        record.version = _declared_version(record)
-        _skip_converged(record)
-    targets = {wave.who for wave in rules.waves if isinstance(wave.who, Target)}
-    busy = [name for name, node in nodes.items() if node.state != rollout_record.SKIPPED]
-    for index, names in enumerate(rollout_record.assign(rules, busy, {target: match(target) for target in targets})):
+    excluded = {name for target in rules.exclude for name in transport.match(target)}
+    names = sorted(transport.match(rules.target) - excluded)
+    if not names:
+        raise RolloutEmpty(f"the target {rules.target.tgt} matches no minion")
+    nodes = {name: rollout_record.Node(-1) for name in names}
+    rollout = Rollout(
+        request.identity, request.base, request.version or "", request.by, now(), dict(request.policy), waves, nodes
+    )
+    discovery = Discovery(jobs, rollout)
+    discovery.ask(nodes)
+    if request.version is None:
+        rollout.set(version=_declared_version(rollout, discovery))
+        discovery.skip_finished()
+    if rules.unreachable == rollout_policy.SKIP:
+        for name in rollout.in_state(UNREACHABLE):
+            rollout.update(name, state=SKIPPED, declared=-1)
+    discovery.group()
+    _check_members(rollout, discovery)
+    _divide(rollout, rules, {target: transport.match(target) for target in _targets(rules)})
+    return rollout, discovery
+
+
+def _targets(rules: Policy) -> list[Target]:
+    return [wave.who for wave in rules.waves if isinstance(wave.who, Target)]
+
+
+def _divide(rollout: Rollout, rules: Policy, matched: Mapping[Target, set[str]]) -> None:
+    """Put every node into its wave; raises :class:`RolloutEmpty` for a wave whose target matches nobody."""
+    busy = [name for name, node in rollout.nodes.items() if node.state not in rollout_record.LEFT_OUT]
+    members = {*busy, *(name for name in rollout.in_state(SKIPPED) if rollout.nodes[name].code == AT_VERSION)}
+    for wave in rules.waves:
+        if isinstance(wave.who, Target) and not members & matched[wave.who]:
+            raise RolloutEmpty(f"the wave {wave.name!r} ({wave.who.tgt}) matches no node of the rollout")
+    for index, names in enumerate(rollout_waves.assign(rules, busy, matched)):
         for name in names:
-            nodes[name].wave, nodes[name].to_version = index, record.version
-    return record
+            rollout.update(name, wave=index, to_version=rollout.version)
 
 
-def contradictions(record: Rollout) -> list[str]:
+def _check_members(rollout: Rollout, discovery: Discovery) -> None:
+    """Raise :class:`RolloutEmpty` if nobody takes part, unless every node of the base is at the version."""
+    if rollout.total:
+        return
+    codes = Counter(node.code for node in rollout.nodes.values())
+    if codes[AT_VERSION]:
+        return
+    if codes[NOT_DECLARED] == len(rollout.nodes):
+        known = sorted(discovery.declared_bases)
+        likely = difflib.get_close_matches(rollout.base, known, 1)
+        hint = f"did you mean {likely[0]}? " if likely else ""
+        listed = ", ".join(known[:5]) or "none"
+        raise RolloutEmpty(f"no node's pillar declares {rollout.base}", f"{hint}declared bases: {listed}")
+    reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+    raise RolloutEmpty(f"no node takes part in a rollout of {rollout.base}: {reasons}")
+
+
+def contradictions(rollout: Rollout) -> list[str]:
     """Nodes whose pillar declares another version: their next ``state.apply`` takes them there."""
     return [
         name
-        for name, node in sorted(record.nodes.items())
-        if node.declared >= 0 and record.declared[node.declared]["version"] != record.version
+        for name, node in sorted(rollout.nodes.items())
+        if node.declared >= 0 and rollout.declared[node.declared]["version"] != rollout.version
     ]
 
 
-def fail(node: Node, answer: Answer) -> None:
-    """Write down why a node cannot go on."""
-    node.state = rollout_record.UNREACHABLE if answer.kind == SILENT else rollout_record.FAILED
-    node.code, node.message = answer.code or "node-error", answer.message
+def alike(
+    rollout: Rollout, names: Iterable[str], keys: Iterable[str] | None = None
+) -> list[tuple[dict[str, Any], list[str]]]:
+    """
+    Group nodes that declare the same, because they get the same job.
+
+    Args:
+        rollout: the record.
+        names: nodes whose declaration is known.
+        keys: declared fields that the job needs; by default all that ``baseimg.converge`` takes.
+
+    Returns:
+        The job's arguments, and the nodes.
+    """
+    groups: dict[int, list[str]] = {}
+    for name in names:
+        groups.setdefault(rollout.nodes[name].declared, []).append(name)
+    jobs = []
+    for number, group in groups.items():
+        declared = rollout.declared[number]
+        fields = declared.keys() - _NO_ARGUMENTS if keys is None else [key for key in keys if key in declared]
+        arguments = {"name": rollout.base, "version": rollout.version, **{key: declared[key] for key in fields}}
+        jobs.append((arguments, group))
+    return jobs
 
 
-def skip(node: Node, code: str, message: str) -> None:
-    node.state, node.code, node.message = rollout_record.SKIPPED, code, message
+def fail(rollout: Rollout, name: str, answer: Answer, message: str = "") -> None:
+    """Record why a node cannot go on."""
+    state = UNREACHABLE if answer.kind == SILENT else FAILED
+    code, message = answer.code or "node-error", message or answer.message
+    rollout.update(name, state=state, code=code, message=message, failure=f"[{code}] {message}")
 
 
-def _refreshed(jobs: Jobs, record: Rollout, names: Iterable[str]) -> list[str]:
-    """Nodes that have what their pillar says now: outside of states they know what it said when they last asked."""
-    found = []
-    for name, answer in jobs.ask_all("saltutil.refresh_pillar", sorted(names), {"wait": True}, ASK_SECONDS).items():
-        if answer.data is True:
-            found.append(name)
-        else:
-            fail(record.nodes[name], answer)
-            record.nodes[name].message = f"its pillar could not be refreshed: {answer.message or answer.data}"
-    return found
+def fail_invalid(rollout: Rollout, name: str, function: str, cause: AnswerInvalid) -> None:
+    """Record that a node's answer has another shape than expected."""
+    message = f"{function}: {cause}"
+    rollout.update(name, state=FAILED, code=answers.INVALID, message=message, failure=f"[{answers.INVALID}] {message}")
 
 
-def _index(record: Rollout, declared: dict[str, Any]) -> int:
-    """Nodes mostly declare the same: it is kept once."""
-    if declared not in record.declared:
-        record.declared.append(declared)
-    return record.declared.index(declared)
-
-
-def _compare(record: Rollout, node: Node, answer: Answer) -> None:
-    declared = record.declared[node.declared]
-    if answer.code == "base-absent" and declared["missing"] == "ok":
-        skip(node, answer.code, answer.message)
-    elif answer.data is None:
-        fail(node, answer)
-    else:
-        (shown,) = answer.data["bases"]
-        node.from_version = shown["version"]
-        bundles = {one["number"]: one["bundle"] for one in shown["generations"]}
-        node.bundle = bundles.get(shown["generation"], "")
-
-
-def _skip_converged(record: Rollout) -> None:
-    """A node that shows the version, made from the declared bundle where one is declared, has nothing to do."""
-    for node in record.nodes.values():
-        if node.state == rollout_record.PENDING and node.declared >= 0 and node.from_version == record.version:
-            declared = record.declared[node.declared]["bundles"].get(record.version, {}).get("hash")
-            if not node.bundle or declared in (None, node.bundle):
-                skip(node, "at-version", f"shows {record.version} already")
-
-
-def _declared_version(record: Rollout) -> str:
-    found: dict[str, int] = {}
-    for node in record.nodes.values():
-        if node.declared >= 0:
-            version = record.declared[node.declared]["version"]
-            found[version] = found.get(version, 0) + 1
-    if len(found) > 1:
-        told = ", ".join(f"{version} ({count} nodes)" for version, count in sorted(found.items()))
-        raise ArgumentInvalid(f"version is nothing, expected one, since nodes declare several: {told}")
-    if not found:
-        nodes = [f"{name} [{node.code}] {node.message}" for name, node in record.nodes.items()]
-        told = f"{'; '.join(nodes[:3])}{' …' if len(nodes) > 3 else ''}" or "the target means nobody"
-        raise ArgumentInvalid(f"version is nothing, expected one, since no node declares any for {record.base}: {told}")
-    return next(iter(found))
+def _declared_version(rollout: Rollout, discovery: Discovery) -> str:
+    """The version that every node declares; raises :class:`ArgumentInvalid` if there is none or several."""
+    versions: Counter[str] = Counter(
+        rollout.declared[node.declared]["version"] for node in rollout.nodes.values() if node.declared >= 0
+    )
+    if len(versions) > 1:
+        listed = ", ".join(f"{version} ({count} nodes)" for version, count in sorted(versions.items()))
+        raise ArgumentInvalid(f"version is nothing, expected one, because nodes declare several: {listed}")
+    if not versions:
+        _check_members(rollout, discovery)
+        nodes = [f"{name} [{node.code}] {node.message}" for name, node in rollout.nodes.items()]
+        listed = f"{'; '.join(nodes[:3])}{' …' if len(nodes) > 3 else ''}"
+        raise ArgumentInvalid(f"version is nothing, expected one, because no node declares {rollout.base}: {listed}")
+    return next(iter(versions))

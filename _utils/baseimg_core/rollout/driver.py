@@ -1,200 +1,270 @@
-"""Move a rollout: prepare everybody, then wave after wave with a gate behind each, and the way back."""
+"""The driver of a rollout: prepare every node, then wave after wave with a gate behind each, and the rollback."""
 
 from __future__ import annotations
 
 import contextlib
+import time
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from ..errors import ArgumentInvalid, RolloutFailed, RolloutHalted
+from ..errors import ArgumentInvalid
 from ..model.rollout import policy
 from ..model.rollout import record as rollout_record
-from ..model.rollout.record import APPLYING, BAD, FAILED, PENDING, READY, UPDATED, Node
-from .node_ops import TICK, Steps, now
+from ..model.rollout import waves as rollout_waves
+from ..model.rollout.record import APPLYING, FAILED, PENDING, PREPARING, REFUSED, ROLLED_BACK, UPDATED, Node, Rollout
+from .gates import Gates
+from .jobs import Jobs
+from .node_ops import TICK, NodeOperations, Pacer
+from .recorder import Recorder, now
+from .store import Store
+from .transport import SaltTransport
 
 
 class Halted(Exception):
-    """Ends the waves; the text is why."""
+    """Ends the waves. The text is the reason, ``cause`` is the reason for programs."""
+
+    def __init__(self, cause: str, reason: str) -> None:
+        super().__init__(reason)
+        self.cause = cause
 
 
-class Driver(Steps):
-    """Moves one rollout, whose base's lock is held."""
+class Driver:
+    """Moves one rollout, whose base's lock is held. The record says how it ended."""
+
+    def __init__(self, transport: SaltTransport, jobs: Jobs, store: Store, rollout: Rollout, by: str) -> None:
+        self._rollout, self._by = rollout, by
+        self._recorder = Recorder(transport, store, rollout)
+        self._nodes = NodeOperations(transport, jobs, self._recorder)
+        self._gates = Gates(jobs, transport.match, rollout.rules.gates)
+        self._rules = rollout.rules
 
     def run(self) -> None:
-        """All of a rollout that has just begun; raises :class:`RolloutHalted`, :class:`RolloutFailed`."""
+        """Move a new rollout to its end."""
         with self._ending():
+            self._nodes.just_asked(self._rollout.in_state(rollout_record.UNREACHABLE))
+            self._act("started")
             self._move(rollout_record.RUNNING, "begins")
-            self._waves()
+            self._all_waves()
 
     def resume(self) -> None:
-        """From wherever the record is to its end; raises as :meth:`run` does."""
-        record = self._record
+        """Move a rollout on from wherever its record is."""
+        rollout = self._rollout
         with self._ending():
-            if record.state == rollout_record.ROLLING_BACK:
-                self._back(record.reason)
+            self._act("resumed")
+            if rollout.state == rollout_record.ROLLING_BACK:
+                self._roll_back(rollout.reason)
                 return
-            self._settle()
-            rollout_record.begin_again(record)
+            self._nodes.resolve_outstanding()
+            rollout_record.begin_again(rollout)
             self._move(rollout_record.RUNNING, "goes on")
-            self._ask_again({name: record.nodes[name] for name in record.in_state(PENDING)})
-            self._waves()
+            self._nodes.ask_again({name: rollout.nodes[name] for name in rollout.in_state(PENDING)})
+            self._all_waves()
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
         try:
             yield
         except Halted as exc:
-            self._move(rollout_record.HALTED, f"halted: {exc}", str(exc))
-            raise RolloutHalted(self.summary()) from None
+            self._halt(exc.cause, f"halted: {exc}", str(exc))
         except BaseException as exc:
             self._interrupted(exc)
             raise
-        if self._record.state != rollout_record.DONE:
-            raise RolloutFailed(self.summary())
 
     def halt(self) -> None:
-        """Halt a rollout whose process is gone, and find out about the nodes that it was changing."""
-        self._settle()
-        self._move(rollout_record.HALTED, "halted by request", "halted by request")
+        """Halt a rollout that no process moves, and find out the outcome on nodes that it was changing."""
+        self._act("halted")
+        self._nodes.resolve_outstanding()
+        self._halt(rollout_record.BY_REQUEST, "halted by request", "halted by request")
 
     def roll_back(self) -> None:
-        """Take back what was updated; raises :class:`RolloutFailed` where that cannot be done for all of it."""
-        if self._record.state != rollout_record.ROLLING_BACK:
-            self._settle()
-        self._back("rolled back by request")
-        if self._record.state == FAILED:
-            raise RolloutFailed(self.summary())
+        """Take back every change of the rollout."""
+        self._act("rolled back")
+        if self._rollout.state != rollout_record.ROLLING_BACK:
+            self._nodes.resolve_outstanding()
+        self._roll_back("rolled back by request")
 
-    def _interrupted(self, exc: BaseException) -> None:
-        """Whatever ends this process otherwise; a way back that was begun goes on when the rollout is resumed."""
-        if self._record.state in (rollout_record.RUNNING, rollout_record.SOAKING):
-            self._move(rollout_record.HALTED, "interrupted", f"interrupted: {exc or type(exc).__name__}")
+    def _interrupted(self, cause: BaseException) -> None:
+        """The process ends otherwise. A rollback that was begun goes on when the rollout is resumed."""
+        if self._rollout.state in (rollout_record.RUNNING, rollout_record.SOAKING):
+            reason = f"interrupted: {cause or type(cause).__name__}"
+            self._halt(rollout_record.INTERRUPTED, "interrupted", reason)
 
     # Waves
 
-    def _waves(self) -> None:
-        record = self._record
-        self._prepare(name for name in record.in_state(PENDING) if record.nodes[name].declared >= 0)
-        while (index := record.current) is not None:
-            self._wave(index)
-            if rollout_record.verdict(record, index) != rollout_record.PASSED:
-                self._failed(index)
+    def _all_waves(self) -> None:
+        rollout = self._rollout
+        self._nodes.prepare(name for name in rollout.in_state(PENDING) if rollout.nodes[name].declared >= 0)
+        self._check_refusals()
+        while (index := rollout.current) is not None:
+            if reason := self._wave(index):
+                self._failed(index, reason)
                 return
-            wave = record.waves[index]
-            wave.state, wave.ended = rollout_record.PASSED, now()
-            if record.of_wave(index):
-                self._tell(f"wave {wave.name!r} passed", "wave", wave=wave.name, state=wave.state)
-        rollout_record.close(record, rollout_record.DONE, now())
-        self._tell("done: " + self.counts(), "done")
+            wave = rollout.set_wave(index, state=rollout_record.PASSED, ended=now())
+            if rollout.of_wave(index):
+                self._recorder.tell(f"wave {wave.name!r} passed", "wave", wave=wave.name, state=wave.state)
+        refused = rollout.number_in(REFUSED)
+        state = rollout_record.DONE_WITH_REFUSALS if refused else rollout_record.DONE
+        rollout_record.close(rollout, state, now(), f"{refused} nodes refused" if refused else "")
+        self._recorder.tell(f"{state}: {self._counts()}", state)
 
-    def _wave(self, index: int) -> None:
-        """Everything of one wave up to the moment that it can be judged."""
-        record, wave = self._record, self._record.waves[index]
-        nodes = record.of_wave(index)
+    def _check_refusals(self) -> None:
+        """Leave out the nodes that refused before anything was changed, or halt if there are more than allowed."""
+        rollout = self._rollout
+        refusing = [name for name in rollout.in_state(FAILED) if self._refuses(rollout.nodes[name])]
+        allowed = self._rules.refused.of(rollout.total)
+        if len(refusing) > allowed:
+            listed = ", ".join(f"{name} ({rollout.nodes[name].code})" for name in refusing[:10])
+            more = f" and {len(refusing) - 10} more" if len(refusing) > 10 else ""
+            reason = f"{len(refusing)} nodes refuse, 'refused' allows {allowed}: {listed}{more}"
+            raise Halted(rollout_record.BY_REFUSALS, reason)
+        for name in refusing:
+            rollout.update(name, state=REFUSED)
+        if refusing:
+            self._recorder.tell(f"leaves out {len(refusing)} nodes that refuse", "refused", nodes=len(refusing))
+
+    def _refuses(self, node: Node) -> bool:
+        is_open = node.wave >= 0 and self._rollout.waves[node.wave].state != rollout_record.PASSED
+        return is_open and not node.started
+
+    def _wave(self, index: int) -> str:
+        """Move one wave to its end; returns why it failed, or nothing if it passed."""
+        rollout, wave, nodes = self._rollout, self._rollout.waves[index], self._rollout.of_wave(index)
         if not nodes:
-            return
-        wave.state, wave.started = rollout_record.RUNNING, wave.started or now()
-        self._tell(f"wave {wave.name!r} begins: {len(nodes)} nodes", "wave", wave=wave.name, state=wave.state)
-        self._ask_again(nodes)
-        self._prepare(name for name, node in nodes.items() if node.state == PENDING)
+            return ""
+        rollout.set_wave(index, state=rollout_record.RUNNING, started=wave.started or now())
+        self._recorder.tell(f"wave {wave.name!r} begins: {len(nodes)} nodes", "wave", wave=wave.name, state=wave.state)
+        self._nodes.ask_again(nodes)
+        self._nodes.prepare(name for name, node in nodes.items() if node.state == PENDING)
         self._change(index)
-        self._take(self._jobs.late())
-        behind = any(record.of_wave(later) for later in range(index + 1, len(record.waves)))
-        if self._rules.soak and behind and rollout_record.verdict(record, index) == rollout_record.PASSED:
-            self._soak()
-            self._check([name for name, node in record.of_wave(index).items() if node.state == UPDATED])
+        self._nodes.take_late()
+        if rollout_waves.verdict(rollout, index) != rollout_record.PASSED:
+            return rollout_waves.why_failed(rollout, index)
+        if reason := self._gates.failure():
+            return reason
+        is_last = not any(rollout.of_wave(later) for later in range(index + 1, len(rollout.waves)))
+        if self._rules.soak and not is_last:
+            if reason := self._soak():
+                return reason
+            self._nodes.check([name for name, node in rollout.of_wave(index).items() if node.state == UPDATED])
+            if rollout_waves.verdict(rollout, index) != rollout_record.PASSED:
+                return rollout_waves.why_failed(rollout, index)
+        return ""
 
     def _change(self, index: int) -> None:
-        record = self._record
-        while rollout_record.verdict(record, index) == rollout_record.RUNNING:
+        rollout = self._rollout
+        pacer = Pacer(self._rules.max_unavailable.of(rollout.total))
+        while rollout_waves.verdict(rollout, index) == rollout_record.RUNNING:
+            busy = rollout.number_in(APPLYING)
             stop = self._stop()
-            if stop and not record.in_state(APPLYING):
-                raise Halted(stop)
-            if not stop and (batch := rollout_record.next_batch(record, index)):
-                self._apply(batch)
-            self._take(self._jobs.poll(TICK))
+            if stop and not busy:
+                raise stop
+            batch = [] if stop else rollout_waves.next_batch(rollout, index)
+            if pacer.may_send(len(batch), busy):
+                self._nodes.apply(batch)
+            self._nodes.poll(TICK)
 
-    def _failed(self, index: int) -> None:
-        wave = self._record.waves[index]
-        why = rollout_record.why_failed(self._record, index)
-        wave.state, wave.ended = FAILED, now()
-        self._tell(why, "wave", wave=wave.name, state=FAILED)
+    def _failed(self, index: int, reason: str) -> None:
+        wave = self._rollout.set_wave(index, state=FAILED, ended=now())
+        self._recorder.tell(reason, "wave", wave=wave.name, state=FAILED)
         if self._rules.on_failure == policy.HALT:
-            raise Halted(why)
-        self._back(why)
+            raise Halted(rollout_record.BY_FAILURE, reason)
+        self._roll_back(reason)
 
-    def _stop(self) -> str:
-        """Why no other node may be started now; empty where one may."""
-        if self._store.asked_to_halt(self._record.id):
-            return "halted by request"
+    def _stop(self) -> Halted | None:
+        """Why no other node may be started now; ``None`` if one may."""
+        if self._recorder.asked_to_halt():
+            return Halted(rollout_record.BY_REQUEST, "halted by request")
         window = self._rules.window
         if window:
             here = datetime.now(zone(window.timezone))
             if not window.open_at(here.weekday(), here.hour * 60 + here.minute):
-                return f"the window is closed: it is {here:%a %H:%M} in {window.timezone}"
-        return ""
+                reason = f"the window is closed: it is {here:%a %H:%M} in {window.timezone}"
+                return Halted(rollout_record.BY_WINDOW, reason)
+        return None
 
-    def _soak(self) -> None:
-        record = self._record
-        if not record.soak_until:
-            record.soak_until = (datetime.now(UTC) + timedelta(seconds=self._rules.soak)).isoformat(
-                timespec="milliseconds"
-            )
-        self._move(rollout_record.SOAKING, f"soaks until {record.soak_until}")
-        until = datetime.fromisoformat(record.soak_until)
-        while datetime.now(UTC) < until:
-            if self._store.asked_to_halt(record.id):
-                raise Halted("halted by request")
-            self._take(self._jobs.poll(min(TICK, max((until - datetime.now(UTC)).total_seconds(), 0.01))))
-        record.soak_until = ""
-        self._move(rollout_record.RUNNING, "soaked")
+    def _soak(self) -> str:
+        """Wait, and check the gates all the while; returns why one fails."""
+        rollout = self._rollout
+        if not rollout.soak_until:
+            until = datetime.now(UTC) + timedelta(seconds=self._rules.soak)
+            rollout.set(soak_until=until.isoformat(timespec="milliseconds"))
+        self._move(rollout_record.SOAKING, f"soaks until {rollout.soak_until}")
+        until, checked, reason = datetime.fromisoformat(rollout.soak_until), time.monotonic(), ""
+        while not reason and (left := (until - datetime.now(UTC)).total_seconds()) > 0:
+            if self._recorder.asked_to_halt():
+                raise Halted(rollout_record.BY_REQUEST, "halted by request")
+            self._nodes.poll(min(TICK, max(left, 0.01)))
+            if time.monotonic() - checked >= self._rules.gate_interval:
+                reason, checked = self._gates.failure(), time.monotonic()
+        reason = reason or self._gates.failure()
+        rollout.set(soak_until="")
+        self._move(rollout_record.RUNNING, reason or "soaked")
+        return reason
 
-    # The way back
+    # The rollback
 
-    def _back(self, why: str) -> None:
+    def _roll_back(self, why: str) -> None:
         """
-        Everything that was updated, or may have been, shows again what it showed before; nobody else is touched.
+        Every node that was updated, or may have been, goes back to the version before. No other node is touched.
 
-        An apply that failed may have changed a node all the same, where only its containers did not get along.
+        An apply that failed may have changed its node, for example if only its containers failed.
         """
-        record = self._record
-        record.state, record.reason, record.soak_until, record.ended = rollout_record.ROLLING_BACK, why, "", ""
-        moved = {name: node for name, node in record.nodes.items() if node.state == UPDATED or _tried(node)}
-        left = [name for name, node in moved.items() if node.from_version != record.version]
-        for name in moved.keys() - set(left):
-            moved[name].state, moved[name].answered, moved[name].code = FAILED, False, "same-version"
-            moved[name].message = "showed another content of the same version before; roll it back on the node"
-        self._tell(f"rolls back {len(left)} nodes: {why}", "rolling-back", nodes=len(left))
-        at_once = self._rules.max_unavailable.of(len(record.nodes))
+        rollout = self._rollout
+        rollout.set(state=rollout_record.ROLLING_BACK, reason=why, cause="", soak_until="", ended="")
+        queue = deque(self._to_roll_back())
+        self._recorder.tell(f"rolls back {len(queue)} nodes: {why}", "rolling-back", nodes=len(queue))
+        limit = self._rules.max_unavailable.of(len(rollout.nodes))
+        pacer = Pacer(limit)
         going: set[str] = set()
-        while left or self._jobs.busy():
-            batch = left[: max(at_once - len(going), 0)]
-            del left[: len(batch)]
-            for name in batch:
-                self._go_back(name)
-            going |= set(batch)
-            going -= self._take(self._jobs.poll(TICK))
-        if lost := [name for name, node in record.nodes.items() if node.state == UPDATED or not node.answered]:
-            rollout_record.close(record, FAILED, now(), f"{why}; not known to be rolled back: {', '.join(lost)}")
+        while queue or self._nodes.busy():
+            room = min(limit - len(going), len(queue))
+            if pacer.may_send(room, len(going)):
+                batch = [queue.popleft() for _ in range(room)]
+                going |= set(batch)
+                self._nodes.roll_back(batch)
+            going -= self._nodes.poll(TICK)
+        if lost := [name for name, node in rollout.nodes.items() if node.state == UPDATED or not node.answered]:
+            reason = f"{why}; not known to be rolled back: {', '.join(lost)}"
+            rollout_record.close(rollout, FAILED, now(), reason)
         else:
-            rollout_record.close(record, rollout_record.ROLLED_BACK, now(), why)
-        self._tell(f"{record.state}: {record.reason}", record.state)
+            rollout_record.close(rollout, ROLLED_BACK, now(), why)
+        self._recorder.tell(f"{rollout.state}: {rollout.reason}", rollout.state)
+
+    def _to_roll_back(self) -> list[str]:
+        """The nodes to roll back. Those that cannot be rolled back by the version's name have failed."""
+        rollout, names = self._rollout, []
+        for name in rollout_record.changed(rollout):
+            node = rollout.nodes[name]
+            if node.from_version != (node.to_version or rollout.version):
+                names.append(name)
+            elif node.state == UPDATED and not node.swapped:
+                rollout.update(name, state=ROLLED_BACK, code="", message="its content was not changed")
+            else:
+                message = "showed another content of the same version before; roll it back on the node"
+                self._recorder.fail(name, FAILED, "same-version", message)
+                rollout.update(name, answered=False)
+        return names
 
     # Telling
 
-    def counts(self) -> str:
+    def _act(self, action: str) -> None:
+        self._rollout.act(now(), self._by, action)
+
+    def _move(self, state: str, text: str) -> None:
+        self._rollout.set(state=state, reason="", cause="")
+        self._recorder.tell(text, state)
+
+    def _halt(self, cause: str, text: str, reason: str) -> None:
+        for name in self._rollout.in_state(PREPARING):  # what was fetched is still there when it is prepared again
+            self._rollout.update(name, state=PENDING)
+        self._rollout.set(state=rollout_record.HALTED, reason=reason, cause=cause)
+        self._recorder.tell(text, rollout_record.HALTED, cause=cause)
+
+    def _counts(self) -> str:
         """How many nodes are in which state."""
-        return ", ".join(f"{count} {state}" for state, count in self._record.counts.items()) or "no nodes"
-
-    def summary(self) -> str:
-        """One sentence about all of it."""
-        one = self._record
-        return f"rollout {one.id} of {one.base} to {one.version} is {one.state}: {one.reason} ({self.counts()})"
-
-
-def _tried(node: Node) -> bool:
-    return bool(node.started) and node.state in BAD | {READY}
+        return ", ".join(f"{count} {state}" for state, count in self._rollout.counts.items()) or "no nodes"
 
 
 def zone(name: str) -> tzinfo:

@@ -1,171 +1,285 @@
-"""Salt jobs in progress on many nodes. What becomes of each node is told exactly once, and never guessed."""
+"""
+Salt jobs in progress on many nodes. Each node's outcome is told exactly once, and never guessed.
+
+Outcomes come from the master's job cache, which is written from authenticated returns. Events only say when to read it.
+"""
 
 from __future__ import annotations
 
+import heapq
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .transport import Site
+from ..model.display import printable
+from .transport import SaltTransport
 
 RETURNED, SILENT, LOST, LATE = "returned", "node-silent", "job-lost", "node-timeout"
 _TICK = 1.0
 _MISSES = 2  # questions in a row that a node leaves unanswered, until it counts as silent
 _CODE = re.compile(r"\[([a-z]+(?:-[a-z]+)*)\] (.*)", re.DOTALL)
+_WRITTEN = 5.0  # seconds in which the master writes a return to its cache, after the event
+_REREAD = 0.05  # seconds between two reads in this time
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """
-    What became of a job on a node.
-
-    ``kind`` is ``returned``, ``node-silent`` (the node does not answer), ``job-lost`` (it does, but knows nothing of
-    the job), or ``node-timeout`` (it still works on it). ``data`` is what the function returned, else ``None``, with
-    ``code`` and ``message`` of the error.
-    """
+    """The outcome of a job on a node."""
 
     node: str
     function: str
+    #: ``returned``, ``node-silent`` (the node does not answer), ``job-lost`` (the node answers and does not know the
+    #: job), or ``node-timeout`` (the job still runs).
     kind: str
+    #: What the function returned; ``None`` after an error.
     data: Any = None
+    #: Code and message of the error.
     code: str = ""
     message: str = ""
 
 
 @dataclass(slots=True)
-class _Open:
+class _Job:
+    """One job on one node."""
+
     function: str
     jid: str
     deadline: float
+    #: When to ask the node about the job.
     ask: float
     misses: int = 0
+    #: True if the node said that it does not run the job. Its return may be on its way.
     gone: bool = False
+    #: True if a question to the node is unanswered.
     waiting: bool = False
+    #: Job IDs of the questions.
     probes: set[str] = field(default_factory=set)
 
 
 class Jobs:
-    """At most one job for each node. ``gather``: seconds that a node may take to say whether it works on a job."""
+    """
+    At most one job for each node.
 
-    def __init__(self, site: Site, gather: float) -> None:
-        self._site, self._gather = site, gather
-        self._open: dict[str, _Open] = {}
-        self._given_up: dict[str, _Open] = {}
+    Args:
+        transport: the master.
+        gather: seconds that a node may take to say whether it runs a job.
+    """
+
+    def __init__(self, transport: SaltTransport, gather: float) -> None:
+        self._transport, self._gather = transport, gather
+        self._open: dict[str, _Job] = {}
+        self._given_up: dict[str, _Job] = {}
         self._kept: list[Answer] = []
+        self._due: list[tuple[float, str]] = []  # a heap of times and nodes; a job may be due later than its entry
+        self._announced: dict[tuple[str, str], float] = {}  # (job, node) -> until when its return is looked for
+        self._reread = 0.0
 
     def start(self, function: str, nodes: Sequence[str], named: Mapping[str, Any], timeout: float, jid: str) -> None:
-        """Send a job; ``timeout`` (seconds) is how long it may take on a node."""
-        known = self._site.publish(function, nodes, named, jid)
+        """
+        Send a job.
+
+        Args:
+            function: an execution function.
+            nodes: names of minions.
+            named: arguments by name.
+            timeout: seconds that the job may take on a node.
+            jid: the job's ID.
+        """
+        known = self._transport.publish(function, nodes, named, jid)
         self.watch(function, nodes, timeout, jid)
         for node in set(nodes) - known:  # its key is gone: nothing was sent
-            self._open[node].misses, self._open[node].ask = _MISSES, 0.0
+            self._open[node].misses = _MISSES
+            self._schedule(node, 0.0)
 
     def watch(self, function: str, nodes: Iterable[str], timeout: float, jid: str, at_once: bool = False) -> None:
-        """Wait for a job that was sent already; with ``at_once`` the nodes are asked about it now."""
+        """
+        Wait for a job that was sent earlier.
+
+        Args:
+            function: the job's function.
+            nodes: names of minions.
+            timeout: seconds from now.
+            jid: the job's ID.
+            at_once: ask the nodes about the job now.
+        """
         now = time.monotonic()
         for node in nodes:
             self._given_up.pop(node, None)
-            self._open[node] = _Open(function, jid, now + timeout, now if at_once else now + self._gather)
+            self._open[node] = _Job(function, jid, now + timeout, 0.0)
+            self._schedule(node, now if at_once else now + self._gather)
 
     def busy(self) -> bool:
+        """Whether any node's outcome is open."""
         return bool(self._open)
 
     def poll(self, wait: float) -> list[Answer]:
-        """What has become known; waits up to ``wait`` seconds where nothing has."""
-        found, self._kept = self._kept, []
-        event = self._site.event(0 if found else wait)
+        """Return new outcomes; block for up to ``wait`` seconds if there are none."""
+        answers, self._kept = self._kept, []
+        event = self._transport.event(0 if answers else self._pause(wait))
         while event is not None:
-            found.extend(self._heard(event))
-            event = self._site.event(0)
-        return [*found, *self._ask()]
+            self._announce(*event)
+            event = self._transport.event(0)
+        return [*answers, *self._read_announced(), *self._check_overdue()]
 
     def late(self) -> list[Answer]:
-        """What the job cache has of nodes that were given up."""
-        return [answer for jid in {one.jid for one in self._given_up.values()} for answer in self._cached(jid)]
+        """Outcomes of nodes that were given up and are in the job cache by now."""
+        nodes: dict[str, list[str]] = {}
+        for node, job in self._given_up.items():
+            nodes.setdefault(job.jid, []).append(node)
+        return [answer for jid, names in nodes.items() for answer in self._read(jid, names)]
 
     def ask_all(
         self, function: str, nodes: Sequence[str], named: Mapping[str, Any], timeout: float
     ) -> dict[str, Answer]:
-        """Send a job and wait for all of it; for questions, while nothing else is in progress."""
+        """
+        Send a question and wait for every node's outcome, while nothing else is in progress.
+
+        Args:
+            function: an execution function that changes nothing.
+            nodes: names of minions.
+            named: arguments by name.
+            timeout: seconds that a node may take.
+
+        Returns:
+            Outcomes by node. A job that got lost is sent once more.
+        """
         if nodes:
-            self.start(function, nodes, named, timeout, self._site.new_jid())
-        found: dict[str, Answer] = {}
-        kept: list[Answer] = []
-        again: set[str] = set()
+            self.start(function, nodes, named, timeout, self._transport.new_jid())
+        answers: dict[str, Answer] = {}
+        others: list[Answer] = []
+        repeated: set[str] = set()
         while self._open:
             for answer in self.poll(_TICK):
-                if answer.kind == LOST and answer.function == function and answer.node not in again:
-                    again.add(answer.node)
-                    self.start(function, [answer.node], named, timeout, self._site.new_jid())
+                if answer.kind == LOST and answer.function == function and answer.node not in repeated:
+                    repeated.add(answer.node)
+                    self.start(function, [answer.node], named, timeout, self._transport.new_jid())
                 elif answer.function == function:
-                    found[answer.node] = answer
+                    answers[answer.node] = answer
                 else:  # of a node that was given up, and has returned at last
-                    kept.append(answer)
-        self._kept = kept
-        return found
+                    others.append(answer)
+        self._kept = others
+        return answers
 
-    def _heard(self, event: Mapping[str, Any]) -> Iterator[Answer]:
-        node, jid = event.get("id", ""), event.get("jid", "")
-        for place in (self._open, self._given_up):
-            if node in place and place[node].jid == jid:
-                yield _answer(node, place.pop(node).function, event)
-                return
-        one = self._open.get(node)
-        if one and jid in one.probes:  # an answer to an earlier question is a sign of life, too
-            self._probed(one, bool(event.get("return")))
+    # Events and the cache
 
-    def _probed(self, one: _Open, running: bool) -> None:
-        """The node said whether it works on the job. A return may be on its way, so one "no" does not count."""
-        one.waiting, one.misses = False, 0
-        one.ask = time.monotonic() + self._gather
-        if not running:
-            one.misses, one.gone = (_MISSES, True) if one.gone else (0, True)
-            one.ask = time.monotonic() + (0 if one.misses else min(self._gather, 2.0))
-        else:
-            one.gone = False
+    def _announce(self, node: str, jid: str) -> None:
+        """An event says that a node returned a job. Only a job of ours is looked up."""
+        job = self._open.get(node) or self._given_up.get(node)
+        if job and (jid == job.jid or jid in job.probes):
+            self._announced.setdefault((jid, node), time.monotonic() + _WRITTEN)
+            self._reread = 0.0
 
-    def _ask(self) -> Iterator[Answer]:
-        """Go after nodes that were not heard of for a while."""
+    def _read_announced(self) -> list[Answer]:
         now = time.monotonic()
-        due = {node: one for node, one in self._open.items() if one.ask <= now or one.deadline <= now}
-        for jid in {one.jid for one in due.values()}:
-            yield from self._cached(jid)
+        if not self._announced or now < self._reread:
+            return []
+        self._reread = now + _REREAD
+        nodes: dict[str, list[str]] = {}
+        for jid, node in self._announced:
+            nodes.setdefault(jid, []).append(node)
+        answers = [answer for jid, names in nodes.items() for answer in self._read(jid, names)]
+        self._announced = {key: until for key, until in self._announced.items() if until > now}
+        return answers
+
+    def _read(self, jid: str, nodes: Sequence[str]) -> list[Answer]:
+        """What the job cache has of a job on these nodes."""
+        returns = self._transport.returns(jid, nodes)
+        return [answer for node in nodes if node in returns for answer in self._on_return(node, jid, returns[node])]
+
+    def _on_return(self, node: str, jid: str, data: Mapping[str, Any]) -> Iterator[Answer]:
+        self._announced.pop((jid, node), None)
+        for jobs in (self._open, self._given_up):
+            if node in jobs and jobs[node].jid == jid:
+                yield _answer(node, jobs.pop(node).function, data)
+                return
+        job = self._open.get(node)
+        if job and jid in job.probes:  # an answer to an earlier question is a sign of life, too
+            job.probes.discard(jid)
+            self._on_find_job(node, job, bool(data.get("return")))
+
+    def _on_find_job(self, node: str, job: _Job, is_running: bool) -> None:
+        """The node said whether it runs the job. A return may be on its way, so one "no" does not count."""
+        now = time.monotonic()
+        job.waiting, job.misses = False, 0
+        if is_running:
+            job.gone = False
+            self._schedule(node, now + self._gather)
+        elif job.gone:
+            job.misses = _MISSES
+            self._schedule(node, now)
+        else:
+            job.gone = True
+            self._schedule(node, now + min(self._gather, 2.0))
+
+    # Nodes that are not heard of
+
+    def _schedule(self, node: str, at: float) -> None:
+        job = self._open[node]
+        job.ask = at
+        heapq.heappush(self._due, (min(at, job.deadline), node))
+
+    def _pause(self, wait: float) -> float:
+        """Seconds until something is to be done without an event, at most ``wait``."""
+        if self._announced:
+            wait = min(wait, _REREAD)
+        return max(min(wait, self._due[0][0] - time.monotonic()), 0.01) if self._due else wait
+
+    def _check_overdue(self) -> Iterator[Answer]:
+        """Go after nodes that were not heard of for a while."""
+        due = self._overdue()
+        by_job: dict[str, list[str]] = {}
+        for node in due:
+            by_job.setdefault(self._open[node].jid, []).append(node)
+        for jid, nodes in by_job.items():
+            yield from self._read(jid, nodes)
+            for probe in {probe for node in nodes if node in self._open for probe in self._open[node].probes}:
+                self._read(probe, [node for node in nodes if node in self._open])
         questions: dict[str, list[str]] = {}
-        for node, one in due.items():
-            if node not in self._open:
+        now = time.monotonic()
+        for node in due:
+            job = self._open.get(node)
+            if job is None:
                 continue
-            if one.waiting:
-                one.waiting, one.misses, one.gone = False, one.misses + 1, False
-            if one.misses >= _MISSES or one.deadline <= now:
-                yield self._give_up(node, one)
-            else:
-                questions.setdefault(one.jid, []).append(node)
+            if job.waiting and job.ask <= now:
+                job.waiting, job.misses, job.gone = False, job.misses + 1, False
+            if job.misses >= _MISSES or job.deadline <= now:
+                yield self._give_up(node, job)
+            elif job.ask <= now:
+                questions.setdefault(job.jid, []).append(node)
         for jid, nodes in questions.items():
-            self._probe(jid, nodes)
+            self._send_find_job(jid, nodes)
 
-    def _probe(self, jid: str, nodes: list[str]) -> None:
-        probe = self._site.new_jid()
-        known = self._site.publish("saltutil.find_job", nodes, {"jid": jid}, probe)
+    def _overdue(self) -> list[str]:
+        """Nodes that are to be asked, or whose job takes too long."""
+        now, nodes = time.monotonic(), dict[str, None]()
+        while self._due and self._due[0][0] <= now:
+            _at, node = heapq.heappop(self._due)
+            job = self._open.get(node)
+            if job and min(job.ask, job.deadline) <= now:
+                nodes[node] = None
+        return list(nodes)
+
+    def _send_find_job(self, jid: str, nodes: list[str]) -> None:
+        probe = self._transport.new_jid()
+        known = self._transport.publish("saltutil.find_job", nodes, {"jid": jid}, probe)
         for node in nodes:
-            one = self._open[node]
-            one.waiting, one.ask = True, time.monotonic() + self._gather * (1 + one.misses)  # a busy node gets longer
-            one.probes.add(probe)
+            job = self._open[node]
+            job.waiting = True
+            job.probes.add(probe)
+            delay = self._gather * (1 + job.misses)  # a busy node gets longer
             if node not in known:
-                one.misses = _MISSES
+                job.misses, delay = _MISSES, 0.0
+            self._schedule(node, time.monotonic() + delay)
 
-    def _give_up(self, node: str, one: _Open) -> Answer:
+    def _give_up(self, node: str, job: _Job) -> Answer:
         self._given_up[node] = self._open.pop(node)
-        if one.gone and one.misses >= _MISSES:
-            return Answer(node, one.function, LOST, None, LOST, f"job {one.jid} ended there without a result")
-        if one.misses >= _MISSES:
-            return Answer(node, one.function, SILENT, None, SILENT, f"does not answer, nor return job {one.jid}")
-        return Answer(node, one.function, LATE, None, LATE, f"still works on job {one.jid}")
-
-    def _cached(self, jid: str) -> Iterator[Answer]:
-        for node, data in self._site.returns(jid).items():
-            yield from self._heard({**data, "id": node, "jid": jid})
+        if job.gone and job.misses >= _MISSES:
+            return Answer(node, job.function, LOST, None, LOST, f"job {job.jid} ended there without a result")
+        if job.misses >= _MISSES:
+            return Answer(node, job.function, SILENT, None, SILENT, f"does not answer, nor return job {job.jid}")
+        return Answer(node, job.function, LATE, None, LATE, f"still runs job {job.jid}")
 
 
 def _answer(node: str, function: str, event: Mapping[str, Any]) -> Answer:
@@ -173,6 +287,6 @@ def _answer(node: str, function: str, event: Mapping[str, Any]) -> Answer:
     if data is not None and not event.get("retcode"):
         return Answer(node, function, RETURNED, data)
     text = str(data).strip()
-    found = _CODE.search(text)
-    code, message = (found[1], found[2]) if found else ("node-error", text)
-    return Answer(node, function, RETURNED, None, code, message[:500])
+    match = _CODE.search(text)
+    code, message = (match[1], match[2]) if match else ("node-error", text)
+    return Answer(node, function, RETURNED, None, code, printable(message))

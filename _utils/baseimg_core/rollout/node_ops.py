@@ -1,241 +1,330 @@
-"""What a rollout does on nodes, and what it makes of their answers."""
+"""Operations on nodes: send jobs, and turn outcomes into states."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..model.rollout import record as rollout_record
-from ..model.rollout.record import APPLYING, FAILED, PENDING, PREPARING, READY, UNREACHABLE, UPDATED, Node, Rollout
+from .. import __version__
+from ..model.rollout import answers
+from ..model.rollout.answers import AnswerInvalid, Planned
+from ..model.rollout.record import (
+    APPLYING,
+    FAILED,
+    PENDING,
+    PREPARING,
+    READY,
+    ROLLED_BACK,
+    UNREACHABLE,
+    UPDATED,
+    Node,
+)
 from . import discovery
+from .discovery import Discovery, alike
 from .jobs import LOST, RETURNED, Answer, Jobs
-from .store import Store
-from .transport import Site
+from .recorder import Recorder, now
+from .transport import SaltTransport
 
 TICK = 1.0  # seconds that a halt may take to be seen
-_ASK_AGAIN = 60.0  # seconds before a node that did not answer is asked again when its wave comes
+CLOCK_TOLERANCE = 30.0  # seconds that a node's clock may differ from the master's
+START_SECONDS = 120.0  # in which a node that got a job must begin it; a later start is stale
+_ASK_AGAIN = 60.0  # seconds before a silent node is asked again when its wave comes
 _TRIES = 2  # how often a node is told to fetch or to apply whose job gets lost
 _FETCH, _CONVERGE, _PLAN, _ROLLBACK = "baseimg.fetch", "baseimg.converge", "baseimg.plan", "baseimg.rollback"
 
-Arguments = Callable[[dict[str, Any]], dict[str, Any]]
 
-
-class Steps:
+class Pacer:
     """
-    Steps on nodes. The record is saved before anything is sent and after anything is heard, so whoever reads it next
-    knows no less than the nodes do.
+    Collects free places, so that a large fleet does not cost one job for each node.
+
+    Salt sends every job to every connected minion, so few large jobs are cheaper than many small ones.
     """
 
-    def __init__(self, site: Site, jobs: Jobs, store: Store, record: Rollout) -> None:
-        self._site, self._jobs, self._store, self._record = site, jobs, store, record
-        self._rules = record.rules
+    def __init__(self, limit: int) -> None:
+        self._least, self._sent = max(1, limit // 10), 0.0
+
+    def may_send(self, room: int, in_progress: int) -> bool:
+        """Whether to send now: many places are free, nothing is in progress, or the last job was a second ago."""
+        if room <= 0 or (room < self._least and in_progress and time.monotonic() - self._sent < TICK):
+            return False
+        self._sent = time.monotonic()
+        return True
+
+
+class NodeOperations:
+    """
+    Steps on the nodes of one rollout.
+
+    The record is saved before a job is sent and after an outcome is known, so a reader of the record knows no less than
+    the nodes do.
+    """
+
+    def __init__(self, transport: SaltTransport, jobs: Jobs, recorder: Recorder) -> None:
+        self._transport, self._jobs, self._recorder = transport, jobs, recorder
+        self._rollout = recorder.rollout
+        self._rules = recorder.rollout.rules
+        self._discovery = Discovery(jobs, recorder.rollout)
         self._asked: dict[str, float] = {}
+        self._sent: dict[str, float] = {}  # job -> when it was sent, by the master's clock
+        self._not_needed: set[str] = set()
 
     # Asking and preparing
 
     def just_asked(self, names: Iterable[str]) -> None:
-        """These nodes were asked a moment ago."""
+        """Remember that these nodes were asked a moment ago."""
         self._asked.update(dict.fromkeys(names, time.monotonic()))
 
-    def _ask_again(self, nodes: dict[str, Node]) -> None:
-        """Their turn has come: ask those again that did not answer before."""
+    def ask_again(self, nodes: Mapping[str, Node]) -> None:
+        """Ask nodes again that did not answer before, because their turn has come."""
         before = time.monotonic() - _ASK_AGAIN
-        again = [
+        names = [
             name
             for name, node in nodes.items()
             if (node.state == PENDING and node.declared < 0)
             or (node.state == UNREACHABLE and node.answered and self._asked.get(name, before) <= before)
         ]
-        if again:
-            discovery.look(self._jobs, self._record, again)
-            self.just_asked(again)
-            self._store.save(self._record)
+        if names:
+            self._discovery.ask(names)
+            self.just_asked(names)
+            self._recorder.save()
 
-    def _prepare(self, names: Iterable[str]) -> None:
-        """Bring the bundles to these nodes, a few at a time."""
-        left, record = list(names), self._record
-        at_once = self._rules.prepare_at_once.of(len(record.nodes))
-        if left:
-            self._tell(f"prepares {len(left)} nodes", "prepare", nodes=len(left))
-        while left or self._jobs.busy():
-            if self._store.asked_to_halt(record.id):
-                left.clear()
-            batch = left[: max(at_once - len(record.in_state(PREPARING)), 0)]
-            del left[: len(batch)]
-            for named, group in self._alike(batch, self._to_fetch):
-                self._send(_FETCH, group, named, PREPARING)
-            heard = self._take(self._jobs.poll(TICK))
-            left += sorted(name for name in heard if record.nodes[name].state == PENDING)
+    def prepare(self, names: Iterable[str]) -> None:
+        """Have these nodes fetch their bundles, ``prepare_at_once`` of them at the same time."""
+        rollout, queue = self._rollout, deque(names)
+        limit = self._rules.prepare_at_once.of(len(rollout.nodes))
+        pacer = Pacer(limit)
+        if queue:
+            self._recorder.tell(f"prepares {len(queue)} nodes", "prepare", nodes=len(queue))
+        while queue or self._jobs.busy():
+            if self._recorder.asked_to_halt():
+                queue.clear()
+            busy = rollout.number_in(PREPARING)
+            room = min(limit - busy, len(queue))
+            if pacer.may_send(room, busy):
+                batch = [queue.popleft() for _ in range(room)]
+                for arguments, group in alike(rollout, batch, ("bundles", "chain_id")):
+                    self._send(_FETCH, group, arguments, PREPARING)
+            heard = self.take(self._jobs.poll(TICK))
+            again = (name for name in heard if rollout.nodes[name].state == PENDING)
+            queue.extend(sorted(name for name in again if name not in self._not_needed))
+        self._confirm()
 
-    def _to_fetch(self, declared: dict[str, Any]) -> dict[str, Any]:
-        return self._arguments(declared, ("bundles", "chain_id"))
+    def _confirm(self) -> None:
+        """Nodes that need no bundle are finished, or have containers to restart or content to repair."""
+        names = [name for name in sorted(self._not_needed) if self._rollout.nodes[name].state == PENDING]
+        self._not_needed.clear()
+        for name, planned in self._discovery.plans(names).items():
+            if planned.open:
+                self._rollout.update(name, state=READY, prepared=now())
+            else:
+                self._discovery.finish(name)
+        if names:
+            self._recorder.save()
 
-    def _prepared(self, node: Node, answer: Answer) -> None:
+    def _prepared(self, name: str, answer: Answer) -> None:
+        rollout, node = self._rollout, self._rollout.nodes[name]
         if node.state != PREPARING:  # too late, its turn is over
             return
         if answer.kind == LOST and node.tries < _TRIES - 1:
-            node.state, node.tries = PENDING, node.tries + 1
-        elif answer.data is None:
-            discovery.fail(node, answer)
-        elif not answer.data["needed"]:
-            discovery.skip(node, "at-version", f"shows {self._record.version} already")
+            rollout.update(name, state=PENDING, tries=node.tries + 1)
+            return
+        fetched = self._read(name, answer, answers.fetched)
+        if fetched is None:
+            return
+        skew = _skew(fetched.clock, self._sent.get(node.job), time.time())
+        if skew > CLOCK_TOLERANCE:
+            message = f"its clock differs from the master's by {skew:.0f} s; a job could not be refused as stale"
+            self._recorder.fail(name, FAILED, "clock-skewed", message)
+        elif not fetched.needed:
+            rollout.update(name, state=PENDING, tries=0)
+            self._not_needed.add(name)
         else:
-            node.state, node.prepared, node.from_version, node.tries = READY, now(), answer.data["from"], 0
+            rollout.update(name, state=READY, prepared=now(), tries=0)
+            if not node.started:
+                rollout.update(name, from_version=fetched.from_version)
 
     # Applying
 
-    def _apply(self, names: Sequence[str]) -> None:
-        for named, group in self._alike(names, self._to_converge):
+    def apply(self, names: Sequence[str]) -> None:
+        """Tell nodes to converge."""
+        for arguments, group in alike(self._rollout, names):
             for name in group:
-                node = self._record.nodes[name]
-                node.answered, node.started, node.tries = False, now(), node.tries + 1
-            self._send(_CONVERGE, group, named, APPLYING)
+                node = self._rollout.nodes[name]
+                self._rollout.update(name, answered=False, started=node.started or now(), tries=node.tries + 1)
+            self._send(_CONVERGE, group, {**arguments, **self._terms()}, APPLYING)
 
-    def _to_converge(self, declared: dict[str, Any]) -> dict[str, Any]:
-        """All that is declared, as the state is given it, but for what only the state knows."""
-        return self._arguments(declared, declared.keys() - {"version", "missing"})
+    def _terms(self) -> dict[str, Any]:
+        """Until when a node may begin the job, and the rollout that it belongs to: the node refuses a stale job."""
+        return {"not_after": time.time() + min(self._rules.timeout, START_SECONDS), "rollout": self._rollout.id}
 
-    def _updated(self, node: Node, answer: Answer) -> None:
-        """Of a converge, or of a plan where a converge got lost."""
-        node.ended = now()
-        if answer.kind == LOST and answer.function == _CONVERGE:
-            node.code, node.message = answer.code, answer.message
-        elif answer.data is None:
-            discovery.fail(node, answer)
-            # an error of the job is its end; one of the question leaves open what came of the job
-            node.answered = answer.kind == RETURNED and answer.function == _CONVERGE
-        elif answer.function == _PLAN and answer.data["changed"]:
-            # once more, which waits for the lost job's end if it has not ended after all, and finds nothing to do then
-            node.state, node.answered = READY if node.tries < _TRIES else FAILED, True
+    def _converged(self, name: str, answer: Answer) -> None:
+        rollout = self._rollout
+        rollout.update(name, ended=now())
+        if answer.kind == LOST:
+            rollout.update(name, code=answer.code, message=answer.message)
+            return
+        done = self._read(name, answer, answers.done)
+        if done is None:
+            # an error is the end of the job; silence leaves its outcome open
+            rollout.update(name, answered=answer.kind == RETURNED)
+        elif done.held:
+            self._recorder.fail(name, FAILED, discovery.HELD, done.held)
+            rollout.update(name, answered=True)
         else:
-            node.state, node.answered, node.code, node.message = UPDATED, True, "", ""
-            node.containers = answer.data["containers"]["outdated"]
+            self._set_updated(name, done.changed, done.outdated)
 
-    def _settle(self) -> None:
-        """Find out about nodes that were in the middle of something when the process that moved this ended."""
-        record = self._record
-        lost = rollout_record.unavailable(record)
-        if lost:
-            names = ", ".join(lost[:10])
-            self._tell(f"asks {len(lost)} nodes what came of their jobs: {names}", "settling", nodes=len(lost))
-        for name in lost:
-            record.nodes[name].state = APPLYING
-            if job := record.nodes[name].job:
+    def _planned(self, name: str, answer: Answer) -> None:
+        """A plan after a converge whose outcome got lost."""
+        rollout, node = self._rollout, self._rollout.nodes[name]
+        rollout.update(name, ended=now())
+        planned: Planned | None = self._read(name, answer, answers.planned)
+        if planned is None:
+            rollout.update(name, answered=False)  # the error of the question leaves the job's outcome open
+        elif planned.open:
+            # once more: it waits for the end of the lost job if that runs after all, and finds nothing to do then
+            state = READY if node.tries < _TRIES else FAILED
+            code, message = node.code or LOST, f"{node.message or 'the job got lost'}; {planned.open}"
+            rollout.update(name, state=state, answered=True, code=code, message=message)
+            rollout.update(name, failure=f"[{code}] {message}")
+        else:
+            self._set_updated(name, node.from_version != rollout.version, planned.outdated)
+
+    def _set_updated(self, name: str, changed: bool, outdated: Iterable[str]) -> None:
+        swapped = self._rollout.nodes[name].swapped or changed
+        values: dict[str, Any] = {"code": "", "message": "", "swapped": swapped, "containers": list(outdated)}
+        self._rollout.update(name, state=UPDATED, answered=True, **values)
+
+    def resolve_outstanding(self) -> None:
+        """Find out the outcome on nodes that were applying when the process that moved this rollout ended."""
+        rollout, names = self._rollout, self._rollout.unavailable
+        if names:
+            listed = ", ".join(names[:10])
+            text = f"asks {len(names)} nodes for the outcome of their jobs: {listed}"
+            self._recorder.tell(text, "settling", nodes=len(names))
+        for name in names:
+            rollout.update(name, state=APPLYING)
+            if job := rollout.nodes[name].job:
                 self._jobs.watch(_CONVERGE, [name], self._rules.timeout, job, at_once=True)
-        self._ask_for_the_truth([name for name in lost if not record.nodes[name].job])
+        self._ask_for_outcome([name for name in names if not rollout.nodes[name].job])
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait for every outcome."""
         while self._jobs.busy():
-            self._take(self._jobs.poll(TICK))
+            self.take(self._jobs.poll(TICK))
 
-    def _ask_for_the_truth(self, names: Sequence[str]) -> None:
-        """
-        These nodes answer, but know nothing of the job: so what do they show? The record goes on to name the job that
-        is to be accounted for.
-        """
-        for named, group in self._alike(names, lambda one: self._arguments(one, ("bundles", "chain_id", "repair"))):
-            self._jobs.start(_PLAN, group, named, self._rules.timeout, self._site.new_jid())
+    def _ask_for_outcome(self, names: Sequence[str]) -> None:
+        """Ask for a plan, because the nodes answer and do not know the job. The record still names the job."""
+        for arguments, group in alike(self._rollout, names):
+            self._jobs.start(_PLAN, group, arguments, self._rules.timeout, self._transport.new_jid())
 
-    def _check(self, names: Sequence[str]) -> None:
-        """The gate behind a soak: who was updated still answers, and still shows the version."""
-        record = self._record
-        for named, group in self._alike(names, lambda one: {"base": one["chain_id"] or record.base}):
-            for name, answer in self._jobs.ask_all("baseimg.status", group, named, discovery.ASK_SECONDS).items():
-                node = record.nodes[name]
-                if answer.data is None:
-                    discovery.fail(node, answer)
-                elif (shown := answer.data["bases"][0]["version"]) != record.version:
-                    node.state, node.code = FAILED, "version-lost"
-                    node.message = f"showed {record.version}, and after the soak {shown}"
-                else:
-                    continue
-                node.answered, node.job = False, ""
-                self._note(f"{name}: {node.state} [{node.code}] {node.message}", f"node/{name}", state=node.state)
-        self._store.save(record)
+    def check(self, names: Sequence[str]) -> None:
+        """The nodes' part of the gate: who was updated still answers, and is still finished."""
+        rollout = self._rollout
+        for name, planned in self._discovery.plans(names).items():
+            if planned.open:
+                code = "unfinished" if planned.version == rollout.version else "version-lost"
+                self._recorder.fail(name, FAILED, code, f"after the soak: {planned.open}")
+        for name in names:
+            if rollout.nodes[name].state != UPDATED:
+                rollout.update(name, answered=False, job="")
+                self._recorder.note_node(name)
+        self._recorder.save()
 
     # Going back
 
-    def _go_back(self, name: str) -> None:
-        node = self._record.nodes[name]
-        declared = self._record.declared[node.declared]
-        named = {"base": declared["chain_id"] or self._record.base, "to": node.from_version}
-        if "containers" in declared:
-            named["containers"] = declared["containers"]
-        node.answered = False
-        self._send(_ROLLBACK, [name], named, node.state)
+    def roll_back(self, names: Sequence[str]) -> None:
+        """Tell nodes to roll back to the version that they showed before."""
+        rollout = self._rollout
+        groups: dict[tuple[int, str], list[str]] = {}
+        for name in names:
+            groups.setdefault((rollout.nodes[name].declared, rollout.nodes[name].from_version), []).append(name)
+        for (number, version), group in groups.items():
+            declared = rollout.declared[number]
+            arguments = {"base": declared["chain_id"] or rollout.base, "to": version, **self._terms()}
+            arguments["rollout"] = [rollout.id, *rollout.undoes]  # the node refuses their late jobs from now on
+            # the next state.apply must not bring the version back
+            arguments |= {"hold": True, "reason": f"rollout {rollout.id}: {rollout.reason}"[:200]}
+            if "containers" in declared:
+                arguments["containers"] = declared["containers"]
+            for name in group:
+                rollout.update(name, answered=False)
+            self._send(_ROLLBACK, group, arguments, "")
 
-    def _gone_back(self, node: Node, answer: Answer) -> None:
-        node.ended = now()
-        if answer.data is None:
-            discovery.fail(node, answer)
-            node.message = f"not rolled back to {node.from_version}: {answer.message}"
-            node.job = "" if answer.kind == RETURNED else node.job  # nothing of it is outstanding
+    def _rolled_back(self, name: str, answer: Answer) -> None:
+        rollout, node = self._rollout, self._rollout.nodes[name]
+        rollout.update(name, ended=now())
+        done = self._read(name, answer, answers.done)
+        if done is None:
+            message = f"not rolled back to {node.from_version}: {node.message}"
+            # a node that returned has nothing outstanding
+            rollout.update(name, message=message, job="" if answer.kind == RETURNED else node.job)
             return
-        node.answered = True
-        if node.state == UPDATED or answer.data["changed"]:
-            node.state, node.code, node.message = rollout_record.ROLLED_BACK, "", ""
-            node.containers = answer.data["containers"]["outdated"]
+        rollout.update(name, answered=True)
+        if node.state == UPDATED or done.changed:
+            rollout.update(name, state=ROLLED_BACK, code="", message="", containers=list(done.outdated))
 
     # Sending and hearing
 
-    def _take(self, answers: Iterable[Answer]) -> set[str]:
-        """Write down what nodes said; returns who said something."""
-        hear = {_FETCH: self._prepared, _CONVERGE: self._updated, _PLAN: self._updated, _ROLLBACK: self._gone_back}
+    def take(self, outcomes: Iterable[Answer]) -> set[str]:
+        """Record outcomes; returns the nodes that they are about."""
+        readers: dict[str, Callable[[str, Answer], None]] = {
+            _FETCH: self._prepared,
+            _CONVERGE: self._converged,
+            _PLAN: self._planned,
+            _ROLLBACK: self._rolled_back,
+        }
         lost, heard = [], set()
-        for answer in answers:
-            if answer.function not in hear:  # of a question that a node answers too late
+        for answer in outcomes:
+            if answer.function not in readers:  # a question that a node answers too late
                 continue
-            node = self._record.nodes[answer.node]
-            hear[answer.function](node, answer)
+            readers[answer.function](answer.node, answer)
             heard.add(answer.node)
             if answer.kind == LOST and answer.function == _CONVERGE:
                 lost.append(answer.node)
-            why = f" [{node.code}] {node.message}" if node.code else ""
-            self._note(f"{answer.node}: {node.state}{why}", f"node/{answer.node}", state=node.state, code=node.code)
+            self._recorder.note_node(answer.node)
         if heard:
-            self._store.save(self._record)
+            self._recorder.save(durable=False)
         if lost:
-            self._ask_for_the_truth(lost)
+            self._ask_for_outcome(lost)
         return heard
 
-    def _send(self, function: str, names: Sequence[str], named: dict[str, Any], state: str) -> None:
-        jid = self._site.new_jid()
+    def poll(self, wait: float) -> set[str]:
+        """Wait for outcomes and record them; returns the nodes that they are about."""
+        return self.take(self._jobs.poll(wait))
+
+    def take_late(self) -> None:
+        """Record outcomes of nodes that were given up."""
+        self.take(self._jobs.late())
+
+    def busy(self) -> bool:
+        """Whether any outcome is open."""
+        return self._jobs.busy()
+
+    def _send(self, function: str, names: Sequence[str], arguments: Mapping[str, Any], state: str) -> None:
+        jid = self._transport.new_jid()
         for name in names:
-            self._record.nodes[name].job, self._record.nodes[name].state = jid, state
-        self._store.save(self._record)
-        self._jobs.start(function, names, named, self._rules.timeout, jid)
+            self._rollout.update(name, job=jid, state=state or self._rollout.nodes[name].state)
+        self._recorder.save()
+        self._sent[jid] = time.time()
+        self._jobs.start(function, names, arguments, self._rules.timeout, jid)
 
-    def _arguments(self, declared: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-        return {"name": self._record.base, "version": self._record.version, **{key: declared[key] for key in keys}}
-
-    def _alike(self, names: Iterable[str], arguments: Arguments) -> list[tuple[dict[str, Any], list[str]]]:
-        """Nodes that declare the same get the same job."""
-        groups: dict[int, list[str]] = {}
-        for name in names:
-            groups.setdefault(self._record.nodes[name].declared, []).append(name)
-        return [(arguments(self._record.declared[index]), group) for index, group in groups.items()]
-
-    # Telling
-
-    def _move(self, state: str, text: str, reason: str = "") -> None:
-        self._record.state, self._record.reason = state, reason
-        if state == rollout_record.HALTED:  # nothing is lost: what was fetched is there when they are prepared again
-            for name in self._record.in_state(PREPARING):
-                self._record.nodes[name].state = PENDING
-        self._tell(text, state)
-
-    def _tell(self, text: str, tag: str, **data: Any) -> None:
-        self._note(text, tag, **data)
-        self._store.save(self._record)
-
-    def _note(self, text: str, tag: str, **data: Any) -> None:
-        """Remember it, and show it at once; whoever calls this saves the record."""
-        record, at = self._record, now()
-        record.tell(at, text)
-        self._site.say(f"{at[11:19]} {record.base} {record.version}: {text}")
-        told = {"id": record.id, "base": record.base, "version": record.version, "text": text, **data}
-        self._site.fire(f"salt/baseimg/rollout/{record.id}/{tag}", told)
+    def _read(self, name: str, answer: Answer, reader: Any) -> Any:
+        """A valid answer, or ``None``: the node has failed then."""
+        if answer.data is None:
+            discovery.fail(self._rollout, name, answer)
+            return None
+        try:
+            return answers.read(reader, answer.data, __version__)
+        except AnswerInvalid as exc:
+            discovery.fail_invalid(self._rollout, name, answer.function, exc)
+            return None
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _skew(clock: float | None, sent: float | None, received: float) -> float:
+    """Seconds by which a node's clock is off at least, if it was read between two times of the master."""
+    if clock is None or sent is None:
+        return 0.0
+    return max(sent - clock, clock - received, 0.0)

@@ -1,4 +1,4 @@
-"""How a rollout goes over a fleet: waves and their gates, as declared below ``baseimg:rollout``, checked."""
+"""The policy of a rollout: waves, gates and limits, as declared below ``baseimg:rollout``, checked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import ArgumentInvalid
 
 HALT, ROLLBACK = "halt", "rollback"
+WAIT, SKIP = "wait", "skip"
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TARGET_TYPES = (
     *("glob", "pcre", "list", "grain", "grain_pcre", "pillar", "pillar_pcre", "pillar_exact"),
@@ -18,17 +19,27 @@ TARGET_TYPES = (
 )
 DEFAULTS: Mapping[str, Any] = {
     "target": "*",
+    "exclude": None,
+    "unreachable": WAIT,
+    "refused": 0,
     "canary": None,
     "waves": [],
     "success_threshold": 100,
     "max_unavailable": "25%",
+    "min_available": 0,
+    "group_by": None,
     "prepare_at_once": 50,
     "soak": 0,
+    "gate": [],
+    "gate_interval": 30,
     "on_failure": HALT,
     "window": None,
     "timeout": 900,
+    "keep_records": 50,
 }
 _WAVE_KEYS = frozenset({"name", "tgt", "tgt_type", "count", "success_threshold"})
+_GATE_KEYS = frozenset({"url", "command", "function", "match", "tgt", "tgt_type", "arg", "timeout"})
+_GATE_KINDS = ("url", "command", "function")
 _WINDOW_KEYS = frozenset({"days", "from", "to", "timezone"})
 _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 _PERCENT = re.compile(r"(100|[1-9]\d?)\s?%")
@@ -38,13 +49,14 @@ _PERCENT = re.compile(r"(100|[1-9]\d?)\s?%")
 class Target:
     """A target expression of any kind that Salt knows."""
 
+    #: The expression; a tuple of names for ``list``.
     tgt: str | tuple[str, ...]
     tgt_type: str = "glob"
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many nodes: a number, or a percentage of all that take part, rounded up."""
+    """A number of nodes, or a percentage of a total, rounded up."""
 
     number: int
     percent: bool = False
@@ -55,27 +67,48 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """A wave as it is declared: ``who`` is ``None`` for all that are left. ``threshold`` is a percentage."""
+    """A wave as it is declared."""
 
     name: str
+    #: Its nodes; ``None`` for all remaining ones.
     who: Target | Share | None
+    #: Percentage of its nodes that must be updated.
     threshold: int
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """
-    When nodes may be changed: from minute ``begin`` of these ``days`` (0 is Monday) up to minute ``end``, which is on
-    the next day where it is not after ``begin``. In the wall clock time of ``timezone``, an IANA name.
-    """
+class Gate:
+    """A question to the service: it must hold after each wave and during the whole soak."""
 
+    #: ``url``, ``command`` (on the master) or ``function`` (of an execution module).
+    kind: str
+    #: The URL, the shell command, or the function's name.
+    subject: str
+    #: A regular expression that the response, the output or the return must match; empty for any.
+    match: str = ""
+    #: The minions that the function runs on.
+    target: Target | None = None
+    #: Arguments of the function.
+    arguments: tuple[Any, ...] = ()
+    #: Seconds to wait for an answer.
+    timeout: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The time in which nodes may change."""
+
+    #: Days on which the window opens; 0 is Monday.
     days: frozenset[int]
+    #: Minute of the day at which it opens.
     begin: int
+    #: Minute at which it closes; on the next day if it is not after ``begin``.
     end: int
+    #: An IANA name; the times are local times there.
     timezone: str
 
     def open_at(self, weekday: int, minute: int) -> bool:
-        """Whether it is open at that minute of that day."""
+        """Whether the window is open at a minute of a day."""
         if self.begin < self.end:
             return weekday in self.days and self.begin <= minute < self.end
         return (weekday in self.days and minute >= self.begin) or ((weekday - 1) % 7 in self.days and minute < self.end)
@@ -83,55 +116,131 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """
-    ``target`` is who takes part. ``waves`` are in order, the canary first, and what is left last. ``soak`` (between
-    waves) and ``timeout`` (of one step on one node) are in seconds.
-    """
+    """The policy of a rollout."""
 
     target: Target
+    #: Nodes of the target that do not take part.
+    exclude: tuple[Target, ...]
+    #: ``wait``: a node that does not answer counts as a failure of its wave; ``skip``: it is left out.
+    unreachable: str
+    #: How many nodes may refuse before the rollout is refused.
+    refused: Share
+    #: In order: the canary, the declared waves, all remaining nodes.
     waves: tuple[Wave, ...]
+    #: How many nodes may be down at the same time: of all, and of each failure domain.
     max_unavailable: Share
+    #: How many nodes of each failure domain must stay up.
+    min_available: Share
+    #: The grain whose values are the failure domains; empty for none.
+    group_by: str
+    #: How many nodes fetch bundles at the same time.
     prepare_at_once: Share
+    #: Seconds between two waves.
     soak: int
+    gates: tuple[Gate, ...]
+    #: Seconds between two checks of the gates during a soak.
+    gate_interval: int
+    #: ``halt`` or ``rollback``.
     on_failure: str
     window: Window | None
+    #: Seconds that one step may take on one node.
     timeout: int
+    #: How many records of rollouts that have ended are kept.
+    keep_records: int
 
 
 def merged(*places: object) -> dict[str, Any]:
-    """The policy as data, with defaults: each of ``places`` counts more than the one before."""
-    found = dict(DEFAULTS)
+    """The policy as data, with defaults; each of ``places`` overrides the one before. Raises ArgumentInvalid."""
+    policy = dict(DEFAULTS)
     for place in places:
-        found.update(_fields(place, frozenset(DEFAULTS), "rollout"))
-    parse(found)
-    return found
+        policy.update(_fields(place, frozenset(DEFAULTS), "rollout"))
+    parse(policy)
+    return policy
 
 
 def parse(raw: Mapping[str, Any]) -> Policy:
-    """A policy with all its keys; raises :class:`ArgumentInvalid`."""
+    """Parse a policy; keys that an older release did not know have their defaults. Raises ArgumentInvalid."""
+    raw = {**DEFAULTS, **raw}
+    choices = {"on_failure": (HALT, ROLLBACK), "unreachable": (WAIT, SKIP)}
+    for key, known in choices.items():
+        if raw[key] not in known:
+            raise _wrong(f"rollout:{key}", raw[key], f"one of: {', '.join(known)}")
+    return Policy(
+        target=_target(raw["target"], "rollout:target"),
+        exclude=_exclude(raw["exclude"]),
+        unreachable=raw["unreachable"],
+        refused=_share(raw["refused"], "rollout:refused", 0),
+        waves=_waves(raw),
+        max_unavailable=_share(raw["max_unavailable"], "rollout:max_unavailable"),
+        min_available=_share(raw["min_available"], "rollout:min_available", 0),
+        group_by="" if raw["group_by"] is None else _text(raw["group_by"], "rollout:group_by"),
+        prepare_at_once=_share(raw["prepare_at_once"], "rollout:prepare_at_once"),
+        soak=_seconds(raw["soak"], "rollout:soak", 0),
+        gates=_gates(raw["gate"]),
+        gate_interval=_seconds(raw["gate_interval"], "rollout:gate_interval", 1),
+        on_failure=raw["on_failure"],
+        window=None if raw["window"] is None else _window(raw["window"]),
+        timeout=_seconds(raw["timeout"], "rollout:timeout", 1),
+        keep_records=_number(raw["keep_records"], "rollout:keep_records"),
+    )
+
+
+def _waves(raw: Mapping[str, Any]) -> tuple[Wave, ...]:
     threshold = _percentage(raw["success_threshold"], "rollout:success_threshold")
     if not isinstance(raw["waves"], list | tuple | type(None)):
         raise _wrong("rollout:waves", raw["waves"], "a list of waves")
-    waves = [_wave(one, f"wave {number}", threshold) for number, one in enumerate(raw["waves"] or (), 1)]
+    waves = [_wave(wave, f"wave {number}", threshold) for number, wave in enumerate(raw["waves"] or (), 1)]
     if raw["canary"] is not None:
         waves.insert(0, _wave(raw["canary"], "canary", threshold))
     waves.append(Wave("rest", None, threshold))
     names = [wave.name for wave in waves]
     for name in names:
         if names.count(name) > 1:
-            raise _wrong("rollout:waves", name, "names of waves that differ; 'rest' is the last one's")
-    if raw["on_failure"] not in (HALT, ROLLBACK):
-        raise _wrong("rollout:on_failure", raw["on_failure"], f"one of: {HALT}, {ROLLBACK}")
-    return Policy(
-        target=_target(raw["target"], "rollout:target"),
-        waves=tuple(waves),
-        max_unavailable=_share(raw["max_unavailable"], "rollout:max_unavailable"),
-        prepare_at_once=_share(raw["prepare_at_once"], "rollout:prepare_at_once"),
-        soak=_seconds(raw["soak"], "rollout:soak", 0),
-        on_failure=raw["on_failure"],
-        window=None if raw["window"] is None else _window(raw["window"]),
-        timeout=_seconds(raw["timeout"], "rollout:timeout", 1),
-    )
+            raise _wrong("rollout:waves", name, "a different name for each wave; 'rest' is the last wave's")
+    return tuple(waves)
+
+
+def _exclude(raw: object) -> tuple[Target, ...]:
+    """The excluded targets: nothing, a target, or a list of targets."""
+    if raw is None:
+        return ()
+    targets = raw if isinstance(raw, list | tuple) else [raw]
+    return tuple(_target(target, "rollout:exclude") for target in targets)
+
+
+def _gates(raw: object) -> tuple[Gate, ...]:
+    if not isinstance(raw, list | tuple | type(None)):
+        raise _wrong("rollout:gate", raw, "a list of gates")
+    return tuple(_gate(gate, f"rollout:gate:{number}") for number, gate in enumerate(raw or (), 1))
+
+
+def _gate(raw: object, key: str) -> Gate:
+    fields = _fields(raw, _GATE_KEYS, key)
+    kinds = [kind for kind in _GATE_KINDS if kind in fields]
+    if len(kinds) != 1:
+        raise _wrong(key, dict(fields), f"exactly one of: {', '.join(_GATE_KINDS)}")
+    kind, match = kinds[0], fields.get("match", "")
+    subject = _text(fields[kind], f"{key}:{kind}")
+    if kind == "url" and not subject.startswith(("http://", "https://")):
+        raise _wrong(f"{key}:url", subject, "a URL with http:// or https://")
+    if not isinstance(match, str) or not _is_pattern(match):
+        raise _wrong(f"{key}:match", match, "a regular expression")
+    arguments = fields.get("arg", [])
+    if not isinstance(arguments, list | tuple):
+        raise _wrong(f"{key}:arg", arguments, "a list of arguments")
+    target = {part: fields[part] for part in ("tgt", "tgt_type") if part in fields}
+    if (kind == "function") != ("tgt" in target) or (arguments and kind != "function"):
+        raise _wrong(key, dict(fields), "tgt with a function, and tgt and arg with nothing else")
+    timeout = _seconds(fields.get("timeout", 10), f"{key}:timeout", 1)
+    return Gate(kind, subject, match, _target(target, key) if target else None, tuple(arguments), timeout)
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def _wave(raw: object, name: str, threshold: int) -> Wave:
@@ -159,7 +268,7 @@ def _target(raw: object, key: str) -> Target:
         raise _wrong(f"{key}:tgt_type", kind, f"one of: {', '.join(TARGET_TYPES)}")
     tgt = fields.get("tgt")
     if kind == "list" and isinstance(tgt, list | tuple):
-        return Target(tuple(_text(one, f"{key}:tgt") for one in tgt), kind)
+        return Target(tuple(_text(name, f"{key}:tgt") for name in tgt), kind)
     return Target(_text(tgt, f"{key}:tgt"), kind)
 
 
@@ -167,13 +276,13 @@ def _is_share(raw: object) -> bool:
     return isinstance(raw, int | float) or (isinstance(raw, str) and raw.rstrip().endswith("%"))
 
 
-def _share(raw: object, key: str) -> Share:
-    if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0:
+def _share(raw: object, key: str, least: int = 1) -> Share:
+    if isinstance(raw, int) and not isinstance(raw, bool) and raw >= least:
         return Share(raw)
-    found = _PERCENT.fullmatch(raw) if isinstance(raw, str) else None
-    if found is None:
-        raise _wrong(key, raw, "a number of nodes, 1 or more, or a percentage such as 10%")
-    return Share(int(found[1]), percent=True)
+    match = _PERCENT.fullmatch(raw) if isinstance(raw, str) else None
+    if match is None:
+        raise _wrong(key, raw, f"a number of nodes, {least} or more, or a percentage such as 10%")
+    return Share(int(match[1]), percent=True)
 
 
 def _window(raw: object) -> Window:
@@ -187,10 +296,16 @@ def _window(raw: object) -> Window:
 
 
 def _minute(raw: object, name: str) -> int:
-    found = _TIME.fullmatch(raw) if isinstance(raw, str) else None
-    if found is None:
+    match = _TIME.fullmatch(raw) if isinstance(raw, str) else None
+    if match is None:
         raise _wrong(f"rollout:window:{name}", raw, "a time in quotes, such as '22:00'")
-    return int(found[1]) * 60 + int(found[2])
+    return int(match[1]) * 60 + int(match[2])
+
+
+def _number(raw: object, key: str) -> int:
+    if not isinstance(raw, int) or isinstance(raw, bool) or raw < 1:
+        raise _wrong(key, raw, "a number, 1 or more")
+    return raw
 
 
 def _percentage(raw: object, key: str) -> int:
@@ -215,7 +330,7 @@ def _text(raw: object, key: str) -> str:
 
 
 def _fields(raw: object, known: frozenset[str], key: str) -> Mapping[str, Any]:
-    """A mapping that has no other keys than ``known``; nothing counts as an empty one."""
+    """Return a mapping that has no other keys than ``known``; ``None`` is an empty one."""
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
@@ -226,6 +341,6 @@ def _fields(raw: object, known: frozenset[str], key: str) -> Mapping[str, Any]:
     return raw
 
 
-def _wrong(key: str, found: object, expected: str) -> ArgumentInvalid:
-    kind = "nothing" if found is None else f"{str(found)[:80]!r} ({type(found).__name__})"
+def _wrong(key: str, value: object, expected: str) -> ArgumentInvalid:
+    kind = "nothing" if value is None else f"{str(value)[:80]!r} ({type(value).__name__})"
     return ArgumentInvalid(f"{key} is {kind}, expected {expected}")

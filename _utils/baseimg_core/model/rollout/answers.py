@@ -1,0 +1,180 @@
+"""
+The answers of nodes, validated one by one.
+
+Two releases in one fleet are normal, and a node may be broken. So an answer of another shape fails its own node, with
+the code ``answer-invalid``, and never the rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..display import printable
+
+INVALID = "answer-invalid"
+T = TypeVar("T")
+
+
+class AnswerInvalid(Exception):
+    """An answer has another shape than this release expects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What ``baseimg.status`` says of a base."""
+
+    version: str
+    #: Digest of the bundle that the live content was made from; empty for the pristine content.
+    bundle: str
+    #: Images on the base.
+    images: tuple[str, ...]
+    #: Running containers on the base.
+    containers: tuple[str, ...]
+    #: Versions that somebody holds on the node, with the reason.
+    holds: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What ``baseimg.fetch`` says."""
+
+    #: True if the base does not show the version yet.
+    needed: bool
+    from_version: str
+    #: Bytes of the bundles.
+    size: int
+    #: The node's clock, seconds since the epoch; ``None`` if the release does not tell it.
+    clock: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What ``baseimg.plan`` says: the node is finished if nothing is open."""
+
+    version: str
+    #: What a converge would do, for people; empty if it would do nothing.
+    open: str
+    #: Running containers on older content.
+    outdated: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What ``baseimg.converge`` or ``baseimg.rollback`` did."""
+
+    changed: bool
+    outdated: tuple[str, ...]
+    #: Why the node stayed as it was, if a hold stopped the converge.
+    held: str
+
+
+def read(reader: Callable[[Mapping[str, Any]], T], data: Any, suite: str = "") -> T:
+    """
+    Validate an answer.
+
+    Args:
+        reader: one of the functions below.
+        data: what the function returned on the node.
+        suite: this release.
+
+    Returns:
+        What the reader returns.
+
+    Raises:
+        AnswerInvalid: for anything else; the message names both releases if they differ.
+    """
+    try:
+        return reader(_typed(data, Mapping, "the answer"))
+    except Exception as exc:  # whatever a node sends, it fails this node only
+        reason = str(exc) if isinstance(exc, AnswerInvalid) else f"{type(exc).__name__}: {exc}"
+        theirs = data.get("suite") if isinstance(data, Mapping) else None
+        releases = f"; the node runs baseimg {theirs}, this master {suite}" if theirs != suite and theirs else ""
+        raise AnswerInvalid(printable(reason, 300) + printable(releases, 100)) from exc
+
+
+def declaration(base: str) -> Callable[[Mapping[str, Any]], dict[str, Any] | None]:
+    """A reader of ``baseimg.declared``: what pillar declares for ``base``, ``None`` if nothing."""
+
+    def reader(data: Mapping[str, Any]) -> dict[str, Any] | None:
+        if base not in data:
+            return None
+        declared = dict(_typed(data[base], Mapping, base))
+        _text(declared, "version")
+        for key in ("bundles", "chain_id", "missing", "repair"):
+            _field(declared, key, object)
+        for bundle in _field(declared, "bundles", Mapping).values():
+            _typed(bundle, Mapping, "a bundle")
+        _typed(declared["chain_id"], (str, type(None)), "chain_id")
+        return declared
+
+    return reader
+
+
+def status(data: Mapping[str, Any]) -> Shown:
+    """Read ``baseimg.status`` of one base."""
+    bases = _field(data, "bases", list)
+    if len(bases) != 1:
+        raise AnswerInvalid(f"bases has {len(bases)} items, expected one")
+    base = _typed(bases[0], Mapping, "the base")
+    bundles = {item["number"]: _text(item, "bundle") for item in _field(base, "generations", list)}
+    containers = _field(base, "containers", Mapping)
+    names = [name for key in ("current", "outdated", "unknown") for name in _names(containers, key)]
+    holds = {_text(hold, "version"): _text(hold, "reason") for hold in base.get("holds", ())}
+    bundle = bundles.get(base["generation"], "")
+    return Shown(_text(base, "version"), bundle, _names(base, "images"), tuple(names), holds)
+
+
+def fetched(data: Mapping[str, Any]) -> Fetched:
+    """Read ``baseimg.fetch``."""
+    clock, size = data.get("time"), data.get("bytes", 0)
+    if not isinstance(clock, int | float | None) or not isinstance(size, int):
+        raise AnswerInvalid(f"time is {clock!r}, bytes is {size!r}")
+    return Fetched(_field(data, "needed", bool), _text(data, "from"), size, clock)
+
+
+def planned(data: Mapping[str, Any]) -> Planned:
+    """Read ``baseimg.plan``."""
+    restart = _field(data, "restart", Mapping)
+    batches = [", ".join(map(str, batch)) for batch in _field(restart, "batches", list)]
+    owed = [str(name) for name in _field(restart, "started", list)]
+    version = _text(data, "to") if not _field(data, "changed", bool) else _text(data, "from")
+    steps = []
+    if data.get("held"):
+        steps.append(printable(data["held"], 300))
+    if data["changed"]:
+        steps.append(f"shows {version}")
+    if _field(data, "repaired", bool):
+        steps.append("its live content or record needs a repair")
+    if batches:
+        steps.append(f"containers run on older content: {', '.join(batches)}")
+    if owed:
+        steps.append(f"containers are stopped and owed a start: {', '.join(owed)}")
+    return Planned(version, "; ".join(steps), _names(_field(data, "containers", Mapping), "outdated"))
+
+
+def done(data: Mapping[str, Any]) -> Done:
+    """Read ``baseimg.converge`` or ``baseimg.rollback``."""
+    outdated = _names(_field(data, "containers", Mapping), "outdated")
+    return Done(_field(data, "changed", bool), outdated, printable(data.get("held", ""), 300))
+
+
+def _field(data: Mapping[str, Any], key: str, kind: Any) -> Any:
+    if key not in data:
+        raise AnswerInvalid(f"{key} is missing")
+    return _typed(data[key], kind, key)
+
+
+def _typed(value: Any, kind: Any, key: str) -> Any:
+    if not isinstance(value, kind):
+        raise AnswerInvalid(f"{key} is {value!r}")
+    return value
+
+
+def _text(data: Mapping[str, Any], key: str) -> str:
+    return printable(_field(data, key, str), 300)
+
+
+def _names(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    return tuple(printable(_typed(name, str, key), 300) for name in _field(data, key, list))

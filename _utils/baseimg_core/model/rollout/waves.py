@@ -1,0 +1,82 @@
+"""The waves of a rollout: who is in which, how a wave stands, and which nodes may start. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .policy import Policy, Share, Target
+from .record import APPLYING, BAD, FAILED, PASSED, PENDING, PREPARING, READY, RUNNING, Rollout
+
+
+def assign(policy: Policy, nodes: Iterable[str], matched: Mapping[Target, Iterable[str]]) -> list[list[str]]:
+    """
+    Divide nodes into waves.
+
+    A node is in the first wave that takes it. Numbers and percentages take nodes that no earlier wave took, by name.
+
+    Args:
+        policy: the rollout's policy.
+        nodes: names of the nodes that have something to do.
+        matched: by target expression, the names that it matches.
+
+    Returns:
+        One list of names for each of the policy's waves.
+    """
+    left = sorted(nodes)
+    total = len(left)
+    waves = []
+    for wave in policy.waves:
+        if wave.who is None:
+            taken = left
+        elif isinstance(wave.who, Share):
+            taken = left[: wave.who.of(total)]
+        else:
+            members = set(matched[wave.who])
+            taken = [name for name in left if name in members]
+        waves.append(taken)
+        gone = set(taken)
+        left = [name for name in left if name not in gone]
+    return waves
+
+
+def verdict(rollout: Rollout, index: int) -> str:
+    """
+    Judge a wave: ``passed``, ``failed``, or ``running`` if the rollout must wait or can start nodes.
+
+    A node counts as success only after it reported success.
+    """
+    counts = rollout.wave_counts(index)
+    if counts.get(PREPARING) or counts.get(APPLYING):
+        return RUNNING
+    if is_lost(rollout, index):
+        return FAILED
+    if not counts.get(PENDING) and not counts.get(READY):
+        return PASSED
+    if counts.get(PENDING) or rollout.next_ready(index):
+        return RUNNING
+    return FAILED  # nodes without an outcome take up max_unavailable
+
+
+def next_batch(rollout: Rollout, index: int) -> list[str]:
+    """Ready nodes of a wave that may be started now; none if the wave cannot pass any more."""
+    return [] if is_lost(rollout, index) else rollout.next_ready(index)
+
+
+def is_lost(rollout: Rollout, index: int) -> bool:
+    """Whether so many nodes of a wave have failed that it cannot reach its threshold."""
+    counts = rollout.wave_counts(index)
+    total, bad = sum(counts.values()), sum(counts.get(state, 0) for state in BAD)
+    return (total - bad) * 100 < rollout.waves[index].threshold * total
+
+
+def why_failed(rollout: Rollout, index: int) -> str:
+    """Why a wave has not passed, with the names of at most ten nodes."""
+    nodes = rollout.of_wave(index)
+    bad = [f"{name} ({node.code})" for name, node in nodes.items() if node.state in BAD]
+    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+    if not is_lost(rollout, index):
+        return f"nodes without an outcome take up max_unavailable: {', '.join(rollout.unavailable[:10])}"
+    return (
+        f"wave {rollout.waves[index].name!r}: {len(bad)} of {len(nodes)} nodes are not updated, "
+        f"success_threshold is {rollout.waves[index].threshold} %: {', '.join(bad[:10])}{more}"
+    )

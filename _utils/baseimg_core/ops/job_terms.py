@@ -1,0 +1,86 @@
+"""
+The terms of a rollout's job: a node refuses a job that reaches it too late, or whose rollout was rolled back.
+
+A minion that was stopped runs its jobs when it goes on, however late. A job to converge must not undo a rollback of the
+fleet then. So every job has a time until which it may begin, and a rollback leaves the rollout's ID on the node::
+
+    <cachedir>/baseimg/rolled-back      one ID a line, the newest last
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ArgumentInvalid, JobStale
+from ..linux import files
+from ..linux.oserrors import translate_os_errors
+
+_KEPT = 1000  # IDs
+_LARGEST = 1 << 18  # bytes of the file that are read
+
+
+@dataclass(frozen=True, slots=True)
+class JobTerms:
+    """The terms of one job."""
+
+    #: Seconds since the epoch after which the job must not begin; ``None`` for no limit.
+    not_after: float | None
+    #: IDs of the rollouts that the job belongs to, or takes back.
+    rollouts: tuple[str, ...]
+    #: True if the job takes these rollouts back.
+    cancels: bool
+    #: The file with the IDs of rollouts that were rolled back on this node.
+    path: str
+
+    def check(self) -> None:
+        """Check the terms; a job that takes rollouts back leaves their IDs. Raises :class:`JobStale`."""
+        late = 0.0 if self.not_after is None else time.time() - self.not_after
+        if late > 0:
+            raise JobStale(f"the job reached this node {late:.0f} s after the time until which it may begin")
+        if self.cancels:
+            self._cancel()
+        elif cancelled := set(self.rollouts) & set(self._cancelled()):
+            raise JobStale(f"rollout {', '.join(sorted(cancelled))} was rolled back on this node before the job began")
+
+    def _cancel(self) -> None:
+        cancelled = self._cancelled()
+        missing = [rollout for rollout in self.rollouts if rollout not in cancelled]
+        if missing:
+            with translate_os_errors(self.path):
+                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+                files.save(self.path, "".join(f"{line}\n" for line in [*cancelled, *missing][-_KEPT:]).encode())
+
+    def _cancelled(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+            return file.read(_LARGEST).decode(errors="replace").split()
+        return []
+
+
+def parse(not_after: object, rollout: object, cancels: bool, cachedir: str) -> JobTerms:
+    """
+    Check the arguments of a job.
+
+    Args:
+        not_after: seconds since the epoch, or ``None``.
+        rollout: an ID, a list of IDs, or ``None``.
+        cancels: the job takes the rollouts back.
+        cachedir: the minion's cache directory.
+
+    Returns:
+        The terms.
+
+    Raises:
+        ArgumentInvalid: an argument has another type.
+    """
+    if not_after is not None and (isinstance(not_after, bool) or not isinstance(not_after, int | float)):
+        raise ArgumentInvalid(f"not_after is {not_after!r}, expected seconds since the epoch")
+    rollouts: Sequence[object] = [] if rollout is None else rollout if isinstance(rollout, list | tuple) else [rollout]
+    for identity in rollouts:
+        if not isinstance(identity, str) or not identity or any(map(str.isspace, identity)):
+            raise ArgumentInvalid(f"rollout is {rollout!r}, expected an ID or a list of IDs")
+    path = os.path.join(cachedir, "baseimg", "rolled-back")
+    return JobTerms(not_after, tuple(map(str, rollouts)), cancels, path)

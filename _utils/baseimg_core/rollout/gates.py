@@ -1,0 +1,81 @@
+"""The declared gates of a rollout: questions to the service, after each wave and during the soak."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+from ..model.display import printable
+from ..model.rollout.policy import Gate, Target
+from .jobs import Jobs
+
+_LARGEST = 1 << 20  # bytes of a response that are read
+
+
+class Gates:
+    """
+    Checks gates one after the other.
+
+    Args:
+        jobs: for gates that are functions on minions; nothing else may be in progress.
+        match: returns the minions of a target.
+        gates: the declared gates.
+    """
+
+    def __init__(self, jobs: Jobs, match: Callable[[Target], set[str]], gates: tuple[Gate, ...]) -> None:
+        self._jobs, self._match, self._gates = jobs, match, gates
+
+    def __bool__(self) -> bool:
+        return bool(self._gates)
+
+    def failure(self) -> str:
+        """Why the first gate that does not hold fails; empty if all hold."""
+        checks = {"url": _check_url, "command": _check_command, "function": self._check_function}
+        for gate in self._gates:
+            if reason := checks[gate.kind](gate):
+                return printable(f"gate {gate.kind} {gate.subject}: {reason}")
+        return ""
+
+    def _check_function(self, gate: Gate) -> str:
+        nodes = sorted(self._match(gate.target)) if gate.target else []
+        if not nodes:
+            return "its target matches no minion"
+        arguments = {"__positional__": gate.arguments}
+        for node, answer in sorted(self._jobs.ask_all(gate.subject, nodes, arguments, gate.timeout).items()):
+            if answer.data is None:
+                return f"{node}: [{answer.code}] {answer.message}"
+            if answer.data is False or not _matches(gate, str(answer.data)):
+                return f"{node} returned {str(answer.data)[:200]}"
+        return ""
+
+
+def _check_url(gate: Gate) -> str:
+    try:
+        with urllib.request.urlopen(gate.subject, timeout=gate.timeout) as response:  # http or https, by the policy
+            text = response.read(_LARGEST).decode(errors="replace")
+    except urllib.error.HTTPError as exc:
+        return f"status {exc.code}"
+    except (OSError, ValueError) as exc:
+        return f"no answer: {exc}"
+    return "" if _matches(gate, text) else f"the response does not match {gate.match!r}"
+
+
+def _check_command(gate: Gate) -> str:
+    """Run a shell command on the master; it holds if it exits with 0."""
+    try:
+        done = subprocess.run(
+            gate.subject, shell=True, capture_output=True, timeout=gate.timeout, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end after {gate.timeout} s"
+    output = (done.stdout + done.stderr).decode(errors="replace")
+    if done.returncode:
+        return f"exit code {done.returncode}: {output.strip()[-200:]}"
+    return "" if _matches(gate, output) else f"the output does not match {gate.match!r}"
+
+
+def _matches(gate: Gate, text: str) -> bool:
+    return re.search(gate.match, text) is not None

@@ -1,0 +1,61 @@
+"""Write down what a rollout does: in its record, on stderr, and as events on the master's bus."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from ..model.display import printable
+from ..model.rollout.record import Node, Rollout
+from .store import Store
+from .transport import SaltTransport
+
+_LOOK = 0.5  # seconds between two looks for a request to halt
+
+
+class Recorder:
+    """The record of one rollout, with everybody who watches it."""
+
+    def __init__(self, transport: SaltTransport, store: Store, rollout: Rollout) -> None:
+        self._transport, self._store, self.rollout = transport, store, rollout
+        self._looked, self._halt = float("-inf"), False
+
+    def note(self, text: str, tag: str, **data: Any) -> None:
+        """Add an event and show it at once; the caller saves the record."""
+        rollout, at = self.rollout, now()
+        text = printable(text, 1000)
+        rollout.tell(at, text)
+        self._transport.say(f"{at[11:19]} {rollout.base} {rollout.version}: {text}")
+        event = {"id": rollout.id, "base": rollout.base, "version": rollout.version, "text": text, **data}
+        self._transport.fire(f"salt/baseimg/rollout/{rollout.id}/{tag}", event)
+
+    def tell(self, text: str, tag: str, **data: Any) -> None:
+        """Add an event, show it, and save the record."""
+        self.note(text, tag, **data)
+        self.save()
+
+    def note_node(self, name: str) -> None:
+        """Add an event about a node's present state."""
+        node = self.rollout.nodes[name]
+        reason = f" [{node.code}] {node.message}" if node.code else ""
+        self.note(f"{name}: {node.state}{reason}", f"node/{name}", state=node.state, code=node.code)
+
+    def fail(self, name: str, state: str, code: str, message: str) -> Node:
+        """Set a node's failure; the record keeps it when the state changes."""
+        return self.rollout.update(name, state=state, code=code, message=message, failure=f"[{code}] {message}")
+
+    def save(self, durable: bool = True) -> None:
+        """Write every change; ``durable`` before it is acted on (:meth:`Store.save`)."""
+        self._store.save(self.rollout, durable)
+
+    def asked_to_halt(self) -> bool:
+        """Whether somebody asked for a halt; looked up twice a second."""
+        if not self._halt and time.monotonic() - self._looked >= _LOOK:
+            self._looked, self._halt = time.monotonic(), self._store.asked_to_halt(self.rollout.id)
+        return self._halt
+
+
+def now() -> str:
+    """The present time for records: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,178 @@
+"""
+`python -m bench.fleet.simulated`: what driving a rollout costs the process that moves it, for fleets of any size.
+
+The nodes are simulated. The driver, the record with its journal on a disk, the transport, Salt's format of events and
+the files of Salt's job cache are real. The simulated nodes' own work is timed and left out. Each answer comes alone, as
+from a fleet that sends a few dozen a second, so nothing is saved by taking many at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import salt.payload
+import salt.utils.jid
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "_utils"))
+
+from baseimg_core.model.rollout import fleet as model_fleet  # noqa: E402
+from baseimg_core.rollout.commands import Rollouts  # noqa: E402
+from baseimg_core.rollout.store import Store  # noqa: E402
+from baseimg_core.rollout.transport import SaltTransport, local_cache  # noqa: E402
+from tests.support import fleets  # noqa: E402
+from tests.support.rollouts import BASE, GOOD, NEW, OLD, Fleet  # noqa: E402
+
+SIZES = (500, 2000, 10000)
+ANSWERS_PER_SECOND = 30
+POLICY = {"canary": 1, "waves": ["10%", "50%"], "max_unavailable": "25%", "timeout": 3600}
+
+
+class Simulation(Fleet):
+    """A fleet whose returns come through a bus and a job cache as Salt's do."""
+
+    def __init__(self, size: int, jobs: Path) -> None:
+        super().__init__({f"node{number:05}.fra1.corp.example": GOOD for number in range(size)})
+        self._jobs = jobs
+        self._returns: deque[tuple[str, str, Any]] = deque()
+        self._one_came = False
+        self.answers = 0
+        #: The arguments of each call of :meth:`pub`.
+        self.published: list[tuple[list[str], str, list[Any], str, str]] = []
+
+    def replay(self) -> None:
+        """Do once more what the nodes and the master have done, without anything that drives them."""
+        again = Simulation(len(self.nodes), self._jobs / "again")
+        for call in self.published:
+            again.pub(*call)
+            while again.get_event(0):
+                pass
+
+    def put(self, name: str, jid: str, data: Any, on_bus: bool = True) -> None:
+        self._returns.append((name, jid, data))
+
+    # Salt's LocalClient and event bus
+
+    def pub(self, nodes: list[str], function: str, arguments: list[Any], tgt_type: str, jid: str) -> dict[str, Any]:
+        self.published.append((nodes, function, arguments, tgt_type, jid))
+        named = {key: value for key, value in arguments[-1].items() if key != "__kwarg__"}
+        self.publish(function, nodes, named, jid)
+        return {"minions": nodes}
+
+    def get_event(self, wait: float, no_block: bool = False, **_options: Any) -> dict[str, Any] | None:
+        if not self._returns or (no_block and self._one_came):
+            self._one_came = False
+            return None
+        self._one_came = True
+        return self._deliver()
+
+    def _deliver(self) -> dict[str, Any]:
+        name, jid, data = self._returns.popleft()
+        self.answers += 1
+        directory = Path(self.directory(jid)) / name
+        directory.mkdir(parents=True)
+        (directory / "return.p").write_bytes(salt.payload.dumps({"return": data, "retcode": 0, "success": True}))
+        return {"tag": f"salt/job/{jid}/ret/{name}", "data": {"id": name, "jid": jid, "return": data}}
+
+    def fire_event(self, data: Mapping[str, Any], tag: str) -> None:
+        """The cost of a real event is that of packing it."""
+        salt.payload.dumps(dict(data))
+
+    def directory(self, jid: str) -> str:
+        return str(salt.utils.jid.jid_dir(jid, str(self._jobs), "sha256"))
+
+    def check_minions(self, _tgt: Any, _tgt_type: str) -> dict[str, Any]:
+        return {"minions": list(self.nodes), "missing": []}
+
+
+class QuietTransport(SaltTransport):
+    """Progress is formatted, and not shown."""
+
+    @staticmethod
+    def say(text: str) -> None:
+        text.isprintable()
+
+
+def measure(size: int) -> dict[str, Any]:
+    """One rollout over a fleet, in this process."""
+    with tempfile.TemporaryDirectory(prefix="bi-", dir="/var/tmp") as home:  # on a disk, for the record's fsync
+        planning, planned, _ = _driven(size, Path(home) / "plan", Rollouts.plan)
+        driving, fleet, elapsed = _driven(size, Path(home) / "start", Rollouts.start)
+        assert set(fleet.shown().values()) == {NEW}
+        records = Path(Store(str(Path(home) / "start")).home)
+        written = sum(path.stat().st_size for path in records.iterdir())
+    assert set(planned.shown().values()) == {OLD}
+    answers = fleets.answers(size)
+    began = time.process_time()
+    model_fleet.table(model_fleet.collect(fleets.names(size), answers))
+    return {
+        "nodes": size,
+        "driving_s": driving,
+        "ms_per_node": 1000 * driving / size,
+        "core_percent": 100 * driving / fleet.answers * ANSWERS_PER_SECOND,
+        "answers": fleet.answers,
+        "elapsed_s": elapsed,
+        "plan_s": planning,
+        "fleet_s": time.process_time() - began,
+        "record_mib": written / (1 << 20),
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _driven(size: int, home: Path, command: Callable[..., Any]) -> tuple[float, Simulation, float]:
+    """Processor seconds of a command, without the simulated nodes' part; the fleet, and the seconds that it took."""
+    fleet = Simulation(size, home / "jobs")
+    returns = local_cache(fleet.directory, salt.payload.loads)
+    transport = QuietTransport(fleet, fleet, fleet.new_jid, fleet.check_minions, returns)
+    rollouts = Rollouts(transport, Store(str(home)), 3600, "bench")
+    began, clock = time.process_time(), time.monotonic()
+    result = command(rollouts, BASE, NEW, POLICY)
+    spent, elapsed = time.process_time() - began, time.monotonic() - clock
+    assert not result["retcode"], result
+    began = time.process_time()
+    fleet.replay()
+    return spent - (time.process_time() - began), fleet, elapsed
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "| Nodes | Driving, s | ms a node | Core at 30 answers/s | `plan`, s | `fleet`, s | Record, MiB | RSS, MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['nodes']:,} | {row['driving_s']:.2f} | {row['ms_per_node']:.2f} | {row['core_percent']:.1f} % "
+            f"| {row['plan_s']:.2f} | {row['fleet_s']:.2f} | {row['record_mib']:.1f} | {row['memory_mib']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="bench.fleet.simulated", description=str(__doc__).split("\n\n")[0])
+    parser.add_argument("--nodes", type=lambda text: [int(part) for part in text.split(",")], default=list(SIZES))
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.one:
+        print(json.dumps(measure(options.one)))
+        return
+    rows = []
+    for size in options.nodes:  # each in a process of its own, for its memory
+        command = [sys.executable, "-m", "bench.fleet.simulated", "--one", str(size)]
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,571 @@
+"""What a rollout decides, on a fleet in memory: each test is a fault that was found on a real one."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baseimg_core.errors import (
+    ArgumentInvalid,
+    BaseimgError,
+    MasterUnsuitable,
+    RolloutBusy,
+    RolloutEmpty,
+    RolloutUnknown,
+)
+from baseimg_core.model.rollout import outcome
+from baseimg_core.model.rollout import record as rollout_record
+from baseimg_core.model.rollout.policy import Target
+from baseimg_core.model.rollout.record import Rollout
+from baseimg_core.rollout.commands import Rollouts, check_master
+from baseimg_core.rollout.jobs import Jobs
+from baseimg_core.rollout.store import Store
+from tests.support.rollouts import (
+    BASE,
+    BROKEN,
+    DEAD,
+    GATED,
+    GATHER,
+    GOOD,
+    NEW,
+    NEWER,
+    OLD,
+    STRAY,
+    THERE,
+    UNFIT,
+    WRONG,
+    Fleet,
+)
+
+BEFORE = "2026-11-24T03:00:00+00:00"
+
+
+class Site:
+    """A master with a fleet in memory."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = str(home)
+        self.fleet = Fleet({})
+
+    def nodes(self, *behaviours: str) -> Fleet:
+        """Node 1, node 2, …"""
+        self.fleet = Fleet({f"node{number}": how for number, how in enumerate(behaviours, 1)})
+        return self.fleet
+
+    @property
+    def store(self) -> Store:
+        return Store(self.home)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        return Rollouts(self.fleet, self.store, GATHER, "ops")  # type: ignore[arg-type]
+
+    def start(self, version: str = NEW, **policy: Any) -> dict[str, Any]:
+        return self.rollouts.start(BASE, version, policy)
+
+    def newest(self) -> Rollout:
+        return self.store.of_base(BASE)[0]
+
+    def states(self) -> dict[str, str]:
+        return {name: node.state for name, node in self.newest().nodes.items()}
+
+    def told(self, function: str) -> list[str]:
+        """The nodes that were told to do something, in this order."""
+        return [name for sent, names, _arguments in self.fleet.sent if sent == f"baseimg.{function}" for name in names]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+class TestFinished:
+    """One definition of a finished node."""
+
+    def test_a_canary_whose_gate_failed_is_not_finished(self, site: Site) -> None:
+        fleet = site.nodes(GATED, GOOD, GOOD)
+        assert site.start(canary=1)["retcode"] == outcome.HALTED_BY_FAILURE
+        assert fleet.shown() == {"node1": NEW, "node2": OLD, "node3": OLD}
+        again = site.rollouts.resume(None)
+        assert (again["retcode"], again["state"]) == (outcome.HALTED_BY_FAILURE, "halted")
+        assert fleet.shown() == {"node1": NEW, "node2": OLD, "node3": OLD}
+        fleet.nodes["node1"].behaviour = GOOD
+        assert site.rollouts.resume(None)["nodes"] == {"updated": 3}
+        assert fleet.nodes["node1"].owed == []
+
+    def test_a_node_that_this_rollout_updated_stays_updated_and_can_be_rolled_back(self, site: Site) -> None:
+        """It failed, the operator mended it by hand, so a resume finds it finished."""
+        fleet = site.nodes(GATED, WRONG)
+        site.start(waves=["50%"])
+        fleet.nodes["node1"].owed = []
+        assert site.rollouts.resume(None)["retcode"] == outcome.HALTED_BY_FAILURE
+        assert site.states() == {"node1": "updated", "node2": "failed"}
+        site.rollouts.roll_back(None)
+        assert fleet.shown() == {"node1": OLD, "node2": OLD}
+
+    def test_containers_that_a_swap_left_are_work_for_a_rollout(self, site: Site) -> None:
+        """Swap now with 'keep', restart by waves at night."""
+        fleet = site.nodes(THERE, THERE)
+        for machine in fleet.nodes.values():
+            machine.outdated = ["shop"]
+            machine.declared = {"containers": "keep"}
+        assert site.start()["nodes"] == {"skipped": 2}
+        for machine in fleet.nodes.values():
+            machine.declared = {"containers": "restart"}
+        assert site.start(canary=1)["nodes"] == {"updated": 2}
+        assert [machine.outdated for machine in fleet.nodes.values()] == [[], []]
+
+    def test_a_node_whose_containers_stop_while_soaking_fails_the_wave(self, site: Site) -> None:
+        fleet = site.nodes(GOOD, GOOD)
+        say = fleet.say
+
+        def stop(text: str) -> None:
+            say(text)
+            if "soaks until" in text:
+                fleet.nodes["node1"].owed = ["shop"]
+
+        fleet.say = stop  # type: ignore[method-assign]
+        result = site.start(canary=1, soak=1)
+        assert result["retcode"] == outcome.HALTED_BY_FAILURE
+        assert site.newest().nodes["node1"].code == "unfinished"
+        assert "owed a start: shop" in site.newest().nodes["node1"].message
+
+
+class TestNobody:
+    """Nobody is no success."""
+
+    @pytest.mark.parametrize(
+        ("policy", "named"),
+        [
+            ({"canary": "none*"}, "'canary' \\(none\\*\\)"),
+            ({"waves": ["none*"]}, "'wave 1'"),
+            ({"target": "none*"}, "none\\* matches no minion"),
+        ],
+    )
+    def test_a_target_that_matches_nobody(self, site: Site, policy: dict[str, Any], named: str) -> None:
+        fleet = site.nodes(GOOD, GOOD)
+        with pytest.raises(RolloutEmpty, match=named):
+            site.start(**policy)
+        assert site.store.ids() == []
+        assert set(fleet.shown().values()) == {OLD}
+
+    def test_a_wave_of_nodes_that_are_at_the_version_is_no_mistake(self, site: Site) -> None:
+        fleet = site.nodes(THERE, GOOD)
+        fleet.targets[Target("first*")] = {"node1"}
+        assert site.start(canary="first*")["nodes"] == {"updated": 1, "skipped": 1}
+
+    def test_an_unknown_base_suggests_the_likely_name(self, site: Site) -> None:
+        site.nodes(GOOD, GOOD)
+        for version in (NEW, None):
+            with pytest.raises(RolloutEmpty) as caught:
+                site.rollouts.start("corp/bsae:12.0", version, {})
+            assert "corp/base:12.0" in caught.value.hint
+
+    def test_everybody_at_the_version_is_a_success(self, site: Site) -> None:
+        site.nodes(THERE, THERE)
+        assert site.start()["retcode"] == outcome.OK
+
+    def test_only_nodes_that_declare_nothing(self, site: Site) -> None:
+        fleet = site.nodes(GOOD, GOOD)
+        for machine in fleet.nodes.values():
+            machine.declared = None
+        with pytest.raises(RolloutEmpty):
+            site.start()
+
+
+class TestRollback:
+    def test_an_accidental_second_run_does_not_take_the_way_back_away(self, site: Site) -> None:
+        fleet = site.nodes(GOOD, GOOD)
+        first = site.start()
+        assert site.start()["nodes"] == {"skipped": 2}
+        result = site.rollouts.roll_back(BASE)
+        assert (result["id"], result["nodes"], result["retcode"]) == (first["id"], {"rolled-back": 2}, outcome.OK)
+        assert set(fleet.shown().values()) == {OLD}
+
+    def test_over_several_rollouts(self, site: Site) -> None:
+        fleet = site.nodes(GOOD, GOOD, GOOD)
+        first = site.start(target={"tgt": ["node1", "node2"], "tgt_type": "list"})
+        site.start(NEWER, target={"tgt": ["node2", "node3"], "tgt_type": "list"})
+        assert fleet.shown() == {"node1": NEW, "node2": NEWER, "node3": NEWER}
+        with pytest.raises(RolloutBusy) as caught:
+            site.rollouts.roll_back(first["id"])
+        assert f"since={first['id']}" in caught.value.hint
+        result = site.rollouts.roll_back(BASE, first["id"])
+        assert (result["nodes"], result["retcode"]) == ({"rolled-back": 3}, outcome.OK)
+        assert set(fleet.shown().values()) == {OLD}
+        with pytest.raises(RolloutEmpty):
+            site.rollouts.roll_back(BASE, first["id"])
+
+    def test_since_a_time(self, site: Site) -> None:
+        fleet = site.nodes(GOOD)
+        site.start()
+        with pytest.raises(RolloutEmpty):
+            site.rollouts.roll_back(BASE, "2999-01-01")
+        assert site.rollouts.roll_back(BASE, "2020-01-01")["retcode"] == outcome.OK
+        assert fleet.shown() == {"node1": OLD}
+
+    def test_no_node_is_no_success(self, site: Site) -> None:
+        site.nodes(THERE)
+        identity = site.start()["id"]
+        for name in (BASE, identity):
+            with pytest.raises(RolloutEmpty):
+                site.rollouts.roll_back(name)
+
+    def test_a_job_says_until_when_it_may_begin_and_for_which_rollout(self, site: Site) -> None:
+        fleet = site.nodes(GOOD)
+        before = time.time()
+        identity = site.start()["id"]
+        site.rollouts.roll_back(BASE)
+        ((_, _, converge), (_, _, rollback)) = [
+            job for job in fleet.sent if job[0] in ("baseimg.converge", "baseimg.rollback")
+        ]
+        assert (converge["rollout"], rollback["rollout"]) == (identity, [identity])
+        for job in (converge, rollback):
+            assert before < job["not_after"] < time.time() + 200
+
+    def test_a_node_whose_clock_is_wrong_is_refused_before_anything_is_changed(self, site: Site) -> None:
+        site.nodes(GOOD, STRAY)
+        result = site.start()
+        assert (result["retcode"], result["cause"]) == (outcome.REFUSED, rollout_record.BY_REFUSALS)
+        assert site.newest().nodes["node2"].code == "clock-skewed"
+        assert site.told("converge") == []
+
+
+class TestRecord:
+    def test_a_failure_is_not_rewritten(self, site: Site) -> None:
+        """A node that failed while applying did not wait for its turn."""
+        fleet = site.nodes(GOOD, WRONG, GOOD)
+        site.start(canary=2, max_unavailable=1)
+        fleet.nodes["node2"].behaviour = UNFIT
+        site.rollouts.resume(None)
+        site.rollouts.roll_back(None)
+        node = site.newest().nodes["node2"]
+        assert (node.state, node.code) == ("failed", "digest-mismatch")
+        assert site.newest().nodes["node3"].code == "rollout-ended"
+
+    def test_a_node_in_between_at_the_end_has_failed(self, site: Site) -> None:
+        site.nodes(GOOD)
+        record = Rollout(
+            "1", BASE, NEW, "ops", BEFORE, {}, [rollout_record.WaveRecord("rest", 100)],
+            {
+                "a": rollout_record.Node(0, "pending", started=BEFORE, failure="[gate-failed] shop"),
+                "b": rollout_record.Node(0, "applying", started=BEFORE, answered=False),
+                "c": rollout_record.Node(0, "ready"),
+            },
+        )  # fmt: skip
+        rollout_record.close(record, rollout_record.FAILED, BEFORE)
+        assert {name: (node.state, node.code) for name, node in record.nodes.items()} == {
+            "a": ("failed", "gate-failed"),
+            "b": ("failed", "outcome-unknown"),
+            "c": ("skipped", "rollout-ended"),
+        }
+
+    def test_who_did_what_is_kept(self, site: Site) -> None:
+        fleet = site.nodes(WRONG)
+        site.start()
+        fleet.nodes["node1"].behaviour = GOOD
+        site.rollouts.resume(None)
+        assert [action[1:] for action in site.newest().actions] == [["ops", "started"], ["ops", "resumed"]]
+
+    def test_a_damaged_record_of_another_base_does_not_matter(self, site: Site, tmp_path: Path) -> None:
+        site.nodes(GOOD)
+        other = Rollout("0", "other:1", NEW, "ops", BEFORE, {}, [], {}, state=rollout_record.DONE)
+        site.store.save(other)
+        path = tmp_path / "baseimg/rollouts/0.json"
+        path.write_bytes(path.read_bytes()[:-30])
+        assert site.start()["retcode"] == outcome.OK
+        assert site.rollouts.roll_back(BASE)["retcode"] == outcome.OK
+        listed = site.rollouts.status(None)["rollouts"]
+        assert [entry.get("error", {}).get("code") for entry in listed] == [None, "record-invalid"]
+
+
+class TestSeveralBases:
+    def test_halt_and_resume_without_a_name(self, site: Site) -> None:
+        site.nodes(GOOD)
+        for number, base in enumerate((BASE, "other:1")):
+            record = Rollout(str(number), base, NEW, "ops", BEFORE, {}, [], {}, state=rollout_record.RUNNING)
+            site.store.save(record)
+        halted = site.rollouts.halt(None)
+        assert {key: value["state"] for key, value in halted["rollouts"].items()} == {"0": "halted", "1": "halted"}
+        assert halted["retcode"] == outcome.OK
+        resumed = site.rollouts.resume(None)
+        assert {key: value["state"] for key, value in resumed["rollouts"].items()} == {"0": "done", "1": "done"}
+        with pytest.raises(RolloutUnknown):
+            site.rollouts.resume(None)
+
+    def test_a_scheduled_resume_moves_only_what_a_window_halted(self, site: Site) -> None:
+        fleet = site.nodes(WRONG)
+        site.start()
+        fleet.nodes["node1"].behaviour = GOOD
+        assert site.rollouts.resume(None, "window") == {"rollouts": {}, "retcode": outcome.OK}
+        record = site.newest()
+        record.set(cause=rollout_record.BY_WINDOW)
+        site.store.save(record)
+        assert site.rollouts.resume(None, "window")["state"] == "done"
+        with pytest.raises(ArgumentInvalid, match="only is 'all'"):
+            site.rollouts.resume(None, "all")
+
+
+def test_a_dead_process_is_told_apart_from_one_that_moves_the_rollout(site: Site) -> None:
+    site.nodes(GOOD)
+    site.store.save(Rollout("1", BASE, NEW, "ops", BEFORE, {}, [], {}, state=rollout_record.RUNNING))
+    status = site.rollouts.status("1")
+    assert (status["moved_by"], "salt-run baseimg.resume 1" in status["next"]) == ("nobody", True)
+    with site.store.lock(BASE):
+        assert site.rollouts.status("1")["moved_by"].startswith("pid ")
+    with pytest.raises(RolloutBusy) as caught:
+        site.start()
+    assert "no process moves it" in caught.value.message
+    assert "salt-run baseimg.resume 1" in caught.value.hint
+
+
+ODD = [
+    None, 3, "text", [], {}, {"changed": "yes"}, {"bases": []}, {"bases": [{"version": 3}]}, [[[]]],
+    {"changed": True, "containers": []}, {"changed": True, "containers": {"outdated": [{}]}},
+    {BASE: {}}, {BASE: None}, {"needed": True, "from": 12.0}, {"needed": "no"}, {"suite": "0.0.9"},
+]  # fmt: skip
+
+
+class TestOddAnswers:
+    @pytest.mark.parametrize("function", ["declared", "status", "fetch", "converge"])
+    @pytest.mark.parametrize("value", ODD, ids=str)
+    def test_one_fails_its_own_node_only(self, site: Site, function: str, value: Any) -> None:
+        fleet = site.nodes(GOOD, GOOD, GOOD)
+        fleet.nodes["node2"].odd = {function: value}
+        result = site.start(success_threshold=1, refused=1)
+        node = site.newest().nodes["node2"]
+        assert result["state"] in ("done", "done-with-refusals")
+        assert (fleet.nodes["node1"].shown, fleet.nodes["node3"].shown) == (NEW, NEW)
+        assert node.state in ("failed", "refused", "skipped", "unreachable")
+        assert node.code in ("answer-invalid", "node-error", "not-declared")
+
+    def test_releases_are_named_where_they_differ(self, site: Site) -> None:
+        fleet = site.nodes(GOOD)
+        fleet.nodes["node1"].odd = {"fetch": {"suite": "0.0.9"}}
+        site.start()
+        assert "the node runs baseimg 0.0.9, this master" in site.newest().nodes["node1"].message
+
+    def test_control_characters_are_neutralised(self, site: Site) -> None:
+        fleet = site.nodes(GOOD)
+        fleet.nodes["node1"].odd = {"fetch": "ERROR: [gate-failed] \x1b]0;owned\x07"}
+        result = site.start()
+        assert "\x1b" not in str(result) + "".join(fleet.lines)
+        assert "\x1b" not in site.newest().nodes["node1"].message
+
+
+class TestSpoofedEvents:
+    def test_an_event_without_a_return_in_the_job_cache_proves_nothing(self) -> None:
+        fleet = Fleet({"node1": GOOD})
+        jobs = Jobs(fleet, 3600)  # type: ignore[arg-type]
+        fleet.nodes["node1"].dead = True
+        jobs.start("baseimg.converge", ["node1"], {"version": NEW}, 3600, "1")
+        fleet._bus.append(("node1", "1"))
+        assert jobs.poll(0.2) == []
+        assert jobs.busy()
+        fleet.put("node1", "1", {"changed": True}, on_bus=False)
+        deadline = time.monotonic() + 5
+        answers = jobs.poll(0.2)
+        while not answers and time.monotonic() < deadline:
+            answers = jobs.poll(0.2)
+        assert [answer.data for answer in answers] == [{"changed": True}]
+
+
+class TestRefusals:
+    def test_more_than_allowed_refuse_the_rollout(self, site: Site) -> None:
+        fleet = site.nodes(UNFIT, GOOD, GOOD)
+        result = site.start()
+        assert (result["retcode"], result["cause"]) == (outcome.REFUSED, "refusals")
+        assert "1 nodes refuse, 'refused' allows 0: node1 (digest-mismatch)" in result["reason"]
+        assert set(fleet.shown().values()) == {OLD}
+        fleet.nodes["node1"].behaviour = GOOD
+        assert site.rollouts.resume(None)["nodes"] == {"updated": 3}
+
+    def test_a_version_that_is_held_on_a_node(self, site: Site) -> None:
+        fleet = site.nodes(GOOD, GOOD)
+        fleet.nodes["node1"].holds = {NEW: "shop does not start"}
+        assert "node1 (base-held)" in site.start()["reason"]
+        assert site.newest().nodes["node1"].message == "12.1 is held: shop does not start"
+        assert site.told("converge") == []
+
+    def test_a_hold_that_came_meanwhile_is_a_failure(self, site: Site) -> None:
+        fleet = site.nodes(GOOD)
+        containers = {"current": [], "outdated": [], "unknown": []}
+        fleet.nodes["node1"].odd = {"converge": {"changed": False, "containers": containers, "held": "12.1 is held"}}
+        assert site.start()["retcode"] == outcome.HALTED_BY_FAILURE
+        assert site.newest().nodes["node1"].code == "base-held"
+
+    def test_a_rollback_holds_the_version(self, site: Site) -> None:
+        fleet = site.nodes(GOOD)
+        site.start()
+        site.rollouts.roll_back(BASE)
+        (job,) = (arguments for function, _names, arguments in fleet.sent if function == "baseimg.rollback")
+        assert (job["hold"], "rolled back by request" in job["reason"]) == (True, True)
+
+    def test_as_many_as_allowed_are_left_out(self, site: Site) -> None:
+        site.nodes(UNFIT, GOOD, GOOD)
+        result = site.start(refused="40%")
+        assert (result["state"], result["retcode"]) == ("done-with-refusals", outcome.DONE_WITH_REFUSALS)
+        assert result["nodes"] == {"updated": 2, "refused": 1}
+        assert "[digest-mismatch]" in result["refused"]["node1"]
+
+    def test_failed_nodes_alone_are_tried_again(self, site: Site) -> None:
+        fleet = site.nodes(UNFIT, WRONG, GOOD)
+        first = site.start(refused=1, success_threshold=50)
+        for machine in fleet.nodes.values():
+            machine.behaviour = GOOD
+        told = len(site.told("converge"))
+        result = site.rollouts.retry(first["id"])
+        assert result["nodes"] == {"updated": 2}
+        assert sorted(site.told("converge")[told:]) == ["node1", "node2"]
+        with pytest.raises(RolloutEmpty):
+            site.rollouts.retry(result["id"])
+
+
+class TestTargets:
+    def test_excluded_nodes_take_no_part(self, site: Site) -> None:
+        fleet = site.nodes(GOOD, GOOD, GOOD)
+        assert site.start(exclude=["node1", {"tgt": ["node2"], "tgt_type": "list"}])["nodes"] == {"updated": 1}
+        assert fleet.shown() == {"node1": OLD, "node2": OLD, "node3": NEW}
+
+    def test_nodes_that_are_known_to_be_dead_may_be_skipped(self, site: Site) -> None:
+        site.nodes(DEAD, GOOD)
+        assert site.start()["retcode"] == outcome.HALTED_BY_FAILURE
+        result = site.start(unreachable="skip")
+        assert (result["retcode"], result["nodes"]) == (outcome.OK, {"updated": 1, "skipped": 1})
+        assert "[node-silent]" in result["skipped"]["node1"]
+
+    def test_a_plan_shows_the_blast_radius(self, site: Site) -> None:
+        fleet = site.nodes(GOOD, GOOD, THERE)
+        fleet.nodes["node1"].outdated = ["shop"]
+        assert site.rollouts.plan(BASE, NEW, {})["blast_radius"] == {
+            "nodes": 2,
+            "images": {"shop:1": 2},
+            "containers": 1,
+        }
+
+
+class TestFailureDomains:
+    @pytest.mark.parametrize(("policy", "most"), [({}, 3), ({"min_available": 2}, 2), ({"min_available": "50%"}, 2)])
+    def test_max_unavailable_holds_in_each_of_them(self, site: Site, policy: dict[str, Any], most: int) -> None:
+        """Of eight nodes, four in each rack, 75 % may be down: never four of one rack."""
+        fleet = site.nodes(*[GOOD] * 8)
+        for number, machine in enumerate(fleet.nodes.values()):
+            machine.grains = {"rack": f"r{number // 4}"}
+        site.start(max_unavailable="75%", group_by="rack", **policy)
+        batches = [names for function, names, _ in fleet.sent if function == "baseimg.converge"]
+        for names in batches:
+            racks = [fleet.nodes[name].grains["rack"] for name in names]
+            assert max(map(racks.count, racks)) <= most
+        assert set(fleet.shown().values()) == {NEW}
+
+
+class Page(BaseHTTPRequestHandler):
+    status, text = 200, b"all is well"
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.text)
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+class TestGates:
+    @pytest.fixture
+    def page(self) -> Any:
+        class Own(Page):
+            pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Own) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield Own, f"http://127.0.0.1:{server.server_port}/"
+            server.shutdown()
+
+    @pytest.mark.parametrize(
+        ("gate", "reason"),
+        [
+            ({"command": "exit 3"}, "exit code 3"),
+            ({"command": "echo 2 errors", "match": "^0 errors"}, "does not match"),
+            ({"command": "sleep 60", "timeout": 1}, "no end after 1 s"),
+            ({"url": "http://127.0.0.1:1/"}, "no answer"),
+            ({"function": "fetch", "tgt": "node2"}, "\\[digest-mismatch\\]"),
+            ({"function": "test.ping", "tgt": "none*"}, "matches no minion"),
+        ],
+    )
+    def test_one_that_does_not_hold_fails_the_wave(self, site: Site, gate: dict[str, Any], reason: str) -> None:
+        fleet = site.nodes(GOOD, UNFIT)
+        result = site.start(target="node1", gate=[{"command": "true"}, gate], on_failure="rollback")
+        assert result["retcode"] == outcome.ROLLED_BACK
+        assert re.search(reason, result["reason"])
+        assert fleet.shown()["node1"] == OLD
+
+    def test_urls_for_the_whole_soak(self, site: Site, page: Any) -> None:
+        """The service is well when the wave ends, and unwell later."""
+        server, url = page
+        fleet = site.nodes(GOOD, GOOD)
+        say = fleet.say
+
+        def break_service(text: str) -> None:
+            say(text)
+            if "soaks until" in text:
+                server.status = 503
+
+        fleet.say = break_service  # type: ignore[method-assign]
+        began = time.monotonic()
+        result = site.start(canary=1, soak=60, gate=[{"url": url, "match": "well"}], gate_interval=1)
+        assert "status 503" in result["reason"]
+        assert time.monotonic() - began < 30
+        assert fleet.shown() == {"node1": NEW, "node2": OLD}
+        server.status, fleet.say = 200, say  # type: ignore[method-assign]
+        assert site.start(soak=0, gate=[{"url": url, "match": "well"}])["retcode"] == outcome.OK
+
+
+def test_old_records_are_pruned(site: Site) -> None:
+    site.nodes(THERE)
+    for _ in range(5):
+        site.start(keep_records=2)
+    assert len(site.store.ids()) == 3  # the newest began after the others were counted
+
+
+@pytest.mark.parametrize("call", [lambda one: one.resume("1"), lambda one: one.halt("1"), lambda one: one.retry("1")])
+def test_unknown_names(site: Site, call: Callable[[Rollouts], Any]) -> None:
+    with pytest.raises(BaseimgError) as caught:
+        call(site.rollouts)
+    assert caught.value.code == "rollout-unknown"
+
+
+def test_a_failed_apply_may_have_changed_its_node(site: Site) -> None:
+    fleet = site.nodes(GOOD, BROKEN)
+    assert site.start(on_failure="rollback")["retcode"] == outcome.ROLLED_BACK
+    assert set(fleet.shown().values()) == {OLD}
+
+
+@pytest.mark.parametrize("options", [{"order_masters": True}, {"job_cache": False}, {"ext_job_cache": "redis"}])
+def test_masters_that_do_not_know_the_outcomes_are_refused(options: dict[str, Any]) -> None:
+    check_master({"job_cache": True, "order_masters": False, "ext_job_cache": ""})
+    with pytest.raises(MasterUnsuitable):
+        check_master({"job_cache": True, **options})
+
+
+class TestArrivals:
+    def test_only_an_event_of_the_node_itself(self, site: Site) -> None:
+        fleet = site.nodes(GOOD)
+        for tag in ("salt/beacon/node2/baseimg/arrived", "salt/minion/node1/start/x", None):
+            with pytest.raises(ArgumentInvalid):
+                site.rollouts.arrived(tag, "node1")
+        assert fleet.sent == []
+
+    def test_nodes_of_an_open_rollout_are_left_alone(self, site: Site) -> None:
+        fleet = site.nodes(WRONG)
+        site.start()
+        sent = len(fleet.sent)
+        assert "open rollout" in site.rollouts.arrived("salt/minion/node1/start", "node1")["left"]
+        assert len(fleet.sent) == sent
