@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit engines docs picture bench bench-profile bench-fleet pins clean torture
+.PHONY: help setup demo test lint unit engines docs picture bench bench-profile bench-fleet verdicts pins clean torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -52,6 +52,10 @@ bench-profile: setup ## where the time of each step goes, as Markdown; 15 minute
 # NODES=1,5,10  SIZE=20 (MiB of the bundle)
 bench-fleet: setup ## load of a master with a fleet of real minions; 15 minutes, see bench/README.md
 	@PYTHONPATH=.:_utils $(BIN)/python -m bench.fleet $(NODES:%=--nodes=%) $(SIZE:%=--size=%) $(OPTIONS)
+
+# CACHE=/srv/verdicts keeps the trees; PAIRS=bullseye-bookworm
+verdicts: setup ## judge real Debian applications on newer bases and run them; hours, see docs/design/reliability.md
+	@PYTHONPATH=.:_utils $(BIN)/python bench/verdicts.py $(or $(CACHE),/var/tmp/baseimg-verdicts) $(PAIRS)
 
 pins: ## update requirements/*.txt from setup.cfg
 	@scripts/pins.sh

@@ -268,7 +268,7 @@ def inspect(bundle, verify=False):
         return ops_build.inspect(minion.fetch(pillar.bundle_source(bundle, None, "bundle")), bool(verify))
 
 
-def apply(bundle, hash=None, base=None, protect=None, containers="keep", saltenv=None, **kwargs):
+def apply(bundle, hash=None, base=None, protect=None, accept=None, containers="keep", saltenv=None, **kwargs):
     """
     Bring a base to the version that a bundle leads to. Running containers keep the old content until they are stopped
     and started; see ``containers``. Applying the version that is already live is a no-op.
@@ -286,6 +286,10 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", saltenv
     protect
         Patterns of images (``corp/legacy:*``), added to those in pillar. If such an image is built on the base, nothing
         changes.
+
+    accept
+        Patterns of images, image IDs or container names, added to those in pillar, that the new content may break or
+        impair. Otherwise nothing changes if it would (docs/operating/impact.md).
 
     containers
         ``keep`` (default) touches no container. ``restart`` stops and starts those on another content, one after the
@@ -320,7 +324,10 @@ def apply(bundle, hash=None, base=None, protect=None, containers="keep", saltenv
         source = pillar.bundle_source(bundle, hash, "bundle")
         if base is not None:
             pillar.text(base, "base")
-        context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
+        context, restarts = (
+            minion.context(trust=True, protect=protect, accept=accept),
+            container_policy.parse(containers),
+        )
         return ops_converge.apply(context, source, base, restarts)
 
 
@@ -331,6 +338,7 @@ def converge(
     chain_id=None,
     repair=False,
     protect=None,
+    accept=None,
     containers="keep",
     saltenv=None,
     not_after=None,
@@ -357,7 +365,7 @@ def converge(
         bundles; if the record is damaged or lost, write it again. A replaced content is kept as a generation of version
         ``unknown`` until it is pruned.
 
-    protect
+    protect, accept
         As for :py:func:`baseimg.apply`.
 
     containers
@@ -383,15 +391,17 @@ def converge(
     with _operation("converge", kwargs, saltenv) as minion:
         wanted = _declared(minion, name, version, bundles, chain_id)
         terms, restarts = minion.terms(not_after, rollout), container_policy.parse(containers)
-        context = minion.context(trust=True, protect=protect, terms=terms)
+        context = minion.context(trust=True, protect=protect, accept=accept, terms=terms)
         return ops_converge.converge(context, *wanted, bool(repair), restarts)
 
 
-def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None, containers="keep", saltenv=None):
+def plan(
+    name, version, bundles=None, chain_id=None, repair=False, protect=None, accept=None, containers="keep", saltenv=None
+):
     """
     Show what :py:func:`baseimg.converge` would do. Changes nothing.
 
-    name, version, bundles, chain_id, repair, protect, containers, saltenv
+    name, version, bundles, chain_id, repair, protect, accept, containers, saltenv
         As there.
 
     Returns what ``converge`` would return, with ``bundles`` (the versions whose bundles would be applied, oldest first)
@@ -407,7 +417,10 @@ def plan(name, version, bundles=None, chain_id=None, repair=False, protect=None,
     """
     with _operation(saltenv=saltenv) as minion:
         wanted = _declared(minion, name, version, bundles, chain_id)
-        context, restarts = minion.context(trust=True, protect=protect), container_policy.parse(containers)
+        context, restarts = (
+            minion.context(trust=True, protect=protect, accept=accept),
+            container_policy.parse(containers),
+        )
         return ops_converge.plan(context, *wanted, bool(repair), restarts)
 
 
@@ -671,7 +684,8 @@ def status(base=None, declared=False):
 
 def impact(base, bundle=None):
     """
-    Show every image and container on a base, and how much of a new version takes effect in each image. Changes nothing.
+    Show whether every image and container on a base still runs on a new version, and whether the fix arrives. Changes
+    nothing.
     docs/operating/impact.md explains the result.
 
     base
@@ -683,11 +697,14 @@ def impact(base, bundle=None):
 
     Returns ``format`` (of this structure), ``base``, ``chain_id``, ``version`` and ``generation`` (shown now), ``to``
     (the new version), ``changes`` (counts of paths by class), ``packages`` (``added``, ``removed``, ``changed``, or why
-    they are ``unknown``; absent if the bundle does not list packages), ``verdicts`` (how many images are ``effective``,
-    ``partly``, ``blocked``), ``images``, worst first, and ``containers``, stopped ones included. An image has its
-    ``verdict``, ``covered`` (how many changed paths its own layers override, and of how many), ``shadowed`` (the first
-    50 of these with reasons, the most important first), and ``warnings``. A container has ``state``, ``since``,
-    ``health``, ``restart``, ``project`` (of compose), and the ``generation`` that it has mounted.
+    they are ``unknown``; absent if the bundle does not list packages), ``config`` (old and new values of the base's
+    configuration, which is never delivered), ``verdicts`` (counts of images by verdict: ``breaks``, ``impaired``,
+    ``not-checked``, ``blocked``, ``partly``, ``effective``), ``images``, worst first, and ``containers``, stopped ones
+    included. An image has its ``verdict``, ``reasons`` (worst first, each with ``verdict``, ``code``, ``subject``,
+    ``text`` and ``remedy``), ``covered`` (how many changed paths its own layers override, and of how many),
+    ``shadowed`` (the first 50 of these with reasons, the most important first), and ``warnings``. A container has
+    ``verdict``, ``reasons``, ``state``, ``since``, ``health``, ``restart``, ``project`` (of compose), and the
+    ``generation`` that it has mounted.
 
     CLI Example:
 

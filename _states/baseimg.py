@@ -21,7 +21,9 @@ def __virtual__():
     return False, "the execution module baseimg is not available; 'salt-call sys.list_functions baseimg' shows why"
 
 
-def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=False, protect=None, containers="keep"):
+def converged(
+    name, version, bundles=None, chain_id=None, missing="ok", repair=False, protect=None, accept=None, containers="keep"
+):
     """
     Converge a base to a version: every container that is created or started from now on shows it.
 
@@ -52,6 +54,10 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         Patterns of images (``corp/legacy:*``). If such an image is built on the base, nothing changes and the state
         fails.
 
+    accept
+        Patterns of images, image IDs or container names that may break or be impaired. Without it the state fails if
+        the new base would break an image or a container; see ``baseimg.impact``.
+
     containers
         ``keep`` names the running containers that are on another content and touches none. ``restart`` (or a mapping
         with ``mode: restart`` and more, see ``baseimg.apply``) stops and starts them. Each must pass its gate; if one
@@ -79,7 +85,7 @@ def converged(name, version, bundles=None, chain_id=None, missing="ok", repair=F
         ret["result"] = False
         ret["comment"] = f"[argument-invalid] missing is {missing!r}, expected one of: ok, fail"
         return ret
-    wanted = (name, version, bundles, chain_id, repair, protect)
+    wanted = (name, version, bundles, chain_id, repair, protect, accept)
     saltenv = globals().get("__env__")  # the environment of the SLS; Salt sets it for a run of states
     try:
         if __opts__["test"]:
@@ -294,10 +300,13 @@ def _unfinished(exc):
 def _impact(impact):
     """What does not take effect, in which images, and which packages change."""
     lines = []
-    for verdict in ("blocked", "partly", "unknown"):
-        images = [_overridden(image) for image in impact["images"] if image["verdict"] == verdict]
+    for verdict in impact["verdicts"]:
+        images = [_judged(image) for image in impact["images"] if image["verdict"] == verdict != "effective"]
+        containers = [_judged(one) for one in impact["containers"] if one["verdict"] == verdict]
         if images:
             lines.append(f"{verdict.capitalize()}: {_first(images, impact['verdicts'][verdict])}.")
+        if containers:
+            lines.append(f"{verdict.capitalize()}, containers: {_first(containers)}.")
     warned = [f"{image['image']}: {', '.join(image['warnings'])}" for image in impact["images"] if image["warnings"]]
     if warned:
         lines.append(f"Warning: {'; '.join(warned[:_NAMED])}.")
@@ -306,8 +315,11 @@ def _impact(impact):
     return lines + (_packages(impact["packages"]) if impact["packages"] else [])
 
 
-def _overridden(image):
-    """An image, how much of the change its own files override, and the path that matters most."""
+def _judged(image):
+    """An image or a container with its first reason, or with how much of the change its own files override."""
+    if image["reasons"]:
+        reason = image["reasons"][0]
+        return f"{image.get('container', image['image'])} ({reason['subject']} {reason['text']})"
     counts = ", ".join(f"{covered} of {changed} {word}" for word, (covered, changed) in image["covered"].items())
     paths = "".join(f"; {path['path']}: {path['reason']}" for path in image["shadowed"][:1])
     return f"{image['image']} ({counts}{paths})" if counts else image["image"]

@@ -1,7 +1,9 @@
 """
 How long it takes to judge many images: 200 of 15 layers on one base, of which a new version changes 5,000 paths.
 
-Layers are plain directories, so no engine is measured. Prints JSON. Run it as ``.venv/bin/python bench/impact.py``;
+``first`` and ``again`` are of a version that only changes files. ``removing`` is of one that removes every hundredth,
+so the application layers are walked and their text files are searched. Layers are plain directories, so no engine is
+measured. Prints JSON. Run it as ``.venv/bin/python bench/impact.py``;
 with a directory as argument the layers are made there, on the file system to be measured.
 """
 
@@ -62,7 +64,7 @@ def application_layer(root: Path, number: int) -> None:
         put(root / "var/lib/dpkg/status", "own")
 
 
-def node(work: Path) -> tuple[PlainEngine, str]:
+def node(work: Path) -> tuple[PlainEngine, str, str]:
     engine = PlainEngine(work / "layers")
     base = [f"base-{number}" for number in range(BASE_LAYERS)]
     engine.add(BASE, *base)
@@ -75,18 +77,20 @@ def node(work: Path) -> tuple[PlainEngine, str]:
         engine.add(f"corp/application-{image}:1", *base, *own)
         for name in fresh:
             application_layer(work / "layers" / name / "diff", sum(map(int, name.split("-")[1:])))
-    top, target = work / "layers" / base[-1] / "diff", work / "target"
-    for path in paths():
+    top, target, smaller = work / "layers" / base[-1] / "diff", work / "target", work / "smaller"
+    for number, path in enumerate(paths()):
         put(top / path, "old")
         put(target / path, "new version")
-    return engine, bundle(work, engine, top, target)
+        if number % 100:
+            put(smaller / path, "new version")
+    return engine, bundle(work, engine, top, target), bundle(work, engine, top, smaller)
 
 
 def bundle(work: Path, engine: PlainEngine, top: Path, target: Path) -> str:
     def side(version: str, diff_ids: tuple[str, ...]) -> ImageRef:
         return ImageRef(f"corp/base:{version}", version, chain_id(diff_ids), diff_ids)
 
-    path = str(work / "bundle.tar")
+    path = str(work / f"{target.name}.tar")
     changes = compare(Stack([str(top)]), Stack([str(target)]))
     sides = side("12.0", engine.image(BASE).diff_ids), side("12.1", (digest(b"target"),))
     writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
@@ -116,8 +120,9 @@ def measure(engine: PlainEngine, path: str) -> dict[str, Any]:
 def main() -> None:
     where = sys.argv[1] if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory(prefix="baseimg-bench-", dir=where) as name:
-        engine, path = node(Path(name))
-        json.dump({"first": measure(engine, path), "again": measure(engine, path)}, sys.stdout, indent=2)
+        engine, path, removing = node(Path(name))
+        results = {"first": measure(engine, path), "again": measure(engine, path)}
+        json.dump({**results, "removing": measure(engine, removing)}, sys.stdout, indent=2)
         print()
 
 

@@ -14,6 +14,10 @@
 #       repair: false            optional: repair out-of-band changes; walks the layer at each run
 #       protect: ['corp/legacy:*']   optional: image patterns; if such an image is on the base, the base does not change
 #       below: exact             optional: show this base's own image whatever a base below it shows, or 'follow' that base
+#       accept: ['corp/old:*']   optional: image patterns, image IDs or container names that the new version may break
+#       impaired: refuse         optional: 'accept' where images may lose what they do not start (docs/operating/impact.md)
+#       breaks: refuse           optional: 'unused' where images without a container may break
+#       require: [libssl3]       optional: packages or paths that must reach every image, or nothing is changed
 #       containers:              optional: 'keep' (the default) touches no running container
 #         mode: restart          stop and start those on another content; swap back if one fails its gate;
 #         parallel: 1            all keys: docs/operating/containers.md

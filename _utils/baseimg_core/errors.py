@@ -236,6 +236,27 @@ class BaseHeld(BaseimgError):
     hint = "lift the hold with baseimg.unhold if the reason is gone, or declare another version"
 
 
+class ImageBreaks(BaseimgError):
+    """An image or a container on the base would not start on the new content."""
+
+    code = "image-breaks"
+    hint = "rebuild these images, or accept them: 'accept' with an image pattern, an image ID or a container's name"
+
+
+class ImageImpaired(BaseimgError):
+    """An image or a container on the base would start, and something else in it would lose what it needs."""
+
+    code = "image-impaired"
+    hint = "see baseimg.impact; rebuild these images, or accept them with 'accept', or all with 'impaired: accept'"
+
+
+class FixMissing(BaseimgError):
+    """A required fix would not reach an image on the base."""
+
+    code = "fix-missing"
+    hint = "rebuild these images on the new base, or remove the package or path from 'require'"
+
+
 class NoWayBack(BaseimgError):
     """The node has no generation to roll back to."""
 

@@ -91,13 +91,20 @@ class Minion:
         url = self._salt["config.get"]("docker.url") or os.environ.get("DOCKER_HOST") or ""
         return detect.declared(self._salt["config.get"]("baseimg:engine", None), url)
 
-    def context(self, trust: bool = False, protect: object = None, terms: job_terms.JobTerms | None = None) -> Context:
+    def context(
+        self,
+        trust: bool = False,
+        protect: object = None,
+        accept: object = None,
+        terms: job_terms.JobTerms | None = None,
+    ) -> Context:
         """
         Return the surroundings of an operation on a base.
 
         Args:
             trust: Verify bundles with the trusted keys, and protect images.
             protect: Patterns of images to protect, beside those that pillar declares for the base.
+            accept: Patterns of images that may break, beside those that pillar declares for the base.
             terms: Terms of the job; ``None`` for a job that may always begin.
 
         Raises:
@@ -114,7 +121,7 @@ class Minion:
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy_pillar.Trust()
         # a mistake in pillar must not stop operations that do not need pillar, such as a rollback
-        kept = protection.protection(protect, self.declared()["bases"]) if trust else protection.Protection()
+        kept = protection.protection(protect, self.declared()["bases"], accept) if trust else protection.Protection()
         below = self._below()
         engine = self.engine()
         self._records_before = (engine, status.written(engine))

@@ -18,6 +18,7 @@ baseimg cannot run:
     - missing: {{ base.missing | json }}
     - repair: {{ base.repair | json }}
     - protect: {{ base.protect | json }}
+    - accept: {{ base.accept | json }}
     - containers: {{ base.containers | json }}
 {%- else %}
 {}

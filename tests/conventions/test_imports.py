@@ -48,7 +48,20 @@ PURE = {
         "enum",
         "fnmatch",
     ),
-    *("functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "re", "stat", "string", "textwrap"),
+    *(
+        "functools",
+        "hashlib",
+        "heapq",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "re",
+        "shlex",
+        "stat",
+        "string",
+        "textwrap",
+    ),
     *("types", "typing", "unicodedata"),
 }
 # rooms that are pure, and what one may use beside that: a time that it was given is read, never asked for.

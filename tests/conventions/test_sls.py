@@ -29,6 +29,7 @@ EXAMPLE = {
                 "missing": "fail",
                 "repair": True,
                 "protect": ["corp/legacy:*", "*@x: y"],
+                "accept": ["corp/old:*"],
                 "containers": {"mode": "restart", "except": ["label=critical"], "probe": {"url": "http://127.0.0.1/"}},
             },
             "host:5000/other:1": {"version": "true"},
@@ -187,7 +188,10 @@ class TestPillar:
         for what in ("bases", "builds"):
             assert example.modules["baseimg.declared"](what)
         base = pillar["baseimg"]["bases"][BASE]
-        assert set(base) == {"version", "bundles", "chain_id", "missing", "repair", "protect", "containers", "below"}
+        assert set(base) == {
+            *("version", "bundles", "chain_id", "missing", "repair", "containers", "below"),
+            *("protect", "accept", "impaired", "breaks", "require"),
+        }
         assert set(policy.merged(pillar["baseimg"]["rollout"])) == set(pillar["baseimg"]["rollout"])
         (build,) = pillar["baseimg"]["builds"].values()
         assert set(build) == {"source", "target", "version", "compression", "key", "delta"}

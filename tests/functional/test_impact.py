@@ -110,6 +110,10 @@ def found(lab: Lab, bundle: str) -> dict[str, Any]:
     return result
 
 
+def nonzero(verdicts: dict[str, int]) -> dict[str, int]:
+    return {verdict: count for verdict, count in verdicts.items() if count}
+
+
 def by_name(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {one["image"]: one for one in found["images"]}
 
@@ -130,7 +134,7 @@ class TestVerdicts:
             DEEP: "partly",
             "corp/replacing:1": "blocked",
         }
-        assert found["verdicts"] == {"effective": 6, "partly": 4, "blocked": 1}
+        assert nonzero(found["verdicts"]) == {"effective": 6, "partly": 4, "blocked": 1}
         assert (found["version"], found["to"], found["generation"]) == ("12.0", "12.1", 0)
 
     def test_what_a_package_manager_leaves_behind_is_named_and_last(self, found: dict[str, Any]) -> None:
@@ -230,14 +234,14 @@ class TestForetold:
     def test_a_plan_tells_it_in_short_and_a_state_in_words(self, lab: Lab, bundle: str) -> None:
         declared = {"12.1": {"source": bundle, "hash": digest(bundle)}}
         planned = lab.plan(BASE, "12.1", declared)["impact"]
-        assert planned["verdicts"] == {"effective": 6, "partly": 4, "blocked": 1}
+        assert nonzero(planned["verdicts"]) == {"effective": 6, "partly": 4, "blocked": 1}
         listed = [one["image"] for one in planned["images"]]
         assert listed[0] == "corp/replacing:1"
         assert "corp/plain:1" not in listed
 
         told = lab.in_test_mode.states["baseimg.converged"](name=BASE, version="12.1", bundles=declared)
         assert told["result"] is None
-        assert "Images: 6 effective, 4 partly, 1 blocked." in told["comment"]
+        assert "Images: 1 blocked, 4 partly, 6 effective." in told["comment"]
         assert "Blocked: corp/replacing:1 (1 of 1 libraries, 2 of 3 programs" in told["comment"]
         assert f"corp/library:1 (1 of 1 libraries; {LIB}/libssl.so.3: own file)" in told["comment"]
         assert "Packages: libssl3 3.0.11-1 -> 3.0.15-1" in told["comment"]

@@ -52,7 +52,7 @@ def test_the_state_says_which_images_do_not_change(lab: Lab, bundles: tuple[str,
     assert done["result"] is True
     line = f"Not changed: 3 images on {INNER}, kept at 2 ({APP}, {INNER}, {INNER_NEW}). "
     assert line in planned["comment"]
-    assert "Images: 2 effective, 1 partly." in planned["comment"]  # the fix does not reach the others
+    assert "Images: 1 partly, 2 effective." in planned["comment"]  # the fix does not reach the others
     assert line in done["comment"]
     again = lab.minion.states["baseimg.converged"](BASE, **arguments)
     assert again["changes"] == {}

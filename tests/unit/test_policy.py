@@ -45,6 +45,10 @@ class TestSound:
                 "missing": "ok",
                 "repair": False,
                 "protect": [],
+                "accept": [],
+                "impaired": "refuse",
+                "breaks": "refuse",
+                "require": [],
                 "containers": "keep",
                 "below": None,
             }
@@ -56,6 +60,7 @@ class TestSound:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
         fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail", "repair": True}
         fields["protect"], fields["below"] = ["corp/legacy:*"], "exact"
+        fields.update(accept=["a:*"], impaired="accept", breaks="unused", require=["libssl3"])
         fields["containers"] = {"mode": "restart", "except": ["db"]}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
         built["delta"] = "both"
@@ -90,8 +95,12 @@ MISTAKES: list[tuple[object, str, str, str]] = [
         base(verison="12.1"),
         f"{AT}:verison",
         "'12.1' (str)",
-        "only these keys: below, bundles, chain_id, containers, missing, protect, repair, version",
+        "only these keys: accept, below, breaks, bundles, chain_id, containers, impaired, missing, protect, repair,",
     ),
+    (base(accept="corp/x:*"), f"{AT}:accept", "'corp/x:*' (str)", "a list of image patterns"),
+    (base(impaired="yes"), f"{AT}:impaired", "'yes' (str)", "one of: refuse, accept"),
+    (base(breaks=True), f"{AT}:breaks", "'True' (bool)", "one of: refuse, unused"),
+    (base(require=[""]), f"{AT}:require:0", "'' (str)", "a text"),
     (base(protect="corp/x:*"), f"{AT}:protect", "'corp/x:*' (str)", "a list of image patterns"),
     (base(protect=["a", 5]), f"{AT}:protect:1", "'5' (int)", "a text"),
     (base(missing="maybe"), f"{AT}:missing", "'maybe' (str)", "one of: ok, fail"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..model.stack import ids
 from ..model.stack.owners import Owners
@@ -23,6 +23,8 @@ class Image:
     directories: Sequence[str]
     os: str
     architecture: str
+    #: Its configuration for containers as the engine reports it: OCI image spec, config.md, ``config``.
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:
@@ -74,6 +76,14 @@ class Container:
     restarts: int = 0
     #: Output of its last health check.
     health_output: str = ""
+    #: Its configuration, with the same fields as that of an image.
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    #: The command that it runs, entry point included; empty if the engine does not report it.
+    arguments: tuple[str, ...] = ()
+    #: The directory of its writable layer; empty if the engine does not report it.
+    upper: str = ""
+    #: Names of volumes and source directories by the absolute path where they are mounted.
+    volumes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class Engine(Protocol):

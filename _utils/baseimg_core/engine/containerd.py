@@ -126,6 +126,7 @@ class Containerd(OnSnapshots):
             directories=self._snapshots.directories(diff_ids) if diff_ids else (),
             os=config.get("os", "linux"),
             architecture=config.get("architecture", ""),
+            config=config.get("config") or {},
         )
 
     def _container(self, details: Mapping[str, Any], pid: int, state: str) -> Container:

@@ -162,6 +162,7 @@ class Docker:
             directories=self._directories(details, diff_ids) if diff_ids else (),
             os=details.get("Os", "linux"),
             architecture=details.get("Architecture", ""),
+            config=details.get("Config") or {},
         )
 
     def _directories(self, details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> Sequence[str]:
@@ -196,6 +197,12 @@ def _container(details: dict[str, Any]) -> Container:
         exit_code=state["ExitCode"],
         restarts=details["RestartCount"],
         health_output=(health.get("Log") or [{}])[-1].get("Output", "").strip()[:_LINE],
+        config=details["Config"],
+        arguments=tuple([details["Path"], *(details.get("Args") or ())] if details.get("Path") else ()),
+        upper=((details.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir") or "",
+        volumes={
+            mount["Destination"]: mount.get("Name") or mount.get("Source", "") for mount in details.get("Mounts") or ()
+        },
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +19,14 @@ from ..disk.store.layout import siblings
 from ..engine.base import Engine, Image
 from ..errors import ArgumentInvalid, ImagesEqual
 from ..model.bundle.manifest import ImageRef
+from ..model.impact import config as configs
 from ..model.stack import changes as model_changes
 from ..model.stack import ids, overlay
 from ..model.stack.changes import Action, Change
 from ..progress import Progress, step_progress
 from . import bases, view
 
+_NAMED = 10  # changed fields of the configuration in a message
 # OCI distribution spec, "Pulling manifests": the grammar of tags
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
@@ -52,7 +55,8 @@ def diff(engine: Engine, source: str, target: str, progress: Progress | None = N
         progress: Called with the step "comparing".
 
     Returns:
-        ``source``, ``target``, ``counts`` by action, and a list of paths for each action.
+        ``source``, ``target``, ``counts`` by action, a list of paths for each action, and ``config``: old and new
+        values of the configuration by name.
     """
     old, new = image_with_layers(engine, source), image_with_layers(engine, target)
     changes = _compare(engine, pristine_stack(engine, old), pristine_stack(engine, new), progress, contents=True)
@@ -64,7 +68,8 @@ def diff(engine: Engine, source: str, target: str, progress: Progress | None = N
         if change.what:
             item["differs"] = list(change.what)
         listed[change.action.value].append(item)
-    return {"source": source, "target": target, "counts": model_changes.counts(changes), **listed}
+    config = configs.as_dict(configs.difference(old.config, new.config))
+    return {"source": source, "target": target, "counts": model_changes.counts(changes), **listed, "config": config}
 
 
 def build(
@@ -95,8 +100,8 @@ def build(
         delta: As in :class:`Encoding`.
 
     Returns:
-        ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``; with ``key`` also ``signature``
-        and ``key``.
+        ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``config``; with ``key`` also
+        ``signature`` and ``key``.
 
     Raises:
         ImagesEqual: Both images show the same content.
@@ -111,24 +116,35 @@ def build(
             f"{source} is for {old.os}/{old.architecture}, {target} for {new.os}/{new.architecture}",
             "give two versions of one base for the same platform",
         )
+    config = configs.difference(old.config, new.config)
     below, above = pristine_stack(engine, old), pristine_stack(engine, new)
     changes = _compare(engine, below, above, progress) if old.chain_id != new.chain_id else []
     if not changes:
-        raise ImagesEqual(f"{source} and {target} show the same content")
+        raise _images_equal(source, target, config)
     sides = image_ref(source, old, None), image_ref(target, new, version)
-    result: dict[str, Any] = {"bundle": path, "digest": "", "size": 0}
+    result: dict[str, Any] = {"bundle": path, "digest": "", "size": 0, "config": configs.as_dict(config)}
     result.update(source=side_as_dict(sides[0]), target=side_as_dict(sides[1]), changes=model_changes.counts(changes))
     if test:
         return result
     platform, differ = {"os": new.os, "architecture": new.architecture}, databases.difference(below, above)
-    encoding = Encoding(kind, below if delta else None, delta or "")
+    encoding, report = Encoding(kind, below if delta else None, delta or ""), step_progress(progress, "writing")
     sides = view.with_views(engine, (sides[0], old, below), (sides[1], new, above))
-    written = writer.write(path, changes, *sides, platform, encoding, step_progress(progress, "writing"), differ)
+    written = writer.write(path, changes, *sides, platform, encoding, report, differ, config)
     result.update(digest=written.digest, size=written.size)
     if signer:
         signed = signature.sign(path, signer, written.digest)
         result.update(signature=signed.path, key=signer.public.fingerprint)
     return result
+
+
+def _images_equal(source: str, target: str, config: Mapping[str, tuple[str, str]]) -> ImagesEqual:
+    if not config:
+        return ImagesEqual(f"{source} and {target} show the same content")
+    names = ", ".join(list(config)[:_NAMED]) + (" and more" if len(config) > _NAMED else "")
+    return ImagesEqual(
+        f"{source} and {target} show the same files; their configuration differs: {names}",
+        "rebuild the applications: a bundle carries files, and configuration is copied when an image is built",
+    )
 
 
 def sign(path: str, key: str, test: bool = False) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ..model.policy.pillar import Source
 from ..model.stack import ids
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import bases, impact, prove, swap, tamper
+from . import bases, impact, prove, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import nest as ops_nest
 from . import repair as ops_repair
@@ -121,6 +121,7 @@ def plan(
             return swap.held_result(context, base, record, policy, held)
         if changed:
             swap.check(context, base, record, steps)
+            _check_verdicts(context, base, record, steps, catalogue)
         return {
             **_preview(context, nest, steps, catalogue, policy),
             "changed": changed,
@@ -289,6 +290,15 @@ def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) 
         raise
 
 
+def _check_verdicts(context: Context, base: Base, record: Record, steps: Plan, catalogue: Catalogue) -> None:
+    """Refuse a new content that breaks or impairs an image; a content that is on the node was judged before."""
+    if steps.route:
+        nest = Nest(context, base, record, _targets(steps, catalogue))
+        kept = nest.kept(catalogue.manifest(steps.route[-1]).target.chain_id)
+        unchanged = {name for one in kept for name in one.images}
+        verdicts.check(context, base, record, catalogue, steps.route, unchanged)
+
+
 def _targets(steps: Plan, catalogue: Catalogue) -> set[str]:
     """The chain IDs of the images that the bundles of a plan lead to: versions of the base."""
     return {catalogue.manifest(step).target.chain_id for step in steps.route}
@@ -379,6 +389,7 @@ class _Change:
         try:
             steps = self.decide(record)
             swap.check(self.context, self.base, record, steps)
+            _check_verdicts(self.context, self.base, record, steps, self.catalogue)
             return steps
         finally:
             self.audit.persist(self.context)

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from ..context import Context
-from ..disk.impact import layer_scan
-from ..disk.packages import databases
-from ..disk.stack.directories import Stack
 from ..engine import mounts
 from ..engine.base import Container, Engine, Image
-from ..errors import BundleMismatch, DeltaMismatch, LayerUnsupported
+from ..errors import BundleMismatch, DeltaMismatch
 from ..model.bundle import route as bundle_route
-from ..model.impact import overrides
-from ..model.impact.overrides import ExpectedPaths, ShadowedPath, Verdict
-from ..model.impact.path_class import PathClass
-from ..model.packages import difference as model_packages
-from ..model.packages.difference import Packages
+from ..model.impact import config as configs
+from ..model.impact.verdict import Verdict
 from ..model.policy.protection import Declared
-from ..model.stack import overlay
 from ..model.store.record import Record
-from . import bases, protection
+from . import bases, protection, verdicts
 from .bases import Base
 from .plan import Catalogue, open_bundle
+from .verdicts import PATHS, Changes, ImageJudge, Judgement, read_changes
 
 FORMAT = 1
-UNKNOWN = "unknown"
-_PATHS = 50  # shadowed paths listed for an image
 _PLAN_IMAGES = 20  # images in a plan
-_PLAN_PATHS = 3  # shadowed paths for each of them
-_NAMES = 10  # packages in one warning
+_PLAN_PATHS = 3  # shadowed paths and reasons for each of them
 _PROJECT = "com.docker.compose.project"
 
 
@@ -61,9 +51,12 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
     containers = _containers(context.engine, users, record, places)
     with contextlib.ExitStack() as stack:
         new = _declared_changes(context, stack, record, base, declared) if declared else None
-    judged = _Judge(base, new).all(users) if new else []
+        judge = ImageJudge(base, record, new, users) if new else None
+    judged = [judge.image(image) for image in users] if judge else []
+    if judge:
+        containers = _judged_containers(judge, context.engine, users, containers)
     images = [
-        {**_image(image, base, image.id in protected, containers), **(judged[number].as_dict(_PATHS) if judged else {})}
+        {**_image(image, base, image.id in protected, containers), **(judged[number].as_dict(PATHS) if judged else {})}
         for number, image in enumerate(users)
     ]
     return {
@@ -77,7 +70,8 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
         if new
         else {},
         "packages": new.packages.as_dict() if new and new.packages else None,
-        "verdicts": _verdicts(judged),
+        "config": _config(new) if new else None,
+        "verdicts": verdicts.counts(judged),
         "images": _worst_first(images),
         "containers": containers,
     }
@@ -102,41 +96,72 @@ def preview(
         from the target of another bundle: it cannot be read before that bundle is applied.
     """
     try:
-        new = _changes(context, base, record, catalogue, route)
+        changes = read_changes(context, base, record, catalogue, route)
     except DeltaMismatch:
         return None
-    judged = _Judge(base, new).all(images)
+    judge = ImageJudge(base, record, changes, images)
+    judged = [judge.image(image) for image in images]
     listed = [
         {"image": image.name, **judgement.as_dict(_PLAN_PATHS)}
         for image, judgement in zip(images, judged, strict=True)
-        if judgement.verdict != Verdict.EFFECTIVE.value or judgement.warnings
+        if judgement.verdict is not Verdict.EFFECTIVE or judgement.warnings
     ]
     return {
-        "verdicts": _verdicts(judged),
+        "verdicts": verdicts.counts(judged),
         "images": _worst_first(listed)[:_PLAN_IMAGES],
-        "packages": new.packages.as_dict() if new.packages else None,
+        "containers": _worst_first(_worse(judge, images, judged, context.engine.containers(True)))[:_PLAN_IMAGES],
+        "packages": changes.packages.as_dict() if changes.packages else None,
+        "config": _config(changes),
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Changes:
-    """What one or several bundles change in a base, and the version that they lead to."""
+def _judged_containers(
+    judge: ImageJudge, engine: Engine, images: Sequence[Image], listed: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The listed containers with their verdicts: their own files, commands and mounts count."""
+    by_id = {image.id: image for image in images}
+    judged = {
+        container.id: judge.container(container, by_id[container.image_id])
+        for container in engine.containers(True)
+        if container.image_id in by_id
+    }
+    return [
+        {**container, "verdict": own.verdict.value, "reasons": [reason.as_dict() for reason in own.reasons[:PATHS]]}
+        if (own := judged.get(container["id"]))
+        else container
+        for container in listed
+    ]
 
-    version: str
-    expected: ExpectedPaths
-    packages: Packages | None
+
+def _worse(
+    judge: ImageJudge, images: Sequence[Image], judged: Sequence[Judgement], containers: Sequence[Container]
+) -> list[dict[str, Any]]:
+    """Containers with a worse verdict than their images: because of their own files, commands or mounts."""
+    by_image = {image.id: (image, judgement) for image, judgement in zip(images, judged, strict=True)}
+    worse = []
+    for container in containers:
+        if container.image_id in by_image:
+            image, judgement = by_image[container.image_id]
+            own = judge.container(container, image)
+            if own.verdict.rank < judgement.verdict.rank:
+                worse.append({"container": container.name, "image": image.name, **own.as_dict(_PLAN_PATHS)})
+    return worse
+
+
+def _config(changes: Changes) -> dict[str, list[str]] | None:
+    return None if changes.config is None else configs.as_dict(changes.config)
 
 
 def _declared_changes(
     context: Context, stack: contextlib.ExitStack, record: Record, base: Base, declared: Declared
-) -> _Changes:
+) -> Changes:
     """The changes to the declared version from a generation of another version."""
     present = {record.generations[number].chain_id for number in record.present} | {base.chain_id}
     if declared.version:
         catalogue = Catalogue(context, declared.bundles, stack)
         present.discard(catalogue.manifest(declared.version).target.chain_id)
         route = bundle_route.route(declared.version, catalogue.bundles.keys(), present, catalogue.manifest)
-        return _changes(context, base, record, catalogue, route)
+        return read_changes(context, base, record, catalogue, route)
     (source,) = declared.bundles.values()
     bundle = stack.enter_context(open_bundle(context, source))
     manifest = bundle.manifest
@@ -146,114 +171,14 @@ def _declared_changes(
             f"{base.reference} shows neither"
         )
     version = manifest.target.version
-    return _changes(context, base, record, Catalogue(context, {version: source}, stack, {version: bundle}), [version])
-
-
-def _changes(context: Context, base: Base, record: Record, catalogue: Catalogue, route: list[str]) -> _Changes:
-    start = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
-    sources = {route[0]: Stack([base.store.path(record, start.number), *bases.pristine_lower(base)])} if start else {}
-    manifests = [catalogue.manifest(step) for step in route]
-
-    def report(done: int, total: int) -> None:
-        if context.progress:
-            context.progress("reading", done, total)
-
-    steps = (layer_scan.expected_paths(catalogue.bundle(step), report, sources.get(step)) for step in route)
-    packages = model_packages.combine([manifest.packages for manifest in manifests])
-    return _Changes(manifests[-1].target.version, ExpectedPaths(overrides.combine(steps)), packages)
-
-
-@dataclass(slots=True)
-class _Judgement:
-    """An image's verdict and the reasons for it."""
-
-    verdict: str
-    #: By class of path: how many are shadowed, and how many the bundles change.
-    covered: dict[str, list[int]]
-    shadowed: Sequence[ShadowedPath]
-    warnings: list[str]
-
-    def as_dict(self, limit: int) -> dict[str, Any]:
-        """Plain data with at most ``limit`` shadowed paths."""
-        return {
-            "verdict": self.verdict,
-            "covered": self.covered,
-            "shadowed": [_shadow(shadow) for shadow in self.shadowed[:limit]],
-            "warnings": self.warnings,
-        }
-
-
-class _Judge:
-    """Judges images. Layers, and images with equal layers, are judged once."""
-
-    def __init__(self, base: Base, new: _Changes) -> None:
-        self._height, self._new = len(base.diff_ids), new
-        self._scanner = layer_scan.LayerScanner(new.expected)
-        self._installed: dict[str, set[str] | None] = {}
-        self._judged: dict[tuple[str, ...], _Judgement] = {}
-
-    def all(self, images: Iterable[Image]) -> list[_Judgement]:
-        return [self._image(tuple(reversed(image.directories[self._height :]))) for image in images]
-
-    def _image(self, own: tuple[str, ...]) -> _Judgement:
-        if own not in self._judged:
-            try:
-                self._judged[own] = self._judge(own)
-            except LayerUnsupported as exc:
-                self._judged[own] = _Judgement(UNKNOWN, {}, [], [exc.message])
-        return self._judged[own]
-
-    def _judge(self, own: tuple[str, ...]) -> _Judgement:
-        expected = self._new.expected
-        shadowed = overrides.shadowed_paths(expected, self._scanner.stack(own))
-        counts = dict.fromkeys(PathClass, 0)
-        for shadow in shadowed:
-            counts[shadow.path_class] += 1
-        return _Judgement(
-            verdict=overrides.verdict(expected, shadowed).value,
-            covered={name.plural: [count, expected.totals[name]] for name, count in counts.items() if count},
-            shadowed=shadowed[:_PATHS],
-            warnings=self._warnings(own),
-        )
-
-    def _warnings(self, own: tuple[str, ...]) -> list[str]:
-        """Packages that the new base removes and that the image's own database has as installed."""
-        packages = self._new.packages
-        if not packages or not packages.removed:
-            return []
-        for directory in own:
-            if directory not in self._installed:
-                self._installed[directory] = databases.listed(directory, packages.manager, packages.removed)
-            installed = self._installed[directory]
-            if installed is not None:  # the image shows its highest database
-                return (
-                    [f"its own package database still has as installed: {_some(sorted(installed))}"]
-                    if installed
-                    else []
-                )
-        return []
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    return ", ".join(names[:_NAMES]) + more
-
-
-def _shadow(shadow: ShadowedPath) -> dict[str, str]:
-    fields = {"path": overlay.shown(shadow.path), "what": shadow.path_class.plural, "reason": shadow.reason}
-    return fields if shadow.by == shadow.path else {**fields, "by": overlay.shown(shadow.by)}
+    return read_changes(
+        context, base, record, Catalogue(context, {version: source}, stack, {version: bundle}), [version]
+    )
 
 
 def _worst_first(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    order = [Verdict.BLOCKED.value, Verdict.PARTLY.value, UNKNOWN, Verdict.EFFECTIVE.value]
-    return sorted(images, key=lambda image: order.index(image.get("verdict", UNKNOWN)))
-
-
-def _verdicts(judged: Iterable[_Judgement]) -> dict[str, int]:
-    totals = {verdict.value: 0 for verdict in Verdict}
-    for judgement in judged:
-        totals[judgement.verdict] = totals.get(judgement.verdict, 0) + 1
-    return totals
+    ranks = {verdict.value: verdict.rank for verdict in Verdict}
+    return sorted(images, key=lambda image: ranks.get(image.get("verdict", ""), len(ranks)))
 
 
 def _image(image: Image, base: Base, is_protected: bool, containers: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,13 @@ NOTHING = "\N{EN DASH}"
 _FEW = 6  # names that need not be folded away
 _LISTED = 20  # shadowed paths of one image
 _BUSY = ("preparing", "ready", "applying")
-_MARKS = {"effective": ("good", "●"), "partly": ("half", "◐"), "blocked": ("bad", "○")}
+_MARKS = {
+    "effective": ("good", "●"),
+    "partly": ("half", "◐"),
+    "blocked": ("bad", "○"),
+    "impaired": ("bad", "!"),
+    "breaks": ("bad", "✕"),
+}
 
 
 def tiles(fleet: Mapping[str, Any]) -> Html:
@@ -175,6 +181,11 @@ def _covered(one: view.Image) -> Html:
     """What an image's own layers cover: how much of what, the paths folded away, and warnings."""
     counts = [f"{count} of {total} {what}" for what, (count, total) in one.told.get("covered", {}).items()]
     warned = [tag("p", text) for text in one.told.get("warnings", ())]
+    reasons = [
+        tag("li", tag("code", reason.get("subject")), tag("span", f" {reason.get('text')}", class_="soft"))
+        for reason in one.told.get("reasons", ())[:_LISTED]
+        if isinstance(reason, Mapping)
+    ]
     shadowed = one.told.get("shadowed", [])
     paths = [
         tag("li", tag("code", path["path"]), tag("span", f" {path.get('what')}: {path.get('reason')}", class_="soft"))
@@ -186,7 +197,8 @@ def _covered(one: view.Image) -> Html:
         tag("ul", *paths, class_="paths"),
         tag("p", f"and {more} more", class_="soft") if more > 0 else None,
     )
-    return join("; ".join(counts) or NOTHING, folded if shadowed else None, *warned)
+    listed = tag("ul", *reasons, class_="paths") if reasons else None
+    return join(listed, "; ".join(counts) or NOTHING, folded if shadowed else None, *warned)
 
 
 def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:

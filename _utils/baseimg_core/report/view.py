@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..model.impact.verdict import Verdict
 from ..model.rollout.fleet import natural
 
 # what a node is on the map, the worst first; each with its word
@@ -162,7 +163,7 @@ class Image:
     nodes: list[str] = field(default_factory=list)
 
 
-_VERDICTS = ("blocked", "partly", "unknown", "effective")
+_VERDICTS = tuple(verdict.value for verdict in Verdict)
 
 
 def images(impacts: Sequence[Mapping[str, Any]]) -> list[Image]:
@@ -175,4 +176,4 @@ def images(impacts: Sequence[Mapping[str, Any]]) -> list[Image]:
                 key = (told["image"], verdict, str(told.get("covered")))
                 found.setdefault(key, Image(told["image"], verdict, told)).nodes.append(one["node"])
     order = {verdict: at for at, verdict in enumerate(_VERDICTS)}
-    return sorted(found.values(), key=lambda one: (order.get(one.verdict, 2), natural(one.name)))
+    return sorted(found.values(), key=lambda one: (order.get(one.verdict, len(order)), natural(one.name)))

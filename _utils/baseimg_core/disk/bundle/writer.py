@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -52,6 +52,7 @@ def write(
     layer_encoding: Encoding = FULL,
     progress: StepProgress | None = None,
     packages: Packages | None = None,
+    config: Mapping[str, tuple[str, str]] | None = None,
 ) -> Written:
     """
     Write a bundle under a temporary name, sync it, and rename it to ``path``.
@@ -65,6 +66,7 @@ def write(
         layer_encoding: How the layer is encoded.
         progress: Called with the content bytes done, and with their total.
         packages: The packages that differ.
+        config: The difference of the images' configuration.
 
     Raises:
         DestinationUnwritable: The file cannot be written.
@@ -83,7 +85,7 @@ def write(
             layer = _encode(out, scratch, changes, layer_encoding, progress)
             count = model_changes.counts(changes)
             totals = Totals(count["added"], count["modified"], count["removed"], len(changes), layer.content)
-            manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages)
+            manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages, config)
             _finish_archive(out, layer.blobs, manifest, platform)
             out.flush()
             with in_background(lambda: os.fsync(descriptor)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 
 from ...errors import BundleInvalid, LayerUnsupported
 from ...linux.files import hex_digest
@@ -23,6 +23,7 @@ from ..bundle.layer import Member
 from ..bundle.reader import Bundle
 from ..stack.directories import Stack, entry_of, is_opaque
 from ..stack.tree import Tree
+from .view import NewFile, read_new_file
 
 _FEW = 16  # names that are looked up one by one instead of listing the directory
 _shared = functools.cache(LayerEntry)  # few different values, possibly millions of paths
@@ -94,7 +95,10 @@ def scan_layer(directory: str, expected: ExpectedPaths) -> Layer:
 
 
 def expected_paths(
-    bundle: Bundle, progress: StepProgress | None = None, old: Stack | None = None
+    bundle: Bundle,
+    progress: StepProgress | None = None,
+    old: Stack | None = None,
+    files: MutableMapping[bytes, NewFile] | None = None,
 ) -> Iterator[ExpectedPath]:
     """
     Read what the new base shows at each path that a bundle changes.
@@ -103,6 +107,7 @@ def expected_paths(
         bundle: an open bundle.
         progress: called with the bytes read and their total.
         old: the stack of the bundle's source, for a bundle that carries a delta only.
+        files: receives what the rules need of each file's content.
 
     Returns:
         One value for each changed path, in ascending order of path.
@@ -113,7 +118,7 @@ def expected_paths(
     """
     leaders: dict[bytes, Member] = {}
     closed: set[bytes] = set()
-    for member, _stream in bundle.members(progress, old):
+    for member, stream in bundle.members(progress, old):
         if any(ancestor in closed for ancestor in overlay.ancestors(member.path)):
             raise BundleInvalid(f"{overlay.shown(member.path)} lies below a path that is no directory")
         if member.leads:
@@ -122,6 +127,12 @@ def expected_paths(
         if source is None:
             raise BundleInvalid(f"{overlay.shown(member.path)} is linked to a path that the bundle does not carry")
         expected = ExpectedPath(member.path, source.entry, source.digest)
+        if files is not None:
+            files.pop(member.path, None)
+            if member.link is not None:
+                files[member.path] = files[member.link]
+            elif member.entry and member.entry.kind is Kind.FILE:
+                files[member.path] = read_new_file(member.path, member.entry.size, stream.read1)
         if expected.mark is not Mark.DIRECTORY:
             closed.add(expected.path)
         yield expected

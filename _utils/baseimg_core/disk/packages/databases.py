@@ -22,6 +22,7 @@ from ..stack.directories import Stack
 from ..stack.tree import read_below
 
 _DPKG = b"var/lib/dpkg/status"
+_DPKG_LISTS = b"var/lib/dpkg/info"
 _DISTROLESS = b"var/lib/dpkg/status.d"
 _APK = (b"lib/apk/db/installed", b"usr/lib/apk/db/installed")
 _RPM = (b"var/lib/rpm/rpmdb.sqlite", b"usr/lib/sysimage/rpm/rpmdb.sqlite")
@@ -78,6 +79,34 @@ def listed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
             return None
         found = None if versions is None else set(versions)
     return None if found is None else found.intersection(names)
+
+
+def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
+    """
+    List the files of packages.
+
+    Args:
+        stack: the image's layers.
+        manager: the package manager; only dpkg's lists of files are read.
+        names: the packages' names.
+
+    Returns:
+        Relative paths by package; packages without a list are left out.
+    """
+    if manager != "dpkg":
+        return {}
+    node = stack.find(_DPKG_LISTS)
+    # a package of several architectures has its architecture in the name: libc6:amd64.list
+    lists: dict[str, list[bytes]] = {}
+    for name in stack.children(node) if node and node.is_dir else ():
+        if name.endswith(b".list"):
+            lists.setdefault(name.removesuffix(b".list").partition(b":")[0].decode("utf-8", "replace"), []).append(name)
+    found: dict[str, frozenset[bytes]] = {}
+    for package in names:
+        data = b"\n".join(_read(stack, _DPKG_LISTS + b"/" + name) or b"" for name in lists.get(package, ()))
+        if data:
+            found[package] = frozenset(line.removeprefix(b"/") for line in data.splitlines() if len(line) > 2)
+    return found
 
 
 def _listed_by_dpkg(stack: Stack, names: Iterable[str]) -> set[str] | None:

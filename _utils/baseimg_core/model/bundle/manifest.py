@@ -7,11 +7,12 @@ It is a label of the OCI image config, so every tool that copies images keeps it
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...errors import BundleInvalid
+from ..impact import config
 from ..packages import difference
 from ..packages.difference import Packages
 from ..stack import ids
@@ -74,6 +75,8 @@ class Manifest:
     totals: Totals
     #: ``None`` if the images have no package database, or if an older version built the bundle.
     packages: Packages | None = None
+    #: Old and new values of the images' configuration by name; ``None`` if an older version built the bundle.
+    config: Mapping[str, tuple[str, str]] | None = None
 
     def dump(self) -> str:
         """Return the text of the label: compact JSON with sorted keys. Equal manifests give equal bytes."""
@@ -91,6 +94,9 @@ class Manifest:
         del data["packages"]
         if self.packages:
             data["packages"] = self.packages.as_dict()
+        del data["config"]
+        if self.config is not None:
+            data["config"] = config.as_dict(self.config)
         return {"format": FORMAT, **data}
 
 
@@ -113,6 +119,7 @@ def parse(text: str) -> Manifest:
         layer_size=_count(data, "layer_size"),
         totals=Totals(**{name: _count(_object(data, "totals"), name) for name in Totals.__slots__}),
         packages=difference.parse(data.get("packages")),
+        config=config.parse_difference(data.get("config")),
     )
     if manifest.source.chain_id == manifest.target.chain_id:
         raise BundleInvalid("the manifest's source and target are the same")

@@ -13,12 +13,12 @@ import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from ..stack import overlay
 from ..stack.entry import Entry, Kind
 from ..stack.overlay import Mark
 from .path_class import CODE, IGNORED, PathClass, classify
+from .verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +86,6 @@ class ShadowedPath:
     reason: str
     #: The path in the application's layers that hides it: the path itself or a directory above it.
     by: bytes
-
-
-class Verdict(Enum):
-    """How much of a new base takes effect in an image."""
-
-    EFFECTIVE = "effective"
-    PARTLY = "partly"
-    BLOCKED = "blocked"
 
 
 Layer = Mapping[bytes, LayerEntry]

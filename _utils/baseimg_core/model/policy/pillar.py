@@ -28,7 +28,13 @@ _OPTIONS = frozenset(
 )
 # model.rollout.policy checks "rollout", on the master
 _PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS
-_BASE_KEYS = frozenset({"version", "bundles", "chain_id", "missing", "repair", "protect", "containers", "below"})
+_BASE_KEYS = frozenset(
+    {
+        *("version", "bundles", "chain_id", "missing", "repair", "containers", "below"),
+        *("protect", "accept", "impaired", "breaks", "require"),
+    }
+)
+_ACCEPTANCE = {"impaired": ("refuse", "accept"), "breaks": ("refuse", "unused")}
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash", "source_hash"})
 _HASH = re.compile(r"(?:sha256[:=])?([0-9a-f]{64})", re.IGNORECASE)
@@ -208,11 +214,18 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "chain_id": fields.get("chain_id"),
         "missing": fields.get("missing", "ok"),
         "repair": fields.get("repair", False),
-        "protect": list(protect(fields.get("protect"), f"{key}:protect")),
+        "protect": list(patterns(fields.get("protect"), f"{key}:protect")),
+        "accept": list(patterns(fields.get("accept"), f"{key}:accept")),
+        "impaired": fields.get("impaired", "refuse"),
+        "breaks": fields.get("breaks", "refuse"),
+        "require": list(patterns(fields.get("require"), f"{key}:require")),
         "containers": fields.get("containers", "keep"),
         "below": fields.get("below"),
     }
     policy.parse(found["containers"], f"{key}:containers")
+    for name, values in _ACCEPTANCE.items():
+        if found[name] not in values:
+            raise _wrong(f"{key}:{name}", found[name], f"one of: {', '.join(values)}")
     if not isinstance(found["repair"], bool):
         raise _wrong(f"{key}:repair", found["repair"], "true or false")
     if found["below"] not in (None, *BELOW):
@@ -238,8 +251,8 @@ def _build(path: object, raw: object, key: str) -> dict[str, Any]:
     return {"version": None, "compression": "zstd", "key": None, "delta": None, **fields}
 
 
-def protect(raw: object, key: str = "protect") -> tuple[str, ...]:
-    """Check patterns of images whose base must not change; they match as in a shell."""
+def patterns(raw: object, key: str) -> tuple[str, ...]:
+    """A list of shell patterns for images; ``key`` names it in errors."""
     if raw is None:
         return ()
     if not isinstance(raw, list | tuple):

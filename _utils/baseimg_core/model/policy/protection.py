@@ -14,6 +14,20 @@ from .pillar import Source
 
 
 @dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Verdicts that an operator accepts for a base, and fixes that must arrive."""
+
+    #: Patterns of images, image IDs or container names that may break.
+    patterns: tuple[str, ...] = ()
+    #: True if any image may be impaired.
+    impaired: bool = False
+    #: True if an image without a container may break.
+    unused: bool = False
+    #: Packages and paths that must reach every image.
+    require: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Protection:
     """Patterns of images whose base must not be changed."""
 
@@ -21,6 +35,21 @@ class Protection:
     patterns: tuple[str, ...] = ()
     #: Patterns by a base's reference or chain ID.
     by_base: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    #: What is accepted for every base.
+    accept: tuple[str, ...] = ()
+    #: What is accepted by a base's reference or chain ID.
+    acceptance_by_base: Mapping[str, Acceptance] = field(default_factory=dict)
+
+    def acceptance(self, reference: str, chain_id: str) -> Acceptance:
+        """What counts for one base."""
+        declared = [self.acceptance_by_base[key] for key in (reference, chain_id) if key in self.acceptance_by_base]
+        return Acceptance(
+            (*self.accept, *(pattern for one in declared for pattern in one.patterns)),
+            any(one.impaired for one in declared),
+            any(one.unused for one in declared),
+            tuple(dict.fromkeys(name for one in declared for name in one.require)),
+        )
 
     def of(self, reference: str, chain_id: str) -> tuple[str, ...]:
         """The patterns that count for one base."""
@@ -55,13 +84,30 @@ def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> boo
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
-def protection(raw: object, bases: Mapping[str, Mapping[str, Any]]) -> Protection:
-    """Combine the argument ``protect`` (``raw``) with the declared bases of pillar."""
+def protection(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: object = None) -> Protection:
+    """
+    Combine arguments with the declared bases of pillar.
+
+    Args:
+        raw: the argument ``protect``.
+        bases: the declared bases by reference.
+        accept: the argument ``accept``.
+
+    Returns:
+        The protected images and the accepted verdicts.
+
+    Raises:
+        ArgumentInvalid: an argument is no list of patterns.
+    """
+    acceptance: dict[str, Acceptance] = {}
     by_base: dict[str, tuple[str, ...]] = {}
     for name, base in bases.items():
         for key in (name, base["chain_id"]) if base["chain_id"] else (name,):
             by_base[key] = (*by_base.get(key, ()), *base["protect"])
-    return Protection(pillar.protect(raw), by_base)
+            acceptance[key] = Acceptance(
+                tuple(base["accept"]), base["impaired"] == "accept", base["breaks"] == "unused", tuple(base["require"])
+            )
+    return Protection(pillar.patterns(raw, "protect"), by_base, pillar.patterns(accept, "accept"), acceptance)
 
 
 def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str, Any]]) -> Declared | None:

@@ -1,0 +1,142 @@
+"""What a change of a base takes away: computed once, and asked for each image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ...linux.files import hex_digest
+from ...model.impact import accounts, runtimes
+from ...model.impact.accounts import Renumbered
+from ...model.impact.elf import Elf
+from ...model.impact.overrides import ExpectedPaths
+from ...model.impact.runtimes import Runtime
+from ...model.impact.view import Unreadable
+from ...model.packages import relations
+from ...model.packages.relations import Package
+from ...model.stack import overlay
+from ...model.stack.entry import Kind
+from ..stack.directories import Stack
+from .view import LayeredView, NewBase, NewFile, OldBase
+
+_STATUS = b"var/lib/dpkg/status"
+_PASSWD, _GROUP = b"etc/passwd", b"etc/group"
+
+
+@dataclass(slots=True)
+class Losses:
+    """What the old base has and the new one lacks."""
+
+    #: Every path, those in removed directories included.
+    paths: set[bytes] = field(default_factory=set)
+    #: True if a program, a library or a symbol version is lost.
+    code: bool = False
+    runtimes: set[Runtime] = field(default_factory=set)
+    #: Python modules that changed with equal size and time.
+    hidden_sources: set[bytes] = field(default_factory=set)
+
+
+class BaseChange:
+    """The old and the new content of a base, and the difference as far as applications depend on it."""
+
+    def __init__(
+        self,
+        pristine: Stack,
+        start: Stack,
+        expected: ExpectedPaths,
+        files: Mapping[bytes, NewFile],
+        config: Mapping[str, tuple[str, str]],
+    ) -> None:
+        """
+        Args:
+            pristine: the content that images were built on.
+            start: the content that the bundles start from.
+            expected: the paths that they change.
+            files: what they hold at these paths.
+            config: the difference of the base's configuration.
+        """
+        self.expected, self.config, self.pristine = expected, config, pristine
+        self.old = OldBase(pristine)
+        self.new = NewBase(OldBase(start), expected, files)
+        self.memory: dict[bytes, Elf | str | None] = {}
+        self.old_view, self.new_view = self.views(())
+
+    def views(self, own: Iterable[str]) -> tuple[LayeredView, LayeredView]:
+        """Application layers, top first, over the old and the new base."""
+        layers = tuple(own)
+        return LayeredView(layers, self.old, self.memory), LayeredView(layers, self.new, self.memory)
+
+    @cached_property
+    def losses(self) -> Losses:
+        """What the new base lacks."""
+        losses = Losses()
+        for path in self.expected.paths:
+            before, after = self.old_view.find(path), self.new_view.find(path)
+            if before is None:
+                continue
+            if after is None or (before.kind is Kind.DIRECTORY) != (after.kind is Kind.DIRECTORY):
+                losses.paths.update(self._below(path))
+            elif before.kind is Kind.FILE and self._loses_code(path):
+                losses.code = True
+            elif path.endswith(b".py") and self._is_hidden_source(path):
+                losses.hidden_sources.add(path)
+        losses.code = losses.code or any(self._is_code(path) for path in losses.paths)
+        losses.runtimes = runtimes.runtimes(losses.paths)
+        return losses
+
+    def _below(self, path: bytes) -> Iterable[bytes]:
+        pending, found = [path], []
+        while pending:
+            current = pending.pop()
+            found.append(current)
+            pending += [overlay.join(current, name) for name in self.old_view.names(current)]
+        return found
+
+    def _is_code(self, path: bytes) -> bool:
+        node = self.old_view.find(path)
+        name = path.rpartition(b"/")[2]
+        return node is not None and node.kind is not Kind.DIRECTORY and (bool(node.mode & 0o111) or b".so" in name)
+
+    def _loses_code(self, path: bytes) -> bool:
+        """True if a library at this path no longer provides a name or a symbol version."""
+        try:
+            before, after = self.old_view.elf(path), self.new_view.elf(path)
+        except Unreadable:
+            return True
+        if before is None:
+            return False
+        return (
+            after is None
+            or before.soname != after.soname
+            or bool(before.version_definitions - after.version_definitions)
+        )
+
+    def _is_hidden_source(self, path: bytes) -> bool:
+        """True if a compiled file cannot tell the new module from the old one (PEP 552: it records size and time)."""
+        entry, real = self.expected.by_path[path].entry, self.old_view.real(path)
+        if entry is None or not real:
+            return False
+        st = os.lstat(real)
+        if (st.st_size, int(st.st_mtime)) != (entry.size, entry.mtime):
+            return False
+        with open(real, "rb") as file:
+            return hex_digest(file) != self.expected.by_path[path].digest
+
+    @cached_property
+    def renumbered(self) -> list[Renumbered]:
+        """Accounts and groups whose number changed."""
+        changed = []
+        for kind, path in (("account", _PASSWD), ("group", _GROUP)):
+            if path in self.expected.by_path:
+                changed += accounts.renumbered(kind, self.old_view.content(path), self.new_view.content(path))
+        return changed
+
+    @cached_property
+    def packages(self) -> tuple[Mapping[str, Package], Mapping[str, Package]]:
+        """The packages of the old and the new base."""
+        return (
+            relations.parse(self.old_view.content(_STATUS)),
+            relations.parse(self.new_view.content(_STATUS)),
+        )

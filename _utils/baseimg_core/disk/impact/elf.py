@@ -1,0 +1,195 @@
+"""
+Read the dynamic section of ELF files (System V gABI, "Dynamic Section"; LSB, "Symbol Versioning").
+
+A small strict reader instead of a library: nodes need nothing more than Python, and a file costs about 0.1 ms. Only
+program headers are used, as the dynamic loader does, so files without section headers are read as well. The files come
+from images and are untrusted: every offset and count is checked, and nothing larger than ``_MAX_STRINGS`` is read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from ...model.impact.elf import Elf
+
+MAGIC = b"\x7fELF"
+_MAX_HEADERS = 512
+_MAX_DYNAMIC = 1 << 16  # bytes of the dynamic section
+_MAX_STRINGS = 64 << 20  # bytes of the string table: that of large C++ libraries has tens of MB
+_MAX_NAME = 4096
+_MAX_VERSIONS = 4096
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 14, 15, 29
+_DT_VERDEF, _DT_VERDEFNUM, _DT_VERNEED, _DT_VERNEEDNUM = 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
+_VER_FLG_WEAK = 2
+
+
+class ElfInvalid(Exception):
+    """The file is damaged, or no ELF file; the message is the reason."""
+
+
+def read_elf(file: BinaryIO) -> Elf:
+    """
+    Read what an ELF file declares to the dynamic loader.
+
+    Args:
+        file: a seekable binary file.
+
+    Returns:
+        Its dynamic section; that of a static program is empty.
+
+    Raises:
+        ElfInvalid: the file is damaged or not an ELF file.
+    """
+    try:
+        return _Reader(file).elf()
+    except (struct.error, OverflowError, ValueError, OSError) as exc:
+        raise ElfInvalid(f"damaged ELF file: {exc}") from exc
+
+
+class _Reader:
+    """One file, its byte order and its segments."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        identification = self._at(0, 16)
+        if identification[:4] != MAGIC:
+            raise ElfInvalid("not an ELF file")
+        self._is_64 = {1: False, 2: True}.get(identification[4])
+        order = {1: "<", 2: ">"}.get(identification[5])
+        if self._is_64 is None or order is None:
+            raise ElfInvalid("unknown ELF class or byte order")
+        self._order = order
+        self._segments = list(self._headers())
+
+    def elf(self) -> Elf:
+        """Everything that the loader reads."""
+        bits = 64 if self._is_64 else 32
+        interpreter = b""
+        dynamic: list[tuple[int, int]] = []
+        for kind, offset, _address, size in self._segments:
+            if kind == _PT_INTERP and size:
+                interpreter = self._at(offset, min(size, _MAX_NAME)).split(b"\0")[0]
+            elif kind == _PT_DYNAMIC:
+                dynamic = list(self._dynamic(offset, size))
+        if not dynamic:
+            return Elf(bits, self._machine, self._type, interpreter)
+        tags = dict(reversed(dynamic))
+        self._strings = self._string_table(tags)
+        return Elf(
+            bits=bits,
+            machine=self._machine,
+            type=self._type,
+            interpreter=interpreter,
+            soname=self._string(tags[_DT_SONAME]) if _DT_SONAME in tags else b"",
+            needed=tuple(self._string(value) for tag, value in dynamic if tag == _DT_NEEDED),
+            rpath=self._directories(tags.get(_DT_RPATH)),
+            runpath=self._directories(tags.get(_DT_RUNPATH)),
+            version_needs=dict(self._version_needs(tags)),
+            version_definitions=frozenset(self._version_definitions(tags)),
+        )
+
+    def _at(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        data = self._file.read(size)
+        if len(data) != size:
+            raise ElfInvalid("truncated ELF file")
+        return data
+
+    def _unpack(self, form: str, offset: int) -> tuple[int, ...]:
+        size = struct.calcsize(self._order + form)
+        return struct.unpack(self._order + form, self._at(offset, size))
+
+    def _headers(self) -> Iterator[tuple[int, int, int, int]]:
+        """The program headers: type, offset, address and size in the file."""
+        self._type, self._machine = self._unpack("HH", 16)
+        if self._is_64:
+            (table,) = self._unpack("Q", 32)
+            entry, count = self._unpack("HH", 54)
+        else:
+            (table,) = self._unpack("I", 28)
+            entry, count = self._unpack("HH", 42)
+        form = "IIQQQQ" if self._is_64 else "IIIIII"
+        if count > _MAX_HEADERS or (count and entry < struct.calcsize(self._order + form)):
+            raise ElfInvalid(f"{count} program headers of {entry} bytes")
+        for number in range(count):
+            fields = self._unpack(form, table + number * entry)
+            if self._is_64:
+                kind, _flags, offset, address, _physical, size = fields
+            else:
+                kind, offset, address, _physical, size, _memory = fields
+            yield kind, offset, address, size
+
+    def _dynamic(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        form = self._order + ("qQ" if self._is_64 else "iI")
+        step = struct.calcsize(form)
+        size = size - size % step
+        if size > _MAX_DYNAMIC:
+            raise ElfInvalid(f"a dynamic section of {size} bytes")
+        for tag, value in struct.iter_unpack(form, self._at(offset, size)):
+            if tag == 0:
+                return
+            yield tag, value
+
+    def _offset(self, address: int) -> int:
+        """The place in the file that the loader maps at an address."""
+        for kind, offset, start, size in self._segments:
+            if kind == _PT_LOAD and start <= address < start + size:
+                return offset + address - start
+        raise ElfInvalid(f"the address {address:#x} is in no segment")
+
+    def _string_table(self, tags: dict[int, int]) -> bytes:
+        if _DT_STRTAB not in tags or not 0 < tags.get(_DT_STRSZ, 0) <= _MAX_STRINGS:
+            raise ElfInvalid("no usable string table")
+        return self._at(self._offset(tags[_DT_STRTAB]), tags[_DT_STRSZ])
+
+    def _string(self, offset: int) -> bytes:
+        end = self._strings.find(b"\0", offset, offset + _MAX_NAME) if 0 <= offset < len(self._strings) else -1
+        if end < 0:
+            raise ElfInvalid(f"no string at {offset:#x}")
+        return self._strings[offset:end]
+
+    def _directories(self, offset: int | None) -> tuple[bytes, ...]:
+        return tuple(filter(None, self._string(offset).split(b":"))) if offset is not None else ()
+
+    def _version_needs(self, tags: dict[int, int]) -> Iterator[tuple[bytes, frozenset[bytes]]]:
+        """The version names that must be defined, by library; several records of a library are one."""
+        needs: dict[bytes, set[bytes]] = {}
+        if _DT_VERNEED in tags:
+            place = self._offset(tags[_DT_VERNEED])
+            for _ in range(self._count(tags, _DT_VERNEEDNUM)):
+                _version, count, file, first, following = self._unpack("HHIII", place)
+                names = needs.setdefault(self._string(file), set())
+                names.update(self._needed_names(place + first, count))
+                place += following
+        for file_name, names in needs.items():
+            yield file_name, frozenset(names)
+
+    def _needed_names(self, place: int, count: int) -> Iterator[bytes]:
+        if count > _MAX_VERSIONS:
+            raise ElfInvalid(f"{count} versions of one library")
+        for _ in range(count):
+            _hash, flags, _other, name, following = self._unpack("IHHII", place)
+            if not flags & _VER_FLG_WEAK:
+                yield self._string(name)
+            place += following
+
+    def _version_definitions(self, tags: dict[int, int]) -> Iterator[bytes]:
+        if _DT_VERDEF not in tags:
+            return
+        place = self._offset(tags[_DT_VERDEF])
+        for _ in range(self._count(tags, _DT_VERDEFNUM)):
+            _version, _flags, _index, count, _hash, first, following = self._unpack("HHHHIII", place)
+            if count:
+                (name,) = self._unpack("I", place + first)  # the others are the versions that it succeeds
+                yield self._string(name)
+            place += following
+
+    @staticmethod
+    def _count(tags: dict[int, int], tag: int) -> int:
+        count = tags.get(tag, 0)
+        if count > _MAX_VERSIONS:
+            raise ElfInvalid(f"{count} version records")
+        return count

@@ -1,0 +1,304 @@
+"""Judge images and containers: will they still run on the new base, and what does not reach them?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from ...model.impact import config as configs
+from ...model.impact import derived, started
+from ...model.impact.config import Config
+from ...model.impact.path_class import CODE, classify
+from ...model.impact.runtimes import Runtime
+from ...model.impact.verdict import Reason, Verdict, ranked
+from ...model.impact.view import Unreadable
+from ...model.packages import relations
+from ...model.stack import overlay
+from ...model.stack.entry import Kind
+from .change import BaseChange
+from .own import OwnFiles, own_files
+from .start import Start, is_lost
+from .view import LayeredView
+
+_STATUS, _PASSWD, _GROUP = b"var/lib/dpkg/status", b"etc/passwd", b"etc/group"
+_EXAMPLES = 3
+_MAX_OF_A_KIND = 50  # reasons with one code that are listed
+
+
+class Judge:
+    """Judges stacks of application layers on one change of a base. Each layer is walked once."""
+
+    def __init__(self, change: BaseChange, base_config: Mapping[str, Any]) -> None:
+        """``base_config`` is the raw configuration of the base's own image, empty if that is not known."""
+        self._change, self._base_config = change, configs.parse(base_config)
+        self._walked: dict[str, OwnFiles] = {}
+
+    def reasons(
+        self,
+        own: Sequence[str],
+        raw: Mapping[str, Any],
+        arguments: Sequence[str] = (),
+        volumes: Mapping[str, str] | None = None,
+    ) -> list[Reason]:
+        """
+        Judge an image or a container.
+
+        Args:
+            own: the directories of its own layers, top first.
+            raw: its raw configuration.
+            arguments: the command of a container, empty for an image.
+            volumes: what is mounted in a container, by destination.
+
+        Returns:
+            The reasons why it does not run or does not get the new base, worst first.
+
+        Raises:
+            LayerUnsupported: a layer disappeared during the scan.
+        """
+        config = configs.parse(raw)
+        image = _Image(self._change, own, config, self._base_config, [self._walk(layer) for layer in own])
+        reasons = [*image.started(arguments), *image.own_files(), *image.environment(), *image.accounts()]
+        reasons += [*image.derived(), *image.ghosts(), *image.relations()]
+        reasons += self._configuration(raw)
+        reasons += self._volumes({**dict.fromkeys(config.volumes, ""), **(volumes or {})})
+        return _bounded(ranked(reasons))
+
+    def _walk(self, layer: str) -> OwnFiles:
+        if not self._is_walk_needed:
+            return OwnFiles()
+        if layer not in self._walked:
+            self._walked[layer] = own_files(layer)
+        return self._walked[layer]
+
+    @cached_property
+    def _is_walk_needed(self) -> bool:
+        """False if nothing that the new base changes can matter to a file that a walk finds."""
+        losses = self._change.losses
+        if losses.paths or losses.code or losses.hidden_sources or self._change.renumbered:
+            return True
+        return any(map(derived.is_source, self._change.expected.paths))
+
+    def _configuration(self, raw: Mapping[str, Any]) -> Iterator[Reason]:
+        names = configs.inherited(self._change.config, raw)
+        if names:
+            listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            yield Reason(
+                Verdict.PARTLY, "configuration", listed, "keeps the old base's value: configuration is never delivered"
+            )
+
+    def _volumes(self, volumes: Mapping[str, str]) -> Iterator[Reason]:
+        for destination, source in sorted(volumes.items()):
+            path = overlay_path(destination)
+            expected = self._change.expected
+            hidden = [name for name in (path, *expected.below(path)) if name in expected.by_path] if path else []
+            if hidden:
+                name = f"the volume {source}" if source else "a volume"
+                example = overlay.shown(hidden[-1])
+                text = f"{name} is mounted over {len(hidden)} changed paths ({example}), which do not arrive"
+                yield Reason(Verdict.PARTLY, "volume", destination, text)
+
+
+def overlay_path(path: str) -> bytes:
+    """A container's absolute path as a relative one; empty for the root."""
+    return b"/".join(part for part in path.encode("utf-8", "surrogateescape").split(b"/") if part not in (b"", b"."))
+
+
+class _Image:
+    """One stack of application layers over both contents of the base."""
+
+    def __init__(
+        self, change: BaseChange, own: Sequence[str], config: Config, base_config: Config, walked: Sequence[OwnFiles]
+    ) -> None:
+        self._change, self._layers, self._config, self._base_config = change, own, config, base_config
+        self._walked = walked
+        self._old, self._new = change.views(own)
+        self._start = Start(change, self._old, self._new, config)
+        self._has_own_command = (config.entrypoint, config.command) not in (
+            ((), ()),
+            (base_config.entrypoint, base_config.command),
+        )
+
+    def started(self, arguments: Sequence[str]) -> Iterator[Reason]:
+        """What the image starts."""
+        for command in [tuple(arguments)] if arguments else started.commands(self._config):
+            yield from self._start.command(command)
+
+    def own_files(self) -> Iterator[Reason]:
+        """What lies in the application's own layers."""
+        losses = self._change.losses
+        yield from self._hidden_trees()
+        yield from self._modules()
+        if not losses.paths and not losses.code:
+            return
+        for path in self._shown("programs"):
+            if path not in self._start.files:
+                every = not self._has_own_command and self._is_executable(path)
+                yield from self._start.file(path) if every else self._start.own_needs(path)
+        for path in self._shown("links"):
+            if is_lost(self._old, self._new, path):
+                node = self._new.lookup(path)
+                target = overlay.shown(node.target) if node else ""
+                yield Reason(
+                    Verdict.IMPAIRED,
+                    "missing-target",
+                    overlay.shown(path),
+                    f"is a symlink to {target}, which is missing",
+                )
+        yield from self._texts()
+
+    def environment(self) -> Iterator[Reason]:
+        """Variables that name paths which the new base lacks."""
+        for name, value in sorted(self._config.environment.items()):
+            parts = [part for part in value.split(":") if part.startswith("/")]
+            lost = [part for part in parts if is_lost(self._old, self._new, part.encode("utf-8", "surrogateescape"))]
+            if lost:
+                text = f"points to {', '.join(lost)}, which is missing"
+                yield Reason(self._environment_verdict(name, lost), "environment", name, text)
+
+    def _environment_verdict(self, name: str, lost: Sequence[str]) -> Verdict:
+        """A list of directories matters if a program was found in it; another variable always does."""
+        if not name.endswith("PATH"):
+            return Verdict.BREAKS
+        directories = tuple(part.encode("utf-8", "surrogateescape").rstrip(b"/") + b"/" for part in lost)
+        return (
+            Verdict.BREAKS if any(place.startswith(directories) for place in self._start.missing) else Verdict.IMPAIRED
+        )
+
+    def accounts(self) -> Iterator[Reason]:
+        """Accounts whose number changed, if the image runs as one or owns files as one."""
+        user, _, group = self._config.user.partition(":")
+        for change in self._change.renumbered:
+            is_account = change.kind == "account"
+            node = self._new.lookup(_PASSWD if is_account else _GROUP)
+            if node is None or node.own:
+                continue
+            owners = [files.users if is_account else files.groups for files in self._walked]
+            path = next((numbers[change.old] for numbers in owners if change.old in numbers), None)
+            runs_as = change.name == (user if is_account else group)
+            files = f", and {overlay.shown(path)} belongs to number {change.old}" if path is not None else ""
+            if runs_as and (change.new is None or path is not None):
+                yield Reason(Verdict.BREAKS, "account", change.name, f"the image runs as {change.text}{files}")
+            elif path is not None and change.old:
+                yield Reason(Verdict.IMPAIRED, "account", change.name, f"{change.text}{files}")
+
+    def derived(self) -> Iterator[Reason]:
+        """Files that were made from files of the old base."""
+        own = list(self._shown("derived"))
+        for path, source, command in derived.derivations(own, self._change.expected.paths):
+            text = f"was made from files of the old base ({overlay.shown(source)} changed) by {command}"
+            yield Reason(Verdict.PARTLY, "derived", overlay.shown(path), text)
+        hidden = self._change.losses.hidden_sources
+        for files in self._walked if hidden else ():
+            for path, source in files.compiled:
+                node = self._new.lookup(source)
+                if source in hidden and node and not node.own:
+                    name = overlay.shown(source)
+                    text = f"was compiled from the old {name}; Python never compiles the new one: equal size and time"
+                    yield Reason(Verdict.PARTLY, "derived", overlay.shown(path), text)
+
+    def ghosts(self) -> Iterator[Reason]:
+        """Removed paths that stay visible as names: nothing is merged below them any more."""
+        for layer, files in zip(self._layers, self._walked, strict=True):
+            for path in files.whiteouts:
+                directory = overlay.split(path)[0]
+                if self._is_alone(self._new, directory, layer) and not self._is_alone(self._old, directory, layer):
+                    text = (
+                        "is a ghost name: the image removed it, and the new base lacks its directory; ls and rm -r fail"
+                    )
+                    yield Reason(Verdict.PARTLY, "ghost", overlay.shown(path), text)
+
+    @staticmethod
+    def _is_alone(layers: LayeredView, directory: bytes, layer: str) -> bool:
+        found = layers.find(directory)
+        place = overlay.join(layer.encode("utf-8", "surrogateescape"), directory)
+        return found is not None and found.directories == (place,) and not found.has_base
+
+    def relations(self) -> Iterator[Reason]:
+        """Relations between the application's packages and the new base's."""
+        node = self._new.lookup(_STATUS)
+        if node is None or not node.own or _STATUS not in self._change.expected.by_path:
+            return
+        old, new = self._change.packages
+        try:
+            installed = relations.parse(self._new.content(_STATUS))
+        except Unreadable as exc:
+            yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.shown(_STATUS), str(exc))
+            return
+        own = [package for name, package in installed.items() if old.get(name) != package]
+        before = {(one.package, one.relation, one.text) for one in relations.broken(own, old)}
+        for one in relations.broken(own, new):
+            if (one.package, one.relation, one.text) not in before:
+                yield Reason(Verdict.IMPAIRED, "relation", one.package, one.text)
+
+    def _shown(self, kind: str) -> Iterator[bytes]:
+        """The files of a kind that the image shows; those that a higher layer hides are left out."""
+        for layer, files in zip(self._layers, self._walked, strict=True):
+            root = layer.encode("utf-8", "surrogateescape")
+            for path in getattr(files, kind):
+                if self._old.real(path) == overlay.join(root, path):
+                    yield path
+
+    def _is_executable(self, path: bytes) -> bool:
+        node = self._new.lookup(path)
+        return node is not None and bool(node.mode & 0o111) and b".so" not in path.rpartition(b"/")[2]
+
+    def _hidden_trees(self) -> Iterator[Reason]:
+        """Own directories where the new base has a symlink or a file: they hide what the new base moved."""
+        for path in sorted(self._change.losses.paths):
+            own, base = self._new.find(path), self._change.new_view.find(path)
+            if (
+                own is None
+                or not own.own
+                or own.kind is not Kind.DIRECTORY
+                or base is None
+                or base.kind is Kind.DIRECTORY
+            ):
+                continue
+            lost = [
+                name
+                for name in self._change.losses.paths
+                if name.startswith(path + b"/") and is_lost(self._old, self._new, name)
+            ]
+            if lost:
+                names = sorted(lost, key=lambda name: (classify(name, None), b"libc.so" not in name, len(name)))
+                is_code = any(classify(name, None) in CODE for name in lost)
+                examples = ", ".join(overlay.shown(name) for name in names[:_EXAMPLES])
+                text = (
+                    f"own directory where the new base has a {base.kind.value}: it hides {len(lost)} paths ({examples})"
+                )
+                yield Reason(Verdict.IMPAIRED if is_code else Verdict.PARTLY, "hidden-tree", overlay.shown(path), text)
+
+    def _modules(self) -> Iterator[Reason]:
+        lost = self._change.losses.runtimes
+        named: set[tuple[bytes, Runtime]] = set()
+        for files in self._walked if lost else ():
+            named.update((path, runtime) for path, runtime in files.modules if runtime in lost)
+        for path, runtime in sorted(named, key=lambda pair: pair[0]):
+            is_started = runtime.language in self._start.languages
+            text = f"holds modules for {runtime.language} {runtime.version}, which the new base does not have"
+            yield Reason(Verdict.BREAKS if is_started else Verdict.IMPAIRED, "runtime", overlay.shown(path), text)
+
+    def _texts(self) -> Iterator[Reason]:
+        names = {path.rpartition(b"/")[2] for path in self._change.losses.paths}
+        for path in self._shown("texts"):
+            try:
+                text = self._new.text(path)
+            except Unreadable:
+                continue
+            if b"\0" in text:
+                continue
+            for named in sorted(started.paths_in(text)):
+                if named.rpartition(b"/")[2] in names and is_lost(self._old, self._new, named):
+                    reason = f"names {overlay.shown(named)}, which is missing"
+                    yield Reason(Verdict.IMPAIRED, "missing-path", overlay.shown(path), reason)
+
+
+def _bounded(reasons: Sequence[Reason]) -> list[Reason]:
+    counts: dict[str, int] = {}
+    kept = []
+    for reason in reasons:
+        counts[reason.code] = counts.get(reason.code, 0) + 1
+        if counts[reason.code] <= _MAX_OF_A_KIND:
+            kept.append(reason)
+    return kept

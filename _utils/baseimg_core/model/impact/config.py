@@ -1,0 +1,183 @@
+"""
+The configuration of an image as far as containers inherit it, and its difference between two versions of a base.
+
+OCI image spec, config.md, ``config``; ``Healthcheck``, ``Shell`` and ``OnBuild`` are Docker's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import BundleInvalid
+
+FIELDS = (
+    "Env",
+    "User",
+    "WorkingDir",
+    "Entrypoint",
+    "Cmd",
+    "Volumes",
+    "StopSignal",
+    "ExposedPorts",
+    "Healthcheck",
+    "Shell",
+    "OnBuild",
+    "Labels",
+)
+_MAX_TEXT = 4096  # characters of a name or a value in a manifest
+_MAX_CHANGES = 512
+_MAX_JSON = 1 << 18  # bytes
+# a child has labels of its own, and no program reads those of its base
+_UNIMPORTANT = ("Labels.",)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What an image says about the processes that are started in it."""
+
+    environment: Mapping[str, str]
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    user: str = ""
+    volumes: tuple[str, ...] = ()
+    #: The health check's command as Docker keeps it: ``CMD`` or ``CMD-SHELL``, then its words.
+    health: tuple[str, ...] = ()
+
+
+def parse(raw: Mapping[str, Any]) -> Config:
+    """Read an image's configuration; fields of an unexpected type count as absent."""
+    health = raw.get("Healthcheck")
+    volumes = raw.get("Volumes")
+    return Config(
+        environment=dict(text.partition("=")[::2] for text in _texts(raw.get("Env"))),
+        entrypoint=_words(raw.get("Entrypoint")),
+        command=_words(raw.get("Cmd")),
+        user=str(raw.get("User") or ""),
+        volumes=tuple(sorted(volumes)) if isinstance(volumes, Mapping) else (),
+        health=_texts(health.get("Test")) if isinstance(health, Mapping) else (),
+    )
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return ("/bin/sh", "-c", value) if isinstance(value, str) and value else _texts(value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, (list, tuple)) else ()
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """
+    Compare two configurations.
+
+    Args:
+        old: the raw configuration of the old version.
+        new: that of the new version.
+
+    Returns:
+        The old and the new text by name (``Env.PATH``, ``User``); an absent value is an empty text.
+    """
+    before, after = _flat(old), _flat(new)
+    names = sorted(before.keys() | after.keys())
+    pairs = {name: (before.get(name, ""), after.get(name, "")) for name in names}
+    changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if _fits(changed):
+        return changed
+    # labels may hold whole documents, and no program reads them
+    changed = {name: pair for name, pair in changed.items() if not name.startswith(_UNIMPORTANT)}
+    while not _fits(changed):
+        changed.popitem()
+    return changed
+
+
+def _fits(changes: Mapping[str, Sequence[str]]) -> bool:
+    return len(changes) <= _MAX_CHANGES and len(json.dumps(changes)) <= _MAX_JSON
+
+
+def combine(steps: Sequence[Mapping[str, tuple[str, str]] | None]) -> dict[str, tuple[str, str]] | None:
+    """Combine the differences of several bundles, in this order; ``None`` if one of them does not record it."""
+    combined: dict[str, tuple[str, str]] = {}
+    for step in steps:
+        if step is None:
+            return None
+        for name, (old, new) in step.items():
+            combined[name] = (combined.get(name, (old, ""))[0], new)
+    return {name: pair for name, pair in combined.items() if pair[0] != pair[1]}
+
+
+def parse_difference(raw: object) -> dict[str, tuple[str, str]] | None:
+    """
+    Read a manifest's ``config``, which is untrusted input; ``None`` if the manifest has none.
+
+    Raises:
+        BundleInvalid: a field is malformed or too large.
+    """
+    if raw is None:
+        return None
+    if not isinstance(raw, dict) or not all(map(_is_change, raw.items())) or not _fits(raw):
+        raise BundleInvalid(
+            f"manifest field config is {str(raw)[:80]!r}, expected up to {_MAX_CHANGES} names, each with an old and a "
+            "new text"
+        )
+    return {name: (old, new) for name, (old, new) in raw.items()}
+
+
+def _is_change(item: tuple[str, object]) -> bool:
+    name, pair = item
+    return _is_text(name) and isinstance(pair, list) and len(pair) == 2 and all(map(_is_text, pair))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _MAX_TEXT and (value.isprintable() or not value)
+
+
+def as_dict(changes: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
+    """A difference as plain data."""
+    return {name: list(pair) for name, pair in changes.items()}
+
+
+def inherited(changes: Mapping[str, tuple[str, str]], image: Mapping[str, Any]) -> list[str]:
+    """
+    List the changes that an image does not get because it has the old value.
+
+    Args:
+        changes: the difference of the base's configuration.
+        image: the image's raw configuration.
+
+    Returns:
+        The names in ``changes`` that matter to processes and for which the image has the base's old value.
+    """
+    own = _flat(image)
+    return [
+        name for name, (old, _) in changes.items() if own.get(name, "") == old and not name.startswith(_UNIMPORTANT)
+    ]
+
+
+def _flat(raw: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name in FIELDS:
+        value = raw.get(name)
+        if name == "Env":
+            for text in _texts(value):
+                key, _, content = text.partition("=")
+                flat[f"Env.{key}"] = content
+        elif isinstance(value, Mapping):
+            flat.update({f"{name}.{key}": _shown(content) or "yes" for key, content in value.items()})
+        elif value:
+            flat[name] = _shown(value)
+    return {_bounded(name): _bounded(value) for name, value in flat.items()}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value))
+    return "" if value in (None, {}) else str(value)
+
+
+def _bounded(text: str) -> str:
+    """Printable and short enough for a manifest, which is untrusted where it is read."""
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text[:_MAX_TEXT]

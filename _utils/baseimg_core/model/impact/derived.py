@@ -1,0 +1,94 @@
+"""Files that programs make from other files: an application's own copy stays as it was when its sources change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """A file, what it is made from, and the command that makes it."""
+
+    file: re.Pattern[bytes]
+    sources: re.Pattern[bytes]
+    command: str
+
+
+def _derivation(file: bytes, sources: bytes, command: str) -> Derivation:
+    return Derivation(re.compile(file), re.compile(sources), command)
+
+
+DERIVATIONS = (
+    _derivation(
+        rb"etc/ssl/certs/ca-certificates\.crt",
+        rb"usr/(local/)?share/ca-certificates/.*|etc/ca-certificates\.conf",
+        "update-ca-certificates",
+    ),
+    _derivation(
+        rb"etc/ssl/certs/java/cacerts|etc/default/cacerts",
+        rb"usr/(local/)?share/ca-certificates/.*|etc/ssl/certs/ca-certificates\.crt",
+        "update-ca-certificates",
+    ),
+    _derivation(
+        rb"etc/pki/ca-trust/extracted/.*",
+        rb"usr/share/pki/ca-trust-source/.*|etc/pki/ca-trust/source/.*",
+        "update-ca-trust",
+    ),
+    _derivation(
+        rb"usr/lib/(.*/)?gconv/gconv-modules\.cache",
+        rb"usr/lib/(.*/)?gconv/.*\.(so|conf)|.*/gconv-modules",
+        "iconvconfig",
+    ),
+    _derivation(rb"usr/share/mime/mime\.cache", rb"usr/share/mime/packages/.*", "update-mime-database /usr/share/mime"),
+    _derivation(
+        rb"usr/share/glib-2\.0/schemas/gschemas\.compiled",
+        rb"usr/share/glib-2\.0/schemas/.*\.xml",
+        "glib-compile-schemas /usr/share/glib-2.0/schemas",
+    ),
+    _derivation(rb"var/cache/fontconfig/.*", rb"usr/share/fonts/.*|etc/fonts/.*", "fc-cache -f"),
+    _derivation(rb"(.*/)?lib/(server|client)/classes(_nocoops)?\.jsa", rb"(.*/)?lib/modules", "java -Xshare:dump"),
+    _derivation(rb"usr/lib/locale/locale-archive", rb"usr/share/i18n/.*|usr/lib/locale/C\.utf8/.*", "locale-gen"),
+)
+
+
+def derivations(own: Iterable[bytes], changed: Iterable[bytes]) -> Iterator[tuple[bytes, bytes, str]]:
+    """
+    Find the application's derived files whose sources a new base changes.
+
+    Args:
+        own: paths of the application's own files.
+        changed: paths that the new base changes.
+
+    Returns:
+        The derived file, one of its sources, and the command that makes the file again.
+    """
+    changed = sorted(changed)
+    for path in own:
+        for derivation in DERIVATIONS:
+            if derivation.file.fullmatch(path):
+                source = next((name for name in changed if name != path and derivation.sources.fullmatch(name)), None)
+                if source is not None:
+                    yield path, source, derivation.command
+
+
+_COMPILED = re.compile(rb"(?:(.*)/)?__pycache__/([^/]+)\.(cpython|pypy)-?\d+(?:\.opt-\d)?\.pyc")
+
+
+def source_of(path: bytes) -> bytes | None:
+    """The Python module that a file in ``__pycache__`` was compiled from (PEP 3147), ``None`` for other files."""
+    match = _COMPILED.fullmatch(path)
+    if match is None:
+        return None
+    directory, module = match[1], match[2]
+    return (directory + b"/" if directory else b"") + module + b".py"
+
+
+PATTERN = re.compile(b"|".join(b"(?:%s)" % derivation.file.pattern for derivation in DERIVATIONS))
+_SOURCES = re.compile(b"|".join(b"(?:%s)" % derivation.sources.pattern for derivation in DERIVATIONS))
+
+
+def is_source(path: bytes) -> bool:
+    """True if a derived file may be made from this path."""
+    return _SOURCES.fullmatch(path) is not None

@@ -1,0 +1,66 @@
+"""
+Language runtimes: directories and file names of modules that belong to one version of an interpreter.
+
+Pure modules in a directory without a version (``python3/dist-packages``, ``/usr/share/perl5``) belong to every version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A language at one version: ``python 3.11``."""
+
+    language: str
+    version: str
+
+
+#: Paths that a base has if it provides a runtime.
+_MARKERS = [
+    ("python", re.compile(rb"usr/(?:local/)?bin/python(\d+\.\d+)")),
+    ("perl", re.compile(rb"usr/(?:share|lib(?:/[^/]+)?)/perl/(\d+\.\d+)(?:\.\d+)?")),
+    ("ruby", re.compile(rb"usr/(?:local/)?lib/ruby/(\d+\.\d+\.\d+)")),
+    ("php", re.compile(rb"usr/lib/php/(20\d{6})")),
+]
+#: Paths of modules that belong to one version.
+_MODULES = [
+    ("python", re.compile(rb"(?:.*/)?lib/python(\d+\.\d+)/(?:site|dist)-packages")),
+    ("python", re.compile(rb".*\.cpython-(\d)(\d+)-[^/]*\.so")),
+    ("perl", re.compile(rb"usr/(?:local/)?(?:lib(?:/[^/]+)?/perl5?|share/perl)/(\d+\.\d+)(?:\.\d+)?")),
+    (
+        "ruby",
+        re.compile(
+            rb"(?:var/lib/gems|usr/(?:local/)?lib(?:/[^/]+)?/ruby/(?:gems|vendor_ruby|site_ruby))/(\d+\.\d+\.\d+)"
+        ),
+    ),
+    ("php", re.compile(rb"usr/lib/php/(20\d{6})")),
+]
+_INTERPRETERS = re.compile(r"(python|perl|ruby|php)[\d.]*(?:-[\w.]+)?")
+
+
+def runtimes(paths: Iterable[bytes]) -> set[Runtime]:
+    """The runtimes that these paths of a base are markers of."""
+    found = set()
+    for path in paths:
+        for language, pattern in _MARKERS:
+            if match := pattern.fullmatch(path):
+                found.add(Runtime(language, match[1].decode()))
+    return found
+
+
+def module_of(path: bytes) -> Runtime | None:
+    """The runtime that a directory or a file of modules belongs to."""
+    for language, pattern in _MODULES:
+        if match := pattern.fullmatch(path):
+            return Runtime(language, ".".join(part.decode() for part in match.groups()))
+    return None
+
+
+def language_of(program: str) -> str:
+    """The language that an interpreter's file name stands for, empty for other programs."""
+    match = _INTERPRETERS.fullmatch(program.rpartition("/")[2])
+    return match[1] if match else ""

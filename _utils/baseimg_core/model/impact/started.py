@@ -1,0 +1,129 @@
+"""
+Which programs an image starts: its entry point, command and health check, and what these hand on to.
+
+Shell text is read by simple rules: the first word of each command, no expansion. A word that no rule understands is
+left out, so nothing is called missing that a shell would have found otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+
+from .config import Config
+
+_SHELLS = {"sh", "bash", "dash", "ash", "busybox"}
+# programs that start the program that their arguments name
+_WRAPPERS = {
+    "env", "exec", "tini", "dumb-init", "catatonit", "gosu", "su-exec", "nice", "nohup", "setpriv", "setsid", "timeout",
+    "chroot", "command", "time", "stdbuf", "ionice", "docker-entrypoint.sh", "entrypoint.sh",
+}  # fmt: skip
+# wrappers whose first argument is no program: a user, a duration
+_SKIPS_ONE = {"gosu", "su-exec", "timeout", "chroot"}
+_KEYWORDS = {"if", "then", "else", "elif", "do", "while", "until", "!", "{", "(", "time"}
+_SEPARATORS = {";", "&&", "||", "|", "&", "\n", "(", ")", ";;", "|&"}
+_BUILTINS = {
+    ".", ":", "[", "[[", "alias", "break", "case", "cd", "continue", "declare", "done", "echo", "esac", "eval", "exit",
+    "export", "false", "fi", "for", "function", "getopts", "hash", "in", "local", "printf", "pwd", "read", "readonly",
+    "return", "select", "set", "shift", "source", "test", "times", "trap", "true", "type", "ulimit", "umask", "unset",
+    "wait", "}", ")",
+}  # fmt: skip
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+_PLAIN = re.compile(r"[\w./+@:,~-]+", re.ASCII)
+_PATH = re.compile(rb"(?:(?<![\w.}/$-])|(?<=:-))/(?:[\w.+@-]+/)*[\w.+@-]+")
+
+
+def commands(config: Config) -> list[tuple[str, ...]]:
+    """The commands of an image: entry point with command, the command alone behind an entry point, and health check."""
+    found = [(*config.entrypoint, *config.command)]
+    if config.entrypoint and config.command:
+        found.append(config.command)
+    if config.health[:1] == ("CMD",):
+        found.append(config.health[1:])
+    elif config.health[:1] == ("CMD-SHELL",):
+        found.append(("/bin/sh", "-c", *config.health[1:2]))
+    return [command for command in found if command]
+
+
+def programs(command: Sequence[str]) -> list[str]:
+    """
+    List the programs that a command starts.
+
+    Args:
+        command: the words of a command.
+
+    Returns:
+        Names and paths, the command's own program first.
+    """
+    return list(dict.fromkeys(_programs(list(command))))
+
+
+def _programs(words: list[str]) -> Iterator[str]:
+    while words:
+        program = words.pop(0)
+        if not _PLAIN.fullmatch(program):
+            return
+        name = program.rpartition("/")[2]
+        if program not in ("exec", "command", "time"):
+            yield program
+        if name in _SHELLS:
+            yield from _of_shell(words)
+            return
+        if name not in _WRAPPERS:
+            return
+        skip = name in _SKIPS_ONE
+        while words and (words[0].startswith("-") or _ASSIGNMENT.match(words[0]) or skip):
+            skip = skip and (words[0].startswith("-") or bool(_ASSIGNMENT.match(words[0])))
+            words.pop(0)
+
+
+def _of_shell(words: list[str]) -> Iterator[str]:
+    for number, word in enumerate(words):
+        if word.startswith("-") and "c" in word and not word.startswith("--"):
+            yield from shell_programs(words[number + 1] if number + 1 < len(words) else "")
+            return
+        if not word.startswith("-"):  # a script, or busybox's applet
+            yield from _programs(words[number:])
+            return
+
+
+def shell_programs(text: str) -> list[str]:
+    """The programs that shell text starts, as far as simple rules tell."""
+    found: list[str] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.commenters = "#"
+        try:
+            words = list(lexer)
+        except ValueError:  # a quotation that goes on in the next line
+            continue
+        found += _of_line(words)
+    return list(dict.fromkeys(found))
+
+
+def _of_line(words: list[str]) -> Iterator[str]:
+    command: list[str] = []
+    for word in [*words, ";"]:
+        if word in _SEPARATORS:
+            while command and (command[0] in _KEYWORDS or _ASSIGNMENT.match(command[0])):
+                command.pop(0)
+            if command and command[0] not in _BUILTINS:
+                yield from _programs(command)
+            command = []
+        else:
+            command.append(word)
+
+
+def arguments(command: Sequence[str]) -> list[str]:
+    """The absolute paths among a command's arguments."""
+    return [word for word in command[1:] if word.startswith("/") and _PLAIN.fullmatch(word)]
+
+
+def paths_in(text: bytes) -> set[bytes]:
+    """The absolute paths that a script or a configuration file names; comments are left out."""
+    found: set[bytes] = set()
+    for line in text.splitlines():
+        if not line.lstrip().startswith((b"#", b";", b"//", b"*")) or line.startswith(b"#!"):
+            found.update(match.rstrip(b".") for match in _PATH.findall(line))
+    return found

@@ -1,0 +1,185 @@
+"""
+Relations between Debian packages: whether an application's own packages fit those of a new base.
+
+Debian Policy, chapter 7 (relationships) and 5.6.12 (versions).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+_RELATION = re.compile(r"\s*([a-z0-9][a-z0-9+.-]*)(?::\w+)?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^)\s]+)\s*\))?[^|]*")
+_FIELDS = ("Package", "Status", "Version", "Depends", "Pre-Depends", "Breaks", "Conflicts", "Provides", "Architecture")
+_LINE = re.compile(rf"^({'|'.join(_FIELDS)}):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One installed package, its relation fields as text."""
+
+    name: str
+    version: str
+    fields: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A relation of a package that does not hold."""
+
+    package: str
+    relation: str
+    text: str
+
+
+def parse(status: bytes) -> dict[str, Package]:
+    """The installed packages in dpkg's ``status``, by name; the last of several architectures counts."""
+    packages = {}
+    for stanza in status.decode("utf-8", "replace").split("\n\n"):
+        fields = {match[1]: match[2] for match in _LINE.finditer(stanza)}
+        if "Package" in fields and "Version" in fields and fields.get("Status", "").endswith(" installed"):
+            packages[fields["Package"]] = Package(fields["Package"], fields["Version"].strip(), fields)
+    return packages
+
+
+def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
+    """
+    Check the relations between an application's own packages and a base's.
+
+    Args:
+        own: the packages that the application added or replaced.
+        base: the packages of the base, by name.
+
+    Returns:
+        Every relation that does not hold. The application's own packages win over the base's of the same name.
+    """
+    own = list(own)
+    installed = {**base, **{package.name: package for package in own}}
+    provided = _provided(installed.values())
+    found: list[Broken] = []
+    for package in own:
+        for name in ("Pre-Depends", "Depends"):
+            for clause in _clauses(package.fields.get(name, "")):
+                if not any(_holds(*alternative, installed, provided) for alternative in _alternatives(clause)):
+                    found.append(Broken(package.name, name, f"needs {clause}"))
+        found += [Broken(package.name, name, f"{name.lower()} {clause}") for _, name, clause in _against(package, base)]
+    names = {package.name: package for package in own}
+    for package in base.values():
+        if package.name not in names:
+            found += [
+                Broken(other, name, f"{package.name} of the new base {name.lower()} {clause}")
+                for other, name, clause in _against(package, names)
+            ]
+    return found
+
+
+def _against(package: Package, others: Mapping[str, Package]) -> Iterator[tuple[str, str, str]]:
+    """The other packages that a package cannot be installed with, the field, and its clause."""
+    for name in ("Breaks", "Conflicts"):
+        for clause in _clauses(package.fields.get(name, "")):
+            for other, operator, version in _alternatives(clause):
+                if other != package.name and _holds(other, operator, version, others, {}):
+                    yield other, name, clause
+
+
+def _clauses(text: str) -> list[str]:
+    return [" ".join(clause.split()) for clause in text.split(",") if clause.strip()]
+
+
+def _alternatives(clause: str) -> Iterator[tuple[str, str, str]]:
+    for part in clause.split("|"):
+        if match := _RELATION.fullmatch(part):
+            yield match[1], match[2] or "", match[3] or ""
+
+
+def _provided(packages: Iterable[Package]) -> dict[str, list[str]]:
+    """Versions of virtual packages by name; without a version the text is empty."""
+    found: dict[str, list[str]] = {}
+    for package in packages:
+        for clause in _clauses(package.fields.get("Provides", "")):
+            for name, _, version in _alternatives(clause):
+                found.setdefault(name, []).append(version)
+    return found
+
+
+def _holds(
+    name: str, operator: str, version: str, installed: Mapping[str, Package], provided: Mapping[str, list[str]]
+) -> bool:
+    package = installed.get(name)
+    if package and satisfies(package.version, operator, version):
+        return True
+    return any(
+        not operator or (bool(offered) and satisfies(offered, operator, version)) for offered in provided.get(name, ())
+    )
+
+
+def satisfies(version: str, operator: str, wanted: str) -> bool:
+    """
+    Check a version against a relation.
+
+    Args:
+        version: the installed version.
+        operator: ``<<``, ``<=``, ``=``, ``>=``, ``>>``, or empty for any version.
+        wanted: the relation's version.
+
+    Returns:
+        True if the relation holds.
+    """
+    if not operator:
+        return True
+    order = compare(version, wanted)
+    return {
+        "<<": order < 0,
+        "<": order <= 0,  # obsolete spellings: Debian Policy 7.1
+        "<=": order <= 0,
+        "=": order == 0,
+        ">=": order >= 0,
+        ">": order >= 0,
+        ">>": order > 0,
+    }[operator]
+
+
+@lru_cache(maxsize=4096)
+def compare(first: str, second: str) -> int:
+    """Compare two versions as dpkg does: negative if the first is older, 0 if they are equal."""
+    for left, right in zip(_parts(first), _parts(second), strict=True):
+        if order := _compare_part(left, right):
+            return order
+    return 0
+
+
+def _parts(version: str) -> tuple[str, str, str]:
+    epoch, colon, rest = version.partition(":")
+    if not colon:
+        epoch, rest = "0", version
+    upstream, dash, revision = rest.rpartition("-")
+    return (epoch, upstream, revision) if dash else (epoch, rest, "0")
+
+
+def _compare_part(left: str, right: str) -> int:
+    while left or right:
+        texts = re.match(r"\D*", left), re.match(r"\D*", right)
+        first, second = (match[0] if match else "" for match in texts)
+        left, right = left[len(first) :], right[len(second) :]
+        for position in range(max(len(first), len(second))):
+            weights = _weight(first, position), _weight(second, position)
+            if weights[0] != weights[1]:
+                return weights[0] - weights[1]
+        numbers = re.match(r"\d*", left), re.match(r"\d*", right)
+        first, second = (match[0] if match else "" for match in numbers)
+        left, right = left[len(first) :], right[len(second) :]
+        if difference := int(first or 0) - int(second or 0):
+            return difference
+    return 0
+
+
+def _weight(text: str, position: int) -> int:
+    """A tilde sorts before the end, letters before other characters."""
+    if position >= len(text):
+        return 0
+    character = text[position]
+    if character == "~":
+        return -1
+    return ord(character) if character.isalpha() else ord(character) + 256

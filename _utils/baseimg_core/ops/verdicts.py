@@ -1,0 +1,350 @@
+"""Judge the images and containers on a base before it changes, and refuse a change that breaks them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ..context import Context
+from ..disk.impact import layer_scan
+from ..disk.impact.change import BaseChange
+from ..disk.impact.judge import Judge
+from ..disk.impact.view import NewFile
+from ..disk.packages import databases
+from ..disk.stack.directories import Stack
+from ..engine.base import Container, Image
+from ..errors import DeltaMismatch, FixMissing, ImageBreaks, ImageImpaired, LayerUnsupported
+from ..model.impact import config as configs
+from ..model.impact import overrides
+from ..model.impact.overrides import ExpectedPaths, ShadowedPath
+from ..model.impact.path_class import IGNORED, PathClass
+from ..model.impact.verdict import Reason, Verdict, ranked, worst
+from ..model.packages import difference as model_packages
+from ..model.packages.difference import Packages
+from ..model.policy.protection import Acceptance, protects
+from ..model.stack import overlay
+from ..model.store.record import Record
+from . import bases
+from .bases import Base
+from .plan import Catalogue
+
+PATHS = 50  # shadowed paths listed for an image
+_NAMES = 10  # packages in one warning
+_EXAMPLES = 3  # paths named for an image
+_REFUSED = 5  # images and containers named in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one or several bundles change in a base."""
+
+    #: The version that they lead to.
+    version: str
+    expected: ExpectedPaths
+    #: What the rules need of each changed file's content.
+    files: Mapping[bytes, NewFile]
+    packages: Packages | None
+    #: Difference of the base's configuration; ``None`` if a bundle does not record it.
+    config: Mapping[str, tuple[str, str]] | None
+    #: The content that the bundles start from.
+    start: Stack
+
+
+def read_changes(context: Context, base: Base, record: Record, catalogue: Catalogue, route: Sequence[str]) -> Changes:
+    """
+    Read the bundles of a route.
+
+    Args:
+        context: the operation's surroundings.
+        base: the base.
+        record: the base's record.
+        catalogue: the declared bundles.
+        route: the versions whose bundles are laid over one another.
+
+    Returns:
+        What they change together.
+
+    Raises:
+        DeltaMismatch: a delta starts from the target of another bundle, so it cannot be read yet.
+    """
+    source = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
+    start = Stack([base.store.path(record, source.number) if source else base.directory, *bases.pristine_lower(base)])
+    manifests = [catalogue.manifest(step) for step in route]
+    files: dict[bytes, NewFile] = {}
+
+    def report(done: int, total: int) -> None:
+        if context.progress:
+            context.progress("reading", done, total)
+
+    steps = (
+        layer_scan.expected_paths(catalogue.bundle(step), report, start if source and step == route[0] else None, files)
+        for step in route
+    )
+    expected = ExpectedPaths(overrides.combine(steps))
+    return Changes(
+        version=manifests[-1].target.version,
+        expected=expected,
+        files=files,
+        packages=model_packages.combine([manifest.packages for manifest in manifests]),
+        config=configs.combine([manifest.config for manifest in manifests]),
+        start=start,
+    )
+
+
+@dataclass(slots=True)
+class Judgement:
+    """A verdict about an image or a container, and the reasons for it."""
+
+    verdict: Verdict
+    reasons: Sequence[Reason]
+    #: By class of path: how many are shadowed, and how many the bundles change.
+    covered: dict[str, list[int]]
+    shadowed: Sequence[ShadowedPath]
+    warnings: list[str]
+
+    def as_dict(self, limit: int) -> dict[str, Any]:
+        """Plain data with at most ``limit`` reasons and shadowed paths."""
+        return {
+            "verdict": self.verdict.value,
+            "reasons": [reason.as_dict() for reason in self.reasons[:limit]],
+            "covered": self.covered,
+            "shadowed": [_shadow(shadow) for shadow in self.shadowed[:limit]],
+            "warnings": self.warnings,
+        }
+
+
+def _shadow(shadow: ShadowedPath) -> dict[str, str]:
+    fields = {"path": overlay.shown(shadow.path), "what": shadow.path_class.plural, "reason": shadow.reason}
+    return fields if shadow.by == shadow.path else {**fields, "by": overlay.shown(shadow.by)}
+
+
+class ImageJudge:
+    """Judges images and containers on one base. Each layer is scanned once, whatever shares it."""
+
+    def __init__(self, base: Base, record: Record, changes: Changes, images: Iterable[Image]) -> None:
+        """``images`` are those on the base; the base's own image tells which configuration they inherited."""
+        self._height, self._changes = len(base.diff_ids), changes
+        self._scanner = layer_scan.LayerScanner(changes.expected)
+        pristine = base.store.path(record, 0) if 0 in record.present and record.current else base.directory
+        self._change = BaseChange(
+            Stack([pristine, *bases.pristine_lower(base)]),
+            changes.start,
+            changes.expected,
+            changes.files,
+            changes.config or {},
+        )
+        self._judge = Judge(self._change, _base_config(base, images))
+        self._installed: dict[str, set[str] | None] = {}
+        self._shadowed: dict[tuple[str, ...], Judgement] = {}
+
+    def image(self, image: Image) -> Judgement:
+        """Judge an image as its containers will be started."""
+        own = self._own(image)
+        return self._judged(own, image.config, (), {})
+
+    def container(self, container: Container, image: Image) -> Judgement:
+        """Judge a container at its next start: with its command, its mounts and its own files."""
+        own = (container.upper, *self._own(image)) if container.upper else self._own(image)
+        return self._judged(own, container.config or image.config, container.arguments, container.volumes)
+
+    def paths_of(self, name: str) -> set[bytes]:
+        """The changed paths of a package, or those at and below an absolute path, without directories and caches."""
+        expected = self._changes.expected
+        if name.startswith("/"):
+            path = name.strip("/").encode("utf-8", "surrogateescape")
+            paths = {path, *expected.below(path)} & expected.by_path.keys()
+        else:
+            # dpkg lists paths as the package has them: /lib/x for what a merged /usr has at /usr/lib/x
+            listed = self._packages.get(name, frozenset())
+            paths = {path for path in (*listed, *(b"usr/" + path for path in listed)) if path in expected.by_path}
+        return {path for path in paths if expected.classes[path] not in IGNORED and expected.by_path[path].entry}
+
+    def hidden(self, image: Image, paths: Collection[bytes]) -> list[str]:
+        """Those of the paths that an image's own layers hide."""
+        own = self._own(image)
+        shadowed = overrides.shadowed_paths(self._changes.expected, self._scanner.stack(own))
+        return [overlay.shown(shadow.path) for shadow in shadowed if shadow.path in paths]
+
+    @cached_property
+    def _packages(self) -> dict[str, frozenset[bytes]]:
+        """The files of the changed packages, by package."""
+        packages = self._changes.packages
+        if packages is None:
+            return {}
+        return databases.files(self._change.pristine, packages.manager, packages.changed)
+
+    def _own(self, image: Image) -> tuple[str, ...]:
+        return tuple(reversed(image.directories[self._height :]))
+
+    def _judged(
+        self, own: tuple[str, ...], config: Mapping[str, Any], arguments: Sequence[str], volumes: Mapping[str, str]
+    ) -> Judgement:
+        try:
+            shadowed = self._shadows(own)
+            reasons = [*self._judge.reasons(own, config, arguments, volumes), *self._split_packages(own)]
+        except LayerUnsupported as exc:
+            reason = Reason(Verdict.NOT_CHECKED, "unreadable", "layers", exc.message)
+            return Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [exc.message])
+        verdict = worst([shadowed.verdict, *(reason.verdict for reason in reasons)])
+        return replace(shadowed, verdict=verdict, reasons=ranked(reasons))
+
+    def _split_packages(self, own: tuple[str, ...]) -> Iterator[Reason]:
+        """Packages of which an image hides some or all of the new files."""
+        hidden = {shadow.path for shadow in self._shadows(own).shadowed}
+        for package in self._packages if hidden else ():
+            paths = self.paths_of(package)
+            own_files, new_files = sorted(paths & hidden), sorted(paths - hidden)
+            if own_files and new_files:
+                text = (
+                    f"own {_paths(own_files)} stay as they are; {_paths(new_files)} will be the new ones: split package"
+                )
+                yield Reason(Verdict.PARTLY, "split-package", package, text)
+            elif own_files:
+                yield Reason(Verdict.PARTLY, "shadowed", package, f"does not arrive: own {_paths(own_files)}")
+
+    def _shadows(self, own: tuple[str, ...]) -> Judgement:
+        if own not in self._shadowed:
+            expected = self._changes.expected
+            shadowed = overrides.shadowed_paths(expected, self._scanner.stack(own))
+            counts = dict.fromkeys(PathClass, 0)
+            for shadow in shadowed:
+                counts[shadow.path_class] += 1
+            self._shadowed[own] = Judgement(
+                verdict=overrides.verdict(expected, shadowed),
+                reasons=(),
+                covered={name.plural: [count, expected.totals[name]] for name, count in counts.items() if count},
+                shadowed=shadowed,
+                warnings=self._warnings(own),
+            )
+        return self._shadowed[own]
+
+    def _warnings(self, own: tuple[str, ...]) -> list[str]:
+        """Packages that the new base removes and that the image's own database has as installed."""
+        packages = self._changes.packages
+        if not packages or not packages.removed:
+            return []
+        for directory in own:
+            if directory not in self._installed:
+                self._installed[directory] = databases.listed(directory, packages.manager, packages.removed)
+            installed = self._installed[directory]
+            if installed is not None:  # the image shows its highest database
+                names = _some(sorted(installed))
+                return [f"its own package database still has as installed: {names}"] if installed else []
+        return []
+
+
+def _base_config(base: Base, images: Iterable[Image]) -> Mapping[str, Any]:
+    """The configuration of the base's own image; empty if that is not on this node."""
+    own = [image for image in images if image.chain_id == base.chain_id]
+    named = [image for image in own if base.reference in image.tags]
+    return (named or own)[0].config if own else {}
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(names[:_NAMES]) + more
+
+
+def _paths(paths: Sequence[bytes]) -> str:
+    more = f" and {len(paths) - _EXAMPLES} more" if len(paths) > _EXAMPLES else ""
+    return ", ".join(overlay.shown(path) for path in paths[:_EXAMPLES]) + more
+
+
+def counts(judgements: Iterable[Judgement]) -> dict[str, int]:
+    """The number of judgements by verdict, worst first."""
+    totals = {verdict.value: 0 for verdict in Verdict}
+    for judgement in judgements:
+        totals[judgement.verdict.value] += 1
+    return totals
+
+
+def check(
+    context: Context,
+    base: Base,
+    record: Record,
+    catalogue: Catalogue,
+    route: Sequence[str],
+    unchanged: Collection[str] = (),
+) -> None:
+    """
+    Refuse a change that breaks or impairs an image or a container on the base, unless that is accepted.
+
+    Args:
+        context: the operation's surroundings; its ``protection`` has what is accepted and required.
+        base: the base.
+        record: the base's record.
+        catalogue: the declared bundles.
+        route: the versions whose bundles lead to the wanted one.
+        unchanged: names of images that show the same content as before.
+
+    Raises:
+        ImageBreaks: what an image or a container starts would not start.
+        ImageImpaired: something else in an image or a container would lose what it needs.
+        FixMissing: a required package or path would not reach an image.
+    """
+    acceptance = context.protection.acceptance(base.reference, base.chain_id)
+    try:
+        changes = read_changes(context, base, record, catalogue, route)
+    except DeltaMismatch:  # the plan says that it is not judged
+        return
+    images = [image for image in bases.images_on(context.engine, base.chain_id) if image.name not in unchanged]
+    containers = context.engine.containers(True)
+    used = {container.image_id for container in containers}
+    judge = ImageJudge(base, record, changes, images)
+    refused: dict[Verdict, list[str]] = {Verdict.BREAKS: [], Verdict.IMPAIRED: []}
+    for image in images:
+        if not _is_started(image, base, used) or protects(acceptance.patterns, image.id, image.tags):
+            continue
+        _refuse(refused, image.name, judge.image(image).reasons, acceptance, image.id in used)
+    by_id = {image.id: image for image in images}
+    for container in containers:
+        on_base = by_id.get(container.image_id)
+        if on_base is None or protects(acceptance.patterns, on_base.id, (*on_base.tags, container.name)):
+            continue
+        known = set(judge.image(on_base).reasons)
+        own = [reason for reason in judge.container(container, on_base).reasons if reason not in known]
+        _refuse(refused, f"container {container.name}", own, acceptance, True)
+    _raise(base, changes.version, refused)
+    _check_required(judge, base, [image for image in images if _is_started(image, base, used)], acceptance.require)
+
+
+def _is_started(image: Image, base: Base, used: Collection[str]) -> bool:
+    """False for images that nobody starts: build steps without a name, and the base itself."""
+    return image.id in used or (bool(image.tags) and base.reference not in image.tags)
+
+
+def _refuse(
+    refused: dict[Verdict, list[str]], name: str, reasons: Sequence[Reason], acceptance: Acceptance, is_used: bool
+) -> None:
+    """Note a name under the worst verdict that is not accepted; every reason is looked at."""
+    for verdict, listed in refused.items():
+        first = next((reason for reason in reasons if reason.verdict is verdict), None)
+        is_accepted = acceptance.unused and not is_used if verdict is Verdict.BREAKS else acceptance.impaired
+        if first and not is_accepted:
+            listed.append(f"{name} ({first.subject} {first.text})")
+            return
+
+
+def _raise(base: Base, version: str, refused: Mapping[Verdict, list[str]]) -> None:
+    for verdict, error in ((Verdict.BREAKS, ImageBreaks), (Verdict.IMPAIRED, ImageImpaired)):
+        if names := refused[verdict]:
+            more = f" and {len(names) - _REFUSED} more" if len(names) > _REFUSED else ""
+            raise error(f"{base.reference} is not changed to {version}: {'; '.join(names[:_REFUSED])}{more}")
+
+
+def _check_required(judge: ImageJudge, base: Base, images: Iterable[Image], required: Sequence[str]) -> None:
+    missing: list[str] = []
+    for name in required:
+        paths = judge.paths_of(name)
+        if not paths:
+            missing.append(f"{name} is not changed by the bundle")
+        missing += [
+            f"{name} does not reach {image.name}: {', '.join(hidden[:_EXAMPLES])}"
+            for image in images
+            if paths and (hidden := judge.hidden(image, paths))
+        ]
+    if missing:
+        more = f" and {len(missing) - _REFUSED} more" if len(missing) > _REFUSED else ""
+        raise FixMissing(f"{base.reference} is not changed: {'; '.join(missing[:_REFUSED])}{more}")

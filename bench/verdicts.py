@@ -1,0 +1,388 @@
+"""
+How often verdicts are right: real Debian applications, judged on a newer base and then run on it.
+
+Each application is a package (or files) installed above a base of one release; its command has to succeed there. It is
+judged for a newer base, and the command is run over that base in a chroot of an overlay. Trees are kept in the
+directory that is the first argument, so a second run only judges. Run it as ``make verdicts``, or as
+``.venv/bin/python bench/verdicts.py DIRECTORY [PAIR…]`` with pairs such as ``bullseye-bookworm``. Needs root and a
+mirror of Debian.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPO), str(REPO / "_utils")]
+
+from baseimg_core.disk.impact.change import BaseChange  # noqa: E402
+from baseimg_core.disk.impact.judge import Judge  # noqa: E402
+from baseimg_core.disk.impact.view import NewFile, read_new_file  # noqa: E402
+from baseimg_core.disk.stack.compare import compare  # noqa: E402
+from baseimg_core.disk.stack.directories import Stack  # noqa: E402
+from baseimg_core.linux.files import hex_digest  # noqa: E402
+from baseimg_core.model.impact.overrides import ExpectedPath, ExpectedPaths  # noqa: E402
+from baseimg_core.model.impact.verdict import Reason, Verdict, worst  # noqa: E402
+from baseimg_core.model.stack.entry import Kind  # noqa: E402
+from tests.support import apt  # noqa: E402
+from tests.support.mounts import unmount_below  # noqa: E402
+
+PAIRS = (
+    ("bullseye", "bookworm"),
+    ("bookworm", "trixie"),
+    ("bookworm", "bookworm-updated"),
+    ("bookworm-languages", "trixie-languages"),
+)
+LANGUAGES = ["python3", "perl", "ruby", "php-cli", "nodejs"]
+APT = ("apt-get", "-q", "--yes", "--no-install-recommends", "--option=APT::Sandbox::User=root")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Application:
+    """What is installed above a base, and the command that uses it."""
+
+    packages: tuple[str, ...]
+    command: str
+    files: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A name for the table."""
+        return "+".join(self.packages) or self.files[0][0]
+
+
+def _apps(text: str) -> list[Application]:
+    """One application a line: packages, a colon, a command."""
+    pairs = (line.split(":", 1) for line in text.strip().splitlines())
+    return [Application(tuple(packages.split()), command.strip()) for packages, command in pairs]
+
+
+APPLICATIONS = _apps(r"""
+curl: curl -s file:///etc/passwd
+wget: wget --version
+git: cd /tmp && git init -q x && cd x && git -c user.name=a -c user.email=b commit -q --allow-empty -m x && git log
+nginx-light: nginx -t
+apache2: apachectl -t
+redis-server: redis-server --version && redis-cli --version
+sqlite3: sqlite3 :memory: 'select sqlite_version()'
+postgresql-client: psql --version
+mariadb-client: mariadb --version
+openssh-client: ssh -V && ssh-keygen -q -t ed25519 -N '' -f /tmp/key
+rsync: rsync -a /etc/passwd /tmp/copy
+jq: echo '{}' | jq .
+python3: python3 -c 'import ssl, json, sqlite3, hashlib, ctypes, lzma'
+python3-requests: python3 -c 'import requests, urllib3, certifi'
+python3-yaml: python3 -c 'import yaml; yaml.CSafeLoader'
+python3-lxml: python3 -c 'import lxml.etree'
+python3-cryptography: python3 -c 'from cryptography.fernet import Fernet; Fernet(Fernet.generate_key())'
+libjson-perl libjson-xs-perl: perl -e 'use JSON::XS; print encode_json([1])'
+libxml-parser-perl: perl -e 'use XML::Parser; XML::Parser->new->parse("<a/>")'
+ruby: ruby -e 'require "openssl"; require "json"; puts JSON.generate([1])'
+php-cli: php -r 'echo json_encode([1]), PHP_VERSION;'
+nodejs: node -e 'console.log(require("crypto").createHash("sha256").update("x").digest("hex"))'
+lua5.4: lua5.4 -e 'print(1)'
+tcl: echo 'puts [info patchlevel]' | tclsh
+imagemagick: convert -size 4x4 xc:red /tmp/x.png
+graphviz: echo 'digraph { a -> b }' | dot -Tsvg
+vim-tiny: vim.tiny --version
+tmux: tmux -V
+iproute2: ip -V && ip link show lo
+procps: ps -V
+busybox: busybox true
+dnsutils: dig -v
+tcpdump: tcpdump --version
+socat: socat -V
+haproxy: haproxy -v
+memcached: memcached -V
+gnupg: gpg --version
+openssl: openssl version && openssl rand -hex 4
+stunnel4: stunnel4 -version
+unzip zip: cd /tmp && zip -q x.zip /etc/passwd && unzip -qo x.zip
+bzip2 xz-utils: xz -c /etc/passwd | xz -dc && bzip2 -c /etc/passwd | bzip2 -dc
+file: file /bin/sh
+bc: echo 1+1 | bc
+gawk: gawk 'BEGIN { print 1 }'
+ldap-utils: ldapsearch -VV
+libpq5 python3-psycopg2: python3 -c 'import psycopg2'
+ffmpeg: ffmpeg -version
+supervisor: supervisord --version
+uwsgi-core: uwsgi --version
+""")
+LANGUAGE_APPLICATIONS = [
+    *_apps(r"""
+python3-yaml: python3 -c 'import yaml; yaml.CSafeLoader'
+python3-lxml: python3 -c 'import lxml.etree'
+python3-requests: python3 -c 'import requests'
+python3-flask: python3 -c 'import flask'
+python3-numpy: python3 -c 'import numpy; numpy.zeros(3)'
+python3-psycopg2: python3 -c 'import psycopg2'
+libjson-xs-perl: perl -e 'use JSON::XS; print encode_json([1])'
+libdbi-perl libdbd-sqlite3-perl: perl -e 'use DBI; DBI->connect("dbi:SQLite::memory:")'
+libwww-perl: perl -e 'use LWP::UserAgent'
+ruby-nokogiri: ruby -e 'require "nokogiri"'
+ruby-rack: ruby -e 'require "rack"'
+php-xml: php -r 'new DOMDocument;'
+php-curl: php -r 'curl_version();'
+node-express: node -e 'require("express")'
+git: git --version
+curl: curl -s file:///etc/passwd
+"""),
+    Application((), "/app/run", (("/app/run", "#!/usr/bin/python3\nimport json, ssl\n"),)),
+    Application((), "/app/run", (("/app/run", "#!/usr/bin/python3.11\nprint(1)\n"),)),
+    Application((), "/app/run", (("/app/run", "#!/usr/bin/perl\nuse POSIX; use List::Util;\n"),)),
+    Application((), "/app/run", (("/app/run", "#!/bin/sh\nset -e\n/usr/bin/ruby3.1 -e 1\n"),)),
+    Application(
+        (), "python3 -c 'import shop'",
+        (("/usr/local/lib/python3.11/dist-packages/shop.py", "price = 1\n"),),
+    ),
+    Application((), "python3 /app/main.py", (("/app/main.py", "import sys\nprint(sys.version)\n"),)),
+]  # fmt: skip
+
+
+def main() -> None:
+    where = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="baseimg-verdicts-"))
+    where.mkdir(exist_ok=True)
+    wanted = sys.argv[2:]
+    results: list[dict[str, Any]] = []
+    for old, new in PAIRS:
+        if not wanted or f"{old}-{new}" in wanted:
+            results += judge_pair(where, old, new)
+    report(results)
+
+
+def judge_pair(where: Path, old: str, new: str) -> list[dict[str, Any]]:
+    """Judge and run every application of one base on another."""
+    trees = base(where, old), base(where, new)
+    change = base_change(*trees)
+    judge = Judge(change, {})
+    applications = LANGUAGE_APPLICATIONS if old.endswith("-languages") else APPLICATIONS
+    results = []
+    for number, application in enumerate(applications):
+        upper = install(where, old, trees[0], number, application)
+        if upper is None:
+            continue
+        reasons = judge.reasons([str(upper)], {"Cmd": ["/bin/sh", "-c", application.command], "Env": [f"PATH={PATH}"]})
+        code, output = run([upper, trees[1]], application.command)
+        verdict = worst(reason.verdict for reason in reasons)
+        kind = wrong(verdict, works=code == 0)
+        results.append(
+            {
+                "pair": f"{old}-{new}", "application": application.name, "verdict": verdict.value, "works": code == 0,
+                "wrong": kind, "output": output[-300:], "reasons": shown(reasons),
+            }
+        )  # fmt: skip
+        (where / f"{old}-{new}.json").write_text(json.dumps(results, indent=1))
+        print(f"{old}-{new} {application.name}: {verdict.value}, exit code {code} {kind}", flush=True)
+    return results
+
+
+def wrong(verdict: Verdict, works: bool) -> str:
+    """How a verdict is wrong, empty if it is right. ``impaired`` refuses, and does not say that the command fails."""
+    if verdict is Verdict.BREAKS and works:
+        return "false red"
+    is_green = verdict in (Verdict.EFFECTIVE, Verdict.PARTLY, Verdict.BLOCKED)
+    return "false green" if is_green and not works else ""
+
+
+def shown(reasons: Sequence[Reason]) -> list[str]:
+    return [f"{reason.verdict.value}: {reason.code}: {reason.subject} {reason.text}" for reason in reasons[:20]]
+
+
+def base_change(old: Path, new: Path) -> BaseChange:
+    """As a bundle between the two trees would tell it."""
+    expected: dict[bytes, ExpectedPath] = {}
+    files: dict[bytes, NewFile] = {}
+    root = str(new).encode()
+    for change in compare(Stack([str(old)]), Stack([str(new)])):
+        digest = None
+        if change.entry and change.entry.kind is Kind.FILE:
+            with open(root + b"/" + change.path, "rb") as file:
+                digest = hex_digest(file)
+                file.seek(0)
+                files[change.path] = read_new_file(change.path, change.entry.size, file.read)
+        expected[change.path] = ExpectedPath(change.path, change.entry, digest)
+    stack = Stack([str(old)])
+    return BaseChange(stack, stack, ExpectedPaths(expected), files, {})
+
+
+def base(where: Path, name: str) -> Path:
+    """The tree of a base, made if it is not there yet."""
+    tree = where / name
+    if tree.exists():
+        return tree
+    suite, _, kind = name.partition("-")
+    sources = apt.sources(suite)
+    making = where / f"{name}.new"
+    shutil.rmtree(making, ignore_errors=True)
+    if kind:
+        _call("cp", "-a", base(where, suite), making)
+        command = ("dist-upgrade",) if kind == "updated" else ("install", *LANGUAGES)
+        _sources(making, sources if kind == "updated" else sources[:1])
+        _apt(making, *apt.UPDATE)
+        _apt(making, *command)
+    else:
+        _call("debootstrap", "--variant=minbase", "--include=ca-certificates", suite, making, sources[0].mirror)
+    _clean(making)
+    making.rename(tree)
+    return tree
+
+
+def install(where: Path, name: str, tree: Path, number: int, application: Application) -> Path | None:
+    """The layer of an application above a base; none if the release does not have it, or its command fails there."""
+    upper = where / f"{name}.apps" / f"{number}"
+    if upper.exists():
+        return upper if not (where / f"{name}.apps" / f"{number}.failed").exists() else None
+    upper.parent.mkdir(exist_ok=True)
+    with mounted([package_lists(where, name, tree), tree]) as (point, written):
+        if application.packages and not _apt(point, "install", *application.packages, check=False):
+            upper.mkdir()
+            upper.with_suffix(".failed").touch()
+            return None
+        for path, text in application.files:
+            target = point / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+            target.chmod(0o755)
+        _clean(point)
+        unmount_below(point)
+        _call("cp", "-a", written, upper)
+    code, output = run([upper, tree], application.command)
+    if code:
+        upper.with_suffix(".failed").write_text(output)
+        return None
+    return upper
+
+
+def package_lists(where: Path, name: str, tree: Path) -> Path:
+    """A layer with the lists of packages of a base's release, which is no part of any application."""
+    lists = where / f"{name}.lists"
+    if not lists.exists():
+        with mounted([tree]) as (point, written):
+            _sources(point, apt.sources(name.partition("-")[0])[:1])
+            _apt(point, *apt.UPDATE)
+            unmount_below(point)
+            _call("cp", "-a", written, lists)
+    return lists
+
+
+def run(layers: Sequence[Path], command: str) -> tuple[int, str]:
+    """Run a command over layers, top first; returns its exit code and output."""
+    with mounted(layers) as (point, _written):
+        try:
+            done = subprocess.run(
+                ["chroot", str(point), "/bin/sh", "-c", command],
+                env={"PATH": PATH, "HOME": "/root", "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return 124, "timed out"
+        return done.returncode, done.stdout.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def mounted(layers: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """An overlay of layers, top first, with /proc and devices, and the directory that holds what is written."""
+    with tempfile.TemporaryDirectory(prefix="baseimg-verdict-", dir=layers[-1].parent) as work:
+        point, upper, below = (Path(work) / name for name in ("point", "upper", "work"))
+        for directory in (point, upper, below):
+            directory.mkdir()
+        options = (
+            f"lowerdir={':'.join(map(str, layers))},upperdir={upper},workdir={below},redirect_dir=off,metacopy=off"
+        )
+        _call("mount", "-t", "overlay", "overlay", "-o", options, point)
+        try:
+            # nothing of the host is mounted: whatever goes wrong here and is removed is this directory's own
+            with contextlib.suppress(SystemExit):
+                _call("mount", "-t", "proc", "proc", point / "proc")
+                _devices(point / "dev")
+            yield point, upper
+        finally:
+            unmount_below(point)
+
+
+def _devices(directory: Path) -> None:
+    """The devices of every container, on a file system of their own, so that no layer gets them."""
+    _call("mount", "-t", "tmpfs", "tmpfs", directory)
+    for name, minor in (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)):
+        os.mknod(directory / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        (directory / name).chmod(0o666)
+    (directory / "fd").symlink_to("/proc/self/fd")
+
+
+def _sources(root: Path, sources: Sequence[apt.Source]) -> None:
+    (root / "etc/apt/sources.list").write_text("".join(f"{source}\n" for source in sources))
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+
+
+def _apt(root: Path, *command: str, check: bool = True) -> bool:
+    """`apt-get COMMAND` in a tree, without starting anything."""
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    try:
+        _call("chroot", root, *APT, *command)
+    except SystemExit:
+        if check:
+            raise
+        return False
+    finally:
+        policy.unlink()
+    return True
+
+
+def _clean(root: Path) -> None:
+    for name in ("var/cache/apt", "var/log", "var/cache/ldconfig"):
+        for file in sorted((root / name).rglob("*"), reverse=True):
+            if not file.is_dir() or file.is_symlink():
+                file.unlink()
+
+
+def _call(*command: str | Path) -> None:
+    environment = {"PATH": PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(
+        [str(word) for word in command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(
+            f"{' '.join(map(str, command))} exited with {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}"
+        )
+
+
+def report(results: Sequence[dict[str, Any]]) -> None:
+    """A row for each pair of bases."""
+    print(
+        "| bases | applications | work | breaks | impaired | impaired, fail | not-checked | false green | false red |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for pair in dict.fromkeys(result["pair"] for result in results):
+        rows = [result for result in results if result["pair"] == pair]
+        verdicts = [sum(row["verdict"] == name for row in rows) for name in ("breaks", "impaired", "not-checked")]
+        verdicts.insert(2, sum(row["verdict"] == "impaired" and not row["works"] for row in rows))
+        errors = [sum(row["wrong"] == name for row in rows) for name in ("false green", "false red")]
+        print("|", " | ".join(map(str, [pair, len(rows), sum(row["works"] for row in rows), *verdicts, *errors])), "|")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Versions and relations of Debian packages, compared with dpkg."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import subprocess
+
+import pytest
+
+from baseimg_core.model.packages import relations
+
+VERSIONS = ["1.0", "1.0-1", "1.0~rc1-1", "1:0.9", "1.0+b1", "1.0a", "2", "10", "1.0-1~deb12u1", "1.0-1.1", "0", "1.0-"]
+
+
+def dpkg(first: str, operator: str, second: str) -> bool:
+    return subprocess.run(["dpkg", "--compare-versions", first, operator, second], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("first", "second"), random.Random(1).sample([*itertools.combinations(VERSIONS[:-1], 2)], 25))
+def test_versions_are_in_dpkgs_order(first: str, second: str) -> None:
+    order = relations.compare(first, second)
+    assert (order < 0, order == 0, order > 0) == tuple(dpkg(first, name, second) for name in ("lt", "eq", "gt"))
+    assert (relations.compare(second, first) > 0) == (order < 0)
+
+
+def status(*packages: tuple[str, str, str]) -> dict[str, relations.Package]:
+    text = "\n".join(
+        f"Package: {name}\nStatus: install ok installed\nVersion: {version}\n{fields}\n"
+        for name, version, fields in packages
+    )
+    return relations.parse(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "broken"),
+    [
+        ("Depends: libssl3 (>= 3.0)\n", ("libssl3", "3.1", ""), ""),
+        ("Depends: libssl3 (>= 3.0)\n", ("libssl3", "2.9", ""), "needs libssl3 (>= 3.0)"),
+        ("Depends: libssl3 (>= 3.0)\n", ("libssl3t64", "3.5", "Provides: libssl3 (= 3.5)\n"), ""),
+        ("Depends: libssl3 (>= 3.0)\n", ("libssl3t64", "3.5", "Provides: libssl3\n"), "needs libssl3 (>= 3.0)"),
+        ("Depends: mail-agent\n", ("exim", "1", "Provides: mail-agent\n"), ""),
+        ("Depends: a | libssl3:any,\n b\n", ("libssl3", "1", ""), "needs b"),
+        ("Pre-Depends: none\n", ("x", "1", ""), "needs none"),
+        ("Conflicts: x (<< 2)\n", ("x", "1", ""), "conflicts x (<< 2)"),
+        ("Conflicts: x (<< 2)\n", ("x", "2", ""), ""),
+        ("", ("x", "1", "Breaks: app (<= 1)\n"), "x of the new base breaks app (<= 1)"),
+        ("", ("x", "1", "Breaks: app (<< 1)\n"), ""),
+        ("Provides: app\nConflicts: app\n", ("x", "1", ""), ""),
+    ],
+)
+def test_relations(own: str, base: tuple[str, str, str], broken: str) -> None:
+    found = relations.broken(status(("app", "1", own)).values(), status(base))
+    assert [one.text for one in found] == ([broken] if broken else [])
+    assert all(one.package == "app" for one in found)
+
+
+def test_packages_that_are_removed_do_not_count() -> None:
+    text = b"Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n"
+    assert relations.parse(text) == {}
