@@ -43,6 +43,7 @@ from baseimg_core.model.policy import reference
 from baseimg_core.model.policy.pillar import Registry as Declared
 from baseimg_core.model.stack import ids
 from baseimg_core.registry import endpoint, pull, push, repository, tls
+from tests.support.deadlines import scaled
 from tests.support.fs import loop_fs
 from tests.support.registry import Authority, Flaky, Registry, served
 
@@ -282,7 +283,7 @@ class TestBroken:
                     super().send(data)
                     return
                 begun.set()
-                assert fetched.wait(60)
+                assert fetched.wait(scaled(60))
                 with contextlib.suppress(OSError):
                     for byte in data:
                         self.wfile.write(bytes([byte]))
@@ -292,11 +293,11 @@ class TestBroken:
         good = push.push(other, reference.parse(f"{registry.host}/other/base:1"), {})["source"]
         with served(Slow) as host, ThreadPoolExecutor(1) as job:
             slow = job.submit(node.fetch, at(host, source))
-            assert begun.wait(60)
+            assert begun.wait(scaled(60))
             assert same(node.fetch(good), other)
             fetched.set()
             with pytest.raises(BundleUnavailable, match=r"less than 4096 bytes per second"):
-                slow.result(60)
+                slow.result(scaled(60))
         assert [name for name in node.files if name.endswith(".lock")] == []
         assert same(node.fetch(source), bundle)
 

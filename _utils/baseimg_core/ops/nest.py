@@ -230,7 +230,8 @@ class Nest:
         """The directories that each layer below a base can have: pristine, live, and ``more``."""
         places = {}
         for below in self._below(member):
-            _check_known(below, member)
+            if below is not self.changing:  # a repair replaces its content
+                _check_known(below, member)
             own = [below.path(0), below.path(below.record.current), *(more or {}).get(below.base.directory, ())]
             places[below.base.directory] = list(dict.fromkeys(own))
         return places
