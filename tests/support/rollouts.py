@@ -138,7 +138,7 @@ class Fleet:
             "find_job": {},
             "declared": declared,
             "status": {"bases": [{**shown, "containers": containers, "holds": holds}]},
-            "fetch": {"needed": before != wanted, "from": before, "bytes": 1, "time": time.time() + skew},
+            "fetch": {"needed": before != wanted, "from": before, "bytes": 1, "time": skew + time.time()},
             "plan": {
                 "changed": before != wanted,
                 "repaired": False,

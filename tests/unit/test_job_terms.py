@@ -13,7 +13,7 @@ from baseimg_core.ops import job_terms
 
 
 def test_a_late_job(tmp_path: Path) -> None:
-    job_terms.parse(time.time() + 60, "1", False, str(tmp_path)).check()
+    job_terms.parse(60 + time.time(), "1", False, str(tmp_path)).check()
     for cancels in (False, True):
         with pytest.raises(JobStale, match=r"5\d s after the time"):
             job_terms.parse(time.time() - 55, "1", cancels, str(tmp_path)).check()
