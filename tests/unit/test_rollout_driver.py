@@ -373,7 +373,7 @@ class TestSpoofedEvents:
         fleet.put("node1", "1", {"changed": True}, on_bus=False)
         deadline = Deadline(5)
         answers = jobs.poll(0.2)
-        while not answers and not deadline.passed:
+        while not answers and not deadline.passed():
             answers = jobs.poll(0.2)
         assert [answer.data for answer in answers] == [{"changed": True}]
 
