@@ -15,6 +15,9 @@ Bring newer versions of a base image to the images that are built on it, without
     ``link``
         How a new generation shares data with the previous one (docs/reference/store-format.md): ``auto`` (default)
         shares extents if the file system can, else inodes of large files; ``reflink``, ``copy``, ``hardlink``.
+    ``grace``
+        Seconds that a generation stays after it was swapped out, whatever ``keep`` says: a container may just be
+        mounting it. Default 900. 0 is allowed, with a warning.
     ``allow_devices``
         True: accept bundles with device nodes other than those that every container has. Default false.
     ``trusted_keys``
@@ -577,8 +580,9 @@ def unhold(base, version=None, **kwargs):
 
 def prune(base=None, keep=1, test=False, **kwargs):
     """
-    Delete generations that no container uses. The live, the pristine and pinned generations stay, and so does every
-    generation that a container may have mounted.
+    Delete generations that nothing uses. The live, the pristine and pinned generations stay. So does every generation
+    that a mount or an open file of any process may use, and every generation that was swapped out less than
+    ``baseimg:grace`` seconds ago.
 
     base
         The base's reference or chain ID; every base with a record by default.
@@ -589,8 +593,8 @@ def prune(base=None, keep=1, test=False, **kwargs):
     test
         Only list what would be deleted.
 
-    Returns for each base the versions ``removed``, those ``kept`` and why, and the content bytes ``freed`` (without
-    files that another generation hard-links; an upper bound if generations share extents).
+    Returns for each base the versions ``removed``, those ``kept`` and why, the content bytes ``freed`` (without files
+    that another generation hard-links; an upper bound if generations share extents), and ``warnings``.
 
     CLI Example:
 

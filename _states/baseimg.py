@@ -176,6 +176,7 @@ def pruned(name, keep=1):
     if not done["removed"]:
         ret["comment"] = f"{done['base']}: no generation to delete."
         return ret
+    ret["warnings"] = done["warnings"]
     ret["changes"] = {"removed": done["removed"], "freed": done["freed"]}
     ret["result"] = None if test else True
     verb = "would delete" if test else "deleted"

@@ -10,6 +10,8 @@ from .model.policy.pillar import Source, Trust
 from .model.policy.protection import Protection
 from .progress import Progress
 
+GRACE = 900  # seconds
+
 
 def _admit_all() -> None:
     """No terms: every job may begin."""
@@ -42,3 +44,5 @@ class Context:
     below: Mapping[str, str] = field(default_factory=dict)
     #: Raises if the job may not begin, checked under the lock of the base (:mod:`ops.job_terms`).
     admit: Callable[[], None] = _admit_all
+    #: Seconds that a generation stays after it was swapped out: mount(2) may just have resolved its path.
+    grace: float = GRACE

@@ -362,6 +362,16 @@ class ContainerRefused(BaseimgError):
     hint = "try the same with the engine's own command, and read the engine's log"
 
 
+class ContentUnproven(BaseimgError):
+    """The content of a running container is unknown, so it may still run on old content."""
+
+    code = "content-unproven"
+    hint = (
+        "stop and start the container (a restart is not enough), or exclude it with 'containers: except' "
+        "(docs/operating/containers.md)"
+    )
+
+
 class GateFailed(BaseimgError):
     """A restarted container does not work with the new content."""
 

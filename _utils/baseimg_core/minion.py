@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from .context import Context
+from .context import GRACE, Context
 from .engine import detect
 from .engine.base import Engine
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
@@ -126,7 +126,18 @@ class Minion:
         engine = self.engine()
         self._records_before = (engine, status.written(engine))
         context = Context(
-            engine, self.fetch, by, float(timeout), reserve, self.progress, trusted, devices, kept, link, below
+            engine,
+            self.fetch,
+            by,
+            float(timeout),
+            reserve,
+            self.progress,
+            trusted,
+            devices,
+            kept,
+            link,
+            below,
+            grace=self._grace(),
         )
         return replace(context, admit=terms.check) if terms else context
 
@@ -140,6 +151,13 @@ class Minion:
     def terms(self, not_after: object, rollout: object, cancels: bool = False) -> job_terms.JobTerms:
         """Return the terms of a rollout's job; ``cancels`` if it takes the rollout back. Raises ArgumentInvalid."""
         return job_terms.parse(not_after, rollout, cancels, self._opts["cachedir"])
+
+    def _grace(self) -> float:
+        """``baseimg:grace`` in seconds."""
+        grace = self._salt["config.get"]("baseimg:grace", GRACE)
+        if isinstance(grace, bool) or not isinstance(grace, int | float) or grace < 0:
+            raise ArgumentInvalid(f"baseimg:grace is {grace!r}, expected seconds, 0 or more")
+        return float(grace)
 
     def _reserve(self) -> int:
         reserve = self._salt["config.get"]("baseimg:reserve", 2)

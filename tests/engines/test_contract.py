@@ -22,7 +22,7 @@ from tests.support.asked import asked
 from tests.support.deadlines import wait_until
 from tests.support.engine import EngineError
 from tests.support.images import file, whiteout
-from tests.support.kernel import differences
+from tests.support.kernel import differences, mounted
 from tests.support.registry import Registry
 
 pytestmark = pytest.mark.functional
@@ -144,6 +144,48 @@ class TestWhatRuns:
         assert node.version() == "12.1"
         assert node.call("rollback", BASE)["to"] == "12.0"
         assert node.version() == "12.0"
+
+
+class TestWhatUsesABase:
+    """A container is on a base if and only if its mount has the layer; everything that mounts the layer counts."""
+
+    def test_a_container_whose_image_lost_its_name(self, node: Node) -> None:
+        node.load()
+        bundle = node.bundle()
+        node.start("shop")
+        node.load_stacks({APP: [BUSYBOX, layer(file("other", node.token.encode()))]})  # the tag moves
+        assert node.call("apply", bundle)["containers"] == only(outdated=["shop"])
+        assert node.containers() == only(outdated=["shop"])
+        assert node.version_in("shop") == "12.0"
+
+    def test_a_container_of_another_image_is_not_on_it(self, node: Node) -> None:
+        node.load(BASE, NEW, **{"registry.corp/other:1": [BUSYBOX, layer(file("other", node.token.encode()))]})
+        node.start("other", "registry.corp/other:1")
+        assert node.call("apply", node.bundle())["containers"] == only()
+
+    def test_one_that_shows_no_file_of_the_base(self, node: Node) -> None:
+        """Its own layers cover all of the old content: what the new one adds is missing in it."""
+        old = [BUSYBOX, node.own, layer(file("only", b"1"))]
+        new = [*old, layer(file("only", b"2"), file("added", b"2"))]
+        node.load_stacks({BASE: old, NEW: new, APP: [*old, layer(file("only", b"app"))]})
+        node.start("covered")
+        done = node.call("apply", node.bundle())
+        assert done["containers"] == only(outdated=["covered"])
+        node.engine.stop_container("covered")
+        node.start_again("covered")
+        assert node.containers() == only(current=["covered"])
+
+    def test_prune_keeps_what_is_mounted(self, node: Node) -> None:
+        node.load()
+        node.call("apply", node.bundle())
+        node.start("shop")
+        with mounted([Path(path) for path in node.directories(APP)]) as view:
+            node.call("rollback", BASE)
+            assert node.call("prune", BASE, keep=0)[0]["removed"] == []
+            node.engine.remove_container("shop")
+            assert node.call("prune", BASE, keep=0)[0]["removed"] == []
+            assert (view / "etc/version").read_text() == "12.1\n"
+        assert node.call("prune", BASE, keep=0)[0]["removed"] == ["12.1"]
 
 
 class TestThereAndBack:

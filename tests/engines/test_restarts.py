@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from typing import Any
 
 import psutil
@@ -11,6 +12,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from baseimg_core.engine import detect
+from baseimg_core.engine.docker import Docker
 from tests.engines.node import APP, BASE, Node
 from tests.functional.lab import SLEEP
 from tests.support.deadlines import SECONDS, scaled, wait_until
@@ -84,7 +86,26 @@ def test_a_command_in_a_container(node: Node) -> None:
     with pytest.raises(TimeoutError, match="sleep did not end"):
         engine.execute(one.id, ("sleep", "1234567"), 0.2)
     wait_until(lambda: "1234567" not in commands(), "the command is killed")
+    with pytest.raises(TimeoutError):
+        engine.execute(one.id, ("sh", "-c", "sleep 1234568 & sleep 1234569"), 0.2)
+    wait_until(lambda: not {"1234568", "1234569"} & commands(), "what it started is killed, too")
     assert node.version_in("one") == "12.0"
+
+
+@ours
+def test_a_process_elsewhere_is_never_killed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's number of a command may be that of another process by now, or of another namespace."""
+    node.load()
+    node.start("one")
+    engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
+    (one,) = engine.containers()
+    assert isinstance(engine, Docker)
+    with subprocess.Popen(["sleep", "1000"]) as victim:
+        monkeypatch.setattr(engine._sdk, "exec_inspect", lambda _job: {"Running": True, "Pid": victim.pid})
+        with pytest.raises(TimeoutError, match="not a process of this"):
+            engine.execute(one.id, ("true",), 0.2)
+        assert victim.poll() is None
+        victim.kill()
 
 
 @ours

@@ -6,6 +6,7 @@ import http.server
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from baseimg_core.model.policy.pillar import Source
 from baseimg_core.ops import converge, plan
 from baseimg_core.ops.containers import runner
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, VERSION_1, Lab, layer
+from tests.functional.test_running import without_mount_ids
 from tests.functional.test_states import converged, declare, run
 from tests.support.deadlines import SECONDS, scaled, wait_until
 from tests.support.engine import Engine
-from tests.support.images import whiteout
+from tests.support.images import file, whiteout
 
 pytestmark = pytest.mark.functional
 
+STOP_SECONDS = 3
 QUICK = {"mode": "restart", "timeout": scaled(SECONDS), "settle": 0}
 # a program that works with one version of the base only, and says so
 PICKY = ("sh", "-c", "grep -q 12.0 /etc/version && echo works && exec sleep 1000000; echo no good; exit 7")
@@ -482,6 +485,92 @@ class TestKilled:
         node.lab.rollback(BASE, to="pristine")
         assert node.inventory() == before
         assert node.tidy()
+
+    def test_while_the_engine_is_still_stopping_it(self, node: Node) -> None:
+        """A request outlives its client: the container runs when the next operation looks, and ends after that."""
+        stubborn = ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
+        always = {"Name": "always"}
+        node.run("stubborn", *stubborn, stop_signal="SIGTERM", stop_timeout=STOP_SECONDS, restart_policy=always)
+        events = node.client.events(decode=True, filters={"event": "kill"})
+        pid = os.fork()
+        if pid == 0:
+            try:
+                converge.apply(context(node.lab.engine), Source(node.bundle), policy=parse(QUICK))
+            finally:
+                os._exit(1)
+        next(events)  # SIGTERM
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        state = node.client.inspect_container("stubborn")["State"]
+        assert state["Running"]
+        done = node.lab.apply(node.bundle)
+        assert done["containers"]["current"] == ["stubborn"]
+        again = node.started("stubborn")
+        assert again != state["StartedAt"]
+        deadline = time.monotonic() + STOP_SECONDS + 2
+        while time.monotonic() < deadline:  # the first request would have ended by now
+            now = node.client.inspect_container("stubborn")["State"]
+            assert (now["Running"], now["StartedAt"]) == (True, again)
+            time.sleep(0.1)
+        assert node.tidy()
+
+    def test_one_that_is_given_up_by_name(self, node: Node) -> None:
+        self.killed(node, "restart.stopped")
+        (stopped,) = (name for name, (_id, state) in node.inventory().items() if state == "exited")
+        node.lab.apply(node.bundle, containers={"mode": "keep", "except": [stopped]})
+        # an operation starts what was stopped before it reads any policy, but does not wait for it
+        assert node.tidy()
+
+
+class TestUnknownContent:
+    """A container whose own layers and files cover all of the base, on a kernel that does not tell a mount's age."""
+
+    @pytest.fixture
+    def covered(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Node:
+        without_mount_ids(monkeypatch)
+        old = [BUSYBOX, layer(file("only", b"1"))]
+        lab.load({BASE: old, NEW: [*old, layer(file("only", b"2"))], APP: [*old, layer(file("only", b"app"))]})
+        node = Node(lab, Path(lab.bundle()))
+        node.run("covered")
+        return node
+
+    def test_it_is_restarted_once(self, covered: Node) -> None:
+        done = covered.apply()
+        assert done["restart"]["restarted"] == ["covered"]
+        # it has not started again since, so it is on what was live then
+        assert done["containers"] == {"current": ["covered"], "outdated": [], "unknown": []}
+        before = covered.started("covered")
+        assert covered.apply()["restart"]["restarted"] == []
+        assert covered.started("covered") == before
+
+    def test_or_it_fails(self, covered: Node) -> None:
+        before = covered.started("covered")
+        for _run in range(2):
+            text, done = covered.fails("content-unproven", unknown="fail")
+            assert "the content of covered is unknown" in text
+            assert (done["to"], done["containers"]["unknown"]) == ("12.1", ["covered"])
+        assert covered.started("covered") == before
+
+    def test_what_the_policy_excludes_is_no_failure(self, covered: Node) -> None:
+        done = covered.apply(**{"except": ["covered"]})
+        assert (done["restart"]["left"], done["containers"]["unknown"]) == (
+            {"covered": "excluded by only or except"},
+            ["covered"],
+        )
+
+    def test_restarted_in_vain_is_a_failure(self, covered: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An engine that starts it with its old mount, as Podman may."""
+        start = Docker.start
+
+        def kept(engine: Docker, container_id: str) -> bool:
+            start(engine, container_id)
+            return False
+
+        monkeypatch.setattr(Docker, "start", kept)
+        covered.fails("content-unproven")
+        before = covered.started("covered")
+        covered.fails("content-unproven")
+        assert covered.started("covered") == before
 
 
 class TestTheEngineInTheMiddle:

@@ -49,7 +49,7 @@ def test_what_is_in_use_stays(node):
 
     (done,) = minion.modules["baseimg.prune"](BASE, keep=0)
 
-    assert done["removed"] == ["3"]
+    assert done["removed"] == ["3"], done
     assert done["kept"] == {"1 (0)": "pristine", "2 (1)": "in use by old", "4 (3)": "current"}
     assert done["freed"] == 1
     assert versions(minion) == ["1", "2", "4"]

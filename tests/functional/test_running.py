@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from baseimg_core.disk.store import generations
+from baseimg_core.linux.mounts import next_mount_id
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, NEWER, SLEEP, Lab, layer
 from tests.support.images import directory, file
 
@@ -32,6 +34,11 @@ def only(**found: list[str]) -> dict[str, list[str]]:
 
 def version_in(lab: Lab, container: str) -> str:
     return lab.engine.exec(container, "cat", "/etc/version").strip()
+
+
+def without_mount_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a kernel before 6.8."""
+    monkeypatch.setattr(generations, "next_mount_id", lambda _path: None)
 
 
 class TestARunningContainer:
@@ -159,13 +166,21 @@ class TestWhatIsSaidOfThem:
         assert lab.rollback(BASE, to="12.0")["changed"] is False
         assert containers(lab) == done["containers"]
 
-    def test_one_that_covers_all_of_the_base_cannot_be_told(self, lab: Lab) -> None:
+    @pytest.mark.parametrize("kernel", ["tells the age of mounts", "does not"])
+    def test_one_that_covers_all_of_the_base(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+        """No inode tells its content. A mount that is older than the generation does not show it."""
+        if kernel == "does not":
+            without_mount_ids(monkeypatch)
+        elif next_mount_id("/") is None:
+            pytest.skip("needs Linux 6.8")
         old = [BUSYBOX, layer(file("only", b"1"))]
         lab.load({BASE: old, NEW: [*old, layer(file("only", b"2"))], APP: [*old, layer(file("only", b"app"))]})
         start(lab, "covered")
         start(lab, "base", BASE)
         assert containers(lab) == only(current=["base", "covered"])
-        assert lab.apply(lab.bundle())["containers"] == only(outdated=["base"], unknown=["covered"])
+        told = only(outdated=["base", "covered"])
+        untold = only(outdated=["base"], unknown=["covered"])
+        assert lab.apply(lab.bundle())["containers"] == (untold if kernel == "does not" else told)
 
     def test_one_that_wrote_to_files_of_the_base_before_it_got_the_new_content(self, lab: Lab) -> None:
         """A copied file goes on to show the inode of what it was copied from."""
@@ -187,6 +202,35 @@ class TestWhatIsSaidOfThem:
         start(lab, "new")
         assert lab.engine.exec("new", "stat", "-c", "%a", "/srv") == "700\n"
         assert containers(lab) == only(current=["new"], outdated=["old"])
+
+    @pytest.mark.parametrize("kernel", ["tells the age of mounts", "does not"])
+    def test_a_base_whose_top_layer_is_nearly_empty(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch, kernel: str
+    ) -> None:
+        """As after `WORKDIR /app`: the old content has no path of its own. What the new one adds is not there."""
+        if kernel == "does not":
+            without_mount_ids(monkeypatch)
+        old = [BUSYBOX, layer(file("usr/lib/libssl.so", b"old")), layer(directory("app"))]
+        new = [*old, layer(file("usr/lib/libssl.so", b"new"))]
+        lab.load({BASE: old, NEW: new, APP: [*old, layer(file("app/run", b"app"))]})
+        start(lab, "shop")
+        done = lab.apply(lab.bundle(), containers={"mode": "restart", "settle": 0})
+        assert done["restart"]["restarted"] == ["shop"]
+        assert lab.engine.exec("shop", "cat", "/usr/lib/libssl.so") == "new"
+        assert containers(lab) == only(current=["shop"])
+        lab.rollback(BASE)
+        assert containers(lab) == only(outdated=["shop"])
+
+    def test_one_whose_image_lost_its_name(self, lab: Lab) -> None:
+        """The layers are the container's own, whatever its image is called, and whether it is there at all."""
+        lab.usual()
+        start(lab, "shop")
+        bundle = lab.bundle()
+        lab.load({APP: [BUSYBOX, layer(file("etc/other", b"other"))]})
+        assert lab.apply(bundle)["containers"] == only(outdated=["shop"])
+        for image in (APP, BASE, NEW):
+            lab.engine.client.remove_image(image, force=True)
+        assert containers(lab) == only(outdated=["shop"])
 
     def test_an_engine_that_was_restarted_with_its_containers_alive(self, lab: Lab, make_engine) -> None:
         engine = make_engine(args=("--live-restore",))

@@ -305,6 +305,7 @@ class Site:
             "generations",
             "history.jsonl",
             "index",
+            "lifetimes.json",
             "lock",
             "state.json",
             "state.json.spare",
@@ -330,7 +331,7 @@ def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Itera
         engine.start()
         roots = [REPO / "salt", Path(__file__).parent / "served", work / "served"]
         master = daemons.master("interrupted", roots, tmp_path_factory.mktemp("pillar"))
-        minion = daemons.minions(master, **{NODE: {"docker.url": engine.url}})[NODE]
+        minion = daemons.minions(master, **{NODE: {"docker.url": engine.url, "baseimg": {"grace": 0}}})[NODE]
         client = salt.client.get_local_client(mopts=dict(master.factory.config))
         site = Site(master, minion, engine, Minion(work / "local", engine.url), client, work)
         site.build()

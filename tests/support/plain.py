@@ -93,8 +93,9 @@ class PlainEngine:
     def stop(self, container_id: str, _longest: float) -> None:
         self.container(container_id)
 
-    def start(self, container_id: str) -> None:
+    def start(self, container_id: str) -> bool:
         self.container(container_id)
+        return True
 
     def execute(self, container_id: str, _command: Sequence[str], _timeout: float) -> int:
         raise ContainerUnknown(f"no container {container_id}")
@@ -115,6 +116,13 @@ class PlainEngine:
             if chain_id in chain:
                 return layers[chain.index(chain_id)]
         raise ImageUnknown(f"no layer {chain_id}")
+
+    def chain(self, chain_id: str) -> Sequence[str] | None:
+        for reference in self.tags:
+            image = self.image(reference)
+            if height := image.height(chain_id):
+                return image.directories[:height]
+        return None
 
     def layers(self) -> Iterator[str]:
         for path in sorted(self.root.iterdir()):
@@ -147,7 +155,7 @@ class Node:
 
     @property
     def context(self) -> Context:
-        return Context(self.engine, lambda source: source.source, "test", 0.0, link=self.link)
+        return Context(self.engine, lambda source: source.source, "test", 0.0, link=self.link, grace=0)
 
     def converge(self, version: str, repair: bool = False) -> dict[str, object]:
         return ops_converge.converge(self.context, BASE, version, self.bundles, repair=repair)

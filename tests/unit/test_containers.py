@@ -339,12 +339,12 @@ class TestJournal:
     def test_a_round_trip_and_none_when_nothing_is_noted(self, tmp_path: Path) -> None:
         path = str(tmp_path / "restarting.json")
         noted = Journal(2, 0)
-        noted.note([["1", "2"], ["3"]], {"1": "one", "2": "two", "3": "three"})
+        noted.note([["1", "2"], ["3"]], {"1": "one", "2": "two", "3": "three"}, {"1": ["2026", 5]})
         noted.passed.append("3")
         noted.save(path)
         assert journal.read(path) == noted
         assert noted.waiting == ["1", "2"]
-        noted.note([["2"]], {"2": "two"})
+        noted.note([["2"]], {"2": "two"}, {})
         assert noted.batches == [[["1"], ["3"]], [["2"]]]
         noted.forget(["1", "2", "3"])
         assert noted == Journal(2, 0)
@@ -377,7 +377,7 @@ class TestJournal:
     def test_it_is_plain_json(self, tmp_path: Path) -> None:
         path = tmp_path / "restarting.json"
         noted = Journal(1)
-        noted.note([["1"]], {"1": "one"})
+        noted.note([["1"]], {"1": "one"}, {"1": ["2026-01-01T00:00:00Z", 5]})
         noted.save(str(path))
         assert json.loads(path.read_text()) == {
             "format": 1,
@@ -386,4 +386,5 @@ class TestJournal:
             "batches": [[["1"]]],
             "names": {"1": "one"},
             "passed": [],
+            "runs": {"1": ["2026-01-01T00:00:00Z", 5]},
         }

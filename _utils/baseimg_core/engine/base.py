@@ -84,6 +84,9 @@ class Container:
     upper: str = ""
     #: Names of volumes and source directories by the absolute path where they are mounted.
     volumes: Mapping[str, str] = field(default_factory=dict, compare=False)
+    #: The layers below its own: their directories, or their chain IDs if the engine names them so; ``None`` if the
+    #: engine does not say.
+    layers: frozenset[str] | None = None
 
 
 class Engine(Protocol):
@@ -129,8 +132,17 @@ class Engine(Protocol):
             ContainerRefused: The engine refuses to stop it.
         """
 
-    def start(self, container_id: str) -> None:
-        """Start a stopped container; raise :class:`ContainerUnknown`, :class:`ContainerRefused`."""
+    def start(self, container_id: str) -> bool:
+        """
+        Start a stopped container. Starting a container that runs is a no-op.
+
+        Returns:
+            True if it was unmounted before, so it gets the live content.
+
+        Raises:
+            ContainerUnknown: The engine has no such container.
+            ContainerRefused: The engine refuses to start it.
+        """
 
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
         """
@@ -175,3 +187,11 @@ class Engine(Protocol):
 
     def layers(self) -> Iterator[str]:
         """Yield every layer's directory (the parent of its ``diff``)."""
+
+    def chain(self, chain_id: str) -> Sequence[str] | None:
+        """
+        Return the directories of a chain of layers, whether or not an image has it.
+
+        Returns:
+            The directories, bottom first; ``None`` if the engine has no such chain.
+        """

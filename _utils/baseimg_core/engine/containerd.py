@@ -87,7 +87,7 @@ class Containerd(OnSnapshots):
     def stop(self, container_id: str, longest: float) -> None:
         raise self._refused(container_id)
 
-    def start(self, container_id: str) -> None:
+    def start(self, container_id: str) -> bool:
         raise self._refused(container_id)
 
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
@@ -139,6 +139,7 @@ class Containerd(OnSnapshots):
             pid=pid if status in ("running", "paused") else 0,
             state=status,
             labels=labels,
+            layers=self._snapshots.ancestors(details.get("SnapshotKey") or details["ID"]),
         )
 
 

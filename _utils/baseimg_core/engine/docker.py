@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from .. import sdk
 from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, LayerUnsupported, NotUnpacked, StorageUnsupported
+from ..linux.processes import kill_session
 from ..model.stack.owners import Owners
 from . import tarsplit
 from .api import TIMEOUT, Api, NotFound, RequestRefused, reachable
@@ -76,11 +76,11 @@ class Docker:
 
     def containers(self, stopped: bool = False) -> list[Container]:
         summaries = self._api.get("containers", "json", all=stopped)
-        found = map(_container, self._api.inspect("containers", [summary["Id"] for summary in summaries]))
+        found = map(self._container, self._api.inspect("containers", [summary["Id"] for summary in summaries]))
         return sorted((one for one in found if stopped or one.pid), key=lambda container: container.name)
 
     def container(self, container_id: str) -> Container:
-        return _container(self._inspect(container_id))
+        return self._container(self._inspect(container_id))
 
     def stop(self, container_id: str, longest: float) -> None:
         declared = self._inspect(container_id)["Config"].get("StopTimeout")
@@ -90,9 +90,10 @@ class Docker:
             # the SDK waits that long plus 60 seconds for the response
             self._sdk.stop(container_id, timeout=int(longest) if endless else seconds)
 
-    def start(self, container_id: str) -> None:
+    def start(self, container_id: str) -> bool:
         with self._request_for(container_id, "started"):
             self._sdk.start(container_id)
+        return True
 
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
         deadline = time.monotonic() + timeout
@@ -101,8 +102,9 @@ class Docker:
             while (found := self._sdk.exec_inspect(job))["Running"] and time.monotonic() < deadline:
                 time.sleep(_POLL)
         if found["Running"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(found["Pid"], signal.SIGKILL)
+            member = self.container(container_id).pid
+            if not kill_session(found["Pid"], member):
+                raise TimeoutError(f"{command[0]} did not end within {timeout:g} s, and is not a process of this node")
             raise TimeoutError(f"{command[0]} did not end within {timeout:g} s")
         return int(found["ExitCode"])
 
@@ -153,6 +155,26 @@ class Docker:
                 if entry.name != "l" and entry.is_dir(follow_symlinks=False):
                     yield entry.path
 
+    def chain(self, chain_id: str) -> Sequence[str] | None:
+        directories: list[str] = []
+        while chain_id:
+            entry = os.path.join(self._records, chain_id.removeprefix("sha256:"))
+            try:
+                directories.append(os.path.join(self.layers_root, _read(os.path.join(entry, "cache-id")), "diff"))
+                parent = os.path.join(entry, "parent")
+                chain_id = _read(parent) if os.path.exists(parent) else ""
+            except FileNotFoundError:
+                return None
+        return directories[::-1]
+
+    def _container(self, details: dict[str, Any]) -> Container:
+        return _container(details, self._layers_of(details))
+
+    def _layers_of(self, details: Mapping[str, Any]) -> frozenset[str] | None:
+        """The layers below a container's own, by its own record: its image may be gone or have another name."""
+        data = (details.get("GraphDriver") or {}).get("Data") or {}
+        return frozenset(data["LowerDir"].split(":")) if data.get("LowerDir") else None
+
     def _image(self, details: dict[str, Any]) -> Image:
         diff_ids = tuple(details["RootFS"].get("Layers") or ())
         return Image(
@@ -176,7 +198,7 @@ class Docker:
         return tuple(reversed(top_first))
 
 
-def _container(details: dict[str, Any]) -> Container:
+def _container(details: dict[str, Any], layers: frozenset[str] | None) -> Container:
     state, host = details["State"], details["HostConfig"]
     health = state.get("Health") or {}
     network = _joined_container(host["NetworkMode"])
@@ -203,7 +225,13 @@ def _container(details: dict[str, Any]) -> Container:
         volumes={
             mount["Destination"]: mount.get("Name") or mount.get("Source", "") for mount in details.get("Mounts") or ()
         },
+        layers=layers,
     )
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
 
 
 def _joined_container(mode: str | None) -> str:

@@ -41,6 +41,9 @@ class DockerContainerd(OnSnapshots, Docker):
         self.layers_root = self._snapshots.root
         check_here(self.url, self.layers_root)
 
+    def _layers_of(self, details: Mapping[str, Any]) -> frozenset[str] | None:
+        return self._snapshots.ancestors(details["Id"])
+
     def _directories(self, _details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> Sequence[str]:
         return self._snapshots.directories(diff_ids)
 

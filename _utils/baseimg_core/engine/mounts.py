@@ -1,132 +1,245 @@
 """
-What running containers really have mounted.
+The mounts of every process on this node (proc(5), mountinfo).
 
-Times do not tell which content a container runs on (a restart in place keeps the old mount), inodes do: where a
-container's own layers do not cover a path, its inode there is that of the same path in exactly one generation.
+An overlay names the directories of its layers in ``lowerdir=``. The kernel reports them as they were given: absolute
+paths, paths relative to the engine's store, short names ``l/<link>`` of overlay stores, and paths of temporary
+directories that are gone (idmapped layers). A mount names a layer; its options do not say which generation of the
+layer it shows.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from ..errors import LayerUnsupported
-from ..linux.files import open_below, walk
+from ..linux import mounts as linux_mounts
 
-_PROBES = 4096  # paths tried before giving up on a container that covers everything
 _METACOPY = "/sys/module/overlay/parameters/metacopy"
 _FORBIDDEN = (b"index", b"metacopy")
-_ESCAPED = re.compile(rb"\\([0-7]{3})")
+_ESCAPED = re.compile(rb"\\([0-7]{3})")  # mountinfo escapes blanks, commas and the like
+_LOWER = re.compile(rb"(?:[^:\\]|\\.)+")  # one path of lowerdir=; a backslash escapes a colon
+_NAMESPACE = re.compile(rb"mnt:\[\d+\]")
 
 
-def generation_of(pid: int, generations: Mapping[int, str]) -> int | None:
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount, as a process sees it."""
+
+    #: A process in the mount's namespace.
+    pid: int
+    #: Its mount namespace: ``mnt:[4026531841]``.
+    namespace: str
+    #: Mount ID. The kernel reuses it.
+    id: int
+    #: ``major:minor`` of the file system; equal for all mounts of one overlay.
+    device: str
+    #: The directory of the file system that is mounted. Follows renames.
+    root: bytes
+    #: The mount point.
+    point: bytes
+    #: Type of the file system.
+    kind: str
+    #: Options of the file system, without ``lowerdir``.
+    options: Mapping[bytes, bytes]
+    #: Lower directories of an overlay, top first, as they were given to mount(2).
+    lower: tuple[bytes, ...] = ()
+
+    @property
+    def path(self) -> bytes:
+        """A path to the mount point that works from any mount namespace."""
+        return b"/proc/%d/root%b" % (self.pid, self.point)
+
+
+@dataclass(slots=True)
+class MountTable:
+    """The mounts of all processes."""
+
+    mounts: list[Mount] = field(default_factory=list)
+    #: Mount namespaces by process ID.
+    namespaces: dict[int, str] = field(default_factory=dict)
+    #: Why mounts may be missing from this table: namespaces and processes that cannot be read.
+    unreadable: list[str] = field(default_factory=list)
+
+    def root_of(self, pid: int) -> Mount | None:
+        """The overlay that a process has as its root; ``None`` for the host's root or another file system."""
+        namespace = self.namespaces.get(pid)
+        if namespace is None or namespace == self.namespaces.get(os.getpid()):
+            return None  # a runtime whose process stays outside of the container: never take the host's root for it
+        roots = [mount for mount in self.mounts if mount.namespace == namespace and mount.point == b"/"]
+        return roots[-1] if roots and roots[-1].kind == "overlay" else None  # the last one covers the others
+
+
+def read_table() -> MountTable:
+    """Read the mounts of every process. Each pair of mount namespace and root directory is read once."""
+    table = MountTable()
+    seen: set[tuple[str, str]] = set()
+    unnamed: list[int] = []
+    for pid in _pids():
+        try:
+            namespace, root = os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/root")
+        except FileNotFoundError:  # it ended, or is a zombie: neither has mounts
+            continue
+        except OSError:  # the process has privileges that this one lacks; its mountinfo may be readable nevertheless
+            unnamed.append(pid)
+            continue
+        table.namespaces[pid] = namespace
+        if (namespace, root) not in seen:  # mountinfo shows what is below the root of the process
+            mounts = list(_read(pid, namespace))
+            if mounts or os.path.exists(f"/proc/{pid}/ns/mnt"):
+                seen.add((namespace, root))
+            table.mounts += mounts
+    for pid in unnamed:
+        _add_unnamed(table, pid)
+    known = set(table.namespaces.values())
+    for mount in table.mounts:
+        if mount.kind == "nsfs" and _NAMESPACE.match(mount.root) and mount.root.decode() not in known:
+            table.unreadable.append(f"mount namespace {mount.root.decode()}, kept by {os.fsdecode(mount.point)}")
+    return table
+
+
+def is_mounted(mount: Mount) -> bool:
+    """True if a mount still exists: its directories may be gone because it was unmounted after the table was read."""
+    return any((now.id, now.device) == (mount.id, mount.device) for now in _read(mount.pid, mount.namespace))
+
+
+def _add_unnamed(table: MountTable, pid: int) -> None:
+    """Add a process whose namespace has no readable name. A mount ID belongs to one namespace only."""
+    namespaces = {mount.id: mount.namespace for mount in table.mounts}
+    mounts = list(_read(pid, f"namespace of process {pid}"))
+    if not mounts:
+        table.unreadable.append(f"process {pid}, whose mounts cannot be read")
+    elif mounts[0].id in namespaces:
+        table.namespaces[pid] = namespaces[mounts[0].id]
+    else:
+        table.namespaces[pid] = mounts[0].namespace
+        table.mounts += mounts
+
+
+def read_open_files(table: MountTable, places: Mapping[int, bytes]) -> Iterator[tuple[int | None, str]]:
     """
-    Which generation the process ``pid`` has as part of its root, or ``None`` where that cannot be told.
+    Find processes that hold files below directories open, or an overlay without a mount point.
 
-    ``generations`` gives each generation's directory by number.
+    Args:
+        table: The mounts; an overlay among them is no finding.
+        places: The directories, by number.
+
+    Yields:
+        The number of the directory (``None`` for an overlay) and a description: ``process 123 (tar)``.
     """
-    directories = {number: os.fsencode(path) for number, path in generations.items()}
-    try:
-        upper = _options(pid).get(b"upperdir")
-        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:  # it ended meanwhile
-        return None
-    try:
-        return _matching_generation(root, upper, directories)
-    except OSError:  # a generation was removed meanwhile
-        return None
-    finally:
-        os.close(root)
-
-
-def _matching_generation(root: int, upper: bytes | None, directories: Mapping[int, bytes]) -> int | None:
-    device = os.fstat(root).st_dev
-    for directory in directories.values():
-        for path in itertools.islice(_paths(directory), _PROBES):
-            seen = _inode_in_container(root, path)
-            # a file that the container has copied up keeps the inode of what it was copied from, mounted or not
-            if seen is None or seen[0] != device or (upper and _is_file(upper + b"/" + path)):
-                continue
-            matching = [
-                number
-                for number, other in directories.items()
-                if (inode := _inode(other + b"/" + path)) and inode[1] == seen[1]
-            ]
-            if len(matching) == 1:
-                return matching[0]
-    return None
+    listed = {mount.id for mount in table.mounts}
+    devices = {mount.device for mount in table.mounts if mount.kind == "overlay"}
+    for pid in _pids():
+        held = {number for name in _open_files(pid) for number in _held(pid, name, listed, devices, places)}
+        for number in held:
+            yield number, f"process {pid} ({_command(pid)})"
 
 
 def check_host() -> None:
-    """Refuse a host where every new overlay mount would have a feature that does not survive a swap."""
+    """Refuse a host whose kernel mounts overlays with ``metacopy=on`` by default; such mounts do not survive a swap."""
     try:
         with open(_METACOPY, encoding="ascii") as file:
             on = file.read().strip() == "Y"
-    except OSError:  # the kernel knows no such feature
+    except OSError:  # the kernel has no such feature
         return
     if on:
         raise LayerUnsupported(f"overlay mounts have metacopy on by default ({_METACOPY})")
 
 
 def check_options(pid: int) -> None:
-    """Refuse a container whose overlay mount would not survive a swap of what lies below it (stale handles, EIO)."""
-    try:
-        options = _options(pid)
-    except OSError:  # it ended meanwhile
-        return
+    """Refuse a process whose root overlay does not survive a swap of its layers (stale handles, EIO)."""
+    roots = [mount for mount in _read(pid, "") if mount.point == b"/" and mount.kind == "overlay"]
     for name in _FORBIDDEN:
-        if options.get(name) == b"on":
+        if any(mount.options.get(name) == b"on" for mount in roots):
             raise LayerUnsupported(f"the root of process {pid} is mounted with {name.decode()}=on")
 
 
-def _options(pid: int) -> dict[bytes, bytes]:
-    """The options of the overlay that a process has as its root; none where that is no overlay (proc(5), mountinfo)."""
-    with open(f"/proc/{pid}/mountinfo", "rb") as file:
-        lines = [line.split() for line in file]
-    for fields in lines:
-        if fields[4] == b"/" and b"overlay" in fields:
-            pairs = (option.partition(b"=") for option in fields[-1].split(b","))
-            return {name: _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), value) for name, _, value in pairs}
-    return {}
+def parse(line: bytes, pid: int, namespace: str) -> Mount:
+    """Parse one line of mountinfo."""
+    fields = line.split()
+    kind, _source, options = fields[fields.index(b"-") + 1 :][:3]
+    pairs = [(name, _unescape(value)) for name, _, value in (one.partition(b"=") for one in options.split(b","))]
+    return Mount(
+        pid=pid,
+        namespace=namespace,
+        id=int(fields[0]),
+        device=fields[2].decode(),
+        root=_unescape(fields[3]),
+        point=_unescape(fields[4]),
+        kind=kind.decode(),
+        options={name: value for name, value in pairs if not name.startswith(b"lowerdir")},
+        lower=tuple(_lower(pairs)),
+    )
 
 
-def _inode_in_container(root: int, path: bytes) -> tuple[int, int] | None:
-    """Device and inode of a path in a container's root; its symlinks are not followed, its mounts not entered."""
+def _lower(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """The lower directories: ``lowerdir=a:b`` (with ``::`` before data-only layers), ``lowerdir+=``, ``datadir+=``."""
+    for name, value in pairs:
+        if name == b"lowerdir":
+            yield from (re.sub(rb"\\(.)", rb"\1", path) for path in _LOWER.findall(value))
+        elif name in (b"lowerdir+", b"datadir+"):
+            yield value
+
+
+def _read(pid: int, namespace: str) -> Iterator[Mount]:
     try:
-        descriptor = open_below(root, path, os.O_PATH)
+        with open(f"/proc/{pid}/mountinfo", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:  # it ended
+        return
+    for line in lines:
+        yield parse(line, pid, namespace)
+
+
+def _unescape(value: bytes) -> bytes:
+    return _ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), value)
+
+
+def _pids() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _open_files(pid: int) -> list[str]:
+    """``cwd``, and the open descriptors of a process as ``fd/<n>``."""
+    try:
+        return ["cwd", *(f"fd/{name}" for name in os.listdir(f"/proc/{pid}/fd"))]
+    except OSError:  # it ended
+        return []
+
+
+def _held(
+    pid: int, name: str, listed: set[int], devices: set[str], places: Mapping[int, bytes]
+) -> Iterator[int | None]:
+    """What an open file keeps in use. ``listed`` and ``devices`` are the mounts that mountinfo shows."""
+    path = f"/proc/{pid}/{name}"
+    try:
+        target = os.fsencode(os.readlink(path))
+        if not target.startswith(b"/"):  # a pipe, a socket, or the like
+            return
+        if pid != os.getpid():
+            yield from (
+                number for number, place in places.items() if target == place or target.startswith(place + b"/")
+            )
+        if name != "cwd" and _mount_id(pid, name) in listed:
+            return
+        st = os.stat(path)
+        device = f"{os.major(st.st_dev)}:{os.minor(st.st_dev)}"
+        if os.major(st.st_dev) == 0 and device not in devices and linux_mounts.is_overlay(path):
+            yield None
+    except OSError:  # closed, or the process ended
+        return
+
+
+def _mount_id(pid: int, name: str) -> int:
+    with open(f"/proc/{pid}/fdinfo/{name.removeprefix('fd/')}", "rb") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(b"mnt_id:"))
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
     except OSError:
-        return None
-    try:
-        st = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    return st.st_dev, st.st_ino
-
-
-def _paths(directory: bytes) -> Iterator[bytes]:
-    """Paths of a layer, files first, relative."""
-    below: list[bytes] = []
-    for parent, directories, names in walk(directory):
-        prefix = parent[len(directory) + 1 :]
-        for name in names:
-            yield os.path.join(prefix, name)
-        below += (os.path.join(prefix, name) for name in directories)
-    yield from below
-
-
-def _is_file(path: bytes) -> bool:
-    try:
-        return not stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
-
-
-def _inode(path: bytes) -> tuple[int, int] | None:
-    try:
-        st = os.lstat(path)
-    except OSError:
-        return None
-    return st.st_dev, st.st_ino
+        return "?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import time
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..linux.files import CHUNK
+from ..model.stack import ids
 from .docker import ROOTLESS, Docker, check_driver
 
 _CLEANUP_TIMEOUT = 10  # seconds for Podman to unmount an ended container; usually a fraction of a second
@@ -32,7 +34,7 @@ class Podman(Docker):
         self.layers_root = os.path.join(info["DockerRootDir"], "overlay")
         self._records = os.path.join(info["DockerRootDir"], "overlay-layers")
 
-    def start(self, container_id: str) -> None:
+    def start(self, container_id: str) -> bool:
         """
         Start a container after Podman has unmounted it; until then a start would reuse the mount and its old content.
 
@@ -41,7 +43,9 @@ class Podman(Docker):
         deadline = time.monotonic() + _CLEANUP_TIMEOUT
         while self._is_left_mounted(container_id) and time.monotonic() < deadline:
             time.sleep(_POLL)
+        unmounted = not self._is_left_mounted(container_id)
         super().start(container_id)
+        return unmounted
 
     def _is_left_mounted(self, container_id: str) -> bool:
         details = self._inspect(container_id)
@@ -55,6 +59,20 @@ class Podman(Docker):
                 if not os.read(output.fileno(), CHUNK):
                     break
         return job
+
+    def chain(self, chain_id: str) -> Sequence[str] | None:
+        with open(os.path.join(self._records, "layers.json"), "rb") as file:
+            layers = {layer["id"]: layer for layer in json.load(file)}
+        for top in layers:
+            stack: list[Mapping[str, Any]] = []
+            key = top
+            while key in layers:
+                stack.insert(0, layers[key])
+                key = layers[key].get("parent", "")
+            diff_ids = [layer.get("diff-digest", "") for layer in stack]
+            if all(diff_ids) and ids.chain_id(diff_ids) == chain_id:
+                return [os.path.join(self.layers_root, layer["id"], "diff") for layer in stack]
+        return None
 
     def _record(self, chain_id: str) -> str:
         for image in self.images():

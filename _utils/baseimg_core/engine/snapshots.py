@@ -47,13 +47,36 @@ class Snapshots:
         self._known: dict[str, str] = {}  # directory by chain ID
 
     @cached_property
-    def _keys(self) -> set[str]:
-        return {row[0] for row in self.ctr.table("snapshots", "--snapshotter", SNAPSHOTTER, "ls")}
+    def _parents(self) -> dict[str, str]:
+        """The parent of each snapshot by key, empty for none. The key of a layer's snapshot is its chain ID."""
+        rows = self.ctr.table("snapshots", "--snapshotter", SNAPSHOTTER, "ls")
+        return {row[0]: row[1] if len(row) > 2 else "" for row in rows}  # key, parent, kind
+
+    def ancestors(self, key: str) -> frozenset[str] | None:
+        """The keys of the snapshots below one; ``None`` if it does not exist."""
+        if key not in self._parents:
+            self.__dict__.pop("_parents", None)  # it may be newer than the table
+        if key not in self._parents:
+            return None
+        found: set[str] = set()
+        while (key := self._parents.get(key, "")) and key not in found:
+            found.add(key)
+        return frozenset(found)
+
+    def chain(self, chain_id: str) -> Sequence[str] | None:
+        """The directories of the layers up to ``chain_id``, bottom first; ``None`` if it is not unpacked."""
+        below = self.ancestors(chain_id)
+        if below is None:
+            return None
+        try:
+            return self._view(chain_id)
+        except NotUnpacked:
+            return None
 
     def directories(self, diff_ids: tuple[str, ...]) -> Directories:
         """Return the directories of an image's layers; raise :class:`NotUnpacked`."""
         chain = ids.chain_ids(diff_ids)
-        if chain[-1] not in self._keys:
+        if chain[-1] not in self._parents:
             raise self._not_unpacked(chain[-1])
         return Directories(self, chain)
 
@@ -112,6 +135,9 @@ class OnSnapshots:
 
     def layers(self) -> Iterator[str]:
         return self._snapshots.layers()
+
+    def chain(self, chain_id: str) -> Sequence[str] | None:
+        return self._snapshots.chain(chain_id)
 
 
 class _HashingReader(io.RawIOBase):

@@ -1,9 +1,9 @@
-"""Find a base on this node, and tell what is built on it and what runs on it."""
+"""Find bases on this node, and describe what is built on them and what runs on them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..disk.store.generations import Store
 from ..disk.store.layout import describe, now
 from ..disk.store.observe import observe
 from ..engine import mounts
-from ..engine.base import Container, Engine, Image
+from ..engine.base import Engine, Image
 from ..errors import (
     BaseAbsent,
     BaseimgError,
@@ -26,17 +26,23 @@ from ..model.policy import misspelling
 from ..model.stack import ids
 from ..model.store import hold as holds
 from ..model.store.record import Generation, Record
+from .containers import usage
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base on this node. ``directory`` is its top layer's, ``lower`` are those below it, top first."""
+    """A base on this node."""
 
+    #: The name that it was declared or found by.
     reference: str
+    #: The version of its pristine content.
     version: str
     chain_id: str
+    #: Diff IDs of its layers, bottom first.
     diff_ids: tuple[str, ...]
+    #: The live directory of its top layer.
     directory: str
+    #: The directories of the layers below, top first.
     lower: tuple[str, ...]
 
     @property
@@ -46,10 +52,15 @@ class Base:
 
 def locate(engine: Engine, name: str, chain_id: str | None = None) -> Base:
     """
-    The base that ``name`` (a reference or a chain ID) stands for; raises :class:`BaseAbsent`.
+    Find a base.
 
-    A chain ID decides where it is given. Otherwise the engine's own tag does, and where the tag is gone the record that
-    an earlier apply left.
+    Args:
+        engine: The engine.
+        name: A reference or a chain ID. A reference is looked up as a tag, then in the records of this node.
+        chain_id: Overrides the tag.
+
+    Raises:
+        BaseAbsent: No image, container or record of this node has the base.
     """
     if chain_id or ids.is_digest(name):
         return by_chain(engine, chain_id or name, None if ids.is_digest(name) else name)
@@ -65,43 +76,58 @@ def _by_record(engine: Engine, name: str) -> Base:
     for layer in engine.layers():
         try:
             record = Store(layer).read()
-        except BaseimgError as exc:  # it may be the wanted one, so it is told where no other is
+        except BaseimgError as exc:  # it may be this base's record, so it is raised if no other record matches
             unreadable.append(exc)
             continue
         if record and record.reference == name:
-            return by_chain(engine, record.chain_id, name)
+            return by_chain(engine, record.chain_id, name, record.diff_ids)
     if unreadable:
         raise unreadable[0]
     tags = [tag for image in engine.images() for tag in image.tags]
     raise BaseAbsent(f"no image {name} and no record of it on this node", suggestion=misspelling.suggest(name, tags))
 
 
-def by_chain(engine: Engine, chain_id: str, reference: str | None = None) -> Base:
-    """The base with this chain ID, found in any image that is built on it; raises :class:`BaseAbsent`."""
+def by_chain(engine: Engine, chain_id: str, reference: str | None = None, diff_ids: Sequence[str] = ()) -> Base:
+    """
+    Find a base by its chain ID.
+
+    Args:
+        engine: The engine.
+        chain_id: The chain ID.
+        reference: The name that the base gets; one of its tags by default.
+        diff_ids: Its diff IDs, if they are known. They find a base whose images are gone while containers run on it.
+
+    Raises:
+        BaseAbsent: No image is built on the base, and the engine has no such layers.
+    """
     images = images_on(engine, chain_id)
     if not images:
-        raise BaseAbsent(f"no image on this node is built on {reference or chain_id}")
+        directories = engine.chain(chain_id) if diff_ids else None
+        if directories is None or len(directories) != len(diff_ids):
+            raise BaseAbsent(f"no image on this node is built on {reference or chain_id}")
+        return _of_layers(tuple(diff_ids), directories, reference or chain_id)
     own = [image for image in images if image.chain_id == chain_id and image.tags]
     image = (own or images)[0]
     return _base(image, image.height(chain_id), reference or (own[0].name if own else chain_id))
 
 
 def images_on(engine: Engine, chain_id: str) -> list[Image]:
-    """Every image whose first layers are the base's, the base's own images included, by name."""
-    found = [image for image in engine.images() if image.height(chain_id)]
-    return sorted(found, key=lambda image: (not image.tags, image.name))
-
-
-def running_containers(engine: Engine, images: list[Image]) -> list[Container]:
-    """Every running container of these images."""
-    image_ids = {image.id for image in images}
-    return [container for container in engine.containers() if container.image_id in image_ids]
+    """Return every image built on the base, the base's own images included, by name."""
+    images = [image for image in engine.images() if image.height(chain_id)]
+    return sorted(images, key=lambda image: (not image.tags, image.name))
 
 
 def check_swappable(engine: Engine, base: Base) -> None:
     """
-    Refuse what would not survive a swap: mounts with features that remember lower inodes, and layers that are not the
-    engine's own.
+    Refuse a base that cannot be swapped safely.
+
+    Args:
+        engine: The engine.
+        base: The base.
+
+    Raises:
+        StorageUnsupported: Its layer is in a store that others share or that is read-only.
+        LayerUnsupported: A mount remembers inodes of lower layers (``index=on``, ``metacopy=on``).
     """
     root = os.path.realpath(engine.layers_root)
     if os.path.commonpath([root, os.path.realpath(base.directory)]) != root:
@@ -109,10 +135,10 @@ def check_swappable(engine: Engine, base: Base) -> None:
             f"{base.directory} lies outside of {engine.layers_root}, in a store that others share or that is read-only",
             "converge the base where that store is filled, or pull the image into this engine's own store",
         )
-    images = images_on(engine, base.chain_id)
     mounts.check_host()
-    for container in running_containers(engine, images):
-        mounts.check_options(container.pid)
+    for user in usage.survey(engine, base, None).uses:
+        if user.container:
+            mounts.check_options(user.container.pid)
 
 
 def pristine_lower(base: Base) -> list[str]:
@@ -125,24 +151,17 @@ def pristine_lower(base: Base) -> list[str]:
     return places
 
 
-def generation_finder(base: Base, record: Record | None) -> Callable[[Container], int | None]:
-    """Tells which generation a running container has as part of its root, ``None`` where that cannot be told."""
-    live = record.current if record else 0
-    places = {number: base.store.path(record, number) for number in record.present} if record else {}
-    return lambda container: mounts.generation_of(container.pid, places) if len(places) > 1 else live
+def containers(engine: Engine, base: Base, record: Record | None, current: int | None) -> dict[str, list[str]]:
+    """
+    List the users of a base by content: ``current``, ``outdated`` and ``unknown``.
 
-
-def containers(
-    engine: Engine, base: Base, record: Record | None, images: list[Image], current: int | None
-) -> dict[str, list[str]]:
-    """Running containers on the base: on generation ``current``, on an older one, and where it cannot be told."""
-    found: dict[str, list[str]] = {"current": [], "outdated": [], "unknown": []}
-    mounted = generation_finder(base, record)
-    for container in running_containers(engine, images):
-        generation = mounted(container)
-        key = "unknown" if generation is None else "current" if generation == current else "outdated"
-        found[key].append(container.name)
-    return found
+    Args:
+        engine: The engine.
+        base: The base.
+        record: Its record, if it has one.
+        current: The generation that is, or will be, live; ``None`` for one that does not exist yet.
+    """
+    return usage.survey(engine, base, record).names(current)
 
 
 def status(engine: Engine, base: Base) -> dict[str, Any]:
@@ -153,7 +172,6 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
 def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
     record = found or pristine_record(base)
     current = record.generations[record.current]
-    images = images_on(engine, base.chain_id)
     kept = [record.generations[number] for number in record.present]
     return {
         "base": record.reference,
@@ -171,8 +189,8 @@ def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
         "path": base.directory,
         "generations": [{**_plain(one), "current": one is current} for one in kept],
         "space": sum(one.bytes for one in kept if one is not current),
-        "images": [image.name for image in images],
-        "containers": containers(engine, base, found, images, record.current),
+        "images": [image.name for image in images_on(engine, base.chain_id)],
+        "containers": containers(engine, base, found, record.current),
     }
 
 
@@ -196,8 +214,10 @@ def pristine_record(base: Base) -> Record:
 
 def initial_record(engine: Engine, base: Base) -> Record:
     """
-    The record to begin with, where there is none; raises :class:`ContentUnknown` where the base's content is not the
-    original, because the shell scripts that baseimg replaces have updated it.
+    Create the record of a base that has none.
+
+    Raises:
+        ContentUnknown: The shell scripts that baseimg replaces have updated a layer of the base.
     """
     for directory in (base.directory, *base.lower):
         check_original(engine, directory)
@@ -205,13 +225,13 @@ def initial_record(engine: Engine, base: Base) -> Record:
 
 
 def check_owners(engine: Engine, what: str) -> None:
-    """Refuse what is only done where layers have the owners of their images."""
+    """Refuse an operation (``what``) that needs layers with the owners of their images."""
     if engine.owners.shifted:
-        raise StorageUnsupported(f"{what} is not done for an engine with userns-remap, which shifts owners")
+        raise StorageUnsupported(f"{what} is not supported for an engine with userns-remap, which shifts owners")
 
 
 def check_original(engine: Engine, directory: str) -> None:
-    """Refuse a layer directory that those scripts have updated and nobody adopted."""
+    """Refuse a layer directory that the old scripts have updated and that was not adopted."""
     old = node.find(directory)
     if old and old.was_updated(_versions(engine, directory)) and Store(os.path.dirname(directory)).read() is None:
         raise ContentUnknown(
@@ -221,12 +241,12 @@ def check_original(engine: Engine, directory: str) -> None:
 
 
 def _versions(engine: Engine, directory: str) -> set[str]:
-    """What the images are called whose top layer is this one."""
+    """The tags of the images whose top layer is this directory."""
     return {ids.tag(tag) for image in engine.images() if image.directories[-1] == directory for tag in image.tags}
 
 
 def _legacy_version(engine: Engine, base: Base) -> str:
-    """The version that the old scripts gave a base that was not adopted; empty where they did not touch it."""
+    """The version that the old scripts gave a base that was not adopted; empty if they did not update it."""
     try:
         old = node.find(base.directory)
     except LegacyInvalid:
@@ -235,21 +255,21 @@ def _legacy_version(engine: Engine, base: Base) -> str:
 
 
 def recorded(engine: Engine) -> list[Base]:
-    """Every base that has a record on this node, by reference."""
-    found = [by_chain(engine, record.chain_id, record.reference) for record in _read_records(engine)]
-    return sorted(found, key=lambda base: base.reference)
+    """Return every base that has a record on this node, by reference."""
+    bases = [by_chain(engine, one.chain_id, one.reference, one.diff_ids) for one in _read_records(engine)]
+    return sorted(bases, key=lambda base: base.reference)
 
 
 def survey(engine: Engine) -> list[dict[str, Any]]:
-    """The status of every base with a record; one that cannot be read does not hide the others."""
-    found: list[dict[str, Any]] = []
+    """Return the status of every base with a record; an error of one base is its status."""
+    statuses: list[dict[str, Any]] = []
     for layer in engine.layers():
         try:
             if record := Store(layer).read():
-                found.append(status(engine, by_chain(engine, record.chain_id, record.reference)))
+                statuses.append(status(engine, by_chain(engine, record.chain_id, record.reference, record.diff_ids)))
         except BaseimgError as exc:
-            found.append({"base": "", "path": Store(layer).layout.live, "error": exc.as_dict()})
-    return sorted(found, key=lambda one: (one["base"], one["path"]))
+            statuses.append({"base": "", "path": Store(layer).layout.live, "error": exc.as_dict()})
+    return sorted(statuses, key=lambda entry: (entry["base"], entry["path"]))
 
 
 def _read_records(engine: Engine) -> Iterator[Record]:
@@ -260,12 +280,17 @@ def _read_records(engine: Engine) -> Iterator[Record]:
 
 
 def _base(image: Image, height: int, reference: str) -> Base:
-    chain_id = ids.chain_id(image.diff_ids[:height])
+    return _of_layers(image.diff_ids[:height], image.directories[:height], reference)
+
+
+def _of_layers(diff_ids: tuple[str, ...], directories: Sequence[str], reference: str) -> Base:
+    """A base of these layers, bottom first."""
+    chain_id = ids.chain_id(diff_ids)
     return Base(
         reference=reference,
         version=ids.tag(reference) or chain_id.removeprefix("sha256:")[:12],
         chain_id=chain_id,
-        diff_ids=image.diff_ids[:height],
-        directory=image.directories[height - 1],
-        lower=tuple(reversed(image.directories[: height - 1])),
+        diff_ids=diff_ids,
+        directory=directories[-1],
+        lower=tuple(reversed(directories[:-1])),
     )

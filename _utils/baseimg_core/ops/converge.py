@@ -146,7 +146,7 @@ def _preview(context: Context, nest: Nest, steps: Plan, catalogue: Catalogue, po
         "bundles": steps.route,
         "changes": {word: sum(getattr(total, word) for total in totals) for word in ("added", "modified", "removed")},
         "images": [image.name for image in images],
-        "containers": bases.containers(context.engine, base, record, images, after),
+        "containers": bases.containers(context.engine, base, record, after),
         "protected": swap.protected_images(context, base, record, images),
         "warnings": swap.warnings_of(steps.generation),
         "impact": impact.preview(context, base, record, changing, catalogue, steps.route) if steps.route else None,
@@ -259,7 +259,8 @@ def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
     if base is not None and base != manifest.source.chain_id:
         return bases.locate(engine, base)
     try:
-        return bases.by_chain(engine, manifest.source.chain_id, manifest.source.reference)
+        source = manifest.source
+        return bases.by_chain(engine, source.chain_id, source.reference, source.diff_ids)
     except BaseAbsent:
         showing = [
             found
@@ -286,7 +287,7 @@ def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) 
         for version in sorted(catalogue.bundles):
             source = catalogue.manifest(version).source
             if source.version == ids.tag(name):
-                return bases.by_chain(engine, source.chain_id, name)
+                return bases.by_chain(engine, source.chain_id, name, source.diff_ids)
         raise
 
 
@@ -382,7 +383,9 @@ class _Change:
             return None
         outcome = Outcome(self.policy.mode, left=restarts.left)
         result = swap.result_of(self.context, self.base, record, None, outcome)
-        return {**result, "kept": [kept.as_dict() for kept in nest.kept()]}
+        result["kept"] = [kept.as_dict() for kept in nest.kept()]
+        restart.check_proven(self.context.engine, self.base, record, self.policy, result)
+        return result
 
     def _prepare(self, record: Record) -> Plan:
         """Fetch what is needed and compare generations, before the lock; what is found damaged stays known."""

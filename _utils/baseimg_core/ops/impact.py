@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..context import Context
-from ..engine import mounts
 from ..engine.base import Container, Engine, Image
 from ..errors import BundleMismatch, DeltaMismatch
 from ..model.bundle import route as bundle_route
@@ -17,6 +16,8 @@ from ..model.policy.protection import Declared
 from ..model.store.record import Record
 from . import bases, protection, verdicts
 from .bases import Base
+from .containers import usage
+from .containers.usage import Usage
 from .plan import Catalogue, open_bundle
 from .verdicts import PATHS, Changes, ImageJudge, Judgement, read_changes
 
@@ -47,8 +48,7 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
     record = stored or bases.pristine_record(base)
     users = bases.images_on(context.engine, base.chain_id)
     protected = {image.id for image in protection.protected(context, base, users)}
-    places = {number: base.store.path(record, number) for number in record.present} if stored else {}
-    containers = _containers(context.engine, users, record, places)
+    containers = _containers(usage.survey(context.engine, base, stored, stopped=True), users, record)
     with contextlib.ExitStack() as stack:
         new = _declared_changes(context, stack, record, base, declared) if declared else None
         judge = ImageJudge(base, record, new, users) if new else None
@@ -194,13 +194,13 @@ def _image(image: Image, base: Base, is_protected: bool, containers: list[dict[s
     }
 
 
-def _containers(engine: Engine, images: list[Image], record: Record, places: dict[int, str]) -> list[dict[str, Any]]:
-    """Every container of these images; ``places`` are the generations' directories by number."""
+def _containers(users: Usage, images: list[Image], record: Record) -> list[dict[str, Any]]:
+    """Every container that uses the base; ``image`` is empty if its image is gone."""
     names = {image.id: image.name for image in images}
     return [
-        {**_container(container, names[container.image_id]), **_content(container, record, places)}
-        for container in engine.containers(True)
-        if container.image_id in names
+        {**_container(container, names.get(container.image_id, "")), **_content(container, users, record)}
+        for container in users.listed
+        if container.id in users.on_base
     ]
 
 
@@ -219,11 +219,11 @@ def _container(container: Container, image: str) -> dict[str, Any]:
     }
 
 
-def _content(container: Container, record: Record, places: dict[int, str]) -> dict[str, Any]:
-    """Which generation a container has mounted, by inode; one that does not run has ncontainer."""
+def _content(container: Container, users: Usage, record: Record) -> dict[str, Any]:
+    """Which generation a container has mounted, by inode; none if it does not run."""
     if not container.pid:
         return {"generation": None, "version": None, "content": "none"}
-    number = mounts.generation_of(container.pid, places) if len(places) > 1 else record.current
+    number = users.generations.get(container.id)
     if number is None:
         return {"generation": None, "version": None, "content": "unknown"}
     content = "current" if number == record.current else "outdated"

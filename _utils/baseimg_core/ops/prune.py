@@ -1,4 +1,4 @@
-"""On a node: which generations are kept, and which may go."""
+"""Which generations are kept, and which are removed."""
 
 from __future__ import annotations
 
@@ -7,37 +7,60 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..context import Context
-from ..disk.store import space
+from ..disk.store import lifetimes, space
 from ..engine import mounts
-from ..engine.base import Engine
 from ..errors import NoWayBack
+from ..linux.oserrors import translate_os_errors
 from ..model.store.record import Record
 from . import bases
 from .bases import Base
+from .containers import usage
 
 
 def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dict[str, Any]]:
     """
-    Remove generations that nobody needs: not live, not pristine, not pinned, not among the ``keep`` newest of the rest,
-    and not mounted by a running container (in doubt all are). With ``test`` only tell.
+    Remove generations that nothing uses.
+
+    The live, the pristine and pinned generations stay, and the ``keep`` newest of the others. So do generations that a
+    mount or a process may use, and those that were swapped out less than ``context.grace`` seconds ago.
+
+    Args:
+        context: The surroundings of the operation.
+        name: A base; ``None`` for every base with a record.
+        keep: How many of the other generations stay.
+        test: True to change nothing.
+
+    Returns:
+        For each base ``base``, the ``removed`` versions, the ``kept`` generations with the reasons, the content bytes
+        ``freed``, and ``warnings``.
     """
-    engine = context.engine
-    found = bases.recorded(engine) if name is None else [bases.locate(engine, name)]
-    return [_prune(context, base, keep, test) for base in found]
+    selected = bases.recorded(context.engine) if name is None else [bases.locate(context.engine, name)]
+    return [_prune(context, base, keep, test) for base in selected]
 
 
 def pin(context: Context, name: str, version: str, pinned: bool) -> dict[str, Any]:
-    """Keep the generations of a version from being pruned, or no longer."""
+    """
+    Protect the generations of a version from being pruned, or stop protecting them.
+
+    Args:
+        context: The surroundings of the operation.
+        name: The base.
+        version: The version.
+        pinned: True to protect.
+
+    Raises:
+        NoWayBack: The base has no generation of the version.
+    """
     base = bases.locate(context.engine, name)
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover()
-        found = [record.generations[number] for number in record.present] if record else []
-        wanted = [one for one in found if one.version == version]
-        if record is None or not wanted:
+        present = [record.generations[number] for number in record.present] if record else []
+        matching = [generation for generation in present if generation.version == version]
+        if record is None or not matching:
             raise NoWayBack(f"{base.reference} has no generation of version {version}")
-        changed = [one for one in wanted if one.pinned is not pinned]
-        for one in changed:
-            one.pinned = pinned
+        changed = [generation for generation in matching if generation.pinned is not pinned]
+        for generation in changed:
+            generation.pinned = pinned
         if changed:
             base.store.save(record)
         return {"changed": bool(changed), "base": record.reference, "version": version, "pinned": pinned}
@@ -47,46 +70,74 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover()
         if record is None:
-            return {"base": base.reference, "removed": [], "kept": {}, "freed": 0}
-        reasons = _reasons(context.engine, base, record, keep)
-        useless = [number for number in record.present if number not in reasons]
-        versions = {number: one.version for number, one in record.generations.items()}
+            return {"base": base.reference, "removed": [], "kept": {}, "freed": 0, "warnings": []}
+        reasons = _reasons(context, base, record, keep)
+        unused = [number for number in record.present if number not in reasons]
+        versions = {number: generation.version for number, generation in record.generations.items()}
         if test:
-            freed = space.released(base.store.path(record, number) for number in useless)
+            freed = space.released(base.store.path(record, number) for number in unused)
         else:
-            freed = base.store.prune(record, useless) if useless else 0
+            freed = _remove(context, base, record, unused, reasons)
+            unused = [number for number in unused if number not in reasons]
         return {
             "base": record.reference,
-            "removed": [versions[number] for number in useless],
+            "removed": [versions[number] for number in unused],
             "kept": {f"{versions[number]} ({number})": reason for number, reason in sorted(reasons.items())},
             "freed": freed,
+            "warnings": _warnings(context),
         }
 
 
-def _reasons(engine: Engine, base: Base, record: Record, keep: int) -> dict[int, str]:
+def _remove(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:
+    """Mark generations as garbage, check again that nothing uses them, and remove them."""
+    if not os.path.exists(base.store.layout.lifetimes):  # an earlier release made the swaps: the grace begins now
+        with translate_os_errors(base.store.layout.lifetimes):
+            lifetimes.read(base.store.layout.lifetimes, record).save(base.store.layout.lifetimes)
+    if not unused:
+        return 0
+
+    def in_use() -> dict[int, str]:
+        reasons.update({number: reason for number, reason in _users(context, base, record) if number in unused})
+        return reasons
+
+    return base.store.prune(record, unused, in_use)
+
+
+def _warnings(context: Context) -> list[str]:
+    if context.grace:
+        return []
+    return ["baseimg:grace is 0: a container that is being started right now may lose its files"]
+
+
+def _reasons(context: Context, base: Base, record: Record, keep: int) -> dict[int, str]:
     """Why a generation is kept, by its number."""
     reasons = {0: "pristine", record.current: "current"}
     for number in record.present:
         if record.generations[number].pinned:
             reasons.setdefault(number, "pinned")
-    for mounted, container in _mounted(engine, base, record):
-        for number in record.present if mounted is None else [mounted]:
-            reasons.setdefault(number, f"{'in use' if mounted is not None else 'may be in use'} by {container}")
+    if any(number not in reasons for number in record.present):
+        for number, reason in _users(context, base, record):
+            reasons.setdefault(number, reason)
+    ages = lifetimes.read(base.store.layout.lifetimes, record)
     rest = [number for number in record.present if number not in reasons]
     newest = sorted(rest, key=lambda number: (record.generations[number].activated, number), reverse=True)
     reasons.update(dict.fromkeys(newest[:keep], f"among the {keep} newest"))
+    for number in newest[keep:]:
+        if ages.age(number) < context.grace:
+            reasons[number] = f"swapped out less than {context.grace:g} s ago (baseimg:grace)"
     return reasons
 
 
-def _mounted(engine: Engine, base: Base, record: Record) -> Iterator[tuple[int | None, str]]:
-    """Which generation each running container has mounted; ``None`` where one may have any."""
-    images = engine.images()
-    others = {image.id for image in images if not image.height(base.chain_id)}
-    places = {number: base.store.path(record, number) for number in record.present}
-    for container in engine.containers():
-        if container.image_id in others:
-            continue
-        generation = mounts.generation_of(container.pid, places)
-        # a process that has ended uses nothing
-        if generation is not None or os.path.exists(f"/proc/{container.pid}"):
-            yield generation, container.name
+def _users(context: Context, base: Base, record: Record) -> Iterator[tuple[int, str]]:
+    """What uses generations: containers, other mounts, and processes with open files."""
+    for use in usage.survey(context.engine, base, record).uses:
+        for number in use.possible:
+            yield number, f"{'in use' if use.generation is not None else 'may be in use'} by {use.holder}"
+    table = mounts.read_table()
+    for holder in table.unreadable:
+        yield from ((number, f"may be in use by {holder}") for number in record.present)
+    old = [number for number in record.present if number != record.current]
+    places = {number: os.fsencode(os.path.realpath(base.store.path(record, number))) for number in old}
+    for opened, holder in mounts.read_open_files(table, places):
+        for number in old if opened is None else [opened]:
+            yield number, f"{'may be in use' if opened is None else 'in use'} by {holder}"

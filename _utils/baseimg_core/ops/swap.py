@@ -89,7 +89,7 @@ def result_of(
         "to": current.version,
         "generation": current.number,
         "images": [image.name for image in images],
-        "containers": bases.containers(context.engine, base, base.store.read(), images, record.current),
+        "containers": bases.containers(context.engine, base, base.store.read(), record.current),
         "protected": protected_images(context, base, record, images),
         "warnings": warnings_of(current),
         "restart": restarted.as_dict(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from ...errors import RecordInvalid
 from ...linux import files
@@ -32,6 +33,8 @@ class Journal:
     names: dict[str, str] = field(default_factory=dict)
     #: IDs of those that have passed their gate. They go back with the others.
     passed: list[str] = field(default_factory=list)
+    #: Start time and PID of each when it was noted, by ID.
+    runs: dict[str, list[Any]] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -39,11 +42,19 @@ class Journal:
         """The IDs of containers that were stopped and have not passed their gate since."""
         return [key for key in self.names if key not in self.passed]
 
-    def note(self, batch: Sequence[Sequence[str]], names: dict[str, str]) -> None:
-        """Add a batch that is about to be stopped."""
+    def note(self, batch: Sequence[Sequence[str]], names: dict[str, str], runs: dict[str, list[Any]]) -> None:
+        """
+        Add a batch that is about to be stopped.
+
+        Args:
+            batch: IDs, in groups.
+            names: Their names, by ID.
+            runs: Their start times and PIDs, by ID.
+        """
         self.forget([key for group in batch for key in group])
         self.batches.append([list(group) for group in batch])
         self.names.update(names)
+        self.runs.update(runs)
 
     def forget(self, keys: Sequence[str]) -> None:
         """Remove these containers from the journal."""
@@ -51,6 +62,7 @@ class Journal:
         self.batches = [kept for batch in groups if (kept := [group for group in batch if group])]
         self.names = {key: name for key, name in self.names.items() if key not in keys}
         self.passed = [key for key in self.passed if key not in keys]
+        self.runs = {key: run for key, run in self.runs.items() if key not in keys}
 
     def save(self, path: str) -> None:
         """Replace the file, or remove it if the journal is empty."""

@@ -33,10 +33,11 @@ from dataclasses import asdict, dataclass, field
 from ...errors import BaseimgError, RecordInvalid
 from ...linux import files, syscalls
 from ...linux.concurrency import in_background
+from ...linux.mounts import next_mount_id
 from ...linux.oserrors import translate_os_errors
 from ...model.store.generations import ID_XATTR, Directory
 from ...model.store.record import ENGINE, Generation, Intent, Record
-from . import index
+from . import index, lifetimes
 from .layout import Layout, describe, now
 from .links import LINKED
 from .lock import LayerLock
@@ -307,6 +308,7 @@ class Store:
                 record.intent = intent
                 self.records.save(record)
                 self.trace("swap.intended")
+                marker = next_mount_id(self.layout.live)
                 syscalls.exchange(self.layout.live, place)
             except BaseException:
                 self._forget(record, intent)
@@ -320,7 +322,7 @@ class Store:
             files.sync_directory(self.layout.generations)
             self.trace("swap.named")
             record.current = number
-            self._record_swap(record, intent)
+            self._record_swap(record, intent, marker)
             self.records.save(record)
             self.trace("swap.recorded")
 
@@ -401,21 +403,33 @@ class Store:
                 self._discard_staging()
                 self._discard_indexes(record.generations if record else ())
 
-    def prune(self, record: Record, numbers: Iterable[int]) -> int:
+    def prune(self, record: Record, numbers: Iterable[int], in_use: Callable[[], Collection[int]] = frozenset) -> int:
         """
-        Remove generations, except the live and the pristine one, and return the content bytes that this freed.
+        Remove generations, except the live and the pristine one.
 
         They are marked as garbage first (I7), so :meth:`recover` finishes an interrupted removal. If pristine is
         missing, nothing is removed: one of the directories may be it.
+
+        Args:
+            record: the record of this base; saved here.
+            numbers: the generations.
+            in_use: called after the mark; generations that it returns stay.
+
+        Returns:
+            The content bytes that this freed.
         """
         if record.pristine_state == "missing":
             return 0
-        for number in numbers:
-            if number not in (0, record.current):
-                record.generations[number].activated = ""
+        marked = {
+            number: record.generations[number].activated for number in numbers if number not in (0, record.current)
+        }
         with translate_os_errors(self.layout.home):
+            lifetimes.mark(record, dict.fromkeys(marked, ""))
             self.records.save(record)
             self.trace("prune.marked")
+            lifetimes.mark(record, marked)  # only on disk: a garbage generation is in no list
+            used = set(in_use())
+            lifetimes.mark(record, {number: "" for number in marked if number not in used})
             freed = sum(self._drop_garbage(record))
             self.trace("prune.removed")
             self.records.save(record)
@@ -427,8 +441,9 @@ class Store:
         with translate_os_errors(self.layout.state):
             self.records.save(record)
 
-    def _record_swap(self, record: Record, intent: Intent) -> None:
+    def _record_swap(self, record: Record, intent: Intent, marker: int | None = None) -> None:
         """Update record and history after a completed exchange; the caller saves the record."""
+        lifetimes.note(self.layout.lifetimes, record, intent, marker)
         before = record.generations[intent.before]
         if intent.action == "rollback":
             record.previous = intent.after  # rolling back again stays here
@@ -499,7 +514,7 @@ class Store:
 
     def _discard_staging(self) -> None:
         """Remove an unfinished generation and half-written files."""
-        for path in (self.layout.state, self.layout.history, self.layout.restarting):
+        for path in self.layout.replaced:
             files.discard(path + ".new")
         files.remove(self.layout.staging)
 

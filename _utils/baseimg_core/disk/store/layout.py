@@ -42,6 +42,12 @@ class Layout:
         self.restarting = os.path.join(self.home, "restarting.json")
         #: Versions that the base must not go to.
         self.holds = os.path.join(self.home, "holds.json")
+        #: When generations were swapped in and out (:mod:`lifetimes`).
+        self.lifetimes = os.path.join(self.home, "lifetimes.json")
+        #: The containers that baseimg started (:mod:`disk.containers.starts`).
+        self.starts = os.path.join(self.home, "starts.json")
+        #: The files that are replaced through a ``.new`` beside them.
+        self.replaced = (self.state, self.history, self.restarting, self.lifetimes, self.starts)
 
     @property
     def live(self) -> str:

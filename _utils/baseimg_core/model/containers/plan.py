@@ -22,7 +22,7 @@ _STATES = {
 }
 _STOPPED = "does not run: its next start gets the new content"
 _EXCLUDED = "excluded by only or except"
-_UNKNOWN = "its content is unknown"
+UNKNOWN = "its content is unknown"
 _NO_OWNER = "it shares the network or processes of a container that does not run, so it could not start again"
 
 
@@ -89,7 +89,7 @@ def decide(
         if container.id not in concerned:
             continue
         sharing = _sharing(container, known)
-        reason = _obstacle(container, sharing, known, policy) or (_UNKNOWN if container.id in unknown else "")
+        reason = _obstacle(container, sharing, known, policy) or (UNKNOWN if container.id in unknown else "")
         reason = reason or ("" if policy.selects(container) else _EXCLUDED)
         if reason:
             left[container.id] = reason

@@ -17,8 +17,11 @@ from ..policy.validation import wrong
 
 MODES = ("keep", "restart")
 ON_FAILURE = ("rollback", "halt")
+UNKNOWN = ("restart", "fail")
 _GO_ON = "go on"
-_KEYS = frozenset({"mode", "parallel", "order", "timeout", "settle", "only", "except", "probe", "on_failure"})
+_KEYS = frozenset(
+    {"mode", "parallel", "order", "timeout", "settle", "only", "except", "probe", "on_failure", "unknown"}
+)
 _PROBE_KEYS = frozenset({"match", "command", "url"})
 _SELECTORS = "a name pattern such as 'shop-*', 'label=KEY' or 'label=KEY=VALUE', or a list of these"
 _MAXIMUM = 86_400  # seconds; a larger value is a mistake
@@ -83,6 +86,8 @@ class Policy:
     probes: tuple[Probe, ...] = ()
     #: What to do if a gate fails: ``rollback`` or ``halt``.
     on_failure: str = "rollback"
+    #: What to do about containers whose content is unknown: ``restart`` once for each generation, or ``fail``.
+    unknown: str = "restart"
 
     @property
     def restarts(self) -> bool:
@@ -144,6 +149,7 @@ def parse(raw: object, key: str = "containers") -> Policy:
         excluded=_selectors(given.get("except"), f"{key}:except"),
         probes=_probes(given.get("probe"), f"{key}:probe"),
         on_failure=_choice(given, "on_failure", ON_FAILURE, default.on_failure, key),
+        unknown=_choice(given, "unknown", UNKNOWN, default.unknown, key),
     )
     if policy.settle > policy.timeout:
         raise wrong(f"{key}:settle", policy.settle, f"no more than the timeout, {policy.timeout:g}")

@@ -22,7 +22,7 @@ DELTAS = ("auto", "both", "only")
 LINKS = ("auto", "reflink", "copy", "hardlink")
 _OPTIONS = frozenset(
     {
-        *("engine", "lock_timeout", "reserve", "allow_devices", "layers_roots", "link"),
+        *("engine", "lock_timeout", "reserve", "allow_devices", "layers_roots", "link", "grace"),
         *("trusted_keys", "require_signature", "registries"),
     }
 )

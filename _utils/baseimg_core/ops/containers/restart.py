@@ -8,24 +8,27 @@ is stopped, so the next operation on the base starts it in any case.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...context import Context
-from ...disk.containers import journal
+from ...disk.containers import journal, starts
+from ...disk.containers.journal import Journal
+from ...disk.containers.starts import Start
 from ...engine.base import Container, Engine
-from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, GateFailed, RestartInterrupted
+from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, ContentUnproven, GateFailed, RestartInterrupted
 from ...model.containers import plan as containers_plan
 from ...model.containers.plan import Restarts
 from ...model.containers.policy import Policy
 from ...model.store.record import Record
 from .. import bases
 from ..bases import Base
-from . import runner
+from . import runner, usage
 from .runner import Batch, ContainerRestarter, Failures
 
 _ENDED = ("created", "exited", "dead")
+_MOUNT = "a mount that no container owns: unmount it"
 
 
 @dataclass(slots=True)
@@ -71,11 +74,18 @@ class RestartPlan:
     names: dict[str, str]
     #: Generation of each running container of the base by ID, ``None`` if unknown.
     generations: dict[str, int | None]
+    #: Why mounts that are no container's are left alone.
+    mounts: dict[str, str] = field(default_factory=dict)
 
     @property
     def left(self) -> dict[str, str]:
-        """Why containers are left alone, by name."""
-        return {self.names[key]: reason for key, reason in self.plan.left.items()}
+        """Why containers and mounts are left alone, by name."""
+        return {**{self.names[key]: reason for key, reason in self.plan.left.items()}, **self.mounts}
+
+    @property
+    def unproven(self) -> list[str]:
+        """The names of containers that are left alone because their content is unknown."""
+        return [self.names[key] for key, reason in self.plan.left.items() if reason == containers_plan.UNKNOWN]
 
     @property
     def batches(self) -> list[list[str]]:
@@ -98,19 +108,32 @@ def plan_restarts(
     """
     if not policy.restarts:
         return RestartPlan(Restarts(), {}, {})
-    image_ids = {image.id for image in bases.images_on(engine, base.chain_id)}
-    mounted = bases.generation_finder(base, record)
-    everything = engine.containers(stopped=True)
-    ours = [container for container in everything if container.image_id in image_ids]
-    generations = {container.id: mounted(container) for container in ours if container.pid}
-    unknown = {key for key, number in generations.items() if number is None}
-    concerned = {
-        container.id
-        for container in ours
-        if container.id in unknown or not container.pid or generations[container.id] != current
+    found = usage.survey(engine, base, record, stopped=True)
+    running = {container.id for container in found.listed if container.pid}
+    unknown = found.containers("unknown", current)
+    left = unknown if policy.unknown == "fail" else _restarted_in_vain(base, found.listed, unknown, current)
+    stopped = {container.id for container in found.listed if container.id in found.on_base - running}
+    concerned = stopped | unknown | found.containers("outdated", current)
+    plan = containers_plan.decide(found.listed, concerned, left, policy)
+    names = {container.id: container.name for container in found.listed}
+    mounts = {
+        use.holder: _MOUNT
+        for use in found.uses
+        if not use.container and use.is_certain and use.content(current) != "current"
     }
-    plan = containers_plan.decide(everything, concerned, unknown, policy)
-    return RestartPlan(plan, {container.id: container.name for container in everything}, generations)
+    return RestartPlan(plan, names, found.generations, mounts)
+
+
+def _restarted_in_vain(base: Base, listed: list[Container], unknown: set[str], current: int | None) -> set[str]:
+    """The containers whose content is unknown although we started them for this generation."""
+    known = starts.read(base.store.layout.starts)
+    return {
+        container.id
+        for container in listed
+        if container.id in unknown
+        and current is not None
+        and known.was_tried(container.id, current, container.started, container.pid)
+    }
 
 
 def preview(engine: Engine, base: Base, record: Record | None, policy: Policy, current: int | None) -> dict[str, Any]:
@@ -122,10 +145,40 @@ def preview(engine: Engine, base: Base, record: Record | None, policy: Policy, c
 
 def recover(context: Context, base: Base) -> None:
     """Start containers that an interrupted run left stopped. They stay in the journal."""
-    for key in journal.read(base.store.layout.restarting).waiting:
+    noted = journal.read(base.store.layout.restarting)
+    for key in noted.waiting:
         # finish() retries and reports failures, once the declared content is live
         with contextlib.suppress(ContainerRefused, ContainerUnknown):
-            context.engine.start(key)
+            resume(context.engine, noted, key, Policy().timeout)
+
+
+def resume(engine: Engine, noted: Journal, key: str, longest: float) -> Container:
+    """
+    Have a container run that an interrupted run noted.
+
+    A container that has not started again since it was noted is stopped to its end first: the engine may still be
+    stopping it for the run that died, so it only looks as if it ran.
+
+    Args:
+        engine: The engine.
+        noted: The journal.
+        key: The container's ID.
+        longest: Seconds to wait if its own stop timeout is infinite.
+
+    Returns:
+        The container as it was before.
+
+    Raises:
+        ContainerUnknown: It was removed.
+        ContainerRefused: It cannot be stopped or started.
+    """
+    container = engine.container(key)
+    if container.state not in _ENDED and noted.runs.get(key) == [container.started, container.pid]:
+        engine.stop(key, longest)
+        engine.start(key)
+    elif container.state in _ENDED:
+        engine.start(key)
+    return container
 
 
 def restart(
@@ -181,8 +234,11 @@ class _Run:
             name = self._noted.names[key]
             try:
                 container = self._restarter.retry_unreachable(self._engine.container, key)
-                if container.state in _ENDED:
-                    self._restarter.retry_unreachable(self._engine.start, key)
+                if self._policy.excludes(container):  # given up by name
+                    self._noted.forget([key])
+                    continue
+                before = self._restarter.retry_unreachable(resume, self._engine, self._noted, key, self._policy.timeout)
+                if (before.started, before.pid) != self._run_of(key):
                     self._done.started.append(name)
                 there.append(container)
             except ContainerUnknown:
@@ -190,6 +246,10 @@ class _Run:
             except ContainerRefused as exc:
                 self._done.failed[name] = {"reason": f"does not start: {exc.message}", "log": []}
         return there
+
+    def _run_of(self, key: str) -> tuple[str, int]:
+        container = self._restarter.retry_unreachable(self._engine.container, key)
+        return container.started, container.pid
 
     def _set_way_back(self, swapped: Swapped | None, planned: RestartPlan) -> None:
         """Choose the generation to return to: the last swapped-out one, else the one that the containers ran on."""
@@ -213,10 +273,12 @@ class _Run:
         if not batch:
             return
         names = {container.id: container.name for group in batch for container in group}
-        self._noted.note([[container.id for container in group] for group in batch], names)
+        runs = {container.id: [container.started, container.pid] for group in batch for container in group}
+        self._noted.note([[container.id for container in group] for group in batch], names, runs)
         self._noted.save(self._base.store.layout.restarting)
         runner.trace("restart.noted")
         refused = self._restarter.restart_batch(batch)
+        self._note_starts(batch, refused)
         self._done.restarted += names.values()
         failed = self._restarter.wait(batch, refused, self._policy.continues_on_failure)
         runner.trace("restart.gated")
@@ -225,21 +287,35 @@ class _Run:
             self._noted.save(self._base.store.layout.restarting)
         self._done.failed |= failed
 
+    def _note_starts(self, batch: Batch, refused: Collection[str]) -> None:
+        """Note which content these containers were started on. A full disk only costs the proof."""
+        path = self._base.store.layout.starts
+        known = starts.read(path)
+        for container in (one for group in batch for one in group if one.id not in refused):
+            with contextlib.suppress(ContainerUnknown):
+                now = self._restarter.retry_unreachable(self._engine.container, container.id)
+                proven = container.id not in self._restarter.still_mounted
+                known.by_id[now.id] = Start(self._record.current, now.started, now.pid, proven)
+        with contextlib.suppress(OSError):
+            known.save(path, [container.id for container in self._engine.containers(stopped=True)])
+
     def _still_running(self, planned: Batch) -> Batch:
         """The batch without containers that were stopped, paused or removed since the plan was made."""
-        states = {container.id: self._state(container.id) for group in planned for container in group}
+        groups: list[tuple[Container, ...]] = []
         for group in planned:
+            running: list[Container] = []
             for container in group:
-                if states[container.id] != "running":
-                    self._done.left[container.name] = f"{states[container.id]} meanwhile"
-        running = (tuple(container for container in group if states[container.id] == "running") for group in planned)
-        return tuple(group for group in running if group)
-
-    def _state(self, key: str) -> str:
-        try:
-            return self._restarter.retry_unreachable(self._engine.container, key).state
-        except ContainerUnknown:
-            return "removed"
+                try:
+                    now = self._restarter.retry_unreachable(self._engine.container, container.id)
+                except ContainerUnknown:
+                    self._done.left[container.name] = "removed meanwhile"
+                    continue
+                if now.state == "running":
+                    running.append(now)
+                else:
+                    self._done.left[container.name] = f"{now.state} meanwhile"
+            groups.append(tuple(running))
+        return tuple(group for group in groups if group)
 
     def _go_back(self) -> None:
         """Swap the base back after a failed gate, if the policy says so and the old content is present."""
@@ -251,10 +327,12 @@ class _Run:
         self._base.store.save(self._record)
         self._done.rolled_back = True
         runner.trace("back.swapped")
-        mounted = bases.generation_finder(self._base, self._record)
+        shown = usage.survey(self._engine, self._base, self._record).containers("current", self._record.current)
         for noted in list(self._noted.batches):
-            batch = self._there(noted, mounted)
-            failing = self._restarter.wait(batch, self._restarter.restart_batch(batch), patient=True)
+            batch = self._there(noted, shown)
+            refused = self._restarter.restart_batch(batch)
+            self._note_starts(batch, refused)
+            failing = self._restarter.wait(batch, refused, patient=True)
             self._done.still_failing.update(failing)
             self._clear([key for group in noted for key in group if self._noted.names[key] not in failing])
             runner.trace("back.started")
@@ -263,7 +341,7 @@ class _Run:
         record = self._record
         return number in record.present and number != record.current and not record.generations[number].damaged
 
-    def _there(self, noted: list[list[str]], mounted: Callable[[Container], int | None]) -> Batch:
+    def _there(self, noted: list[list[str]], shown: Collection[str]) -> Batch:
         """The containers of a batch to restart on the old content: passed ones only if they run on other content."""
         groups: list[tuple[Container, ...]] = []
         for keys in noted:
@@ -271,7 +349,7 @@ class _Run:
             for key in keys:
                 with contextlib.suppress(ContainerUnknown):
                     container = self._restarter.retry_unreachable(self._engine.container, key)
-                    done = container.state in _ENDED or mounted(container) == self._record.current
+                    done = container.state in _ENDED or key in shown
                     if key not in self._noted.passed or not done:
                         group.append(container)
             groups.append(tuple(group))
@@ -324,11 +402,33 @@ def finish(
         raise RestartInterrupted(text, result=result) from exc
     result = _final_result(result, record, swapped, done)
     if done.restarted or done.started or done.failed:
-        images = bases.images_on(context.engine, base.chain_id)
-        result["containers"] = bases.containers(context.engine, base, record, images, record.current)
+        result["containers"] = bases.containers(context.engine, base, record, record.current)
     if done.failed:
         raise GateFailed(explain(record.reference, version, policy, done, result["to"]), result=result)
+    check_proven(context.engine, base, record, policy, result)
     return result
+
+
+def check_proven(engine: Engine, base: Base, record: Record, policy: Policy, result: dict[str, Any]) -> None:
+    """
+    Refuse to call an operation successful if a container that the policy restarts may run on old content.
+
+    Args:
+        engine: The engine.
+        base: The base.
+        record: Its record.
+        policy: The declared policy.
+        result: The operation's result, for the error.
+
+    Raises:
+        ContentUnproven: The content of a container is unknown.
+    """
+    if not policy.restarts or not result["containers"]["unknown"]:
+        return
+    unproven = plan_restarts(engine, base, record, policy, record.current).unproven
+    if unproven:
+        names = ", ".join(unproven)
+        raise ContentUnproven(f"{record.reference} shows {result['to']}; the content of {names} is unknown", "", result)
 
 
 def _final_result(result: dict[str, Any], record: Record, swapped: Swapped | None, done: Outcome) -> dict[str, Any]:

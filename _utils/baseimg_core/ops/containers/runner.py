@@ -43,6 +43,8 @@ class ContainerRestarter:
 
     def __init__(self, engine: Engine, policy: Policy, waiting: Callable[[str], None]) -> None:
         self._engine, self._policy, self._waiting = engine, policy, waiting
+        #: IDs of containers that kept their old mount when they were started.
+        self.still_mounted: set[str] = set()
 
     def restart_batch(self, batch: Batch) -> dict[str, str]:
         """
@@ -59,7 +61,7 @@ class ContainerRestarter:
         refused: dict[str, str] = {}
         self._each(self._stop, group[::-1], refused)
         trace("restart.stopped")
-        self._each(self._engine.start, group, refused)
+        self._each(self._start, group, refused)
         return refused
 
     def _each(self, work: Callable[[str], None], group: Sequence[Container], refused: dict[str, str]) -> None:
@@ -69,6 +71,11 @@ class ContainerRestarter:
                     self.retry_unreachable(work, container.id)
             except ContainerRefused as exc:
                 refused[container.id] = f"cannot be stopped and started: {exc.message}"
+
+    def _start(self, container_id: str) -> None:
+        self.still_mounted.discard(container_id)
+        if not self._engine.start(container_id):
+            self.still_mounted.add(container_id)
 
     def _stop(self, container_id: str) -> None:
         self._engine.stop(container_id, self._policy.timeout)

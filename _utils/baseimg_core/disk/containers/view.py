@@ -1,0 +1,207 @@
+"""
+Which generation of a base a mounted view shows, by the inodes seen through the mount.
+
+Times and copied-up files prove nothing. At a path that no layer above the base has, an overlay shows the entry of the
+topmost layer that has the path, with that entry's inode. So each generation predicts what a view shows there: an inode
+of its own, an inode of a layer below, or nothing. A view proves a generation if it contradicts every other one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+
+from ...linux.files import open_below, walk
+from ..store.layout import Layout
+
+_PATHS = 4096  # paths of each generation that are tried
+_ABSENT = 0  # no inode: the path does not exist
+_DEFERRED = -1  # a layer below decides, whose content may have been another one when the view was mounted
+_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+
+
+class Layer:
+    """One layer's directory."""
+
+    def __init__(self, path: str | bytes) -> None:
+        self.path = os.fsencode(path)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._opaque: dict[bytes, bool] = {}
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def inode(self, path: bytes) -> int | None:
+        """The inode at a path, ``_ABSENT`` if the layer hides the path, ``None`` if the layers below decide."""
+        try:
+            entry = _stat(self._descriptor, path)
+        except OSError as exc:
+            if exc.errno in (errno.ENOTDIR, errno.ELOOP):  # a file or a link hides the directories below
+                return _ABSENT
+            if exc.errno != errno.ENOENT:
+                raise
+            return _ABSENT if any(self._is_opaque(parent) for parent in _parents(path)) else None
+        return _ABSENT if stat.S_ISCHR(entry.st_mode) and not entry.st_rdev else entry.st_ino
+
+    def paths(self) -> Iterator[bytes]:
+        """The paths of the layer, files before directories."""
+        directories: list[bytes] = []
+        for parent, names, files in walk(self.path):
+            prefix = parent[len(self.path) + 1 :]
+            for name in files:
+                yield os.path.join(prefix, name)
+            directories += (os.path.join(prefix, name) for name in names)
+        yield from directories
+
+    def _is_opaque(self, directory: bytes) -> bool:
+        if directory not in self._opaque:
+            self._opaque[directory] = self._read_opaque(directory)
+        return self._opaque[directory]
+
+    def _read_opaque(self, directory: bytes) -> bool:
+        try:
+            descriptor = open_below(self._descriptor, directory, os.O_PATH)
+        except OSError:
+            return False
+        try:
+            for name in _OPAQUE:
+                with contextlib.suppress(OSError):
+                    if os.getxattr(f"/proc/self/fd/{descriptor}", name) == b"y":
+                        return True
+        finally:
+            os.close(descriptor)
+        return False
+
+
+class Generations:
+    """The generations of a base, and what each of them predicts. A context manager."""
+
+    def __init__(self, directories: Mapping[int, str], lower: Sequence[str]) -> None:
+        """
+        Args:
+            directories: The directory of each generation, by number.
+            lower: The directories of the layers below the base's top layer, top first.
+        """
+        with contextlib.ExitStack() as stack:
+            self._own = {number: _opened(stack, path) for number, path in directories.items()}
+            self._below = [_opened(stack, path) for path in lower]
+            self._below_changes = any(os.path.isdir(Layout(os.path.dirname(path)).home) for path in lower)
+            self._stack = stack.pop_all()
+        self._predictions = _Memo(self._differing())
+
+    def __enter__(self) -> Generations:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def possible(self, view: bytes, device: str, above: Sequence[bytes], complete: bool) -> frozenset[int]:
+        """
+        The generations that a view may show.
+
+        Args:
+            view: A path to the mount point.
+            device: ``major:minor`` of the mounted file system.
+            above: The directories of the layers above the base, the container's own included.
+            complete: True if ``above`` has all of them. If not, an absent path proves nothing.
+
+        Returns:
+            The numbers of the generations. One number is a proof. All numbers if nothing can be told.
+        """
+        everything = candidates = frozenset(self._own)
+        with contextlib.ExitStack() as stack:
+            try:
+                root = os.open(view, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, root)
+                layers = [_opened(stack, path) for path in above]
+                st = os.fstat(root)
+            except OSError:  # the mount is gone, or a layer above it
+                return everything
+            if f"{os.major(st.st_dev)}:{os.minor(st.st_dev)}" != device:  # another mount covers it
+                return everything
+            for path, predicted in self._predictions:
+                seen = _seen(root, st.st_dev, path, layers, complete)
+                if seen is not None and (seen in predicted.values() or (complete and _DEFERRED in predicted.values())):
+                    candidates &= _consistent(predicted, seen)
+                    if len(candidates) <= 1:
+                        break
+        return candidates or everything
+
+    def _differing(self) -> Iterator[tuple[bytes, dict[int, int]]]:
+        """Paths at which generations predict different inodes, with the predictions."""
+        tried: set[bytes] = set()
+        for layer in self._own.values():
+            for path in itertools.islice(layer.paths(), _PATHS):
+                if path not in tried:
+                    tried.add(path)
+                    predicted = {number: self._predict(own, path) for number, own in self._own.items()}
+                    if len(set(predicted.values())) > 1:
+                        yield path, predicted
+
+    def _predict(self, own: Layer, path: bytes) -> int:
+        inode = own.inode(path)
+        if inode is not None:
+            return inode
+        if self._below_changes:
+            return _DEFERRED
+        return next((found for layer in self._below if (found := layer.inode(path)) is not None), _ABSENT)
+
+
+class _Memo:
+    """An iterator that can be iterated again."""
+
+    def __init__(self, source: Iterator[tuple[bytes, dict[int, int]]]) -> None:
+        self._source, self._items = source, list[tuple[bytes, dict[int, int]]]()
+
+    def __iter__(self) -> Iterator[tuple[bytes, dict[int, int]]]:
+        for index in itertools.count():
+            if index == len(self._items):
+                item = next(self._source, None)
+                if item is None:
+                    return
+                self._items.append(item)
+            yield self._items[index]
+
+
+def _consistent(predicted: Mapping[int, int], seen: int) -> set[int]:
+    """The generations that may show the inode ``seen``. Only a generation itself shows an inode of its own."""
+    matching = {number for number, inode in predicted.items() if inode == seen}
+    if seen != _ABSENT and matching:
+        return matching
+    return matching | {number for number, inode in predicted.items() if inode == _DEFERRED}
+
+
+def _seen(root: int, device: int, path: bytes, above: list[Layer], complete: bool) -> int | None:
+    """The inode that a view shows at a path, ``_ABSENT``, or ``None`` if that proves nothing."""
+    if any(layer.inode(path) is not None for layer in above):
+        return None
+    try:
+        entry = _stat(root, path)
+    except OSError as exc:
+        return _ABSENT if complete and exc.errno in _NOT_THERE else None
+    # a file system that is mounted over the path, or layers on several file systems
+    return entry.st_ino if entry.st_dev == device else None
+
+
+def _stat(directory: int, path: bytes) -> os.stat_result:
+    descriptor = open_below(directory, path, os.O_PATH)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parents(path: bytes) -> Iterator[bytes]:
+    while path := os.path.dirname(path):
+        yield path
+
+
+def _opened(stack: contextlib.ExitStack, path: str | bytes) -> Layer:
+    layer = Layer(path)
+    stack.callback(layer.close)
+    return layer

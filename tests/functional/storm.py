@@ -1,0 +1,75 @@
+"""Containers that start while a base is swapped and pruned: each must see one whole content."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from tests.functional.lab import APP, BASE, NEW, NEWER, Lab
+
+WHOLE = {
+    "12.0": "12.0 gone kept tool 12.0",
+    "12.1": "12.1 added kept tool 12.1",
+    "12.2": "12.2 fresh kept tool 12.1",
+}
+# every file of the base by name, and the contents of two
+LOOK = "cd /etc; echo $(cat version) $(for name in added fresh gone kept; do [ -e $name ] && echo $name; done) \
+$(cat /usr/lib/tool)"
+THREADS = 3
+
+
+def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
+    """
+    Start containers in threads during swaps and prunes.
+
+    Args:
+        lab: A node without images.
+        starts: How many containers to start.
+        grace: Seconds that a generation stays after it was swapped out.
+
+    Returns:
+        How many containers saw what.
+    """
+    lab.usual(NEWER)
+    bundles = {"12.1": {"source": lab.bundle()}, "12.2": {"source": lab.bundle(NEW, NEWER)}}
+    lab.converge(BASE, "12.1", bundles)
+    lab.minion.configure(baseimg={"grace": grace})
+    seen: Counter[str] = Counter()
+    left = iter(range(starts))
+    lock = threading.Lock()
+
+    def start() -> None:
+        while True:
+            with lock:
+                if next(left, None) is None:
+                    return
+            shown = lab.engine.run(APP, "sh", "-c", LOOK).strip()
+            with lock:
+                seen[shown] += 1
+
+    threads = [threading.Thread(target=_kept(start, seen, lock)) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for version in itertools.cycle(("12.2", "12.0", "12.1")):
+        if not any(thread.is_alive() for thread in threads):
+            break
+        lab.converge(BASE, version, bundles)
+        lab.prune(BASE, keep=0)
+    for thread in threads:
+        thread.join()
+    return seen
+
+
+def _kept(work: Callable[[], None], seen: Counter[str], lock: threading.Lock) -> Callable[[], None]:
+    """An error in a thread is a finding."""
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as exc:
+            with lock:
+                seen[repr(exc)] += 1
+
+    return run

@@ -1,0 +1,256 @@
+"""Everything that mounts a base counts, not only containers of its images: what is outdated, and what prune keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from baseimg_core.disk.store import lifetimes
+from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, SLEEP, Lab
+from tests.functional.test_running import containers, only, start
+from tests.support.deadlines import wait_until
+from tests.support.mounts import MS_BIND, mount, unmount
+
+pytestmark = pytest.mark.functional
+
+
+@pytest.fixture
+def lab(lab: Lab) -> Lab:
+    """A base that can show three versions, on a node that removes what it can at once."""
+    lab.usual(NEWER)
+    lab.bundles = {"12.1": {"source": lab.bundle()}, "12.2": {"source": lab.bundle(NEW, NEWER)}}  # type: ignore[attr-defined]
+    return lab
+
+
+def show(lab: Lab, version: str) -> None:
+    lab.converge(BASE, version, lab.bundles)
+
+
+def pruned(lab: Lab) -> list[str]:
+    (done,) = lab.prune(BASE, keep=0)
+    print(done["kept"])  # what keeps the others, where a test fails
+    removed: list[str] = done["removed"]
+    return removed
+
+
+def assert_goes(lab: Lab, versions: list[str]) -> None:
+    """A mount namespace that another process makes meanwhile has a copy of this test's mounts for a moment."""
+    removed: list[str] = []
+
+    def is_gone() -> bool:
+        removed.extend(pruned(lab))
+        return removed == versions
+
+    wait_until(is_gone, f"prune removes {versions}")
+
+
+@contextmanager
+def overlay(lab: Lab, point: Path, lower: list[bytes] | None = None) -> Iterator[Path]:
+    """The application's layers, mounted by hand, read-only."""
+    point.mkdir(parents=True, exist_ok=True)
+    paths = lower or [os.fsencode(path) for path in lab.dirs(APP)]
+    mount(b"overlay", os.fsencode(point), b"overlay", 0, b"lowerdir=" + b":".join(paths))
+    try:
+        yield point
+    finally:
+        unmount(os.fsencode(point))
+
+
+class TestPruneKeeps:
+    def test_what_nothing_uses_goes(self, lab: Lab) -> None:
+        show(lab, "12.1")
+        show(lab, "12.2")
+        assert_goes(lab, ["12.1"])
+
+    def test_an_overlay_made_by_hand(self, lab: Lab, tmp_path: Path) -> None:
+        show(lab, "12.1")
+        with overlay(lab, tmp_path / "view") as view:
+            names = sorted(os.listdir(view / "etc"))
+            show(lab, "12.2")
+            assert containers(lab) == only(outdated=[f"mount {view} (process {min_pid()})"])
+            assert pruned(lab) == []
+            assert (view / "etc/version").read_text() == "12.1\n"
+            assert sorted(os.listdir(view / "etc")) == names
+        assert_goes(lab, ["12.1"])
+
+    def test_in_another_mount_namespace(self, lab: Lab, tmp_path: Path) -> None:
+        show(lab, "12.1")
+        view = tmp_path / "view"
+        view.mkdir()
+        options = "lowerdir=" + ":".join(lab.dirs(APP))
+        script = 'mount -t overlay overlay -o "$1" "$2" && echo mounted && cat >/dev/null; cat "$2/etc/version"'
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", options, str(view)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin
+            assert process.stdout
+            assert process.stdout.readline() == "mounted\n"
+            show(lab, "12.2")
+            assert pruned(lab) == []
+            process.stdin.close()
+            assert process.stdout.read() == "12.1\n"
+        assert_goes(lab, ["12.1"])
+
+    def test_a_mount_whose_layers_cannot_be_found(self, lab: Lab, tmp_path: Path) -> None:
+        """As idmapped layers are mounted: from a directory that is gone afterwards."""
+        show(lab, "12.1")
+        top, *rest = [os.fsencode(path) for path in lab.dirs(APP)]
+        base = os.fsencode(lab.dirs(BASE)[0])
+        mapped = os.fsencode(tmp_path / "mapped")
+        os.mkdir(mapped)
+        mount(base, mapped, flags=MS_BIND)
+        lower = [top, *(mapped if path == base else path for path in rest)]
+        with overlay(lab, tmp_path / "view", lower) as view:
+            unmount(mapped)
+            os.rmdir(mapped)
+            show(lab, "12.2")
+            assert pruned(lab) == []
+            assert (view / "etc/version").read_text() == "12.1\n"
+        assert_goes(lab, ["12.1"])
+
+    def test_a_bind_mount_of_a_generation(self, lab: Lab, tmp_path: Path) -> None:
+        """Its root follows the directory, so what it shows is certain."""
+        show(lab, "12.1")
+        point = tmp_path / "bind"
+        point.mkdir()
+        mount(os.fsencode(lab.dirs(BASE)[0]) + b"/etc", os.fsencode(point), flags=MS_BIND)
+        try:
+            show(lab, "12.2")
+            show(lab, "12.0")
+            assert_goes(lab, ["12.2"])
+            assert (point / "version").read_text() == "12.1\n"
+        finally:
+            unmount(os.fsencode(point))
+        assert_goes(lab, ["12.1"])
+
+    def test_an_open_file(self, lab: Lab) -> None:
+        show(lab, "12.1")
+        path = Path(lab.dirs(BASE)[0]) / "etc"
+        with subprocess.Popen(["sleep", "1000"], cwd=path) as process:
+            try:
+                show(lab, "12.2")
+                assert pruned(lab) == []
+            finally:
+                process.kill()
+        assert_goes(lab, ["12.1"])
+
+    def test_an_overlay_without_a_mount_point(self, lab: Lab, tmp_path: Path) -> None:
+        """`umount --lazy`: only an open file holds it."""
+        show(lab, "12.1")
+        view = tmp_path / "view"
+        with overlay(lab, view):
+            process = subprocess.Popen(["sleep", "1000"], stdin=(view / "etc/version").open("rb"))
+            subprocess.run(["umount", "--lazy", str(view)], check=True)
+            try:
+                show(lab, "12.2")
+                assert pruned(lab) == []
+            finally:
+                process.kill()
+                process.wait()
+                mount(b"tmpfs", os.fsencode(view), b"tmpfs")  # what the context manager unmounts
+        assert_goes(lab, ["12.1"])
+
+
+class TestAVolume:
+    """A container of another image that has one of ours mounted as a volume."""
+
+    @pytest.fixture
+    def volume(self, lab: Lab, tmp_path: Path) -> Callable[[], str]:
+        show(lab, "12.1")
+        other = "corp/other:1"
+        lab.load({other: [BUSYBOX]})
+        with overlay(lab, tmp_path / "view") as view:
+            lab.engine.start_container(other, *SLEEP, name="other", binds=[f"{view}:/vol"])
+        return lambda: lab.engine.exec("other", "cat", "/vol/etc/version").strip()
+
+    def test_it_is_outdated_and_keeps_its_files(self, lab: Lab, volume: Callable[[], str]) -> None:
+        assert containers(lab) == only(current=["other"])
+        show(lab, "12.2")
+        assert containers(lab) == only(outdated=["other"])
+        assert pruned(lab) == []
+        assert volume() == "12.1"
+
+
+def min_pid() -> int:
+    """The process by which a mount of this namespace is named: the first that is in it."""
+    own = os.readlink("/proc/self/ns/mnt")
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        try:
+            if os.readlink(f"/proc/{pid}/ns/mnt") == own:
+                return pid
+        except OSError:
+            continue
+    raise AssertionError
+
+
+class TestGrace:
+    def test_a_generation_stays_for_a_while_after_it_was_swapped_out(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        show(lab, "12.1")
+        show(lab, "12.2")
+        lab.minion.configure(baseimg={"grace": 900})
+        (done,) = lab.prune(BASE, keep=0)
+        assert (done["removed"], done["warnings"]) == ([], [])
+        assert done["kept"]["12.1 (1)"] == "swapped out less than 900 s ago (baseimg:grace)"
+        record = json.loads((Path(lab.top(BASE)) / "baseimg/lifetimes.json").read_text())
+        uptime = record["retired"]["1"] + 899
+        monkeypatch.setattr(lifetimes, "uptime", lambda: uptime)
+        assert pruned(lab) == []
+        monkeypatch.setattr(lifetimes, "uptime", lambda: uptime + 2)
+        assert_goes(lab, ["12.1"])
+
+    def test_it_is_over_at_a_reboot(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        show(lab, "12.1")
+        show(lab, "12.2")
+        lab.minion.configure(baseimg={"grace": 900})
+        monkeypatch.setattr(lifetimes, "boot_id", lambda: "another boot")
+        assert_goes(lab, ["12.1"])
+
+    def test_it_begins_now_where_an_earlier_release_swapped(self, lab: Lab) -> None:
+        show(lab, "12.1")
+        show(lab, "12.2")
+        (Path(lab.top(BASE)) / "baseimg/lifetimes.json").unlink()
+        lab.minion.configure(baseimg={"grace": 0.2})
+        assert pruned(lab) == []
+        lab.minion.configure(baseimg={"grace": 0})
+        assert_goes(lab, ["12.1"])
+
+    def test_none_is_warned_of(self, lab: Lab) -> None:
+        show(lab, "12.1")
+        (done,) = lab.prune(BASE)
+        assert "baseimg:grace is 0" in done["warnings"][0]
+
+    def test_a_wrong_one_is_refused(self, lab: Lab) -> None:
+        lab.minion.configure(baseimg={"grace": -1})
+        lab.refused("argument-invalid", "prune", BASE)
+
+
+def test_who_uses_it_is_asked_again_before_it_goes(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount that was made meanwhile is seen by the second look."""
+    from baseimg_core.disk.store.generations import Store
+
+    show(lab, "12.1")
+    show(lab, "12.2")
+    point = tmp_path / "bind"
+    point.mkdir()
+    generation = Path(lab.top(BASE)) / "baseimg/generations/1"
+
+    def bind(reached: str) -> None:
+        if reached == "prune.marked":
+            mount(os.fsencode(generation), os.fsencode(point), flags=MS_BIND)
+
+    monkeypatch.setattr(Store, "trace", staticmethod(bind))
+    try:
+        assert pruned(lab) == []
+        assert (point / "etc/version").read_text() == "12.1\n"
+    finally:
+        unmount(os.fsencode(point))
+    monkeypatch.undo()
+    assert [one["version"] for one in lab.status(BASE)["bases"][0]["generations"]] == ["12.0", "12.1", "12.2"]
+    start(lab, "late")
