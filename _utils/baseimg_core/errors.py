@@ -366,20 +366,14 @@ class ContentUnproven(BaseimgError):
     """The content of a running container is unknown, so it may still run on old content."""
 
     code = "content-unproven"
-    hint = (
-        "stop and start the container (a restart is not enough), or exclude it with 'containers: except' "
-        "(docs/operating/containers.md)"
-    )
+    hint = "stop and start the container (a restart is not enough), or exclude it with 'containers: except'"
 
 
 class GateFailed(BaseimgError):
     """A restarted container does not work with the new content."""
 
     code = "gate-failed"
-    hint = (
-        "read the container's log; each run tries again, so declare the version that works "
-        "(docs/operating/containers.md)"
-    )
+    hint = "read the container's log, then declare the version that works (docs/operating/containers.md)"
 
 
 class RestartInterrupted(BaseimgError):
