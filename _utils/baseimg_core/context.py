@@ -46,3 +46,5 @@ class Context:
     admit: Callable[[], None] = _admit_all
     #: Seconds that a generation stays after it was swapped out: mount(2) may just have resolved its path.
     grace: float = GRACE
+    #: By declared reference: the chain ID, if it is declared, or else the reference again; and the declared version.
+    versions: Mapping[str, tuple[str, str]] = field(default_factory=dict)

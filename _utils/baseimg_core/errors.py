@@ -88,6 +88,13 @@ class ImageUnknown(BaseimgError):
     hint = "check the reference with 'docker image ls', or load the image first"
 
 
+class DeclarationContradictory(BaseimgError):
+    """Pillar declares two versions for one base, under two of its names."""
+
+    code = "declaration-contradictory"
+    hint = "declare one version for both names, or remove one of them from pillar; baseimg.layer shows their chain IDs"
+
+
 class BaseAbsent(BaseimgError):
     """No image on this node is built on the base."""
 
@@ -302,20 +309,14 @@ class GenerationDamaged(BaseimgError):
     """A generation was changed out of band, or a new content is not what its bundle promises; nothing uses it."""
 
     code = "generation-damaged"
-    hint = (
-        "baseimg.verify names what changed; declare bundles that lead from the original content to the version, or "
-        "roll back to pristine"
-    )
+    hint = "baseimg.verify names the changes; declare bundles that lead to the version, or roll back to pristine"
 
 
 class GenerationUnproven(BaseimgError):
     """The only content from which a bundle leads to the version was never compared with an image."""
 
     code = "generation-unproven"
-    hint = (
-        "declare bundles that lead from the original content to the version; baseimg.rollback still goes back to the "
-        "unproven content"
-    )
+    hint = "declare bundles that lead from the original content to the version; baseimg.rollback still returns to it"
 
 
 class LegacyAbsent(BaseimgError):

@@ -122,7 +122,9 @@ class Minion:
         trusted = self._trust() if trust else policy_pillar.Trust()
         # a mistake in pillar must not stop operations that do not need pillar, such as a rollback
         kept = protection.protection(protect, self.declared()["bases"], accept) if trust else protection.Protection()
-        below = self._below()
+        bases = self._bases()
+        below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
+        versions = {name: (base["chain_id"] or name, base["version"]) for name, base in bases.items()}
         engine = self.engine()
         self._records_before = (engine, status.written(engine))
         context = Context(
@@ -138,14 +140,14 @@ class Minion:
             link,
             below,
             grace=self._grace(),
+            versions=versions,
         )
         return replace(context, admit=terms.check) if terms else context
 
-    def _below(self) -> dict[str, str]:
-        """The declared values of ``below``, by reference or chain ID; none if pillar has a mistake."""
+    def _bases(self) -> dict[str, dict[str, Any]]:
+        """The declared bases; none if pillar has a mistake, which does not hinder a rollback."""
         with contextlib.suppress(BaseimgError):
-            declared = self.declared()["bases"].items()
-            return {base["chain_id"] or name: base["below"] for name, base in declared if base["below"]}
+            return self.declared()["bases"]
         return {}
 
     def terms(self, not_after: object, rollout: object, cancels: bool = False) -> job_terms.JobTerms:

@@ -75,3 +75,19 @@ def test_what_pillar_says_of_below(lab: Lab, bundles: tuple[str, str]) -> None:
     lab.apply(bundles[1])
     lab.apply(bundles[0])
     assert lab.engine.run(APP, "cat", "/inner", "/etc/version") == "2\n12.2\n"
+
+
+def test_two_names_of_one_base_declare_one_version(lab: Lab) -> None:
+    lab.usual()
+    lab.load({"corp/stable:now": [BUSYBOX, VERSION_0]})
+    bundles = {"12.1": {"source": lab.bundle()}}
+    bases = {BASE: {"version": "12.1", "bundles": bundles}, "corp/stable:now": {"version": "now"}}
+    lab.minion.pillar = {"baseimg": {"bases": bases}}
+    for function in ("plan", "converge"):
+        error = lab.refused("declaration-contradictory", function, BASE, "12.1", bundles)
+        assert "corp/stable:now" in error.info["message"]
+    assert lab.converge("corp/stable:now", "now")["changed"] is False
+    bases["corp/stable:now"] = {"version": "12.1", "bundles": bundles}
+    lab.minion.pillar = {"baseimg": {"bases": bases}}
+    assert lab.converge(BASE, "12.1", bundles)["changed"] is True
+    assert lab.converge("corp/stable:now", "12.1", bundles)["changed"] is False

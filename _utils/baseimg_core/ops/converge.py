@@ -24,7 +24,7 @@ from ..model.policy.pillar import Source
 from ..model.stack import ids
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import bases, impact, prove, swap, tamper, verdicts
+from . import aliases, bases, impact, prove, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import nest as ops_nest
 from . import repair as ops_repair
@@ -120,6 +120,7 @@ def plan(
         if changed and (held := ops_hold.blocking(base, version)):
             return swap.held_result(context, base, record, policy, held)
         if changed:
+            aliases.check(context, base, version)
             swap.check(context, base, record, steps)
             _check_verdicts(context, base, record, steps, catalogue)
         return {
@@ -334,6 +335,8 @@ class _Change:
                 return {**result, "repaired": rebuilt}
         if self.version != record.live.version and (hold := ops_hold.blocking(base, self.version)):
             return swap.held_result(context, base, record, self.policy, hold, action)
+        if action == "converge":
+            aliases.check(context, base, self.version)
         layers = Nest(context, base, record, _targets(self._prepare(record), self.catalogue)).layers
         with ops_nest.locked(context, layers):
             context.admit()
