@@ -44,7 +44,8 @@ def verdict(rollout: Rollout, index: int) -> str:
     """
     Return a wave's verdict: ``passed``, ``failed`` or ``running``.
 
-    A wave is running if the rollout must wait for nodes, or can prepare or start some. A node counts as updated only after it has reported success.
+    A wave is running if the rollout must wait for nodes, or can prepare or start some. A node counts as updated only
+    after it has reported success.
     """
     counts = rollout.wave_counts(index)
     if counts.get(PREPARING) or counts.get(APPLYING):
