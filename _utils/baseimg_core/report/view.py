@@ -168,7 +168,9 @@ def duration(number: float) -> str:
 class Image:
     """The impact of a new base on an image, as reported by the queried nodes."""
 
+    #: The image's reference.
     name: str
+    #: A value of :class:`Verdict`.
     verdict: str
     #: The image's item in the result of ``baseimg.impact``, from the first node.
     told: Mapping[str, Any]

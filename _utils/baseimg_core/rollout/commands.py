@@ -115,7 +115,19 @@ class Rollouts:
             return self._moved(rollout, Driver.run)
 
     def retry(self, name: str) -> dict[str, Any]:
-        """Start a new rollout, in one wave, to the nodes of a rollout that failed, refused or did not answer."""
+        """
+        Start a new rollout, in one wave, to the failed, refused and unreachable nodes of another.
+
+        Args:
+            name: an ID or a base.
+
+        Returns:
+            The summary of the new rollout.
+
+        Raises:
+            RolloutUnknown: no rollout matches.
+            RolloutEmpty: no node failed.
+        """
         rollout = self._store.find(name)
         failed = rollout.in_state(*rollout_record.BAD, rollout_record.REFUSED)
         if not failed:
@@ -448,7 +460,7 @@ def _joined(summaries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def check_master(options: Mapping[str, Any]) -> None:
-    """Raise MasterUnsuitable if the master uses syndics or does not cache the returns of jobs."""
+    """Check the master. Raises MasterUnsuitable if it uses syndics or does not cache returns of jobs."""
     if options.get("order_masters"):
         raise MasterUnsuitable(
             "this master hands jobs to syndics (order_masters), and their minions are not known here",

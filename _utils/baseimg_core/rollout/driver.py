@@ -23,7 +23,13 @@ from .transport import SaltTransport
 
 
 class Halted(Exception):
-    """Halts the rollout. The message is the reason; ``cause`` is the reason for programs."""
+    """
+    A halt of the rollout, raised between its steps.
+
+    Args:
+        cause: a cause from :mod:`model.rollout.record`, for programs.
+        reason: the reason, for people.
+    """
 
     def __init__(self, cause: str, reason: str) -> None:
         super().__init__(reason)
@@ -31,7 +37,16 @@ class Halted(Exception):
 
 
 class Driver:
-    """Runs one rollout; the caller holds the base's lock. The record contains the outcome."""
+    """
+    The driver of one rollout, whose outcome goes into the record. The caller holds the base's lock.
+
+    Args:
+        transport: the master.
+        jobs: the master's jobs.
+        store: the records.
+        rollout: the record.
+        by: the user who runs the command.
+    """
 
     def __init__(self, transport: SaltTransport, jobs: Jobs, store: Store, rollout: Rollout, by: str) -> None:
         self._rollout, self._by = rollout, by

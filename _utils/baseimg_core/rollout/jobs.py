@@ -29,7 +29,9 @@ _REREAD = 0.05  # seconds between two reads of the cache during that time
 class Answer:
     """The outcome of a job on a node."""
 
+    #: Name of the minion.
     node: str
+    #: The job's execution function.
     function: str
     #: ``returned``, ``node-silent`` (the node does not answer), ``job-lost`` (the node answers but does not know the
     #: job), or ``node-timeout`` (the job still runs).

@@ -37,9 +37,12 @@ _FETCH, _CONVERGE, _PLAN, _ROLLBACK = "baseimg.fetch", "baseimg.converge", "base
 
 class Pacer:
     """
-    Delays a job until it has enough nodes, so that a large fleet needs few jobs.
+    A pacer of jobs: it delays a job until the job has enough nodes.
 
     Salt sends every job to every connected minion, so few large jobs are cheaper than many small ones.
+
+    Args:
+        limit: maximum number of nodes with a job in progress; a tenth of it is enough for a job.
     """
 
     def __init__(self, limit: int) -> None:
@@ -67,6 +70,11 @@ class NodeOperations:
     Steps on the nodes of one rollout.
 
     The record is saved before each job is sent and after each outcome, so it never misses a job that a node has.
+
+    Args:
+        transport: the master.
+        jobs: the master's jobs.
+        recorder: the recorder of the rollout.
     """
 
     def __init__(self, transport: SaltTransport, jobs: Jobs, recorder: Recorder) -> None:

@@ -15,7 +15,14 @@ _LOOK = 0.5  # seconds between two checks for a request to halt
 
 
 class Recorder:
-    """The record of one rollout, and the outputs of its progress."""
+    """
+    The record of one rollout, and the outputs of its progress.
+
+    Args:
+        transport: the master, for events and stderr.
+        store: the records.
+        rollout: the record.
+    """
 
     def __init__(self, transport: SaltTransport, store: Store, rollout: Rollout) -> None:
         self._transport, self._store, self.rollout = transport, store, rollout

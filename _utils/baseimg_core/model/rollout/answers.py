@@ -119,7 +119,7 @@ def declaration(base: str) -> Callable[[Mapping[str, Any]], dict[str, Any] | Non
 
 
 def status(data: Mapping[str, Any]) -> Shown:
-    """Read the answer of ``baseimg.status`` for one base."""
+    """Read the answer of ``baseimg.status`` for one base. Raises :class:`AnswerInvalid`."""
     bases = _field(data, "bases", list)
     if len(bases) != 1:
         raise AnswerInvalid(f"bases has {len(bases)} items, expected one")
@@ -133,7 +133,7 @@ def status(data: Mapping[str, Any]) -> Shown:
 
 
 def fetched(data: Mapping[str, Any]) -> Fetched:
-    """Read the answer of ``baseimg.fetch``."""
+    """Read the answer of ``baseimg.fetch``. Raises :class:`AnswerInvalid`."""
     clock, size = data.get("time"), data.get("bytes", 0)
     if not isinstance(clock, int | float | None) or not isinstance(size, int):
         raise AnswerInvalid(f"time is {clock!r}, bytes is {size!r}")
@@ -141,7 +141,7 @@ def fetched(data: Mapping[str, Any]) -> Fetched:
 
 
 def planned(data: Mapping[str, Any]) -> Planned:
-    """Read the answer of ``baseimg.plan``."""
+    """Read the answer of ``baseimg.plan``. Raises :class:`AnswerInvalid`."""
     restart = _field(data, "restart", Mapping)
     batches = [", ".join(map(str, batch)) for batch in _field(restart, "batches", list)]
     owed = [str(name) for name in _field(restart, "started", list)]
@@ -161,7 +161,7 @@ def planned(data: Mapping[str, Any]) -> Planned:
 
 
 def done(data: Mapping[str, Any]) -> Done:
-    """Read the answer of ``baseimg.converge`` or ``baseimg.rollback``."""
+    """Read the answer of ``baseimg.converge`` or ``baseimg.rollback``. Raises :class:`AnswerInvalid`."""
     outdated = _names(_field(data, "containers", Mapping), "outdated")
     return Done(_field(data, "changed", bool), outdated, printable(data.get("held", ""), 300))
 

@@ -59,6 +59,7 @@ class Target:
 class Share:
     """A number of nodes, absolute or as a percentage of a total."""
 
+    #: Number of nodes, or percentage from 1 to 100.
     number: int
     #: True if ``number`` is a percentage.
     percent: bool = False
@@ -72,6 +73,7 @@ class Share:
 class Wave:
     """A declared wave."""
 
+    #: ``canary``, ``wave N``, ``rest``, or the declared name.
     name: str
     #: The wave's nodes; ``None`` for all remaining nodes.
     who: Target | Share | None

@@ -51,9 +51,11 @@ class Node:
 
     #: Index of the node's wave; -1 if the node needs no change.
     wave: int
+    #: One of ``NODE_STATES``.
     state: str = PENDING
     #: The live version before this rollout; a rollback returns to it.
     from_version: str = ""
+    #: The version that the rollout applies to the node.
     to_version: str = ""
     #: Digest of the bundle that was live before this rollout; empty if the pristine content was.
     bundle: str = ""
@@ -103,6 +105,7 @@ class Rollout:
 
     id: str
     base: str
+    #: The version to apply.
     version: str
     #: The user who started it.
     by: str
@@ -113,6 +116,7 @@ class Rollout:
     nodes: dict[str, Node]
     #: The different declarations of the base in nodes' pillars; most nodes share one.
     declared: list[dict[str, Any]] = field(default_factory=list)
+    #: One of ``STATES``.
     state: str = RUNNING
     #: Why the rollout is in this state.
     reason: str = ""
@@ -120,6 +124,7 @@ class Rollout:
     cause: str = ""
     #: When the last event was added.
     updated: str = ""
+    #: When the rollout ended permanently; empty before.
     ended: str = ""
     #: The end of the soak in progress; empty if there is none.
     soak_until: str = ""
@@ -193,7 +198,14 @@ class Rollout:
         self._change.setdefault("events", []).append([at, text])
 
     def act(self, at: str, by: str, action: str) -> None:
-        """Record a user's command."""
+        """
+        Record a user's command.
+
+        Args:
+            at: the time.
+            by: the user.
+            action: the command, in the past tense.
+        """
         self.set(actions=[*self.actions, [at, by, action]])
 
     def take_change(self) -> dict[str, Any]:
