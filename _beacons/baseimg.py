@@ -1,28 +1,31 @@
 """
-Tell the master when a base is not as it should be.
+Report drift, new images and outdated containers of bases to the master.
 
 .. code-block:: yaml
 
     beacons:
       baseimg:
-        - interval: 300             # seconds between two checks; each asks the engine, as baseimg.status does
-        - outdated_after: 86400     # seconds that containers may run on older content
+        - interval: 300             # seconds between two checks; each runs baseimg.status, which queries the engine
+        - outdated_after: 86400     # seconds for which containers may run on older content
         - repeat: 86400             # seconds after which an unchanged fact is reported again
         - disable_during_state_run: true
 
-Events ``salt/beacon/<minion>/baseimg/<event>``. All but the last have ``base`` and ``version`` (live):
+The events are ``salt/beacon/<minion>/baseimg/<event>``. All except ``error`` have ``base`` and ``version`` (live):
 
 ``drift``
-    The content or its record is not as baseimg made it. ``reason``: ``damaged``, ``interrupted`` (seen in two checks,
-    so no operation is at work), ``not adopted``, or an error's code, with its ``message``.
+    The content or its record differs from what baseimg wrote. ``reason``: ``damaged``, ``pristine damaged``,
+    ``pristine missing``, ``interrupted`` (in two checks in a row, so no operation is running), ``not adopted``, or an
+    error's code, with its ``message``.
 ``arrived``
-    New ``images`` are on a base that does not show the ``declared`` version. A changed pillar alone is no arrival.
+    New ``images`` are on a base whose live version is not the ``declared`` version. A change of pillar alone does not
+    cause this event.
 ``containers``
-    ``containers`` run on older content ``since`` the live content was activated.
+    ``containers`` have run on older content for ``outdated_after`` seconds or more. ``since``: when the live content
+    was activated.
 ``error``
-    The node cannot be checked: ``code``, ``message``, ``hint``.
+    The check failed: ``code``, ``message``, ``hint``.
 
-Reported facts are kept in the minion's cache directory, because Salt creates a new beacon at each refresh of grains,
+The minion's cache directory keeps the reported facts, because Salt creates a new beacon at each refresh of grains,
 pillar or modules.
 """
 
@@ -36,7 +39,7 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "baseimg"
 
 _DEFAULTS = {"outdated_after": 86400, "repeat": 86400}
-_OF_SALT = {"interval", "disable_during_state_run"}  # Salt drops a list item that holds one of these, with all its keys
+_OF_SALT = {"interval", "disable_during_state_run"}  # Salt drops a whole list item that contains one of these
 
 
 def __virtual__():
@@ -46,7 +49,7 @@ def __virtual__():
 
 
 def validate(config):
-    """Check the beacon's configuration."""
+    """Validate the beacon's configuration; return (valid, message)."""
     if not isinstance(config, list) or not all(isinstance(item, dict) for item in config):
         return False, "Configuration for baseimg beacon must be a list of mappings."
     options = {key: value for item in config for key, value in item.items()}
@@ -60,7 +63,7 @@ def validate(config):
 
 
 def beacon(config):
-    """Check every base; return the facts that were not reported yet, or not within ``repeat`` seconds."""
+    """Check every base; return facts that are new, or last reported ``repeat`` seconds ago."""
     options = {**_DEFAULTS, **{key: value for item in config for key, value in item.items()}}
     now, memory = time.time(), _load_memory()
     reported, events = {}, []
@@ -70,13 +73,13 @@ def beacon(config):
         if (last < 0 and not needs_two_checks) or (last >= 0 and now - last >= options["repeat"]):
             events.append({"tag": tag, **identity, **details})
             last = now
-        reported[key] = max(last, 0)  # a fact that needs two checks is due at the next one
+        reported[key] = max(last, 0)  # a fact that needs two checks is reported by the second
     _save_memory({**memory, "told": reported})
     return events
 
 
 def _facts(options, memory, now):
-    """Yield facts: tag, whether it counts only in two checks in a row, the fields that identify it, and others."""
+    """Yield facts as (tag, True if it needs two checks in a row, identifying fields, other fields)."""
     try:
         bases = __salt__["baseimg.status"](declared=True)["bases"]
     except CommandExecutionError as exc:
@@ -101,7 +104,7 @@ def _facts(options, memory, now):
 
 
 def _drift(base):
-    """The drift of a base as in the core (model.store.drift), which a beacon cannot import, and the error's message."""
+    """Return a base's drift, equal to the core's (model.store.drift), and the error's message if any."""
     if "error" in base:
         return base["error"]["code"], {"message": base["error"]["message"]}
     if any(generation["current"] and generation["damaged"] for generation in base["generations"]):
@@ -112,7 +115,7 @@ def _drift(base):
 
 
 def _arrived(base, before, images):
-    """Return images that came while the base was outdated, and remember all of the layer at ``before``'s place."""
+    """Return images that arrived while the base was outdated; store the layer's images in ``images``."""
     known, waiting = before.get("known", []), before.get("waiting", [])
     outdated = base["declared"] not in (None, base["version"])
     arrived = [image for image in base["images"] if outdated and (image in waiting or image not in known)]
@@ -121,6 +124,7 @@ def _arrived(base, before, images):
 
 
 def _seconds(text):
+    """Convert a time (ISO 8601) to seconds since the epoch."""
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
@@ -129,7 +133,7 @@ def _path():
 
 
 def _load_memory():
-    """Reported facts with their times, and known images. Without the file every fact is reported once more."""
+    """Load reported facts with their times, and known images; empty if the file is missing or broken."""
     try:
         with open(_path(), encoding="utf-8") as file:
             memory = json.load(file)
@@ -139,6 +143,7 @@ def _load_memory():
 
 
 def _save_memory(memory):
+    """Replace the file atomically."""
     with open(_path() + ".new", "w", encoding="utf-8") as file:
         json.dump(memory, file)
     os.replace(_path() + ".new", _path())

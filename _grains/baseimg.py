@@ -1,5 +1,5 @@
 """
-The version that each base on this node shows, as a grain to target by.
+The live version of each base on this node, as a grain for targeting.
 
 .. code-block:: yaml
 
@@ -10,10 +10,11 @@ The version that each base on this node shows, as a grain to target by.
       drifted: ['corp/base:12.0']        # absent if empty, because * matches an empty list
       unreadable: [/var/lib/docker/overlay2/1f…]    # layers whose record is broken; absent if empty
 
-``drift`` is empty or one of: ``damaged`` (out-of-band changes were found), ``pristine damaged``, ``pristine missing``
-(its directory was removed), ``interrupted`` (an operation runs or crashed), ``replaced`` (the record does not know the
-live directory). References contain colons.
-Colons in list members work:
+``drift`` is empty or one of: ``damaged`` (out-of-band changes were detected), ``pristine damaged``,
+``pristine missing`` (the directory of the pristine content was removed), ``interrupted`` (an operation is running or
+crashed), ``replaced`` (the record does not know the live directory).
+
+References contain colons, which Salt also uses as the delimiter. Colons in list members work:
 
 .. code-block:: bash
 
@@ -22,12 +23,12 @@ Colons in list members work:
     salt -C 'web* and not G@baseimg:versions:corp/base:12.0=12.1' test.ping
     salt -G --delimiter='|' 'baseimg|bases|corp/base:12.0|generation|1' test.ping
 
-The grain reads only the records beside the layers. It asks no engine and reads no layer. A base to which nothing was
-ever applied has no record, so it is not in the grain.
+The grain reads only the records in the layers' directories. It queries no engine and reads no layer. A base that
+baseimg has never changed has no record, so it is not in the grain.
 
-:configuration: ``baseimg:layers_roots`` (a list, in the minion's configuration) names the directories that contain the
-    layers' directories. Default: those of Docker (in the data directory that ``/etc/docker/daemon.json`` names, also
-    with user namespaces and with the containerd that Docker starts), Podman and containerd.
+:configuration: ``baseimg:layers_roots`` (a list, in the minion's configuration): the directories that contain the
+    layers' directories. Default: those of Docker, Podman and containerd. Docker's are in the data directory from
+    ``/etc/docker/daemon.json``, including those of user namespaces and of the containerd that Docker starts.
 """
 
 import contextlib
@@ -42,9 +43,9 @@ _IN_DATA_ROOT = ("overlay2", f"containerd/daemon/{_SNAPSHOTS}")
 _OTHERS = ["/var/lib/containers/storage/overlay", f"/var/lib/containerd/{_SNAPSHOTS}"]
 # The name of the live content in a layer's directory: overlay2 and Podman use the first, containerd the second.
 _LIVE = ("diff", "fs")
-# the attribute that holds the ID of a generation's directory
+# the extended attribute with the ID of a generation's directory
 _ID = "trusted.baseimg.id"
-_LARGEST = 1 << 22  # bytes of a record; a record of a hundred generations has about 50,000
+_LARGEST = 1 << 22  # maximum size of a record in bytes; a record of 100 generations has about 50,000
 
 
 def baseimg():
@@ -58,7 +59,7 @@ def baseimg():
                 unreadable.append(layer)
     bases = {}
     for reference, chain_id, base in sorted(known, key=lambda item: item[:2]):
-        # two records have the same reference if the tag was moved to another image
+        # two bases share a reference if the tag was moved to another image
         bases[f"{reference}@{chain_id}" if reference in bases else reference] = base
     lists = {
         "versions": sorted({f"{reference}={base['version']}" for reference, _, base in known}),
@@ -69,7 +70,7 @@ def baseimg():
 
 
 def _roots():
-    """The directories that contain layers' directories: as configured, else the engines' defaults."""
+    """Return the directories that contain layers' directories: configured, or the engines' defaults."""
     options = __opts__.get("baseimg")
     configured = options.get("layers_roots") if isinstance(options, dict) else None
     if isinstance(configured, list):
@@ -77,23 +78,23 @@ def _roots():
     data_root = _DATA_ROOT
     with contextlib.suppress(OSError, ValueError, AttributeError, TypeError), open(_DAEMON, "rb") as file:
         data_root = os.fspath(json.load(file).get("data-root", data_root))
-    # with userns-remap each mapping has a data directory of its own: <data-root>/100000.100000
+    # with userns-remap each mapping has its own data directory: <data-root>/100000.100000
     data_roots = [data_root, *sorted(glob.glob(os.path.join(glob.escape(data_root), "[0-9]*.[0-9]*")))]
     return [os.path.join(directory, name) for directory in data_roots for name in _IN_DATA_ROOT] + _OTHERS
 
 
 def _layers(root):
-    """The layers' directories that have a record."""
+    """Return the layers' directories that have a record."""
     try:
         names = os.listdir(root)
     except OSError:  # this engine is not installed
         return []
-    # access(2), because most layers have no record and an exception costs more
+    # access(2) is cheaper than an exception, and most layers have no record
     return [f"{root}/{name}" for name in names if os.access(f"{root}/{name}/baseimg/state.json", os.F_OK)]
 
 
 def _read(layer):
-    """Return reference, chain ID and content of a layer's base. A broken record raises one of many exceptions."""
+    """Return reference, chain ID and content of a layer's base. A broken record raises."""
     with open(os.path.join(layer, "baseimg/state.json"), "rb") as file:
         record = json.loads(file.read(_LARGEST))
     live = _describe(_live(layer))
@@ -110,7 +111,7 @@ def _read(layer):
 
 
 def _drift(layer, record, live):
-    """The drift of a base as in the core (model.store.drift), from its record."""
+    """Return a base's drift from its record, equal to the core's (model.store.drift)."""
     pristine = next(item for item in record["generations"] if item["number"] == 0)
     if live["damaged"]:
         return "damaged"
@@ -122,7 +123,7 @@ def _drift(layer, record, live):
 
 
 def _is_kept(layer, generation):
-    """True if a directory beside the live one is this generation; in the middle of a swap it has another name."""
+    """Return True if a kept directory is this generation; during a swap it is ``staging``."""
     home = os.path.join(layer, "baseimg")
     with contextlib.suppress(FileNotFoundError):
         paths = [os.path.join(home, "generations", name) for name in os.listdir(os.path.join(home, "generations"))]
@@ -134,19 +135,20 @@ def _is_kept(layer, generation):
 
 
 def _is_generation(item, directory):
-    """True if a directory, as (inode, ID), is a generation of the record; format 1 has no IDs."""
+    """Return True if a directory, as (inode, ID), is this generation; format 1 has no IDs."""
     return item["id"] == directory[1] if item.get("id") else item["inode"] == directory[0]
 
 
 def _describe(path):
+    """Return inode and ID of a directory."""
     inode, identity = os.stat(path).st_ino, ""
-    with contextlib.suppress(OSError):  # ENODATA: it has no ID
+    with contextlib.suppress(OSError):  # ENODATA: the directory has no ID
         identity = os.getxattr(path, _ID).decode()
     return inode, identity
 
 
 def _live(layer):
-    """The layer's live directory."""
+    """Return the path of a layer's live directory."""
     for name in _LIVE:
         if os.path.isdir(os.path.join(layer, name)):
             return os.path.join(layer, name)

@@ -1,21 +1,21 @@
 """
-Rollouts over the fleet, and the state of the fleet, from the master.
+Rollouts and the state of the fleet, from the master.
 
-:depends: the master's job cache (``job_cache: True``, the default). Outcomes are read from it, because it is written
-    from authenticated returns; any minion can put any event on the bus.
+:depends: the master's job cache (``job_cache: True``, the default). Outcomes come from the cache, which the master
+    writes from authenticated returns. Events prove nothing, because any minion can send any event.
 
 ``rollout``, ``plan``, ``resume``, ``halt``, ``rollback``, ``retry`` and ``status`` return a ``retcode``, which is also
 the exit code of ``salt-run``:
 
-- 0: success: ``done``; ``rolled-back`` of ``rollback``; ``halted`` of ``halt``
+- 0: success: ``done``; for ``rollback``, ``rolled-back``; for ``halt``, ``halted``
 - 10: ``done-with-refusals``: done, without the nodes that refused
 - 11, 12, 13: ``halted`` by request, by a closed window, by a failure
 - 14: interrupted: the process ended early
 - 15: ``rolled-back`` after a failure
 - 16: ``failed``: the rollback is incomplete
-- 17: refused: nothing was changed; ``error`` has ``code``, ``message`` and ``hint``, or the reason names the nodes
+- 17: refused: nothing was changed; ``error`` has ``code``, ``message`` and ``hint``, or ``reason`` names the nodes
 
-The other functions raise ``CommandExecutionError``; its ``info`` holds ``code``, ``message`` and ``hint``.
+The other functions raise ``CommandExecutionError``; its ``info`` has ``code``, ``message`` and ``hint``.
 """
 
 import contextlib
@@ -59,26 +59,27 @@ def __virtual__():
 
 def rollout(base, version=None, **kwargs):
     """
-    Bring a base to a version on the whole fleet: a canary, then wave after wave, with a gate behind each.
+    Apply a version of a base on the fleet: a canary, then wave after wave, with a gate after each.
 
-    Every node is prepared first (its bundle fetched and verified), so that applying is local. A node that does not
-    answer counts as a failure. The record is kept on the master: after a halt, a crash or a restart, continue with
-    ``baseimg.resume``. Progress goes to stderr, and to the event bus below ``salt/baseimg/rollout/<id>/``.
+    First every node fetches and verifies its bundle, so that applying needs no network. An unreachable node counts as
+    failed, unless ``unreachable`` is ``skip``. The master keeps the record: after a halt, a crash or a restart,
+    continue with ``baseimg.resume``. Progress goes to stderr, and to the event bus below
+    ``salt/baseimg/rollout/<id>/``.
 
     base
-        The base's reference, as in the nodes' pillar, which also declares the bundles.
+        The base's reference, as in the nodes' pillar. Pillar also declares the bundles.
 
     version
-        The version to show. Default: the one that every node's pillar declares.
+        The version to apply. Default: the version that every node's pillar declares.
 
     All other arguments are keys of the policy. They override ``baseimg:rollout`` in the master's pillar, which
-    overrides the master's configuration: ``target``, ``exclude``, ``unreachable``, ``refused``, ``canary``, ``waves``,
-    ``success_threshold``, ``max_unavailable``, ``min_available``, ``group_by``, ``prepare_at_once``, ``soak``,
-    ``gate``, ``gate_interval``, ``on_failure``, ``window``, ``timeout``, ``keep_records``
-    (docs/operating/rollout.md).
+    overrides the same key in the master's configuration: ``target``, ``exclude``, ``unreachable``, ``refused``,
+    ``canary``, ``waves``, ``success_threshold``, ``max_unavailable``, ``min_available``, ``group_by``,
+    ``prepare_at_once``, ``soak``, ``gate``, ``gate_interval``, ``on_failure``, ``window``, ``timeout``,
+    ``keep_records`` (docs/operating/rollout.md).
 
-    Returns the rollout's ``id``, ``state``, ``reason`` and ``cause``, its ``waves``, counts of ``nodes`` by state, the
-    nodes that ``failed``, ``refused``, were ``unreachable`` or ``skipped``, with reasons, and the ``retcode``.
+    Returns the rollout's ``id``, ``state``, ``reason`` and ``cause``; its ``waves``; counts of ``nodes`` by state; the
+    ``failed``, ``refused``, ``unreachable`` and ``skipped`` nodes with reasons; and the ``retcode``.
 
     CLI Example:
 
@@ -91,14 +92,15 @@ def rollout(base, version=None, **kwargs):
 
 def plan(base, version=None, **kwargs):
     """
-    Show the waves of a rollout and what would happen to each node, and change nothing.
+    Show the waves of a rollout and the change on each node. Changes nothing.
 
     base, version
-        As for :py:func:`baseimg.rollout`, and so are keys of the policy.
+        As for :py:func:`baseimg.rollout`. Keys of the policy are accepted, too.
 
-    Returns the ``waves`` with their nodes, the number ``max_unavailable``, the ``blast_radius`` (``nodes``, nodes by
-    ``images`` on the base, and the number of running ``containers`` on it), the nodes that are ``skipped``, ``failed``
-    or ``unreachable``, those whose pillar declares another version, and the ``policy`` with all its keys.
+    Returns the ``waves`` with their nodes; ``max_unavailable`` as a number of nodes; the ``blast_radius`` (number of
+    ``nodes``, number of nodes for each of the ``images`` on the base, number of running ``containers`` on it); the
+    ``skipped``, ``failed`` and ``unreachable`` nodes with reasons; the nodes whose pillar declares another version
+    (``declare_another_version``); and the complete ``policy``.
 
     CLI Example:
 
@@ -111,18 +113,19 @@ def plan(base, version=None, **kwargs):
 
 def resume(id=None, only=None):
     """
-    Continue rollouts that were halted, or whose process ended.
+    Resume rollouts that were halted or whose process ended.
 
-    The outcome on nodes that were applying is found out first. Nodes that failed or did not answer are tried again. A
-    rollback in progress continues as a rollback.
+    First the outcomes of nodes that were applying are resolved. Failed and unreachable nodes are retried. A rollback in
+    progress continues as a rollback.
 
     id
         The rollout's ID, or its base. Default: every unfinished rollout, one after the other.
 
     only
-        ``window``: only rollouts that a closed window halted; success if there is none. For Salt's scheduler.
+        ``window``: resume only rollouts that a closed window halted, and succeed if there are none. For Salt's
+        scheduler.
 
-    Returns what :py:func:`baseimg.rollout` returns; of several rollouts, that by ID under ``rollouts``.
+    Returns the same as :py:func:`baseimg.rollout`; for several rollouts, by ID under ``rollouts``.
 
     CLI Example:
 
@@ -136,12 +139,12 @@ def resume(id=None, only=None):
 
 def retry(id):
     """
-    Roll out once more, to the nodes of a rollout that failed, refused or did not answer, as one wave.
+    Start a new rollout to the failed, refused and unreachable nodes of an earlier one, in one wave.
 
     id
-        The rollout's ID, or its base, for the newest one.
+        The earlier rollout's ID, or its base for the newest rollout.
 
-    Returns what :py:func:`baseimg.rollout` returns, of a new rollout.
+    Returns the same as :py:func:`baseimg.rollout`, for the new rollout.
 
     CLI Example:
 
@@ -154,12 +157,12 @@ def retry(id):
 
 def halt(id=None):
     """
-    Start no further node; nodes that are applying finish. The rollout can be resumed.
+    Halt rollouts: no further node starts, and nodes that are applying finish. ``resume`` continues.
 
     id
-        The rollout's ID, or its base. Default: every rollout that is under way.
+        The rollout's ID, or its base. Default: every rollout in progress.
 
-    Returns what :py:func:`baseimg.rollout` returns; of several rollouts, that by ID under ``rollouts``.
+    Returns the same as :py:func:`baseimg.rollout`; for several rollouts, by ID under ``rollouts``.
 
     CLI Example:
 
@@ -172,18 +175,18 @@ def halt(id=None):
 
 def rollback(id=None, since=None):
     """
-    Take back what a rollout changed, and nothing else. A node that does not answer is named, and is an error.
+    Roll back the changes of a rollout, on the nodes that it changed and on no other.
 
-    Pillar is not changed: if it declares the new version, the next ``state.apply`` applies that again.
+    An unreachable node is an error, and the reason names it. The nodes then hold the version, so that ``state.apply``
+    does not apply it again while pillar still declares it. ``baseimg.unhold`` lifts the hold.
 
     id
-        The rollout's ID, or its base: the newest rollout of the base that changed a node. Default: the only unfinished
-        rollout.
+        The rollout's ID, or its base, for the newest rollout that changed a node. Default: the only unfinished rollout.
 
     since
-        An ID or a time (ISO 8601). With a base as ``id``: take back every change since then, over several rollouts.
+        An ID or a time (ISO 8601). With a base as ``id``: roll back every rollout of the base since then.
 
-    Returns what :py:func:`baseimg.rollout` returns.
+    Returns the same as :py:func:`baseimg.rollout`.
 
     CLI Example:
 
@@ -197,13 +200,13 @@ def rollback(id=None, since=None):
 
 def status(id=None):
     """
-    Show a rollout with every node, or list all of them.
+    Show a rollout with every node, or list all rollouts.
 
     id
-        The rollout's ID, or its base. Default: the list.
+        The rollout's ID, or its base, for the newest rollout. Default: list all rollouts.
 
-    Returns the record. An unfinished rollout has ``moved_by``, the process that moves it or ``nobody``, and in the
-    second case ``next``, the commands that continue it.
+    Returns the record, or the list. For an unfinished rollout, ``moved_by`` is the process that runs it, or ``nobody``.
+    If it is ``nobody``, ``next`` has the commands that continue the rollout.
 
     CLI Example:
 
@@ -217,18 +220,18 @@ def status(id=None):
 
 def arrived(tag, id):
     """
-    Converge a node that started, or that reported new images; for ``reactor/baseimg.sls``.
+    Converge a node that started or reported new images; for ``reactor/baseimg.sls``.
 
     tag
         The event's tag: ``salt/minion/<id>/start`` or ``salt/beacon/<id>/baseimg/arrived``. Any minion can send any
-        event, so the tag must name the same minion as ``id``, and the master must have accepted its key.
+        event. So the tag must name the same minion as ``id``, and the master must have accepted the minion's key.
 
     id
         The minion's ID, from the event's data.
 
-    A node of an open rollout is left alone: its wave decides when it changes.
+    A node in an unfinished rollout is left alone, because its wave determines when it changes.
 
-    Returns the ``job`` that was sent (``state.apply baseimg``), or why the node was ``left``.
+    Returns the ID of the ``job`` that was sent (``state.apply baseimg``), or why the node was ``left``.
 
     CLI Example:
 
@@ -241,19 +244,23 @@ def arrived(tag, id):
 
 def fleet(tgt="*", tgt_type="glob", timeout=None):
     """
-    Show the state of every node: nodes by version of each base, drift, outdated containers, and nodes without answer.
+    Show the fleet: versions of each base, drift, outdated containers, unreachable nodes.
 
     tgt, tgt_type
         Target, as for ``salt``; ``tgt_type`` is ``glob``, ``grain``, ``compound``, ``list``, ….
 
     timeout
-        Seconds to wait for an answer; default: the master's ``timeout``. A node that still works is waited for.
+        Seconds to wait for an answer. Default: the master's ``timeout``. A node that still runs the job is not timed
+        out.
 
-    A node is expected if the master has accepted its key and the target matches it. An expected node that does not
-    answer is ``unreachable``. On a terminal a table is shown. With ``--out=json``, in orchestration and over the API
-    the data is returned: ``format``, ``nodes`` and ``answered`` (counts), ``unreachable``, ``failed``, ``without``,
-    ``unreadable``, and by base the nodes of each version (``versions``), ``behind`` (the version is not the declared
-    one), ``drifted``, ``outdated`` and ``unknown`` (containers by node).
+    A node is expected if the target matches it and the master has accepted its key. An expected node that does not
+    answer is ``unreachable``.
+
+    ``salt-run`` without ``--out`` prints a table. With ``--out=json``, in orchestration and over the API, the function
+    returns data: ``format``; the counts ``nodes`` and ``answered``; ``unreachable``, ``failed``, ``without`` (nodes
+    without a base) and ``unreadable`` (broken records by node). Under ``bases``, for each base: ``versions`` (nodes of
+    each version), ``behind`` (nodes whose version is not the declared version), ``drifted`` (reasons by node), and
+    ``outdated`` and ``unknown`` (containers by node).
 
     CLI Example:
 
@@ -265,7 +272,7 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
     """
     expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True)
     summary = model_fleet.collect(expected, answers, baseimg_core.__version__)
-    # __opts__ tells what salt-run was asked to call, and how to print it: a person at a terminal gives no format
+    # __opts__ has the function and the output format of salt-run's command line; the table is its default format
     if __opts__.get("fun") == "baseimg.fleet" and "output" not in __opts__:
         return {"outputter": "txt", "data": model_fleet.table(summary)}
     return summary
@@ -273,22 +280,24 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
 
 def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
     """
-    Write a page about the fleet: nodes by version, failures with reasons, the impact of a new base on each application
-    image, packages, and a rollout's waves. One HTML file that needs no network and no server.
+    Write a report on the fleet: one HTML file that needs no network and no server.
+
+    The report shows nodes by version, failures with reasons, the impact of a new base on each application image,
+    packages, and the waves of a rollout.
 
     path
-        The file to write, absolute. It is replaced atomically and is world-readable.
+        Absolute path of the file. It is replaced atomically and is world-readable.
 
     rollout
-        The ID of a rollout whose waves to show.
+        The ID of the rollout to show. Default: the report shows no rollout.
 
     tgt, tgt_type, timeout
         As for :py:func:`baseimg.fleet`.
 
-    Images are judged by ``baseimg.impact`` on as few nodes as together have all of them, 20 at most.
+    ``baseimg.impact`` runs on a small set of nodes, at most 20 for each base, that together have all images.
 
-    Returns ``path``, ``bytes``, the number of ``nodes``, the names of ``unreachable`` ones, and of those that were
-    ``asked`` for the impact.
+    Returns ``path``, ``bytes``, the number of ``nodes``, the names of ``unreachable`` nodes, and the names of nodes
+    that were ``asked`` for the impact.
 
     CLI Example:
 
@@ -316,7 +325,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
 
 
 def _run(command):
-    """Call a command on this master's rollouts; a refusal is a result with a return code, too."""
+    """Run a command on this master's rollouts, and return its result; a refusal is a result, too."""
     try:
         check_master(__opts__)
         with (
@@ -337,19 +346,21 @@ def _run(command):
 
 
 def _returns(client):
-    """A function that reads the returns of a job from the job cache, for some nodes."""
+    """Return a function that reads a job's returns on some nodes from the job cache."""
     cache = __opts__["master_job_cache"]
     if cache != "local_cache":
-        # such a cache has no function for some nodes only
+        # other caches can only return all nodes
         return lambda jid, nodes: {
             node: data for node, data in client.returners[f"{cache}.get_jid"](jid).items() if node in set(nodes)
         }
     jobs = os.path.join(__opts__["cachedir"], "jobs")
 
     def directory(jid):
+        """Return the directory of a job in the cache."""
         return salt.utils.jid.jid_dir(jid, jobs, __opts__["hash_type"])
 
     def load(data):
+        """Deserialize a return. Raises ValueError."""
         try:
             return salt.payload.loads(data)
         except SaltDeserializationError as exc:
@@ -359,7 +370,7 @@ def _returns(client):
 
 
 def _policies(kwargs):
-    """The parts of the policy; the last one wins."""
+    """Return the parts of the policy; later parts override earlier ones."""
     pillar = __salt__["pillar.show_pillar"](__opts__["id"])
     if pillar.get("_errors"):
         raise ArgumentInvalid(f"the master's pillar is broken: {pillar['_errors'][0]}, expected one that renders")
@@ -371,7 +382,7 @@ def _policies(kwargs):
 
 
 def _record(name):
-    """A rollout's record as plain data."""
+    """Return a rollout's record as plain data."""
     store = Store(__opts__["cachedir"])
     if name not in store.ids():
         raise ArgumentInvalid(f"rollout is {name!r}, expected an ID that 'salt-run baseimg.status' lists")
@@ -379,7 +390,7 @@ def _record(name):
 
 
 def _impacts(base, answers, timeout):
-    """The impact of a new version, from a few nodes that together have all images on a base."""
+    """Query the impact of a new version on a few nodes that together have all images on a base."""
     nodes = model_fleet.cover(answers, base)
     impacts = _ask(nodes, "list", timeout, "baseimg.impact", base)[1] if nodes else {}
     return [{"node": node, "impact": impacts.get(node, "did not answer")} for node in nodes]
@@ -387,7 +398,7 @@ def _impacts(base, answers, timeout):
 
 @contextlib.contextmanager
 def _salt_errors():
-    """Turn the core's errors into Salt's."""
+    """Convert the core's errors to Salt's."""
     try:
         with translate_os_errors("a file of this master", "use"):
             yield
@@ -396,7 +407,7 @@ def _salt_errors():
 
 
 def _ask(tgt, tgt_type, timeout, function, *arguments, **named):
-    """Call a function on nodes; return the expected nodes, and the answers by node."""
+    """Run a function on nodes; return the expected nodes, and the answers by node."""
     with salt.client.get_local_client(mopts=__opts__) as client:
         replies = client.cmd_iter(tgt, function, arguments, timeout, tgt_type, kwarg=named, yield_pub_data=True)
         try:

@@ -1,1 +1,1 @@
-"""How quick and how small baseimg is, beside what people would use instead. Start with README.md; `make bench`."""
+"""Benchmarks of speed and size against the alternatives to baseimg. See README.md; run `make bench`."""

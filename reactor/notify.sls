@@ -1,4 +1,4 @@
-# Post halts and ends of rollouts to a web hook: an example to change.
+# Example: post the halt and the end of each rollout to a webhook. Adapt it to your service.
 #
 #   # /etc/salt/master.d/reactor.conf
 #   reactor:
@@ -7,7 +7,7 @@
 #     - 'salt/baseimg/rollout/*/failed': [/opt/baseimg/reactor/notify.sls]
 #     - 'salt/baseimg/rollout/*/done*': [/opt/baseimg/reactor/notify.sls]
 #
-# Chat services take other fields. A returner of Salt's (slack_webhook, mattermost) works the same way.
+# Chat services expect other fields. Salt's returners (slack_webhook, mattermost) can be used the same way.
 {%- set url = opts.get('baseimg', {}).get('notify_url', 'http://localhost:9095/rollouts') %}
 {%- set message = {'rollout': data['id'], 'base': data['base'], 'version': data['version'], 'text': data['text']} %}
 {{ ('baseimg notify ' ~ data['id']) | json }}:

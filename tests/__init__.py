@@ -1,1 +1,1 @@
-"""The test suite: see CONTRIBUTING.md for what lives in which directory."""
+"""The test suite. CONTRIBUTING.md describes its directories."""

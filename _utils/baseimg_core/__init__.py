@@ -1,9 +1,9 @@
 """
 The core of baseimg: everything that is not Salt. Nothing in this package imports Salt.
 
-Salt's sync replaces files under a running minion, whose ``sys.modules`` may still hold the old ones. So the package
-remembers what its files were when it was imported, and every loader file calls :func:`purge_if_stale` before its own
-imports (where the package is loaded at all).
+Salt's sync replaces files under a running minion, whose ``sys.modules`` may still hold the old modules. So the package
+records a fingerprint of its files at import. If the package is loaded, every loader file calls :func:`purge_if_stale`
+before its own imports.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 
 def _fingerprint() -> frozenset[tuple[str, int, int]]:
+    """Return path, mtime in nanoseconds and size in bytes of each of the package's files."""
     found = set()
     for directory, _directories, names in os.walk(os.path.dirname(__file__)):
         for name in names:
@@ -29,10 +30,10 @@ _imported = _fingerprint()
 
 
 def purge_if_stale() -> None:
-    """Forget this package if its files have changed since it was imported, so that the next import reads them anew."""
+    """Drop this package from ``sys.modules`` if its files changed; the next import reloads it."""
     try:
         fresh = _fingerprint() == _imported
-    except OSError:  # a sync is replacing the files at this moment
+    except OSError:  # a sync is replacing the files
         fresh = False
     if not fresh:
         for name in [name for name in sys.modules if name == __name__ or name.startswith(__name__ + ".")]:

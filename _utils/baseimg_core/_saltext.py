@@ -1,4 +1,4 @@
-"""Where Salt's loader finds our files when the suite is installed with pip (entry point `salt.loader`)."""
+"""Directories for Salt's loader in a pip installation (entry point `salt.loader`)."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ KINDS = ("beacons", "grains", "modules", "runners", "states")
 
 
 def loader_dirs() -> dict[str, list[str]]:
-    """Loader kind → directories, only those that exist."""
+    """Return the existing directories by loader kind."""
     core = Path(__file__).resolve().parent
     installed = core / "_loader"
-    # In a checkout, or installed from one as editable, the files are beside `_utils`.
+    # in a checkout and in an editable installation, the loader files are next to `_utils`
     checkout = core.parent.parent
     found = {kind: installed / kind if installed.is_dir() else checkout / f"_{kind}" for kind in KINDS}
     return {kind: [str(path)] for kind, path in found.items() if path.is_dir()}

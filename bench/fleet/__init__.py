@@ -1,1 +1,1 @@
-"""What a fleet costs its master: one real master and real minions, each with an engine of its own, on one machine."""
+"""Load on the master: one real master and many real minions on one machine, each with its own engine."""

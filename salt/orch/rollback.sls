@@ -1,10 +1,10 @@
-# The way back of orch.rollout, which can be run alone as well: every node shows the version `from` again.
+# Roll back to the version `from` on every node. Part of orch.rollout; can also run alone.
 #
 #   salt-run state.orchestrate orch.rollback pillar='{"rollout": {"base": "corp/base:12.0", "from": "12.0",
 #     "nodes": ["node1", "node2", "node3"]}}'
 #
-# A node that does not answer is a failure, and the others go back all the same. Declare the old version in pillar, too,
-# or the next state.apply brings the new one again.
+# An unreachable node is a failure; the other nodes roll back. Declare the old version in pillar, too. Otherwise the
+# next state.apply applies the new version again.
 {%- set rollout = pillar.get('rollout', {}) %}
 {%- if rollout.get('nodes') %}
 

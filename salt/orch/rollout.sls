@@ -1,11 +1,11 @@
-# A rollout with plain SLS: the canary, then the rest in batches, and the way back where anything fails.
+# A rollout in plain SLS: the canary, then the other nodes in batches. Rolls back if anything fails.
 #
 #   salt-run state.orchestrate orch.rollout pillar='{"rollout": {"base": "corp/base:12.0", "from": "12.0",
 #     "nodes": ["node1", "node2", "node3"], "canary": 1, "batch": 10, "check": "curl -fsS localhost/health"}}'
 #
-# Nodes are named, so one that does not answer is a failure. Every node converges to what its pillar declares. The waves
-# run in an orchestration of their own: what fails there ends them, and not this one. Exits non-zero if anything failed,
-# also where the way back went well.
+# Nodes are listed by name, so an unreachable node is a failure. Every node converges to the version in its pillar. The
+# waves run in a separate orchestration, so a failure ends the waves but not this file. The exit code is non-zero if
+# anything failed, even if the rollback succeeded.
 {%- set rollout = pillar.get('rollout', {}) %}
 
 baseimg waves:

@@ -1,4 +1,4 @@
-# The waves of orch.rollout, one after the other. Not to be run alone: nothing takes back what was done before a failure.
+# The waves of orch.rollout, one after the other. Do not run it alone: it does not roll back after a failure.
 {%- set rollout = pillar.get('rollout', {}) %}
 {%- set nodes = rollout.get('nodes', []) %}
 {%- set canary = rollout.get('canary', 1) %}

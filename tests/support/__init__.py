@@ -1,1 +1,1 @@
-"""What tests share: engines, images, the kernel as oracle, file systems, Salt's loader."""
+"""Shared test support: engines, images, the kernel as oracle, file systems, Salt's loader."""

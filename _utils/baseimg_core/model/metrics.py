@@ -1,4 +1,4 @@
-"""Metrics of a node in Prometheus' text format 0.0.4, as node_exporter's textfile collector reads it."""
+"""Metrics of a node in Prometheus' text format 0.0.4, for node_exporter's textfile collector."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 class Metric:
     """One metric family."""
 
+    #: ``baseimg_…``.
     name: str
     #: ``gauge`` or ``counter``.
     kind: str
+    #: The text of the HELP line, not escaped.
     help: str
     #: Labels and value of each sample.
     samples: list[tuple[Mapping[str, str], float]] = field(default_factory=list)
 
 
 def render(metrics: Iterable[Metric]) -> str:
-    """Render the families that have samples."""
+    """Render the families that have samples, in the text format."""
     lines: list[str] = []
     for metric in metrics:
         if metric.samples:
@@ -45,9 +47,9 @@ def of_node(version: str, storage: str, statuses: Sequence[Mapping[str, Any]]) -
 
     Args:
         version: the suite's version.
-        storage: the engine's storage, as ``baseimg.status`` names it.
-        statuses: bases as :func:`ops.status.survey` returns them, with two more fields: ``activated`` (seconds since
-            the epoch when the live content was activated) and ``exchanges`` (counts by action).
+        storage: the engine's storage, as in ``baseimg.status``.
+        statuses: bases as :func:`ops.status.survey` returns them, with two more fields: ``activated`` (when the live
+            content was activated, in seconds since the epoch) and ``exchanges`` (counts by action).
 
     Returns:
         Metric families; a family without samples is not rendered.
@@ -58,7 +60,7 @@ def of_node(version: str, storage: str, statuses: Sequence[Mapping[str, Any]]) -
     families, names = _families(), set[str]()
     for status in statuses:
         if name := status["base"]:
-            # two bases have the same reference if the tag was moved; Prometheus refuses equal labels
+            # two bases share a reference if the tag was moved; Prometheus rejects duplicate labels
             if name in names:
                 name = f"{name}@{status.get('chain_id') or status['path']}"
             names.add(name)
@@ -87,6 +89,7 @@ def _add(families: Mapping[str, Metric], status: Mapping[str, Any]) -> None:
     base = {"base": status["base"]}
 
     def sample(key: str, value: float, **labels: str) -> None:
+        """Add a sample of this base to a family."""
         families[key].samples.append(({**base, **labels}, value))
 
     reason, version = drift(status), status.get("version", "")

@@ -1,8 +1,8 @@
 """
-A page for people, of plain data: no I/O, no clock.
+The HTML report, rendered from plain data. Pure: no I/O, no clock.
 
-HTML is put together with :mod:`html`, whose type says what is HTML already and so escapes everything else: nothing
-that a node or an image is called, and no log line, becomes markup. A template engine would be one more package for the
-core to need, and would leave escaping to whoever writes the template. Everything is in ``.py`` files because Salt's
-sync copies no others.
+:mod:`.html` builds all elements. It escapes every value that is not of its type ``Html``, so the names of nodes and
+images and the lines of logs never become markup. A template engine would be another dependency, and the author of each
+template would be responsible for escaping. CSS and JavaScript are in ``.py`` files because Salt's sync copies only
+these.
 """

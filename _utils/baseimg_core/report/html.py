@@ -1,4 +1,4 @@
-"""Elements as functions; what is not HTML already is escaped."""
+"""HTML elements as functions, which escape every value that is not HTML yet."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ _KEPT = "\n\t"
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """A text of HTML, which is not escaped again."""
 
     __slots__ = ()
 
 
 def text(value: object) -> Html:
-    """A value as HTML. What cannot be seen (control characters, marks that turn the direction of text) shows as �."""
+    """
+    Return a value as HTML.
+
+    Unprintable characters (control characters, marks that change the direction of text) become U+FFFD.
+    """
     if isinstance(value, Html):
         return value
     plain = str(value)
@@ -25,14 +29,22 @@ def text(value: object) -> Html:
 
 
 def join(*parts: object) -> Html:
-    """Parts one after the other; ``None`` is nothing."""
+    """Concatenate parts as HTML; skip ``None``."""
     return Html("".join(text(part) for part in parts if part is not None))
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
     """
-    An element. ``class_`` is the attribute class, ``aria_label`` is aria-label; one that is ``None`` or false is left
-    out.
+    Return an element.
+
+    Args:
+        name: the element's name.
+        children: its content.
+        attributes: ``class_`` becomes class, and ``aria_label`` becomes aria-label. ``True`` gives an attribute
+            without a value. ``None`` and ``False`` omit the attribute.
+
+    Returns:
+        The element; a void element has no end tag.
     """
     given = "".join(
         f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{text(value)}"')
@@ -43,7 +55,18 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
 
 def table(caption: str, headings: list[str], rows: list[list[object]], numbers: frozenset[int] = frozenset()) -> Html:
-    """A table whose first column names the row. ``numbers`` are the columns to be aligned at the right."""
+    """
+    Return a table whose first column is the heading of its row.
+
+    Args:
+        caption: the caption, also the label of the scrollable region.
+        headings: one text for each column.
+        rows: the cells of each row.
+        numbers: indexes of the columns that are aligned to the right.
+
+    Returns:
+        The table in a scrollable region.
+    """
     head = [tag("th", one, scope="col", class_="n" if at in numbers else None) for at, one in enumerate(headings)]
     body = []
     for row in rows:
@@ -63,4 +86,5 @@ def table(caption: str, headings: list[str], rows: list[list[object]], numbers: 
 
 
 def details(summary: object, *children: object, **attributes: object) -> Html:
+    """Return an element that shows its children only when the reader opens it."""
     return tag("details", tag("summary", summary), *children, **attributes)

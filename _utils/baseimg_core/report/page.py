@@ -1,4 +1,4 @@
-"""The whole page: one file that needs nothing else."""
+"""The report page: one HTML file that loads no other resource."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ def page(
     impacts: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """
-    The report as HTML.
+    Render the report.
 
-    ``fleet`` is what :func:`model.rollout.fleet.collect` returns, ``now`` the time (ISO 8601, UTC), ``rollout`` a
-    rollout's record as plain data; ``impacts`` are mappings of ``node`` and ``impact``, what ``baseimg.impact``
-    returned there. Sections without data are left out.
+    Args:
+        fleet: the result of :func:`model.rollout.fleet.collect`.
+        now: the time of the report (ISO 8601, UTC).
+        rollout: a rollout's record as plain data; ``None`` omits its section.
+        impacts: mappings with ``node`` and ``impact``, the result of ``baseimg.impact`` on that node. None of them
+            omits the sections on impact and packages.
+
+    Returns:
+        The HTML document.
     """
     parts = [("rollout", "Rollout", sections.rollout(rollout, now))] if rollout else []
     parts.append(("nodes", "Nodes by version", sections.nodes(fleet)))
@@ -65,7 +71,7 @@ def _head(made: str) -> Html:
 
 
 def _policy() -> str:
-    """Nothing is loaded from anywhere, and no script runs but ours."""
+    """Return a Content-Security-Policy that allows only the report's own script and inline styles."""
     digest = base64.b64encode(hashlib.sha256(JS.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
 

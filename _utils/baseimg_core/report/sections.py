@@ -1,4 +1,4 @@
-"""The parts of the page, each from plain data."""
+"""The sections of the report, each rendered from plain data."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .html import Html, details, join, table, tag
 from .timeline import timeline
 
 NOTHING = "\N{EN DASH}"
-_FEW = 6  # names that need not be folded away
-_LISTED = 20  # shadowed paths of one image
+_FEW = 6  # names shown without folding
+_LISTED = 20  # shadowed paths, and reasons, shown for one image
 _BUSY = ("preparing", "ready", "applying")
 _MARKS = {
     "effective": ("good", "●"),
@@ -24,7 +24,7 @@ _MARKS = {
 
 
 def tiles(fleet: Mapping[str, Any]) -> Html:
-    """The figures that matter most."""
+    """Return the key figures of the fleet."""
     bases = fleet["bases"].values()
     figures = [
         ("nodes", fleet["nodes"]),
@@ -45,7 +45,7 @@ def tiles(fleet: Mapping[str, Any]) -> Html:
 
 
 def rollout(record: Mapping[str, Any], now: str) -> Html:
-    """Waves: how far each is, and over time."""
+    """Return the rollout's state, a table of its waves, and their timeline."""
     counts = view.wave_counts(record)
     rows = [_wave(one, states) for one, states in zip(record["waves"], counts, strict=True)]
     numbers = frozenset({2, 3, 4, 5})
@@ -78,7 +78,7 @@ def _wave(wave: Mapping[str, Any], states: Mapping[str, int]) -> list[object]:
 
 
 def _share(states: Mapping[str, int], total: int) -> Html:
-    """A bar of the states, with the same in words for those who do not see it."""
+    """Return a bar of node states, labelled with the same counts for screen readers."""
     shown = {"busy": sum(states.get(one, 0) for one in _BUSY)}
     shown |= {one: states.get(one, 0) for one in ("updated", "skipped", "rolled-back", "failed", "unreachable")}
     order = ("updated", "skipped", "busy", "rolled-back", "failed", "unreachable")
@@ -92,7 +92,7 @@ def _share(states: Mapping[str, int], total: int) -> Html:
 
 
 def nodes(fleet: Mapping[str, Any]) -> Html:
-    """For each base, its versions in figures and as a map with one square for each node."""
+    """Return, for each base, node counts by version and a map with one square for each node."""
     parts: list[object] = [_find(), _legend()]
     for name, base in fleet["bases"].items():
         parts.append(tag("h3", name))
@@ -121,6 +121,7 @@ def _legend() -> Html:
 
 
 def mark(kind: str) -> Html:
+    """Return the coloured square of a kind of node."""
     return tag("i", class_=f"mark {kind}", aria_hidden="true")
 
 
@@ -140,7 +141,7 @@ def _group(group: view.Group) -> Html:
 
 
 def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html:
-    """What went wrong, grouped by the reason."""
+    """Return a table of failures, grouped by reason."""
     rows: list[list[object]] = []
     for kind, reason, members in view.failures(fleet, record):
         names: object = tag("span", ", ".join(members), class_="which")
@@ -153,7 +154,7 @@ def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html
 
 
 def impact(impacts: Sequence[Mapping[str, Any]]) -> Html:
-    """For each application image whether the new base takes effect, and what its own layers cover."""
+    """Return, for each application image, the verdict and the files that its own layers cover."""
     known = [one for one in impacts if isinstance(one["impact"], Mapping)]
     asked = [one["node"] for one in known]
     told = sorted({str(one["impact"].get("to")) for one in known if one["impact"].get("to")})
@@ -178,7 +179,7 @@ def _image(one: view.Image) -> list[object]:
 
 
 def _covered(one: view.Image) -> Html:
-    """What an image's own layers cover: how much of what, the paths folded away, and warnings."""
+    """Return the reasons, the counts of covered files, their paths (folded) and the warnings of an image."""
     counts = [f"{count} of {total} {what}" for what, (count, total) in one.told.get("covered", {}).items()]
     warned = [tag("p", text) for text in one.told.get("warnings", ())]
     reasons = [
@@ -202,7 +203,7 @@ def _covered(one: view.Image) -> Html:
 
 
 def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:
-    """Which packages the new base changes, adds and removes."""
+    """Return a table of the packages that the new base changes, adds or removes."""
     known = [one["impact"] for one in impacts if isinstance(one["impact"], Mapping)]
     told = [one["packages"] for one in known if one.get("packages")]
     if not told:
@@ -219,7 +220,7 @@ def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def everyone(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html:
-    """A row for each node."""
+    """Return a folded table with a row for each node."""
     headings = [
         "Node",
         "State",

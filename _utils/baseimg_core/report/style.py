@@ -1,4 +1,4 @@
-"""How the page looks, and the little it does by itself. It works without the script, and prints."""
+"""CSS and JavaScript of the report. The page prints well, and works without the script."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ footer { font-size: .85rem; color: var(--soft); }
 @media print { body { max-width: none; font-size: 11px; } nav, .find { display: none; } .wide { overflow: visible; } }
 """
 
-# Finds nodes by a part of their name: on the map and in the list. Without it the page only lacks the box.
+# Filters the map and the list by a part of the node's name. Without it, the page lacks only the search box.
 JS = """
 (() => {
   const box = document.querySelector('.find'), input = box && box.querySelector('input');

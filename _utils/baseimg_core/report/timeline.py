@@ -1,4 +1,4 @@
-"""A rollout over time: a bar for each wave, and below it how many nodes were updated."""
+"""Timeline of a rollout: a bar for each wave, and a curve of updated nodes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .view import duration, seconds
 _LEFT, _RIGHT, _WIDTH, _ROW, _CURVE = 132, 100, 1000, 24, 110
 _TICKS = 6
 _STEPS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
-_POINTS = 400  # of the curve, however many nodes there are
+_POINTS = 400  # the curve has fewer than twice as many points, whatever the number of nodes
 
 
 def timeline(rollout: Mapping[str, Any], now: str) -> Html | None:
-    """The picture, or nothing where no wave has begun. ``now`` ends what has not ended."""
+    """Return the timeline; ``None`` if no wave has begun. Waves in progress end at ``now``."""
     waves = [(one, seconds(one["started"]), seconds(one["ended"])) for one in rollout["waves"]]
     begun = [start for _, start, _ in waves if start is not None]
     if not begun:
@@ -40,16 +40,19 @@ def timeline(rollout: Mapping[str, Any], now: str) -> Html | None:
 
 
 class _Scale:
+    """Conversion of times (seconds since the epoch) to horizontal positions."""
+
     def __init__(self, first: float, last: float) -> None:
         self.first, self.last = first, last
         self._unit = (_WIDTH - _LEFT - _RIGHT) / (last - first)
 
     def x(self, at: float) -> float:
+        """Return the position of a time."""
         return round(_LEFT + (at - self.first) * self._unit, 1)
 
     @property
     def ticks(self) -> list[float]:
-        """Round times, a handful."""
+        """The times at the axis: round, and about six."""
         step = next((one for one in _STEPS if (self.last - self.first) / one <= _TICKS), _STEPS[-1])
         start = self.first - self.first % step + step
         return [start + step * at for at in range(int((self.last - start) // step) + 1)]
@@ -82,7 +85,7 @@ def _bar(scale: _Scale, at: int, wave: Mapping[str, Any], start: float | None, e
 
 
 def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[Html]:
-    """How many nodes were updated by when, as a step line."""
+    """Return the number of updated nodes over time, as a step line."""
     bottom, step = top + _CURVE - 16, max(1, len(ends) // _POINTS)
     path, y = f"M{_LEFT} {bottom}", float(bottom)
     for count in [*range(step, len(ends), step), len(ends)] if ends else []:

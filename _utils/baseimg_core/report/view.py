@@ -1,4 +1,4 @@
-"""What the page shows, counted and grouped, before any HTML."""
+"""The report's data, counted and grouped, before it becomes HTML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..model.impact.verdict import Verdict
 from ..model.rollout.fleet import natural
 
-# what a node is on the map, the worst first; each with its word
+# kinds of nodes on the map, the worst first; WORDS maps each kind to its text
 UNREACHABLE, FAILED, DRIFTED, BEHIND, CURRENT = "unreachable", "failed", "drifted", "behind", "current"
 WORDS = {
     CURRENT: "as declared",
@@ -23,15 +23,18 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Nodes that are alike: what they are, which version they show."""
+    """Nodes of the same kind and version."""
 
+    #: A key of ``WORDS``.
     kind: str
+    #: The live version; empty if it is unknown.
     version: str
+    #: Names in natural order.
     nodes: Sequence[str]
 
 
 def groups(base: Mapping[str, Any]) -> list[Group]:
-    """A base's nodes by version, in the fleet's order."""
+    """Group a base's nodes by version and kind, in the order of its versions."""
     found = []
     for version, nodes in base["versions"].items():
         kinds: dict[str, list[str]] = {CURRENT: [], BEHIND: [], DRIFTED: []}
@@ -43,7 +46,7 @@ def groups(base: Mapping[str, Any]) -> list[Group]:
 
 
 def silent(fleet: Mapping[str, Any]) -> list[Group]:
-    """The nodes of which nothing is known."""
+    """Group the nodes without a valid answer."""
     kinds = {FAILED: list(fleet["failed"]), UNREACHABLE: fleet["unreachable"]}
     return [Group(kind, "", nodes) for kind, nodes in kinds.items() if nodes]
 
@@ -53,19 +56,26 @@ class Row:
     """One node in the list of all nodes."""
 
     node: str
+    #: The worst kind among its bases.
     kind: str = CURRENT
+    #: One text for each base: "<base> shows <version>".
     versions: list[str] = field(default_factory=list)
+    #: Name of its wave; empty without a rollout.
     wave: str = ""
+    #: State in the rollout.
     state: str = ""
+    #: Containers on older content.
     outdated: list[str] = field(default_factory=list)
+    #: Reasons of failures and drift.
     notes: list[str] = field(default_factory=list)
 
 
 def rows(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[Row]:
-    """Every node, with all that is known of it."""
+    """Return a row for each node, in natural order."""
     found: dict[str, Row] = {}
 
     def row(node: str) -> Row:
+        """Return the node's row; create it if it is missing."""
         return found.setdefault(node, Row(node))
 
     for name, base in fleet["bases"].items():
@@ -101,12 +111,13 @@ def _add_rollout(row: Row, told: Mapping[str, Any], rollout: Mapping[str, Any]) 
 
 
 def worst(one: str, other: str) -> str:
+    """Return the worse of two kinds."""
     order = list(WORDS)
     return max(one, other, key=order.index)
 
 
 def failures(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[tuple[str, str, list[str]]]:
-    """What went wrong: the kind, the reason and the nodes; most nodes first."""
+    """Return failures as (kind, reason, nodes); those with most nodes first."""
     found: dict[tuple[str, str], list[str]] = {}
     for node, told in (rollout or {}).get("nodes", {}).items():
         if told.get("state") in (FAILED, UNREACHABLE, "rolled-back"):
@@ -127,7 +138,7 @@ def failures(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> lis
 
 
 def wave_counts(rollout: Mapping[str, Any]) -> list[dict[str, int]]:
-    """For each wave, how many of its nodes are in which state."""
+    """Count the nodes of each wave by state."""
     counts: list[dict[str, int]] = [{} for _ in rollout["waves"]]
     for told in rollout["nodes"].values():
         if 0 <= told.get("wave", -1) < len(counts):
@@ -137,7 +148,7 @@ def wave_counts(rollout: Mapping[str, Any]) -> list[dict[str, int]]:
 
 
 def seconds(at: object) -> float | None:
-    """A record's time, as seconds since the epoch; ``None`` for never, or for what is no time."""
+    """Convert a record's time to seconds since the epoch; return ``None`` if it is empty or invalid."""
     try:
         moment = datetime.datetime.fromisoformat(str(at).replace("Z", "+00:00"))
     except ValueError:
@@ -146,7 +157,7 @@ def seconds(at: object) -> float | None:
 
 
 def duration(number: float) -> str:
-    """Seconds for people: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    """Format seconds: ``45 s``, ``12 min``, ``3 h 20 min``."""
     minutes = round(number / 60)
     if number < 90:
         return f"{number:.0f} s"
@@ -155,11 +166,15 @@ def duration(number: float) -> str:
 
 @dataclass(slots=True)
 class Image:
-    """How a new base takes effect in an image, as all nodes that were asked told it."""
+    """The impact of a new base on an image, as reported by the queried nodes."""
 
+    #: The image's reference.
     name: str
+    #: A value of :class:`Verdict`.
     verdict: str
+    #: The image's item in the result of ``baseimg.impact``, from the first node.
     told: Mapping[str, Any]
+    #: The nodes with the same verdict and the same covered files.
     nodes: list[str] = field(default_factory=list)
 
 
@@ -167,7 +182,7 @@ _VERDICTS = tuple(verdict.value for verdict in Verdict)
 
 
 def images(impacts: Sequence[Mapping[str, Any]]) -> list[Image]:
-    """Images by verdict, the worst first; one that two nodes judge differently is there twice."""
+    """Return images, the worst verdict first. An image has one item for each different result."""
     found: dict[tuple[str, str, str], Image] = {}
     for one in impacts:
         for told in one["impact"].get("images", ()):

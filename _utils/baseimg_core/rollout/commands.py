@@ -1,4 +1,4 @@
-"""The commands on rollouts: plan, start, resume, halt, roll back, retry, status."""
+"""Commands on rollouts: plan, start, resume, halt, roll back, retry, status."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Rollouts:
 
     Args:
         transport: the master.
-        store: its records.
-        gather: seconds that a node may take to say whether it runs a job.
-        by: who asks.
+        store: the records.
+        gather: seconds to wait for a node's answer to ``find_job``.
+        by: the user who runs the command.
     """
 
     def __init__(self, transport: SaltTransport, store: Store, gather: float, by: str) -> None:
@@ -47,15 +47,19 @@ class Rollouts:
 
     def plan(self, base: str, version: str | None, *places: object) -> dict[str, Any]:
         """
-        Tell what a rollout would do, and change nothing.
+        Return the effects of a rollout; change nothing.
 
         Args:
             base: the base's reference.
-            version: the version to show; ``None`` for the declared one.
-            places: parts of the policy; the last one wins.
+            version: the version to apply; ``None`` for the declared version.
+            places: parts of the policy; later parts override earlier ones.
 
         Returns:
             Waves, blast radius, nodes with problems, and the policy.
+
+        Raises:
+            ArgumentInvalid: an argument or a key of the policy is invalid.
+            RolloutEmpty: no node takes part.
         """
         rollout, answers = self._begin(base, version, places)
         waves = [
@@ -79,19 +83,20 @@ class Rollouts:
 
     def start(self, base: str, version: str | None, *places: object) -> dict[str, Any]:
         """
-        Begin a rollout and move it to its end.
+        Start a rollout, and run it until it ends or halts.
 
         Args:
             base: the base's reference.
-            version: the version to show; ``None`` for the declared one.
-            places: parts of the policy; the last one wins.
+            version: the version to apply; ``None`` for the declared version.
+            places: parts of the policy; later parts override earlier ones.
 
         Returns:
             The summary, with ``retcode``.
 
         Raises:
-            RolloutBusy: a rollout of this base is under way.
-            RolloutEmpty: nobody takes part.
+            ArgumentInvalid: an argument or a key of the policy is invalid.
+            RolloutBusy: a rollout of this base is in progress.
+            RolloutEmpty: no node takes part.
         """
         with self._store.lock(base):
             unfinished = [rollout for rollout in self._store.of_base(base) if rollout.state in _UNFINISHED]
@@ -110,7 +115,19 @@ class Rollouts:
             return self._moved(rollout, Driver.run)
 
     def retry(self, name: str) -> dict[str, Any]:
-        """Roll out once more, to the nodes of a rollout that failed or did not answer; as one wave."""
+        """
+        Start a new rollout, in one wave, to the failed, refused and unreachable nodes of another.
+
+        Args:
+            name: an ID or a base.
+
+        Returns:
+            The summary of the new rollout.
+
+        Raises:
+            RolloutUnknown: no rollout matches.
+            RolloutEmpty: no node failed.
+        """
         rollout = self._store.find(name)
         failed = rollout.in_state(*rollout_record.BAD, rollout_record.REFUSED)
         if not failed:
@@ -121,18 +138,18 @@ class Rollouts:
 
     def resume(self, name: str | None, only: str | None = None) -> dict[str, Any]:
         """
-        Continue rollouts that were halted or whose process ended.
+        Resume rollouts that were halted or whose process ended.
 
         Args:
             name: an ID or a base; ``None`` for every unfinished rollout.
-            only: ``window`` for those that a closed window halted.
+            only: ``window`` selects rollouts that a closed window halted; ``None`` selects all.
 
         Returns:
-            The summary; of several rollouts, the summaries by ID.
+            The summary; for several rollouts, the summaries by ID.
 
         Raises:
-            RolloutUnknown: there is none.
-            ArgumentInvalid: the named one is not unfinished.
+            RolloutUnknown: no rollout matches.
+            ArgumentInvalid: the named rollout has ended, or ``only`` is invalid.
         """
         if only not in (None, WINDOW):
             raise ArgumentInvalid(f"only is {only!r}, expected {WINDOW}")
@@ -140,7 +157,7 @@ class Rollouts:
         return _joined([self._resume(rollout) for rollout in rollouts])
 
     def _waiting(self, name: str | None) -> list[Rollout]:
-        """Rollouts that a closed window halted; there may be none."""
+        """Return the rollouts that a closed window halted; possibly none."""
         rollouts = [self._store.find(name)] if name is not None else self._store.newest()[0]
         return [rollout for rollout in rollouts if rollout.cause == rollout_record.BY_WINDOW]
 
@@ -152,17 +169,19 @@ class Rollouts:
 
     def halt(self, name: str | None) -> dict[str, Any]:
         """
-        Start no further node. The process that moves a rollout halts it; without one, this process does.
+        Halt rollouts: no further node starts.
+
+        The process that runs a rollout halts it. If there is no process, this one does.
 
         Args:
-            name: an ID or a base; ``None`` for every rollout that is under way.
+            name: an ID or a base; ``None`` for every rollout in progress.
 
         Returns:
-            The summary; of several rollouts, the summaries by ID.
+            The summary; for several rollouts, the summaries by ID.
 
         Raises:
-            RolloutUnknown: there is none.
-            ArgumentInvalid: the named one is not under way.
+            RolloutUnknown: no rollout matches.
+            ArgumentInvalid: the named rollout is not in progress.
         """
         return _joined([self._halt(rollout) for rollout in self._named(name, _HALTABLE)])
 
@@ -180,18 +199,20 @@ class Rollouts:
 
     def roll_back(self, name: str | None, since: str | None = None) -> dict[str, Any]:
         """
-        Take back what rollouts changed.
+        Roll back the changes of one or several rollouts.
 
         Args:
             name: an ID, a base (its newest rollout that changed a node), or ``None`` for the only unfinished rollout.
-            since: an ID or a time: take back every change of the base from then on, over several rollouts.
+            since: an ID or a time (ISO 8601): roll back every rollout of the base from then on.
 
         Returns:
             The summary.
 
         Raises:
             RolloutBusy: a later rollout of the base changed nodes.
-            RolloutEmpty: no node is to be taken back.
+            RolloutEmpty: no node has a change to roll back.
+            RolloutUnknown: no rollout matches, or ``name`` is ``None`` and several are unfinished.
+            ArgumentInvalid: ``since`` is given without a base.
         """
         if since is not None:
             return self._roll_back_since(name, since)
@@ -223,7 +244,7 @@ class Rollouts:
         raise RolloutEmpty(f"no rollout of {base} changed a node that is not rolled back")
 
     def _roll_back_since(self, base: str | None, since: str) -> dict[str, Any]:
-        """Take back several rollouts of a base, the newest first, as one rollout that has a record of its own."""
+        """Roll back several rollouts of a base at once, with one new record."""
         if base is None:
             raise ArgumentInvalid("id is nothing, expected a base: since= takes back the rollouts of one base")
         base = self._store.find(base).base
@@ -242,7 +263,7 @@ class Rollouts:
             return self._moved(undo, Driver.roll_back, asked_back=True)
 
     def _undo(self, rollouts: list[Rollout]) -> Rollout:
-        """A record that leads every node back to what it showed before the oldest of these rollouts."""
+        """Make the record that returns every node to its version before the oldest of these rollouts."""
         newest = rollouts[-1]
         nodes: dict[str, Node] = {}
         declared: list[dict[str, Any]] = []
@@ -269,7 +290,7 @@ class Rollouts:
         return undo
 
     def status(self, name: str | None) -> dict[str, Any]:
-        """One rollout with all its nodes; without a name a list of all, the newest first."""
+        """Return a rollout with all its nodes; without a name, the list of all rollouts, newest first."""
         if name is not None:
             rollout = self._store.find(name)
             return {**rollout.as_dict(), **self._mover(rollout)}
@@ -286,7 +307,7 @@ class Rollouts:
 
     def arrived(self, tag: object, node: object) -> dict[str, Any]:
         """
-        Converge a node that started or reported new images, unless an open rollout decides about it.
+        Converge a node that started or reported new images, unless it is in an unfinished rollout.
 
         Args:
             tag: the event's tag.
@@ -296,7 +317,7 @@ class Rollouts:
             The ``job`` that was sent, or why the node was ``left``.
 
         Raises:
-            ArgumentInvalid: the tag is another minion's, or the master does not know the minion.
+            ArgumentInvalid: the tag names another minion, or the master has not accepted the minion's key.
         """
         pillar.text(node, "id")
         name = str(node)
@@ -312,13 +333,14 @@ class Rollouts:
         return {"job": jid, "retcode": outcome.OK}
 
     def _mover(self, rollout: Rollout) -> dict[str, str]:
-        """The process that moves a rollout, and how to go on if none does."""
+        """Return the process that runs a rollout; if there is none, also the commands that continue it."""
         if rollout.state not in _UNFINISHED:
             return {}
         mover = self._store.mover(rollout.base) if rollout.state in rollout_record.ACTIVE else ""
         return {"moved_by": mover} if mover else {"moved_by": "nobody", "next": _next(rollout)}
 
     def _begin(self, base: str, version: str | None, places: tuple[object, ...]) -> tuple[Rollout, Discovery]:
+        """Validate the arguments, query the nodes, and make the record of a new rollout."""
         pillar.text(base, "base")
         if version is not None:
             pillar.text(version, "version")
@@ -331,7 +353,7 @@ class Rollouts:
         return discovery.begin(self._transport, self._jobs, request)
 
     def _named(self, name: str | None, states: frozenset[str]) -> list[Rollout]:
-        """The named rollout, or every base's newest one in one of these states; raises if there is none."""
+        """Return the named rollout, or each base's newest, in one of these states. Raises if there is none."""
         if name is not None:
             rollout = self._store.find(name)
             if rollout.state not in states:
@@ -347,7 +369,7 @@ class Rollouts:
     def _moved(
         self, rollout: Rollout, move: Any, asked_back: bool = False, asked_to_halt: bool = False
     ) -> dict[str, Any]:
-        """Move a rollout; an error that ends the process is part of the summary."""
+        """Run a rollout, and return its summary. An error that ends the run is part of the summary."""
         error: dict[str, Any] = {}
         try:
             move(Driver(self._transport, self._jobs, self._store, rollout, self._by))
@@ -358,25 +380,25 @@ class Rollouts:
 
     @contextmanager
     def _locked(self, rollout: Rollout) -> Iterator[Rollout]:
-        """The record, read again under its base's lock; an old request to halt is over then."""
+        """Lock the base, discard an old request to halt, and read the record again."""
         with self._store.lock(rollout.base):
             self._store.forget_halt(rollout.id)
             yield self._store.read(rollout.id)
 
 
 def _identity() -> str:
-    """A new ID. IDs sort by time: the digits after the hyphen are the fraction of the second."""
+    """Make an ID. IDs sort by time: the digits after the hyphen are the fraction of the second."""
     moment = datetime.now(UTC)
     return f"{moment:%Y%m%dT%H%M%S}-{moment.microsecond * 65536 // 1000000:04x}"
 
 
 def _changed_something(rollout: Rollout) -> bool:
-    """Whether a rollout has changes that nobody has taken back."""
+    """Return True if a rollout has changes that were not rolled back."""
     return not rollout.undone_by and bool(rollout_record.changed(rollout))
 
 
 def _is_since(rollout: Rollout, since: str) -> bool:
-    """Whether a rollout is the one with this ID or a later one, or began at this time or later."""
+    """Return True if a rollout's ID, or its time of creation, is ``since`` or later."""
     try:
         moment = datetime.fromisoformat(since)
     except ValueError:
@@ -386,7 +408,7 @@ def _is_since(rollout: Rollout, since: str) -> bool:
 
 
 def _next(rollout: Rollout) -> str:
-    """The command that goes on from a rollout's state if no process moves it."""
+    """Return the commands that continue a rollout that no process runs."""
     resume = f"salt-run baseimg.resume {rollout.id}"
     if rollout.state == rollout_record.ROLLING_BACK:
         return resume
@@ -398,7 +420,7 @@ def _transition(rollout: Rollout, node: Node) -> str:
 
 
 def _blast_radius(rollout: Rollout, answers: Discovery) -> dict[str, Any]:
-    """How much a rollout touches: nodes, and the images and running containers on the base there."""
+    """Count the affected nodes, and the images and running containers on the base there."""
     nodes = [name for name, node in rollout.nodes.items() if node.wave >= 0]
     shown = [answers.shown[name] for name in nodes if name in answers.shown]
     images = Counter(image for one in shown for image in one.images)
@@ -410,7 +432,7 @@ def _blast_radius(rollout: Rollout, answers: Discovery) -> dict[str, Any]:
 
 
 def _problems(rollout: Rollout) -> dict[str, Any]:
-    """Nodes that need somebody's attention, with the reason."""
+    """Return the nodes that need attention, with reasons, by kind of problem."""
     states = (rollout_record.FAILED, rollout_record.UNREACHABLE, rollout_record.REFUSED, rollout_record.SKIPPED)
     problems: dict[str, Any] = {
         state: {name: f"[{rollout.nodes[name].code}] {rollout.nodes[name].message}" for name in rollout.in_state(state)}
@@ -422,7 +444,7 @@ def _problems(rollout: Rollout) -> dict[str, Any]:
 
 
 def _summary(rollout: Rollout, asked_back: bool = False, asked_to_halt: bool = False) -> dict[str, Any]:
-    """What a command returns of a rollout."""
+    """Return a rollout's summary, which is a command's result."""
     waves = {wave.name: wave.state for index, wave in enumerate(rollout.waves) if rollout.of_wave(index)}
     listed = {key: getattr(rollout, key) for key in _LISTED}
     code = outcome.retcode(rollout, asked_back, asked_to_halt)
@@ -430,7 +452,7 @@ def _summary(rollout: Rollout, asked_back: bool = False, asked_to_halt: bool = F
 
 
 def _joined(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """The summary of one rollout, or those of several by ID, with the highest return code."""
+    """Join summaries: one stays as it is; several are listed by ID, with the highest return code."""
     if len(summaries) == 1:
         return summaries[0]
     codes: list[int] = [summary["retcode"] for summary in summaries]
@@ -438,7 +460,7 @@ def _joined(summaries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def check_master(options: Mapping[str, Any]) -> None:
-    """Refuse a Salt master on which the nodes or the outcomes of jobs are not known; raises MasterUnsuitable."""
+    """Check the master. Raises MasterUnsuitable if it uses syndics or does not cache returns of jobs."""
     if options.get("order_masters"):
         raise MasterUnsuitable(
             "this master hands jobs to syndics (order_masters), and their minions are not known here",
@@ -452,7 +474,7 @@ def check_master(options: Mapping[str, Any]) -> None:
 
 
 def refusal(error: BaseimgError) -> Mapping[str, Any]:
-    """What a command returns if it was refused: nothing has begun."""
+    """Return the result of a command that was refused before it changed anything."""
     return {"state": "refused", "error": error.as_dict(), "retcode": outcome.REFUSED}
 
 

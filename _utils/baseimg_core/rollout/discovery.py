@@ -1,4 +1,4 @@
-"""Discovery: the members of a rollout, with what each node declares and shows, before anything changes."""
+"""Discovery: the nodes of a rollout, their declared and live versions, before any change."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ from .jobs import SILENT, Answer, Jobs
 from .recorder import now
 from .transport import SaltTransport
 
-ASK_SECONDS = 600  # for a question that costs a node a second, when thousands ask the master for their pillar at once
-# fields of a declaration that are no arguments: the version is the rollout's, the node reads the others itself
+ASK_SECONDS = 600  # a query takes a node a second, but thousands request their pillar from the master at once
+# fields of a declaration that are not sent: the version comes from the rollout, and the node reads the others itself
 _NO_ARGUMENTS = {"version", "missing", "below"}
 AT_VERSION, NOT_DECLARED, ABSENT, HELD = "at-version", "not-declared", "base-absent", "base-held"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody asked for."""
+    """The parameters of a new rollout."""
 
+    #: The base's reference.
     base: str
-    #: The version to show; ``None`` for the one that every node's pillar declares.
+    #: The version to apply; ``None`` for the version that every node's pillar declares.
     version: str | None
+    #: The merged policy, as data.
     policy: Mapping[str, Any]
+    #: The user who starts the rollout.
     by: str
     #: The new rollout's ID.
     identity: str
@@ -43,26 +46,26 @@ class Request:
 
 class Discovery:
     """
-    Questions to the nodes of one rollout; the answers go into its record.
+    Queries to the nodes of one rollout, whose answers go into its record.
 
-    ``is_finished`` of a node has one definition, for skipping it, resuming, the soak, the gate and the end: its
-    ``baseimg.plan`` says that nothing is to be done. So the version and its bundle match, no running container needs a
-    restart by the declared policy, and no container is owed a start.
+    A node is finished if its ``baseimg.plan`` has no step left: the version and its bundle match, no running container
+    needs a restart by the declared policy, and no stopped container is due to be started. Skipping, resuming, the soak,
+    the gate and the end of a rollout all use this definition.
     """
 
     def __init__(self, jobs: Jobs, rollout: Rollout) -> None:
         self._jobs, self._rollout = jobs, rollout
-        #: Names of bases that pillars declare, for the message about an unknown one.
+        #: References of bases that pillars declare, for the message about an unknown base.
         self.declared_bases: set[str] = set()
-        #: By node, what its ``baseimg.status`` said.
+        #: Answers of ``baseimg.status`` by node.
         self.shown: dict[str, Shown] = {}
 
     def ask(self, names: Iterable[str]) -> None:
         """
-        Ask nodes what their pillar declares for the base and what they show.
+        Query the nodes' declaration of the base and their live version.
 
-        A finished node becomes ``skipped`` (``updated`` if this rollout changed it), a node without an answer
-        ``unreachable``; the others stay ``pending``.
+        A finished node becomes ``skipped``, or ``updated`` if this rollout changed it. A node without an answer becomes
+        ``unreachable``. The others become ``pending``.
         """
         rollout = self._rollout
         by_base: dict[str, list[str]] = {}
@@ -82,11 +85,12 @@ class Discovery:
             self.skip_finished()
 
     def _declaration(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the declaration of the rollout's base; empty if the pillar has none."""
         self.declared_bases.update(str(name) for name in data)
         return answers.declaration(self._rollout.base)(data) or {}
 
     def skip_finished(self) -> None:
-        """Skip pending nodes that show the version already and are finished."""
+        """Skip pending nodes that are finished: the version is live, and nothing is left to do."""
         rollout = self._rollout
         self._refuse_held()
         candidates = []
@@ -103,7 +107,7 @@ class Discovery:
                 self.finish(name)
 
     def _refuse_held(self) -> None:
-        """A node on which somebody holds the version refuses it."""
+        """Fail pending nodes with a hold on the version: they refuse it."""
         rollout = self._rollout
         for name in rollout.in_state(PENDING):
             shown = self.shown.get(name)
@@ -112,7 +116,7 @@ class Discovery:
                 rollout.update(name, state=FAILED, code=HELD, message=message, failure=f"[{HELD}] {message}")
 
     def finish(self, name: str) -> None:
-        """Nothing is left to do on a node. One that this rollout told to apply counts as updated by it."""
+        """Set a finished node to ``updated`` if this rollout sent it an apply, else to ``skipped``."""
         if self._rollout.nodes[name].started:
             self._rollout.update(name, state=UPDATED, code="", message="", ended=now())
         else:
@@ -120,13 +124,13 @@ class Discovery:
 
     def plans(self, names: Iterable[str]) -> dict[str, Planned]:
         """
-        Ask nodes what a converge would do now.
+        Query what a converge would change now.
 
         Args:
             names: nodes whose declaration is known.
 
         Returns:
-            The plan of each node that answered. The others are failed or unreachable.
+            The plan of each node that answered. The others become failed or unreachable.
         """
         plans: dict[str, Planned] = {}
         for arguments, group in alike(self._rollout, names):
@@ -138,7 +142,7 @@ class Discovery:
         return plans
 
     def group(self) -> None:
-        """Ask nodes for their failure domain: the value of the grain that ``group_by`` names."""
+        """Query the nodes' failure domain: the value of the grain ``group_by``."""
         grain = self._rollout.rules.group_by
         names = [name for name, node in self._rollout.nodes.items() if node.state not in rollout_record.LEFT_OUT]
         if not grain or not names:
@@ -151,7 +155,7 @@ class Discovery:
         return self._jobs.ask_all(function, sorted(names), arguments, ASK_SECONDS)
 
     def _read(self, name: str, answer: Answer, reader: Any) -> Any:
-        """A valid answer, or ``None``: the node has failed then."""
+        """Return a valid answer. Otherwise mark the node as failed or unreachable, and return ``None``."""
         if answer.data is None:
             fail(self._rollout, name, answer)
             return None
@@ -162,7 +166,7 @@ class Discovery:
             return None
 
     def _refreshed(self, names: Iterable[str]) -> list[str]:
-        """Nodes that have read their pillar anew: outside of states a minion knows an older one."""
+        """Refresh the nodes' pillar, because minions cache it, and return the nodes that succeeded."""
         refreshed = []
         for name, answer in self._ask("saltutil.refresh_pillar", names, {"wait": True}).items():
             if answer.data is True:
@@ -173,6 +177,7 @@ class Discovery:
         return refreshed
 
     def _compare(self, name: str, answer: Answer) -> None:
+        """Record a node's live version; skip the node if an absent base is acceptable."""
         rollout, node = self._rollout, self._rollout.nodes[name]
         if answer.code == ABSENT and rollout.declared[node.declared]["missing"] == "ok":
             self._skip(name, ABSENT, answer.message)
@@ -181,7 +186,7 @@ class Discovery:
         if shown is None:
             return
         self.shown[name] = shown
-        if not node.started:  # the way back leads to what the node showed before this rollout
+        if not node.started:  # a rollback returns to the version before this rollout
             rollout.update(name, from_version=shown.version, bundle=shown.bundle)
 
     def _skip(self, name: str, code: str, message: str) -> None:
@@ -190,18 +195,21 @@ class Discovery:
 
 def begin(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple[Rollout, Discovery]:
     """
-    Make the record of a new rollout: every node in its wave, or skipped. Nothing is changed, on the master or on nodes.
+    Make the record of a new rollout, with every node in its wave or skipped.
+
+    Changes nothing on the master or on nodes, and does not save the record.
 
     Args:
         transport: the master.
-        jobs: its jobs.
+        jobs: the master's jobs.
         request: base, version and policy.
 
     Returns:
-        The record, and the answers that it does not hold.
+        The record, and the discovery with the nodes' answers.
 
     Raises:
-        RolloutEmpty: nobody takes part, or a declared wave matches nobody.
+        ArgumentInvalid: no version was given, and the nodes do not all declare the same one.
+        RolloutEmpty: no node takes part, or a declared wave matches no node.
     """
     rules = rollout_policy.parse(request.policy)
     waves = [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
@@ -232,7 +240,7 @@ def _targets(rules: Policy) -> list[Target]:
 
 
 def _divide(rollout: Rollout, rules: Policy, matched: Mapping[Target, set[str]]) -> None:
-    """Put every node into its wave; raises :class:`RolloutEmpty` for a wave whose target matches nobody."""
+    """Assign nodes to waves. Raises :class:`RolloutEmpty` if a wave's target matches no node."""
     busy = [name for name, node in rollout.nodes.items() if node.state not in rollout_record.LEFT_OUT]
     members = {*busy, *(name for name in rollout.in_state(SKIPPED) if rollout.nodes[name].code == AT_VERSION)}
     for wave in rules.waves:
@@ -244,7 +252,7 @@ def _divide(rollout: Rollout, rules: Policy, matched: Mapping[Target, set[str]])
 
 
 def _check_members(rollout: Rollout, discovery: Discovery) -> None:
-    """Raise :class:`RolloutEmpty` if nobody takes part, unless every node of the base is at the version."""
+    """Raise :class:`RolloutEmpty` if no node takes part, unless a node already has the version."""
     if rollout.total:
         return
     codes = Counter(node.code for node in rollout.nodes.values())
@@ -261,7 +269,7 @@ def _check_members(rollout: Rollout, discovery: Discovery) -> None:
 
 
 def contradictions(rollout: Rollout) -> list[str]:
-    """Nodes whose pillar declares another version: their next ``state.apply`` takes them there."""
+    """Return nodes whose pillar declares another version, which their next ``state.apply`` applies."""
     return [
         name
         for name, node in sorted(rollout.nodes.items())
@@ -273,15 +281,15 @@ def alike(
     rollout: Rollout, names: Iterable[str], keys: Iterable[str] | None = None
 ) -> list[tuple[dict[str, Any], list[str]]]:
     """
-    Group nodes that declare the same, because they get the same job.
+    Group nodes by declaration: nodes with the same declaration get the same job.
 
     Args:
         rollout: the record.
         names: nodes whose declaration is known.
-        keys: declared fields that the job needs; by default all that ``baseimg.converge`` takes.
+        keys: declared fields that the job needs; ``None`` for all arguments of ``baseimg.converge``.
 
     Returns:
-        The job's arguments, and the nodes.
+        (arguments, nodes) of each job.
     """
     groups: dict[int, list[str]] = {}
     for name in names:
@@ -296,20 +304,36 @@ def alike(
 
 
 def fail(rollout: Rollout, name: str, answer: Answer, message: str = "") -> None:
-    """Record why a node cannot go on."""
+    """
+    Record a node's failure.
+
+    Args:
+        rollout: the record.
+        name: the node.
+        answer: an outcome that is an error; silence makes the node unreachable.
+        message: replaces the answer's message if not empty.
+    """
     state = UNREACHABLE if answer.kind == SILENT else FAILED
     code, message = answer.code or "node-error", message or answer.message
     rollout.update(name, state=state, code=code, message=message, failure=f"[{code}] {message}")
 
 
 def fail_invalid(rollout: Rollout, name: str, function: str, cause: AnswerInvalid) -> None:
-    """Record that a node's answer has another shape than expected."""
+    """
+    Record that a node's answer is invalid.
+
+    Args:
+        rollout: the record.
+        name: the node.
+        function: the function that returned the answer.
+        cause: the defect.
+    """
     message = f"{function}: {cause}"
     rollout.update(name, state=FAILED, code=answers.INVALID, message=message, failure=f"[{answers.INVALID}] {message}")
 
 
 def _declared_version(rollout: Rollout, discovery: Discovery) -> str:
-    """The version that every node declares; raises :class:`ArgumentInvalid` if there is none or several."""
+    """Return the version that all nodes declare. Raises :class:`ArgumentInvalid` for none or several."""
     versions: Counter[str] = Counter(
         rollout.declared[node.declared]["version"] for node in rollout.nodes.values() if node.declared >= 0
     )

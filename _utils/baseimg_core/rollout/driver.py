@@ -1,4 +1,4 @@
-"""The driver of a rollout: prepare every node, then wave after wave with a gate behind each, and the rollback."""
+"""Driver of a rollout: preparation, waves with a gate after each, and the rollback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from .transport import SaltTransport
 
 
 class Halted(Exception):
-    """Ends the waves. The text is the reason, ``cause`` is the reason for programs."""
+    """
+    A halt of the rollout, raised between its steps.
+
+    Args:
+        cause: a cause from :mod:`model.rollout.record`, for programs.
+        reason: the reason, for people.
+    """
 
     def __init__(self, cause: str, reason: str) -> None:
         super().__init__(reason)
@@ -31,7 +37,16 @@ class Halted(Exception):
 
 
 class Driver:
-    """Moves one rollout, whose base's lock is held. The record says how it ended."""
+    """
+    The driver of one rollout, whose outcome goes into the record. The caller holds the base's lock.
+
+    Args:
+        transport: the master.
+        jobs: the master's jobs.
+        store: the records.
+        rollout: the record.
+        by: the user who runs the command.
+    """
 
     def __init__(self, transport: SaltTransport, jobs: Jobs, store: Store, rollout: Rollout, by: str) -> None:
         self._rollout, self._by = rollout, by
@@ -41,7 +56,7 @@ class Driver:
         self._rules = rollout.rules
 
     def run(self) -> None:
-        """Move a new rollout to its end."""
+        """Run a new rollout until it ends or halts."""
         with self._ending():
             self._nodes.just_asked(self._rollout.in_state(rollout_record.UNREACHABLE))
             self._act("started")
@@ -49,7 +64,7 @@ class Driver:
             self._all_waves()
 
     def resume(self) -> None:
-        """Move a rollout on from wherever its record is."""
+        """Resume a rollout from the state of its record, until it ends or halts."""
         rollout = self._rollout
         with self._ending():
             self._act("resumed")
@@ -64,6 +79,7 @@ class Driver:
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
+        """Record a halt, and an error that ends the process."""
         try:
             yield
         except Halted as exc:
@@ -73,20 +89,20 @@ class Driver:
             raise
 
     def halt(self) -> None:
-        """Halt a rollout that no process moves, and find out the outcome on nodes that it was changing."""
+        """Halt a rollout that no process runs, and resolve the outcome of its applies."""
         self._act("halted")
         self._nodes.resolve_outstanding()
         self._halt(rollout_record.BY_REQUEST, "halted by request", "halted by request")
 
     def roll_back(self) -> None:
-        """Take back every change of the rollout."""
+        """Roll back every change of the rollout."""
         self._act("rolled back")
         if self._rollout.state != rollout_record.ROLLING_BACK:
             self._nodes.resolve_outstanding()
         self._roll_back("rolled back by request")
 
     def _interrupted(self, cause: BaseException) -> None:
-        """The process ends otherwise. A rollback that was begun goes on when the rollout is resumed."""
+        """Record that the process ends early. A rollback in progress continues when it is resumed."""
         if self._rollout.state in (rollout_record.RUNNING, rollout_record.SOAKING):
             reason = f"interrupted: {cause or type(cause).__name__}"
             self._halt(rollout_record.INTERRUPTED, "interrupted", reason)
@@ -94,6 +110,7 @@ class Driver:
     # Waves
 
     def _all_waves(self) -> None:
+        """Prepare the nodes, then run the waves that have not passed."""
         rollout = self._rollout
         self._nodes.prepare(name for name in rollout.in_state(PENDING) if rollout.nodes[name].declared >= 0)
         self._check_refusals()
@@ -110,7 +127,7 @@ class Driver:
         self._recorder.tell(f"{state}: {self._counts()}", state)
 
     def _check_refusals(self) -> None:
-        """Leave out the nodes that refused before anything was changed, or halt if there are more than allowed."""
+        """Leave out the nodes that refused; halt before any change if more refused than allowed."""
         rollout = self._rollout
         refusing = [name for name in rollout.in_state(FAILED) if self._refuses(rollout.nodes[name])]
         allowed = self._rules.refused.of(rollout.total)
@@ -125,11 +142,12 @@ class Driver:
             self._recorder.tell(f"leaves out {len(refusing)} nodes that refuse", "refused", nodes=len(refusing))
 
     def _refuses(self, node: Node) -> bool:
+        """Return True if a failed node refused: its wave is open, and no apply was sent to it."""
         is_open = node.wave >= 0 and self._rollout.waves[node.wave].state != rollout_record.PASSED
         return is_open and not node.started
 
     def _wave(self, index: int) -> str:
-        """Move one wave to its end; returns why it failed, or nothing if it passed."""
+        """Run one wave; return why it failed, or an empty text if it passed."""
         rollout, wave, nodes = self._rollout, self._rollout.waves[index], self._rollout.of_wave(index)
         if not nodes:
             return ""
@@ -153,6 +171,7 @@ class Driver:
         return ""
 
     def _change(self, index: int) -> None:
+        """Apply to a wave's nodes in batches until the wave has a verdict. Raises :class:`Halted`."""
         rollout = self._rollout
         pacer = Pacer(self._rules.max_unavailable.of(rollout.total))
         while rollout_waves.verdict(rollout, index) == rollout_record.RUNNING:
@@ -166,6 +185,7 @@ class Driver:
             self._nodes.poll(TICK)
 
     def _failed(self, index: int, reason: str) -> None:
+        """Record that a wave failed; halt or roll back, as the policy says."""
         wave = self._rollout.set_wave(index, state=FAILED, ended=now())
         self._recorder.tell(reason, "wave", wave=wave.name, state=FAILED)
         if self._rules.on_failure == policy.HALT:
@@ -173,7 +193,7 @@ class Driver:
         self._roll_back(reason)
 
     def _stop(self) -> Halted | None:
-        """Why no other node may be started now; ``None`` if one may."""
+        """Return why no further node may start now; ``None`` if nodes may start."""
         if self._recorder.asked_to_halt():
             return Halted(rollout_record.BY_REQUEST, "halted by request")
         window = self._rules.window
@@ -185,7 +205,7 @@ class Driver:
         return None
 
     def _soak(self) -> str:
-        """Wait, and check the gates all the while; returns why one fails."""
+        """Soak, and check the gates at intervals; return why a gate failed, or an empty text."""
         rollout = self._rollout
         if not rollout.soak_until:
             until = datetime.now(UTC) + timedelta(seconds=self._rules.soak)
@@ -207,9 +227,9 @@ class Driver:
 
     def _roll_back(self, why: str) -> None:
         """
-        Every node that was updated, or may have been, goes back to the version before. No other node is touched.
+        Roll back every node that this rollout changed or may have changed, and no other.
 
-        An apply that failed may have changed its node, for example if only its containers failed.
+        A failed apply may have changed its node, for example if only the restart of containers failed.
         """
         rollout = self._rollout
         rollout.set(state=rollout_record.ROLLING_BACK, reason=why, cause="", soak_until="", ended="")
@@ -233,7 +253,7 @@ class Driver:
         self._recorder.tell(f"{rollout.state}: {rollout.reason}", rollout.state)
 
     def _to_roll_back(self) -> list[str]:
-        """The nodes to roll back. Those that cannot be rolled back by the version's name have failed."""
+        """Return the nodes to roll back. A node whose previous version has the same name fails instead."""
         rollout, names = self._rollout, []
         for name in rollout_record.changed(rollout):
             node = rollout.nodes[name]
@@ -247,7 +267,7 @@ class Driver:
                 rollout.update(name, answered=False)
         return names
 
-    # Telling
+    # The record
 
     def _act(self, action: str) -> None:
         self._rollout.act(now(), self._by, action)
@@ -257,18 +277,18 @@ class Driver:
         self._recorder.tell(text, state)
 
     def _halt(self, cause: str, text: str, reason: str) -> None:
-        for name in self._rollout.in_state(PREPARING):  # what was fetched is still there when it is prepared again
+        for name in self._rollout.in_state(PREPARING):  # bundles fetched so far stay in the node's cache
             self._rollout.update(name, state=PENDING)
         self._rollout.set(state=rollout_record.HALTED, reason=reason, cause=cause)
         self._recorder.tell(text, rollout_record.HALTED, cause=cause)
 
     def _counts(self) -> str:
-        """How many nodes are in which state."""
+        """Return the counts of nodes by state, as text."""
         return ", ".join(f"{count} {state}" for state, count in self._rollout.counts.items()) or "no nodes"
 
 
 def zone(name: str) -> tzinfo:
-    """A window's time zone; UTC needs no database. Raises :class:`ArgumentInvalid`."""
+    """Return a time zone by its IANA name; UTC needs no database. Raises :class:`ArgumentInvalid`."""
     try:
         return UTC if name == "UTC" else ZoneInfo(name)
     except (KeyError, ValueError, OSError) as exc:

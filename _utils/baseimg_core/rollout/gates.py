@@ -1,4 +1,4 @@
-"""The declared gates of a rollout: questions to the service, after each wave and during the soak."""
+"""Gates of a rollout: health checks of the service, after each wave and during the soak."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..model.display import printable
 from ..model.rollout.policy import Gate, Target
 from .jobs import Jobs
 
-_LARGEST = 1 << 20  # bytes of a response that are read
+_LARGEST = 1 << 20  # bytes read of a response
 
 
 class Gates:
     """
-    Checks gates one after the other.
+    The gates of one rollout.
 
     Args:
-        jobs: for gates that are functions on minions; nothing else may be in progress.
+        jobs: jobs for gates that call functions on minions; no other job may be in progress.
         match: returns the minions of a target.
         gates: the declared gates.
     """
@@ -32,7 +32,7 @@ class Gates:
         return bool(self._gates)
 
     def failure(self) -> str:
-        """Why the first gate that does not hold fails; empty if all hold."""
+        """Check the gates in order; return why the first one failed, or an empty text if all passed."""
         checks = {"url": _check_url, "command": _check_command, "function": self._check_function}
         for gate in self._gates:
             if reason := checks[gate.kind](gate):
@@ -54,7 +54,9 @@ class Gates:
 
 def _check_url(gate: Gate) -> str:
     try:
-        with urllib.request.urlopen(gate.subject, timeout=gate.timeout) as response:  # http or https, by the policy
+        with urllib.request.urlopen(
+            gate.subject, timeout=gate.timeout
+        ) as response:  # the policy allows only http and https
             text = response.read(_LARGEST).decode(errors="replace")
     except urllib.error.HTTPError as exc:
         return f"status {exc.code}"
@@ -64,7 +66,7 @@ def _check_url(gate: Gate) -> str:
 
 
 def _check_command(gate: Gate) -> str:
-    """Run a shell command on the master; it holds if it exits with 0."""
+    """Run a shell command on the master; the gate passes if the command exits with 0."""
     try:
         done = subprocess.run(
             gate.subject, shell=True, capture_output=True, timeout=gate.timeout, check=False, stdin=subprocess.DEVNULL

@@ -1,7 +1,8 @@
 """
-Salt jobs in progress on many nodes. Each node's outcome is told exactly once, and never guessed.
+Salt jobs on many nodes. Each node's outcome is reported exactly once, and never guessed.
 
-Outcomes come from the master's job cache, which is written from authenticated returns. Events only say when to read it.
+Outcomes come from the master's job cache, which the master writes from authenticated returns. An event only triggers a
+read of the cache.
 """
 
 from __future__ import annotations
@@ -18,25 +19,28 @@ from .transport import SaltTransport
 
 RETURNED, SILENT, LOST, LATE = "returned", "node-silent", "job-lost", "node-timeout"
 _TICK = 1.0
-_MISSES = 2  # questions in a row that a node leaves unanswered, until it counts as silent
+_MISSES = 2  # unanswered find_job queries in a row after which a node counts as silent
 _CODE = re.compile(r"\[([a-z]+(?:-[a-z]+)*)\] (.*)", re.DOTALL)
-_WRITTEN = 5.0  # seconds in which the master writes a return to its cache, after the event
-_REREAD = 0.05  # seconds between two reads in this time
+_WRITTEN = 5.0  # seconds after the event within which the master writes the return to its cache
+_REREAD = 0.05  # seconds between two reads of the cache during that time
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The outcome of a job on a node."""
 
+    #: Name of the minion.
     node: str
+    #: The job's execution function.
     function: str
-    #: ``returned``, ``node-silent`` (the node does not answer), ``job-lost`` (the node answers and does not know the
+    #: ``returned``, ``node-silent`` (the node does not answer), ``job-lost`` (the node answers but does not know the
     #: job), or ``node-timeout`` (the job still runs).
     kind: str
-    #: What the function returned; ``None`` after an error.
+    #: The function's return; ``None`` after an error.
     data: Any = None
-    #: Code and message of the error.
+    #: Code of the error; empty without one.
     code: str = ""
+    #: Message of the error.
     message: str = ""
 
 
@@ -46,25 +50,27 @@ class _Job:
 
     function: str
     jid: str
+    #: When to give up (monotonic clock).
     deadline: float
-    #: When to ask the node about the job.
+    #: When to send the next ``find_job`` query (monotonic clock).
     ask: float
+    #: Unanswered queries in a row.
     misses: int = 0
-    #: True if the node said that it does not run the job. Its return may be on its way.
+    #: True if the node's last answer was that it does not run the job. The return may still be on its way.
     gone: bool = False
-    #: True if a question to the node is unanswered.
+    #: True if a query is unanswered.
     waiting: bool = False
-    #: Job IDs of the questions.
+    #: Job IDs of the queries.
     probes: set[str] = field(default_factory=set)
 
 
 class Jobs:
     """
-    At most one job for each node.
+    Jobs in progress, at most one for each node.
 
     Args:
         transport: the master.
-        gather: seconds that a node may take to say whether it runs a job.
+        gather: seconds to wait for a node's answer to ``find_job``.
     """
 
     def __init__(self, transport: SaltTransport, gather: float) -> None:
@@ -72,37 +78,37 @@ class Jobs:
         self._open: dict[str, _Job] = {}
         self._given_up: dict[str, _Job] = {}
         self._kept: list[Answer] = []
-        self._due: list[tuple[float, str]] = []  # a heap of times and nodes; a job may be due later than its entry
-        self._announced: dict[tuple[str, str], float] = {}  # (job, node) -> until when its return is looked for
+        self._due: list[tuple[float, str]] = []  # heap of (time, node); a job may be due later than its entry
+        self._announced: dict[tuple[str, str], float] = {}  # (job, node) -> when to stop reading the cache for it
         self._reread = 0.0
 
     def start(self, function: str, nodes: Sequence[str], named: Mapping[str, Any], timeout: float, jid: str) -> None:
         """
-        Send a job.
+        Send a job to nodes, and track it.
 
         Args:
             function: an execution function.
             nodes: names of minions.
             named: arguments by name.
-            timeout: seconds that the job may take on a node.
+            timeout: maximum duration of the job on a node, in seconds.
             jid: the job's ID.
         """
         known = self._transport.publish(function, nodes, named, jid)
         self.watch(function, nodes, timeout, jid)
-        for node in set(nodes) - known:  # its key is gone: nothing was sent
+        for node in set(nodes) - known:  # the master no longer has its key, so nothing was sent
             self._open[node].misses = _MISSES
             self._schedule(node, 0.0)
 
     def watch(self, function: str, nodes: Iterable[str], timeout: float, jid: str, at_once: bool = False) -> None:
         """
-        Wait for a job that was sent earlier.
+        Track a job that was sent earlier.
 
         Args:
             function: the job's function.
             nodes: names of minions.
-            timeout: seconds from now.
+            timeout: seconds from now after which to give up.
             jid: the job's ID.
-            at_once: ask the nodes about the job now.
+            at_once: query the nodes about the job immediately.
         """
         now = time.monotonic()
         for node in nodes:
@@ -111,7 +117,7 @@ class Jobs:
             self._schedule(node, now if at_once else now + self._gather)
 
     def busy(self) -> bool:
-        """Whether any node's outcome is open."""
+        """Return True if the outcome of any node is open."""
         return bool(self._open)
 
     def poll(self, wait: float) -> list[Answer]:
@@ -124,7 +130,7 @@ class Jobs:
         return [*answers, *self._read_announced(), *self._check_overdue()]
 
     def late(self) -> list[Answer]:
-        """Outcomes of nodes that were given up and are in the job cache by now."""
+        """Return late outcomes: of nodes that were given up, and whose return has reached the job cache."""
         nodes: dict[str, list[str]] = {}
         for node, job in self._given_up.items():
             nodes.setdefault(job.jid, []).append(node)
@@ -134,16 +140,16 @@ class Jobs:
         self, function: str, nodes: Sequence[str], named: Mapping[str, Any], timeout: float
     ) -> dict[str, Answer]:
         """
-        Send a question and wait for every node's outcome, while nothing else is in progress.
+        Send a query and wait for every node's outcome; no other job may be in progress.
 
         Args:
             function: an execution function that changes nothing.
             nodes: names of minions.
             named: arguments by name.
-            timeout: seconds that a node may take.
+            timeout: maximum duration on a node, in seconds.
 
         Returns:
-            Outcomes by node. A job that got lost is sent once more.
+            Outcomes by node. A lost job is sent a second time.
         """
         if nodes:
             self.start(function, nodes, named, timeout, self._transport.new_jid())
@@ -157,7 +163,7 @@ class Jobs:
                     self.start(function, [answer.node], named, timeout, self._transport.new_jid())
                 elif answer.function == function:
                     answers[answer.node] = answer
-                else:  # of a node that was given up, and has returned at last
+                else:  # a late return of a node that was given up
                     others.append(answer)
         self._kept = others
         return answers
@@ -165,13 +171,14 @@ class Jobs:
     # Events and the cache
 
     def _announce(self, node: str, jid: str) -> None:
-        """An event says that a node returned a job. Only a job of ours is looked up."""
+        """Schedule a read of the job cache after an event, if this object tracks the job."""
         job = self._open.get(node) or self._given_up.get(node)
         if job and (jid == job.jid or jid in job.probes):
             self._announced.setdefault((jid, node), time.monotonic() + _WRITTEN)
             self._reread = 0.0
 
     def _read_announced(self) -> list[Answer]:
+        """Read the returns that events announced."""
         now = time.monotonic()
         if not self._announced or now < self._reread:
             return []
@@ -184,23 +191,24 @@ class Jobs:
         return answers
 
     def _read(self, jid: str, nodes: Sequence[str]) -> list[Answer]:
-        """What the job cache has of a job on these nodes."""
+        """Read a job's returns on these nodes from the job cache."""
         returns = self._transport.returns(jid, nodes)
         return [answer for node in nodes if node in returns for answer in self._on_return(node, jid, returns[node])]
 
     def _on_return(self, node: str, jid: str, data: Mapping[str, Any]) -> Iterator[Answer]:
+        """Handle a return: yield the outcome of a job, or note the answer to a query."""
         self._announced.pop((jid, node), None)
         for jobs in (self._open, self._given_up):
             if node in jobs and jobs[node].jid == jid:
                 yield _answer(node, jobs.pop(node).function, data)
                 return
         job = self._open.get(node)
-        if job and jid in job.probes:  # an answer to an earlier question is a sign of life, too
+        if job and jid in job.probes:  # the answer to an earlier query also shows that the node is alive
             job.probes.discard(jid)
             self._on_find_job(node, job, bool(data.get("return")))
 
     def _on_find_job(self, node: str, job: _Job, is_running: bool) -> None:
-        """The node said whether it runs the job. A return may be on its way, so one "no" does not count."""
+        """Handle an answer to ``find_job``. One "no" is not enough: the return may be on its way."""
         now = time.monotonic()
         job.waiting, job.misses = False, 0
         if is_running:
@@ -213,7 +221,7 @@ class Jobs:
             job.gone = True
             self._schedule(node, now + min(self._gather, 2.0))
 
-    # Nodes that are not heard of
+    # Nodes without a return
 
     def _schedule(self, node: str, at: float) -> None:
         job = self._open[node]
@@ -221,13 +229,13 @@ class Jobs:
         heapq.heappush(self._due, (min(at, job.deadline), node))
 
     def _pause(self, wait: float) -> float:
-        """Seconds until something is to be done without an event, at most ``wait``."""
+        """Return the seconds until the next scheduled action, at most ``wait``."""
         if self._announced:
             wait = min(wait, _REREAD)
         return max(min(wait, self._due[0][0] - time.monotonic()), 0.01) if self._due else wait
 
     def _check_overdue(self) -> Iterator[Answer]:
-        """Go after nodes that were not heard of for a while."""
+        """Check overdue nodes: read the cache, give up, or send a query. Yield their outcomes."""
         due = self._overdue()
         by_job: dict[str, list[str]] = {}
         for node in due:
@@ -252,7 +260,7 @@ class Jobs:
             self._send_find_job(jid, nodes)
 
     def _overdue(self) -> list[str]:
-        """Nodes that are to be asked, or whose job takes too long."""
+        """Remove and return the nodes whose query or deadline is due."""
         now, nodes = time.monotonic(), dict[str, None]()
         while self._due and self._due[0][0] <= now:
             _at, node = heapq.heappop(self._due)
@@ -268,7 +276,7 @@ class Jobs:
             job = self._open[node]
             job.waiting = True
             job.probes.add(probe)
-            delay = self._gather * (1 + job.misses)  # a busy node gets longer
+            delay = self._gather * (1 + job.misses)  # allow a busy node more time
             if node not in known:
                 job.misses, delay = _MISSES, 0.0
             self._schedule(node, time.monotonic() + delay)

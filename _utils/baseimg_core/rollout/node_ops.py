@@ -1,4 +1,4 @@
-"""Operations on nodes: send jobs, and turn outcomes into states."""
+"""Operations on nodes: send jobs, and convert outcomes to states."""
 
 from __future__ import annotations
 
@@ -27,26 +27,38 @@ from .jobs import LOST, RETURNED, Answer, Jobs
 from .recorder import Recorder, now
 from .transport import SaltTransport
 
-TICK = 1.0  # seconds that a halt may take to be seen
-CLOCK_TOLERANCE = 30.0  # seconds that a node's clock may differ from the master's
-START_SECONDS = 120.0  # in which a node that got a job must begin it; a later start is stale
-_ASK_AGAIN = 60.0  # seconds before a silent node is asked again when its wave comes
-_TRIES = 2  # how often a node is told to fetch or to apply whose job gets lost
+TICK = 1.0  # seconds within which a request to halt is noticed
+CLOCK_TOLERANCE = 30.0  # allowed difference of a node's clock from the master's, in seconds
+START_SECONDS = 120.0  # within which a node must begin a job; a later start is stale, and the node refuses it
+_ASK_AGAIN = 60.0  # minimum seconds between two queries of a silent node
+_TRIES = 2  # attempts at a fetch or an apply if its job is lost
 _FETCH, _CONVERGE, _PLAN, _ROLLBACK = "baseimg.fetch", "baseimg.converge", "baseimg.plan", "baseimg.rollback"
 
 
 class Pacer:
     """
-    Collects free places, so that a large fleet does not cost one job for each node.
+    A pacer of jobs: it delays a job until the job has enough nodes.
 
     Salt sends every job to every connected minion, so few large jobs are cheaper than many small ones.
+
+    Args:
+        limit: maximum number of nodes with a job in progress; a tenth of it is enough for a job.
     """
 
     def __init__(self, limit: int) -> None:
         self._least, self._sent = max(1, limit // 10), 0.0
 
     def may_send(self, room: int, in_progress: int) -> bool:
-        """Whether to send now: many places are free, nothing is in progress, or the last job was a second ago."""
+        """
+        Return True if a job may be sent now; the caller then sends it.
+
+        Args:
+            room: number of nodes that the job would have.
+            in_progress: number of nodes with a job in progress.
+
+        Returns:
+            True if there are enough nodes, no job is in progress, or the last job was sent ``TICK`` seconds ago.
+        """
         if room <= 0 or (room < self._least and in_progress and time.monotonic() - self._sent < TICK):
             return False
         self._sent = time.monotonic()
@@ -57,8 +69,12 @@ class NodeOperations:
     """
     Steps on the nodes of one rollout.
 
-    The record is saved before a job is sent and after an outcome is known, so a reader of the record knows no less than
-    the nodes do.
+    The record is saved before each job is sent and after each outcome, so it never misses a job that a node has.
+
+    Args:
+        transport: the master.
+        jobs: the master's jobs.
+        recorder: the recorder of the rollout.
     """
 
     def __init__(self, transport: SaltTransport, jobs: Jobs, recorder: Recorder) -> None:
@@ -67,17 +83,17 @@ class NodeOperations:
         self._rules = recorder.rollout.rules
         self._discovery = Discovery(jobs, recorder.rollout)
         self._asked: dict[str, float] = {}
-        self._sent: dict[str, float] = {}  # job -> when it was sent, by the master's clock
+        self._sent: dict[str, float] = {}  # job -> sending time by the master's clock
         self._not_needed: set[str] = set()
 
-    # Asking and preparing
+    # Discovery and preparation
 
     def just_asked(self, names: Iterable[str]) -> None:
-        """Remember that these nodes were asked a moment ago."""
+        """Note that these nodes were queried just now."""
         self._asked.update(dict.fromkeys(names, time.monotonic()))
 
     def ask_again(self, nodes: Mapping[str, Node]) -> None:
-        """Ask nodes again that did not answer before, because their turn has come."""
+        """Query nodes again that did not answer before, when their wave begins."""
         before = time.monotonic() - _ASK_AGAIN
         names = [
             name
@@ -91,7 +107,7 @@ class NodeOperations:
             self._recorder.save()
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Have these nodes fetch their bundles, ``prepare_at_once`` of them at the same time."""
+        """Fetch bundles on these nodes, on up to ``prepare_at_once`` nodes at the same time."""
         rollout, queue = self._rollout, deque(names)
         limit = self._rules.prepare_at_once.of(len(rollout.nodes))
         pacer = Pacer(limit)
@@ -112,7 +128,7 @@ class NodeOperations:
         self._confirm()
 
     def _confirm(self) -> None:
-        """Nodes that need no bundle are finished, or have containers to restart or content to repair."""
+        """Sort the nodes that need no bundle: finished, or ready (containers or repairs are left to do)."""
         names = [name for name in sorted(self._not_needed) if self._rollout.nodes[name].state == PENDING]
         self._not_needed.clear()
         for name, planned in self._discovery.plans(names).items():
@@ -124,8 +140,9 @@ class NodeOperations:
             self._recorder.save()
 
     def _prepared(self, name: str, answer: Answer) -> None:
+        """Record the outcome of a fetch."""
         rollout, node = self._rollout, self._rollout.nodes[name]
-        if node.state != PREPARING:  # too late, its turn is over
+        if node.state != PREPARING:  # a late outcome: the rollout has moved on
             return
         if answer.kind == LOST and node.tries < _TRIES - 1:
             rollout.update(name, state=PENDING, tries=node.tries + 1)
@@ -148,7 +165,7 @@ class NodeOperations:
     # Applying
 
     def apply(self, names: Sequence[str]) -> None:
-        """Tell nodes to converge."""
+        """Send an apply (``baseimg.converge``) to these nodes."""
         for arguments, group in alike(self._rollout, names):
             for name in group:
                 node = self._rollout.nodes[name]
@@ -156,10 +173,11 @@ class NodeOperations:
             self._send(_CONVERGE, group, {**arguments, **self._terms()}, APPLYING)
 
     def _terms(self) -> dict[str, Any]:
-        """Until when a node may begin the job, and the rollout that it belongs to: the node refuses a stale job."""
+        """Return a job's latest start and its rollout, by which the node refuses a stale job."""
         return {"not_after": time.time() + min(self._rules.timeout, START_SECONDS), "rollout": self._rollout.id}
 
     def _converged(self, name: str, answer: Answer) -> None:
+        """Record the outcome of an apply."""
         rollout = self._rollout
         rollout.update(name, ended=now())
         if answer.kind == LOST:
@@ -167,7 +185,7 @@ class NodeOperations:
             return
         done = self._read(name, answer, answers.done)
         if done is None:
-            # an error is the end of the job; silence leaves its outcome open
+            # an error ends the job; after silence its outcome is unknown
             rollout.update(name, answered=answer.kind == RETURNED)
         elif done.held:
             self._recorder.fail(name, FAILED, discovery.HELD, done.held)
@@ -176,14 +194,14 @@ class NodeOperations:
             self._set_updated(name, done.changed, done.outdated)
 
     def _planned(self, name: str, answer: Answer) -> None:
-        """A plan after a converge whose outcome got lost."""
+        """Record the plan of a node whose apply was lost."""
         rollout, node = self._rollout, self._rollout.nodes[name]
         rollout.update(name, ended=now())
         planned: Planned | None = self._read(name, answer, answers.planned)
         if planned is None:
-            rollout.update(name, answered=False)  # the error of the question leaves the job's outcome open
+            rollout.update(name, answered=False)  # the plan failed, so the outcome of the apply is still unknown
         elif planned.open:
-            # once more: it waits for the end of the lost job if that runs after all, and finds nothing to do then
+            # a retry is safe: it waits for a lost job that still runs, and is a no-op afterwards
             state = READY if node.tries < _TRIES else FAILED
             code, message = node.code or LOST, f"{node.message or 'the job got lost'}; {planned.open}"
             rollout.update(name, state=state, answered=True, code=code, message=message)
@@ -192,12 +210,13 @@ class NodeOperations:
             self._set_updated(name, node.from_version != rollout.version, planned.outdated)
 
     def _set_updated(self, name: str, changed: bool, outdated: Iterable[str]) -> None:
+        """Record that a node is updated, and its containers on older content."""
         swapped = self._rollout.nodes[name].swapped or changed
         values: dict[str, Any] = {"code": "", "message": "", "swapped": swapped, "containers": list(outdated)}
         self._rollout.update(name, state=UPDATED, answered=True, **values)
 
     def resolve_outstanding(self) -> None:
-        """Find out the outcome on nodes that were applying when the process that moved this rollout ended."""
+        """Resolve the outcome of applies that were open when the rollout's last process ended."""
         rollout, names = self._rollout, self._rollout.unavailable
         if names:
             listed = ", ".join(names[:10])
@@ -211,17 +230,17 @@ class NodeOperations:
         self.wait()
 
     def wait(self) -> None:
-        """Wait for every outcome."""
+        """Wait for every open outcome, and record it."""
         while self._jobs.busy():
             self.take(self._jobs.poll(TICK))
 
     def _ask_for_outcome(self, names: Sequence[str]) -> None:
-        """Ask for a plan, because the nodes answer and do not know the job. The record still names the job."""
+        """Query the plan of nodes that lost the job. The record keeps the job's ID."""
         for arguments, group in alike(self._rollout, names):
             self._jobs.start(_PLAN, group, arguments, self._rules.timeout, self._transport.new_jid())
 
     def check(self, names: Sequence[str]) -> None:
-        """The nodes' part of the gate: who was updated still answers, and is still finished."""
+        """Check after the soak that updated nodes still answer and are still finished; fail the others."""
         rollout = self._rollout
         for name, planned in self._discovery.plans(names).items():
             if planned.open:
@@ -233,10 +252,10 @@ class NodeOperations:
                 self._recorder.note_node(name)
         self._recorder.save()
 
-    # Going back
+    # Rollback
 
     def roll_back(self, names: Sequence[str]) -> None:
-        """Tell nodes to roll back to the version that they showed before."""
+        """Send a rollback to these nodes, to their version before the rollout."""
         rollout = self._rollout
         groups: dict[tuple[int, str], list[str]] = {}
         for name in names:
@@ -244,8 +263,11 @@ class NodeOperations:
         for (number, version), group in groups.items():
             declared = rollout.declared[number]
             arguments = {"base": declared["chain_id"] or rollout.base, "to": version, **self._terms()}
-            arguments["rollout"] = [rollout.id, *rollout.undoes]  # the node refuses their late jobs from now on
-            # the next state.apply must not bring the version back
+            arguments["rollout"] = [
+                rollout.id,
+                *rollout.undoes,
+            ]  # from now on the node refuses late jobs of these rollouts
+            # the hold keeps the next state.apply from applying the version again
             arguments |= {"hold": True, "reason": f"rollout {rollout.id}: {rollout.reason}"[:200]}
             if "containers" in declared:
                 arguments["containers"] = declared["containers"]
@@ -254,22 +276,23 @@ class NodeOperations:
             self._send(_ROLLBACK, group, arguments, "")
 
     def _rolled_back(self, name: str, answer: Answer) -> None:
+        """Record the outcome of a rollback."""
         rollout, node = self._rollout, self._rollout.nodes[name]
         rollout.update(name, ended=now())
         done = self._read(name, answer, answers.done)
         if done is None:
             message = f"not rolled back to {node.from_version}: {node.message}"
-            # a node that returned has nothing outstanding
+            # after a return no job is outstanding
             rollout.update(name, message=message, job="" if answer.kind == RETURNED else node.job)
             return
         rollout.update(name, answered=True)
         if node.state == UPDATED or done.changed:
             rollout.update(name, state=ROLLED_BACK, code="", message="", containers=list(done.outdated))
 
-    # Sending and hearing
+    # Jobs and outcomes
 
     def take(self, outcomes: Iterable[Answer]) -> set[str]:
-        """Record outcomes; returns the nodes that they are about."""
+        """Record outcomes; return the names of their nodes."""
         readers: dict[str, Callable[[str, Answer], None]] = {
             _FETCH: self._prepared,
             _CONVERGE: self._converged,
@@ -278,7 +301,7 @@ class NodeOperations:
         }
         lost, heard = [], set()
         for answer in outcomes:
-            if answer.function not in readers:  # a question that a node answers too late
+            if answer.function not in readers:  # a late answer to a query
                 continue
             readers[answer.function](answer.node, answer)
             heard.add(answer.node)
@@ -292,18 +315,19 @@ class NodeOperations:
         return heard
 
     def poll(self, wait: float) -> set[str]:
-        """Wait for outcomes and record them; returns the nodes that they are about."""
+        """Wait up to ``wait`` seconds for outcomes, and record them; return the names of their nodes."""
         return self.take(self._jobs.poll(wait))
 
     def take_late(self) -> None:
-        """Record outcomes of nodes that were given up."""
+        """Record late outcomes, of nodes that were given up."""
         self.take(self._jobs.late())
 
     def busy(self) -> bool:
-        """Whether any outcome is open."""
+        """Return True if any outcome is open."""
         return self._jobs.busy()
 
     def _send(self, function: str, names: Sequence[str], arguments: Mapping[str, Any], state: str) -> None:
+        """Record a job, save the record, and send the job; an empty ``state`` keeps the nodes' states."""
         jid = self._transport.new_jid()
         for name in names:
             self._rollout.update(name, job=jid, state=state or self._rollout.nodes[name].state)
@@ -312,7 +336,7 @@ class NodeOperations:
         self._jobs.start(function, names, arguments, self._rules.timeout, jid)
 
     def _read(self, name: str, answer: Answer, reader: Any) -> Any:
-        """A valid answer, or ``None``: the node has failed then."""
+        """Return a valid answer. Otherwise mark the node as failed or unreachable, and return ``None``."""
         if answer.data is None:
             discovery.fail(self._rollout, name, answer)
             return None
@@ -324,7 +348,7 @@ class NodeOperations:
 
 
 def _skew(clock: float | None, sent: float | None, received: float) -> float:
-    """Seconds by which a node's clock is off at least, if it was read between two times of the master."""
+    """Return the least possible clock skew in seconds, given the master's times before and after."""
     if clock is None or sent is None:
         return 0.0
     return max(sent - clock, clock - received, 0.0)

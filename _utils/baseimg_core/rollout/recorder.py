@@ -1,4 +1,4 @@
-"""Write down what a rollout does: in its record, on stderr, and as events on the master's bus."""
+"""Progress of a rollout: written to its record, to stderr and to the master's event bus."""
 
 from __future__ import annotations
 
@@ -11,18 +11,32 @@ from ..model.rollout.record import Node, Rollout
 from .store import Store
 from .transport import SaltTransport
 
-_LOOK = 0.5  # seconds between two looks for a request to halt
+_LOOK = 0.5  # seconds between two checks for a request to halt
 
 
 class Recorder:
-    """The record of one rollout, with everybody who watches it."""
+    """
+    The record of one rollout, and the outputs of its progress.
+
+    Args:
+        transport: the master, for events and stderr.
+        store: the records.
+        rollout: the record.
+    """
 
     def __init__(self, transport: SaltTransport, store: Store, rollout: Rollout) -> None:
         self._transport, self._store, self.rollout = transport, store, rollout
         self._looked, self._halt = float("-inf"), False
 
     def note(self, text: str, tag: str, **data: Any) -> None:
-        """Add an event and show it at once; the caller saves the record."""
+        """
+        Add an event to the record and publish it; the caller saves the record.
+
+        Args:
+            text: the event, as a sentence.
+            tag: the end of the tag on the event bus.
+            data: further fields of the event on the bus.
+        """
         rollout, at = self.rollout, now()
         text = printable(text, 1000)
         rollout.tell(at, text)
@@ -31,31 +45,42 @@ class Recorder:
         self._transport.fire(f"salt/baseimg/rollout/{rollout.id}/{tag}", event)
 
     def tell(self, text: str, tag: str, **data: Any) -> None:
-        """Add an event, show it, and save the record."""
+        """Add an event as :meth:`note` does, and save the record."""
         self.note(text, tag, **data)
         self.save()
 
     def note_node(self, name: str) -> None:
-        """Add an event about a node's present state."""
+        """Add an event with a node's present state."""
         node = self.rollout.nodes[name]
         reason = f" [{node.code}] {node.message}" if node.code else ""
         self.note(f"{name}: {node.state}{reason}", f"node/{name}", state=node.state, code=node.code)
 
     def fail(self, name: str, state: str, code: str, message: str) -> Node:
-        """Set a node's failure; the record keeps it when the state changes."""
+        """
+        Record a node's failure, which stays in the record when the state changes.
+
+        Args:
+            name: the node.
+            state: the node's new state.
+            code: the error code.
+            message: the reason.
+
+        Returns:
+            The node.
+        """
         return self.rollout.update(name, state=state, code=code, message=message, failure=f"[{code}] {message}")
 
     def save(self, durable: bool = True) -> None:
-        """Write every change; ``durable`` before it is acted on (:meth:`Store.save`)."""
+        """Save every change. ``durable`` is needed before a change is acted on (:meth:`Store.save`)."""
         self._store.save(self.rollout, durable)
 
     def asked_to_halt(self) -> bool:
-        """Whether somebody asked for a halt; looked up twice a second."""
+        """Return True if a halt was requested. Checks the file at most twice a second."""
         if not self._halt and time.monotonic() - self._looked >= _LOOK:
             self._looked, self._halt = time.monotonic(), self._store.asked_to_halt(self.rollout.id)
         return self._halt
 
 
 def now() -> str:
-    """The present time for records: ISO 8601, UTC, milliseconds."""
+    """Return the present time for records: ISO 8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -5,11 +5,12 @@ The records of rollouts, on the master::
         <id>.json                       a snapshot of the record, 0600, replaced atomically
         <id>.journal                    the changes since the snapshot, one line of JSON each
         <id>.halt                       a request to halt
-        <base, quoted>.lock             held by the process that moves this base; the kernel releases it
+        <base, quoted>.lock             locked by the process that runs a rollout of this base (flock)
 
-A change costs one line, whatever the size of the fleet. When the journal is larger than the snapshot, a new snapshot
-replaces it. A line has a number and the snapshot has the number of the last line that it contains, so a crash between
-the two loses nothing and repeats nothing. A torn last line was never acknowledged and is ignored.
+A change appends one line, whatever the size of the fleet. When the journal is larger than the snapshot and 1 MiB, a new
+snapshot replaces both. Lines are numbered, and the snapshot has the number of the last line that it contains. So a
+crash between the writing of the snapshot and the removal of the journal loses and repeats no change. A torn last line
+was never acknowledged, and is ignored.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from ..model.rollout import record as rollout_record
 from ..model.rollout.record import Rollout
 
 _RECORD, _JOURNAL, _HALT, _LOCK = ".json", ".journal", ".halt", ".lock"
-_LEAST = 1 << 20  # bytes of a journal that need no new snapshot
-_LOOK = 0.5  # seconds that a look at a lock may hold it
-_HEAD = 4096  # bytes of a record in which its base is named
+_LEAST = 1 << 20  # bytes up to which a journal needs no new snapshot
+_LOOK = 0.5  # seconds for which mover() may hold a lock
+_HEAD = 4096  # bytes at a record's start that contain its base
 _BASE = re.compile(rb'"base":\s?("(?:[^"\\]|\\.)*")')
-_NUMBER = "number"  # of a journal's line, and of the last one in a snapshot
+_NUMBER = "number"  # the field with the number of a journal's line, or of the last line in a snapshot
 
 
 @dataclass(slots=True)
@@ -45,40 +46,44 @@ class _Journal:
 
     #: The number of the last line.
     number: int
-    #: Bytes of the journal and of the snapshot.
+    #: Size of the journal in bytes.
     size: int
+    #: Size of the snapshot in bytes.
     snapshot: int
     #: The open file; -1 before the first line.
     descriptor: int = -1
+    #: True if every line is on disk.
     is_synced: bool = True
 
     def sync(self) -> None:
+        """Flush the lines to disk."""
         if not self.is_synced:
             os.fdatasync(self.descriptor)
             self.is_synced = True
 
     def close(self) -> None:
+        """Close the file, if it is open."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
 
 class Store:
-    """The rollouts of one master."""
+    """The records of rollouts on one master."""
 
     def __init__(self, cachedir: str) -> None:
         self.home = os.path.join(cachedir, "baseimg", "rollouts")
         self._journals: dict[str, _Journal] = {}
 
     def ids(self) -> list[str]:
-        """The IDs of all rollouts, the newest first."""
+        """Return the IDs of all rollouts, newest first."""
         with contextlib.suppress(FileNotFoundError):
             names = os.listdir(self.home)
             return sorted((name.removesuffix(_RECORD) for name in names if name.endswith(_RECORD)), reverse=True)
         return []
 
     def read(self, name: str) -> Rollout:
-        """Read a record; raises :class:`RolloutUnknown`, :class:`RecordInvalid`."""
+        """Read a record. Raises :class:`RolloutUnknown`, :class:`RecordInvalid`."""
         if name not in self.ids():
             raise RolloutUnknown(f"there is no rollout {name!r}")
         path = self._path(name, _RECORD)
@@ -90,19 +95,23 @@ class Store:
             later = [change for number, change in changes if number > head]
             if not later or changes[0][0] <= head + 1:
                 return rollout_record.parse(_without_number(snapshot), path, later)
-        raise RecordInvalid(f"{path} and its journal do not fit together")  # a snapshot was written at each try
+        raise RecordInvalid(
+            f"{path} and its journal do not fit together"
+        )  # or another process wrote a snapshot during each attempt
 
     def of_base(self, base: str) -> list[Rollout]:
         """
-        Every rollout of a base, the newest first.
+        Return every rollout of a base, newest first.
 
-        A damaged record of another base does not matter. One of this base, or of an unknown one, raises
-        :class:`RecordInvalid`.
+        Damaged records of other bases are ignored.
+
+        Raises:
+            RecordInvalid: a record of this base, or of an unknown base, is damaged.
         """
         return [self.read(name) for name in self.ids() if self._base_of(name) in (base, None)]
 
     def newest(self) -> tuple[list[Rollout], list[BaseException]]:
-        """The newest rollout of each base that can be read, and the errors of those that cannot."""
+        """Return the newest readable rollout of each base, and the errors of unreadable records."""
         rollouts: dict[str, Rollout] = {}
         errors: list[BaseException] = []
         for name in self.ids():
@@ -116,7 +125,7 @@ class Store:
         return list(rollouts.values()), errors
 
     def find(self, name: str) -> Rollout:
-        """The rollout with this ID, or the newest of the base with this name; raises :class:`RolloutUnknown`."""
+        """Return the rollout with this ID, or a base's newest. Raises :class:`RolloutUnknown`."""
         if name in self.ids():
             return self.read(name)
         for identity in self.ids():
@@ -126,12 +135,13 @@ class Store:
 
     def save(self, rollout: Rollout, durable: bool = True) -> None:
         """
-        Write every change of a record.
+        Save every change of a record.
 
         Args:
             rollout: the record.
-            durable: also survive a power cut. Needed for a decision, before it is acted on; an outcome is in the job
-                cache, too. Either way a change survives the end of this process, and the next durable one includes it.
+            durable: True if the change must survive a power failure: a decision, before it is acted on. An outcome
+                need not, because the job cache has it, too. Every change survives the end of this process, and the
+                next durable save includes it.
         """
         journal = self._journals.get(rollout.id)
         change = rollout.take_change()
@@ -155,7 +165,7 @@ class Store:
         journal.number, journal.size = journal.number + 1, journal.size + len(line)
 
     def _snapshot(self, rollout: Rollout) -> None:
-        """Replace the snapshot, and then remove the journal that it contains."""
+        """Replace the snapshot, then remove the journal, whose changes the snapshot contains."""
         os.makedirs(self.home, mode=0o700, exist_ok=True)
         number = self._last_line(rollout.id)
         data = b'{"%s":%d,%s' % (_NUMBER.encode(), number, rollout.dump()[1:])
@@ -166,14 +176,14 @@ class Store:
         self._journals[rollout.id] = _Journal(number, 0, len(data))
 
     def _last_line(self, name: str) -> int:
-        """The number of the last change that is on disk."""
+        """Return the number of the last change in the files."""
         head = 0
         with contextlib.suppress(FileNotFoundError), open(self._path(name, _RECORD), "rb") as file:
             head = _last_number(file.read(_HEAD))
         return max([head, *(number for number, _change in self._changes(name))])
 
     def _changes(self, name: str) -> list[tuple[int, dict[str, Any]]]:
-        """The numbered changes of a journal; what follows a damaged line does not count."""
+        """Return the numbered changes of a journal, up to the first damaged line."""
         changes: list[tuple[int, dict[str, Any]]] = []
         with contextlib.suppress(FileNotFoundError), open(self._path(name, _JOURNAL), "rb") as file:
             for line in file:
@@ -185,14 +195,14 @@ class Store:
         return changes
 
     def _base_of(self, name: str) -> str | None:
-        """The base of a record, read from its first bytes, so also of a damaged one; ``None`` if it is not there."""
+        """Return a record's base, or ``None``. Reads only its first bytes, so the rest may be damaged."""
         with contextlib.suppress(OSError, ValueError), open(self._path(name, _RECORD), "rb") as file:
             match = _BASE.search(file.read(_HEAD))
             return str(json.loads(match[1])) if match else None
         return None
 
     def prune(self, keep: int) -> list[str]:
-        """Remove the records of rollouts that have ended, but for the newest ``keep``; returns the removed IDs."""
+        """Remove the records of ended rollouts except the newest ``keep``; return the removed IDs."""
         removed, ended = [], 0
         for name in self.ids():
             with contextlib.suppress(RecordInvalid, RolloutUnknown):
@@ -200,14 +210,18 @@ class Store:
                     continue
                 ended += 1
                 if ended > keep:
-                    for kind in (_RECORD, _JOURNAL, _HALT):  # without its snapshot a journal is nothing
+                    for kind in (
+                        _RECORD,
+                        _JOURNAL,
+                        _HALT,
+                    ):  # the snapshot first: a journal without a snapshot is ignored
                         files.discard(self._path(name, kind))
                     removed.append(name)
         return removed
 
     @contextlib.contextmanager
     def lock(self, base: str) -> Iterator[None]:
-        """Be the one process that moves this base; raises :class:`RolloutBusy`."""
+        """Lock a base, so that one process runs its rollouts. Raises :class:`RolloutBusy`."""
         with translate_os_errors(self.home):
             os.makedirs(self.home, mode=0o700, exist_ok=True)
             descriptor = os.open(self._path(quote(base, safe=""), _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -224,7 +238,7 @@ class Store:
 
     @staticmethod
     def _take(descriptor: int, base: str) -> None:
-        """Take the lock; another process that only looks (:meth:`mover`) has it for a moment."""
+        """Take the lock. Retries briefly, because :meth:`mover` holds it for a moment."""
         deadline = time.monotonic() + _LOOK
         while True:
             try:
@@ -237,7 +251,7 @@ class Store:
             time.sleep(_LOOK / 10)
 
     def mover(self, base: str) -> str:
-        """The process that moves a base, as ``pid N``; empty if none does."""
+        """Return the process that runs a rollout of a base, as ``pid N``; empty if there is none."""
         try:
             descriptor = os.open(self._path(quote(base, safe=""), _LOCK), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -251,12 +265,12 @@ class Store:
         return ""
 
     def ask_to_halt(self, name: str) -> None:
-        """Leave a request to halt for the process that moves the rollout."""
+        """Write a request to halt, for the process that runs the rollout."""
         with translate_os_errors(self.home):
             files.save(self._path(name, _HALT), b"")
 
     def asked_to_halt(self, name: str) -> bool:
-        """Whether there is a request to halt."""
+        """Return True if there is a request to halt."""
         return os.path.exists(self._path(name, _HALT))
 
     def forget_halt(self, name: str) -> None:
@@ -268,7 +282,7 @@ class Store:
 
 
 def _last_number(snapshot: bytes) -> int:
-    """The number of the last change in a snapshot; 0 if it has none, as in format 1."""
+    """Return the number of the last change in a snapshot; 0 in format 1, which has no numbers."""
     match = re.match(rb'\{"number":(\d+),', snapshot)
     return int(match[1]) if match else 0
 

@@ -1,7 +1,7 @@
 """
-The master's side of a rollout: jobs on nodes, their returns, the event bus, and the members of a target.
+Interface to the Salt master: jobs, their returns, the event bus, and the nodes of a target.
 
-Salt's own objects come in as arguments, so nothing here imports Salt.
+The caller passes Salt's objects as arguments, so this module does not import Salt.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..model.rollout.policy import Target
 Returns = Callable[[str, Iterable[str]], dict[str, Any]]
 
 _JOBS = "salt/job/"
-_RETURN = "return.p"  # Salt's name of the file with a minion's return
+_RETURN = "return.p"  # Salt's file name for a minion's return
 _BLOCK = 1 << 16
-_RETRY = 2.0  # seconds between two tries to reach a master that is being restarted
+_RETRY = 2.0  # seconds between two attempts to reach a restarting master
 
 
 class SaltTransport:
@@ -32,10 +32,10 @@ class SaltTransport:
     Args:
         client: Salt's ``LocalClient``.
         bus: Salt's event bus, listening.
-        new_jid: makes job IDs.
-        check_minions: returns the minions that a target matches by the master's keys and caches.
-        read_returns: returns what the master's job cache has of a job, for some nodes.
-        patience: seconds to wait for a master that does not answer.
+        new_jid: returns a new job ID.
+        check_minions: returns the minions that a target matches, from the master's keys and caches.
+        read_returns: returns a job's returns by node, from the master's job cache, for the given nodes.
+        patience: seconds to retry if the master does not answer.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SaltTransport:
         self.returns = read_returns
 
     def match(self, target: Target) -> set[str]:
-        """The nodes that a target matches, whether they answer or not; raises :class:`ArgumentInvalid`."""
+        """Return the nodes that a target matches, reachable or not. Raises :class:`ArgumentInvalid`."""
         tgt = list(target.tgt) if isinstance(target.tgt, tuple) else target.tgt
         matched = self._check_minions(tgt, target.tgt_type)
         if matched.get("missing"):
@@ -67,11 +67,11 @@ class SaltTransport:
         Args:
             function: an execution function.
             nodes: names of minions.
-            arguments: by name; the key ``arg`` of a gate holds positional ones.
+            arguments: arguments by name; ``__positional__`` holds the positional arguments of a gate.
             jid: the job's ID.
 
         Returns:
-            The nodes that the master knows.
+            The nodes whose key the master has accepted.
 
         Raises:
             MasterUnreachable: the master did not answer for ``patience`` seconds.
@@ -83,22 +83,22 @@ class SaltTransport:
             try:
                 sent = self._client.pub(list(nodes), function, [*positional, named], tgt_type="list", jid=jid)
                 return set(sent["minions"]) if sent else set()
-            except Exception as exc:  # each transport has errors of its own
+            except Exception as exc:  # each transport raises its own errors
                 if time.monotonic() > deadline:
                     raise MasterUnreachable(f"cannot send {function} to nodes: {exc or type(exc).__name__}") from exc
             time.sleep(_RETRY)
 
     def event(self, wait: float) -> tuple[str, str] | None:
         """
-        Wait for the next event of a job: which node returned which job.
+        Wait for the next event that announces the return of a job.
 
-        Any minion can put any event on the bus, so an event proves nothing. It says when to read the job cache.
+        Any minion can send any event, so an event proves nothing. It only triggers a read of the job cache.
 
         Args:
-            wait: seconds; 0 does not wait.
+            wait: seconds to wait; 0 does not wait.
 
         Returns:
-            Node and job ID, empty for another event; ``None`` if no event came.
+            Node and job ID; empty texts for an event of another kind; ``None`` if no event arrived.
         """
         event = self._bus.get_event(wait=max(wait, 0.01), tag=_JOBS, full=True, no_block=not wait, auto_reconnect=True)
         if event is None:
@@ -107,42 +107,43 @@ class SaltTransport:
         return (parts[4], parts[2]) if len(parts) == 5 and parts[3] == "ret" else ("", "")
 
     def fire(self, tag: str, data: Mapping[str, Any]) -> None:
-        """Put an event on the bus. A failure is shown; nothing but the event is lost."""
+        """Send an event. A failure is only reported on stderr, because nothing depends on the event."""
         try:
             self._bus.fire_event(dict(data), tag)
-        except Exception as exc:  # each transport has errors of its own
+        except Exception as exc:  # each transport raises its own errors
             self.say(f"the event {tag} could not be sent: {exc or type(exc).__name__}")
 
     @staticmethod
     def say(text: str) -> None:
-        """Show a line of progress on stderr, so that stdout holds nothing but the result."""
+        """Write a line of progress to stderr; stdout holds only the result."""
         sys.stderr.write(printable(text, 1000) + "\n")
         sys.stderr.flush()
 
 
 def local_cache(directory: Callable[[str], str], load: Callable[[bytes], Any]) -> Returns:
     """
-    Read returns from Salt's ``local_cache``, one file for each node.
+    Make a reader of returns in Salt's ``local_cache``, which has one file for each node.
 
-    Salt's own function reads the returns of all nodes, which costs too much for each answer of a large fleet.
+    Salt's own function reads the returns of all nodes at each call, which is too slow for a large fleet.
 
     Args:
         directory: returns the directory of a job.
-        load: Salt's deserializer; raises ValueError for other data.
+        load: Salt's deserializer; raises ValueError for invalid data.
 
     Returns:
-        A function for :class:`SaltTransport`.
+        The argument ``read_returns`` of :class:`SaltTransport`.
     """
 
-    homes: dict[str, str] = {}  # a job has many answers
+    homes: dict[str, str] = {}  # directories by job, computed once
 
     def returns(jid: str, nodes: Iterable[str]) -> dict[str, Any]:
+        """Read a job's returns on these nodes."""
         found: dict[str, Any] = {}
         if jid not in homes:
             homes[jid] = directory(jid)
         home = homes[jid]
         for node in nodes:
-            # absent, or not written completely yet: it is read again
+            # a missing or partial file is read again later
             with contextlib.suppress(OSError, ValueError):
                 data = load(_content(f"{home}/{node}/{_RETURN}"))
                 if isinstance(data, dict) and "return" in data:
@@ -153,7 +154,7 @@ def local_cache(directory: Callable[[str], str], load: Callable[[bytes], Any]) -
 
 
 def _content(path: str) -> bytes:
-    """A small file's content, with as few system calls as possible: a large fleet has a hundred thousand answers."""
+    """Read a small file with few system calls, because a large fleet has 100,000 returns."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = [os.read(descriptor, _BLOCK)]

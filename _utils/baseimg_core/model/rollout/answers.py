@@ -1,8 +1,8 @@
 """
-The answers of nodes, validated one by one.
+Validation of nodes' answers.
 
-Two releases in one fleet are normal, and a node may be broken. So an answer of another shape fails its own node, with
-the code ``answer-invalid``, and never the rollout.
+A fleet may run two releases, and a node may be broken. So an invalid answer fails only its own node, with the code
+``answer-invalid``, and never the rollout.
 """
 
 from __future__ import annotations
@@ -18,43 +18,46 @@ T = TypeVar("T")
 
 
 class AnswerInvalid(Exception):
-    """An answer has another shape than this release expects."""
+    """An answer does not have the shape that this release expects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What ``baseimg.status`` says of a base."""
+    """The answer of ``baseimg.status`` for one base."""
 
+    #: The live version.
     version: str
-    #: Digest of the bundle that the live content was made from; empty for the pristine content.
+    #: Digest of the live generation's bundle; empty if the pristine content is live.
     bundle: str
     #: Images on the base.
     images: tuple[str, ...]
     #: Running containers on the base.
     containers: tuple[str, ...]
-    #: Versions that somebody holds on the node, with the reason.
+    #: Reasons of holds on the node, by held version.
     holds: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What ``baseimg.fetch`` says."""
+    """The answer of ``baseimg.fetch``."""
 
-    #: True if the base does not show the version yet.
+    #: True if the version is not live yet.
     needed: bool
+    #: The live version.
     from_version: str
-    #: Bytes of the bundles.
+    #: Size of the bundles in bytes.
     size: int
-    #: The node's clock, seconds since the epoch; ``None`` if the release does not tell it.
+    #: The node's clock, in seconds since the epoch; ``None`` if the node's release does not report it.
     clock: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What ``baseimg.plan`` says: the node is finished if nothing is open."""
+    """The answer of ``baseimg.plan``."""
 
+    #: The live version.
     version: str
-    #: What a converge would do, for people; empty if it would do nothing.
+    #: The changes that a converge would make, as text; empty if there are none, so the node is finished.
     open: str
     #: Running containers on older content.
     outdated: tuple[str, ...]
@@ -62,11 +65,13 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What ``baseimg.converge`` or ``baseimg.rollback`` did."""
+    """The answer of ``baseimg.converge`` or ``baseimg.rollback``."""
 
+    #: True if the live content changed.
     changed: bool
+    #: Running containers on older content.
     outdated: tuple[str, ...]
-    #: Why the node stayed as it was, if a hold stopped the converge.
+    #: Why a hold stopped the converge; empty if none did.
     held: str
 
 
@@ -76,18 +81,18 @@ def read(reader: Callable[[Mapping[str, Any]], T], data: Any, suite: str = "") -
 
     Args:
         reader: one of the functions below.
-        data: what the function returned on the node.
-        suite: this release.
+        data: the function's return on the node.
+        suite: the master's release.
 
     Returns:
-        What the reader returns.
+        The reader's result.
 
     Raises:
-        AnswerInvalid: for anything else; the message names both releases if they differ.
+        AnswerInvalid: the answer is invalid; the message names both releases if they differ.
     """
     try:
         return reader(_typed(data, Mapping, "the answer"))
-    except Exception as exc:  # whatever a node sends, it fails this node only
+    except Exception as exc:  # no answer may fail more than its own node
         reason = str(exc) if isinstance(exc, AnswerInvalid) else f"{type(exc).__name__}: {exc}"
         theirs = data.get("suite") if isinstance(data, Mapping) else None
         releases = f"; the node runs baseimg {theirs}, this master {suite}" if theirs != suite and theirs else ""
@@ -95,9 +100,10 @@ def read(reader: Callable[[Mapping[str, Any]], T], data: Any, suite: str = "") -
 
 
 def declaration(base: str) -> Callable[[Mapping[str, Any]], dict[str, Any] | None]:
-    """A reader of ``baseimg.declared``: what pillar declares for ``base``, ``None`` if nothing."""
+    """Make a reader of ``baseimg.declared``, which returns the declaration of ``base``, or ``None``."""
 
     def reader(data: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Read the declaration of ``base``."""
         if base not in data:
             return None
         declared = dict(_typed(data[base], Mapping, base))
@@ -113,7 +119,7 @@ def declaration(base: str) -> Callable[[Mapping[str, Any]], dict[str, Any] | Non
 
 
 def status(data: Mapping[str, Any]) -> Shown:
-    """Read ``baseimg.status`` of one base."""
+    """Read the answer of ``baseimg.status`` for one base. Raises :class:`AnswerInvalid`."""
     bases = _field(data, "bases", list)
     if len(bases) != 1:
         raise AnswerInvalid(f"bases has {len(bases)} items, expected one")
@@ -127,7 +133,7 @@ def status(data: Mapping[str, Any]) -> Shown:
 
 
 def fetched(data: Mapping[str, Any]) -> Fetched:
-    """Read ``baseimg.fetch``."""
+    """Read the answer of ``baseimg.fetch``. Raises :class:`AnswerInvalid`."""
     clock, size = data.get("time"), data.get("bytes", 0)
     if not isinstance(clock, int | float | None) or not isinstance(size, int):
         raise AnswerInvalid(f"time is {clock!r}, bytes is {size!r}")
@@ -135,7 +141,7 @@ def fetched(data: Mapping[str, Any]) -> Fetched:
 
 
 def planned(data: Mapping[str, Any]) -> Planned:
-    """Read ``baseimg.plan``."""
+    """Read the answer of ``baseimg.plan``. Raises :class:`AnswerInvalid`."""
     restart = _field(data, "restart", Mapping)
     batches = [", ".join(map(str, batch)) for batch in _field(restart, "batches", list)]
     owed = [str(name) for name in _field(restart, "started", list)]
@@ -155,7 +161,7 @@ def planned(data: Mapping[str, Any]) -> Planned:
 
 
 def done(data: Mapping[str, Any]) -> Done:
-    """Read ``baseimg.converge`` or ``baseimg.rollback``."""
+    """Read the answer of ``baseimg.converge`` or ``baseimg.rollback``. Raises :class:`AnswerInvalid`."""
     outdated = _names(_field(data, "containers", Mapping), "outdated")
     return Done(_field(data, "changed", bool), outdated, printable(data.get("held", ""), 300))
 

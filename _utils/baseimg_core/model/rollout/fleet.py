@@ -1,7 +1,7 @@
 """
-The state of a fleet: the nodes' answers counted, and as a table for people.
+The state of a fleet, aggregated from the nodes' answers, and its table for a terminal.
 
-Nodes without an answer are named, because a fleet is only as current as its silent nodes.
+Nodes without an answer are listed by name, because they may run an old version.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..store.drift import drift
 
 FORMAT = 1
 INVALID = "answer-invalid"
-_NAMES = 8  # names of a list in the table; the data has all of them
-_REASON = 300  # characters of a failure that are kept
+_NAMES = 8  # names shown of each list in the table; the data has all of them
+_REASON = 300  # maximum length of a failure, in characters
 _TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     **dict.fromkeys(("base", "path", "version"), str),
     **dict.fromkeys(("generations", "images"), list),
@@ -27,23 +27,24 @@ _HEADINGS = ("BASE", "VERSION", "NODES", "BEHIND", "DRIFTED", "OUTDATED", "UNKNO
 
 
 class _Invalid(Exception):
-    """An answer has another shape than this release expects; the text says what is wrong."""
+    """An answer does not have the shape that this release expects; the message says why."""
 
 
 def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = "") -> dict[str, Any]:
     """
-    Count what nodes answered to ``baseimg.status`` with ``declared``.
+    Aggregate the nodes' answers to ``baseimg.status declared=True``.
 
     Args:
         expected: names of the nodes that should answer.
-        answers: by node, the function's return or whatever came instead.
-        suite: this release; an invalid answer of another release names both.
+        answers: the function's return by node, or the error that replaced it.
+        suite: the master's release; a failure names both releases if the node's differs.
 
     Returns:
-        ``format``, ``nodes`` and ``answered`` (counts), names of nodes that are ``unreachable`` or ``without`` a base,
-        by node why it ``failed`` and which records are ``unreadable``; and under ``bases``, by reference: nodes by
-        version (``versions``), nodes whose version is not the declared one (``behind``: node -> declared version), and
-        by node why it ``drifted`` and which containers run on ``outdated`` or ``unknown`` content.
+        ``format``; the counts ``nodes`` and ``answered``; the lists ``unreachable`` and ``without`` (nodes without a
+        base); the mappings ``failed`` (node -> reason) and ``unreadable`` (node -> errors of records). ``bases`` has
+        for each reference the mappings ``versions`` (version -> nodes), ``behind`` (node -> declared version, if
+        another version is live), ``drifted`` (node -> reason), and ``outdated`` and ``unknown`` (node -> containers on
+        content of that kind).
     """
     nodes = sorted({*expected, *answers}, key=natural)
     summary: dict[str, Any] = {
@@ -60,7 +61,7 @@ def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = ""
         if node in answers:
             try:
                 items = _items(answers[node])
-            except Exception as exc:  # whatever a node sends, it ends no other node's report
+            except Exception as exc:  # no answer may fail more than its own node
                 summary["failed"][node] = _failure(answers[node], exc, suite)
             else:
                 _add(summary, node, items)
@@ -69,7 +70,7 @@ def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = ""
 
 
 def _failure(answer: Any, cause: Exception, suite: str) -> str:
-    """Why a node's answer does not count: its own error, or what is wrong with the shape of the answer."""
+    """Return why an answer was rejected: the node's own error, or the defect of its shape."""
     if isinstance(answer, str):
         return printable(answer, _REASON)
     theirs = answer.get("suite") if isinstance(answer, Mapping) else None
@@ -79,7 +80,7 @@ def _failure(answer: Any, cause: Exception, suite: str) -> str:
 
 
 def _items(answer: Any) -> list[dict[str, Any]]:
-    """The statuses of a node's bases, with texts that are safe to show; raises :class:`_Invalid`."""
+    """Return the statuses of a node's bases, with printable texts. Raises :class:`_Invalid`."""
     items = answer.get("bases") if isinstance(answer, Mapping) else None
     if not isinstance(items, list):
         raise _Invalid(f"baseimg.status returned {answer!r}")
@@ -93,7 +94,7 @@ def _items(answer: Any) -> list[dict[str, Any]]:
 
 
 def _check(item: Any) -> None:
-    """Raise :class:`_Invalid` unless a status has the fields that are counted, each of its type."""
+    """Raise :class:`_Invalid` if a field that :func:`collect` uses has the wrong type."""
     if not isinstance(item, Mapping):
         raise _Invalid(f"a base is {item!r}, expected a mapping")
     for key in _TYPES.keys() & item:
@@ -107,7 +108,7 @@ def _check(item: Any) -> None:
 
 
 def _safe(value: Any) -> Any:
-    """A value whose texts have no control characters."""
+    """Return a copy of a value in which every text is printable."""
     if isinstance(value, str):
         return value if value.isprintable() else printable(value)
     if isinstance(value, Mapping):
@@ -143,27 +144,27 @@ def _add_base(base: dict[str, dict[str, Any]], node: str, item: Mapping[str, Any
 
 
 def _in_order(base: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The versions with most nodes first."""
+    """Return a base with its versions sorted: the version with most nodes first."""
     versions = sorted(base["versions"].items(), key=lambda item: (-len(item[1]), natural(item[0])))
     return {**base, "versions": dict(versions)}
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A sort key in which numbers count as numbers: node2 comes before node10."""
+    """Return a natural sort key: node2 comes before node10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def cover(answers: Mapping[str, Any], base: str, limit: int = 20) -> list[str]:
     """
-    Choose as few nodes as together have all images on a base.
+    Choose a small set of nodes that together have all images on a base.
 
     Args:
         answers: as for :func:`collect`.
         base: the base's reference.
-        limit: number of nodes that are chosen at most.
+        limit: the maximum number of nodes.
 
     Returns:
-        Names of nodes in their natural order.
+        Names of nodes in natural order. If ``limit`` nodes do not suffice, some images are missing.
     """
     images: dict[str, set[str]] = {}
     for node, answer in answers.items():
@@ -182,7 +183,7 @@ def cover(answers: Mapping[str, Any], base: str, limit: int = 20) -> list[str]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Render the result of :func:`collect` for a terminal. Lists of names are cut, counts are not."""
+    """Render the result of :func:`collect` for a terminal. Lists of names are shortened."""
     silent, failed = len(summary["unreachable"]), len(summary["failed"])
     answered = summary["answered"] - failed
     lines = [f"{_count(summary['nodes'], 'node')}: {answered} answered, {silent} unreachable, {failed} failed"]
@@ -205,7 +206,7 @@ def _rows(name: str, base: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns: the first two are text and flush left, the others are numbers and flush right."""
+    """Pad cells to columns: the first two columns align left, the others (numbers) right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -238,7 +239,7 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Nodes by their reason, the reason with most nodes first."""
+    """Group nodes by reason; the reason with most nodes comes first."""
     nodes_of: dict[str, list[str]] = {}
     for node, reason in reasons.items():
         nodes_of.setdefault(reason, []).append(node)
@@ -246,7 +247,7 @@ def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def first_names(nodes: Sequence[str], limit: int = _NAMES) -> str:
-    """The first names of a list, and how many more there are."""
+    """Join the first names of a list, and append the number of the others."""
     text = ", ".join(nodes[:limit])
     return f"{text} and {len(nodes) - limit} more" if len(nodes) > limit else text
 

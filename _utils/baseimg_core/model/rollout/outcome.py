@@ -1,4 +1,4 @@
-"""The return codes of the runner's functions, one for each way in which a rollout can end or pause."""
+"""Return codes of the runner's functions: one for each way in which a rollout ends or halts."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _ENDS = {
 
 def retcode(rollout: Rollout, asked_back: bool = False, asked_to_halt: bool = False) -> int:
     """
-    Return the code of a rollout's state.
+    Return the return code for a rollout's state.
 
     Args:
         rollout: the record.
-        asked_back: the command was a rollback, so ``rolled-back`` is its success.
-        asked_to_halt: the command was a halt, so ``halted`` is its success.
+        asked_back: True if the command was a rollback, so ``rolled-back`` means success.
+        asked_to_halt: True if the command was a halt, so ``halted`` means success.
 
     Returns:
         One of the codes above.

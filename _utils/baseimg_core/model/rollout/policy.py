@@ -1,4 +1,4 @@
-"""The policy of a rollout: waves, gates and limits, as declared below ``baseimg:rollout``, checked."""
+"""The policy of a rollout: waves, gates and limits from ``baseimg:rollout``, validated."""
 
 from __future__ import annotations
 
@@ -47,48 +47,53 @@ _PERCENT = re.compile(r"(100|[1-9]\d?)\s?%")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A target expression of any kind that Salt knows."""
+    """A Salt target expression of any type."""
 
     #: The expression; a tuple of names for ``list``.
     tgt: str | tuple[str, ...]
+    #: One of ``TARGET_TYPES``.
     tgt_type: str = "glob"
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A number of nodes, or a percentage of a total, rounded up."""
+    """A number of nodes, absolute or as a percentage of a total."""
 
+    #: Number of nodes, or percentage from 1 to 100.
     number: int
+    #: True if ``number`` is a percentage.
     percent: bool = False
 
     def of(self, total: int) -> int:
+        """Return the number of nodes for a total; a percentage is rounded up."""
         return math.ceil(self.number * total / 100) if self.percent else self.number
 
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """A wave as it is declared."""
+    """A declared wave."""
 
+    #: ``canary``, ``wave N``, ``rest``, or the declared name.
     name: str
-    #: Its nodes; ``None`` for all remaining ones.
+    #: The wave's nodes; ``None`` for all remaining nodes.
     who: Target | Share | None
-    #: Percentage of its nodes that must be updated.
+    #: Percentage of the wave's nodes that must be updated.
     threshold: int
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A question to the service: it must hold after each wave and during the whole soak."""
+    """A health check of the service, which must pass after each wave and during the soak."""
 
     #: ``url``, ``command`` (on the master) or ``function`` (of an execution module).
     kind: str
     #: The URL, the shell command, or the function's name.
     subject: str
-    #: A regular expression that the response, the output or the return must match; empty for any.
+    #: A regular expression to search for in the response, the output or the return; empty accepts any.
     match: str = ""
-    #: The minions that the function runs on.
+    #: The minions that run the function; ``None`` for the other kinds.
     target: Target | None = None
-    #: Arguments of the function.
+    #: Positional arguments of the function.
     arguments: tuple[Any, ...] = ()
     #: Seconds to wait for an answer.
     timeout: int = 10
@@ -96,19 +101,19 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time in which nodes may change."""
+    """The maintenance window in which nodes may change."""
 
     #: Days on which the window opens; 0 is Monday.
     days: frozenset[int]
-    #: Minute of the day at which it opens.
+    #: Minute of the day at which the window opens.
     begin: int
-    #: Minute at which it closes; on the next day if it is not after ``begin``.
+    #: Minute of the day at which it closes; on the next day if it is not after ``begin``.
     end: int
-    #: An IANA name; the times are local times there.
+    #: IANA name of the time zone of days and minutes.
     timezone: str
 
     def open_at(self, weekday: int, minute: int) -> bool:
-        """Whether the window is open at a minute of a day."""
+        """Return True if the window is open on this day (0 is Monday) at this minute of the day."""
         if self.begin < self.end:
             return weekday in self.days and self.begin <= minute < self.end
         return (weekday in self.days and minute >= self.begin) or ((weekday - 1) % 7 in self.days and minute < self.end)
@@ -118,16 +123,17 @@ class Window:
 class Policy:
     """The policy of a rollout."""
 
+    #: The nodes that take part.
     target: Target
-    #: Nodes of the target that do not take part.
+    #: Targets whose nodes do not take part.
     exclude: tuple[Target, ...]
-    #: ``wait``: a node that does not answer counts as a failure of its wave; ``skip``: it is left out.
+    #: ``wait`` or ``skip``: an unreachable node counts as failed in its wave, or is left out.
     unreachable: str
-    #: How many nodes may refuse before the rollout is refused.
+    #: How many nodes may refuse; more of them halt the rollout before the first wave.
     refused: Share
     #: In order: the canary, the declared waves, all remaining nodes.
     waves: tuple[Wave, ...]
-    #: How many nodes may be down at the same time: of all, and of each failure domain.
+    #: How many nodes may be down at the same time, of all nodes and of each failure domain.
     max_unavailable: Share
     #: How many nodes of each failure domain must stay up.
     min_available: Share
@@ -137,20 +143,33 @@ class Policy:
     prepare_at_once: Share
     #: Seconds between two waves.
     soak: int
+    #: Checks after each wave and during the soak.
     gates: tuple[Gate, ...]
     #: Seconds between two checks of the gates during a soak.
     gate_interval: int
     #: ``halt`` or ``rollback``.
     on_failure: str
+    #: ``None`` if nodes may change at any time.
     window: Window | None
-    #: Seconds that one step may take on one node.
+    #: Maximum duration of one step on one node, in seconds.
     timeout: int
-    #: How many records of rollouts that have ended are kept.
+    #: How many records of ended rollouts the master keeps.
     keep_records: int
 
 
 def merged(*places: object) -> dict[str, Any]:
-    """The policy as data, with defaults; each of ``places`` overrides the one before. Raises ArgumentInvalid."""
+    """
+    Merge the parts of a policy with the defaults.
+
+    Args:
+        places: mappings, or ``None``; each overrides those before it.
+
+    Returns:
+        The policy as data, with every key.
+
+    Raises:
+        ArgumentInvalid: a key is unknown, or a value is invalid.
+    """
     policy = dict(DEFAULTS)
     for place in places:
         policy.update(_fields(place, frozenset(DEFAULTS), "rollout"))
@@ -159,7 +178,18 @@ def merged(*places: object) -> dict[str, Any]:
 
 
 def parse(raw: Mapping[str, Any]) -> Policy:
-    """Parse a policy; keys that an older release did not know have their defaults. Raises ArgumentInvalid."""
+    """
+    Parse a policy.
+
+    Args:
+        raw: the policy as data; missing keys (a record of an older release) get their defaults.
+
+    Returns:
+        The policy.
+
+    Raises:
+        ArgumentInvalid: a value is invalid.
+    """
     raw = {**DEFAULTS, **raw}
     choices = {"on_failure": (HALT, ROLLBACK), "unreachable": (WAIT, SKIP)}
     for key, known in choices.items():
@@ -201,7 +231,7 @@ def _waves(raw: Mapping[str, Any]) -> tuple[Wave, ...]:
 
 
 def _exclude(raw: object) -> tuple[Target, ...]:
-    """The excluded targets: nothing, a target, or a list of targets."""
+    """Parse ``exclude``: nothing, a target, or a list of targets."""
     if raw is None:
         return ()
     targets = raw if isinstance(raw, list | tuple) else [raw]
@@ -330,7 +360,7 @@ def _text(raw: object, key: str) -> str:
 
 
 def _fields(raw: object, known: frozenset[str], key: str) -> Mapping[str, Any]:
-    """Return a mapping that has no other keys than ``known``; ``None`` is an empty one."""
+    """Return a mapping (``None`` becomes empty). Raises ArgumentInvalid for a key not in ``known``."""
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):

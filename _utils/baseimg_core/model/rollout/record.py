@@ -1,10 +1,10 @@
 """
-The record of one rollout: one version of one base over a fleet.
+The record of one rollout: one version of one base on a fleet.
 
-Pure: times come in as ISO 8601 texts in UTC, and answers of nodes come in as states. Every change goes through
-:meth:`Rollout.update`, :meth:`Rollout.set`, :meth:`Rollout.set_wave`, :meth:`Rollout.declare` and :meth:`Rollout.tell`.
-They keep the counts that decisions need, so that no decision looks at every node, and they collect the change for the
-journal (:meth:`Rollout.take_change`).
+Pure: callers pass times as ISO 8601 texts in UTC, and nodes' answers as states. Every change goes through
+:meth:`Rollout.update`, :meth:`Rollout.set`, :meth:`Rollout.set_wave`, :meth:`Rollout.declare` or :meth:`Rollout.tell`.
+These methods update the counts, so no decision scans all nodes, and collect the change for the journal
+(:meth:`Rollout.take_change`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from . import policy as rollout_policy
 from .policy import Policy
 
 FORMAT = 2
-_READABLE = (1, 2)  # format 1 has no journal, and lacks fields that have defaults
+_READABLE = (1, 2)  # format 1 has no journal; the fields that it lacks have defaults
 EVENTS = 500
 
 # States of a rollout.
@@ -33,7 +33,7 @@ ACTIVE = frozenset({RUNNING, SOAKING, ROLLING_BACK})
 # Causes of a halt.
 BY_REQUEST, BY_WINDOW, BY_FAILURE, BY_REFUSALS, INTERRUPTED = "request", "window", "failure", "refusals", "interrupted"
 
-# States of a node, beside FAILED and ROLLED_BACK.
+# States of a node; FAILED and ROLLED_BACK are states of nodes, too.
 PENDING, PREPARING, READY, APPLYING = "pending", "preparing", "ready", "applying"
 UPDATED, UNREACHABLE, SKIPPED, REFUSED = "updated", "unreachable", "skipped", "refused"
 NODE_STATES = (PENDING, PREPARING, READY, APPLYING, UPDATED, ROLLED_BACK, FAILED, UNREACHABLE, REFUSED, SKIPPED)
@@ -49,32 +49,36 @@ PASSED = "passed"
 class Node:
     """One node of a rollout."""
 
-    #: Index of its wave, -1 if the node has nothing to do.
+    #: Index of the node's wave; -1 if the node needs no change.
     wave: int
+    #: One of ``NODE_STATES``.
     state: str = PENDING
-    #: The version before this rollout changed the node.
+    #: The live version before this rollout; a rollback returns to it.
     from_version: str = ""
+    #: The version that the rollout applies to the node.
     to_version: str = ""
-    #: Digest of the bundle that the content before was made from; empty for the pristine content.
+    #: Digest of the bundle that was live before this rollout; empty if the pristine content was.
     bundle: str = ""
-    #: Index of the pillar's declaration in the record's ``declared``; -1 if it is not known yet.
+    #: Index of the node's declaration in the record's ``declared``; -1 if it is not known yet.
     declared: int = -1
-    #: The failure domain: the value of the grain that ``group_by`` names.
+    #: The failure domain: the value of the grain ``group_by``.
     group: str = ""
-    #: The Salt job that was sent last; empty if none is outstanding.
+    #: ID of the last Salt job; empty if no job is outstanding.
     job: str = ""
-    #: False from the moment an apply is sent until its outcome is known.
+    #: False while the outcome of an apply is unknown: from its sending on.
     answered: bool = True
-    #: How often a job was sent whose outcome got lost.
+    #: How many jobs were sent whose outcome was lost.
     tries: int = 0
-    #: Why the node is in this state: a code and a message.
+    #: Why the node is in this state: an error code, and a message.
     code: str = ""
     message: str = ""
-    #: The last failure, as ``[code] message``. It stays when the state changes.
+    #: The last failure, as ``[code] message``; kept when the state changes.
     failure: str = ""
+    #: When the node became ready.
     prepared: str = ""
-    #: When the node was first told to apply; empty if it never was.
+    #: When the first apply was sent; empty if none was.
     started: str = ""
+    #: When the last outcome arrived.
     ended: str = ""
     #: True if this rollout swapped the node's content.
     swapped: bool = False
@@ -89,6 +93,7 @@ class WaveRecord:
     name: str
     #: Percentage of the wave's nodes that must be updated.
     threshold: int
+    #: ``pending``, ``running``, ``passed`` or ``failed``.
     state: str = PENDING
     started: str = ""
     ended: str = ""
@@ -100,29 +105,34 @@ class Rollout:
 
     id: str
     base: str
+    #: The version to apply.
     version: str
+    #: The user who started it.
     by: str
     created: str
-    #: The policy as :func:`policy.merged` returns it.
+    #: The result of :func:`policy.merged`.
     policy: dict[str, Any]
     waves: list[WaveRecord]
     nodes: dict[str, Node]
-    #: What nodes' pillars declare for the base. Most nodes declare the same, so each declaration is kept once.
+    #: The different declarations of the base in nodes' pillars; most nodes share one.
     declared: list[dict[str, Any]] = field(default_factory=list)
+    #: One of ``STATES``.
     state: str = RUNNING
     #: Why the rollout is in this state.
     reason: str = ""
     #: The cause of a halt, for programs.
     cause: str = ""
+    #: When the last event was added.
     updated: str = ""
+    #: When the rollout ended permanently; empty before.
     ended: str = ""
     #: The end of the soak in progress; empty if there is none.
     soak_until: str = ""
-    #: IDs of the rollouts that this one takes back; empty if it goes forward.
+    #: IDs of the rollouts that this one rolls back; empty for an update.
     undoes: list[str] = field(default_factory=list)
-    #: ID of the rollout that took this one back.
+    #: ID of the rollout that rolled this one back.
     undone_by: str = ""
-    #: Who did what: [time, name, action].
+    #: Commands of users: [time, user, action].
     actions: list[list[str]] = field(default_factory=list)
     #: The newest events: (time, text).
     events: list[tuple[str, str]] = field(default_factory=list)
@@ -138,7 +148,7 @@ class Rollout:
 
     @property
     def rules(self) -> Policy:
-        """The policy, parsed."""
+        """The parsed policy."""
         if self._rules is None:
             self._rules = rollout_policy.parse(self.policy)
         return self._rules
@@ -146,7 +156,7 @@ class Rollout:
     # Changes
 
     def update(self, name: str, **values: Any) -> Node:
-        """Set fields of a node; returns the node."""
+        """Set fields of a node, and return the node."""
         node = self.nodes[name]
         changed = {key: value for key, value in values.items() if getattr(node, key) != value}
         if changed:
@@ -164,14 +174,14 @@ class Rollout:
         self._change.setdefault("rollout", {}).update(values)
 
     def set_wave(self, index: int, **values: Any) -> WaveRecord:
-        """Set fields of a wave; returns the wave."""
+        """Set fields of a wave, and return the wave."""
         for key, value in values.items():
             setattr(self.waves[index], key, value)
         self._change.setdefault("waves", {}).setdefault(str(index), {}).update(values)
         return self.waves[index]
 
     def declare(self, declaration: dict[str, Any]) -> int:
-        """Return the number of a declaration; an unknown one is added."""
+        """Return the index of a declaration in ``declared``; add it if it is new."""
         key = _key(declaration)
         if key not in self._numbers:
             self._numbers[key] = len(self.declared)
@@ -180,7 +190,7 @@ class Rollout:
         return self._numbers[key]
 
     def tell(self, at: str, text: str) -> None:
-        """Add an event; the oldest ones are dropped."""
+        """Add an event; drop the oldest if there are more than ``EVENTS``."""
         self.events.append((at, text))
         if len(self.events) > EVENTS:
             del self.events[:-EVENTS]
@@ -188,16 +198,23 @@ class Rollout:
         self._change.setdefault("events", []).append([at, text])
 
     def act(self, at: str, by: str, action: str) -> None:
-        """Remember who did what."""
+        """
+        Record a user's command.
+
+        Args:
+            at: the time.
+            by: the user.
+            action: the command, in the past tense.
+        """
         self.set(actions=[*self.actions, [at, by, action]])
 
     def take_change(self) -> dict[str, Any]:
-        """Return every change since the last call, as :meth:`replay` takes it; empty if there is none."""
+        """Return the changes since the last call, for :meth:`replay`; empty if there are none."""
         change, self._change = self._change, {}
         return change
 
     def replay(self, change: Mapping[str, Any]) -> None:
-        """Repeat a change that :meth:`take_change` returned."""
+        """Apply a change that :meth:`take_change` returned."""
         for declaration in change.get("declared", ()):
             self.declare(declaration)
         for name, values in change.get("nodes", {}).items():
@@ -209,47 +226,47 @@ class Rollout:
             self.tell(at, text)
         self._change = {}
 
-    # Questions
+    # Queries
 
     def in_state(self, *states: str) -> list[str]:
-        """The nodes in one of these states, by name."""
+        """Return the names of the nodes in one of these states, sorted."""
         return sorted(name for state in states for name in self._index.names[state])
 
     def number_in(self, *states: str) -> int:
-        """How many nodes are in one of these states."""
+        """Return the number of nodes in one of these states."""
         return sum(len(self._index.names[state]) for state in states)
 
     def of_wave(self, index: int) -> dict[str, Node]:
-        """The nodes that count for a wave, by name: those that have something to do."""
+        """Return the nodes of a wave by name, without skipped and refused nodes."""
         names = sorted(name for name in self._index.waves.get(index, ()) if self.nodes[name].state not in LEFT_OUT)
         return {name: self.nodes[name] for name in names}
 
     def wave_counts(self, index: int) -> Mapping[str, int]:
-        """How many nodes that count for a wave are in which state."""
+        """Return counts of a wave's nodes by state, without skipped and refused nodes."""
         return self._index.counts.get(index, {})
 
     @property
     def current(self) -> int | None:
-        """The index of the first wave that has not passed; ``None`` if all have."""
+        """The index of the first wave that has not passed; ``None`` if all waves have passed."""
         return next((index for index, wave in enumerate(self.waves) if wave.state != PASSED), None)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many nodes are in which state."""
+        """Counts of nodes by state."""
         return {state: number for state in NODE_STATES if (number := len(self._index.names[state]))}
 
     @property
     def total(self) -> int:
-        """How many nodes take part."""
+        """The number of nodes that take part: all but skipped and refused nodes."""
         return len(self.nodes) - self.number_in(*LEFT_OUT)
 
     @property
     def unavailable(self) -> list[str]:
-        """Nodes that this rollout may have taken down: applying, or with no outcome of an apply. By name."""
+        """Names of nodes that may be down: applying, or with an unknown outcome of an apply. Sorted."""
         return sorted(self._index.unavailable)
 
     def next_ready(self, wave: int) -> list[str]:
-        """Ready nodes of a wave that may be started now, by name within each failure domain."""
+        """Return the ready nodes of a wave that may start now, sorted within each failure domain."""
         room = self.rules.max_unavailable.of(self.total) - len(self._index.unavailable)
         batch: list[str] = []
         for group, queue in self._index.ready.get(wave, {}).items():
@@ -259,13 +276,13 @@ class Rollout:
                 node = self.nodes[name]
                 if (node.state, node.wave, node.group) == (READY, wave, group) and name not in names:
                     names.append(name)
-            for name in names:  # a node leaves the queue only after it has left the state
+            for name in names:  # keep them queued: a later pop drops those that are no longer ready
                 heapq.heappush(queue, name)
             batch += names
         return batch
 
     def _room_in(self, group: str) -> int:
-        """How many more nodes of a failure domain may become unavailable."""
+        """Return how many more nodes of a failure domain may become unavailable."""
         members, rules = self._index.members[group], self.rules
         if not rules.group_by:
             return members
@@ -275,7 +292,7 @@ class Rollout:
     # As data
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as plain data, with every field."""
+        """Return the record as plain data, with every field."""
         data = {key: getattr(self, key) for key in _ROLLOUT}
         data["waves"] = [_plain(wave, _WAVE) for wave in self.waves]
         data["nodes"] = {name: _plain(node, _NODE) for name, node in self.nodes.items()}
@@ -283,7 +300,7 @@ class Rollout:
         return data
 
     def dump(self) -> bytes:
-        """The record as one line of JSON. Fields of nodes that have their default are left out."""
+        """Return the record as one line of JSON, without the fields of nodes that equal their default."""
         data = {key: getattr(self, key) for key in _ROLLOUT}
         data["format"] = FORMAT
         data["waves"] = [_plain(wave, _WAVE) for wave in self.waves]
@@ -295,28 +312,29 @@ class Rollout:
 
 
 class _Index:
-    """Nodes by state, wave and failure domain, kept while nodes change."""
+    """Index of the nodes by state, wave and failure domain, updated with every change."""
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         #: Names by state.
         self.names: dict[str, set[str]] = {state: set() for state in NODE_STATES}
         #: Names by wave.
         self.waves: defaultdict[int, set[str]] = defaultdict(set)
-        #: By wave, how many nodes that count for it are in which state.
+        #: Counts by wave and state, without skipped and refused nodes.
         self.counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
         #: Names of nodes that may be down.
         self.unavailable: set[str] = set()
-        #: By failure domain, how many of these.
+        #: Counts of these by failure domain.
         self.unavailable_in: Counter[str] = Counter()
-        #: By failure domain, how many nodes take part.
+        #: Counts of the nodes that take part, by failure domain.
         self.members: Counter[str] = Counter()
-        #: By wave and failure domain, a heap of the names that were ready.
+        #: By wave and failure domain: a heap of names that are, or once were, ready.
         self.ready: dict[int, dict[str, list[str]]] = {}
         for name, node in nodes.items():
-            if node.state in self.names:  # the parser refuses any other
+            if node.state in self.names:  # the parser rejects other states
                 self.add(name, node)
 
     def add(self, name: str, node: Node) -> None:
+        """Add a node in its present state."""
         self.names[node.state].add(name)
         self.waves[node.wave].add(name)
         if node.state not in LEFT_OUT:
@@ -329,6 +347,7 @@ class _Index:
             heapq.heappush(self.ready.setdefault(node.wave, {}).setdefault(node.group, []), name)
 
     def discard(self, name: str, node: Node) -> None:
+        """Remove a node, before its fields change."""
         self.names[node.state].discard(name)
         self.waves[node.wave].discard(name)
         if node.state not in LEFT_OUT:
@@ -340,7 +359,7 @@ class _Index:
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-    """The public fields of a dataclass with their defaults; a field without one has a default that equals nothing."""
+    """Return a dataclass' public fields with their defaults; ``MISSING`` for a field without one."""
     return {
         one.name: one.default_factory() if one.default_factory is not MISSING else one.default
         for one in fields(cls)
@@ -360,7 +379,7 @@ def _key(declaration: Mapping[str, Any]) -> str:
 
 
 def compact(data: object) -> bytes:
-    """JSON without spaces."""
+    """Encode data as JSON without spaces."""
     return json.dumps(data, separators=(",", ":")).encode()
 
 
@@ -370,14 +389,14 @@ def parse(data: bytes, where: str, changes: Iterable[Mapping[str, Any]] = ()) ->
 
     Args:
         data: the snapshot.
-        where: its path, for messages.
+        where: the snapshot's path, for messages.
         changes: later changes, oldest first.
 
     Returns:
         The record.
 
     Raises:
-        RecordInvalid: the record is damaged, or its format version is not known.
+        RecordInvalid: the record is damaged, or its format version is unknown.
     """
     hint = "move it away to begin anew; nodes keep their own records (see baseimg.status)"
     try:
@@ -403,9 +422,10 @@ def parse(data: bytes, where: str, changes: Iterable[Mapping[str, Any]] = ()) ->
 
 def begin_again(rollout: Rollout) -> None:
     """
-    Prepare a resume: waves that did not pass are open again, with every node of theirs that is not updated.
+    Prepare a resume: reset open waves, and their failed and unfinished nodes, to ``pending``.
 
-    These nodes' pillar is read again. A node without an outcome of its apply stays as it is.
+    A wave is open if it has not passed. The rollout reads these nodes' pillar again. A node whose apply has an unknown
+    outcome keeps its state.
     """
     for name, node in rollout.nodes.items():
         is_open = node.wave >= 0 and rollout.waves[node.wave].state != PASSED
@@ -418,10 +438,16 @@ def begin_again(rollout: Rollout) -> None:
 
 def close(rollout: Rollout, state: str, at: str, reason: str = "") -> None:
     """
-    End a rollout for good.
+    End a rollout permanently.
 
-    A node that was never told to apply is skipped. A node that was told to apply has failed: with its last failure, or
-    because its outcome is not known.
+    Nodes without a final state become ``skipped`` if no apply was sent, else ``failed``: with their last failure, or
+    because the outcome is unknown.
+
+    Args:
+        rollout: the record, which is changed.
+        state: the rollout's last state.
+        at: the time.
+        reason: why the rollout ended.
     """
     for name in rollout.in_state(*(state for state in NODE_STATES if state not in FINAL)):
         node = rollout.nodes[name]
@@ -437,7 +463,7 @@ def close(rollout: Rollout, state: str, at: str, reason: str = "") -> None:
 
 
 def changed(rollout: Rollout) -> list[str]:
-    """Nodes that the rollout changed, or may have changed, and did not take back. By name."""
+    """Return the names of nodes that the rollout (possibly) changed and has not rolled back, sorted."""
     return sorted(
         name
         for name, node in rollout.nodes.items()

@@ -1,4 +1,4 @@
-"""The waves of a rollout: who is in which, how a wave stands, and which nodes may start. Pure."""
+"""Waves of a rollout: assignment of nodes, the verdict on a wave, and its next batch. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ def assign(policy: Policy, nodes: Iterable[str], matched: Mapping[Target, Iterab
     """
     Divide nodes into waves.
 
-    A node is in the first wave that takes it. Numbers and percentages take nodes that no earlier wave took, by name.
+    A node belongs to the first wave that selects it. Numbers and percentages select from the remaining nodes, in the
+    order of their names. Percentages refer to the total.
 
     Args:
         policy: the rollout's policy.
-        nodes: names of the nodes that have something to do.
-        matched: by target expression, the names that it matches.
+        nodes: names of the nodes that need a change.
+        matched: names of the matching nodes, by target.
 
     Returns:
         One list of names for each of the policy's waves.
@@ -41,9 +42,10 @@ def assign(policy: Policy, nodes: Iterable[str], matched: Mapping[Target, Iterab
 
 def verdict(rollout: Rollout, index: int) -> str:
     """
-    Judge a wave: ``passed``, ``failed``, or ``running`` if the rollout must wait or can start nodes.
+    Return a wave's verdict: ``passed``, ``failed`` or ``running``.
 
-    A node counts as success only after it reported success.
+    A wave is running if the rollout must wait for nodes, or can prepare or start some. A node counts as updated only
+    after it has reported success.
     """
     counts = rollout.wave_counts(index)
     if counts.get(PREPARING) or counts.get(APPLYING):
@@ -58,19 +60,19 @@ def verdict(rollout: Rollout, index: int) -> str:
 
 
 def next_batch(rollout: Rollout, index: int) -> list[str]:
-    """Ready nodes of a wave that may be started now; none if the wave cannot pass any more."""
+    """Return the ready nodes of a wave that may start now; none if the wave can no longer pass."""
     return [] if is_lost(rollout, index) else rollout.next_ready(index)
 
 
 def is_lost(rollout: Rollout, index: int) -> bool:
-    """Whether so many nodes of a wave have failed that it cannot reach its threshold."""
+    """Return True if too many nodes of a wave have failed for it to reach its threshold."""
     counts = rollout.wave_counts(index)
     total, bad = sum(counts.values()), sum(counts.get(state, 0) for state in BAD)
     return (total - bad) * 100 < rollout.waves[index].threshold * total
 
 
 def why_failed(rollout: Rollout, index: int) -> str:
-    """Why a wave has not passed, with the names of at most ten nodes."""
+    """Return why a wave has not passed, with the names of at most ten nodes."""
     nodes = rollout.of_wave(index)
     bad = [f"{name} ({node.code})" for name, node in nodes.items() if node.state in BAD]
     more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
