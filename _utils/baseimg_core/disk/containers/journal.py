@@ -23,7 +23,7 @@ FORMAT = 1
 class Journal:
     """The containers that one or more runs have restarted."""
 
-    #: Number of the generation that was live before the swap.
+    #: Number of the generation that the containers ran on before; they go back to it if a health gate fails.
     way_back: int | None = None
     #: The record's ``previous`` before the swap.
     previous: int | None = None
