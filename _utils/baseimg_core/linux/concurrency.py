@@ -85,7 +85,11 @@ def map_ahead(
 
 @contextlib.contextmanager
 def in_background(work: Callable[[], object]) -> Iterator[None]:
-    """Run ``work`` in a thread while the block runs, and wait for both. Errors of ``work`` are raised at the end."""
+    """
+    Run ``work`` in a thread while the block runs, and wait for both.
+
+    Errors of ``work`` are raised at the end.
+    """
     with ThreadPoolExecutor(1, "background") as pool:
         future = pool.submit(work)
         yield

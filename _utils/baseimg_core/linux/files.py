@@ -1,4 +1,8 @@
-"""Files and directories: atomic saves, removal of trees, copies with reflinks. Knows nothing of layers."""
+"""
+Files and directories: atomic saves, removal of trees, copies with reflinks.
+
+Knows nothing of layers.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +93,7 @@ def save_over_spare(path: str, data: bytes) -> None:
 
 
 def _fill(path: str, data: bytes, size: int) -> None:
-    """Fill a spare file in place and fsync it: ``data``, then spaces up to ``size`` or up to its current size."""
+    """Write ``data`` into a spare file and fsync it, padded to ``size`` or to its current size."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         present = os.fstat(descriptor).st_size
@@ -316,7 +320,7 @@ class Copier:
     """
 
     def __init__(self, share: bool = True) -> None:
-        """With ``share=False`` copies never share extents, so copy_file_range(2), which may share, is not used."""
+        """With ``share=False`` copies never share extents, so copy_file_range(2) is not used."""
         self.clones = self._share = share
 
     def copy(self, source: int, target: int, size: int) -> None:

@@ -18,7 +18,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unique_mount_id(path: str | bytes) -> int | None:
-    """Return the unique ID of the mount of ``path``; ``None`` before Linux 6.8. IDs grow and are never reused."""
+    """
+    Return the unique ID of the mount of ``path``; ``None`` before Linux 6.8.
+
+    IDs grow and are never reused.
+    """
     return _unique_id(_AT_FDCWD, os.fsencode(path), 0)
 
 

@@ -23,7 +23,11 @@ _LACKING = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EAC
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The features of kernel and file system that work in a directory. Each field is True if the feature works."""
+    """
+    The features of kernel and file system that work in a directory.
+
+    Each field is True if the feature works.
+    """
 
     #: Atomic exchange of two directories: renameat2(2) with RENAME_EXCHANGE.
     exchange: bool
@@ -108,7 +112,7 @@ def _exchange(directory: str) -> None:
 
 @contextlib.contextmanager
 def _scratch_directory(parent: str) -> Iterator[str]:
-    """Create the empty scratch directory for a block, and lock it, so concurrent probes wait for each other."""
+    """Create and lock the empty scratch directory for a block; concurrent probes wait for the lock."""
     path = os.path.join(parent, SCRATCH)
     while True:
         with contextlib.suppress(FileExistsError):

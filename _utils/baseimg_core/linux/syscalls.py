@@ -53,7 +53,7 @@ def sync_filesystem(path: str) -> None:
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Allocate blocks for ``size`` bytes without a change of the file's size: fallocate(2), FALLOC_FL_KEEP_SIZE."""
+    """Allocate blocks for ``size`` bytes, but keep the file's size: fallocate(2), FALLOC_FL_KEEP_SIZE."""
     if _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -89,7 +89,11 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
 
 
 def clone(source: int, target: int) -> bool:
-    """Share the extents of ``source`` with the empty ``target``: ioctl_ficlone(2). Return False if unsupported."""
+    """
+    Share the extents of ``source`` with the empty ``target``: ioctl_ficlone(2).
+
+    Return False if unsupported.
+    """
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as exc:

@@ -97,7 +97,11 @@ class _Comparison:
         return [self._with_link(change, after) for _path, change in sorted(self.changes.items())]
 
     def _link_groups(self) -> tuple[dict[bytes, frozenset[bytes]], dict[bytes, frozenset[bytes]]]:
-        """Return the hard links of both sides; each side adds paths to the other, because the walk skips some."""
+        """
+        Return the hard links of both sides.
+
+        The walk skips unchanged paths, so each side adds the other side's paths.
+        """
         while True:
             before, after = self.before.groups(), self.after.groups()
             if not self.after.add_paths(before) | self.before.add_paths(after):
@@ -120,7 +124,11 @@ class _Comparison:
                     pending.append((child, old_node, new_node))
 
     def _children(self, old: Node | None, new: Node) -> tuple[dict[bytes, Node], dict[bytes, Node]]:
-        """Return both sides' nodes in a directory; with shared lower layers, only the names in the layers above."""
+        """
+        Return both sides' nodes in a directory.
+
+        If both sides share the lower layers, only the names in the layers above are read.
+        """
         if old is None or not old.is_dir:
             return {}, self.target.children(new)
         own = len(new.paths) - len(old.paths)

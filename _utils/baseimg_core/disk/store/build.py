@@ -206,7 +206,9 @@ class Flattener:
 
     def add_directory(self, path: str, progress: Callable[[int], None] | None = None) -> None:
         """
-        Add a layer directory below the contributors added so far: its root's metadata and its visible paths.
+        Add a layer directory below the contributors added so far.
+
+        Copies the visible paths and the metadata of the root.
 
         Args:
             path: The layer directory.
@@ -285,7 +287,11 @@ class Flattener:
             self._write_out(waiting, _AHEAD)
 
     def _link(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> bool:
-        """Hard-link a file if policy and kernel allow it. A file with overlay's marks is copied, to drop the marks."""
+        """
+        Hard-link a file if policy and kernel allow it.
+
+        A file with overlay's marks is copied, to drop the marks.
+        """
         if not self._sharing.links(path, st):
             return False
         xattrs = os.listxattr(b"/proc/self/fd/%d/%s" % (directory, name), follow_symlinks=False)

@@ -251,7 +251,9 @@ class Store:
 
     def write_index(self, generation: Generation, content: str, digests: Mapping[bytes, str]) -> dict[bytes, str]:
         """
-        Write the index of a generation. Meanwhile a thread syncs the content, so the caller's sync is short.
+        Write the index of a generation.
+
+        A thread syncs the content meanwhile, so the caller's sync is short.
 
         Args:
             generation: The generation; its index digest is set here.
@@ -272,7 +274,7 @@ class Store:
         generation.index = generation.view = ""
 
     def _restamp(self, record: Record, before: Mapping[int, int]) -> None:
-        """Update the indexes with the ctimes that our own links changed; ``before`` has the old ctimes by inode."""
+        """Update the indexes with ctimes that our own links changed; ``before`` has the old ones by inode."""
         for number in record.present if before else ():
             with contextlib.suppress(RecordInvalid):  # without a valid index there is nothing to update
                 index.restamp(self.layout.index(number), self.path(record, number), before)
@@ -344,10 +346,10 @@ class Store:
 
     def adopt(self, record: Record, by: str, fill: Callable[[str], Adopted | None]) -> None:
         """
-        Record a live content that baseimg did not make, unchanged, and store the pristine content beside it.
+        Record a live content that baseimg did not make, and store the pristine content beside it.
 
-        The live directory stays in place, so an adoption is a swap whose exchange has already happened. Once its
-        intent is saved, :meth:`recover` completes it.
+        The live directory stays unchanged and in place, so an adoption is a swap whose exchange has already happened.
+        Once its intent is saved, :meth:`recover` completes it.
 
         Args:
             record: The record of this base; saved here.
@@ -478,9 +480,10 @@ class Store:
 
     def _drop_garbage(self, record: Record) -> list[int]:
         """
-        Delete generations that were never activated (I7), and remove those without a directory from the record.
+        Delete generations that were never activated (I7).
 
-        If the pristine directory is missing, the latter stay in the record, because directories may be restored.
+        Generations without a directory are removed from the record, except if the pristine directory is missing:
+        directories may then be restored.
 
         Returns:
             The content bytes that each deletion freed.

@@ -1,4 +1,4 @@
-"""Reads and writes the holds of one base (:mod:`model.store.hold`), in a separate file next to the record."""
+"""Reads and writes the holds of one base (:mod:`model.store.hold`), a file next to the record."""
 
 from __future__ import annotations
 

@@ -182,9 +182,9 @@ def _compare(
 
 def refresh(path: str, stats: Mapping[bytes, Stat]) -> None:
     """
-    Update inode and ctime of paths that :func:`compare` found unchanged, so the next comparison skips them.
+    Update inode and ctime of unchanged paths in an index, atomically and durably.
 
-    Atomic and durable.
+    The next :func:`compare` skips these paths.
 
     Args:
         path: The index.
@@ -240,7 +240,11 @@ def restamp(path: str, directory: str, before: Mapping[int, int]) -> None:
 
 
 def _fields(real: bytes, st: os.stat_result, kind: Kind) -> dict[str, Any]:
-    """Return the stable fields of a path for JSON. Attributes are hashed, because they may be large or secret."""
+    """
+    Return the stable fields of a path for JSON.
+
+    Attributes are hashed, because they may be large or secret.
+    """
     entry: Entry = entry_of(real, st, kind)
     xattrs = repr(sorted(entry.xattrs.items())).encode() if entry.xattrs else b""
     return {

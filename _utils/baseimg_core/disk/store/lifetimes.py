@@ -1,5 +1,5 @@
 """
-The times at which generations were swapped in and out, to decide whether a mount can show a generation.
+The times of swaps, which decide whether a mount can show a generation.
 
 mount(2) resolves the paths of an overlay's layers some time before the mount is visible in mountinfo. So for a while
 after a swap, an invisible mount may use the old generation. Times are CLOCK_BOOTTIME, which no clock change affects.

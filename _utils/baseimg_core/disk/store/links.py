@@ -1,5 +1,5 @@
 """
-The policy for sharing data between a new generation and its starting generation: extents, inodes, or none.
+The policy for data that a new generation shares with its starting generation.
 
 A hard link costs no time and no space. But a container sees the number of links, and an out-of-band write to the file
 in one generation changes the file in all of them. So only large files are linked, and no files in directories where

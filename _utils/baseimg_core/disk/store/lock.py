@@ -120,7 +120,7 @@ class LayerLock:
                 os.rmdir(directory)
 
     def _knows_damage(self) -> bool:
-        """True if the record marks the pristine content as damaged, or is unreadable; it must stay in both cases."""
+        """True if the record must stay: it marks the pristine content as damaged, or it is unreadable."""
         with contextlib.suppress(BaseimgError):
             record = RecordFile(self._layout).load()
             return record is not None and record.pristine.damaged

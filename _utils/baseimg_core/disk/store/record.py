@@ -57,7 +57,9 @@ class RecordFile:
 
     def match(self, record: Record) -> Record:
         """
-        Set the live generation (``current``) and each generation's ``inode`` (0 without a directory) from the disk.
+        Match a record with the directories on disk, and return it.
+
+        Sets ``current`` to the live generation, and each generation's ``inode`` (0 without a directory).
 
         Raises:
             ContentUnknown: The live directory is not a generation in the record.

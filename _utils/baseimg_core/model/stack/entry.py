@@ -8,7 +8,11 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """File types that a layer can carry. A layer cannot carry sockets (OCI image spec, layer.md, "File Types")."""
+    """
+    File types that a layer can carry.
+
+    A layer cannot carry sockets (OCI image spec, layer.md, "File Types").
+    """
 
     FILE = "file"
     DIRECTORY = "directory"

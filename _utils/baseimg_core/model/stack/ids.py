@@ -22,7 +22,11 @@ def is_digest(text: object) -> bool:
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """Return the chain ID of each prefix of ``diff_ids``, bottom first. The last ID identifies the whole stack."""
+    """
+    Return the chain ID of each prefix of ``diff_ids``, bottom first.
+
+    The last ID identifies the whole stack.
+    """
     chain: list[str] = []
     for diff_id in diff_ids:
         above = f"{chain[-1]} {diff_id}" if chain else ""
@@ -31,7 +35,12 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
 
 
 def chain_id(diff_ids: Sequence[str]) -> str:
-    """Return the chain ID of the stack ``diff_ids``, bottom first; raises :class:`ArgumentInvalid` if it is empty."""
+    """
+    Return the chain ID of the stack ``diff_ids``, bottom first.
+
+    Raises:
+        ArgumentInvalid: The stack is empty.
+    """
     if not diff_ids:
         raise ArgumentInvalid("an image without layers has no chain ID", "give an image that has at least one layer")
     return chain_ids(diff_ids)[-1]

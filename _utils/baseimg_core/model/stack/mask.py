@@ -1,5 +1,5 @@
 """
-Masks: layer directories that make a stack show one wanted view, whatever the content of the layers below.
+Masks: layer directories that make a stack show one wanted view over several lower contents.
 
 A base can be built on another base whose content changes. The mask of the upper base shows the wanted view over each
 content that the lower base can have, so it can be swapped in before the lower base changes. The rules follow the
@@ -44,7 +44,7 @@ class View(Protocol[Node]):
         """Return a value that all hard links of a leaf share; ``None`` if the leaf has no other link."""
 
     def has_strays(self, node: Node) -> bool:
-        """True if a single layer provides the directory and has whiteouts in it, which ``readdir`` then lists."""
+        """True if a single layer provides the directory and has whiteouts in it: ``readdir`` lists them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,11 @@ class _Mask:
         return self._same_content(wanted, below)
 
     def _shows_through(self, wanted: Any, below: Sequence[Any]) -> bool:
-        """True if the mask does not need this directory. An entry in the mask would also hide stray whiteouts."""
+        """
+        True if the mask does not need this directory.
+
+        An entry in the mask would also hide stray whiteouts.
+        """
         entry = self._wanted.entry(wanted)
         return not any(
             node != wanted and (view.has_strays(node) or differences(view.entry(node), entry))
@@ -201,7 +205,7 @@ class _Groups:
         return self._inodes.get(path)
 
     def incomplete(self, marked: Collection[bytes]) -> list[bytes]:
-        """Return the matching paths that the mask needs because their groups differ or are partly in the mask."""
+        """Return the matching paths whose groups differ or are partly in the mask, so the mask needs them."""
         unequal = {path for path in self._matches if not self._is_equal(path)}
         return [
             path for path in self._matches if any(other in marked or other in unequal for other in self._group(path))

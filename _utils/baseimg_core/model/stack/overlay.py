@@ -42,7 +42,11 @@ def is_whiteout(mode: int, rdev: int) -> bool:
 
 
 def carried(xattr: str) -> bool:
-    """True if a layer carries this extended attribute. Overlay's and baseimg's marks and host labels are excluded."""
+    """
+    True if a layer carries this extended attribute.
+
+    Overlay's and baseimg's marks and host labels are excluded.
+    """
     return not xattr.startswith((OVERLAY_XATTRS, _OUR_XATTRS)) and xattr not in _HOST_XATTRS
 
 

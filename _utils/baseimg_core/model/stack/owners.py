@@ -1,4 +1,8 @@
-"""Shifted owners: an engine with user namespaces (userns-remap) stores layers with mapped user and group IDs."""
+"""
+Shifted owners of layers on disk.
+
+An engine with user namespaces (userns-remap) stores layers with mapped user and group IDs.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,10 @@ _ALL = 1 << 32
 @dataclass(frozen=True, slots=True)
 class Owners:
     """
-    The mapping between an image's owners and the owners on disk. Bundles always have the image's owners.
+    The mapping between an image's owners and the owners on disk.
 
-    File capabilities are not mapped: engines store them unchanged, and the kernel ignores them in these containers.
+    Bundles always have the image's owners. File capabilities are not mapped: engines store them unchanged, and the
+    kernel ignores them in these containers.
     """
 
     #: User ID on disk for the image's user 0.

@@ -44,7 +44,11 @@ def directory_of(generation: Generation, directories: Iterable[Directory], ids: 
 
 
 def way_back(record: Record) -> int | None:
-    """Return the number of the generation that a rollback makes live; ``None`` if there is none."""
+    """
+    Return the number of the rollback target that prune must keep; ``None`` if there is none.
+
+    It is the previous generation if this is usable, else the newest other usable generation.
+    """
     numbers = [generation.number for generation in record.usable if generation.number != record.current]
     if record.previous in numbers:
         return record.previous

@@ -1,4 +1,8 @@
-"""Nests: bases built on other bases, and the lower contents over which a generation shows its own image."""
+"""
+Nests: bases that are built on other bases.
+
+A generation is right over a lower content if the base then shows the generation's own image.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ def is_right(generation: Generation, needed: Contents) -> bool:
 
 def missing(generation: Generation, needed: Contents) -> dict[str, list[str]]:
     """
-    Return the needed contents over which a generation is not known to be right, by chain ID of their base.
+    Return the needed contents over which a generation is not known to be right, by base.
 
     A lower base that shows the generation's own image needs no check: that image is all that shows through.
     """
@@ -42,7 +46,7 @@ def missing(generation: Generation, needed: Contents) -> dict[str, list[str]]:
 
 
 def over(needed: Contents) -> dict[str, list[str]]:
-    """Return the value of :attr:`Generation.over` for a generation that was built for the needed contents."""
+    """Return the value of :attr:`Generation.over` for a generation built for the needed contents."""
     return {chain_id: sorted(contents) for chain_id, contents in sorted(needed.items())}
 
 

@@ -126,7 +126,7 @@ class Record:
 
     @property
     def pristine_state(self) -> str:
-        """State of the pristine content: ``kept``, ``damaged``, ``missing`` (deleted by hand) or ``unproven``."""
+        """State of the pristine content: ``kept``, ``damaged``, ``missing`` (out of band) or ``unproven``."""
         if self.pristine.damaged:
             return "damaged"
         return "kept" if self.pristine.inode else "unproven" if self.unproven else "missing"
