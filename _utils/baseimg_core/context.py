@@ -1,4 +1,4 @@
-"""The surroundings of one operation on a node: its engine, its limits, whom it trusts, who watches."""
+"""The context of one operation on a node: engine, limits, trust, progress."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ GRACE = 900  # seconds
 
 
 def _admit_all() -> None:
-    """No terms: every job may begin."""
+    """Admit every job: the default without job terms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every operation on a node is given."""
+    """The context of one operation on a node."""
 
-    #: The engine whose store the operation works in.
+    #: The engine whose store the operation changes.
     engine: Engine
-    #: Turns the source of a bundle into a local path.
+    #: Fetches a bundle from its source and returns its local path.
     fetch: Callable[[Source], str]
-    #: Who asked for the operation, for the record and the history.
+    #: The requester, for the record and the history.
     by: str
     #: Seconds to wait for the lock of a base.
     lock_timeout: float
-    #: Percentage of the file system that stays free.
+    #: Percentage of the file system that must stay free.
     reserve: int = 0
+    #: Called with the progress of the operation; ``None`` for no reports.
     progress: Progress | None = None
-    #: Whose signatures count.
+    #: The trusted keys, and whether signatures are required.
     trust: Trust = field(default_factory=Trust)
-    #: True if bundles may bring device nodes other than the usual ones.
+    #: True if bundles may contain device nodes that containers do not have by default.
     devices: bool = False
-    #: Images that must not change.
+    #: The protected images.
     protection: Protection = field(default_factory=Protection)
     #: How a new generation shares data with the previous one (:func:`disk.store.links.choose`).
     link: str = "auto"
-    #: Declared values of ``below`` by a base's reference or chain ID (:mod:`model.store.nests`).
+    #: Declared values of ``below``, by a base's reference or chain ID (:mod:`model.store.nests`).
     below: Mapping[str, str] = field(default_factory=dict)
-    #: Raises if the job may not begin, checked under the lock of the base (:mod:`ops.job_terms`).
+    #: Called under the lock of the base; raises if the job must not start (:mod:`ops.job_terms`).
     admit: Callable[[], None] = _admit_all
-    #: Seconds that a generation stays after it was swapped out: mount(2) may just have resolved its path.
+    #: Seconds for which prune keeps a swapped-out generation, because a mount(2) may still use its path.
     grace: float = GRACE
     #: By declared reference: the chain ID, if it is declared, or else the reference again; and the declared version.
     versions: Mapping[str, tuple[str, str]] = field(default_factory=dict)

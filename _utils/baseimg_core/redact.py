@@ -1,7 +1,7 @@
 """
-Removes secrets from text that people, logs or programs may see: passwords and signed queries of URLs.
+Removes secrets from messages and logs: passwords and signed queries of URLs.
 
-:class:`errors.BaseimgError` uses it, so no error of the core contains a secret.
+:class:`errors.BaseimgError` uses this module, so no error of the core contains a secret.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+#: The replacement of a secret.
 HIDDEN = "***"
-# user, or user:password; a digest after a registry's port and name is no password
+# user, or user:password; the digest in registry:5000/name@sha256:… does not end a password
 _USERINFO = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^\s/@:'\"]*:[^\s@'\"]*|[^\s/@:'\"]+)@(?!sha256:)")
 # the query of a salt:// URL is an environment, not a secret
 _QUERY = re.compile(r"\b((?!salt://)[a-zA-Z][a-zA-Z0-9+.-]*://[^\s?'\"]*)\?[^\s'\"]*")
@@ -19,7 +20,7 @@ _PARAMETER = re.compile(
     r"[^&\s'\"]+",
     re.IGNORECASE,
 )
-_SHORTEST = 4  # characters; shorter words are not removed by themselves, because they are parts of other words
+_SHORTEST = 4  # characters; shorter secrets are not replaced alone, because they occur in other words
 
 
 def redact(text: str) -> str:
@@ -30,7 +31,7 @@ def redact(text: str) -> str:
 
 
 def redact_url(text: str, url: str) -> str:
-    """Return ``text``, which somebody else wrote of ``url``, without anything secret of that URL."""
+    """Return a message of another program about ``url``, with all secrets of that URL hidden."""
     for secret in sorted(_secrets(url), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return redact(text)

@@ -22,10 +22,10 @@ Result = TypeVar("Result")
 
 
 class ReadAhead:
-    """A stream whose next chunks are read by a thread before the caller asks for them."""
+    """A stream that a background thread reads ahead of the caller."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
-        """Start to read. ``read(size)`` returns at most ``size`` bytes, and none at the end."""
+        """Start to read. ``read(size)`` returns at most ``size`` bytes, and no bytes at the end."""
         self._read = read
         self._pool = ThreadPoolExecutor(1, "read-ahead")
         self._pending = deque(self._submit() for _ in range(_PENDING_CHUNKS))
@@ -35,12 +35,12 @@ class ReadAhead:
         """
         Stop reading, without waiting for a read in progress.
 
-        The garbage collector may call this in a thread that is just starting, and would wait for itself.
+        The garbage collector may call this in a thread that is just starting; a wait for that thread would never end.
         """
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def read(self, count: int) -> memoryview:
-        """Return the next bytes, at most ``count``, without a copy. Raises what the underlying read raised."""
+        """Return at most ``count`` next bytes, without a copy. Errors of the underlying read are raised here."""
         if not self._chunk and self._pending:
             self._chunk = memoryview(self._pending.popleft().result())
             if self._chunk:
@@ -60,13 +60,13 @@ def map_ahead(
     """
     Map ``function`` over ``items`` on a pool, and yield each item with its result, in order.
 
+    Pending calls are cancelled when the iterator is closed.
+
     Args:
         pool: The threads that call the function.
-        function: Called once for each item.
+        function: Called once for each item. Its errors are raised when the item is due.
         items: Consumed at most ``count`` items ahead of the caller.
-        count: How many calls may be pending.
-
-    Raises: what ``function`` raised, when its item is due. Pending calls are cancelled when the iterator is closed.
+        count: Maximum number of pending calls.
     """
     pending: deque[tuple[Item, Future[Result]]] = deque()
     try:
@@ -85,7 +85,11 @@ def map_ahead(
 
 @contextlib.contextmanager
 def in_background(work: Callable[[], object]) -> Iterator[None]:
-    """Run ``work`` in a thread while the block runs. Ends when both have ended; raises what either raised."""
+    """
+    Run ``work`` in a thread while the block runs, and wait for both.
+
+    Errors of ``work`` are raised at the end.
+    """
     with ThreadPoolExecutor(1, "background") as pool:
         future = pool.submit(work)
         yield
@@ -93,7 +97,7 @@ def in_background(work: Callable[[], object]) -> Iterator[None]:
 
 
 class AsyncHash:
-    """A sha256 that a thread computes."""
+    """A sha256 that a background thread computes."""
 
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
@@ -103,7 +107,7 @@ class AsyncHash:
         self._size = 0
 
     def update(self, data: bytes | memoryview) -> None:
-        """Add bytes. The caller must not change a buffer that it has passed."""
+        """Add bytes. The caller must not change the buffer afterwards."""
         self._parts.append(data)
         self._size += len(data)
         if self._size >= CHUNK:

@@ -1,4 +1,8 @@
-"""Files and directories: atomic saves, removal of trees, copies with reflinks. Knows nothing of layers."""
+"""
+Files and directories: atomic saves, removal of trees, copies with reflinks.
+
+Knows nothing of layers.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +20,19 @@ from . import syscalls
 #: Bytes read or written in one call.
 CHUNK = 1 << 20
 _SMALL = 1 << 17  # bytes; copying through memory is faster than copy_file_range(2) up to here
-_HOLE = 1 << 16  # bytes of zeros from which on a part of a file becomes a hole
+_HOLE = 1 << 16  # minimum bytes of zeros that become a hole
 _ZEROS = bytes(CHUNK)
 _BELOW = (
     syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 )
-#: What the name of a spare file adds (:func:`save_over_spare`).
+#: Suffix of a spare file (:func:`save_over_spare`).
 SPARE = ".spare"
-_SLACK = 8192  # bytes that a spare file has beyond the present content
+_SLACK = 8192  # bytes of a spare file beyond the current content
 _NO_COPY_RANGE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
 def sync_directory(path: str) -> None:
-    """Flush a directory: names added to it, or removed from it, become durable."""
+    """Make added and removed names of a directory durable: fsync(2)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -38,14 +42,15 @@ def sync_directory(path: str) -> None:
 
 def save(path: str, data: bytes, mode: int = 0o600) -> None:
     """
-    Replace a file atomically and durably: after a crash it has the complete old content or the complete new one.
+    Replace a file atomically and durably.
 
-    Only one writer at a time is allowed. A crash may leave ``path + ".new"``, which the next call overwrites.
+    After a crash the file has the complete old content or the complete new content. Only one writer at a time is
+    allowed. A crash may leave ``path + ".new"``, which the next call overwrites.
 
     Args:
         path: The file to create or replace.
         data: Its new content.
-        mode: Its permission bits, whatever the umask.
+        mode: Its permission bits; the umask does not apply.
     """
     temporary = path + ".new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -64,11 +69,11 @@ def save(path: str, data: bytes, mode: int = 0o600) -> None:
 
 def save_over_spare(path: str, data: bytes) -> None:
     """
-    Replace a file atomically and durably like :func:`save`, without a need for free space.
+    Replace a file atomically and durably like :func:`save`, even on a full file system.
 
-    The content goes to a spare file, ``path + ".spare"``, which an earlier call wrote ahead. It is filled in place and
-    exchanged with the file, so on ext4 and xfs neither blocks nor inodes are allocated. btrfs writes a copy of each
-    block, so there it may still fail. ``data`` must allow spaces at its end, with which the file is filled up.
+    The content is written into a spare file, ``path + ".spare"``, that an earlier call created. The spare file is
+    filled in place and exchanged with the file, so ext4 and xfs allocate no blocks and no inodes. btrfs copies each
+    block, so on btrfs the call may still fail. The file is padded with spaces, so its format must allow these.
 
     Args:
         path: The file to create or replace.
@@ -82,13 +87,13 @@ def save_over_spare(path: str, data: bytes) -> None:
     else:
         os.rename(spare, path)
     sync_directory(os.path.dirname(path))
-    with contextlib.suppress(OSError):  # the next call writes it, if there is space then
+    with contextlib.suppress(OSError):  # without free space, the next call tries again
         if not os.path.exists(spare) or os.stat(spare).st_size < size + _SLACK:
             _fill(spare, b"", size + _SLACK)
 
 
 def _fill(path: str, data: bytes, size: int) -> None:
-    """Write a spare file in place, durably: ``data``, then spaces up to ``size`` or up to the size that it has."""
+    """Write ``data`` into a spare file and fsync it, padded to ``size`` or to its current size."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         present = os.fstat(descriptor).st_size
@@ -100,7 +105,7 @@ def _fill(path: str, data: bytes, size: int) -> None:
 
 
 def last_line(path: str) -> bytes:
-    """Return the last complete line of a file of short lines; empty if there is none."""
+    """Return the last complete line of a file of short lines; empty if it has none."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - CHUNK))
@@ -111,9 +116,14 @@ def last_line(path: str) -> bytes:
 
 def append_line(path: str, line: bytes, reserve: int) -> None:
     """
-    Append a line durably, and allocate ``reserve`` bytes ahead for the next ones, if there is space.
+    Append a line durably, and allocate space for later lines if the file system has space.
 
-    An incomplete last line, which a crash left, is removed first. A failure leaves the file as it was.
+    An incomplete last line, left by a crash, is removed first. A failure leaves the complete lines unchanged.
+
+    Args:
+        path: The file; created if absent.
+        line: The line, without a newline.
+        reserve: Bytes to allocate after the line.
     """
     new = not os.path.exists(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -139,7 +149,7 @@ def append_line(path: str, line: bytes, reserve: int) -> None:
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:
-    """Create a directory unless it exists, and set its mode, whatever the umask."""
+    """Create a directory if it is absent, and set its mode; the umask does not apply."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, mode)
     descriptor = open_directory(path)
@@ -152,9 +162,9 @@ def make_directory(path: str, mode: int = 0o700) -> None:
 
 def overwrite(path: str, data: bytes) -> None:
     """
-    Write a small file in place, neither atomically nor durably; a symlink is replaced, not followed.
+    Write a small file in place, neither atomically nor durably. A symlink is replaced, not followed.
 
-    The file's blocks are reused, so this works on a full file system once the file exists.
+    The file's blocks are reused, so an existing file can be overwritten on a full file system.
     """
     if os.path.islink(path):
         os.unlink(path)
@@ -175,7 +185,7 @@ def discard(path: str) -> None:
 
 
 def remove(path: str) -> int:
-    """Remove a file, a symlink or a directory tree, and return the content bytes that this frees."""
+    """Remove a file, a symlink or a directory tree, and return the content bytes freed."""
     try:
         st = os.lstat(path)
     except FileNotFoundError:
@@ -189,9 +199,13 @@ def remove(path: str) -> int:
 @contextlib.contextmanager
 def temporary_directory(parent: str, prefix: str) -> Iterator[str]:
     """
-    Create a directory with a unique name, and remove its tree at the end.
+    Create a directory with a unique name for a block, and remove its tree at the end.
 
-    ``tempfile.TemporaryDirectory`` fails to remove a tree that is deeper than the interpreter's recursion limit.
+    ``tempfile.TemporaryDirectory`` cannot remove a tree that is deeper than the interpreter's recursion limit.
+
+    Args:
+        parent: The directory to create it in.
+        prefix: The start of its name.
     """
     path = os.path.join(parent, prefix + secrets.token_hex(8))
     os.mkdir(path, 0o700)
@@ -203,13 +217,15 @@ def temporary_directory(parent: str, prefix: str) -> Iterator[str]:
 
 def walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]:
     """
-    Walk a directory tree of any depth, parents first; raises ``OSError`` for a directory that cannot be read.
+    Walk a directory tree of any depth, parents first.
 
-    ``os.walk`` recurses before Python 3.12, and skips directories that it cannot read.
+    ``os.walk`` recurses before Python 3.12 and skips unreadable directories.
 
-    Returns:
-        For each directory its path, the names of its subdirectories, and the names of its other files (symlinks to
-        directories among them).
+    Yields:
+        For each directory: its path, the names of its subdirectories, and its other names (symlinks included).
+
+    Raises:
+        OSError: A directory cannot be read.
     """
     pending = [root]
     while pending:
@@ -225,14 +241,14 @@ def walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]:
 
 def remove_tree(path: str) -> int:
     """
-    Remove a directory tree of any depth, and return the content bytes that this frees.
+    Remove a directory tree of any depth, and return the content bytes freed.
 
-    Subdirectories are first moved up into the root of the tree, so that only two directories are open at a time and
-    no path is long (``shutil.rmtree`` needs an open file for each level). An interrupted call leaves a tree of another
-    shape; call it again to finish. Files with hard links outside the tree free nothing.
+    Subdirectories are moved up into the root of the tree, so only two directories are open at a time and no path is
+    long (``shutil.rmtree`` needs an open file for each level). An interrupted call changes the tree's shape; another
+    call completes the removal. Files with hard links outside the tree free no bytes.
 
     Raises:
-        OSError: ``EBUSY`` or ``EXDEV`` for a mount inside the tree, whose content is not touched, and others.
+        OSError: ``EBUSY`` or ``EXDEV`` for a mount inside the tree, whose content stays, and other errors.
     """
     freed = 0
     root = open_directory(path)
@@ -252,7 +268,7 @@ def remove_tree(path: str) -> int:
 
 
 def _list_anew(directory: int) -> list[str]:
-    """List an open directory through a new descriptor: btrfs lists an open directory as it was when it was opened."""
+    """List an open directory through a new descriptor: btrfs lists names as of the time of the open(2)."""
     descriptor = open_directory(b".", directory)
     try:
         return os.listdir(descriptor)
@@ -282,12 +298,12 @@ def _unlink(directory: int, name: str, st: os.stat_result) -> int:
 
 
 def _freed(st: os.stat_result) -> int:
-    """The content bytes that the removal of a file frees, by its ``lstat`` before."""
+    """Return the content bytes that the removal of a file frees, from its ``lstat`` before."""
     return st.st_size if stat.S_ISREG(st.st_mode) and st.st_nlink == 1 else 0
 
 
 def hex_digest(file: BinaryIO, other: hashlib._Hash | None = None) -> str:
-    """Return the sha256, in hex, of a file from its position to its end; update ``other`` with the same bytes."""
+    """Return the hex sha256 of a file from its position to its end; also update ``other`` with the bytes."""
     sha = hashlib.sha256()
     while data := file.read(CHUNK):
         sha.update(data)
@@ -300,15 +316,22 @@ class Copier:
     """
     Copies file contents, as shared extents (reflinks) if the file system supports them.
 
-    Use one object for each tree: it stops trying to share extents after the first refusal.
+    Use one object a tree: after the first refusal it stops trying to share extents.
     """
 
     def __init__(self, share: bool = True) -> None:
-        """With ``share=False`` every copy has its own extents (copy_file_range(2) may share them)."""
+        """With ``share=False`` copies never share extents, so copy_file_range(2) is not used."""
         self.clones = self._share = share
 
     def copy(self, source: int, target: int, size: int) -> None:
-        """Copy the ``size`` bytes of the open file ``source`` to the empty open file ``target``."""
+        """
+        Copy an open file to an empty open file.
+
+        Args:
+            source: Descriptor of the file to read.
+            target: Descriptor of the empty file.
+            size: Size of the source in bytes.
+        """
         if not size or (self.clones and self._clone(source, target)):
             return
         if size <= _SMALL:
@@ -330,7 +353,7 @@ class Copier:
 
     @staticmethod
     def _copy_range(source: int, target: int, size: int) -> bool:
-        """Copy the data with copy_file_range(2), and leave the holes; False if the kernel or the file system cannot."""
+        """Copy the data, without the holes, by copy_file_range(2); return False if it is not supported."""
         try:
             for start, end in _data_ranges(source, size):
                 done = start
@@ -348,7 +371,7 @@ class Copier:
 
 
 def _data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of the data of a file between its holes (lseek(2), SEEK_DATA)."""
+    """Yield start and end of each data range between the holes of a file (lseek(2), SEEK_DATA)."""
     end = 0
     while end < size:
         try:
@@ -363,9 +386,9 @@ def _data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 def write_sparse(descriptor: int, data: bytes | memoryview) -> None:
     """
-    Write a part of a new file; a large part that is all zeros becomes a hole.
+    Write a part of a new file. A large part of zeros becomes a hole.
 
-    Set the file's size at the end: a hole at the end of a file is not written.
+    The caller must set the file's size at the end, because a hole at the end is not written.
     """
     if len(data) >= _HOLE and not data[0] and not data[-1] and bytes(data) == _ZEROS[: len(data)]:
         os.lseek(descriptor, len(data), os.SEEK_CUR)
@@ -384,8 +407,8 @@ def open_below(root: int, path: bytes, flags: int) -> int:
     """
     Open a path below an open directory without following a symlink or crossing a mount.
 
-    Use it for trees that others control, such as a container's root: a symlink cannot lead out of the tree, and a
-    mount whose server does not answer cannot block.
+    Use it for untrusted trees, for example a container's root: a symlink cannot lead out of the tree, and a mount with
+    an unreachable server cannot block the call.
 
     Args:
         root: Descriptor of the directory.
@@ -396,19 +419,19 @@ def open_below(root: int, path: bytes, flags: int) -> int:
         A descriptor, which the caller closes.
 
     Raises:
-        OSError: ``ELOOP`` or ``ENOTDIR`` for a symlink, ``EXDEV`` for a mount, and others.
+        OSError: ``ELOOP`` or ``ENOTDIR`` for a symlink, ``EXDEV`` for a mount, and other errors.
     """
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return syscalls.openat2(root, path, flags, _BELOW)
     except OSError as exc:
-        if exc.errno not in (errno.ENOSYS, errno.EPERM):  # some container runtimes answer EPERM to unknown calls
+        if exc.errno not in (errno.ENOSYS, errno.EPERM):  # some seccomp profiles return EPERM for unknown calls
             raise
     return _open_by_component(root, path, flags)
 
 
 def _open_by_component(root: int, path: bytes, flags: int) -> int:
-    """:func:`open_below` for kernels before 5.6."""
+    """Do the same as :func:`open_below` on kernels before 5.6."""
     device = os.fstat(root).st_dev
     *directories, name = path.split(b"/")
     with contextlib.ExitStack() as opened:
@@ -424,12 +447,12 @@ def _open_by_component(root: int, path: bytes, flags: int) -> int:
 
 
 def open_directory(path: str | bytes, parent: int | None = None) -> int:
-    """Open a directory and return its descriptor; a symlink as the last component raises ``OSError``."""
+    """Open a directory and return its descriptor; raises ``OSError`` if the last component is a symlink."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
 
 
 def is_at(path: str, descriptor: int) -> bool:
-    """True if an open file or directory still has this path."""
+    """True if ``path`` still refers to an open file or directory."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:

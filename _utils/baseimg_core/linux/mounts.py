@@ -11,20 +11,24 @@ _AT_FDCWD = -100
 _OPEN_TREE_CLONE = 1  # linux/mount.h
 _STATX_MNT_ID_UNIQUE = 0x4000  # Linux 6.8
 _STATX_SIZE, _STATX_MNT_ID = 256, 144  # size of struct statx, offset of stx_mnt_id
-_STATFS_SIZE = 256  # more than struct statfs has on any architecture
+_STATFS_SIZE = 256  # larger than struct statfs on every architecture
 _OVERLAYFS_SUPER_MAGIC = 0x794C7630
 _OPEN_TREE = 428  # the same number on every architecture
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unique_mount_id(path: str | bytes) -> int | None:
-    """The unique ID of the mount that holds ``path``; ``None`` before Linux 6.8. IDs grow and are never reused."""
+    """
+    Return the unique ID of the mount of ``path``; ``None`` before Linux 6.8.
+
+    IDs grow and are never reused.
+    """
     return _unique_id(_AT_FDCWD, os.fsencode(path), 0)
 
 
 def next_mount_id(path: str) -> int | None:
     """
-    A unique mount ID that is higher than that of every present mount; ``None`` before Linux 6.8.
+    Return a unique mount ID above the IDs of all existing mounts; ``None`` before Linux 6.8.
 
     Creates a detached mount of ``path`` and removes it.
     """
@@ -41,7 +45,7 @@ def next_mount_id(path: str) -> int | None:
 
 
 def is_overlay(path: str) -> bool:
-    """True if ``path`` lies on an overlay mount."""
+    """True if ``path`` is on an overlay mount; raises ``OSError``."""
     buffer = ctypes.create_string_buffer(_STATFS_SIZE)
     _checked(int(_libc.statfs(os.fsencode(path), buffer)), path)
     return ctypes.c_long.from_buffer(buffer).value == _OVERLAYFS_SUPER_MAGIC

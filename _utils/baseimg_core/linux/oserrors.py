@@ -1,8 +1,8 @@
 """
-The one place that turns ``OSError`` into typed errors, which name the operation and the path.
+Translation of ``OSError`` into typed errors that name the operation and the path.
 
-Code that knows the path wraps its file work in :func:`translate_os_errors`. The entry points wrap each operation once
-more, so an ``OSError`` that no inner block expects is still a typed error.
+Code that knows the path wraps its file operations in :func:`translate_os_errors`. The entry points wrap each whole
+operation, so an unexpected ``OSError`` becomes a typed error, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import (
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _OPEN_FILES = {errno.EMFILE, errno.ENFILE}
-# the device fails, or the file system is damaged; EUCLEAN and EBADMSG are what xfs and btrfs call it
+# the device fails or the file system is damaged, for which xfs and btrfs return EUCLEAN and EBADMSG
 _FAILING = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.ESTALE}
 _READING = "read"
 
@@ -31,18 +31,18 @@ _READING = "read"
 @contextlib.contextmanager
 def translate_os_errors(path: str, operation: str = "write", note: str = "") -> Iterator[None]:
     """
-    Raise the ``OSError`` of a block as a typed error.
+    Raise an ``OSError`` of a block as a typed error.
 
     Args:
-        path: The file or directory that the block works on.
-        operation: What the block does, as a verb; ``read`` for a block that changes nothing.
-        note: What the reader must know about an interruption of this block, for the end of the message.
+        path: The file or directory that the block accesses.
+        operation: The operation as a verb; ``read`` for a block that only reads.
+        note: The state after a failure of this block, for the end of the message.
 
     Raises:
-        SpaceExhausted: The file system has no blocks or no inodes left, or a quota is full.
+        SpaceExhausted: The file system has no blocks or inodes left, or a quota is full.
         OpenFilesExhausted: The process or the system has too many open files.
         StorageFailed: An I/O error.
-        SourceUnreadable: Any other ``OSError`` of a block that reads.
+        SourceUnreadable: Any other ``OSError`` if ``operation`` is ``read``.
         DestinationUnwritable: Any other ``OSError``.
     """
     try:
@@ -70,7 +70,7 @@ def _filename(exc: OSError) -> str:
 
 
 def _exhausted(exc: OSError, path: str) -> str:
-    """Say which resource is exhausted; inodes are, if the file system counts them and has none left."""
+    """Name the exhausted resource: quota, inodes (if the file system limits them) or space."""
     if exc.errno == errno.EDQUOT:
         return "the quota is full"
     while not os.path.isdir(path) and os.path.dirname(path) != path:

@@ -1,4 +1,4 @@
-"""Probes which features of kernel and file system work in a directory, before anything relies on them."""
+"""Probes the features of kernel and file system in a directory before an operation relies on them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ from . import syscalls
 from .files import Copier, is_at, open_directory, remove_tree
 from .oserrors import translate_os_errors
 
-#: The scratch directory of a probe; a leftover of a killed process is removed by the next probe.
+#: Name of a probe's scratch directory. The next probe removes the leftover of a killed process.
 SCRATCH = ".baseimg-probe"
 _XATTR = "trusted.baseimg.probe"
-# answers that mean: kernel, file system or security policy lack the feature (setxattr(2), open(2), renameat2(2))
+# errors of a missing feature in kernel, file system or security policy (setxattr(2), open(2), renameat2(2))
 _LACKING = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENOTTY}
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """The features of kernel and file system that work in a directory."""
+    """
+    The features of kernel and file system that work in a directory.
+
+    Each field is True if the feature works.
+    """
 
     #: Atomic exchange of two directories: renameat2(2) with RENAME_EXCHANGE.
     exchange: bool
-    #: Extended attributes of the ``trusted`` namespace, which mark opaque directories.
+    #: Extended attributes in the ``trusted`` namespace, which mark opaque directories.
     trusted_xattrs: bool
     #: Files without a name: open(2) with O_TMPFILE.
     unnamed_files: bool
-    #: Flush of one file system: syncfs(2).
+    #: Sync of one file system: syncfs(2).
     syncfs: bool
-    #: Shared extents: ioctl_ficlone(2). Optional, ``baseimg:link`` controls its use.
+    #: Shared extents: ioctl_ficlone(2). Optional; ``baseimg:link`` controls its use.
     reflink: bool
 
     @property
     def missing(self) -> list[str]:
-        """The required features that do not work, as words for a message."""
+        """The required features that do not work, as phrases for a message."""
         required = {
             "atomic exchange of directories (renameat2 with RENAME_EXCHANGE)": self.exchange,
             "extended attributes trusted.*": self.trusted_xattrs,
@@ -50,10 +54,10 @@ class Features:
 
 def probe(parent: str) -> Features:
     """
-    Try each feature in a scratch directory below ``parent``, and remove that directory.
+    Try each feature in a temporary scratch directory below ``parent``.
 
     Raises:
-        OSError: The scratch directory cannot be written for a reason other than a missing feature.
+        OSError: The scratch directory cannot be written, for a reason other than a missing feature.
     """
     with _scratch_directory(parent) as directory:
         unnamed_files = _works(lambda: os.close(_open_unnamed(directory)))
@@ -68,11 +72,12 @@ def probe(parent: str) -> Features:
 
 def check(parent: str) -> None:
     """
-    Probe a directory.
+    Check that a directory has all required features.
 
     Raises:
-        FilesystemUnsuitable: A required feature does not work; the message names all of them.
-        SpaceExhausted, DestinationUnwritable: The scratch directory cannot be written.
+        FilesystemUnsuitable: Required features do not work; the message names them.
+        SpaceExhausted: The file system is full.
+        DestinationUnwritable: The scratch directory cannot be written.
     """
     with translate_os_errors(parent):
         missing = probe(parent).missing
@@ -95,7 +100,7 @@ def _open_unnamed(directory: str) -> int:
 
 
 def _exchange(directory: str) -> None:
-    """Exchange two directories, as a swap does."""
+    """Exchange two directories as a swap does; raises ``OSError`` if the exchange has no effect."""
     first, second = (os.path.join(directory, name) for name in ("first", "second"))
     os.mkdir(first, 0o700)
     os.mkdir(second, 0o700)
@@ -107,21 +112,21 @@ def _exchange(directory: str) -> None:
 
 @contextlib.contextmanager
 def _scratch_directory(parent: str) -> Iterator[str]:
-    """Create the scratch directory, empty. Its lock is held meanwhile, so concurrent probes wait for each other."""
+    """Create and lock the empty scratch directory for a block; concurrent probes wait for the lock."""
     path = os.path.join(parent, SCRATCH)
     while True:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
         try:
             descriptor = open_directory(path)
-        except FileNotFoundError:  # another probe has removed it
+        except FileNotFoundError:  # another probe removed it
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not is_at(path, descriptor):
                 continue
             try:
-                if not os.listdir(path):  # else a killed process left it
+                if not os.listdir(path):  # files in it are the leftover of a killed process
                     yield path
                     return
             finally:

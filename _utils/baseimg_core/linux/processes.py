@@ -1,4 +1,4 @@
-"""Kill processes of a container by pidfd, so that a reused PID never hits another process."""
+"""Kills processes of a container by pidfd, so a reused PID never hits another process."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import os
 import signal
 from collections.abc import Iterator
 
-_ROUNDS = 10  # a process may fork while its relatives are killed
+_ROUNDS = 10  # processes may fork during a round
 
 
 def kill_session(leader: int, member: int) -> bool:
     """
-    Kill a process and all processes of its session and below it, if they run in the container of another process.
+    Kill a session leader, its session and its descendants, as far as they run in a container.
 
     Args:
-        leader: The process, which leads a session, as the command of an exec does.
-        member: A process of the container.
+        leader: PID of the session leader, for example the command of an exec.
+        member: PID of a process that identifies the container.
 
     Returns:
-        False if the process is not in that container: nothing is killed.
+        False if the leader is not in that container; no process is killed then.
     """
     container = _namespace(member)
     if not container or container == _namespace(os.getpid()):
@@ -38,13 +38,13 @@ def _kill(stack: contextlib.ExitStack, pid: int, container: str) -> None:
     with contextlib.suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         stack.callback(os.close, descriptor)
-        # the descriptor is of one process; what it is must be checked after it was opened
+        # the PID may have been reused before the open, so check the process again
         if _namespace(pid) == container:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 
 def _namespace(pid: int) -> str:
-    """The PID namespace and the control group of a process; empty if it ended."""
+    """Return the PID namespace and the control group of a process; empty if it has ended."""
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
             return os.readlink(f"/proc/{pid}/ns/pid") + file.read()
@@ -53,7 +53,7 @@ def _namespace(pid: int) -> str:
 
 
 def _relatives(leader: int) -> Iterator[int]:
-    """The live processes of the leader's session, and its descendants."""
+    """Return the PIDs of the leader, its session and its descendants, zombies excluded."""
     parents: dict[int, int] = {}
     sessions: dict[int, int] = {}
     for name in os.listdir("/proc"):

@@ -1,8 +1,8 @@
 """
-Linux system calls that Python does not wrap. Knows nothing of layers.
+Linux system calls that Python does not wrap. Independent of layers.
 
-A call goes through the C library if the library has the symbol (glibc has renameat2 since 2.28, musl lacks it), else
-through syscall(2) with the number of this machine's architecture. If the kernel lacks a call, it fails with ENOSYS.
+A call uses the C library if the library has the symbol (glibc has renameat2 since 2.28, musl lacks it), else
+syscall(2) with the number for this architecture. If the kernel lacks a call, the call fails with ENOSYS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 _OPEN_HOW = struct.Struct("=QQQ")
-# errors of FICLONE that mean: these two files cannot share extents
+# errors of FICLONE if the two files cannot share extents
 _NO_CLONE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
 # asm/unistd_64.h for x86-64, asm-generic/unistd.h for aarch64
 _NUMBERS = {
@@ -42,7 +42,7 @@ def exchange(first: str, second: str) -> None:
 
 
 def sync_filesystem(path: str) -> None:
-    """Flush the file system that holds ``path``: syncfs(2)."""
+    """Flush the file system of ``path``: syncfs(2)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if _call("syncfs", descriptor):
@@ -53,7 +53,7 @@ def sync_filesystem(path: str) -> None:
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Allocate blocks for ``size`` bytes of a file, and leave its size: fallocate(2) with FALLOC_FL_KEEP_SIZE."""
+    """Allocate blocks for ``size`` bytes, but keep the file's size: fallocate(2), FALLOC_FL_KEEP_SIZE."""
     if _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -78,7 +78,7 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
         A descriptor, which the caller closes.
 
     Raises:
-        OSError: ``ELOOP`` for a symlink, ``EXDEV`` for another mount, ``ENOSYS`` on an older kernel, and others.
+        OSError: ``ELOOP`` for a symlink, ``EXDEV`` for another mount, ``ENOSYS`` before Linux 5.6, and other errors.
     """
     how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
     descriptor = _call("openat2", directory, path, how, _OPEN_HOW.size)
@@ -89,7 +89,11 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
 
 
 def clone(source: int, target: int) -> bool:
-    """Make the empty open file ``target`` share the extents of ``source``: ioctl_ficlone(2). False if they cannot."""
+    """
+    Share the extents of ``source`` with the empty ``target``: ioctl_ficlone(2).
+
+    Return False if unsupported.
+    """
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as exc:
@@ -100,7 +104,7 @@ def clone(source: int, target: int) -> bool:
 
 
 def _call(name: str, *arguments: int | bytes) -> int:
-    """Call a C library function, or the system call of the same name if the library lacks the function."""
+    """Call a C library function, or the system call of the same name if the library lacks it."""
     function = getattr(_libc, name, None)
     if function is not None:
         return int(function(*arguments))

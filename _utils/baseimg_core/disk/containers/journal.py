@@ -1,8 +1,8 @@
 """
-The journal of containers that are being restarted, so that none is lost when the process dies.
+The journal of container restarts, so that a crash leaves no container stopped.
 
-A container is in the journal before it is stopped, and leaves it when the whole operation ends. A holder of the lock of
-the base who finds a journal knows that an earlier run was interrupted or that a container failed.
+A container enters the journal before it is stopped, and leaves it when the whole operation ends. If the journal exists
+when an operation takes the lock of the base, an earlier run was interrupted or a container failed.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ FORMAT = 1
 class Journal:
     """The containers that one or more runs have restarted."""
 
-    #: The generation that they ran on before.
+    #: Number of the generation that the containers ran on before; they go back to it if a health gate fails.
     way_back: int | None = None
-    #: The record's previous generation before the swap.
+    #: The record's ``previous`` before the swap.
     previous: int | None = None
-    #: IDs as they were restarted: batches of groups, oldest first.
+    #: Container IDs in batches of groups, in restart order.
     batches: list[list[list[str]]] = field(default_factory=list)
-    #: Their names, by ID.
+    #: Container names, by ID.
     names: dict[str, str] = field(default_factory=dict)
-    #: IDs of those that have passed their gate. They go back with the others.
+    #: IDs of containers that passed their health gate. A rollback restarts them, too.
     passed: list[str] = field(default_factory=list)
-    #: Start time and PID of each when it was noted, by ID.
+    #: Start time and PID of each container before its restart, by ID.
     runs: dict[str, list[Any]] = field(default_factory=dict)
+    #: Format of the file.
     format: int = FORMAT
 
     @property
     def waiting(self) -> list[str]:
-        """The IDs of containers that were stopped and have not passed their gate since."""
+        """The IDs of containers that were stopped and have not passed their health gate since."""
         return [key for key in self.names if key not in self.passed]
 
     def note(self, batch: Sequence[Sequence[str]], names: dict[str, str], runs: dict[str, list[Any]]) -> None:
         """
-        Add a batch that is about to be stopped.
+        Add a batch of containers before they are stopped.
 
         Args:
-            batch: IDs, in groups.
-            names: Their names, by ID.
-            runs: Their start times and PIDs, by ID.
+            batch: Container IDs, in groups.
+            names: Container names, by ID.
+            runs: Start time and PID of each container, by ID.
         """
         self.forget([key for group in batch for key in group])
         self.batches.append([list(group) for group in batch])
@@ -65,7 +66,7 @@ class Journal:
         self.runs = {key: run for key, run in self.runs.items() if key not in keys}
 
     def save(self, path: str) -> None:
-        """Replace the file, or remove it if the journal is empty."""
+        """Replace the file; delete it if the journal is empty."""
         with translate_os_errors(path):
             if self.names:
                 files.save(path, json.dumps(asdict(self), indent=1).encode() + b"\n")
@@ -74,7 +75,12 @@ class Journal:
 
 
 def read(path: str) -> Journal:
-    """Read the journal; an absent file is an empty journal. Raises :class:`RecordInvalid`."""
+    """
+    Read the journal. An absent file is an empty journal.
+
+    Raises:
+        RecordInvalid: The file is damaged or has another format.
+    """
     try:
         with open(path, "rb") as file:
             raw = json.load(file)

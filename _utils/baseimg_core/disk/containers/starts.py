@@ -1,7 +1,7 @@
 """
-Containers that baseimg started after a swap, and the generation that was live then.
+Containers that baseimg started after a swap, and the generation that was live at that time.
 
-A container that has not started again since (same start time, same process) still has that generation mounted.
+A container with the same start time and PID has not started again, so it still has that generation mounted.
 """
 
 from __future__ import annotations
@@ -17,42 +17,58 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start."""
+    """One start of a container."""
 
-    #: The generation that was live.
+    #: Number of the generation that was live.
     generation: int
-    #: The engine's start time of the container.
+    #: Start time of the container, as the engine reports it.
     started: str
-    #: Its main process.
+    #: PID of its main process.
     pid: int
-    #: True if the container had let go of its old mount before it was started.
+    #: True if the container's old mount was gone before the start.
     proven: bool = True
 
 
 @dataclass(slots=True)
 class Starts:
-    """The last start of each container by ID."""
+    """The last start of each container."""
 
+    #: The starts, by container ID.
     by_id: dict[str, Start] = field(default_factory=dict)
 
     def generation(self, container_id: str, started: str, pid: int) -> int | None:
-        """The generation of a container that still runs as we started it, if it is proven."""
+        """
+        Return the proven generation of a container that has not started again since; else ``None``.
+
+        Args:
+            container_id: The container.
+            started: Its current start time.
+            pid: Its current main process.
+        """
         start = self.by_id.get(container_id)
         return start.generation if start and start.proven and (start.started, start.pid) == (started, pid) else None
 
     def was_tried(self, container_id: str, generation: int, started: str, pid: int) -> bool:
-        """True if we started the container for this generation, and it has not started again since."""
+        """
+        True if baseimg started the container on this generation and it has not started again since.
+
+        Args:
+            container_id: The container.
+            generation: Number of the generation.
+            started: Its current start time.
+            pid: Its current main process.
+        """
         start = self.by_id.get(container_id)
         return start is not None and (start.generation, start.started, start.pid) == (generation, started, pid)
 
     def save(self, path: str, keep: Collection[str]) -> None:
-        """Replace the file; only containers in ``keep`` stay."""
+        """Replace the file; containers that are not in ``keep`` are dropped."""
         kept = {key: asdict(start) for key, start in self.by_id.items() if key in keep}
         files.save(path, json.dumps({"format": FORMAT, "starts": kept}, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def read(path: str) -> Starts:
-    """Read the starts; a damaged file is an empty one: it only serves as a proof."""
+    """Read the starts. A damaged file counts as empty, because starts only add proof."""
     try:
         with open(path, "rb") as file:
             raw = json.load(file)

@@ -1,9 +1,9 @@
 """
-Which generation of a base a mounted view shows, by the inodes seen through the mount.
+Detects which generation of a base a mounted view shows, by the inodes seen through the mount.
 
 Times and copied-up files prove nothing. At a path that no layer above the base has, an overlay shows the entry of the
-topmost layer that has the path, with that entry's inode. So each generation predicts what a view shows there: an inode
-of its own, an inode of a layer below, or nothing. A view proves a generation if it contradicts every other one.
+topmost layer that has the path, with that entry's inode. So each generation predicts what a view shows there: its own
+inode, the inode of a layer below, or nothing. A view proves a generation if it contradicts all others.
 """
 
 from __future__ import annotations
@@ -18,30 +18,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...linux.files import open_below, walk
 from ..store.layout import Layout
 
-_PATHS = 4096  # paths of each generation that are tried
+_PATHS = 4096  # paths tried for each generation
 _ABSENT = 0  # no inode: the path does not exist
-_DEFERRED = -1  # a layer below decides, whose content may have been another one when the view was mounted
+_DEFERRED = -1  # a layer below decides, and its content may have changed since the view was mounted
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 class Layer:
-    """One layer's directory."""
+    """The directory of one layer, open for reading."""
 
     def __init__(self, path: str | bytes) -> None:
+        #: Absolute path of the directory.
         self.path = os.fsencode(path)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._opaque: dict[bytes, bool] = {}
 
     def close(self) -> None:
+        """Close the directory."""
         os.close(self._descriptor)
 
     def inode(self, path: bytes) -> int | None:
-        """The inode at a path, ``_ABSENT`` if the layer hides the path, ``None`` if the layers below decide."""
+        """Return the inode at a path, ``_ABSENT`` if the layer hides it, ``None`` if the layers below decide."""
         try:
             entry = _stat(self._descriptor, path)
         except OSError as exc:
-            if exc.errno in (errno.ENOTDIR, errno.ELOOP):  # a file or a link hides the directories below
+            if exc.errno in (errno.ENOTDIR, errno.ELOOP):  # a file or a symlink hides the directory of lower layers
                 return _ABSENT
             if exc.errno != errno.ENOENT:
                 raise
@@ -49,7 +51,7 @@ class Layer:
         return _ABSENT if stat.S_ISCHR(entry.st_mode) and not entry.st_rdev else entry.st_ino
 
     def paths(self) -> Iterator[bytes]:
-        """The paths of the layer, files before directories."""
+        """Yield the relative paths of the layer, files before directories."""
         directories: list[bytes] = []
         for parent, names, files in walk(self.path):
             prefix = parent[len(self.path) + 1 :]
@@ -79,10 +81,12 @@ class Layer:
 
 
 class Generations:
-    """The generations of a base, and what each of them predicts. A context manager."""
+    """The generations of a base with their predictions. A context manager."""
 
     def __init__(self, directories: Mapping[int, str], lower: Sequence[str]) -> None:
         """
+        Open the directories.
+
         Args:
             directories: The directory of each generation, by number.
             lower: The directories of the layers below the base's top layer, top first.
@@ -102,16 +106,16 @@ class Generations:
 
     def possible(self, view: bytes, device: str, above: Sequence[bytes], complete: bool) -> frozenset[int]:
         """
-        The generations that a view may show.
+        Return the generations that a view may show.
 
         Args:
-            view: A path to the mount point.
+            view: Path of the mount point.
             device: ``major:minor`` of the mounted file system.
-            above: The directories of the layers above the base, the container's own included.
-            complete: True if ``above`` has all of them. If not, an absent path proves nothing.
+            above: Directories of the layers above the base, the container's own layer included.
+            complete: True if ``above`` is complete. If not, an absent path proves nothing.
 
         Returns:
-            The numbers of the generations. One number is a proof. All numbers if nothing can be told.
+            The numbers of the generations. A single number is a proof. All numbers if nothing is proven.
         """
         everything = candidates = frozenset(self._own)
         with contextlib.ExitStack() as stack:
@@ -120,7 +124,7 @@ class Generations:
                 stack.callback(os.close, root)
                 layers = [_opened(stack, path) for path in above]
                 st = os.fstat(root)
-            except OSError:  # the mount is gone, or a layer above it
+            except OSError:  # the mount or a layer above the base was removed
                 return everything
             if f"{os.major(st.st_dev)}:{os.minor(st.st_dev)}" != device:  # another mount covers it
                 return everything
@@ -133,7 +137,7 @@ class Generations:
         return candidates or everything
 
     def _differing(self) -> Iterator[tuple[bytes, dict[int, int]]]:
-        """Paths at which generations predict different inodes, with the predictions."""
+        """Yield each path at which predictions differ, with the predicted inodes by generation."""
         tried: set[bytes] = set()
         for layer in self._own.values():
             for path in itertools.islice(layer.paths(), _PATHS):
@@ -169,7 +173,7 @@ class _Memo:
 
 
 def _consistent(predicted: Mapping[int, int], seen: int) -> set[int]:
-    """The generations that may show the inode ``seen``. Only a generation itself shows an inode of its own."""
+    """Return the generations that may show the inode ``seen``. Only a generation has its own inodes."""
     matching = {number for number, inode in predicted.items() if inode == seen}
     if seen != _ABSENT and matching:
         return matching
@@ -177,14 +181,14 @@ def _consistent(predicted: Mapping[int, int], seen: int) -> set[int]:
 
 
 def _seen(root: int, device: int, path: bytes, above: list[Layer], complete: bool) -> int | None:
-    """The inode that a view shows at a path, ``_ABSENT``, or ``None`` if that proves nothing."""
+    """Return the inode that a view shows at a path, ``_ABSENT``, or ``None`` if the path proves nothing."""
     if any(layer.inode(path) is not None for layer in above):
         return None
     try:
         entry = _stat(root, path)
     except OSError as exc:
         return _ABSENT if complete and exc.errno in _NOT_THERE else None
-    # a file system that is mounted over the path, or layers on several file systems
+    # the device differs if a file system is mounted over the path, or if layers lie on several file systems
     return entry.st_ino if entry.st_dev == device else None
 
 

@@ -20,7 +20,7 @@ from .directories import Node, Stack, entry_of, list_names
 _READERS = 2
 _PENDING_FILES = 64  # files whose contents are compared while the walk continues
 Inode = tuple[int, int]
-#: Returns, for a layer directory, the other directories that may share inodes with it under the same paths.
+#: Returns the other directories that may share inodes with a layer directory under the same paths.
 Siblings = Callable[[bytes], Iterable[bytes]]
 
 
@@ -39,22 +39,22 @@ def compare(
     """
     Return every path that ``target`` shows differently from ``source``.
 
-    Directories that both stacks merge from the same layer directories are equal and are not read, so with shared lower
-    layers only the layers above them are read.
+    Directories that both stacks merge from the same layer directories are equal and are skipped. If the stacks share
+    lower layers, only the layers above are read.
 
     Args:
         source: The old stack.
         target: The new stack.
         progress: Called with the number of paths compared so far.
-        contents: Compare the content of files whose metadata differs, too, so that every change says whether the
-            content differs. Without it a content is compared only if the metadata is equal.
-        siblings: The other generations of a layer directory. Hard links to them are not links within the layer.
+        contents: True to compare contents even if metadata differs, so that each change reports a content difference.
+            False to compare contents only if metadata is equal.
+        siblings: Returns the other generations of a layer directory. Hard links to them do not count.
 
     Returns:
         The changes, ordered by path, so that parents come first.
 
     Raises:
-        LayerUnsupported: A name or a mark cannot be in a bundle.
+        LayerUnsupported: A bundle cannot carry a name or an overlay mark.
     """
     return _Comparison(source, target, progress, contents, siblings).run()
 
@@ -63,14 +63,15 @@ def compare(
 class _FilePair:
     """A path that both stacks show."""
 
+    #: Relative path.
     path: bytes
     #: Absolute path of the source's file.
     old: bytes
     #: Absolute path of the target's file.
     new: bytes
-    #: The path in the target.
+    #: The target's metadata.
     entry: Entry
-    #: The properties that differ, without the content.
+    #: The properties that differ, except the content.
     what: tuple[str, ...]
 
 
@@ -91,19 +92,23 @@ class _Comparison:
         changed = set(self.changes)
         for path in relinked(before, after, changed, self._is_leaf):
             node = self.target.find(path)
-            assert node is not None  # the group was read from what the target shows
+            assert node is not None  # the group was read from the target
             self._record(path, Action.MODIFIED, node.top, self._entry(path, node), ("links",))
         return [self._with_link(change, after) for _path, change in sorted(self.changes.items())]
 
     def _link_groups(self) -> tuple[dict[bytes, frozenset[bytes]], dict[bytes, frozenset[bytes]]]:
-        """Return the hard links of both sides. The walk skips unchanged paths, so each side adds paths to the other."""
+        """
+        Return the hard links of both sides.
+
+        The walk skips unchanged paths, so each side adds the other side's paths.
+        """
         while True:
             before, after = self.before.groups(), self.after.groups()
             if not self.after.add_paths(before) | self.before.add_paths(after):
                 return before, after
 
     def _walk(self) -> Iterator[_FilePair]:
-        """Compare all but the contents; yield the files whose contents must be compared."""
+        """Compare metadata; yield the files whose contents must be compared."""
         pending: list[tuple[bytes, Node | None, Node]] = [(b"", self.source.root, self.target.root)]
         while pending:
             path, old, new = pending.pop()
@@ -119,7 +124,11 @@ class _Comparison:
                     pending.append((child, old_node, new_node))
 
     def _children(self, old: Node | None, new: Node) -> tuple[dict[bytes, Node], dict[bytes, Node]]:
-        """Return the nodes of both in a directory; if they share lower layers, only names that the others decide."""
+        """
+        Return both sides' nodes in a directory.
+
+        If both sides share the lower layers, only the names in the layers above are read.
+        """
         if old is None or not old.is_dir:
             return {}, self.target.children(new)
         own = len(new.paths) - len(old.paths)
@@ -146,7 +155,7 @@ class _Comparison:
         return None
 
     def _record_result(self, pair: _FilePair, same: bool) -> None:
-        """Record how two paths differ; ``same`` says whether their contents are equal."""
+        """Record how two paths differ; ``same`` is True if their contents are equal."""
         what = pair.what if same else (*pair.what, "content")
         if what:
             self._record(pair.path, Action.MODIFIED, pair.new, pair.entry, what)
@@ -192,7 +201,7 @@ class _Comparison:
 
 
 class _Links:
-    """The hard links of one stack, starting from the paths that the comparison has read."""
+    """The hard links of one stack, collected from the paths that the comparison reads."""
 
     def __init__(self, stack: Stack, siblings: Siblings) -> None:
         self.stack, self._siblings = stack, siblings
@@ -203,7 +212,7 @@ class _Links:
         self.siblings: dict[bytes, list[bytes]] = {}
 
     def add_paths(self, paths: Iterable[bytes]) -> bool:
-        """Read more paths; True if any of them is a hard link that was not known."""
+        """Read more paths; return True if one of them is a new hard link."""
         before = sum(map(len, self.paths.values()))
         for path in paths:
             node = self.stack.find(path)
@@ -212,14 +221,21 @@ class _Links:
         return sum(map(len, self.paths.values())) > before
 
     def add(self, path: bytes, real: bytes, st: os.stat_result) -> None:
-        """Note a path with several links; ``real`` is its absolute path, ``st`` its ``lstat``."""
+        """
+        Add a path with several hard links.
+
+        Args:
+            path: Relative path.
+            real: Absolute path.
+            st: Its ``lstat`` result.
+        """
         inode = (st.st_dev, st.st_ino)
         self.paths.setdefault(inode, set()).add(path)
         self.nlink[inode] = st.st_nlink
         self.layer[inode] = real[: -len(path) - 1]
 
     def groups(self) -> dict[bytes, frozenset[bytes]]:
-        """Return, for each hard-linked path, all paths of its inode. Unread paths are searched in the layer."""
+        """Return all paths of the same inode for each hard-linked path. Searches the layer for unread paths."""
         searches: dict[bytes, set[Inode]] = {}
         for inode, paths in self.paths.items():
             left = self.nlink[inode] - len(paths)
@@ -263,7 +279,7 @@ def _same_content(pair: _FilePair) -> bool:
 
 
 def same_files(old: bytes, new: bytes) -> bool:
-    """Compare the contents of two files, given by their absolute paths."""
+    """True if two files, given by absolute path, have equal contents."""
     with open(old, "rb", buffering=0) as left, open(new, "rb", buffering=0) as right:
         while True:
             chunk = left.read(CHUNK)

@@ -1,4 +1,4 @@
-"""Layer directories, read-only: one path as an entry, and a stack of directories as the kernel merges it."""
+"""Read-only access to layer directories: entries of paths, and stacks merged as the kernel does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_xattrs(path: bytes | int) -> dict[str, bytes]:
     Return the extended attributes of a path or descriptor that a layer carries, by name.
 
     Raises:
-        LayerUnsupported: The path has an overlay mark that must not be copied (redirect, metacopy).
+        LayerUnsupported: The path has an overlay mark that cannot be copied (redirect, metacopy, whiteout).
     """
     follow = isinstance(path, int)
     names = os.listxattr(path, follow_symlinks=follow)
@@ -37,12 +37,12 @@ def entry_of(path: bytes | int, st: os.stat_result, kind: Kind) -> Entry:
     Return the entry of a path or descriptor.
 
     Args:
-        path: The path, or an open descriptor of it (not of a symlink).
+        path: The path, or an open descriptor; a symlink needs a path.
         st: Its ``lstat`` result.
         kind: Its type.
 
     Raises:
-        LayerUnsupported: See :func:`read_xattrs`.
+        LayerUnsupported: The path has an overlay mark that cannot be copied.
     """
     return Entry(
         kind=kind,
@@ -61,15 +61,15 @@ def is_opaque(directory: bytes | int) -> bool:
     """True if a directory hides the directories of lower layers under its name."""
     try:
         return os.getxattr(directory, overlay.OPAQUE_XATTR) == overlay.OPAQUE_VALUE
-    except OSError:  # ENODATA: the attribute is absent, the usual case
+    except OSError:  # ENODATA, the usual case: the attribute is absent
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One path of a stack: a leaf, or the directories that are merged there."""
+    """One path of a stack: a leaf, or a set of merged directories."""
 
-    #: Absolute paths: the leaf, or every merged directory, top first.
+    #: Absolute path of the leaf, or of each merged directory, top first.
     paths: tuple[bytes, ...]
     #: True for a directory.
     is_dir: bool
@@ -84,11 +84,11 @@ class Stack:
     """
     Layer directories, merged as the kernel's overlay merges them.
 
-    Nodes hold absolute paths, so equal nodes of two stacks are the same files and need no comparison.
+    Nodes hold absolute paths, so equal nodes of two stacks are the same files.
     """
 
     def __init__(self, roots: Sequence[str | bytes]) -> None:
-        """``roots`` are the layer directories, top first."""
+        """Create a stack of the layer directories ``roots``, top first. Reads nothing."""
         self.root = Node(tuple(os.fsencode(root) for root in roots), is_dir=True)
         self._directories: dict[bytes, Node | None] = {}
 
@@ -103,7 +103,7 @@ class Stack:
         return self._child(node, name) if node and path else node
 
     def _directory(self, path: bytes, name: bytes, parent: Node) -> Node | None:
-        """Return a directory by its path, cached: callers ask for many paths of the same directories."""
+        """Return a directory by its path, cached: callers look up many paths of the same directories."""
         if path not in self._directories:
             if len(self._directories) >= _CACHED:
                 self._directories.clear()
@@ -112,7 +112,7 @@ class Stack:
         return self._directories[path]
 
     def children(self, node: Node, names: Iterable[bytes] | None = None) -> dict[bytes, Node]:
-        """Return the nodes in a directory, by name; only those of ``names`` if it is given."""
+        """Return the nodes in a directory, by name; ``names`` limits the result."""
         if names is not None:
             return {name: child for name in names if (child := self._child(node, name))}
         marks: dict[bytes, list[Mark]] = {}
@@ -140,7 +140,7 @@ class Stack:
     def _merge(parent: Node, name: bytes, marks: list[Mark]) -> Node | None:
         shown = overlay.visible(marks)
         if len(shown) > 1 or (shown and marks[shown[0]] is Mark.DIRECTORY):
-            # is_opaque costs a system call, so only directories that may be merged are checked
+            # is_opaque costs a system call, so check only directories that may be merged
             for position, index in enumerate(shown):
                 if is_opaque(parent.paths[index] + b"/" + name):
                     shown = shown[: position + 1]
@@ -152,7 +152,7 @@ class Stack:
 
 
 def list_names(directories: Iterable[bytes]) -> set[bytes]:
-    """Return every name in these directories, whiteouts included."""
+    """Return all names in these directories, whiteouts included."""
     return {name for directory in directories for name in os.listdir(directory)}
 
 

@@ -13,29 +13,29 @@ from ...model.stack.mask import mask as decide
 from .compare import same_files
 from .directories import Node, Stack, entry_of
 
-_CACHED = 8  # directories; the views of one mask ask for the same directory one after the other
+_CACHED = 8  # directories; the views of one mask read the same directory in turn
 
 
 def mask(wanted: Stack, below: Sequence[Stack]) -> list[MaskEntry]:
     """
-    Return the layer that shows what ``wanted`` shows over each stack of ``below``.
+    Return a layer that shows the same view as ``wanted`` over each stack of ``below``.
 
     Args:
-        wanted: The stack whose view is wanted.
-        below: For each content that the layers below the mask can have, their directories.
+        wanted: The stack to show.
+        below: The possible stacks below the mask, one for each content of the lower layers.
 
     Returns:
         The mask's paths, ordered by path.
 
     Raises:
-        LayerUnsupported: A path has an overlay mark that must not be copied.
+        LayerUnsupported: A path has an overlay mark that cannot be copied.
     """
     children = functools.lru_cache(_CACHED)(wanted.children)  # a node has the same children in every stack
     return decide(_View(wanted, children), [_View(stack, children) for stack in below], _same_content)
 
 
 class _View:
-    """What a stack shows; nodes that are equal in two stacks are the same files."""
+    """The view of a stack (:class:`model.stack.mask.View`). Equal nodes of two stacks are the same files."""
 
     def __init__(self, stack: Stack, children: Callable[[Node], dict[bytes, Node]]) -> None:
         self.root = stack.root

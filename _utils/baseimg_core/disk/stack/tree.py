@@ -1,4 +1,4 @@
-"""Create, read and set metadata below the root of a directory tree without following a symlink."""
+"""Reads and writes below the root of a directory tree without following symlinks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_below(root: str | bytes, path: bytes, limit: int) -> bytes:
     Read a regular file below a root without following a symlink in any component.
 
     Args:
-        root: The directory.
+        root: The root directory.
         path: The file's relative path.
         limit: Maximum size in bytes.
 
@@ -28,7 +28,7 @@ def read_below(root: str | bytes, path: bytes, limit: int) -> bytes:
         The file's content.
 
     Raises:
-        OSError: ``EFBIG`` over the limit, ``EINVAL`` if it is not a regular file, or the error of the kernel.
+        OSError: ``EFBIG`` above the limit, ``EINVAL`` for anything but a regular file, or the kernel's error.
     """
     directory, name = overlay.split(path)
     tree = Tree(root)
@@ -47,13 +47,14 @@ def read_below(root: str | bytes, path: bytes, limit: int) -> bytes:
 
 class Tree:
     """
-    A directory tree to write into. Paths are relative; no component is followed as a symlink.
+    A writable directory tree. Paths are relative, and symlinks are never followed.
 
-    The directories along the last path stay open, since callers walk a tree in order. Every method raises
+    The directories of the last path stay open, because callers walk a tree in order. Every method raises
     ``NotADirectoryError`` if a parent is not a directory.
     """
 
     def __init__(self, root: str | bytes) -> None:
+        """Open the root directory."""
         self._trail: list[tuple[bytes, int]] = [(b"", open_directory(root))]
 
     def close(self) -> None:
@@ -63,7 +64,7 @@ class Tree:
         self._trail.clear()
 
     def directory(self, path: bytes) -> int:
-        """Return a descriptor of a directory. It is valid until the next call of any method."""
+        """Return a descriptor of a directory. It is valid until the next method call."""
         parts = path.split(b"/") if path else []
         depth = 0
         while depth < len(parts) and depth + 1 < len(self._trail) and self._trail[depth + 1][0] == parts[depth]:
@@ -75,7 +76,7 @@ class Tree:
         return self._trail[-1][1]
 
     def make(self, path: bytes, entry: Entry) -> None:
-        """Create a directory, symlink, FIFO or device without metadata; raises ``FileExistsError``."""
+        """Create a directory, symlink, FIFO or device without its metadata; raises ``FileExistsError``."""
         parent, name = self._parent(path)
         if entry.kind is Kind.DIRECTORY:
             os.mkdir(name, 0o700, dir_fd=parent)
@@ -93,7 +94,7 @@ class Tree:
         """
         Create an empty file and return its descriptor, which the caller closes.
 
-        The permissions are those of ``mode`` minus the umask, so :func:`set_metadata` rarely has to change them.
+        Its permissions are ``mode`` minus the umask, so :func:`set_metadata` rarely changes them.
         """
         parent, name = self._parent(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -115,8 +116,8 @@ class Tree:
 
         Args:
             path: The new path in this tree.
-            directory: A descriptor of the other file's directory.
-            name: The other file's name there.
+            directory: A descriptor of the existing file's directory.
+            name: The existing file's name in that directory.
 
         Returns:
             False if the kernel refuses the link (``EMLINK``, ``EXDEV``, ``EPERM``).
@@ -131,7 +132,7 @@ class Tree:
         return True
 
     def link_descriptor(self, path: bytes, descriptor: int) -> None:
-        """Give an open file that has no name (O_TMPFILE) the name ``path``."""
+        """Link an unnamed open file (O_TMPFILE) to ``path``."""
         parent, name = self._parent(path)
         os.link(b"/proc/self/fd/%d" % descriptor, name, dst_dir_fd=parent, follow_symlinks=True)
 
@@ -145,7 +146,7 @@ class Tree:
         os.setxattr(self.directory(path), overlay.OPAQUE_XATTR, overlay.OPAQUE_VALUE)
 
     def set_metadata(self, path: bytes, entry: Entry) -> None:
-        """Set owner, mode, attributes and times of a path that is not a regular file."""
+        """Set owner, mode, extended attributes and times of a path that is not a regular file."""
         if entry.is_dir:
             set_metadata(self.directory(path), entry)
             return
@@ -165,10 +166,10 @@ class Tree:
 
 def set_metadata(descriptor: int, entry: Entry) -> None:
     """
-    Set owner, mode, attributes and times of an open file or directory.
+    Set owner, mode, extended attributes and times of an open file or directory.
 
-    The order matters: chown(2) clears setuid bits. Values that are right already are not set again, because file
-    systems would write them to their journals.
+    The order matters: chown(2) clears setuid bits. An equal owner or mode is not set again, to save journal writes of
+    the file system.
     """
     st = os.fstat(descriptor)
     if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):

@@ -1,10 +1,9 @@
 """
-The view digest: what a base shows, as one value that is the same on every machine.
+The view digest of a base: one value for everything that the base shows, equal on every machine.
 
-It covers the difference between what the layers below the base's top layer show alone, and what the base shows. Paths
-that only the layers below provide count by the chain ID of these layers, so they are not read. The same view gives the
-same digest, however its changes are spread over directories: a base made by one bundle, by a chain of bundles, or by
-the engine. Metadata that no packed layer specifies is left out.
+The digest covers the difference between the base and the layers below its top layer. The chain ID of these layers
+stands for their paths, so they are not read. Equal views have equal digests, whether one bundle, a chain of bundles or
+the engine made the base. Metadata that no packed layer specifies is excluded.
 """
 
 from __future__ import annotations
@@ -36,13 +35,16 @@ def digest(
     Return the view digest of a base, ``sha256:…``.
 
     Args:
-        lower: the layers below the base's top layer; their pristine contents.
-        chain_id: the chain ID of these layers; empty if there are none.
-        view: what the base shows.
-        digest_of: returns the hex sha256 of a file, given its path and its real path.
-        unspecified: directories whose metadata no packed layer specifies.
-        owners: how the engine shifts owners; not at all by default.
-        siblings: the other generations of a layer directory (:func:`compare`).
+        lower: The pristine layers below the base's top layer.
+        chain_id: The chain ID of these layers; empty if there are none.
+        view: All layers of the base.
+        digest_of: Returns the hex sha256 of a file, given its relative and its absolute path.
+        unspecified: Directories whose metadata no packed layer specifies.
+        owners: How the engine shifts owners; by default owners are not shifted.
+        siblings: Returns the other generations of a layer directory (:func:`compare`).
+
+    Raises:
+        LayerUnsupported: A path cannot be in a bundle, or an owner is outside the mapped range.
     """
     sha = hashlib.sha256(f"baseimg view 1 {chain_id}\n".encode())
     for change in compare(lower, view, siblings=siblings):

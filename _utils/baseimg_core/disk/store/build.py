@@ -1,10 +1,10 @@
 """
-Make one layer directory out of several contributors, as a new content of a base's top layer.
+Build the directory of a new generation from changesets and a starting generation.
 
-Contributors are given from the top down: the newest bundle's changes first, the generation that everything starts from
-last. What a higher one has hides what a lower one has, as in an overlay, so nothing is written twice and nothing is
-written that will not be seen. Marks for the layers *below* the directory (whiteouts, opaque directories) are decided at
-the end and made only where those layers really have something: a whiteout above nothing shows as a broken name.
+Contributors are added top down: the newest bundle's changes first, the starting generation last. A path of a higher
+contributor hides the same path of a lower one, as in an overlay, so each visible path is written once and no hidden
+path is written. Whiteouts and opaque marks for the layers *below* the directory are written at the end, and only if
+those layers have the path: a whiteout above nothing shows as a broken name.
 """
 
 from __future__ import annotations
@@ -27,65 +27,77 @@ from ..stack.tree import Tree, set_metadata
 from .extract import Filler
 from .links import SEPARATE, Sharing
 
-_AHEAD = 64  # files that the disk may be reading while others are written
-_ADVISED = 1 << 17  # bytes at the beginning of each; the kernel reads ahead in longer files by itself
+_AHEAD = 64  # files that the disk may read ahead while others are written
+_ADVISED = 1 << 17  # bytes to read ahead per file; the kernel reads ahead by itself after that
 Inode = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A file that is to be cloned: its open ``source``, or the path of a ``leader`` that it is a hard link to."""
+    """A queued file that is not yet cloned or linked."""
 
+    #: Relative path.
     path: bytes
+    #: Its ``lstat`` result.
     st: os.stat_result
+    #: Open descriptor of the file to clone; -1 for a hard link.
     source: int = -1
+    #: The path that a hard link refers to; empty for a file to clone.
     leader: bytes = b""
 
 
 class Flattener:
     """
-    Fills one empty directory.
+    Fills one empty directory with a new generation.
 
     Call :meth:`add_changes` for each changeset, newest first, then :meth:`add_directory`, then :meth:`finish`.
 
     Args:
-        root: the directory.
-        lower: the base's layers below it.
-        sharing: the data that it may share with a directory that it is made from.
+        root: The empty directory.
+        lower: The base's layers below the directory.
+        sharing: The data that the directory may share with the starting generation.
     """
 
     def __init__(self, root: str, lower: Stack, sharing: Sharing = SEPARATE) -> None:
         self.lower = lower
         self._sharing = sharing
-        #: Content bytes and paths that were written.
+        #: Content bytes and paths written so far.
         self.bytes = self.paths = 0
         self._filler = Filler()
-        #: Hex sha256 of the changesets' files, by path.
+        #: Hex sha256 of the files from changesets, by path.
         self.digests = self._filler.digests
-        #: The ctime, by inode, that a shared file had before it was linked.
+        #: The ctime of each shared file before it was linked, by inode.
         self.linked: dict[int, int] = {}
         self._root = root
         self._tree = Tree(root)
         self._copier = Copier(sharing.extents)
-        # every directory made so far; None if only a path below it needed it
+        # every directory created so far; None if it was created only as a parent
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: set[bytes] = set()
         self._removed: set[bytes] = set()
-        self._closed: set[bytes] = set()  # directories here that show nothing of the lower layers
+        self._closed: set[bytes] = set()  # directories that hide the lower layers
         self._inodes: dict[Inode, bytes] = {}
-        # within one changeset: for a path that others are linked to, the path, entry or descriptor that has its content
+        # within one changeset: the path, entry or descriptor that holds the content of each link target
         self._leaders: dict[bytes, bytes | Entry | int] = {}
 
     def close(self) -> None:
+        """Close every open directory."""
         self._tree.close()
 
     # --- a changeset ---
 
     def add_changes(self, members: Iterable[tuple[Member, LayerReader]]) -> None:
         """
-        Put a changeset under what is there. Raises :class:`BundleInvalid` for one that contradicts itself.
+        Add a changeset below the contributors added so far.
 
-        Hostile members end in an error at the latest when the kernel refuses to walk through what is no directory.
+        A hostile member cannot escape the directory: the kernel refuses a path through a non-directory.
+
+        Args:
+            members: The changed paths, each with a stream of its content.
+
+        Raises:
+            BundleInvalid: The changeset contradicts itself.
+            DigestMismatch: A file does not have its recorded digest.
         """
         leaves: set[bytes] = set()
         removed: set[bytes] = set()
@@ -115,7 +127,7 @@ class Flattener:
         self._closed |= closed
 
     def _keep(self, member: Member, entry: Entry, stream: LayerReader, kept: contextlib.ExitStack) -> Entry | int:
-        """What a hidden path has for those that are linked to it and not hidden: a file without a name, or an entry."""
+        """Keep a hidden path for its visible hard links: content in an unnamed file, or the entry."""
         if entry.kind is not Kind.FILE:
             return entry
         descriptor = os.open(self._root, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
@@ -124,7 +136,7 @@ class Flattener:
         return descriptor
 
     def _hidden(self, path: bytes) -> bool:
-        """Whether what higher contributors have hides this path of a lower one."""
+        """True if a higher contributor hides this path."""
         if path in self._leaves or path in self._removed:
             return True
         return any(
@@ -194,9 +206,13 @@ class Flattener:
 
     def add_directory(self, path: str, progress: Callable[[int], None] | None = None) -> None:
         """
-        Put a layer directory under what is there: its root's metadata, and a copy of each path that is not hidden.
+        Add a layer directory below the contributors added so far.
 
-        ``progress`` is told the paths written so far, those of changesets included.
+        Copies the visible paths and the metadata of the root.
+
+        Args:
+            path: The layer directory.
+            progress: Called with the number of paths written so far, changesets included.
         """
         source = Tree(path)
         waiting: deque[_Waiting] = deque()
@@ -216,10 +232,10 @@ class Flattener:
             source.close()
 
     def _clone_children(self, source: Tree, path: bytes, waiting: deque[_Waiting]) -> list[bytes]:
-        """Copy the leaves of one directory; returns the directories in it that are to follow."""
+        """Copy the leaves of one directory; return its subdirectories, which the caller copies next."""
         directory = source.directory(path)
         with os.scandir(directory) as found:
-            # inodes that were made together lie together on the disk
+            # inodes created together are close together on the disk
             names = [os.fsencode(entry.name) for entry in sorted(found, key=os.DirEntry.inode)]
         below: list[bytes] = []
         for name in names:
@@ -250,7 +266,7 @@ class Flattener:
     def _clone_leaf(
         self, directory: int, path: bytes, name: bytes, st: os.stat_result, waiting: deque[_Waiting]
     ) -> None:
-        """Have a leaf, at once or in turn: the content of a file that has to be copied is asked of the disk first."""
+        """Clone a leaf now, or queue it: a file to copy is first read ahead."""
         inode = (st.st_dev, st.st_ino)
         leader = self._inodes.get(inode) if st.st_nlink > 1 else None
         if st.st_nlink > 1:
@@ -267,11 +283,15 @@ class Flattener:
             waiting.append(_Waiting(path, st, source))
             if st.st_size and not self._copier.clones:
                 os.posix_fadvise(source, 0, _ADVISED, os.POSIX_FADV_WILLNEED)
-        if len(waiting) >= 2 * _AHEAD:  # many at a time, since these are in other directories
+        if len(waiting) >= 2 * _AHEAD:  # in batches, because queued files lie in other directories
             self._write_out(waiting, _AHEAD)
 
     def _link(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> bool:
-        """Share the inode of a file where that is wanted and possible; one with marks of overlay's own loses them."""
+        """
+        Hard-link a file if policy and kernel allow it.
+
+        A file with overlay's marks is copied, to drop the marks.
+        """
         if not self._sharing.links(path, st):
             return False
         xattrs = os.listxattr(b"/proc/self/fd/%d/%s" % (directory, name), follow_symlinks=False)
@@ -303,7 +323,7 @@ class Flattener:
     def _clone_special(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> None:
         kind = kind_of(st.st_mode)
         if kind is None:
-            return  # a socket: no layer carries one, so no view depends on it
+            return  # a socket, which no layer can carry
         entry = entry_of(b"/proc/self/fd/%d/%s" % (directory, name), st, kind)
         self._tree.make(path, entry)
         self._tree.set_metadata(path, entry)
@@ -311,13 +331,18 @@ class Flattener:
     # --- the end ---
 
     def finish(self) -> None:
-        """Mark what lower layers have and must not show, then give every directory its metadata and times."""
+        """
+        Write whiteouts and opaque marks, then the metadata and times of every directory.
+
+        Raises:
+            BundleMismatch: A bundle expects a directory that the base does not have.
+        """
         for path in sorted(self._removed):
             if not self._shut(path) and self.lower.find(path):
                 self._make_parents(path)
                 self._tree.whiteout(path)
                 self.paths += 1
-        # nothing is created from here on, so times stay as they are set
+        # nothing is created after this point, so directory times stay as set
         for path, entry in sorted(self._directories.items()):
             self._tree.set_metadata(path, entry or self._inherited(path))
             if path in self._closed and not self._shut(path):
@@ -326,11 +351,11 @@ class Flattener:
                     self._tree.set_opaque(path)
 
     def _shut(self, path: bytes) -> bool:
-        """Whether a directory above hides everything lower here already."""
+        """True if a directory above already hides the lower layers at this path."""
         return any(above in self._closed for above in overlay.ancestors(path))
 
     def _inherited(self, path: bytes) -> Entry:
-        """The metadata of a directory that only lower layers describe."""
+        """Return the metadata of a directory that only the lower layers describe."""
         node = None if self._shut(path) or path in self._closed else self.lower.find(path)
         if node is None or not node.is_dir:
             raise BundleMismatch(f"the bundle expects a directory {overlay.shown(path)}, which the base does not have")

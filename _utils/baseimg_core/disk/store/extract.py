@@ -1,4 +1,4 @@
-"""Write the files of a changeset, and check what is written against the digests that it carries."""
+"""Writes the files of a changeset and verifies their digests."""
 
 from __future__ import annotations
 
@@ -17,18 +17,29 @@ from ..stack.tree import set_metadata
 
 class Filler:
     """
-    ``digests`` has the hex sha256 of what was written, by path; after :meth:`settle` that of every file.
+    Writes file contents and verifies their digests.
 
-    A large file's is a thread's work, which is some megabytes behind when the file is complete: the next files are
-    written meanwhile, so a wrong digest may be told a little later. Both methods raise :class:`DigestMismatch`.
+    A background thread hashes large files, so a mismatch may surface while a later file is written.
     """
 
     def __init__(self) -> None:
+        #: Hex sha256 of the written files, by path; complete after :meth:`settle`.
         self.digests: dict[bytes, str] = {}
         self._coming: tuple[Member, AsyncHash] | None = None
 
     def fill(self, descriptor: int, member: Member, entry: Entry, stream: LayerReader) -> None:
-        """Give an empty file that is open its content from ``stream``, and its metadata."""
+        """
+        Write content and metadata into an empty open file.
+
+        Args:
+            descriptor: The open file.
+            member: The changed path, with its recorded digest.
+            entry: The file's metadata and size.
+            stream: The source of the content.
+
+        Raises:
+            DigestMismatch: This file, or an earlier large one, does not have its recorded digest.
+        """
         left, sha = entry.size, AsyncHash() if entry.size > CHUNK else hashlib.sha256()
         while left:
             data = stream.read1(left)
@@ -44,7 +55,7 @@ class Filler:
             self._check(member, sha.hexdigest())
 
     def settle(self) -> None:
-        """Wait for the digest of the last large file."""
+        """Wait for the digest of the last large file; raises :class:`DigestMismatch`."""
         if self._coming:
             (member, sha), self._coming = self._coming, None
             self._check(member, sha.hexdigest())

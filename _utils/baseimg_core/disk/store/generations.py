@@ -1,25 +1,24 @@
 """
-The generations of one base on one node. The only module that changes a live layer.
+The generations of one base on one node. Only this module changes a live layer.
 
-The tree beside the engine's own ``diff``, all of it mode 0700, and what each file holds:
-docs/reference/store-format.md.
+docs/reference/store-format.md describes the directories and files next to the engine's ``diff``. All have mode 0700.
 
-Invariants. They hold at every moment, so also after a crash at any of them:
+Invariants. They hold at every moment, so also after a crash at any point:
 
 I1. ``diff`` is one complete generation. It changes only by renameat2(2) with RENAME_EXCHANGE.
-I2. The attribute ``trusted.baseimg.id`` tells which generation a directory is, in any place and on any file system.
-    Names follow in :meth:`Store.recover`. An inode tells nothing: the next directory may get it.
-I3. A generation is in the record, with its ID, before it leaves ``staging``. All its content is synced before.
+I2. The attribute ``trusted.baseimg.id`` identifies the generation in a directory, at any path and on any file system.
+    :meth:`Store.recover` corrects names by it. An inode is no proof: the file system reuses inodes.
+I3. A generation is in the record, with its ID, before it leaves ``staging``. Its content is synced before that.
 I4. A swap is in the record as an intent, with both generations, before the exchange.
-I5. Nothing inside a complete generation ever changes. A generation is made in ``staging`` and removed as a whole.
+I5. A complete generation never changes. It is built in ``staging`` and removed as a whole.
 I6. Generation 0, the pristine content, is never removed.
-I7. Anything neither live nor activated is garbage: ``staging``, a generation that was never swapped in, one that is
-    being pruned. :meth:`Store.recover` removes it.
+I7. Anything neither live nor activated is garbage: ``staging``, a generation that was never swapped in, a generation
+    that is being pruned. :meth:`Store.recover` removes it.
 
-A live content that baseimg did not make (:meth:`Store.adopt`) becomes a generation as it is. The content in ``staging``
-is then the pristine one, which counts as activated because it once was live.
+:meth:`Store.adopt` turns a live content that baseimg did not make into a generation, unchanged. ``staging`` then holds
+the pristine content, which counts as activated because it was live before.
 
-Every step between them passes a named point of :data:`POINTS`, where tests stop the process.
+Each step passes a named point of :data:`POINTS`, at which tests stop the process.
 """
 
 from __future__ import annotations
@@ -81,9 +80,9 @@ class Filled:
     size: int
     #: Number of paths.
     paths: int
-    #: Hex sha256 by path of the files whose content is known; the store reads the others.
+    #: Hex sha256 of files whose digest is known, by path; the store hashes the others.
     digests: dict[bytes, str]
-    #: The ctime, by inode, that files had before they were linked into it.
+    #: The ctime of each hard-linked file before it was linked, by inode.
     linked: dict[int, int] = field(default_factory=dict)
 
 
@@ -91,20 +90,20 @@ class Filled:
 class Adopted:
     """The facts about a live content that baseimg did not make."""
 
-    #: True if the filled directory holds the pristine content and must be kept.
+    #: True if the filled directory holds the pristine content; it is then kept.
     pristine: bool
-    #: The new generation that the live content becomes; ``None`` if it becomes none.
+    #: The generation for the live content; ``None`` if the live content is not recorded as a new generation.
     live: Generation | None
 
 
 class Store:
     """
-    The generations in one layer's own directory (the parent of ``diff``).
+    The generations of one layer, in the parent directory of ``diff``.
 
-    Creating an object reads nothing. Every method that changes something needs :meth:`lock`.
+    Creating an object reads nothing. Every method that changes the store needs :meth:`lock`.
     """
 
-    #: Called with each of :data:`POINTS` that an operation passes; tests set it, on the class or on one store.
+    #: Called with each point of :data:`POINTS` that an operation passes; tests set it on the class or on one store.
     trace: Callable[[str], None] = staticmethod(lambda _point: None)
 
     def __init__(self, layer: str) -> None:
@@ -113,23 +112,23 @@ class Store:
         self._lock = LayerLock(self.layout)
 
     def lock(self, timeout: float, holder: str) -> contextlib.AbstractContextManager[None]:
-        """Hold this base for changes; see :meth:`LayerLock.held`."""
+        """Lock this base exclusively; see :meth:`LayerLock.held`."""
         return self._lock.held(timeout, holder)
 
     def shared_lock(self, timeout: float) -> contextlib.AbstractContextManager[None]:
-        """Keep others from changing this base; see :meth:`LayerLock.shared`."""
+        """Lock this base against changes by other processes; see :meth:`LayerLock.shared`."""
         return self._lock.shared(timeout)
 
     def read(self) -> Record | None:
-        """Return the record, matched with what exists; see :meth:`RecordFile.read`."""
+        """Return the record, matched with the existing directories; see :meth:`RecordFile.read`."""
         return self.records.read()
 
     def path(self, record: Record, number: int) -> str:
         """
-        Return the present place of a generation's content, also in the middle of a swap.
+        Return the current directory of a generation, also in the middle of a swap.
 
         Raises:
-            RecordInvalid: the generation has no directory.
+            RecordInvalid: The generation has no directory.
         """
         generation = record.generations[number]
         if self._is(generation, describe(self.layout.live)):
@@ -141,12 +140,12 @@ class Store:
 
     @staticmethod
     def _is(generation: Generation, directory: Directory) -> bool:
-        """True if a directory is this generation; the record is matched with what exists (:class:`RecordFile`)."""
+        """True if a directory is this generation. The record must be matched with the directories."""
         return directory.inode == generation.inode and generation.id in ("", directory.id)
 
     @property
     def interrupted(self) -> bool:
-        """True if an operation is under way, or a crash interrupted one: :meth:`recover` has work to do."""
+        """True if an operation is running or was interrupted, so :meth:`recover` has work to do."""
         record = self.read()
         if record is None:
             return os.path.isdir(self.layout.home)
@@ -156,9 +155,9 @@ class Store:
 
     def recover(self) -> Record | None:
         """
-        Finish or undo what a crash left, by the IDs of the directories, and return the record.
+        Complete or undo interrupted operations, by the IDs of the directories, and return the record.
 
-        A swap is completed if its exchange happened, else forgotten. Generations of format 1 get an ID.
+        A swap is completed if its exchange happened, else undone. Generations of format 1 get an ID.
         """
         self.trace("recover.begun")
         record = self.read()
@@ -184,7 +183,7 @@ class Store:
         return record
 
     def _identify(self, record: Record) -> bool:
-        """Give an ID to each generation that has a directory and no ID; returns whether any had none."""
+        """Give an ID to each generation that has a directory but no ID; return True if there was one."""
         unnamed = [generation for generation in record.generations.values() if generation.inode and not generation.id]
         for generation in unnamed:
             path = self._find(generation)
@@ -194,7 +193,7 @@ class Store:
         return bool(unnamed)
 
     def _find(self, generation: Generation) -> str | None:
-        """The path of a generation that has no ID."""
+        """Return the path of a generation without an ID, by its inode."""
         paths = {self.layout.live: describe(self.layout.live), **self.layout.others()}
         return next((path for path, directory in paths.items() if directory.inode == generation.inode), None)
 
@@ -206,16 +205,21 @@ class Store:
         prove: Callable[[str, Mapping[bytes, str]], None],
     ) -> Generation:
         """
-        Make a new generation, and return it with its number, inode and figures. A failure leaves nothing behind.
+        Create a new generation. A failure leaves nothing behind.
 
         Args:
-            record: the record to add it to; saved here.
-            generation: its version, origin and requester.
-            fill: puts the content into the empty directory that it is given.
-            prove: given that directory and its files' hex sha256 by path, completes the generation's proof, or raises.
+            record: The record to add the generation to; saved here.
+            generation: The generation, with version, origin and requester.
+            fill: Writes the content into the given empty directory.
+            prove: Called with that directory and the hex sha256 of its files by path; sets the proof, or raises.
+
+        Returns:
+            The generation, with its number, ID, inode, size and creation time.
 
         Raises:
-            SpaceExhausted, DestinationUnwritable: and whatever ``fill`` raises.
+            SpaceExhausted: The file system is full.
+            DestinationUnwritable: The file system refuses a write.
+            BaseimgError: Any error of ``fill`` or ``prove``.
         """
         generation.number = record.next_number
         try:
@@ -247,15 +251,17 @@ class Store:
 
     def write_index(self, generation: Generation, content: str, digests: Mapping[bytes, str]) -> dict[bytes, str]:
         """
-        Write a generation's index, and sync its content meanwhile, so the caller's sync has little left to do.
+        Write the index of a generation.
+
+        A thread syncs the content meanwhile, so the caller's sync is short.
 
         Args:
-            generation: its index digest is set here.
-            content: its directory.
-            digests: hex sha256 by path of the files whose content is known.
+            generation: The generation; its index digest is set here.
+            content: Its directory.
+            digests: Hex sha256 of files whose digest is known, by path.
 
         Returns:
-            The hex sha256 of every file by path.
+            The hex sha256 of every file, by path.
         """
         files.make_directory(self.layout.indexes)
         with in_background(lambda: syscalls.sync_filesystem(self.layout.home)):
@@ -263,14 +269,14 @@ class Store:
         return complete
 
     def discard_index(self, generation: Generation) -> None:
-        """Remove the index of a content that turned out wrong."""
+        """Delete the index of a generation whose content failed verification."""
         files.discard(self.layout.index(generation.number))
         generation.index = generation.view = ""
 
     def _restamp(self, record: Record, before: Mapping[int, int]) -> None:
-        """Take the ctimes that our own links have set over into the indexes; ``before`` has the old ones by inode."""
+        """Update the indexes with ctimes that our own links changed; ``before`` has the old ones by inode."""
         for number in record.present if before else ():
-            with contextlib.suppress(RecordInvalid):  # no sound index: nothing to keep up to date
+            with contextlib.suppress(RecordInvalid):  # without a valid index there is nothing to update
                 index.restamp(self.layout.index(number), self.path(record, number), before)
 
     def abandon(self, record: Record, generation: Generation) -> None:
@@ -287,23 +293,24 @@ class Store:
 
     def activate(self, record: Record, number: int, action: str, by: str) -> None:
         """
-        Swap the live content for generation ``number``, atomically.
+        Make generation ``number`` live, in one atomic exchange.
 
         Args:
-            record: the record of this base; saved here.
-            number: a generation that has a directory and is not live.
-            action: the operation, for the history.
-            by: the requester, for the history.
+            record: The record of this base; saved here.
+            number: A generation that has a directory and is not live.
+            action: The operation, for the history.
+            by: The requester, for the history.
 
         Raises:
-            SpaceExhausted, DestinationUnwritable: nothing is swapped, unless the message says so.
+            SpaceExhausted: The file system is full. Nothing is swapped, unless the message says so.
+            DestinationUnwritable: The file system refuses a write. Nothing is swapped, unless the message says so.
         """
         before = record.current
         place = self.layout.generation(number)
         intent = Intent(secrets.token_hex(8), before, number, action, now(), by)
         with translate_os_errors(self.layout.home):
             try:
-                self._identify(record)  # the pristine content, before the first swap
+                self._identify(record)  # the pristine content has no ID before the first swap
                 self.trace("swap.identified")
                 record.intent = intent
                 self.records.save(record)
@@ -339,19 +346,21 @@ class Store:
 
     def adopt(self, record: Record, by: str, fill: Callable[[str], Adopted | None]) -> None:
         """
-        Record a live content that baseimg did not make, without touching it, and keep the pristine content beside it.
+        Record a live content that baseimg did not make, and store the pristine content beside it.
 
-        The live directory stays in place, so this is a swap whose exchange has already happened: from its intent on,
-        :meth:`recover` completes it.
+        The live directory stays unchanged and in place, so an adoption is a swap whose exchange has already happened.
+        Once its intent is saved, :meth:`recover` completes it.
 
         Args:
-            record: the record of this base; saved here.
-            by: the requester, for the history.
-            fill: puts the pristine content into the empty directory that it is given, and completes ``record``
-                except for directories. If it returns ``None``, nothing is adopted.
+            record: The record of this base; saved here.
+            by: The requester, for the history.
+            fill: Writes the pristine content into the given empty directory and completes ``record``, except for
+                directories. If it returns ``None``, nothing is adopted.
 
         Raises:
-            SpaceExhausted, DestinationUnwritable: and whatever ``fill`` raises.
+            SpaceExhausted: The file system is full.
+            DestinationUnwritable: The file system refuses a write.
+            BaseimgError: Any error of ``fill``.
         """
         try:
             with translate_os_errors(self.layout.staging):
@@ -378,7 +387,7 @@ class Store:
             self.trace("adopt.finished")
 
     def _prepare_adoption(self, record: Record, by: str, adopted: Adopted) -> Intent:
-        """Write and sync everything that the record will name, and return the intent."""
+        """Write and sync everything that the record refers to; return the intent."""
         if live := adopted.live:
             live.number = record.highest = record.next_number
             live.id, live.created, live.by = _identify(self.layout.live), now(), by
@@ -405,18 +414,18 @@ class Store:
 
     def prune(self, record: Record, numbers: Iterable[int], in_use: Callable[[], Collection[int]] = frozenset) -> int:
         """
-        Remove generations, except the live and the pristine one.
+        Delete generations. The live and the pristine generation always stay.
 
-        They are marked as garbage first (I7), so :meth:`recover` finishes an interrupted removal. If pristine is
-        missing, nothing is removed: one of the directories may be it.
+        Generations are first marked as garbage (I7), so :meth:`recover` completes an interrupted prune. If the pristine
+        directory is missing, nothing is deleted, because any directory may be the pristine content.
 
         Args:
-            record: the record of this base; saved here.
-            numbers: the generations.
-            in_use: called after the mark; generations that it returns stay.
+            record: The record of this base; saved here.
+            numbers: The generations to delete.
+            in_use: Called after the mark; returns the numbers of generations that must stay.
 
         Returns:
-            The content bytes that this freed.
+            The content bytes freed.
         """
         if record.pristine_state == "missing":
             return 0
@@ -427,7 +436,7 @@ class Store:
             lifetimes.mark(record, dict.fromkeys(marked, ""))
             self.records.save(record)
             self.trace("prune.marked")
-            lifetimes.mark(record, marked)  # only on disk: a garbage generation is in no list
+            lifetimes.mark(record, marked)  # the mark stays on disk only: in_use must still see these generations
             used = set(in_use())
             lifetimes.mark(record, {number: "" for number in marked if number not in used})
             freed = sum(self._drop_garbage(record))
@@ -437,7 +446,7 @@ class Store:
         return freed
 
     def save(self, record: Record) -> None:
-        """Save a record in which only statements about generations changed, not the generations."""
+        """Save a record after a change of fields that describe generations, such as pins and damage."""
         with translate_os_errors(self.layout.state):
             self.records.save(record)
 
@@ -446,7 +455,7 @@ class Store:
         lifetimes.note(self.layout.lifetimes, record, intent, marker)
         before = record.generations[intent.before]
         if intent.action == "rollback":
-            record.previous = intent.after  # rolling back again stays here
+            record.previous = intent.after  # a second rollback is a no-op
         else:
             record.previous = before.number if before.inode and before.number != intent.after else None
         record.generations[intent.after].activated = intent.at
@@ -460,7 +469,7 @@ class Store:
         self.records.append({**line, "signed_by": after.signed_by})
 
     def _restore_names(self, record: Record) -> bool:
-        """Rename each complete generation that is not live to its number; returns whether any had another name."""
+        """Rename each complete generation that is not live to its number; return True if any was renamed."""
         moved = False
         for path, directory in self.layout.others().items():
             for generation in record.generations.values():
@@ -471,10 +480,13 @@ class Store:
 
     def _drop_garbage(self, record: Record) -> list[int]:
         """
-        Remove generations that were never activated (I7), and forget those that have no directory.
+        Delete generations that were never activated (I7).
 
-        If pristine is missing, the others stay in the record: the directories may come back. Returns the content bytes
-        that each removal freed.
+        Generations without a directory are removed from the record, except if the pristine directory is missing:
+        directories may then be restored.
+
+        Returns:
+            The content bytes that each deletion freed.
         """
         missing = record.pristine_state == "missing"
         garbage = [
@@ -495,7 +507,7 @@ class Store:
         return freed
 
     def _links(self, generations: Collection[Generation]) -> dict[int, int]:
-        """The ctime by inode of the large files of generations, as their indexes have it."""
+        """Return the recorded ctime of the large files of these generations, by inode."""
         linked: dict[int, int] = {}
         for generation in generations:
             with contextlib.suppress(RecordInvalid):
@@ -508,19 +520,19 @@ class Store:
             files.discard(os.path.join(self.layout.indexes, name))
 
     def _remove(self, generation: Generation) -> int:
-        # in the middle of a swap a name is wrong, an ID is not (I2)
+        # during a swap a name may be wrong, but an ID is always right (I2)
         places = [path for path, directory in self.layout.kept().items() if self._is(generation, directory)]
         return sum(files.remove_tree(path) for path in places)
 
     def _discard_staging(self) -> None:
-        """Remove an unfinished generation and half-written files."""
+        """Delete an unfinished generation and partly written files."""
         for path in self.layout.replaced:
             files.discard(path + ".new")
         files.remove(self.layout.staging)
 
 
 def _identify(path: str) -> str:
-    """Return the ID of a generation's directory; give it one if it has none."""
+    """Return the ID of a generation's directory; create one if it has none."""
     identity = describe(path).id or secrets.token_hex(16)
     os.setxattr(path, ID_XATTR, identity.encode())
     return identity

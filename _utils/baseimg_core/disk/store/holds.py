@@ -1,4 +1,4 @@
-"""Read and write the holds of one base (:mod:`model.store.hold`), in a file of their own beside the record."""
+"""Reads and writes the holds of one base (:mod:`model.store.hold`), a file next to the record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...model.store.hold import Hold
 
 def read(path: str) -> list[Hold]:
     """
-    Return the stored holds, expired ones included; none if there is no file.
+    Return the stored holds, expired ones included. An absent file has no holds.
 
     Raises:
         RecordInvalid: The file is damaged.
@@ -25,7 +25,7 @@ def read(path: str) -> list[Hold]:
 
 
 def write(path: str, holds: Sequence[Hold]) -> None:
-    """Replace the stored holds; without any, remove the file."""
+    """Replace the stored holds; delete the file if there are none."""
     with translate_os_errors(path):
         if holds:
             files.save(path, model_hold.dump(holds))

@@ -1,10 +1,10 @@
 """
-A generation's index: every path that it held when its content was proven, to compare with later.
+The index of a generation: its paths at the time its content was proven, for later comparison.
 
-One JSON line a path, a directory before its content and names in order, so a comparison holds one line at a time. A
-line has the path's metadata, a file's digest, and the inode and ctime under which they were seen. A path with that
-inode and ctime is unchanged: the kernel sets ctime at every change, and no program can set it back. Only a path whose
-inode or ctime differs is compared, and a file's content read.
+The index has one JSON line a path. Directories precede their content and names are sorted, so a comparison holds one
+line at a time. A line has the path's metadata, a file's digest, the inode and the ctime. A path with the same inode and
+ctime is unchanged: the kernel sets ctime at every change, and no program can set it back. Other paths are compared, and
+their contents are read.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _NAMED = 3  # paths in a summary
 class Finding:
     """One path that differs from the index."""
 
+    #: Relative path.
     path: bytes
     #: ``missing``, ``added``, ``content`` or ``metadata``.
     kind: str
@@ -40,7 +41,7 @@ class Finding:
     what: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as plain data."""
+        """Return the finding as plain data."""
         return {"path": overlay.shown(self.path), "finding": self.kind, "differs": list(self.what)}
 
 
@@ -48,13 +49,14 @@ class Finding:
 class Comparison:
     """The result of comparing a directory with its index."""
 
+    #: The paths that differ.
     findings: list[Finding] = field(default_factory=list)
-    #: The present stat of the paths that are as recorded, but under another inode or ctime.
+    #: The current inode and ctime of unchanged paths whose recorded inode or ctime differs.
     stats: dict[bytes, Stat] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
-        """The findings for people: the first paths, and how many more."""
+        """The first paths and the number of further ones, for messages."""
         paths = [f"{overlay.shown(finding.path) or '/'}: {finding.kind}" for finding in self.findings[:_NAMED]]
         more = len(self.findings) - len(paths)
         return ", ".join(paths) + (f" and {more} more" if more else "")
@@ -65,9 +67,9 @@ def write(path: str, directory: str, digests: Mapping[bytes, str]) -> tuple[str,
     Write the index of a complete generation. It is durable once the caller syncs the file system.
 
     Args:
-        path: the file to write.
-        directory: the generation.
-        digests: hex sha256 by path of the files whose content is known; the others are read.
+        path: The file to write.
+        directory: The generation's directory.
+        digests: Hex sha256 of files whose digest is known, by path; the others are read.
 
     Returns:
         The index digest, and the hex sha256 of every file by path.
@@ -77,7 +79,7 @@ def write(path: str, directory: str, digests: Mapping[bytes, str]) -> tuple[str,
         for name, real, st, kind in _walk(os.fsencode(directory)):
             if kind is Kind.FILE:
                 complete[name] = digests.get(name) or _digest(real)
-            # not json.dump, which encodes in Python
+            # json.dumps encodes in C, json.dump in Python
             stable = json.dumps({"path": _text(name), **_fields(real, st, kind), "sha256": complete.get(name)})
             sha.update(stable.encode() + b"\n")
             out.write(_line(stable, (st.st_ino, st.st_ctime_ns)))
@@ -90,20 +92,20 @@ def _line(stable: str, stat: Stat) -> str:
 
 def digests(path: str) -> dict[bytes, str]:
     """
-    Return the hex sha256 that an index has, by path.
+    Return the hex sha256 of the files in an index, by path.
 
     Raises:
-        RecordInvalid: there is no sound index.
+        RecordInvalid: The index is missing or damaged.
     """
     return {name: line["sha256"] for name, line in _read(path) if line["sha256"]}
 
 
 def digest(path: str) -> str:
     """
-    Return the index digest: that of all lines without the inodes and ctimes.
+    Return the index digest: the digest of all lines without inodes and ctimes.
 
     Raises:
-        RecordInvalid: the file cannot be read.
+        RecordInvalid: The file cannot be read.
     """
     sha = hashlib.sha256()
     try:
@@ -122,17 +124,20 @@ def _stable(line: str) -> str:
 
 def compare(path: str, directory: str, pristine: str | None, deep: bool) -> Comparison:
     """
-    Compare a directory with the index ``path``.
+    Compare a directory with its index.
 
     Args:
-        path: the index.
-        directory: the generation.
-        pristine: the pristine generation's directory, if there is one: in an index of format 1, a file without a
-            digest has its content.
+        path: The index.
+        directory: The generation's directory.
+        pristine: The pristine generation's directory, or ``None``. In an index of format 1, a file without a digest
+            must equal the pristine file.
         deep: True to read every file, not only those whose inode or ctime differs.
 
+    Returns:
+        The differences, and the new inodes and ctimes of unchanged paths.
+
     Raises:
-        RecordInvalid: there is no sound index.
+        RecordInvalid: The index is missing or damaged.
     """
     comparison = Comparison()
     recorded = _read(path)
@@ -164,22 +169,26 @@ def _compare(
 ) -> Finding | None:
     try:
         differing = (key for key, value in _fields(real, *found).items() if line[key] != value)
-        # xfs sets the time of a directory whose parent changes, as in an exchange; no container sees that of the root
+        # an exchange changes the mtime of the root on xfs, and no container sees that mtime
         what = tuple(key for key in differing if name or key != "mtime")
         if what:
             return Finding(name, "content" if _CONTENT.intersection(what) else "metadata", what)
         if found[1] is Kind.FILE and not _same(real, name, line["sha256"], pristine):
             return Finding(name, "content", ("content",))
-    except FileNotFoundError:  # removed at this moment
+    except FileNotFoundError:  # removed during the comparison
         return Finding(name, "missing")
     return None
 
 
 def refresh(path: str, stats: Mapping[bytes, Stat]) -> None:
     """
-    Give lines of an index the stat under which :func:`compare` found them unchanged.
+    Update inode and ctime of unchanged paths in an index, atomically and durably.
 
-    The next comparison then need not read them. Atomic and durable.
+    The next :func:`compare` skips these paths.
+
+    Args:
+        path: The index.
+        stats: The current inode and ctime, by path.
     """
     lines = []
     with open(path, encoding="ascii") as file:
@@ -191,10 +200,10 @@ def refresh(path: str, stats: Mapping[bytes, Stat]) -> None:
 
 def links(path: str, size: int) -> dict[int, int]:
     """
-    Return the ctime by inode of the files of an index that have at least ``size`` bytes.
+    Return the recorded ctime, by inode, of the files in an index that have at least ``size`` bytes.
 
     Raises:
-        RecordInvalid: there is no sound index.
+        RecordInvalid: The index is missing or damaged.
     """
     return {
         line["inode"]: line["ctime"]
@@ -205,15 +214,15 @@ def links(path: str, size: int) -> dict[int, int]:
 
 def restamp(path: str, directory: str, before: Mapping[int, int]) -> None:
     """
-    Take over the ctimes that link(2) and unlink(2) of our own have changed.
+    Update an index with the ctimes that our own link(2) and unlink(2) calls changed.
 
     Args:
-        path: the index of a generation that shares files with the one that was made or removed.
-        directory: that generation.
-        before: the ctime by inode, as it was before the change.
+        path: The index of a generation that shares files with a new or deleted generation.
+        directory: The directory of the indexed generation.
+        before: The ctime before the change, by inode.
 
     Raises:
-        RecordInvalid: there is no sound index.
+        RecordInvalid: The index is missing or damaged.
     """
     stats: dict[bytes, Stat] = {}
     for name, line in _read(path):
@@ -231,7 +240,11 @@ def restamp(path: str, directory: str, before: Mapping[int, int]) -> None:
 
 
 def _fields(real: bytes, st: os.stat_result, kind: Kind) -> dict[str, Any]:
-    """The stable fields of a path in their JSON form. Attributes are digested: they may be large, and secret."""
+    """
+    Return the stable fields of a path for JSON.
+
+    Attributes are hashed, because they may be large or secret.
+    """
     entry: Entry = entry_of(real, st, kind)
     xattrs = repr(sorted(entry.xattrs.items())).encode() if entry.xattrs else b""
     return {
@@ -248,7 +261,7 @@ def _fields(real: bytes, st: os.stat_result, kind: Kind) -> dict[str, Any]:
 
 
 def _read(path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The paths with their lines, in the order of :func:`write`."""
+    """Yield each path with its line, in the order of :func:`write`; raises :class:`RecordInvalid`."""
     last: list[bytes] = []
     try:
         with open(path, encoding="ascii") as file:
@@ -265,12 +278,12 @@ def _read(path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _order(path: bytes) -> list[bytes]:
-    """Sorts paths in the order of :func:`_walk`."""
+    """Return a sort key for the order of :func:`_walk`."""
     return path.split(b"/")
 
 
 def _same(real: bytes, path: bytes, sha256: str | None, pristine: str | None) -> bool:
-    """True if a file has the recorded content; without a digest, that of the pristine generation's file."""
+    """True if a file has the recorded digest, or without one the content of the pristine file."""
     if sha256 is None and pristine is None:
         return True
     try:
@@ -288,7 +301,7 @@ def _digest(path: bytes) -> str:
 
 
 def _walk(root: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result, Kind]]:
-    """Every path with its real path, stat and kind, a directory before its content."""
+    """Yield each path with its absolute path, ``lstat`` and kind, directories before their content."""
     pending = [b""]
     while pending:
         path = pending.pop()

@@ -1,9 +1,9 @@
 """
-When generations of a base were swapped in and out, for the question whether a mount may show one.
+The times of swaps, which decide whether a mount can show a generation.
 
-mount(2) resolves the paths of an overlay's layers some time before the mount is visible in mountinfo. So a generation
-may be in use for a while after it was swapped out without a trace. Times are CLOCK_BOOTTIME, which no clock change
-affects, and count within one boot only: no mount survives a reboot.
+mount(2) resolves the paths of an overlay's layers some time before the mount is visible in mountinfo. So for a while
+after a swap, an invisible mount may use the old generation. Times are CLOCK_BOOTTIME, which no clock change affects.
+They are valid within one boot only: no mount survives a reboot.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 @dataclass(slots=True)
 class Lifetimes:
-    """What is known of the present boot."""
+    """The swaps during the current boot."""
 
-    #: CLOCK_BOOTTIME in seconds at which a generation was last swapped out, by number.
+    #: CLOCK_BOOTTIME in seconds of each generation's last swap-out, by number.
     retired: dict[int, float] = field(default_factory=dict)
-    #: For generations that were first swapped in during this boot: the unique ID of a mount made just before. No mount
-    #: with a lower ID shows the generation.
+    #: For each generation first swapped in during this boot, the unique ID of a mount created just before the swap. No
+    #: mount with a lower ID shows the generation.
     born: dict[int, int] = field(default_factory=dict)
 
     def age(self, number: int) -> float:
-        """Seconds since a generation was swapped out; infinite if that was before this boot."""
+        """Return the seconds since a generation was swapped out; infinite if not during this boot."""
         return uptime() - self.retired[number] if number in self.retired else float("inf")
 
     def swap(self, record: Record, before: int, after: int, marker: int | None) -> None:
         """
-        Note a swap.
+        Add a swap.
 
         Args:
-            record: The record before it notes the swap.
-            before: The generation that was swapped out.
-            after: The generation that was swapped in.
-            marker: The unique ID of a mount made just before the swap.
+            record: The record before it is updated for the swap.
+            before: Number of the generation that was swapped out.
+            after: Number of the generation that was swapped in.
+            marker: The unique ID of a mount created just before the swap; ``None`` if unknown.
         """
         self.retired[before] = uptime()
         self.retired.pop(after, None)
@@ -51,16 +51,16 @@ class Lifetimes:
             self.born[after] = marker
 
     def save(self, path: str) -> None:
-        """Replace the file."""
+        """Replace the file, atomically and durably."""
         data = {"format": FORMAT, "boot": boot_id(), "retired": self.retired, "born": self.born}
         files.save(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def read(path: str, record: Record) -> Lifetimes:
     """
-    Read what is known of the present boot.
+    Read the swaps of the current boot.
 
-    Without a file (an earlier release made the swaps), every generation counts as swapped out now.
+    Without a file (the swaps were made by an earlier release), every generation counts as swapped out now.
 
     Args:
         path: The file.
@@ -86,15 +86,16 @@ def read(path: str, record: Record) -> Lifetimes:
 
 def note(path: str, record: Record, intent: Intent, marker: int | None) -> None:
     """
-    Note a swap in the file. If that fails, remove the file: every generation then counts as swapped out now.
+    Add a swap to the file.
 
-    A full disk must not stop a rollback.
+    If the file cannot be written, it is deleted: every generation then counts as swapped out now. A full disk must not
+    prevent a rollback.
 
     Args:
         path: The file.
-        record: The record before it notes the swap.
+        record: The record before it is updated for the swap.
         intent: The swap.
-        marker: The unique ID of a mount made just before the swap.
+        marker: The unique ID of a mount created just before the swap; ``None`` if unknown.
     """
     try:
         bounds = read(path, record)
@@ -105,17 +106,17 @@ def note(path: str, record: Record, intent: Intent, marker: int | None) -> None:
 
 
 def mark(record: Record, activated: Mapping[int, str]) -> None:
-    """Set when generations were activated; empty marks them as garbage."""
+    """Set the activation time of generations, by number; an empty time marks them as garbage."""
     for number, at in activated.items():
         record.generations[number].activated = at
 
 
 def uptime() -> float:
-    """Seconds since the boot, suspended time included (CLOCK_BOOTTIME)."""
+    """Return the seconds since the boot, suspended time included (CLOCK_BOOTTIME)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id() -> str:
-    """The ID of the present boot."""
+    """Return the ID of the current boot."""
     with open(_BOOT_ID, encoding="ascii") as file:
         return file.read().strip()

@@ -1,9 +1,9 @@
 """
-The data that a new generation shares with the one that it is made from: extents, inodes, or none.
+The policy for data that a new generation shares with its starting generation.
 
-A hard link costs no time and no space. But a container sees the number of links, and an out-of-band write into the file
-of one generation changes every generation that has the file. So only large files are linked, and none in directories
-where programs refuse a file with several links (cron, logrotate).
+A hard link costs no time and no space. But a container sees the number of links, and an out-of-band write to the file
+in one generation changes the file in all of them. So only large files are linked, and no files in directories where
+programs refuse files with several links (cron, logrotate).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _NEVER_LINKED = (b"etc/", b"var/")
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """The ways in which a new generation may share data."""
+    """How a new generation may share data."""
 
-    #: True to share extents if the file system can.
+    #: True to share extents if the file system supports it.
     extents: bool
     #: True to share the inodes of large files.
     inodes: bool
 
     def links(self, path: bytes, st: os.stat_result) -> bool:
-        """True if the regular file at a layer's path is to be hard-linked."""
+        """True if the policy allows a hard link to the regular file at this path."""
         return self.inodes and st.st_size >= LINKED and not path.startswith(_NEVER_LINKED)
 
 
@@ -39,11 +39,11 @@ def choose(link: str, home: str) -> Sharing:
     """
     Resolve a value of ``baseimg:link`` for the file system of the directory ``home``.
 
-    ``auto`` shares extents if the file system can, else inodes. ``reflink`` shares extents or fails. ``copy`` shares
-    nothing. ``hardlink`` shares both.
+    ``auto`` shares extents if the file system supports it, else inodes. ``reflink`` shares extents or fails. ``copy``
+    shares nothing. ``hardlink`` shares both.
 
     Raises:
-        StorageUnsupported: ``link`` is ``reflink``, and the file system cannot share extents.
+        StorageUnsupported: ``link`` is ``reflink`` and the file system cannot share extents.
     """
     can_clone = link != "copy" and Copier().shares(home)
     if link == "reflink" and not can_clone:

@@ -1,4 +1,4 @@
-"""The exclusive lock of one base; it records its holder."""
+"""The lock of one base, which records its holder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL = 0.1  # seconds between two tries for the lock
 
 
 class LayerLock:
-    """flock(2) on the layer's own directory, so the lock ends with its process."""
+    """A lock by flock(2) on the layer's directory; it ends with its process."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -26,15 +26,15 @@ class LayerLock:
     @contextlib.contextmanager
     def held(self, timeout: float, holder: str) -> Iterator[None]:
         """
-        Hold the lock for the block; the directories of :class:`Layout` exist then.
+        Hold the exclusive lock for a block, and create the directories of :class:`Layout`.
 
         Args:
-            timeout: seconds to wait for the lock.
-            holder: names this operation, for other processes to show.
+            timeout: Seconds to wait for the lock.
+            holder: The name of this operation, which other processes show.
 
         Raises:
-            LayerBusy: another process held the lock all that time; the message names it.
-            LayerRemoved: the engine has removed the layer.
+            LayerBusy: Another process held the lock for the whole timeout; the message names it.
+            LayerRemoved: The engine removed the layer.
         """
         layout = self._layout
         with self._opened_layer() as descriptor, self._detecting_removal(descriptor):
@@ -52,21 +52,23 @@ class LayerLock:
     @contextlib.contextmanager
     def shared(self, timeout: float) -> Iterator[None]:
         """
-        Keep other processes from changing this layer for the block, and write nothing. Several can do so at a time.
+        Hold the shared lock for a block, so no process changes this layer. Writes nothing.
+
+        Several processes can hold the shared lock at a time.
 
         Args:
-            timeout: seconds to wait for the lock.
+            timeout: Seconds to wait for the lock.
 
         Raises:
-            LayerBusy: another process held the lock all that time.
-            LayerRemoved: the engine has removed the layer.
+            LayerBusy: Another process held the lock for the whole timeout.
+            LayerRemoved: The engine removed the layer.
         """
         with self._opened_layer() as descriptor:
             self._wait(descriptor, timeout, fcntl.LOCK_SH)
             yield
 
     def _write_holder(self, holder: str) -> None:
-        """Name the holder. Without free space the old name stays, since a lock must not need any."""
+        """Record the holder. On a full disk the old name stays, because locking must work without free space."""
         line = f"pid {os.getpid()}, {holder}, since {now()}\n".encode()
         with contextlib.suppress(SpaceExhausted), translate_os_errors(self._layout.holder):
             files.overwrite(self._layout.holder, line)
@@ -84,7 +86,7 @@ class LayerLock:
 
     @contextlib.contextmanager
     def _detecting_removal(self, descriptor: int) -> Iterator[None]:
-        """Explain an error by the removal of the layer, and remove what this process has written in its place since."""
+        """Raise ``LayerRemoved`` if the engine removed the layer, and delete files that we wrote there since."""
         try:
             yield
         except (OSError, BaseimgError) as exc:
@@ -98,14 +100,14 @@ class LayerLock:
             raise
 
     def _holds_content(self) -> bool:
-        """True if there is a record or a generation, which only an operator may remove."""
+        """True if a record or a generation exists, which only an operator may remove."""
         return os.path.lexists(self._layout.state) or bool(self._layout.kept())
 
     def _removed(self) -> LayerRemoved:
         return LayerRemoved(f"the engine removed {self._layout.layer} during the operation")
 
     def _discard_unused(self) -> None:
-        """Remove our metadata if this base was never swapped. Removes only files that hold no content."""
+        """Delete our metadata if this base was never swapped. Generations, holds and damage reports stay."""
         layout = self._layout
         indexes = set(os.listdir(layout.indexes) if os.path.isdir(layout.indexes) else []) - {"0.jsonl"}
         kept = (layout.history, layout.staging, layout.holds)
@@ -118,7 +120,7 @@ class LayerLock:
                 os.rmdir(directory)
 
     def _knows_damage(self) -> bool:
-        """True if the record says that the pristine content is damaged, which must not be forgotten."""
+        """True if the record must stay: it marks the pristine content as damaged, or it is unreadable."""
         with contextlib.suppress(BaseimgError):
             record = RecordFile(self._layout).load()
             return record is not None and record.pristine.damaged

@@ -1,4 +1,4 @@
-"""Writes a mask (:mod:`model.stack.mask`) into an empty directory, as a new content of a base's top layer."""
+"""Writes a mask (:mod:`model.stack.mask`) into an empty directory, as a new generation of a base."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class MaskWriter:
     """
     Fills the empty directory ``root`` with a mask.
 
-    Directories get their metadata last, since every name that is created in one changes its time, and since a default
-    ACL would be inherited by the names created later.
+    The metadata of directories is set last: creating a name changes the directory's times, and new names would inherit
+    a default ACL.
     """
 
     def __init__(self, root: str, wanted: Stack, sharing: Sharing = SEPARATE, own: str = "") -> None:
@@ -42,7 +42,7 @@ class MaskWriter:
             root: The directory to fill.
             wanted: The stack whose view the mask shows.
             sharing: How files share data with the wanted stack.
-            own: A generation of the same layer: only its files may be hard-linked. Empty for none.
+            own: The directory of a generation of the same layer; only its files may be hard-linked. Empty for none.
         """
         self._wanted, self._sharing = wanted, sharing
         self._own = os.fsencode(own) + b"/"
@@ -52,9 +52,9 @@ class MaskWriter:
         self.bytes = 0
         #: Paths written so far.
         self.paths = 0
-        #: Hex sha256, by path, of the files that are not the own generation's.
+        #: Hex sha256 of the files that do not come from ``own``, by path.
         self.digests: dict[bytes, str] = {}
-        #: The paths whose files are the own generation's.
+        #: The paths of the files that come from ``own``.
         self.own: set[bytes] = set()
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class MaskWriter:
 
     def _link(self, path: bytes, real: bytes) -> bool:
         if any(xattr.startswith(overlay.OVERLAY_XATTRS) for xattr in os.listxattr(real, follow_symlinks=False)):
-            return False  # the kernel's marks refer to other paths
+            return False  # overlay's marks refer to other paths
         directory = os.open(os.path.dirname(real), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return self._tree.link_from(path, directory, os.path.basename(real))
@@ -146,5 +146,5 @@ class MaskWriter:
     def _real(self, path: bytes) -> bytes:
         """Return the absolute path of the file that the wanted stack shows at ``path``."""
         node = self._wanted.find(path)
-        assert node is not None  # the mask was made from what the stack shows
+        assert node is not None  # the mask was computed from this stack
         return node.top

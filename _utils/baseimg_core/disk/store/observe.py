@@ -1,4 +1,4 @@
-"""Read a store without its lock while operations change it."""
+"""Reads a store without its lock while operations may change it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ Observed = TypeVar("Observed")
 
 def observe(store: Store, work: Callable[[Record | None], Observed]) -> Observed:
     """
-    Do work that only reads; repeat it if an operation changed the store meanwhile.
+    Run read-only work, and repeat it if an operation changed the store meanwhile.
 
     Args:
-        store: the store.
-        work: given the record, or ``None`` if nothing was applied yet.
+        store: The store.
+        work: Called with the record, or with ``None`` if the base has no record.
+
+    Returns:
+        The result of ``work``.
 
     Raises:
-        Whatever ``work`` and :meth:`Store.read` raise while nothing changes.
+        BaseimgError: Any error of ``work`` and :meth:`Store.read` while the store is unchanged.
+        OSError: The same.
     """
     for attempt in range(_ATTEMPTS):
         before = _fingerprint(store)
@@ -51,7 +55,7 @@ def _fingerprint(store: Store) -> tuple[object, ...]:
 
 
 def _is_swapping(store: Store) -> bool:
-    """True if an exchange is under way, or was interrupted."""
+    """True if a swap is running or was interrupted."""
     with contextlib.suppress(BaseimgError, OSError):
         record = store.records.load()
         return record is not None and record.intent is not None

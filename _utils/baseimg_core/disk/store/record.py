@@ -1,4 +1,4 @@
-"""Read and write the record of one base and the history of its swaps (:mod:`model.store.record`)."""
+"""Reads and writes the record of one base and the history of its swaps (:mod:`model.store.record`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...model.store.generations import directory_of
 from ...model.store.record import Record
 from .layout import Layout, describe
 
-_MAX_HISTORY = 1 << 20  # bytes, about 2,500 swaps; then the file is rotated, and the one before it is discarded
+_MAX_HISTORY = 1 << 20  # bytes, about 2,500 swaps; a larger file is rotated, and one rotated file is kept
 _ROTATED = ".1"
 _RESERVED = 1 << 14  # bytes allocated ahead for the next lines, so that a swap needs no free space
 
@@ -28,23 +28,23 @@ class RecordFile:
 
     def read(self) -> Record | None:
         """
-        Return the record, matched with the directories that exist; ``None`` if nothing was applied yet.
+        Return the record, matched with the existing directories; ``None`` if there is no record.
 
         Raises:
-            RecordInvalid: the record is damaged or lost.
-            RecordNewer: a newer baseimg has written the record.
-            ContentUnknown: the live directory is not a generation of the record.
+            RecordInvalid: The record is damaged or lost.
+            RecordNewer: A newer baseimg wrote the record.
+            ContentUnknown: The live directory is not a generation in the record.
         """
         record = self.load()
         return self.match(record) if record else None
 
     def load(self) -> Record | None:
         """
-        Return the record as it was written; ``None`` if there is none.
+        Return the record as stored; ``None`` if there is none.
 
         Raises:
-            RecordInvalid: the record is damaged, or it is missing although generations exist.
-            RecordNewer: a newer baseimg has written the record.
+            RecordInvalid: The record is damaged, or it is missing although generations exist.
+            RecordNewer: A newer baseimg wrote the record.
         """
         state = self._layout.state
         try:
@@ -57,10 +57,12 @@ class RecordFile:
 
     def match(self, record: Record) -> Record:
         """
-        Enter into a record which generation is live (``current``) and where the others lie (``inode``, 0 for nowhere).
+        Match a record with the directories on disk, and return it.
+
+        Sets ``current`` to the live generation, and each generation's ``inode`` (0 without a directory).
 
         Raises:
-            ContentUnknown: the live directory is not a generation of the record.
+            ContentUnknown: The live directory is not a generation in the record.
         """
         live = describe(self._layout.live)
         directories = [live, *self._layout.others().values()]
@@ -82,7 +84,7 @@ class RecordFile:
 
     @property
     def reference(self) -> str:
-        """The base's reference in the record, also if the live directory is unknown; empty if it is unreadable."""
+        """The base's reference in the record; empty if the record is unreadable. Ignores the live directory."""
         try:
             with open(self._layout.state, "rb") as file:
                 return model_record.parse(file.read(), self._layout.state).reference
@@ -100,10 +102,10 @@ class RecordFile:
 
     def history(self) -> list[dict[str, Any]]:
         """
-        Return every swap so far, oldest first: the fields of docs/reference/store-format.md.
+        Return the swaps, oldest first, with the fields of docs/reference/store-format.md.
 
         Raises:
-            RecordInvalid: the file is damaged.
+            RecordInvalid: The file is damaged.
         """
         try:
             return [json.loads(line) for line in self._lines()]
@@ -113,7 +115,7 @@ class RecordFile:
             ) from exc
 
     def append(self, swap: Mapping[str, Any]) -> None:
-        """Add a swap to the history, unless its ``id`` is that of the last line."""
+        """Append a swap to the history, unless the last line has the same ``id``."""
         path = self._layout.history
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_size > _MAX_HISTORY:
@@ -123,9 +125,9 @@ class RecordFile:
             files.append_line(path, json.dumps(swap, sort_keys=True).encode(), _RESERVED)
 
     def _lines(self) -> list[bytes]:
-        """The lines of the history, those of the rotated file first."""
+        """Return the lines of the history, starting with the rotated file."""
         lines: list[bytes] = []
         for path in (self._layout.history + _ROTATED, self._layout.history):
             with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-                lines += (line for line in file if line.endswith(b"\n"))  # a crash may leave an incomplete one
+                lines += (line for line in file if line.endswith(b"\n"))  # a crash may leave an incomplete line
         return lines

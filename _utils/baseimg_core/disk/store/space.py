@@ -1,4 +1,4 @@
-"""File system space: how much a directory tree takes, and whether new content fits."""
+"""File system space: the size of directory trees, and checks that new content fits."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def released(directories: Iterable[str]) -> int:
 
 
 def content_bytes(directory: str, selects: Callable[[bytes, os.stat_result], bool]) -> int:
-    """Return the content bytes of the files in a tree that ``selects`` accepts, hard links counted once."""
+    """Return the content bytes of the files that ``selects`` accepts in a tree, hard links counted once."""
     return sum({st.st_ino: st.st_size for path, st in _files(directory) if selects(path, st)}.values())
 
 
 def _files(directory: str) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield every regular file of a directory tree with its relative path."""
+    """Yield the relative path and the ``lstat`` of each regular file in a directory tree."""
     root = os.fsencode(directory)
     for parent, _directories, names in files.walk(root):
         for name in names:
@@ -39,7 +39,7 @@ def _files(directory: str) -> Iterator[tuple[bytes, os.stat_result]]:
 
 
 def measure(directory: str) -> tuple[int, int]:
-    """Return the content bytes of a directory tree, hard links counted once, and its number of paths."""
+    """Return the content bytes of a tree, hard links counted once, and its number of paths."""
     total = paths = 0
     linked: set[int] = set()
     for parent, directories, names in files.walk(os.fsencode(directory)):
@@ -56,14 +56,17 @@ def measure(directory: str) -> tuple[int, int]:
 
 def exhausted_while_writing(directory: str, size: int, paths: int, hint: str, cause: SpaceExhausted) -> SpaceExhausted:
     """
-    Return the error for a file system that became full during a write, with the space that the content needs.
+    Return the error for a file system that became full during a write, with the space needed.
 
     Args:
         directory: A directory on that file system.
         size: Content bytes of the new content.
         paths: Its number of paths.
-        hint: How to free space.
+        hint: How to free space, for the error's hint.
         cause: The error of the write itself.
+
+    Returns:
+        The error to raise instead of ``cause``.
     """
     st = os.statvfs(directory)
     needed, free = _needed(size, paths, st), st.f_bavail * st.f_frsize
@@ -84,10 +87,10 @@ def check(directory: str, size: int, paths: int, reserve: int, hint: Callable[[]
         size: Content bytes of the new content.
         paths: Its number of paths; each takes an inode.
         reserve: Percentage of the file system that must stay free.
-        hint: Called on failure; says how to free space.
+        hint: Called on failure; returns how to free space.
 
     Raises:
-        SpaceExhausted: It does not fit; the message has both figures.
+        SpaceExhausted: The content does not fit; the message has the space needed and the free space.
     """
     st = os.statvfs(directory)
     reserved = st.f_blocks * reserve // 100

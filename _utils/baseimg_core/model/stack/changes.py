@@ -8,6 +8,7 @@ from enum import Enum
 
 from .entry import Entry
 
+#: For each hard-linked path, all paths that share its inode.
 Groups = Mapping[bytes, frozenset[bytes]]
 
 
@@ -25,14 +26,15 @@ class Change:
 
     #: Relative path.
     path: bytes
+    #: How the path differs.
     action: Action
     #: For a modified path, the properties that differ (:func:`entry.differences`, ``content``, ``links``).
     what: tuple[str, ...] = ()
-    #: The path in the target; ``None`` if it is removed.
+    #: Metadata of the path in the target; ``None`` for a removed path.
     entry: Entry | None = None
-    #: Absolute path of the file on disk that holds the target's content.
+    #: Absolute path of the file on disk with the target's content; empty for a removed path.
     real: bytes = b""
-    #: An earlier path in the list that this one is a hard link to.
+    #: The earlier path in the list that this path is a hard link to; ``None`` if there is none.
     link: bytes | None = None
     #: True if later paths in the list are hard links to this one.
     leads: bool = False
@@ -48,16 +50,16 @@ def counts(changes: Iterable[Change]) -> dict[str, int]:
 
 def relinked(before: Groups, after: Groups, changed: set[bytes], remains: Callable[[bytes], bool]) -> list[bytes]:
     """
-    Return the unchanged paths that must be written again because their hard links differ.
+    Return the unchanged paths that must be rewritten because their hard links differ.
 
-    An unchanged path stays linked to the unchanged paths of its old group. If that is not its new group, the whole new
-    group is written; a group of which one path is written is written whole.
+    An unchanged path stays linked to the unchanged paths of its old group. If these are not its complete new group,
+    the whole new group is rewritten. So a group is rewritten completely or not at all.
 
     Args:
-        before: For a path of the source, the paths that share its inode; single paths may be absent.
-        after: The same for the target.
-        changed: The paths that are written anyway; the returned paths are added to it.
-        remains: True for a path that the target still shows as a leaf.
+        before: The hard links of the source; paths without other links may be absent.
+        after: The hard links of the target.
+        changed: The changed paths, which are written anyway; the returned paths are added.
+        remains: Returns True for a path that is a leaf in the target.
 
     Returns:
         The paths, in order.

@@ -8,7 +8,11 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """Types of files that a layer can carry. Sockets cannot be in a layer (OCI image spec, layer.md, "File Types")."""
+    """
+    File types that a layer can carry.
+
+    A layer cannot carry sockets (OCI image spec, layer.md, "File Types").
+    """
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -33,20 +37,21 @@ NANO = 10**9
 
 
 def kind_of(mode: int) -> Kind | None:
-    """Return the kind of an ``st_mode``; ``None`` for a socket, which no layer can carry."""
+    """Return the file type of an ``st_mode``; ``None`` for a socket, which no layer can carry."""
     return _KINDS.get(stat.S_IFMT(mode))
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One path's type and metadata."""
+    """Type and metadata of one path."""
 
+    #: File type.
     kind: Kind
     #: Permission bits, with setuid, setgid and sticky.
     mode: int
-    #: Owner.
+    #: User ID of the owner.
     uid: int = 0
-    #: Group.
+    #: Group ID of the owner.
     gid: int = 0
     #: Modification time in nanoseconds since 1970.
     mtime_ns: int = 0
@@ -54,14 +59,14 @@ class Entry:
     size: int = 0
     #: Target of a symlink; empty for other types.
     target: bytes = b""
-    #: (major, minor) of a device.
+    #: (major, minor) of a device; zeros for other types.
     device: tuple[int, int] = (0, 0)
     #: Extended attributes that a layer carries (:func:`overlay.carried`).
     xattrs: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def mtime(self) -> int:
-        """Modification time in whole seconds, the precision of an image's layer tar; comparisons use it."""
+        """Modification time in whole seconds, for comparisons: an image's layer tar has no finer precision."""
         return self.mtime_ns // NANO
 
     @property
@@ -71,19 +76,19 @@ class Entry:
 
     @property
     def is_unusual_device(self) -> bool:
-        """True for a block device, and for a character device that is not one of those of every container."""
+        """True for a block device, and for a character device that containers do not have by default."""
         return self.kind is Kind.BLOCK or (self.kind is Kind.CHAR and self.device not in _USUAL_DEVICES)
 
 
 def differences(old: Entry, new: Entry) -> list[str]:
-    """Return the names of the properties that differ; contents and hard links are compared elsewhere."""
+    """Return the names of the properties that differ. Does not compare contents and hard links."""
     if old.kind is not new.kind:
         return ["type"]
     pairs = {
         "size": (old.size, new.size),
         "target": (old.target, new.target),
         "device": (old.device, new.device),
-        # the kernel ignores a symlink's own mode and not every file system keeps it
+        # the kernel ignores the mode of a symlink, and some file systems do not store it
         "mode": (old.mode, new.mode) if new.kind is not Kind.SYMLINK else (0, 0),
         "owner": ((old.uid, old.gid), (new.uid, new.gid)),
         "mtime": (old.mtime, new.mtime),

@@ -17,12 +17,16 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def is_digest(text: object) -> bool:
-    """True if ``text`` is a sha256 digest as the OCI spec writes it."""
+    """True if ``text`` is a sha256 digest in OCI notation, ``sha256:`` and 64 hex digits."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """Return the chain ID of every prefix of ``diff_ids``, bottom first; the last one identifies the whole stack."""
+    """
+    Return the chain ID of each prefix of ``diff_ids``, bottom first.
+
+    The last ID identifies the whole stack.
+    """
     chain: list[str] = []
     for diff_id in diff_ids:
         above = f"{chain[-1]} {diff_id}" if chain else ""
@@ -31,7 +35,12 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
 
 
 def chain_id(diff_ids: Sequence[str]) -> str:
-    """Return the chain ID of the stack ``diff_ids``, bottom first; raises :class:`ArgumentInvalid` if it is empty."""
+    """
+    Return the chain ID of the stack ``diff_ids``, bottom first.
+
+    Raises:
+        ArgumentInvalid: The stack is empty.
+    """
     if not diff_ids:
         raise ArgumentInvalid("an image without layers has no chain ID", "give an image that has at least one layer")
     return chain_ids(diff_ids)[-1]

@@ -1,10 +1,10 @@
 """
-Masks: a layer directory that makes a stack show one wanted view, whatever lies below it.
+Masks: layer directories that make a stack show one wanted view over several lower contents.
 
-A base can be built on another base whose content changes. The mask of the upper base shows the wanted view over every
-content that the lower base can have, so it can be swapped in before the lower base changes. The rule relies on how the
-kernel merges directories (overlayfs.rst, "Merging directories", "whiteouts and opaque directories"); the property tests
-compare it with real mounts.
+A base can be built on another base whose content changes. The mask of the upper base shows the wanted view over each
+content that the lower base can have, so it can be swapped in before the lower base changes. The rules follow the
+kernel's merge of directories (overlayfs.rst, "Merging directories", "whiteouts and opaque directories"). The property
+tests compare them with real mounts.
 """
 
 from __future__ import annotations
@@ -18,58 +18,58 @@ from .entry import Entry, differences
 from .overlay import Mark
 
 Node = TypeVar("Node")
-#: True if two files of equal metadata, of the wanted view and of one below, are equal byte by byte.
+#: Returns True if two files of equal metadata, one wanted and one below, have equal contents.
 SameContent = Callable[[Node, Node], bool]
-# A directory of the wanted view, and what the views below have there; ``None`` if nothing of them shows.
+# path, wanted directory, the same directory in each view below; ``None`` if the views below are hidden
 _Directory = tuple[bytes, Any, Sequence[Any] | None]
 
 
 class View(Protocol[Node]):
-    """What one stack of layers shows. Nodes of all views of one mask have one type."""
+    """The view of one stack of layers. All views of a mask use the same node type."""
 
     @property
     def root(self) -> Node:
         """The root directory."""
 
     def children(self, node: Node) -> Mapping[bytes, Node]:
-        """Return what a directory shows, by name."""
+        """Return the nodes in a directory, by name."""
 
     def is_dir(self, node: Node) -> bool:
         """True for a directory."""
 
     def entry(self, node: Node) -> Entry:
-        """Return type and metadata."""
+        """Return the type and metadata of a node."""
 
     def inode(self, node: Node) -> Hashable:
-        """Return a value that the hard links of a leaf share; ``None`` if the leaf has no other link."""
+        """Return a value that all hard links of a leaf share; ``None`` if the leaf has no other link."""
 
     def has_strays(self, node: Node) -> bool:
-        """True if one layer alone makes up the directory and has whiteouts in it: ``readdir`` lists these."""
+        """True if a single layer provides the directory and has whiteouts in it: ``readdir`` lists them."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaskEntry:
-    """One path of a mask, with the metadata and the content that the wanted view has there."""
+    """One path of a mask. Its metadata and content are those of the wanted view."""
 
     #: Relative path; empty for the root.
     path: bytes
     #: ``WHITEOUT``, ``LEAF``, ``DIRECTORY`` or ``OPAQUE``.
     mark: Mark
-    #: An earlier path that this leaf is a hard link to.
+    #: The earlier path that this leaf is a hard link to; ``None`` if there is none.
     link: bytes | None = None
 
 
 def mask(wanted: View[Node], below: Sequence[View[Node]], same_content: SameContent[Node]) -> list[MaskEntry]:
     """
-    Return the layer that shows ``wanted`` over each of several contents.
+    Return a layer that shows ``wanted`` over each of the views ``below``.
 
     Args:
         wanted: The view to show.
-        below: What the layers below the mask show, for each content that they can have; at least one.
-        same_content: Compares the contents of two files whose metadata is equal.
+        below: The possible views of the layers below the mask; at least one.
+        same_content: Compares the contents of two files with equal metadata.
 
     Returns:
-        The paths of the mask, ordered by path, so that parents come first. The root is always one of them.
+        The paths of the mask, ordered by path, so that parents come first. The root is always included.
     """
     return _Mask(wanted, below, same_content).run()
 
@@ -93,7 +93,7 @@ class _Mask:
         return [self._entry(path, mark, leaders) for path, mark in sorted(self._marks.items())]
 
     def _merge(self, path: bytes, wanted: Any, below: Sequence[Any]) -> Iterator[_Directory]:
-        """Decide what is in a directory that every view has; yields its directories."""
+        """Set the marks in a directory that all views have; yield its subdirectories."""
         if not self._shows_through(wanted, below):
             self._marks[path] = Mark.DIRECTORY
         children = self._wanted.children(wanted)
@@ -113,7 +113,7 @@ class _Mask:
                 yield child, node, None
 
     def _complete(self, path: bytes, wanted: Any) -> Iterator[_Directory]:
-        """Put in all of a directory that shows nothing from below; yields its directories."""
+        """Add all leaves of a directory that hides the views below; yield its subdirectories."""
         for name, node in self._wanted.children(wanted).items():
             child = overlay.join(path, name)
             if self._wanted.is_dir(node):
@@ -140,7 +140,11 @@ class _Mask:
         return self._same_content(wanted, below)
 
     def _shows_through(self, wanted: Any, below: Sequence[Any]) -> bool:
-        """True if a directory's own entry is not needed. Merging with the mask hides a stray whiteout."""
+        """
+        True if the mask does not need this directory.
+
+        An entry in the mask would also hide stray whiteouts.
+        """
         entry = self._wanted.entry(wanted)
         return not any(
             node != wanted and (view.has_strays(node) or differences(view.entry(node), entry))
@@ -148,7 +152,7 @@ class _Mask:
         )
 
     def _add_parents(self) -> None:
-        """Add the parents of every path. They are directories in every view if the path did not add them itself."""
+        """Add the missing parents of all paths. A missing parent is a directory in all views."""
         for path in list(self._marks):
             for above in overlay.ancestors(path):
                 if above in self._marks:
@@ -162,25 +166,33 @@ class _Mask:
 
 
 class _Groups:
-    """Hard links: a group of paths is in the mask as a whole, or shows through as a whole."""
+    """Groups of hard links. A group is completely in the mask, or shows through completely."""
 
     def __init__(self, below: int) -> None:
         #: The paths of the wanted view, by inode.
         self._wanted: dict[Hashable, set[bytes]] = {}
+        #: The inode of each hard-linked path of the wanted view.
         self._inodes: dict[bytes, Hashable] = {}
-        #: For each content below, the paths that match the wanted view, by inode.
+        #: For each view below, the paths that match the wanted view, by inode.
         self._below: list[dict[Hashable, set[bytes]]] = [{} for _ in range(below)]
-        #: The inode below of each path that matches and has links on any side.
+        #: The inodes in the views below, by matching path with hard links on any side.
         self._matches: dict[bytes, Sequence[Hashable]] = {}
 
     def add(self, path: bytes, inode: Hashable) -> None:
-        """Note a leaf of the wanted view."""
+        """Add a leaf of the wanted view."""
         if inode is not None:
             self._wanted.setdefault(inode, set()).add(path)
             self._inodes[path] = inode
 
     def add_match(self, path: bytes, wanted: Hashable, below: Sequence[Hashable]) -> None:
-        """Note a leaf that equals, but for its links, the leaf that each content below shows."""
+        """
+        Add a leaf that matches each view below, except for its hard links.
+
+        Args:
+            path: The leaf's path.
+            wanted: Its inode in the wanted view.
+            below: Its inode in each view below.
+        """
         if wanted is None and not any(inode is not None for inode in below):
             return
         self._matches[path] = below
@@ -193,7 +205,7 @@ class _Groups:
         return self._inodes.get(path)
 
     def incomplete(self, marked: Collection[bytes]) -> list[bytes]:
-        """Return the matching paths that must be in the mask, since their groups differ or are in it in part."""
+        """Return the matching paths whose groups differ or are partly in the mask, so the mask needs them."""
         unequal = {path for path in self._matches if not self._is_equal(path)}
         return [
             path for path in self._matches if any(other in marked or other in unequal for other in self._group(path))

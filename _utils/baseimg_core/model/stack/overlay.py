@@ -1,5 +1,5 @@
 """
-The rules of stacked layers, on disk and in a layer tar.
+Rules of stacked layers, on disk and in a layer tar.
 
 On disk (kernel, Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories") a whiteout is a character
 device 0/0 and an opaque directory carries ``trusted.overlay.opaque=y``. In a layer tar (OCI image spec, layer.md,
@@ -16,18 +16,18 @@ from enum import Enum
 OPAQUE_XATTR = "trusted.overlay.opaque"
 OPAQUE_VALUE = b"y"
 OVERLAY_XATTRS = "trusted.overlay."
-# These marks refer to other paths or layers; a copy of them would show other content.
+# These marks refer to other paths or layers, so a copy would show different content.
 UNSUPPORTED_MARKS = frozenset({"trusted.overlay.redirect", "trusted.overlay.metacopy", "trusted.overlay.whiteout"})
-# These depend on the host's policy or on the inode, and are wrong on another node.
+# These depend on the host's policy or on the inode, so they are wrong on another node.
 _HOST_XATTRS = frozenset({"security.selinux", "security.evm", "system.nfs4_acl"})
-# These are marks of baseimg itself on a node (model.store.generations).
+# baseimg marks its own directories with these (model.store.generations).
 _OUR_XATTRS = "trusted.baseimg."
 
 WHITEOUT_PREFIX = b".wh."
 
 
 class Mark(Enum):
-    """What one layer contains under one name."""
+    """The entry of one layer under one name."""
 
     ABSENT = 0
     WHITEOUT = 1
@@ -42,20 +42,24 @@ def is_whiteout(mode: int, rdev: int) -> bool:
 
 
 def carried(xattr: str) -> bool:
-    """True if a layer carries this extended attribute: all except marks of overlay and baseimg, and host labels."""
+    """
+    True if a layer carries this extended attribute.
+
+    Overlay's and baseimg's marks and host labels are excluded.
+    """
     return not xattr.startswith((OVERLAY_XATTRS, _OUR_XATTRS)) and xattr not in _HOST_XATTRS
 
 
 def visible(marks: Sequence[Mark]) -> list[int]:
     """
-    Return which layers contribute to one name of a stack.
+    Return the layers that contribute to one name of a stack.
 
     Args:
         marks: The mark of each layer, top first.
 
     Returns:
-        Indices into ``marks``, top first: none if the stack shows nothing, one for a leaf, and every merged layer for
-        a directory.
+        Indices into ``marks``, top first: empty if the name is absent, one index for a leaf, all merged layers for a
+        directory.
     """
     shown: list[int] = []
     for index, mark in enumerate(marks):
@@ -72,7 +76,7 @@ def visible(marks: Sequence[Mark]) -> list[int]:
 
 
 def ancestors(path: bytes) -> Iterator[bytes]:
-    """Yield the ancestors of a relative path, nearest first, without the path itself and the root."""
+    """Yield the ancestors of a relative path, nearest first, without the path and the root."""
     cut = path.rfind(b"/")
     while cut > 0:
         path = path[:cut]

@@ -1,4 +1,8 @@
-"""Shifted owners: an engine with user namespaces (userns-remap) stores layers with mapped user and group IDs."""
+"""
+Shifted owners of layers on disk.
+
+An engine with user namespaces (userns-remap) stores layers with mapped user and group IDs.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,15 @@ _ALL = 1 << 32
 @dataclass(frozen=True, slots=True)
 class Owners:
     """
-    How a store shifts owners. Bundles always have the image's owners.
+    The mapping between an image's owners and the owners on disk.
 
-    File capabilities are not shifted: engines store them unchanged, and the kernel ignores them in such containers.
+    Bundles always have the image's owners. File capabilities are not mapped: engines store them unchanged, and the
+    kernel ignores them in these containers.
     """
 
-    #: User ID on disk of the image's user 0.
+    #: User ID on disk for the image's user 0.
     uid: int = 0
-    #: Group ID on disk of the image's group 0.
+    #: Group ID on disk for the image's group 0.
     gid: int = 0
     #: Number of mapped IDs.
     count: int = _ALL
@@ -31,14 +36,24 @@ class Owners:
         return bool(self.uid or self.gid)
 
     def stored(self, entry: Entry) -> Entry:
-        """Return an image's entry with its owners on disk; raises :class:`LayerUnsupported` out of the mapped range."""
+        """
+        Return an image's entry with the owners on disk.
+
+        Raises:
+            LayerUnsupported: An owner is outside the mapped range.
+        """
         if not self.shifted:
             return entry
         self._check(entry.uid, entry.gid)
         return replace(entry, uid=entry.uid + self.uid, gid=entry.gid + self.gid)
 
     def original(self, entry: Entry) -> Entry:
-        """Return an entry on disk with its owners in the image; raises :class:`LayerUnsupported` out of the range."""
+        """
+        Return an entry on disk with the image's owners.
+
+        Raises:
+            LayerUnsupported: An owner is outside the mapped range.
+        """
         if not self.shifted:
             return entry
         uid, gid = entry.uid - self.uid, entry.gid - self.gid

@@ -1,4 +1,4 @@
-"""Pairs added files with removed ones: the same file under a name with another version number."""
+"""Pairs added files with removed files whose names differ only in version numbers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _NUMBERS = re.compile(rb"[0-9][0-9.]*")
 
 def counterparts(added: Iterable[bytes], removed: Iterable[bytes]) -> dict[bytes, bytes]:
     """
-    Return for added paths the removed path that differs only in its numbers.
+    Return the removed path that differs only in its numbers, for each added path that has one.
 
-    ``libz.so.1.3.1`` pairs with ``libz.so.1.2.13``. Several candidates pair in order.
+    ``libz.so.1.3.1`` pairs with ``libz.so.1.2.13``. Several candidates pair in sorted order.
     """
     candidates_by_shape: dict[bytes, list[bytes]] = {}
     for path in sorted(removed, reverse=True):

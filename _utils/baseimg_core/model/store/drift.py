@@ -1,4 +1,4 @@
-"""Drift: why a base's live content or its record is not as baseimg made it."""
+"""Drift of a base: out-of-band changes of its contents or its record."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 DAMAGED, INTERRUPTED, NOT_ADOPTED = "damaged", "interrupted", "not adopted"
-#: By the state of the pristine content: what a rollback to it would meet.
+#: The drift for each state of the pristine content that prevents a rollback to it.
 PRISTINE = {"damaged": "pristine damaged", "missing": "pristine missing"}
 
 
 def drift(status: Mapping[str, Any]) -> str:
     """
-    Name the drift of a base in one or two words; empty if there is none.
+    Return the drift of a base in one or two words; empty if there is none.
 
-    The beacon repeats this rule because it cannot import the core. The grain repeats it for a record.
+    Beacon and grain repeat this rule, because they cannot import the core. The grain applies it to a record.
     ``tests/unit/test_drift.py`` compares the three.
 
     Args:
-        status: one base's status as ``baseimg.status`` returns it.
+        status: The status of one base, as ``baseimg.status`` returns it.
 
     Returns:
-        An error's code, ``damaged``, ``pristine damaged``, ``pristine missing``, ``not adopted``, ``interrupted``, or
+        An error code, ``damaged``, ``pristine damaged``, ``pristine missing``, ``not adopted``, ``interrupted``, or
         the empty string.
     """
     if "error" in status:

@@ -1,4 +1,4 @@
-"""Rules about the generations of one base: which directory is which, and which generations must be kept."""
+"""Rules for the generations of one base: the directory of each, rollback targets, and retention."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .record import Generation, Record
 
-#: The attribute of a generation's directory that holds its ID.
+#: The extended attribute that holds a generation's ID, on its directory.
 ID_XATTR = "trusted.baseimg.id"
 
 
@@ -15,26 +15,25 @@ ID_XATTR = "trusted.baseimg.id"
 class Directory:
     """A directory that may be a generation."""
 
-    #: Its last path component.
+    #: The last component of its path.
     name: str
     #: Its inode.
     inode: int
-    #: Its :data:`ID_XATTR`; empty if it has none.
+    #: The value of its :data:`ID_XATTR`; empty if it has none.
     id: str
 
 
 def directory_of(generation: Generation, directories: Iterable[Directory], ids: Iterable[str]) -> Directory | None:
     """
-    Return the directory of a generation.
+    Return the directory of a generation; ``None`` if there is none.
 
-    The ID decides. A copy of a directory has the same ID, so the inode that was last seen decides between copies, and
-    else the name. A generation without an ID (format 1) is known by its inode alone, unless the directory has the ID
-    of another generation.
+    The ID decides. Copies of a directory have the same ID: among these the recorded inode decides, then the name. A
+    generation without an ID (format 1) matches by inode, except a directory with the ID of another generation.
 
     Args:
-        generation: the generation.
-        directories: all candidates.
-        ids: the IDs of all generations in the record.
+        generation: The generation.
+        directories: All candidates.
+        ids: The IDs of all generations in the record.
     """
     if not generation.id:
         others = set(ids)
@@ -45,7 +44,11 @@ def directory_of(generation: Generation, directories: Iterable[Directory], ids: 
 
 
 def way_back(record: Record) -> int | None:
-    """Return the newest sound generation, by number, that was live before the current one; ``None`` if none is."""
+    """
+    Return the number of the rollback target that prune must keep; ``None`` if there is none.
+
+    It is the previous generation if this is usable, else the newest other usable generation.
+    """
     numbers = [generation.number for generation in record.usable if generation.number != record.current]
     if record.previous in numbers:
         return record.previous
@@ -54,16 +57,19 @@ def way_back(record: Record) -> int | None:
 
 def removable(record: Record, keep: int, in_use: Mapping[int, str]) -> tuple[list[int], dict[int, str]]:
     """
-    Return the numbers of the generations to remove, and the reason by number for each that stays.
+    Return the generations that prune may delete.
 
-    Order is by number, never by time: clocks go back. The live, the pristine and the pinned generations, those in use,
-    and the sound generation that a rollback would go to always stay. Damaged generations go first. If pristine is
-    missing, all stay: one of them may be pristine.
+    The live, pristine and pinned generations, those in use and the rollback target always stay. Damaged generations
+    are deleted first. Age is judged by number, never by time, because clocks may be set back. If the pristine
+    directory is missing, all generations stay, because each may be the pristine content.
 
     Args:
-        record: the record, matched with the directories that exist.
-        keep: how many of the remaining sound generations stay, the newest first.
-        in_use: why a generation is in use, by number.
+        record: The record, matched with the existing directories.
+        keep: Number of further undamaged generations to keep, newest first; a rollback target except pristine counts.
+        in_use: The reason why a generation is in use, by number.
+
+    Returns:
+        The numbers to delete, in order, and the reason by number for each generation that stays.
     """
     if record.pristine_state == "missing":
         return [], dict.fromkeys(record.present, "the pristine content is missing, and this may be it")

@@ -1,4 +1,4 @@
-"""Holds: versions that a base must not go to on this node until an operator lifts the hold."""
+"""Holds: versions of a base that are blocked on this node until the hold is lifted or expires."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A stop for one version of one base on one node."""
+    """A block on one version of one base on one node."""
 
-    #: The version that the hold blocks. Other versions pass.
+    #: The blocked version. Other versions are not affected.
     version: str
-    #: Why, in the words of whoever set it.
+    #: The reason, as the requester gave it.
     reason: str
-    #: Who set it.
+    #: The requester who set the hold.
     by: str
-    #: When it was set, ISO 8601 in UTC.
+    #: Time at which the hold was set, ISO 8601 in UTC.
     at: str
-    #: When it ends by itself, ISO 8601 in UTC; empty for never.
+    #: Time at which the hold expires, ISO 8601 in UTC; empty for never.
     until: str = ""
 
     def is_active(self, now: str) -> bool:
-        """True until the hold ends by itself; ``now`` is ISO 8601 in UTC."""
+        """True if the hold has not expired at ``now``, ISO 8601 in UTC."""
         return not self.until or now < self.until
 
     def __str__(self) -> str:
@@ -36,17 +36,24 @@ class Hold:
 
 
 def active(holds: Iterable[Hold], now: str) -> list[Hold]:
-    """The holds that still block their version."""
+    """Return the holds that have not expired at ``now``, ISO 8601 in UTC."""
     return [hold for hold in holds if hold.is_active(now)]
 
 
 def blocking(holds: Iterable[Hold], version: str, now: str) -> Hold | None:
-    """The hold that blocks a version; None if it may be shown."""
+    """
+    Return the first hold that blocks a version; ``None`` if the version is not blocked.
+
+    Args:
+        holds: All holds of the base.
+        version: The version.
+        now: The current time, ISO 8601 in UTC.
+    """
     return next((hold for hold in active(holds, now) if hold.version == version), None)
 
 
 def dump(holds: Iterable[Hold]) -> bytes:
-    """Holds as they are stored."""
+    """Return the holds as stored JSON."""
     data = {"format": FORMAT, "holds": [asdict(hold) for hold in holds]}
     return json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -60,7 +67,7 @@ def parse(data: bytes, path: str) -> list[Hold]:
         path: Its path, for messages.
 
     Raises:
-        RecordInvalid: The file is damaged. A damaged hold is never treated as no hold.
+        RecordInvalid: The file is damaged. A damaged file never counts as empty.
     """
     names = tuple(Hold.__dataclass_fields__)
     try:

@@ -1,4 +1,8 @@
-"""Nests, bases built on one another: over which contents below it a generation shows what it stands for."""
+"""
+Nests: bases that are built on other bases.
+
+A generation is right over a lower content if the base then shows the generation's own image.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ from collections.abc import Collection, Mapping
 from .record import Generation, Record
 
 EXACT, FOLLOW = "exact", "follow"
-#: Values of ``below`` of a declared base.
+#: Values of ``below`` in the declaration of a base.
 BELOW = (EXACT, FOLLOW)
-#: Contents (:func:`content`) that can be live below a generation, by the chain ID of the base that has them.
+#: Contents (:func:`content`) that can be live below a generation, by the chain ID of their base.
 Contents = Mapping[str, Collection[str]]
 
 
 def content(generation: Generation) -> str:
-    """Return what identifies a generation's content in other records: its chain ID, or its number without one."""
+    """Return the identity of a generation's content for other records: its chain ID, else its number."""
     return generation.chain_id or f"generation {generation.number}"
 
 
@@ -22,7 +26,7 @@ def is_right(generation: Generation, needed: Contents) -> bool:
     """
     True if a generation shows its own image over each needed content.
 
-    Every generation is right over the pristine contents. :attr:`Generation.over` lists the others.
+    All generations are right over the pristine contents. :attr:`Generation.over` lists the other contents.
     """
     return not missing(generation, needed)
 
@@ -31,7 +35,7 @@ def missing(generation: Generation, needed: Contents) -> dict[str, list[str]]:
     """
     Return the needed contents over which a generation is not known to be right, by base.
 
-    A base below that shows the generation's own image is no matter: whatever shows through is that image.
+    A lower base that shows the generation's own image needs no check: that image is all that shows through.
     """
     own = content(generation)
     lacking = {
@@ -42,23 +46,23 @@ def missing(generation: Generation, needed: Contents) -> dict[str, list[str]]:
 
 
 def over(needed: Contents) -> dict[str, list[str]]:
-    """Return the value of :attr:`Generation.over` for a generation that is made for the needed contents."""
+    """Return the value of :attr:`Generation.over` for a generation built for the needed contents."""
     return {chain_id: sorted(contents) for chain_id, contents in sorted(needed.items())}
 
 
 def is_exact(chain_id: str, generation: Generation, below: str | None, is_version: bool) -> bool:
     """
-    Decide whether a base shows its own image, whatever is below it.
+    True if a base must show its own image over all lower contents.
 
     Args:
-        chain_id: The base.
+        chain_id: Chain ID of the base.
         generation: The generation that is live, or becomes live.
-        below: What is declared for it: ``exact``, ``follow``, or ``None``.
+        below: The declared value: ``exact``, ``follow``, or ``None`` without a declaration.
         is_version: True if the base is a version of a base that it is built on.
 
     Returns:
-        True for ``exact``. Without a declaration, True for versions of a lower base, and for a content that is not
-        the base's own.
+        True for ``exact``. Without a declaration, True for a version of a lower base, and for a generation that does
+        not show the base's pristine image.
     """
     if below is not None:
         return below == EXACT
@@ -66,7 +70,17 @@ def is_exact(chain_id: str, generation: Generation, below: str | None, is_versio
 
 
 def find(record: Record, like: Generation, needed: Contents) -> Generation | None:
-    """Return a usable generation with the content and the bundle of ``like`` that is right: the live or newest one."""
+    """
+    Return a usable generation that equals another one and is right over the needed contents.
+
+    Args:
+        record: The record of the base.
+        like: The generation whose image, version and bundle must be equal.
+        needed: The contents that can be live below the base.
+
+    Returns:
+        The live generation if it qualifies, else the newest one; ``None`` if none qualifies.
+    """
     same = [
         generation
         for generation in record.usable

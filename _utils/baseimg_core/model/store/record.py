@@ -20,58 +20,58 @@ UNPROVEN, ENGINE, BUNDLE, FROM_START, ASSUMED = "", "engine", "bundle", "from-st
 class Generation:
     """One complete content of the base's top layer directory."""
 
-    #: 0 is the pristine content; numbers only grow.
+    #: 0 for the pristine content; numbers only grow.
     number: int
-    #: The name that people give to this content.
+    #: The version, as operators name it.
     version: str
-    #: Chain ID of the image whose content it shows.
+    #: Chain ID of the image that it shows.
     chain_id: str
-    #: Inode of its directory when last seen; 0 if it has no directory.
+    #: Last known inode of its directory; 0 if it has no directory.
     inode: int
-    #: Digest of the bundle file that it was made from or compared with; empty if there is none.
+    #: Digest of the bundle that it was built from or compared with; empty if there is none.
     bundle: str = ""
-    #: Content bytes, as far as known.
+    #: Content bytes; 0 if unknown.
     bytes: int = 0
-    #: Number of paths, as far as known.
+    #: Number of paths; 0 if unknown.
     paths: int = 0
-    #: Time at which it was made, ISO 8601 in UTC; empty if unknown.
+    #: Time of its creation, ISO 8601 in UTC; empty if unknown.
     created: str = ""
-    #: Time at which it last became live, ISO 8601 in UTC; empty for never (garbage).
+    #: Time at which it last became live, ISO 8601 in UTC; empty if it never was (garbage).
     activated: str = ""
-    #: The requester of the operation that made it.
+    #: The requester of the operation that created it.
     by: str = ""
     #: True if prune must keep it.
     pinned: bool = False
-    #: True if it was found changed: nothing starts from it or goes back to it.
+    #: True if out-of-band changes were detected. It is then no starting generation and no rollback target.
     damaged: bool = False
-    #: Identities that vouch for every bundle it was made from; empty if one of them is unsigned.
+    #: Identities that signed all bundles it was built from; empty if a bundle is unsigned.
     signed_by: str = ""
-    #: Its own ID, also in the attribute ``trusted.baseimg.id`` of its directory; empty in a record of format 1.
+    #: Its ID, also in the attribute ``trusted.baseimg.id`` of its directory; empty in a record of format 1.
     id: str = ""
-    #: How its content was proven: ``engine``, ``bundle``, ``from-start`` or ``assumed``; empty if it was not.
+    #: How its content was proven: ``engine``, ``bundle``, ``from-start`` or ``assumed``; empty if unproven.
     proof: str = ""
-    #: Digest of what the base shows with it over the pristine contents of the layers below; empty if unknown.
+    #: View digest of the base with it over the pristine layers below; empty if unknown.
     view: str = ""
-    #: Digest of its index; empty if it has none or the index is of an older release.
+    #: Digest of its index; empty if it has no index or the index of an older release.
     index: str = ""
-    #: What was found changed, for people; empty if nothing was.
+    #: Summary of out-of-band changes, for messages; empty if there are none.
     damage: str = ""
-    #: By chain ID of a base below, the view digests over which it is right; empty for the pristine contents alone.
+    #: Lower contents over which it is right, by chain ID of their base; empty for the pristine contents alone.
     over: dict[str, list[str]] = field(default_factory=dict)
-    #: Fields of newer releases, kept as they are.
+    #: Fields of newer releases, kept unchanged.
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def can_start(self) -> bool:
-        """True if a new generation may be made from it: pristine, or proven; and not damaged."""
+        """True if a new generation may be built from it: undamaged, and pristine or proven."""
         return not self.damaged and bool(self.number == 0 or self.proof)
 
 
 @dataclass(slots=True)
 class Intent:
-    """A swap between two generations that has begun."""
+    """A swap in progress between two generations."""
 
-    #: Random; the history has each ID once.
+    #: Random ID, unique in the history.
     id: str
     #: Number of the generation that was live.
     before: int
@@ -79,17 +79,17 @@ class Intent:
     after: int
     #: The operation, for the history.
     action: str
-    #: Time of its beginning, ISO 8601 in UTC.
+    #: Time of its start, ISO 8601 in UTC.
     at: str
     #: The requester, for the history.
     by: str
-    #: Fields of newer releases, kept as they are.
+    #: Fields of newer releases, kept unchanged.
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Record:
-    """The record of a base, as kept in ``state.json``."""
+    """The record of a base, stored in ``state.json``."""
 
     #: Name of the base's original image.
     reference: str
@@ -97,21 +97,21 @@ class Record:
     chain_id: str
     #: Diff IDs of its layers, bottom first.
     diff_ids: tuple[str, ...]
-    #: The generations by number; 0 is always there.
+    #: The generations, by number; always has 0.
     generations: dict[int, Generation]
     #: Number of the live generation.
     current: int = 0
-    #: Number of the generation before it, for a rollback; ``None`` if there is none.
+    #: Number of the generation that was live before, for a rollback; ``None`` if there is none.
     previous: int | None = None
     #: The highest number so far; numbers are not reused.
     highest: int = 0
     #: Why an adoption could not restore the pristine content, which then has no directory; else empty.
     unproven: str = ""
-    #: A swap in progress.
+    #: The swap in progress; ``None`` if there is none.
     intent: Intent | None = None
-    #: Format of the file that it was read from; always saved as :data:`FORMAT`.
+    #: Format of the file that was read; always saved as :data:`FORMAT`.
     format: int = FORMAT
-    #: Fields of newer releases, kept as they are.
+    #: Fields of newer releases, kept unchanged.
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -126,24 +126,24 @@ class Record:
 
     @property
     def pristine_state(self) -> str:
-        """State of the pristine content: ``kept``, ``damaged``, ``missing`` (removed by hand), or ``unproven``."""
+        """State of the pristine content: ``kept``, ``damaged``, ``missing`` (out of band) or ``unproven``."""
         if self.pristine.damaged:
             return "damaged"
         return "kept" if self.pristine.inode else "unproven" if self.unproven else "missing"
 
     def by_chain(self, chain_id: str) -> Generation | None:
-        """Return the newest usable generation that shows this image's content."""
+        """Return the newest usable generation that shows this image; ``None`` if there is none."""
         return self._newest([generation for generation in self.usable if generation.chain_id == chain_id])
 
     def by_version(self, version: str) -> Generation | None:
-        """Return the newest usable generation that people call ``version`` (or ``pristine``)."""
+        """Return the newest usable generation with this version, or ``pristine``; ``None`` if there is none."""
         if version == "pristine":
             return self._newest([generation for generation in self.usable if generation.number == 0])
         return self._newest([generation for generation in self.usable if generation.version == version])
 
     @property
     def usable(self) -> list[Generation]:
-        """The generations that have a directory and were not found damaged, oldest first."""
+        """The undamaged generations that have a directory, oldest first."""
         return [self.generations[number] for number in self.present if not self.generations[number].damaged]
 
     @staticmethod
@@ -165,7 +165,7 @@ class Record:
         return max(self.highest, *self.generations) + 1
 
     def dump(self) -> bytes:
-        """The record as JSON, in the present format."""
+        """Return the record as JSON in the current format."""
         data = _plain(self)
         data["format"] = FORMAT
         data["generations"] = [_plain(generation) for _number, generation in sorted(self.generations.items())]
@@ -180,15 +180,15 @@ def _plain(part: Record | Generation | Intent) -> dict[str, Any]:
 
 def parse(data: bytes, where: str) -> Record:
     """
-    Read a record. Unknown fields are kept, for the release that wrote them.
+    Parse a record. Unknown fields are kept for the newer release that wrote them.
 
     Args:
-        data: the content of the file.
-        where: the path of the file, for messages.
+        data: The content of the file.
+        where: The path of the file, for messages.
 
     Raises:
-        RecordInvalid: it is damaged.
-        RecordNewer: it has a format that this version does not read.
+        RecordInvalid: The record is damaged.
+        RecordNewer: The record has a format that this version does not read.
     """
     try:
         raw: dict[str, Any] = json.loads(data)
@@ -215,7 +215,7 @@ _Part = TypeVar("_Part", Record, Generation, Intent)
 
 
 def _tolerant(kind: type[_Part], raw: Mapping[str, Any]) -> _Part:
-    """Make an object of the fields that this version knows, and keep the others in ``extra``."""
+    """Create an object from the known fields; unknown fields go to ``extra``."""
     names = {one.name for one in fields(kind)} - {"extra"}
     known = {name: value for name, value in raw.items() if name in names}
     return kind(**known, extra={name: value for name, value in raw.items() if name not in names})
