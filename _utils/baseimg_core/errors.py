@@ -153,7 +153,7 @@ class SignatureMissing(BaseimgError):
 
 
 class SignatureInvalid(BaseimgError):
-    """The signature is damaged, belongs to another file or purpose, or was made with a key that is not trusted."""
+    """The signature is damaged, is for another file or purpose, or was made with an untrusted key."""
 
     code = "signature-invalid"
     hint = (
@@ -177,7 +177,7 @@ class CompressionUnsupported(BaseimgError):
 
 
 class BundleMismatch(BaseimgError):
-    """The bundle is valid, but belongs to another base or starts from a version that the base does not show."""
+    """The bundle is valid, but for another base or from a version that the base does not show."""
 
     code = "bundle-mismatch"
     hint = "give a bundle whose source is a version that this base can show (see baseimg.status)"
@@ -302,7 +302,11 @@ class PristineDamaged(BaseimgError):
 
 
 class GenerationDamaged(BaseimgError):
-    """A generation was changed out of band, or a new content differs from its bundle. No operation uses it."""
+    """
+    A generation was changed out of band, or a new content differs from its bundle.
+
+    No operation uses it.
+    """
 
     code = "generation-damaged"
     hint = (

@@ -1,5 +1,5 @@
 """
-The context of an operation on a minion: engine, trusted keys, limits, bundle downloads and progress.
+The context of an operation on a minion: engine, trusted keys, limits, downloads and progress.
 
 Salt's dunder objects are arguments, so this module does not import Salt.
 """
@@ -81,7 +81,7 @@ class Minion:
 
     def engine(self) -> Engine:
         """
-        Return the engine that ``baseimg:engine``, ``docker.url`` or ``DOCKER_HOST`` names; by default detect it.
+        Return the engine in ``baseimg:engine``, ``docker.url`` or ``DOCKER_HOST``; by default detect it.
         """
         if self._engine is None:
             self._engine = detect.connect(self._choice())
