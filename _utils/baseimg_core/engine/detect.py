@@ -72,7 +72,7 @@ def connect(choice: Choice) -> Supported:
 
     Raises:
         EngineUnreachable: No engine listens, or the declared engine does not answer.
-        StorageUnsupported: Baseimg does not support the engine's layer store.
+        StorageUnsupported: This release does not support the engine's layer store.
     """
     return _open(_chosen(choice))
 

@@ -96,7 +96,7 @@ class Docker:
             self._sdk.stop(container_id, timeout=int(longest) if endless else seconds)
 
     def start(self, container_id: str) -> bool:
-        """Start a container. Return True: it always gets the live content."""
+        """Start a container. Return True: it always shows the live content."""
         with self._request_for(container_id, "started"):
             self._sdk.start(container_id)
         return True

@@ -39,7 +39,6 @@ class Podman(Docker):
         Start a container after Podman has unmounted it.
 
         An earlier start would reuse the mount with its old content.
-
         If the mount stays for 10 s, start the container anyway: old content is better than a stopped container.
         """
         deadline = time.monotonic() + _CLEANUP_TIMEOUT

@@ -163,8 +163,8 @@ def containers(engine: Engine, base: Base, record: Record | None, current: int |
         record: Its record; ``None`` if it has none.
         current: The generation that is, or will be, live; ``None`` if it does not exist yet.
 
-        Returns:
-            Names by ``current``, ``outdated`` and ``unknown``.
+    Returns:
+        Names by ``current``, ``outdated`` and ``unknown``.
     """
     return usage.survey(engine, base, record).names(current)
 

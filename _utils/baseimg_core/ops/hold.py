@@ -65,8 +65,8 @@ def utc_time(value: object, key: str) -> str:
         value: A text (``2026-12-01``, ``2026-12-01T04:00Z``), or the date or time that YAML parsed from it.
         key: The argument, for the error.
 
-        Raises:
-            ArgumentInvalid: The value is not a time.
+    Raises:
+        ArgumentInvalid: The value is not a time.
     """
     if value is None:
         return ""

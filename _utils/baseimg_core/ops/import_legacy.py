@@ -47,8 +47,8 @@ def import_legacy(
         archive: The path of the archive.
         source: The reference of the source image.
         path: The bundle to write.
-        version: What the target is called; default: the version in the archive's name.
         version: The version of the target; default: the version in the archive's name.
+        kind: The compression, ``zstd`` or ``gzip``.
         progress: Called with the steps "comparing" and "writing".
 
     Returns:

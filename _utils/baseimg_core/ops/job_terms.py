@@ -6,7 +6,7 @@ A node refuses a late job, and a job of a rollout that was rolled back.
 A stopped minion runs its pending jobs when it resumes, however late. A late converge job must not undo a rollback.
 Each job therefore has a deadline for its start, and a rollback stores the rollout's ID on the node::
 
-        <cachedir>/baseimg/rolled-back      one ID a line, the newest last
+    <cachedir>/baseimg/rolled-back      one ID a line, the newest last
 """
 
 from __future__ import annotations

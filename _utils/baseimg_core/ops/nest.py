@@ -68,7 +68,7 @@ class Kept:
 
 
 class Nest:
-    """A base with the bases below and above it on this node. Records are read once, at creation."""
+    """A base with the bases below and above it on this node. Each record is read once."""
 
     def __init__(self, context: Context, base: Base, record: Record, versions: Collection[str] = ()) -> None:
         """

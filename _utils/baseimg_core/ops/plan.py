@@ -203,7 +203,7 @@ def _check_excluded(record: Record, version: str, catalogue: Catalogue, cause: V
 
 def check_pristine(record: Record, cause: Exception) -> None:
     """
-    Raise the reason if the pristine content is unavailable, with ``cause`` as its cause.
+    Raise an error in place of ``cause`` if the pristine content is unavailable.
 
     Raises:
         PristineDamaged: It was changed.

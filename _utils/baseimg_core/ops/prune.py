@@ -89,11 +89,7 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
 
 
 def _remove(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:
-    """
-    Mark generations as garbage, check again that nothing uses them, and delete them.
-
-    Return the bytes freed.
-    """
+    """Mark generations as garbage, recheck their use, delete them; return the bytes freed."""
     if not os.path.exists(base.store.layout.lifetimes):  # swapped by an earlier release: the grace period starts now
         with translate_os_errors(base.store.layout.lifetimes):
             lifetimes.read(base.store.layout.lifetimes, record).save(base.store.layout.lifetimes)

@@ -86,6 +86,9 @@ def finish(
         policy: The declared policy.
         swapped: The swap of this operation; ``None`` without one.
         repaired: True if the record was rebuilt.
+
+    Returns:
+        The result of the operation.
     """
     try:
         result = {**result_of(context, base, record, swapped, Outcome(policy.mode)), "repaired": repaired}
@@ -134,7 +137,7 @@ def held_result(
 
 
 def protected_images(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
-    """Return the protected images that were created after the change, and show foreign content."""
+    """Return protected images that were created after the change. The base shows them other content."""
     return [image.name for image in protection.protected(context, base, images)] if record.current else []
 
 

@@ -219,9 +219,9 @@ def _waves(
     name: Callable[[T], str] = str,
 ) -> Iterator[list[T]]:
     """
-    Sort topologically: the needs of an item are in an earlier wave. A wave has one rank.
+    Sort topologically: the needs of an item are in an earlier wave.
 
-    Rank and name break cycles.
+    A wave has one rank. Rank and name break cycles.
     """
     waiting = set(items)
     while waiting:

@@ -157,7 +157,7 @@ def preview(engine: Engine, base: Base, record: Record | None, policy: Policy, c
 
 
 def recover(context: Context, base: Base) -> None:
-    """Start the containers that an interrupted run left stopped. Failures stay in the journal."""
+    """Start the containers that an interrupted run left stopped. They stay in the journal."""
     noted = journal.read(base.store.layout.restarting)
     for key in noted.waiting:
         # finish() retries and reports failures, once the declared content is live
@@ -167,7 +167,7 @@ def recover(context: Context, base: Base) -> None:
 
 def resume(engine: Engine, noted: Journal, key: str, longest: float) -> Container:
     """
-    Restart a container that an interrupted run left in the journal.
+    Start a container that an interrupted run left in the journal.
 
     If the container has not started since it entered the journal, stop it completely first: the engine may still be
     executing the interrupted run's stop request, so its running state is misleading.
@@ -358,7 +358,7 @@ class _Run:
         """
         Return the containers of a batch to restart on the old content.
 
-        Passed ones restart only if their content differs.
+        A container that passed its gate restarts only if it runs on other content.
         """
         groups: list[tuple[Container, ...]] = []
         for keys in noted:
@@ -428,7 +428,7 @@ def finish(
 
 def check_proven(engine: Engine, base: Base, record: Record, policy: Policy, result: dict[str, Any]) -> None:
     """
-    Refuse success if a container that the policy restarts may still run on old content.
+    Raise an error if a container that the policy restarts may still run on old content.
 
     Args:
         engine: The engine.
