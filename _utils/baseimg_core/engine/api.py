@@ -150,6 +150,7 @@ class _Connection(http.client.HTTPConnection):
         self._path, self._pending = path, ""
 
     def connect(self) -> None:
+        """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(TIMEOUT)
         self.sock.connect(self._path)

@@ -156,7 +156,17 @@ def check_options(pid: int) -> None:
 
 
 def parse(line: bytes, pid: int, namespace: str) -> Mount:
-    """Parse one line of mountinfo."""
+    """
+    Parse one line of mountinfo.
+
+    Args:
+        line: The line.
+        pid: The process.
+        namespace: The process's mount namespace.
+
+    Returns:
+        The mount.
+    """
     fields = line.split()
     kind, _source, options = fields[fields.index(b"-") + 1 :][:3]
     pairs = [(name, _unescape(value)) for name, _, value in (one.partition(b"=") for one in options.split(b","))]

@@ -105,7 +105,21 @@ def plan(
     repair: bool = False,
     policy: Policy = _KEEP,
 ) -> dict[str, Any]:
-    """Return the changes that :func:`converge` would make with the same arguments. Changes nothing."""
+    """
+    Return the changes that :func:`converge` would make with the same arguments. Changes nothing.
+
+    Args:
+        context: The context of the operation.
+        name: Reference of the base.
+        version: The declared version.
+        bundles: The declared bundles by version.
+        chain_id: Chain ID of the base, for nodes that lack its name.
+        repair: As for :func:`converge`.
+        policy: The policy for the base's containers.
+
+    Returns:
+        The result of ``baseimg.plan``.
+    """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = find(context.engine, name, catalogue, chain_id)
@@ -284,6 +298,15 @@ def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) 
     Return the declared base.
 
     If its name is missing, locate its layers through the bundle that starts from it.
+
+    Args:
+        engine: The engine.
+        name: The declared reference.
+        catalogue: The declared bundles.
+        chain_id: The declared chain ID; ``None`` without one.
+
+    Raises:
+        BaseAbsent: Neither the name nor a bundle locates the base.
     """
     try:
         return bases.locate(engine, name, chain_id)

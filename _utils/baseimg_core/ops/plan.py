@@ -123,7 +123,17 @@ def open_bundle(context: Context, source: Source) -> Bundle:
 
 
 def confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation | None:
-    """Return the generation that the record confirms as the declared version, without reading any bundle."""
+    """
+    Return the generation that the record confirms as the declared version. Reads no bundle.
+
+    Args:
+        record: The record, matched with the directories on disk.
+        version: The declared version.
+        catalogue: The declared bundles.
+
+    Returns:
+        The generation; ``None`` if the record confirms none.
+    """
     declared = catalogue.bundles.get(version)
     generation = record.by_version(version)
     if generation is None or generation.number == 0 or not declared:
@@ -132,7 +142,17 @@ def confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation 
 
 
 def known_damage(record: Record, version: str, catalogue: Catalogue) -> str:
-    """Return the recorded damage of the live content if it is the declared version, else an empty string."""
+    """
+    Return the recorded damage of the live content if it is the declared version.
+
+    Args:
+        record: The record of the base.
+        version: The declared version.
+        catalogue: The declared bundles.
+
+    Returns:
+        A description of the damage; empty if none is recorded or another version is live.
+    """
     live, declared = record.live, catalogue.bundles.get(version)
     is_declared = live.version == version or (version == "pristine" and live.number == 0)
     if not live.damaged or not is_declared or (declared and live.number and not catalogue.made(live, declared)):

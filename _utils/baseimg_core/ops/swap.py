@@ -22,7 +22,14 @@ from .stage import prunable
 
 
 def start_stopped(context: Context, base: Base, policy: Policy) -> None:
-    """Start the containers that an interrupted run left stopped, before any other step."""
+    """
+    Start the containers that an interrupted run left stopped, before any other step.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        policy: The declared policy.
+    """
     runner.check(context.engine, policy)
     if restart.unverified(base):
         with base.store.lock(context.lock_timeout, context.by):
@@ -30,7 +37,15 @@ def start_stopped(context: Context, base: Base, policy: Policy) -> None:
 
 
 def check(context: Context, base: Base, record: Record, plan: Plan) -> None:
-    """Check the preconditions of a change. Returning to pristine is always allowed."""
+    """
+    Check the preconditions of a change. Returning to pristine is always allowed.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        plan: The planned change.
+    """
     if plan.generation is None or plan.generation.number not in (0, record.current):
         protection.check(context, base)
     if plan.generation is None:
@@ -104,7 +119,19 @@ def finish(
 def result_of(
     context: Context, base: Base, record: Record, swapped: Swapped | None, restarted: Outcome
 ) -> dict[str, Any]:
-    """Return the result of an operation that changes a base."""
+    """
+    Return the result of an operation that changes a base.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        swapped: The swap of this operation; ``None`` without one.
+        restarted: The outcome for containers.
+
+    Returns:
+        The result in the form of ``baseimg.converge``.
+    """
     images = bases.images_on(context.engine, base.chain_id)
     current = record.generations[record.current]
     before = record.generations[swapped.before] if swapped else current
@@ -127,7 +154,23 @@ def result_of(
 def held_result(
     context: Context, base: Base, record: Record, policy: Policy, hold: Hold, action: str = "converge"
 ) -> dict[str, Any]:
-    """Return the result of a converge that a hold blocked: no change. Any other action is refused."""
+    """
+    Return the result of a converge that a hold blocked: no change.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        policy: The declared policy.
+        hold: The active hold.
+        action: The name of the operation.
+
+    Returns:
+        The result in the form of ``baseimg.converge``.
+
+    Raises:
+        BaseHeld: The operation is not a converge.
+    """
     if action != "converge":
         raise BaseHeld(f"{base.reference}: {hold}")
     result = result_of(context, base, record, None, Outcome(policy.mode))
@@ -137,7 +180,18 @@ def held_result(
 
 
 def protected_images(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
-    """Return protected images that were created after the change. The base shows them other content."""
+    """
+    Return protected images that were created after the change. The base shows them other content.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        images: The images on the base.
+
+    Returns:
+        The names of the images.
+    """
     return [image.name for image in protection.protected(context, base, images)] if record.current else []
 
 

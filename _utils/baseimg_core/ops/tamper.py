@@ -109,6 +109,11 @@ def mark_live(base: Base, record: Record, audit: Audit) -> bool:
     True if the live content is damaged. The damage is marked in the record, which is not saved.
 
     Pristine content without an index is compared through the files that other generations share with it.
+
+    Args:
+        base: The base.
+        record: Its record, matched with the directories on disk.
+        audit: The comparisons of this operation.
     """
     sound = audit.is_sound(record, record.current)
     if record.current == 0 and not os.path.exists(base.store.layout.index(0)):
@@ -119,7 +124,14 @@ def mark_live(base: Base, record: Record, audit: Audit) -> bool:
 
 
 def detect(context: Context, base: Base, audit: Audit) -> bool:
-    """True if the live content is damaged. The damage is saved in the record."""
+    """
+    True if the live content is damaged. The damage is saved in the record.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        audit: The comparisons of this operation.
+    """
     record = base.store.read()
     if record is None:
         return False

@@ -353,7 +353,18 @@ def check_delta(value: object, key: str) -> None:
 
 
 def check_base(version: object, chain_id: object, missing: object, key: str) -> None:
-    """Validate the fields of one base."""
+    """
+    Validate the fields of one base.
+
+    Args:
+        version: The declared version.
+        chain_id: The declared chain ID; ``None`` without one.
+        missing: The declared reaction to a missing base.
+        key: The key of the base, for errors.
+
+    Raises:
+        ArgumentInvalid: A field is wrong.
+    """
     text(version, f"{key}:version")
     if chain_id is not None and not ids.is_digest(chain_id):
         raise _wrong(f"{key}:chain_id", chain_id, "sha256:<64 hex digits>, as baseimg.layer prints it")
