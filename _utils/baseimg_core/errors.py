@@ -17,8 +17,11 @@ class BaseimgError(Exception):
     """
     An error that an operator can act on.
 
-    ``code`` never changes once released. ``result`` holds what the operation changed before it failed, in the form in
-    which the operation returns it; it is empty if nothing changed.
+    Attributes:
+        code: A stable code for programs. It never changes once released.
+        message: The object and the reason.
+        hint: The next command to run.
+        result: The changes that the operation made before it failed, in the form of its result; empty without changes.
     """
 
     code = "baseimg"
@@ -32,7 +35,7 @@ class BaseimgError(Exception):
         self.hint = redact(hint or self.hint)
 
     def as_dict(self) -> dict[str, Any]:
-        """The error as data, for returns and ``info``."""
+        """Return the error as data, for results and ``info``."""
         data = {"code": self.code, "message": self.message, "hint": self.hint}
         return {**data, "result": self.result} if self.result else data
 
@@ -102,12 +105,12 @@ class BaseAbsent(BaseimgError):
     hint = "a node without images on this base needs nothing; otherwise check the reference or give a chain ID"
 
     def __init__(self, message: str, hint: str = "", suggestion: str = "") -> None:
-        """``suggestion`` is a reference on this node that the operator may have meant."""
+        """``suggestion`` is a reference on this node that resembles the requested one."""
         super().__init__(message, f"did you mean {suggestion}?" if suggestion else hint)
         self.suggestion = suggestion
 
     def as_dict(self) -> dict[str, Any]:
-        """The error as data; ``suggestion`` is empty if no name resembles the reference."""
+        """Return the error as data; ``suggestion`` is empty if no name resembles the reference."""
         return {**super().as_dict(), "suggestion": self.suggestion}
 
 
@@ -157,7 +160,7 @@ class SignatureMissing(BaseimgError):
 
 
 class SignatureInvalid(BaseimgError):
-    """The signature is damaged, belongs to another file or purpose, or was made with a key that is not trusted."""
+    """The signature is damaged, is for another file or purpose, or was made with an untrusted key."""
 
     code = "signature-invalid"
     hint = (
@@ -181,14 +184,14 @@ class CompressionUnsupported(BaseimgError):
 
 
 class BundleMismatch(BaseimgError):
-    """The bundle is sound, but it is for another base or for another version than the base shows."""
+    """The bundle is valid, but for another base or from a version that the base does not show."""
 
     code = "bundle-mismatch"
     hint = "give a bundle whose source is a version that this base can show (see baseimg.status)"
 
 
 class DeltaMismatch(BaseimgError):
-    """The delta needs old files that differ on this node from those it was built from."""
+    """The old files that the delta needs differ on this node from those that it was built from."""
 
     code = "delta-mismatch"
     hint = "baseimg.verify lists the changed files; a bundle with the full encoding does not need them"
@@ -202,35 +205,35 @@ class DeviceRefused(BaseimgError):
 
 
 class VersionUnknown(BaseimgError):
-    """The version is not on the node, and no declared bundle leads to it."""
+    """The version is not on the node, and no chain of declared bundles produces it."""
 
     code = "version-unknown"
     hint = "baseimg.status lists the versions on the node; otherwise declare a bundle that leads to the version"
 
 
 class LayerUnsupported(BaseimgError):
-    """A layer carries overlay marks that must not be copied (redirect, metacopy), or a mount uses these features."""
+    """A layer or a mount uses an overlay feature (redirect, metacopy) that baseimg cannot copy."""
 
     code = "layer-unsupported"
     hint = "the engine must mount with redirect_dir, metacopy and index off, as engines do by default"
 
 
 class NotUnpacked(BaseimgError):
-    """The layers of the image are packed only. They have no directories on this node."""
+    """The snapshotter has not unpacked the layers of the image, so they have no directories on this node."""
 
     code = "image-packed"
     hint = "run a container of the image once, or pull it for the platform of this node: that unpacks its layers"
 
 
 class BaseNested(BaseimgError):
-    """A base cannot be kept exact, because a base below it is damaged or has lost its original content."""
+    """The base cannot stay exact, because a base below it is damaged or has lost its pristine content."""
 
     code = "base-nested"
     hint = "converge the lower base with repair: true, or roll it back to pristine; baseimg.verify names what changed"
 
 
 class ImageProtected(BaseimgError):
-    """An image on the base is protected. The base must not change on this node."""
+    """An image on the base is protected, so the base must not change on this node."""
 
     code = "image-protected"
     hint = "remove that image from this node, rebuild it on another base, or remove its pattern from 'protect'"
@@ -251,7 +254,7 @@ class ImageBreaks(BaseimgError):
 
 
 class ImageImpaired(BaseimgError):
-    """An image or a container on the base would start, and something else in it would lose what it needs."""
+    """An image or a container on the base would start, but another part of it would fail."""
 
     code = "image-impaired"
     hint = "see baseimg.impact; rebuild these images, or accept them with 'accept', or all with 'impaired: accept'"
@@ -279,7 +282,7 @@ class LayerBusy(BaseimgError):
 
 
 class ContentUnknown(BaseimgError):
-    """The record does not know the live layer directory. Nothing may be built on it."""
+    """The record does not know the live layer directory, so no operation may build on it."""
 
     code = "content-unknown"
     hint = (
@@ -289,7 +292,7 @@ class ContentUnknown(BaseimgError):
 
 
 class PristineUnproven(BaseimgError):
-    """The original content of the base is not on this node: no bundle starts from it, no rollback returns to it."""
+    """The pristine content of the base is not on this node, so no bundle and no rollback can use it."""
 
     code = "pristine-unproven"
     hint = (
@@ -299,21 +302,25 @@ class PristineUnproven(BaseimgError):
 
 
 class PristineDamaged(BaseimgError):
-    """A file of the original content was changed. No bundle starts from it, and no rollback returns to it."""
+    """A file of the pristine content was changed, so no bundle and no rollback can use it."""
 
     code = "pristine-damaged"
     hint = "baseimg.verify names the file; remove every container and image on the base, and pull it again"
 
 
 class GenerationDamaged(BaseimgError):
-    """A generation was changed out of band, or a new content is not what its bundle promises; nothing uses it."""
+    """
+    A generation was changed out of band, or a new content differs from its bundle.
+
+    No operation uses it.
+    """
 
     code = "generation-damaged"
     hint = "baseimg.verify names the changes; declare bundles that lead to the version, or roll back to pristine"
 
 
 class GenerationUnproven(BaseimgError):
-    """The only content from which a bundle leads to the version was never compared with an image."""
+    """The only start of the declared bundles is a generation that was never compared with an image."""
 
     code = "generation-unproven"
     hint = "declare bundles that lead from the original content to the version; baseimg.rollback still returns to it"
@@ -343,7 +350,7 @@ class RecordInvalid(BaseimgError):
 
 
 class RecordNewer(BaseimgError):
-    """The record of a base has a newer format version. This release leaves it alone."""
+    """The record of a base has a newer format version. This release does not modify it."""
 
     code = "record-newer"
     hint = "update baseimg on this node: a newer release wrote the record"
@@ -364,14 +371,14 @@ class ContainerRefused(BaseimgError):
 
 
 class ContentUnproven(BaseimgError):
-    """The content of a running container is unknown, so it may still run on old content."""
+    """The content of a running container is unknown, so the container may still run on old content."""
 
     code = "content-unproven"
     hint = "stop and start the container (a restart is not enough), or exclude it with 'containers: except'"
 
 
 class GateFailed(BaseimgError):
-    """A restarted container does not work with the new content."""
+    """A restarted container failed its health gate on the new content."""
 
     code = "gate-failed"
     hint = "read the container's log, then declare the version that works (docs/operating/containers.md)"
@@ -392,28 +399,28 @@ class SpaceExhausted(BaseimgError):
 
 
 class DestinationUnwritable(BaseimgError):
-    """A file or directory cannot be written: permissions, a read-only file system, a path that does not exist."""
+    """A file or directory cannot be written: permissions, a read-only file system, or a missing path."""
 
     code = "destination-unwritable"
     hint = "give a path in an existing, writable directory; check its permissions and whether it is mounted read-only"
 
 
 class SourceUnreadable(BaseimgError):
-    """A file or directory cannot be read: permissions, or a path of another type than expected."""
+    """A file or directory cannot be read: permissions, or an unexpected file type."""
 
     code = "source-unreadable"
     hint = "check that this path exists and that root may read it"
 
 
 class StorageFailed(BaseimgError):
-    """The kernel reports an I/O error, or a damaged file system."""
+    """The kernel reported an I/O error or a damaged file system."""
 
     code = "storage-failed"
     hint = "check the disk and its file system; the kernel's log (dmesg) has details"
 
 
 class OpenFilesExhausted(BaseimgError):
-    """This process may not open more files."""
+    """This process reached its limit of open files."""
 
     code = "open-files-exhausted"
     hint = (
@@ -437,7 +444,7 @@ class MasterUnreachable(BaseimgError):
 
 
 class RolloutUnknown(BaseimgError):
-    """No rollout has this ID, or several rollouts match."""
+    """No rollout has this ID, or the ID is ambiguous."""
 
     code = "rollout-unknown"
     hint = "'salt-run baseimg.status' lists the rollouts; give an ID"
@@ -451,14 +458,14 @@ class RolloutBusy(BaseimgError):
 
 
 class RolloutEmpty(BaseimgError):
-    """A rollout or a rollback concerns no node, so it must not look like a success."""
+    """A rollout or a rollback matches no node. Reporting success would be misleading."""
 
     code = "rollout-empty"
     hint = "check the base, the target and the waves with 'salt-run baseimg.plan'"
 
 
 class JobStale(BaseimgError):
-    """A job reached the node after its time, or its rollout was rolled back meanwhile."""
+    """A job reached the node after its deadline, or after its rollout was rolled back."""
 
     code = "job-stale"
     hint = "nothing was changed; 'salt-run baseimg.resume' sends a new job"

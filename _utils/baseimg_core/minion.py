@@ -1,7 +1,7 @@
 """
-The surroundings of an operation on a minion: engine, trusted keys, limits, fetching of bundles, progress.
+The context of an operation on a minion: engine, trusted keys, limits, downloads and progress.
 
-Salt's own names are arguments, so this module does not import Salt.
+Salt's dunder objects are arguments, so this module does not import Salt.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _FAILED_VERIFICATION = ("digest-mismatch", "signature-invalid", "bundle-invalid"
 @contextlib.contextmanager
 def _registry_code() -> Iterator[None]:
     """
-    Import the code for registries on first use, because most operations need none.
+    Import the registry code on first use.
 
-    A node with another ``urllib3`` than it needs must be able to do everything else.
+    Most operations do not need it, and an incompatible ``urllib3`` must not break them.
     """
     try:
         yield
@@ -49,11 +49,15 @@ def _registry_code() -> Iterator[None]:
 
 class Minion:
     """
-    One operation's view of the minion that it runs on.
+    One operation's view of its minion.
 
-    ``functions``, ``opts`` and ``pillar`` are Salt's ``__salt__``, ``__opts__`` and ``__pillar__``. ``action`` names
-    the operation in progress messages. ``pub`` has the ``user`` and the ``jid`` of the publication; ``salt-call`` has
-    none.
+    Args:
+        functions: Salt's ``__salt__``.
+        opts: Salt's ``__opts__``.
+        pillar: Salt's ``__pillar__``.
+        action: The name of the operation in progress messages.
+        pub: ``user`` and ``jid`` of the publication; ``None`` for ``salt-call``.
+        saltenv: The Salt environment of fetched files.
     """
 
     def __init__(
@@ -77,14 +81,14 @@ class Minion:
 
     def engine(self) -> Engine:
         """
-        Return the engine that ``baseimg:engine``, ``docker.url`` or ``DOCKER_HOST`` names, or else the detected one.
+        Return the engine in ``baseimg:engine``, ``docker.url`` or ``DOCKER_HOST``; by default detect it.
         """
         if self._engine is None:
             self._engine = detect.connect(self._choice())
         return self._engine
 
     def engines(self) -> list[dict[str, Any]]:
-        """Return all engines on this node, and whether each is supported."""
+        """Return all engines on this node, each with its support status."""
         return detect.engines(self._choice())
 
     def _choice(self) -> detect.Choice:
@@ -99,13 +103,13 @@ class Minion:
         terms: job_terms.JobTerms | None = None,
     ) -> Context:
         """
-        Return the surroundings of an operation on a base.
+        Return the context of an operation on a base.
 
         Args:
             trust: Verify bundles with the trusted keys, and protect images.
-            protect: Patterns of images to protect, beside those that pillar declares for the base.
-            accept: Patterns of images that may break, beside those that pillar declares for the base.
-            terms: Terms of the job; ``None`` for a job that may always begin.
+            protect: Patterns of images to protect, in addition to those in pillar.
+            accept: Patterns of images that may break, in addition to those in pillar.
+            terms: The terms of the job; ``None`` for a job without a deadline.
 
         Raises:
             ArgumentInvalid: A value in the configuration or in pillar is wrong.
@@ -120,7 +124,7 @@ class Minion:
         link = policy_pillar.link(self._salt["config.get"]("baseimg:link", "auto"))
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy_pillar.Trust()
-        # a mistake in pillar must not stop operations that do not need pillar, such as a rollback
+        # an invalid pillar must not block operations that do not need pillar, for example a rollback
         kept = protection.protection(protect, self.declared()["bases"], accept) if trust else protection.Protection()
         bases = self._bases()
         below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
@@ -145,17 +149,27 @@ class Minion:
         return replace(context, admit=terms.check) if terms else context
 
     def _bases(self) -> dict[str, dict[str, Any]]:
-        """The declared bases; none if pillar has a mistake, which does not hinder a rollback."""
+        """Return the declared bases; empty if pillar is invalid, so that a rollback still works."""
         with contextlib.suppress(BaseimgError):
             return self.declared()["bases"]
         return {}
 
     def terms(self, not_after: object, rollout: object, cancels: bool = False) -> job_terms.JobTerms:
-        """Return the terms of a rollout's job; ``cancels`` if it takes the rollout back. Raises ArgumentInvalid."""
+        """
+        Return the terms of a rollout's job.
+
+        Args:
+            not_after: The deadline for the job's start, in seconds since the epoch; ``None`` for no limit.
+            rollout: An ID, a list of IDs, or ``None``.
+            cancels: True if the job rolls these rollouts back.
+
+        Raises:
+            ArgumentInvalid: An argument has a wrong type.
+        """
         return job_terms.parse(not_after, rollout, cancels, self._opts["cachedir"])
 
     def _grace(self) -> float:
-        """``baseimg:grace`` in seconds."""
+        """Return ``baseimg:grace`` in seconds."""
         grace = self._salt["config.get"]("baseimg:grace", GRACE)
         if isinstance(grace, bool) or not isinstance(grace, int | float) or grace < 0:
             raise ArgumentInvalid(f"baseimg:grace is {grace!r}, expected seconds, 0 or more")
@@ -169,10 +183,10 @@ class Minion:
 
     def _trust(self) -> policy_pillar.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
-        return policy_pillar.trust(own, self._pillar.get("baseimg"))  # not pillar.get, which masks values (Salt 3008)
+        return policy_pillar.trust(own, self._pillar.get("baseimg"))  # pillar.get masks values (Salt 3008)
 
     def declared_version(self, base: str) -> str | None:
-        """The version that pillar declares for a base; None without one, or if pillar has a mistake."""
+        """Return the version that pillar declares for a base; ``None`` without one, or if pillar is invalid."""
         try:
             declared = self.declared()["bases"].get(base)
         except BaseimgError:
@@ -184,13 +198,17 @@ class Minion:
         return policy_pillar.declared(self._pillar.get("baseimg"))
 
     def bundles(self, base: str, bundle: object) -> protection.Declared | None:
-        """Return the bundles to judge: ``bundle`` (a path, a URL, a version), or else those that pillar declares."""
+        """Return the bundles to judge: ``bundle`` (a path, URL or version), by default those in pillar."""
         declared = protection.declared_bundles(base, bundle, self.declared()["bases"])
         return declared and replace(declared, bundles=self.with_digests(declared.bundles))
 
     def fetch(self, source: policy_pillar.Source) -> str:
         """
-        Return a local copy of ``source``; raises :class:`BundleUnavailable`, and what the registry's cache raises.
+        Return the path of a local copy of ``source``.
+
+        Raises:
+            BundleUnavailable: No declared place has the bundle.
+            BaseimgError: The registry or the cache failed.
         """
         failures = []
         for place in source.places:
@@ -212,12 +230,12 @@ class Minion:
         return path
 
     def _cache_file(self, url: str, digest: str | None) -> str:
-        """Fetch with Salt's file client. ``?saltenv=`` in the URL wins over the environment of this operation."""
+        """Fetch with Salt's file client. ``?saltenv=`` in the URL overrides the operation's environment."""
         try:
             hex_digest = digest and digest.removeprefix("sha256:")
             path = self._salt["cp.cache_file"](url, saltenv=self._saltenv, source_hash=hex_digest)
-        except Exception as exc:  # each transport raises other errors
-            # the cause is dropped, because a traceback would show its URL
+        except Exception as exc:  # each transport raises its own exceptions
+            # drop the cause: its traceback would show the URL
             raise BundleUnavailable(f"cannot fetch {url}: {redact_url(str(exc), url)}") from None
         if not path and url.startswith("salt://"):
             saltenv = dict(parse_qsl(url.partition("?")[2])).get("saltenv", self._saltenv)
@@ -231,7 +249,7 @@ class Minion:
         return str(path)
 
     def with_digests(self, bundles: Mapping[str, policy_pillar.Source]) -> dict[str, policy_pillar.Source]:
-        """Return the bundles with the digests of their hash files; raises :class:`BundleUnavailable`."""
+        """Return the bundles with the digests from their hash files; raise :class:`BundleUnavailable`."""
         return {version: self._with_digest(source) for version, source in bundles.items()}
 
     def _with_digest(self, source: policy_pillar.Source) -> policy_pillar.Source:
@@ -240,7 +258,7 @@ class Minion:
         name = source.source.partition("?")[0].rpartition("/")[2]
         try:
             found = self._salt["file.get_source_sum"](name, source.source, source.hash_file, saltenv=self._saltenv)
-        except Exception as exc:  # Salt's own, and those of each transport
+        except Exception as exc:  # Salt's exceptions, and those of each transport
             reason = redact_url(str(exc), source.hash_file)
             raise BundleUnavailable(f"cannot read a digest from {source.hash_file}: {reason}") from None
         if found["hash_type"] != "sha256":
@@ -248,7 +266,17 @@ class Minion:
         return replace(source, digest=f"sha256:{found['hsum'].lower()}", hash_file=None)
 
     def push(self, bundle: str, place: reference.Reference, test: bool) -> dict[str, Any]:
-        """Push a bundle to a registry; ``test`` sends nothing."""
+        """
+        Push a bundle to a registry.
+
+        Args:
+            bundle: The path of the bundle.
+            place: The destination.
+            test: True to send nothing.
+
+        Returns:
+            The result of ``baseimg.push``.
+        """
         with _registry_code():
             from .registry import push
         return push.push(bundle, place, self._registries(), test, self.progress)
@@ -265,14 +293,21 @@ class Minion:
         return policy_pillar.registries(self._salt["config.get"]("baseimg:registries", {}))
 
     def discard_rejected(self, error: BaseimgError) -> None:
-        """Remove fetched files from the cache if they failed verification."""
+        """Remove downloads that failed verification from the cache."""
         for path in self._fetched if error.code in _FAILED_VERIFICATION else ():
             if path.startswith(self._opts["cachedir"] + os.sep):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
 
     def progress(self, step: str, done: int, total: int) -> None:
-        """Show progress: a bar on a terminal, events on the bus elsewhere. Both are limited in rate."""
+        """
+        Show progress: a bar on a terminal, rate-limited events on the bus elsewhere.
+
+        Args:
+            step: The current step.
+            done: Units that are done.
+            total: Units in total; 0 if unknown.
+        """
         if time.monotonic() - self._progress_shown < (_BAR_SECONDS if self._bar else _EVENT_SECONDS):
             return
         self._progress_shown = time.monotonic()
@@ -284,13 +319,13 @@ class Minion:
             self._salt["event.send"](f"salt/baseimg/progress/{self._action}", data)
 
     def close(self) -> None:
-        """Clear the progress bar, and refresh the grains if a record was written."""
+        """Clear the progress bar, and refresh grains if any record changed."""
         if self._bar and self._action:
             self._write("")
         if self._cache:
             self._cache.close()
         if self._records_changed() and self._daemon():
-            self._salt["saltutil.refresh_grains"]()  # also refreshes pillar, which sends the grains to the master
+            self._salt["saltutil.refresh_grains"]()  # it also refreshes pillar, which sends the grains to the master
 
     def _records_changed(self) -> bool:
         if self._records_before is None:
@@ -299,7 +334,7 @@ class Minion:
         return status.written(engine) != before
 
     def _daemon(self) -> bool:
-        """True if a minion may be listening. If there is none, Salt waits a second for it."""
+        """True if a minion may be listening. Without one, Salt waits one second for it."""
         with contextlib.suppress(OSError):
             return any(name.startswith("minion_event_") for name in os.listdir(self._opts["sock_dir"]))
         return False

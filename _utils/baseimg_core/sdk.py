@@ -1,9 +1,8 @@
 """
 Docker's SDK for Python, imported on first use.
 
-Reading, swapping and converging need only the engine's socket. The SDK is needed to stop, start and probe containers,
-for engines over TCP or TLS, and for the credentials of registries. Its import takes as long as the rest of an operation
-that changes nothing.
+Read, swap and converge operations need only the engine's socket. The SDK stops, starts and probes containers, connects
+over TCP or TLS, and reads registry credentials. Its import takes as long as the rest of a no-op run.
 """
 
 from __future__ import annotations
@@ -32,6 +31,6 @@ def docker() -> Any:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return the exceptions that calls of the SDK raise; none if the SDK was not imported."""
+    """Return the exceptions that SDK calls raise; empty if the SDK was not imported."""
     module = sys.modules.get("docker.errors")
     return (module.DockerException,) if module else ()

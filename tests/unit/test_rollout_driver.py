@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from types import SimpleNamespace
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from baseimg_core.rollout import commands
 from baseimg_core.errors import (
     ArgumentInvalid,
     BaseimgError,
@@ -203,6 +205,12 @@ class TestRollback:
         assert set(fleet.shown().values()) == {OLD}
         with pytest.raises(RolloutEmpty):
             site.rollouts.roll_back(BASE, first["id"])
+
+    @pytest.mark.parametrize("end", ["0533", "a1b2"])
+    def test_an_id_is_not_read_as_a_time_with_an_offset(self, end: str) -> None:
+        rollout = SimpleNamespace(id="20261129T100658-0000", created="2026-11-29T10:06:58Z")
+        assert commands._is_since(rollout, f"20261129T100658-{end}")
+        assert not commands._is_since(rollout, f"20261129T100659-{end}")
 
     def test_since_a_time(self, site: Site) -> None:
         fleet = site.nodes(GOOD)

@@ -1,9 +1,9 @@
 """
 Read-only Docker Engine API client with a small pool of keep-alive connections.
 
-Docker's SDK opens one connection for each URL path and parses each response more slowly than the engine produces it.
-An operation inspects every image, so this client pipelines requests over a few connections. The SDK serves requests
-that change something, and engines that do not listen at a Unix socket.
+Docker's SDK opens one connection for each URL path, and parses a response more slowly than the engine produces it.
+An operation inspects every image, so this client pipelines requests over a few connections. The SDK handles requests
+that change state, and engines without a Unix socket.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class NotFound(RequestRefused):
 
 class Api:
     """
-    The read-only API of the engine at ``url``. Safe for concurrent threads.
+    A read-only client of the engine at ``url``. Safe for concurrent threads.
 
     Raises:
         EngineUnreachable: No engine answers at ``url``.
@@ -63,17 +63,17 @@ class Api:
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """The engine's answer to ``GET /info``."""
+        """Return the engine's response to ``GET /info``."""
         return self._overview[0]
 
     @property
     def image_ids(self) -> list[str]:
-        """The IDs of all images, intermediate images included. Read once."""
+        """The IDs of all images, including intermediate images. Read once."""
         return self._overview[1]
 
     @cached_property
     def _overview(self) -> tuple[Mapping[str, Any], list[str]]:
-        """``/info`` and the image list. Both are slow, so the engine works on them concurrently."""
+        """Fetch ``/info`` and the image list concurrently, because both are slow."""
         with reachable(self.url):
             paths = [self._address("info"), self._address("images", "json", all=True)]
             info, images = map(_parse_response, paths, self._transport.fetch(paths))
@@ -85,7 +85,7 @@ class Api:
 
         Args:
             path: The parts of the path.
-            all: True to include what a list leaves out by default.
+            all: True to include the objects that a list omits by default.
 
         Raises:
             NotFound: The engine has no such object.
@@ -109,7 +109,7 @@ class Api:
 
 
 class _SocketTransport:
-    """An engine at a Unix socket. Connections are reused; one caller at a time uses a connection."""
+    """A transport over a Unix socket. Connections are reused; each serves one caller at a time."""
 
     def __init__(self, url: str) -> None:
         self._path = "/" + url.removeprefix(_UNIX).lstrip("/")
@@ -133,7 +133,7 @@ class _SocketTransport:
     def _connection(self) -> _Connection:
         try:
             return self._free.pop()
-        except IndexError:  # other threads pop connections too, so checking before would race
+        except IndexError:  # other threads pop connections too, so a check before would race
             return _Connection(self._path)
 
     def _next_response(self, in_flight: deque[_Connection]) -> _Response:
@@ -150,6 +150,7 @@ class _Connection(http.client.HTTPConnection):
         self._path, self._pending = path, ""
 
     def connect(self) -> None:
+        """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(TIMEOUT)
         self.sock.connect(self._path)
@@ -172,7 +173,7 @@ class _Connection(http.client.HTTPConnection):
         return response.status, response.headers, response.read()
 
     def _resend(self) -> None:
-        self.close()  # request() then reconnects
+        self.close()  # request() reconnects
         self.request("GET", self._pending)
 
 
@@ -182,7 +183,7 @@ def _close(connections: Iterable[_Connection]) -> None:
 
 
 class _SdkTransport:
-    """An engine at any other URL. The SDK handles TLS certificates and tunnels."""
+    """A transport for any other URL. The SDK handles TLS certificates and tunnels."""
 
     def __init__(self, url: str) -> None:
         docker = sdk.docker()
@@ -211,7 +212,7 @@ def reachable(url: str) -> Iterator[None]:
 
 
 def _parse_response(path: str, response: _Response) -> Any:
-    """Return the body of a successful response; raise :class:`NotFound` or :class:`RequestRefused` otherwise."""
+    """Return the parsed body of a successful response; raise :class:`NotFound` or :class:`RequestRefused`."""
     status, _headers, body = response
     if status == http.client.OK:
         return json.loads(body)
@@ -220,7 +221,7 @@ def _parse_response(path: str, response: _Response) -> Any:
 
 
 def _message(body: bytes) -> str:
-    """The reason in an error response."""
+    """Return the reason in an error response."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return str(json.loads(body)["message"])
     return body.decode(errors="replace").strip()

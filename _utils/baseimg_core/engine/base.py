@@ -15,43 +15,51 @@ from ..model.stack.owners import Owners
 class Image:
     """An image in the engine's store."""
 
+    #: ID of the image.
     id: str
+    #: References of the image; empty if it has no tag.
     tags: tuple[str, ...]
     #: Diff IDs of the layers, bottom first.
     diff_ids: tuple[str, ...]
     #: Directories of the same layers, bottom first.
     directories: Sequence[str]
+    #: Operating system, as in Go's GOOS.
     os: str
+    #: CPU architecture, as in Go's GOARCH.
     architecture: str
-    #: Its configuration for containers as the engine reports it: OCI image spec, config.md, ``config``.
+    #: Configuration for containers as the engine reports it (OCI image spec, config.md, ``config``).
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:
-        """Its first tag, or its ID if it has no tag."""
+        """The first tag; the ID if the image has no tag."""
         return self.tags[0] if self.tags else self.id
 
     @property
     def chain_id(self) -> str:
+        """The chain ID of all layers."""
         return ids.chain_id(self.diff_ids)
 
     @property
     def chain_ids(self) -> list[str]:
-        """The chain ID of each of its layers, bottom first. Its own chain ID is the last one."""
+        """The chain ID of each layer, bottom first. The last one is the chain ID of the image."""
         return ids.chain_ids(self.diff_ids)
 
     def height(self, chain_id: str) -> int:
-        """The number of its layers that make up the base ``chain_id``; 0 if it is not built on that base."""
+        """Return the number of layers of the base ``chain_id``; 0 if the image is not built on it."""
         chain = self.chain_ids
         return chain.index(chain_id) + 1 if chain_id in chain else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container, as it was when the engine was asked."""
+    """A container, as the engine reported it."""
 
+    #: ID of the container.
     id: str
+    #: Name of the container.
     name: str
+    #: ID of its image.
     image_id: str
     #: PID of its main process in the host's PID namespace; 0 if it does not run.
     pid: int
@@ -67,6 +75,7 @@ class Container:
     auto_remove: bool = False
     #: ID of the container whose network it shares; empty for none.
     network_of: str = ""
+    #: Labels.
     labels: Mapping[str, str] = field(default_factory=dict)
     #: IDs of all containers whose network, process or IPC namespace it shares.
     shares: tuple[str, ...] = ()
@@ -76,26 +85,30 @@ class Container:
     restarts: int = 0
     #: Output of its last health check.
     health_output: str = ""
-    #: Its configuration, with the same fields as that of an image.
+    #: Configuration, with the same fields as that of an image.
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    #: The command that it runs, entry point included; empty if the engine does not report it.
+    #: Command of its main process, entry point included; empty if the engine does not report it.
     arguments: tuple[str, ...] = ()
-    #: The directory of its writable layer; empty if the engine does not report it.
+    #: Directory of its writable layer; empty if the engine does not report it.
     upper: str = ""
-    #: Names of volumes and source directories by the absolute path where they are mounted.
+    #: Names of volumes and source directories, by absolute mount path.
     volumes: Mapping[str, str] = field(default_factory=dict, compare=False)
-    #: The layers below its own: their directories, or their chain IDs if the engine names them so; ``None`` if the
-    #: engine does not say.
+    #: The layers below its own, as directories or chain IDs, depending on the engine; ``None`` if the engine does not
+    #: report them.
     layers: frozenset[str] | None = None
 
 
 class Engine(Protocol):
-    """One engine on this node. Every method raises :class:`EngineUnreachable` if the engine does not answer."""
+    """
+    One engine on this node.
+
+    Every method raises :class:`EngineUnreachable` if the engine does not answer.
+    """
 
     #: True if baseimg may stop and start its containers; False if another manager would interfere.
     restarts: bool
 
-    #: The store that holds the layers, for people: ``docker/overlay2``.
+    #: Name of the store that holds the layers, for operators: ``docker/overlay2``.
     storage: str
 
     #: How the store shifts the owners of layers.
@@ -112,14 +125,14 @@ class Engine(Protocol):
         """Return every image, intermediate images included."""
 
     def containers(self, stopped: bool = False) -> list[Container]:
-        """Return all containers with a process (also paused ones) by name; with ``stopped`` all containers."""
+        """Return the containers with a process, also paused, by name; with ``stopped`` all containers."""
 
     def container(self, container_id: str) -> Container:
         """Return the present state of a container; raise :class:`ContainerUnknown`."""
 
     def stop(self, container_id: str, longest: float) -> None:
         """
-        Stop a container with its own signal and stop timeout, and keep it stopped despite its restart policy.
+        Stop a container with its own signal and timeout; its restart policy does not start it again.
 
         Stopping a container that does not run is a no-op.
 
@@ -137,7 +150,7 @@ class Engine(Protocol):
         Start a stopped container. Starting a container that runs is a no-op.
 
         Returns:
-            True if it was unmounted before, so it gets the live content.
+            True if it was unmounted before the start, so it shows the live content.
 
         Raises:
             ContainerUnknown: The engine has no such container.
@@ -160,7 +173,7 @@ class Engine(Protocol):
         """
 
     def logs(self, container_id: str, lines: int) -> list[str]:
-        """Return the last lines that a container wrote to stdout and stderr; nothing if its log cannot be read."""
+        """Return the last lines of a container's stdout and stderr; empty if its log is unreadable."""
 
     def matches_layer_digest(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         """

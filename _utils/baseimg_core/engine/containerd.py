@@ -1,4 +1,8 @@
-"""containerd without Docker, for example on Kubernetes nodes. Reads images and containers with ``ctr``."""
+"""
+containerd without Docker, for example on Kubernetes nodes.
+
+Reads images and containers with ``ctr``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from .docker import check_here
 from .snapshots import OnSnapshots, Snapshots
 
 ADDRESS, NAMESPACE = "/run/containerd/containerd.sock", "k8s.io"
-_IMPLIED_PREFIXES = ("docker.io/library/", "docker.io/")  # prefixes that Docker omits from names, and people too
+_IMPLIED_PREFIXES = ("docker.io/library/", "docker.io/")  # prefixes that Docker and operators omit
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _STATES = {"RUNNING": "running", "PAUSED": "paused", "PAUSING": "paused", "STOPPED": "exited", "CREATED": "created"}
 _POD = ("io.kubernetes.pod.namespace", "io.kubernetes.pod.name", "io.kubernetes.container.name")
@@ -37,11 +41,12 @@ class Containerd(OnSnapshots):
 
     @property
     def version(self) -> str:
-        """Version of the daemon."""
+        """The version of the daemon."""
         _, _, server = self._ctr.run("version").partition("Server:")
         return next((words[1] for words in map(str.split, server.splitlines()) if words[:1] == ["Version:"]), "")
 
     def image(self, reference: str) -> Image:
+        """Return an image by reference or ID; raise :class:`ImageUnknown`."""
         digest = self._names.get(reference) or reference
         try:
             if digest in self._names.values():
@@ -52,6 +57,7 @@ class Containerd(OnSnapshots):
         raise ImageUnknown(f"{where} has no image {reference!r}", "check the reference with 'ctr images ls'")
 
     def images(self) -> list[Image]:
+        """Return every image that is unpacked for this platform."""
         if self._images is None:
             self._images = list(self._inspect_all())
         return self._images
@@ -60,12 +66,13 @@ class Containerd(OnSnapshots):
         for digest in dict.fromkeys(self._names.values()):
             try:
                 image = self._image(digest)
-            except (Absent, NotUnpacked):  # removed meanwhile, or not for this machine's platform
+            except (Absent, NotUnpacked):  # removed meanwhile, or for another platform
                 continue
             if image.diff_ids:
                 yield image
 
     def containers(self, stopped: bool = False) -> list[Container]:
+        """Return the containers on the overlayfs snapshotter that have a task; with ``stopped`` all of them."""
         tasks = {line[0]: (int(line[1]), line[2]) for line in self._ctr.table("tasks", "ls")}
         containers = []
         for key in self._ctr.run("containers", "ls", "-q").split():
@@ -79,18 +86,22 @@ class Containerd(OnSnapshots):
         return sorted((one for one in containers if stopped or one.pid), key=lambda container: container.name)
 
     def container(self, container_id: str) -> Container:
+        """Return the present state of a container; raise :class:`ContainerUnknown`."""
         for container in self.containers(stopped=True):
             if container.id == container_id:
                 return container
         raise ContainerUnknown(f"containerd at {self._ctr.address} has no container {container_id}")
 
     def stop(self, container_id: str, longest: float) -> None:
+        """Refuse to stop a container: its manager owns it."""
         raise self._refused(container_id)
 
     def start(self, container_id: str) -> bool:
+        """Refuse to start a container: its manager owns it."""
         raise self._refused(container_id)
 
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
+        """Refuse to run a command in a container: its manager owns it."""
         raise self._refused(container_id)
 
     def _refused(self, container_id: str) -> ContainerRefused:
@@ -100,11 +111,12 @@ class Containerd(OnSnapshots):
         )
 
     def logs(self, container_id: str, lines: int) -> list[str]:
-        return []  # containerd keeps no logs
+        """Return no lines: containerd keeps no logs."""
+        return []
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Image digests by full name and by short name."""
+        """Image digests, by full name and by short name."""
         rows = self._ctr.table("images", "ls")
         long = {row[0]: row[2] for row in rows}
         return {short_name(name): digest for name, digest in long.items()} | long
@@ -144,7 +156,7 @@ class Containerd(OnSnapshots):
 
 
 def short_name(name: str) -> str:
-    """An image's name without the prefixes that Docker omits."""
+    """Return an image's name without the prefixes that Docker omits."""
     for prefix in _IMPLIED_PREFIXES:
         if name.startswith(prefix):
             return name.removeprefix(prefix)
@@ -152,7 +164,7 @@ def short_name(name: str) -> str:
 
 
 def _is_tag(name: str) -> bool:
-    """False for the names by digest that Kubernetes adds to every image."""
+    """False for the digest names that Kubernetes adds to every image."""
     return "@" not in name and not name.startswith("sha256:")
 
 

@@ -1,8 +1,8 @@
 """
-Client of containerd that runs its command ``ctr``.
+A client of containerd that runs its command ``ctr``.
 
-containerd records the directory of a committed snapshot (a layer) in its database only. This module creates a
-short-lived ``view`` of the snapshot; the options of the view's mount name the directories of all layers.
+Only containerd's database records the directory of a committed snapshot (a layer). This module creates a short-lived
+``view`` of the snapshot: the options of the view's mount name the directories of all layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import EngineUnreachable, StorageUnsupported
 SNAPSHOTTER = "overlayfs"
 _TIMEOUT = 60  # seconds for one command
 _BLOBS = "io.containerd.content.v1.content/blobs/sha256"  # below containerd's root
-_ABSENT = "not found"  # in every message of containerd about an absent object
+_ABSENT = "not found"  # in every containerd message about a missing object
 
 
 class Absent(Exception):
@@ -37,7 +37,7 @@ class Ctr:
         self.address, self.namespace = address, namespace
 
     def run(self, *arguments: str) -> str:
-        """Run a command of ``ctr`` and return its output; raise :class:`EngineUnreachable`, :class:`Absent`."""
+        """Run a ``ctr`` command and return its output; raise :class:`EngineUnreachable` or :class:`Absent`."""
         try:
             done = subprocess.run(self._command(*arguments), capture_output=True, timeout=_TIMEOUT, check=False)
         except FileNotFoundError:
@@ -49,17 +49,18 @@ class Ctr:
         return done.stdout.decode(errors="replace")
 
     def table(self, *arguments: str) -> list[list[str]]:
-        """Run a command that prints a table; return the words of each line without the heading."""
+        """Run a command that prints a table. Return the words of each line, without the heading."""
         return [line.split() for line in self.run(*arguments).splitlines()[1:] if line.strip()]
 
     def run_json(self, *arguments: str) -> Any:
+        """Run a command that prints JSON. Return the parsed output."""
         return json.loads(self.run(*arguments))
 
     def read_blob(self, digest: str) -> Any:
         """
-        Return a JSON document of the content store.
+        Return a JSON document from the content store.
 
-        Reads the blob's file and verifies its digest. Falls back to ``ctr``, whose start takes longer than the read.
+        Reads the blob's file and verifies its digest. Falls back to ``ctr``, whose start is slower than the read.
         """
         data = b""
         with suppress(OSError), open(os.path.join(self._blobs, digest.removeprefix("sha256:")), "rb") as file:
@@ -70,12 +71,12 @@ class Ctr:
 
     @property
     def _blobs(self) -> str:
-        """Directory of the blobs, if the snapshotter uses its default directory."""
+        """The directory of the blobs, if the snapshotter uses its default directory."""
         return os.path.join(os.path.dirname(os.path.dirname(self.root)), _BLOBS)
 
     @contextmanager
     def stream_blob(self, digest: str) -> Iterator[io.BufferedReader]:
-        """Stream a blob of the content store."""
+        """Open a stream of a blob in the content store."""
         command = self._command("content", "get", digest)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             try:
@@ -85,7 +86,7 @@ class Ctr:
 
     @cached_property
     def root(self) -> str:
-        """Directory of the snapshotter's snapshots."""
+        """The directory of the snapshotter's snapshots."""
         details = self.run("plugins", "ls", "-d", f"type==io.containerd.snapshotter.v1,id=={SNAPSHOTTER}")
         for line in details.splitlines():
             name, _, value = line.strip().partition(" ")
@@ -95,9 +96,9 @@ class Ctr:
 
     def directories(self, chain_id: str) -> tuple[str, ...]:
         """
-        Return the directories of a chain of layers, bottom first; raise :class:`Absent` if it is not unpacked.
+        Return the directories of a chain of layers, bottom first; raise :class:`Absent`.
 
-        The view has no lease, so the garbage collector removes a view that a crash left.
+        The view has no lease, so the garbage collector removes a view that a crash left behind.
         """
         key = f"baseimg-{os.getpid()}-{secrets.token_hex(8)}"
         try:
@@ -107,7 +108,7 @@ class Ctr:
         return _lower_directories(mounts)
 
     def _remove(self, key: str) -> None:
-        with suppress(Absent):  # it was not created, or the collector removed it
+        with suppress(Absent):  # never created, or removed by the collector
             self.run("snapshots", "--snapshotter", SNAPSHOTTER, "rm", key)
 
     def _command(self, *arguments: str) -> list[str]:
@@ -125,7 +126,11 @@ def _no_ctr() -> tuple[str, str]:
 
 
 def _lower_directories(mounts: list[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The lower directories of a view, bottom first. A view of a single layer is a bind mount of its directory."""
+    """
+    Return the lower directories of a view, bottom first.
+
+    A view of one layer is a bind mount of its directory.
+    """
     for mount in mounts:
         if mount["Type"] == "bind":
             return (mount["Source"],)

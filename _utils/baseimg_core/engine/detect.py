@@ -29,9 +29,9 @@ Supported = Docker | DockerContainerd | Podman | Containerd
 class Choice:
     """The declared engine (``baseimg:engine``)."""
 
-    #: ``docker``, ``podman`` or ``containerd``; empty for the first engine that is found.
+    #: ``docker``, ``podman`` or ``containerd``; empty to use the first engine that listens.
     kind: str = ""
-    #: URL of Docker or Podman; path of containerd's socket.
+    #: URL of Docker or Podman, or path of containerd's socket.
     address: str = ""
     #: Namespace of containerd.
     namespace: str = containerd.NAMESPACE
@@ -68,17 +68,21 @@ def declared(raw: object, url: str = "") -> Choice:
 
 def connect(choice: Choice) -> Supported:
     """
-    Connect to the declared engine, or to the first that listens: Docker, Podman, containerd.
+    Connect to the declared engine, by default the first that listens: Docker, Podman, containerd.
 
     Raises:
-        EngineUnreachable: No engine listens, or it does not answer.
-        StorageUnsupported: baseimg does not support how it stores layers.
+        EngineUnreachable: No engine listens, or the declared engine does not answer.
+        StorageUnsupported: This release does not support the engine's layer store.
     """
     return _open(_chosen(choice))
 
 
 def engines(choice: Choice) -> list[dict[str, Any]]:
-    """Describe every engine on this node, the chosen one first. Failures become a ``reason``; nothing is raised."""
+    """
+    Describe every engine on this node, the chosen engine first.
+
+    A failure becomes a ``reason``; nothing is raised.
+    """
     try:
         chosen: Choice | None = _chosen(choice)
     except EngineUnreachable:
@@ -100,7 +104,7 @@ def _chosen(choice: Choice) -> Choice:
 
 
 def _listening() -> list[Choice]:
-    """The default addresses at which a socket exists."""
+    """Return the default addresses with an existing socket."""
     candidates = [Choice(kind, address) for kind, addresses in _ADDRESSES.items() for address in addresses]
     return [candidate for candidate in candidates if os.path.exists(_path(candidate.address))]
 
@@ -120,7 +124,11 @@ def _describe(place: Choice, chosen: bool) -> dict[str, Any]:
 
 
 def _open(place: Choice) -> Supported:
-    """Connect to a place. The kind of a Docker-compatible socket is detected, not taken from the declaration."""
+    """
+    Connect to a place.
+
+    The kind of a Docker-compatible socket is detected, whatever the declaration says.
+    """
     if place.kind == "containerd":
         return Containerd(_path(place.address), place.namespace)
     api = Api(place.address)

@@ -42,7 +42,7 @@ class Docker:
 
     @cached_property
     def _sdk(self) -> Any:
-        """Docker's SDK, for requests that change something."""
+        """Docker's SDK, for requests that change state."""
         return sdk.docker().APIClient(base_url=self.url, version=self._api.version, timeout=TIMEOUT)
 
     def _check(self, info: Mapping[str, Any]) -> None:
@@ -50,13 +50,14 @@ class Docker:
         check_driver(info, "overlay2", ROOTLESS)
 
     def _open(self, info: Mapping[str, Any]) -> None:
-        """Set the directories of layers and records, and how owners are shifted."""
+        """Set the directories of layers and records, and the shift of owners."""
         if _has(info, "userns"):
             self.owners = _owners(info["DockerRootDir"])
         self.layers_root = os.path.join(info["DockerRootDir"], "overlay2")
         self._records = os.path.join(info["DockerRootDir"], "image", "overlay2", "layerdb", "sha256")
 
     def image(self, reference: str) -> Image:
+        """Return an image by reference or ID; raise :class:`ImageUnknown`."""
         try:
             return self._image(self._api.get("images", reference, "json"))
         except NotFound:
@@ -65,37 +66,43 @@ class Docker:
             raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc.message}") from exc
 
     def images(self) -> list[Image]:
+        """Return every image with layers, including intermediate images."""
         if self._images is None:
             self._images = [image for image in self._inspect_all() if image.diff_ids]
         return self._images
 
     def _inspect_all(self) -> Iterator[Image]:
         for details in self._api.inspect("images", self._api.image_ids):
-            with contextlib.suppress(NotUnpacked):  # it cannot run here
+            with contextlib.suppress(NotUnpacked):  # an image that is not unpacked cannot run here
                 yield self._image(details)
 
     def containers(self, stopped: bool = False) -> list[Container]:
+        """Return the containers with a process by name; with ``stopped`` all containers."""
         summaries = self._api.get("containers", "json", all=stopped)
         found = map(self._container, self._api.inspect("containers", [summary["Id"] for summary in summaries]))
         return sorted((one for one in found if stopped or one.pid), key=lambda container: container.name)
 
     def container(self, container_id: str) -> Container:
+        """Return the present state of a container; raise :class:`ContainerUnknown`."""
         return self._container(self._inspect(container_id))
 
     def stop(self, container_id: str, longest: float) -> None:
+        """Stop a container with its own signal and stop timeout; ``longest`` replaces an infinite timeout."""
         declared = self._inspect(container_id)["Config"].get("StopTimeout")
         seconds = _STOP_TIMEOUT if declared is None else declared
         endless = seconds < 0
         with self._request_for(container_id, "stopped"):
-            # the SDK waits that long plus 60 seconds for the response
+            # the SDK waits this long plus 60 seconds for the response
             self._sdk.stop(container_id, timeout=int(longest) if endless else seconds)
 
     def start(self, container_id: str) -> bool:
+        """Start a container. Return True: it always shows the live content."""
         with self._request_for(container_id, "started"):
             self._sdk.start(container_id)
         return True
 
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
+        """Run a command in a container and return its exit code; after ``timeout`` seconds kill it."""
         deadline = time.monotonic() + timeout
         with self._request_for(container_id, f"asked to run {command[0]}"):
             job = self._start_exec(container_id, command, deadline)
@@ -115,10 +122,11 @@ class Docker:
         return job
 
     def logs(self, container_id: str, lines: int) -> list[str]:
+        """Return the last lines of a container's log; empty if its logging driver does not support reading."""
         try:
             with self._request_for(container_id, "asked for its log"):
                 data: bytes = self._sdk.logs(container_id, tail=lines)
-        except ContainerRefused:  # the logging driver does not support reading
+        except ContainerRefused:
             return []
         return [line[:_LINE] for line in data.decode(errors="replace").splitlines()[-lines:]]
 
@@ -140,22 +148,26 @@ class Docker:
                 raise ContainerRefused(f"the container {container_id[:12]} cannot be {what}: {reason}") from exc
 
     def matches_layer_digest(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
+        """Compare a directory with the layer's tar-split record; ``None`` without a usable record."""
         record = self._record(chain_id)
         return tarsplit.matches(record, directory, diff_id) if os.path.exists(record) else None
 
     def original_tar_headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+        """Return the tar headers in the layer's tar-split record; ``None`` without a usable record."""
         return tarsplit.headers(self._record(chain_id))
 
     def _record(self, chain_id: str) -> str:
         return os.path.join(self._records, chain_id.removeprefix("sha256:"), "tar-split.json.gz")
 
     def layers(self) -> Iterator[str]:
+        """Yield every layer's directory."""
         with os.scandir(self.layers_root) as entries:
             for entry in entries:
                 if entry.name != "l" and entry.is_dir(follow_symlinks=False):
                     yield entry.path
 
     def chain(self, chain_id: str) -> Sequence[str] | None:
+        """Return the directories of a chain of layers, bottom first; ``None`` if the engine has no such chain."""
         directories: list[str] = []
         while chain_id:
             entry = os.path.join(self._records, chain_id.removeprefix("sha256:"))
@@ -171,7 +183,7 @@ class Docker:
         return _container(details, self._layers_of(details))
 
     def _layers_of(self, details: Mapping[str, Any]) -> frozenset[str] | None:
-        """The layers below a container's own, by its own record: its image may be gone or have another name."""
+        """Return the layers below a container's own from its own record: its image may be removed or renamed."""
         data = (details.get("GraphDriver") or {}).get("Data") or {}
         return frozenset(data["LowerDir"].split(":")) if data.get("LowerDir") else None
 
@@ -188,9 +200,9 @@ class Docker:
         )
 
     def _directories(self, details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> Sequence[str]:
-        """The directories of an image's layers, bottom first."""
+        """Return the directories of an image's layers, bottom first."""
         data = details["GraphDriver"]["Data"] or {}
-        # LowerDir lists top first, RootFS.Layers bottom first
+        # LowerDir lists the top first, RootFS.Layers the bottom
         top_first = [data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":"))]
         if len(top_first) != len(diff_ids):
             raise LayerUnsupported(f"image {details['Id']} has {len(diff_ids)} layers in {len(top_first)} directories")
@@ -235,7 +247,7 @@ def _read(path: str) -> str:
 
 
 def _joined_container(mode: str | None) -> str:
-    """The ID in ``container:ID``, the mode of a container that joins another's namespace; empty for other modes."""
+    """Return the ID in the namespace mode ``container:ID``; empty for other modes."""
     kind, _, other = (mode or "").partition(":")
     return other if kind == "container" else ""
 
@@ -254,7 +266,7 @@ def check_driver(info: Mapping[str, Any], supported: str, refused: Mapping[str, 
     Refuse an engine with another storage driver (or snapshotter), or with an unsupported feature.
 
     Args:
-        info: The engine's answer to ``GET /info``.
+        info: The engine's response to ``GET /info``.
         supported: The supported driver.
         refused: Unsupported features, each with the reason.
 
@@ -274,7 +286,11 @@ def _has(info: Mapping[str, Any], feature: str) -> bool:
 
 
 def _owners(root: str) -> Owners:
-    """How an engine with userns-remap shifts owners. Its data-root ends in the host's IDs of the containers' root."""
+    """
+    Return the owner shift of an engine with userns-remap.
+
+    Its data-root ends in the host's IDs of container root.
+    """
     uid, _, gid = os.path.basename(root).partition(".")
     if not (uid.isdecimal() and gid.isdecimal()):
         raise StorageUnsupported(f"the engine runs with userns-remap, and its data-root {root} does not end in UID.GID")
@@ -283,7 +299,7 @@ def _owners(root: str) -> Owners:
 
 
 def _range(path: str, start: int) -> int:
-    """The size of the ID range that begins with ``start`` (subuid(5)); the default size if it is not listed."""
+    """Return the size of the ID range at ``start`` (subuid(5)); the default size if it is not listed."""
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             _name, first, count = line.strip().rsplit(":", 2)

@@ -1,4 +1,4 @@
-"""Docker with the containerd image store: API for images and containers, ``ctr`` for layer directories."""
+"""Docker with the containerd image store: images from the API, layer directories from ``ctr``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
 class DockerContainerd(OnSnapshots, Docker):
-    """The engine behind ``api``. ``containerd`` is its containerd's socket; empty to discover it."""
+    """The engine behind ``api``. ``containerd`` is the socket of its containerd; empty to discover it."""
 
     storage = "docker/containerd"
 
@@ -35,7 +35,7 @@ class DockerContainerd(OnSnapshots, Docker):
         check_driver(info, SNAPSHOTTER, {**ROOTLESS, **_REMAPPED})
 
     def _open(self, info: Mapping[str, Any]) -> None:
-        reported = info.get("Containerd") or {}  # newer engines only
+        reported = info.get("Containerd") or {}  # reported by newer engines only
         address = self._containerd or _address(self.url, reported.get("Address") or "")
         self._snapshots = Snapshots(Ctr(address, (reported.get("Namespaces") or {}).get("Containers") or _NAMESPACE))
         self.layers_root = self._snapshots.root
@@ -55,7 +55,7 @@ def uses_containerd(info: Mapping[str, Any]) -> bool:
 
 
 def _address(url: str, reported: str) -> str:
-    """Find the socket of the containerd that belongs to the engine at ``url``; ``reported`` is the engine's answer."""
+    """Return the containerd socket of the engine at ``url``; ``reported`` is the engine's own answer."""
     options = _options(url)
     below = os.path.join(options.get("--exec-root", _EXEC_ROOT), "containerd", "containerd.sock")
     candidates = [path.removeprefix("unix://") for path in (reported, options.get("--containerd", ""), below, _SYSTEM)]
@@ -70,7 +70,7 @@ def _address(url: str, reported: str) -> str:
 
 
 def _options(url: str) -> dict[str, str]:
-    """The command line options of the daemon that listens at a Unix socket."""
+    """Return the command line options of the daemon that listens at a Unix socket."""
     if not url.startswith("unix://"):
         return {}
     try:

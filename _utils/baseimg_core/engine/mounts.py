@@ -1,10 +1,9 @@
 """
 The mounts of every process on this node (proc(5), mountinfo).
 
-An overlay names the directories of its layers in ``lowerdir=``. The kernel reports them as they were given: absolute
-paths, paths relative to the engine's store, short names ``l/<link>`` of overlay stores, and paths of temporary
-directories that are gone (idmapped layers). A mount names a layer; its options do not say which generation of the
-layer it shows.
+An overlay names the directories of its layers in ``lowerdir=``. The kernel reports them as passed to mount(2): absolute
+paths, paths relative to the engine's store, short names ``l/<link>`` of overlay stores, and paths of removed temporary
+directories (idmapped layers). A mount names a layer. Its options do not identify the generation of the layer.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from ..linux import mounts as linux_mounts
 
 _METACOPY = "/sys/module/overlay/parameters/metacopy"
 _FORBIDDEN = (b"index", b"metacopy")
-_ESCAPED = re.compile(rb"\\([0-7]{3})")  # mountinfo escapes blanks, commas and the like
+_ESCAPED = re.compile(rb"\\([0-7]{3})")  # mountinfo escapes blanks, commas and similar characters
 _LOWER = re.compile(rb"(?:[^:\\]|\\.)+")  # one path of lowerdir=; a backslash escapes a colon
 _NAMESPACE = re.compile(rb"mnt:\[\d+\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount, as a process sees it."""
+    """One mount, as one process sees it."""
 
-    #: A process in the mount's namespace.
+    #: ID of a process in the mount's namespace.
     pid: int
     #: Its mount namespace: ``mnt:[4026531841]``.
     namespace: str
@@ -36,7 +35,7 @@ class Mount:
     id: int
     #: ``major:minor`` of the file system; equal for all mounts of one overlay.
     device: str
-    #: The directory of the file system that is mounted. Follows renames.
+    #: The mounted directory of the file system. Follows renames.
     root: bytes
     #: The mount point.
     point: bytes
@@ -44,7 +43,7 @@ class Mount:
     kind: str
     #: Options of the file system, without ``lowerdir``.
     options: Mapping[bytes, bytes]
-    #: Lower directories of an overlay, top first, as they were given to mount(2).
+    #: Lower directories of an overlay, top first, as passed to mount(2).
     lower: tuple[bytes, ...] = ()
 
     @property
@@ -64,12 +63,12 @@ class MountTable:
     unreadable: list[str] = field(default_factory=list)
 
     def root_of(self, pid: int) -> Mount | None:
-        """The overlay that a process has as its root; ``None`` for the host's root or another file system."""
+        """Return the overlay at a process's root; ``None`` for the host's root or another file system."""
         namespace = self.namespaces.get(pid)
         if namespace is None or namespace == self.namespaces.get(os.getpid()):
-            return None  # a runtime whose process stays outside of the container: never take the host's root for it
+            return None  # a runtime process outside of the container has the host's root
         roots = [mount for mount in self.mounts if mount.namespace == namespace and mount.point == b"/"]
-        return roots[-1] if roots and roots[-1].kind == "overlay" else None  # the last one covers the others
+        return roots[-1] if roots and roots[-1].kind == "overlay" else None  # the last mount covers the others
 
 
 def read_table() -> MountTable:
@@ -80,13 +79,13 @@ def read_table() -> MountTable:
     for pid in _pids():
         try:
             namespace, root = os.readlink(f"/proc/{pid}/ns/mnt"), os.readlink(f"/proc/{pid}/root")
-        except FileNotFoundError:  # it ended, or is a zombie: neither has mounts
+        except FileNotFoundError:  # the process ended, or is a zombie: neither has mounts
             continue
-        except OSError:  # the process has privileges that this one lacks; its mountinfo may be readable nevertheless
+        except OSError:  # the process has more privileges than this one; its mountinfo may be readable nevertheless
             unnamed.append(pid)
             continue
         table.namespaces[pid] = namespace
-        if (namespace, root) not in seen:  # mountinfo shows what is below the root of the process
+        if (namespace, root) not in seen:  # mountinfo shows only mounts below the root of the process
             mounts = list(_read(pid, namespace))
             if mounts or os.path.exists(f"/proc/{pid}/ns/mnt"):
                 seen.add((namespace, root))
@@ -101,7 +100,7 @@ def read_table() -> MountTable:
 
 
 def is_mounted(mount: Mount) -> bool:
-    """True if a mount still exists: its directories may be gone because it was unmounted after the table was read."""
+    """True if a mount still exists. An unmount after the table was read leaves missing directories."""
     return any((now.id, now.device) == (mount.id, mount.device) for now in _read(mount.pid, mount.namespace))
 
 
@@ -120,10 +119,10 @@ def _add_unnamed(table: MountTable, pid: int) -> None:
 
 def read_open_files(table: MountTable, places: Mapping[int, bytes]) -> Iterator[tuple[int | None, str]]:
     """
-    Find processes that hold files below directories open, or an overlay without a mount point.
+    Yield processes with open files below directories, or with an overlay that has no mount point.
 
     Args:
-        table: The mounts; an overlay among them is no finding.
+        table: The mounts. An overlay among them is not reported.
         places: The directories, by number.
 
     Yields:
@@ -138,18 +137,18 @@ def read_open_files(table: MountTable, places: Mapping[int, bytes]) -> Iterator[
 
 
 def check_host() -> None:
-    """Refuse a host whose kernel mounts overlays with ``metacopy=on`` by default; such mounts do not survive a swap."""
+    """Refuse a host whose overlays have ``metacopy=on`` by default; such mounts break after a swap."""
     try:
         with open(_METACOPY, encoding="ascii") as file:
             on = file.read().strip() == "Y"
-    except OSError:  # the kernel has no such feature
+    except OSError:  # the kernel lacks this feature
         return
     if on:
         raise LayerUnsupported(f"overlay mounts have metacopy on by default ({_METACOPY})")
 
 
 def check_options(pid: int) -> None:
-    """Refuse a process whose root overlay does not survive a swap of its layers (stale handles, EIO)."""
+    """Refuse a process whose root overlay would break after a swap of its layers (stale handles, EIO)."""
     roots = [mount for mount in _read(pid, "") if mount.point == b"/" and mount.kind == "overlay"]
     for name in _FORBIDDEN:
         if any(mount.options.get(name) == b"on" for mount in roots):
@@ -157,7 +156,17 @@ def check_options(pid: int) -> None:
 
 
 def parse(line: bytes, pid: int, namespace: str) -> Mount:
-    """Parse one line of mountinfo."""
+    """
+    Parse one line of mountinfo.
+
+    Args:
+        line: The line.
+        pid: The process.
+        namespace: The process's mount namespace.
+
+    Returns:
+        The mount.
+    """
     fields = line.split()
     kind, _source, options = fields[fields.index(b"-") + 1 :][:3]
     pairs = [(name, _unescape(value)) for name, _, value in (one.partition(b"=") for one in options.split(b","))]
@@ -175,7 +184,7 @@ def parse(line: bytes, pid: int, namespace: str) -> Mount:
 
 
 def _lower(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
-    """The lower directories: ``lowerdir=a:b`` (with ``::`` before data-only layers), ``lowerdir+=``, ``datadir+=``."""
+    """Yield the directories in ``lowerdir=a:b`` (``::`` before data-only), ``lowerdir+=``, ``datadir+=``."""
     for name, value in pairs:
         if name == b"lowerdir":
             yield from (re.sub(rb"\\(.)", rb"\1", path) for path in _LOWER.findall(value))
@@ -187,7 +196,7 @@ def _read(pid: int, namespace: str) -> Iterator[Mount]:
     try:
         with open(f"/proc/{pid}/mountinfo", "rb") as file:
             lines = file.read().splitlines()
-    except OSError:  # it ended
+    except OSError:  # the process ended
         return
     for line in lines:
         yield parse(line, pid, namespace)
@@ -202,21 +211,21 @@ def _pids() -> list[int]:
 
 
 def _open_files(pid: int) -> list[str]:
-    """``cwd``, and the open descriptors of a process as ``fd/<n>``."""
+    """Return ``cwd`` and the open descriptors of a process, as ``fd/<n>``."""
     try:
         return ["cwd", *(f"fd/{name}" for name in os.listdir(f"/proc/{pid}/fd"))]
-    except OSError:  # it ended
+    except OSError:  # the process ended
         return []
 
 
 def _held(
     pid: int, name: str, listed: set[int], devices: set[str], places: Mapping[int, bytes]
 ) -> Iterator[int | None]:
-    """What an open file keeps in use. ``listed`` and ``devices`` are the mounts that mountinfo shows."""
+    """Yield the directory that an open file uses. ``listed`` and ``devices`` are the mounts in mountinfo."""
     path = f"/proc/{pid}/{name}"
     try:
         target = os.fsencode(os.readlink(path))
-        if not target.startswith(b"/"):  # a pipe, a socket, or the like
+        if not target.startswith(b"/"):  # a pipe, a socket or an anonymous inode
             return
         if pid != os.getpid():
             yield from (

@@ -22,7 +22,7 @@ class Podman(Docker):
     """
     Podman's service behind ``api``.
 
-    Layers of additional image stores are outside of ``layers_root``; they are shared and read-only.
+    Layers in additional image stores are outside of ``layers_root``. They are shared and read-only.
     """
 
     storage = "podman/overlay"
@@ -36,9 +36,10 @@ class Podman(Docker):
 
     def start(self, container_id: str) -> bool:
         """
-        Start a container after Podman has unmounted it; until then a start would reuse the mount and its old content.
+        Start a container after Podman has unmounted it.
 
-        If the mount stays for 10 s, start the container anyway: old content is better than a lost container.
+        An earlier start would reuse the mount with its old content.
+        If the mount stays for 10 s, start the container anyway: old content is better than a stopped container.
         """
         deadline = time.monotonic() + _CLEANUP_TIMEOUT
         while self._is_left_mounted(container_id) and time.monotonic() < deadline:
@@ -61,6 +62,7 @@ class Podman(Docker):
         return job
 
     def chain(self, chain_id: str) -> Sequence[str] | None:
+        """Return the directories of a chain of layers, bottom first; ``None`` if the engine has no such chain."""
         with open(os.path.join(self._records, "layers.json"), "rb") as file:
             layers = {layer["id"]: layer for layer in json.load(file)}
         for top in layers:

@@ -1,4 +1,4 @@
-"""Layers in containerd's overlayfs snapshotter: their directories, and the check of their original content."""
+"""Layers in containerd's overlayfs snapshotter: directories, and the check of pristine content."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Snapshots:
         return {row[0]: row[1] if len(row) > 2 else "" for row in rows}  # key, parent, kind
 
     def ancestors(self, key: str) -> frozenset[str] | None:
-        """The keys of the snapshots below one; ``None`` if it does not exist."""
+        """Return the keys of the snapshots below a snapshot; ``None`` if it does not exist."""
         if key not in self._parents:
-            self.__dict__.pop("_parents", None)  # it may be newer than the table
+            self.__dict__.pop("_parents", None)  # the snapshot may be newer than the table
         if key not in self._parents:
             return None
         found: set[str] = set()
@@ -64,7 +64,7 @@ class Snapshots:
         return frozenset(found)
 
     def chain(self, chain_id: str) -> Sequence[str] | None:
-        """The directories of the layers up to ``chain_id``, bottom first; ``None`` if it is not unpacked."""
+        """Return the directories of the layers up to ``chain_id``, bottom first; ``None`` if not unpacked."""
         below = self.ancestors(chain_id)
         if below is None:
             return None
@@ -81,7 +81,7 @@ class Snapshots:
         return Directories(self, chain)
 
     def of_chain(self, chain: list[str]) -> tuple[str, ...]:
-        """Return the directories of a chain of layers, given by their chain IDs, bottom first."""
+        """Return the directories of a chain of layers, bottom first, by their chain IDs."""
         if chain[-1] not in self._known:
             directories = self._view(chain[-1])
             if len(directories) != len(chain):
@@ -100,6 +100,7 @@ class Snapshots:
         return NotUnpacked(f"containerd at {self.ctr.address} has no {SNAPSHOTTER} snapshot of {chain_id}")
 
     def layers(self) -> Iterator[str]:
+        """Yield every snapshot's directory (the parent of its ``fs``)."""
         with os.scandir(self.root) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
@@ -107,12 +108,12 @@ class Snapshots:
 
     def matches_layer_digest(self, diff_id: str, directory: str) -> bool | None:
         """
-        Compare the files and paths of a directory with the blob that the layer ``diff_id`` was unpacked from.
+        Compare the files and paths of a directory with the blob of the layer ``diff_id``.
 
-        Owners, modes and times are not compared; neither does the check of ``docker save``.
+        Owners, modes and times are not compared, as in the check of ``docker save``.
 
         Returns:
-            True if every file's content and every path are equal, ``None`` if no readable blob is kept.
+            True if every file's content and every path are equal, False if not, ``None`` without a readable blob.
         """
         for row in self.ctr.table("content", "ls", f'labels."containerd.io/uncompressed"=={diff_id}'):
             with self.ctr.stream_blob(row[0]) as blob:
@@ -128,25 +129,30 @@ class OnSnapshots:
     _snapshots: Snapshots
 
     def matches_layer_digest(self, _chain_id: str, diff_id: str, directory: str) -> bool | None:
+        """Compare a directory with the layer's blob; ``None`` without a readable blob."""
         return self._snapshots.matches_layer_digest(diff_id, directory)
 
     def original_tar_headers(self, _chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
+        """Return ``None``: containerd keeps no record of the tar."""
         return None
 
     def layers(self) -> Iterator[str]:
+        """Yield every layer's directory."""
         return self._snapshots.layers()
 
     def chain(self, chain_id: str) -> Sequence[str] | None:
+        """Return the directories of a chain of layers, bottom first; ``None`` if they are not unpacked."""
         return self._snapshots.chain(chain_id)
 
 
 class _HashingReader(io.RawIOBase):
-    """A stream that hashes what is read from it."""
+    """A stream that hashes the data read from it."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream, self.sha = stream, hashlib.sha256()
 
     def read(self, size: int = -1, /) -> bytes:
+        """Read and hash up to ``size`` bytes."""
         data = self._stream.read(size)
         self.sha.update(data)
         return data
@@ -173,7 +179,7 @@ def _checked(tar: tarfile.TarFile, directory: bytes) -> Iterator[tuple[tarfile.T
 
 
 def _has_same_content(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: bytes) -> bool:
-    """True if a regular file of the tar has the same content in the directory; True for every other member."""
+    """True if a regular file has the same content in tar and directory; True for other members."""
     content = tar.extractfile(member) if member.isreg() else None
     name = os.fsencode(member.name)
     if content is None or os.path.basename(name).startswith(b".wh."):

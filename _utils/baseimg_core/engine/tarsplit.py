@@ -1,10 +1,10 @@
 """
 Docker's tar-split records, which prove that a directory still holds a layer's original content.
 
-For every layer Docker keeps the tar without the contents of files (tar-split format: gzipped JSON lines; "type" 1 is a
-file whose content is in the layer's directory, "type" 2 is raw bytes of the tar). Record and contents together give the
-original tar, whose digest is the diff ID. ``docker save`` does the same check. A record also has the size of each
-file's content and its CRC-64 (:mod:`model.legacy.crc64`, big-endian).
+For every layer Docker keeps the tar without the contents of files. The tar-split format is gzipped JSON lines: "type" 1
+is a file whose content is in the layer's directory, "type" 2 is raw bytes of the tar. Record and contents together
+produce the original tar, whose digest is the diff ID. ``docker save`` does the same check. A record also has the size
+of each file's content and its CRC-64 (:mod:`model.legacy.crc64`, big-endian).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from ..linux.files import CHUNK
 from ..model.stack.overlay import WHITEOUT_PREFIX
 
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
-# a path of the layer is missing, or has become a symlink, a directory, or something below a file
+# a path of the layer is missing, or was replaced by a symlink, a directory, or a file in place of a parent
 _REPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 
 
 class _RecordDamaged(Exception):
-    """The tar-split record cannot be used."""
+    """The tar-split record is unusable."""
 
 
 def matches(record: str, directory: str, diff_id: str) -> bool | None:
     """
     Compare the files and paths of a directory with the layer ``diff_id``.
 
-    Owners, modes and times come from the record, so they are not checked.
+    Owners, modes and times are not checked, because they come from the record.
 
     Args:
         record: Path of the layer's tar-split file.
@@ -49,7 +49,7 @@ def matches(record: str, directory: str, diff_id: str) -> bool | None:
         diff_id: The layer's diff ID.
 
     Returns:
-        True if every file's content and every path are equal; None if the record is damaged.
+        True if every file's content and every path are equal, False if not; ``None`` if the record is damaged.
     """
     root, sha = os.fsencode(directory), hashlib.sha256()
     try:
@@ -68,7 +68,7 @@ def matches(record: str, directory: str, diff_id: str) -> bool | None:
 
 
 def _empty_files_are_empty(infos: list[tarfile.TarInfo], directory: bytes) -> bool:
-    """Check files that are empty in the layer: their content takes no part in the digest."""
+    """Check the empty files of the layer: the digest does not cover later additions to them."""
     last = {info.name: info for info in infos}
     empty = (os.fsencode(name) for name, info in last.items() if info.isreg() and not info.size)
     kept = (name for name in empty if not os.path.basename(name).startswith(WHITEOUT_PREFIX))
@@ -78,7 +78,7 @@ def _empty_files_are_empty(infos: list[tarfile.TarInfo], directory: bytes) -> bo
 
 
 def names(infos: list[tarfile.TarInfo]) -> set[bytes]:
-    """Every path that the engine creates from the layer's tar, parent directories included."""
+    """Return every path that the engine creates from the layer's tar, including parent directories."""
     names: set[bytes] = set()
     for info in infos:
         parts = [part.removeprefix(WHITEOUT_PREFIX) for part in os.fsencode(info.name).split(b"/")]
@@ -88,7 +88,7 @@ def names(infos: list[tarfile.TarInfo]) -> set[bytes]:
 
 
 def paths(directory: bytes) -> set[bytes]:
-    """Every path in a directory, relative to it."""
+    """Return every path in a directory, relative to it."""
     return {
         os.path.join(parent, name)[len(directory) + 1 :]
         for parent, directories, names in files.walk(directory)
@@ -98,9 +98,10 @@ def paths(directory: bytes) -> set[bytes]:
 
 def headers(record: str) -> list[tuple[tarfile.TarInfo, bytes]] | None:
     """
-    Return the headers of the layer's tar in order, each with the checksum of its content (empty without content).
+    Return the headers of the layer's tar in order, each with its content's checksum.
 
-    Returns ``None`` if ``record`` is damaged. Names are decoded with ``surrogateescape``.
+    Returns:
+        The headers; ``None`` if ``record`` is damaged. Names are decoded with ``surrogateescape``.
     """
     skeleton = _Skeleton()
     try:
@@ -121,13 +122,15 @@ class _Skeleton(io.RawIOBase):
     def __init__(self) -> None:
         self.checksums: dict[int, bytes] = {}
         self._starts: list[int] = []
-        self._parts: list[bytes | int] = []  # bytes, or the number of bytes that are left out
+        self._parts: list[bytes | int] = []  # bytes, or the number of omitted bytes
         self._size = self._position = 0
 
     def add(self, data: bytes) -> None:
+        """Append raw bytes of the tar."""
         self._append(data, len(data))
 
     def leave_out(self, size: int, checksum: bytes) -> None:
+        """Append the content of a file as a hole of ``size`` bytes with its checksum."""
         self.checksums[self._size] = checksum
         self._append(size, size)
 
@@ -138,13 +141,16 @@ class _Skeleton(io.RawIOBase):
             self._size += size
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the position."""
         self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         return self._position
 
     def tell(self) -> int:
+        """Return the position."""
         return self._position
 
     def read(self, size: int = -1) -> bytes:
+        """Read up to ``size`` bytes; omitted content reads as zeros."""
         length = max(self._size - self._position, 0) if size < 0 else min(size, max(self._size - self._position, 0))
         read = b""
         while len(read) < length:
@@ -185,7 +191,7 @@ def _tar(record: str, directory: bytes) -> Iterator[bytes]:
 def _content(directory: bytes, name: bytes, size: int) -> Iterator[bytes]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(os.path.join(directory, name), flags), "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size != size:  # a longer file could begin with the right content
+        if os.fstat(file.fileno()).st_size != size:  # a longer file could start with the right content
             return
         while size and (data := file.read(min(size, CHUNK))):
             size -= len(data)

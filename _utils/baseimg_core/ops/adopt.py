@@ -1,4 +1,4 @@
-"""On a node: takes over a base that the shell scripts updated in place."""
+"""Adopt a base that the legacy shell scripts updated in place."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def adopt(context: Context, overlay_dir: str | None = None) -> dict[str, Any]:
     """
     Record the live content as a generation with the scripts' version, and restore the pristine content.
 
-    Pristine is reconstructed from the scripts' backups and the live directory. It counts only if it has the layer's
-    diff ID; otherwise it is ``unproven``. What containers see does not change.
+    Pristine is reconstructed from the scripts' backups and the live directory. It counts only if its diff ID matches
+    the layer; otherwise it is ``unproven``. The content that containers see does not change.
 
     Args:
-        context: The surroundings of the operation.
-        overlay_dir: Where the scripts' ``tmp/baseimg.properties`` is; default: the engine's overlay directory.
+        context: The context of the operation.
+        overlay_dir: The directory with the scripts' ``tmp/baseimg.properties``; by default the engine's.
 
     Returns:
-        What was recorded, restored and found missing; see :func:`_result`.
+        The recorded, restored and missing parts; see :func:`_result`.
 
     Raises:
         LegacyAbsent: The scripts never updated this node.
         LegacyInvalid: Their file is malformed.
-        BaseAbsent: No image on this node has the directory that they updated.
+        BaseAbsent: No image on this node has the updated directory.
         ContentUnknown: The scripts updated the base again after its adoption.
     """
     bases.check_owners(context.engine, "adopting")
@@ -68,17 +68,21 @@ def adopt(context: Context, overlay_dir: str | None = None) -> dict[str, Any]:
 class _Attempt:
     """One attempt to restore the pristine content."""
 
+    #: The context of the operation.
     context: Context
+    #: The base.
     base: Base
+    #: The state that the scripts left on the node.
     legacy: LegacyState
+    #: The record of the base.
     record: Record
     #: True if the base has no record yet.
     fresh: bool
-    #: True if there is anything to record.
+    #: True if the record must be saved.
     changed: bool = False
     #: The number of files copied from each source.
     files: Mapping[str, int] = field(default_factory=dict)
-    #: The files that no source has.
+    #: The files that are missing from every source.
     missing: list[bytes] = field(default_factory=list)
     #: Directories whose metadata the layer does not specify.
     unnamed: set[bytes] = field(default_factory=set)
@@ -100,7 +104,7 @@ class _Attempt:
         return Adopted(not reason, self._live())
 
     def _restore(self, staging: str) -> str:
-        """Fill ``staging``; return why the result is not the pristine content, or an empty string."""
+        """Fill ``staging``; return the reason if the result is not pristine, else an empty string."""
         base, engine = self.base, self.context.engine
         headers = engine.original_tar_headers(base.chain_id)
         if headers is None:
@@ -129,7 +133,7 @@ class _Attempt:
         return [*backups, ("live", self.base.store.layout.live)]
 
     def _is_live(self, staging: str) -> bool:
-        """True if the live directory shows what the pristine content shows."""
+        """True if the live directory shows the pristine content."""
         lower = self.base.lower
         changes = compare(Stack([staging, *lower]), Stack([self.base.store.layout.live, *lower]), siblings=siblings)
         return all(change.action is Action.MODIFIED and change.path in self.unnamed for change in changes)
@@ -144,7 +148,7 @@ class _Attempt:
 
 
 def _base(engine: Engine, legacy: LegacyState) -> Base:
-    """Return the base whose top layer the scripts overwrote, by the name that they used."""
+    """Return the base whose top layer the scripts overwrote, by the name in their properties."""
     chain_ids = {
         image.chain_ids[height]
         for image in engine.images()
@@ -164,19 +168,23 @@ def _base(engine: Engine, legacy: LegacyState) -> Base:
 
 
 def _first_version(legacy: LegacyState) -> str:
-    """Return the scripts' version of the content before their first update: they made a backup of it."""
+    """Return the version before the scripts' first update; their backup has its name."""
     return legacy.backups[0][0] if legacy.backups else legacy.properties.version
 
 
 def _first_record(base: Base, legacy: LegacyState) -> Record:
     record = bases.pristine_record(base)
-    if ids.is_digest(base.reference) and legacy.backups:  # the base has no tag that could tell the version
+    if ids.is_digest(base.reference) and legacy.backups:  # without a tag the backup names the version
         record.pristine.version = _first_version(legacy)
     return record
 
 
 def _check_untouched(record: Record, base: Base, legacy: LegacyState) -> None:
-    """Refuse a base that the scripts updated after its adoption. They write in place, so inodes do not show it."""
+    """
+    Refuse a base that the scripts updated after its adoption.
+
+    They write in place, so inodes stay the same.
+    """
     known = {generation.version for generation in record.generations.values()}
     known |= {line[side] for line in base.store.records.history() for side in ("from", "to")}
     known |= {model_legacy.base_version(version) for version in known}
@@ -218,14 +226,14 @@ def _misplaced(engine: Engine, base: Base, legacy: LegacyState) -> list[dict[str
     """
     Return the updates that were made for another base, by version and image.
 
-    An archive mostly replaces files of the image that it was made for. So its paths tell which image that is.
+    An archive mostly replaces files of its own image, so its paths identify that image.
     """
     headers = engine.original_tar_headers(base.chain_id) or []
     names = {os.path.normpath(info.name) for info, _checksum in headers}
     others = [image for image in engine.images() if base.directory not in image.directories]
     misplaced = []
     for version, unpacked in legacy.unpacked:
-        # of images with the same files, the one with the fewest layers is the base
+        # if several images have these files, the smallest one is the base
         ranks = [(node.count_known(unpacked, image.directories), -len(image.directories)) for image in others]
         best = max(ranks, default=(0, 0))
         if best[0] > node.count_known(unpacked, base.lower, names):

@@ -1,4 +1,4 @@
-"""Find bases on this node, and describe what is built on them and what runs on them."""
+"""Locate bases on this node, and list their images and containers."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ from .containers import usage
 class Base:
     """A base on this node."""
 
-    #: The name that it was declared or found by.
+    #: The name by which it was declared or located.
     reference: str
     #: The version of its pristine content.
     version: str
+    #: The chain ID of its top layer.
     chain_id: str
     #: Diff IDs of its layers, bottom first.
     diff_ids: tuple[str, ...]
@@ -47,6 +48,7 @@ class Base:
 
     @property
     def store(self) -> Store:
+        """Return the store of its generations."""
         return Store(os.path.dirname(self.directory))
 
 
@@ -56,11 +58,11 @@ def locate(engine: Engine, name: str, chain_id: str | None = None) -> Base:
 
     Args:
         engine: The engine.
-        name: A reference or a chain ID. A reference is looked up as a tag, then in the records of this node.
-        chain_id: Overrides the tag.
+        name: A reference or a chain ID. A reference is resolved as a tag, then in the records of this node.
+        chain_id: The chain ID; it overrides the tag.
 
     Raises:
-        BaseAbsent: No image, container or record of this node has the base.
+        BaseAbsent: No image, container or record of this node matches.
     """
     if chain_id or ids.is_digest(name):
         return by_chain(engine, chain_id or name, None if ids.is_digest(name) else name)
@@ -76,7 +78,7 @@ def _by_record(engine: Engine, name: str) -> Base:
     for layer in engine.layers():
         try:
             record = Store(layer).read()
-        except BaseimgError as exc:  # it may be this base's record, so it is raised if no other record matches
+        except BaseimgError as exc:  # it may be this base's record: raise it if no other record matches
             unreadable.append(exc)
             continue
         if record and record.reference == name:
@@ -94,8 +96,8 @@ def by_chain(engine: Engine, chain_id: str, reference: str | None = None, diff_i
     Args:
         engine: The engine.
         chain_id: The chain ID.
-        reference: The name that the base gets; one of its tags by default.
-        diff_ids: Its diff IDs, if they are known. They find a base whose images are gone while containers run on it.
+        reference: The name of the base; default: one of its tags.
+        diff_ids: Its diff IDs, if known. With them, a base without images is located through its layers.
 
     Raises:
         BaseAbsent: No image is built on the base, and the engine has no such layers.
@@ -112,7 +114,7 @@ def by_chain(engine: Engine, chain_id: str, reference: str | None = None, diff_i
 
 
 def images_on(engine: Engine, chain_id: str) -> list[Image]:
-    """Return every image built on the base, the base's own images included, by name."""
+    """Return every image built on the base by name, including the base's own images."""
     images = [image for image in engine.images() if image.height(chain_id)]
     return sorted(images, key=lambda image: (not image.tags, image.name))
 
@@ -126,8 +128,8 @@ def check_swappable(engine: Engine, base: Base) -> None:
         base: The base.
 
     Raises:
-        StorageUnsupported: Its layer is in a store that others share or that is read-only.
-        LayerUnsupported: A mount remembers inodes of lower layers (``index=on``, ``metacopy=on``).
+        StorageUnsupported: Its layer is in a shared or read-only store.
+        LayerUnsupported: A mount stores inodes of lower layers (``index=on``, ``metacopy=on``).
     """
     root = os.path.realpath(engine.layers_root)
     if os.path.commonpath([root, os.path.realpath(base.directory)]) != root:
@@ -142,7 +144,7 @@ def check_swappable(engine: Engine, base: Base) -> None:
 
 
 def pristine_lower(base: Base) -> list[str]:
-    """The original contents of the layers below a base, top first, wherever they are now."""
+    """Return the current directories of the pristine contents below a base, top first."""
     places = []
     for directory in base.lower:
         store = Store(os.path.dirname(directory))
@@ -153,19 +155,22 @@ def pristine_lower(base: Base) -> list[str]:
 
 def containers(engine: Engine, base: Base, record: Record | None, current: int | None) -> dict[str, list[str]]:
     """
-    List the users of a base by content: ``current``, ``outdated`` and ``unknown``.
+    List the users of a base by the content that they run on.
 
     Args:
         engine: The engine.
         base: The base.
-        record: Its record, if it has one.
-        current: The generation that is, or will be, live; ``None`` for one that does not exist yet.
+        record: Its record; ``None`` if it has none.
+        current: The generation that is, or will be, live; ``None`` if it does not exist yet.
+
+    Returns:
+        Names by ``current``, ``outdated`` and ``unknown``.
     """
     return usage.survey(engine, base, record).names(current)
 
 
 def status(engine: Engine, base: Base) -> dict[str, Any]:
-    """Return what this node shows for one base; see ``baseimg.status``. Needs no lock."""
+    """Return the status of one base; see ``baseimg.status``. Takes no lock."""
     return observe(base.store, lambda record: _status(engine, base, record))
 
 
@@ -195,7 +200,7 @@ def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
 
 
 def holds_of(engine: Engine, name: str) -> list[dict[str, str]]:
-    """The active holds of a base, as data."""
+    """Return the active holds of a base as data."""
     layout = locate(engine, name).store.layout
     return [asdict(hold) for hold in holds.active(holds_file.read(layout.holds), now())]
 
@@ -207,7 +212,7 @@ def _plain(generation: Generation) -> dict[str, Any]:
 
 
 def pristine_record(base: Base) -> Record:
-    """The record of a base to which nothing was applied yet: its live content is the pristine generation."""
+    """Return the record of an unchanged base: its live content is the pristine generation."""
     pristine = Generation(0, base.version, base.chain_id, describe(base.store.layout.live).inode, activated=now())
     return Record(base.reference, base.chain_id, base.diff_ids, {0: pristine})
 
@@ -217,7 +222,7 @@ def initial_record(engine: Engine, base: Base) -> Record:
     Create the record of a base that has none.
 
     Raises:
-        ContentUnknown: The shell scripts that baseimg replaces have updated a layer of the base.
+        ContentUnknown: The legacy scripts updated a layer of the base, and it was not adopted.
     """
     for directory in (base.directory, *base.lower):
         check_original(engine, directory)
@@ -225,13 +230,13 @@ def initial_record(engine: Engine, base: Base) -> Record:
 
 
 def check_owners(engine: Engine, what: str) -> None:
-    """Refuse an operation (``what``) that needs layers with the owners of their images."""
+    """Refuse the operation ``what`` if the engine shifts the owners of its layers."""
     if engine.owners.shifted:
         raise StorageUnsupported(f"{what} is not supported for an engine with userns-remap, which shifts owners")
 
 
 def check_original(engine: Engine, directory: str) -> None:
-    """Refuse a layer directory that the old scripts have updated and that was not adopted."""
+    """Refuse a layer directory that the legacy scripts updated and that was not adopted."""
     old = node.find(directory)
     if old and old.was_updated(_versions(engine, directory)) and Store(os.path.dirname(directory)).read() is None:
         raise ContentUnknown(
@@ -241,12 +246,12 @@ def check_original(engine: Engine, directory: str) -> None:
 
 
 def _versions(engine: Engine, directory: str) -> set[str]:
-    """The tags of the images whose top layer is this directory."""
+    """Return the tags of the images whose top layer is this directory."""
     return {ids.tag(tag) for image in engine.images() if image.directories[-1] == directory for tag in image.tags}
 
 
 def _legacy_version(engine: Engine, base: Base) -> str:
-    """The version that the old scripts gave a base that was not adopted; empty if they did not update it."""
+    """Return the legacy scripts' version of a base that was not adopted; empty if they did not update it."""
     try:
         old = node.find(base.directory)
     except LegacyInvalid:
@@ -261,7 +266,7 @@ def recorded(engine: Engine) -> list[Base]:
 
 
 def survey(engine: Engine) -> list[dict[str, Any]]:
-    """Return the status of every base with a record; an error of one base is its status."""
+    """Return the status of every base with a record. A failure becomes that base's status."""
     statuses: list[dict[str, Any]] = []
     for layer in engine.layers():
         try:
@@ -284,7 +289,7 @@ def _base(image: Image, height: int, reference: str) -> Base:
 
 
 def _of_layers(diff_ids: tuple[str, ...], directories: Sequence[str], reference: str) -> Base:
-    """A base of these layers, bottom first."""
+    """Return the base of these layers, bottom first."""
     chain_id = ids.chain_id(diff_ids)
     return Base(
         reference=reference,

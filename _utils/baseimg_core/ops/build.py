@@ -1,4 +1,4 @@
-"""On the build machine: an image's top layer, the difference between two images, and a bundle of it."""
+"""Build machine: inspect an image's top layer, compare two images, and build and sign bundles."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ..model.stack.changes import Action, Change
 from ..progress import Progress, step_progress
 from . import bases, view
 
-_NAMED = 10  # changed fields of the configuration in a message
+_NAMED = 10  # maximum configuration fields in a message
 # OCI distribution spec, "Pulling manifests": the grammar of tags
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 
 def layer(engine: Engine, reference: str) -> dict[str, Any]:
-    """Return where the image's top layer is."""
+    """Return the location of the image's top layer."""
     image = image_with_layers(engine, reference)
     return {
         "image": reference,
@@ -55,8 +55,8 @@ def diff(engine: Engine, source: str, target: str, progress: Progress | None = N
         progress: Called with the step "comparing".
 
     Returns:
-        ``source``, ``target``, ``counts`` by action, a list of paths for each action, and ``config``: old and new
-        values of the configuration by name.
+        ``source``, ``target``, ``counts`` by action, a list of paths for each action, and ``config`` (old and new
+        values by name).
     """
     old, new = image_with_layers(engine, source), image_with_layers(engine, target)
     changes = _compare(engine, pristine_stack(engine, old), pristine_stack(engine, new), progress, contents=True)
@@ -85,19 +85,19 @@ def build(
     delta: str | None = None,
 ) -> dict[str, Any]:
     """
-    Write the bundle that leads from ``source`` to ``target``.
+    Build the bundle from ``source`` to ``target``.
 
     Args:
         engine: The engine that has both images.
         source: The reference of the old image.
         target: The reference of the new image.
         path: The file to write.
-        version: What the target is called; default: its tag.
+        version: The version of the target; default: its tag.
         kind: The compression, ``zstd`` or ``gzip``.
-        test: Do not write the file.
+        test: True to write no file.
         progress: Called with the steps "comparing" and "writing".
         key: The path of a private key to sign with.
-        delta: As in :class:`Encoding`.
+        delta: The delta encoding; see :class:`Encoding`.
 
     Returns:
         ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``config``; with ``key`` also
@@ -148,7 +148,17 @@ def _images_equal(source: str, target: str, config: Mapping[str, tuple[str, str]
 
 
 def sign(path: str, key: str, test: bool = False) -> dict[str, Any]:
-    """Sign the bundle ``path`` with the private key in the file ``key``; ``test`` writes nothing."""
+    """
+    Sign a bundle.
+
+    Args:
+        path: The bundle.
+        key: The path of a private key.
+        test: True to write nothing.
+
+    Returns:
+        ``changed``, ``bundle``, ``signature``, ``digest`` and ``key`` (the fingerprint).
+    """
     signer = signature.load(key)
     signed = signature.sign(path, signer, test=test)
     return {
@@ -161,7 +171,7 @@ def sign(path: str, key: str, test: bool = False) -> dict[str, Any]:
 
 
 def inspect(path: str, verify: bool = False) -> dict[str, Any]:
-    """Return the manifest of a bundle; ``verify`` first verifies every digest in it."""
+    """Return the manifest of a bundle; ``verify`` checks every digest first."""
     with Bundle.open(path) as bundle:
         if verify:
             bundle.verify()
@@ -192,7 +202,7 @@ def _compare(engine: Engine, old: Stack, new: Stack, progress: Progress | None, 
 
 
 def pristine_stack(engine: Engine, image: Image) -> Stack:
-    """Return the image's original content, also if a base below it shows another version on this machine."""
+    """Return the pristine content of an image, even if a base below it shows another version."""
     roots = []
     for directory in reversed(image.directories):
         bases.check_original(engine, directory)
@@ -207,9 +217,9 @@ def image_ref(reference: str, image: Image, version: str | None) -> ImageRef:
     Return one side of a bundle.
 
     Args:
-        reference: What the image is called.
+        reference: The name of the image.
         image: The image.
-        version: What its content is called; default: the tag, or else the first digits of the chain ID.
+        version: Its version; default: the tag, or else the first digits of the chain ID.
 
     Raises:
         ArgumentInvalid: The version is not a valid tag.

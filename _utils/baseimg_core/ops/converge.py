@@ -1,4 +1,4 @@
-"""Bring a base to a version, and back."""
+"""Converge a base to a version, and roll it back."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ _KEEP = Policy()
 
 def apply(context: Context, source: Source, base: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
     """
-    Bring a base to the version that a bundle leads to.
+    Apply a bundle: bring a base to the bundle's version.
 
     Args:
-        context: the operation's context.
-        source: the bundle.
-        base: reference or chain ID of the base; by default the base that the bundle starts from.
-        policy: what happens to the base's containers.
+        context: The context of the operation.
+        source: The bundle.
+        base: Reference or chain ID of the base; by default the bundle's source.
+        policy: The policy for the base's containers.
 
     Returns:
         The result of ``baseimg.apply``.
 
     Raises:
-        BundleMismatch: the bundle does not fit the base.
+        BundleMismatch: The bundle does not fit the base.
     """
     with contextlib.ExitStack() as stack:
         bundle = stack.enter_context(open_bundle(context, source))
@@ -75,17 +75,17 @@ def converge(
     policy: Policy = _KEEP,
 ) -> dict[str, Any]:
     """
-    Bring a base to a declared version with an existing generation, else over the declared bundles, in one swap.
+    Bring a base to a declared version in one swap, with an existing generation or with bundles.
 
     Args:
-        context: the operation's context.
-        name: reference of the base.
-        version: the declared version.
-        bundles: the declared bundles by version.
-        chain_id: chain ID of the base, for nodes without its name.
-        repair: True to make a damaged live content again, and a record that is damaged, lost, or does not know the
-            live directory.
-        policy: what happens to the base's containers.
+        context: The context of the operation.
+        name: Reference of the base.
+        version: The declared version.
+        bundles: The declared bundles by version.
+        chain_id: Chain ID of the base, for nodes that lack its name.
+        repair: True to replace damaged live content, and to rebuild a record that is damaged, lost, or does not know
+            the live directory.
+        policy: The policy for the base's containers.
 
     Returns:
         The result of ``baseimg.converge``.
@@ -105,7 +105,21 @@ def plan(
     repair: bool = False,
     policy: Policy = _KEEP,
 ) -> dict[str, Any]:
-    """Return what :func:`converge` would do with the same arguments, and change nothing."""
+    """
+    Return the changes that :func:`converge` would make with the same arguments. Changes nothing.
+
+    Args:
+        context: The context of the operation.
+        name: Reference of the base.
+        version: The declared version.
+        bundles: The declared bundles by version.
+        chain_id: Chain ID of the base, for nodes that lack its name.
+        repair: As for :func:`converge`.
+        policy: The policy for the base's containers.
+
+    Returns:
+        The result of ``baseimg.plan``.
+    """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = find(context.engine, name, catalogue, chain_id)
@@ -132,7 +146,7 @@ def plan(
 
 
 def _preview(context: Context, nest: Nest, steps: Plan, catalogue: Catalogue, policy: Policy) -> dict[str, Any]:
-    """What a plan means for the images and containers on the base."""
+    """Return the effect of a plan on the images and containers on the base."""
     base, record = nest.changing.base, nest.changing.record
     target = steps.generation or catalogue.manifest(steps.route[-1]).target
     kept = nest.kept(target.chain_id)
@@ -160,22 +174,22 @@ def rollback(
     context: Context, name: str, to: str | None = None, policy: Policy = _KEEP, reason: str | None = None
 ) -> dict[str, Any]:
     """
-    Swap an existing generation back in. Rolling back again changes nothing, unless ``to`` names a version.
+    Swap an existing generation back in. Without ``to``, a second rollback is a no-op.
 
     Args:
-        context: the operation's context.
-        name: reference or chain ID of the base.
-        to: a version or ``pristine``; by default the generation that was live before the last change.
-        policy: what happens to the base's containers.
-        reason: hold the version that is live now, for this reason; ``None`` for no hold.
+        context: The context of the operation.
+        name: Reference or chain ID of the base.
+        to: A version or ``pristine``; by default the generation that was live before the last change.
+        policy: The policy for the base's containers.
+        reason: The reason of a hold on the version that is live now; ``None`` for no hold.
 
     Returns:
         The result of ``baseimg.rollback``.
 
     Raises:
-        NoWayBack: there is no such generation, or it is damaged.
-        PristineDamaged, PristineUnproven: the pristine content is wanted and not available.
-        GenerationDamaged: the generation was changed on this node.
+        NoWayBack: The generation does not exist or is damaged.
+        PristineDamaged, PristineUnproven: The target is pristine and unavailable.
+        GenerationDamaged: The generation was changed out of band.
     """
     context.admit()
     base, policy = bases.locate(context.engine, name), policy.for_rollback()
@@ -206,7 +220,7 @@ def rollback(
         generation = nest.fit(generation)
         live = record.live
         if reason is not None and generation is not live:
-            # before the swap: a crash in between leaves a hold on the live version, and the retry swaps
+            # before the swap: a crash between the two leaves a hold on the live version, and the retry swaps
             ops_hold.add(base, Hold(live.version, reason, context.by, now()))
         nest.keep_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
@@ -215,7 +229,11 @@ def rollback(
 
 
 def _check_way_back(context: Context, base: Base, record: Record, to: str | None, audit: tamper.Audit) -> None:
-    """Compare the generation to go back to with its index, before the lock; remember and refuse a damaged one."""
+    """
+    Compare the target generation with its index, before the lock.
+
+    Record and refuse a damaged generation.
+    """
     generation = _way_back(base, record, to)
     if not audit.is_sound(record, generation.number):
         audit.persist(context)
@@ -256,7 +274,7 @@ def _previous(base: Base, record: Record) -> Generation:
 
 
 def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
-    """The base that a bundle is for: ``base``, else the image it starts from, else a base that shows its content."""
+    """Return the base for a bundle: ``base``, else its source image, else a base with that content."""
     if base is not None and base != manifest.source.chain_id:
         return bases.locate(engine, base)
     try:
@@ -278,7 +296,18 @@ def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
 
 def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> Base:
     """
-    The declared base; where its name is not here, by the bundle that starts from it: other names share its layers.
+    Return the declared base.
+
+    If its name is missing, locate its layers through the bundle that starts from it.
+
+    Args:
+        engine: The engine.
+        name: The declared reference.
+        catalogue: The declared bundles.
+        chain_id: The declared chain ID; ``None`` without one.
+
+    Raises:
+        BaseAbsent: Neither the name nor a bundle locates the base.
     """
     try:
         return bases.locate(engine, name, chain_id)
@@ -293,7 +322,7 @@ def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) 
 
 
 def _check_verdicts(context: Context, base: Base, record: Record, steps: Plan, catalogue: Catalogue) -> None:
-    """Refuse a new content that breaks or impairs an image; a content that is on the node was judged before."""
+    """Refuse new content that breaks or impairs an image. Existing generations passed this check before."""
     if steps.route:
         nest = Nest(context, base, record, _targets(steps, catalogue))
         kept = nest.kept(catalogue.manifest(steps.route[-1]).target.chain_id)
@@ -302,7 +331,7 @@ def _check_verdicts(context: Context, base: Base, record: Record, steps: Plan, c
 
 
 def _targets(steps: Plan, catalogue: Catalogue) -> set[str]:
-    """The chain IDs of the images that the bundles of a plan lead to: versions of the base."""
+    """Return the chain IDs of a plan's target images, which are versions of the base."""
     return {catalogue.manifest(step).target.chain_id for step in steps.route}
 
 
@@ -323,7 +352,7 @@ class _Change:
         self.audit = tamper.Audit(base)
 
     def run(self, action: str) -> dict[str, Any]:
-        """Do it, and return the operation's result; ``action`` names it in the history."""
+        """Run the operation and return its result; ``action`` names it in the history."""
         context, base = self.context, self.base
         swap.start_stopped(context, base, self.policy)
         rebuilt = self.repair and ops_repair.heal(context, base)
@@ -342,7 +371,7 @@ class _Change:
             context.admit()
             record = base.store.recover() or bases.initial_record(context.engine, base)
             if self.version != record.live.version:
-                ops_hold.check(base, self.version)  # it may have been set while this job waited for the lock
+                ops_hold.check(base, self.version)  # another job may have set it while this job waited for the lock
             nest = Nest(context, base, record, _targets(self.decide(record), self.catalogue))
             ops_nest.check_locked(nest, layers)
             generation = nest.fit(self._obtain(record))
@@ -355,12 +384,12 @@ class _Change:
 
     def decide(self, record: Record) -> Plan:
         """
-        Plan with sound generations only: each that the plan uses is compared with its index.
+        Plan with sound generations only. Compare each generation of the plan with its index.
 
-        Damaged ones are marked in the record, which is not saved. The live content is not compared if it stays.
+        Damaged generations are marked in the record, which is not saved. Live content that stays is not compared.
 
         Raises:
-            PristineDamaged: the original content is wanted, is live, and is known to be damaged.
+            PristineDamaged: The target is pristine, which is live and known to be damaged.
         """
         damage = "" if self.repair else known_damage(record, self.version, self.catalogue)
         if damage and record.current:
@@ -368,13 +397,13 @@ class _Change:
         while True:
             plan = decide(record, self.version, self.catalogue)
             generation = plan.generation or plan.start
-            assert generation is not None  # a plan has one of them
+            assert generation is not None  # a plan has a generation or a start
             stays = plan.generation is record.live and not plan.same_content
             if stays or self.audit.is_sound(record, generation.number):
                 return plan
 
     def _unchanged(self, record: Record) -> dict[str, Any] | None:
-        """The result if the live content is the declared version and no container is to be restarted."""
+        """Return the result if the declared version is live and no container needs a restart, else ``None``."""
         live = record.live
         damage = "" if self.repair else known_damage(record, self.version, self.catalogue)
         is_declared = confirmed(record, self.version, self.catalogue) is live or (damage and record.current)
@@ -391,7 +420,7 @@ class _Change:
         return result
 
     def _prepare(self, record: Record) -> Plan:
-        """Fetch what is needed and compare generations, before the lock; what is found damaged stays known."""
+        """Fetch bundles and compare generations, before the lock. Damage that this finds is saved."""
         try:
             steps = self.decide(record)
             swap.check(self.context, self.base, record, steps)
@@ -415,12 +444,16 @@ class _Change:
             except PristineDamaged:
                 self._save_known(record)
                 raise
-            except GenerationDamaged:  # of the start or of the bundle: read the start
+            except GenerationDamaged:  # the start or the bundle is damaged: read the start
                 if not self._read_start(record, start):
                     raise
 
     def _read_start(self, record: Record, start: Generation) -> bool:
-        """Compare every file of a start with its index; returns whether it is damaged, and remembers that."""
+        """
+        Compare every file of a start with its index.
+
+        Return True if it is damaged; the record stores the damage.
+        """
         comparison = tamper.compare(self.base, record, start, deep=True)
         if not comparison.findings:
             return False
@@ -444,7 +477,7 @@ class _Change:
                 self.base.store.save(record)
 
     def _choose(self, record: Record, new: Generation) -> Generation:
-        """Return the new generation, or an older proven one with the same content, which then has its bundle."""
+        """Return the new generation, or an older proven one with its content, which gets its bundle."""
         same = [one for one in record.usable if one.proof and one.version == new.version and one.view == new.view]
         if not same:
             return new
@@ -455,7 +488,7 @@ class _Change:
         return kept
 
     def _take_over(self, record: Record, generation: Generation) -> None:
-        """Record the declared bundle for a generation with its content, once all of the bundle is verified."""
+        """Verify the whole declared bundle, and record it for a generation with the same content."""
         bundle = self.catalogue.bundle(self.version)
         bundle.verify()
         generation.bundle, generation.signed_by = bundle.digest, bundle.signed_by

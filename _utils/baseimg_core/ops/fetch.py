@@ -1,4 +1,4 @@
-"""On a node: fetch and verify the bundles that a version needs. Changes nothing else."""
+"""Fetch and verify the bundles that a version needs, and change nothing else."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def fetch(
     context: Context, name: str, version: str, bundles: Mapping[str, Source], chain_id: str | None = None
 ) -> dict[str, Any]:
     """
-    Fetch and verify (digest, signature, manifest) the bundles that :func:`converge.converge` would need.
+    Fetch the bundles that :func:`converge.converge` needs; verify digest, signature and manifest.
 
     Args:
-        context: The surroundings of the operation.
-        name: The base.
-        version: The version to reach.
+        context: The context of the operation.
+        name: The reference of the base.
+        version: The target version.
         bundles: The declared bundles by version.
-        chain_id: The base's chain ID, if ``name`` is not enough.
+        chain_id: The base's chain ID, for nodes that lack its name.
 
     Returns:
         ``needed``, ``base``, ``from``, ``to``, ``bundles`` and their ``bytes``.

@@ -1,4 +1,4 @@
-"""On a node: block a version of a base, and lift the block."""
+"""Holds: block a version of a base on this node, and lift the block."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def hold(context: Context, name: str, version: str, reason: str, until: str = ""
     Block a version of a base on this node.
 
     Args:
-        context: The surroundings of the operation.
+        context: The context of the operation.
         name: Reference or chain ID of the base.
-        version: The version to block. If it is live, it stays; the base does not go to it again.
-        reason: Why, for people.
-        until: When the hold ends by itself, ISO 8601 in UTC; empty for never.
+        version: The version to block. If it is live, it stays live, but the base never converges to it again.
+        reason: The reason, for operators.
+        until: The expiry time, ISO 8601 in UTC; empty for no expiry.
 
     Returns:
         ``changed``, ``base`` and all ``holds`` of the base.
@@ -38,7 +38,12 @@ def hold(context: Context, name: str, version: str, reason: str, until: str = ""
 
 def unhold(context: Context, name: str, version: str | None = None) -> dict[str, Any]:
     """
-    Lift the hold on a version, or all holds of a base. Without a hold nothing changes.
+    Lift the hold on a version, or all holds of a base. Without a hold this is a no-op.
+
+    Args:
+        context: The context of the operation.
+        name: Reference or chain ID of the base.
+        version: The held version; ``None`` for all versions.
 
     Returns:
         ``changed``, ``base`` and the remaining ``holds`` of the base.
@@ -54,11 +59,14 @@ def unhold(context: Context, name: str, version: str | None = None) -> dict[str,
 
 def utc_time(value: object, key: str) -> str:
     """
-    Return a time as ISO 8601 in UTC with whole seconds and ``Z``; an empty text for None.
+    Return a time as ISO 8601 in UTC with whole seconds and ``Z``; an empty string for ``None``.
 
     Args:
-        value: A text (``2026-12-01``, ``2026-12-01T04:00Z``), or the date or time that YAML made of it.
+        value: A text (``2026-12-01``, ``2026-12-01T04:00Z``), or the date or time that YAML parsed from it.
         key: The argument, for the error.
+
+    Raises:
+        ArgumentInvalid: The value is not a time.
     """
     if value is None:
         return ""
@@ -71,7 +79,7 @@ def utc_time(value: object, key: str) -> str:
 
 
 def add(base: Base, hold: Hold) -> bool:
-    """Store a hold, under the lock of the base; False if the same version is held for the same reason and time."""
+    """Store a hold under the base's lock. Return False if an equal hold exists (version, reason and time)."""
     holds = stored.read(base.store.layout.holds)
     for present in holds:
         if (present.version, present.reason, present.until) == (hold.version, hold.reason, hold.until):
@@ -81,12 +89,12 @@ def add(base: Base, hold: Hold) -> bool:
 
 
 def active(base: Base) -> list[Hold]:
-    """The holds of a base that have not expired."""
+    """Return the holds of a base that have not expired."""
     return model_hold.active(stored.read(base.store.layout.holds), now())
 
 
 def blocking(base: Base, version: str) -> Hold | None:
-    """The hold that keeps a base from going to a version; None if it may go."""
+    """Return the active hold on a version of a base; ``None`` without one."""
     return model_hold.blocking(stored.read(base.store.layout.holds), version, now())
 
 

@@ -1,4 +1,4 @@
-"""Impact: the images and containers on a base, and what a new version of the base does to each of them."""
+"""Impact: the images and containers on a base, and the effect of a new version on each of them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .plan import Catalogue, open_bundle
 from .verdicts import PATHS, Changes, ImageJudge, Judgement, read_changes
 
 FORMAT = 1
-_PLAN_IMAGES = 20  # images in a plan
-_PLAN_PATHS = 3  # shadowed paths and reasons for each of them
+_PLAN_IMAGES = 20  # maximum images in a plan
+_PLAN_PATHS = 3  # maximum shadowed paths and reasons for each image
 _PROJECT = "com.docker.compose.project"
 
 
@@ -32,16 +32,16 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
     List every image on a base and every container of these images.
 
     Args:
-        context: the operation's surroundings.
-        name: the base's reference or chain ID.
-        declared: the bundles to judge the images for; ``None`` to list them only.
+        context: The context of the operation.
+        name: The base's reference or chain ID.
+        declared: The bundles to judge the images for; ``None`` to only list the images.
 
     Returns:
         The result of ``baseimg.impact`` (docs/operating/impact.md).
 
     Raises:
-        BaseAbsent: the base is not on this node.
-        BundleMismatch: the only bundle neither starts from nor leads to a content of the base.
+        BaseAbsent: The base is not on this node.
+        BundleMismatch: The only bundle has neither its source nor its target on the base.
     """
     base = bases.locate(context.engine, name, declared.chain_id if declared else None)
     stored = base.store.read()
@@ -84,16 +84,16 @@ def preview(
     Summarise the impact for a plan.
 
     Args:
-        context: the operation's surroundings.
-        base: the base.
-        record: the base's record.
-        images: the images on the base.
-        catalogue: the declared bundles.
-        route: the versions whose bundles lead to the wanted one.
+        context: The context of the operation.
+        base: The base.
+        record: The base's record.
+        images: The images on the base.
+        catalogue: The declared bundles.
+        route: The versions whose bundles lead to the target version.
 
     Returns:
         Counts by verdict, the images that do not get the whole new base, and the packages. ``None`` if a delta starts
-        from the target of another bundle: it cannot be read before that bundle is applied.
+        from another bundle's target, because it is unreadable before that bundle is applied.
     """
     try:
         changes = read_changes(context, base, record, catalogue, route)
@@ -118,7 +118,7 @@ def preview(
 def _judged_containers(
     judge: ImageJudge, engine: Engine, images: Sequence[Image], listed: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The listed containers with their verdicts: their own files, commands and mounts count."""
+    """Return the listed containers, judged with their own files, commands and mounts."""
     by_id = {image.id: image for image in images}
     judged = {
         container.id: judge.container(container, by_id[container.image_id])
@@ -136,7 +136,7 @@ def _judged_containers(
 def _worse(
     judge: ImageJudge, images: Sequence[Image], judged: Sequence[Judgement], containers: Sequence[Container]
 ) -> list[dict[str, Any]]:
-    """Containers with a worse verdict than their images: because of their own files, commands or mounts."""
+    """Return the containers whose own files, commands or mounts worsen the verdict of their image."""
     by_image = {image.id: (image, judgement) for image, judgement in zip(images, judged, strict=True)}
     worse = []
     for container in containers:
@@ -155,7 +155,7 @@ def _config(changes: Changes) -> dict[str, list[str]] | None:
 def _declared_changes(
     context: Context, stack: contextlib.ExitStack, record: Record, base: Base, declared: Declared
 ) -> Changes:
-    """The changes to the declared version from a generation of another version."""
+    """Return the changes to the declared version from a generation of another version."""
     present = {record.generations[number].chain_id for number in record.present} | {base.chain_id}
     if declared.version:
         catalogue = Catalogue(context, declared.bundles, stack)
@@ -195,7 +195,7 @@ def _image(image: Image, base: Base, is_protected: bool, containers: list[dict[s
 
 
 def _containers(users: Usage, images: list[Image], record: Record) -> list[dict[str, Any]]:
-    """Every container that uses the base; ``image`` is empty if its image is gone."""
+    """Return every container that uses the base; ``image`` is empty if its image was removed."""
     names = {image.id: image.name for image in images}
     return [
         {**_container(container, names.get(container.image_id, "")), **_content(container, users, record)}
@@ -220,7 +220,7 @@ def _container(container: Container, image: str) -> dict[str, Any]:
 
 
 def _content(container: Container, users: Usage, record: Record) -> dict[str, Any]:
-    """Which generation a container has mounted, by inode; none if it does not run."""
+    """Return the generation that a container has mounted, by inode; empty if it does not run."""
     if not container.pid:
         return {"generation": None, "version": None, "content": "none"}
     number = users.generations.get(container.id)

@@ -1,4 +1,4 @@
-"""On the build machine: makes a bundle from an archive of the shell scripts that baseimg replaces."""
+"""Build machine: convert an archive of the legacy shell scripts into a bundle."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def import_legacy(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """
-    Write the bundle that leads from ``source`` to the source with an old archive over it.
+    Write the bundle from ``source`` to the source with a legacy archive unpacked over it.
 
-    No image has that content. So its diff IDs are those of the source and, as one more, the digest of the archive. The
-    resulting chain ID is the same wherever this archive is imported for this source.
+    No image has that content. The target's diff IDs are the source's, followed by the digest of the archive. Its chain
+    ID is the same for every import of this archive over this source.
 
     Args:
         engine: The engine that has the source.
         archive: The path of the archive.
         source: The reference of the source image.
         path: The bundle to write.
-        version: What the target is called; default: the version in the archive's name.
+        version: The version of the target; default: the version in the archive's name.
         kind: The compression, ``zstd`` or ``gzip``.
         progress: Called with the steps "comparing" and "writing".
 
@@ -55,8 +55,8 @@ def import_legacy(
         ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``not_expressed``.
 
     Raises:
-        LegacyInvalid: The archive is damaged or hostile, or the scripts did not write it.
-        ImagesEqual: The source already shows all that the archive has.
+        LegacyInvalid: The archive is damaged, hostile, or not made by the scripts.
+        ImagesEqual: The source already has the archive's content.
         DestinationUnwritable: The bundle cannot be written.
     """
     compression.check(kind)
@@ -101,7 +101,7 @@ def _digest(archive: str) -> str:
 
 
 def _not_expressed(unpacked: Unpacked, changes: Sequence[Change]) -> list[dict[str, Any]]:
-    """Return what an old archive lacks or has wrong, with the paths concerned."""
+    """Return the parts that a legacy archive lacks or has wrong, with their paths."""
     types = [change.path for change in changes if "type" in change.what]
     gaps: list[tuple[str, list[bytes]]] = [
         ("removed paths: only these have a mark in the archive, others stay", unpacked.removed),

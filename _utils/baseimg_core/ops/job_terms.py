@@ -1,8 +1,10 @@
 """
-The terms of a rollout's job: a node refuses a job that reaches it too late, or whose rollout was rolled back.
+The terms of a rollout's job.
 
-A minion that was stopped runs its jobs when it goes on, however late. A job to converge must not undo a rollback of the
-fleet then. So every job has a time until which it may begin, and a rollback leaves the rollout's ID on the node::
+A node refuses a late job, and a job of a rollout that was rolled back.
+
+A stopped minion runs its pending jobs when it resumes, however late. A late converge job must not undo a rollback.
+Each job therefore has a deadline for its start, and a rollback stores the rollout's ID on the node::
 
     <cachedir>/baseimg/rolled-back      one ID a line, the newest last
 """
@@ -19,25 +21,25 @@ from ..errors import ArgumentInvalid, JobStale
 from ..linux import files
 from ..linux.oserrors import translate_os_errors
 
-_KEPT = 1000  # IDs
-_LARGEST = 1 << 18  # bytes of the file that are read
+_KEPT = 1000  # maximum number of IDs
+_LARGEST = 1 << 18  # maximum bytes of the file that are read
 
 
 @dataclass(frozen=True, slots=True)
 class JobTerms:
     """The terms of one job."""
 
-    #: Seconds since the epoch after which the job must not begin; ``None`` for no limit.
+    #: The deadline for the job's start, in seconds since the epoch; ``None`` for no limit.
     not_after: float | None
-    #: IDs of the rollouts that the job belongs to, or takes back.
+    #: IDs of the rollouts that the job belongs to, or rolls back.
     rollouts: tuple[str, ...]
-    #: True if the job takes these rollouts back.
+    #: True if the job rolls these rollouts back.
     cancels: bool
     #: The file with the IDs of rollouts that were rolled back on this node.
     path: str
 
     def check(self) -> None:
-        """Check the terms; a job that takes rollouts back leaves their IDs. Raises :class:`JobStale`."""
+        """Check the terms. A job that rolls rollouts back stores their IDs. Raises :class:`JobStale`."""
         late = 0.0 if self.not_after is None else time.time() - self.not_after
         if late > 0:
             raise JobStale(f"the job reached this node {late:.0f} s after the time until which it may begin")
@@ -62,19 +64,19 @@ class JobTerms:
 
 def parse(not_after: object, rollout: object, cancels: bool, cachedir: str) -> JobTerms:
     """
-    Check the arguments of a job.
+    Parse and validate the terms of a job.
 
     Args:
-        not_after: seconds since the epoch, or ``None``.
-        rollout: an ID, a list of IDs, or ``None``.
-        cancels: the job takes the rollouts back.
-        cachedir: the minion's cache directory.
+        not_after: The deadline for the job's start, in seconds since the epoch; ``None`` for no limit.
+        rollout: An ID, a list of IDs, or ``None``.
+        cancels: True if the job rolls the rollouts back.
+        cachedir: The minion's cache directory.
 
     Returns:
         The terms.
 
     Raises:
-        ArgumentInvalid: an argument has another type.
+        ArgumentInvalid: An argument has a wrong type.
     """
     if not_after is not None and (isinstance(not_after, bool) or not isinstance(not_after, int | float)):
         raise ArgumentInvalid(f"not_after is {not_after!r}, expected seconds since the epoch")

@@ -1,9 +1,9 @@
 """
-Nests on a node: bases built on one another (docs/design/adr/0016-nests.md).
+Nests: bases built on one another (docs/design/adr/0016-nests.md).
 
-A base that is *exact* shows its own image whatever is below it. Before a base changes, every exact base above it gets a
-mask, a generation that is right over the old and the new content below. Masks are swapped in first, so every state in
-between is one that the declarations allow, and a crash needs no repair.
+An *exact* base shows its own image, whatever content is below it. Before a base changes, every exact base above it
+gets a mask: a generation that is right over both the old and the new content below. Masks are swapped in first. So
+every intermediate state is allowed by the declarations, and a crash needs no repair.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from .stage import prunable
 class Member:
     """One base of a nest."""
 
+    #: The base.
     base: Base
-    #: Its record; a new one if it has none on the disk.
+    #: Its record; a new record if the base has none on disk.
     record: Record
-    #: True if it is a version of a lower base of the nest.
+    #: True if the base is a version of a lower base of the nest.
     is_version: bool = False
 
     @property
@@ -46,7 +47,7 @@ class Member:
         return self.record.generations[self.record.current]
 
     def path(self, number: int) -> str:
-        """The present place of a generation's content."""
+        """Return the current path of a generation's content."""
         return self.base.store.path(self.record, number)
 
 
@@ -54,31 +55,33 @@ class Member:
 class Kept:
     """A base that stays exact while a base below it changes."""
 
+    #: The reference in the base's record.
     reference: str
+    #: The live version.
     version: str
     #: Names of the images on it.
     images: list[str]
 
     def as_dict(self) -> dict[str, object]:
-        """Plain data, for results."""
+        """Return plain data, for results."""
         return {"base": self.reference, "version": self.version, "images": self.images}
 
 
 class Nest:
-    """A base with the bases below and above it on this node, as their records are when the object is made."""
+    """A base with the bases below and above it on this node. Each record is read once."""
 
     def __init__(self, context: Context, base: Base, record: Record, versions: Collection[str] = ()) -> None:
         """
         Read the records of the nest.
 
         Args:
-            context: The surroundings of the operation.
+            context: The context of the operation.
             base: The base that changes.
             record: Its record.
-            versions: Chain IDs of images that are versions of the base, beside those in its record.
+            versions: Chain IDs of images that are versions of the base, in addition to those in its record.
 
         Raises:
-            RecordInvalid, ContentUnknown: The record of a base in the nest does not fit what is on the disk.
+            RecordInvalid, ContentUnknown: The record of a base in the nest does not match the disk.
         """
         self._context = context
         self._versions = {*versions, *_contents_of(record)} - {base.chain_id, ""}
@@ -88,33 +91,33 @@ class Nest:
 
     @functools.cached_property
     def upper(self) -> list[Member]:
-        """The bases above that have a record, and images that are versions of the base, the lowest first."""
+        """The bases above that have a record, and images that are versions of the base, lowest first."""
         return _upper(self._context.engine, self.changing.base, self._versions)
 
     @property
     def layers(self) -> dict[str, bool]:
         """
-        The layers to lock, and whether they may change.
+        The layers to lock by directory; True if the operation may change the layer.
 
-        All layers below are locked, also those without a record: a base that changes for the first time while a base
-        above it does must find that one's record.
+        All layers below are locked, even without a record. A base below may change for the first time now, and it must
+        see the records above it.
         """
         lower = dict.fromkeys(map(os.path.dirname, self.changing.base.lower), False)
         return {**lower, **dict.fromkeys((_layer(member) for member in (self.changing, *self.upper)), True)}
 
     def is_exact(self, member: Member, generation: Generation) -> bool:
-        """True if a base shows its own image with a generation, whatever is below it."""
+        """True if a base shows its own image with a generation, whatever content is below it."""
         declared = self._context.below
         names = (member.base.chain_id, member.base.reference, member.record.reference)
         below = next((declared[name] for name in names if name in declared), None)
         return nests.is_exact(member.base.chain_id, generation, below, member.is_version)
 
     def fits(self, generation: Generation) -> bool:
-        """True if the changing base can show a generation over the contents that are live below it."""
+        """True if a generation of the changing base is right over the live contents below it."""
         return not self.is_exact(self.changing, generation) or nests.is_right(generation, self._contents(self.changing))
 
     def kept(self, content: str = "") -> list[Kept]:
-        """Return the bases above that do not change; ``content`` is what the base is going to show (chain ID)."""
+        """Return the bases above that stay exact. ``content`` is the chain ID of the base's next content."""
         shown = content or nests.content(self.changing.live)
         exact = [
             member
@@ -132,12 +135,12 @@ class Nest:
 
     def fit(self, generation: Generation) -> Generation:
         """
-        Return a generation of the changing base that is right over the live contents below, and has the same content.
+        Return a generation with this content that is right over the live contents below its base.
 
-        Makes one if there is none. Needs the locks.
+        Makes a mask if no generation qualifies. Needs the locks.
 
         Raises:
-            SpaceExhausted, BaseNested: The generation is abandoned if it was never live.
+            SpaceExhausted, BaseNested: The mask cannot be made. A generation that was never live is deleted.
         """
         if self.fits(generation):
             return generation
@@ -162,7 +165,7 @@ class Nest:
         """
         Prepare the bases above for a swap of the changing base to ``generation``. Needs the locks.
 
-        Every exact base gets a mask that is right before and after the swap. All are made before the first is live.
+        Every exact base gets a mask that is right before and after the swap. All masks exist before the first is live.
 
         Returns:
             True if a mask was swapped in.
@@ -172,7 +175,7 @@ class Nest:
             member.record = member.base.store.recover() or member.record
         places = {self.changing.base.directory: [self.changing.path(generation.number)]}
         try:
-            for member in self.upper:  # the lowest first: a mask above it must be right over its mask
+            for member in self.upper:  # lowest first: each mask must be right over the masks below it
                 needed = self._contents(member, generation)
                 if not self.is_exact(member, member.live) or nests.is_right(member.live, needed):
                     continue
@@ -189,7 +192,7 @@ class Nest:
         return bool(staged)
 
     def release_uppers(self) -> None:
-        """Give the versions above their own layer back, if everything below them is pristine. Needs the locks."""
+        """Restore the own layers of the versions above if every base below is pristine. Needs the locks."""
         for member in self.upper:
             own = member.record.pristine
             if (
@@ -201,20 +204,20 @@ class Nest:
                 self._swap(member, own)
 
     def _swap(self, member: Member, generation: Generation) -> None:
-        """Swap in a generation of the same content; a rollback still leads to the content before."""
+        """Swap in a generation with the same content. A rollback still leads to the content before it."""
         previous = member.record.previous
         member.base.store.activate(member.record, generation.number, "mask", self._context.by)
         member.record.previous = previous if previous != generation.number else None
         member.base.store.save(member.record)
 
     def _mask_of(self, member: Member, needed: nests.Contents, places: Mapping[str, list[str]]) -> Generation:
-        """A generation of a base above with its live content that is right."""
+        """Return a generation of a base above that has its live content and is right over the needed contents."""
         if kept := nests.find(member.record, member.live, needed):
             return kept
         return self._make(member, member.live, needed, self._places(member, places))
 
     def _contents(self, member: Member, after: Generation | None = None) -> dict[str, set[str]]:
-        """The contents that are live below a base, and the changing base's next one."""
+        """Return the live contents below a base, including the changing base's next content."""
         contents: dict[str, set[str]] = {}
         for below in self._below(member):
             contents[below.base.chain_id] = {nests.content(below.live)}
@@ -227,7 +230,7 @@ class Nest:
         return [one for one in (*self.lower, self.changing, *self.upper) if one.base.directory in directories]
 
     def _places(self, member: Member, more: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
-        """The directories that each layer below a base can have: pristine, live, and ``more``."""
+        """Return the possible directories of each layer below a base: pristine, live, and ``more``."""
         places = {}
         for below in self._below(member):
             if below is not self.changing:  # a repair replaces its content
@@ -238,12 +241,12 @@ class Nest:
 
     @staticmethod
     def _stacks(member: Member, places: Mapping[str, list[str]]) -> list[list[str]]:
-        """Every combination of contents below a base, top first."""
+        """Return every combination of contents below a base, top first."""
         return [list(below) for below in itertools.product(*(places.get(one, [one]) for one in member.base.lower))]
 
     @staticmethod
     def _wanted(member: Member, generation: Generation) -> Stack:
-        """What a base shows with a generation over the pristine contents below: every generation is right there."""
+        """Return the content of a base with a generation over the pristine contents below."""
         return Stack([member.path(generation.number), *bases.pristine_lower(member.base)])
 
     def _make(
@@ -283,7 +286,7 @@ class Nest:
 
 
 def _like(generation: Generation, needed: nests.Contents, by: str) -> Generation:
-    """The record of a mask that shows a generation; it gets its own ID and index."""
+    """Return the record of a mask that shows a generation; staging sets its ID and index."""
     return replace(
         generation,
         number=-1,
@@ -300,7 +303,7 @@ def _like(generation: Generation, needed: nests.Contents, by: str) -> Generation
 
 
 def _prove(_root: str, _digests: Mapping[bytes, str]) -> None:
-    """A mask shows its generation over the pristine contents below, so it has that one's proof and view digest."""
+    """Skip the proof: a mask inherits the proof and the view digest of its generation."""
 
 
 def _layer(member: Member) -> str:
@@ -314,7 +317,7 @@ def _abandon(member: Member, generation: Generation) -> None:
 
 
 def _check_known(below: Member, member: Member) -> None:
-    """Refuse a mask over a content that is not what its record says, or that has lost its original."""
+    """Refuse a mask over content that differs from its record or has lost its pristine content."""
     state = "damaged" if below.live.damaged else below.record.pristine_state
     if below.live.damaged or state != "kept":
         raise BaseNested(
@@ -324,12 +327,12 @@ def _check_known(below: Member, member: Member) -> None:
 
 
 def _contents_of(record: Record) -> set[str]:
-    """The chain IDs of the images that a base has shown, without its own."""
+    """Return the chain IDs of the images that a base has shown, except its own."""
     return {generation.chain_id for generation in record.generations.values()} - {record.chain_id, ""}
 
 
 def _lower(engine: Engine, base: Base) -> list[Member]:
-    """The bases below that have a record."""
+    """Return the bases below that have a record."""
     members = []
     for directory in base.lower:
         if record := Store(os.path.dirname(directory)).read():
@@ -357,14 +360,14 @@ def _upper(engine: Engine, base: Base, versions: Collection[str]) -> list[Member
 @contextlib.contextmanager
 def locked(context: Context, layers: Mapping[str, bool]) -> Iterator[None]:
     """
-    Lock the layers of a nest, in one order on every node.
+    Lock the layers of a nest, in the same order on every node.
 
     Args:
-        context: The surroundings of the operation.
-        layers: What :attr:`Nest.layers` has said before the locks.
+        context: The context of the operation.
+        layers: :attr:`Nest.layers` as read before locking.
 
     Raises:
-        LayerBusy: Another operation held one of them all the time.
+        LayerBusy: Another operation kept one of the locks until the timeout.
     """
     with contextlib.ExitStack() as stack:
         for layer, changes in sorted(layers.items()):
@@ -375,6 +378,6 @@ def locked(context: Context, layers: Mapping[str, bool]) -> Iterator[None]:
 
 
 def check_locked(nest: Nest, layers: Mapping[str, bool]) -> None:
-    """Refuse to go on if a base joined the nest while the operation waited for its locks."""
+    """Abort if a base joined the nest while the operation waited for its locks."""
     if joined := [layer for layer, changes in nest.layers.items() if changes and not layers.get(layer)]:
         raise LayerBusy(f"{', '.join(joined)} became part of the nest of {nest.changing.base.reference} meanwhile")

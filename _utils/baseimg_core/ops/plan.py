@@ -1,4 +1,4 @@
-"""Plan how a base gets to a version, and with which of the declared bundles."""
+"""Plan the route of a base to a version: the start and the declared bundles to apply."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ from ..model.store.record import Generation, Record
 class Plan:
     """The steps that make a base show a version."""
 
+    #: The target version.
     version: str
     #: The generation to swap in; ``None`` if it must be made.
     generation: Generation | None = None
-    #: The generation to start from.
+    #: The generation that the bundles are applied to.
     start: Generation | None = None
-    #: The versions whose bundles are applied to it, oldest first.
+    #: The versions whose bundles are applied, oldest first.
     route: list[str] = field(default_factory=list)
-    #: True if ``generation`` has the content of the declared bundle, and its record names another bundle.
+    #: True if ``generation`` has the content of the declared bundle, but its record names another bundle.
     same_content: bool = False
 
 
 class Catalogue:
-    """The declared bundles of one base by version; each is fetched and opened on first use, once."""
+    """The declared bundles of one base by version; each is fetched and opened once, on first use."""
 
     def __init__(
         self,
@@ -59,7 +60,8 @@ class Catalogue:
         Return the open bundle that leads to ``version``.
 
         Raises:
-            BundleMismatch: it leads to another version; and whatever :func:`open_bundle` raises.
+            BundleMismatch: It leads to another version.
+            BaseimgError: :func:`open_bundle` failed.
         """
         if version not in self._open:
             source = self.bundles[version]
@@ -78,7 +80,7 @@ class Catalogue:
         return self.bundle(version).manifest
 
     def signed_by(self, start: Generation, route: list[str]) -> str:
-        """Return who vouches for these bundles and for their start; empty if nobody does for one of them."""
+        """Return the signers of these bundles and of their start; empty if one of them is unsigned."""
         identities = [self.bundle(version).signed_by for version in route]
         if start.number:
             identities[:0] = start.signed_by.split(", ")
@@ -86,23 +88,23 @@ class Catalogue:
 
     def made(self, generation: Generation, declared: Source) -> bool:
         """True if a generation was made from the declared bundle, and this node still trusts that bundle."""
-        # an adopted content has no bundle, so no bundle leads to it, whatever its version is called
+        # adopted content has no bundle, so no bundle leads to it, whatever the name of its version
         made = bool(generation.bundle) and declared.digest in (None, generation.bundle)
         return made and self.may_start(generation)
 
     def may_start(self, generation: Generation) -> bool:
-        """True if this node's trust allows a generation: pristine, or signed if signatures are required."""
+        """True if this node trusts a generation: pristine, or signed if signatures are required."""
         return not self._context.trust.required or generation.number == 0 or bool(generation.signed_by)
 
 
 def open_bundle(context: Context, source: Source) -> Bundle:
     """
-    Fetch and open a bundle; its signature is verified before its content is read.
+    Fetch and open a bundle. The signature is verified before the content is read.
 
     Raises:
-        SignatureMissing: it is unsigned, and this node requires signatures.
-        SignatureInvalid: the signature does not hold.
-        BundleUnavailable, BundleInvalid: it cannot be fetched or read.
+        SignatureMissing: It is unsigned, and this node requires signatures.
+        SignatureInvalid: The signature fails verification.
+        BundleUnavailable, BundleInvalid: It cannot be fetched or read.
     """
     if not context.trust.keys:
         return Bundle.open(context.fetch(source), source.digest)
@@ -110,7 +112,7 @@ def open_bundle(context: Context, source: Source) -> Bundle:
         signature = bundle_signature.read(context.fetch(source.signature))
     except (BundleUnavailable, SignatureMissing) as exc:
         if isinstance(exc, BundleUnavailable) and reference.is_registry(source.source):
-            raise  # a registry says whether a signature exists
+            raise  # only a registry reports reliably whether a signature exists
         if context.trust.required:
             raise SignatureMissing(f"{source.source} is not signed: {exc.message}") from exc
         return Bundle.open(context.fetch(source), source.digest)
@@ -121,7 +123,17 @@ def open_bundle(context: Context, source: Source) -> Bundle:
 
 
 def confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation | None:
-    """Return the generation that is known to be the declared version, without reading any bundle."""
+    """
+    Return the generation that the record confirms as the declared version. Reads no bundle.
+
+    Args:
+        record: The record, matched with the directories on disk.
+        version: The declared version.
+        catalogue: The declared bundles.
+
+    Returns:
+        The generation; ``None`` if the record confirms none.
+    """
     declared = catalogue.bundles.get(version)
     generation = record.by_version(version)
     if generation is None or generation.number == 0 or not declared:
@@ -130,7 +142,17 @@ def confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation 
 
 
 def known_damage(record: Record, version: str, catalogue: Catalogue) -> str:
-    """Return what is known to be damaged in the live content, if it is the declared version; else an empty string."""
+    """
+    Return the recorded damage of the live content if it is the declared version.
+
+    Args:
+        record: The record of the base.
+        version: The declared version.
+        catalogue: The declared bundles.
+
+    Returns:
+        A description of the damage; empty if none is recorded or another version is live.
+    """
     live, declared = record.live, catalogue.bundles.get(version)
     is_declared = live.version == version or (version == "pristine" and live.number == 0)
     if not live.damaged or not is_declared or (declared and live.number and not catalogue.made(live, declared)):
@@ -140,17 +162,19 @@ def known_damage(record: Record, version: str, catalogue: Catalogue) -> str:
 
 def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
     """
-    Plan the shortest way from a sound generation to ``version``. Fetches the bundles whose manifests it needs.
+    Plan the shortest route from a sound generation to ``version``.
+
+    Fetches only the bundles whose manifests it needs.
 
     Args:
-        record: the record, matched with what exists.
-        version: the version to show.
-        catalogue: the declared bundles.
+        record: The record, matched with the directories on disk.
+        version: The target version.
+        catalogue: The declared bundles.
 
     Raises:
-        VersionUnknown: no bundles lead to the version.
-        PristineDamaged, PristineUnproven: they would, but the original content is not available.
-        GenerationDamaged, GenerationUnproven: they would, but only from a generation that nothing may start from.
+        VersionUnknown: No chain of declared bundles leads to the version.
+        PristineDamaged, PristineUnproven: The only route starts from pristine content, which is unavailable.
+        GenerationDamaged, GenerationUnproven: The only route starts from a damaged or unproven generation.
     """
     if generation := confirmed(record, version, catalogue):
         return Plan(version, generation)
@@ -171,7 +195,7 @@ def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
 
 
 def _same_content(record: Record, version: str, catalogue: Catalogue) -> Generation | None:
-    """The newest proven generation that shows what the version's bundle promises."""
+    """Return the newest proven generation with the content that the version's bundle promises."""
     target = catalogue.manifest(version).target
     view = target.view_over(record.diff_ids[:-1])
     same = [one for one in record.usable if one.proof and one.version == version and view and one.view == view]
@@ -179,7 +203,7 @@ def _same_content(record: Record, version: str, catalogue: Catalogue) -> Generat
 
 
 def _check_excluded(record: Record, version: str, catalogue: Catalogue, cause: VersionUnknown) -> None:
-    """Name the generation that would lead to the version if something could start from it."""
+    """Raise for the generation that would lead to the version if it were sound and proven."""
     present = [record.generations[number] for number in record.present if number]
     try:
         route = bundle_route.route(
@@ -199,11 +223,11 @@ def _check_excluded(record: Record, version: str, catalogue: Catalogue, cause: V
 
 def check_pristine(record: Record, cause: Exception) -> None:
     """
-    If the original content is unavailable, raise that instead of ``cause``.
+    Raise an error in place of ``cause`` if the pristine content is unavailable.
 
     Raises:
-        PristineDamaged: it was changed.
-        PristineUnproven: it is not on this node.
+        PristineDamaged: It was changed.
+        PristineUnproven: It is not on this node.
     """
     if record.pristine_state == "damaged":
         raise PristineDamaged(

@@ -1,4 +1,4 @@
-"""Protected images on a node: images whose base must not be changed."""
+"""Protected images on a node: images whose base must not change."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _NAMED = 10
 
 def protected(context: Context, base: Base, images: list[Image] | None = None) -> list[Image]:
     """
-    List the protected images on a base, including the base's own image and images that only add metadata.
+    List the protected images on a base, including its own image and images that only add metadata.
 
     Args:
-        context: the operation's surroundings.
-        base: the base.
-        images: the images on the base, if the caller knows them already.
+        context: The context of the operation.
+        base: The base.
+        images: The images on the base, if the caller has them.
 
     Returns:
         The protected images, in the order of ``images``.
@@ -31,7 +31,7 @@ def protected(context: Context, base: Base, images: list[Image] | None = None) -
 
 
 def check(context: Context, base: Base) -> None:
-    """Raise :class:`ImageProtected` if a protected image would change with the base."""
+    """Raise :class:`ImageProtected` if the change of a base would alter a protected image."""
     images = protected(context, base)
     if images:
         names = ", ".join(image.name for image in images[:_NAMED])

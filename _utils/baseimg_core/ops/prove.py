@@ -1,4 +1,4 @@
-"""Prove contents: that of a new generation by its bundle, the pristine one by a bundle or the engine's checksum."""
+"""Prove contents with a bundle, and pristine content also with the engine's checksum."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def pristine(context: Context, base: Base, record: Record, manifests: Iterable[M
     Prove the pristine content before the first generation is made from it, and write its index.
 
     Args:
-        context: the operation's context.
-        base: the base.
-        record: its record; not saved.
-        manifests: of the bundles at hand. One that starts from the base tells what it must show.
+        context: The context of the operation.
+        base: The base.
+        record: Its record; not saved.
+        manifests: The manifests of the available bundles. A manifest with the base as source has its view digest.
 
     Raises:
-        PristineDamaged: the content is not the original.
+        PristineDamaged: The content differs from the original.
     """
     generation = record.pristine
     if generation.proof:
@@ -56,18 +56,18 @@ def staged(
     context: Context, base: Base, generation: Generation, target: ImageRef, directory: str, digests: Mapping[bytes, str]
 ) -> None:
     """
-    Compute the view digest of a new generation, and compare it with the one that its bundle promises.
+    Compute the view digest of a new generation, and compare it with the digest in its bundle.
 
     Args:
-        context: the operation's context.
-        base: the base.
-        generation: the new generation; its ``view`` and ``proof`` are set.
-        target: the target of the last bundle that it was made from.
-        directory: its directory.
-        digests: hex sha256 of its files by path.
+        context: The context of the operation.
+        base: The base.
+        generation: The new generation; its ``view`` and ``proof`` are set.
+        target: The target of the last bundle that was applied.
+        directory: Its directory.
+        digests: Hex sha256 of its files by path.
 
     Raises:
-        GenerationDamaged: the content is not what the bundle promises.
+        GenerationDamaged: The content differs from the bundle's promise.
     """
     expected = target.view_over(base.diff_ids[:-1])
     generation.view = view.of_generation(context, base, directory, digests, target.unspecified)
@@ -80,16 +80,16 @@ def staged(
 
 def kept(context: Context, base: Base, record: Record, target: ImageRef) -> bool:
     """
-    Prove the generations that claim to be a bundle's target and are unproven, by reading and comparing them.
+    Prove the unproven generations of a bundle's target version by reading their contents.
 
     Args:
-        context: the operation's context.
-        base: the base.
-        record: its record; not saved. Needs the lock.
-        target: the bundle's target.
+        context: The context of the operation.
+        base: The base.
+        record: Its record; not saved. Needs the lock.
+        target: The bundle's target.
 
     Returns:
-        True if one of them is proven now.
+        True if a generation became proven.
     """
     expected = target.view_over(record.diff_ids[:-1])
     candidates = [one for one in record.usable if one.number and not one.proof and one.chain_id == target.chain_id]

@@ -1,4 +1,4 @@
-"""Which generations are kept, and which are removed."""
+"""Prune: delete generations that nothing uses, and pin generations that must stay."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .containers import usage
 
 def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dict[str, Any]]:
     """
-    Remove generations that nothing uses.
+    Delete generations that nothing uses.
 
-    The live, the pristine and pinned generations stay, and the ``keep`` newest of the others. So do generations that a
-    mount or a process may use, and those that were swapped out less than ``context.grace`` seconds ago.
+    Live, pristine and pinned generations stay, and so do the ``keep`` newest others. Generations that a mount or a
+    process may use stay, and those that were swapped out less than ``context.grace`` seconds ago.
 
     Args:
-        context: The surroundings of the operation.
+        context: The context of the operation.
         name: A base; ``None`` for every base with a record.
-        keep: How many of the other generations stay.
+        keep: The number of other generations that stay.
         test: True to change nothing.
 
     Returns:
@@ -40,13 +40,13 @@ def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dic
 
 def pin(context: Context, name: str, version: str, pinned: bool) -> dict[str, Any]:
     """
-    Protect the generations of a version from being pruned, or stop protecting them.
+    Pin the generations of a version, so that prune keeps them, or unpin them.
 
     Args:
-        context: The surroundings of the operation.
+        context: The context of the operation.
         name: The base.
         version: The version.
-        pinned: True to protect.
+        pinned: True to pin, False to unpin.
 
     Raises:
         NoWayBack: The base has no generation of the version.
@@ -89,8 +89,8 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
 
 
 def _remove(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:
-    """Mark generations as garbage, check again that nothing uses them, and remove them."""
-    if not os.path.exists(base.store.layout.lifetimes):  # an earlier release made the swaps: the grace begins now
+    """Mark generations as garbage, recheck their use, delete them; return the bytes freed."""
+    if not os.path.exists(base.store.layout.lifetimes):  # swapped by an earlier release: the grace period starts now
         with translate_os_errors(base.store.layout.lifetimes):
             lifetimes.read(base.store.layout.lifetimes, record).save(base.store.layout.lifetimes)
     if not unused:
@@ -110,7 +110,7 @@ def _warnings(context: Context) -> list[str]:
 
 
 def _reasons(context: Context, base: Base, record: Record, keep: int) -> dict[int, str]:
-    """Why a generation is kept, by its number."""
+    """Return the reason for keeping each generation, by number."""
     reasons = {0: "pristine", record.current: "current"}
     for number in record.present:
         if record.generations[number].pinned:
@@ -129,7 +129,7 @@ def _reasons(context: Context, base: Base, record: Record, keep: int) -> dict[in
 
 
 def _users(context: Context, base: Base, record: Record) -> Iterator[tuple[int, str]]:
-    """What uses generations: containers, other mounts, and processes with open files."""
+    """Yield the users of generations: containers, other mounts, and processes with open files."""
     for use in usage.survey(context.engine, base, record).uses:
         for number in use.possible:
             yield number, f"{'in use' if use.generation is not None else 'may be in use'} by {use.holder}"

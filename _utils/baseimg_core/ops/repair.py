@@ -1,4 +1,4 @@
-"""Make the record of a base again if it is damaged or lost, or does not know the directories that exist."""
+"""Rebuild the record of a base if it is damaged, lost, or does not match the directories on disk."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ UNKNOWN = "unknown"
 
 def heal(context: Context, base: Base) -> bool:
     """
-    Make the record again if it does not match what exists; returns whether it did not.
+    Rebuild the record if it does not match the disk. Return True if it was rebuilt.
 
-    Removes and renames nothing except garbage. Directories are recognised by their content. One that nothing
-    recognises becomes a generation of version ``unknown``: nothing starts from it or goes back to it, and prune may
-    remove it.
+    Nothing except garbage is deleted or renamed. Directories are identified by their content. An unidentified directory
+    becomes a generation of version ``unknown``. No bundle or rollback uses that generation, and prune may delete it.
 
     Args:
-        context: the operation's context.
-        base: the base.
+        context: The context of the operation.
+        base: The base.
 
     Raises:
-        RecordInvalid: the record is useless, and no directory is the original content by the engine's checksum.
+        RecordInvalid: The record is unusable, and no directory matches the engine's checksum of the pristine content.
     """
     if compose(context.engine, base) is None:
         return False
     with base.store.lock(context.lock_timeout, context.by), translate_os_errors(base.store.layout.home):
-        record = compose(context.engine, base)  # another job may have changed it before the lock was free
+        record = compose(context.engine, base)  # another job may have changed it before this job got the lock
         if record:
             base.store.save(record)
             base.store.recover()
@@ -41,7 +40,7 @@ def heal(context: Context, base: Base) -> bool:
 
 
 def compose(engine: Engine, base: Base) -> Record | None:
-    """Return the record that :func:`heal` would write; ``None`` if the present one matches what exists."""
+    """Return the record that :func:`heal` would write; ``None`` if the existing record matches the disk."""
     try:
         record = base.store.read()
         if record is None or record.pristine_state != "missing" or not _recognise(engine, base, record):
@@ -59,7 +58,7 @@ def compose(engine: Engine, base: Base) -> Record | None:
 
 
 def _record_of_pristine(engine: Engine, base: Base, cause: RecordInvalid) -> Record:
-    """A record of the pristine content alone, in any place: the engine's checksum of the layer proves it."""
+    """Return a record of the pristine content alone, which the engine's checksum identifies."""
     for path, directory in _directories(base).items():
         if engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], path):
             record = pristine_record(base)
@@ -73,10 +72,12 @@ def _record_of_pristine(engine: Engine, base: Base, cause: RecordInvalid) -> Rec
 
 def _recognise(engine: Engine, base: Base, record: Record) -> bool:
     """
-    Find the directories of generations that neither ID nor inode identifies, by content; returns whether any is found.
+    Identify by content the directories of generations that neither ID nor inode identifies.
 
-    A backup that was restored without attributes has neither. The engine's checksum recognises pristine, an index
-    the others.
+    Return True if any matches.
+
+    A backup that was restored without attributes has neither. The engine's checksum identifies pristine, an index the
+    others.
     """
     directories = _directories(base)
     identified = {directory.id for directory in directories.values()} - {""}
@@ -94,7 +95,7 @@ def _recognise(engine: Engine, base: Base, record: Record) -> bool:
 
 
 def _has(generation: Generation, directories: dict[str, Directory]) -> bool:
-    """True if a generation without an ID (format 1) has a directory, by its inode."""
+    """True if a generation without an ID (format 1) has a directory with its inode."""
     return not generation.id and any(generation.inode == one.inode and not one.id for one in directories.values())
 
 
@@ -115,13 +116,13 @@ def _is_content(engine: Engine, base: Base, generation: Generation, path: str) -
 
 
 def _directories(base: Base) -> dict[str, Directory]:
-    """All directories that may be a generation, by path, the live one first."""
+    """Return all directories that may be a generation, by path, the live directory first."""
     layout = base.store.layout
     return {layout.live: describe(layout.live), **layout.others()}
 
 
 def _add_unknown(base: Base, record: Record) -> None:
-    """Add a generation for each complete content that the record does not know, the live one included."""
+    """Add a generation for each complete directory that the record does not know, including the live one."""
     directories = _directories(base)
     directories.pop(base.store.layout.staging, None)
     for directory in reversed(list(directories.values())):

@@ -1,4 +1,4 @@
-"""Make a new generation from an existing one and from bundles."""
+"""Stage a new generation from an existing one and from bundles."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from .plan import Catalogue, Plan
 
 def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue) -> Generation:
     """
-    Make the generation of a plan, from its start and its bundles, and prove its content.
+    Make the generation of a plan from its start and its bundles, and prove its content.
 
     Args:
-        context: the operation's context.
-        base: the base.
-        record: its record; saved with the new generation.
-        plan: has a ``start`` and a ``route``.
-        catalogue: the declared bundles.
+        context: The context of the operation.
+        base: The base.
+        record: Its record; it is saved with the new generation.
+        plan: A plan with a ``start`` and a ``route``.
+        catalogue: The declared bundles.
 
     Raises:
-        GenerationDamaged: the content is not what the last bundle promises.
-        PristineDamaged: the original content was changed before the first apply.
-        SpaceExhausted: the content does not fit.
+        GenerationDamaged: The content differs from the last bundle's promise.
+        PristineDamaged: The pristine content was changed before the first apply.
+        SpaceExhausted: The content does not fit.
     """
     start, intermediate = plan.start or record.pristine, []
     *legs, last = _legs(plan.route, catalogue)
@@ -54,7 +54,9 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
 
 def _legs(route: list[str], catalogue: Catalogue) -> list[list[str]]:
     """
-    Split the route into parts that are made in one go. A delta without a full encoding needs its source on the disk.
+    Split the route into parts that are staged together.
+
+    A delta without a full encoding needs its source on disk.
     """
     legs: list[list[str]] = []
     for version in route:
@@ -77,7 +79,7 @@ def _stage(
 
     def fill(path: str) -> Filled:
         origin = base.store.path(record, start.number)
-        lower = bases.pristine_lower(base)  # a bundle's source is over these, whatever is live there now
+        lower = bases.pristine_lower(base)  # a bundle's source is defined over pristine layers
         sources = {route[0]: Stack([origin, *lower])}
         flattener = Flattener(path, Stack(lower), sharing)
         try:
@@ -125,7 +127,7 @@ def _without_devices(members: Iterable[tuple[Member, LayerReader]]) -> Iterator[
 
 
 def _stored(members: Iterable[tuple[Member, LayerReader]], owners: Owners) -> Iterator[tuple[Member, LayerReader]]:
-    """Give a bundle's members the owners that this engine stores."""
+    """Yield a bundle's members with the owners that this engine stores."""
     for member, stream in members:
         yield (replace(member, entry=owners.stored(member.entry)) if member.entry else member), stream
 
@@ -133,7 +135,7 @@ def _stored(members: Iterable[tuple[Member, LayerReader]], owners: Owners) -> It
 def _check_space(
     context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest], sharing: Sharing
 ) -> tuple[int, int]:
-    """Return the content bytes and paths that a new generation takes at most; raises :class:`SpaceExhausted`."""
+    """Return the maximum content bytes and paths of a new generation; raise :class:`SpaceExhausted`."""
     origin = base.store.path(record, start.number)
     if not start.paths:
         start.bytes, start.paths = space.measure(origin)
@@ -149,13 +151,13 @@ def _check_space(
     except SpaceExhausted:
         if sharing.extents or not sharing.inodes:
             raise
-        size -= space.content_bytes(origin, sharing.links)  # walks the tree, so only if it decides
+        size -= space.content_bytes(origin, sharing.links)  # walks the tree, so only if the result depends on it
         check()
     return size, paths
 
 
 def prunable(base: Base, record: Record) -> str:
-    """Say where space could come from."""
+    """Return a hint on how to free space."""
     numbers = [number for number in record.present if number not in (0, record.current)]
     freed = space.released([base.store.path(record, number) for number in numbers])
     return f"baseimg.prune with keep=0 brings up to {freed / 1e6:.1f} MB"

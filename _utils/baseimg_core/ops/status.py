@@ -23,11 +23,11 @@ def survey(engine: Engine, declared: Mapping[str, Mapping[str, Any]]) -> list[di
     Return the status of every base with a record, and of declared bases without one.
 
     Args:
-        engine: the node's engine.
-        declared: bases as :func:`model.policy.pillar.declared` returns them.
+        engine: The node's engine.
+        declared: The declared bases; see :func:`model.policy.pillar.declared`.
 
     Returns:
-        Statuses by reference. ``declared`` is the declared version, ``None`` if pillar declares none.
+        Statuses by reference. ``declared`` is the declared version; ``None`` if pillar declares none.
     """
     statuses = {status["path"]: {**status, "declared": None} for status in bases.survey(engine)}
     for status in statuses.values():
@@ -35,7 +35,7 @@ def survey(engine: Engine, declared: Mapping[str, Mapping[str, Any]]) -> list[di
     for name, declaration in declared.items():
         try:
             base = bases.locate(engine, name, declaration["chain_id"])
-        except BaseimgError:  # absent, or broken and so in the survey already
+        except BaseimgError:  # the base is absent, or its error is in the survey already
             continue
         if base.directory not in statuses:
             statuses[base.directory] = _status(engine, base)
@@ -44,7 +44,7 @@ def survey(engine: Engine, declared: Mapping[str, Mapping[str, Any]]) -> list[di
 
 
 def _status(engine: Engine, base: Base) -> dict[str, Any]:
-    """A base's status; an error is one of its fields, so that one base does not hide the others."""
+    """Return a base's status. An error is one of its fields, so a broken base does not hide the others."""
     try:
         return bases.status(engine, base)
     except BaseimgError as exc:
@@ -56,9 +56,9 @@ def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, An
     Return this node's metrics in Prometheus' text format.
 
     Args:
-        engine: the node's engine.
-        version: the suite's version.
-        declared: as for :func:`survey`.
+        engine: The node's engine.
+        version: The suite's version.
+        declared: As for :func:`survey`.
 
     Returns:
         The text.
@@ -68,7 +68,7 @@ def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, An
 
 
 def publish(path: str, text: str) -> int:
-    """Write a world-readable file atomically; returns its size in bytes."""
+    """Write a world-readable file atomically. Return its size in bytes."""
     data = text.encode(errors="replace")
     with translate_os_errors(path):
         files.save(path, data, 0o644)
@@ -76,7 +76,7 @@ def publish(path: str, text: str) -> int:
 
 
 def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
-    """When the live content was activated, and exchanges by action; or an error of this base alone."""
+    """Return the activation time of the live content and the swaps by action, or this base's error."""
     if "error" in status:
         return {}
     (activated,) = (generation["activated"] for generation in status["generations"] if generation["current"])
@@ -91,5 +91,5 @@ def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def written(engine: Engine) -> dict[str, tuple[int, int]]:
-    """Return the fingerprint of each layer's record; it differs after an operation wrote the record."""
+    """Return the fingerprint of each layer's record. It changes with every write of the record."""
     return {layer: Store(layer).records.fingerprint for layer in engine.layers()}

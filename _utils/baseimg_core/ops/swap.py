@@ -1,4 +1,4 @@
-"""Swap a generation in, restart containers, and compose the result; for every operation that changes a base."""
+"""Steps shared by all operations that change a base: swap, restart containers, compose the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from .stage import prunable
 
 
 def start_stopped(context: Context, base: Base, policy: Policy) -> None:
-    """Start the containers that an interrupted run left stopped, before anything else."""
+    """
+    Start the containers that an interrupted run left stopped, before any other step.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        policy: The declared policy.
+    """
     runner.check(context.engine, policy)
     if restart.unverified(base):
         with base.store.lock(context.lock_timeout, context.by):
@@ -30,7 +37,15 @@ def start_stopped(context: Context, base: Base, policy: Policy) -> None:
 
 
 def check(context: Context, base: Base, record: Record, plan: Plan) -> None:
-    """Check the preconditions of a change. Returning to pristine is always allowed."""
+    """
+    Check the preconditions of a change. Returning to pristine is always allowed.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        plan: The planned change.
+    """
     if plan.generation is None or plan.generation.number not in (0, record.current):
         protection.check(context, base)
     if plan.generation is None:
@@ -39,7 +54,21 @@ def check(context: Context, base: Base, record: Record, plan: Plan) -> None:
 
 
 def activate(context: Context, nest: Nest, generation: Generation, action: str) -> Swapped | None:
-    """Swap a generation in, after :meth:`Nest.keep_uppers`. Masks above that are not needed any more go."""
+    """
+    Swap a generation in, after :meth:`Nest.keep_uppers`. Release masks above that are obsolete.
+
+    Args:
+        context: The context of the operation.
+        nest: The nest of the base. Its locks are held.
+        generation: The generation to show.
+        action: The action for the history.
+
+    Returns:
+        The swap; ``None`` if the generation is live already.
+
+    Raises:
+        SpaceExhausted: The record cannot be written.
+    """
     base, record = nest.changing.base, nest.changing.record
     live = record.live
     if generation is live:
@@ -52,7 +81,7 @@ def activate(context: Context, nest: Nest, generation: Generation, action: str) 
             exc.message, f"free 1 MB there, for the record, and run again; {prunable(base, record)}"
         ) from exc
     if action == "repair" or (live.version, live.chain_id) == (generation.version, generation.chain_id):
-        # the way back leads to another content that is sound
+        # a rollback must lead to other content that is sound
         record.previous = swapped.previous if swapped.previous != generation.number else None
         base.store.save(record)
     nest.release_uppers()
@@ -62,9 +91,23 @@ def activate(context: Context, nest: Nest, generation: Generation, action: str) 
 def finish(
     context: Context, base: Base, record: Record, policy: Policy, swapped: Swapped | None, repaired: bool = False
 ) -> dict[str, Any]:
+    """
+    Restart containers, and return the final result of an operation.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        policy: The declared policy.
+        swapped: The swap of this operation; ``None`` without one.
+        repaired: True if the record was rebuilt.
+
+    Returns:
+        The result of the operation.
+    """
     try:
         result = {**result_of(context, base, record, swapped, Outcome(policy.mode)), "repaired": repaired}
-    except EngineUnreachable as exc:  # it stopped after the base was located; the swap needs no engine
+    except EngineUnreachable as exc:  # the engine stopped after the base was located; the swap needs no engine
         if swapped is None:
             raise
         shown = record.generations[record.current].version
@@ -76,7 +119,19 @@ def finish(
 def result_of(
     context: Context, base: Base, record: Record, swapped: Swapped | None, restarted: Outcome
 ) -> dict[str, Any]:
-    """Return the result of an operation that changes a base."""
+    """
+    Return the result of an operation that changes a base.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        swapped: The swap of this operation; ``None`` without one.
+        restarted: The outcome for containers.
+
+    Returns:
+        The result in the form of ``baseimg.converge``.
+    """
     images = bases.images_on(context.engine, base.chain_id)
     current = record.generations[record.current]
     before = record.generations[swapped.before] if swapped else current
@@ -99,7 +154,23 @@ def result_of(
 def held_result(
     context: Context, base: Base, record: Record, policy: Policy, hold: Hold, action: str = "converge"
 ) -> dict[str, Any]:
-    """Return the result of a converge that a hold stopped: nothing changed. Any other action is refused."""
+    """
+    Return the result of a converge that a hold blocked: no change.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        policy: The declared policy.
+        hold: The active hold.
+        action: The name of the operation.
+
+    Returns:
+        The result in the form of ``baseimg.converge``.
+
+    Raises:
+        BaseHeld: The operation is not a converge.
+    """
     if action != "converge":
         raise BaseHeld(f"{base.reference}: {hold}")
     result = result_of(context, base, record, None, Outcome(policy.mode))
@@ -109,17 +180,28 @@ def held_result(
 
 
 def protected_images(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
-    """Protected images that were created after the change, so they show another content than their own."""
+    """
+    Return protected images that were created after the change. The base shows them other content.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        images: The images on the base.
+
+    Returns:
+        The names of the images.
+    """
     return [image.name for image in protection.protected(context, base, images)] if record.current else []
 
 
 def _direction(before: Generation, after: Generation) -> str:
-    """``forward`` to a generation that is newer on this node, ``back`` to an older one, or ``none``."""
+    """Return ``forward`` for a newer generation on this node, ``back`` for an older one, else ``none``."""
     return "none" if before is after else "forward" if after.number > before.number else "back"
 
 
 def warnings_of(generation: Generation | None) -> list[str]:
-    """What must be said of the content that a base shows."""
+    """Return the warnings about the content that a base shows."""
     if generation and generation.damaged:
         damage = generation.damage or "see baseimg.verify"
         return [f"version {generation.version} was changed on this node ({damage}); run with repair: true"]

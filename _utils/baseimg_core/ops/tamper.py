@@ -1,4 +1,4 @@
-"""Detect out-of-band changes in generations, also in generations that share inodes with a changed one."""
+"""Detect out-of-band changes in generations, and in other generations that share the changed inodes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from .bases import Base
 
 class Audit:
     """
-    Compares generations with their indexes, each of them once in one operation.
+    Compares generations with their indexes, each generation once per operation.
 
-    A path with the recorded inode and ctime is not read, so a check of a sound generation costs one stat a path.
+    A path with the recorded inode and ctime is not read, so a check of a sound generation costs one stat per path.
     """
 
     def __init__(self, base: Base) -> None:
         self._base = base
         self._sound: dict[tuple[int, str], dict[bytes, index.Stat]] = {}
-        #: What was found damaged, by number.
+        #: Damage by generation number.
         self.damaged: dict[int, str] = {}
 
     def is_sound(self, record: Record, number: int) -> bool:
         """
-        Return whether a generation is as it was made. If not, it is marked in the record, which is not saved.
+        True if a generation matches its index.
 
-        So is each generation that shares a changed file. The pristine generation has an index only after the first
-        apply; without one it counts as sound.
+        A damaged generation is marked in the record, which is not saved.
+
+        Generations that share a changed file are marked too. The pristine generation has no index before the first
+        apply; without an index it counts as sound.
         """
         generation = record.generations[number]
         if generation.damaged:
@@ -61,7 +63,7 @@ class Audit:
         self.damaged[generation.number] = damage
 
     def refresh(self, record: Record) -> None:
-        """Let the indexes know the stat of unchanged paths that had to be read. Needs the lock."""
+        """Refresh the stat data in the indexes for unchanged paths that had to be read. Needs the lock."""
         for (number, identity), stats in self._sound.items():
             generation = record.generations.get(number)
             if stats and generation and generation.id == identity:
@@ -69,7 +71,7 @@ class Audit:
         self._sound = {key: {} for key in self._sound}
 
     def persist(self, context: Context) -> None:
-        """Save what was found damaged, so that it is never used, even if this operation fails."""
+        """Save the damage that was detected, so that it persists even if this operation fails."""
         if not self.damaged:
             return
         with self._base.store.lock(context.lock_timeout, context.by):
@@ -87,13 +89,13 @@ def compare(base: Base, record: Record, generation: Generation, deep: bool) -> C
     Compare a generation with its index, and the index with the record.
 
     Args:
-        base: the base.
-        record: its record, matched with what exists.
-        generation: the generation.
+        base: The base.
+        record: Its record, matched with the directories on disk.
+        generation: The generation.
         deep: True to read every file.
 
     Raises:
-        RecordInvalid: there is no sound index, or the generation has no directory.
+        RecordInvalid: The index is missing or damaged, or the generation has no directory.
     """
     path = base.store.layout.index(generation.number)
     if generation.index and index.digest(path) != generation.index:
@@ -104,9 +106,14 @@ def compare(base: Base, record: Record, generation: Generation, deep: bool) -> C
 
 def mark_live(base: Base, record: Record, audit: Audit) -> bool:
     """
-    Return whether the live content is damaged, and mark it in the record, which is not saved.
+    True if the live content is damaged. The damage is marked in the record, which is not saved.
 
-    A pristine content without an index is compared through the files that others share with it.
+    Pristine content without an index is compared through the files that other generations share with it.
+
+    Args:
+        base: The base.
+        record: Its record, matched with the directories on disk.
+        audit: The comparisons of this operation.
     """
     sound = audit.is_sound(record, record.current)
     if record.current == 0 and not os.path.exists(base.store.layout.index(0)):
@@ -117,7 +124,14 @@ def mark_live(base: Base, record: Record, audit: Audit) -> bool:
 
 
 def detect(context: Context, base: Base, audit: Audit) -> bool:
-    """Return whether the live content is damaged; it is in the record when this returns."""
+    """
+    True if the live content is damaged. The damage is saved in the record.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        audit: The comparisons of this operation.
+    """
     record = base.store.read()
     if record is None:
         return False
@@ -128,13 +142,13 @@ def detect(context: Context, base: Base, audit: Audit) -> bool:
 
 def sharers(base: Base, record: Record, number: int, findings: Iterable[Finding]) -> set[int]:
     """
-    Return the generations that share a file which was found changed in ``number``.
+    Return the generations that share a changed file with generation ``number``.
 
     Args:
-        base: the base.
-        record: its record, matched with what exists.
-        number: the changed generation.
-        findings: what changed in it.
+        base: The base.
+        record: Its record, matched with the directories on disk.
+        number: The changed generation.
+        findings: The changes in it.
     """
     places = {other: os.fsencode(base.store.path(record, other)) for other in record.present}
     own = places.pop(number)
@@ -148,7 +162,7 @@ def sharers(base: Base, record: Record, number: int, findings: Iterable[Finding]
 
 
 def _linked_inode(path: bytes) -> int | None:
-    """The inode of a file that has several links."""
+    """Return the inode of a file that has several links, else ``None``."""
     try:
         st = os.lstat(path)
     except OSError:

@@ -30,21 +30,23 @@ from . import bases
 from .bases import Base
 from .plan import Catalogue
 
-PATHS = 50  # shadowed paths listed for an image
-_NAMES = 10  # packages in one warning
-_EXAMPLES = 3  # paths named for an image
-_REFUSED = 5  # images and containers named in an error
+PATHS = 50  # maximum shadowed paths listed for an image
+_NAMES = 10  # maximum packages in one warning
+_EXAMPLES = 3  # maximum example paths for an image
+_REFUSED = 5  # maximum images and containers named in an error
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one or several bundles change in a base."""
+    """The combined changes of one or several bundles to a base."""
 
-    #: The version that they lead to.
+    #: The target version.
     version: str
+    #: The changed paths and their expected entries.
     expected: ExpectedPaths
-    #: What the rules need of each changed file's content.
+    #: The content features of each changed file that the rules use.
     files: Mapping[bytes, NewFile]
+    #: The changed packages; ``None`` if a bundle does not record them.
     packages: Packages | None
     #: Difference of the base's configuration; ``None`` if a bundle does not record it.
     config: Mapping[str, tuple[str, str]] | None
@@ -57,17 +59,17 @@ def read_changes(context: Context, base: Base, record: Record, catalogue: Catalo
     Read the bundles of a route.
 
     Args:
-        context: the operation's surroundings.
-        base: the base.
-        record: the base's record.
-        catalogue: the declared bundles.
-        route: the versions whose bundles are laid over one another.
+        context: The context of the operation.
+        base: The base.
+        record: The base's record.
+        catalogue: The declared bundles.
+        route: The versions whose bundles are combined, in order.
 
     Returns:
-        What they change together.
+        Their combined changes.
 
     Raises:
-        DeltaMismatch: a delta starts from the target of another bundle, so it cannot be read yet.
+        DeltaMismatch: A delta starts from another bundle's target, so it is unreadable before that bundle is applied.
     """
     source = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
     start = Stack([base.store.path(record, source.number) if source else base.directory, *bases.pristine_lower(base)])
@@ -97,15 +99,19 @@ def read_changes(context: Context, base: Base, record: Record, catalogue: Catalo
 class Judgement:
     """A verdict about an image or a container, and the reasons for it."""
 
+    #: The verdict.
     verdict: Verdict
+    #: The reasons, worst first.
     reasons: Sequence[Reason]
-    #: By class of path: how many are shadowed, and how many the bundles change.
+    #: By class of path: the number of shadowed paths, and the number of changed paths.
     covered: dict[str, list[int]]
+    #: The changed paths that own layers hide.
     shadowed: Sequence[ShadowedPath]
+    #: Warnings about packages.
     warnings: list[str]
 
     def as_dict(self, limit: int) -> dict[str, Any]:
-        """Plain data with at most ``limit`` reasons and shadowed paths."""
+        """Return plain data with at most ``limit`` reasons and shadowed paths."""
         return {
             "verdict": self.verdict.value,
             "reasons": [reason.as_dict() for reason in self.reasons[:limit]],
@@ -121,10 +127,10 @@ def _shadow(shadow: ShadowedPath) -> dict[str, str]:
 
 
 class ImageJudge:
-    """Judges images and containers on one base. Each layer is scanned once, whatever shares it."""
+    """Judges images and containers on one base. Each layer is scanned once, however many images share it."""
 
     def __init__(self, base: Base, record: Record, changes: Changes, images: Iterable[Image]) -> None:
-        """``images`` are those on the base; the base's own image tells which configuration they inherited."""
+        """``images`` are the images on the base. The base's own image provides the inherited configuration."""
         self._height, self._changes = len(base.diff_ids), changes
         self._scanner = layer_scan.LayerScanner(changes.expected)
         pristine = base.store.path(record, 0) if 0 in record.present and record.current else base.directory
@@ -140,29 +146,29 @@ class ImageJudge:
         self._shadowed: dict[tuple[str, ...], Judgement] = {}
 
     def image(self, image: Image) -> Judgement:
-        """Judge an image as its containers will be started."""
+        """Judge an image with the command that its containers start."""
         own = self._own(image)
         return self._judged(own, image.config, (), {})
 
     def container(self, container: Container, image: Image) -> Judgement:
-        """Judge a container at its next start: with its command, its mounts and its own files."""
+        """Judge the next start of a container, with its command, mounts and own files."""
         own = (container.upper, *self._own(image)) if container.upper else self._own(image)
         return self._judged(own, container.config or image.config, container.arguments, container.volumes)
 
     def paths_of(self, name: str) -> set[bytes]:
-        """The changed paths of a package, or those at and below an absolute path, without directories and caches."""
+        """Return the changed files of a package, or at and below an absolute path, without caches."""
         expected = self._changes.expected
         if name.startswith("/"):
             path = name.strip("/").encode("utf-8", "surrogateescape")
             paths = {path, *expected.below(path)} & expected.by_path.keys()
         else:
-            # dpkg lists paths as the package has them: /lib/x for what a merged /usr has at /usr/lib/x
+            # dpkg lists packaged paths: /lib/x, although a merged /usr has the file at /usr/lib/x
             listed = self._packages.get(name, frozenset())
             paths = {path for path in (*listed, *(b"usr/" + path for path in listed)) if path in expected.by_path}
         return {path for path in paths if expected.classes[path] not in IGNORED and expected.by_path[path].entry}
 
     def hidden(self, image: Image, paths: Collection[bytes]) -> list[str]:
-        """Those of the paths that an image's own layers hide."""
+        """Return the paths that an image's own layers hide."""
         own = self._own(image)
         shadowed = overrides.shadowed_paths(self._changes.expected, self._scanner.stack(own))
         return [overlay.shown(shadow.path) for shadow in shadowed if shadow.path in paths]
@@ -191,7 +197,7 @@ class ImageJudge:
         return replace(shadowed, verdict=verdict, reasons=ranked(reasons))
 
     def _split_packages(self, own: tuple[str, ...]) -> Iterator[Reason]:
-        """Packages of which an image hides some or all of the new files."""
+        """Yield packages whose new files an image hides, some or all of them."""
         hidden = {shadow.path for shadow in self._shadows(own).shadowed}
         for package in self._packages if hidden else ():
             paths = self.paths_of(package)
@@ -221,7 +227,7 @@ class ImageJudge:
         return self._shadowed[own]
 
     def _warnings(self, own: tuple[str, ...]) -> list[str]:
-        """Packages that the new base removes and that the image's own database has as installed."""
+        """Return warnings about removed packages that the image's own database lists as installed."""
         packages = self._changes.packages
         if not packages or not packages.removed:
             return []
@@ -229,14 +235,14 @@ class ImageJudge:
             if directory not in self._installed:
                 self._installed[directory] = databases.listed(directory, packages.manager, packages.removed)
             installed = self._installed[directory]
-            if installed is not None:  # the image shows its highest database
+            if installed is not None:  # an image shows its topmost database
                 names = _some(sorted(installed))
                 return [f"its own package database still has as installed: {names}"] if installed else []
         return []
 
 
 def _base_config(base: Base, images: Iterable[Image]) -> Mapping[str, Any]:
-    """The configuration of the base's own image; empty if that is not on this node."""
+    """Return the configuration of the base's own image; empty if the image is not on this node."""
     own = [image for image in images if image.chain_id == base.chain_id]
     named = [image for image in own if base.reference in image.tags]
     return (named or own)[0].config if own else {}
@@ -253,7 +259,7 @@ def _paths(paths: Sequence[bytes]) -> str:
 
 
 def counts(judgements: Iterable[Judgement]) -> dict[str, int]:
-    """The number of judgements by verdict, worst first."""
+    """Return the number of judgements by verdict, worst first."""
     totals = {verdict.value: 0 for verdict in Verdict}
     for judgement in judgements:
         totals[judgement.verdict.value] += 1
@@ -269,25 +275,25 @@ def check(
     unchanged: Collection[str] = (),
 ) -> None:
     """
-    Refuse a change that breaks or impairs an image or a container on the base, unless that is accepted.
+    Refuse a change that breaks or impairs an image or container on the base, unless it is accepted.
 
     Args:
-        context: the operation's surroundings; its ``protection`` has what is accepted and required.
-        base: the base.
-        record: the base's record.
-        catalogue: the declared bundles.
-        route: the versions whose bundles lead to the wanted one.
-        unchanged: names of images that show the same content as before.
+        context: The context of the operation; ``protection`` has the accepted verdicts and the required fixes.
+        base: The base.
+        record: The base's record.
+        catalogue: The declared bundles.
+        route: The versions whose bundles lead to the target version.
+        unchanged: Names of images whose content stays the same.
 
     Raises:
-        ImageBreaks: what an image or a container starts would not start.
-        ImageImpaired: something else in an image or a container would lose what it needs.
-        FixMissing: a required package or path would not reach an image.
+        ImageBreaks: The start command of an image or a container would fail.
+        ImageImpaired: Another part of an image or a container would fail.
+        FixMissing: A required package or path would not reach an image.
     """
     acceptance = context.protection.acceptance(base.reference, base.chain_id)
     try:
         changes = read_changes(context, base, record, catalogue, route)
-    except DeltaMismatch:  # the plan says that it is not judged
+    except DeltaMismatch:  # the plan reports the images as not judged
         return
     images = [image for image in bases.images_on(context.engine, base.chain_id) if image.name not in unchanged]
     containers = context.engine.containers(True)
@@ -311,14 +317,14 @@ def check(
 
 
 def _is_started(image: Image, base: Base, used: Collection[str]) -> bool:
-    """False for images that nobody starts: build steps without a name, and the base itself."""
+    """False for images that are never started: unnamed build steps, and the base itself."""
     return image.id in used or (bool(image.tags) and base.reference not in image.tags)
 
 
 def _refuse(
     refused: dict[Verdict, list[str]], name: str, reasons: Sequence[Reason], acceptance: Acceptance, is_used: bool
 ) -> None:
-    """Note a name under the worst verdict that is not accepted; every reason is looked at."""
+    """Record a name under its worst verdict that is not accepted. Every reason counts."""
     for verdict, listed in refused.items():
         first = next((reason for reason in reasons if reason.verdict is verdict), None)
         is_accepted = acceptance.unused and not is_used if verdict is Verdict.BREAKS else acceptance.impaired

@@ -1,4 +1,4 @@
-"""Compare what a base holds with what was recorded when it was made."""
+"""Compare the contents of a base with their indexes and checksums."""
 
 from __future__ import annotations
 
@@ -15,41 +15,43 @@ from ..model.store.record import ENGINE, Record
 from . import tamper
 from .bases import Base, pristine_record
 
-_PATIENCE = 10.0  # seconds to wait for the lock, to remember what was found
+_PATIENCE = 10.0  # seconds to wait for the lock, to save the result
 
 
 @dataclass(slots=True)
 class _Result:
     """The state of a base's contents."""
 
+    #: The record of the base.
     record: Record
+    #: The differences of the live content.
     findings: list[Finding]
     #: Numbers of other generations that share a changed file.
     shared: set[int]
     #: ``proven``, ``damaged``, ``unproven``, ``missing`` or ``not checked``.
     pristine: str
-    #: What is damaged now, by number.
+    #: Damage by generation number.
     damage: dict[int, str] = field(default_factory=dict)
-    #: Numbers of the generations of which every file was compared and is sound.
+    #: Numbers of generations that are sound after a comparison of every file.
     sound: set[int] = field(default_factory=set)
 
 
 def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
     """
-    Compare the live content with its index, and the pristine one with its index or the engine's checksum.
+    Compare live content with its index, and pristine content with its index or engine checksum.
 
-    What is found stays in the record until a later ``deep`` comparison finds the content sound.
+    Damage stays in the record until a later ``deep`` comparison shows that the content is sound.
 
     Args:
-        engine: the node's engine.
-        base: the base.
+        engine: The node's engine.
+        base: The base.
         deep: True to read every file, and to compute the engine's checksum of the pristine content.
 
     Returns:
         The result of ``baseimg.verify``.
 
     Raises:
-        RecordInvalid: the record or the index is damaged or lost.
+        RecordInvalid: The record or the index is damaged or lost.
     """
     result = observe(base.store, lambda record: _verify(engine, base, record or pristine_record(base), deep))
     _remember(base, result)
@@ -88,7 +90,7 @@ def _verify(engine: Engine, base: Base, record: Record, deep: bool) -> _Result:
 
 
 def _pristine(engine: Engine, base: Base, record: Record, result: _Result, deep: bool) -> str:
-    """The state of the pristine content; completes ``result``."""
+    """Return the state of the pristine content, and complete ``result``."""
     if not record.pristine.inode:
         return record.pristine_state
     if 0 in result.damage:
@@ -107,7 +109,7 @@ def _pristine(engine: Engine, base: Base, record: Record, result: _Result, deep:
 
 
 def _remember(base: Base, result: _Result) -> None:
-    """Save what is damaged and what is sound again, if that changes the record."""
+    """Save new damage and repaired generations if that changes the record."""
     generations = result.record.generations
     news = {number for number, damage in result.damage.items() if generations[number].damage != damage}
     news |= {number for number in result.sound if generations[number].damaged}

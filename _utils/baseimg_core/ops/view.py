@@ -1,4 +1,4 @@
-"""View digests: of both images when a bundle is built, and of a generation on a node."""
+"""View digests of both images of a bundle, and of a generation on a node."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Side = tuple[ImageRef, Image, Stack]
 
 def with_views(engine: Engine, source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
     """
-    Complete both sides of a manifest with their view digests over the layers below the top layer of the source.
+    Add view digests to both sides of a manifest, over the layers below the source's top layer.
 
     Args:
-        engine: the engine of the build machine.
-        source: the image that the bundle starts from: its side, the image, and what it shows.
-        target: the same of the other image.
+        engine: The engine of the build machine.
+        source: The source's side, image and content.
+        target: The target's side, image and content.
     """
     roots = source[2].root.paths[1:]
     over = ids.chain_id(source[1].diff_ids[:-1]) if roots else ""
@@ -50,15 +50,15 @@ def with_views(engine: Engine, source: Side, target: Side) -> tuple[ImageRef, Im
 
 def _unspecified(engine: Engine, image: Image, stack: Stack, lower: Collection[bytes]) -> Iterator[bytes]:
     """
-    The directories that the image shows, and whose metadata no tar of a layer specifies.
+    Yield the directories of an image whose metadata no layer tar specifies.
 
-    An unpacked layer has a directory for each parent of a path; if the tar does not name the parent, its metadata is
-    what the unpacking program chose. Layers in ``lower`` take no part in the view digest.
+    An unpacked layer has a directory for each parent of a path. If the tar does not list a parent, the unpacking
+    program chose its metadata. Layers in ``lower`` are not part of the view digest.
     """
     tops = dict(zip(reversed(stack.root.paths), image.chain_ids, strict=True))
     for root, chain_id in tops.items():
         headers = engine.original_tar_headers(chain_id) if root not in lower else []
-        if headers is None or root in lower:  # nothing is known of the layer as it was packed
+        if headers is None or root in lower:  # the engine keeps no record of this layer's tar
             continue
         named = {os.fsencode(posixpath.normpath("/" + info.name).lstrip("/")) for info, _checksum in headers}
         for parent, directories, _names in os.walk(root):
@@ -75,14 +75,14 @@ def of_generation(
     context: Context, base: Base, directory: str, digests: Mapping[bytes, str], unspecified: Collection[bytes] = ()
 ) -> str:
     """
-    Return what the base shows with a generation, as a view digest over the pristine contents of the layers below.
+    Return the view digest of a base with a generation, over the pristine contents of the layers below.
 
     Args:
-        context: the operation's context.
-        base: the base.
-        directory: the generation's directory.
-        digests: hex sha256 by path of its files; files that it lacks are read.
-        unspecified: directories whose metadata is left out.
+        context: The context of the operation.
+        base: The base.
+        directory: The generation's directory.
+        digests: Hex sha256 by path of its files; missing files are read.
+        unspecified: Directories whose metadata is excluded.
     """
     root = os.fsencode(directory)
     over = ids.chain_id(base.diff_ids[:-1]) if base.lower else ""

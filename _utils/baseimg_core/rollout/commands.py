@@ -30,6 +30,11 @@ _LISTED = ("id", "base", "version", "state", "reason", "cause", "by", "created",
 WINDOW = "window"
 
 
+# of a rollout: the second in which it was created, and a random end
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{4}")
+_ID_TIME = len("20260131T235959")
+
+
 class Rollouts:
     """
     The rollouts of one master.
@@ -399,6 +404,8 @@ def _changed_something(rollout: Rollout) -> bool:
 
 def _is_since(rollout: Rollout, since: str) -> bool:
     """Return True if a rollout's ID, or its time of creation, is ``since`` or later."""
+    if _ID.fullmatch(since):  # four digits at its end would be read as an offset from UTC
+        return rollout.id[:_ID_TIME] >= since[:_ID_TIME]
     try:
         moment = datetime.fromisoformat(since)
     except ValueError:

@@ -1,7 +1,7 @@
 """
-Restart planning: which containers restart after a swap, in which order, and which are left alone and why.
+Restart planning: the containers to restart after a swap, their order, and the exceptions.
 
-Pure. The caller determines which containers do not run on the live content.
+Pure. The caller determines the containers that do not run on the live content.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ _NO_OWNER = "it shares the network or processes of a container that does not run
 
 
 class Container(Protocol):
-    """The properties that the rules use; ``shares`` are IDs of containers whose network or processes it shares."""
+    """
+    The container properties that the rules use.
+
+    ``shares``: IDs of containers whose network or processes it shares.
+    """
 
     @property
     def id(self) -> str: ...
@@ -54,12 +58,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Restarts(Generic[C]):
-    """The restarts of container run."""
+    """The planned restarts of one run."""
 
-    #: Batches in order; every container of a batch passes its gate before the next batch stops. A batch consists of
-    #: groups: containers that share a network or processes. A group stops last to first and starts first to last.
+    #: Batches in order. Every container of a batch passes its gate before the next batch stops. A batch has groups of
+    #: containers that share a network or processes. A group stops last to first and starts first to last.
     batches: tuple[tuple[tuple[C, ...], ...], ...] = ()
-    #: Why a container is left alone, by its ID.
+    #: Reasons why containers are left alone, by ID.
     left: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -74,7 +78,7 @@ def decide(
     """
     Plan the restarts of the containers that do not run on the live content.
 
-    A container that shares the network or processes of a restarted container would lose them: both restart, or neither.
+    A restart takes away the network and processes that others share with a container, so both restart or neither.
 
     Args:
         everything: All containers of the node, on this base or not.
@@ -98,12 +102,12 @@ def decide(
     needs = _dependencies(everything)
     ordered = [_group([known[container] for container in ids], needs, policy) for ids in groups]
     for container in (container for group in ordered for container in group):
-        left.pop(container.id, None)  # restarted for the sake of another
+        left.pop(container.id, None)  # restarted because another container needs it
     return Restarts(tuple(_batches(ordered, needs, policy)), left)
 
 
 def _refusal(container: Container, policy: Policy) -> str:
-    """Why the container itself must not be stopped; empty if it may."""
+    """Return why the container itself must not be stopped; empty if it may."""
     if container.state != "running":
         return _STATES.get(container.state, _STOPPED)
     if container.auto_remove:
@@ -115,7 +119,7 @@ def _refusal(container: Container, policy: Policy) -> str:
 
 
 def _obstacle(container: C, sharing: list[C], known: Mapping[str, C], policy: Policy) -> str:
-    """Why a container must not be stopped, considering the containers that share something with it."""
+    """Return why a container must not be stopped, including its sharing containers; empty if it may."""
     for other in (container, *sharing):
         owners = [known[owner].state if owner in known else "" for owner in other.shares]
         orphan = not all(state in _ALIVE for state in owners)
@@ -129,7 +133,7 @@ def _obstacle(container: C, sharing: list[C], known: Mapping[str, C], policy: Po
 
 
 def _sharing(container: C, known: Mapping[str, C]) -> list[C]:
-    """The running containers that share something with this container, directly or through others."""
+    """Return the running containers that share something with this container, directly or through others."""
     sharing: dict[str, C] = {}
     pending = {container.id}
     while pending:
@@ -144,7 +148,7 @@ def _sharing(container: C, known: Mapping[str, C]) -> list[C]:
 
 
 def _merge(groups: list[set[str]], members: set[str]) -> None:
-    """Add a group; merge it with the groups that it overlaps."""
+    """Add a group, and merge it with the groups that it overlaps."""
     overlapping = [group for group in groups if group & members]
     groups[:] = [group for group in groups if not group & members]
     groups.append(members.union(*overlapping))
@@ -161,7 +165,11 @@ def _group(members: list[C], needs: Mapping[str, set[str]], policy: Policy) -> t
 def _batches(
     groups: list[tuple[C, ...]], needs: Mapping[str, set[str]], policy: Policy
 ) -> Iterator[tuple[tuple[C, ...], ...]]:
-    """Batches of at most ``parallel`` containers (a larger group is a batch): dependencies first, then by rank."""
+    """
+    Yield batches of at most ``parallel`` containers, dependencies first, then by rank.
+
+    A larger group is one batch.
+    """
     home = {container.id: number for number, group in enumerate(groups) for container in group}
     before = {
         number: {home[key] for container in group for key in needs[container.id] & home.keys()} - {number}
@@ -180,7 +188,7 @@ def _batches(
 
 
 def _dependencies(everything: Collection[Container]) -> dict[str, set[str]]:
-    """The transitive compose dependencies of each container, by ID."""
+    """Return the transitive compose dependencies of each container, by ID."""
     direct = {container.id: _direct_dependencies(container, everything) for container in everything}
     transitive: dict[str, set[str]] = {}
     for key, needs in direct.items():
@@ -211,7 +219,9 @@ def _waves(
     name: Callable[[T], str] = str,
 ) -> Iterator[list[T]]:
     """
-    Sort topologically: an item's needs are in an earlier wave. A wave has container rank. Rank and name break cycles.
+    Sort topologically: the needs of an item are in an earlier wave.
+
+    A wave has one rank. Rank and name break cycles.
     """
     waiting = set(items)
     while waiting:

@@ -1,8 +1,8 @@
 """
-The container policy: what to do about running containers when a base's content changes.
+The container policy: the handling of running containers when a base's content changes.
 
 Selectors choose containers, similar to ``docker ps --filter``: a name pattern (``shop-*`` or ``name=shop-*``), or a
-label (``label=tier``, ``label=tier=web``). The label's value may be a pattern.
+label (``label=tier``, ``label=tier=web``). The value of a label may be a pattern.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ class Named(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Matches containers whose name, or whose value of ``label``, matches ``pattern``."""
+    """A matcher of containers by name, or by the value of a label."""
 
+    #: The shell pattern.
     pattern: str
+    #: The label whose value is matched; empty to match the name.
     label: str = ""
 
     def matches(self, container: Named) -> bool:
+        """True if the pattern matches the container."""
         value = container.labels.get(self.label) if self.label else container.name
         return value is not None and fnmatch.fnmatchcase(value, self.pattern)
 
@@ -56,11 +59,11 @@ Selectors = tuple[Selector, ...]
 class Probe:
     """A health probe: either a command or a URL."""
 
-    #: The containers that this probe checks.
+    #: The containers that the probe checks.
     match: Selectors = (Selector("*"),)
-    #: Words of a command that runs in the container.
+    #: The words of a command that runs in the container.
     command: tuple[str, ...] = ()
-    #: URL that the node requests.
+    #: The URL that the node requests.
     url: str = ""
 
 
@@ -68,42 +71,43 @@ class Probe:
 class Policy:
     """The policy of one base."""
 
-    #: ``keep`` touches no container; ``restart`` stops and starts containers that do not run on the live content.
+    #: ``keep`` leaves containers alone; ``restart`` stops and starts containers that do not run on the live content.
     mode: str = "keep"
-    #: Containers that may restart at the same time.
+    #: Maximum number of containers that restart at the same time.
     parallel: int = 1
-    #: Containers of the first selector restart first.
+    #: Selectors in restart order.
     order: Selectors = ()
-    #: Seconds in which a container must pass its gate.
+    #: Seconds within which a container must pass its gate.
     timeout: float = 120
-    #: Seconds that a container without probe and health check must run.
+    #: Seconds that a container without probe and health check must keep running.
     settle: float = 10
-    #: The containers that may restart; empty for all.
+    #: Selectors of containers that may restart; empty for all.
     only: Selectors = ()
-    #: The containers that never restart.
+    #: Selectors of containers that never restart.
     excluded: Selectors = ()
-    #: The first probe that matches a container is its gate.
+    #: Probes. The first match is the gate of a container.
     probes: tuple[Probe, ...] = ()
-    #: What to do if a gate fails: ``rollback`` or ``halt``.
+    #: Reaction to a failed gate: ``rollback`` or ``halt``.
     on_failure: str = "rollback"
-    #: What to do about containers whose content is unknown: ``restart`` once for each generation, or ``fail``.
+    #: Reaction to containers with unknown content: ``restart`` once for each generation, or ``fail``.
     unknown: str = "restart"
 
     @property
     def restarts(self) -> bool:
+        """True if the policy restarts containers."""
         return self.mode == "restart"
 
     @property
     def continues_on_failure(self) -> bool:
-        """True if the remaining containers restart after one has failed."""
+        """True if the remaining containers restart after a failure."""
         return self.on_failure == _GO_ON
 
     def for_rollback(self) -> Policy:
-        """The same policy for a rollback: a failed gate is reported, never answered by swapping forward again."""
+        """Return the policy for a rollback: a failed gate is reported, and never causes another swap."""
         return replace(self, on_failure=_GO_ON) if self.on_failure == "rollback" else self
 
     def selects(self, container: Named) -> bool:
-        """True if ``only`` and ``except`` let the container restart."""
+        """True if ``only`` and ``except`` allow a restart of the container."""
         return not self.excludes(container) and (not self.only or matching(self.only, container))
 
     def excludes(self, container: Named) -> bool:
@@ -111,12 +115,12 @@ class Policy:
         return matching(self.excluded, container)
 
     def rank(self, container: Named) -> int:
-        """The index of the first selector of ``order`` that matches; containers without a match come last."""
+        """Return the index of the first matching selector of ``order``; without a match it is last."""
         matches = (index for index, selector in enumerate(self.order) if selector.matches(container))
         return next(matches, len(self.order))
 
     def probe(self, container: Named) -> Probe | None:
-        """The first probe that matches a container."""
+        """Return the first probe that matches a container; ``None`` without a match."""
         return next((probe for probe in self.probes if matching(probe.match, container)), None)
 
 
@@ -131,7 +135,7 @@ def parse(raw: object, key: str = "containers") -> Policy:
 
     Args:
         raw: ``keep``, ``restart``, or a mapping with ``mode`` and other keys.
-        key: The pillar key, for messages.
+        key: The pillar key, for errors.
 
     Raises:
         ArgumentInvalid: A key or a value is wrong.
@@ -219,7 +223,11 @@ def _probe(raw: object, key: str) -> Probe:
 
 
 def _command(raw: object, key: str) -> tuple[str, ...]:
-    """A string runs in the container's shell, as with ``HEALTHCHECK CMD``; a list of words runs without a shell."""
+    """
+    Parse a command.
+
+    A string runs in the container's shell, as in ``HEALTHCHECK CMD``; a list runs without a shell.
+    """
     if isinstance(raw, str) and raw.strip():
         return ("/bin/sh", "-c", raw)
     if isinstance(raw, list | tuple) and raw and all(isinstance(word, str) for word in raw):

@@ -1,4 +1,4 @@
-"""Suggest what an operator may have meant by a name that does not exist."""
+"""Suggest existing names for a misspelt reference."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _SIMILAR = 0.8  # of 1: "corp/bsae" resembles "corp/base"; "corp/base" does not 
 
 def suggest(reference: str, known: Iterable[str]) -> str:
     """
-    Return the known references that ``reference`` may be a misspelling of, as text; empty if there are none.
+    Return the known references that resemble ``reference``, as text; empty without a match.
 
-    A reference whose repository is spelled alike and whose tag is the same counts, one without the tag, and one with
-    white space. Another tag of the same repository does not: a node has the version 11 or 12 of a base on purpose.
+    A match has a similar repository and the same tag, or lacks the tag, or has white space. Another tag of the same
+    repository is no match, because nodes have different versions of a base on purpose.
     """
     repository, tag = _split(reference)
     matches = []
@@ -29,7 +29,7 @@ def suggest(reference: str, known: Iterable[str]) -> str:
 
 
 def _split(reference: str) -> tuple[str, str]:
-    """Repository and tag of a reference, without white space; the tag is empty if it is missing."""
+    """Return repository and tag of a reference, without white space; the tag is empty if it is missing."""
     text = "".join(reference.split())
     repository, colon, tag = text.rpartition(":")
     return (repository, tag) if colon and "/" not in tag else (text, "")

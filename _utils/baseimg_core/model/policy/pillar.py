@@ -1,4 +1,4 @@
-"""The declarations in pillar and arguments: bases, versions, bundles, keys, registries. Checked before any work."""
+"""Validation of pillar and arguments: bases, versions, bundles, keys and registries."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
 _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
 _SHA256SUM = re.compile(r"[0-9a-f]{64}")
-# an identity of ssh-keygen's allowed_signers that is not a pattern
+# identities in ssh-keygen's allowed_signers, without patterns
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
 
 
 def link(value: object) -> str:
-    """Check ``baseimg:link``: how a new generation shares data with the previous one."""
+    """Validate ``baseimg:link``: how a new generation shares data with the previous one."""
     if value not in LINKS or not isinstance(value, str):
         raise _wrong("baseimg:link", value, f"one of: {', '.join(LINKS)}")
     return value
@@ -59,9 +59,9 @@ class Source:
 
     #: A path on the node, or a URL.
     source: str
-    #: The digest that the file must have, ``sha256:…``; None if none is declared.
+    #: The declared digest of the file, ``sha256:…``; ``None`` without one.
     digest: str | None = None
-    #: More places of the same file, tried in order.
+    #: Alternative places of the same file, tried in order.
     alternatives: tuple[str, ...] = ()
     #: A path or URL of a file with the digest.
     hash_file: str | None = None
@@ -73,7 +73,7 @@ class Source:
 
     @property
     def signature(self) -> Source:
-        """The source of the signature: the same place with a suffix, before the query of a URL."""
+        """The source of the signature: the same place with a suffix, which precedes the query of a URL."""
         first, *others = map(_signature_place, self.places)
         return Source(first, alternatives=tuple(others))
 
@@ -87,35 +87,39 @@ def _signature_place(source: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The declarations for one registry."""
+    """The declared settings of one registry."""
 
-    #: URLs that are tried before the registry itself.
+    #: URLs that are tried before the registry.
     mirrors: tuple[str, ...] = ()
-    #: True: do not verify the certificate, and allow HTTP.
+    #: True to skip certificate verification and to allow HTTP.
     insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The keys that a node trusts. Without keys it ignores signatures; a signature that exists must always verify."""
+    """
+    The keys that a node trusts.
+
+    Without keys, signatures are ignored; with keys, an existing signature must verify.
+    """
 
     #: Public keys by identity.
     keys: Mapping[str, PublicKey] = field(default_factory=dict)
-    #: True: unsigned bundles are refused.
+    #: True to refuse unsigned bundles.
     required: bool = False
 
 
 def bundle_source(source: object, digest: object, key: str) -> Source:
     """
-    Check the source and digest of one bundle.
+    Validate the source and the digest of one bundle.
 
     Args:
         source: A path or URL.
-        digest: ``sha256:…``, or the bare digits that sha256sum prints; None for none.
+        digest: ``sha256:…``, or the hex digits that sha256sum prints; ``None`` without one.
         key: The key of the declaration, for the error.
 
     Raises:
-        ArgumentInvalid: One of them is malformed.
+        ArgumentInvalid: The source or the digest is malformed.
     """
     text(source, f"{key}:source")
     found = str(source)
@@ -136,7 +140,7 @@ def bundle_source(source: object, digest: object, key: str) -> Source:
 
 
 def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
-    """Check declared bundles; returns their sources by the version that each leads to."""
+    """Validate declared bundles. Return their sources by target version."""
     found: dict[str, Source] = {}
     for version, one in _mapping(raw, key, "versions, each with a bundle's source and hash").items():
         here = f"{key}:{version}"
@@ -147,7 +151,7 @@ def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
 
 
 def _declared_source(fields: Mapping[str, Any], key: str) -> Source:
-    """A bundle's ``source`` (one, or a list in order of preference) and its ``hash``, or ``source_hash`` as in Salt."""
+    """Return a bundle's source: ``source`` (one, or an ordered list), ``hash`` or ``source_hash``."""
     places = fields.get("source")
     if not isinstance(places, list):
         places = [places]
@@ -170,10 +174,10 @@ def _declared_source(fields: Mapping[str, Any], key: str) -> Source:
 
 def check_top_level(raw: Mapping[str, Any]) -> None:
     """
-    Refuse a pillar whose key ``baseimg`` is misspelt, so that nothing seems to be declared.
+    Refuse a pillar with a misspelt key ``baseimg``, which would silently declare nothing.
 
     Raises:
-        ArgumentInvalid: The pillar has no ``baseimg``, but a key that resembles it and holds bases or builds.
+        ArgumentInvalid: The pillar has no ``baseimg``, but a similar key with bases or builds.
     """
     if "baseimg" in raw:
         return
@@ -185,10 +189,10 @@ def check_top_level(raw: Mapping[str, Any]) -> None:
 
 def declared(raw: object) -> dict[str, dict[str, dict[str, Any]]]:
     """
-    Check the whole pillar key ``baseimg`` and fill in defaults.
+    Validate the whole pillar key ``baseimg``, and fill in defaults.
 
     Returns:
-        ``bases`` (arguments of ``baseimg.converged`` by reference) and ``builds`` (of ``baseimg.built`` by path).
+        ``bases``: arguments of ``baseimg.converged`` by reference; ``builds``: arguments of ``baseimg.built`` by path.
 
     Raises:
         ArgumentInvalid: A value is wrong; the message names its key.
@@ -252,7 +256,7 @@ def _build(path: object, raw: object, key: str) -> dict[str, Any]:
 
 
 def patterns(raw: object, key: str) -> tuple[str, ...]:
-    """A list of shell patterns for images; ``key`` names it in errors."""
+    """Return a validated list of shell patterns for images; ``key`` names it in errors."""
     if raw is None:
         return ()
     if not isinstance(raw, list | tuple):
@@ -264,13 +268,13 @@ def patterns(raw: object, key: str) -> tuple[str, ...]:
 
 def trust(*places: object) -> Trust:
     """
-    Check the trusted keys: those of the first place that declares any. So pillar cannot weaken the minion's own file.
+    Validate the keys of the first place that declares any, so pillar cannot weaken the minion's file.
 
     Args:
-        places: Mappings as ``baseimg`` in pillar, the strongest first.
+        places: Mappings with the structure of pillar's ``baseimg``, the strongest first.
 
     Raises:
-        ArgumentInvalid: A value is wrong. A mistake never results in no keys.
+        ArgumentInvalid: A value is wrong. A mistake never results in an empty set of keys.
     """
     for place in places:
         fields = _fields(place, _PILLAR_KEYS, "baseimg", "a mapping")
@@ -306,7 +310,7 @@ def _trusted_key(identity: object, line: object) -> PublicKey:
 
 
 def registries(raw: object) -> dict[str, Registry]:
-    """Check the declared registries; returns them by host as in references (``registry.corp:5000``)."""
+    """Validate the declared registries. Return them by host, as in references (``registry.corp:5000``)."""
     key = "baseimg:registries"
     found: dict[str, Registry] = {}
     for host, one in _mapping(raw, key, "registries' hosts, each with mirrors or insecure").items():
@@ -323,7 +327,7 @@ def registries(raw: object) -> dict[str, Registry]:
 
 
 def pushed_to(destination: object) -> reference.Reference:
-    """Check the destination of a push: a registry, a name and a tag."""
+    """Validate the destination of a push: a registry, a name and a tag."""
     text(destination, "destination")
     expected = "HOST/NAME:TAG, as in registry.corp:5000/baseimg/base:12.1"
     try:
@@ -336,20 +340,31 @@ def pushed_to(destination: object) -> reference.Reference:
 
 
 def signing_key(path: object, key: str) -> str:
-    """Check the path of a private key."""
+    """Validate the path of a private key."""
     if not isinstance(path, str) or not path.startswith("/") or not path.isprintable():
         raise _wrong(key, path, "the absolute path of a private key")
     return path
 
 
 def check_delta(value: object, key: str) -> None:
-    """Check how a bundle carries a delta; None means without a delta."""
+    """Validate the delta encoding of a bundle; ``None`` means no delta."""
     if value is not None and value not in DELTAS:
         raise _wrong(key, value, f"one of: {', '.join(DELTAS)}")
 
 
 def check_base(version: object, chain_id: object, missing: object, key: str) -> None:
-    """Check the fields of one base."""
+    """
+    Validate the fields of one base.
+
+    Args:
+        version: The declared version.
+        chain_id: The declared chain ID; ``None`` without one.
+        missing: The declared reaction to a missing base.
+        key: The key of the base, for errors.
+
+    Raises:
+        ArgumentInvalid: A field is wrong.
+    """
     text(version, f"{key}:version")
     if chain_id is not None and not ids.is_digest(chain_id):
         raise _wrong(f"{key}:chain_id", chain_id, "sha256:<64 hex digits>, as baseimg.layer prints it")

@@ -1,4 +1,4 @@
-"""What pillar and arguments declare for a base: its protected images, and its bundles."""
+"""Declarations for a base in pillar and arguments: protected images, accepted verdicts and bundles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .pillar import Source
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Verdicts that an operator accepts for a base, and fixes that must arrive."""
+    """Verdicts that an operator accepts for a base, and fixes that must reach every image."""
 
     #: Patterns of images, image IDs or container names that may break.
     patterns: tuple[str, ...] = ()
@@ -29,20 +29,20 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """Patterns of images whose base must not be changed."""
+    """Patterns of protected images and accepted verdicts; a base must not change below a protected image."""
 
-    #: Patterns that count for every base.
+    #: Patterns that apply to every base.
     patterns: tuple[str, ...] = ()
     #: Patterns by a base's reference or chain ID.
     by_base: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    #: What is accepted for every base.
+    #: Patterns of images that may break, for every base.
     accept: tuple[str, ...] = ()
-    #: What is accepted by a base's reference or chain ID.
+    #: Accepted verdicts by a base's reference or chain ID.
     acceptance_by_base: Mapping[str, Acceptance] = field(default_factory=dict)
 
     def acceptance(self, reference: str, chain_id: str) -> Acceptance:
-        """What counts for one base."""
+        """Return the accepted verdicts for one base."""
         declared = [self.acceptance_by_base[key] for key in (reference, chain_id) if key in self.acceptance_by_base]
         return Acceptance(
             (*self.accept, *(pattern for one in declared for pattern in one.patterns)),
@@ -52,7 +52,7 @@ class Protection:
         )
 
     def of(self, reference: str, chain_id: str) -> tuple[str, ...]:
-        """The patterns that count for one base."""
+        """Return the patterns that apply to one base."""
         return (*self.patterns, *self.by_base.get(reference, ()), *self.by_base.get(chain_id, ()))
 
 
@@ -62,7 +62,7 @@ class Declared:
 
     #: Bundles by version.
     bundles: Mapping[str, Source]
-    #: The wanted version; empty if there is one bundle, whose target is wanted.
+    #: The target version; empty for the target of the only bundle.
     version: str = ""
     #: The base's declared chain ID.
     chain_id: str | None = None
@@ -70,12 +70,12 @@ class Declared:
 
 def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> bool:
     """
-    Check an image against patterns.
+    True if a pattern matches an image.
 
     Args:
-        patterns: shell patterns.
-        image_id: the image's ID.
-        tags: the image's references as the engine shows them.
+        patterns: Shell patterns.
+        image_id: The image's ID.
+        tags: The image's references as the engine shows them.
 
     Returns:
         True if a pattern matches the ID or a reference, with or without its tag.
@@ -89,15 +89,15 @@ def protection(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: obje
     Combine arguments with the declared bases of pillar.
 
     Args:
-        raw: the argument ``protect``.
-        bases: the declared bases by reference.
-        accept: the argument ``accept``.
+        raw: The argument ``protect``.
+        bases: The declared bases by reference.
+        accept: The argument ``accept``.
 
     Returns:
         The protected images and the accepted verdicts.
 
     Raises:
-        ArgumentInvalid: an argument is no list of patterns.
+        ArgumentInvalid: An argument is not a list of patterns.
     """
     acceptance: dict[str, Acceptance] = {}
     by_base: dict[str, tuple[str, ...]] = {}
@@ -115,16 +115,16 @@ def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str,
     Resolve the argument ``bundle`` of an execution function.
 
     Args:
-        name: the base's reference or chain ID.
-        bundle: a path, a URL, or a version that pillar declares for the base; ``None`` for the version that pillar
-            wants.
-        bases: the declared bases by reference.
+        name: The base's reference or chain ID.
+        bundle: A path, a URL, or a version that pillar declares for the base; ``None`` for the declared version of the
+            base.
+        bases: The declared bases by reference.
 
     Returns:
-        The bundles; ``None`` if ``bundle`` is ``None`` and pillar declares no bundle for the wanted version.
+        The bundles; ``None`` if ``bundle`` is ``None`` and pillar declares no bundle for the declared version.
 
     Raises:
-        ArgumentInvalid: pillar declares no such version.
+        ArgumentInvalid: Pillar does not declare this version.
     """
     if isinstance(bundle, str) and (bundle.startswith("/") or "://" in bundle):
         return Declared({"": pillar.bundle_source(bundle, None, "bundle")})

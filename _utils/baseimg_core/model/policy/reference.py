@@ -1,8 +1,8 @@
 """
 References of bundles in registries: ``docker://HOST/NAME:TAG`` or ``docker://HOST/NAME@sha256:…``.
 
-The grammar of names and tags is that of the OCI distribution spec, "Pulling manifests". The digest is that of the OCI
-manifest. The host is always written out: Docker reads ``corp/base`` as a name on Docker Hub, which surprises people.
+The grammar of names and tags is from the OCI distribution spec, "Pulling manifests". The digest is the digest of the
+OCI manifest. The host is mandatory: Docker reads ``corp/base`` as a name on Docker Hub, which is surprising here.
 """
 
 from __future__ import annotations
@@ -24,20 +24,28 @@ _LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)
 
 
 class Malformed(ValueError):
-    """The text is not a reference. The message says why and never repeats the text, which may hold a password."""
+    """
+    The text is not a reference.
+
+    The message gives the reason without the text, which may hold a password.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A bundle in a registry, by tag or digest; the digest counts if both are given."""
+    """A bundle in a registry, by tag or digest. If both are given, the digest counts."""
 
+    #: Host of the registry, with a port unless it is the default port.
     host: str
+    #: Repository name.
     name: str
+    #: Tag; empty without one.
     tag: str = ""
+    #: Digest of the OCI manifest; empty without one.
     digest: str = ""
 
     def at(self, digest: str) -> str:
-        """The source of the manifest with this digest."""
+        """Return the source of the manifest with this digest."""
         return f"{SCHEME}{self.host}/{self.name}@{digest}"
 
     def __str__(self) -> str:
@@ -50,7 +58,7 @@ def is_registry(source: str) -> bool:
 
 
 def is_host(text: object) -> bool:
-    """True for a registry's host as in references, with a port unless it is the default one."""
+    """True for a registry's host as in references, with a port unless it is the default port."""
     return isinstance(text, str) and re.fullmatch(_HOST, text) is not None
 
 
@@ -60,7 +68,7 @@ def is_mirror(text: object) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """True if the address of a registry is on this machine, so that no network lies between."""
+    """True if a registry's address is on this machine."""
     return _LOOPBACK.fullmatch(host) is not None
 
 
@@ -83,23 +91,23 @@ def parse(source: str) -> Reference:
 
 
 def shown(value: object) -> str:
-    """A value as it may be shown in an error: without the password of a URL."""
+    """Return a value without the password of a URL, for errors."""
     return re.sub(r".*@(?!sha256:)", "…@", str(value))
 
 
 def signature(source: str) -> str:
-    """The place of the signature of the bundle at ``source``."""
+    """Return the source of the signature of the bundle at ``source``."""
     return source + _SIGNATURE
 
 
 def split_signature(source: str) -> tuple[Reference, bool]:
-    """The reference, and True if it means the signature."""
+    """Return the reference, and True if it refers to the signature."""
     place = source.removesuffix(_SIGNATURE)
     return parse(place), place != source
 
 
 def signature_tag(digest: str) -> str:
-    """The tag of the signature of the manifest with this digest, in the same repository."""
+    """Return the tag of the signature of the manifest with this digest, in the same repository."""
     if not ids.is_digest(digest):
         raise Malformed("no digest")
     return digest.replace(":", "-") + ".baseimg-sig"

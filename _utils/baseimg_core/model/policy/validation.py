@@ -1,4 +1,4 @@
-"""Checks of declared values. Each mistake names the key, its value, and what to write instead."""
+"""Validation of declared values. Each error names the key, its value, and the expected value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def text(value: object, key: str) -> None:
 
 
 def quoted(versions: Iterable[str]) -> str:
-    """Versions as they are to be typed, in YAML and in a shell."""
+    """Return versions as operators type them, in YAML and in a shell."""
     names = list(versions)
     yaml = " or ".join(f"'{name}'" for name in names)
     shell = " or ".join(f"\"'{name}'\"" for name in names)
@@ -29,12 +29,12 @@ def quoted(versions: Iterable[str]) -> str:
 
 def untyped_version(key: str, value: object, known: Iterable[str]) -> ArgumentInvalid:
     """
-    The error for a version that is not a text; it lists the versions that could be meant.
+    Return the error for a version that is not a text. It lists the versions that may be meant.
 
     Args:
         key: The argument or pillar key.
-        value: The value, often a number that YAML made of the version.
-        known: Versions that the base knows.
+        value: The value, often a number that YAML parsed from the version.
+        known: The known versions of the base.
     """
     names = sorted(set(known))
     meant = [name for name in names if _is_number(name, value)] or names or [str(value)]
@@ -50,7 +50,18 @@ def _is_number(version: str, value: object) -> bool:
 
 
 def fields(raw: object, known: frozenset[str], key: str, expected: str) -> Mapping[str, Any]:
-    """Return a mapping whose keys are all in ``known``; an unknown key that resembles a known one is named."""
+    """
+    Return a mapping whose keys are all known. The error for an unknown key suggests a similar one.
+
+    Args:
+        raw: The declared value.
+        known: The known keys.
+        key: The key of the mapping, for the error.
+        expected: A description of a correct value, for the error.
+
+    Raises:
+        ArgumentInvalid: The value is not a mapping, or a key is unknown.
+    """
     values = mapping(raw, key, expected)
     for name in values:
         if name not in known:
@@ -61,7 +72,17 @@ def fields(raw: object, known: frozenset[str], key: str, expected: str) -> Mappi
 
 
 def mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
-    """Return a mapping; None counts as an empty one."""
+    """
+    Return a mapping; ``None`` counts as an empty one.
+
+    Args:
+        raw: The declared value.
+        key: The key of the mapping, for the error.
+        expected: A description of a correct value, for the error.
+
+    Raises:
+        ArgumentInvalid: The value is not a mapping.
+    """
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
@@ -70,10 +91,17 @@ def mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
 
 
 def wrong(key: str, found: object, expected: str) -> ArgumentInvalid:
-    """The error for a wrong value. A pasted private key is never repeated."""
+    """
+    Return the error for a wrong value. It never repeats a pasted private key.
+
+    Args:
+        key: The key of the value.
+        found: The wrong value.
+        expected: A description of a correct value.
+    """
     kind = "nothing" if found is None else f"{str(found)[:80]!r} ({type(found).__name__})"
     if isinstance(found, Mapping):
         kind = f"a mapping with {', '.join(map(str, found))}" if found else "an empty mapping"
-    if "PRIVATE KEY" in str(found):  # pasted where a public key or a path belongs
+    if "PRIVATE KEY" in str(found):  # pasted in place of a public key or a path
         kind = "a private key, which must not be there"
     return ArgumentInvalid(f"{key} is {kind}, expected {expected}")

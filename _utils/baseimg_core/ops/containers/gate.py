@@ -1,4 +1,4 @@
-"""The gate of a started container: its probe decides, else its health check, else time."""
+"""The health gate of a started container: its probe decides, else its health check, else a time span."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ...engine.base import Container, Engine
 from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, EngineUnreachable
 from ...model.containers.policy import Policy, Probe
 
-_TRY = 10  # seconds for one try of a probe; the first may come before the application listens
+_TRY = 10  # seconds for one try of a probe; the first tries may precede the application's start
 _LOG_LINES = 20  # log lines of a failed container
 
 
 class Failed(Exception):
-    """A container did not pass its gate. The message completes a sentence that begins with the container's name."""
+    """A container failed its gate. The message continues a sentence that starts with the container's name."""
 
 
 class Gate:
     """
-    The gate of one container that was just started.
+    The health gate of one container that was just started.
 
-    A container without probe and health check must not end, or be restarted by its policy. A container with one of them
-    may, as long as its policy starts it again and it works in time.
+    A container without probe and health check must neither exit nor be restarted by its policy. A container with one of
+    them may exit, as long as its policy restarts it and it passes within the timeout.
     """
 
     def __init__(self, engine: Engine, container: Container, policy: Policy) -> None:
@@ -35,7 +35,11 @@ class Gate:
         self._lacking = "was not checked"
 
     def passed(self) -> bool:
-        """Check the container once. Returns False for "not yet"; raises :class:`Failed`."""
+        """
+        Check the container once.
+
+        Return True if it passed, False if it needs more time; raise :class:`Failed`.
+        """
         try:
             works = self._check_once()
         except EngineUnreachable as exc:  # the engine may be restarting
@@ -48,7 +52,7 @@ class Gate:
     def _check_once(self) -> bool:
         try:
             now = self._engine.container(self.container.id)
-        except ContainerUnknown:  # removed meanwhile: nothing is left to check
+        except ContainerUnknown:  # removed meanwhile: nothing to check
             return True
         if now.state in ("created", "exited", "dead"):
             raise Failed(f"has ended with exit code {now.exit_code}")
@@ -84,7 +88,7 @@ class Gate:
 
 
 def _probe_url(url: str, seconds: float) -> str:
-    """Request ``url`` without a proxy. Returns an empty string for a 2xx response, else the failure."""
+    """Request ``url`` without a proxy. Return an empty string for a 2xx response, else the failure."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=seconds) as answer:
@@ -97,7 +101,7 @@ def _probe_url(url: str, seconds: float) -> str:
 
 
 def last_lines(engine: Engine, container: Container) -> list[str]:
-    """The last lines of a container's log; nothing if the log cannot be read."""
+    """Return the last lines of a container's log; empty if the log is unreadable."""
     try:
         return engine.logs(container.id, _LOG_LINES)
     except BaseimgError:

@@ -1,8 +1,8 @@
 """
-Restart the containers of a base that do not run on its live content; swap the content back if they fail.
+Restart the containers that do not run on a base's live content; swap back if a gate fails.
 
-All of this happens under the lock of the base. A container is in the journal (:mod:`disk.containers.journal`) before it
-is stopped, so the next operation on the base starts it in any case.
+Every step runs under the lock of the base. A container enters the journal (:mod:`disk.containers.journal`) before it is
+stopped, so the next operation on the base starts it after a crash.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ _MOUNT = "a mount that no container owns: unmount it"
 
 @dataclass(slots=True)
 class Outcome:
-    """What a restart did to containers, by name."""
+    """The outcome of a restart, by container name."""
 
     #: The mode of the policy.
     mode: str
-    #: Restarted, in this order.
+    #: Restarted containers, in order.
     restarted: list[str] = field(default_factory=list)
-    #: Started because an earlier run had left them stopped.
+    #: Containers that an earlier run left stopped and this run started.
     started: list[str] = field(default_factory=list)
-    #: Left alone, each with the reason.
+    #: Containers that were left alone, each with the reason.
     left: dict[str, str] = field(default_factory=dict)
-    #: Failed their gate: ``reason`` and the last lines of the ``log``.
+    #: Containers that failed their gate, with ``reason`` and the last lines of the ``log``.
     failed: Failures = field(default_factory=dict)
     #: True if the base was swapped back.
     rolled_back: bool = False
-    #: Fail on the old content too.
+    #: Containers that fail on the old content too.
     still_failing: Failures = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The outcome as operations return it."""
+        """Return the outcome in the form of operation results."""
         return asdict(self)
 
 
@@ -59,7 +59,7 @@ class Outcome:
 class Swapped:
     """A swap that an operation made."""
 
-    #: The generation that it swapped out.
+    #: The generation that was swapped out.
     before: int
     #: The record's previous generation before the swap.
     previous: int | None
@@ -69,17 +69,18 @@ class Swapped:
 class RestartPlan:
     """The planned restarts of a base."""
 
+    #: The batches to restart, and the containers to leave alone.
     plan: Restarts[Container]
-    #: Names of all containers of the node, by ID.
+    #: Names of all containers on the node, by ID.
     names: dict[str, str]
-    #: Generation of each running container of the base by ID, ``None`` if unknown.
+    #: Generation of each running container of the base by ID; ``None`` if unknown.
     generations: dict[str, int | None]
-    #: Why mounts that are no container's are left alone.
+    #: Why mounts outside of containers are left alone.
     mounts: dict[str, str] = field(default_factory=dict)
 
     @property
     def left(self) -> dict[str, str]:
-        """Why containers and mounts are left alone, by name."""
+        """The reasons why containers and mounts are left alone, by name."""
         return {**{self.names[key]: reason for key, reason in self.plan.left.items()}, **self.mounts}
 
     @property
@@ -102,9 +103,9 @@ def plan_restarts(
     Args:
         engine: The engine.
         base: The base.
-        record: Its record, if it has one.
+        record: Its record; ``None`` if it has none.
         policy: The declared policy.
-        current: The generation that is, or will be, live; ``None`` for one that does not exist yet.
+        current: The generation that is, or will be, live; ``None`` if it does not exist yet.
     """
     if not policy.restarts:
         return RestartPlan(Restarts(), {}, {})
@@ -125,7 +126,7 @@ def plan_restarts(
 
 
 def _restarted_in_vain(base: Base, listed: list[Container], unknown: set[str], current: int | None) -> set[str]:
-    """The containers whose content is unknown although we started them for this generation."""
+    """Return containers with unknown content although this program started them for this generation."""
     known = starts.read(base.store.layout.starts)
     return {
         container.id
@@ -137,14 +138,26 @@ def _restarted_in_vain(base: Base, listed: list[Container], unknown: set[str], c
 
 
 def preview(engine: Engine, base: Base, record: Record | None, policy: Policy, current: int | None) -> dict[str, Any]:
-    """Return the plan of :func:`plan_restarts`, and the containers that an earlier run left stopped, as data."""
+    """
+    Preview the restarts of a base.
+
+    Args:
+        engine: The engine.
+        base: The base.
+        record: Its record; ``None`` if it has none.
+        policy: The declared policy.
+        current: The generation that is, or will be, live; ``None`` if it does not exist yet.
+
+    Returns:
+        The plan of :func:`plan_restarts`, and the containers that an earlier run left stopped.
+    """
     planned = plan_restarts(engine, base, record, policy, current)
     stopped = still_stopped(engine, base)
     return {"mode": policy.mode, "batches": planned.batches, "started": stopped, "left": planned.left}
 
 
 def recover(context: Context, base: Base) -> None:
-    """Start containers that an interrupted run left stopped. They stay in the journal."""
+    """Start the containers that an interrupted run left stopped. They stay in the journal."""
     noted = journal.read(base.store.layout.restarting)
     for key in noted.waiting:
         # finish() retries and reports failures, once the declared content is live
@@ -154,10 +167,10 @@ def recover(context: Context, base: Base) -> None:
 
 def resume(engine: Engine, noted: Journal, key: str, longest: float) -> Container:
     """
-    Have a container run that an interrupted run noted.
+    Start a container that an interrupted run left in the journal.
 
-    A container that has not started again since it was noted is stopped to its end first: the engine may still be
-    stopping it for the run that died, so it only looks as if it ran.
+    If the container has not started since it entered the journal, stop it completely first: the engine may still be
+    executing the interrupted run's stop request, so its running state is misleading.
 
     Args:
         engine: The engine.
@@ -166,7 +179,7 @@ def resume(engine: Engine, noted: Journal, key: str, longest: float) -> Containe
         longest: Seconds to wait if its own stop timeout is infinite.
 
     Returns:
-        The container as it was before.
+        The container as it was before the call.
 
     Raises:
         ContainerUnknown: It was removed.
@@ -188,18 +201,18 @@ def restart(
     Restart containers by a policy; swap the base back if a gate fails.
 
     Args:
-        context: The surroundings of the operation.
+        context: The context of the operation.
         base: The base.
         record: Its record.
         policy: The declared policy.
         swapped: The swap of this operation, if it made one.
-        done: Updated with every step, also if an error is raised.
+        done: The outcome; updated with every step, also before an error.
     """
     _Run(context, base, record, policy, done).all(swapped)
 
 
 class _Run:
-    """One restart of containers."""
+    """One run of container restarts."""
 
     def __init__(self, context: Context, base: Base, record: Record, policy: Policy, done: Outcome) -> None:
         self._engine, self._by, self._progress = context.engine, context.by, context.progress
@@ -228,13 +241,13 @@ class _Run:
             self._clear([key for key, name in self._noted.names.items() if name not in self._done.failed])
 
     def _start_noted(self) -> list[Container]:
-        """Start the containers that an earlier run left stopped; return all whose gate is open."""
+        """Start the containers that an earlier run left stopped. Return those whose gate is pending."""
         there: list[Container] = []
         for key in self._noted.waiting:
             name = self._noted.names[key]
             try:
                 container = self._restarter.retry_unreachable(self._engine.container, key)
-                if self._policy.excludes(container):  # given up by name
+                if self._policy.excludes(container):  # the policy excludes it by name
                     self._noted.forget([key])
                     continue
                 before = self._restarter.retry_unreachable(resume, self._engine, self._noted, key, self._policy.timeout)
@@ -252,7 +265,7 @@ class _Run:
         return container.started, container.pid
 
     def _set_way_back(self, swapped: Swapped | None, planned: RestartPlan) -> None:
-        """Choose the generation to return to: the last swapped-out one, else the one that the containers ran on."""
+        """Choose the generation for a swap back: the last swapped-out one, else the containers' old one."""
         if swapped:
             self._noted.way_back, self._noted.previous = swapped.before, swapped.previous
         elif self._noted.way_back is None:
@@ -261,7 +274,7 @@ class _Run:
             self._noted.previous = self._record.previous
 
     def _await_gates(self, waiting: list[Container], planned: RestartPlan) -> None:
-        """Wait for the gates of an earlier run's containers, except of those that this run restarts again."""
+        """Wait for the gates of an earlier run's containers, except those that this run restarts again."""
         again = {container.id for container in planned.plan.containers}
         batch = tuple((container,) for container in waiting if container.id not in again)
         if not self._done.failed or self._policy.continues_on_failure:
@@ -288,7 +301,7 @@ class _Run:
         self._done.failed |= failed
 
     def _note_starts(self, batch: Batch, refused: Collection[str]) -> None:
-        """Note which content these containers were started on. A full disk only costs the proof."""
+        """Record the content that these containers were started on. On a full disk only this proof is lost."""
         path = self._base.store.layout.starts
         known = starts.read(path)
         for container in (one for group in batch for one in group if one.id not in refused):
@@ -300,7 +313,7 @@ class _Run:
             known.save(path, [container.id for container in self._engine.containers(stopped=True)])
 
     def _still_running(self, planned: Batch) -> Batch:
-        """The batch without containers that were stopped, paused or removed since the plan was made."""
+        """Return the batch without containers that were stopped, paused or removed since planning."""
         groups: list[tuple[Container, ...]] = []
         for group in planned:
             running: list[Container] = []
@@ -318,7 +331,7 @@ class _Run:
         return tuple(group for group in groups if group)
 
     def _go_back(self) -> None:
-        """Swap the base back after a failed gate, if the policy says so and the old content is present."""
+        """Swap back after a failed gate if the policy says so and the old content is on disk."""
         number = self._noted.way_back
         if self._policy.on_failure == "halt" or number is None or not self._can_show(number):
             return
@@ -342,7 +355,11 @@ class _Run:
         return number in record.present and number != record.current and not record.generations[number].damaged
 
     def _there(self, noted: list[list[str]], shown: Collection[str]) -> Batch:
-        """The containers of a batch to restart on the old content: passed ones only if they run on other content."""
+        """
+        Return the containers of a batch to restart on the old content.
+
+        A container that passed its gate restarts only if it runs on other content.
+        """
         groups: list[tuple[Container, ...]] = []
         for keys in noted:
             group: list[Container] = []
@@ -374,10 +391,10 @@ def finish(
     result: dict[str, Any],
 ) -> dict[str, Any]:
     """
-    Run :func:`restart` as the last step of an operation, and update the operation's result.
+    Restart containers as the last step of an operation, and update the operation's result.
 
     Args:
-        context: The surroundings of the operation.
+        context: The context of the operation.
         base: The base.
         record: Its record.
         policy: The declared policy.
@@ -388,8 +405,8 @@ def finish(
         The final result.
 
     Raises:
-        GateFailed: A container failed its gate; the error has the final result.
-        RestartInterrupted: The restart stopped before its end; the error has the final result.
+        GateFailed: A container failed its gate. The error carries the final result.
+        RestartInterrupted: The restart was interrupted. The error carries the final result.
     """
     done, version = Outcome(policy.mode), record.generations[record.current].version
     try:
@@ -411,7 +428,7 @@ def finish(
 
 def check_proven(engine: Engine, base: Base, record: Record, policy: Policy, result: dict[str, Any]) -> None:
     """
-    Refuse to call an operation successful if a container that the policy restarts may run on old content.
+    Raise an error if a container that the policy restarts may still run on old content.
 
     Args:
         engine: The engine.
@@ -432,7 +449,7 @@ def check_proven(engine: Engine, base: Base, record: Record, policy: Policy, res
 
 
 def _final_result(result: dict[str, Any], record: Record, swapped: Swapped | None, done: Outcome) -> dict[str, Any]:
-    """The result after a restart: the live content, and the outcome for containers."""
+    """Return the result after a restart: the live content, and the outcome for containers."""
     shown = record.generations[record.current]
     changed = shown.number != swapped.before if swapped else done.rolled_back
     return {
@@ -446,13 +463,13 @@ def _final_result(result: dict[str, Any], record: Record, swapped: Swapped | Non
 
 def explain(name: str, version: str, policy: Policy, done: Outcome, shown: str) -> str:
     """
-    Describe failed gates to an operator.
+    Describe failed gates for operators.
 
     Args:
         name: The base.
         version: The version on which the gates failed.
         policy: The declared policy.
-        done: The outcome.
+        done: The outcome of the restart.
         shown: The version that is live now.
     """
     reasons = "; ".join(f"{container} {failure['reason']}" for container, failure in done.failed.items())
@@ -475,7 +492,7 @@ def explain(name: str, version: str, policy: Policy, done: Outcome, shown: str) 
 
 
 def still_stopped(engine: Engine, base: Base) -> list[str]:
-    """The names of containers that an earlier run stopped and that do not run now."""
+    """Return the names of containers that an earlier run stopped and that do not run now."""
     noted = journal.read(base.store.layout.restarting)
     ended = []
     for key in noted.waiting:
@@ -486,6 +503,6 @@ def still_stopped(engine: Engine, base: Base) -> list[str]:
 
 
 def unverified(base: Base) -> list[str]:
-    """The names of containers that a restart stopped and that have not passed their gate since."""
+    """Return the names of containers that a restart stopped and that have not passed their gate since."""
     noted = journal.read(base.store.layout.restarting)
     return [noted.names[key] for key in noted.waiting]

@@ -14,7 +14,7 @@ from ...model.containers.policy import Policy
 from .gate import Failed, Gate, last_lines
 
 POINTS = ("restart.noted", "restart.stopped", "restart.started", "restart.gated", "back.swapped", "back.started")
-_POLL = 0.2  # seconds between two checks of containers
+_POLL = 0.2  # seconds between two checks
 Group = tuple[Container, ...]
 Batch = tuple[Group, ...]
 Failures = dict[str, dict[str, Any]]
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 
 def _ignore(_point: str) -> None:
-    """The trace hook outside of tests."""
+    """Do nothing. Tests replace this trace hook."""
 
 
 trace: Callable[[str], None] = _ignore
 
 
 def check(engine: Engine, policy: Policy) -> None:
-    """Refuse a restart policy for an engine whose containers baseimg does not restart."""
+    """Refuse the policy ``restart`` for an engine whose containers another manager owns."""
     if policy.restarts and not engine.restarts:
         raise ContainerRefused(
             f"baseimg does not restart containers of {engine.storage}",
@@ -39,18 +39,18 @@ def check(engine: Engine, policy: Policy) -> None:
 
 
 class ContainerRestarter:
-    """Stops and starts containers by a policy. ``waiting`` is called with what the restart waits for."""
+    """Stops and starts containers by a policy. ``waiting`` is called with a description of each wait."""
 
     def __init__(self, engine: Engine, policy: Policy, waiting: Callable[[str], None]) -> None:
         self._engine, self._policy, self._waiting = engine, policy, waiting
-        #: IDs of containers that kept their old mount when they were started.
+        #: IDs of containers that kept their old mount at their start.
         self.still_mounted: set[str] = set()
 
     def restart_batch(self, batch: Batch) -> dict[str, str]:
         """
-        Stop and start all groups of a batch concurrently; return the reasons of refusals by container ID.
+        Stop and start all groups of a batch concurrently. Return the reasons of refusals by container ID.
 
-        Uses stop and start, because the engine's restart keeps the old mount.
+        The engine's restart request would keep the old mount, so this uses stop and start.
         """
         with ThreadPoolExecutor(max(1, len(batch))) as pool:
             done = list(pool.map(self._restart_group, batch))
@@ -86,8 +86,8 @@ class ContainerRestarter:
 
         Args:
             batch: The containers.
-            refused: Reasons why some were not stopped or started, by ID.
-            patient: True to wait for the others after one has failed.
+            refused: The reasons of refused stops and starts, by container ID.
+            patient: True to wait for the remaining containers after a failure.
 
         Returns:
             The failures by container name.
@@ -105,7 +105,7 @@ class ContainerRestarter:
                     passed = gate.passed()
                 except Failed as exc:
                     failed[gate.container.name] = self._failure(gate.container, str(exc))
-                    passed = True  # do not wait for it
+                    passed = True  # its failure is final: stop waiting for it
                 if passed:
                     gates.remove(gate)
             if gates:
@@ -117,7 +117,11 @@ class ContainerRestarter:
         return {"reason": reason, "log": last_lines(self._engine, container)}
 
     def retry_unreachable(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Call ``work``; retry for ``timeout`` seconds while the engine does not answer (it may be restarting)."""
+        """
+        Call ``work``.
+
+        While the engine does not answer (it may be restarting), retry for ``timeout`` seconds.
+        """
         deadline = time.monotonic() + self._policy.timeout
         while True:
             try:

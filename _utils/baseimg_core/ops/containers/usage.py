@@ -1,9 +1,9 @@
 """
-Who uses a base: containers by their own layers, and every mount of the base's top layer on this node.
+The users of a base: containers by their own layers, and every mount of the base's top layer.
 
-What runs is never derived from image names or tags: a tag moves, an image is removed, and the container runs on. A
-mount names the layer and not the generation, so it keeps every generation in use that is not ruled out by the inodes
-seen through the mount, by the age of the mount, or by a start of ours after the swap.
+Image names and tags prove nothing about running containers: tags move, images are removed, and the container runs on.
+A mount names the layer and not the generation. It keeps a generation in use unless one of three facts rules that out:
+the inodes that the mount shows, the age of the mount, or a recorded start by this program after the swap.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _SHORT_NAME = re.compile(rb"[A-Z0-9]{26}")  # the name of a layer's link below l
 class Use:
     """One user of a base."""
 
-    #: What uses it: the name of a container, or the description of a mount.
+    #: The user: the name of a container, or the description of a mount.
     holder: str
     #: The container; ``None`` for other mounts.
     container: Container | None
-    #: The generations that it may have mounted.
+    #: The generations that the user may have mounted.
     possible: frozenset[int]
-    #: False if it has a layer that cannot be resolved, so it may have nothing to do with the base.
+    #: False if a layer of the user cannot be resolved, so it may not use the base.
     is_certain: bool = True
 
     @property
     def generation(self) -> int | None:
-        """The generation that it has mounted, ``None`` if that is not proven."""
+        """The mounted generation; ``None`` if it is not proven."""
         return next(iter(self.possible)) if len(self.possible) == 1 else None
 
     def content(self, current: int | None) -> str:
-        """``current``, ``outdated`` or ``unknown``, if generation ``current`` is the live one."""
+        """Return ``current``, ``outdated`` or ``unknown``; ``current`` is the live generation."""
         if current not in self.possible:
             return "outdated"
         return "current" if self.generation == current else "unknown"
@@ -58,23 +58,23 @@ class Use:
 class Usage:
     """The users of one base, each container once."""
 
-    #: Every container that the engine lists.
+    #: All containers that the engine lists.
     listed: list[Container]
-    #: IDs of the containers that are on the base or mount it, stopped ones included.
+    #: IDs of the containers that are built on the base or mount it, stopped containers included.
     on_base: set[str] = field(default_factory=set)
-    #: Who uses the base now.
+    #: The present users of the base.
     uses: list[Use] = field(default_factory=list)
 
     @property
     def generations(self) -> dict[str, int | None]:
-        """The generation of each running container on the base by ID, ``None`` if it is not proven."""
+        """The generation of each running container on the base by ID; ``None`` if it is not proven."""
         return {use.container.id: use.generation for use in self.uses if use.container}
 
     def names(self, current: int | None) -> dict[str, list[str]]:
         """
-        Users by content: ``current``, ``outdated`` and ``unknown``.
+        Return users by content: ``current``, ``outdated`` and ``unknown``.
 
-        Mounts that are no container's are listed if they are not current.
+        Mounts outside of containers are listed if they are not current.
         """
         names: dict[str, list[str]] = {"current": [], "outdated": [], "unknown": []}
         for use in self.uses:
@@ -84,25 +84,25 @@ class Usage:
         return names
 
     def containers(self, content: str, current: int | None) -> set[str]:
-        """The IDs of running containers with this ``content``."""
+        """Return the IDs of running containers with this ``content``."""
         return {use.container.id for use in self.uses if use.container and use.content(current) == content}
 
 
 def survey(engine: Engine, base: Base, record: Record | None, stopped: bool = False) -> Usage:
     """
-    Find the users of a base.
+    List the users of a base.
 
     Args:
         engine: The engine.
         base: The base.
-        record: Its record, if it has one.
-        stopped: True to list stopped containers too.
+        record: Its record; ``None`` if it has none.
+        stopped: True to include stopped containers.
     """
     usage = Usage(engine.containers(stopped))
     images = {image.id for image in engine.images() if image.height(base.chain_id)}
     usage.on_base = {container.id for container in usage.listed if _is_on(container, base, images)}
     present = record.present if record else [0]
-    if record is None or len(present) == 1:  # there is one content only
+    if record is None or len(present) == 1:  # only one content exists
         only = frozenset(present)
         running = [one for one in usage.listed if one.id in usage.on_base and one.pid]
         usage.uses = [Use(container.name, container, only) for container in running]
@@ -152,7 +152,7 @@ class _Survey:
                 self._usage.uses.append(Use(holder, None, possible, self._layer.is_named_by(mount)))
 
     def _add_container(self, container: Container, used: list[Mount], generations: Generations) -> set[str]:
-        """Add a container if it uses the base; return the devices of its overlays."""
+        """Add a container if it uses the base. Return the devices of its overlays."""
         root = self._table.root_of(container.pid)
         namespace = self._table.namespaces.get(container.pid)
         inside = [mount for mount in used if root and mount.namespace == namespace]
@@ -172,11 +172,11 @@ class _Survey:
         return {*mounted, *({root.device} if root else ())}
 
     def _worst(self, possible: list[frozenset[int]]) -> frozenset[int]:
-        """The mount of a container that matters: one that is not on the live content, if there is one."""
+        """Return the decisive mount of a container: one that does not show the live content, if any."""
         return min(possible, key=lambda numbers: (self._record.current in numbers, -len(numbers)))
 
     def _after_start(self, container: Container, possible: frozenset[int]) -> frozenset[int]:
-        """Rule out what a container cannot have because we started it after a swap."""
+        """Narrow the generations by the recorded start: this program started the container after a swap."""
         number = self._starts.generation(container.id, container.started, container.pid)
         return frozenset({number}) if number in possible and len(possible) > 1 else possible
 
@@ -199,7 +199,7 @@ class _Survey:
         return possible
 
     def _oldest_mount(self, device: str) -> int | None:
-        """The lowest unique ID of the mounts of a file system."""
+        """Return the lowest unique ID of a file system's mounts; ``None`` without unique IDs."""
         unique: list[int] = []
         for mount in self._table.mounts:
             if mount.device == device:
@@ -232,7 +232,7 @@ class _Layer:
         if mount.kind != "overlay":
             return mount.device == self._device and _is_below(mount.root, self._path)
         if mount.point == b"/" and mount.namespace == self._own_namespace:
-            return False  # this system's own root is older than every generation
+            return False  # the system's own root is older than every generation
         return any(self._names(path) is not False for path in _directories(mount))
 
     def is_named_by(self, mount: Mount) -> bool:
@@ -241,10 +241,10 @@ class _Layer:
 
     def above(self, mount: Mount) -> tuple[list[bytes] | None, bool]:
         """
-        The directories of an overlay above the layer.
+        Return the directories of an overlay above the layer.
 
         Returns:
-            The directories, and whether these are all of them; ``None`` if the overlay's own layer is not visible.
+            The directories (``None`` if the overlay's own layer is not visible), and True if the list is complete.
         """
         above: list[bytes] = []
         if upper := mount.options.get(b"upperdir"):
@@ -266,7 +266,7 @@ class _Layer:
         return above, complete and not missing
 
     def generations_of_bind(self, mount: Mount) -> frozenset[int]:
-        """The generations that a bind mount shows; a bind mount follows its directory's renames."""
+        """Return the generations that a bind mount shows. A bind mount follows renames of its directory."""
         path = self._directory + mount.root[len(self._path) :]
         for place, number in self._numbers.items():
             if path == place or path.startswith(place + b"/"):
@@ -274,7 +274,7 @@ class _Layer:
         return frozenset(self._numbers.values())
 
     def _names(self, path: bytes) -> bool | None:
-        """Whether a directory of an overlay is the layer's; ``None`` if it cannot be resolved."""
+        """Return True if an overlay's directory is the layer's, else False; ``None`` if it cannot be resolved."""
         if path not in self._verdicts:
             self._verdicts[path] = self._compare(path)
         return self._verdicts[path]
@@ -282,7 +282,7 @@ class _Layer:
     def _compare(self, path: bytes) -> bool | None:
         parent, name = os.path.split(path.rstrip(b"/"))
         if os.path.basename(parent) == b"l" and _SHORT_NAME.fullmatch(name):
-            return name == self._short  # the link may point elsewhere now
+            return name == self._short  # the link may have changed since the mount
         if path in self._named or _is_below(path, self._directory):
             return True
         real = os.path.realpath(self._resolve(path))
@@ -294,7 +294,7 @@ class _Layer:
         return os.path.join(os.fsencode(self._root), path)
 
     def _in_file_system(self, table: MountTable) -> tuple[str, bytes]:
-        """The layer's directory as bind mounts name it: the device, and the path below the file system's root."""
+        """Return the layer's device, and its path below the file system's root, as in bind mounts."""
         descriptor = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
@@ -309,7 +309,7 @@ class _Layer:
 
 
 def _directories(mount: Mount) -> Iterator[bytes]:
-    """The directories of an overlay: its lower ones, and its own."""
+    """Yield the directories of an overlay: its lower directories and its own."""
     yield from mount.lower
     if upper := mount.options.get(b"upperdir"):
         yield upper
@@ -320,7 +320,7 @@ def _is_below(path: bytes, directory: bytes) -> bool:
 
 
 def _short_name(layer: bytes) -> bytes:
-    """The short name of a layer in an overlay store; empty in other stores."""
+    """Return the short name of a layer in an overlay store; empty in other stores."""
     try:
         with open(os.path.join(layer, b"link"), "rb") as file:
             return file.read().strip()
