@@ -51,11 +51,11 @@ class BaseChange:
     ) -> None:
         """
         Args:
-            pristine: the content that images were built on.
-            start: the content that the bundles start from.
-            expected: the paths that they change.
-            files: what they hold at these paths.
-            config: the difference of the base's configuration.
+            pristine: The content that images were built on.
+            start: The content that the bundles start from.
+            expected: The paths that they change.
+            files: What they hold at these paths.
+            config: The difference of the base's configuration.
         """
         self.expected, self.config, self.pristine = expected, config, pristine
         self.old = OldBase(pristine)

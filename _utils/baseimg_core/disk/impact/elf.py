@@ -35,13 +35,13 @@ def read_elf(file: BinaryIO) -> Elf:
     Read what an ELF file declares to the dynamic loader.
 
     Args:
-        file: a seekable binary file.
+        file: A seekable binary file.
 
     Returns:
         Its dynamic section; that of a static program is empty.
 
     Raises:
-        ElfInvalid: the file is damaged or not an ELF file.
+        ElfInvalid: The file is damaged or not an ELF file.
     """
     try:
         return _Reader(file).elf()

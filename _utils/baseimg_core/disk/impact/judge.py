@@ -45,16 +45,16 @@ class Judge:
         Judge an image or a container.
 
         Args:
-            own: the directories of its own layers, top first.
-            raw: its raw configuration.
-            arguments: the command of a container, empty for an image.
-            volumes: what is mounted in a container, by destination.
+            own: The directories of its own layers, top first.
+            raw: Its raw configuration.
+            arguments: The command of a container, empty for an image.
+            volumes: What is mounted in a container, by destination.
 
         Returns:
             The reasons why it does not run or does not get the new base, worst first.
 
         Raises:
-            LayerUnsupported: a layer disappeared during the scan.
+            LayerUnsupported: A layer disappeared during the scan.
         """
         config = configs.parse(raw)
         image = _Image(self._change, own, config, self._base_config, [self._walk(layer) for layer in own])

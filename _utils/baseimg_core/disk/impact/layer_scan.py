@@ -41,13 +41,13 @@ class LayerScanner:
         Scan several layers.
 
         Args:
-            directories: the layers' directories.
+            directories: The layers' directories.
 
         Returns:
             Their entries at changed paths, in the same order.
 
         Raises:
-            LayerUnsupported: a layer disappeared, or carries marks that baseimg does not support.
+            LayerUnsupported: A layer disappeared, or carries marks that baseimg does not support.
         """
         return [self._layer(directory) for directory in directories]
 
@@ -67,14 +67,14 @@ def scan_layer(directory: str, expected: ExpectedPaths) -> Layer:
     Scan one layer.
 
     Args:
-        directory: the layer's directory.
-        expected: the paths that the new base changes.
+        directory: The layer's directory.
+        expected: The paths that the new base changes.
 
     Returns:
         The layer's entries at changed paths and at the directories above them.
 
     Raises:
-        LayerUnsupported: an entry carries marks that baseimg does not support.
+        LayerUnsupported: An entry carries marks that baseimg does not support.
     """
     entries: dict[bytes, LayerEntry] = {}
     tree = Tree(directory)
@@ -104,17 +104,17 @@ def expected_paths(
     Read what the new base shows at each path that a bundle changes.
 
     Args:
-        bundle: an open bundle.
-        progress: called with the bytes read and their total.
-        old: the stack of the bundle's source, for a bundle that carries a delta only.
-        files: receives what the rules need of each file's content.
+        bundle: An open bundle.
+        progress: Called with the bytes read and their total.
+        old: The stack of the bundle's source, for a bundle that carries a delta only.
+        files: Receives what the rules need of each file's content.
 
     Returns:
         One value for each changed path, in ascending order of path.
 
     Raises:
-        BundleInvalid: the layer is malformed.
-        DeltaMismatch: the bundle carries a delta only, and ``old`` is missing or differs from its source.
+        BundleInvalid: The layer is malformed.
+        DeltaMismatch: The bundle carries a delta only, and ``old`` is missing or differs from its source.
     """
     leaders: dict[bytes, Member] = {}
     closed: set[bytes] = set()

@@ -43,13 +43,13 @@ def own_files(directory: str) -> OwnFiles:
     Walk one layer.
 
     Args:
-        directory: the layer's directory.
+        directory: The layer's directory.
 
     Returns:
         Its files by what they may depend on.
 
     Raises:
-        LayerUnsupported: the layer disappeared during the walk.
+        LayerUnsupported: The layer disappeared during the walk.
     """
     files = OwnFiles()
     try:

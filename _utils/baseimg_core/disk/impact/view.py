@@ -58,9 +58,9 @@ def read_new_file(path: bytes, size: int, read: Callable[[int], bytes | memoryvi
     Read what the rules need of a file in a bundle.
 
     Args:
-        path: the file's path.
-        size: its size in bytes.
-        read: returns up to that many of the file's next bytes.
+        path: The file's path.
+        size: Its size in bytes.
+        read: Returns up to that many of the file's next bytes.
 
     Returns:
         The file's dynamic section or its text.
@@ -295,7 +295,7 @@ def parse_cache(data: bytes) -> dict[bytes, list[bytes]]:
     Read ``ld.so.cache`` (glibc, ``sysdeps/generic/dl-cache.h``, ``struct cache_file_new``).
 
     Args:
-        data: the file's content. A damaged file is one without entries, as for the loader.
+        data: The file's content. A damaged file is one without entries, as for the loader.
 
     Returns:
         Absolute paths by library name.

@@ -61,9 +61,9 @@ def listed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
     List the packages that a layer's own database has as installed.
 
     Args:
-        layer: the layer's directory.
-        manager: the package manager.
-        names: the packages to look for. Names with an architecture (``libc6:i386``) are never found: another instance
+        layer: The layer's directory.
+        manager: The package manager.
+        names: The packages to look for. Names with an architecture (``libc6:i386``) are never found: another instance
             may be installed.
 
     Returns:
@@ -86,9 +86,9 @@ def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozens
     List the files of packages.
 
     Args:
-        stack: the image's layers.
-        manager: the package manager; only dpkg's lists of files are read.
-        names: the packages' names.
+        stack: The image's layers.
+        manager: The package manager; only dpkg's lists of files are read.
+        names: The packages' names.
 
     Returns:
         Relative paths by package; packages without a list are left out.
