@@ -193,6 +193,7 @@ class _Fields:
         self._data, self._at = data, 0
 
     def take(self, count: int) -> bytes:
+        """Read exactly ``count`` bytes; raises :class:`Malformed`."""
         data = self._data[self._at : self._at + count]
         if len(data) != count:
             raise Malformed("it is truncated")
@@ -200,20 +201,25 @@ class _Fields:
         return data
 
     def number(self) -> int:
+        """Read a ``uint32``."""
         return int.from_bytes(self.take(4), "big")
 
     def string(self) -> bytes:
+        """Read a ``string``."""
         return self.take(self.number())
 
     def text(self) -> str:
+        """Read a ``string`` as text."""
         return self.string().decode("ascii", "replace")
 
     def mpint(self) -> int:
+        """Read a non-negative ``mpint`` in its shortest form; raises :class:`Malformed`."""
         raw = self.string()
         if raw[:1] >= b"\x80" or (raw[:1] == b"\0" and raw[1:2] < b"\x80"):
             raise Malformed("a number in it is negative, or not in its shortest form")
         return int.from_bytes(raw, "big")
 
     def end(self) -> None:
+        """Check that no bytes follow; raises :class:`Malformed`."""
         if self._at != len(self._data):
             raise Malformed("it has trailing bytes")

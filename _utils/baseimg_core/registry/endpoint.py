@@ -88,7 +88,7 @@ class Endpoint:
         ok: tuple[int, ...] = (200,),
     ) -> BaseHTTPResponse:
         """
-        Send a request and authenticate if the registry demands it. The caller reads and closes the response.
+        Send a request; authenticate if required. The caller reads and closes the response.
 
         Args:
             method: The HTTP method.
@@ -222,7 +222,7 @@ class Endpoint:
 
     @staticmethod
     def _reason(response: BaseHTTPResponse) -> str:
-        """Return the error codes in a response (OCI distribution spec, "Error Codes"); other text is untrusted."""
+        """Return the error codes of a response (OCI distribution spec); other text is untrusted."""
         try:
             codes = [error["code"] for error in json.loads(response.read(_MAX_ANSWER))["errors"]]
         except (ValueError, LookupError, TypeError, HTTPError, OSError):

@@ -157,6 +157,7 @@ class _ProgressStream:
         self._stream, self._size, self._progress, self._done = stream, size, progress, 0
 
     def read(self, count: int = -1) -> bytes:
+        """Read up to ``count`` bytes and report progress."""
         data = self._stream.read(count)
         self._done += len(data)
         if self._progress:

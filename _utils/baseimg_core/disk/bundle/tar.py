@@ -94,15 +94,19 @@ class _Position:
         self.end = 0
 
     def block(self) -> bytes:
+        """Read one block."""
         return self._exactly(BLOCK)
 
     def content(self, size: int) -> bytes:
+        """Read ``size`` bytes of content and their padding; returns the content."""
         return self._exactly(size + -size % BLOCK)[:size]
 
     def expect(self, size: int) -> None:
+        """Set the end of the current content, padding included."""
         self.end = self.stream.tell() + size + -size % BLOCK
 
     def skip_rest(self) -> None:
+        """Skip the unread part of the current content."""
         left = self.end - self.stream.tell()
         if left < 0:
             raise BundleInvalid("an entry's content was read beyond its end")

@@ -74,6 +74,8 @@ def unpack(path: str, root: str, source: Stack) -> Unpacked:
 
 
 class _Unpacking:
+    """The state of unpacking one archive."""
+
     def __init__(self, archive: str, root: str, source: Stack) -> None:
         self.result = Unpacked()
         self._archive, self._root, self._source = archive, root, source
@@ -85,9 +87,11 @@ class _Unpacking:
         self._has_prefix: bool | None = None
 
     def close(self) -> None:
+        """Close the directories."""
         self._tree.close()
 
     def add(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+        """Unpack one entry; raises :class:`LegacyInvalid`, :class:`LayerUnsupported`."""
         if info.name.startswith("/"):
             raise self._wrong(info, "has an absolute name")
         path = self._path(info, info.name)

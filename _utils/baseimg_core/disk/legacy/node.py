@@ -156,7 +156,7 @@ def _files(directory: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_same(path: str, live: str) -> bool:
-    """True if ``live`` has the content of ``path``, or is not a regular file, which ``cp`` cannot replace."""
+    """True if ``live`` has the content of ``path``, or is a non-file that ``cp`` cannot replace."""
     try:
         mode = os.lstat(live).st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -78,6 +78,8 @@ def rebuild(
 
 
 class _Reconstruction:
+    """The state of reconstructing one layer."""
+
     def __init__(
         self, root: str, sources: Sequence[tuple[str, str]], progress: StepProgress | None, total: int
     ) -> None:
@@ -92,10 +94,12 @@ class _Reconstruction:
         self._opaque: set[bytes] = set()
 
     def close(self) -> None:
+        """Close all directories."""
         for tree in (self._tree, *(tree for _name, tree in self._sources)):
             tree.close()
 
     def add(self, info: tarfile.TarInfo, checksum: bytes) -> None:
+        """Reconstruct one entry; raises :class:`LayerUnsupported`."""
         path = tar_entry.relative_path(info.name)
         directory, name = overlay.split(path)
         try:

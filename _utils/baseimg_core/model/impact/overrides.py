@@ -158,6 +158,7 @@ class _Stack:
         self.judged: set[bytes] = set()
 
     def run(self) -> Iterator[ShadowedPath]:
+        """Yield every shadowed path."""
         for path in sorted(set().union(*self.layers)):
             reach = self.merged.get(overlay.split(path)[0])
             if reach is not None:  # None if an ancestor is not a directory

@@ -1,5 +1,5 @@
 """
-Programs that an image starts: entry point, command, health check, and the programs that these start.
+Programs that an image starts through entry point, command and health check, also indirectly.
 
 Shell text is parsed by simple rules: the first word of each command, without expansion. Words that no rule covers are
 skipped. A false "missing" is worse than a missed program.
