@@ -57,7 +57,7 @@ class SourceFiles:
     """
     The files of the source, read from a stack of layer directories.
 
-    Reads follow no symlinks. All methods are thread-safe.
+    Reads are thread-safe and follow no symlinks.
     """
 
     def __init__(self, stack: Stack) -> None:
