@@ -1,9 +1,9 @@
 """
-Parses and writes OpenSSH's public keys and detached signatures. :mod:`disk.bundle.signature` verifies them.
+Formats of OpenSSH's public keys and detached signatures.
 
 OpenSSH, PROTOCOL.sshsig; RFC 4251, section 5 (``string``, ``mpint``); RFC 8709, 5656 and 8332 for the keys and
-signatures of each type. The parser is strict: it refuses everything that ``ssh-keygen`` does not write, so each
-signature has exactly one form.
+signatures of each type. The parser is strict. It refuses every encoding that ``ssh-keygen`` does not write, so each
+signature has exactly one form. :mod:`disk.bundle.signature` verifies signatures.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import re
 from dataclasses import dataclass
 
 NAMESPACE = "baseimg"
-MAX_SIZE = 1 << 16  # bytes; the largest real ones, of RSA keys, take a few thousand
-# key type → algorithms that its signatures may use; ssh-rsa as an algorithm would mean SHA-1
+MAX_SIZE = 1 << 16  # bytes; RSA signatures are the largest and take a few thousand bytes
+# key type → allowed signature algorithms; the algorithm ssh-rsa is excluded because it uses SHA-1
 ALGORITHMS = {
     "ssh-ed25519": ("ssh-ed25519",),
     "ecdsa-sha2-nistp256": ("ecdsa-sha2-nistp256",),
@@ -35,7 +35,7 @@ _TYPE = re.compile(r"(sk-)?(ssh|ecdsa)-[a-z0-9@.-]{1,60}")
 
 
 class Malformed(ValueError):
-    """A malformed key or signature. The message says why; it quotes only what cannot be a secret."""
+    """A malformed key or signature. The message says why and never quotes a possible secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class PublicKey:
 
     #: The type, such as ``ssh-ed25519``.
     kind: str
-    #: The bytes that a ``.pub`` file has in base64.
+    #: The key blob, which a ``.pub`` file holds as base64.
     blob: bytes
 
     @property
@@ -60,12 +60,13 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A parsed signature; not verified."""
+    """A parsed, unverified signature."""
 
-    #: The key that the signature claims.
+    #: The signer's public key, according to the signature.
     key: PublicKey
+    #: The signature algorithm, such as ``rsa-sha2-512``.
     algorithm: str
-    #: The bare signature in the format of its algorithm.
+    #: The raw signature, in the format of its algorithm.
     value: bytes
 
 
@@ -73,7 +74,7 @@ def public_key(line: str) -> PublicKey:
     """Parse a line of a ``.pub`` file: type, base64, comment. Raises :class:`Malformed`."""
     kind, _, rest = line.strip().partition(" ")
     if kind not in ALGORITHMS:
-        # other text could be a secret that was pasted by mistake
+        # never quote other text: it may be a secret, pasted by mistake
         reason = f"its type is {kind}" if _TYPE.fullmatch(kind) else "it does not begin with the type of a key"
         raise Malformed(f"{reason}; supported: {', '.join(ALGORITHMS)}")
     key = _key(_decoded(rest.partition(" ")[0].encode("ascii", "replace")))
@@ -134,7 +135,7 @@ def is_encrypted(private: bytes) -> bool:
 
 
 def ecdsa_numbers(value: bytes) -> tuple[int, int]:
-    """Parse the two numbers of an ECDSA signature (RFC 5656, section 3.1.2)."""
+    """Parse the numbers r and s of an ECDSA signature (RFC 5656, section 3.1.2)."""
     fields = _Fields(value)
     numbers = fields.mpint(), fields.mpint()
     fields.end()
@@ -142,18 +143,18 @@ def ecdsa_numbers(value: bytes) -> tuple[int, int]:
 
 
 def ecdsa_value(r: int, s: int) -> bytes:
-    """Encode the two numbers of an ECDSA signature."""
-    # one more bit, because the first bit is the sign
+    """Encode the numbers r and s of an ECDSA signature (RFC 5656, section 3.1.2)."""
+    # one extra bit, because mpint is signed
     return b"".join(_string(number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in (r, s))
 
 
 def _context() -> bytes:
-    """Return namespace, reserved field and hash algorithm, which the signature and the signed bytes share."""
+    """Return namespace, reserved field and hash algorithm, common to signature and signed bytes."""
     return _string(NAMESPACE.encode()) + _string(b"") + _string(_HASH)
 
 
 def _key(blob: bytes) -> PublicKey:
-    """Parse a key. Only its form is validated, not its numbers."""
+    """Parse a key blob. Validates the encoding, not the numbers."""
     fields = _Fields(blob)
     kind = fields.text()
     if kind not in ALGORITHMS:
@@ -186,12 +187,13 @@ def _string(data: bytes) -> bytes:
 
 
 class _Fields:
-    """Reads the fields of a blob in order (RFC 4251, section 5), and checks each length."""
+    """A strict reader of the fields of a blob (RFC 4251, section 5)."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
 
     def take(self, count: int) -> bytes:
+        """Read exactly ``count`` bytes; raises :class:`Malformed`."""
         data = self._data[self._at : self._at + count]
         if len(data) != count:
             raise Malformed("it is truncated")
@@ -199,20 +201,25 @@ class _Fields:
         return data
 
     def number(self) -> int:
+        """Read a ``uint32``."""
         return int.from_bytes(self.take(4), "big")
 
     def string(self) -> bytes:
+        """Read a ``string``."""
         return self.take(self.number())
 
     def text(self) -> str:
+        """Read a ``string`` as text."""
         return self.string().decode("ascii", "replace")
 
     def mpint(self) -> int:
+        """Read a non-negative ``mpint`` in its shortest form; raises :class:`Malformed`."""
         raw = self.string()
         if raw[:1] >= b"\x80" or (raw[:1] == b"\0" and raw[1:2] < b"\x80"):
             raise Malformed("a number in it is negative, or not in its shortest form")
         return int.from_bytes(raw, "big")
 
     def end(self) -> None:
+        """Check that no bytes follow; raises :class:`Malformed`."""
         if self._at != len(self._data):
             raise Malformed("it has trailing bytes")

@@ -1,8 +1,9 @@
 """
-The signature of a bundle in a registry: an OCI artifact with the file ``BUNDLE.sig`` as its blob.
+The signature of a bundle in a registry: an OCI artifact with ``BUNDLE.sig`` as its blob.
 
-OCI image spec 1.1, manifest.md, "Guidelines for Artifact Usage". Its ``subject`` is the bundle's manifest, so
-registries can list it as a referrer. It also has a tag, because not every registry lists referrers.
+OCI image spec 1.1, manifest.md, "Guidelines for Artifact Usage". The artifact's ``subject`` is the bundle's OCI
+manifest, so registries can list the artifact as a referrer. It also has a tag, because not every registry lists
+referrers.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from ..model.stack import ids
 _ARTIFACT_TYPE = "application/vnd.baseimg.signature.v1"
 _SIGNATURE_TYPE = "application/vnd.baseimg.signature.v1.sshsig"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-EMPTY = b"{}"  # the config of an artifact without config
+EMPTY = b"{}"  # the empty config (OCI image spec, manifest.md)
 
 
 def signature_image(signature: bytes, image: bytes) -> bytes:
-    """Return the OCI manifest of a signature; ``image`` is the OCI manifest of the bundle."""
+    """Return the OCI manifest of a signature; ``image`` is the bundle's OCI manifest."""
     return frame.dump(
         {
             "schemaVersion": 2,
@@ -34,7 +35,7 @@ def signature_image(signature: bytes, image: bytes) -> bytes:
 
 
 def signature_blob(image: bytes) -> Descriptor | None:
-    """Return the blob of the signature; ``None`` if ``image`` is not the manifest of a signature."""
+    """Return the signature's blob; ``None`` if ``image`` is not the OCI manifest of a signature."""
     try:
         (layer,) = json.loads(image)["layers"]
         blob = Descriptor(layer["digest"], layer["size"])

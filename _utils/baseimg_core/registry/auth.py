@@ -1,8 +1,8 @@
 """
-Authentication to a registry: credentials from the engine's ``config.json``, and bearer tokens obtained with them.
+Registry authentication: credentials from ``config.json``, and bearer tokens obtained with them.
 
-OCI distribution spec and Docker's token specification ("Token Authentication", "OAuth2"). Errors and logs contain a
-user's name at most. The cause of an error is dropped if it may contain a secret.
+OCI distribution spec and Docker's token specification ("Token Authentication", "OAuth2"). Of the credentials, errors
+and logs contain only the user name. The cause of an error is dropped if it may contain a secret.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from ..model.policy import reference
 
 _PARAMETER = re.compile(r'\s*([A-Za-z0-9_-]+)\s*=\s*"?((?:[^"\\]|\\.)*)"?\s*')
 
-# asks the token server: method, URL, headers, body → the body of its response
+# sends a request to the token server: method, URL, headers, body → response body
 TokenRequest = Callable[[str, str, dict[str, str], bytes | None], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The credentials of one host in ``config.json`` or in a credential helper; empty if there are none."""
+    """The credentials of one host in ``config.json`` or a credential helper; empty if there are none."""
 
+    #: The user name.
     user: str = ""
+    #: The password.
     password: str = field(default="", repr=False)
+    #: The OAuth2 refresh token; preferred over the password.
     identity_token: str = field(default="", repr=False)
 
     @property
     def basic(self) -> dict[str, str]:
-        """The header of basic authentication; empty without a password."""
+        """The header of basic authentication; empty if there is no password."""
         if not self.password:
             return {}
         encoded = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -43,14 +46,19 @@ class Credentials:
 
     @property
     def account(self) -> str:
-        """The account for error messages."""
+        """The account, for error messages."""
         if self.identity_token:
             return "with the identity token of config.json"
         return f"as {self.user!r}" if self.password else "without credentials, config.json has none for it"
 
 
 def credentials(host: str) -> Credentials:
-    """Return the credentials of a host (``auths``, ``credHelpers``, ``credsStore``); raises :class:`RegistryDenied`."""
+    """
+    Return the credentials of a host (``auths``, ``credHelpers``, ``credsStore``).
+
+    Raises:
+        RegistryDenied: ``config.json`` is malformed, or the credential helper failed.
+    """
     try:
         known = sdk.docker().auth.load_config()
         fields = known.resolve_authconfig(host) or {}
@@ -71,10 +79,10 @@ def authorization(challenge: str, login: Credentials, plain: bool, host: str, re
         login: The credentials for ``host``.
         plain: True to allow a token server without TLS.
         host: The registry, for messages.
-        request: Asks the token server.
+        request: Sends a request to the token server.
 
     Raises:
-        RegistryDenied: The challenge cannot, or must not, be answered.
+        RegistryDenied: There are no credentials, the scheme is unknown, or the answer would expose a secret.
     """
     kind, _, rest = challenge.partition(" ")
     if kind.lower() == "basic":

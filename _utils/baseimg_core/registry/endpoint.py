@@ -1,7 +1,7 @@
 """
-One registry or one mirror: authenticated connections, and errors of the network as typed errors.
+HTTP client for one registry or mirror: authentication, and network errors as typed errors.
 
-It is written on ``urllib3``, which the Docker SDK requires, because no client library resumes downloads
+It uses ``urllib3``, which the Docker SDK requires, because no registry client library resumes downloads
 (docs/design/adr/0010-registry-client.md).
 """
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse  # urllib3 1.26 has HTTPResponse only
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
-_MAX_WAIT = 60  # seconds; the longest Retry-After that is honoured
+_MAX_WAIT = 60  # seconds; longer Retry-After values are cut
 _MAX_ANSWER = 1 << 20
-_MIN_RATE = 4096  # bytes per second; a slower server only occupies this node
-_RATE_SECONDS = 30  # the rate is measured over this time
+_MIN_RATE = 4096  # bytes per second; slower transfers are aborted
+_RATE_SECONDS = 30  # interval over which the rate is measured
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
-# the names of several OpenSSL versions for an answer without TLS
+# error names of several OpenSSL versions for a server that does not speak TLS
 _NO_TLS = {"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 _HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
-# Repository repeats failed requests; only redirects are followed here
+# only redirects: Repository retries failed requests
 _RETRY = urllib3.Retry(total=5, connect=0, read=0, status=0, other=0, redirect=5, raise_on_status=False)
 
 
@@ -47,7 +47,7 @@ class NotFound(Exception):
 
 
 class Transient(Exception):
-    """A failure that a retry may mend; ``wait`` is the registry's ``Retry-After`` in seconds."""
+    """A temporary failure; ``wait`` is the registry's ``Retry-After`` in seconds."""
 
     def __init__(self, message: str, wait: float = 0) -> None:
         super().__init__(message)
@@ -56,13 +56,18 @@ class Transient(Exception):
 
 class Endpoint:
     """
-    A registry at ``host``.
+    Connections to a registry or mirror.
 
-    It uses TLS. The certificate of an ``insecure`` registry is not verified. Only an insecure registry, or one on
-    loopback, may do without TLS. ``url`` is the declared URL of a mirror, with its scheme.
+    Connections use TLS. Plain HTTP is allowed for insecure registries, for loopback, and for ``http://`` mirrors.
     """
 
     def __init__(self, host: str, insecure: bool = False, url: str = "") -> None:
+        """
+        Args:
+            host: The host, with its port.
+            insecure: True to skip certificate verification and allow plain HTTP.
+            url: The declared URL of a mirror, with its scheme; empty for the registry itself.
+        """
         self.host = host
         self._plain = insecure or reference.is_loopback(host) or url.startswith("http://")
         self._url = url.rstrip("/")
@@ -83,17 +88,20 @@ class Endpoint:
         ok: tuple[int, ...] = (200,),
     ) -> BaseHTTPResponse:
         """
-        Send a request. The caller reads and closes the response.
+        Send a request; authenticate if required. The caller reads and closes the response.
 
         Args:
             method: The HTTP method.
-            path: A path, or a URL from the registry.
-            headers: More headers.
-            body: Bytes, or a stream.
-            ok: The statuses of success.
+            path: A path, or a URL that the registry returned.
+            headers: Additional headers.
+            body: Bytes or a stream.
+            ok: The status codes that mean success.
+
+        Returns:
+            The response, its body unread.
 
         Raises:
-            NotFound: The registry does not have it.
+            NotFound: The registry does not have the object.
             Transient: A retry may succeed.
             RegistryDenied: The registry rejected the credentials or the request.
             BundleUnavailable: Any other failure.
@@ -119,7 +127,7 @@ class Endpoint:
         return response
 
     def url(self, path: str) -> str:
-        """Return the URL of a path."""
+        """Return the absolute URL of a path."""
         return self._base() + path
 
     def read(self, response: BaseHTTPResponse, limit: int) -> bytes:
@@ -132,7 +140,7 @@ class Endpoint:
         return bytes(data)
 
     def stream(self, response: BaseHTTPResponse, chunk: int) -> Iterator[bytes]:
-        """Yield a body in pieces of at most ``chunk`` bytes; raises :class:`BundleUnavailable` if it is too slow."""
+        """Yield a body in chunks of at most ``chunk`` bytes; a slow server raises :class:`BundleUnavailable`."""
         start, received = time.monotonic(), 0
         with contextlib.closing(response):
             while piece := self._receive(response, chunk):
@@ -149,7 +157,7 @@ class Endpoint:
                 start, received = time.monotonic(), 0
 
     def _receive(self, response: BaseHTTPResponse, count: int) -> bytes:
-        """Return what has arrived, without waiting for ``count`` bytes: so a slow server is noticed."""
+        """Return available bytes, at most ``count``. Waiting for all of them would hide a slow server."""
         with self._translated_errors():
             if hasattr(response, "read1"):
                 return response.read1(count, decode_content=False)
@@ -157,13 +165,13 @@ class Endpoint:
 
     def close(self) -> None:
         """Close all connections."""
-        for key in self._pool.pools.keys():  # noqa: SIM118, no dict
+        for key in self._pool.pools.keys():  # noqa: SIM118, not a dict
             if pool := self._pool.pools.get(key):
                 pool.close()
         self._pool.clear()
 
     def _base(self) -> str:
-        """Return the registry's URL. If both schemes are allowed, TLS is tried first."""
+        """Return the registry's base URL. If plain HTTP is allowed, TLS is tried first."""
         if not self._url:
             name = _HOSTS.get(self.host, self.host)
             plain = self._plain and not self._speaks_tls(f"https://{name}/v2/")
@@ -175,7 +183,7 @@ class Endpoint:
             try:
                 self._pool.request("GET", url, preload_content=False).close()
             except MaxRetryError as exc:
-                # a failed or requested certificate does not justify plain HTTP
+                # certificate errors must not cause a fallback to plain HTTP
                 if _no_tls(_root(exc, OSError)):
                     return False
                 raise
@@ -183,7 +191,7 @@ class Endpoint:
 
     def _send(self, method: str, url: str, headers: dict[str, str], body: Any) -> BaseHTTPResponse:
         given = {"Accept-Encoding": "identity", "User-Agent": "baseimg", **headers}
-        if url.startswith(self._base() + "/"):  # redirect targets must not get the credentials
+        if url.startswith(self._base() + "/"):  # never send credentials to redirect targets
             given.update(self._authorization)
         with self._translated_errors(), _without_urls_in_logs():
             return self._pool.request(
@@ -191,7 +199,7 @@ class Endpoint:
             )
 
     def _request_token(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> bytes:
-        """Send a request to the token server; returns the body."""
+        """Send a request to the token server and return the response body."""
         with self._translated_errors(), _without_urls_in_logs():
             response = self._pool.request(
                 method, url, headers=headers, body=body, preload_content=False, redirect=False
@@ -214,7 +222,7 @@ class Endpoint:
 
     @staticmethod
     def _reason(response: BaseHTTPResponse) -> str:
-        """Return the codes of the distribution spec's error document; the rest of a body could hold anything."""
+        """Return the error codes of a response (OCI distribution spec); other text is untrusted."""
         try:
             codes = [error["code"] for error in json.loads(response.read(_MAX_ANSWER))["errors"]]
         except (ValueError, LookupError, TypeError, HTTPError, OSError):
@@ -223,7 +231,7 @@ class Endpoint:
 
     @contextlib.contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Turn network errors into typed errors without URLs: redirect URLs are signed, so they are secrets."""
+        """Raise network errors as typed errors without URLs, because signed redirect URLs are secrets."""
         try:
             yield
         except (HTTPError, http.client.HTTPException, OSError) as exc:
@@ -246,7 +254,7 @@ def _tls_context(host: str, insecure: bool) -> ssl.SSLContext:
     context = tls.tls_context(host, insecure)
     version = urllib3.__version__  # type: ignore[attr-defined]
     if version.startswith("1.") and is_ipaddress(urlsplit(f"//{host}").hostname or ""):
-        # urllib3 1.26 passes no address to ssl, and verifies it by itself if ssl does not
+        # urllib3 1.26 does not pass an IP address to ssl; it verifies the address itself if ssl does not
         context.check_hostname = False
     return context
 
@@ -277,7 +285,7 @@ def _last(exc: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def _without_urls_in_logs() -> Iterator[None]:
-    """Hide URLs with a query from the log: urllib3 logs every URL, and the query of a redirect is a secret."""
+    """Keep URLs with a query out of urllib3's logs, because the query of a redirect is a secret."""
     loggers = [logging.getLogger(f"urllib3.{name}") for name in ("connectionpool", "poolmanager", "util.retry")]
     for logger in loggers:
         logger.addFilter(_no_urls)

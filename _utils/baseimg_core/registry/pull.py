@@ -1,16 +1,16 @@
 """
-Pulls bundles from a registry. The pulled file is identical to the pushed one, byte for byte.
+Pull bundles from a registry. The pulled file is identical to the pushed file, byte for byte.
 
 ::
 
     <cachedir>/baseimg/registry/       0700
-        <hex>.tar                      a complete bundle, by the digest of its OCI manifest
-        <hex>.tar.part                 an incomplete bundle: the first part of its layer blob, at its place in the file
-        <hex>.tar.sig                  its signature, as fetched last
-        <hex>.tar.lock                 exists while a process fetches this bundle
+        <hex>.tar                      a complete bundle, named after the digest of its OCI manifest
+        <hex>.tar.part                 a partial download: the head and the first bytes of the layer blob
+        <hex>.tar.sig                  the signature, as last fetched
+        <hex>.tar.lock                 the lock of the process that fetches this bundle
 
-Interrupted downloads resume. A download that fails verification is deleted. Files that were not used for a week are
-deleted, and the oldest ones if all together exceed 1 GiB. All files may be deleted at any time.
+Interrupted downloads resume. Downloads that fail verification are deleted. Files unused for a week are deleted. If the
+cache exceeds 1 GiB, the oldest files are deleted. An operator may delete any file at any time.
 """
 
 from __future__ import annotations
@@ -46,15 +46,21 @@ _MIN_AGE = 3600  # seconds
 
 class BundleCache:
     """
-    Bundles from registries, below ``home``. ``declared`` has the settings of registries by host.
+    The local cache of bundles from registries.
 
-    A tag is resolved once, so a bundle and its signature belong together. ``reserve`` is the percentage of the file
-    system that a download leaves free.
+    Each tag is resolved once, so a bundle and its signature always match.
     """
 
     def __init__(
         self, home: str, declared: Mapping[str, Registry], progress: Progress | None = None, reserve: int = 0
     ) -> None:
+        """
+        Args:
+            home: The directory of the cache.
+            declared: The settings of registries by host.
+            progress: Called with the step "fetching", the bytes done and the total bytes.
+            reserve: The percentage of the file system that a download leaves free.
+        """
         self._home, self._declared, self._progress, self._reserve = home, declared, progress, reserve
         self._used: set[str] = set()
         self._repositories: dict[tuple[str, str], Repository] = {}
@@ -62,15 +68,16 @@ class BundleCache:
 
     def fetch(self, source: str) -> str:
         """
-        Return the local path of a bundle, or of its signature, at ``docker://…``.
+        Fetch a bundle or its signature from ``docker://…`` and return the local path.
 
         Raises:
             BundleUnavailable: The registry does not answer, or does not have the bundle.
             RegistryDenied: The registry rejected the credentials or the request.
-            DigestMismatch: The registry sent other bytes.
-            BundleInvalid: The registry has an image there, not a bundle.
+            DigestMismatch: The download failed verification.
+            BundleInvalid: The image is not a bundle.
             SignatureMissing: The bundle has no signature.
-            SignatureInvalid: Its signature is not one that baseimg.push made.
+            SignatureInvalid: The signature was not made by baseimg.push.
+            SpaceExhausted: The file system has too little space.
         """
         place, signature = reference.split_signature(source)
         with translate_os_errors(self._home):
@@ -91,7 +98,7 @@ class BundleCache:
         path = self._path(digest)
         with self._locked(path):
             if os.path.exists(path):
-                os.utime(path)  # the cache removes what was not used for long
+                os.utime(path)  # mark as used, for _prune
             else:
                 self._pull(place, self._manifest(place, digest), path)
         return path
@@ -105,21 +112,21 @@ class BundleCache:
         version = manifest_of(about).target.version
         self._check_space(path, layer)
         with PartialBundle(path + ".part", layer, self._progress) as part:
-            # wrong bytes may come from an earlier run or a mirror: fetch once more, from the registry itself
+            # wrong bytes may come from an earlier run or a mirror: retry once, from the registry itself
             if not self._layer(repository, layer, part, part.size > 0 or repository.has_mirrors):
                 repository.without_mirrors()
                 self._layer(repository, layer, part, False)
             part.complete(frame.tail(layer.size, about, [image], version), path)
 
     def _check_space(self, path: str, layer: Descriptor) -> None:
-        """Refuse a download that does not fit, before its first byte: the registry's manifest says the size."""
+        """Refuse a download that does not fit. The OCI manifest states the size."""
         part = path + ".part"
         present = os.path.getsize(part) if os.path.exists(part) else 0
         missing = max(layer.size - present, 0)
         space.check(self._home, missing, 1, self._reserve, lambda: "the cache of bundles is in this file system")
 
     def _prune(self) -> None:
-        """Remove files that were not used for long, and the oldest ones if the cache is too large."""
+        """Delete files unused for a week, and the oldest files if the cache is too large."""
         files = []
         with os.scandir(self._home) as entries:
             for entry in entries:
@@ -127,7 +134,7 @@ class BundleCache:
                     files.append((time.time() - entry.stat().st_mtime, entry.stat().st_size, entry.path))
         total = sum(size for _age, size, _path in files)
         for age, size, path in sorted(files, reverse=True):
-            # younger ones may be in use by another process, which has not opened them yet
+            # another process may be about to open a younger file
             if path in self._used or age < _MIN_AGE:
                 continue
             if age > _MAX_AGE or total > _MAX_BYTES:
@@ -166,7 +173,7 @@ class BundleCache:
         return path
 
     def _digest(self, place: Reference) -> str:
-        """Return the digest of the bundle's OCI manifest. Only a tag needs a request."""
+        """Return the digest of the bundle's OCI manifest. Only tags need a request."""
         return place.digest or frame.digest(self._manifest(place, place.tag))
 
     def _manifest(self, place: Reference, name: str) -> bytes:
@@ -190,7 +197,7 @@ class BundleCache:
 
     @contextmanager
     def _locked(self, path: str) -> Iterator[None]:
-        """Lock one file of the cache, so one process at a time fetches it; the others wait, and find it."""
+        """Lock one file of the cache: one process fetches the file, the others wait for it."""
         lock, deadline = path + ".lock", time.monotonic() + _LOCK_SECONDS
         while (descriptor := _try_lock(lock)) is None:
             if time.monotonic() > deadline:
@@ -211,7 +218,7 @@ def _try_lock(path: str) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # the holder before us removed the file, and somebody may have made another one
+        # the previous holder deletes the lock file, so this descriptor may belong to a deleted file
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
     except (BlockingIOError, FileNotFoundError):
@@ -222,9 +229,9 @@ def _try_lock(path: str) -> int | None:
 
 class PartialBundle:
     """
-    The file of a bundle during its download: the head, then the part of the layer blob that has arrived.
+    A bundle file during its download: the head, then the received bytes of the layer blob.
 
-    An interrupted transfer keeps the file for the next one. A full disk removes it.
+    If a transfer is interrupted, the file is kept and the next run resumes. An ``OSError`` (disk full) deletes it.
     """
 
     def __init__(self, path: str, layer: Descriptor, progress: Progress | None) -> None:
@@ -245,7 +252,7 @@ class PartialBundle:
 
     @property
     def size(self) -> int:
-        """Bytes of the blob that have arrived."""
+        """Bytes of the blob received so far."""
         return self._size
 
     def write(self, data: bytes) -> None:
@@ -257,20 +264,20 @@ class PartialBundle:
             self._progress("fetching", self._size, self._layer.size)
 
     def restart(self) -> None:
-        """Begin the blob again."""
+        """Discard the received bytes and start again."""
         self._file.seek(0)
         self._file.truncate()
         write_all(self._file.fileno(), frame.head(self._layer.digest, self._layer.size))
         self._sha, self._size = hashlib.sha256(), 0
 
     def check(self) -> None:
-        """Verify the complete blob; raises :class:`DigestMismatch`."""
+        """Verify the digest of the complete blob; raises :class:`DigestMismatch`."""
         digest = "sha256:" + self._sha.hexdigest()
         if digest != self._layer.digest:
             raise DigestMismatch(f"the registry's blob {self._layer.digest} has the digest {digest}")
 
     def complete(self, tail: bytes, path: str) -> None:
-        """Append the tail, sync, and rename the file to ``path``."""
+        """Append the tail, fsync, and rename the file to ``path``."""
         write_all(self._file.fileno(), tail)
         os.fsync(self._file.fileno())
         os.rename(self._path, path)
@@ -281,7 +288,7 @@ class PartialBundle:
         discard(self._path)
 
     def _resume(self) -> None:
-        """Continue after the bytes of an earlier transfer; the digest verifies them at the end."""
+        """Hash the bytes of an earlier transfer and continue after them; :meth:`check` verifies them."""
         size = os.fstat(self._file.fileno()).st_size - frame.HEAD
         if not 0 < size <= self._layer.size:
             self.restart()

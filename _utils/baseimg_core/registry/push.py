@@ -1,4 +1,4 @@
-"""Pushes a bundle, and its signature if there is one, to a registry as an ordinary image."""
+"""Push bundles and their signatures to a registry as ordinary images."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ def push(
         path: The bundle.
         place: The repository and the tag.
         declared: The settings of registries by host.
-        test: Send nothing.
-        progress: Called with the step "pushing" and bytes.
+        test: True for a dry run: nothing is sent.
+        progress: Called with the step "pushing", the bytes sent and the total bytes.
 
     Returns:
         ``changed``, ``bundle``, ``hash``, ``source``, ``tag``, ``size`` in bytes, ``signed``.
 
     Raises:
-        BundleInvalid: Nodes could not rebuild the file from the registry's blobs.
+        BundleInvalid: The file cannot be rebuilt from the registry's blobs byte for byte.
         BundleUnavailable: The registry does not answer, or refuses the blobs.
+        SignatureInvalid: ``path.sig`` cannot be read.
         RegistryDenied: The registry rejected the credentials or the request.
     """
     with contextlib.closing(Repository(place, declared)) as repository:
@@ -74,7 +75,7 @@ def _push(path: str, place: Reference, repository: Repository, test: bool, progr
 
 
 def _check(bundle: Bundle) -> None:
-    """Refuse a file that nodes cannot rebuild byte for byte: ``hash`` and signature would not match."""
+    """Refuse a bundle that nodes cannot rebuild byte for byte: hash and signature would not match."""
     if len(bundle.encodings) > 1:
         raise BundleInvalid(
             f"{bundle.path} has two encodings, which a registry would store as two images",
@@ -150,12 +151,13 @@ def _require_accepted(repository: Repository, what: str, job: Callable[[Endpoint
 
 
 class _ProgressStream:
-    """A stream that reports progress while it is read."""
+    """A stream that reports progress as it is read."""
 
     def __init__(self, stream: BinaryIO, size: int, progress: Progress | None) -> None:
         self._stream, self._size, self._progress, self._done = stream, size, progress, 0
 
     def read(self, count: int = -1) -> bytes:
+        """Read up to ``count`` bytes and report progress."""
         data = self._stream.read(count)
         self._done += len(data)
         if self._progress:

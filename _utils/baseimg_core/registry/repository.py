@@ -2,7 +2,7 @@
 One repository in a registry and its mirrors.
 
 Mirrors are tried first, once each, so a dead mirror does not delay every request. Requests to the registry are retried
-with growing pauses. Everything that is named by a digest is verified.
+with growing pauses. All content addressed by digest is verified.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ from ..model.policy.reference import Reference
 from ..model.stack import ids
 from .endpoint import Endpoint, NotFound, Transient, host_of
 
-_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds, between two tries
-_DOWNLOAD_SECONDS = 2 * 60 * 60  # the longest time for one blob, all retries included
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts
+_DOWNLOAD_SECONDS = 2 * 60 * 60  # limit for one blob, retries included
 
 T = TypeVar("T")
 
 
 class Sink(Protocol):
-    """Receives a blob in order; ``size`` is the number of bytes that it has."""
+    """The destination of a download, written in order."""
 
+    # bytes written so far
     @property
     def size(self) -> int: ...
 
+    # append the next bytes of the blob
     def write(self, data: bytes) -> None: ...
 
+    # discard all bytes
     def restart(self) -> None: ...
 
 
 class Repository:
     """
-    The repository that ``place`` names. ``declared`` has the settings of registries by host.
+    The repository that ``place`` names. ``declared`` maps hosts to the settings of their registries.
 
-    All methods raise :class:`BundleUnavailable`, :class:`RegistryDenied`, :class:`DigestMismatch`.
+    All methods that send requests raise :class:`BundleUnavailable`, :class:`RegistryDenied`, :class:`DigestMismatch`.
     """
 
     def __init__(self, place: Reference, declared: Mapping[str, Registry]) -> None:
@@ -57,7 +60,7 @@ class Repository:
 
     @property
     def has_mirrors(self) -> bool:
-        """True if there is a mirror left to try."""
+        """True if at least one mirror is still in use."""
         return bool(self._mirrors)
 
     def close(self) -> None:
@@ -70,7 +73,7 @@ class Repository:
         self._mirrors.clear()
 
     def manifest(self, name: str) -> bytes | None:
-        """Return the manifest of a tag or digest; ``None`` if the registry does not have it."""
+        """Return the OCI manifest of a tag or digest; ``None`` if the registry does not have it."""
 
         def job(endpoint: Endpoint) -> bytes:
             response = endpoint.request("GET", f"{self.path}/manifests/{name}", {"Accept": MANIFEST_TYPE})
@@ -82,7 +85,7 @@ class Repository:
             return None
 
     def fetch_bytes(self, blob: Descriptor, limit: int = MAX_JSON) -> bytes:
-        """Return a blob of at most ``limit`` bytes."""
+        """Fetch and verify a blob of at most ``limit`` bytes."""
         return self._require(
             blob.digest,
             lambda endpoint: verified(
@@ -92,7 +95,7 @@ class Repository:
         )
 
     def download(self, blob: Descriptor, sink: Sink) -> None:
-        """Download the rest of a blob. Interrupted transfers resume as long as each attempt brings some bytes."""
+        """Download the rest of a blob. Interrupted transfers resume as long as each attempt makes progress."""
         deadline = time.monotonic() + _DOWNLOAD_SECONDS
         while sink.size < blob.size:
             before = sink.size
@@ -104,16 +107,28 @@ class Repository:
 
     def with_retries(self, what: str, job: Callable[[Endpoint], T]) -> T:
         """
-        Run ``job`` with one endpoint after the other until it succeeds; ``what`` is for messages.
+        Run ``job`` against the mirrors, then the registry, until it succeeds.
 
-        The answer of the registry itself is final, :class:`NotFound` too.
+        A mirror with a network error is not used again. The registry's own answer is final, :class:`NotFound` included.
+
+        Args:
+            what: The object of the request, for messages.
+            job: Sends the request to one endpoint.
+
+        Returns:
+            The result of ``job``.
+
+        Raises:
+            NotFound: The registry does not have the object.
+            RegistryDenied: The registry rejected the credentials or the request.
+            BundleUnavailable: All attempts failed.
         """
         for pause in (*_PAUSES, None):
             for mirror in list(self._mirrors):
                 try:
                     return job(mirror)
                 except (NotFound, RegistryDenied):
-                    continue  # the mirror may have other blobs
+                    continue  # this mirror may still have other blobs
                 except (Transient, BaseimgError):
                     self._mirrors.remove(mirror)
             try:
@@ -124,7 +139,7 @@ class Repository:
                         f"cannot get {what} of {self._shown}: {exc}",
                         "check the connection from this node to the registry",
                     ) from None
-                # jitter: a whole fleet may be retrying
+                # jitter, because a whole fleet may retry at the same time
                 time.sleep(max(exc.wait, pause * random.uniform(0.5, 1.5)))
         raise AssertionError("unreachable")
 
@@ -141,7 +156,7 @@ class Repository:
         response = endpoint.request("GET", f"{self.path}/blobs/{blob.digest}", headers, ok=(200, 206))
         content_range = response.headers.get("Content-Range", "")
         if response.status == 200:
-            sink.restart()  # it does not support ranges
+            sink.restart()  # the server ignored the Range header
         elif not content_range.startswith(f"bytes {sink.size}-"):
             response.close()
             raise BundleUnavailable(f"{endpoint.host} returned another range than requested")
@@ -161,7 +176,7 @@ class Repository:
 
 
 def verified(data: bytes, name: str) -> bytes:
-    """Return ``data``; raises :class:`DigestMismatch` if ``name`` is a digest, and another one."""
+    """Return ``data``; raises :class:`DigestMismatch` if ``name`` is a digest that does not match."""
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     if ids.is_digest(name) and digest != name:
         raise DigestMismatch(f"the registry returned data with the digest {digest} for {name}")

@@ -1,4 +1,4 @@
-"""TLS trust for registries: the system's CAs, and those in the engines' ``certs.d``."""
+"""TLS trust for registries: system CAs plus ``certs.d``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ CERTS = ("/etc/docker/certs.d", "/etc/containers/certs.d")
 
 def tls_context(host: str, insecure: bool = False) -> ssl.SSLContext:
     """
-    Return the TLS settings for ``host``. ``*.crt`` are CAs; ``NAME.cert`` and ``NAME.key`` are the client certificate.
+    Return the TLS settings for ``host``.
 
-    ``insecure`` turns the verification of the server off. Raises :class:`ArgumentInvalid` for unusable files.
+    In ``certs.d``, ``*.crt`` files are CAs. ``NAME.cert`` and ``NAME.key`` are a client certificate and its key.
+
+    Args:
+        host: The registry, with its port.
+        insecure: True to skip the verification of the server's certificate.
+
+    Raises:
+        ArgumentInvalid: A file in ``certs.d`` is unusable.
     """
     context = ssl.create_default_context()
     if insecure:
@@ -39,5 +46,5 @@ def _load(context: ssl.SSLContext, path: str) -> None:
 
 
 def _no_password() -> bytes:
-    """Return an empty password; without a callback OpenSSL asks on the terminal."""
+    """Return an empty password; without a callback OpenSSL prompts on the terminal."""
     return b""

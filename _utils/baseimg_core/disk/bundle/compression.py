@@ -1,4 +1,4 @@
-"""The compressions of a layer blob, as streams: gzip, and zstd, which needs the package ``zstandard``."""
+"""Compression of layer blobs as streams: gzip, and zstd (needs the package ``zstandard``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...model.bundle.manifest import MEDIA_TYPES
 
 BY_MEDIA_TYPE = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 _ZSTD_LEVEL = 3
-_ZSTD_THREADS = 4  # each holds megabytes
+_ZSTD_THREADS = 4  # each thread uses several MB of memory
 _GZIP_LEVEL = 6
 _WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
 
@@ -22,9 +22,10 @@ _WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
 @functools.cache
 def zstandard() -> Any:
     """
-    Return the package ``zstandard``, or ``None`` if it is not installed. Nodes need it only for zstd bundles.
+    Return the package ``zstandard``; ``None`` if it is not installed.
 
-    It is imported on first use. The import takes as long as a request to an engine, and most operations do not need it.
+    Nodes need it only for zstd bundles. It is imported on first use, because the import takes as long as
+    a request to an engine.
     """
     try:
         return importlib.import_module("zstandard")
@@ -39,7 +40,13 @@ def errors() -> tuple[type[Exception], ...]:
 
 
 def check(compression: str) -> None:
-    """Raise :class:`ArgumentInvalid` if it is unknown, :class:`CompressionUnsupported` if its package is missing."""
+    """
+    Check that a compression is usable.
+
+    Raises:
+        ArgumentInvalid: The compression is unknown.
+        CompressionUnsupported: Its package is missing.
+    """
     if compression not in MEDIA_TYPES:
         raise ArgumentInvalid(f"compression is {compression!r}, expected one of: {', '.join(MEDIA_TYPES)}")
     if compression == "zstd" and not zstandard():
@@ -48,14 +55,14 @@ def check(compression: str) -> None:
 
 def writer(compression: str, out: BinaryIO) -> BinaryIO:
     """
-    Return a stream that compresses into ``out``. Closing it leaves ``out`` open.
+    Return a stream that compresses into ``out``. Closing the stream leaves ``out`` open.
 
-    The same input gives the same bytes. Raises what :func:`check` raises.
+    Equal input gives equal output. Raises the errors of :func:`check`.
     """
     check(compression)
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile("", "wb", _GZIP_LEVEL, out, mtime=0))
-    # any number of threads gives the same bytes, but the single-threaded mode gives others
+    # always multithreaded: the output depends on the mode, but not on the number of threads
     threads = min(os.cpu_count() or 1, _ZSTD_THREADS)
     compressor = zstandard().ZstdCompressor(level=_ZSTD_LEVEL, threads=threads, write_checksum=False)
     return cast(BinaryIO, compressor.stream_writer(out, closefd=False))
@@ -63,9 +70,11 @@ def writer(compression: str, out: BinaryIO) -> BinaryIO:
 
 def reader(media_type: str, stream: BinaryIO) -> BinaryIO:
     """
-    Return a stream that decompresses ``stream``; reading damaged data raises one of :func:`errors`.
+    Return a stream that decompresses ``stream``. Reading damaged data raises one of :func:`errors`.
 
-    Raises :class:`BundleInvalid` for an unknown media type, and what :func:`check` raises.
+    Raises:
+        BundleInvalid: The media type is unknown.
+        CompressionUnsupported: The package for the compression is missing.
     """
     compression = BY_MEDIA_TYPE.get(media_type)
     if compression is None:

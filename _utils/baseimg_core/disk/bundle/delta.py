@@ -1,11 +1,16 @@
 """
-The delta encoding of a layer: its uncompressed tar, compressed against the files of the source, which the node has.
+The delta encoding of a layer: the uncompressed tar, compressed against the files of the source.
 
-The tar is cut into segments. Each segment is a skippable frame (RFC 8878, 3.1.2) and a zstd frame. The skippable frame
-holds a JSON object, compressed as a zstd frame. The object has the ``size`` of the segment and the ``length`` of its
-frame in bytes, the number of segments ``before`` it that it uses, and in ``old`` parts of the source's files: path,
-offset, size, hex sha256. The dictionary of the frame (raw content, RFC 8878, 5) is those segments, then those parts.
-The segment bounds the memory, whatever the size of the files. Decoding gives the identical tar.
+The tar is split into segments, which bound the memory whatever the size of the files. Each segment is stored as a
+skippable frame (RFC 8878, 3.1.2), the head, and a zstd frame. The head is a JSON object, compressed as a zstd frame:
+
+- ``size``: bytes of the segment.
+- ``length``: bytes of its zstd frame.
+- ``before``: the number of preceding segments in the dictionary.
+- ``old``: parts of the source's files in the dictionary, each as path, offset, size, hex sha256.
+
+The dictionary (raw content, RFC 8878, 5) is the preceding segments, followed by the parts. Decoding gives the identical
+tar.
 """
 
 from __future__ import annotations
@@ -31,14 +36,14 @@ from . import compression
 from .compression import zstandard
 from .layer import checked_path
 
-SEGMENT = 1 << 20  # bytes of the tar; larger ones take more memory and compress little better
-MARGIN = 1 << 19  # bytes of an old file to use before and after the corresponding place, because contents move
-REFERENCE = 2 << 20  # bytes of old files for one segment; then the next file begins another segment
-BEFORE = 2  # earlier segments to use as a dictionary, because new files resemble each other
-_WORTH = 100  # using earlier segments must save at least one part in so many
-_LEVEL = 12  # higher levels take more time than they save
-_HASH_LOG = 21  # size of the table that finds old content: 20 misses whole regions, 22 takes half as long again
-_WORKERS = 2  # each keeps a segment and its reference in memory
+SEGMENT = 1 << 20  # bytes of the tar; larger segments use more memory and compress little better
+MARGIN = 1 << 19  # bytes before and after the matching range of an old file, because content moves
+REFERENCE = 2 << 20  # bytes of old files per segment; if the next file exceeds it, a new segment begins
+BEFORE = 2  # preceding segments in the dictionary, because new files resemble each other
+_WORTH = 100  # preceding segments are used if they save at least 1/100 of the frame
+_LEVEL = 12  # higher levels cost more time than they save in transfer
+_HASH_LOG = 21  # log2 of the match table size: 20 misses whole regions, 22 takes 50 % longer
+_WORKERS = 2  # each worker keeps a segment and its dictionary in memory
 _MAGIC = struct.Struct("<II")
 _SKIPPABLE = 0x184D2A50
 _MAX_HEAD = 4 << 20
@@ -49,13 +54,18 @@ Part = tuple[bytes, int, int]
 
 
 class SourceFiles:
-    """The files of the source, read from a stack of layer directories. Follows no symlinks; safe for threads."""
+    """
+    The files of the source, read from a stack of layer directories.
+
+    Reads are thread-safe and follow no symlinks.
+    """
 
     def __init__(self, stack: Stack) -> None:
         self._stack, self._lock = stack, threading.Lock()
         self._trees: dict[bytes, Tree] = {}
 
     def close(self) -> None:
+        """Close all directories."""
         for tree in self._trees.values():
             tree.close()
         self._trees.clear()
@@ -66,7 +76,7 @@ class SourceFiles:
             return 0 if descriptor is None else os.fstat(descriptor).st_size
 
     def read(self, part: Part) -> bytes:
-        """Return this part of a file: less if the file is shorter, nothing if there is no file."""
+        """Read one part of a file; short if the file is shorter, empty if ``path`` is not a file."""
         path, offset, size = part
         with self._open(path) as descriptor:
             return b"" if descriptor is None else os.pread(descriptor, size, offset)
@@ -74,7 +84,7 @@ class SourceFiles:
     @contextlib.contextmanager
     def _open(self, path: bytes) -> Iterator[int | None]:
         descriptor = None
-        with self._lock, contextlib.suppress(FileNotFoundError, NotADirectoryError):  # both cache directories
+        with self._lock, contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the caches need the lock
             node = self._stack.find(path)
             if node and not node.is_dir and stat.S_ISREG(os.lstat(node.top).st_mode):
                 descriptor = self._tree(node.top.removesuffix(b"/" + path)).open(path)
@@ -92,9 +102,10 @@ class SourceFiles:
 
 class DeltaWriter:
     """
-    Encodes a tar into ``out``. The caller closes it, also after a failure.
+    An encoder that writes the delta of a tar to ``out``.
 
-    ``old`` is the source. ``renamed`` maps a path that the source lacks to the path that resembles it most.
+    ``old`` is the source. ``renamed`` maps a path that the source lacks to the most similar path in the source. After a
+    failure, the caller calls :meth:`release`.
     """
 
     def __init__(self, out: BinaryIO, old: SourceFiles, renamed: Mapping[bytes, bytes]) -> None:
@@ -121,6 +132,7 @@ class DeltaWriter:
         self._reference_size += min(span.old, REFERENCE)
 
     def write(self, data: bytes) -> int:
+        """Encode the next bytes of the tar."""
         view = memoryview(data)
         while view:
             part = view[: SEGMENT - len(self._plain)]
@@ -134,10 +146,10 @@ class DeltaWriter:
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing: segments are written when they are full."""
+        """Do nothing: only complete segments are written."""
 
     def close(self) -> None:
-        """Write the last segment, and release threads and descriptors, also if writing fails."""
+        """Write the last segment. Threads and descriptors are released even if writing fails."""
         try:
             if self._plain:
                 self._end_segment()
@@ -147,7 +159,7 @@ class DeltaWriter:
             self.release()
 
     def release(self) -> None:
-        """Release threads and descriptors without writing the rest; for a build that failed."""
+        """Release threads and descriptors without writing the last segment."""
         self._pool.shutdown(cancel_futures=True)
         self._old.close()
 
@@ -169,25 +181,26 @@ class DeltaWriter:
 class _Span:
     """A range of a new file."""
 
-    #: The old file to compress against.
+    #: The path of the old file to compress against.
     path: bytes
-    #: Bytes of the new file.
+    #: The size of the new file in bytes.
     new: int
-    #: Bytes of the old file.
+    #: The size of the old file in bytes.
     old: int
-    #: The range in the new file, in bytes.
+    #: The start of the range in the new file, in bytes.
     start: int
+    #: The end of the range, exclusive.
     end: int
 
     def parts(self) -> list[Part]:
         """
         Return the parts of the old file that may resemble this range.
 
-        If bytes were inserted or removed at one place, the rest keeps its distance from the beginning or from the end.
+        After a single insertion or removal, content keeps its offset from the start or from the end of the file.
         """
         moved = self.old - self.new
         starts = sorted((self.start, self.start + moved))
-        margin = MARGIN if abs(moved) <= MARGIN else MARGIN // 4  # both places must fit
+        margin = MARGIN if abs(moved) <= MARGIN else MARGIN // 4  # two ranges must fit into the dictionary
         ranges = [(start - margin, start + self.end - self.start + margin) for start in starts]
         if ranges[1][0] <= ranges[0][1]:
             ranges = [(ranges[0][0], ranges[1][1])]
@@ -224,7 +237,7 @@ def _compress(plain: bytes, reference: bytes) -> bytes:
 
 
 def _dictionary(reference: bytes) -> Any:
-    # the library refuses shorter dictionaries
+    # zstandard refuses dictionaries shorter than 8 bytes
     return zstandard().ZstdCompressionDict(reference, zstandard().DICT_TYPE_RAWCONTENT) if len(reference) >= 8 else None
 
 
@@ -234,9 +247,9 @@ def _sha256(data: bytes) -> str:
 
 class DeltaReader:
     """
-    Decodes the layer's tar from its delta ``stream`` and the source's files.
+    A decoder that restores the layer's tar from its delta ``stream`` and the source's files.
 
-    Reading raises :class:`BundleInvalid`, and :class:`DeltaMismatch` if a file has changed since the bundle was built.
+    Reading raises :class:`BundleInvalid`, and :class:`DeltaMismatch` if a file differs from the source of the build.
     """
 
     def __init__(self, stream: BinaryIO, old: SourceFiles) -> None:
@@ -246,9 +259,11 @@ class DeltaReader:
         self._before: deque[bytes] = deque(maxlen=BEFORE)
 
     def close(self) -> None:
+        """Close the source's files."""
         self._old.close()
 
     def read(self, count: int) -> bytes:
+        """Return the next bytes of the tar, at most ``count``; empty at the end."""
         if not self._segment:
             self._segment = memoryview(self._next())
         found, self._segment = self._segment[:count], self._segment[count:]
@@ -282,7 +297,7 @@ class DeltaReader:
 
 
 def _decompress(frame: bytes, reference: bytes, most: int) -> bytes:
-    """Decompress a frame. Its declared size is checked first, because the library allocates that much memory."""
+    """Decompress a frame. The library allocates the declared size, so ``most`` limits it first."""
     if not 0 <= zstandard().frame_content_size(frame) <= most:
         raise BundleInvalid("a frame of the delta declares no size, or one that is too large")
     decompressor = zstandard().ZstdDecompressor(dict_data=_dictionary(reference), max_window_size=_MAX_REFERENCE)
@@ -291,10 +306,10 @@ def _decompress(frame: bytes, reference: bytes, most: int) -> bytes:
 
 def _head(text: bytes) -> tuple[int, int, int, list[tuple[Part, str]]]:
     """
-    Parse and validate the head of a segment; it decides which files are read.
+    Parse and validate the head of a segment. The head is untrusted and names the files to read.
 
     Returns:
-        The size of the segment, the length of its frame, the number of earlier segments, the parts with their digests.
+        The segment size, the frame length, the number of preceding segments, and the parts with their digests.
     """
     try:
         head = json.loads(text)

@@ -1,4 +1,4 @@
-"""Writes a layer's tar in its encodings: full (compressed), and delta against the source's files (:mod:`delta`)."""
+"""Write the layer tar in its encodings: full (compressed) and delta (:mod:`delta`)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ..stack.directories import Stack
 from . import compression, delta, layer, tar
 
 _READERS = 2
-_FILES_AHEAD = 16  # each takes memory, up to a chunk
+_FILES_AHEAD = 16  # each file uses up to one chunk of memory
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How the layer is encoded."""
+    """The encodings to write."""
 
     #: The compression of the full encoding, ``zstd`` or ``gzip``.
     kind: str = "zstd"
-    #: What the source shows; needed for a delta.
+    #: The source's layers; needed for a delta.
     old: Stack | None = None
     #: ``both``, ``only``, ``auto`` (the smaller one), or empty for the full encoding alone.
     delta: str = ""
@@ -41,22 +41,24 @@ FULL = Encoding()
 
 
 class DigestingWriter:
-    """Writes to ``out``; digests and counts the bytes."""
+    """A stream that hashes and counts the bytes that it writes to ``out``."""
 
     def __init__(self, out: BinaryIO) -> None:
         self.out, self.size, self._sha = out, 0, AsyncHash()
 
     def write(self, data: bytes) -> int:
+        """Write and hash ``data``."""
         self._sha.update(data)
         self.size += len(data)
         return self.out.write(data)
 
     def flush(self) -> None:
+        """Flush ``out``."""
         self.out.flush()
 
     @functools.cached_property
     def digest(self) -> str:
-        """The digest of everything written; ends the writing."""
+        """The digest of all written bytes; no write may follow."""
         return "sha256:" + self._sha.hexdigest()
 
 
@@ -64,29 +66,30 @@ class DigestingWriter:
 class Encoded:
     """One encoding of the layer."""
 
+    #: The OCI media type.
     media_type: str
-    #: Receives the encoded bytes.
+    #: The destination of the encoded bytes.
     blob: DigestingWriter
-    #: Takes the tar.
+    #: The encoder; receives the tar.
     stream: Any
-    #: ``stream`` again, if this is a delta.
+    #: The encoder if this is a delta, else ``None``.
     delta: delta.DeltaWriter | None = None
 
 
 def full(out: BinaryIO, kind: str) -> Encoded:
-    """Encode the layer in full into ``out``, compressed as ``kind``."""
+    """Return the full encoding into ``out``; ``kind`` is the compression."""
     blob = DigestingWriter(out)
     return Encoded(MEDIA_TYPES[kind], blob, compression.writer(kind, blob))  # type: ignore[arg-type]
 
 
 def delta_against(out: BinaryIO, changes: Sequence[Change], old: Stack) -> Encoded:
     """
-    Encode the layer as a delta into ``out``.
+    Return the delta encoding into ``out``.
 
     Args:
-        out: Receives the delta.
-        changes: What the layer will hold.
-        old: What the source shows.
+        out: The destination of the delta.
+        changes: The changes that the layer will hold.
+        old: The source's layers.
     """
     blob = DigestingWriter(out)
     added = [change.path for change in changes if change.action is Action.ADDED]
@@ -96,7 +99,7 @@ def delta_against(out: BinaryIO, changes: Sequence[Change], old: Stack) -> Encod
 
 
 class _Tee:
-    """Writes to several streams."""
+    """A stream that writes to several streams."""
 
     def __init__(self, streams: Sequence[Any]) -> None:
         self._streams = streams
@@ -113,12 +116,12 @@ class _Content:
 
     #: The hex sha256.
     digest: str
-    #: The content, unless it is too large to keep in memory.
+    #: The content; ``None`` if it is too large to keep in memory.
     data: bytes | None = None
 
 
 def _read(change: Change) -> _Content | None:
-    """Read the content of a change; ``None`` for anything but a file, and for a hard link."""
+    """Read the content of a changed file; ``None`` for other types and for hard links."""
     if change.entry is None or change.entry.kind is not Kind.FILE or change.link is not None:
         return None
     with open(change.real, "rb", buffering=0) as source:
@@ -129,7 +132,7 @@ def _read(change: Change) -> _Content | None:
 
 
 class LayerWriter:
-    """Writes changes as a layer tar in several encodings at once, and digests all of them."""
+    """A writer of the layer tar in several encodings at once, with digests of all of them."""
 
     def __init__(self, blobs: list[Encoded], progress: StepProgress | None) -> None:
         self.blobs = blobs
@@ -145,11 +148,11 @@ class LayerWriter:
 
     @property
     def plain_size(self) -> int:
-        """Bytes of the uncompressed tar."""
+        """The size of the uncompressed tar in bytes."""
         return self.plain.size
 
     def write(self, changes: Sequence[Change]) -> None:
-        """Write the whole layer; raises :class:`LayerUnsupported` if a file changes meanwhile."""
+        """Write the whole layer; raises :class:`LayerUnsupported` if a file changes during the read."""
         try:
             self._write(changes)
         finally:

@@ -1,9 +1,9 @@
 """
 The tar around the blobs of a bundle. Its bytes depend only on the blobs.
 
-A registry keeps a manifest, a config and a layer, but not the tar. The digest of the tar identifies the bundle. So the
-tar must be reproducible from these three, byte for byte: ``head``, the layer blob, ``tail``. A change of this module
-changes the digest of every bundle.
+The digest of the tar identifies the bundle, but a registry stores only the manifest, the config and the layer. So the
+tar must be reproducible from these three blobs, byte for byte: ``head``, the layer blob, ``tail``. Any change of this
+module's output changes the digest of every bundle.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ HEAD = tar.BLOCK
 
 
 def head(digest: str, size: int) -> bytes:
-    """Return the ``HEAD`` bytes before a layer blob of this digest and ``size`` in bytes."""
+    """Return the ``HEAD`` bytes that precede a layer blob; ``size`` is in bytes."""
     return _file_header(blob_name(digest), size)
 
 
 def tail(size: int, config: bytes, images: Sequence[bytes], version: str) -> bytes:
     """
-    Return everything after the last layer blob.
+    Return the bytes after the last layer blob.
 
     Args:
-        size: Bytes of that layer blob.
+        size: The size of the last layer blob in bytes.
         config: The OCI image config.
-        images: The OCI image manifests: one, or the full encoding's and the delta's.
+        images: The OCI image manifests: one, or the manifests of the full encoding and the delta, in this order.
         version: The target's version.
     """
     listed = [
@@ -70,5 +70,5 @@ def _file(name: str, data: bytes) -> bytes:
 def _file_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
-    # the GNU format takes one block for any size, and so fits the space reserved for the first header
+    # the GNU format needs one block for any size, which fits the space reserved for the first header
     return info.tobuf(tarfile.GNU_FORMAT)

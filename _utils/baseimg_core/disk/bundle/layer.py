@@ -1,9 +1,9 @@
 """
-Converts the changes of a bundle to tar entries, and back.
+Convert the changes of a bundle to tar entries and back.
 
 The format is pax tar as in the OCI image spec (layer.md, "Distributable Format"), with extended attributes in
-``SCHILY.xattr.*`` records. The reader refuses everything that the writer does not write. Entries are in strictly
-ascending order of path, so there are no duplicates.
+``SCHILY.xattr.*`` records. The reader is strict: it refuses every form that the writer does not write. Paths are in
+strictly ascending order, so there are no duplicates.
 """
 
 from __future__ import annotations
@@ -34,22 +34,24 @@ _TYPES = {
 KINDS = {code: kind for kind, code in _TYPES.items()} | {tarfile.AREGTYPE: Kind.FILE}
 _MAX_PATH = 4096
 _MAX_NAME = 255
-_MAX_ID = (1 << 32) - 1  # chown(2) takes the highest number for "do not change"
+_MAX_ID = (1 << 32) - 1  # chown(2): the highest ID means "do not change"
 _MAX_TIME = (1 << 33) * NANO
-_MAX_HEADER = MAX_RECORDS + 3 * BLOCK  # pax header, its records with padding, header
+_MAX_HEADER = MAX_RECORDS + 3 * BLOCK  # pax header, padded records, header
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of a layer. It creates ``entry``, or a hard link, at ``path``; without either it removes ``path``."""
+    """One entry of a layer: a new entry, a hard link, or the removal of a path."""
 
+    #: The relative path.
     path: bytes
+    #: The entry to create; ``None`` for a hard link or a removal.
     entry: Entry | None = None
-    #: The earlier path that this one is a hard link to.
+    #: The target of a hard link: an earlier path of the layer.
     link: bytes | None = None
     #: The hex sha256 of a file's content.
     digest: str | None = None
-    #: True if later entries are hard links to this one.
+    #: True if later entries are hard links to this entry.
     leads: bool = False
 
     @property
@@ -60,10 +62,10 @@ class Member:
 
 def header(change: Change, digest: str | None = None) -> bytes:
     """
-    Return the tar header of one change. ``digest``, in hex, is recorded for a file.
+    Return the tar header of one change, with the hex ``digest`` of a file's content.
 
     Raises:
-        LayerUnsupported: The change exceeds a limit of the reader, so no node would accept the bundle.
+        LayerUnsupported: The change exceeds a limit that the reader enforces on nodes.
     """
     block = _header(change, digest)
     problem = _path_problem(change.path) or (change.link is None and change.entry and _entry_problem(change.entry))
@@ -108,11 +110,11 @@ def members(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Member]:
     Yield the validated entries of a layer.
 
     Args:
-        stream: The tar.
-        skip: Discards a number of bytes of ``stream``.
+        stream: The layer tar.
+        skip: Skips a number of bytes in ``stream``.
 
     Raises:
-        BundleInvalid: An entry is not as the writer writes it.
+        BundleInvalid: The tar is malformed, or an entry has a form that the writer does not write.
     """
     previous = b""
     for head in headers(stream, skip):
@@ -173,7 +175,7 @@ def _xattrs(records: dict[bytes, bytes]) -> dict[str, bytes]:
 
 
 def _path_problem(name: bytes) -> str:
-    """Why a path cannot be in a bundle, empty if it can. Writer and reader hold the same limits."""
+    """Return why a path is invalid in a bundle, or ``""``. Writer and reader enforce equal limits."""
     parts = name.split(b"/")
     if len(name) >= _MAX_PATH or b"\0" in name or any(part in (b"", b".", b"..") for part in parts):
         return "is not a plain relative path"
@@ -183,7 +185,7 @@ def _path_problem(name: bytes) -> str:
 
 
 def _entry_problem(entry: Entry) -> str:
-    """Why an entry cannot be in a bundle, empty if it can. Writer and reader hold the same limits."""
+    """Return why an entry is invalid in a bundle, or ``""``. Writer and reader enforce equal limits."""
     if entry.kind is Kind.CHAR and entry.device == (0, 0):
         return "is a device 0/0, which overlay takes for a whiteout"
     if entry.kind is Kind.SYMLINK and not 0 < len(entry.target) < _MAX_PATH:

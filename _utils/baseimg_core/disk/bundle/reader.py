@@ -1,9 +1,9 @@
 """
-Reads a bundle: an OCI image layout in one tar (``oci-archive``) with one layer, the changeset.
+Read bundles: an OCI image layout in one tar (``oci-archive``) with one layer, the changeset.
 
-OCI image spec, image-layout.md and manifest.md. Each part is verified by its digest before it is parsed, from
-``index.json`` down. The layer's own two digests are verified at the end of the layer. Until :meth:`Bundle.members` has
-ended, its results are not verified.
+OCI image spec, image-layout.md and manifest.md. Every part below ``index.json`` is verified by its digest before it is
+parsed. The blob digest and the diff ID of the layer are verified at its end: until :meth:`Bundle.members` has finished,
+its results are unverified.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from .streams import BlobReader, LayerReader
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-MAX_JSON = 4 << 20  # bytes; the limit of registries for manifests and configs
+MAX_JSON = 4 << 20  # bytes; registries accept no larger manifests and configs
 _MAX_FILES = 64
 
-#: Verifies a signature: takes the sha512 of the whole file, returns who signed it, or raises.
+#: Verifies a signature: takes the raw SHA-512 of the whole file, returns the signer's identity, or raises.
 SignatureCheck = Callable[[bytes], str]
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file for :class:`io.FileIO`. Without ``O_NONBLOCK``, opening a FIFO waits for its writer."""
+    """Open a file for :class:`io.FileIO`. Without ``O_NONBLOCK``, opening a FIFO waits for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -55,9 +55,9 @@ def blob_name(digest: str) -> str:
 class Descriptor:
     """A reference to a blob (OCI image spec, descriptor.md)."""
 
-    #: ``sha256:…``
+    #: The digest, ``sha256:…``.
     digest: str
-    #: Bytes.
+    #: The size in bytes.
     size: int
 
 
@@ -65,8 +65,9 @@ class Descriptor:
 class _LayerBlob:
     """One encoding of the layer in the file."""
 
+    #: The digest and size of the blob.
     blob: Descriptor
-    #: Where the blob begins in the file, in bytes.
+    #: The offset of the blob in the file, in bytes.
     offset: int
 
 
@@ -74,8 +75,11 @@ class _LayerBlob:
 class _Contents:
     """The verified parts of a bundle."""
 
+    #: The OCI image manifest; with two encodings, the first.
     image: bytes
+    #: The OCI image config.
     config: bytes
+    #: The manifest of the bundle.
     manifest: Manifest
     #: The encodings of the layer by media type, in the order of ``index.json``.
     layers: Mapping[str, _LayerBlob]
@@ -83,24 +87,25 @@ class _Contents:
 
 class Bundle:
     """
-    An open bundle; made by :meth:`open`.
+    An open bundle. Create it with :meth:`open`.
 
-    All later reads use the file that :meth:`open` verified, even if its path is replaced meanwhile.
+    All reads use the file that :meth:`open` verified, even if the path is replaced later.
     """
 
     def __init__(self, path: str, file: BinaryIO, digest: str, size: int, signed_by: str, contents: _Contents) -> None:
-        #: Where the file was opened.
+        #: The path of the file when it was opened.
         self.path = path
-        #: ``sha256:…`` of the whole file.
+        #: The digest of the whole file, ``sha256:…``.
         self.digest = digest
-        #: Bytes of the whole file.
+        #: The size of the whole file in bytes.
         self.size = size
         #: The identity of the trusted key that signed the file; empty if no signature was checked.
         self.signed_by = signed_by
-        #: The OCI image manifest, as stored. With two encodings, the first one's.
+        #: The OCI image manifest, as stored; with two encodings, the first.
         self.image = contents.image
         #: The OCI image config, as stored.
         self.config = contents.config
+        #: The manifest of the bundle.
         self.manifest = contents.manifest
         self._file, self._layers = file, contents.layers
 
@@ -111,16 +116,15 @@ class Bundle:
 
         Args:
             path: The file.
-            expected: The digest that the file must have, ``sha256:…``.
-            check_signature: Called with the sha512 of the whole file before anything in the file is parsed. It
-                returns who signed the file, or raises.
+            expected: The expected digest of the file, ``sha256:…``.
+            check_signature: Verifies the signature of the file before any content is parsed.
 
         Returns:
             The bundle. The caller closes it.
 
         Raises:
             BundleInvalid: The file cannot be read or is not a bundle.
-            DigestMismatch: The file, or a part of it, has another digest.
+            DigestMismatch: The file or a part of it does not match its digest.
         """
         try:
             file = io.BufferedReader(io.FileIO(path, opener=_open_without_waiting))
@@ -162,13 +166,13 @@ class Bundle:
 
     @property
     def compression(self) -> str:
-        """The compression of the full layer, ``zstd`` or ``gzip``; ``zstd`` if there is only a delta."""
+        """The compression of the full encoding, ``zstd`` or ``gzip``; ``zstd`` if there is only a delta."""
         full = next((media_type for media_type in self._layers if media_type != DELTA_TYPE), None)
         return compression.BY_MEDIA_TYPE[full] if full else "zstd"
 
     @property
     def encodings(self) -> dict[str, int]:
-        """The encodings of the layer in this bundle, ``full`` and ``delta``, with their sizes in bytes."""
+        """The sizes of the layer's encodings in bytes, by name (``full``, ``delta``)."""
         return {
             "delta" if media_type == DELTA_TYPE else "full": layer.blob.size
             for media_type, layer in self._layers.items()
@@ -180,26 +184,26 @@ class Bundle:
         return next(iter(self._layers.values())).blob
 
     def open_layer(self) -> BinaryIO:
-        """Return the layer blob as stored, compressed. The caller verifies its digest."""
+        """Return a reader of the compressed layer blob. The caller verifies the digest."""
         return self._reader(next(iter(self._layers)))  # type: ignore[return-value]
 
     def members(
         self, progress: StepProgress | None = None, source: Stack | None = None
     ) -> Iterator[tuple[Member, LayerReader]]:
         """
-        Yield the entries of the layer in order, each with the stream to read a file's content from.
+        Yield the entries of the layer in order, each with the stream that holds a file's content.
 
-        The full encoding is preferred: it reads no files of the source. The blob digest, the diff ID and the size are
+        The full encoding is preferred, because it needs no files of the source. Blob digest, diff ID and size are
         verified at the end.
 
         Args:
-            progress: Called with the bytes of the uncompressed layer done, and with its size.
-            source: What the source shows on this node. Only a delta needs it.
+            progress: Called with the bytes done and the total bytes of the uncompressed layer.
+            source: The source's layers on this node. Only a delta needs them.
 
         Raises:
             BundleInvalid: The layer is damaged.
-            DigestMismatch: The layer has another digest.
-            DeltaMismatch: A file of the source is not the one that the delta was built against.
+            DigestMismatch: The layer does not match its digest.
+            DeltaMismatch: A file of the source differs from the file that the delta was built against.
         """
         media_type = next((media_type for media_type in self._layers if media_type != DELTA_TYPE), DELTA_TYPE)
         blob = self._reader(media_type)
@@ -236,13 +240,13 @@ class Bundle:
 
     def verify(self) -> None:
         """
-        Read the whole bundle and verify every digest in it, those of the files included.
+        Read the whole bundle and verify every digest, including the digests of files.
 
-        Of a delta only the blob is verified, because decoding it needs the files of its source.
+        For a delta, only the blob digest is verified, because decoding needs the files of the source.
 
         Raises:
             BundleInvalid: The layer is damaged.
-            DigestMismatch: A part has another digest.
+            DigestMismatch: A part does not match its digest.
         """
         if DELTA_TYPE in self._layers:
             blob = self._reader(DELTA_TYPE)
@@ -259,13 +263,13 @@ class Bundle:
 
 
 class _Layout:
-    """The image layout in the tar ``file`` of ``size`` bytes."""
+    """The OCI image layout in a tar of ``size`` bytes."""
 
     def __init__(self, path: str, file: BinaryIO, size: int) -> None:
         self._path, self._file, self._size = path, file, size
 
     def contents(self) -> _Contents:
-        """Read and verify all parts but the layers; raises :class:`BundleInvalid`, :class:`DigestMismatch`."""
+        """Read and verify all parts except layers; raises :class:`BundleInvalid`, :class:`DigestMismatch`."""
         files = self._files()
         layout = _object(self._read(files, "oci-layout"), "oci-layout")
         if layout.get("imageLayoutVersion") != "1.0.0":
@@ -284,7 +288,7 @@ class _Layout:
         return _Contents(images[0], data, manifest_of(data), layers)
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        """Return the offset and the size, in bytes, of every file in the archive."""
+        """Return offset and size in bytes of every file in the archive, by name."""
         self._file.seek(0)
         if self._file.read(tar.BLOCK)[257:262] != b"ustar":
             raise BundleInvalid(f"{self._path} is not a bundle: it does not begin like a tar archive")
@@ -330,7 +334,7 @@ class _Layout:
 
 
 def descriptors_of(image: bytes) -> tuple[Descriptor, Descriptor]:
-    """Return the config and the layer in an OCI image manifest; :class:`BundleInvalid` if it is not a bundle's."""
+    """Return config and layer of a bundle's OCI image manifest; raises :class:`BundleInvalid`."""
     config, layer = _config_and_layer(image)
     return Descriptor(config["digest"], config["size"]), Descriptor(layer["digest"], layer["size"])
 
@@ -378,7 +382,7 @@ def _descriptor(value: object, name: str, types: tuple[str, ...]) -> dict[str, A
 
 
 def manifest_of(config: bytes) -> Manifest:
-    """Return the manifest in an image config; :class:`BundleInvalid` if it is not a bundle's."""
+    """Return the manifest in a bundle's image config; raises :class:`BundleInvalid` for other images."""
     fields = _object(config, "the image config")
     inner, rootfs = fields.get("config"), fields.get("rootfs")
     labels = inner.get("Labels") if isinstance(inner, dict) else None

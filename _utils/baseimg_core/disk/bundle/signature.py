@@ -1,8 +1,8 @@
 """
-Signs bundles and verifies signatures: OpenSSH's detached signatures over the whole file, in ``BUNDLE.sig``.
+Sign bundles and verify their signatures.
 
-:mod:`model.signature` has the formats. The package ``cryptography``, which Salt requires, does the arithmetic. Without
-it everything works except signing and trusted keys.
+A signature is an OpenSSH detached signature over the whole file, stored as ``BUNDLE.sig``. :mod:`model.signature` has
+the formats. Signing and trusted keys need the package ``cryptography``, which Salt requires.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ _GROUP_AND_OTHERS = 0o077
 class SigningKey:
     """A private key and its public key."""
 
+    #: The public key.
     public: PublicKey
     _private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
     def sign(self, data: bytes) -> Signature:
-        """Return the signature that ``ssh-keygen`` would make with this key."""
+        """Sign ``data`` as ``ssh-keygen -Y sign`` does with this key."""
         key = self._private
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return Signature(self.public, "ssh-ed25519", key.sign(data))
@@ -56,7 +57,7 @@ class SigningKey:
 class Signed:
     """The result of signing."""
 
-    #: The file with the signature.
+    #: The path of the signature file.
     path: str
     #: The digest of the bundle.
     digest: str
@@ -66,9 +67,11 @@ class Signed:
 
 def load(path: str) -> SigningKey:
     """
-    Read a private key in OpenSSH's format, without a passphrase.
+    Load an unencrypted private key in OpenSSH's format.
 
-    Raises :class:`ArgumentInvalid`. Its message contains nothing of the file's content.
+    Raises:
+        ArgumentInvalid: The key is unusable. The message never contains the file's content.
+        SignatureUnsupported: The package ``cryptography`` is missing.
     """
     _check_available()
     data = _private(path)
@@ -92,21 +95,22 @@ def load(path: str) -> SigningKey:
 
 def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = False) -> Signed:
     """
-    Sign a bundle. A valid signature by the same key is kept.
+    Sign a bundle. If it already has a valid signature by this key, nothing is written.
 
     Args:
-        path: The bundle; the signature is written to ``path`` with the suffix ``.sig``.
+        path: The bundle. The signature is written to ``path`` with the suffix ``.sig``.
         key: The private key.
-        digest: The digest that the bundle must have.
-        test: Do not write the signature.
+        digest: The expected digest of the bundle.
+        test: True for a dry run: the signature is not written.
 
     Returns:
-        What was, or would be, written.
+        The signature's path, the bundle's digest, and whether the signature is new.
 
     Raises:
         BundleInvalid: The file is not a bundle.
-        DigestMismatch: The bundle has another digest.
+        DigestMismatch: The bundle does not have the expected digest.
         DestinationUnwritable: The signature cannot be written.
+        SignatureUnsupported: The package ``cryptography`` is missing.
     """
     _check_available()
     target = path + SIGNATURE_SUFFIX
@@ -127,7 +131,7 @@ def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = Fal
 
 
 def read(path: str) -> bytes:
-    """Read the file of a signature; raises :class:`SignatureMissing`, :class:`SignatureInvalid`."""
+    """Read a signature file; raises :class:`SignatureMissing`, :class:`SignatureInvalid`."""
     try:
         return _read(path)
     except FileNotFoundError as exc:
@@ -140,20 +144,21 @@ def read(path: str) -> bytes:
 
 def check(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], where: str) -> str:
     """
-    Verify a signature. Its key is compared with the trusted keys before anything is computed with it.
+    Verify a signature. No untrusted key is used for computation.
 
     Args:
-        data: The signature.
-        sha512: The digest of the signed file.
+        data: The content of the signature file.
+        sha512: The raw SHA-512 digest of the signed file.
         keys: The trusted keys by identity.
-        where: The place of the signature, for messages.
+        where: The location of the signature, for messages.
 
     Returns:
-        The identity of the key that signed the file.
+        The identity of the trusted key that made the signature.
 
     Raises:
-        SignatureInvalid: The signature is damaged, by another key, or of another file.
+        SignatureInvalid: The signature is damaged, by an untrusted key, or for another file.
         ArgumentInvalid: A trusted key is unusable.
+        SignatureUnsupported: The package ``cryptography`` is missing.
     """
     _check_available()
     try:
@@ -177,7 +182,7 @@ def check(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], where: str)
 def _public(key: PublicKey, identity: str) -> serialization.SSHPublicKeyTypes:
     try:
         return serialization.load_ssh_public_key(key.line.encode())
-    except (ValueError, UnsupportedAlgorithm) as exc:  # for example a point that is not on the curve
+    except (ValueError, UnsupportedAlgorithm) as exc:  # for example, a point that is not on the curve
         raise ArgumentInvalid(f"baseimg:trusted_keys:{identity} is not a usable key, expected another: {exc}") from exc
 
 
@@ -208,8 +213,14 @@ def _private(path: str) -> bytes:
 
 
 def _read(path: str, forbidden: int = 0) -> bytes:
-    """Read a small file; raises :class:`Malformed`, also if its mode has a ``forbidden`` bit, and ``OSError``."""
-    # opening a FIFO without O_NONBLOCK waits for its writer
+    """
+    Read a small regular file.
+
+    Raises:
+        Malformed: The file is not regular, is too large, or has a ``forbidden`` mode bit.
+        OSError: The file cannot be read.
+    """
+    # without O_NONBLOCK, opening a FIFO waits for a writer
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -227,7 +238,7 @@ def _read(path: str, forbidden: int = 0) -> bytes:
 
 
 def _save(path: str, data: bytes) -> None:
-    """Write a world-readable file under a temporary name, sync it, and rename it."""
+    """Write a world-readable file atomically: temporary name, fsync, rename."""
     directory, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
     with translate_os_errors(path):

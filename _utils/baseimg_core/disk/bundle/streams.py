@@ -1,4 +1,4 @@
-"""Readers of a layer in a bundle, compressed and decompressed; both verify digest and length."""
+"""Readers for the layer of a bundle, compressed and decompressed. Both verify digest and length."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from . import compression
 
 
 class BlobReader:
-    """Reads the compressed layer from the bundle file, and digests it."""
+    """A reader of the compressed layer in the bundle file that verifies the blob digest."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int, digest: str) -> None:
         file.seek(offset)
         self._file, self._left, self._digest, self._sha = file, size, digest, hashlib.sha256()
 
     def read(self, count: int = -1) -> bytes:
-        """Read from the file; raises a typed error that names the bundle, not the file that is being written."""
+        """Read up to ``count`` bytes; I/O errors name the bundle, not the file being written."""
         with translate_os_errors(str(self._file.name), "read"):
             data = self._file.read(self._left if count < 0 else min(count, self._left))
         self._left -= len(data)
@@ -27,16 +27,16 @@ class BlobReader:
         return data
 
     def finish(self) -> None:
-        """Verify the digest after the last read; raises :class:`DigestMismatch`."""
+        """Verify length and digest after the last read; raises :class:`DigestMismatch`."""
         if self._left or "sha256:" + self._sha.hexdigest() != self._digest:
             raise DigestMismatch("the layer blob has another digest than its descriptor declares")
 
 
 class LayerReader:
     """
-    Reads the decompressed layer, digests it, and refuses more bytes than the manifest declares.
+    A reader of the decompressed layer that verifies the diff ID and the declared size.
 
-    One thread decompresses, and another one digests. :meth:`close` ends both.
+    One thread decompresses, another thread hashes. :meth:`close` stops both.
     """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
@@ -44,7 +44,7 @@ class LayerReader:
         self._ahead = ReadAhead(self._digested)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._ahead.close()
 
     def read(self, count: int) -> bytes:
@@ -56,7 +56,7 @@ class LayerReader:
         return b"".join(parts)
 
     def read1(self, count: int) -> memoryview:
-        """Return the next bytes without copying them, at least one and at most ``count``."""
+        """Return the next 1 to ``count`` bytes without copying; raises :class:`BundleInvalid`."""
         if count > self._size - self._done:
             raise BundleInvalid("the layer is longer than its manifest declares")
         data = self._ahead.read(count)

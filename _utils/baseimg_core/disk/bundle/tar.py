@@ -1,9 +1,9 @@
 """
 A strict reader of tar headers.
 
-It reads untrusted files, so it checks every length before it uses it; ``tarfile`` does not. It accepts POSIX.1-2001
-(pax) headers with valid checksums and extended records up to a limit. It refuses GNU long names, sparse files and
-global headers.
+Bundles are untrusted, so every length is checked before use; ``tarfile`` does not do this. The reader accepts
+POSIX.1-2001 (pax) headers with valid checksums and bounded extended records. It refuses GNU long names, sparse files
+and global headers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ...model.stack.entry import NANO
 
 BLOCK = 512
 END = b"\0" * (2 * BLOCK)
-# The kernel limits one attribute to 64 KiB (XATTR_SIZE_MAX). A path and a dozen attributes fit.
+# bytes; a path and a dozen attributes fit, each up to 64 KiB (XATTR_SIZE_MAX)
 MAX_RECORDS = 1 << 20
 
 
 def padding(size: int) -> bytes:
-    """Return the bytes from the end of ``size`` bytes of content to the next block."""
+    """Return the zero bytes that pad ``size`` bytes of content to a full block."""
     return b"\0" * (-size % BLOCK)
 
 
@@ -31,16 +31,25 @@ def padding(size: int) -> bytes:
 class Header:
     """One tar header, merged with its pax records."""
 
+    #: The path, as stored.
     name: bytes
+    #: The type flag, one byte.
     type: bytes
+    #: Permission bits.
     mode: int
+    #: The user ID.
     uid: int
+    #: The group ID.
     gid: int
-    #: Bytes of content.
+    #: The size of the content in bytes.
     size: int
+    #: The modification time in nanoseconds.
     mtime_ns: int
+    #: The target of a hard link or symlink.
     linkname: bytes
+    #: Major and minor device number.
     device: tuple[int, int]
+    #: The pax records by key.
     records: dict[bytes, bytes]
 
 
@@ -48,11 +57,11 @@ def headers(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Header]:
     """
     Yield the headers of a tar, up to its two zero blocks.
 
-    The caller may read a header's content from ``stream`` before it takes the next header. The rest is skipped.
+    After each header, the caller may read its content from ``stream``. Unread content is skipped.
 
     Args:
         stream: The tar.
-        skip: Discards a number of bytes of ``stream``.
+        skip: Skips a number of bytes in ``stream``.
 
     Raises:
         BundleInvalid: The tar is malformed or truncated.
@@ -78,22 +87,26 @@ def headers(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Header]:
 
 
 class _Position:
-    """Tracks how much of the current content the caller has read."""
+    """The position in the stream, and the end of the current content."""
 
     def __init__(self, stream: BinaryIO, skip: Callable[[int], None]) -> None:
         self.stream, self.skip = stream, skip
         self.end = 0
 
     def block(self) -> bytes:
+        """Read one block."""
         return self._exactly(BLOCK)
 
     def content(self, size: int) -> bytes:
+        """Read ``size`` bytes of content and their padding; returns the content."""
         return self._exactly(size + -size % BLOCK)[:size]
 
     def expect(self, size: int) -> None:
+        """Set the end of the current content, padding included."""
         self.end = self.stream.tell() + size + -size % BLOCK
 
     def skip_rest(self) -> None:
+        """Skip the unread part of the current content."""
         left = self.end - self.stream.tell()
         if left < 0:
             raise BundleInvalid("an entry's content was read beyond its end")
@@ -163,7 +176,7 @@ def _time(record: bytes | None, raw: bytes) -> int:
 def _records(data: bytes) -> dict[bytes, bytes]:
     """Parse pax records. Each is ``LENGTH KEY=VALUE\\n``; the length counts the whole record."""
     records: dict[bytes, bytes] = {}
-    start = 0  # slicing off each record would copy the rest for each of them
+    start = 0  # an index, because slicing off each record would copy the rest every time
     while start < len(data):
         length, space, _ = data[start : start + 20].partition(b" ")
         if not space or not length.isdigit() or not len(length) + 3 < int(length) <= len(data) - start:

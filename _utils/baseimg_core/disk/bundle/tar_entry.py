@@ -1,4 +1,4 @@
-"""Converts tar headers by other tools to entries: of an image's layers, and of the old scripts' archives."""
+"""Convert tar headers of other tools to entries: image layers and archives of the old scripts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _KINDS = KINDS | {tarfile.CONTTYPE: Kind.FILE}
 
 
 def to_bytes(text: str) -> bytes:
-    """Return the bytes of a name from a tar that was opened with ``surrogateescape``."""
+    """Encode a name from a tar that was opened with ``surrogateescape``."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def relative_path(name: str) -> bytes:
     """
-    Return a name as a relative path without ``.``; the root is the empty path.
+    Normalise a name to a relative path without ``.``; the root is the empty path.
 
-    Raises :class:`LayerUnsupported` for a name that leads out of the root.
+    Raises:
+        LayerUnsupported: The name contains ``..`` or a NUL byte.
     """
     parts = [part for part in to_bytes(name).split(b"/") if part not in (b"", b".")]
     if b".." in parts or b"\0" in to_bytes(name):
@@ -32,9 +33,10 @@ def relative_path(name: str) -> bytes:
 
 def entry_of(info: tarfile.TarInfo, kind: Kind | None = None) -> Entry:
     """
-    Return the entry that a header describes. For a hard link, ``kind`` is the kind of its target.
+    Convert a header to an entry. For a hard link, ``kind`` is the kind of its target.
 
-    Raises :class:`LayerUnsupported` for a type that layers do not have.
+    Raises:
+        LayerUnsupported: The type does not exist in layers, or the time is malformed.
     """
     entry_kind = kind or _KINDS.get(info.type)
     if entry_kind is None or info.issparse():
@@ -56,7 +58,7 @@ def entry_of(info: tarfile.TarInfo, kind: Kind | None = None) -> Entry:
 
 
 def _mtime_ns(info: tarfile.TarInfo) -> int:
-    """Return the exact time; ``tarfile`` rounds it to a float. Engines set times before 1970 to 1970."""
+    """Return the exact time; ``tarfile`` rounds to a float. Engines clamp times to 1970."""
     whole, _, fraction = info.pax_headers.get("mtime", str(int(info.mtime))).partition(".")
     try:
         time = int(whole) * NANO + int(fraction[:9].ljust(9, "0"))

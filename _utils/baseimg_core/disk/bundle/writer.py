@@ -1,8 +1,8 @@
 """
-Writes a bundle: an OCI image layout in one tar (``oci-archive``) with one layer, the changeset.
+Write bundles: an OCI image layout in one tar (``oci-archive``) with one layer, the changeset.
 
-OCI image spec, image-layout.md and manifest.md. The layer blob is first in the file. Its size and digest are known only
-after it is written, so its tar header is filled in later. A bundle is identified by the sha256 of the whole file.
+OCI image spec, image-layout.md and manifest.md. The layer blob comes first. Its size and digest are known only after it
+is written, so its tar header is filled in later. The sha256 of the whole file identifies a bundle.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from . import compression, encoding, frame, tar
 from .encoding import FULL, Encoded, Encoding, LayerWriter
 from .reader import CONFIG_TYPE, MANIFEST_TYPE
 
-_EPOCH = "1970-01-01T00:00:00Z"  # a fixed time, because the same images must give the same bytes
+_EPOCH = "1970-01-01T00:00:00Z"  # a fixed time, because builds are reproducible
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A bundle that was written."""
+    """The result of writing a bundle."""
 
-    #: ``sha256:…`` of the whole file.
+    #: The digest of the whole file, ``sha256:…``.
     digest: str
-    #: Bytes of the whole file.
+    #: The size of the whole file in bytes.
     size: int
+    #: The manifest of the bundle.
     manifest: Manifest
 
 
@@ -55,18 +56,21 @@ def write(
     config: Mapping[str, tuple[str, str]] | None = None,
 ) -> Written:
     """
-    Write a bundle under a temporary name, sync it, and rename it to ``path``.
+    Write a bundle atomically: temporary name, fsync, rename to ``path``.
 
     Args:
         path: The file to write.
-        changes: The difference.
+        changes: The difference between the images.
         source: The image that the bundle starts from.
-        target: The image that it leads to.
+        target: The image that the bundle leads to.
         platform: The target's ``os`` and ``architecture``.
-        layer_encoding: How the layer is encoded.
-        progress: Called with the content bytes done, and with their total.
-        packages: The packages that differ.
-        config: The difference of the images' configuration.
+        layer_encoding: The encodings of the layer.
+        progress: Called with the content bytes done and the total bytes.
+        packages: The package difference.
+        config: The configuration difference.
+
+    Returns:
+        The digest, size and manifest of the bundle.
 
     Raises:
         DestinationUnwritable: The file cannot be written.
@@ -100,7 +104,7 @@ def write(
 def _encode(
     out: BinaryIO, scratch: BinaryIO, changes: Sequence[Change], layer_encoding: Encoding, progress: StepProgress | None
 ) -> LayerWriter:
-    """Write the layer blobs to ``out``, after space for the first one's header, without padding after the last one."""
+    """Write the layer blobs to ``out``: space for the first header first, no padding at the end."""
     out.write(b"\0" * frame.HEAD)
     full = None if layer_encoding.delta == "only" else encoding.full(out, layer_encoding.kind)
     delta = encoding.delta_against(scratch, changes, layer_encoding.old) if layer_encoding.old else None
@@ -147,7 +151,7 @@ def _config(manifest: Manifest, platform: dict[str, str]) -> dict[str, Any]:
         "rootfs": {"type": "layers", "diff_ids": [manifest.diff_id]},
         "history": [
             {
-                "created": _EPOCH,  # optional, but umoci 0.4.7 cannot read a history without it
+                "created": _EPOCH,  # optional, but umoci 0.4.7 requires it
                 "created_by": "baseimg",
                 "comment": f"{source.reference} to {target.reference}",
             }

@@ -1,4 +1,4 @@
-"""What a change of a base takes away: computed once, and asked for each image."""
+"""The change of a base as seen by applications; computed once for all images."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ _PASSWD, _GROUP = b"etc/passwd", b"etc/group"
 
 @dataclass(slots=True)
 class Losses:
-    """What the old base has and the new one lacks."""
+    """Content of the old base that the new base lacks."""
 
-    #: Every path, those in removed directories included.
+    #: All lost paths, including those in removed directories.
     paths: set[bytes] = field(default_factory=set)
     #: True if a program, a library or a symbol version is lost.
     code: bool = False
+    #: Lost language runtimes.
     runtimes: set[Runtime] = field(default_factory=set)
-    #: Python modules that changed with equal size and time.
+    #: Python modules whose content changed but not their size and time.
     hidden_sources: set[bytes] = field(default_factory=set)
 
 
 class BaseChange:
-    """The old and the new content of a base, and the difference as far as applications depend on it."""
+    """The old and the new content of a base, and the differences that applications depend on."""
 
     def __init__(
         self,
@@ -51,11 +52,11 @@ class BaseChange:
     ) -> None:
         """
         Args:
-            pristine: the content that images were built on.
-            start: the content that the bundles start from.
-            expected: the paths that they change.
-            files: what they hold at these paths.
-            config: the difference of the base's configuration.
+            pristine: The layers of the original content, on which images were built.
+            start: The layers of the content that the bundles start from.
+            expected: The paths that the bundles change.
+            files: The files in the bundles, by path.
+            config: The difference of the base's configuration.
         """
         self.expected, self.config, self.pristine = expected, config, pristine
         self.old = OldBase(pristine)
@@ -64,13 +65,13 @@ class BaseChange:
         self.old_view, self.new_view = self.views(())
 
     def views(self, own: Iterable[str]) -> tuple[LayeredView, LayeredView]:
-        """Application layers, top first, over the old and the new base."""
+        """Return views of application layers, top first, over the old and over the new base."""
         layers = tuple(own)
         return LayeredView(layers, self.old, self.memory), LayeredView(layers, self.new, self.memory)
 
     @cached_property
     def losses(self) -> Losses:
-        """What the new base lacks."""
+        """The content that the new base lacks."""
         losses = Losses()
         for path in self.expected.paths:
             before, after = self.old_view.find(path), self.new_view.find(path)
@@ -100,7 +101,7 @@ class BaseChange:
         return node is not None and node.kind is not Kind.DIRECTORY and (bool(node.mode & 0o111) or b".so" in name)
 
     def _loses_code(self, path: bytes) -> bool:
-        """True if a library at this path no longer provides a name or a symbol version."""
+        """True if the library at this path loses its soname or a symbol version."""
         try:
             before, after = self.old_view.elf(path), self.new_view.elf(path)
         except Unreadable:
@@ -114,7 +115,7 @@ class BaseChange:
         )
 
     def _is_hidden_source(self, path: bytes) -> bool:
-        """True if a compiled file cannot tell the new module from the old one (PEP 552: it records size and time)."""
+        """True if a module changed but not its size and time, which ``.pyc`` files record (PEP 552)."""
         entry, real = self.expected.by_path[path].entry, self.old_view.real(path)
         if entry is None or not real:
             return False
@@ -135,7 +136,7 @@ class BaseChange:
 
     @cached_property
     def packages(self) -> tuple[Mapping[str, Package], Mapping[str, Package]]:
-        """The packages of the old and the new base."""
+        """The dpkg packages of the old and of the new base, by name."""
         return (
             relations.parse(self.old_view.content(_STATUS)),
             relations.parse(self.new_view.content(_STATUS)),

@@ -1,9 +1,9 @@
 """
 Read the dynamic section of ELF files (System V gABI, "Dynamic Section"; LSB, "Symbol Versioning").
 
-A small strict reader instead of a library: nodes need nothing more than Python, and a file costs about 0.1 ms. Only
-program headers are used, as the dynamic loader does, so files without section headers are read as well. The files come
-from images and are untrusted: every offset and count is checked, and nothing larger than ``_MAX_STRINGS`` is read.
+The reader needs no library outside of Python and takes about 0.1 ms per file. Like the dynamic loader, it uses only
+program headers, so it supports files without section headers. Files from images are untrusted: every offset and count
+is checked, and no read exceeds ``_MAX_STRINGS``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...model.impact.elf import Elf
 MAGIC = b"\x7fELF"
 _MAX_HEADERS = 512
 _MAX_DYNAMIC = 1 << 16  # bytes of the dynamic section
-_MAX_STRINGS = 64 << 20  # bytes of the string table: that of large C++ libraries has tens of MB
+_MAX_STRINGS = 64 << 20  # bytes of the string table; large C++ libraries have tens of MB
 _MAX_NAME = 4096
 _MAX_VERSIONS = 4096
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
@@ -27,21 +27,21 @@ _VER_FLG_WEAK = 2
 
 
 class ElfInvalid(Exception):
-    """The file is damaged, or no ELF file; the message is the reason."""
+    """The file is damaged or not an ELF file; the message is the reason."""
 
 
 def read_elf(file: BinaryIO) -> Elf:
     """
-    Read what an ELF file declares to the dynamic loader.
+    Read the dynamic section of an ELF file.
 
     Args:
-        file: a seekable binary file.
+        file: A seekable binary file.
 
     Returns:
-        Its dynamic section; that of a static program is empty.
+        The dynamic section; empty for a static program.
 
     Raises:
-        ElfInvalid: the file is damaged or not an ELF file.
+        ElfInvalid: The file is damaged or not an ELF file.
     """
     try:
         return _Reader(file).elf()
@@ -50,7 +50,7 @@ def read_elf(file: BinaryIO) -> Elf:
 
 
 class _Reader:
-    """One file, its byte order and its segments."""
+    """A parser of one ELF file, with its byte order and segments."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -65,7 +65,7 @@ class _Reader:
         self._segments = list(self._headers())
 
     def elf(self) -> Elf:
-        """Everything that the loader reads."""
+        """Parse the dynamic section."""
         bits = 64 if self._is_64 else 32
         interpreter = b""
         dynamic: list[tuple[int, int]] = []
@@ -103,7 +103,7 @@ class _Reader:
         return struct.unpack(self._order + form, self._at(offset, size))
 
     def _headers(self) -> Iterator[tuple[int, int, int, int]]:
-        """The program headers: type, offset, address and size in the file."""
+        """Yield type, offset, address and file size of each program header."""
         self._type, self._machine = self._unpack("HH", 16)
         if self._is_64:
             (table,) = self._unpack("Q", 32)
@@ -134,7 +134,7 @@ class _Reader:
             yield tag, value
 
     def _offset(self, address: int) -> int:
-        """The place in the file that the loader maps at an address."""
+        """Return the file offset that the loader maps at an address."""
         for kind, offset, start, size in self._segments:
             if kind == _PT_LOAD and start <= address < start + size:
                 return offset + address - start
@@ -155,7 +155,7 @@ class _Reader:
         return tuple(filter(None, self._string(offset).split(b":"))) if offset is not None else ()
 
     def _version_needs(self, tags: dict[int, int]) -> Iterator[tuple[bytes, frozenset[bytes]]]:
-        """The version names that must be defined, by library; several records of a library are one."""
+        """Yield the required version names by library; records of the same library are merged."""
         needs: dict[bytes, set[bytes]] = {}
         if _DT_VERNEED in tags:
             place = self._offset(tags[_DT_VERNEED])
@@ -183,7 +183,7 @@ class _Reader:
         for _ in range(self._count(tags, _DT_VERDEFNUM)):
             _version, _flags, _index, count, _hash, first, following = self._unpack("HHHHIII", place)
             if count:
-                (name,) = self._unpack("I", place + first)  # the others are the versions that it succeeds
+                (name,) = self._unpack("I", place + first)  # the remaining names are its predecessors
                 yield self._string(name)
             place += following
 

@@ -1,4 +1,4 @@
-"""Judge images and containers: will they still run on the new base, and what does not reach them?"""
+"""Judge whether images and containers run on a new base and receive all of its changes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .view import LayeredView
 
 _STATUS, _PASSWD, _GROUP = b"var/lib/dpkg/status", b"etc/passwd", b"etc/group"
 _EXAMPLES = 3
-_MAX_OF_A_KIND = 50  # reasons with one code that are listed
+_MAX_OF_A_KIND = 50  # reasons that are listed for each code
 
 
 class Judge:
-    """Judges stacks of application layers on one change of a base. Each layer is walked once."""
+    """The judge of application images for one base change. Each layer is walked once."""
 
     def __init__(self, change: BaseChange, base_config: Mapping[str, Any]) -> None:
-        """``base_config`` is the raw configuration of the base's own image, empty if that is not known."""
+        """Create a judge; ``base_config`` is the base image's raw configuration, empty if unknown."""
         self._change, self._base_config = change, configs.parse(base_config)
         self._walked: dict[str, OwnFiles] = {}
 
@@ -45,16 +45,16 @@ class Judge:
         Judge an image or a container.
 
         Args:
-            own: the directories of its own layers, top first.
-            raw: its raw configuration.
-            arguments: the command of a container, empty for an image.
-            volumes: what is mounted in a container, by destination.
+            own: The directories of the image's own layers, top first.
+            raw: The image's raw configuration.
+            arguments: The command of a container; empty for an image.
+            volumes: The mounts of a container: sources by destination.
 
         Returns:
-            The reasons why it does not run or does not get the new base, worst first.
+            The reasons why it breaks or misses changes of the new base, worst first.
 
         Raises:
-            LayerUnsupported: a layer disappeared during the scan.
+            LayerUnsupported: A layer disappeared during the scan.
         """
         config = configs.parse(raw)
         image = _Image(self._change, own, config, self._base_config, [self._walk(layer) for layer in own])
@@ -73,7 +73,7 @@ class Judge:
 
     @cached_property
     def _is_walk_needed(self) -> bool:
-        """False if nothing that the new base changes can matter to a file that a walk finds."""
+        """True if a change of the new base can affect an application's own files."""
         losses = self._change.losses
         if losses.paths or losses.code or losses.hidden_sources or self._change.renumbered:
             return True
@@ -100,12 +100,12 @@ class Judge:
 
 
 def overlay_path(path: str) -> bytes:
-    """A container's absolute path as a relative one; empty for the root."""
+    """Convert a container's absolute path to a relative path; empty for the root."""
     return b"/".join(part for part in path.encode("utf-8", "surrogateescape").split(b"/") if part not in (b"", b"."))
 
 
 class _Image:
-    """One stack of application layers over both contents of the base."""
+    """One image, viewed over the old and the new base."""
 
     def __init__(
         self, change: BaseChange, own: Sequence[str], config: Config, base_config: Config, walked: Sequence[OwnFiles]
@@ -120,12 +120,12 @@ class _Image:
         )
 
     def started(self, arguments: Sequence[str]) -> Iterator[Reason]:
-        """What the image starts."""
+        """Yield the reasons for the programs that the image or container starts."""
         for command in [tuple(arguments)] if arguments else started.commands(self._config):
             yield from self._start.command(command)
 
     def own_files(self) -> Iterator[Reason]:
-        """What lies in the application's own layers."""
+        """Yield the reasons for files in the application's own layers."""
         losses = self._change.losses
         yield from self._hidden_trees()
         yield from self._modules()
@@ -148,7 +148,7 @@ class _Image:
         yield from self._texts()
 
     def environment(self) -> Iterator[Reason]:
-        """Variables that name paths which the new base lacks."""
+        """Yield the reasons for variables that name paths missing from the new base."""
         for name, value in sorted(self._config.environment.items()):
             parts = [part for part in value.split(":") if part.startswith("/")]
             lost = [part for part in parts if is_lost(self._old, self._new, part.encode("utf-8", "surrogateescape"))]
@@ -157,7 +157,7 @@ class _Image:
                 yield Reason(self._environment_verdict(name, lost), "environment", name, text)
 
     def _environment_verdict(self, name: str, lost: Sequence[str]) -> Verdict:
-        """A list of directories matters if a program was found in it; another variable always does."""
+        """Return *breaks*, or *impaired* for a search path from which no started program is lost."""
         if not name.endswith("PATH"):
             return Verdict.BREAKS
         directories = tuple(part.encode("utf-8", "surrogateescape").rstrip(b"/") + b"/" for part in lost)
@@ -166,7 +166,7 @@ class _Image:
         )
 
     def accounts(self) -> Iterator[Reason]:
-        """Accounts whose number changed, if the image runs as one or owns files as one."""
+        """Yield the reasons for renumbered accounts that the image runs as, or that own its files."""
         user, _, group = self._config.user.partition(":")
         for change in self._change.renumbered:
             is_account = change.kind == "account"
@@ -183,7 +183,7 @@ class _Image:
                 yield Reason(Verdict.IMPAIRED, "account", change.name, f"{change.text}{files}")
 
     def derived(self) -> Iterator[Reason]:
-        """Files that were made from files of the old base."""
+        """Yield the reasons for files that were generated from files of the old base."""
         own = list(self._shown("derived"))
         for path, source, command in derived.derivations(own, self._change.expected.paths):
             text = f"was made from files of the old base ({overlay.shown(source)} changed) by {command}"
@@ -198,7 +198,11 @@ class _Image:
                     yield Reason(Verdict.PARTLY, "derived", overlay.shown(path), text)
 
     def ghosts(self) -> Iterator[Reason]:
-        """Removed paths that stay visible as names: nothing is merged below them any more."""
+        """
+        Yield the reasons for whiteouts that become visible as names.
+
+        Overlay hides a whiteout only in a merged directory. Without the base's directory, it is not merged.
+        """
         for layer, files in zip(self._layers, self._walked, strict=True):
             for path in files.whiteouts:
                 directory = overlay.split(path)[0]
@@ -215,7 +219,7 @@ class _Image:
         return found is not None and found.directories == (place,) and not found.has_base
 
     def relations(self) -> Iterator[Reason]:
-        """Relations between the application's packages and the new base's."""
+        """Yield the reasons for package relations that the new base violates."""
         node = self._new.lookup(_STATUS)
         if node is None or not node.own or _STATUS not in self._change.expected.by_path:
             return
@@ -232,7 +236,7 @@ class _Image:
                 yield Reason(Verdict.IMPAIRED, "relation", one.package, one.text)
 
     def _shown(self, kind: str) -> Iterator[bytes]:
-        """The files of a kind that the image shows; those that a higher layer hides are left out."""
+        """Yield the own files of one kind that no higher layer hides."""
         for layer, files in zip(self._layers, self._walked, strict=True):
             root = layer.encode("utf-8", "surrogateescape")
             for path in getattr(files, kind):
@@ -244,7 +248,7 @@ class _Image:
         return node is not None and bool(node.mode & 0o111) and b".so" not in path.rpartition(b"/")[2]
 
     def _hidden_trees(self) -> Iterator[Reason]:
-        """Own directories where the new base has a symlink or a file: they hide what the new base moved."""
+        """Yield the reasons for own directories that hide a symlink or file of the new base."""
         for path in sorted(self._change.losses.paths):
             own, base = self._new.find(path), self._change.new_view.find(path)
             if (

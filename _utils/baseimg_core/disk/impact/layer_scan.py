@@ -1,8 +1,8 @@
 """
 Scan application layers for the paths that a new base changes. Follows no symlink.
 
-A layer is not walked. The scan looks up the relevant names in each of its directories that leads to a changed path, so
-a layer without any of the base's directories costs one lookup in its root, whatever its size.
+The scan does not walk a layer. It looks up the components of changed paths, directory by directory. A layer that shares
+no directory with the base costs one lookup in its root, whatever its size.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..stack.directories import Stack, entry_of, is_opaque
 from ..stack.tree import Tree
 from .view import NewFile, read_new_file
 
-_FEW = 16  # names that are looked up one by one instead of listing the directory
-_shared = functools.cache(LayerEntry)  # few different values, possibly millions of paths
+_FEW = 16  # up to this number, names are looked up one by one; above it, the directory is listed
+_shared = functools.cache(LayerEntry)  # few distinct values for millions of paths
 
 
 class LayerScanner:
-    """Scans application layers, each once, however many images share it."""
+    """A scanner of application layers that scans each layer once, even if many images share it."""
 
     def __init__(self, expected: ExpectedPaths) -> None:
         self._expected = expected
@@ -41,13 +41,13 @@ class LayerScanner:
         Scan several layers.
 
         Args:
-            directories: the layers' directories.
+            directories: The directories of the layers.
 
         Returns:
-            Their entries at changed paths, in the same order.
+            The entries of each layer at changed paths, in the same order.
 
         Raises:
-            LayerUnsupported: a layer disappeared, or carries marks that baseimg does not support.
+            LayerUnsupported: A layer disappeared, or has overlay marks that baseimg does not support.
         """
         return [self._layer(directory) for directory in directories]
 
@@ -67,14 +67,14 @@ def scan_layer(directory: str, expected: ExpectedPaths) -> Layer:
     Scan one layer.
 
     Args:
-        directory: the layer's directory.
-        expected: the paths that the new base changes.
+        directory: The layer's directory.
+        expected: The paths that the new base changes.
 
     Returns:
         The layer's entries at changed paths and at the directories above them.
 
     Raises:
-        LayerUnsupported: an entry carries marks that baseimg does not support.
+        LayerUnsupported: An entry has overlay marks that baseimg does not support.
     """
     entries: dict[bytes, LayerEntry] = {}
     tree = Tree(directory)
@@ -101,20 +101,20 @@ def expected_paths(
     files: MutableMapping[bytes, NewFile] | None = None,
 ) -> Iterator[ExpectedPath]:
     """
-    Read what the new base shows at each path that a bundle changes.
+    Read the expected result at each path that a bundle changes.
 
     Args:
-        bundle: an open bundle.
-        progress: called with the bytes read and their total.
-        old: the stack of the bundle's source, for a bundle that carries a delta only.
-        files: receives what the rules need of each file's content.
+        bundle: An open bundle.
+        progress: Called with the bytes read and the total bytes.
+        old: The layers of the bundle's source; needed if the bundle has only a delta.
+        files: Filled with the data that the rules need of each file.
 
-    Returns:
+    Yields:
         One value for each changed path, in ascending order of path.
 
     Raises:
-        BundleInvalid: the layer is malformed.
-        DeltaMismatch: the bundle carries a delta only, and ``old`` is missing or differs from its source.
+        BundleInvalid: The layer is malformed.
+        DeltaMismatch: The bundle has only a delta, and ``old`` is missing or differs from the source.
     """
     leaders: dict[bytes, Member] = {}
     closed: set[bytes] = set()
@@ -139,7 +139,7 @@ def expected_paths(
 
 
 def _present(descriptor: int, names: set[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Those of the names that a directory has."""
+    """Yield the names that exist in a directory, with their status."""
     if len(names) > _FEW:
         names = names.intersection(map(os.fsencode, os.listdir(descriptor)))
     for name in sorted(names):
@@ -151,7 +151,7 @@ def _layer_entry(descriptor: int, name: bytes, st: os.stat_result, expected: Exp
     kind = kind_of(st.st_mode)
     if overlay.is_whiteout(st.st_mode, st.st_rdev):
         return _shared(Mark.WHITEOUT)
-    if kind is None:  # a socket: no view depends on it
+    if kind is None:  # a socket, which no rule covers
         return None
     same = _is_same(descriptor, name, st, kind, expected)
     if kind is not Kind.DIRECTORY:
@@ -161,7 +161,7 @@ def _layer_entry(descriptor: int, name: bytes, st: os.stat_result, expected: Exp
 
 
 def _is_same(descriptor: int, name: bytes, st: os.stat_result, kind: Kind, expected: ExpectedPath | None) -> bool:
-    """True if the layer's entry equals the new base's, times aside."""
+    """True if the layer's entry equals the new base's entry, times excluded."""
     if expected is None or expected.entry is None or expected.entry.kind is not kind:
         return False
     entry = entry_of(b"/proc/self/fd/%d/%s" % (descriptor, name), st, kind)

@@ -1,4 +1,8 @@
-"""Walk an application layer for files that may depend on the base. Opens no file and follows no symlink."""
+"""
+Walk an application layer for files that may depend on the base.
+
+The walk opens no file and follows no symlink.
+"""
 
 from __future__ import annotations
 
@@ -12,44 +16,48 @@ from ...model.impact import derived, runtimes
 from ...model.impact.runtimes import Runtime
 from ...model.stack import overlay
 
-_MAX_TEXT = 1 << 16  # bytes of a text file that is searched for paths
+_MAX_TEXT = 1 << 16  # bytes; larger text files are not searched for paths
 _DOCUMENTATION = (b"usr/share/doc/", b"usr/share/man/", b"usr/share/info/", b"usr/share/locale/", b"usr/share/lintian/")
-# of package managers, and rewritten by them
+# package managers own and rewrite these paths
 _UNSEARCHED = (*_DOCUMENTATION, b"var/lib/dpkg/", b"var/cache/", b"var/log/", b"var/lib/apt/", b"usr/share/zoneinfo/")
 
 
 @dataclass(slots=True)
 class OwnFiles:
-    """The files of one layer that rules look at, by relative path."""
+    """The files of one layer that are relevant to the rules, as relative paths."""
 
-    #: Executable files, and libraries by name.
+    #: Executable files, and files named like libraries.
     programs: list[bytes] = field(default_factory=list)
+    #: Symlinks, documentation excluded.
     links: list[bytes] = field(default_factory=list)
     #: Small files without execute permission.
     texts: list[bytes] = field(default_factory=list)
-    #: Directories and extensions that belong to one version of a language.
+    #: Module directories and extension modules, each with its runtime.
     modules: list[tuple[bytes, Runtime]] = field(default_factory=list)
+    #: Removed paths.
     whiteouts: list[bytes] = field(default_factory=list)
-    #: Python modules by the path of their compiled file.
+    #: Compiled Python files, each with its module.
     compiled: list[tuple[bytes, bytes]] = field(default_factory=list)
+    #: Derived files (:mod:`model.impact.derived`).
     derived: list[bytes] = field(default_factory=list)
-    #: One path for each owner and each group.
+    #: One path for each owner, by user ID.
     users: dict[int, bytes] = field(default_factory=dict)
+    #: One path for each group, by group ID.
     groups: dict[int, bytes] = field(default_factory=dict)
 
 
 def own_files(directory: str) -> OwnFiles:
     """
-    Walk one layer.
+    Walk one layer and classify its files.
 
     Args:
-        directory: the layer's directory.
+        directory: The layer's directory.
 
     Returns:
-        Its files by what they may depend on.
+        The relevant files.
 
     Raises:
-        LayerUnsupported: the layer disappeared during the walk.
+        LayerUnsupported: The layer disappeared during the walk.
     """
     files = OwnFiles()
     try:

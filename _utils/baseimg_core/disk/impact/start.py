@@ -1,4 +1,4 @@
-"""Judge what an image starts: programs, their loader, libraries, interpreters and scripts, over both contents."""
+"""Judge the programs and scripts that an image starts, with their dependencies, on a new base."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from ...model.stack import overlay
 from .change import BaseChange
 from .view import LayeredView, parse_cache
 
-_MAX_DEPTH = 3  # scripts that start scripts
+_MAX_DEPTH = 3  # levels of scripts that start scripts
 _LD_CACHE = b"etc/ld.so.cache"
 
 
 class Start:
-    """Everything that one image starts. Only regressions are reasons: what the old base lacked as well is none."""
+    """
+    The programs that one image starts.
+
+    Only regressions are reasons. A dependency that the old base lacks, too, is not a reason.
+    """
 
     def __init__(self, change: BaseChange, old: LayeredView, new: LayeredView, config: Config) -> None:
         self._change, self._old, self._new = change, old, new
@@ -26,16 +30,16 @@ class Start:
         self._path = environment.get("PATH", "").encode("utf-8", "surrogateescape") or dependencies.DEFAULT_PATH
         libraries = environment.get("LD_LIBRARY_PATH", "").encode("utf-8", "surrogateescape")
         self._old_loader, self._new_loader = Loader(old, libraries), Loader(new, libraries)
-        #: Resolved paths of what is started, in the new view.
+        #: Resolved paths of the started files and their dependencies, in the new view.
         self.files: set[bytes] = set()
-        #: Languages whose interpreter is started.
+        #: Languages of the started interpreters.
         self.languages: set[str] = set()
-        #: Programs that are found in the old view only, as they were found there.
+        #: Paths, in the old view, of programs that the new view lacks.
         self.missing: set[bytes] = set()
         self._seen: set[bytes] = set()
 
     def command(self, command: Sequence[str]) -> Iterator[Reason]:
-        """The reasons that a command gives."""
+        """Yield the reasons for one command."""
         for program in started.programs(command):
             yield from self._program(program.encode("utf-8", "surrogateescape"), 0)
         for argument in started.arguments(command):
@@ -46,14 +50,14 @@ class Start:
                 yield from self._script(resolved, 0)
 
     def file(self, path: bytes, verdict: Verdict = Verdict.BREAKS) -> Iterator[Reason]:
-        """The reasons that one program or library gives, with everything that it loads."""
+        """Yield the reasons for one program or library and its transitive dependencies."""
         before = {(problem.code, problem.missing, problem.of) for problem in self._old_loader.problems(path)}
         for problem in self._new_loader.problems(path):
             if (problem.code, problem.missing, problem.of) not in before:
                 yield self.reason(problem, verdict)
 
     def own_needs(self, path: bytes) -> Iterator[Reason]:
-        """The reasons that a program or a library of the application gives which is not started."""
+        """Yield the reasons for the direct dependencies of an own program or library that is not started."""
         problems = self._new_loader.direct_problems(path)
         if not problems:
             return
@@ -63,7 +67,7 @@ class Start:
                 yield self.reason(problem, Verdict.IMPAIRED)
 
     def reason(self, problem: Problem, verdict: Verdict) -> Reason:
-        """The reason for a problem."""
+        """Convert a problem to a reason."""
         code, text = problem.code, problem.text
         if code == "unreadable":
             verdict = Verdict.NOT_CHECKED
@@ -103,7 +107,7 @@ class Start:
                 yield self.reason(problem, Verdict.BREAKS)
 
     def _script(self, path: bytes, depth: int) -> Iterator[Reason]:
-        """The programs and the paths that an application's own script names."""
+        """Yield the reasons for the programs and paths that an application's own script names."""
         node = self._new.lookup(path)
         if node is None or not node.own or depth >= _MAX_DEPTH:
             return
@@ -139,5 +143,5 @@ class Start:
 
 
 def is_lost(old: LayeredView, new: LayeredView, path: bytes) -> bool:
-    """True if a path leads somewhere over the old base and nowhere over the new one."""
+    """True if a path exists over the old base but not over the new base."""
     return view.resolve(new, path) is None and view.resolve(old, path) not in (None, b"")

@@ -1,8 +1,8 @@
 """
-Views for the rules of ``model/impact``: application layers over the old base, and over a new one that a bundle brings.
+Views for the rules of ``model/impact``: application layers over the old and over the new base.
 
-The new base is not on this node yet, so its view is computed: the paths that bundles change come from their layers, all
-others from the content that they start from.
+The new base is not on this node yet, so its view is computed. Changed paths come from the layers of the bundles, all
+other paths from the content that the bundles start from.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ...model.stack.overlay import Mark
 from ..stack.directories import Stack, is_opaque
 from .elf import MAGIC, ElfInvalid, read_elf
 
-TEXT = 1 << 16  # bytes of a file that rules read
+TEXT = 1 << 16  # bytes of a text file that the rules read
 _MAX_ELF = 512 << 20  # bytes
 _MAX_WHOLE = 64 << 20
 _LD_CACHE = b"etc/ld.so.cache"
-# files of the new base that are kept whole
+# files of the new base that are kept completely
 WHOLE = frozenset(
     {
         b"etc/passwd",
@@ -44,26 +44,27 @@ _CACHE_MAGIC = b"glibc-ld.so.cache1.1"
 
 @dataclass(slots=True)
 class NewFile:
-    """What the rules need of one file that a bundle brings."""
+    """The data of one file in a bundle that the rules need."""
 
+    #: The dynamic section; ``None`` for other formats.
     elf: Elf | None = None
-    #: The first bytes of a script, or the whole of a file in ``WHOLE``.
+    #: The first bytes of a script, or the whole content of a file in ``WHOLE``.
     text: bytes = b""
-    #: Why the file could not be read, empty if it could.
+    #: Why the file cannot be read; empty if it was read.
     error: str = ""
 
 
 def read_new_file(path: bytes, size: int, read: Callable[[int], bytes | memoryview]) -> NewFile:
     """
-    Read what the rules need of a file in a bundle.
+    Read the data of a file in a bundle that the rules need.
 
     Args:
-        path: the file's path.
-        size: its size in bytes.
-        read: returns up to that many of the file's next bytes.
+        path: The path of the file.
+        size: The size of the file in bytes.
+        read: Returns the next bytes of the file, at most the given number.
 
     Returns:
-        The file's dynamic section or its text.
+        The dynamic section, the text, or the reason why the file cannot be read.
     """
     if path in WHOLE:
         return NewFile(text=_read(read, min(size, _MAX_WHOLE)))
@@ -88,50 +89,60 @@ def _read(read: Callable[[int], bytes | memoryview], size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A leaf or a directory: on disk at ``real``, or in a bundle under ``new``."""
+    """A path of a view with its location, either on disk or in a bundle."""
 
+    #: The file type.
     kind: Kind
+    #: True if one of the application's layers provides it.
     own: bool
+    #: Permission bits.
     mode: int
+    #: The target of a symlink.
     target: bytes = b""
+    #: The absolute path on disk; empty if the path is in a bundle.
     real: bytes = b""
+    #: The path in the bundle; empty if the path is on disk.
     new: bytes = b""
-    #: For a directory: those of the application's layers that are merged, top first, and whether the base is.
+    #: For a directory, the merged directories of the application's layers, top first.
     directories: tuple[bytes, ...] = ()
+    #: For a directory, True if the base's directory is merged.
     has_base: bool = False
 
 
 class OldBase:
-    """A content of the base that is on this node."""
+    """A content of the base on this node."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
 
     def lookup(self, path: bytes) -> _Found | None:
-        """The base's own node at a path."""
+        """Return the base's node at a path; ``None`` if there is none."""
         node = self._stack.find(path)
         return _on_disk(node.top, own=False) if node else None
 
     def names(self, path: bytes) -> set[bytes]:
-        """The names in a directory."""
+        """Return the names in a directory."""
         node = self._stack.find(path) if path else self._stack.root
         return set(self._stack.children(node)) if node and node.is_dir else set()
 
     def new_file(self, _path: bytes) -> NewFile:
-        """There is none: every file is on disk."""
+        """Return an empty value: every file is on disk."""
         return NewFile()
 
 
 @dataclass(slots=True)
 class NewBase:
-    """The content that bundles lead to."""
+    """The content of the base after the bundles are applied."""
 
+    #: The content that the bundles start from.
     old: OldBase
+    #: The paths that the bundles change.
     expected: ExpectedPaths
+    #: The files in the bundles, by path.
     files: Mapping[bytes, NewFile] = field(default_factory=dict)
 
     def lookup(self, path: bytes) -> _Found | None:
-        """The base's own node at a path."""
+        """Return the base's node at a path; ``None`` if there is none."""
         changed = self.expected.by_path.get(path)
         if changed is not None:
             return _in_bundle(path, changed.entry) if changed.entry else None
@@ -142,12 +153,12 @@ class NewBase:
         return self.old.lookup(path)
 
     def names(self, path: bytes) -> set[bytes]:
-        """The names in a directory."""
+        """Return the names in a directory."""
         names = self.old.names(path) | self.expected.names.get(path, set())
         return {name for name in names if self.lookup(overlay.join(path, name))}
 
     def new_file(self, path: bytes) -> NewFile:
-        """What the bundles hold at a path."""
+        """Return the data of a file in the bundles; empty if the bundles do not have it."""
         return self.files.get(path) or NewFile()
 
 
@@ -171,7 +182,7 @@ class LayeredView:
     """Application layers, top first, over one content of the base: a :class:`~model.impact.view.View`."""
 
     def __init__(self, own: Sequence[str], base: OldBase | NewBase, memory: dict[bytes, Elf | str | None]) -> None:
-        """``memory`` keeps what was read of files on disk, by absolute path; views may share it."""
+        """Create a view; ``memory`` caches parsed files by absolute path and may be shared by views."""
         roots = tuple(os.fsencode(directory) for directory in own)
         self._base, self._memory = base, memory
         root = _Found(Kind.DIRECTORY, bool(own), 0o755, directories=roots, has_base=True)
@@ -179,11 +190,12 @@ class LayeredView:
         self._cache: dict[bytes, list[bytes]] | None = None
 
     def lookup(self, path: bytes) -> Node | None:
+        """Return the node at a path without following symlinks; ``None`` if there is none."""
         found = self.find(path)
         return Node(found.kind, found.own, found.mode, found.target) if found else None
 
     def find(self, path: bytes) -> _Found | None:
-        """As :meth:`lookup`, with the places on disk."""
+        """Return the node at a path with its location. See :meth:`lookup`."""
         if path not in self._found:
             directory, name = overlay.split(path)
             parent = self.find(directory)
@@ -192,7 +204,7 @@ class LayeredView:
         return self._found[path]
 
     def real(self, path: bytes) -> bytes:
-        """The absolute path on disk of what is shown at a path, empty for files of a bundle."""
+        """Return the absolute path on disk; empty for files in a bundle and for missing paths."""
         found = self.find(path)
         return found.real if found else b""
 
@@ -222,6 +234,7 @@ class LayeredView:
         return _directory(top, directories, has_base=below is not None and below.kind is Kind.DIRECTORY)
 
     def elf(self, path: bytes) -> Elf | None:
+        """Return the dynamic section of an ELF file, else ``None``; raises :class:`Unreadable`."""
         found = self.find(path)
         if found is None or found.kind is not Kind.FILE:
             return None
@@ -238,10 +251,11 @@ class LayeredView:
         return elf
 
     def text(self, path: bytes) -> bytes:
+        """Return the first 64 KiB of a file; raises :class:`Unreadable`."""
         return self.content(path, TEXT)
 
     def content(self, path: bytes, limit: int = _MAX_WHOLE) -> bytes:
-        """Up to ``limit`` bytes of a file, none if there is no file; raises :class:`Unreadable`."""
+        """Return up to ``limit`` bytes of a file, empty if it is missing; raises :class:`Unreadable`."""
         found = self.find(path)
         if found is None or found.kind is not Kind.FILE:
             return b""
@@ -254,12 +268,13 @@ class LayeredView:
             raise Unreadable(f"{overlay.shown(path)} cannot be read: {exc.strerror}") from exc
 
     def libraries(self) -> Mapping[bytes, Sequence[bytes]]:
+        """Return the absolute paths in ``ld.so.cache`` by library name."""
         if self._cache is None:
             self._cache = parse_cache(self.content(_LD_CACHE))
         return self._cache
 
     def names(self, path: bytes) -> set[bytes]:
-        """The names that a directory shows."""
+        """Return the visible names in a directory."""
         found = self.find(path)
         if found is None or found.kind is not Kind.DIRECTORY:
             return set()
@@ -278,7 +293,7 @@ def _open(path: bytes) -> BinaryIO:
 
 
 def _elf_on_disk(path: bytes) -> Elf | str | None:
-    """The dynamic section, ``None`` for other formats, or why it cannot be read."""
+    """Return the dynamic section, ``None`` for other formats, or the reason of a failure."""
     try:
         with _open(path) as file:
             if file.read(len(MAGIC)) != MAGIC:
@@ -295,10 +310,10 @@ def parse_cache(data: bytes) -> dict[bytes, list[bytes]]:
     Read ``ld.so.cache`` (glibc, ``sysdeps/generic/dl-cache.h``, ``struct cache_file_new``).
 
     Args:
-        data: the file's content. A damaged file is one without entries, as for the loader.
+        data: The content of the file.
 
     Returns:
-        Absolute paths by library name.
+        Absolute paths by library name; empty for a damaged file, as in the loader.
     """
     start = data.find(_CACHE_MAGIC)
     if start < 0:

@@ -1,12 +1,12 @@
 """
-Unpacks an archive of the shell scripts that baseimg replaces: ``BASE-<version>-diff.tar.gz``.
+Unpack archives of the shell scripts that baseimg replaces: ``BASE-<version>-diff.tar.gz``.
 
-It holds the merged upper layers of the target, written by ``tar`` without extended attributes. It is untrusted: every
-name must be a plain path below the root, a parent that is a symlink is not followed, and devices are refused. Only a
-device 0/0 is accepted: the scripts carried a removed path that way.
+An archive holds the merged upper layers of the target, written by ``tar`` without extended attributes. It is untrusted:
+names must be plain paths below the root, symlinks in parent directories are not followed, and devices are refused. The
+exception is a device 0/0, which stands for a removed path.
 
-The scripts pack ``./diff``. An archive of the root itself (``tar -C diff … .``) is accepted, too. An archive of another
-shape would only add directories to the base, so it is refused.
+The scripts pack ``./diff``. An archive of the root itself (``tar -C diff … .``) is also accepted. Any other shape is
+refused, because it would only add directories to the base.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _HINT = "give an archive that the old scripts built, or build a bundle from the 
 class Unpacked:
     """The result of unpacking."""
 
-    #: Paths that a device 0/0 removes.
+    #: Paths that the archive removes, with a device 0/0.
     removed: list[bytes] = field(default_factory=list)
-    #: Paths that keep extended attributes of the source.
+    #: Paths whose extended attributes were copied from the source.
     attributes: list[bytes] = field(default_factory=list)
 
 
@@ -44,18 +44,19 @@ def unpack(path: str, root: str, source: Stack) -> Unpacked:
     """
     Unpack an archive as a layer above the source.
 
-    The archive has no extended attributes, so each path gets those of the source.
+    Archives lack extended attributes, so each path receives those of the source.
 
     Args:
         path: The archive.
         root: An empty directory to fill.
-        source: What the source image shows.
+        source: The layers of the source image.
 
     Returns:
-        What the archive removes, and what it does not say.
+        The removed paths, and the paths with attributes of the source.
 
     Raises:
         LegacyInvalid: The archive is damaged or hostile, or the scripts did not write it.
+        SpaceExhausted: The file system has too little space.
     """
     unpacking = _Unpacking(path, root, source)
     try:
@@ -73,20 +74,24 @@ def unpack(path: str, root: str, source: Stack) -> Unpacked:
 
 
 class _Unpacking:
+    """The state of unpacking one archive."""
+
     def __init__(self, archive: str, root: str, source: Stack) -> None:
         self.result = Unpacked()
         self._archive, self._root, self._source = archive, root, source
         self._tree = Tree(root)
-        # None for a directory without an entry in the archive
+        # None: the archive has no entry for the directory
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: dict[bytes, Kind] = {}
-        # None before the first entry
+        # None: no entry was read yet
         self._has_prefix: bool | None = None
 
     def close(self) -> None:
+        """Close the directories."""
         self._tree.close()
 
     def add(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+        """Unpack one entry; raises :class:`LegacyInvalid`, :class:`LayerUnsupported`."""
         if info.name.startswith("/"):
             raise self._wrong(info, "has an absolute name")
         path = self._path(info, info.name)
@@ -101,10 +106,10 @@ class _Unpacking:
             raise self._wrong(info, f"cannot be created: {exc.strerror}") from exc
 
     def _path(self, info: tarfile.TarInfo, name: str) -> bytes:
-        """Return a name as a path below the root of the image."""
+        """Convert a name to a path below the root of the image."""
         path = tar_entry.relative_path(name)
         if self._has_prefix is None:
-            # tar names the directory that it packs first: "./diff" here, "./" in an archive of the root
+            # the first entry is the packed directory: "./diff", or "./" in an archive of the root
             self._has_prefix = path == _PREFIX or path.startswith(_PREFIX + b"/")
         if not self._has_prefix:
             return path
@@ -160,7 +165,7 @@ class _Unpacking:
                 self._tree.set_metadata(path, self._with_attributes(path, entry) if entry else self._inherited(path))
 
     def _check_shape(self) -> None:
-        """Refuse an archive whose root is not the root of the source: its content would land in the wrong place."""
+        """Refuse an archive whose root does not match the root of the source image."""
         names = {path.split(b"/")[0] for path in (*self._directories, *self._leaves, *self.result.removed) if path}
         known = {name for name in names if self._source.find(name) is not None}
         if names and (not known or (not self._has_prefix and _PREFIX in names - known)):

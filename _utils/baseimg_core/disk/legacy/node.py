@@ -1,18 +1,18 @@
 """
-Finds the files that the shell scripts, which baseimg replaces, left on a node. Reads only.
+Find the files that the replaced shell scripts left on a node. Reads only.
 
 ::
 
     <overlay dir>/tmp/baseimg.properties     the layer directory that the scripts overwrite, and its version
     <overlay dir>/tmp/BASE-<version>/diff/   the unpacked archive of an update
     <overlay dir>/tmp/backup/<version>/      the layer directory before an update from this version
-    <overlay dir>/backup/<version>/          the same; not the scripts' own place, but operators use it
+    <overlay dir>/backup/<version>/          the same, in a location that only operators use
 
-There is one properties file for all bases of a node. The scripts read the layer directory from it. So an update of a
-second base is copied over the layer directory of the first one, and the second base never changes.
+A node has one properties file for all bases, and the scripts read the layer directory from it. An update of a second
+base therefore overwrites the layer directory of the first base, and the second base never changes.
 
 A backup lacks dot files in the layer's root. It may be missing or incomplete. If an update was interrupted and run
-again, the backup holds files of that update.
+again, the backup contains files of that update.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ...model.legacy import properties as model_properties
 from ...model.legacy.properties import Properties
 
 _MAX_PROPERTIES = 1 << 16
-_SAMPLE = 20_000  # paths; enough to tell which image an archive was made for
+_SAMPLE = 20_000  # paths; enough to identify the image that an archive was made for
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class LegacyState:
 
     #: The overlay directory.
     home: str
+    #: The content of ``baseimg.properties``.
     properties: Properties
     #: Version and directory of each backup, oldest first.
     backups: tuple[tuple[str, str], ...]
@@ -46,17 +47,17 @@ class LegacyState:
 
     @property
     def removable(self) -> list[str]:
-        """The directories that are not needed once the base is adopted."""
+        """The directories that can be deleted after the base is adopted."""
         directories = [os.path.join(self.home, name) for name in ("tmp", "backup")]
         return [directory for directory in directories if os.path.isdir(directory)]
 
     @property
     def updates(self) -> list[str]:
-        """The versions that the scripts gave the directory, oldest first."""
+        """The versions that the scripts installed, oldest first."""
         return list(dict.fromkeys([*(version for version, _directory in self.backups), self.properties.version]))
 
     def is_layer(self, layer: str) -> bool:
-        """True if ``layer`` (a ``diff``) is the directory that the scripts overwrote, under any path."""
+        """True if ``layer`` (a ``diff`` directory) is the directory that the scripts overwrote."""
         if os.path.normpath(layer) == self.properties.directory:
             return True
         try:
@@ -65,22 +66,28 @@ class LegacyState:
             return False
 
     def was_updated(self, own: Collection[str]) -> bool:
-        """True if the scripts updated the base, perhaps back to one of its ``own`` versions."""
+        """True if the scripts ever updated the base. ``own`` are the versions of its images."""
         return self.properties.version not in own or bool(self.backups)
 
     def is_complete(self, live: str) -> bool:
         """
-        Return False if ``live`` lacks files of the recorded version: an update was interrupted, or a backup restored.
+        True if ``live`` has all files of the recorded version, unmodified.
 
-        The scripts record a version before or after they copy its files, and operators restore backups by hand. Without
-        the unpacked archive nothing is known, and the recorded version counts.
+        Files are missing if an update was interrupted or a backup was restored by hand. Without the unpacked archive,
+        the recorded version is trusted.
         """
         directory = dict(self.unpacked).get(self.properties.version)
         return directory is None or all(_is_same(path, os.path.join(live, name)) for name, path in _files(directory))
 
 
 def read(home: str) -> LegacyState:
-    """Read the scripts' files in an overlay directory; raises :class:`LegacyAbsent`, :class:`LegacyInvalid`."""
+    """
+    Read the scripts' files in an overlay directory.
+
+    Raises:
+        LegacyAbsent: There is no properties file.
+        LegacyInvalid: The properties file is unreadable or malformed.
+    """
     work = os.path.join(home, "tmp")
     path = os.path.join(work, "baseimg.properties")
     try:
@@ -98,7 +105,7 @@ def read(home: str) -> LegacyState:
 
 
 def find(layer: str) -> LegacyState | None:
-    """Return the scripts' files that concern ``layer`` (a ``diff``); ``None`` if they did not update it."""
+    """Return the scripts' files for ``layer`` (a ``diff``); ``None`` if the scripts did not update it."""
     try:
         state = read(os.path.dirname(os.path.dirname(layer)))
     except LegacyAbsent:
@@ -108,12 +115,15 @@ def find(layer: str) -> LegacyState | None:
 
 def count_known(unpacked: str, directories: Sequence[str], names: Collection[str] = ()) -> int:
     """
-    Count the files of an unpacked archive that a layer already has: those that the update replaced.
+    Count the files of an unpacked archive that exist in a layer. At most 20 000 files are sampled.
 
     Args:
-        unpacked: The unpacked archive.
-        directories: Layer directories.
-        names: Paths that another layer has.
+        unpacked: The directory of the unpacked archive.
+        directories: The layer directories to search.
+        names: Additional paths that count as existing.
+
+    Returns:
+        The number of files.
     """
     return sum(
         name in names or any(os.path.lexists(os.path.join(directory, name)) for directory in directories)
@@ -137,7 +147,7 @@ def _unpacked(work: str) -> Iterator[tuple[str, str]]:
 
 
 def _files(directory: str) -> Iterator[tuple[str, str]]:
-    """Yield the relative name and the path of every regular file below a directory."""
+    """Yield relative name and path of every regular file below a directory."""
     for parent, _directories_below, files in os.walk(directory):
         for file in files:
             path = os.path.join(parent, file)
@@ -146,7 +156,7 @@ def _files(directory: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_same(path: str, live: str) -> bool:
-    """True if ``live`` has the content of ``path``, or is something that ``cp`` could not overwrite with a file."""
+    """True if ``live`` has the content of ``path``, or is a non-file that ``cp`` cannot replace."""
     try:
         mode = os.lstat(live).st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -1,9 +1,9 @@
 """
-Reconstructs a layer directory from the headers of its tar, with file contents from other directories.
+Reconstruct a layer directory from the headers of its tar and file contents from other directories.
 
-A header has all metadata of a path, as the engine set it when it unpacked the layer. The content of a file is copied
-from the first directory that has it at this path, with the same size and checksum. The result can still be wrong: a
-checksum is no proof, and the headers may be damaged. Only the layer's diff ID proves it.
+A header has all metadata of a path, as the engine set it when it unpacked the layer. File content is copied from the
+first directory that has the path with equal size and checksum. The result is unverified, because CRC-64 is not
+cryptographic and the headers may be damaged. The caller verifies the layer's diff ID.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..stack.directories import entry_of
 from ..stack.tree import Tree, set_metadata
 
 _OPAQUE = b".wh..wh..opq"
-_AUFS_MARK = b".wh..wh."  # marks of another storage driver, which engines ignore
+_AUFS_MARK = b".wh..wh."  # marks of the aufs storage driver; engines ignore them
 _DEFAULT_DIRECTORY = Entry(Kind.DIRECTORY, 0o755)
 
 Header = tuple[tarfile.TarInfo, bytes]
@@ -35,13 +35,13 @@ Header = tuple[tarfile.TarInfo, bytes]
 class Rebuilt:
     """The result of a reconstruction."""
 
-    #: Content in bytes.
+    #: Copied content in bytes.
     size: int = 0
-    #: The number of files copied from each source.
+    #: The number of copied files by source.
     files: dict[str, int] = field(default_factory=dict)
     #: The files that no source has.
     missing: list[bytes] = field(default_factory=list)
-    #: Directories without a header; the tar does not specify their metadata.
+    #: Directories without a header, so without specified metadata.
     unnamed: set[bytes] = field(default_factory=set)
 
 
@@ -56,16 +56,16 @@ def rebuild(
 
     Args:
         root: An empty directory to fill.
-        headers: The headers of the layer's tar, each with the checksum of its content.
-        sources: Name and directory of each source, in order of preference. The last one is the layer's live directory;
-            its root gives the metadata that the tar lacks.
-        progress: Called with the content bytes done, and with their total.
+        headers: The headers of the layer's tar, each with the CRC-64 of its content.
+        sources: Name and directory of each source, in order of preference. The last source is the layer's live
+            directory; its root provides the metadata if the tar has no header for the root.
+        progress: Called with the content bytes done and the total bytes.
 
     Returns:
-        How much was found where, and what is missing.
+        The copied bytes, the number of files by source, and the missing files.
 
     Raises:
-        LayerUnsupported: The tar has entries that are not supported.
+        LayerUnsupported: The tar has unsupported entries.
     """
     reconstruction = _Reconstruction(root, sources, progress, sum(info.size for info, _checksum in headers))
     try:
@@ -78,6 +78,8 @@ def rebuild(
 
 
 class _Reconstruction:
+    """The state of reconstructing one layer."""
+
     def __init__(
         self, root: str, sources: Sequence[tuple[str, str]], progress: StepProgress | None, total: int
     ) -> None:
@@ -86,16 +88,18 @@ class _Reconstruction:
         self._copier = Copier()
         self._tree = Tree(root)
         self._sources = [(name, Tree(directory)) for name, directory in sources]
-        # None for a directory without a header
+        # None: the tar has no header for the directory
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: dict[bytes, Kind] = {}
         self._opaque: set[bytes] = set()
 
     def close(self) -> None:
+        """Close all directories."""
         for tree in (self._tree, *(tree for _name, tree in self._sources)):
             tree.close()
 
     def add(self, info: tarfile.TarInfo, checksum: bytes) -> None:
+        """Reconstruct one entry; raises :class:`LayerUnsupported`."""
         path = tar_entry.relative_path(info.name)
         directory, name = overlay.split(path)
         try:
@@ -117,7 +121,7 @@ class _Reconstruction:
             raise LayerUnsupported(f"{overlay.shown(path)} cannot be reconstructed: {exc.strerror}") from exc
 
     def _make_directory(self, path: bytes) -> None:
-        """Create a directory and its parents, unless they exist."""
+        """Create a directory and its parents if they do not exist."""
         for above in [*reversed(list(overlay.ancestors(path))), path]:
             if above not in self._directories:
                 self._tree.make(above, Entry(Kind.DIRECTORY, 0o700))
@@ -137,7 +141,7 @@ class _Reconstruction:
         self._leaves[path] = entry.kind
 
     def _add_link(self, path: bytes, info: tarfile.TarInfo) -> None:
-        """Link a path and set its metadata: the engine does so for each link in turn, so the last header wins."""
+        """Create a hard link and set its metadata. As in engines, the last header of an inode wins."""
         first = tar_entry.relative_path(info.linkname)
         kind = self._leaves.get(first)
         if kind is None:
@@ -184,7 +188,7 @@ class _Reconstruction:
                 self._tree.set_opaque(path)
 
     def _inherited(self, path: bytes) -> Entry:
-        """Return the metadata of a directory that the tar lacks. A backup's own root is not the layer's."""
+        """Return metadata for a directory without a header. Only the live directory is used for the root."""
         for _name, source in self._sources if path else self._sources[-1:]:
             try:
                 descriptor = source.directory(path)
@@ -195,7 +199,7 @@ class _Reconstruction:
 
 
 def _open(source: Tree, path: bytes, size: int, checksum: bytes) -> int | None:
-    """Open the file ``path`` of a source if it has this size and checksum; else return ``None``."""
+    """Open a file of a source if size and checksum match; else return ``None``."""
     directory, name = overlay.split(path)
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

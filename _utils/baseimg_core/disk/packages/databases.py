@@ -1,10 +1,12 @@
 """
-Read the package databases of dpkg, apk and rpm in images. Runs no program of an image and follows no symlink.
+Read the package databases of dpkg, apk and rpm in images.
 
-dpkg(1): ``status``, and ``status.d`` in images that were made without dpkg (distroless), parsed by python-debian. apk:
-``installed``, stanzas of ``X:value`` lines. rpm: ``rpmdb.sqlite``, SQLite's table ``Packages`` of headers (rpm.org,
-"RPM v4 package format", "Header"). rpm's older databases (Berkeley DB, ndb) are reported as unreadable: there is no
-reliable parser.
+The readers run no program of an image and follow no symlink.
+
+dpkg(1): ``status``, and ``status.d`` in images built without dpkg (distroless), parsed by python-debian. apk:
+``installed``, stanzas of ``X:value`` lines. rpm: the table ``Packages`` of headers in ``rpmdb.sqlite`` (rpm.org,
+"RPM v4 package format", "Header"). Older rpm databases (Berkeley DB, ndb) are reported as unreadable, because no
+reliable parser exists.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ _OLD_RPM = tuple(
     for directory in (b"var/lib/rpm/", b"usr/lib/sysimage/rpm/")
     for name in (b"Packages", b"Packages.db")
 )
-_MAX = 256 << 20  # bytes of a database
+_MAX = 256 << 20  # bytes; longer databases are refused
 _INSTALLED = re.compile(rb"^Package: (\S+)\n(?:[^\n]+\n)*?Status: \S+ \S+ installed$", re.MULTILINE)
-# rpm.org, "RPM v4 package format": the tags of a header that make up what 'rpm -qa' prints
+# rpm.org, "RPM v4 package format": the header tags that 'rpm -qa' prints
 _NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
 _INT32, _STRING = 4, 6
 
@@ -41,11 +43,11 @@ Versions = dict[str, str]
 
 
 class Unreadable(Exception):
-    """A package database exists and cannot be read; the message is the reason."""
+    """A package database exists but cannot be read; the message is the reason."""
 
 
 def difference(source: Stack, target: Stack) -> Packages | None:
-    """The package difference between two stacks; ``None`` if neither has a database."""
+    """Return the package difference between two stacks; ``None`` if neither has a database."""
     for manager, read in _READERS.items():
         try:
             old, new = read(source), read(target)
@@ -58,16 +60,16 @@ def difference(source: Stack, target: Stack) -> Packages | None:
 
 def listed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
     """
-    List the packages that a layer's own database has as installed.
+    List the packages that a layer's own database records as installed.
 
     Args:
-        layer: the layer's directory.
-        manager: the package manager.
-        names: the packages to look for. Names with an architecture (``libc6:i386``) are never found: another instance
-            may be installed.
+        layer: The layer's directory.
+        manager: The package manager.
+        names: The packages to look up. Names with an architecture (``libc6:i386``) never match, because another
+            instance may be installed.
 
     Returns:
-        Those of the names that are installed; ``None`` if the layer has no readable database.
+        The subset of ``names`` that is installed; ``None`` if the layer has no readable database.
     """
     stack = Stack([layer])
     if manager == "dpkg":
@@ -86,17 +88,17 @@ def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozens
     List the files of packages.
 
     Args:
-        stack: the image's layers.
-        manager: the package manager; only dpkg's lists of files are read.
-        names: the packages' names.
+        stack: The image's layers.
+        manager: The package manager. Only dpkg is supported; the result for others is empty.
+        names: The packages.
 
     Returns:
-        Relative paths by package; packages without a list are left out.
+        Relative paths by package, without packages that have no file list.
     """
     if manager != "dpkg":
         return {}
     node = stack.find(_DPKG_LISTS)
-    # a package of several architectures has its architecture in the name: libc6:amd64.list
+    # the name of a multi-arch package includes the architecture: libc6:amd64.list
     lists: dict[str, list[bytes]] = {}
     for name in stack.children(node) if node and node.is_dir else ():
         if name.endswith(b".list"):
@@ -123,14 +125,14 @@ def _dpkg(stack: Stack) -> Versions | None:
     if data is None and len(parts) == 1:
         return None
     try:
-        from debian import deb822  # imported here: the import takes 0.2 s and only builds need it
+        from debian import deb822  # imported on use: the import takes 0.2 s and only builds need it
     except ImportError:
         raise Unreadable("reading dpkg's database needs the Python package python-debian") from None
     found: dict[str, Versions] = {}
     try:
         for part in parts:
             for one in deb822.Deb822.iter_paragraphs(part.decode("utf-8", "replace"), use_apt_pkg=False):
-                # distroless images list installed packages only, without the field Status
+                # distroless databases have no Status field and list only installed packages
                 if one.get("Status", "installed").endswith("installed") and "Package" in one and "Version" in one:
                     found.setdefault(one["Package"], {})[one.get("Architecture", "")] = one["Version"]
     except ValueError as exc:
@@ -174,9 +176,9 @@ def _rpm(stack: Stack) -> Versions | None:
 
 
 def _read_rpm(data: bytes, log: bytes | None) -> Versions:
-    import sqlite3  # imported here: few operations read packages
+    import sqlite3  # imported on use: few operations read packages
 
-    # SQLite opens files only, and would write a journal next to the image's file
+    # work on a copy: SQLite opens only files, and would write a journal into the image
     with tempfile.TemporaryDirectory(prefix="baseimg-rpm-") as work:
         path = os.path.join(work, "rpmdb.sqlite")
         for name, content in ((path, data), (path + "-wal", log)):
@@ -195,7 +197,11 @@ def _read_rpm(data: bytes, log: bytes | None) -> Versions:
 
 
 def _header(blob: bytes) -> tuple[str, str]:
-    """Name and version of a package: an index of (tag, type, offset, count), then the data that it points into."""
+    """
+    Parse an rpm header into the name and version of a package.
+
+    A header is an index of (tag, type, offset, count) entries, followed by their data.
+    """
     (entries,) = struct.unpack_from(">I", blob)
     data = 8 + 16 * entries
     fields: dict[int, str] = {}
@@ -209,7 +215,7 @@ def _header(blob: bytes) -> tuple[str, str]:
 
 
 def _read(stack: Stack, path: bytes) -> bytes | None:
-    """The content of a file in a stack, ``None`` if there is none."""
+    """Return the content of a file in a stack; ``None`` if the file does not exist."""
     node = stack.find(path)
     if node is None or node.is_dir:
         return None

@@ -1,7 +1,7 @@
 """
-The manifest of a bundle: source, target, and the sizes that limit what reading the bundle costs.
+The manifest of a bundle: source, target, and sizes that bound the cost of reading the bundle.
 
-It is a label of the OCI image config, so every tool that copies images keeps it.
+The manifest is a label in the OCI image config, so every tool that copies images preserves it.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ DELTA_TYPE = "application/vnd.io.baseimg.layer.v1.tar+delta"
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One side of the difference."""
+    """One image of the pair that a bundle connects: its source or its target."""
 
+    #: The image reference.
     reference: str
-    #: The name that people use for this content.
+    #: The version that operators use for this content.
     version: str
+    #: The chain ID of all layers.
     chain_id: str
-    #: Bottom layer first.
+    #: The diff IDs of the layers, bottom first.
     diff_ids: tuple[str, ...]
     #: View digests, by the chain ID of the layers below the base's top layer (:mod:`disk.stack.view`).
     views: dict[str, str] = field(default_factory=dict)
-    #: Directories whose metadata no packed layer specifies; the view digest leaves it out.
+    #: Directories whose metadata no layer tar specifies; view digests exclude this metadata.
     unspecified: tuple[bytes, ...] = ()
 
     def view_over(self, diff_ids: Sequence[str]) -> str:
-        """Return the view digest over these layers, bottom first; empty if the bundle does not have it."""
+        """Return the view digest over these layers, bottom first; empty if the bundle does not record it."""
         return self.views.get(ids.chain_id(diff_ids) if diff_ids else "", "")
 
 
@@ -52,11 +54,13 @@ class ImageRef:
 class Totals:
     """Totals of the changeset."""
 
-    #: Paths.
+    #: Number of added paths.
     added: int
+    #: Number of modified paths.
     modified: int
+    #: Number of removed paths.
     removed: int
-    #: Entries of the tar.
+    #: Number of entries in the layer tar.
     entries: int
     #: Content of all files, in bytes.
     bytes: int
@@ -64,22 +68,24 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle says of itself."""
+    """The metadata of a bundle."""
 
+    #: The image that the bundle starts from.
     source: ImageRef
+    #: The image that the bundle leads to.
     target: ImageRef
     #: The digest of the uncompressed layer tar.
     diff_id: str
     #: Bytes of the uncompressed layer tar.
     layer_size: int
     totals: Totals
-    #: ``None`` if the images have no package database, or if an older version built the bundle.
+    #: Package differences; ``None`` if the images have no package database or an older baseimg built the bundle.
     packages: Packages | None = None
-    #: Old and new values of the images' configuration by name; ``None`` if an older version built the bundle.
+    #: Old and new configuration values by name; ``None`` if an older baseimg built the bundle.
     config: Mapping[str, tuple[str, str]] | None = None
 
     def dump(self) -> str:
-        """Return the text of the label: compact JSON with sorted keys. Equal manifests give equal bytes."""
+        """Return the label text: compact JSON with sorted keys. Equal manifests give equal text."""
         return json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,7 +94,7 @@ class Manifest:
         for side in ("source", "target"):
             data[side]["diff_ids"] = list(data[side]["diff_ids"])
             data[side]["unspecified"] = [_decoded(path) for path in data[side]["unspecified"]]
-            for name in ("views", "unspecified"):  # optional: the bytes of a bundle without them do not change
+            for name in ("views", "unspecified"):  # omit empty fields, so bundles without them keep their digest
                 if not data[side][name]:
                     del data[side][name]
         del data["packages"]
@@ -101,7 +107,7 @@ class Manifest:
 
 
 def parse(text: str) -> Manifest:
-    """Parse and validate a manifest; raises :class:`BundleInvalid`, which names the wrong field."""
+    """Parse and validate a manifest; raises :class:`BundleInvalid`, which names the invalid field."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as exc:

@@ -1,4 +1,4 @@
-"""The route: which bundles lead from a content that is present to a target version."""
+"""Routes: the bundles that lead from a content on the node to a target version."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ def route(
     target: str, versions: Collection[str], shown: Collection[str], manifest_of: Callable[[str], Manifest]
 ) -> list[str]:
     """
-    Return the versions whose bundles, applied in this order, lead to ``target``.
+    Find the bundles that lead to ``target``.
 
-    A bundle starts from exactly one content. So the route is followed backwards from ``target`` to a content that is
-    present.
+    A bundle starts from exactly one content. The search follows bundles backwards from ``target`` to a content on the
+    node.
 
     Args:
         target: The version to reach.
-        versions: The versions that bundles lead to.
-        shown: The chain IDs of the contents that are present.
-        manifest_of: Returns the manifest of a version. It may have to fetch a bundle, so it is called as little as
-            possible.
+        versions: The versions that have a bundle.
+        shown: The chain IDs of the contents on the node.
+        manifest_of: Returns the manifest of a version's bundle. Each call may fetch a bundle.
+
+    Returns:
+        The versions whose bundles must be applied, in this order.
 
     Raises:
-        VersionUnknown: No route leads there.
+        VersionUnknown: No sequence of bundles leads to ``target``.
     """
     steps = [target]
     if target not in versions:
@@ -36,7 +38,7 @@ def route(
         source = manifest_of(steps[0]).source
         if source.chain_id in shown:
             return steps
-        # the bundle of the version with the source's name is the most likely one
+        # start with the version that has the source's name, to save fetches
         others = sorted(set(versions) - set(steps), key=lambda version: (version != source.version, version))
         before = next((version for version in others if manifest_of(version).target.chain_id == source.chain_id), None)
         if before is None:

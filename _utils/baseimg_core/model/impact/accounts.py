@@ -1,4 +1,4 @@
-"""Accounts and groups of which a new base changes the number: passwd(5), group(5)."""
+"""Accounts and groups whose number a new base changes: passwd(5), group(5)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from dataclasses import dataclass
 class Renumbered:
     """An account or a group whose number changed."""
 
+    #: ``account`` or ``group``.
     kind: str
+    #: The name of the account or group.
     name: str
+    #: The number in the old base.
     old: int
-    #: ``None`` if the new base has no account of this name.
+    #: The number in the new base; ``None`` if the new base does not have this name.
     new: int | None
 
     @property
@@ -22,7 +25,7 @@ class Renumbered:
 
 
 def parse(data: bytes) -> dict[str, int]:
-    """Numbers by name in a passwd or group file; malformed lines are left out, as the C library does."""
+    """Return the numbers by name in a passwd or group file. Malformed lines are skipped, as in libc."""
     numbers: dict[str, int] = {}
     for line in data.decode("utf-8", "replace").splitlines():
         fields = line.split(":")
@@ -37,11 +40,11 @@ def renumbered(kind: str, old: bytes, new: bytes) -> list[Renumbered]:
 
     Args:
         kind: ``account`` or ``group``.
-        old: the file's content before.
-        new: the file's content afterwards.
+        old: The content of the file in the old base.
+        new: The content of the file in the new base.
 
     Returns:
-        The names that have another number or none.
+        The names whose number changed or that were removed.
     """
     before, after = parse(old), parse(new)
     return [

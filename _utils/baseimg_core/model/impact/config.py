@@ -1,5 +1,5 @@
 """
-The configuration of an image as far as containers inherit it, and its difference between two versions of a base.
+Image configuration that containers inherit, and its difference between two versions of a base.
 
 OCI image spec, config.md, ``config``; ``Healthcheck``, ``Shell`` and ``OnBuild`` are Docker's.
 """
@@ -30,25 +30,30 @@ FIELDS = (
 _MAX_TEXT = 4096  # characters of a name or a value in a manifest
 _MAX_CHANGES = 512
 _MAX_JSON = 1 << 18  # bytes
-# a child has labels of its own, and no program reads those of its base
+# a child image has its own labels, and no program reads those of its base
 _UNIMPORTANT = ("Labels.",)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What an image says about the processes that are started in it."""
+    """The part of an image's configuration that applies to processes in its containers."""
 
+    #: Environment variables by name.
     environment: Mapping[str, str]
+    #: The words of the entry point.
     entrypoint: tuple[str, ...] = ()
+    #: The words of the command.
     command: tuple[str, ...] = ()
+    #: ``USER`` or ``USER:GROUP``; empty for root.
     user: str = ""
+    #: Declared mount points, sorted.
     volumes: tuple[str, ...] = ()
-    #: The health check's command as Docker keeps it: ``CMD`` or ``CMD-SHELL``, then its words.
+    #: The health check in Docker's form: ``CMD`` or ``CMD-SHELL``, then the words of the command.
     health: tuple[str, ...] = ()
 
 
 def parse(raw: Mapping[str, Any]) -> Config:
-    """Read an image's configuration; fields of an unexpected type count as absent."""
+    """Parse an image's raw configuration. Fields of an unexpected type count as absent."""
     health = raw.get("Healthcheck")
     volumes = raw.get("Volumes")
     return Config(
@@ -74,11 +79,12 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tupl
     Compare two configurations.
 
     Args:
-        old: the raw configuration of the old version.
-        new: that of the new version.
+        old: The raw configuration of the old version.
+        new: The raw configuration of the new version.
 
     Returns:
-        The old and the new text by name (``Env.PATH``, ``User``); an absent value is an empty text.
+        The old and the new value by name (``Env.PATH``, ``User``); ``""`` for an absent value. If the difference does
+        not fit into a manifest, labels are dropped first, then the last names.
     """
     before, after = _flat(old), _flat(new)
     names = sorted(before.keys() | after.keys())
@@ -86,7 +92,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tupl
     changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if _fits(changed):
         return changed
-    # labels may hold whole documents, and no program reads them
+    # drop labels first: they may hold whole documents, and no program reads them
     changed = {name: pair for name, pair in changed.items() if not name.startswith(_UNIMPORTANT)}
     while not _fits(changed):
         changed.popitem()
@@ -98,7 +104,7 @@ def _fits(changes: Mapping[str, Sequence[str]]) -> bool:
 
 
 def combine(steps: Sequence[Mapping[str, tuple[str, str]] | None]) -> dict[str, tuple[str, str]] | None:
-    """Combine the differences of several bundles, in this order; ``None`` if one of them does not record it."""
+    """Combine the differences of consecutive bundles; ``None`` if a bundle does not record one."""
     combined: dict[str, tuple[str, str]] = {}
     for step in steps:
         if step is None:
@@ -110,10 +116,10 @@ def combine(steps: Sequence[Mapping[str, tuple[str, str]] | None]) -> dict[str, 
 
 def parse_difference(raw: object) -> dict[str, tuple[str, str]] | None:
     """
-    Read a manifest's ``config``, which is untrusted input; ``None`` if the manifest has none.
+    Parse and validate a manifest's ``config``; ``None`` if the manifest has none.
 
     Raises:
-        BundleInvalid: a field is malformed or too large.
+        BundleInvalid: A field is malformed or too large.
     """
     if raw is None:
         return None
@@ -135,20 +141,20 @@ def _is_text(value: object) -> bool:
 
 
 def as_dict(changes: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-    """A difference as plain data."""
+    """Return a difference as plain data, in its JSON form."""
     return {name: list(pair) for name, pair in changes.items()}
 
 
 def inherited(changes: Mapping[str, tuple[str, str]], image: Mapping[str, Any]) -> list[str]:
     """
-    List the changes that an image does not get because it has the old value.
+    List the changes that an image lacks because it inherited the old value at build time.
 
     Args:
-        changes: the difference of the base's configuration.
-        image: the image's raw configuration.
+        changes: The difference of the base's configuration.
+        image: The image's raw configuration.
 
     Returns:
-        The names in ``changes`` that matter to processes and for which the image has the base's old value.
+        The names in ``changes``, without labels, whose old value the image still has.
     """
     own = _flat(image)
     return [
@@ -178,6 +184,6 @@ def _shown(value: object) -> str:
 
 
 def _bounded(text: str) -> str:
-    """Printable and short enough for a manifest, which is untrusted where it is read."""
+    """Make a text printable and short enough for the manifest's validation."""
     text = "".join(character if character.isprintable() else "?" for character in text)
     return text[:_MAX_TEXT]

@@ -1,8 +1,8 @@
 """
-What a program needs of the file system to start: its dynamic loader, libraries and symbol versions, or its interpreter.
+Dependencies of programs: dynamic loader, libraries and symbol versions, or interpreter.
 
-The search order is the dynamic loader's: ld.so(8), "DESCRIPTION", for glibc, and musl's ``dynlink.c``. ``ldd`` and the
-programs themselves are the oracle in the tests.
+The search order follows the dynamic loader: ld.so(8), "DESCRIPTION", for glibc, and ``dynlink.c`` for musl. The tests
+compare the results with ``ldd`` and with running programs.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ _TRIPLES = {
 }
 _MUSL_DIRECTORIES = (b"/lib", b"/usr/local/lib", b"/usr/lib")
 _MUSL = b"ld-musl-"
-_SHEBANG = 255  # bytes of a first line that the kernel reads: execve(2)
+_SHEBANG = 255  # bytes of the first line that the kernel reads: execve(2)
 _MAX_INTERPRETERS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One unmet need of a file."""
+    """One missing dependency of a file."""
 
     #: A key of ``verdict.REMEDIES``.
     code: str
-    #: The file that has the need, as a relative path.
+    #: The relative path of the file.
     path: bytes
-    #: What is missing.
+    #: The name of the missing dependency; for ``unreadable``, the reason.
     missing: bytes
-    #: The library that should define a missing version.
+    #: For ``missing-version``, the library that lacks the version.
     of: bytes = b""
 
     @property
     def text(self) -> str:
-        """One clause for people."""
+        """The problem as a clause, for people."""
         missing = overlay.shown(self.missing)
         if self.code == "missing-version":
             return f"needs version {missing} of {overlay.shown(self.of)}, which the library it gets does not define"
@@ -57,32 +57,32 @@ class Problem:
 
 
 class Loader:
-    """The dynamic loader over one view. Files and searches are remembered."""
+    """A model of the dynamic loader over one view. Search results are cached."""
 
     def __init__(self, view: View, environment: bytes = b"") -> None:
-        """``environment`` is the value of ``LD_LIBRARY_PATH``."""
+        """Create a loader; ``environment`` is the value of ``LD_LIBRARY_PATH``."""
         self._view = view
         self._environment = tuple(filter(None, environment.split(b":")))
         self._found: dict[tuple[object, ...], bytes | None] = {}
 
     def problems(self, path: bytes) -> list[Problem]:
         """
-        Check everything that a file needs to start, and everything that these files need.
+        Check the dependencies of a file, direct and transitive.
 
         Args:
-            path: the resolved relative path of a program, a library or a script.
+            path: The resolved relative path of a program, a library or a script.
 
         Returns:
-            Every unmet need, in the order of loading.
+            Every missing dependency, in load order.
         """
         return list(self._check(path, 0, transitive=True))
 
     def direct_problems(self, path: bytes) -> list[Problem]:
-        """As :meth:`problems`, for the needs of the file itself only."""
+        """Check the direct dependencies of a file only. See :meth:`problems`."""
         return list(self._check(path, 0, transitive=False))
 
     def files(self, path: bytes) -> set[bytes]:
-        """The files that :meth:`problems` reads: the file, its interpreters, its loader and its libraries."""
+        """Return the file, its interpreters and its libraries, as :meth:`problems` visits them."""
         seen: set[bytes] = set()
         try:
             while (script := interpreter_of(self._view, path)) and path not in seen:
@@ -121,12 +121,12 @@ class Loader:
                 yield from self._check(resolved, depth + 1, transitive)
 
     def _load(self, path: bytes, elf: Elf, problems: list[Problem], transitive: bool) -> dict[bytes, bytes]:
-        """Load a program as the loader does; returns the libraries' paths by name."""
+        """Simulate loading a file; appends to ``problems`` and returns the libraries' paths by name."""
         is_musl = _MUSL in elf.interpreter or any(b".musl-" in name for name in elf.needed)
         loaded: dict[bytes, bytes] = {}
         read: dict[bytes, Elf] = {path: elf}
         queue = [(path, elf, elf.rpath if not elf.runpath else ())]
-        for current, current_elf, rpath in queue:  # grows while it is read
+        for current, current_elf, rpath in queue:  # the loop body appends to the queue
             for name in current_elf.needed:
                 if name in loaded or (is_musl and (b".musl-" in name or name == b"libc.so")):
                     continue
@@ -163,7 +163,7 @@ class Loader:
     def _directories(
         self, elf: Elf, rpath: Iterable[bytes], origin: bytes, is_musl: bool
     ) -> tuple[list[bytes], list[bytes]]:
-        """The directories that are searched before and after the cache."""
+        """Return the directories to search before ``ld.so.cache``, and those to search after it."""
         triple = _TRIPLES.get((elf.bits, elf.machine), b"")
         before = [_expand(step, origin, elf) for step in (*rpath, *self._environment, *elf.runpath)]
         if is_musl:
@@ -173,7 +173,7 @@ class Loader:
         return before, [*multiarch, *wide, b"/lib", b"/usr/lib"]
 
     def _usable(self, place: bytes, elf: Elf) -> bytes | None:
-        """The file at a place if the loader takes it for this program."""
+        """Return the resolved path of a library if it fits the class and machine of ``elf``."""
         resolved = views.file_at(self._view, place)
         library = self._view.elf(resolved) if resolved else None
         if library is None or (library.bits, library.machine) != (elf.bits, elf.machine):
@@ -182,7 +182,7 @@ class Loader:
 
 
 def _expand(directory: bytes, origin: bytes, elf: Elf) -> bytes:
-    """ld.so(8), "Dynamic string tokens"."""
+    """Expand the tokens in a directory name: ld.so(8), "Dynamic string tokens"."""
     for token in (b"$ORIGIN", b"${ORIGIN}"):
         directory = directory.replace(token, origin)
     for token in (b"$LIB", b"${LIB}"):
@@ -193,7 +193,7 @@ def _expand(directory: bytes, origin: bytes, elf: Elf) -> bytes:
 def _missing_versions(path: bytes, elf: Elf, loaded: dict[bytes, bytes], read: dict[bytes, Elf]) -> Iterator[Problem]:
     for name, versions in sorted(elf.version_needs.items()):
         library = read.get(loaded.get(name, b""))
-        if library is None or not library.version_definitions:  # the loader only warns about a library without any
+        if library is None or not library.version_definitions:  # the loader only warns if there are none
             continue
         for version in sorted(versions - library.version_definitions):
             yield Problem("missing-version", path, version, name)
@@ -201,17 +201,17 @@ def _missing_versions(path: bytes, elf: Elf, loaded: dict[bytes, bytes], read: d
 
 def interpreter_of(view: View, path: bytes) -> list[bytes] | None:
     """
-    The programs in a script's first line: its interpreter, and what ``env`` starts.
+    Return the programs in a script's first line: the interpreter, and the program that ``env`` starts.
 
     Args:
-        view: the file system.
-        path: the resolved path of a file.
+        view: The file system.
+        path: The resolved path of a file.
 
     Returns:
-        Their paths, ``None`` if the file is no script.
+        The paths of the programs; ``None`` if the file is not a script.
 
     Raises:
-        Unreadable: the file cannot be read.
+        Unreadable: The file cannot be read.
     """
     if view.elf(path) is not None:
         return None
@@ -238,12 +238,12 @@ def find_program(view: View, name: bytes, search: bytes) -> bytes | None:
     Find a program as execvp(3) does.
 
     Args:
-        view: the file system.
-        name: a name or a path.
-        search: the value of ``PATH``.
+        view: The file system.
+        name: A name or a path.
+        search: The value of ``PATH``.
 
     Returns:
-        The absolute path that is executed, ``None`` if there is none.
+        The path of the program; ``None`` if it does not exist.
     """
     if b"/" in name:
         return name if views.file_at(view, name) else None

@@ -1,4 +1,8 @@
-"""Files that programs make from other files: an application's own copy stays as it was when its sources change."""
+"""
+Derived files: files that a program generates from other files.
+
+If an application has its own copy of a derived file, a new base changes the sources but not the copy.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """A file, what it is made from, and the command that makes it."""
+    """A rule for one kind of derived file."""
 
+    #: Paths of the derived file.
     file: re.Pattern[bytes]
+    #: Paths of the sources.
     sources: re.Pattern[bytes]
+    #: The command that generates the file.
     command: str
 
 
@@ -58,11 +65,11 @@ def derivations(own: Iterable[bytes], changed: Iterable[bytes]) -> Iterator[tupl
     Find the application's derived files whose sources a new base changes.
 
     Args:
-        own: paths of the application's own files.
-        changed: paths that the new base changes.
+        own: Paths of the application's own files.
+        changed: Paths that the new base changes.
 
-    Returns:
-        The derived file, one of its sources, and the command that makes the file again.
+    Yields:
+        The derived file, one changed source, and the command that regenerates the file.
     """
     changed = sorted(changed)
     for path in own:
@@ -77,7 +84,7 @@ _COMPILED = re.compile(rb"(?:(.*)/)?__pycache__/([^/]+)\.(cpython|pypy)-?\d+(?:\
 
 
 def source_of(path: bytes) -> bytes | None:
-    """The Python module that a file in ``__pycache__`` was compiled from (PEP 3147), ``None`` for other files."""
+    """Return the Python module of a file in ``__pycache__`` (PEP 3147); ``None`` for other files."""
     match = _COMPILED.fullmatch(path)
     if match is None:
         return None
@@ -90,5 +97,5 @@ _SOURCES = re.compile(b"|".join(b"(?:%s)" % derivation.sources.pattern for deriv
 
 
 def is_source(path: bytes) -> bool:
-    """True if a derived file may be made from this path."""
+    """True if a derived file may be generated from this path."""
     return _SOURCES.fullmatch(path) is not None

@@ -1,4 +1,4 @@
-"""What a program or a library in the ELF format declares to the dynamic loader (System V gABI; glibc's elf.h)."""
+"""The dynamic section of an ELF file (System V gABI; glibc's elf.h)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Elf:
-    """The dynamic section of one ELF file."""
+    """What one ELF file declares to the dynamic loader."""
 
     #: 32 or 64.
     bits: int
@@ -16,14 +16,17 @@ class Elf:
     machine: int
     #: ``e_type``: 2 is an executable, 3 a shared object or a position-independent executable.
     type: int
-    #: The dynamic loader, empty for libraries and static programs.
+    #: The path of the dynamic loader; empty for libraries and static programs.
     interpreter: bytes = b""
+    #: DT_SONAME.
     soname: bytes = b""
+    #: Names of required libraries (DT_NEEDED).
     needed: tuple[bytes, ...] = ()
-    #: Directories of DT_RPATH and DT_RUNPATH, still with ``$ORIGIN``.
+    #: Directories of DT_RPATH, tokens such as ``$ORIGIN`` unexpanded.
     rpath: tuple[bytes, ...] = ()
+    #: Directories of DT_RUNPATH, tokens unexpanded.
     runpath: tuple[bytes, ...] = ()
-    #: Version names by the library that has to define them; weak references are left out.
+    #: Required version names by library, without weak references.
     version_needs: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict)
     #: Version names that this file defines.
     version_definitions: frozenset[bytes] = frozenset()

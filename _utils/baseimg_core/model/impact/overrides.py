@@ -1,10 +1,10 @@
 """
 Rules for shadowed paths: changed paths of a new base that an application image hides.
 
-The base's top layer is the lowest layer here; the application's own layers lie above it. A changed path is *effective*
-if the whole stack shows what the new base shows there: equal type, mode, owner, attributes and content (times do not
-count), or nothing if the new base has nothing. The layer that provides it does not matter. Otherwise the path is
-*shadowed*. The tests compare these rules with overlay mounts of the kernel.
+The stack consists of the base's top layer and, above it, the application's own layers. A changed path is *effective* if
+the stack and the new base show the same entry: equal type, mode, owner, attributes and content, times excluded. A
+removed path is effective if the stack shows nothing. The layer that provides the entry does not matter. Every other
+changed path is *shadowed*. The tests compare these rules with overlay mounts of the kernel.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from .verdict import Verdict
 
 @dataclass(frozen=True, slots=True)
 class ExpectedPath:
-    """What the new base shows at one changed path. A removed directory is one path, its content included."""
+    """The expected result at one changed path. A removed directory is one path, its content included."""
 
+    #: The relative path.
     path: bytes
-    #: The new base's entry, ``None`` if the new base has none.
+    #: The new base's entry; ``None`` if the path is removed.
     entry: Entry | None = None
-    #: Hex sha256 of a file's content.
+    #: The hex sha256 of a file's content.
     digest: str | None = None
 
     @property
@@ -45,12 +46,12 @@ class ExpectedPaths:
     def __init__(self, expected: Mapping[bytes, ExpectedPath]) -> None:
         self.by_path = expected
         self.paths = sorted(expected)
-        #: Names to look up in each directory that leads to a changed path.
+        #: Names to look up, by directory: the path components of all changed paths.
         self.names: dict[bytes, set[bytes]] = {}
         self.classes: dict[bytes, PathClass] = {}
         #: Number of changed paths by class.
         self.totals = dict.fromkeys(PathClass, 0)
-        #: Number of changed paths by class, removed paths left out.
+        #: Number of changed paths by class, removed paths excluded.
         self.present: Counter[PathClass] = Counter()
         for path, expected_path in expected.items():
             path_class = classify(path, expected_path.entry)
@@ -62,7 +63,7 @@ class ExpectedPaths:
                 self.names.setdefault(directory, set()).add(name)
 
     def below(self, path: bytes) -> list[bytes]:
-        """The changed paths inside a directory."""
+        """Return the changed paths inside a directory."""
         return below(self.paths, path)
 
 
@@ -70,10 +71,11 @@ class ExpectedPaths:
 class LayerEntry:
     """The entry of one application layer at a path."""
 
+    #: The overlay mark.
     mark: Mark
-    #: ``None`` for a whiteout.
+    #: The file type; ``None`` for a whiteout.
     kind: Kind | None = None
-    #: True if it equals the new base's entry.
+    #: True if the entry equals the new base's entry, times excluded.
     same: bool = False
 
 
@@ -81,10 +83,13 @@ class LayerEntry:
 class ShadowedPath:
     """One changed path that an application hides."""
 
+    #: The hidden path.
     path: bytes
+    #: The class of the path.
     path_class: PathClass
+    #: Why the path is hidden, such as ``own file`` or ``whiteout``.
     reason: str
-    #: The path in the application's layers that hides it: the path itself or a directory above it.
+    #: The path in the application's layers that hides it: the same path or a directory above.
     by: bytes
 
 
@@ -92,7 +97,7 @@ Layer = Mapping[bytes, LayerEntry]
 
 
 def combine(steps: Iterable[Iterable[ExpectedPath]]) -> dict[bytes, ExpectedPath]:
-    """Combine several changesets, laid over one another in this order, into what the last one leaves."""
+    """Combine the changesets of consecutive bundles into one."""
     combined: dict[bytes, ExpectedPath] = {}
     for step in steps:
         earlier = sorted(combined)
@@ -105,7 +110,8 @@ def combine(steps: Iterable[Iterable[ExpectedPath]]) -> dict[bytes, ExpectedPath
 
 
 def below(paths: Sequence[bytes], path: bytes) -> list[bytes]:
-    """Those of the sorted ``paths`` that are inside the directory ``path``: ``0`` comes right after ``/``."""
+    """Return those of the sorted ``paths`` that are inside the directory ``path``."""
+    # "0" is the character after "/"
     return list(paths[bisect.bisect_left(paths, path + b"/") : bisect.bisect_left(paths, path + b"0")])
 
 
@@ -113,7 +119,7 @@ def shadowed_paths(expected: ExpectedPaths, layers: Sequence[Layer]) -> list[Sha
     """
     List the changed paths that an image hides, libraries first.
 
-    ``layers`` are the image's own layers, top first, each with its entries at changed paths and the directories above.
+    ``layers`` holds the entries of the image's own layers at changed paths and the directories above, top layer first.
     """
     shadowed = _Stack(expected, [layer for layer in layers if layer]).run()
     return sorted(shadowed, key=lambda shadow: (shadow.path_class, shadow.path))
@@ -123,9 +129,9 @@ def verdict(expected: ExpectedPaths, shadowed: Iterable[ShadowedPath]) -> Verdic
     """
     Decide how much of the new base takes effect in an image (docs/operating/impact.md, "Verdicts").
 
-    The classes in ``IGNORED`` count only if a bundle changes nothing else. *Effective*: no path that counts is
-    shadowed. *Blocked*: every library and program of the new base is shadowed; if it changes none, every path that
-    counts. Otherwise *partly*. A removed path carries no fix, so it never decides between *blocked* and *partly*.
+    The classes in ``IGNORED`` count only if no other class changes. *Effective*: no path that counts is shadowed.
+    *Blocked*: all changed libraries and programs are shadowed; if none changes, all paths that count. Otherwise
+    *partly*. A removed path carries no fix, so it never decides between *blocked* and *partly*.
     """
     shadowed = list(shadowed)
     counting = [path_class for path_class in PathClass if path_class not in IGNORED and expected.totals[path_class]]
@@ -141,20 +147,21 @@ def verdict(expected: ExpectedPaths, shadowed: Iterable[ShadowedPath]) -> Verdic
 
 
 class _Stack:
-    """An image's own layers above the new base, which is the last layer of the stack."""
+    """The evaluation of an image's own layers over the new base, the last layer of the stack."""
 
     def __init__(self, expected: ExpectedPaths, layers: Sequence[Layer]) -> None:
         self.expected, self.layers, self.base = expected, layers, len(layers)
-        # the layers that are merged in a directory that the stack shows, top first
+        # for each visible directory, the indexes of the layers that overlay merges there, top first
         self.merged: dict[bytes, list[int]] = {b"": [*range(self.base + 1)]}
-        # directories in which the base is no longer merged, with the reason
+        # paths below which the base is hidden, with the reason
         self.closed: dict[bytes, str] = {}
         self.judged: set[bytes] = set()
 
     def run(self) -> Iterator[ShadowedPath]:
+        """Yield every shadowed path."""
         for path in sorted(set().union(*self.layers)):
             reach = self.merged.get(overlay.split(path)[0])
-            if reach is not None:  # otherwise an ancestor is no directory
+            if reach is not None:  # None if an ancestor is not a directory
                 yield from self._path(path, reach)
         for path, reason in self.closed.items():
             for hidden in self.expected.below(path):
@@ -181,7 +188,7 @@ class _Stack:
     def _judge(
         self, expected: ExpectedPath, top: LayerEntry | None, visible: bool, closing: LayerEntry | None
     ) -> Iterator[ShadowedPath]:
-        """Compare the stack with the new base at one path; ``top`` is the application's entry that it shows, if any."""
+        """Compare the stack with the new base at one path; ``top`` is the application's visible entry."""
         if top is None:
             if visible or expected.entry is None:
                 return
@@ -197,7 +204,7 @@ class _Stack:
         yield ShadowedPath(expected.path, path_class, reason, by)
 
     def _cause(self, path: bytes, closing: LayerEntry | None) -> tuple[str, bytes]:
-        """Why nothing is shown at a path, and the path in the application's layers that causes it."""
+        """Return why the stack shows nothing at a path, and the path in the layers that causes it."""
         if closing:
             return _describe(closing), path
         above = next(ancestor for ancestor in overlay.ancestors(path) if ancestor in self.closed)

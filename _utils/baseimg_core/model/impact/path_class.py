@@ -1,4 +1,4 @@
-"""Classes of changed paths, in the order of what they mean to an operator: libraries first, caches last."""
+"""Classes of changed paths, by importance to an operator: libraries first, caches last."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _PLURALS = {
     PathClass.CACHE: "caches",
 }
 CODE = (PathClass.LIBRARY, PathClass.PROGRAM)
-# Every image that installs a package has its own of these, so they count only if a bundle changes nothing else.
+# every image that installs a package has its own copies, so they count only if no other class changes
 IGNORED = frozenset({PathClass.DIRECTORY, PathClass.PACKAGE_DATABASE, PathClass.CACHE})
 
-# The first class with a matching expression is the path's class.
+# the first matching class wins
 _RULES: dict[PathClass, tuple[bytes, ...]] = {
     PathClass.CACHE: (
         rb"(var/(cache|log|tmp)|tmp|run)(/.*)?",
@@ -73,7 +73,7 @@ _COMPILED = [(path_class, re.compile(b"|".join(rules), re.DOTALL)) for path_clas
 
 
 def classify(path: bytes, entry: Entry | None) -> PathClass:
-    """Classify a changed path; ``entry`` is the new base's entry there, ``None`` if the new base has none."""
+    """Classify a changed path; ``entry`` is the new base's entry, ``None`` if the path is removed."""
     if entry and entry.is_dir:
         return PathClass.DIRECTORY
     for path_class, expression in _COMPILED:

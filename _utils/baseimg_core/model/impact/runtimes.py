@@ -1,7 +1,8 @@
 """
-Language runtimes: directories and file names of modules that belong to one version of an interpreter.
+Language runtimes: modules that belong to one version of an interpreter.
 
-Pure modules in a directory without a version (``python3/dist-packages``, ``/usr/share/perl5``) belong to every version.
+Directories and file names identify these modules. Pure modules in a directory without a version
+(``python3/dist-packages``, ``/usr/share/perl5``) belong to every version.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A language at one version: ``python 3.11``."""
+    """A language runtime at one version, such as Python 3.11."""
 
+    #: ``python``, ``perl``, ``ruby`` or ``php``.
     language: str
+    #: The version in the paths of its modules.
     version: str
 
 
-#: Paths that a base has if it provides a runtime.
+#: Paths whose presence shows that a base provides a runtime.
 _MARKERS = [
     ("python", re.compile(rb"usr/(?:local/)?bin/python(\d+\.\d+)")),
     ("perl", re.compile(rb"usr/(?:share|lib(?:/[^/]+)?)/perl/(\d+\.\d+)(?:\.\d+)?")),
@@ -43,7 +46,7 @@ _INTERPRETERS = re.compile(r"(python|perl|ruby|php)[\d.]*(?:-[\w.]+)?")
 
 
 def runtimes(paths: Iterable[bytes]) -> set[Runtime]:
-    """The runtimes that these paths of a base are markers of."""
+    """Return the runtimes that a base with these paths provides."""
     found = set()
     for path in paths:
         for language, pattern in _MARKERS:
@@ -53,7 +56,7 @@ def runtimes(paths: Iterable[bytes]) -> set[Runtime]:
 
 
 def module_of(path: bytes) -> Runtime | None:
-    """The runtime that a directory or a file of modules belongs to."""
+    """Return the runtime that a module directory or file belongs to; ``None`` for other paths."""
     for language, pattern in _MODULES:
         if match := pattern.fullmatch(path):
             return Runtime(language, ".".join(part.decode() for part in match.groups()))
@@ -61,6 +64,6 @@ def module_of(path: bytes) -> Runtime | None:
 
 
 def language_of(program: str) -> str:
-    """The language that an interpreter's file name stands for, empty for other programs."""
+    """Return the language of an interpreter; empty for other programs."""
     match = _INTERPRETERS.fullmatch(program.rpartition("/")[2])
     return match[1] if match else ""

@@ -1,8 +1,8 @@
 """
-Which programs an image starts: its entry point, command and health check, and what these hand on to.
+Programs that an image starts through entry point, command and health check, also indirectly.
 
-Shell text is read by simple rules: the first word of each command, no expansion. A word that no rule understands is
-left out, so nothing is called missing that a shell would have found otherwise.
+Shell text is parsed by simple rules: the first word of each command, without expansion. Words that no rule covers are
+skipped. A false "missing" is worse than a missed program.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from .config import Config
 
 _SHELLS = {"sh", "bash", "dash", "ash", "busybox"}
-# programs that start the program that their arguments name
+# programs that start the program named in their arguments
 _WRAPPERS = {
     "env", "exec", "tini", "dumb-init", "catatonit", "gosu", "su-exec", "nice", "nohup", "setpriv", "setsid", "timeout",
     "chroot", "command", "time", "stdbuf", "ionice", "docker-entrypoint.sh", "entrypoint.sh",
 }  # fmt: skip
-# wrappers whose first argument is no program: a user, a duration
+# wrappers whose first argument is not a program but a user or a duration
 _SKIPS_ONE = {"gosu", "su-exec", "timeout", "chroot"}
 _KEYWORDS = {"if", "then", "else", "elif", "do", "while", "until", "!", "{", "(", "time"}
 _SEPARATORS = {";", "&&", "||", "|", "&", "\n", "(", ")", ";;", "|&"}
@@ -35,7 +35,11 @@ _PATH = re.compile(rb"(?:(?<![\w.}/$-])|(?<=:-))/(?:[\w.+@-]+/)*[\w.+@-]+")
 
 
 def commands(config: Config) -> list[tuple[str, ...]]:
-    """The commands of an image: entry point with command, the command alone behind an entry point, and health check."""
+    """
+    Return the commands that an image runs.
+
+    These are the entry point with the command, the command alone (an entry point may execute it), and the health check.
+    """
     found = [(*config.entrypoint, *config.command)]
     if config.entrypoint and config.command:
         found.append(config.command)
@@ -51,10 +55,10 @@ def programs(command: Sequence[str]) -> list[str]:
     List the programs that a command starts.
 
     Args:
-        command: the words of a command.
+        command: The words of a command.
 
     Returns:
-        Names and paths, the command's own program first.
+        Names and paths, the command's program first.
     """
     return list(dict.fromkeys(_programs(list(command))))
 
@@ -83,20 +87,20 @@ def _of_shell(words: list[str]) -> Iterator[str]:
         if word.startswith("-") and "c" in word and not word.startswith("--"):
             yield from shell_programs(words[number + 1] if number + 1 < len(words) else "")
             return
-        if not word.startswith("-"):  # a script, or busybox's applet
+        if not word.startswith("-"):  # a script, or a busybox applet
             yield from _programs(words[number:])
             return
 
 
 def shell_programs(text: str) -> list[str]:
-    """The programs that shell text starts, as far as simple rules tell."""
+    """List the programs that shell text starts, without duplicates."""
     found: list[str] = []
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.commenters = "#"
         try:
             words = list(lexer)
-        except ValueError:  # a quotation that goes on in the next line
+        except ValueError:  # a quotation that continues on the next line
             continue
         found += _of_line(words)
     return list(dict.fromkeys(found))
@@ -116,12 +120,12 @@ def _of_line(words: list[str]) -> Iterator[str]:
 
 
 def arguments(command: Sequence[str]) -> list[str]:
-    """The absolute paths among a command's arguments."""
+    """Return the absolute paths among a command's arguments."""
     return [word for word in command[1:] if word.startswith("/") and _PLAIN.fullmatch(word)]
 
 
 def paths_in(text: bytes) -> set[bytes]:
-    """The absolute paths that a script or a configuration file names; comments are left out."""
+    """Return the absolute paths in a script or a configuration file, comments excluded."""
     found: set[bytes] = set()
     for line in text.splitlines():
         if not line.lstrip().startswith((b"#", b";", b"//", b"*")) or line.startswith(b"#!"):

@@ -1,4 +1,4 @@
-"""Verdicts about an image or a container on a base that is to change, and the reasons for them."""
+"""Verdicts on the impact of a base change on an image or a container, with their reasons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """What a new base does to an image or a container, worst first."""
+    """The impact of a new base on an image or a container, worst first."""
 
     BREAKS = "breaks"
     IMPAIRED = "impaired"
@@ -19,7 +19,7 @@ class Verdict(Enum):
 
     @property
     def rank(self) -> int:
-        """Its place in the order, 0 for the worst."""
+        """The position in the order of severity; 0 is the worst."""
         return _RANKS[self]
 
 
@@ -30,21 +30,22 @@ _RANKS = {verdict: rank for rank, verdict in enumerate(Verdict)}
 class Reason:
     """One reason for a verdict."""
 
+    #: The verdict that this reason alone justifies.
     verdict: Verdict
     #: The kind of the reason, a key of ``REMEDIES``.
     code: str
-    #: The path, variable, account or package of the image or container that is concerned.
+    #: The affected path, variable, account or package of the image or container.
     subject: str
-    #: One clause for people that says what happens to the subject.
+    #: The effect on the subject as a clause, for people.
     text: str
 
     @property
     def remedy(self) -> str:
-        """The next step for people."""
+        """The next step for the operator."""
         return REMEDIES[self.code]
 
     def as_dict(self) -> dict[str, str]:
-        """The reason as plain data."""
+        """Return the reason as plain data, in its JSON form."""
         return {
             "verdict": self.verdict.value,
             "code": self.code,
@@ -79,10 +80,10 @@ REMEDIES = {
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of several verdicts; *effective* for none."""
+    """Return the worst of several verdicts; *effective* if there are none."""
     return min(verdicts, key=lambda verdict: verdict.rank, default=Verdict.EFFECTIVE)
 
 
 def ranked(reasons: Iterable[Reason]) -> list[Reason]:
-    """The reasons without duplicates, worst first."""
+    """Sort reasons, worst first, and remove duplicates."""
     return sorted(set(reasons), key=lambda reason: (reason.verdict.rank, reason.code, reason.subject, reason.text))

@@ -1,4 +1,4 @@
-"""A file system as the rules of this package see it, and the resolution of paths in it."""
+"""The interface to an image's file system for the rules of this package, and path resolution."""
 
 from __future__ import annotations
 
@@ -10,39 +10,41 @@ from ..stack import overlay
 from ..stack.entry import Kind
 from .elf import Elf
 
-_MAX_LINKS = 40  # as the kernel: path_resolution(7)
+_MAX_LINKS = 40  # the kernel's limit: path_resolution(7)
 
 
 class Unreadable(Exception):
-    """A file that a rule depends on cannot be read; the message is the reason."""
+    """A file that a rule needs cannot be read; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a view shows at one path."""
+    """The file, directory or symlink at one path of a view."""
 
+    #: The file type.
     kind: Kind
     #: True if one of the application's layers provides it.
     own: bool
+    #: Permission bits.
     mode: int = 0
-    #: Target of a symlink.
+    #: The target of a symlink; empty for other types.
     target: bytes = b""
 
 
 class View(Protocol):
-    """What an image shows on one content of its base. Paths are relative to the root."""
+    """The file system of an image over one content of its base. Paths are relative to the root."""
 
     def lookup(self, path: bytes) -> Node | None:
-        """The node at a path of which no component is followed as a symlink."""
+        """Return the node at a path without following symlinks; ``None`` if there is none."""
 
     def elf(self, path: bytes) -> Elf | None:
-        """The dynamic section of a file, ``None`` for other formats; raises :class:`Unreadable`."""
+        """Return the dynamic section of an ELF file, else ``None``; raises :class:`Unreadable`."""
 
     def text(self, path: bytes) -> bytes:
-        """The first 64 KiB of a file; raises :class:`Unreadable`."""
+        """Return the first 64 KiB of a file; raises :class:`Unreadable`."""
 
     def libraries(self) -> Mapping[bytes, Sequence[bytes]]:
-        """The absolute paths in ``ld.so.cache`` by library name."""
+        """Return the absolute paths in ``ld.so.cache`` by library name."""
 
 
 def resolve(view: View, path: bytes) -> bytes | None:
@@ -50,11 +52,11 @@ def resolve(view: View, path: bytes) -> bytes | None:
     Resolve a path as a process in the container does.
 
     Args:
-        view: the file system.
-        path: an absolute or relative path; both start at the root.
+        view: The file system.
+        path: An absolute or relative path; both start at the root.
 
     Returns:
-        The relative path without symlinks, ``None`` if nothing is there.
+        The relative path without symlinks; ``None`` if it does not exist.
     """
     pending = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
     current, links = b"", 0
@@ -82,7 +84,7 @@ def resolve(view: View, path: bytes) -> bytes | None:
 
 
 def file_at(view: View, path: bytes) -> bytes | None:
-    """The resolved path if a regular file is there, otherwise ``None``."""
+    """Return the resolved path of a regular file; ``None`` if there is none."""
     resolved = resolve(view, path)
     node = view.lookup(resolved) if resolved else None
     return resolved if node and node.kind is Kind.FILE else None

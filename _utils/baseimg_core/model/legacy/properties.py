@@ -1,8 +1,8 @@
 """
 Formats of the shell scripts that baseimg replaces.
 
-On a node they keep ``<overlay dir>/tmp/baseimg.properties`` with the layer directory that they overwrite (``base.dir``)
-and its version (``base.ver``). Their archives are called ``BASE-<version>-diff.tar.gz``.
+On each node, ``<overlay dir>/tmp/baseimg.properties`` records the layer directory that the scripts overwrite
+(``base.dir``) and its version (``base.ver``). Archives are named ``BASE-<version>-diff.tar.gz``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ...errors import LegacyInvalid
 
-# The chain ID of a content that the scripts wrote. No image has it, so no bundle starts from it.
+# stands for the chain ID of content that the scripts wrote; no bundle starts from it
 CONTENT = "adopted"
 _ARCHIVE = re.compile(r"BASE-(?P<version>.+)-diff\.tar\.gz")
 _DIRECTORY = re.compile(r"BASE-(?P<version>.+)")
@@ -31,9 +31,14 @@ class Properties:
 
 def parse(text: str, where: str) -> Properties:
     """
-    Parse ``key=value`` lines; comments and other keys are ignored. ``where`` is the file, for messages.
+    Parse the properties file. Comments and unknown keys are ignored.
 
-    Raises :class:`LegacyInvalid`, which names the wrong line or key.
+    Args:
+        text: Lines of the form ``key=value``.
+        where: The path of the file, for messages.
+
+    Raises:
+        LegacyInvalid: A line or value is malformed, or a key is missing.
     """
     values: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -48,24 +53,24 @@ def parse(text: str, where: str) -> Properties:
 
 
 def version_of_archive(name: str) -> str | None:
-    """Return the version in the file name of an archive; ``None`` if the name has another form."""
+    """Return the version in an archive's file name; ``None`` if the name does not match."""
     match = _ARCHIVE.fullmatch(name)
     return match["version"] if match else None
 
 
 def version_of_directory(name: str) -> str | None:
-    """Return the version in the name of a directory with an unpacked archive; ``None`` if it has another form."""
+    """Return the version in the name of an unpacked archive; ``None`` if the name does not match."""
     match = _DIRECTORY.fullmatch(name)
     return match["version"] if match else None
 
 
 def base_version(version: str) -> str:
-    """Return the scripts' version of an adopted content, the inverse of :func:`adopted_version`."""
+    """Return the scripts' version of an adopted content. Inverse of :func:`adopted_version`."""
     return version.removesuffix(f"-{CONTENT}")
 
 
 def adopted_version(version: str, taken: Collection[str]) -> str:
-    """Return the scripts' version for an adopted content, with a suffix if an original content has that version."""
+    """Return the version of an adopted content: the scripts' version, with a suffix if it is taken."""
     return version if version not in taken else f"{version}-{CONTENT}"
 
 

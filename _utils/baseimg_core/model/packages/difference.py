@@ -1,4 +1,8 @@
-"""Package differences between two images, as a manifest records them. Versions are compared for equality only."""
+"""
+Package differences between two images, as a manifest records them.
+
+Versions are compared for equality only.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from ...errors import BundleInvalid
 MANAGERS = ("dpkg", "apk", "rpm")
 MAX_TEXT = 256  # characters of a name or a version
 MAX_PACKAGES = 8192
-MAX_JSON = 1 << 20  # bytes; registries bound the config that holds it to four times as much
+MAX_JSON = 1 << 20  # bytes; a quarter of what registries accept for the config around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +31,17 @@ class Packages:
     removed: Mapping[str, str] = field(default_factory=dict)
     #: Old and new versions by name.
     changed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    #: Why the difference is not known, empty if it is.
+    #: Why the difference is unknown; empty if it is known.
     unknown: str = ""
 
     @property
     def fits(self) -> bool:
-        """True if a manifest can hold it."""
+        """True if the difference fits into a manifest."""
         count = len(self.added) + len(self.removed) + len(self.changed)
         return count <= MAX_PACKAGES and len(json.dumps(self.as_dict())) <= MAX_JSON
 
     def as_dict(self) -> dict[str, Any]:
-        """The difference as plain data, in its JSON form."""
+        """Return the difference as plain data, in its JSON form."""
         return {
             "manager": self.manager,
             "added": dict(self.added),
@@ -52,12 +56,12 @@ def difference(manager: str, old: Mapping[str, str], new: Mapping[str, str]) -> 
     Compare two package databases.
 
     Args:
-        manager: the package manager.
-        old: versions by name in the old image.
-        new: versions by name in the new image.
+        manager: The package manager.
+        old: Versions by name in the old image.
+        new: Versions by name in the new image.
 
     Returns:
-        The difference, names sorted; ``unknown`` is set if a manifest cannot hold it.
+        The difference, sorted by name; ``unknown`` is set if it does not fit into a manifest.
     """
     added = {name: version for name, version in sorted(new.items()) if name not in old}
     removed = {name: version for name, version in sorted(old.items()) if name not in new}
@@ -74,7 +78,7 @@ def difference(manager: str, old: Mapping[str, str], new: Mapping[str, str]) -> 
 
 
 def combine(steps: Sequence[Packages | None]) -> Packages | None:
-    """Combine the differences of several bundles, in this order; ``None`` if one of them records no packages."""
+    """Combine the differences of consecutive bundles; ``None`` if a bundle records no packages."""
     known = [step for step in steps if step]
     if len(known) < len(steps) or not known:
         return None
@@ -82,7 +86,7 @@ def combine(steps: Sequence[Packages | None]) -> Packages | None:
     for step in known:
         if step.unknown or step.manager != manager:
             return Packages(manager, unknown=step.unknown or "the package manager differs between the versions")
-    # versions before and after, of all packages that any step changes
+    # versions of every changed package, before the first step and after the last; "" if removed
     before: dict[str, str] = {}
     after: dict[str, str] = {}
     for step in known:
@@ -96,10 +100,10 @@ def combine(steps: Sequence[Packages | None]) -> Packages | None:
 
 def parse(raw: object) -> Packages | None:
     """
-    Read a manifest's ``packages``, which is untrusted input; ``None`` if the manifest has none.
+    Parse and validate a manifest's ``packages``; ``None`` if the manifest has none.
 
     Raises:
-        BundleInvalid: a field is malformed or too large.
+        BundleInvalid: A field is malformed or too large.
     """
     if raw is None:
         return None

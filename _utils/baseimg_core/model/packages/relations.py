@@ -1,5 +1,5 @@
 """
-Relations between Debian packages: whether an application's own packages fit those of a new base.
+Relations between Debian packages: check an application's own packages against a new base.
 
 Debian Policy, chapter 7 (relationships) and 5.6.12 (versions).
 """
@@ -18,24 +18,30 @@ _LINE = re.compile(rf"^({'|'.join(_FIELDS)}):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTI
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One installed package, its relation fields as text."""
+    """One installed package."""
 
+    #: The name, without architecture.
     name: str
+    #: The installed version.
     version: str
+    #: The fields of its stanza by name, unparsed.
     fields: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A relation of a package that does not hold."""
+    """A violated relation of a package."""
 
+    #: The application's package.
     package: str
+    #: The field of the relation, such as ``Depends``.
     relation: str
+    #: The clause, for people.
     text: str
 
 
 def parse(status: bytes) -> dict[str, Package]:
-    """The installed packages in dpkg's ``status``, by name; the last of several architectures counts."""
+    """Parse dpkg's ``status``; returns installed packages by name, the last architecture of each."""
     packages = {}
     for stanza in status.decode("utf-8", "replace").split("\n\n"):
         fields = {match[1]: match[2] for match in _LINE.finditer(stanza)}
@@ -46,14 +52,16 @@ def parse(status: bytes) -> dict[str, Package]:
 
 def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
     """
-    Check the relations between an application's own packages and a base's.
+    Check the relations between an application's own packages and the packages of a base.
+
+    An application's package replaces the base's package of the same name.
 
     Args:
-        own: the packages that the application added or replaced.
-        base: the packages of the base, by name.
+        own: The packages that the application added or replaced.
+        base: The packages of the base, by name.
 
     Returns:
-        Every relation that does not hold. The application's own packages win over the base's of the same name.
+        Every violated relation.
     """
     own = list(own)
     installed = {**base, **{package.name: package for package in own}}
@@ -76,7 +84,7 @@ def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
 
 
 def _against(package: Package, others: Mapping[str, Package]) -> Iterator[tuple[str, str, str]]:
-    """The other packages that a package cannot be installed with, the field, and its clause."""
+    """Yield each of ``others`` that ``package`` breaks or conflicts with, the field, and the clause."""
     for name in ("Breaks", "Conflicts"):
         for clause in _clauses(package.fields.get(name, "")):
             for other, operator, version in _alternatives(clause):
@@ -95,7 +103,7 @@ def _alternatives(clause: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _provided(packages: Iterable[Package]) -> dict[str, list[str]]:
-    """Versions of virtual packages by name; without a version the text is empty."""
+    """Return the versions of virtual packages by name; ``""`` if unversioned."""
     found: dict[str, list[str]] = {}
     for package in packages:
         for clause in _clauses(package.fields.get("Provides", "")):
@@ -120,9 +128,9 @@ def satisfies(version: str, operator: str, wanted: str) -> bool:
     Check a version against a relation.
 
     Args:
-        version: the installed version.
+        version: The installed version.
         operator: ``<<``, ``<=``, ``=``, ``>=``, ``>>``, or empty for any version.
-        wanted: the relation's version.
+        wanted: The relation's version.
 
     Returns:
         True if the relation holds.
@@ -132,7 +140,7 @@ def satisfies(version: str, operator: str, wanted: str) -> bool:
     order = compare(version, wanted)
     return {
         "<<": order < 0,
-        "<": order <= 0,  # obsolete spellings: Debian Policy 7.1
+        "<": order <= 0,  # "<" and ">" are obsolete forms of "<=" and ">=": Debian Policy 7.1
         "<=": order <= 0,
         "=": order == 0,
         ">=": order >= 0,
@@ -176,7 +184,7 @@ def _compare_part(left: str, right: str) -> int:
 
 
 def _weight(text: str, position: int) -> int:
-    """A tilde sorts before the end, letters before other characters."""
+    """Return the sort weight of a character: tilde, end of text, letters, other characters."""
     if position >= len(text):
         return 0
     character = text[position]
