@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import time
-from types import SimpleNamespace
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from baseimg_core.rollout import commands
 from baseimg_core.errors import (
     ArgumentInvalid,
     BaseimgError,
@@ -26,6 +25,7 @@ from baseimg_core.model.rollout import outcome
 from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout.policy import Target
 from baseimg_core.model.rollout.record import Rollout
+from baseimg_core.rollout import commands
 from baseimg_core.rollout.commands import Rollouts, check_master
 from baseimg_core.rollout.jobs import Jobs
 from baseimg_core.rollout.store import Store
