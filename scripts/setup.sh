@@ -22,6 +22,7 @@ TEST_PACKAGES=(
     zstd:zstd                # looks into bundles
     docker-registry:docker-registry # a registry of the tests' own
     skopeo:skopeo            # copies bundles to a registry and back, independently of us
+    rsync:rsync              # moves a data-root in a test
     jq:jq                    # the shell procedure that baseimg replaces runs it
     umoci:umoci              # reads bundles as the image layouts that they are
     ssh-keygen:openssh-client # signs bundles and checks signatures, independently of us

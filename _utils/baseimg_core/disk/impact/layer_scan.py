@@ -130,7 +130,8 @@ def expected_paths(
         if files is not None:
             files.pop(member.path, None)
             if member.link is not None:
-                files[member.path] = files[member.link]
+                if member.link in files:  # links lead to symlinks and devices, too
+                    files[member.path] = files[member.link]
             elif member.entry and member.entry.kind is Kind.FILE:
                 files[member.path] = read_new_file(member.path, member.entry.size, stream.read1)
         if expected.mark is not Mark.DIRECTORY:
