@@ -312,6 +312,7 @@ class Store:
             try:
                 self._identify(record)  # the pristine content has no ID before the first swap
                 self.trace("swap.identified")
+                self.records.reserve_history()
                 record.intent = intent
                 self.records.save(record)
                 self.trace("swap.intended")

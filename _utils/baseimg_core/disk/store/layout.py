@@ -50,6 +50,14 @@ class Layout:
         self.replaced = (self.state, self.history, self.restarting, self.lifetimes, self.starts)
 
     @property
+    def has_history(self) -> bool:
+        """True if the history has a line; a swap that was refused may leave an empty file."""
+        try:
+            return os.stat(self.history).st_size > 0
+        except FileNotFoundError:
+            return False
+
+    @property
     def live(self) -> str:
         """The directory that new containers mount."""
         paths = [os.path.join(self.layer, name) for name in _LIVE]

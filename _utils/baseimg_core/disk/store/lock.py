@@ -110,10 +110,10 @@ class LayerLock:
         """Delete our metadata if this base was never swapped. Generations, holds and damage reports stay."""
         layout = self._layout
         indexes = set(os.listdir(layout.indexes) if os.path.isdir(layout.indexes) else []) - {"0.jsonl"}
-        kept = (layout.history, layout.staging, layout.holds)
-        if any(map(os.path.exists, kept)) or os.listdir(layout.generations) or indexes or self._knows_damage():
+        kept = any(map(os.path.exists, (layout.staging, layout.holds))) or layout.has_history
+        if kept or os.listdir(layout.generations) or indexes or self._knows_damage():
             return
-        for path in (layout.index(0), layout.state, layout.state + files.SPARE, layout.holder):
+        for path in (layout.index(0), layout.history, layout.state, layout.state + files.SPARE, layout.holder):
             files.discard(path)
         for directory in (layout.indexes, layout.generations, layout.home):
             with contextlib.suppress(FileNotFoundError):

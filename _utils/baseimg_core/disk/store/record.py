@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ContentUnknown, RecordInvalid
-from ...linux import files
+from ...linux import files, syscalls
 from ...model.store import record as model_record
 from ...model.store.generations import directory_of
 from ...model.store.record import Record
@@ -51,7 +52,7 @@ class RecordFile:
             with open(state, "rb") as file:
                 return model_record.parse(file.read(), state)
         except FileNotFoundError:
-            if os.path.exists(self._layout.history) or self._layout.kept():
+            if self._layout.has_history or self._layout.kept():
                 raise RecordInvalid(f"{state} is missing, but there are generations beside it") from None
             return None
 
@@ -113,6 +114,26 @@ class RecordFile:
             raise RecordInvalid(
                 f"{self._layout.history} is damaged: {exc}", "move that file away; nothing depends on it"
             ) from exc
+
+    def reserve_history(self) -> None:
+        """
+        Create the history with space for its first lines, so that a full disk stops a first swap before its exchange.
+
+        Raises:
+            OSError: The file system has no space. The history does not exist then.
+        """
+        path = self._layout.history
+        if os.path.exists(path):
+            return
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            syscalls.allocate(descriptor, _RESERVED)
+        except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                files.discard(path)
+                raise
+        finally:
+            os.close(descriptor)
 
     def append(self, swap: Mapping[str, Any]) -> None:
         """Append a swap to the history, unless the last line has the same ``id``."""
