@@ -14,6 +14,8 @@ import yaml
 
 from baseimg_core import errors
 from baseimg_core.errors import BaseimgError
+from baseimg_core.model.policy import pillar
+from baseimg_core.rollout import discovery
 from tests.support.minion import Minion
 from tests.support.sources import (
     CORE,
@@ -151,6 +153,13 @@ class TestArgspec:
         for kind, report in (("_modules", "sys.argspec"), ("_states", "sys.state_argspec")):
             offered = {name.partition(".")[2] for name in minion.modules[report]("baseimg")}
             assert offered == {one.name for one in public_functions(REPO / kind / "baseimg.py")}
+
+
+def test_a_rollout_sends_only_arguments_that_converge_takes() -> None:
+    """A key of pillar that ``converge`` does not take would fail every node of a rollout."""
+    base = {"version": "12.1", "bundles": {}}
+    (declared,) = pillar.declared({"bases": {"corp/base:12.0": base}})["bases"].values()
+    assert declared.keys() - discovery._NO_ARGUMENTS <= set(arguments(_function("converge")))
 
 
 def classes() -> list[type[BaseimgError]]:

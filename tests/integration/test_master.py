@@ -62,7 +62,7 @@ class TestFileServer:
         assert "baseimg/init.sls" in files
         assert "_modules/baseimg.py" in files
         assert "_states/baseimg.py" in files
-        assert "_utils/baseimg_core/disk/generations.py" in files
+        assert "_utils/baseimg_core/disk/store/generations.py" in files
         wanted = re.compile(
             r"top\.sls|(baseimg|orch)/[\w/]+\.sls|_(modules|states|utils|runners|grains|beacons)/[\w/]+\.py"
         )

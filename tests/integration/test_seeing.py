@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,9 @@ class TestAFleet:
     def test_a_layer_that_somebody_replaced(self, site: Site) -> None:
         live = site.layer(TWO) / "diff"
         shutil.move(live, live.with_name("stolen"))
-        shutil.copytree(live.with_name("stolen"), live, symlinks=True)
+        # without its ID, and with another content: a copy with both would be the same generation
+        subprocess.run(["cp", "-r", "--no-preserve=xattr", live.with_name("stolen"), live], check=True)
+        (live / "etc/version").write_text("stolen\n")
         told = site.event("drift")
         assert (told["base"], told["reason"]) == (BASE, "content-unknown")
 
