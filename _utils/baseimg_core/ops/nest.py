@@ -342,7 +342,12 @@ def _lower(engine: Engine, base: Base) -> list[Member]:
 
 def _upper(engine: Engine, base: Base, versions: Collection[str]) -> list[Member]:
     members: dict[str, Member] = {}
+    own = {os.path.dirname(directory) for directory in (base.directory, *base.lower)}
+    # containerd takes two commands to tell an image's directories, so they are read only if one can matter
+    others = any(layer not in own and os.path.isdir(Store(layer).layout.home) for layer in engine.layers())
     for image in bases.images_on(engine, base.chain_id):
+        if not others and not set(versions).intersection(image.chain_ids):
+            continue
         for directory, chain_id in zip(image.directories, image.chain_ids, strict=True):
             if directory == base.directory or directory in base.lower or directory in members:
                 continue
