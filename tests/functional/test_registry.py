@@ -132,7 +132,7 @@ class TestApply:
         assert lab.apply(done["source"], hash=digest(only))["changed"]
         assert lab.version(APP) == "12.1"
         error = lab.refused("bundle-invalid", "push", both, f"{registry.host}/apply/both:12.1")
-        assert "both encodings" in error.info["message"]
+        assert "has two encodings" in error.info["message"]
 
     def test_another_hash(self, lab: Lab, registry: Registry) -> None:
         lab.usual()
