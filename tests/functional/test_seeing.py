@@ -207,7 +207,7 @@ class TestMetrics:
 
         history = node.record.with_name("history.jsonl")
         told = history.read_text()
-        history.write_text("{")
+        history.write_text("{\n")  # an incomplete last line would be one that a crash left
         assert node.metrics()["baseimg_base_drifted",] == 1
         history.write_text(told)
         assert node.metrics()["baseimg_base_drifted",] == 0
