@@ -177,7 +177,7 @@ class TestAFleet:
         shutil.move(live, live.with_name("stolen"))
         # without its ID, and with another content: a copy with both would be the same generation
         subprocess.run(["cp", "-r", "--no-preserve=xattr", live.with_name("stolen"), live], check=True)
-        (live / "etc/version").write_text("stolen\n")
+        (live / "stolen").write_text("stolen\n")
         told = site.event("drift")
         assert (told["base"], told["reason"]) == (BASE, "content-unknown")
 
