@@ -4,7 +4,7 @@ Keep base images at a declared version, bundles built, and old generations prune
 The execution module ``baseimg`` does the work. The states compare, and write comments.
 
 A comment of ``converged`` has one fact a line, at most ten lines, the most severe first: the base and its transition,
-containers and images that need somebody, what the change contains.
+containers and images that need attention, the contents of the change.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -225,7 +225,7 @@ def _warn(ret, done):
 
 
 def _held(ret, done):
-    """A base that a hold keeps where it is: no failure, and never without a warning."""
+    """Return the state of a held base: True, always with a warning."""
     ret["comment"] = _lines([f"{done['base']}: stays at {done['to']} ({_images(done)}). Held.", *_attention(done)])
     ret["warnings"] = [f"{done['base']}: {done['held']} (baseimg.unhold lifts it)"]
     return ret
@@ -247,7 +247,7 @@ def _absent(ret, exc):
 
 
 def _transition(done):
-    """The base, where it goes or went, and for how many images."""
+    """Return the line with the base, its transition and the number of images."""
     would = "would go " if __opts__["test"] else ""
     if done["changed"]:
         if done["from"] == done["to"] and not done["repaired"]:
@@ -259,7 +259,7 @@ def _transition(done):
 
 
 def _attention(done):
-    """Containers and images that need somebody, one fact a line."""
+    """Return lines about containers and images that need attention, one fact a line."""
     lines = _running(done)
     for kept in done.get("kept", ()):
         images = kept["images"]

@@ -190,7 +190,7 @@ def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
         "generation": current.number,
         "previous": record.previous,
         "interrupted": base.store.interrupted,
-        "holds": [asdict(hold) for hold in holds.active(holds_file.read(base.store.layout.holds), now())],
+        "holds": _active_holds(base),
         "path": base.directory,
         "generations": [{**_plain(one), "current": one is current} for one in kept],
         "space": sum(one.bytes for one in kept if one is not current),
@@ -201,8 +201,11 @@ def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
 
 def holds_of(engine: Engine, name: str) -> list[dict[str, str]]:
     """Return the active holds of a base as data."""
-    layout = locate(engine, name).store.layout
-    return [asdict(hold) for hold in holds.active(holds_file.read(layout.holds), now())]
+    return _active_holds(locate(engine, name))
+
+
+def _active_holds(base: Base) -> list[dict[str, str]]:
+    return [asdict(hold) for hold in holds.active(holds_file.read(base.store.layout.holds), now())]
 
 
 def _plain(generation: Generation) -> dict[str, Any]:
