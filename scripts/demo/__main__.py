@@ -12,12 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine import Engine
-from screen import DemoError, Screen
-from story import tell
+from tests.support.engine import Engine, EngineError
 
-# The directory contains Unix sockets, whose paths must have fewer than 108 bytes (unix(7)).
-_MAX_PATH = 50
+from .screen import DemoError, Screen
+from .story import tell
 
 
 class Ended(BaseException):
@@ -27,11 +25,13 @@ class Ended(BaseException):
 def main() -> int:
     started = time.monotonic()
     try:
-        with _signals(), _directory() as directory, Engine(directory) as engine:
+        if shutil.which("docker") is None:
+            raise DemoError("the client docker is missing: run 'make demo'")
+        with _signals(), _directory() as directory, Engine(directory / "engine") as engine:
             screen = Screen()
             tell(screen, engine, directory)
             screen.end(f"Everything shown was checked, in {time.monotonic() - started:.0f} s. Removing {directory}.")
-    except DemoError as error:
+    except (DemoError, EngineError) as error:
         print(f"demo: failed: {error}", file=sys.stderr)
         return 1
     except Ended as end:
@@ -49,12 +49,12 @@ def _signals() -> Iterator[None]:
     caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def end(number: int, _frame: object) -> None:
-        for one in caught:
-            signal.signal(one, signal.SIG_IGN)
+        for caught_signal in caught:
+            signal.signal(caught_signal, signal.SIG_IGN)
         raise Ended(number)
 
-    for one in caught:
-        signal.signal(one, end)
+    for caught_signal in caught:
+        signal.signal(caught_signal, end)
     yield
 
 
@@ -62,8 +62,6 @@ def _signals() -> Iterator[None]:
 def _directory() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="baseimg-demo."))
     try:
-        if len(str(directory)) > _MAX_PATH:
-            raise DemoError(f"{directory} is too long for Unix sockets; set TMPDIR to a shorter directory")
         yield directory
     finally:
         shutil.rmtree(directory)

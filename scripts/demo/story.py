@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from engine import Engine
-from material import APPLICATIONS, BASE, NEWER, archive, images, saved_diff_ids
-from screen import Screen, Shell, expect
+from tests.support.engine import Engine
+
+from .material import APPLICATIONS, BASE, NEWER, archive, images, saved_diff_ids
+from .screen import Screen, Shell, expect
 
 _REPO = Path(__file__).resolve().parents[2]
 _BUNDLE = "baseimg/bundles/corp-base_12.0_12.1.tar"
@@ -49,7 +51,7 @@ class Story:
     def prepare(self) -> None:
         self.screen.title("baseimg: update the base of two applications without rebuilding or pulling them")
         self.screen.note(
-            f"A private Docker {self.engine.version.partition('+')[0]} in {self.directory}. {_SHOP} and {_BILLING} are "
+            f"A private Docker {_version(self.engine)} in {self.directory}. {_SHOP} and {_BILLING} are "
             f"FROM {BASE}; {NEWER} has newer certificates."
         )
         _write_minion(self.directory)
@@ -152,9 +154,19 @@ class Story:
 
 
 def _environment(engine: Engine, directory: Path) -> dict[str, str]:
-    inherited = engine.environment
-    path = f"{_REPO}/.venv/bin:{inherited['PATH']}"
-    return {**inherited, "PATH": path, "SALT_CONFIG_DIR": str(directory / "salt")}
+    """Return the environment of this process, with the private engine instead of any other."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "SALT_"))}
+    return {
+        **inherited,
+        "PATH": f"{_REPO}/.venv/bin:{inherited.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin",
+        "DOCKER_HOST": engine.url,
+        "DOCKER_CONFIG": str(directory / "docker-config"),
+        "SALT_CONFIG_DIR": str(directory / "salt"),
+    }
+
+
+def _version(engine: Engine) -> str:
+    return str(engine.client.version()["Version"]).partition("+")[0]
 
 
 def _write_minion(directory: Path) -> None:

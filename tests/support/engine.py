@@ -1,4 +1,4 @@
-"""A private Docker engine: its own daemon, containerd, socket and data; nothing of the machine's."""
+"""A private Docker engine for tests, benches and the demo: its daemon, containerd, socket and data are its own."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ START_SECONDS = 60
 STOP_SECONDS = 60
 KILL_SECONDS = 10
 CALL_SECONDS = 300
+# Docker before 24 creates this file if it is missing, whatever its other directories are.
+KEY = Path("/etc/docker/key.json")
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin"
 
 
@@ -81,6 +83,7 @@ class Engine:
         self.url = f"unix://{self.run_dir}/docker.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Any = None
+        self._absent = [path for path in (KEY, KEY.parent) if not path.exists()]
 
     def __enter__(self) -> Engine:
         self.start()
@@ -140,6 +143,7 @@ class Engine:
         for directory in (self.root, self.run_dir):
             unmount_below(directory)
         self._remove_cgroups()
+        self._remove_key()
         shutil.rmtree(self.run_dir, ignore_errors=True)
         atexit.unregister(self.stop)
 
@@ -244,6 +248,14 @@ class Engine:
             for directory, _, _ in os.walk(group, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(directory)
+
+    def _remove_key(self) -> None:
+        """Remove the key file that the daemon created, and its directory."""
+        if KEY in self._absent:
+            KEY.unlink(missing_ok=True)
+        if KEY.parent in self._absent:
+            with contextlib.suppress(OSError):  # missing, or in use by another engine
+                KEY.parent.rmdir()
 
     # Images and containers
 

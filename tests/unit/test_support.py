@@ -16,6 +16,7 @@ import docker
 import psutil
 import pytest
 
+from tests.support import engine as engine_support
 from tests.support import images, kernel
 from tests.support.deadlines import SECONDS
 from tests.support.engine import Engine, EngineError, alive, wait_until_dead
@@ -232,6 +233,22 @@ class TestEngine:
         with pytest.raises(EngineError, match="no-such-option"):
             engine.start()
         assert not engine.run_dir.exists()
+
+    @pytest.mark.parametrize("existed", [True, False])
+    def test_stop_removes_the_key_file_that_the_daemon_created(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool
+    ) -> None:
+        key = tmp_path / "etc/docker/key.json"
+        monkeypatch.setattr(engine_support, "KEY", key)
+        key.parent.parent.mkdir()
+        if existed:
+            key.parent.mkdir()
+            key.write_text("{}")
+        engine = Engine(tmp_path / "root")
+        key.parent.mkdir(exist_ok=True)
+        key.write_text("{}")
+        engine.stop()
+        assert key.exists() == key.parent.exists() == existed
 
     def test_an_engine_ends_with_the_run_that_started_it(self, tmp_path: Path) -> None:
         code = (
