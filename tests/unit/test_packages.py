@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from debian import deb822
 
 from baseimg_core.disk.packages import databases
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.errors import BundleInvalid
 from baseimg_core.model.bundle import manifest
 from baseimg_core.model.packages import difference as packages_difference
+from baseimg_core.model.packages import dpkg
 from baseimg_core.model.packages.difference import MAX_PACKAGES, MAX_TEXT, Packages, combine, difference, parse
 from tests.unit.test_manifest import SOUND
 
@@ -162,12 +163,25 @@ class TestDpkg:
         assert {name.partition(":")[0]: version for name, version in found.added.items()} == known
         assert databases.listed("/", "dpkg", [*known, "no-such-package"]) == set(known)
 
-    def test_without_its_parser_it_is_unknown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        root = put(tmp_path / "a", DPKG, stanza("a", "1"))
-        monkeypatch.setitem(sys.modules, "debian", None)
-        found = told(root, root)
-        assert "python-debian" in found.unknown
-        # what a node asks needs none
+    def test_both_readers_of_the_machines_status_agree(self) -> None:
+        """Name, version and relations of every package, as python-debian reads them."""
+        path = Path("/") / DPKG
+        names = ("Package", "Version", "Architecture", "Depends", "Pre-Depends", "Breaks", "Conflicts", "Provides")
+        with path.open() as file:
+            expected = [
+                {name: str(paragraph[name]) for name in names if name in paragraph}
+                for paragraph in deb822.Deb822.iter_paragraphs(file, use_apt_pkg=False)
+                if paragraph["Status"].split()[2] == "installed"
+            ]
+        assert expected
+        packages = list(dpkg.installed(path.read_bytes()))
+        assert [{name: text for name, text in each.fields.items() if name in names} for each in packages] == expected
+
+    @pytest.mark.parametrize("state", ["half-installed", "not-installed", "unpacked", "config-files"])
+    def test_a_package_in_another_state_is_not_installed(self, tmp_path: Path, state: str) -> None:
+        text = "\n".join([stanza("a", "1"), stanza("b", "1", f"install ok {state}")])
+        root = put(tmp_path / "a", DPKG, text)
+        assert databases._dpkg(Stack([str(root)])) == {"a": "1"}
         assert databases.listed(str(root), "dpkg", ["a", "b"]) == {"a"}
 
     def test_what_only_was_installed_is_not_listed(self, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,6 +72,14 @@ class TestSound:
         raw = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
         assert policy_pillar.bundles(raw) == {"12.1": Source(URL, DIGEST), "12.2": Source("/srv/b.tar")}
         assert policy_pillar.bundles(None) == {}
+
+    @pytest.mark.parametrize("key", ["hash", "source_hash"])
+    @pytest.mark.parametrize("form", ["sha256:{}", "sha256={}", "{}", "SHA256:{}"])
+    @pytest.mark.parametrize("change", [str.lower, str.upper])
+    def test_every_form_of_a_digest(self, key: str, form: str, change: Callable[[str], str]) -> None:
+        digest = "sha256:" + "0a" * 32
+        raw = {"12.1": {"source": URL, key: form.format(change("0a" * 32))}}
+        assert policy_pillar.bundles(raw) == {"12.1": Source(URL, digest)}
 
     @pytest.mark.parametrize("place", ["/srv/b.tar", URL, "https://h/b.tar", "s3://bucket/b.tar"])
     def test_places(self, place: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from baseimg_core.model.packages import dpkg as dpkg_status
 from baseimg_core.model.packages import relations
 
 VERSIONS = ["1.0", "1.0-1", "1.0~rc1-1", "1:0.9", "1.0+b1", "1.0a", "2", "10", "1.0-1~deb12u1", "1.0-1.1", "0", "1.0-"]
@@ -24,12 +25,12 @@ def test_versions_are_in_dpkgs_order(first: str, second: str) -> None:
     assert (relations.compare(second, first) > 0) == (order < 0)
 
 
-def status(*packages: tuple[str, str, str]) -> dict[str, relations.Package]:
+def status(*packages: tuple[str, str, str]) -> dict[str, dpkg_status.Package]:
     text = "\n".join(
         f"Package: {name}\nStatus: install ok installed\nVersion: {version}\n{fields}\n"
         for name, version, fields in packages
     )
-    return relations.parse(text.encode())
+    return dpkg_status.by_name(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -57,4 +58,4 @@ def test_relations(own: str, base: tuple[str, str, str], broken: str) -> None:
 
 def test_packages_that_are_removed_do_not_count() -> None:
     text = b"Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n"
-    assert relations.parse(text) == {}
+    assert dpkg_status.by_name(text) == {}

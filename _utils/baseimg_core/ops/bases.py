@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..disk.legacy import node
-from ..disk.store import holds as holds_file
+from ..disk.store import holds
 from ..disk.store.generations import Store
 from ..disk.store.layout import describe, now
 from ..disk.store.observe import observe
@@ -24,7 +24,6 @@ from ..errors import (
 )
 from ..model.policy import misspelling
 from ..model.stack import ids
-from ..model.store import hold as holds
 from ..model.store.record import Generation, Record
 from .containers import usage
 
@@ -190,7 +189,7 @@ def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
         "generation": current.number,
         "previous": record.previous,
         "interrupted": base.store.interrupted,
-        "holds": _active_holds(base),
+        "holds": active_holds(base),
         "path": base.directory,
         "generations": [{**_plain(one), "current": one is current} for one in kept],
         "space": sum(one.bytes for one in kept if one is not current),
@@ -201,11 +200,12 @@ def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
 
 def holds_of(engine: Engine, name: str) -> list[dict[str, str]]:
     """Return the active holds of a base as data."""
-    return _active_holds(locate(engine, name))
+    return active_holds(locate(engine, name))
 
 
-def _active_holds(base: Base) -> list[dict[str, str]]:
-    return [asdict(hold) for hold in holds.active(holds_file.read(base.store.layout.holds), now())]
+def active_holds(base: Base) -> list[dict[str, str]]:
+    """Return the holds of a base that have not expired, as data."""
+    return [asdict(hold) for hold in holds.active(base.store.layout.holds)]
 
 
 def _plain(generation: Generation) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import asdict
 from typing import Any
 
 from ..context import Context
@@ -88,11 +87,6 @@ def add(base: Base, hold: Hold) -> bool:
     return True
 
 
-def active(base: Base) -> list[Hold]:
-    """Return the holds of a base that have not expired."""
-    return model_hold.active(stored.read(base.store.layout.holds), now())
-
-
 def blocking(base: Base, version: str) -> Hold | None:
     """Return the active hold on a version of a base; ``None`` without one."""
     return model_hold.blocking(stored.read(base.store.layout.holds), version, now())
@@ -110,4 +104,4 @@ def check(base: Base, version: str) -> None:
 
 
 def _result(base: Base, changed: bool) -> dict[str, Any]:
-    return {"changed": changed, "base": base.reference, "holds": [asdict(each) for each in active(base)]}
+    return {"changed": changed, "base": base.reference, "holds": bases.active_holds(base)}

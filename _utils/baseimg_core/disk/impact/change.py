@@ -14,8 +14,8 @@ from ...model.impact.elf import Elf
 from ...model.impact.overrides import ExpectedPaths
 from ...model.impact.runtimes import Runtime
 from ...model.impact.view import Unreadable
-from ...model.packages import relations
-from ...model.packages.relations import Package
+from ...model.packages import dpkg
+from ...model.packages.dpkg import Package
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..stack.directories import Stack
@@ -138,6 +138,6 @@ class BaseChange:
     def packages(self) -> tuple[Mapping[str, Package], Mapping[str, Package]]:
         """The dpkg packages of the old and of the new base, by name."""
         return (
-            relations.parse(self.old_view.content(_STATUS)),
-            relations.parse(self.new_view.content(_STATUS)),
+            dpkg.by_name(self.old_view.content(_STATUS)),
+            dpkg.by_name(self.new_view.content(_STATUS)),
         )

@@ -13,7 +13,7 @@ from ...model.impact.path_class import CODE, classify
 from ...model.impact.runtimes import Runtime
 from ...model.impact.verdict import Reason, Verdict, ranked
 from ...model.impact.view import Unreadable
-from ...model.packages import relations
+from ...model.packages import dpkg, relations
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from .change import BaseChange
@@ -225,7 +225,7 @@ class _Image:
             return
         old, new = self._change.packages
         try:
-            installed = relations.parse(self._new.content(_STATUS))
+            installed = dpkg.by_name(self._new.content(_STATUS))
         except Unreadable as exc:
             yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.shown(_STATUS), str(exc))
             return

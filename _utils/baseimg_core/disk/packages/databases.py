@@ -3,9 +3,9 @@ Read the package databases of dpkg, apk and rpm in images.
 
 The readers run no program of an image and follow no symlink.
 
-dpkg(1): ``status``, and ``status.d`` in images built without dpkg (distroless), parsed by python-debian. apk:
-``installed``, stanzas of ``X:value`` lines. rpm: the table ``Packages`` of headers in ``rpmdb.sqlite`` (rpm.org,
-"RPM v4 package format", "Header"). Older rpm databases (Berkeley DB, ndb) are reported as unreadable, because no
+dpkg: ``status``, and ``status.d`` in images built without dpkg (:mod:`model.packages.dpkg`). apk: ``installed``,
+stanzas of ``X:value`` lines. rpm: the table ``Packages`` of headers in ``rpmdb.sqlite`` (rpm.org, "RPM v4 package
+format", "Header"). Older rpm databases (Berkeley DB, ndb) are reported as unreadable, because no
 reliable parser exists.
 """
 
@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import struct
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from ...model.packages import difference as packages_difference
+from ...model.packages import dpkg
 from ...model.packages.difference import Packages
 from ..stack.directories import Stack
 from ..stack.tree import read_below
@@ -34,7 +34,6 @@ _OLD_RPM = tuple(
     for name in (b"Packages", b"Packages.db")
 )
 _MAX = 256 << 20  # bytes; longer databases are refused
-_INSTALLED = re.compile(rb"^Package: (\S+)\n(?:[^\n]+\n)*?Status: \S+ \S+ installed$", re.MULTILINE)
 # rpm.org, "RPM v4 package format": the header tags that 'rpm -qa' prints
 _NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
 _INT32, _STRING = 4, 6
@@ -115,33 +114,17 @@ def _listed_by_dpkg(stack: Stack, names: Iterable[str]) -> set[str] | None:
     directory, data = stack.find(_DISTROLESS), _read(stack, _DPKG)
     if data is None and directory is None:
         return None
-    found = {name.decode("utf-8", "replace") for name in _INSTALLED.findall(data or b"")}
-    return found | {name for name in names if stack.find(_DISTROLESS + b"/" + os.fsencode(name))}
+    return {package.name for package in dpkg.installed(data or b"")} | {
+        name for name in names if stack.find(_DISTROLESS + b"/" + os.fsencode(name))
+    }
 
 
 def _dpkg(stack: Stack) -> Versions | None:
     data = _read(stack, _DPKG)
-    parts = [data or b"", *_distroless(stack)]
-    if data is None and len(parts) == 1:
+    files = [data or b"", *_distroless(stack)]
+    if data is None and len(files) == 1:
         return None
-    try:
-        from debian import deb822  # imported on use: the import takes 0.2 s and only builds need it
-    except ImportError:
-        raise Unreadable("reading dpkg's database needs the Python package python-debian") from None
-    found: dict[str, Versions] = {}
-    try:
-        for part in parts:
-            for one in deb822.Deb822.iter_paragraphs(part.decode("utf-8", "replace"), use_apt_pkg=False):
-                # distroless databases have no Status field and list only installed packages
-                if one.get("Status", "installed").endswith("installed") and "Package" in one and "Version" in one:
-                    found.setdefault(one["Package"], {})[one.get("Architecture", "")] = one["Version"]
-    except ValueError as exc:
-        raise Unreadable(f"dpkg's database is damaged: {exc}") from exc
-    return {
-        name if len(versions) == 1 else f"{name}:{architecture}": version
-        for name, versions in found.items()
-        for architecture, version in versions.items()
-    }
+    return dpkg.versions(package for file in files for package in dpkg.installed(file))
 
 
 def _distroless(stack: Stack) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from ...linux import files
 from ...linux.oserrors import translate_os_errors
 from ...model.store import hold as model_hold
 from ...model.store.hold import Hold
+from .layout import now
 
 
 def read(path: str) -> list[Hold]:
@@ -22,6 +23,16 @@ def read(path: str) -> list[Hold]:
             return model_hold.parse(file.read(), path)
     except FileNotFoundError:
         return []
+
+
+def active(path: str) -> list[Hold]:
+    """
+    Return the stored holds that have not expired.
+
+    Raises:
+        RecordInvalid: The file is damaged.
+    """
+    return model_hold.active(read(path), now())
 
 
 def write(path: str, holds: Sequence[Hold]) -> None:

@@ -8,24 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
+from .dpkg import Package
+
 _RELATION = re.compile(r"\s*([a-z0-9][a-z0-9+.-]*)(?::\w+)?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^)\s]+)\s*\))?[^|]*")
-_FIELDS = ("Package", "Status", "Version", "Depends", "Pre-Depends", "Breaks", "Conflicts", "Provides", "Architecture")
-_LINE = re.compile(rf"^({'|'.join(_FIELDS)}):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """One installed package."""
-
-    #: The name, without architecture.
-    name: str
-    #: The installed version.
-    version: str
-    #: The fields of its stanza by name, unparsed.
-    fields: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +26,6 @@ class Broken:
     relation: str
     #: The clause, for people.
     text: str
-
-
-def parse(status: bytes) -> dict[str, Package]:
-    """Parse dpkg's ``status``; returns installed packages by name, the last architecture of each."""
-    packages = {}
-    for stanza in status.decode("utf-8", "replace").split("\n\n"):
-        fields = {match[1]: match[2] for match in _LINE.finditer(stanza)}
-        if "Package" in fields and "Version" in fields and fields.get("Status", "").endswith(" installed"):
-            packages[fields["Package"]] = Package(fields["Package"], fields["Version"].strip(), fields)
-    return packages
 
 
 def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:

@@ -37,11 +37,10 @@ _BASE_KEYS = frozenset(
 _ACCEPTANCE = {"impaired": ("refuse", "accept"), "breaks": ("refuse", "unused")}
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash", "source_hash"})
-_HASH = re.compile(r"(?:sha256[:=])?([0-9a-f]{64})", re.IGNORECASE)
+_DIGEST = re.compile(r"(?:sha256[:=])?([0-9a-f]{64})", re.IGNORECASE)
 _REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
 _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
-_SHA256SUM = re.compile(r"[0-9a-f]{64}")
 # identities in ssh-keygen's allowed_signers, without patterns
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
 
@@ -115,28 +114,34 @@ def bundle_source(source: object, digest: object, key: str) -> Source:
 
     Args:
         source: A path or URL.
-        digest: ``sha256:…``, or the hex digits that sha256sum prints; ``None`` without one.
+        digest: ``sha256:…``, ``sha256=…``, or the hex digits that sha256sum prints; ``None`` without one.
         key: The key of the declaration, for the error.
 
     Raises:
         ArgumentInvalid: The source or the digest is malformed.
     """
     text(source, f"{key}:source")
-    found = str(source)
-    if reference.is_registry(found):
+    place = str(source)
+    if reference.is_registry(place):
         try:
-            reference.parse(found)
+            reference.parse(place)
         except reference.Malformed as exc:
             raise _wrong(
-                f"{key}:source", reference.shown(found), f"docker://HOST/NAME@sha256:… or :TAG ({exc})"
+                f"{key}:source", reference.shown(place), f"docker://HOST/NAME@sha256:… or :TAG ({exc})"
             ) from exc
-    if not (found.startswith("/") or "://" in found):
+    if not (place.startswith("/") or "://" in place):
         raise _wrong(f"{key}:source", source, "an absolute path or a URL such as salt://baseimg/bundles/base.tar")
-    if isinstance(digest, str) and _SHA256SUM.fullmatch(digest):
-        digest = f"sha256:{digest}"
-    if digest is not None and not ids.is_digest(digest):
+    if digest is None:
+        return Source(place)
+    if (normal := _normal_digest(digest)) is None:
         raise _wrong(f"{key}:hash", digest, "64 hex digits, as 'sha256sum' of the file prints them")
-    return Source(found, None if digest is None else str(digest))
+    return Source(place, normal)
+
+
+def _normal_digest(value: object) -> str | None:
+    """Return a declared digest in OCI notation; ``None`` if the value is not a sha256 digest."""
+    match = _DIGEST.fullmatch(value) if isinstance(value, str) else None
+    return f"sha256:{match[1].lower()}" if match else None
 
 
 def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
@@ -163,11 +168,10 @@ def _declared_source(fields: Mapping[str, Any], key: str) -> Source:
         if digest is not None:
             raise _wrong(f"{key}:source_hash", raw, "either hash or source_hash")
         text(raw, f"{key}:source_hash")
-        if match := _HASH.fullmatch(raw):
-            digest = f"sha256:{match[1].lower()}"
-        elif raw.startswith("/") or "://" in raw:
+        digest = _normal_digest(raw)
+        if digest is None and (raw.startswith("/") or "://" in raw):
             hash_file = str(raw)
-        else:
+        elif digest is None:
             raise _wrong(f"{key}:source_hash", raw, "sha256=<64 hex digits>, or the path or URL of a file with them")
     return Source(sources[0].source, digest, tuple(source.source for source in sources[1:]), hash_file)
 
