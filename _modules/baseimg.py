@@ -488,8 +488,8 @@ def rollback(
         Set by ``salt-run baseimg.rollback``: the job is refused (``job-stale``) if it begins after ``not_after``
         (seconds since the epoch); this node refuses later jobs of the rollouts with these IDs.
 
-    Returns what :py:func:`baseimg.apply` returns, ``direction`` (``back``, ``forward`` or ``none``), and a ``note`` if
-    pillar declares another version than the base shows now.
+    Returns what :py:func:`baseimg.apply` returns, ``direction`` (``back``, ``forward`` or ``none``), the active
+    ``holds`` of the base, and a ``note`` if pillar declares another version than the base shows now.
 
     CLI Example:
 
@@ -513,7 +513,7 @@ def _noted(minion, result, version):
     if not result["changed"] and version is None:
         notes.append(f"{result['base']} is rolled back to {result['to']} already; to= names another version")
     declared = minion.declared_version(result["base"])
-    held = {hold["version"] for hold in bases.holds_of(minion.engine(), result["base"])}
+    held = {hold["version"] for hold in result["holds"]}
     if declared not in (None, result["to"]) and declared not in held:
         notes.append(
             f"pillar still declares {declared}: the next state.apply goes forward again; baseimg.hold blocks that"

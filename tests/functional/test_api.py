@@ -31,7 +31,7 @@ def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
     with asked() as back:
         lab.rollback(BASE)
     assert back == few
-    lab.rollback(BASE)
+    lab.converge(BASE, "12.1", bundles)
     more = [layer(file("other", b"%d" % number)) for number in range(7)]
     lab.load({f"corp/more:{number}": [BUSYBOX, VERSION_0, APP_LAYER, one] for number, one in enumerate(more)})
     with asked() as many:

@@ -197,11 +197,11 @@ def test_the_view_digest_is_that_of_the_target_whatever_the_way(shared, source, 
         direct = packed(work, changed(first, third), "direct")
         wanted = view_of(lower, third)
 
-        assert view_of(lower, applied(work, [direct], first, "a")) == wanted
-        assert view_of(lower, applied(work, [one, two], first, "b")) == wanted
-        step = applied(work, [one], first, "c")
+        assert view_of(lower, applied(work, [direct], first, "directly")) == wanted
+        assert view_of(lower, applied(work, [one, two], first, "both")) == wanted
+        step = applied(work, [one], first, "step")
         assert view_of(lower, step) == view_of(lower, second)
-        assert view_of(lower, applied(work, [two], step, "d")) == wanted
+        assert view_of(lower, applied(work, [two], step, "then")) == wanted
 
 
 @given(shared=st.lists(layers, max_size=2), one=programs, other=programs)

@@ -82,7 +82,7 @@ class Procedure:
         `interrupted` is the number of the `cp` that does not end, from 1 on, and how many of its sources it copies.
         """
         tag = target.rpartition(":")[2]
-        (overlay / "tmp").mkdir(exist_ok=True)
+        (overlay / "tmp").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(archive, overlay / f"tmp/BASE-{tag}-diff.tar.gz")
         self._run(2, overlay, source, target, interrupted)
 

@@ -198,11 +198,6 @@ def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
     }
 
 
-def holds_of(engine: Engine, name: str) -> list[dict[str, str]]:
-    """Return the active holds of a base as data."""
-    return active_holds(locate(engine, name))
-
-
 def active_holds(base: Base) -> list[dict[str, str]]:
     """Return the holds of a base that have not expired, as data."""
     return [asdict(hold) for hold in holds.active(base.store.layout.holds)]

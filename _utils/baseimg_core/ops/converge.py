@@ -203,9 +203,9 @@ def rollback(
         record = base.store.recover()
         if record is None:
             if to in ("pristine", base.version):
-                return swap.result_of(
-                    context, base, bases.initial_record(context.engine, base), None, Outcome(policy.mode)
-                )
+                initial = bases.initial_record(context.engine, base)
+                done = swap.result_of(context, base, initial, None, Outcome(policy.mode))
+                return {**done, "holds": bases.active_holds(base)}
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
         generation = _way_back(base, record, to)
         if not audit.is_sound(record, generation.number):
@@ -225,7 +225,8 @@ def rollback(
         nest.keep_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
         done = swap.finish(context, base, record, policy, swapped)
-        return {**done, "kept": [kept.as_dict() for kept in nest.kept()]}
+        kept_images = [kept.as_dict() for kept in nest.kept()]
+        return {**done, "kept": kept_images, "holds": bases.active_holds(base)}
 
 
 def _check_way_back(context: Context, base: Base, record: Record, to: str | None, audit: tamper.Audit) -> None:
