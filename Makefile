@@ -29,7 +29,7 @@ lint: setup ## check format, lint and types
 	@MYPYPATH=_utils $(BIN)/mypy --strict -p baseimg_core
 	@MYPYPATH=_utils $(BIN)/mypy tests/support
 
-torture: setup ## power cuts and every error of every call; up to an hour
+torture: setup ## power cuts, kills, every error of every call, a simulated year; up to an hour
 	@$(BIN)/python -m pytest tests/torture
 
 engines: setup ## the contract on more engines, file systems and releases of Salt; half an hour
