@@ -16,14 +16,14 @@ __version__ = "0.1.0"
 
 def _fingerprint() -> frozenset[tuple[str, int, int]]:
     """Return path, mtime in nanoseconds and size in bytes of each of the package's files."""
-    found = set()
+    files = set()
     for directory, _directories, names in os.walk(os.path.dirname(__file__)):
         for name in names:
             if name.endswith(".py"):
                 path = os.path.join(directory, name)
                 st = os.stat(path)
-                found.add((path, st.st_mtime_ns, st.st_size))
-    return frozenset(found)
+                files.add((path, st.st_mtime_ns, st.st_size))
+    return frozenset(files)
 
 
 _imported = _fingerprint()

@@ -11,5 +11,5 @@ def loader_dirs() -> dict[str, list[str]]:
     installed = core / "_loader"
     # in a checkout and in an editable installation, the loader files are next to `_utils`
     checkout = core.parent.parent
-    found = {kind: installed / kind if installed.is_dir() else checkout / f"_{kind}" for kind in KINDS}
-    return {kind: [str(path)] for kind, path in found.items() if path.is_dir()}
+    directories = {kind: installed / kind if installed.is_dir() else checkout / f"_{kind}" for kind in KINDS}
+    return {kind: [str(path)] for kind, path in directories.items() if path.is_dir()}

@@ -125,7 +125,7 @@ class Minion:
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy_pillar.Trust()
         # an invalid pillar must not block operations that do not need pillar, for example a rollback
-        kept = protection.protection(protect, self.declared()["bases"], accept) if trust else protection.Protection()
+        rules = protection.protection(protect, self.declared()["bases"], accept) if trust else protection.Protection()
         bases = self._bases()
         below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
         versions = {name: (base["chain_id"] or name, base["version"]) for name, base in bases.items()}
@@ -140,7 +140,7 @@ class Minion:
             self.progress,
             trusted,
             devices,
-            kept,
+            rules,
             link,
             below,
             grace=self._grace(),
@@ -257,13 +257,15 @@ class Minion:
             return source
         name = source.source.partition("?")[0].rpartition("/")[2]
         try:
-            found = self._salt["file.get_source_sum"](name, source.source, source.hash_file, saltenv=self._saltenv)
+            checksum = self._salt["file.get_source_sum"](name, source.source, source.hash_file, saltenv=self._saltenv)
         except Exception as exc:  # Salt's exceptions, and those of each transport
             reason = redact_url(str(exc), source.hash_file)
             raise BundleUnavailable(f"cannot read a digest from {source.hash_file}: {reason}") from None
-        if found["hash_type"] != "sha256":
-            raise ArgumentInvalid(f"{source.hash_file} has a digest of the type {found['hash_type']}, expected sha256")
-        return replace(source, digest=f"sha256:{found['hsum'].lower()}", hash_file=None)
+        if checksum["hash_type"] != "sha256":
+            raise ArgumentInvalid(
+                f"{source.hash_file} has a digest of the type {checksum['hash_type']}, expected sha256"
+            )
+        return replace(source, digest=f"sha256:{checksum['hsum'].lower()}", hash_file=None)
 
     def push(self, bundle: str, place: reference.Reference, test: bool) -> dict[str, Any]:
         """

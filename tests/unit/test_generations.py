@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from baseimg_core.model.store.generations import Directory, directory_of, removable, way_back
+from baseimg_core.model.store.generations import Directory, directory_of, removable, rollback_target
 from baseimg_core.model.store.record import Generation, Record
 
 THEN = "2026-01-01T00:00:00Z"
@@ -89,4 +89,4 @@ class TestRemovable:
     [(2, {}, 2), (1, {}, 1), (None, {}, 2), (2, {"g2": True}, 1), (2, {"g2": True, "g1": True, "g0": True}, None)],
 )
 def test_the_way_back(previous: int | None, damaged: dict[str, bool], back: int | None) -> None:
-    assert way_back(record(3, previous, **damaged)) == back
+    assert rollback_target(record(3, previous, **damaged)) == back

@@ -83,7 +83,7 @@ class Containerd(OnSnapshots):
                     continue
                 if details.get("Snapshotter", SNAPSHOTTER) == SNAPSHOTTER:
                     containers.append(self._container(details, *tasks.get(key, (0, "CREATED"))))
-        return sorted((one for one in containers if stopped or one.pid), key=lambda container: container.name)
+        return sorted((item for item in containers if stopped or item.pid), key=lambda container: container.name)
 
     def container(self, container_id: str) -> Container:
         """Return the present state of a container; raise :class:`ContainerUnknown`."""

@@ -39,14 +39,14 @@ class Ctr:
     def run(self, *arguments: str) -> str:
         """Run a ``ctr`` command and return its output; raise :class:`EngineUnreachable` or :class:`Absent`."""
         try:
-            done = subprocess.run(self._command(*arguments), capture_output=True, timeout=_TIMEOUT, check=False)
+            process = subprocess.run(self._command(*arguments), capture_output=True, timeout=_TIMEOUT, check=False)
         except FileNotFoundError:
             raise EngineUnreachable(*_no_ctr()) from None
         except subprocess.TimeoutExpired:
             raise EngineUnreachable(f"no answer from containerd at {self.address} in {_TIMEOUT} s") from None
-        if done.returncode:
-            self._fail(done.stderr)
-        return done.stdout.decode(errors="replace")
+        if process.returncode:
+            self._fail(process.stderr)
+        return process.stdout.decode(errors="replace")
 
     def table(self, *arguments: str) -> list[list[str]]:
         """Run a command that prints a table. Return the words of each line, without the heading."""

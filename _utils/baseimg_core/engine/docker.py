@@ -79,8 +79,8 @@ class Docker:
     def containers(self, stopped: bool = False) -> list[Container]:
         """Return the containers with a process by name; with ``stopped`` all containers."""
         summaries = self._api.get("containers", "json", all=stopped)
-        found = map(self._container, self._api.inspect("containers", [summary["Id"] for summary in summaries]))
-        return sorted((one for one in found if stopped or one.pid), key=lambda container: container.name)
+        inspected = map(self._container, self._api.inspect("containers", [summary["Id"] for summary in summaries]))
+        return sorted((item for item in inspected if stopped or item.pid), key=lambda container: container.name)
 
     def container(self, container_id: str) -> Container:
         """Return the present state of a container; raise :class:`ContainerUnknown`."""
@@ -106,14 +106,14 @@ class Docker:
         deadline = time.monotonic() + timeout
         with self._request_for(container_id, f"asked to run {command[0]}"):
             job = self._start_exec(container_id, command, deadline)
-            while (found := self._sdk.exec_inspect(job))["Running"] and time.monotonic() < deadline:
+            while (state := self._sdk.exec_inspect(job))["Running"] and time.monotonic() < deadline:
                 time.sleep(_POLL)
-        if found["Running"]:
+        if state["Running"]:
             member = self.container(container_id).pid
-            if not kill_session(found["Pid"], member):
+            if not kill_session(state["Pid"], member):
                 raise TimeoutError(f"{command[0]} did not end within {timeout:g} s, and is not a process of this node")
             raise TimeoutError(f"{command[0]} did not end within {timeout:g} s")
-        return int(found["ExitCode"])
+        return int(state["ExitCode"])
 
     def _start_exec(self, container_id: str, command: Sequence[str], _deadline: float) -> str:
         """Start a command in a container; return the ID of the exec instance."""

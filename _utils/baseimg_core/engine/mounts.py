@@ -169,7 +169,7 @@ def parse(line: bytes, pid: int, namespace: str) -> Mount:
     """
     fields = line.split()
     kind, _source, options = fields[fields.index(b"-") + 1 :][:3]
-    pairs = [(name, _unescape(value)) for name, _, value in (one.partition(b"=") for one in options.split(b","))]
+    pairs = [(name, _unescape(value)) for name, _, value in (option.partition(b"=") for option in options.split(b","))]
     return Mount(
         pid=pid,
         namespace=namespace,

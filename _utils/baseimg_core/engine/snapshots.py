@@ -58,10 +58,10 @@ class Snapshots:
             self.__dict__.pop("_parents", None)  # the snapshot may be newer than the table
         if key not in self._parents:
             return None
-        found: set[str] = set()
-        while (key := self._parents.get(key, "")) and key not in found:
-            found.add(key)
-        return frozenset(found)
+        keys: set[str] = set()
+        while (key := self._parents.get(key, "")) and key not in keys:
+            keys.add(key)
+        return frozenset(keys)
 
     def chain(self, chain_id: str) -> Sequence[str] | None:
         """Return the directories of the layers up to ``chain_id``, bottom first; ``None`` if not unpacked."""

@@ -173,8 +173,8 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
     return observe(base.store, lambda record: _status(engine, base, record))
 
 
-def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
-    record = found or pristine_record(base)
+def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]:
+    record = stored or pristine_record(base)
     current = record.generations[record.current]
     kept = [record.generations[number] for number in record.present]
     return {
@@ -185,16 +185,16 @@ def _status(engine: Engine, base: Base, found: Record | None) -> dict[str, Any]:
         "pristine_version": record.pristine.version,
         "pristine_kept": bool(record.pristine.inode),
         "pristine": record.pristine_state,
-        "legacy": "" if found else _legacy_version(engine, base),
+        "legacy": "" if stored else _legacy_version(engine, base),
         "generation": current.number,
         "previous": record.previous,
         "interrupted": base.store.interrupted,
         "holds": active_holds(base),
         "path": base.directory,
-        "generations": [{**_plain(one), "current": one is current} for one in kept],
-        "space": sum(one.bytes for one in kept if one is not current),
+        "generations": [{**_plain(generation), "current": generation is current} for generation in kept],
+        "space": sum(generation.bytes for generation in kept if generation is not current),
         "images": [image.name for image in images_on(engine, base.chain_id)],
-        "containers": containers(engine, base, found, record.current),
+        "containers": containers(engine, base, stored, record.current),
     }
 
 
@@ -259,7 +259,7 @@ def _legacy_version(engine: Engine, base: Base) -> str:
 
 def recorded(engine: Engine) -> list[Base]:
     """Return every base that has a record on this node, by reference."""
-    bases = [by_chain(engine, one.chain_id, one.reference, one.diff_ids) for one in _read_records(engine)]
+    bases = [by_chain(engine, record.chain_id, record.reference, record.diff_ids) for record in _read_records(engine)]
     return sorted(bases, key=lambda base: base.reference)
 
 

@@ -150,7 +150,7 @@ def _preview(context: Context, nest: Nest, steps: Plan, catalogue: Catalogue, po
     base, record = nest.changing.base, nest.changing.record
     target = steps.generation or catalogue.manifest(steps.route[-1]).target
     kept = nest.kept(target.chain_id)
-    unchanged = {name for one in kept for name in one.images}
+    unchanged = {name for effect in kept for name in effect.images}
     images = bases.images_on(context.engine, base.chain_id)
     changing = [image for image in images if image.name not in unchanged]
     after = steps.generation.number if steps.generation else None
@@ -165,7 +165,7 @@ def _preview(context: Context, nest: Nest, steps: Plan, catalogue: Catalogue, po
         "protected": swap.protected_images(context, base, record, images),
         "warnings": swap.warnings_of(steps.generation),
         "impact": impact.preview(context, base, record, changing, catalogue, steps.route) if steps.route else None,
-        "kept": [one.as_dict() for one in kept],
+        "kept": [effect.as_dict() for effect in kept],
         "restart": restart.preview(context.engine, base, record, policy, after),
     }
 
@@ -196,7 +196,7 @@ def rollback(
     swap.start_stopped(context, base, policy)
     audit = tamper.Audit(base)
     if record := base.store.read():
-        _check_way_back(context, base, record, to, audit)
+        _check_rollback(context, base, record, to, audit)
     layers = Nest(context, base, base.store.read() or bases.pristine_record(base)).layers
     with ops_nest.locked(context, layers):
         context.admit()
@@ -207,10 +207,10 @@ def rollback(
                 done = swap.result_of(context, base, initial, None, Outcome(policy.mode))
                 return {**done, "holds": bases.active_holds(base)}
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
-        generation = _way_back(base, record, to)
+        generation = _rollback_generation(base, record, to)
         if not audit.is_sound(record, generation.number):
             base.store.save(record)
-            _way_back(base, record, to)
+            _rollback_generation(base, record, to)
             raise _damaged(record, generation)
         audit.refresh(record)
         if generation.number:
@@ -224,21 +224,21 @@ def rollback(
             ops_hold.add(base, Hold(live.version, reason, context.by, now()))
         nest.keep_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
-        done = swap.finish(context, base, record, policy, swapped)
+        finished = swap.finish(context, base, record, policy, swapped)
         kept_images = [kept.as_dict() for kept in nest.kept()]
-        return {**done, "kept": kept_images, "holds": bases.active_holds(base)}
+        return {**finished, "kept": kept_images, "holds": bases.active_holds(base)}
 
 
-def _check_way_back(context: Context, base: Base, record: Record, to: str | None, audit: tamper.Audit) -> None:
+def _check_rollback(context: Context, base: Base, record: Record, to: str | None, audit: tamper.Audit) -> None:
     """
     Compare the target generation with its index, before the lock.
 
     Record and refuse a damaged generation.
     """
-    generation = _way_back(base, record, to)
+    generation = _rollback_generation(base, record, to)
     if not audit.is_sound(record, generation.number):
         audit.persist(context)
-        _way_back(base, record, to)
+        _rollback_generation(base, record, to)
         raise _damaged(record, generation)
 
 
@@ -249,7 +249,7 @@ def _damaged(record: Record, generation: Generation) -> GenerationDamaged:
     )
 
 
-def _way_back(base: Base, record: Record, to: str | None) -> Generation:
+def _rollback_generation(base: Base, record: Record, to: str | None) -> Generation:
     try:
         return _previous(base, record) if to is None else _version(base, record, to)
     except NoWayBack as exc:
@@ -260,7 +260,7 @@ def _way_back(base: Base, record: Record, to: str | None) -> Generation:
 def _version(base: Base, record: Record, version: str) -> Generation:
     generation = record.by_version(version)
     if generation is None:
-        versions = ", ".join(one.version for one in record.usable)
+        versions = ", ".join(usable.version for usable in record.usable)
         raise NoWayBack(f"{base.reference} has no generation of version {version}; it has: {versions}")
     return generation
 
@@ -283,14 +283,14 @@ def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
         return bases.by_chain(engine, source.chain_id, source.reference, source.diff_ids)
     except BaseAbsent:
         showing = [
-            found
-            for found in bases.recorded(engine)
-            if (record := found.store.read()) and record.by_chain(manifest.source.chain_id)
+            candidate
+            for candidate in bases.recorded(engine)
+            if (record := candidate.store.read()) and record.by_chain(manifest.source.chain_id)
         ]
         if not showing:
             raise
     if len(showing) > 1:
-        names = ", ".join(found.reference for found in showing)
+        names = ", ".join(candidate.reference for candidate in showing)
         raise ArgumentInvalid(f"several bases show {manifest.source.reference}: {names}", "say which one with base=")
     return showing[0]
 
@@ -327,7 +327,7 @@ def _check_verdicts(context: Context, base: Base, record: Record, steps: Plan, c
     if steps.route:
         nest = Nest(context, base, record, _targets(steps, catalogue))
         kept = nest.kept(catalogue.manifest(steps.route[-1]).target.chain_id)
-        unchanged = {name for one in kept for name in one.images}
+        unchanged = {name for effect in kept for name in effect.images}
         verdicts.check(context, base, record, catalogue, steps.route, unchanged)
 
 
@@ -380,7 +380,7 @@ class _Change:
             masked = nest.keep_uppers(generation)
             swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
             done = swap.finish(context, base, record, self.policy, swapped, damaged or rebuilt)
-            kept = [one.as_dict() for one in nest.kept()]
+            kept = [effect.as_dict() for effect in nest.kept()]
             return {**done, "changed": done["changed"] or masked, "kept": kept}
 
     def decide(self, record: Record) -> Plan:
@@ -471,19 +471,25 @@ class _Change:
     def _prove_kept(self, record: Record) -> None:
         """Compare unproven generations of the declared version with its bundle."""
         version = self.version
-        unproven = any(one.version == version and one.number and not one.proof for one in record.usable)
+        unproven = any(
+            generation.version == version and generation.number and not generation.proof for generation in record.usable
+        )
         if unproven and version in self.catalogue.bundles and not confirmed(record, version, self.catalogue):
             target = self.catalogue.manifest(version).target
-            if prove.kept(self.context, self.base, record, target):
+            if prove.prove_kept(self.context, self.base, record, target):
                 self.base.store.save(record)
 
     def _choose(self, record: Record, new: Generation) -> Generation:
         """Return the new generation, or an older proven one with its content, which gets its bundle."""
-        same = [one for one in record.usable if one.proof and one.version == new.version and one.view == new.view]
+        same = [
+            generation
+            for generation in record.usable
+            if generation.proof and generation.version == new.version and generation.view == new.view
+        ]
         if not same:
             return new
         self.base.store.abandon(record, new)
-        kept = max(same, key=lambda one: one.number)
+        kept = max(same, key=lambda generation: generation.number)
         kept.bundle, kept.signed_by = new.bundle, new.signed_by
         self.base.store.save(record)
         return kept

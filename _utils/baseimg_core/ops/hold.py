@@ -99,8 +99,8 @@ def check(base: Base, version: str) -> None:
     Raises:
         BaseHeld: The version is held on this node.
     """
-    if found := blocking(base, version):
-        raise BaseHeld(f"{base.reference}: {found}")
+    if hold := blocking(base, version):
+        raise BaseHeld(f"{base.reference}: {hold}")
 
 
 def _result(base: Base, changed: bool) -> dict[str, Any]:

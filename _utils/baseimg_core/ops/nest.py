@@ -227,7 +227,7 @@ class Nest:
 
     def _below(self, member: Member) -> list[Member]:
         directories = set(member.base.lower)
-        return [one for one in (*self.lower, self.changing, *self.upper) if one.base.directory in directories]
+        return [other for other in (*self.lower, self.changing, *self.upper) if other.base.directory in directories]
 
     def _places(self, member: Member, more: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
         """Return the possible directories of each layer below a base: pristine, live, and ``more``."""
@@ -242,10 +242,12 @@ class Nest:
     @staticmethod
     def _stacks(member: Member, places: Mapping[str, list[str]]) -> list[list[str]]:
         """Return every combination of contents below a base, top first."""
-        return [list(below) for below in itertools.product(*(places.get(one, [one]) for one in member.base.lower))]
+        return [
+            list(below) for below in itertools.product(*(places.get(lower, [lower]) for lower in member.base.lower))
+        ]
 
     @staticmethod
-    def _wanted(member: Member, generation: Generation) -> Stack:
+    def _target_view(member: Member, generation: Generation) -> Stack:
         """Return the content of a base with a generation over the pristine contents below."""
         return Stack([member.path(generation.number), *bases.pristine_lower(member.base)])
 
@@ -254,9 +256,9 @@ class Nest:
     ) -> Generation:
         """Make the mask of a generation."""
         context, store = self._context, member.base.store
-        wanted = self._wanted(member, generation)
-        entries = mask(wanted, [Stack(below) for below in self._stacks(member, places)])
-        size = measure(entries, wanted)
+        target = self._target_view(member, generation)
+        entries = mask(target, [Stack(below) for below in self._stacks(member, places)])
+        size = measure(entries, target)
         space.check(
             store.layout.home, size, len(entries), context.reserve, lambda: prunable(member.base, member.record)
         )
@@ -264,7 +266,7 @@ class Nest:
         sharing = links.choose(context.link, store.layout.home)
 
         def fill(root: str) -> Filled:
-            writer = MaskWriter(root, wanted, sharing, own)
+            writer = MaskWriter(root, target, sharing, own)
             try:
                 writer.write(entries, self._report)
             finally:

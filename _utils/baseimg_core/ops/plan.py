@@ -180,17 +180,19 @@ def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
         return Plan(version, generation)
     if version in catalogue.bundles and (generation := _same_content(record, version, catalogue)):
         return Plan(version, generation, same_content=True)
-    starts = [one for one in record.usable if one.can_start and catalogue.may_start(one)]
+    starts = [candidate for candidate in record.usable if candidate.can_start and catalogue.may_start(candidate)]
     try:
         route = bundle_route.route(
-            version, catalogue.bundles.keys(), {one.chain_id for one in starts}, catalogue.manifest
+            version, catalogue.bundles.keys(), {candidate.chain_id for candidate in starts}, catalogue.manifest
         )
     except VersionUnknown as exc:
         check_pristine(record, exc)
         _check_excluded(record, version, catalogue, exc)
         raise
     chain_id = catalogue.manifest(route[0]).source.chain_id
-    start = max((one for one in starts if one.chain_id == chain_id), key=lambda one: one.number)
+    start = max(
+        (candidate for candidate in starts if candidate.chain_id == chain_id), key=lambda candidate: candidate.number
+    )
     return Plan(version, None, start, route)
 
 
@@ -198,8 +200,12 @@ def _same_content(record: Record, version: str, catalogue: Catalogue) -> Generat
     """Return the newest proven generation with the content that the version's bundle promises."""
     target = catalogue.manifest(version).target
     view = target.view_over(record.diff_ids[:-1])
-    same = [one for one in record.usable if one.proof and one.version == version and view and one.view == view]
-    return max(same, key=lambda one: one.number, default=None)
+    same = [
+        generation
+        for generation in record.usable
+        if generation.proof and generation.version == version and view and generation.view == view
+    ]
+    return max(same, key=lambda generation: generation.number, default=None)
 
 
 def _check_excluded(record: Record, version: str, catalogue: Catalogue, cause: VersionUnknown) -> None:
@@ -207,12 +213,15 @@ def _check_excluded(record: Record, version: str, catalogue: Catalogue, cause: V
     present = [record.generations[number] for number in record.present if number]
     try:
         route = bundle_route.route(
-            version, catalogue.bundles.keys(), {one.chain_id for one in present}, catalogue.manifest
+            version, catalogue.bundles.keys(), {generation.chain_id for generation in present}, catalogue.manifest
         )
     except VersionUnknown:
         return
     chain_id = catalogue.manifest(route[0]).source.chain_id
-    start = max((one for one in present if one.chain_id == chain_id), key=lambda one: one.number)
+    start = max(
+        (generation for generation in present if generation.chain_id == chain_id),
+        key=lambda generation: generation.number,
+    )
     where = f"generation {start.number} of {record.reference}, version {start.version},"
     if start.damaged:
         raise GenerationDamaged(f"{where} was changed on this node: {start.damage or 'see baseimg.verify'}") from cause

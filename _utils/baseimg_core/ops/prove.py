@@ -78,7 +78,7 @@ def staged(
     generation.proof = BUNDLE if expected else FROM_START
 
 
-def kept(context: Context, base: Base, record: Record, target: ImageRef) -> bool:
+def prove_kept(context: Context, base: Base, record: Record, target: ImageRef) -> bool:
     """
     Prove the unproven generations of a bundle's target version by reading their contents.
 
@@ -92,7 +92,11 @@ def kept(context: Context, base: Base, record: Record, target: ImageRef) -> bool
         True if a generation became proven.
     """
     expected = target.view_over(record.diff_ids[:-1])
-    candidates = [one for one in record.usable if one.number and not one.proof and one.chain_id == target.chain_id]
+    candidates = [
+        candidate
+        for candidate in record.usable
+        if candidate.number and not candidate.proof and candidate.chain_id == target.chain_id
+    ]
     for generation in candidates if expected else ():
         directory = base.store.path(record, generation.number)
         if view.of_generation(context, base, directory, {}, target.unspecified) == expected:

@@ -81,22 +81,28 @@ def _recognise(engine: Engine, base: Base, record: Record) -> bool:
     """
     directories = _directories(base)
     identified = {directory.id for directory in directories.values()} - {""}
-    lost = [one for one in record.generations.values() if one.id not in identified and not _has(one, directories)]
-    unknown = {path: one for path, one in directories.items() if not _is_known(one, record)}
-    found = False
+    lost = [
+        generation
+        for generation in record.generations.values()
+        if generation.id not in identified and not _has(generation, directories)
+    ]
+    unknown = {path: directory for path, directory in directories.items() if not _is_known(directory, record)}
+    recognised = False
     for generation in lost:
         for path, directory in list(unknown.items()):
             if _is_content(engine, base, generation, path):
                 generation.inode, generation.id = directory.inode, directory.id
                 del unknown[path]
-                found = True
+                recognised = True
                 break
-    return found
+    return recognised
 
 
 def _has(generation: Generation, directories: dict[str, Directory]) -> bool:
     """True if a generation without an ID (format 1) has a directory with its inode."""
-    return not generation.id and any(generation.inode == one.inode and not one.id for one in directories.values())
+    return not generation.id and any(
+        generation.inode == directory.inode and not directory.id for directory in directories.values()
+    )
 
 
 def _is_known(directory: Directory, record: Record) -> bool:

@@ -85,8 +85,8 @@ def _stage(
         try:
             for version, bundle in reversed(bundles.items()):
                 members = bundle.members(step_progress(context.progress, f"unpacking {version}"), sources.get(version))
-                taken = members if context.devices else _without_devices(members)
-                flattener.add_changes(_stored(taken, context.engine.owners))
+                applied = members if context.devices else _without_devices(members)
+                flattener.add_changes(_stored(applied, context.engine.owners))
             flattener.add_directory(origin, _copying(context, total))
             flattener.finish()
         finally:

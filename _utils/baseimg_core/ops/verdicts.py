@@ -236,7 +236,7 @@ class ImageJudge:
                 self._installed[directory] = databases.listed(directory, packages.manager, packages.removed)
             installed = self._installed[directory]
             if installed is not None:  # an image shows its topmost database
-                names = _some(sorted(installed))
+                names = _first_names(sorted(installed))
                 return [f"its own package database still has as installed: {names}"] if installed else []
         return []
 
@@ -248,7 +248,7 @@ def _base_config(base: Base, images: Iterable[Image]) -> Mapping[str, Any]:
     return (named or own)[0].config if own else {}
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
     return ", ".join(names[:_NAMES]) + more
 

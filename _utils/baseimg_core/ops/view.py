@@ -43,8 +43,8 @@ def with_views(engine: Engine, source: Side, target: Side) -> tuple[ImageRef, Im
                 read[st.st_dev, st.st_ino] = _digest(real)
             return read[st.st_dev, st.st_ino]
 
-        found = view.digest(Stack(roots), over, stack, digest_of, unspecified, engine.owners, siblings)
-        sides.append(replace(side, views={over: found}, unspecified=tuple(unspecified)))
+        view_digest = view.digest(Stack(roots), over, stack, digest_of, unspecified, engine.owners, siblings)
+        sides.append(replace(side, views={over: view_digest}, unspecified=tuple(unspecified)))
     return sides[0], sides[1]
 
 

@@ -216,8 +216,8 @@ class Endpoint:
         if response.status == 404:
             return NotFound(status)
         if response.status in _AGAIN:
-            asked = response.headers.get("Retry-After", "")
-            return Transient(status, min(int(asked), _MAX_WAIT) if asked.isdigit() else 0)
+            retry_after = response.headers.get("Retry-After", "")
+            return Transient(status, min(int(retry_after), _MAX_WAIT) if retry_after.isdigit() else 0)
         return BundleUnavailable(status)
 
     @staticmethod

@@ -56,7 +56,7 @@ class Repository:
         ]
         self._all_mirrors = tuple(self._mirrors)
         self.path = f"/v2/{place.name}"
-        self._shown = f"{place.host}/{place.name}"
+        self._display_name = f"{place.host}/{place.name}"
 
     @property
     def has_mirrors(self) -> bool:
@@ -136,7 +136,7 @@ class Repository:
             except Transient as exc:
                 if pause is None:
                     raise BundleUnavailable(
-                        f"cannot get {what} of {self._shown}: {exc}",
+                        f"cannot get {what} of {self._display_name}: {exc}",
                         "check the connection from this node to the registry",
                     ) from None
                 # jitter, because a whole fleet may retry at the same time
@@ -148,7 +148,7 @@ class Repository:
             return self.with_retries(f"the blob {digest}", job)
         except NotFound as exc:
             raise BundleUnavailable(
-                f"{self._shown} does not have the blob {digest}: {exc}", "push the bundle again"
+                f"{self._display_name} does not have the blob {digest}: {exc}", "push the bundle again"
             ) from None
 
     def _transfer(self, endpoint: Endpoint, blob: Descriptor, sink: Sink, deadline: float) -> None:

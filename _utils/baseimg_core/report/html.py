@@ -24,7 +24,7 @@ def text(value: object) -> Html:
         return value
     plain = str(value)
     if not plain.isprintable():
-        plain = "".join(one if one.isprintable() or one in _KEPT else "\ufffd" for one in plain)
+        plain = "".join(character if character.isprintable() or character in _KEPT else "\ufffd" for character in plain)
     return Html(html.escape(plain))
 
 
@@ -67,12 +67,12 @@ def table(caption: str, headings: list[str], rows: list[list[object]], numbers: 
     Returns:
         The table in a scrollable region.
     """
-    head = [tag("th", one, scope="col", class_="n" if at in numbers else None) for at, one in enumerate(headings)]
+    head = [tag("th", cell, scope="col", class_="n" if at in numbers else None) for at, cell in enumerate(headings)]
     body = []
     for row in rows:
         cells = [
-            tag("td" if at else "th", one, scope=None if at else "row", class_="n" if at in numbers else None)
-            for at, one in enumerate(row)
+            tag("td" if at else "th", cell, scope=None if at else "row", class_="n" if at in numbers else None)
+            for at, cell in enumerate(row)
         ]
         body.append(tag("tr", *cells))
     return tag(

@@ -47,11 +47,11 @@ def tiles(fleet: Mapping[str, Any]) -> Html:
 def rollout(record: Mapping[str, Any], now: str) -> Html:
     """Return the rollout's state, a table of its waves, and their timeline."""
     counts = view.wave_counts(record)
-    rows = [_wave(one, states) for one, states in zip(record["waves"], counts, strict=True)]
+    rows = [_wave(wave, states) for wave, states in zip(record["waves"], counts, strict=True)]
     numbers = frozenset({2, 3, 4, 5})
     headings = ["Wave", "State", "Nodes", "Updated", "Failed", "Unreachable", "Progress", "Began (UTC)", "Took"]
     reason = f": {record['reason']}" if record.get("reason") else ""
-    skipped = Counter(one.get("code") or "skipped" for one in record["nodes"].values() if one["state"] == "skipped")
+    skipped = Counter(node.get("code") or "skipped" for node in record["nodes"].values() if node["state"] == "skipped")
     why = ", ".join(f"{count} {code}" for code, count in skipped.most_common())
     return join(
         tag("p", record["base"], " to ", tag("strong", record["version"]), f", {record['state']}", reason),
@@ -73,19 +73,19 @@ def _wave(wave: Mapping[str, Any], states: Mapping[str, int]) -> list[object]:
     began, ended = view.seconds(wave["started"]), view.seconds(wave["ended"])
     took = view.duration(ended - began) if began and ended else ""
     figures = [total, *(states.get(state, 0) for state in ("updated", "failed", "unreachable"))]
-    told = [f"{one:,}" if one else NOTHING for one in figures]
-    return [wave["name"], wave["state"], *told, _share(states, total), _time(wave["started"]), took]
+    cells = [f"{figure:,}" if figure else NOTHING for figure in figures]
+    return [wave["name"], wave["state"], *cells, _share(states, total), _time(wave["started"]), took]
 
 
 def _share(states: Mapping[str, int], total: int) -> Html:
     """Return a bar of node states, labelled with the same counts for screen readers."""
-    shown = {"busy": sum(states.get(one, 0) for one in _BUSY)}
-    shown |= {one: states.get(one, 0) for one in ("updated", "skipped", "rolled-back", "failed", "unreachable")}
+    shown = {"busy": sum(states.get(state, 0) for state in _BUSY)}
+    shown |= {state: states.get(state, 0) for state in ("updated", "skipped", "rolled-back", "failed", "unreachable")}
     order = ("updated", "skipped", "busy", "rolled-back", "failed", "unreachable")
     parts = [
-        tag("b", class_=one, style=f"width:{100 * shown[one] / total:.2f}%", title=f"{one}: {shown[one]}")
-        for one in order
-        if shown[one]
+        tag("b", class_=state, style=f"width:{100 * shown[state] / total:.2f}%", title=f"{state}: {shown[state]}")
+        for state in order
+        if shown[state]
     ]
     words = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no nodes"
     return tag("div", *parts, class_="share", role="img", aria_label=words)
@@ -96,9 +96,9 @@ def nodes(fleet: Mapping[str, Any]) -> Html:
     parts: list[object] = [_find(), _legend()]
     for name, base in fleet["bases"].items():
         parts.append(tag("h3", name))
-        parts += [_group(one) for one in view.groups(base)]
+        parts += [_group(group) for group in view.groups(base)]
     if silent := view.silent(fleet):
-        parts += [tag("h3", "Without an answer"), *(_group(one) for one in silent)]
+        parts += [tag("h3", "Without an answer"), *(_group(group) for group in silent)]
     if not fleet["bases"]:
         parts.append(tag("p", "No node has a base that baseimg knows of.", class_="soft"))
     return join(*parts)
@@ -155,39 +155,41 @@ def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html
 
 def impact(impacts: Sequence[Mapping[str, Any]]) -> Html:
     """Return, for each application image, the verdict and the files that its own layers cover."""
-    known = [one for one in impacts if isinstance(one["impact"], Mapping)]
-    asked = [one["node"] for one in known]
-    told = sorted({str(one["impact"].get("to")) for one in known if one["impact"].get("to")})
-    more = f" and {len(asked) - 8} more" if len(asked) > 8 else ""
+    judged = [answer for answer in impacts if isinstance(answer["impact"], Mapping)]
+    queried = [answer["node"] for answer in judged]
+    versions = sorted({str(answer["impact"].get("to")) for answer in judged if answer["impact"].get("to")})
+    more = f" and {len(queried) - 8} more" if len(queried) > 8 else ""
     headings = ["Image", "Verdict", "Containers", "Covered by its own layers"]
-    silent = [tag("p", f"{one['node']} could not tell: {one['impact']}") for one in impacts if one not in known]
-    if not told:
+    silent = [
+        tag("p", f"{answer['node']} could not tell: {answer['impact']}") for answer in impacts if answer not in judged
+    ]
+    if not versions:
         return join(*silent, tag("p", "No bundle is declared, so there is nothing to judge.", class_="soft"))
     return join(
         tag("p", "A path that an image's own layers cover stays as the image has it: rebuild the image to change it."),
-        tag("p", f"Going to {', '.join(told)}; as told by {', '.join(asked[:8])}{more}.", class_="soft"),
+        tag("p", f"Going to {', '.join(versions)}; as told by {', '.join(queried[:8])}{more}.", class_="soft"),
         *silent,
-        table("Impact by image", headings, [_image(one) for one in view.images(known)], frozenset({2})),
+        table("Impact by image", headings, [_image(image) for image in view.images(judged)], frozenset({2})),
     )
 
 
-def _image(one: view.Image) -> list[object]:
-    style, sign = _MARKS.get(one.verdict, ("", "?"))
-    verdict = tag("span", tag("span", f"{sign} ", aria_hidden="true"), one.verdict, class_=f"word {style}")
-    containers = len(one.told.get("containers", ()))
-    return [tag("code", one.name), verdict, f"{containers or NOTHING}", _covered(one)]
+def _image(image: view.Image) -> list[object]:
+    style, sign = _MARKS.get(image.verdict, ("", "?"))
+    verdict = tag("span", tag("span", f"{sign} ", aria_hidden="true"), image.verdict, class_=f"word {style}")
+    containers = len(image.item.get("containers", ()))
+    return [tag("code", image.name), verdict, f"{containers or NOTHING}", _covered(image)]
 
 
-def _covered(one: view.Image) -> Html:
+def _covered(image: view.Image) -> Html:
     """Return the reasons, the counts of covered files, their paths (folded) and the warnings of an image."""
-    counts = [f"{count} of {total} {what}" for what, (count, total) in one.told.get("covered", {}).items()]
-    warned = [tag("p", text) for text in one.told.get("warnings", ())]
+    counts = [f"{count} of {total} {what}" for what, (count, total) in image.item.get("covered", {}).items()]
+    warned = [tag("p", text) for text in image.item.get("warnings", ())]
     reasons = [
         tag("li", tag("code", reason.get("subject")), tag("span", f" {reason.get('text')}", class_="soft"))
-        for reason in one.told.get("reasons", ())[:_LISTED]
+        for reason in image.item.get("reasons", ())[:_LISTED]
         if isinstance(reason, Mapping)
     ]
-    shadowed = one.told.get("shadowed", [])
+    shadowed = image.item.get("shadowed", [])
     paths = [
         tag("li", tag("code", path["path"]), tag("span", f" {path.get('what')}: {path.get('reason')}", class_="soft"))
         for path in shadowed[:_LISTED]
@@ -204,15 +206,15 @@ def _covered(one: view.Image) -> Html:
 
 def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:
     """Return a table of the packages that the new base changes, adds or removes."""
-    known = [one["impact"] for one in impacts if isinstance(one["impact"], Mapping)]
-    told = [one["packages"] for one in known if one.get("packages")]
-    if not told:
+    judged = [answer["impact"] for answer in impacts if isinstance(answer["impact"], Mapping)]
+    differences = [answer["packages"] for answer in judged if answer.get("packages")]
+    if not differences:
         return tag("p", "The bundle says nothing of packages.", class_="soft")
-    if told[0].get("unknown"):
-        return tag("p", f"Not known: {told[0]['unknown']}", class_="soft")
-    changed = {name: tuple(pair) for name, pair in told[0].get("changed", {}).items()}
-    changed |= {name: (NOTHING, version) for name, version in told[0].get("added", {}).items()}
-    changed |= {name: (version, "removed") for name, version in told[0].get("removed", {}).items()}
+    if differences[0].get("unknown"):
+        return tag("p", f"Not known: {differences[0]['unknown']}", class_="soft")
+    changed = {name: tuple(pair) for name, pair in differences[0].get("changed", {}).items()}
+    changed |= {name: (NOTHING, version) for name, version in differences[0].get("added", {}).items()}
+    changed |= {name: (version, "removed") for name, version in differences[0].get("removed", {}).items()}
     rows: list[list[object]] = [
         [tag("code", name), tag("code", old), tag("code", new)] for name, (old, new) in sorted(changed.items())
     ]
@@ -230,10 +232,10 @@ def everyone(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html
         "Notes",
     ]
     rows: list[list[object]] = []
-    for one in view.rows(fleet, record):
-        waves = [one.wave, one.state] if record else []
-        state = join(mark(one.kind), view.WORDS[one.kind])
-        rows.append([one.node, state, "; ".join(one.versions), *waves, ", ".join(one.outdated), "; ".join(one.notes)])
+    for row in view.rows(fleet, record):
+        waves = [row.wave, row.state] if record else []
+        state = join(mark(row.kind), view.WORDS[row.kind])
+        rows.append([row.node, state, "; ".join(row.versions), *waves, ", ".join(row.outdated), "; ".join(row.notes)])
     return details(f"All {len(rows):,} nodes", table("All nodes", headings, rows), class_="all")
 
 

@@ -17,18 +17,18 @@ _POINTS = 400  # the curve has fewer than twice as many points, whatever the num
 
 def timeline(rollout: Mapping[str, Any], now: str) -> Html | None:
     """Return the timeline; ``None`` if no wave has begun. Waves in progress end at ``now``."""
-    waves = [(one, seconds(one["started"]), seconds(one["ended"])) for one in rollout["waves"]]
+    waves = [(wave, seconds(wave["started"]), seconds(wave["ended"])) for wave in rollout["waves"]]
     begun = [start for _, start, _ in waves if start is not None]
     if not begun:
         return None
     ends = sorted(
-        at for one in rollout["nodes"].values() if one["state"] == "updated" and (at := seconds(one["ended"]))
+        at for node in rollout["nodes"].values() if node["state"] == "updated" and (at := seconds(node["ended"]))
     )
     open_end = seconds(rollout.get("ended")) or seconds(now) or begun[-1]
     first = min(begun)
     last = max([first + 60, *ends, *(end or open_end for _, start, end in waves if start is not None)])
     scale = _Scale(first, last)
-    parts: list[Html] = [tag("title", "Waves over time"), tag("desc", _said(waves, ends, first))]
+    parts: list[Html] = [tag("title", "Waves over time"), tag("desc", _description(waves, ends, first))]
     height = len(waves) * _ROW + _CURVE + 44
     parts += _axis(scale, height)
     for at, (wave, start, end) in enumerate(waves):
@@ -53,7 +53,10 @@ class _Scale:
     @property
     def ticks(self) -> list[float]:
         """The times at the axis: round, and about six."""
-        step = next((one for one in _STEPS if (self.last - self.first) / one <= _TICKS), _STEPS[-1])
+        step = next(
+            (seconds_per_tick for seconds_per_tick in _STEPS if (self.last - self.first) / seconds_per_tick <= _TICKS),
+            _STEPS[-1],
+        )
         start = self.first - self.first % step + step
         return [start + step * at for at in range(int((self.last - start) // step) + 1)]
 
@@ -63,9 +66,11 @@ def _axis(scale: _Scale, height: int) -> list[Html]:
     for at in scale.ticks:
         x = scale.x(at)
         moment = datetime.datetime.fromtimestamp(at, datetime.timezone.utc)
-        wanted = "%H:%M:%S" if scale.last - scale.first < 300 else "%H:%M" if moment.hour or moment.minute else "%d %b"
+        time_format = (
+            "%H:%M:%S" if scale.last - scale.first < 300 else "%H:%M" if moment.hour or moment.minute else "%d %b"
+        )
         parts.append(tag("line", x1=x, x2=x, y1=4, y2=height - 24, class_="axis"))
-        parts.append(tag("text", moment.strftime(wanted), x=x, y=height - 8, text_anchor="middle"))
+        parts.append(tag("text", moment.strftime(time_format), x=x, y=height - 8, text_anchor="middle"))
     return parts
 
 
@@ -78,10 +83,10 @@ def _bar(scale: _Scale, at: int, wave: Mapping[str, Any], start: float | None, e
     x, width = scale.x(start), max(3.0, scale.x(max(end, start)) - scale.x(start))
     kind = f"bar{' open' if going else ''}{' bad' if wave['state'] == 'failed' else ''}"
     bar = tag("rect", x=x, y=y, width=round(width, 1), height=15, rx=2, class_=kind)
-    told = duration(end - start) + (f", {wave['state']}" if going or wave["state"] == "failed" else "")
+    caption = duration(end - start) + (f", {wave['state']}" if going or wave["state"] == "failed" else "")
     right = x + width + 6 < _WIDTH - _RIGHT
     anchor = {"x": x + width + 6} if right else {"x": x - 6, "text_anchor": "end"}
-    return [label, bar, tag("text", told, y=y + 12, **anchor)]
+    return [label, bar, tag("text", caption, y=y + 12, **anchor)]
 
 
 def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[Html]:
@@ -106,10 +111,10 @@ def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[Html]
     ]
 
 
-def _said(waves: list[Any], ends: list[float], first: float) -> str:
-    told = [
+def _description(waves: list[Any], ends: list[float], first: float) -> str:
+    sentences = [
         f"{wave['name']} began after {duration(start - first)}" + (f" and took {duration(end - start)}" if end else "")
         for wave, start, end in waves
         if start is not None
     ]
-    return f"{'; '.join(told)}. {len(ends)} nodes were updated."
+    return f"{'; '.join(sentences)}. {len(ends)} nodes were updated."

@@ -35,14 +35,14 @@ class Group:
 
 def groups(base: Mapping[str, Any]) -> list[Group]:
     """Group a base's nodes by version and kind, in the order of its versions."""
-    found = []
+    result = []
     for version, nodes in base["versions"].items():
         kinds: dict[str, list[str]] = {CURRENT: [], BEHIND: [], DRIFTED: []}
         for node in nodes:
             kind = DRIFTED if node in base["drifted"] else BEHIND if node in base["behind"] else CURRENT
             kinds[kind].append(node)
-        found += [Group(kind, version, members) for kind, members in kinds.items() if members]
-    return found
+        result += [Group(kind, version, members) for kind, members in kinds.items() if members]
+    return result
 
 
 def silent(fleet: Mapping[str, Any]) -> list[Group]:
@@ -72,18 +72,18 @@ class Row:
 
 def rows(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[Row]:
     """Return a row for each node, in natural order."""
-    found: dict[str, Row] = {}
+    by_node: dict[str, Row] = {}
 
     def row(node: str) -> Row:
         """Return the node's row; create it if it is missing."""
-        return found.setdefault(node, Row(node))
+        return by_node.setdefault(node, Row(node))
 
     for name, base in fleet["bases"].items():
         for group in groups(base):
             for node in group.nodes:
-                one = row(node)
-                one.versions.append(f"{name} shows {group.version}")
-                one.kind = worst(one.kind, group.kind)
+                node_row = row(node)
+                node_row.versions.append(f"{name} shows {group.version}")
+                node_row.kind = worst(node_row.kind, group.kind)
         for node, names in base["outdated"].items():
             row(node).outdated += names
         for node, reason in base["drifted"].items():
@@ -97,53 +97,55 @@ def rows(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[Ro
         row(node).notes += reasons
     for node in fleet["without"]:
         row(node).notes.append("no base")
-    for node, told in (rollout or {}).get("nodes", {}).items():
-        _add_rollout(row(node), told, rollout or {})
-    return sorted(found.values(), key=lambda one: natural(one.node))
+    for node, outcome in (rollout or {}).get("nodes", {}).items():
+        _add_rollout(row(node), outcome, rollout or {})
+    return sorted(by_node.values(), key=lambda node_row: natural(node_row.node))
 
 
-def _add_rollout(row: Row, told: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
-    wave = told.get("wave", -1)
+def _add_rollout(row: Row, outcome: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
+    wave = outcome.get("wave", -1)
     row.wave = rollout["waves"][wave]["name"] if 0 <= wave < len(rollout["waves"]) else ""
-    row.state = told.get("state", "")
-    if told.get("message"):
-        row.notes.append(f"[{told.get('code')}] {told['message']}" if told.get("code") else told["message"])
+    row.state = outcome.get("state", "")
+    if outcome.get("message"):
+        row.notes.append(f"[{outcome.get('code')}] {outcome['message']}" if outcome.get("code") else outcome["message"])
 
 
-def worst(one: str, other: str) -> str:
+def worst(kind: str, other: str) -> str:
     """Return the worse of two kinds."""
     order = list(WORDS)
-    return max(one, other, key=order.index)
+    return max(kind, other, key=order.index)
 
 
 def failures(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[tuple[str, str, list[str]]]:
     """Return failures as (kind, reason, nodes); those with most nodes first."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for node, told in (rollout or {}).get("nodes", {}).items():
-        if told.get("state") in (FAILED, UNREACHABLE, "rolled-back"):
-            code = f"[{told['code']}] " if told.get("code") else ""
-            found.setdefault((f"{told['state']} in the rollout", code + told.get("message", "")), []).append(node)
+    nodes_by_reason: dict[tuple[str, str], list[str]] = {}
+    for node, outcome in (rollout or {}).get("nodes", {}).items():
+        if outcome.get("state") in (FAILED, UNREACHABLE, "rolled-back"):
+            code = f"[{outcome['code']}] " if outcome.get("code") else ""
+            nodes_by_reason.setdefault(
+                (f"{outcome['state']} in the rollout", code + outcome.get("message", "")), []
+            ).append(node)
     for node in fleet["unreachable"]:
-        found.setdefault((UNREACHABLE, "did not answer when this page was made"), []).append(node)
+        nodes_by_reason.setdefault((UNREACHABLE, "did not answer when this page was made"), []).append(node)
     for node, reason in fleet["failed"].items():
-        found.setdefault((FAILED, reason), []).append(node)
+        nodes_by_reason.setdefault((FAILED, reason), []).append(node)
     for name, base in fleet["bases"].items():
         for node, reason in base["drifted"].items():
-            found.setdefault((DRIFTED, f"{name}: {reason}"), []).append(node)
+            nodes_by_reason.setdefault((DRIFTED, f"{name}: {reason}"), []).append(node)
     for node, reasons in fleet["unreadable"].items():
         for reason in reasons:
-            found.setdefault(("unreadable record", reason), []).append(node)
-    ordered = sorted(found.items(), key=lambda one: (-len(one[1]), one[0]))
+            nodes_by_reason.setdefault(("unreadable record", reason), []).append(node)
+    ordered = sorted(nodes_by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
     return [(kind, reason, sorted(nodes, key=natural)) for (kind, reason), nodes in ordered]
 
 
 def wave_counts(rollout: Mapping[str, Any]) -> list[dict[str, int]]:
     """Count the nodes of each wave by state."""
     counts: list[dict[str, int]] = [{} for _ in rollout["waves"]]
-    for told in rollout["nodes"].values():
-        if 0 <= told.get("wave", -1) < len(counts):
-            wave = counts[told["wave"]]
-            wave[told["state"]] = wave.get(told["state"], 0) + 1
+    for outcome in rollout["nodes"].values():
+        if 0 <= outcome.get("wave", -1) < len(counts):
+            wave = counts[outcome["wave"]]
+            wave[outcome["state"]] = wave.get(outcome["state"], 0) + 1
     return counts
 
 
@@ -173,7 +175,7 @@ class Image:
     #: A value of :class:`Verdict`.
     verdict: str
     #: The image's item in the result of ``baseimg.impact``, from the first node.
-    told: Mapping[str, Any]
+    item: Mapping[str, Any]
     #: The nodes with the same verdict and the same covered files.
     nodes: list[str] = field(default_factory=list)
 
@@ -183,12 +185,12 @@ _VERDICTS = tuple(verdict.value for verdict in Verdict)
 
 def images(impacts: Sequence[Mapping[str, Any]]) -> list[Image]:
     """Return images, the worst verdict first. An image has one item for each different result."""
-    found: dict[tuple[str, str, str], Image] = {}
-    for one in impacts:
-        for told in one["impact"].get("images", ()):
-            verdict = str(told.get("verdict", ""))
+    by_result: dict[tuple[str, str, str], Image] = {}
+    for answer in impacts:
+        for item in answer["impact"].get("images", ()):
+            verdict = str(item.get("verdict", ""))
             if verdict:
-                key = (told["image"], verdict, str(told.get("covered")))
-                found.setdefault(key, Image(told["image"], verdict, told)).nodes.append(one["node"])
+                key = (item["image"], verdict, str(item.get("covered")))
+                by_result.setdefault(key, Image(item["image"], verdict, item)).nodes.append(answer["node"])
     order = {verdict: at for at, verdict in enumerate(_VERDICTS)}
-    return sorted(found.values(), key=lambda one: (order.get(one.verdict, len(order)), natural(one.name)))
+    return sorted(by_result.values(), key=lambda image: (order.get(image.verdict, len(order)), natural(image.name)))

@@ -67,7 +67,7 @@ class Rollouts:
             ArgumentInvalid: an argument or a key of the policy is invalid.
             RolloutEmpty: no node takes part.
         """
-        rollout, answers = self._begin(base, version, places)
+        rollout, answers = self._new_rollout(base, version, places)
         waves = [
             {
                 "name": wave.name,
@@ -111,7 +111,7 @@ class Rollouts:
                     raise RolloutBusy(
                         f"rollout {rollout.id} of {base} is {rollout.state}, and no process moves it", _next(rollout)
                     )
-            rollout, _answers = self._begin(base, version, places)
+            rollout, _answers = self._new_rollout(base, version, places)
             for replaced in unfinished:
                 reason = f"halted, and rollout {rollout.id} took its place"
                 rollout_record.close(replaced, rollout_record.FAILED, now(), reason)
@@ -159,7 +159,7 @@ class Rollouts:
         """
         if only not in (None, WINDOW):
             raise ArgumentInvalid(f"only is {only!r}, expected {WINDOW}")
-        rollouts = self._named(name, _UNFINISHED) if only is None else self._waiting(name)
+        rollouts = self._select(name, _UNFINISHED) if only is None else self._waiting(name)
         return _joined([self._resume(rollout) for rollout in rollouts])
 
     def _waiting(self, name: str | None) -> list[Rollout]:
@@ -189,7 +189,7 @@ class Rollouts:
             RolloutUnknown: no rollout matches.
             ArgumentInvalid: the named rollout is not in progress.
         """
-        return _joined([self._halt(rollout) for rollout in self._named(name, _HALTABLE)])
+        return _joined([self._halt(rollout) for rollout in self._select(name, _HALTABLE)])
 
     def _halt(self, rollout: Rollout) -> dict[str, Any]:
         self._store.ask_to_halt(rollout.id)
@@ -223,7 +223,7 @@ class Rollouts:
         if since is not None:
             return self._roll_back_since(name, since)
         if name is None:
-            rollouts = self._named(None, _UNFINISHED)
+            rollouts = self._select(None, _UNFINISHED)
             if len(rollouts) > 1:
                 raise RolloutUnknown(f"several rollouts are unfinished: {_listed(rollouts)}", "give an ID or the base")
             rollout = rollouts[0]
@@ -345,7 +345,7 @@ class Rollouts:
         mover = self._store.mover(rollout.base) if rollout.state in rollout_record.ACTIVE else ""
         return {"moved_by": mover} if mover else {"moved_by": "nobody", "next": _next(rollout)}
 
-    def _begin(self, base: str, version: str | None, places: tuple[object, ...]) -> tuple[Rollout, Discovery]:
+    def _new_rollout(self, base: str, version: str | None, places: tuple[object, ...]) -> tuple[Rollout, Discovery]:
         """Validate the arguments, query the nodes, and make the record of a new rollout."""
         pillar.text(base, "base")
         if version is not None:
@@ -356,9 +356,9 @@ class Rollouts:
             zone(window.timezone)
         self._transport.say(f"{now()[11:19]} {base}: asks the nodes what they declare and show")
         request = Request(base, version, policy, self._by, _identity())
-        return discovery.begin(self._transport, self._jobs, request)
+        return discovery.new_rollout(self._transport, self._jobs, request)
 
-    def _named(self, name: str | None, states: frozenset[str]) -> list[Rollout]:
+    def _select(self, name: str | None, states: frozenset[str]) -> list[Rollout]:
         """Return the named rollout, or each base's newest, in one of these states. Raises if there is none."""
         if name is not None:
             rollout = self._store.find(name)
@@ -431,11 +431,11 @@ def _blast_radius(rollout: Rollout, answers: Discovery) -> dict[str, Any]:
     """Count the affected nodes, and the images and running containers on the base there."""
     nodes = [name for name, node in rollout.nodes.items() if node.wave >= 0]
     shown = [answers.shown[name] for name in nodes if name in answers.shown]
-    images = Counter(image for one in shown for image in one.images)
+    images = Counter(image for answer in shown for image in answer.images)
     return {
         "nodes": len(nodes),
         "images": dict(sorted(images.items())),
-        "containers": sum(len(one.containers) for one in shown),
+        "containers": sum(len(answer.containers) for answer in shown),
     }
 
 

@@ -193,7 +193,7 @@ class Discovery:
         self._rollout.update(name, state=SKIPPED, code=code, message=message)
 
 
-def begin(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple[Rollout, Discovery]:
+def new_rollout(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple[Rollout, Discovery]:
     """
     Make the record of a new rollout, with every node in its wave or skipped.
 

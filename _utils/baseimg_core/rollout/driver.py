@@ -198,9 +198,9 @@ class Driver:
             return Halted(rollout_record.BY_REQUEST, "halted by request")
         window = self._rules.window
         if window:
-            here = datetime.now(zone(window.timezone))
-            if not window.open_at(here.weekday(), here.hour * 60 + here.minute):
-                reason = f"the window is closed: it is {here:%a %H:%M} in {window.timezone}"
+            local_time = datetime.now(zone(window.timezone))
+            if not window.open_at(local_time.weekday(), local_time.hour * 60 + local_time.minute):
+                reason = f"the window is closed: it is {local_time:%a %H:%M} in {window.timezone}"
                 return Halted(rollout_record.BY_WINDOW, reason)
         return None
 

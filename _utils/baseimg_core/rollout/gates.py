@@ -68,14 +68,14 @@ def _check_url(gate: Gate) -> str:
 def _check_command(gate: Gate) -> str:
     """Run a shell command on the master; the gate passes if the command exits with 0."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             gate.subject, shell=True, capture_output=True, timeout=gate.timeout, check=False, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
         return f"no end after {gate.timeout} s"
-    output = (done.stdout + done.stderr).decode(errors="replace")
-    if done.returncode:
-        return f"exit code {done.returncode}: {output.strip()[-200:]}"
+    output = (process.stdout + process.stderr).decode(errors="replace")
+    if process.returncode:
+        return f"exit code {process.returncode}: {output.strip()[-200:]}"
     return "" if _matches(gate, output) else f"the output does not match {gate.match!r}"
 
 

@@ -138,7 +138,7 @@ def local_cache(directory: Callable[[str], str], load: Callable[[bytes], Any]) -
 
     def returns(jid: str, nodes: Iterable[str]) -> dict[str, Any]:
         """Read a job's returns on these nodes."""
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         if jid not in homes:
             homes[jid] = directory(jid)
         home = homes[jid]
@@ -147,8 +147,8 @@ def local_cache(directory: Callable[[str], str], load: Callable[[bytes], Any]) -
             with contextlib.suppress(OSError, ValueError):
                 data = load(_content(f"{home}/{node}/{_RETURN}"))
                 if isinstance(data, dict) and "return" in data:
-                    found[node] = data
-        return found
+                    results[node] = data
+        return results
 
     return returns
 

@@ -266,8 +266,8 @@ class DeltaReader:
         """Return the next bytes of the tar, at most ``count``; empty at the end."""
         if not self._segment:
             self._segment = memoryview(self._next())
-        found, self._segment = self._segment[:count], self._segment[count:]
-        return bytes(found)
+        chunk, self._segment = self._segment[:count], self._segment[count:]
+        return bytes(chunk)
 
     def _next(self) -> bytes:
         raw = self._stream.read(_MAGIC.size)
@@ -281,11 +281,11 @@ class DeltaReader:
             raise BundleInvalid("a segment of the delta refers to segments that do not exist")
         used = list(self._before)[len(self._before) - before :]
         reference = b"".join([*used, *(self._read(part, digest) for part, digest in old)])
-        found = _decompress(self._stream.read(length), reference, plain)
-        if len(found) != plain:
+        segment = _decompress(self._stream.read(length), reference, plain)
+        if len(segment) != plain:
             raise BundleInvalid("a segment of the delta has another length than its head says")
-        self._before.append(found)
-        return found
+        self._before.append(segment)
+        return segment
 
     def _read(self, part: Part, digest: str) -> bytes:
         data = self._old.read(part)
@@ -315,7 +315,7 @@ def _head(text: bytes) -> tuple[int, int, int, list[tuple[Part, str]]]:
         head = json.loads(text)
         plain, length, before = head["size"], head["length"], head["before"]
         old = [((checked_path(os.fsencode(path)), offset, size), digest) for path, offset, size, digest in head["old"]]
-        numbers = [plain, length, before, *(number for (_, *two), _ in old for number in two)]
+        numbers = [plain, length, before, *(number for (_, *span), _ in old for number in span)]
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
         raise BundleInvalid(f"the head of a delta's segment is damaged: {exc.__class__.__name__}") from exc
     sound = all(type(number) is int and number >= 0 for number in numbers)

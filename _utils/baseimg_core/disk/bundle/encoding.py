@@ -200,8 +200,8 @@ class LayerWriter:
         self._check_size(change, done, size)
 
     @staticmethod
-    def _check_size(change: Change, found: int, expected: int) -> None:
-        if found != expected:
+    def _check_size(change: Change, size: int, expected: int) -> None:
+        if size != expected:
             raise LayerUnsupported(
                 f"{overlay.shown(change.path)} changed while it was read",
                 "do not change images during a build; run it again",

@@ -129,7 +129,7 @@ class Generations:
             if f"{os.major(st.st_dev)}:{os.minor(st.st_dev)}" != device:  # another mount covers it
                 return everything
             for path, predicted in self._predictions:
-                seen = _seen(root, st.st_dev, path, layers, complete)
+                seen = _visible_inode(root, st.st_dev, path, layers, complete)
                 if seen is not None and (seen in predicted.values() or (complete and _DEFERRED in predicted.values())):
                     candidates &= _consistent(predicted, seen)
                     if len(candidates) <= 1:
@@ -153,7 +153,7 @@ class Generations:
             return inode
         if self._below_changes:
             return _DEFERRED
-        return next((found for layer in self._below if (found := layer.inode(path)) is not None), _ABSENT)
+        return next((inode_below for layer in self._below if (inode_below := layer.inode(path)) is not None), _ABSENT)
 
 
 class _Memo:
@@ -172,15 +172,15 @@ class _Memo:
             yield self._items[index]
 
 
-def _consistent(predicted: Mapping[int, int], seen: int) -> set[int]:
-    """Return the generations that may show the inode ``seen``. Only a generation has its own inodes."""
-    matching = {number for number, inode in predicted.items() if inode == seen}
-    if seen != _ABSENT and matching:
+def _consistent(predicted: Mapping[int, int], visible_inode: int) -> set[int]:
+    """Return the generations that may show the inode ``visible_inode``. Only a generation has its own inodes."""
+    matching = {number for number, inode in predicted.items() if inode == visible_inode}
+    if visible_inode != _ABSENT and matching:
         return matching
     return matching | {number for number, inode in predicted.items() if inode == _DEFERRED}
 
 
-def _seen(root: int, device: int, path: bytes, above: list[Layer], complete: bool) -> int | None:
+def _visible_inode(root: int, device: int, path: bytes, above: list[Layer], complete: bool) -> int | None:
     """Return the inode that a view shows at a path, ``_ABSENT``, or ``None`` if the path proves nothing."""
     if any(layer.inode(path) is not None for layer in above):
         return None

@@ -88,12 +88,12 @@ class BaseChange:
         return losses
 
     def _below(self, path: bytes) -> Iterable[bytes]:
-        pending, found = [path], []
+        pending, paths = [path], []
         while pending:
             current = pending.pop()
-            found.append(current)
+            paths.append(current)
             pending += [overlay.join(current, name) for name in self.old_view.names(current)]
-        return found
+        return paths
 
     def _is_code(self, path: bytes) -> bool:
         node = self.old_view.find(path)

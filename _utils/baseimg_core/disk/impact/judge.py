@@ -131,11 +131,11 @@ class _Image:
         yield from self._modules()
         if not losses.paths and not losses.code:
             return
-        for path in self._shown("programs"):
+        for path in self._visible("programs"):
             if path not in self._start.files:
                 every = not self._has_own_command and self._is_executable(path)
                 yield from self._start.file(path) if every else self._start.own_needs(path)
-        for path in self._shown("links"):
+        for path in self._visible("links"):
             if is_lost(self._old, self._new, path):
                 node = self._new.lookup(path)
                 target = overlay.shown(node.target) if node else ""
@@ -184,7 +184,7 @@ class _Image:
 
     def derived(self) -> Iterator[Reason]:
         """Yield the reasons for files that were generated from files of the old base."""
-        own = list(self._shown("derived"))
+        own = list(self._visible("derived"))
         for path, source, command in derived.derivations(own, self._change.expected.paths):
             text = f"was made from files of the old base ({overlay.shown(source)} changed) by {command}"
             yield Reason(Verdict.PARTLY, "derived", overlay.shown(path), text)
@@ -214,9 +214,9 @@ class _Image:
 
     @staticmethod
     def _is_alone(layers: LayeredView, directory: bytes, layer: str) -> bool:
-        found = layers.find(directory)
+        node = layers.find(directory)
         place = overlay.join(layer.encode("utf-8", "surrogateescape"), directory)
-        return found is not None and found.directories == (place,) and not found.has_base
+        return node is not None and node.directories == (place,) and not node.has_base
 
     def relations(self) -> Iterator[Reason]:
         """Yield the reasons for package relations that the new base violates."""
@@ -230,12 +230,12 @@ class _Image:
             yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.shown(_STATUS), str(exc))
             return
         own = [package for name, package in installed.items() if old.get(name) != package]
-        before = {(one.package, one.relation, one.text) for one in relations.broken(own, old)}
-        for one in relations.broken(own, new):
-            if (one.package, one.relation, one.text) not in before:
-                yield Reason(Verdict.IMPAIRED, "relation", one.package, one.text)
+        before = {(violation.package, violation.relation, violation.text) for violation in relations.broken(own, old)}
+        for violation in relations.broken(own, new):
+            if (violation.package, violation.relation, violation.text) not in before:
+                yield Reason(Verdict.IMPAIRED, "relation", violation.package, violation.text)
 
-    def _shown(self, kind: str) -> Iterator[bytes]:
+    def _visible(self, kind: str) -> Iterator[bytes]:
         """Yield the own files of one kind that no higher layer hides."""
         for layer, files in zip(self._layers, self._walked, strict=True):
             root = layer.encode("utf-8", "surrogateescape")
@@ -285,7 +285,7 @@ class _Image:
 
     def _texts(self) -> Iterator[Reason]:
         names = {path.rpartition(b"/")[2] for path in self._change.losses.paths}
-        for path in self._shown("texts"):
+        for path in self._visible("texts"):
             try:
                 text = self._new.text(path)
             except Unreadable:

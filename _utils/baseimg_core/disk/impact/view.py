@@ -191,8 +191,8 @@ class LayeredView:
 
     def lookup(self, path: bytes) -> Node | None:
         """Return the node at a path without following symlinks; ``None`` if there is none."""
-        found = self.find(path)
-        return Node(found.kind, found.own, found.mode, found.target) if found else None
+        place = self.find(path)
+        return Node(place.kind, place.own, place.mode, place.target) if place else None
 
     def find(self, path: bytes) -> _Found | None:
         """Return the node at a path with its location. See :meth:`lookup`."""
@@ -205,8 +205,8 @@ class LayeredView:
 
     def real(self, path: bytes) -> bytes:
         """Return the absolute path on disk; empty for files in a bundle and for missing paths."""
-        found = self.find(path)
-        return found.real if found else b""
+        place = self.find(path)
+        return place.real if place else b""
 
     def _merge(self, parent: _Found, path: bytes, name: bytes) -> _Found | None:
         directories: list[bytes] = []
@@ -235,17 +235,17 @@ class LayeredView:
 
     def elf(self, path: bytes) -> Elf | None:
         """Return the dynamic section of an ELF file, else ``None``; raises :class:`Unreadable`."""
-        found = self.find(path)
-        if found is None or found.kind is not Kind.FILE:
+        place = self.find(path)
+        if place is None or place.kind is not Kind.FILE:
             return None
-        if found.new:
-            new = self._base.new_file(found.new)
+        if place.new:
+            new = self._base.new_file(place.new)
             if new.error:
                 raise Unreadable(new.error)
             return new.elf
-        if found.real not in self._memory:
-            self._memory[found.real] = _elf_on_disk(found.real)
-        elf = self._memory[found.real]
+        if place.real not in self._memory:
+            self._memory[place.real] = _elf_on_disk(place.real)
+        elf = self._memory[place.real]
         if isinstance(elf, str):
             raise Unreadable(f"{overlay.shown(path)}: {elf}")
         return elf
@@ -256,13 +256,13 @@ class LayeredView:
 
     def content(self, path: bytes, limit: int = _MAX_WHOLE) -> bytes:
         """Return up to ``limit`` bytes of a file, empty if it is missing; raises :class:`Unreadable`."""
-        found = self.find(path)
-        if found is None or found.kind is not Kind.FILE:
+        place = self.find(path)
+        if place is None or place.kind is not Kind.FILE:
             return b""
-        if found.new:
-            return self._base.new_file(found.new).text[:limit]
+        if place.new:
+            return self._base.new_file(place.new).text[:limit]
         try:
-            with _open(found.real) as file:
+            with _open(place.real) as file:
                 return file.read(limit)
         except OSError as exc:
             raise Unreadable(f"{overlay.shown(path)} cannot be read: {exc.strerror}") from exc
@@ -275,11 +275,11 @@ class LayeredView:
 
     def names(self, path: bytes) -> set[bytes]:
         """Return the visible names in a directory."""
-        found = self.find(path)
-        if found is None or found.kind is not Kind.DIRECTORY:
+        place = self.find(path)
+        if place is None or place.kind is not Kind.DIRECTORY:
             return set()
-        names = set(self._base.names(path)) if found.has_base else set()
-        for directory in found.directories:
+        names = set(self._base.names(path)) if place.has_base else set()
+        for directory in place.directories:
             names.update(os.listdir(directory))
         return {name for name in names if self.find(overlay.join(path, name))}
 

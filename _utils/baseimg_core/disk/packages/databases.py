@@ -72,14 +72,14 @@ def listed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
     """
     stack = Stack([layer])
     if manager == "dpkg":
-        found = _listed_by_dpkg(stack, names)
+        installed = _listed_by_dpkg(stack, names)
     else:
         try:
             versions = _READERS[manager](stack)
         except Unreadable:
             return None
-        found = None if versions is None else set(versions)
-    return None if found is None else found.intersection(names)
+        installed = None if versions is None else set(versions)
+    return None if installed is None else installed.intersection(names)
 
 
 def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
@@ -102,12 +102,12 @@ def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozens
     for name in stack.children(node) if node and node.is_dir else ():
         if name.endswith(b".list"):
             lists.setdefault(name.removesuffix(b".list").partition(b":")[0].decode("utf-8", "replace"), []).append(name)
-    found: dict[str, frozenset[bytes]] = {}
+    paths: dict[str, frozenset[bytes]] = {}
     for package in names:
         data = b"\n".join(_read(stack, _DPKG_LISTS + b"/" + name) or b"" for name in lists.get(package, ()))
         if data:
-            found[package] = frozenset(line.removeprefix(b"/") for line in data.splitlines() if len(line) > 2)
-    return found
+            paths[package] = frozenset(line.removeprefix(b"/") for line in data.splitlines() if len(line) > 2)
+    return paths
 
 
 def _listed_by_dpkg(stack: Stack, names: Iterable[str]) -> set[str] | None:
@@ -135,7 +135,7 @@ def _distroless(stack: Stack) -> Iterator[bytes]:
 
 
 def _apk(stack: Stack) -> Versions | None:
-    data = next((found for path in _APK if (found := _read(stack, path)) is not None), None)
+    data = next((content for path in _APK if (content := _read(stack, path)) is not None), None)
     if data is None:
         return None
     versions: Versions = {}
@@ -173,10 +173,10 @@ def _read_rpm(data: bytes, log: bytes | None) -> Versions:
                 headers = [_header(blob) for (blob,) in database.execute("SELECT blob FROM Packages")]
         except (sqlite3.Error, struct.error, ValueError, TypeError, KeyError) as exc:
             raise Unreadable(f"the rpm database is damaged: {exc}") from exc
-    found: dict[str, list[str]] = {}
+    versions_by_name: dict[str, list[str]] = {}
     for name, version in sorted(headers):
-        found.setdefault(name, []).append(version)
-    return {name: ", ".join(versions) for name, versions in found.items()}
+        versions_by_name.setdefault(name, []).append(version)
+    return {name: ", ".join(versions) for name, versions in versions_by_name.items()}
 
 
 def _header(blob: bytes) -> tuple[str, str]:

@@ -16,12 +16,12 @@ from .directories import Node, Stack, entry_of
 _CACHED = 8  # directories; the views of one mask read the same directory in turn
 
 
-def mask(wanted: Stack, below: Sequence[Stack]) -> list[MaskEntry]:
+def mask(target: Stack, below: Sequence[Stack]) -> list[MaskEntry]:
     """
-    Return a layer that shows the same view as ``wanted`` over each stack of ``below``.
+    Return a layer that shows the same view as ``target`` over each stack of ``below``.
 
     Args:
-        wanted: The stack to show.
+        target: The stack to show.
         below: The possible stacks below the mask, one for each content of the lower layers.
 
     Returns:
@@ -30,8 +30,8 @@ def mask(wanted: Stack, below: Sequence[Stack]) -> list[MaskEntry]:
     Raises:
         LayerUnsupported: A path has an overlay mark that cannot be copied.
     """
-    children = functools.lru_cache(_CACHED)(wanted.children)  # a node has the same children in every stack
-    return decide(_View(wanted, children), [_View(stack, children) for stack in below], _same_content)
+    children = functools.lru_cache(_CACHED)(target.children)  # a node has the same children in every stack
+    return decide(_View(target, children), [_View(stack, children) for stack in below], _same_content)
 
 
 class _View:
@@ -71,8 +71,8 @@ def _is_whiteout(entry: os.DirEntry[bytes]) -> bool:
     return overlay.is_whiteout(st.st_mode, st.st_rdev)
 
 
-def _same_content(wanted: Node, below: Node) -> bool:
-    st, other = os.lstat(wanted.top), os.lstat(below.top)
+def _same_content(target: Node, below: Node) -> bool:
+    st, other = os.lstat(target.top), os.lstat(below.top)
     if kind_of(st.st_mode) is not Kind.FILE or (st.st_dev, st.st_ino) == (other.st_dev, other.st_ino):
         return True
-    return same_files(wanted.top, below.top)
+    return same_files(target.top, below.top)

@@ -120,18 +120,18 @@ class Flattener:
                 else:
                     self._add_leaf(member, stream)
                     leaves.add(path)
-        self._filler.settle()
+        self._filler.join()
         self._leaders.clear()
         self._leaves |= leaves
         self._removed |= removed
         self._closed |= closed
 
-    def _keep(self, member: Member, entry: Entry, stream: LayerReader, kept: contextlib.ExitStack) -> Entry | int:
+    def _keep(self, member: Member, entry: Entry, stream: LayerReader, stack: contextlib.ExitStack) -> Entry | int:
         """Keep a hidden path for its visible hard links: content in an unnamed file, or the entry."""
         if entry.kind is not Kind.FILE:
             return entry
         descriptor = os.open(self._root, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-        kept.callback(os.close, descriptor)
+        stack.callback(os.close, descriptor)
         self._fill_file(descriptor, member, entry, stream)
         return descriptor
 
@@ -181,7 +181,7 @@ class Flattener:
         else:
             self._tree.link(path, leader)
         self._leaders[first] = path
-        self._filler.settle()
+        self._filler.join()
         if first in self.digests:
             self.digests[path] = self.digests[first]
 
@@ -226,17 +226,17 @@ class Flattener:
                     progress(self.paths)
             self._write_out(waiting, 0)
         finally:
-            for one in waiting:
-                if one.source >= 0:
-                    os.close(one.source)
+            for file in waiting:
+                if file.source >= 0:
+                    os.close(file.source)
             source.close()
 
     def _clone_children(self, source: Tree, path: bytes, waiting: deque[_Waiting]) -> list[bytes]:
         """Copy the leaves of one directory; return its subdirectories, which the caller copies next."""
         directory = source.directory(path)
-        with os.scandir(directory) as found:
+        with os.scandir(directory) as entries:
             # inodes created together are close together on the disk
-            names = [os.fsencode(entry.name) for entry in sorted(found, key=os.DirEntry.inode)]
+            names = [os.fsencode(entry.name) for entry in sorted(entries, key=os.DirEntry.inode)]
         below: list[bytes] = []
         for name in names:
             child = overlay.join(path, name)
@@ -302,14 +302,14 @@ class Flattener:
 
     def _write_out(self, waiting: deque[_Waiting], left: int) -> None:
         while len(waiting) > left:
-            one = waiting.popleft()
-            if one.source < 0:
-                self._tree.link(one.path, one.leader)
+            file = waiting.popleft()
+            if file.source < 0:
+                self._tree.link(file.path, file.leader)
                 continue
             try:
-                self._clone_file(one.source, one.path, one.st)
+                self._clone_file(file.source, file.path, file.st)
             finally:
-                os.close(one.source)
+                os.close(file.source)
 
     def _clone_file(self, source: int, path: bytes, st: os.stat_result) -> None:
         target = self._tree.create(path, st.st_mode)

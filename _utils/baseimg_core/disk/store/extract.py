@@ -23,7 +23,7 @@ class Filler:
     """
 
     def __init__(self) -> None:
-        #: Hex sha256 of the written files, by path; complete after :meth:`settle`.
+        #: Hex sha256 of the written files, by path; complete after :meth:`join`.
         self.digests: dict[bytes, str] = {}
         self._coming: tuple[Member, AsyncHash] | None = None
 
@@ -49,12 +49,12 @@ class Filler:
         os.ftruncate(descriptor, entry.size)  # a hole at the end was not written
         set_metadata(descriptor, entry)
         if isinstance(sha, AsyncHash):
-            self.settle()
+            self.join()
             self._coming = (member, sha)
         else:
             self._check(member, sha.hexdigest())
 
-    def settle(self) -> None:
+    def join(self) -> None:
         """Wait for the digest of the last large file; raises :class:`DigestMismatch`."""
         if self._coming:
             (member, sha), self._coming = self._coming, None

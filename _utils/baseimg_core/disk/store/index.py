@@ -165,15 +165,15 @@ def compare(path: str, directory: str, pristine: str | None, deep: bool) -> Comp
 
 
 def _compare(
-    name: bytes, real: bytes, found: tuple[os.stat_result, Kind], line: dict[str, Any], pristine: str | None
+    name: bytes, real: bytes, stat_and_kind: tuple[os.stat_result, Kind], line: dict[str, Any], pristine: str | None
 ) -> Finding | None:
     try:
-        differing = (key for key, value in _fields(real, *found).items() if line[key] != value)
+        differing = (key for key, value in _fields(real, *stat_and_kind).items() if line[key] != value)
         # an exchange changes the mtime of the root on xfs, and no container sees that mtime
         what = tuple(key for key in differing if name or key != "mtime")
         if what:
             return Finding(name, "content" if _CONTENT.intersection(what) else "metadata", what)
-        if found[1] is Kind.FILE and not _same(real, name, line["sha256"], pristine):
+        if stat_and_kind[1] is Kind.FILE and not _same(real, name, line["sha256"], pristine):
             return Finding(name, "content", ("content",))
     except FileNotFoundError:  # removed during the comparison
         return Finding(name, "missing")

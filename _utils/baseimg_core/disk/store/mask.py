@@ -16,11 +16,11 @@ from ..stack.tree import Tree, set_metadata
 from .links import SEPARATE, Sharing
 
 
-def measure(entries: Sequence[MaskEntry], wanted: Stack) -> int:
+def measure(entries: Sequence[MaskEntry], target: Stack) -> int:
     """Return the content bytes of a mask, hard links counted once."""
     total = 0
     for entry in entries:
-        if entry.mark is Mark.LEAF and entry.link is None and (node := wanted.find(entry.path)):
+        if entry.mark is Mark.LEAF and entry.link is None and (node := target.find(entry.path)):
             st = os.lstat(node.top)
             total += st.st_size if stat.S_ISREG(st.st_mode) else 0
     return total
@@ -34,17 +34,17 @@ class MaskWriter:
     a default ACL.
     """
 
-    def __init__(self, root: str, wanted: Stack, sharing: Sharing = SEPARATE, own: str = "") -> None:
+    def __init__(self, root: str, target: Stack, sharing: Sharing = SEPARATE, own: str = "") -> None:
         """
         Open the directory.
 
         Args:
             root: The directory to fill.
-            wanted: The stack whose view the mask shows.
-            sharing: How files share data with the wanted stack.
+            target: The stack whose view the mask shows.
+            sharing: How files share data with the target stack.
             own: The directory of a generation of the same layer; only its files may be hard-linked. Empty for none.
         """
-        self._wanted, self._sharing = wanted, sharing
+        self._target, self._sharing = target, sharing
         self._own = os.fsencode(own) + b"/"
         self._tree = Tree(root)
         self._copier = Copier(sharing.extents)
@@ -115,12 +115,12 @@ class MaskWriter:
                 return
         source = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            target = self._tree.create(path, st.st_mode)
+            descriptor = self._tree.create(path, st.st_mode)
             try:
-                self._copier.copy(source, target, st.st_size)
-                set_metadata(target, entry_of(source, st, Kind.FILE))
+                self._copier.copy(source, descriptor, st.st_size)
+                set_metadata(descriptor, entry_of(source, st, Kind.FILE))
             finally:
-                os.close(target)
+                os.close(descriptor)
             if path not in self.own:
                 with open(source, "rb", closefd=False) as file:
                     file.seek(0)
@@ -144,7 +144,7 @@ class MaskWriter:
         self._tree.set_metadata(entry.path, entry_of(real, os.lstat(real), Kind.DIRECTORY))
 
     def _real(self, path: bytes) -> bytes:
-        """Return the absolute path of the file that the wanted stack shows at ``path``."""
-        node = self._wanted.find(path)
+        """Return the absolute path of the file that the target stack shows at ``path``."""
+        node = self._target.find(path)
         assert node is not None  # the mask was computed from this stack
         return node.top

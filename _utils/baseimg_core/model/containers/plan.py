@@ -86,21 +86,21 @@ def decide(
         unknown: IDs of those among ``concerned`` whose content is unknown.
         policy: The declared policy.
     """
-    known = {container.id: container for container in everything}
+    by_id = {container.id: container for container in everything}
     left: dict[str, str] = {}
     groups: list[set[str]] = []
     for container in everything:
         if container.id not in concerned:
             continue
-        sharing = _sharing(container, known)
-        reason = _obstacle(container, sharing, known, policy) or (UNKNOWN if container.id in unknown else "")
+        sharing = _sharing(container, by_id)
+        reason = _obstacle(container, sharing, by_id, policy) or (UNKNOWN if container.id in unknown else "")
         reason = reason or ("" if policy.selects(container) else _EXCLUDED)
         if reason:
             left[container.id] = reason
         else:
             _merge(groups, {container.id, *(other.id for other in sharing)})
     needs = _dependencies(everything)
-    ordered = [_group([known[container] for container in ids], needs, policy) for ids in groups]
+    ordered = [_group([by_id[container] for container in ids], needs, policy) for ids in groups]
     for container in (container for group in ordered for container in group):
         left.pop(container.id, None)  # restarted because another container needs it
     return Restarts(tuple(_batches(ordered, needs, policy)), left)
@@ -118,10 +118,10 @@ def _refusal(container: Container, policy: Policy) -> str:
     return _EXCLUDED if policy.excludes(container) else ""
 
 
-def _obstacle(container: C, sharing: list[C], known: Mapping[str, C], policy: Policy) -> str:
+def _obstacle(container: C, sharing: list[C], by_id: Mapping[str, C], policy: Policy) -> str:
     """Return why a container must not be stopped, including its sharing containers; empty if it may."""
     for other in (container, *sharing):
-        owners = [known[owner].state if owner in known else "" for owner in other.shares]
+        owners = [by_id[owner].state if owner in by_id else "" for owner in other.shares]
         orphan = not all(state in _ALIVE for state in owners)
         if reason := _refusal(other, policy) or (_NO_OWNER if orphan else ""):
             return (
@@ -132,14 +132,14 @@ def _obstacle(container: C, sharing: list[C], known: Mapping[str, C], policy: Po
     return ""
 
 
-def _sharing(container: C, known: Mapping[str, C]) -> list[C]:
+def _sharing(container: C, by_id: Mapping[str, C]) -> list[C]:
     """Return the running containers that share something with this container, directly or through others."""
     sharing: dict[str, C] = {}
     pending = {container.id}
     while pending:
         direct = {
             other.id: other
-            for other in known.values()
+            for other in by_id.values()
             if pending & set(other.shares) and other.state in _ALIVE and other.id != container.id
         }
         pending = direct.keys() - sharing.keys()

@@ -171,13 +171,13 @@ def _flat(raw: Mapping[str, Any]) -> dict[str, str]:
                 key, _, content = text.partition("=")
                 flat[f"Env.{key}"] = content
         elif isinstance(value, Mapping):
-            flat.update({f"{name}.{key}": _shown(content) or "yes" for key, content in value.items()})
+            flat.update({f"{name}.{key}": _display(content) or "yes" for key, content in value.items()})
         elif value:
-            flat[name] = _shown(value)
+            flat[name] = _display(value)
     return {_bounded(name): _bounded(value) for name, value in flat.items()}
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value))
     return "" if value in (None, {}) else str(value)

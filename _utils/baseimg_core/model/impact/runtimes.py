@@ -47,12 +47,12 @@ _INTERPRETERS = re.compile(r"(python|perl|ruby|php)[\d.]*(?:-[\w.]+)?")
 
 def runtimes(paths: Iterable[bytes]) -> set[Runtime]:
     """Return the runtimes that a base with these paths provides."""
-    found = set()
+    languages = set()
     for path in paths:
         for language, pattern in _MARKERS:
             if match := pattern.fullmatch(path):
-                found.add(Runtime(language, match[1].decode()))
-    return found
+                languages.add(Runtime(language, match[1].decode()))
+    return languages
 
 
 def module_of(path: bytes) -> Runtime | None:

@@ -40,14 +40,14 @@ def commands(config: Config) -> list[tuple[str, ...]]:
 
     These are the entry point with the command, the command alone (an entry point may execute it), and the health check.
     """
-    found = [(*config.entrypoint, *config.command)]
+    started = [(*config.entrypoint, *config.command)]
     if config.entrypoint and config.command:
-        found.append(config.command)
+        started.append(config.command)
     if config.health[:1] == ("CMD",):
-        found.append(config.health[1:])
+        started.append(config.health[1:])
     elif config.health[:1] == ("CMD-SHELL",):
-        found.append(("/bin/sh", "-c", *config.health[1:2]))
-    return [command for command in found if command]
+        started.append(("/bin/sh", "-c", *config.health[1:2]))
+    return [command for command in started if command]
 
 
 def programs(command: Sequence[str]) -> list[str]:
@@ -94,7 +94,7 @@ def _of_shell(words: list[str]) -> Iterator[str]:
 
 def shell_programs(text: str) -> list[str]:
     """List the programs that shell text starts, without duplicates."""
-    found: list[str] = []
+    programs: list[str] = []
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.commenters = "#"
@@ -102,8 +102,8 @@ def shell_programs(text: str) -> list[str]:
             words = list(lexer)
         except ValueError:  # a quotation that continues on the next line
             continue
-        found += _of_line(words)
-    return list(dict.fromkeys(found))
+        programs += _of_line(words)
+    return list(dict.fromkeys(programs))
 
 
 def _of_line(words: list[str]) -> Iterator[str]:
@@ -126,8 +126,8 @@ def arguments(command: Sequence[str]) -> list[str]:
 
 def paths_in(text: bytes) -> set[bytes]:
     """Return the absolute paths in a script or a configuration file, comments excluded."""
-    found: set[bytes] = set()
+    paths: set[bytes] = set()
     for line in text.splitlines():
         if not line.lstrip().startswith((b"#", b";", b"//", b"*")) or line.startswith(b"#!"):
-            found.update(match.rstrip(b".") for match in _PATH.findall(line))
-    return found
+            paths.update(match.rstrip(b".") for match in _PATH.findall(line))
+    return paths

@@ -44,21 +44,23 @@ def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
     own = list(own)
     installed = {**base, **{package.name: package for package in own}}
     provided = _provided(installed.values())
-    found: list[Broken] = []
+    violations: list[Broken] = []
     for package in own:
         for name in ("Pre-Depends", "Depends"):
             for clause in _clauses(package.fields.get(name, "")):
                 if not any(_holds(*alternative, installed, provided) for alternative in _alternatives(clause)):
-                    found.append(Broken(package.name, name, f"needs {clause}"))
-        found += [Broken(package.name, name, f"{name.lower()} {clause}") for _, name, clause in _against(package, base)]
+                    violations.append(Broken(package.name, name, f"needs {clause}"))
+        violations += [
+            Broken(package.name, name, f"{name.lower()} {clause}") for _, name, clause in _against(package, base)
+        ]
     names = {package.name: package for package in own}
     for package in base.values():
         if package.name not in names:
-            found += [
+            violations += [
                 Broken(other, name, f"{package.name} of the new base {name.lower()} {clause}")
                 for other, name, clause in _against(package, names)
             ]
-    return found
+    return violations
 
 
 def _against(package: Package, others: Mapping[str, Package]) -> Iterator[tuple[str, str, str]]:
@@ -82,12 +84,12 @@ def _alternatives(clause: str) -> Iterator[tuple[str, str, str]]:
 
 def _provided(packages: Iterable[Package]) -> dict[str, list[str]]:
     """Return the versions of virtual packages by name; ``""`` if unversioned."""
-    found: dict[str, list[str]] = {}
+    provided: dict[str, list[str]] = {}
     for package in packages:
         for clause in _clauses(package.fields.get("Provides", "")):
             for name, _, version in _alternatives(clause):
-                found.setdefault(name, []).append(version)
-    return found
+                provided.setdefault(name, []).append(version)
+    return provided
 
 
 def _holds(
@@ -101,21 +103,21 @@ def _holds(
     )
 
 
-def satisfies(version: str, operator: str, wanted: str) -> bool:
+def satisfies(version: str, operator: str, required: str) -> bool:
     """
     Check a version against a relation.
 
     Args:
         version: The installed version.
         operator: ``<<``, ``<=``, ``=``, ``>=``, ``>>``, or empty for any version.
-        wanted: The relation's version.
+        required: The relation's version.
 
     Returns:
         True if the relation holds.
     """
     if not operator:
         return True
-    order = compare(version, wanted)
+    order = compare(version, required)
     return {
         "<<": order < 0,
         "<": order <= 0,  # "<" and ">" are obsolete forms of "<=" and ">=": Debian Policy 7.1

@@ -146,13 +146,13 @@ def _normal_digest(value: object) -> str | None:
 
 def bundles(raw: object, key: str = "bundles") -> dict[str, Source]:
     """Validate declared bundles. Return their sources by target version."""
-    found: dict[str, Source] = {}
-    for version, one in _mapping(raw, key, "versions, each with a bundle's source and hash").items():
-        here = f"{key}:{version}"
+    sources: dict[str, Source] = {}
+    for version, declaration in _mapping(raw, key, "versions, each with a bundle's source and hash").items():
+        place = f"{key}:{version}"
         text(version, f"a version in {key}")
-        fields = _fields(one, _BUNDLE_KEYS, here, "a mapping with source and hash")
-        found[version] = _declared_source(fields, here)
-    return found
+        fields = _fields(declaration, _BUNDLE_KEYS, place, "a mapping with source and hash")
+        sources[version] = _declared_source(fields, place)
+    return sources
 
 
 def _declared_source(fields: Mapping[str, Any], key: str) -> Source:
@@ -207,8 +207,8 @@ def declared(raw: object) -> dict[str, dict[str, dict[str, Any]]]:
     trust(pillar)
     registries(pillar.get("registries"))
     return {
-        "bases": {name: _base(name, one, f"baseimg:bases:{name}") for name, one in bases.items()},
-        "builds": {path: _build(path, one, f"baseimg:builds:{path}") for path, one in builds.items()},
+        "bases": {name: _base(name, declaration, f"baseimg:bases:{name}") for name, declaration in bases.items()},
+        "builds": {path: _build(path, declaration, f"baseimg:builds:{path}") for path, declaration in builds.items()},
     }
 
 
@@ -216,7 +216,7 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
     text(name, "a name in baseimg:bases")
     fields = _fields(raw, _BASE_KEYS, key, "a mapping with version and bundles")
     bundles(fields.get("bundles"), f"{key}:bundles")
-    found = {
+    arguments = {
         "version": fields.get("version"),
         "bundles": fields.get("bundles") or {},
         "chain_id": fields.get("chain_id"),
@@ -230,16 +230,16 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "containers": fields.get("containers", "keep"),
         "below": fields.get("below"),
     }
-    policy.parse(found["containers"], f"{key}:containers")
+    policy.parse(arguments["containers"], f"{key}:containers")
     for name, values in _ACCEPTANCE.items():
-        if found[name] not in values:
-            raise _wrong(f"{key}:{name}", found[name], f"one of: {', '.join(values)}")
-    if not isinstance(found["repair"], bool):
-        raise _wrong(f"{key}:repair", found["repair"], "true or false")
-    if found["below"] not in (None, *BELOW):
-        raise _wrong(f"{key}:below", found["below"], f"one of: {', '.join(BELOW)}")
-    check_base(found["version"], found["chain_id"], found["missing"], key)
-    return found
+        if arguments[name] not in values:
+            raise _wrong(f"{key}:{name}", arguments[name], f"one of: {', '.join(values)}")
+    if not isinstance(arguments["repair"], bool):
+        raise _wrong(f"{key}:repair", arguments["repair"], "true or false")
+    if arguments["below"] not in (None, *BELOW):
+        raise _wrong(f"{key}:below", arguments["below"], f"one of: {', '.join(BELOW)}")
+    check_base(arguments["version"], arguments["chain_id"], arguments["missing"], key)
+    return arguments
 
 
 def _build(path: object, raw: object, key: str) -> dict[str, Any]:
@@ -295,10 +295,10 @@ def _trust(raw: object, required: object) -> Trust:
         raise _wrong("baseimg:trusted_keys", raw, "at least one key, or require_signature: false")
     keys: dict[str, PublicKey] = {}
     for identity, line in declared.items():
-        found = _trusted_key(identity, line)
-        if found in keys.values():
+        public_key = _trusted_key(identity, line)
+        if public_key in keys.values():
             raise _wrong(f"baseimg:trusted_keys:{identity}", line, "a key that has no other identity")
-        keys[identity] = found
+        keys[identity] = public_key
     return Trust(keys, required is not False)
 
 
@@ -316,18 +316,18 @@ def _trusted_key(identity: object, line: object) -> PublicKey:
 def registries(raw: object) -> dict[str, Registry]:
     """Validate the declared registries. Return them by host, as in references (``registry.corp:5000``)."""
     key = "baseimg:registries"
-    found: dict[str, Registry] = {}
-    for host, one in _mapping(raw, key, "registries' hosts, each with mirrors or insecure").items():
+    settings: dict[str, Registry] = {}
+    for host, declaration in _mapping(raw, key, "registries' hosts, each with mirrors or insecure").items():
         if not reference.is_host(host):
             raise _wrong(f"a name in {key}", reference.shown(host), "a host as in references: registry.corp:5000")
-        fields = _fields(one, _REGISTRY_KEYS, f"{key}:{host}", "a mapping with mirrors or insecure")
+        fields = _fields(declaration, _REGISTRY_KEYS, f"{key}:{host}", "a mapping with mirrors or insecure")
         mirrors, insecure = fields.get("mirrors") or [], fields.get("insecure", False)
         if not isinstance(mirrors, list) or not all(map(reference.is_mirror, mirrors)):
             raise _wrong(f"{key}:{host}:mirrors", reference.shown(mirrors), "a list of URLs: https://mirror.corp:5000")
         if not isinstance(insecure, bool):
             raise _wrong(f"{key}:{host}:insecure", insecure, "true or false")
-        found[host] = Registry(tuple(mirrors), insecure)
-    return found
+        settings[host] = Registry(tuple(mirrors), insecure)
+    return settings
 
 
 def pushed_to(destination: object) -> reference.Reference:
@@ -335,12 +335,12 @@ def pushed_to(destination: object) -> reference.Reference:
     text(destination, "destination")
     expected = "HOST/NAME:TAG, as in registry.corp:5000/baseimg/base:12.1"
     try:
-        found = reference.parse(str(destination))
+        target = reference.parse(str(destination))
     except reference.Malformed as exc:
         raise _wrong("destination", reference.shown(destination), f"{expected} ({exc})") from exc
-    if found.digest:
+    if target.digest:
         raise _wrong("destination", destination, f"{expected} (the registry computes the digest)")
-    return found
+    return target
 
 
 def signing_key(path: object, key: str) -> str:

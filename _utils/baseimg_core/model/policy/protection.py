@@ -45,10 +45,10 @@ class Protection:
         """Return the accepted verdicts for one base."""
         declared = [self.acceptance_by_base[key] for key in (reference, chain_id) if key in self.acceptance_by_base]
         return Acceptance(
-            (*self.accept, *(pattern for one in declared for pattern in one.patterns)),
-            any(one.impaired for one in declared),
-            any(one.unused for one in declared),
-            tuple(dict.fromkeys(name for one in declared for name in one.require)),
+            (*self.accept, *(pattern for acceptance in declared for pattern in acceptance.patterns)),
+            any(acceptance.impaired for acceptance in declared),
+            any(acceptance.unused for acceptance in declared),
+            tuple(dict.fromkeys(name for acceptance in declared for name in acceptance.require)),
         )
 
     def of(self, reference: str, chain_id: str) -> tuple[str, ...]:

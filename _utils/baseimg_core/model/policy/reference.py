@@ -82,12 +82,12 @@ def parse(source: str) -> Reference:
     text = source.removeprefix(SCHEME)
     if "@" in text.partition("/")[0]:
         raise Malformed("no user or password belongs there, they are in config.json")
-    found = _REFERENCE.fullmatch(text)
-    if found is None:
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
         raise Malformed("the host has a dot or a port, the name is in small letters, a digest has 64 digits")
-    if not (found["tag"] or found["digest"]):
+    if not (match["tag"] or match["digest"]):
         raise Malformed("a tag or a digest is missing")
-    return Reference(found["host"], found["name"], found["tag"] or "", found["digest"] or "")
+    return Reference(match["host"], match["name"], match["tag"] or "", match["digest"] or "")
 
 
 def shown(value: object) -> str:

@@ -37,8 +37,8 @@ def untyped_version(key: str, value: object, known: Iterable[str]) -> ArgumentIn
         known: The known versions of the base.
     """
     names = sorted(set(known))
-    meant = [name for name in names if _is_number(name, value)] or names or [str(value)]
-    return wrong(key, value, f"a text: write it in quotes, {quoted(meant)}")
+    candidates = [name for name in names if _is_number(name, value)] or names or [str(value)]
+    return wrong(key, value, f"a text: write it in quotes, {quoted(candidates)}")
 
 
 def _is_number(version: str, value: object) -> bool:
@@ -90,18 +90,18 @@ def mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
     return raw
 
 
-def wrong(key: str, found: object, expected: str) -> ArgumentInvalid:
+def wrong(key: str, value: object, expected: str) -> ArgumentInvalid:
     """
     Return the error for a wrong value. It never repeats a pasted private key.
 
     Args:
         key: The key of the value.
-        found: The wrong value.
+        value: The wrong value.
         expected: A description of a correct value.
     """
-    kind = "nothing" if found is None else f"{str(found)[:80]!r} ({type(found).__name__})"
-    if isinstance(found, Mapping):
-        kind = f"a mapping with {', '.join(map(str, found))}" if found else "an empty mapping"
-    if "PRIVATE KEY" in str(found):  # pasted in place of a public key or a path
+    kind = "nothing" if value is None else f"{str(value)[:80]!r} ({type(value).__name__})"
+    if isinstance(value, Mapping):
+        kind = f"a mapping with {', '.join(map(str, value))}" if value else "an empty mapping"
+    if "PRIVATE KEY" in str(value):  # pasted in place of a public key or a path
         kind = "a private key, which must not be there"
     return ArgumentInvalid(f"{key} is {kind}, expected {expected}")

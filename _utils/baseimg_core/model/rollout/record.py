@@ -361,9 +361,9 @@ class _Index:
 def _defaults(cls: type) -> dict[str, Any]:
     """Return a dataclass' public fields with their defaults; ``MISSING`` for a field without one."""
     return {
-        one.name: one.default_factory() if one.default_factory is not MISSING else one.default
-        for one in fields(cls)
-        if not one.name.startswith("_")
+        field.name: field.default_factory() if field.default_factory is not MISSING else field.default
+        for field in fields(cls)
+        if not field.name.startswith("_")
     }
 
 

@@ -35,8 +35,8 @@ def assign(policy: Policy, nodes: Iterable[str], matched: Mapping[Target, Iterab
             members = set(matched[wave.who])
             taken = [name for name in left if name in members]
         waves.append(taken)
-        gone = set(taken)
-        left = [name for name in left if name not in gone]
+        assigned = set(taken)
+        left = [name for name in left if name not in assigned]
     return waves
 
 

@@ -37,13 +37,23 @@ def directory_of(generation: Generation, directories: Iterable[Directory], ids: 
     """
     if not generation.id:
         others = set(ids)
-        return next((one for one in directories if one.inode == generation.inode and one.id not in others), None)
-    copies = [one for one in directories if one.id == generation.id]
-    order = {one: (one.inode != generation.inode, one.name != str(generation.number)) for one in copies}
+        return next(
+            (
+                directory
+                for directory in directories
+                if directory.inode == generation.inode and directory.id not in others
+            ),
+            None,
+        )
+    copies = [directory for directory in directories if directory.id == generation.id]
+    order = {
+        directory: (directory.inode != generation.inode, directory.name != str(generation.number))
+        for directory in copies
+    }
     return min(copies, key=order.__getitem__, default=None)
 
 
-def way_back(record: Record) -> int | None:
+def rollback_target(record: Record) -> int | None:
     """
     Return the number of the rollback target that prune must keep; ``None`` if there is none.
 
@@ -79,7 +89,7 @@ def removable(record: Record, keep: int, in_use: Mapping[int, str]) -> tuple[lis
             reasons.setdefault(number, "pinned")
     for number, reason in in_use.items():
         reasons.setdefault(number, reason)
-    back = way_back(record)
+    back = rollback_target(record)
     if back is not None:
         reasons.setdefault(back, "the way back")
     sound = [generation.number for generation in record.usable if generation.number not in reasons]

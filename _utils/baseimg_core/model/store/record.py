@@ -216,6 +216,6 @@ _Part = TypeVar("_Part", Record, Generation, Intent)
 
 def _tolerant(kind: type[_Part], raw: Mapping[str, Any]) -> _Part:
     """Create an object from the known fields; unknown fields go to ``extra``."""
-    names = {one.name for one in fields(kind)} - {"extra"}
+    names = {field.name for field in fields(kind)} - {"extra"}
     known = {name: value for name, value in raw.items() if name in names}
     return kind(**known, extra={name: value for name, value in raw.items() if name not in names})

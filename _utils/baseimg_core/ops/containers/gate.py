@@ -60,8 +60,8 @@ class Gate:
         if self._probe:
             return now.state == "running" and self._answers(self._probe)
         if now.health:
-            said = f", its health check says: {now.health_output}" if now.health_output else ""
-            self._lacking = f"is {now.health}{said}"
+            health = f", its health check says: {now.health_output}" if now.health_output else ""
+            self._lacking = f"is {now.health}{health}"
             return now.health == "healthy" and now.state == "running"
         if now.restarts or now.state == "restarting":
             code = f" with exit code {now.exit_code}" if now.state == "restarting" else ""

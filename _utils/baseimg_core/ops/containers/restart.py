@@ -109,20 +109,20 @@ def plan_restarts(
     """
     if not policy.restarts:
         return RestartPlan(Restarts(), {}, {})
-    found = usage.survey(engine, base, record, stopped=True)
-    running = {container.id for container in found.listed if container.pid}
-    unknown = found.containers("unknown", current)
-    left = unknown if policy.unknown == "fail" else _restarted_in_vain(base, found.listed, unknown, current)
-    stopped = {container.id for container in found.listed if container.id in found.on_base - running}
-    concerned = stopped | unknown | found.containers("outdated", current)
-    plan = containers_plan.decide(found.listed, concerned, left, policy)
-    names = {container.id: container.name for container in found.listed}
+    usage_now = usage.survey(engine, base, record, stopped=True)
+    running = {container.id for container in usage_now.listed if container.pid}
+    unknown = usage_now.containers("unknown", current)
+    left = unknown if policy.unknown == "fail" else _restarted_in_vain(base, usage_now.listed, unknown, current)
+    stopped = {container.id for container in usage_now.listed if container.id in usage_now.on_base - running}
+    concerned = stopped | unknown | usage_now.containers("outdated", current)
+    plan = containers_plan.decide(usage_now.listed, concerned, left, policy)
+    names = {container.id: container.name for container in usage_now.listed}
     mounts = {
         use.holder: _MOUNT
-        for use in found.uses
+        for use in usage_now.uses
         if not use.container and use.is_certain and use.content(current) != "current"
     }
-    return RestartPlan(plan, names, found.generations, mounts)
+    return RestartPlan(plan, names, usage_now.generations, mounts)
 
 
 def _restarted_in_vain(base: Base, listed: list[Container], unknown: set[str], current: int | None) -> set[str]:
@@ -230,7 +230,7 @@ class _Run:
         planned = plan_restarts(self._engine, self._base, self._record, self._policy, self._record.current)
         self._done.left = planned.left
         self._total = max(1, len(planned.plan.containers))
-        self._set_way_back(swapped, planned)
+        self._set_rollback_generation(swapped, planned)
         self._await_gates(waiting, planned)
         for batch in planned.plan.batches:
             if not self._done.failed or self._policy.continues_on_failure:
@@ -242,7 +242,7 @@ class _Run:
 
     def _start_noted(self) -> list[Container]:
         """Start the containers that an earlier run left stopped. Return those whose gate is pending."""
-        there: list[Container] = []
+        existing: list[Container] = []
         for key in self._noted.waiting:
             name = self._noted.names[key]
             try:
@@ -253,18 +253,18 @@ class _Run:
                 before = self._restarter.retry_unreachable(resume, self._engine, self._noted, key, self._policy.timeout)
                 if (before.started, before.pid) != self._run_of(key):
                     self._done.started.append(name)
-                there.append(container)
+                existing.append(container)
             except ContainerUnknown:
                 self._noted.forget([key])
             except ContainerRefused as exc:
                 self._done.failed[name] = {"reason": f"does not start: {exc.message}", "log": []}
-        return there
+        return existing
 
     def _run_of(self, key: str) -> tuple[str, int]:
         container = self._restarter.retry_unreachable(self._engine.container, key)
         return container.started, container.pid
 
-    def _set_way_back(self, swapped: Swapped | None, planned: RestartPlan) -> None:
+    def _set_rollback_generation(self, swapped: Swapped | None, planned: RestartPlan) -> None:
         """Choose the generation for a swap back: the last swapped-out one, else the containers' old one."""
         if swapped:
             self._noted.way_back, self._noted.previous = swapped.before, swapped.previous
@@ -304,7 +304,7 @@ class _Run:
         """Record the content that these containers were started on. On a full disk only this proof is lost."""
         path = self._base.store.layout.starts
         known = starts.read(path)
-        for container in (one for group in batch for one in group if one.id not in refused):
+        for container in (target for group in batch for target in group if target.id not in refused):
             with contextlib.suppress(ContainerUnknown):
                 now = self._restarter.retry_unreachable(self._engine.container, container.id)
                 proven = container.id not in self._restarter.still_mounted
@@ -342,7 +342,7 @@ class _Run:
         runner.trace("back.swapped")
         shown = usage.survey(self._engine, self._base, self._record).containers("current", self._record.current)
         for noted in list(self._noted.batches):
-            batch = self._there(noted, shown)
+            batch = self._restarts_for_rollback(noted, shown)
             refused = self._restarter.restart_batch(batch)
             self._note_starts(batch, refused)
             failing = self._restarter.wait(batch, refused, patient=True)
@@ -354,7 +354,7 @@ class _Run:
         record = self._record
         return number in record.present and number != record.current and not record.generations[number].damaged
 
-    def _there(self, noted: list[list[str]], shown: Collection[str]) -> Batch:
+    def _restarts_for_rollback(self, noted: list[list[str]], shown: Collection[str]) -> Batch:
         """
         Return the containers of a batch to restart on the old content.
 

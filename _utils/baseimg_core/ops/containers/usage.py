@@ -104,7 +104,7 @@ def survey(engine: Engine, base: Base, record: Record | None, stopped: bool = Fa
     present = record.present if record else [0]
     if record is None or len(present) == 1:  # only one content exists
         only = frozenset(present)
-        running = [one for one in usage.listed if one.id in usage.on_base and one.pid]
+        running = [container for container in usage.listed if container.id in usage.on_base and container.pid]
         usage.uses = [Use(container.name, container, only) for container in running]
         return usage
     _Survey(engine, base, record, usage).run()
