@@ -392,10 +392,10 @@ def converge(
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("converge", kwargs, saltenv) as minion:
-        wanted = _declared(minion, name, version, bundles, chain_id)
+        declaration = _declared(minion, name, version, bundles, chain_id)
         terms, restarts = minion.terms(not_after, rollout), container_policy.parse(containers)
         context = minion.context(trust=True, protect=protect, accept=accept, terms=terms)
-        return ops_converge.converge(context, *wanted, bool(repair), restarts)
+        return ops_converge.converge(context, *declaration, bool(repair), restarts)
 
 
 def plan(
@@ -419,12 +419,12 @@ def plan(
         salt-call baseimg.plan corp/base:12.0 "'12.0'"
     """
     with _operation(saltenv=saltenv) as minion:
-        wanted = _declared(minion, name, version, bundles, chain_id)
+        declaration = _declared(minion, name, version, bundles, chain_id)
         context, restarts = (
             minion.context(trust=True, protect=protect, accept=accept),
             container_policy.parse(containers),
         )
-        return ops_converge.plan(context, *wanted, bool(repair), restarts)
+        return ops_converge.plan(context, *declaration, bool(repair), restarts)
 
 
 def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
@@ -512,7 +512,7 @@ def _noted(minion, result, version):
     notes = []
     if not result["changed"] and version is None:
         notes.append(f"{result['base']} is rolled back to {result['to']} already; to= names another version")
-    declared = minion.declared_version(result["base"])
+    declared = minion.declaration(result["base"])
     held = {hold["version"] for hold in result["holds"]}
     if declared not in (None, result["to"]) and declared not in held:
         notes.append(
@@ -680,10 +680,10 @@ def status(base=None, declared=False):
     with _operation() as minion:
         engine = minion.engine()
         if base is None:
-            found = ops_status.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
+            statuses = ops_status.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
         else:
-            found = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
-        return {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage, "bases": found}
+            statuses = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
+        return {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage, "bases": statuses}
 
 
 def impact(base, bundle=None):
@@ -752,8 +752,8 @@ def verify(base=None, deep=False):
     """
     with _operation() as minion:
         engine = minion.engine()
-        found = bases.recorded(engine) if base is None else [bases.locate(engine, _text(base, "base"))]
-        return [ops_verify.verify(engine, one, bool(deep)) for one in found]
+        checked = bases.recorded(engine) if base is None else [bases.locate(engine, _text(base, "base"))]
+        return [ops_verify.verify(engine, checked_base, bool(deep)) for checked_base in checked]
 
 
 def history(base):
@@ -793,10 +793,10 @@ def metrics(path=None):
     with _operation() as minion:
         if path is not None and not (isinstance(path, str) and path.startswith("/") and path.endswith(".prom")):
             raise ArgumentInvalid(f"path is {path!r}, expected an absolute path that ends in .prom")
-        found = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"])
+        text = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"])
         if path is None:
-            return found
-        return {"path": path, "bytes": ops_status.publish(path, found)}
+            return text
+        return {"path": path, "bytes": ops_status.publish(path, text)}
 
 
 def adopt(overlay_dir=None, **kwargs):
@@ -903,10 +903,10 @@ def declared(what="bases"):
         salt '*' baseimg.declared
     """
     with _operation() as minion:
-        found = minion.declared()
-        if what not in found:
-            raise ArgumentInvalid(f"what is {what!r}, expected one of: {', '.join(found)}")
-        return found[what]
+        declarations = minion.declared()
+        if what not in declarations:
+            raise ArgumentInvalid(f"what is {what!r}, expected one of: {', '.join(declarations)}")
+        return declarations[what]
 
 
 def problem():

@@ -85,12 +85,12 @@ def converged(
         ret["result"] = False
         ret["comment"] = f"[argument-invalid] missing is {missing!r}, expected one of: ok, fail"
         return ret
-    wanted = (name, version, bundles, chain_id, repair, protect, accept)
+    arguments = (name, version, bundles, chain_id, repair, protect, accept)
     saltenv = globals().get("__env__")  # the environment of the SLS; Salt sets it for a run of states
     try:
         if __opts__["test"]:
-            return _would_converge(ret, __salt__["baseimg.plan"](*wanted, containers=containers, saltenv=saltenv))
-        return _converged(ret, __salt__["baseimg.converge"](*wanted, containers=containers, saltenv=saltenv))
+            return _would_converge(ret, __salt__["baseimg.plan"](*arguments, containers=containers, saltenv=saltenv))
+        return _converged(ret, __salt__["baseimg.converge"](*arguments, containers=containers, saltenv=saltenv))
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             return _absent(ret, exc)
@@ -168,34 +168,34 @@ def pruned(name, keep=1):
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     test = __opts__["test"]
     try:
-        (done,) = __salt__["baseimg.prune"](name, keep, test)
+        (result,) = __salt__["baseimg.prune"](name, keep, test)
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent":
             return _absent(ret, exc)
         return _failed(ret, exc)
-    if not done["removed"]:
-        ret["comment"] = f"{done['base']}: no generation to delete."
+    if not result["removed"]:
+        ret["comment"] = f"{result['base']}: no generation to delete."
         return ret
-    ret["warnings"] = done["warnings"]
-    ret["changes"] = {"removed": done["removed"], "freed": done["freed"]}
+    ret["warnings"] = result["warnings"]
+    ret["changes"] = {"removed": result["removed"], "freed": result["freed"]}
     ret["result"] = None if test else True
     verb = "would delete" if test else "deleted"
-    ret["comment"] = f"{done['base']}: {verb} {', '.join(done['removed'])} (up to {done['freed'] / 1e6:.1f} MB)."
+    ret["comment"] = f"{result['base']}: {verb} {', '.join(result['removed'])} (up to {result['freed'] / 1e6:.1f} MB)."
     return ret
 
 
-def _converged(ret, done):
-    if "held" in done:
-        return _held(ret, done)
-    ret["changes"] = _changes(done)
-    restart = done["restart"]
-    lines = [_transition(done), *_attention(done)]
+def _converged(ret, result):
+    if "held" in result:
+        return _held(ret, result)
+    ret["changes"] = _changes(result)
+    restart = result["restart"]
+    lines = [_transition(result), *_attention(result)]
     if restart["restarted"]:
         lines.append(f"Restarted: {', '.join(restart['restarted'])}.")
     if restart["started"]:
         lines.append(f"Started (an earlier run had stopped them): {', '.join(restart['started'])}.")
     ret["comment"] = _lines(lines)
-    _warn(ret, done)
+    _warn(ret, result)
     return ret
 
 
@@ -218,16 +218,18 @@ def _would_converge(ret, planned):
     return ret
 
 
-def _warn(ret, done):
+def _warn(ret, result):
     """Let Salt show what must be known although the state is green."""
-    if done.get("warnings"):
-        ret["warnings"] = [f"{done['base']}: {warning}" for warning in done["warnings"]]
+    if result.get("warnings"):
+        ret["warnings"] = [f"{result['base']}: {warning}" for warning in result["warnings"]]
 
 
-def _held(ret, done):
+def _held(ret, result):
     """Return the state of a held base: True, always with a warning."""
-    ret["comment"] = _lines([f"{done['base']}: stays at {done['to']} ({_images(done)}). Held.", *_attention(done)])
-    ret["warnings"] = [f"{done['base']}: {done['held']} (baseimg.unhold lifts it)"]
+    ret["comment"] = _lines(
+        [f"{result['base']}: stays at {result['to']} ({_images(result)}). Held.", *_attention(result)]
+    )
+    ret["warnings"] = [f"{result['base']}: {result['held']} (baseimg.unhold lifts it)"]
     return ret
 
 
@@ -246,31 +248,33 @@ def _absent(ret, exc):
     return ret
 
 
-def _transition(done):
+def _transition(result):
     """Return the line with the base, its transition and the number of images."""
     would = "would go " if __opts__["test"] else ""
-    if done["changed"]:
-        if done["from"] == done["to"] and not done["repaired"]:
-            return f"{done['base']}: {'would keep' if would else 'kept'} {done['to']} exact again ({_images(done)})."
-        repaired = f"; {'would repair' if would else 'repaired'} out-of-band changes" if done["repaired"] else ""
-        return f"{done['base']}: {would}{done['from']} -> {done['to']} ({_images(done)}){repaired}."
-    repaired = f"; its record {'would be' if would else 'was'} damaged and written again" if done["repaired"] else ""
-    return f"{done['base']}: at {done['to']} ({_images(done)}){repaired}."
+    if result["changed"]:
+        if result["from"] == result["to"] and not result["repaired"]:
+            return (
+                f"{result['base']}: {'would keep' if would else 'kept'} {result['to']} exact again ({_images(result)})."
+            )
+        repaired = f"; {'would repair' if would else 'repaired'} out-of-band changes" if result["repaired"] else ""
+        return f"{result['base']}: {would}{result['from']} -> {result['to']} ({_images(result)}){repaired}."
+    repaired = f"; its record {'would be' if would else 'was'} damaged and written again" if result["repaired"] else ""
+    return f"{result['base']}: at {result['to']} ({_images(result)}){repaired}."
 
 
-def _attention(done):
+def _attention(result):
     """Return lines about containers and images that need attention, one fact a line."""
-    lines = _running(done)
-    for kept in done.get("kept", ()):
-        images = kept["images"]
+    lines = _running(result)
+    for effect in result.get("kept", ()):
+        images = effect["images"]
         count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
         lines.append(
-            f"Not changed: {count} on {kept['base']}, kept at {kept['version']} ({_first(images)}). "
-            f"Declare {kept['base']} to bring them to another version."
+            f"Not changed: {count} on {effect['base']}, kept at {effect['version']} ({_first(images)}). "
+            f"Declare {effect['base']} to bring them to another version."
         )
-    if done["protected"]:
-        lines.append(f"Protected, but created after the change: {_first(done['protected'])}.")
-    return [*lines, *(f"Warning: {warning}." for warning in done.get("warnings", ()))]
+    if result["protected"]:
+        lines.append(f"Protected, but created after the change: {_first(result['protected'])}.")
+    return [*lines, *(f"Warning: {warning}." for warning in result.get("warnings", ()))]
 
 
 def _route(planned):
@@ -284,12 +288,12 @@ def _route(planned):
     )
 
 
-def _changes(done):
+def _changes(result):
     """What an operation changed: the version of the base, the record, containers."""
-    changes = {"version": {"old": done["from"], "new": done["to"]}} if done["changed"] else {}
-    if done.get("repaired") and not done["changed"]:
+    changes = {"version": {"old": result["from"], "new": result["to"]}} if result["changed"] else {}
+    if result.get("repaired") and not result["changed"]:
         changes = _RECORDED
-    touched = {word: done["restart"][word] for word in ("restarted", "started") if done["restart"][word]}
+    touched = {word: result["restart"][word] for word in ("restarted", "started") if result["restart"][word]}
     return {**changes, "containers": touched} if touched else changes
 
 
@@ -303,7 +307,7 @@ def _impact(impact):
     lines = []
     for verdict in impact["verdicts"]:
         images = [_judged(image) for image in impact["images"] if image["verdict"] == verdict != "effective"]
-        containers = [_judged(one) for one in impact["containers"] if one["verdict"] == verdict]
+        containers = [_judged(judgement) for judgement in impact["containers"] if judgement["verdict"] == verdict]
         if images:
             lines.append(f"{verdict.capitalize()}: {_first(images, impact['verdicts'][verdict])}.")
         if containers:
@@ -358,16 +362,16 @@ def _restarting(planned):
     return lines
 
 
-def _images(done):
-    count = len(done["images"])
+def _images(result):
+    count = len(result["images"])
     return f"{count} image{'' if count == 1 else 's'}"
 
 
-def _running(done):
+def _running(result):
     """Containers that stay on another content, and containers whose content is unknown."""
     lines = []
-    containers, left = done["containers"], done["restart"]["left"]
-    if outdated := [name for name in containers["outdated"] if name not in done["restart"]["restarted"]]:
+    containers, left = result["containers"], result["restart"]["left"]
+    if outdated := [name for name in containers["outdated"] if name not in result["restart"]["restarted"]]:
         names = ", ".join(f"{name} ({left[name]})" if name in left else name for name in outdated)
         lines.append(f"Stop and start to pick it up (docker restart is not enough): {names}.")
     if containers["unknown"]:
@@ -396,10 +400,10 @@ def _signed(ret, bundle, signed):
 
 
 def _matches(bundle, images, version, compression, delta):
-    wanted = {None: ({"full"},), "only": ({"delta"},), "both": ({"full", "delta"},), "auto": ({"full"}, {"delta"})}
+    allowed = {None: ({"full"},), "only": ({"delta"},), "both": ({"full", "delta"},), "auto": ({"full"}, {"delta"})}
     return (
         [bundle[side]["chain_id"] for side in ("source", "target")] == images
-        and set(bundle["encodings"]) in wanted.get(delta, ())
+        and set(bundle["encodings"]) in allowed.get(delta, ())
         and ("full" not in bundle["encodings"] or bundle["compression"] == compression)
         and version in (None, bundle["target"]["version"])
     )
