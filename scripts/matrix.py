@@ -26,18 +26,18 @@ def key(cell: dict[str, object]) -> tuple[str, ...]:
     return (engine, version[0] if version else "?", release, store, str(cell["file_system"]), str(cell["salt"]))
 
 
-def order(one: tuple[str, ...]) -> tuple[object, ...]:
-    return (one[0], one[3], [int(number) for number in one[1].split(".") if number], *one[4:])
+def order(cell: tuple[str, ...]) -> tuple[object, ...]:
+    return (cell[0], cell[3], [int(number) for number in cell[1].split(".") if number], *cell[4:])
 
 
 def table(cells: list[dict[str, object]]) -> str:
-    counts = {one: dict.fromkeys(("passed", "failed"), 0) for one in map(key, cells)}
+    counts = {cell_key: dict.fromkeys(("passed", "failed"), 0) for cell_key in map(key, cells)}
     for cell in cells:
         for outcome, count in counts[key(cell)].items():
             counts[key(cell)][outcome] = count + int(str(cell.get(outcome, 0)))
     heads = ("Engine", "Version", "Debian", "Store", "File system", "Salt", "Tests")
-    rows = [(*one, _held(**counts[one])) for one in sorted(counts, key=order)]
-    return "".join(f"| {' | '.join(one)} |\n" for one in (heads, ("---",) * len(heads), *rows))
+    rows = [(*cell_key, _held(**counts[cell_key])) for cell_key in sorted(counts, key=order)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, ("---",) * len(heads), *rows))
 
 
 def _held(passed: int, failed: int) -> str:

@@ -56,11 +56,11 @@ def images() -> list[Image]:
     ]
 
 
-def archive(wanted: Sequence[Image]) -> bytes:
+def archive(selected: Sequence[Image]) -> bytes:
     """Return an archive for ``docker load``."""
     files: dict[str, bytes] = {}
     manifest = []
-    for image in wanted:
+    for image in selected:
         config = _config(image)
         config_name = hashlib.sha256(config).hexdigest() + ".json"
         layers = {f"{diff_id.removeprefix('sha256:')}/layer.tar": layer for diff_id, layer in _pairs(image)}

@@ -20,9 +20,9 @@ class DemoError(Exception):
     """A step did not show the expected result."""
 
 
-def expect(found: object, wanted: object, what: str) -> None:
-    if found != wanted:
-        raise DemoError(f"{what}: expected {wanted!r}, found {found!r}")
+def expect(actual: object, expected: object, what: str) -> None:
+    if actual != expected:
+        raise DemoError(f"{what}: expected {expected!r}, found {actual!r}")
 
 
 class Screen:
@@ -92,10 +92,10 @@ class Shell:
     def refused(self, *words: str) -> str:
         """Return the error of a command that must fail."""
         self._screen.command(shlex.join(words))
-        done = self._done(words)
-        if not done.returncode:
+        process = self._done(words)
+        if not process.returncode:
             raise DemoError(f"{shlex.join(words)} should have been refused")
-        return done.stderr.strip()
+        return process.stderr.strip()
 
     def salt(self, *words: str) -> Any:
         """Return the result of ``salt-call --local`` as data."""
@@ -108,11 +108,11 @@ class Shell:
             raise DemoError(f"{shlex.join(words)} printed no result: {output[:500]}") from error
 
     def _succeeded(self, words: Sequence[str]) -> str:
-        done = self._done(words)
-        if done.returncode:
-            output = (done.stderr or done.stdout).strip()
-            raise DemoError(f"{shlex.join(words)} exited with {done.returncode}: {output}")
-        return done.stdout.strip()
+        process = self._done(words)
+        if process.returncode:
+            output = (process.stderr or process.stdout).strip()
+            raise DemoError(f"{shlex.join(words)} exited with {process.returncode}: {output}")
+        return process.stdout.strip()
 
     def _done(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -67,14 +67,14 @@ class Story:
 
     def build(self) -> dict[str, Any]:
         self.screen.step("Build the bundle", "A bundle is one file with the difference between the two versions.")
-        done = self.shell.salt("baseimg.build", BASE, NEWER, f"srv/{_BUNDLE}")
-        counts = done["changes"]
+        bundle = self.shell.salt("baseimg.build", BASE, NEWER, f"srv/{_BUNDLE}")
+        counts = bundle["changes"]
         self.screen.result(
             f"{counts['added']} path added, {counts['modified']} modified, {counts['removed']}"
-            f" removed: {done['size'] / 1e3:.0f} kB of {len(self.images[1].layers[0]) / 1e6:.0f} MB"
+            f" removed: {bundle['size'] / 1e3:.0f} kB of {len(self.images[1].layers[0]) / 1e6:.0f} MB"
         )
         expect(counts, {"added": 1, "modified": 2, "removed": 1}, "the bundle's changes")
-        return dict(done)
+        return dict(bundle)
 
     def declare(self, bundle: dict[str, Any]) -> None:
         self.screen.step("Declare the version in pillar, and do a dry run", "Test mode changes nothing.")
@@ -119,9 +119,9 @@ class Story:
     def save_works(self) -> None:
         self.screen.step("The original again", "The engine's checksums match again, for the base and the applications.")
         self.shell.run("docker", "save", "--output=saved.tar", *self.names)
-        wanted = {image.name: image.diff_ids for image in self.images if image.name in self.names}
-        expect(saved_diff_ids(self.directory / "saved.tar"), wanted, "the saved layers' digests")
-        self.screen.result(f"{len(wanted)} images saved, each layer with its original diff ID")
+        diff_ids = {image.name: image.diff_ids for image in self.images if image.name in self.names}
+        expect(saved_diff_ids(self.directory / "saved.tar"), diff_ids, "the saved layers' digests")
+        self.screen.result(f"{len(diff_ids)} images saved, each layer with its original diff ID")
 
     @property
     def names(self) -> list[str]:
@@ -134,18 +134,18 @@ class Story:
         expect(state["result"], None if version is None else True, f"the state's result ({state['comment']})")
         expect(state["changes"], {"version": version or {"old": "12.0", "new": "12.1"}}, "the state's changes")
 
-    def version_in_new_container(self, image: str, wanted: str, shown: bool = True) -> None:
+    def version_in_new_container(self, image: str, expected: str, shown: bool = True) -> None:
         words = ("docker", "run", "--rm", "--network=none", image, "base", "version")
-        self.version(wanted, *words, shown=shown)
+        self.version(expected, *words, shown=shown)
 
-    def version_in_shop(self, wanted: str, remark: str = "") -> None:
-        self.version(wanted, "docker", "exec", "shop", "base", "version", remark=remark)
+    def version_in_shop(self, expected: str, remark: str = "") -> None:
+        self.version(expected, "docker", "exec", "shop", "base", "version", remark=remark)
 
-    def version(self, wanted: str, *words: str, remark: str = "", shown: bool = True) -> None:
-        found = self.shell.run(*words, shown=shown)
+    def version(self, expected: str, *words: str, remark: str = "", shown: bool = True) -> None:
+        output = self.shell.run(*words, shown=shown)
         if shown:
-            self.screen.result(found + remark)
-        expect(found, wanted, " ".join(words))
+            self.screen.result(output + remark)
+        expect(output, expected, " ".join(words))
 
     def main_process(self) -> dict[str, Any]:
         state = json.loads(self.shell.run("docker", "inspect", "--format={{json .State}}", "shop", shown=False))
