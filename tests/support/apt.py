@@ -66,10 +66,10 @@ def _configured() -> list[Source]:
     # The lock belongs to whoever fetches lists, and nothing is fetched here.
     command = ["apt-get", "--option=Debug::NoLocking=true", "update", "--print-uris"]
     printed = subprocess.run(command, env={**os.environ, "LC_ALL": "C"}, check=True, capture_output=True, text=True)
-    found = [Source(*match.groups()) for match in map(INDEX.match, printed.stdout.splitlines()) if match]
+    indexes = [Source(*match.groups()) for match in map(INDEX.match, printed.stdout.splitlines()) if match]
     return [
         Source(_resolved(source.mirror), source.suite)
-        for source in dict.fromkeys(found)
+        for source in dict.fromkeys(indexes)
         if source.component == COMPONENT
     ]
 

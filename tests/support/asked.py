@@ -21,8 +21,8 @@ def _heard(event: str, arguments: tuple[Any, ...]) -> None:
         _counted[-1]["connections"] += 1
     elif event == "subprocess.Popen":
         _counted[-1]["commands"] += 1
-    elif event == "http.client.send" and (found := _PATH.match(arguments[1].partition(b" ")[2].decode("latin-1"))):
-        _counted[-1][found[1]] += 1
+    elif event == "http.client.send" and (match := _PATH.match(arguments[1].partition(b" ")[2].decode("latin-1"))):
+        _counted[-1][match[1]] += 1
 
 
 sys.addaudithook(_heard)

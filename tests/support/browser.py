@@ -29,15 +29,15 @@ class Browser:
     def _run(self, *arguments: str) -> str:
         quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
         apart = [f"--user-data-dir={self.profile}", "--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND"]
-        done = subprocess.run(
+        process = subprocess.run(
             ["chromium", "--headless=new", *quiet, *apart, *arguments],
             capture_output=True,
             text=True,
             timeout=scaled(SECONDS),
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
 
 def corner(png: Path) -> tuple[int, ...]:

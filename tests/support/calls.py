@@ -93,18 +93,18 @@ class Caller:
         (root / "minion").write_text(json.dumps(config))
 
     def __call__(self, *arguments: str) -> Answer:
-        told = self.root / "loaded.json"
-        told.unlink(missing_ok=True)
+        report = self.root / "loaded.json"
+        report.unlink(missing_ok=True)
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LC_ALL": "C.UTF-8",
             "PYTHONPATH": str(self.root / "site"),
-            "TEST_LOADED": str(told),
+            "TEST_LOADED": str(report),
             "TEST_HIDDEN": " ".join(self.hidden),
         }
         command = [*self.prefix, str(self.python), str(SCRIPTS / "salt-call")]
         options = ["--config-dir", str(self.root), "--local", "--out=json", "--retcode-passthrough"]
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, *options, *arguments],
             cwd="/",
             env=environment,
@@ -114,5 +114,5 @@ class Caller:
             timeout=scaled(SECONDS),
             check=False,
         )
-        loaded = json.loads(told.read_text()) if told.exists() else {}
-        return Answer(done.returncode, done.stdout, done.stderr, loaded)
+        loaded = json.loads(report.read_text()) if report.exists() else {}
+        return Answer(process.returncode, process.stdout, process.stderr, loaded)

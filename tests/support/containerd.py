@@ -31,10 +31,10 @@ class ContainerdEngine(Engine):
 
     def ctr(self, *arguments: str, stdin: bytes | None = None) -> str:
         command = ["ctr", "--address", str(self.socket), "--namespace", NAMESPACE, *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, check=False)
-        if done.returncode:
-            raise EngineError(f"ctr {' '.join(arguments)}: {done.stderr.decode(errors='replace')}")
-        return done.stdout.decode(errors="surrogateescape")
+        process = subprocess.run(command, input=stdin, capture_output=True, check=False)
+        if process.returncode:
+            raise EngineError(f"ctr {' '.join(arguments)}: {process.stderr.decode(errors='replace')}")
+        return process.stdout.decode(errors="surrogateescape")
 
     def _command(self) -> list[str]:
         (self.run_dir / "config.toml").write_text(CONFIG)

@@ -31,9 +31,9 @@ class Reply:
 
     def states(self, minion: str) -> dict[str, dict[str, Any]]:
         """The minion's states by name."""
-        found = self.data[minion]
-        assert isinstance(found, dict), found
-        return {state["name"]: state for state in found.values()}
+        results = self.data[minion]
+        assert isinstance(results, dict), results
+        return {state["name"]: state for state in results.values()}
 
 
 class Master:
@@ -55,9 +55,9 @@ class Master:
 
     def salt(self, target: str, function: str, *arguments: str) -> Reply:
         """``salt TARGET FUNCTION …``; the data is by minion, also where the target is one of them."""
-        done = self.factory.salt_cli(timeout=scaled(SECONDS)).run(function, *arguments, minion_tgt=target)
-        data = done.data if target == "*" else {target: done.data}
-        return Reply(done.returncode, data, done.stdout + done.stderr)
+        reply = self.factory.salt_cli(timeout=scaled(SECONDS)).run(function, *arguments, minion_tgt=target)
+        data = reply.data if target == "*" else {target: reply.data}
+        return Reply(reply.returncode, data, reply.stdout + reply.stderr)
 
     def quick(self, minion: str, function: str, *arguments: Any, **named: Any) -> Reply:
         """As ``salt MINION FUNCTION …`` does, without the second that the command takes to start."""
@@ -71,22 +71,22 @@ class Master:
 
     def run(self, function: str, *arguments: str) -> Reply:
         """``salt-run --out=json FUNCTION …``."""
-        done = self.factory.salt_run_cli(timeout=scaled(SECONDS)).run(function, *arguments)
-        return Reply(done.returncode, done.data, done.stdout + done.stderr)
+        reply = self.factory.salt_run_cli(timeout=scaled(SECONDS)).run(function, *arguments)
+        return Reply(reply.returncode, reply.data, reply.stdout + reply.stderr)
 
     def printed(self, command: str, *arguments: str) -> str:
         """What ``salt``, ``salt-run``, … print for people, with no format asked for."""
         program = [sys.executable, str(SCRIPTS / command), "-c", self.factory.config_dir]
-        done = subprocess.run(
+        process = subprocess.run(
             [*program, *arguments], capture_output=True, text=True, timeout=scaled(SECONDS), check=False
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     def call(self, minion: Any, function: str, *arguments: str) -> Reply:
         """``salt-call FUNCTION …`` on the minion's machine, with its configuration."""
-        done = minion.salt_call_cli(timeout=scaled(SECONDS)).run("--retcode-passthrough", function, *arguments)
-        return Reply(done.returncode, {minion.id: done.data}, done.stdout + done.stderr)
+        reply = minion.salt_call_cli(timeout=scaled(SECONDS)).run("--retcode-passthrough", function, *arguments)
+        return Reply(reply.returncode, {minion.id: reply.data}, reply.stdout + reply.stderr)
 
 
 class Daemons:
@@ -128,5 +128,5 @@ class Daemons:
 def _all(functions: Sequence[Callable[[], Any]]) -> None:
     """Call them at the same time: daemons take seconds to start and to end."""
     with ThreadPoolExecutor() as pool:
-        for done in [pool.submit(function) for function in functions]:
-            done.result()
+        for future in [pool.submit(function) for function in functions]:
+            future.result()

@@ -196,10 +196,10 @@ class Engine:
 
     def _program(self, name: str, package: str) -> str:
         """Its path, here or in the tree."""
-        found = shutil.which(name, path=PATH)
-        if self.tree is None and found is None:
+        path = shutil.which(name, path=PATH)
+        if self.tree is None and path is None:
             raise EngineError(f"{name} is not installed (Debian: {package})")
-        return name if self.tree else str(found)
+        return name if self.tree else str(path)
 
     def _tied(self, *command: str) -> list[str]:
         """The command for a daemon that must not outlive a killed test run."""
@@ -232,10 +232,10 @@ class Engine:
 
     def _kill_leftovers(self) -> None:
         """End this engine's containerd and shims, and with them their containers."""
-        mine = f"{self.run_dir}/"
+        prefix = f"{self.run_dir}/"
         leftovers: list[psutil.Process] = []
         for process in psutil.process_iter(["cmdline"]):
-            if any(mine in word for word in process.info["cmdline"] or ()):
+            if any(prefix in word for word in process.info["cmdline"] or ()):
                 try:
                     leftovers += [process, *process.children(recursive=True)]
                 except psutil.NoSuchProcess:

@@ -68,27 +68,27 @@ def histories(count: int) -> list[History]:
 
     Once too many of a wave are bad, no other node starts, and those in flight end.
     """
-    found: list[History] = []
+    result: list[History] = []
     stop = count
     for number in range(count):
         wave = next(index for index, (_, share) in enumerate(_WAVES) if number < max(1, share * count))
         if number % 333 == 27:
-            found.append(History(number, wave, record.UNREACHABLE, "node-silent", "does not answer"))
+            result.append(History(number, wave, record.UNREACHABLE, "node-silent", "does not answer"))
         elif wave == _REST or number >= stop:
-            found.append(History(number, wave, record.READY))
+            result.append(History(number, wave, record.READY))
         elif wave == _HALF and number % 71 == 5:
-            found.append(History(number, wave, record.FAILED, "gate-failed", _FAILED))
-            if _is_lost(found, count):
+            result.append(History(number, wave, record.FAILED, "gate-failed", _FAILED))
+            if _is_lost(result, count):
                 stop = min(stop, number + max(1, count // 40))
         else:
-            found.append(History(number, wave, record.UPDATED))
-    return found
+            result.append(History(number, wave, record.UPDATED))
+    return result
 
 
-def _is_lost(found: list[History], count: int) -> bool:
+def _is_lost(earlier: list[History], count: int) -> bool:
     """Whether the third wave cannot reach its threshold any more, with the silent ones that are still to come."""
     first, last = int(max(1, 0.1 * count)), int(0.5 * count)
-    bad = sum(history.state == record.FAILED for history in found)
+    bad = sum(history.state == record.FAILED for history in earlier)
     bad += sum(number % 333 == 27 for number in range(first, last))
     return (last - first - bad) * 100 < _THRESHOLD * (last - first)
 
@@ -100,7 +100,7 @@ def seen(count: int) -> dict[str, Any]:
 
 def answers(count: int) -> dict[str, Any]:
     """What nodes answer: besides the rollout, some contents were damaged and some engines are down."""
-    found: dict[str, Any] = {}
+    by_node: dict[str, Any] = {}
     for history, node in zip(histories(count), names(count), strict=True):
         if history.state == record.UNREACHABLE:
             continue
@@ -109,16 +109,18 @@ def answers(count: int) -> dict[str, Any]:
         item = status(NEW if updated else OLD, containers={"current": [], "outdated": outdated, "unknown": []})
         if history.number % 401 == 11:
             item["generations"][0]["damaged"] = True
-        found[node] = {"bases": [item]}
+        by_node[node] = {"bases": [item]}
         if history.number % 500 == 42:
-            found[node] = "ERROR: [engine-unreachable] no answer from the engine at unix:///var/run/docker.sock"
-    return found
+            by_node[node] = "ERROR: [engine-unreachable] no answer from the engine at unix:///var/run/docker.sock"
+    return by_node
 
 
 def rollout(count: int) -> dict[str, Any]:
     """The rollout's record."""
-    found = histories(count)
-    turns = [[history.number for history in found if history.wave == wave and _ended(history)] for wave in range(3)]
+    node_histories = histories(count)
+    turns = [
+        [history.number for history in node_histories if history.wave == wave and _ended(history)] for wave in range(3)
+    ]
     nodes = {
         node: record.Node(
             wave=history.wave,
@@ -129,7 +131,7 @@ def rollout(count: int) -> dict[str, Any]:
             message=history.message,
             ended=_end(history, turns[history.wave]) if _ended(history) else "",
         )
-        for history, node in zip(found, names(count), strict=True)
+        for history, node in zip(node_histories, names(count), strict=True)
     }
     states = (record.PASSED, record.PASSED, record.FAILED, record.PENDING)
     wave_records = [
@@ -173,14 +175,14 @@ def impacts(images: int = 12) -> list[dict[str, Any]]:
         ("/etc/ssl/certs/ca-certificates.crt", "certificates", "opaque directory above"),
         ("/var/lib/dpkg/status", "package databases", "own file"),
     ]
-    found = []
+    image_verdicts = []
     for number in range(images):
         verdict = "blocked" if number == 0 else "partly" if number % 4 == 1 else "effective"
         covered = paths if verdict == "blocked" else paths[3:] if verdict == "partly" else []
         counts: dict[str, list[int]] = {}
         for _, what, _ in covered:
             counts[what] = [1, {"libraries": 6, "programs": 4}.get(what, 2)]
-        found.append(
+        image_verdicts.append(
             {
                 "image": f"registry.corp.example/shop/service-{number}:4.{number}",
                 "verdict": verdict,
@@ -201,5 +203,5 @@ def impacts(images: int = 12) -> list[dict[str, Any]]:
         "removed": {"libssl1.1": "1.1.1w-0+deb11u1"},
         "unknown": "",
     }
-    one = {"base": BASE, "version": OLD, "to": NEW, "images": found, "packages": packages}
-    return [{"node": node, "impact": one} for node in names(2)]
+    impact = {"base": BASE, "version": OLD, "to": NEW, "images": image_verdicts, "packages": packages}
+    return [{"node": node, "impact": impact} for node in names(2)]

@@ -93,7 +93,7 @@ class Forge:
         archive = {
             "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
             "index.json": _json(_edit(top, index)),
-            **{f"blobs/sha256/{digest(one)[7:]}": one for one in (config_blob, image_blob, blob)},
+            **{f"blobs/sha256/{digest(content)[7:]}": content for content in (config_blob, image_blob, blob)},
         }
         if files:
             files(archive)

@@ -122,19 +122,19 @@ def differences(a: dict[bytes, Seen], b: dict[bytes, Seen]) -> list[str]:
 def _compare(a: Seen, b: Seen) -> list[str]:
     lines = []
     for field in fields(Seen):
-        one, two = getattr(a, field.name), getattr(b, field.name)
-        if one != two:
+        first, second = getattr(a, field.name), getattr(b, field.name)
+        if first != second:
             if field.name == "mode":
-                one, two = f"{one:04o}", f"{two:04o}"
+                first, second = f"{first:04o}", f"{second:04o}"
             elif field.name == "links":
-                one, two = sorted(one), sorted(two)
-            lines.append(f"{field.name} {one} != {two}")
+                first, second = sorted(first), sorted(second)
+            lines.append(f"{field.name} {first} != {second}")
     return lines
 
 
 def _look(path: bytes, status: os.stat_result) -> Seen:
     kind = stat.S_IFMT(status.st_mode)
-    seen = Seen(
+    entry = Seen(
         TYPES[kind],
         mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
@@ -145,12 +145,12 @@ def _look(path: bytes, status: os.stat_result) -> Seen:
     if kind == stat.S_IFREG:
         with open(path, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
-        return replace(seen, size=status.st_size, sha256=content)
+        return replace(entry, size=status.st_size, sha256=content)
     if kind == stat.S_IFLNK:
-        return replace(seen, target=os.readlink(path))
+        return replace(entry, target=os.readlink(path))
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
-        return replace(seen, rdev=(os.major(status.st_rdev), os.minor(status.st_rdev)))
-    return seen
+        return replace(entry, rdev=(os.major(status.st_rdev), os.minor(status.st_rdev)))
+    return entry
 
 
 def _xattrs(path: bytes) -> tuple[tuple[str, bytes], ...]:

@@ -95,8 +95,8 @@ class Procedure:
             environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "DOCKER_HOST": self._url}
             run = ["bash", "-c", script(part, overlay), "bash", *arguments]
             # no mistake of a command ends the script, so its exit code says nothing
-            done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
-        assert (done.returncode == -9) == (interrupted is not None), done.stderr
+            process = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
+        assert (process.returncode == -9) == (interrupted is not None), process.stderr
 
     def _commands(self, directory: Path, interrupted: tuple[int, int] | None) -> None:
         for reference, layers in (self._images or {}).items():
@@ -172,7 +172,7 @@ _TABLE = _table()
 
 def crc64(data: bytes) -> int:
     """As textbooks have it, byte by byte: tests compare the core's own with it."""
-    found = (1 << 64) - 1
+    remainder = (1 << 64) - 1
     for byte in data:
-        found = _TABLE[(found ^ byte) & 0xFF] ^ (found >> 8)
-    return found ^ ((1 << 64) - 1)
+        remainder = _TABLE[(remainder ^ byte) & 0xFF] ^ (remainder >> 8)
+    return remainder ^ ((1 << 64) - 1)

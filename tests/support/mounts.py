@@ -33,12 +33,12 @@ def unmount(target: bytes) -> None:
 def mounts_below(root: Path) -> list[bytes]:
     """Mount points at or below `root`, deepest and newest first: the order in which to unmount them."""
     prefix = os.fsencode(root.resolve())
-    found = []
+    points = []
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
         if point == prefix or point.startswith(prefix + b"/"):
-            found.append(point)
-    return found[::-1]
+            points.append(point)
+    return points[::-1]
 
 
 def unmount_below(root: Path) -> None:

@@ -51,7 +51,7 @@ def inodes(*roots: str | Path) -> Inodes:
     The inode number tells a replaced file, ctime any other change, also one of attributes. Of a file large enough to be
     linked by another generation it is mtime, since link(2) sets ctime. Mounts are not entered.
     """
-    found: Inodes = {}
+    by_path: Inodes = {}
     for root in map(os.fsencode, roots):
         device = os.lstat(root).st_dev
         pending = [root]
@@ -63,10 +63,10 @@ def inodes(*roots: str | Path) -> Inodes:
                         continue
                     linked = entry.is_file(follow_symlinks=False) and status.st_size >= LINKED
                     changed = status.st_mtime_ns if linked else status.st_ctime_ns
-                    found[entry.path] = (status.st_ino, status.st_mode, status.st_size, changed)
+                    by_path[entry.path] = (status.st_ino, status.st_mode, status.st_size, changed)
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
-    return found
+    return by_path
 
 
 def layers(engine: Engine) -> Inodes:
@@ -76,11 +76,11 @@ def layers(engine: Engine) -> Inodes:
     What a lock leaves does not count: its file beside a record, and new times of the directories that it lies in.
     """
     root = engine.data_root / "overlay2"
-    found = inodes(*root.iterdir())
+    by_path = inodes(*root.iterdir())
     for home in root.glob("*/baseimg"):
-        found[os.fsencode(home)] = (os.lstat(home).st_ino,)
-        found.pop(os.fsencode(home / "lock"), None)
-    return found
+        by_path[os.fsencode(home)] = (os.lstat(home).st_ino,)
+        by_path.pop(os.fsencode(home / "lock"), None)
+    return by_path
 
 
 def touched(before: Inodes, after: Inodes) -> list[str]:

@@ -184,7 +184,9 @@ class Node:
 
     def _bundle(self, version: str, source: list[Path], target: list[Path], before: str) -> Source:
         path = self.root / f"{version}.tar"
-        changes = compare(Stack([str(one) for one in source]), Stack([str(one) for one in target]))
+        changes = compare(
+            Stack([str(directory) for directory in source]), Stack([str(directory) for directory in target])
+        )
         sides = self._image(before, source), self._image(version, target)
         written = writer.write(str(path), changes, *sides, {"os": "linux", "architecture": "amd64"})
         with Bundle.open(str(path)) as bundle:
@@ -203,6 +205,6 @@ class Node:
         def digest_of(_path: bytes, real: bytes) -> str:
             return digest(Path(os.fsdecode(real)).read_bytes()).removeprefix("sha256:")
 
-        lower = Stack([str(one) for one in self.stack[1:]])
+        lower = Stack([str(directory) for directory in self.stack[1:]])
         over = chain_id(self.engine.image(BASE).diff_ids[:-1])
-        return view.digest(lower, over, Stack([str(one) for one in stack]), digest_of)
+        return view.digest(lower, over, Stack([str(directory) for directory in stack]), digest_of)

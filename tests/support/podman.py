@@ -45,9 +45,9 @@ class PodmanEngine(Engine):
     def push(self, image: str) -> None:
         """`podman push`: its service insists on TLS."""
         command = enter(self.tree, "podman", *self.globals, "push", "--tls-verify=false", image)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise EngineError(f"push: {done.stderr}")
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode:
+            raise EngineError(f"push: {process.stderr}")
 
     def _create(self, image: str, command: Any, name: str | None, **host_config: Any) -> str:
         # without CAP_SYS_RESOURCE its defaults are refused

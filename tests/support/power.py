@@ -81,10 +81,10 @@ def cut_at_random(disk: Disk, node: Node, version: str, seconds: float, flush: b
 def check(node: Node, possible: tuple[str, ...]) -> str:
     """Assert that the base shows one of these versions, whole, and that its status says which; return it."""
     view = node.view()
-    shown = [version for version in possible if not differences(view, node.views[version])]
-    assert len(shown) == 1, {version: differences(view, node.views[version]) for version in possible}
-    assert bases.status(node.engine, bases.locate(node.engine, BASE))["version"] == shown[0]
-    return shown[0]
+    matching = [version for version in possible if not differences(view, node.views[version])]
+    assert len(matching) == 1, {version: differences(view, node.views[version]) for version in possible}
+    assert bases.status(node.engine, bases.locate(node.engine, BASE))["version"] == matching[0]
+    return matching[0]
 
 
 def check_recovery(node: Node) -> None:

@@ -94,14 +94,14 @@ class Registry:
         link = self.storage / "docker/registry/v2/repositories" / name / "_manifests/tags" / tag / "current/link"
         manifest = json.loads(self.blob(link.read_text()).read_bytes())
         blobs = [self.blob(layer["digest"]).read_bytes() for layer in manifest["layers"]]
-        tars = [gzip.decompress(one) if one.startswith(GZIP) else one for one in blobs]
-        return ["sha256:" + hashlib.sha256(one).hexdigest() for one in tars]
+        tars = [gzip.decompress(blob) if blob.startswith(GZIP) else blob for blob in blobs]
+        return ["sha256:" + hashlib.sha256(blob).hexdigest() for blob in tars]
 
     def requests(self) -> list[str]:
         """What it was asked for so far, as METHOD and path, oldest first."""
         lines = self.log.read_text(errors="replace").splitlines()
-        asked = (line.partition('] "')[2].split(" HTTP/")[0] for line in lines if '] "' in line)
-        return [line for line in asked if line]
+        requests = (line.partition('] "')[2].split(" HTTP/")[0] for line in lines if '] "' in line)
+        return [line for line in requests if line]
 
     def _answers(self) -> bool:
         host, _, port = self.host.rpartition(":")
@@ -204,8 +204,8 @@ class Authority:
 
 
 def _openssl(root: Path, *arguments: str) -> None:
-    done = subprocess.run(["openssl", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(["openssl", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def downgrade(layer: Path) -> None:
     home = layer / "baseimg"
     data = json.loads((home / "state.json").read_text())
     record = {"format": 1, **{name: data[name] for name in _RECORD}}
-    record["generations"] = [{name: one[name] for name in _GENERATION} for one in data["generations"]]
+    record["generations"] = [{name: generation[name] for name in _GENERATION} for generation in data["generations"]]
     (home / "state.json").write_text(json.dumps(record))
     (home / "index/0.jsonl").unlink()
     for path in (home / "index").iterdir():

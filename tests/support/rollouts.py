@@ -86,8 +86,8 @@ class Fleet:
         return set(nodes)
 
     def returns(self, jid: str, nodes: Iterable[str]) -> dict[str, Any]:
-        found = self._cache.get(jid, {})
-        return {name: found[name] for name in nodes if name in found}
+        answers = self._cache.get(jid, {})
+        return {name: answers[name] for name in nodes if name in answers}
 
     def event(self, wait: float) -> tuple[str, str] | None:
         if not self._bus:
@@ -123,7 +123,7 @@ class Fleet:
             self.put(name, jid, self._answer(function, machine, before, arguments))
 
     def _answer(self, function: str, machine: Machine, before: str, arguments: Mapping[str, Any]) -> Any:
-        wanted = arguments.get("version", NEW)
+        target = arguments.get("version", NEW)
         declared = {} if machine.declared is None else {BASE: {**DECLARED, **machine.declared}}
         containers = {"current": [], "outdated": machine.outdated, "unknown": []}
         generations = [{"number": 0, "bundle": ""}]
@@ -138,12 +138,12 @@ class Fleet:
             "find_job": {},
             "declared": declared,
             "status": {"bases": [{**shown, "containers": containers, "holds": holds}]},
-            "fetch": {"needed": before != wanted, "from": before, "bytes": 1, "time": skew + time.time()},
+            "fetch": {"needed": before != target, "from": before, "bytes": 1, "time": skew + time.time()},
             "plan": {
-                "changed": before != wanted,
+                "changed": before != target,
                 "repaired": False,
                 "from": before,
-                "to": wanted,
+                "to": target,
                 "restart": restart,
                 "containers": containers,
             },

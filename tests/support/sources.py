@@ -53,7 +53,7 @@ def public_functions(path: Path) -> list[Function]:
 def arguments(function: Function) -> list[str]:
     """Names of the arguments that a caller gives, without ``*`` and ``**``."""
     spec = function.args
-    return [one.arg for one in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)]
+    return [argument.arg for argument in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)]
 
 
 def functions(tree: ast.AST) -> Iterator[Function]:

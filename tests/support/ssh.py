@@ -47,6 +47,6 @@ def verify(file: Path, signature: Path, trusted: Mapping[str, str], identity: st
 
 
 def _run(*arguments: str) -> str:
-    done = subprocess.run(["ssh-keygen", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(["ssh-keygen", *arguments], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout

@@ -61,7 +61,7 @@ def _fill(layer: Path, program: Sequence[Step], lower: list[Path]) -> None:
     root = os.fsencode(layer)
     made: list[tuple[bytes, Step]] = []
     for step in program:
-        if _put(root, step, [path for path, one in made if one.kind == "file"], lower):
+        if _put(root, step, [path for path, entry in made if entry.kind == "file"], lower):
             made.append((os.path.join(root, step.path), step))
     for path, step in reversed(made):
         _dress(path, step)

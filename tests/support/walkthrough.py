@@ -121,11 +121,11 @@ class Machine:
 
     def play(self, command: Command) -> None:
         """Run a command; it must succeed and print what the document shows."""
-        done = self.run(command.text)
-        printed = "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
-        assert done.returncode == 0, f"$ {command.text}\n{printed}{done.stderr}"
-        shown = "\n".join(command.output)
-        assert re.fullmatch(command.pattern, printed), f"$ {command.text}\nshown:\n{shown}\nprinted:\n{printed}"
+        process = self.run(command.text)
+        printed = "".join(f"{line.rstrip()}\n" for line in process.stdout.splitlines())
+        assert process.returncode == 0, f"$ {command.text}\n{printed}{process.stderr}"
+        expected = "\n".join(command.output)
+        assert re.fullmatch(command.pattern, printed), f"$ {command.text}\nshown:\n{expected}\nprinted:\n{printed}"
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a line of shell in the machine."""
@@ -158,8 +158,8 @@ class Machine:
     def wait_for(self, command: str) -> None:
         """Repeat a line of shell until it succeeds."""
         deadline = Deadline()
-        while (done := self.run(command)).returncode:
-            assert not deadline.passed(), done.stdout + done.stderr
+        while (process := self.run(command)).returncode:
+            assert not deadline.passed(), process.stdout + process.stderr
 
     def _inside(self, *command: str) -> list[str]:
         return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", f"--wd={self.directory}/home", *command]
