@@ -52,6 +52,7 @@ try:
         from baseimg_core.linux.oserrors import translate_os_errors
         from baseimg_core.minion import Minion
         from baseimg_core.model.containers import policy as container_policy
+        from baseimg_core.model.containers import trial as container_trial
         from baseimg_core.model.policy import pillar, validation
         from baseimg_core.ops import adopt as ops_adopt
         from baseimg_core.ops import bases
@@ -63,6 +64,7 @@ try:
         from baseimg_core.ops import import_legacy as ops_import_legacy
         from baseimg_core.ops import prune as ops_prune
         from baseimg_core.ops import status as ops_status
+        from baseimg_core.ops import trial as ops_trial
         from baseimg_core.ops import verify as ops_verify
     _MISSING = None
 except ImportError as exc:
@@ -720,6 +722,58 @@ def impact(base, bundle=None):
     with _operation("impact") as minion:
         declared = minion.bundles(_text(base, "base"), bundle)
         return impacting.impact(minion.context(trust=True), base, declared)
+
+
+def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512, **kwargs):
+    """
+    Run a command of an image over a version of its base, without changing the base.
+
+    The new content is staged if this node does not have it, the image's own layers are mounted over it below a
+    throw-away directory, and the node's ``runc`` or ``crun`` runs the command. The command has the user, the
+    environment and the working directory of the image, the default capabilities of containers, no network and no mounts
+    of the host. Nothing of it stays. No verdict and no protected image refuses a trial.
+
+    base
+        The base's reference or chain ID.
+
+    version
+        The new content: a version that pillar declares for this base, or a bundle's path or URL.
+
+    image
+        The reference or ID of an image on the base.
+
+    command
+        A command line, which ``/bin/sh`` of the image runs, or a list of words. ``auto`` (default) executes nothing of
+        the image but its dynamic loader, which lists the libraries of the programs that the image starts.
+
+    expect
+        The exit code that passes, or a text that the output must contain.
+
+    timeout
+        Seconds after which the command is killed.
+
+    memory
+        The limit of memory and of files that the command writes, in MB.
+
+    Returns ``base``, ``version``, ``image``, ``passed``, the ``reason`` if it did not pass, the ``exit_code`` (``None``
+    if the command did not start or was killed), and the end of its ``output``, at most 64 KiB. ``salt-call`` exits with
+    1 if the trial did not pass.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.trial corp/base:12.0 "'12.1'" corp/shop:7 '/app/run --check'
+        salt '*' baseimg.trial corp/base:12.0 /srv/b.tar corp/shop:7 command=auto
+    """
+    with _operation("trial", kwargs) as minion:
+        declared = minion.bundles(_text(base, "base"), _text(version, "version"))
+        given = {"command": command, "expect": expect, "timeout": timeout, "memory": memory}
+        (wanted,) = container_trial.parse([given])
+        result = ops_trial.trial(minion.context(trust=True), base, declared, _text(image, "image"), wanted)
+    if not result["passed"]:
+        __context__["retcode"] = 1
+    return result
 
 
 def verify(base=None, deep=False):

@@ -18,6 +18,7 @@
 #       impaired: refuse         optional: 'accept' where images may lose what they do not start (docs/operating/impact.md)
 #       breaks: refuse           optional: 'unused' where images without a container may break
 #       require: [libssl3]       optional: packages or paths that must reach every image, or nothing is changed
+#       trial: auto              optional: commands that must succeed over the new content (docs/operating/impact.md)
 #       containers:              optional: 'keep' (the default) touches no running container
 #         mode: restart          stop and start those on another content; swap back if one fails its gate;
 #         parallel: 1            all keys: docs/operating/containers.md

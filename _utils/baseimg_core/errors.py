@@ -267,6 +267,20 @@ class FixMissing(BaseimgError):
     hint = "rebuild these images on the new base, or remove the package or path from 'require'"
 
 
+class TrialFailed(BaseimgError):
+    """A declared trial failed over the new content, so the content was not swapped in."""
+
+    code = "trial-failed"
+    hint = "run baseimg.trial to see the whole output; rebuild the image, or correct 'trial' in pillar"
+
+
+class TrialUnavailable(BaseimgError):
+    """This node cannot run trials."""
+
+    code = "trial-unavailable"
+    hint = "install runc or crun, and unshare (util-linux) 2.32 or newer; or remove 'trial' from pillar"
+
+
 class NoWayBack(BaseimgError):
     """The node has no generation to roll back to."""
 

@@ -50,6 +50,7 @@ class TestSound:
                 "impaired": "refuse",
                 "breaks": "refuse",
                 "require": [],
+                "trial": None,
                 "containers": "keep",
                 "below": None,
             }
@@ -61,7 +62,7 @@ class TestSound:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
         fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail", "repair": True}
         fields["protect"], fields["below"] = ["corp/legacy:*"], "exact"
-        fields.update(accept=["a:*"], impaired="accept", breaks="unused", require=["libssl3"])
+        fields.update(accept=["a:*"], impaired="accept", breaks="unused", require=["libssl3"], trial="auto")
         fields["containers"] = {"mode": "restart", "except": ["db"]}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
         built["delta"] = "both"

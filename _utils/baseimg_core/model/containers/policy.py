@@ -145,12 +145,12 @@ def parse(raw: object, key: str = "containers") -> Policy:
     default = Policy()
     policy = Policy(
         mode=_choice(given, "mode", MODES, default.mode, key),
-        parallel=int(_number(given, "parallel", 1, default.parallel, key, "a number of containers, 1 or more", int)),
-        order=_selectors(given.get("order"), f"{key}:order"),
-        timeout=_number(given, "timeout", 1, default.timeout, key, f"seconds, 1 to {_MAXIMUM}"),
-        settle=_number(given, "settle", 0, default.settle, key, f"seconds, 0 to {_MAXIMUM}"),
-        only=_selectors(given.get("only"), f"{key}:only"),
-        excluded=_selectors(given.get("except"), f"{key}:except"),
+        parallel=int(number(given, "parallel", 1, default.parallel, key, "a number of containers, 1 or more", int)),
+        order=selectors(given.get("order"), f"{key}:order"),
+        timeout=number(given, "timeout", 1, default.timeout, key, f"seconds, 1 to {_MAXIMUM}"),
+        settle=number(given, "settle", 0, default.settle, key, f"seconds, 0 to {_MAXIMUM}"),
+        only=selectors(given.get("only"), f"{key}:only"),
+        excluded=selectors(given.get("except"), f"{key}:except"),
         probes=_probes(given.get("probe"), f"{key}:probe"),
         on_failure=_choice(given, "on_failure", ON_FAILURE, default.on_failure, key),
         unknown=_choice(given, "unknown", UNKNOWN, default.unknown, key),
@@ -167,7 +167,7 @@ def _choice(given: Mapping[str, Any], name: str, known: tuple[str, ...], default
     return str(value)
 
 
-def _number(
+def number(
     given: Mapping[str, Any],
     name: str,
     lowest: float,
@@ -176,13 +176,29 @@ def _number(
     expected: str,
     kind: type[int] | type[float] = float,
 ) -> float:
+    """
+    Return a validated number of a mapping.
+
+    Args:
+        given: The mapping.
+        name: The key of the number.
+        lowest: The smallest valid value.
+        default: The value without the key.
+        key: The pillar key of the mapping, for errors.
+        expected: The description of valid values, for errors.
+        kind: ``int`` to refuse fractions.
+
+    Raises:
+        ArgumentInvalid: The value is no number, too small or too large.
+    """
     value = given.get(name, default)
     if not isinstance(value, int | kind) or isinstance(value, bool) or not lowest <= value <= _MAXIMUM:
         raise wrong(f"{key}:{name}", value, expected)
     return value
 
 
-def _selectors(raw: object, key: str) -> Selectors:
+def selectors(raw: object, key: str) -> Selectors:
+    """Parse one selector or a list of selectors; ``key`` names it in errors."""
     listed = [] if raw is None else raw if isinstance(raw, list | tuple) else [raw]
     return tuple(_selector(selector, key) for selector in listed)
 
@@ -213,18 +229,18 @@ def _probe(raw: object, key: str) -> Probe:
     given = validation.fields(raw, _PROBE_KEYS, key, "a mapping with command or url")
     if ("command" in given) is ("url" in given):
         raise wrong(key, raw, "either command or url")
-    match = _selectors(given.get("match"), f"{key}:match") or Probe().match
+    match = selectors(given.get("match"), f"{key}:match") or Probe().match
     if "url" in given:
         url = given["url"]
         if not isinstance(url, str) or not url.startswith(("http://", "https://")) or not url.isprintable():
             raise wrong(f"{key}:url", url, "a URL that the node can request, http://… or https://…")
         return Probe(match, url=url)
-    return Probe(match, command=_command(given["command"], f"{key}:command"))
+    return Probe(match, command=command_words(given["command"], f"{key}:command"))
 
 
-def _command(raw: object, key: str) -> tuple[str, ...]:
+def command_words(raw: object, key: str) -> tuple[str, ...]:
     """
-    Parse a command.
+    Parse a command; ``key`` names it in errors.
 
     A string runs in the container's shell, as in ``HEALTHCHECK CMD``; a list runs without a shell.
     """

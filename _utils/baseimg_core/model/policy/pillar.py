@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import signature as model_signature
 from ..bundle.manifest import MEDIA_TYPES
-from ..containers import policy
+from ..containers import policy, trial
 from ..signature import PublicKey
 from ..stack import ids
 from ..store.nests import BELOW
@@ -31,7 +31,7 @@ _PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS
 _BASE_KEYS = frozenset(
     {
         *("version", "bundles", "chain_id", "missing", "repair", "containers", "below"),
-        *("protect", "accept", "impaired", "breaks", "require"),
+        *("protect", "accept", "impaired", "breaks", "require", "trial"),
     }
 )
 _ACCEPTANCE = {"impaired": ("refuse", "accept"), "breaks": ("refuse", "unused")}
@@ -227,10 +227,12 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "impaired": fields.get("impaired", "refuse"),
         "breaks": fields.get("breaks", "refuse"),
         "require": list(patterns(fields.get("require"), f"{key}:require")),
+        "trial": fields.get("trial"),
         "containers": fields.get("containers", "keep"),
         "below": fields.get("below"),
     }
     policy.parse(arguments["containers"], f"{key}:containers")
+    trial.parse(arguments["trial"], f"{key}:trial")
     for name, values in _ACCEPTANCE.items():
         if arguments[name] not in values:
             raise _wrong(f"{key}:{name}", arguments[name], f"one of: {', '.join(values)}")

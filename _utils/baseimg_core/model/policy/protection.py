@@ -1,4 +1,4 @@
-"""Declarations for a base in pillar and arguments: protected images, accepted verdicts and bundles."""
+"""Declarations for a base in pillar and arguments: protected images, accepted verdicts, trials and bundles."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ArgumentInvalid
+from ..containers import trial as trials
+from ..containers.trial import Trial
 from ..stack import ids
 from . import pillar
 from .pillar import Source
@@ -15,7 +17,7 @@ from .pillar import Source
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Verdicts that an operator accepts for a base, and fixes that must reach every image."""
+    """Verdicts that an operator accepts for a base, fixes that must reach every image, and trials."""
 
     #: Patterns of images, image IDs or container names that may break.
     patterns: tuple[str, ...] = ()
@@ -25,6 +27,8 @@ class Acceptance:
     unused: bool = False
     #: Packages and paths that must reach every image.
     require: tuple[str, ...] = ()
+    #: Trials that must pass before the content is swapped in.
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Protection:
             any(acceptance.impaired for acceptance in declared),
             any(acceptance.unused for acceptance in declared),
             tuple(dict.fromkeys(name for acceptance in declared for name in acceptance.require)),
+            tuple(dict.fromkeys(trial for acceptance in declared for trial in acceptance.trials)),
         )
 
     def of(self, reference: str, chain_id: str) -> tuple[str, ...]:
@@ -105,7 +110,11 @@ def protection(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: obje
         for key in (name, base["chain_id"]) if base["chain_id"] else (name,):
             by_base[key] = (*by_base.get(key, ()), *base["protect"])
             acceptance[key] = Acceptance(
-                tuple(base["accept"]), base["impaired"] == "accept", base["breaks"] == "unused", tuple(base["require"])
+                tuple(base["accept"]),
+                base["impaired"] == "accept",
+                base["breaks"] == "unused",
+                tuple(base["require"]),
+                trials.parse(base["trial"]),
             )
     return Protection(pillar.patterns(raw, "protect"), by_base, pillar.patterns(accept, "accept"), acceptance)
 

@@ -1,0 +1,157 @@
+"""Run trials: commands over the new content of a base, in throw-away containers of application images."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+from ...context import Context
+from ...disk.containers.sandbox import Sandbox
+from ...disk.impact.view import LayeredView, OldBase
+from ...disk.stack.directories import Stack
+from ...engine.base import Image
+from ...errors import ArgumentInvalid, TrialFailed
+from ...model.containers import trial as trials
+from ...model.containers.sandbox import UserUnknown
+from ...model.containers.trial import Outcome, Trial
+from ...model.impact import config as configs
+from ...model.impact import dependencies, started
+from ...model.impact.view import Unreadable, file_at
+from ...model.store.record import Generation, Record
+from .. import bases
+from ..bases import Base
+
+_MISSING = "not found"  # printed by glibc's loader for a missing library
+_OUTPUT = 500  # characters of the output in an error
+
+
+def check(
+    context: Context, base: Base, record: Record, generation: Generation, unchanged: Collection[str] = ()
+) -> None:
+    """
+    Run the declared trials of a base over a generation. Returning to pristine is never refused.
+
+    Args:
+        context: The context of the operation; ``protection`` has the declared trials. The base is locked.
+        base: The base.
+        record: The base's record.
+        generation: The generation that is to be swapped in.
+        unchanged: Names of images whose content stays the same.
+
+    Raises:
+        TrialFailed: A trial failed.
+        TrialUnavailable: This node cannot run trials.
+    """
+    declared = context.protection.acceptance(base.reference, base.chain_id).trials
+    if not declared or not generation.number or generation is record.live:
+        return
+    for image in bases.images_on(context.engine, base.chain_id):
+        if not image.tags or base.reference in image.tags or image.name in unchanged:
+            continue
+        labels = image.config.get("Labels") or {}
+        for trial in declared:
+            if trials.selects(trial, image.tags, labels):
+                outcome, failure = run(context, base, record, generation, image, trial)
+                if failure:
+                    shown = f": {outcome.output[-_OUTPUT:].strip()}" if outcome.output.strip() else ""
+                    raise TrialFailed(
+                        f"{base.reference} is not changed to {generation.version}: in a trial of {image.name}: "
+                        f"{shlex.join(trial.command) or 'the loader'} {failure}{shown}"
+                    )
+
+
+def run(
+    context: Context, base: Base, record: Record, generation: Generation, image: Image, trial: Trial
+) -> tuple[Outcome, str]:
+    """
+    Run one trial of an image over a generation.
+
+    Args:
+        context: The context of the operation. The base is locked.
+        base: The base.
+        record: The base's record.
+        generation: The generation.
+        image: An image on the base.
+        trial: The trial.
+
+    Returns:
+        The outcome, and why the trial failed as a clause; empty if it passed.
+
+    Raises:
+        ArgumentInvalid: The image is not built on the base.
+        TrialUnavailable: This node cannot run trials.
+    """
+    bases.check_owners(context.engine, "a trial")
+    height = image.height(base.chain_id)
+    if not height:
+        raise ArgumentInvalid(f"{image.name} is not built on {base.reference}", "baseimg.impact lists its images")
+    content = base.store.path(record, generation.number)
+    layers = [*image.directories[: height - 1], content, *image.directories[height:]][::-1]
+    view = LayeredView((), OldBase(Stack(layers)), {})
+    place = base.store.layout.staging  # recovery removes it
+    os.mkdir(place, 0o700)
+    try:
+        accounts = (_text(view, b"etc/passwd"), _text(view, b"etc/group"))
+        sandbox = Sandbox(layers, image.config, accounts, place, f"baseimg-trial-{secrets.token_hex(8)}")
+        if context.progress:
+            context.progress(f"trial of {image.name}", 0, 0)
+        if not trial.command:
+            return _load(view, sandbox, image, trial)
+        outcome = sandbox.run(trial.command, trial.timeout, trial.memory << 20)
+    except UserUnknown as exc:
+        outcome = Outcome(None, "", str(exc))
+    finally:
+        shutil.rmtree(place)
+    return outcome, trials.failure(trial, outcome)
+
+
+def _text(view: LayeredView, path: bytes) -> str:
+    resolved = file_at(view, path)
+    return view.content(resolved).decode("utf-8", "replace") if resolved else ""
+
+
+def _load(view: LayeredView, sandbox: Sandbox, image: Image, trial: Trial) -> tuple[Outcome, str]:
+    """Let the image's own dynamic loader list the libraries of each started program. Executes no program."""
+    outcome, failure = Outcome(0, ""), ""
+    try:
+        for program in _programs(view, image):
+            if isinstance(program, str):
+                return outcome, program
+            loader, place = program
+            command = (os.fsdecode(loader), "--list", os.fsdecode(place))
+            loaded = sandbox.run(command, trial.timeout, trial.memory << 20)
+            outcome = replace(loaded, output=outcome.output + loaded.output)
+            missing = [line.strip() for line in loaded.output.splitlines() if _MISSING in line]
+            failure = missing[0] if missing else trials.failure(Trial(timeout=trial.timeout), loaded)
+            if failure:
+                return outcome, f"{os.fsdecode(place)}: {failure}"
+    except Unreadable as exc:
+        failure = str(exc)
+    return outcome, failure
+
+
+def _programs(view: LayeredView, image: Image) -> Iterator[tuple[bytes, bytes] | str]:
+    """Yield loader and path of each dynamic program that the image starts; a text for a missing program."""
+    config = configs.parse(image.config)
+    search = os.fsencode(config.environment.get("PATH") or dependencies.DEFAULT_PATH.decode())
+    words = (*config.entrypoint, *config.command)
+    pending: list[tuple[bytes, str]] = [(os.fsencode(program), "") for program in started.programs(words)]
+    for number, (name, script) in enumerate(pending):
+        place = dependencies.find_program(view, name, search)
+        resolved = file_at(view, place) if place else None
+        if place is None or resolved is None:
+            if script:
+                yield f"{script}: its interpreter {os.fsdecode(name)} is missing"
+            elif number == 0:
+                yield f"{os.fsdecode(name)} is missing"
+            continue
+        elf = view.elf(resolved)
+        if elf and elf.interpreter:
+            yield elf.interpreter, place
+        elif elf is None:
+            shown: Sequence[bytes] = dependencies.interpreter_of(view, resolved) or ()
+            pending += [(interpreter, os.fsdecode(place)) for interpreter in shown]

@@ -1,0 +1,57 @@
+"""A trial on demand: run a command of an image over a version of its base, without changing the base."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from ..context import Context
+from ..model.containers.trial import Trial
+from ..model.policy.protection import Declared
+from . import bases, converge
+from .containers import trial as trials
+from .plan import Catalogue, open_bundle
+
+
+def trial(context: Context, name: str, declared: Declared, image: str, wanted: Trial) -> dict[str, Any]:
+    """
+    Run a command in a throw-away container of an image over a version of its base.
+
+    The content is staged if the node does not have it, and deleted afterwards. Verdicts and protected images refuse
+    nothing, because nothing changes.
+
+    Args:
+        context: The context of the operation.
+        name: The base's reference or chain ID.
+        declared: The bundles, and the version.
+        image: The reference or ID of an image on the base.
+        wanted: The command, its limits and its expected outcome.
+
+    Returns:
+        The result of ``baseimg.trial``.
+
+    Raises:
+        ArgumentInvalid: The image is not built on the base.
+        TrialUnavailable: This node cannot run trials.
+    """
+    base = bases.locate(context.engine, name, declared.chain_id)
+    tried = context.engine.image(image)
+    with contextlib.ExitStack() as stack:
+        if declared.version:
+            version, catalogue = declared.version, Catalogue(context, declared.bundles, stack)
+        else:
+            (source,) = declared.bundles.values()
+            bundle = stack.enter_context(open_bundle(context, source))
+            version = bundle.manifest.target.version
+            catalogue = Catalogue(context, {version: source}, stack, {version: bundle})
+        with converge.staged(context, base, version, catalogue) as (record, generation):
+            outcome, failure = trials.run(context, base, record, generation, tried, wanted)
+    return {
+        "base": base.reference,
+        "version": version,
+        "image": tried.name,
+        "passed": not failure,
+        "reason": failure,
+        "exit_code": outcome.exit_code,
+        "output": outcome.output,
+    }
