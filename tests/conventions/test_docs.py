@@ -16,6 +16,7 @@ from baseimg_core import errors
 from baseimg_core.errors import BaseimgError
 from baseimg_core.model.policy import pillar
 from baseimg_core.rollout import discovery
+from baseimg_core.rollout import errors as rollout_errors
 from tests.support.minion import Minion
 from tests.support.sources import (
     CORE,
@@ -163,8 +164,9 @@ def test_a_rollout_sends_only_arguments_that_converge_takes() -> None:
 
 
 def classes() -> list[type[BaseimgError]]:
-    found = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, BaseimgError)]
-    return [one for one in found if one is not BaseimgError]
+    named = [*vars(errors).values(), *vars(rollout_errors).values()]
+    found = [one for one in named if isinstance(one, type) and issubclass(one, BaseimgError)]
+    return [one for one in dict.fromkeys(found) if one is not BaseimgError]
 
 
 @cache

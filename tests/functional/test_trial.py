@@ -185,7 +185,9 @@ class TestDeclared:
         trial = {"match": "corp/app:*", "command": "cat /etc/version; exit 7"}
         declaring = self.declaring(lab, bundle, trial)
         error = declaring.refused("trial-failed", "apply", bundle)
-        assert f"{APP}: /bin/sh -c 'cat /etc/version; exit 7' exited with 7, expected 0" in error.info["message"]
+        assert (
+            f"trial of {APP}: /bin/sh -c 'cat /etc/version; exit 7' exited with 7, expected 0" in error.info["message"]
+        )
         assert "12.1" in error.info["message"]
         state = declaring.minion.states["baseimg.converged"](
             name=BASE, version="12.1", bundles={"12.1": {"source": bundle}}

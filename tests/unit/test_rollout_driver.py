@@ -13,20 +13,14 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.errors import (
-    ArgumentInvalid,
-    BaseimgError,
-    MasterUnsuitable,
-    RolloutBusy,
-    RolloutEmpty,
-    RolloutUnknown,
-)
+from baseimg_core.errors import ArgumentInvalid, BaseimgError
 from baseimg_core.model.rollout import outcome
 from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout.policy import Target
 from baseimg_core.model.rollout.record import Rollout
 from baseimg_core.rollout import commands
 from baseimg_core.rollout.commands import Rollouts, check_master
+from baseimg_core.rollout.errors import MasterUnsuitable, RolloutBusy, RolloutEmpty, RolloutUnknown
 from baseimg_core.rollout.jobs import Jobs
 from baseimg_core.rollout.store import Store
 from tests.support.deadlines import Deadline

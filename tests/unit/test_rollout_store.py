@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.errors import ArgumentInvalid, RecordInvalid, RolloutBusy, RolloutUnknown
+from baseimg_core.errors import ArgumentInvalid, RecordInvalid
 from baseimg_core.model.rollout import policy
 from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout.record import Node, Rollout, WaveRecord
 from baseimg_core.rollout import store as rollout_store
 from baseimg_core.rollout.driver import zone
+from baseimg_core.rollout.errors import RolloutBusy, RolloutUnknown
 from baseimg_core.rollout.store import Store
 
 AT = "2026-11-24T03:00:00Z"

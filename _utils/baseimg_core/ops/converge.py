@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..context import Context
@@ -323,22 +323,18 @@ def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) 
         raise
 
 
-def staged(
-    context: Context, base: Base, version: str, catalogue: Catalogue
-) -> contextlib.AbstractContextManager[tuple[Record, Generation]]:
+def obtain(context: Context, base: Base, version: str, catalogue: Catalogue, record: Record) -> Generation:
     """
-    Provide a version of a base under the locks, without a swap. A new generation is deleted afterwards.
+    Return a sound generation of a version: an existing one, or a new one that is not live. Needs the lock.
 
     Args:
         context: The context of the operation.
         base: The base.
         version: The version.
         catalogue: The declared bundles.
-
-    Returns:
-        A context manager for the record and the generation.
+        record: The base's record.
     """
-    return _Change(context, base, version, catalogue, _KEEP).staged()
+    return _Change(context, base, version, catalogue, _KEEP).obtain(record)
 
 
 def _check_verdicts(context: Context, base: Base, record: Record, steps: Plan, catalogue: Catalogue) -> None:
@@ -395,41 +391,14 @@ class _Change:
             nest = Nest(context, base, record, _targets(self.decide(record), self.catalogue))
             ops_nest.check_locked(nest, layers)
             known = set(record.generations)
-            generation = nest.fit(self._obtain(record))
-            self._check_trials(nest, generation, known)
+            generation = nest.fit(self.obtain(record))
+            trials.check(context, nest, generation, known)
             self.audit.refresh(record)
             masked = nest.keep_uppers(generation)
             swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
             done = swap.finish(context, base, record, self.policy, swapped, damaged or rebuilt)
             kept = [effect.as_dict() for effect in nest.kept()]
             return {**done, "changed": done["changed"] or masked, "kept": kept}
-
-    def _check_trials(self, nest: Nest, generation: Generation, known: Collection[int]) -> None:
-        """Run the declared trials. If one fails, delete the generation, except if it is one of the known ones."""
-        record = nest.changing.record
-        unchanged = {name for kept in nest.kept(generation.chain_id) for name in kept.images}
-        try:
-            trials.check(self.context, self.base, record, generation, unchanged)
-        except BaseException:
-            if generation.number not in known:
-                self.base.store.abandon(record, generation)
-            raise
-
-    @contextlib.contextmanager
-    def staged(self) -> Iterator[tuple[Record, Generation]]:
-        """Provide the declared version under the locks; see :func:`staged`."""
-        context, base = self.context, self.base
-        record = base.store.read() or bases.initial_record(context.engine, base)
-        layers = Nest(context, base, record, _targets(self.decide(record), self.catalogue)).layers
-        with ops_nest.locked(context, layers):
-            record = base.store.recover() or bases.initial_record(context.engine, base)
-            known = set(record.generations)
-            generation = Nest(context, base, record).fit(self._obtain(record))
-            try:
-                yield record, generation
-            finally:
-                if generation.number not in known:
-                    base.store.abandon(record, generation)
 
     def decide(self, record: Record) -> Plan:
         """
@@ -478,7 +447,7 @@ class _Change:
         finally:
             self.audit.persist(self.context)
 
-    def _obtain(self, record: Record) -> Generation:
+    def obtain(self, record: Record) -> Generation:
         """Return the generation to show: an existing one, or a new one from a sound start. Needs the lock."""
         self._prove_kept(record)
         while True:

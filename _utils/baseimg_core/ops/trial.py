@@ -9,7 +9,9 @@ from ..context import Context
 from ..model.containers.trial import Trial
 from ..model.policy.protection import Declared
 from . import bases, converge
+from . import nest as ops_nest
 from .containers import trial as trials
+from .nest import Nest
 from .plan import Catalogue, open_bundle
 
 
@@ -44,8 +46,17 @@ def trial(context: Context, name: str, declared: Declared, image: str, wanted: T
             bundle = stack.enter_context(open_bundle(context, source))
             version = bundle.manifest.target.version
             catalogue = Catalogue(context, {version: source}, stack, {version: bundle})
-        with converge.staged(context, base, version, catalogue) as (record, generation):
+        nest = Nest(context, base, base.store.read() or bases.initial_record(context.engine, base))
+        stack.enter_context(ops_nest.locked(context, nest.layers))
+        record = base.store.recover() or bases.initial_record(context.engine, base)
+        known = set(record.generations)
+        generation = converge.obtain(context, base, version, catalogue, record)
+        try:
+            generation = Nest(context, base, record).fit(generation)
             outcome, failure = trials.run(context, base, record, generation, tried, wanted)
+        finally:
+            if generation.number not in known:
+                base.store.abandon(record, generation)
     return {
         "base": base.reference,
         "version": version,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import ArgumentInvalid, BaseimgError, MasterUnsuitable, RolloutBusy, RolloutEmpty, RolloutUnknown
+from ..errors import ArgumentInvalid, BaseimgError
 from ..model.policy import pillar
 from ..model.rollout import outcome
 from ..model.rollout import policy as rollout_policy
@@ -20,6 +20,7 @@ from ..model.rollout.record import Node, Rollout
 from . import discovery
 from .discovery import Discovery, Request
 from .driver import Driver, zone
+from .errors import MasterUnsuitable, RolloutBusy, RolloutEmpty, RolloutUnknown
 from .jobs import Jobs
 from .recorder import now
 from .store import Store

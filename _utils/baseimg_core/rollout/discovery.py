@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
-from ..errors import ArgumentInvalid, RolloutEmpty
+from ..errors import ArgumentInvalid
 from ..model.display import printable
 from ..model.rollout import answers
 from ..model.rollout import policy as rollout_policy
@@ -18,6 +18,7 @@ from ..model.rollout import waves as rollout_waves
 from ..model.rollout.answers import AnswerInvalid, Planned, Shown
 from ..model.rollout.policy import Policy, Target
 from ..model.rollout.record import FAILED, PENDING, SKIPPED, UNREACHABLE, UPDATED, Rollout, WaveRecord
+from .errors import RolloutEmpty
 from .jobs import SILENT, Answer, Jobs
 from .recorder import now
 from .transport import SaltTransport

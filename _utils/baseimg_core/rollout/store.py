@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import RecordInvalid, RolloutBusy, RolloutUnknown
+from ..errors import RecordInvalid
 from ..linux import files
 from ..linux.oserrors import translate_os_errors
 from ..model.rollout import record as rollout_record
 from ..model.rollout.record import Rollout
+from .errors import RolloutBusy, RolloutUnknown
 
 _RECORD, _JOURNAL, _HALT, _LOCK = ".json", ".journal", ".halt", ".lock"
 _LEAST = 1 << 20  # bytes up to which a journal needs no new snapshot

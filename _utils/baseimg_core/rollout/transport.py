@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import ArgumentInvalid, MasterUnreachable
+from ..errors import ArgumentInvalid
 from ..model.display import printable
 from ..model.rollout.policy import Target
+from .errors import MasterUnreachable
 
 Returns = Callable[[str, Iterable[str]], dict[str, Any]]
 

@@ -24,44 +24,54 @@ from ...model.impact.view import Unreadable, file_at
 from ...model.store.record import Generation, Record
 from .. import bases
 from ..bases import Base
+from ..nest import Nest
 
 _MISSING = "not found"  # printed by glibc's loader for a missing library
 _OUTPUT = 500  # characters of the output in an error
 
 
-def check(
-    context: Context, base: Base, record: Record, generation: Generation, unchanged: Collection[str] = ()
-) -> None:
+def check(context: Context, nest: Nest, generation: Generation, known: Collection[int]) -> None:
     """
     Run the declared trials of a base over a generation. Returning to pristine is never refused.
 
     Args:
-        context: The context of the operation; ``protection`` has the declared trials. The base is locked.
-        base: The base.
-        record: The base's record.
-        generation: The generation that is to be swapped in.
-        unchanged: Names of images whose content stays the same.
+        context: The context of the operation; ``protection`` has the declared trials.
+        nest: The nest of the base. Its locks are held.
+        generation: The generation that is to be swapped in. If a trial fails, it is deleted.
+        known: Numbers of generations that stay.
 
     Raises:
         TrialFailed: A trial failed.
         TrialUnavailable: This node cannot run trials.
     """
+    base, record = nest.changing.base, nest.changing.record
     declared = context.protection.acceptance(base.reference, base.chain_id).trials
     if not declared or not generation.number or generation is record.live:
         return
-    for image in bases.images_on(context.engine, base.chain_id):
-        if not image.tags or base.reference in image.tags or image.name in unchanged:
-            continue
-        labels = image.config.get("Labels") or {}
-        for trial in declared:
-            if trials.selects(trial, image.tags, labels):
-                outcome, failure = run(context, base, record, generation, image, trial)
-                if failure:
-                    shown = f": {outcome.output[-_OUTPUT:].strip()}" if outcome.output.strip() else ""
-                    raise TrialFailed(
-                        f"{base.reference} is not changed to {generation.version}: in a trial of {image.name}: "
-                        f"{shlex.join(trial.command) or 'the loader'} {failure}{shown}"
-                    )
+    unchanged = {name for kept in nest.kept(generation.chain_id) for name in kept.images}
+    try:
+        for image in bases.images_on(context.engine, base.chain_id):
+            if image.tags and base.reference not in image.tags and image.name not in unchanged:
+                _check_image(context, base, record, generation, image, declared)
+    except BaseException:
+        if generation.number not in known:
+            base.store.abandon(record, generation)
+        raise
+
+
+def _check_image(
+    context: Context, base: Base, record: Record, generation: Generation, image: Image, declared: Sequence[Trial]
+) -> None:
+    labels = image.config.get("Labels") or {}
+    for trial in declared:
+        if trials.selects(trial, image.tags, labels):
+            outcome, failure = run(context, base, record, generation, image, trial)
+            if failure:
+                output = outcome.output[-_OUTPUT:].strip()
+                raise TrialFailed(
+                    f"{base.reference} is not changed to {generation.version}: trial of {image.name}: "
+                    f"{shlex.join(trial.command) or 'the loader'} {failure}{output and f': {output}'}"
+                )
 
 
 def run(
