@@ -89,15 +89,15 @@ class TestUser:
     @pytest.mark.parametrize(
         ("name", "user"),
         [
-            ("", User(0, 0, (), "/root")),
-            ("root", User(0, 0, (), "/root")),
-            ("svc", User(999, 998, (55, 56), "/srv")),
-            ("999", User(999, 998, (55, 56), "/srv")),
-            ("svc:extra", User(999, 55, (), "/srv")),
-            ("svc:7", User(999, 7, (), "/srv")),
-            ("4000", User(4000, 0, (), "/")),
-            ("4000:svc", User(4000, 998, (), "/")),
-            ("1000", User(5, 6, (), "/named")),  # a name that is a number counts as a name first
+            ("", User(0, 0, (0,), "/root")),
+            ("root", User(0, 0, (0,), "/root")),
+            ("svc", User(999, 998, (998, 55, 56), "/srv")),
+            ("999", User(999, 998, (998, 55, 56), "/srv")),
+            ("svc:extra", User(999, 55, (55,), "/srv")),
+            ("svc:7", User(999, 7, (7,), "/srv")),
+            ("4000", User(4000, 0, (0,), "/")),
+            ("4000:svc", User(4000, 998, (998,), "/")),
+            ("1000", User(5, 6, (6,), "/named")),  # a name that is a number counts as a name first
         ],
     )
     def test_names_and_numbers(self, name: str, user: User) -> None:

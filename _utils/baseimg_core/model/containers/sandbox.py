@@ -86,15 +86,16 @@ def user(name: str, passwd: str, group: str) -> User:
     if account is None and not wanted.isdecimal():
         raise UserUnknown(f"the image has no user {wanted}")
     uid = int(account[2] if account else wanted)
-    gid, more = int(account[3]) if account else 0, tuple[int, ...]()
+    gid, more = int(account[3]) if account else 0, list[int]()
     if wanted_group:
         own = next((fields for fields in groups if wanted_group in (fields[0], fields[2])), None)
         if own is None and not wanted_group.isdecimal():
             raise UserUnknown(f"the image has no group {wanted_group}")
         gid = int(own[2] if own else wanted_group)
     elif account:
-        more = tuple(int(fields[2]) for fields in groups if account[0] in fields[3].split(","))
-    return User(uid, gid, more, account[5] if account else "/")
+        more = [int(fields[2]) for fields in groups if account[0] in fields[3].split(",")]
+    # the own group too: else a program that drops it gains what the group is denied (CVE-2022-36109)
+    return User(uid, gid, tuple(dict.fromkeys((gid, *more))), account[5] if account else "/")
 
 
 def _records(text: str, fields: int) -> list[list[str]]:

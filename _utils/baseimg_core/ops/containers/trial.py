@@ -135,13 +135,19 @@ def _load(view: LayeredView, sandbox: Sandbox, image: Image, trial: Trial) -> tu
             command = (os.fsdecode(loader), "--list", os.fsdecode(place))
             loaded = sandbox.run(command, trial.timeout, trial.memory << 20)
             outcome = replace(loaded, output=outcome.output + loaded.output)
-            missing = [line.strip() for line in loaded.output.splitlines() if _MISSING in line]
-            failure = missing[0] if missing else trials.failure(Trial(timeout=trial.timeout), loaded)
-            if failure:
+            if failure := _unloadable(trial, loaded):
                 return outcome, f"{os.fsdecode(place)}: {failure}"
     except Unreadable as exc:
         failure = str(exc)
     return outcome, failure
+
+
+def _unloadable(trial: Trial, loaded: Outcome) -> str:
+    """Return why the loader cannot load a program, in its own words; empty if it can."""
+    lines = [line.strip() for line in loaded.output.splitlines() if line.strip()]
+    missing = [line for line in lines if _MISSING in line]
+    failure = trials.failure(Trial(timeout=trial.timeout), loaded)
+    return next(iter(missing), "") or (lines[-1] if failure and loaded.exit_code and lines else failure)
 
 
 def _programs(view: LayeredView, image: Image) -> Iterator[tuple[bytes, bytes] | str]:
