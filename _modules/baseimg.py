@@ -514,7 +514,7 @@ def _noted(minion, result, version):
     notes = []
     if not result["changed"] and version is None:
         notes.append(f"{result['base']} is rolled back to {result['to']} already; to= names another version")
-    declared = minion.declaration(result["base"])
+    declared = minion.declared_version(result["base"])
     held = {hold["version"] for hold in result["holds"]}
     if declared not in (None, result["to"]) and declared not in held:
         notes.append(

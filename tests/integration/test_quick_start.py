@@ -77,7 +77,7 @@ def play(machine: Machine, page: str) -> None:
         if step.text.startswith(("salt ", "salt-run ")) and not started:
             machine.start("salt-master")
             machine.start("salt-minion")
-            machine.wait_for("salt --out=txt node1 test.ping | grep --quiet 'node1: True'")
+            machine.wait_for("salt --timeout=5 --out=txt node1 test.ping | grep --quiet 'node1: True'")
             started = True
         machine.play(step)
 
