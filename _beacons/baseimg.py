@@ -58,7 +58,7 @@ def validate(config):
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             return False, f"Configuration for baseimg beacon: {key} is {value!r}, expected seconds, 0 or more."
         if any(key in item and _OF_SALT & item.keys() for item in config):
-            return False, f"Configuration for baseimg beacon: {key} must be an item of its own."
+            return False, f"Configuration for baseimg beacon: {key} must be a separate list item."
     return True, "Valid beacon configuration"
 
 

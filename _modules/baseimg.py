@@ -90,7 +90,7 @@ def _check_installation():
         where = os.path.dirname(baseimg_core.__file__)
         raise _refused(
             "version-mixed",
-            f"baseimg {_VERSION} found a core of version {baseimg_core.__version__} in {where}",
+            f"baseimg {_VERSION} cannot use the core of version {baseimg_core.__version__} in {where}",
             "install baseimg in one way only (file server or pip), then run saltutil.sync_all",
         )
     if os.geteuid() != 0:
@@ -513,13 +513,11 @@ def _noted(minion, result, version):
     """The result of a rollback, with a note about what comes next."""
     notes = []
     if not result["changed"] and version is None:
-        notes.append(f"{result['base']} is rolled back to {result['to']} already; to= names another version")
+        notes.append(f"{result['base']} is rolled back to {result['to']} already; to= selects another version")
     declared = minion.declared_version(result["base"])
     held = {hold["version"] for hold in result["holds"]}
     if declared not in (None, result["to"]) and declared not in held:
-        notes.append(
-            f"pillar still declares {declared}: the next state.apply goes forward again; baseimg.hold blocks that"
-        )
+        notes.append(f"pillar still declares {declared}: the next state.apply applies it again; baseimg.hold blocks it")
     return {**result, "note": "; ".join(notes)} if notes else result
 
 

@@ -373,7 +373,7 @@ def _policies(kwargs):
     """Return the parts of the policy; later parts override earlier ones."""
     pillar = __salt__["pillar.show_pillar"](__opts__["id"])
     if pillar.get("_errors"):
-        raise ArgumentInvalid(f"the master's pillar is broken: {pillar['_errors'][0]}, expected one that renders")
+        raise ArgumentInvalid(f"cannot render the master's pillar: {pillar['_errors'][0]}")
     places = [place.get("baseimg") for place in (__opts__, pillar)]
     return [
         *(place.get("rollout") if isinstance(place, dict) else None for place in places),

@@ -280,7 +280,7 @@ def _attention(result):
 def _route(planned):
     """The bundles that lead to the version, and how many paths they change."""
     if not planned["bundles"]:
-        return "Uses a generation that is on the node."
+        return "Uses a generation that is already on the node."
     counts = planned["changes"]
     return (
         f"Bundles: {', '.join(planned['bundles'])} (paths: {counts['added']} added, {counts['modified']} modified, "

@@ -102,7 +102,7 @@ class BaseAbsent(BaseimgError):
     """No image on this node is built on the base."""
 
     code = "base-absent"
-    hint = "a node without images on this base needs nothing; otherwise check the reference or give a chain ID"
+    hint = "normal on a node without images on this base; otherwise correct the reference or give a chain ID"
 
     def __init__(self, message: str, hint: str = "", suggestion: str = "") -> None:
         """``suggestion`` is a reference on this node that resembles the requested one."""
@@ -243,7 +243,7 @@ class BaseHeld(BaseimgError):
     """An operator blocked this version of the base on this node."""
 
     code = "base-held"
-    hint = "lift the hold with baseimg.unhold if the reason is gone, or declare another version"
+    hint = "lift the hold with baseimg.unhold, or declare another version"
 
 
 class ImageBreaks(BaseimgError):
@@ -344,7 +344,7 @@ class LegacyAbsent(BaseimgError):
     """The shell scripts that baseimg replaces left no properties file on this node."""
 
     code = "legacy-absent"
-    hint = "a node that the scripts never updated needs nothing; otherwise give the overlay_dir that they used"
+    hint = "normal on a node that the scripts never updated; otherwise give the overlay_dir that they used"
 
 
 class LegacyInvalid(BaseimgError):

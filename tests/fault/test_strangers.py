@@ -66,7 +66,7 @@ def test_a_record_of_a_newer_format(node):
 
 def test_a_record_that_is_gone(node):
     (node.layer / "baseimg/state.json").unlink()
-    refused(node, RecordInvalid, "is missing, but there are generations beside it")
+    refused(node, RecordInvalid, "is missing, but generations exist beside it")
 
 
 def test_a_live_directory_that_somebody_replaced(node):
@@ -140,7 +140,7 @@ class TestRepair:
         (node.layer / "baseimg/generations/0/etc/version").write_text("12.0, but not quite")
         before = snapshot(node)
         for operation in (node.plan, node.converge):
-            with pytest.raises(RecordInvalid, match="no content beside it is the original one"):
+            with pytest.raises(RecordInvalid, match="no other content on this node matches"):
                 operation("12.1", repair=True)
         assert {path: inode for path, inode in snapshot(node).items() if not path.endswith("/lock")} == {
             path: inode for path, inode in before.items() if not path.endswith("/lock")

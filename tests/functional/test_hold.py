@@ -27,7 +27,7 @@ class TestRollbackAgain:
         for _ in range(2):
             again = lab.rollback(BASE)
             assert (again["changed"], again["direction"], again["to"]) == (False, "none", "12.0")
-            assert "to= names another version" in again["note"]
+            assert "to= selects another version" in again["note"]
         assert lab.version() == "12.0"
         assert len(lab.history(BASE)) == 2
 

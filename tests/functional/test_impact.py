@@ -188,7 +188,7 @@ class TestPackages:
 
     def test_a_removed_package_that_an_image_has_as_installed_is_a_warning(self, found: dict[str, Any]) -> None:
         warned = {name: one["warnings"] for name, one in by_name(found).items() if one["warnings"]}
-        assert warned == {"corp/installed:1": ["its own package database still has as installed: less"]}
+        assert warned == {"corp/installed:1": ["its own package database still lists as installed: less"]}
 
 
 class TestContainers:
@@ -245,7 +245,7 @@ class TestForetold:
         assert "Blocked: corp/replacing:1 (1 of 1 libraries, 2 of 3 programs" in told["comment"]
         assert f"corp/library:1 (1 of 1 libraries; {LIB}/libssl.so.3: own file)" in told["comment"]
         assert "Packages: libssl3 3.0.11-1 -> 3.0.15-1" in told["comment"]
-        assert "Warning: corp/installed:1: its own package database still has as installed: less" in told["comment"]
+        assert "Warning: corp/installed:1: its own package database still lists as installed: less" in told["comment"]
 
     def test_nothing_is_computed_where_nothing_would_change(self, lab: Lab) -> None:
         planned = lab.plan(BASE, "12.0", {"12.1": {"source": "/nonexistent/bundle.tar"}})

@@ -262,7 +262,7 @@ class TestTwoVersionsAtOnce:
         text = (clone / "_utils/baseimg_core/__init__.py").read_text()
         old = re.search(r'^__version__ = "(.*)"$', text, re.MULTILINE)
         assert old
-        return f"baseimg 99.9.0 found a core of version {old[1]} in {with_pip.parents[1]}/"
+        return f"baseimg 99.9.0 cannot use the core of version {old[1]} in {with_pip.parents[1]}/"
 
     def test_a_module_that_meets_another_version_of_the_core_says_both(self, call: Caller, both: str) -> None:
         assert call("saltutil.sync_modules").code == 0

@@ -201,7 +201,7 @@ class TestUpgrade:
         site.sync(minion)
         refused = site.master.quick(minion, "baseimg.declared")
         assert refused.code != 0
-        assert re.search(rf"baseimg 99\.9\.0 found a core of version {re.escape(old[1])} in /", refused.text)
+        assert re.search(rf"baseimg 99\.9\.0 cannot use the core of version {re.escape(old[1])} in /", refused.text)
 
         edit(core, f'__version__ = "{old[1]}"', '__version__ = "99.9.0"')
         site.sync(minion)

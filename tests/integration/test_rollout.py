@@ -349,7 +349,7 @@ class TestHaltAndResume:
                 fleet.wait_until(lambda record: record["nodes"]["node2"]["state"] == "applying")
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-            assert "no process moves it" in fleet.refused("rollout-busy", "rollout", BASE)
+            assert "no process drives it" in fleet.refused("rollout-busy", "rollout", BASE)
             assert fleet.newest()["moved_by"] == "nobody"
             fleet.master.factory.terminate()
         fleet.master.factory.start()

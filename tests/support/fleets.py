@@ -22,8 +22,9 @@ _WAVES = (("canary", 0.005), ("first", 0.1), ("half", 0.5), ("rest", 1.0))
 _SECONDS = ((0, 540), (1140, 2300), (2900, 4520))  # when the waves began and ended
 _THRESHOLD = 99
 _FAILED = (
-    f"{BASE} {NEW}: shop-web is unhealthy, its health check says: GET /healthz returned 503 (connection refused to "
-    f"db:5432), 120 s after it was started. The base shows {OLD} again, and so do, restarted: shop-web"
+    f"{BASE} {NEW}: shop-web is unhealthy, output of its health check: GET /healthz returned 503 "
+    f"(connection refused to db:5432), 120 s after it was started. The base shows {OLD} again, and so do, "
+    "restarted: shop-web"
 )
 
 
@@ -188,7 +189,7 @@ def impacts(images: int = 12) -> list[dict[str, Any]]:
                 "verdict": verdict,
                 "covered": counts,
                 "shadowed": [{"path": path, "what": what, "reason": reason} for path, what, reason in covered],
-                "warnings": ["its own package database still has as installed: libssl1.1"] if number == 5 else [],
+                "warnings": ["its own package database still lists as installed: libssl1.1"] if number == 5 else [],
                 "containers": [f"service-{number}-{copy}" for copy in range(number % 4)],
             }
         )

@@ -175,7 +175,7 @@ class TestParts:
 
     def test_of_an_empty_fleet(self) -> None:
         empty = fleets.fleet.collect([], {})
-        assert "No node has a base" in Seen(page(empty, fleets.NOW)).text
+        assert "No node has a recorded base" in Seen(page(empty, fleets.NOW)).text
 
     def test_several_bases(self) -> None:
         """A silent node is shown once, not once for each base."""
@@ -203,7 +203,7 @@ class TestParts:
     def test_nodes_that_could_not_tell_the_impact(self) -> None:
         told = [*fleets.impacts(), {"node": "n9", "impact": "'baseimg.impact' is not available."}]
         assert (
-            "n9 could not tell: 'baseimg.impact' is not available."
+            "n9 gave no answer: 'baseimg.impact' is not available."
             in Seen(page(fleets.seen(9), fleets.NOW, None, told)).text
         )
 

@@ -325,7 +325,7 @@ def test_a_dead_process_is_told_apart_from_one_that_moves_the_rollout(site: Site
         assert site.rollouts.status("1")["moved_by"].startswith("pid ")
     with pytest.raises(RolloutBusy) as caught:
         site.start()
-    assert "no process moves it" in caught.value.message
+    assert "no process drives it" in caught.value.message
     assert "salt-run baseimg.resume 1" in caught.value.hint
 
 

@@ -178,7 +178,7 @@ class TestPublicKeys:
             (f"ssh-ed25519 {ED25519}!", "base64"),
             (f"ssh-ed25519 {ED25519[:-4]}", "truncated"),
             (f"ssh-ed25519 {ED25519}AAAA", "trailing bytes"),
-            (f"ssh-rsa {ED25519}", "says ssh-rsa, but the key has the type ssh-ed25519"),
+            (f"ssh-rsa {ED25519}", "declares ssh-rsa, but the key is of type ssh-ed25519"),
             (f"release@corp ssh-ed25519 {ED25519}", "does not begin with the type of a key"),
             (f"sk-ssh-ed25519@openssh.com {ED25519}", "its type is sk-ssh-ed25519@openssh.com"),
             ("ssh-dss AAAA", "its type is ssh-dss"),

@@ -100,7 +100,7 @@ def _chosen(choice: Choice) -> Choice:
     for candidate in _listening():
         return candidate
     tried = ", ".join(address for addresses in _ADDRESSES.values() for address in addresses)
-    raise EngineUnreachable(f"no engine on this node: there is no socket at {tried}")
+    raise EngineUnreachable(f"no engine on this node: no socket at {tried}")
 
 
 def _listening() -> list[Choice]:

@@ -71,7 +71,7 @@ def of_node(version: str, storage: str, statuses: Sequence[Mapping[str, Any]]) -
 def _families() -> dict[str, Metric]:
     gauges = {
         "info": "Names of a base, and the version that it shows.",
-        "drifted": "1 if the content or its record is not as baseimg made it.",
+        "drifted": "1 if the content or its record was changed out of band.",
         "as_declared": "1 if a base shows the version that pillar declares.",
         "generation": "Number of the live generation; 0 is the pristine one.",
         "generations": "Generations on this node.",

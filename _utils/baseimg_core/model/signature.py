@@ -79,7 +79,7 @@ def public_key(line: str) -> PublicKey:
         raise Malformed(f"{reason}; supported: {', '.join(ALGORITHMS)}")
     key = _key(_decoded(rest.partition(" ")[0].encode("ascii", "replace")))
     if key.kind != kind:
-        raise Malformed(f"it says {kind}, but the key has the type {key.kind}")
+        raise Malformed(f"the line declares {kind}, but the key is of type {key.kind}")
     return key
 
 

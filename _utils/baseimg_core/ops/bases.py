@@ -133,7 +133,7 @@ def check_swappable(engine: Engine, base: Base) -> None:
     root = os.path.realpath(engine.layers_root)
     if os.path.commonpath([root, os.path.realpath(base.directory)]) != root:
         raise StorageUnsupported(
-            f"{base.directory} lies outside of {engine.layers_root}, in a store that others share or that is read-only",
+            f"{base.directory} is outside of {engine.layers_root}, in a shared or read-only store",
             "converge the base where that store is filled, or pull the image into this engine's own store",
         )
     mounts.check_host()

@@ -292,7 +292,7 @@ def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
             raise
     if len(showing) > 1:
         names = ", ".join(candidate.reference for candidate in showing)
-        raise ArgumentInvalid(f"several bases show {manifest.source.reference}: {names}", "say which one with base=")
+        raise ArgumentInvalid(f"several bases show {manifest.source.reference}: {names}", "choose one with base=")
     return showing[0]
 
 

@@ -77,7 +77,7 @@ def import_legacy(
         above = Stack([unpacked, *below.root.paths])
         changes = compare(below, above, step_progress(progress, "comparing"), siblings=siblings)
         if not changes:
-            raise ImagesEqual(f"{source} shows everything that is in {archive}")
+            raise ImagesEqual(f"{source} already has the content of {archive}")
         platform, differ = {"os": image.os, "architecture": image.architecture}, databases.difference(below, above)
         report = step_progress(progress, "writing")
         written = writer.write(path, changes, *sides, platform, Encoding(kind), report, differ)
@@ -105,10 +105,10 @@ def _not_expressed(unpacked: Unpacked, changes: Sequence[Change]) -> list[dict[s
     types = [change.path for change in changes if "type" in change.what]
     gaps: list[tuple[str, list[bytes]]] = [
         ("removed paths: only these have a mark in the archive, others stay", unpacked.removed),
-        ("directories that the target replaced as a whole: what the source has in them stays", []),
+        ("directories that the target replaced: the source's files in them remain", []),
         ("extended attributes, file capabilities among them: these paths keep the source's", unpacked.attributes),
         ("a path that several layers of the target have: the archive has the lowest layer's", []),
-        ("files and directories in each other's place: the archive may have the wrong one", types),
+        ("paths whose type differs: the archive may have the source's type", types),
         ("names in the root of the image that begin with a dot: left out", []),
     ]
     return [{"what": what, "paths": [overlay.shown(path) for path in sorted(paths)]} for what, paths in gaps]

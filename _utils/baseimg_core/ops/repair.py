@@ -65,7 +65,7 @@ def _record_of_pristine(engine: Engine, base: Base, cause: RecordInvalid) -> Rec
             record.pristine.inode, record.pristine.id, record.pristine.proof = directory.inode, directory.id, ENGINE
             return record
     raise RecordInvalid(
-        f"{cause.message}; and no content beside it is the original one by the engine's checksum",
+        f"{cause.message}; and no other content on this node matches the engine's checksum of the original",
         "restore the file, or remove the images on this base and pull them again",
     ) from cause
 

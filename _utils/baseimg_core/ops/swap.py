@@ -111,8 +111,10 @@ def finish(
         if swapped is None:
             raise
         shown = record.generations[record.current].version
-        now = f"{record.reference} shows {shown} now, but what runs on it cannot be told: {exc.message}"
-        raise EngineUnreachable(now, "start the engine; baseimg.status tells then what runs on which content") from exc
+        now = f"{record.reference} shows {shown} now, but its containers cannot be listed: {exc.message}"
+        raise EngineUnreachable(
+            now, "start the engine, then run baseimg.status to see each container's content"
+        ) from exc
     return restart.finish(context, base, record, policy, swapped, result)
 
 

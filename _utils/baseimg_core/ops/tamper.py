@@ -99,7 +99,7 @@ def compare(base: Base, record: Record, generation: Generation, deep: bool) -> C
     """
     path = base.store.layout.index(generation.number)
     if generation.index and index.digest(path) != generation.index:
-        raise RecordInvalid(f"{path} does not have the digest that the record has of it")
+        raise RecordInvalid(f"the digest of {path} differs from the record")
     pristine = base.store.path(record, 0) if generation.number and record.pristine.inode else None
     return index.compare(path, base.store.path(record, generation.number), pristine, deep)
 

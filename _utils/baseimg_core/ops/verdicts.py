@@ -237,7 +237,7 @@ class ImageJudge:
             installed = self._installed[directory]
             if installed is not None:  # an image shows its topmost database
                 names = _first_names(sorted(installed))
-                return [f"its own package database still has as installed: {names}"] if installed else []
+                return [f"its own package database still lists as installed: {names}"] if installed else []
         return []
 
 

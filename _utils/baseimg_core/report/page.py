@@ -51,7 +51,7 @@ def page(
         tag("main", sections.tiles(fleet), *(_section(*part) for part in parts), id="main"),
         tag(
             "footer",
-            f"Made by salt-run baseimg.report at {made}. This file is complete: it asks nothing of any server.",
+            f"Made by salt-run baseimg.report at {made}. This file is complete and contacts no server.",
         ),
         tag("script", Html(JS)),
     )

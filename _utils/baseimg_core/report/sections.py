@@ -57,7 +57,7 @@ def rollout(record: Mapping[str, Any], now: str) -> Html:
         tag("p", record["base"], " to ", tag("strong", record["version"]), f", {record['state']}", reason),
         tag(
             "p",
-            f"Rollout {record['id']}, begun by {record['by']} at {_time(record['created'])}",
+            f"Rollout {record['id']}, started by {record['by']} at {_time(record['created'])}",
             f", ended at {_time(record['ended'])}" if record.get("ended") else None,
             f". Nodes that were skipped: {why}" if skipped else None,
             ".",
@@ -100,7 +100,7 @@ def nodes(fleet: Mapping[str, Any]) -> Html:
     if silent := view.silent(fleet):
         parts += [tag("h3", "Without an answer"), *(_group(group) for group in silent)]
     if not fleet["bases"]:
-        parts.append(tag("p", "No node has a base that baseimg knows of.", class_="soft"))
+        parts.append(tag("p", "No node has a recorded base.", class_="soft"))
     return join(*parts)
 
 
@@ -161,13 +161,13 @@ def impact(impacts: Sequence[Mapping[str, Any]]) -> Html:
     more = f" and {len(queried) - 8} more" if len(queried) > 8 else ""
     headings = ["Image", "Verdict", "Containers", "Covered by its own layers"]
     silent = [
-        tag("p", f"{answer['node']} could not tell: {answer['impact']}") for answer in impacts if answer not in judged
+        tag("p", f"{answer['node']} gave no answer: {answer['impact']}") for answer in impacts if answer not in judged
     ]
     if not versions:
         return join(*silent, tag("p", "No bundle is declared, so there is nothing to judge.", class_="soft"))
     return join(
         tag("p", "A path that an image's own layers cover stays as the image has it: rebuild the image to change it."),
-        tag("p", f"Going to {', '.join(versions)}; as told by {', '.join(queried[:8])}{more}.", class_="soft"),
+        tag("p", f"Target: {', '.join(versions)}. Reported by {', '.join(queried[:8])}{more}.", class_="soft"),
         *silent,
         table("Impact by image", headings, [_image(image) for image in view.images(judged)], frozenset({2})),
     )
@@ -209,7 +209,7 @@ def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:
     judged = [answer["impact"] for answer in impacts if isinstance(answer["impact"], Mapping)]
     differences = [answer["packages"] for answer in judged if answer.get("packages")]
     if not differences:
-        return tag("p", "The bundle says nothing of packages.", class_="soft")
+        return tag("p", "The bundle has no list of packages.", class_="soft")
     if differences[0].get("unknown"):
         return tag("p", f"Not known: {differences[0]['unknown']}", class_="soft")
     changed = {name: tuple(pair) for name, pair in differences[0].get("changed", {}).items()}

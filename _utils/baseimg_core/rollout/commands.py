@@ -110,11 +110,11 @@ class Rollouts:
             for rollout in unfinished:
                 if rollout.state in rollout_record.ACTIVE:
                     raise RolloutBusy(
-                        f"rollout {rollout.id} of {base} is {rollout.state}, and no process moves it", _next(rollout)
+                        f"rollout {rollout.id} of {base} is {rollout.state}, and no process drives it", _next(rollout)
                     )
             rollout, _answers = self._new_rollout(base, version, places)
             for replaced in unfinished:
-                reason = f"halted, and rollout {rollout.id} took its place"
+                reason = f"halted, and replaced by rollout {rollout.id}"
                 rollout_record.close(replaced, rollout_record.FAILED, now(), reason)
                 self._store.save(replaced)
             self._store.save(rollout)
@@ -235,10 +235,10 @@ class Rollouts:
         with self._locked(rollout) as current:
             newer = [other for other in self._store.of_base(current.base) if other.id > current.id]
             if later := [other for other in newer if _changed_something(other)]:
-                hint = f"to take back both: salt-run baseimg.rollback {current.base} since={current.id}"
+                hint = f"to roll back both: salt-run baseimg.rollback {current.base} since={current.id}"
                 raise RolloutBusy(f"rollout {later[0].id} of {current.base} changed nodes after {current.id}", hint)
             if not rollout_record.changed(current) and current.state != rollout_record.ROLLING_BACK:
-                raise RolloutEmpty(f"rollout {current.id} changed no node that is not rolled back")
+                raise RolloutEmpty(f"rollout {current.id} has no changed node left to roll back")
             return self._moved(current, Driver.roll_back, asked_back=True)
 
     def _newest_change(self, base: str) -> Rollout:
@@ -248,24 +248,24 @@ class Rollouts:
         for rollout in rollouts:
             if rollout.state == rollout_record.ROLLING_BACK or _changed_something(rollout):
                 return rollout
-        raise RolloutEmpty(f"no rollout of {base} changed a node that is not rolled back")
+        raise RolloutEmpty(f"no rollout of {base} has a changed node left to roll back")
 
     def _roll_back_since(self, base: str | None, since: str) -> dict[str, Any]:
         """Roll back several rollouts of a base at once, with one new record."""
         if base is None:
-            raise ArgumentInvalid("id is nothing, expected a base: since= takes back the rollouts of one base")
+            raise ArgumentInvalid("id is nothing, expected a base: since= rolls back the rollouts of one base")
         base = self._store.find(base).base
         with self._store.lock(base):
             rollouts = [rollout for rollout in self._store.of_base(base) if _is_since(rollout, since)]
             rollouts = [rollout for rollout in reversed(rollouts) if _changed_something(rollout)]
             if not rollouts:
-                raise RolloutEmpty(f"no rollout of {base} since {since} changed a node that is not rolled back")
+                raise RolloutEmpty(f"no rollout of {base} since {since} has a changed node left to roll back")
             undo = self._undo(rollouts)
             self._store.save(undo)
             for rollout in rollouts:
                 rollout.set(undone_by=undo.id)
                 if rollout.state in _UNFINISHED:
-                    rollout_record.close(rollout, rollout_record.FAILED, now(), f"taken back by {undo.id}")
+                    rollout_record.close(rollout, rollout_record.FAILED, now(), f"rolled back by {undo.id}")
                 self._store.save(rollout)
             return self._moved(undo, Driver.roll_back, asked_back=True)
 
@@ -355,7 +355,7 @@ class Rollouts:
         window = rollout_policy.parse(policy).window
         if window:
             zone(window.timezone)
-        self._transport.say(f"{now()[11:19]} {base}: asks the nodes what they declare and show")
+        self._transport.say(f"{now()[11:19]} {base}: asks the nodes for declared and live versions")
         request = Request(base, version, policy, self._by, _identity())
         return discovery.new_rollout(self._transport, self._jobs, request)
 

@@ -340,10 +340,10 @@ def _declared_version(rollout: Rollout, discovery: Discovery) -> str:
     )
     if len(versions) > 1:
         listed = ", ".join(f"{version} ({count} nodes)" for version, count in sorted(versions.items()))
-        raise ArgumentInvalid(f"version is nothing, expected one, because nodes declare several: {listed}")
+        raise ArgumentInvalid(f"version is missing, and nodes declare several: {listed}")
     if not versions:
         _check_members(rollout, discovery)
         nodes = [f"{name} [{node.code}] {node.message}" for name, node in rollout.nodes.items()]
         listed = f"{'; '.join(nodes[:3])}{' …' if len(nodes) > 3 else ''}"
-        raise ArgumentInvalid(f"version is nothing, expected one, because no node declares {rollout.base}: {listed}")
+        raise ArgumentInvalid(f"version is missing, and no node declares {rollout.base}: {listed}")
     return next(iter(versions))

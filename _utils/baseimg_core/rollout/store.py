@@ -86,7 +86,7 @@ class Store:
     def read(self, name: str) -> Rollout:
         """Read a record. Raises :class:`RolloutUnknown`, :class:`RecordInvalid`."""
         if name not in self.ids():
-            raise RolloutUnknown(f"there is no rollout {name!r}")
+            raise RolloutUnknown(f"no rollout has the ID {name!r}")
         path = self._path(name, _RECORD)
         for _try in range(5):
             with open(path, "rb") as file:
@@ -132,7 +132,7 @@ class Store:
         for identity in self.ids():
             if self._base_of(identity) == name:
                 return self.read(identity)
-        raise RolloutUnknown(f"there is no rollout {name!r}, and no rollout of a base with that name")
+        raise RolloutUnknown(f"no rollout has the ID {name!r}, and no rollout is of a base with that name")
 
     def save(self, rollout: Rollout, durable: bool = True) -> None:
         """
@@ -260,7 +260,7 @@ class Store:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "a process that just began"
+            return os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "a process that has just started"
         finally:
             os.close(descriptor)
         return ""

@@ -283,7 +283,7 @@ class DeltaReader:
         reference = b"".join([*used, *(self._read(part, digest) for part, digest in old)])
         segment = _decompress(self._stream.read(length), reference, plain)
         if len(segment) != plain:
-            raise BundleInvalid("a segment of the delta has another length than its head says")
+            raise BundleInvalid("a segment of the delta differs in length from its header")
         self._before.append(segment)
         return segment
 
@@ -299,7 +299,7 @@ class DeltaReader:
 def _decompress(frame: bytes, reference: bytes, most: int) -> bytes:
     """Decompress a frame. The library allocates the declared size, so ``most`` limits it first."""
     if not 0 <= zstandard().frame_content_size(frame) <= most:
-        raise BundleInvalid("a frame of the delta declares no size, or one that is too large")
+        raise BundleInvalid("a frame of the delta declares no size, or a size above the limit")
     decompressor = zstandard().ZstdDecompressor(dict_data=_dictionary(reference), max_window_size=_MAX_REFERENCE)
     return bytes(decompressor.decompress(frame))
 

@@ -224,7 +224,9 @@ class Bundle:
         layer.finish(self.manifest.diff_id)
         blob.finish()
         if entries != self.manifest.totals.entries:
-            raise BundleInvalid(f"the layer has {entries} entries, the manifest says {self.manifest.totals.entries}")
+            raise BundleInvalid(
+                f"the layer has {entries} entries, the manifest declares {self.manifest.totals.entries}"
+            )
 
     def _reader(self, media_type: str) -> BlobReader:
         layer = self._layers[media_type]

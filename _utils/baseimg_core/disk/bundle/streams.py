@@ -77,7 +77,7 @@ class LayerReader:
     def finish(self, diff_id: str) -> None:
         """Verify length and digest at the end; raises :class:`BundleInvalid`, :class:`DigestMismatch`."""
         if self._done != self._size or self._ahead.read(1):
-            raise BundleInvalid("the layer has another length than its manifest declares")
+            raise BundleInvalid("the layer differs in length from its manifest")
         if "sha256:" + self._sha.hexdigest() != diff_id:
             raise DigestMismatch("the layer has another diff ID than its manifest declares")
 

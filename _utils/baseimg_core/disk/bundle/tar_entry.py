@@ -9,7 +9,7 @@ from ...model.stack import overlay
 from ...model.stack.entry import NANO, Entry, Kind
 from .layer import KINDS, XATTR
 
-_STRANGE = "common tools do not write such archives: find out where it comes from"
+_STRANGE = "common tools do not write such archives; check the origin of the archive"
 _KINDS = KINDS | {tarfile.CONTTYPE: Kind.FILE}
 
 

@@ -194,7 +194,9 @@ class _Image:
                 node = self._new.lookup(source)
                 if source in hidden and node and not node.own:
                     name = overlay.shown(source)
-                    text = f"was compiled from the old {name}; Python never compiles the new one: equal size and time"
+                    text = (
+                        f"was compiled from the old {name}; Python keeps using it: the new file has equal size and time"
+                    )
                     yield Reason(Verdict.PARTLY, "derived", overlay.shown(path), text)
 
     def ghosts(self) -> Iterator[Reason]:

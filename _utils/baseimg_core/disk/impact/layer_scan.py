@@ -120,7 +120,7 @@ def expected_paths(
     closed: set[bytes] = set()
     for member, stream in bundle.members(progress, old):
         if any(ancestor in closed for ancestor in overlay.ancestors(member.path)):
-            raise BundleInvalid(f"{overlay.shown(member.path)} lies below a path that is no directory")
+            raise BundleInvalid(f"{overlay.shown(member.path)} is below a path that is not a directory")
         if member.leads:
             leaders[member.path] = member
         source = leaders.get(member.link) if member.link is not None else member

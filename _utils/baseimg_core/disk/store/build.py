@@ -106,7 +106,7 @@ class Flattener:
             for member, stream in members:
                 path = member.path
                 if any(above in leaves or above in removed for above in overlay.ancestors(path)):
-                    raise BundleInvalid(f"{overlay.shown(path)} lies below a path that is no directory")
+                    raise BundleInvalid(f"{overlay.shown(path)} is below a path that is not a directory")
                 directory = member.entry is not None and member.entry.is_dir
                 if path in self._directories and not directory:
                     closed.add(path)

@@ -53,7 +53,7 @@ class RecordFile:
                 return model_record.parse(file.read(), state)
         except FileNotFoundError:
             if self._layout.has_history or self._layout.kept():
-                raise RecordInvalid(f"{state} is missing, but there are generations beside it") from None
+                raise RecordInvalid(f"{state} is missing, but generations exist beside it") from None
             return None
 
     def match(self, record: Record) -> Record:

@@ -68,7 +68,7 @@ REMEDIES = {
     "configuration": f"{REBUILD}: configuration of a base is copied when an image is built",
     "account": f"{REBUILD}, or give the files to the account's new number",
     "stale-cache": "run ldconfig in a container and commit it, or rebuild the image",
-    "derived": "make the file again in the image, or rebuild it",
+    "derived": "generate the file again in the image, or rebuild the image",
     "ghost": f"{REBUILD}, without the removal of this path",
     "runtime": f"{REBUILD}: install the application's modules for the new version of the language",
     "relation": f"{REBUILD}, or update the package in the image",

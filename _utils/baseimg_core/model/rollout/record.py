@@ -398,7 +398,7 @@ def parse(data: bytes, where: str, changes: Iterable[Mapping[str, Any]] = ()) ->
     Raises:
         RecordInvalid: the record is damaged, or its format version is unknown.
     """
-    hint = "move it away to begin anew; nodes keep their own records (see baseimg.status)"
+    hint = "move the file away to start with an empty record; nodes keep their own records (see baseimg.status)"
     try:
         raw: dict[str, Any] = json.loads(data)
         if raw["format"] not in _READABLE:

@@ -60,7 +60,7 @@ class Gate:
         if self._probe:
             return now.state == "running" and self._answers(self._probe)
         if now.health:
-            health = f", its health check says: {now.health_output}" if now.health_output else ""
+            health = f", output of its health check: {now.health_output}" if now.health_output else ""
             self._lacking = f"is {now.health}{health}"
             return now.health == "healthy" and now.state == "running"
         if now.restarts or now.state == "restarting":
