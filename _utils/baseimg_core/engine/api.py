@@ -200,7 +200,12 @@ class _SdkTransport:
 
 @contextlib.contextmanager
 def reachable(url: str) -> Iterator[None]:
-    """Translate every failed request to :class:`EngineUnreachable`."""
+    """
+    Convert the failures of requests to the engine at a URL.
+
+    Raises:
+        EngineUnreachable: A request failed.
+    """
     try:
         yield
     # exceptions of requests, which the SDK uses, are OSErrors

@@ -86,7 +86,12 @@ class Ctr:
 
     @cached_property
     def root(self) -> str:
-        """The directory of the snapshotter's snapshots."""
+        """
+        The directory of the snapshotter's snapshots.
+
+        Raises:
+            StorageUnsupported: This containerd lacks the snapshotter.
+        """
         details = self.run("plugins", "ls", "-d", f"type==io.containerd.snapshotter.v1,id=={SNAPSHOTTER}")
         for line in details.splitlines():
             name, _, value = line.strip().partition(" ")

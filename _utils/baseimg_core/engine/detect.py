@@ -79,9 +79,10 @@ def connect(choice: Choice) -> Supported:
 
 def engines(choice: Choice) -> list[dict[str, Any]]:
     """
-    Describe every engine on this node, the chosen engine first.
+    Describe every engine on this node.
 
-    A failure becomes a ``reason``; nothing is raised.
+    Returns:
+        A description of each engine, the chosen one first. A failure becomes its ``reason``; nothing is raised.
     """
     try:
         chosen: Choice | None = _chosen(choice)

@@ -253,7 +253,12 @@ def _joined_container(mode: str | None) -> str:
 
 
 def check_here(url: str, directory: str) -> None:
-    """Refuse an engine on another machine or in another mount namespace."""
+    """
+    Refuse an engine on another machine or in another mount namespace.
+
+    Raises:
+        StorageUnsupported: The directory of the layers does not exist here.
+    """
     if not os.path.isdir(directory):
         raise StorageUnsupported(
             f"the engine at {url} keeps its layers in {directory}, which does not exist here",

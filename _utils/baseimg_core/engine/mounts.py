@@ -137,7 +137,12 @@ def read_open_files(table: MountTable, places: Mapping[int, bytes]) -> Iterator[
 
 
 def check_host() -> None:
-    """Refuse a host whose overlays have ``metacopy=on`` by default; such mounts break after a swap."""
+    """
+    Refuse a host whose overlays have ``metacopy=on`` by default; such mounts break after a swap.
+
+    Raises:
+        LayerUnsupported: The default is on.
+    """
     try:
         with open(_METACOPY, encoding="ascii") as file:
             on = file.read().strip() == "Y"
@@ -148,7 +153,12 @@ def check_host() -> None:
 
 
 def check_options(pid: int) -> None:
-    """Refuse a process whose root overlay would break after a swap of its layers (stale handles, EIO)."""
+    """
+    Refuse a process whose root overlay would break after a swap of its layers (stale handles, EIO).
+
+    Raises:
+        LayerUnsupported: The root is mounted with such an option.
+    """
     roots = [mount for mount in _read(pid, "") if mount.point == b"/" and mount.kind == "overlay"]
     for name in _FORBIDDEN:
         if any(mount.options.get(name) == b"on" for mount in roots):

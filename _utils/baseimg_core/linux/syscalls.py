@@ -35,14 +35,24 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def exchange(first: str, second: str) -> None:
-    """Exchange two paths of one file system atomically: renameat2(2) with RENAME_EXCHANGE."""
+    """
+    Exchange two paths of one file system atomically: renameat2(2) with RENAME_EXCHANGE.
+
+    Raises:
+        OSError: The call failed.
+    """
     if _call("renameat2", _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), first, None, second)
 
 
 def sync_filesystem(path: str) -> None:
-    """Flush the file system of ``path``: syncfs(2)."""
+    """
+    Flush the file system of ``path``: syncfs(2).
+
+    Raises:
+        OSError: The call failed, or an earlier write to the file system failed.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if _call("syncfs", descriptor):
@@ -53,7 +63,12 @@ def sync_filesystem(path: str) -> None:
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Allocate blocks for ``size`` bytes, but keep the file's size: fallocate(2), FALLOC_FL_KEEP_SIZE."""
+    """
+    Allocate blocks for ``size`` bytes, but keep the file's size: fallocate(2), FALLOC_FL_KEEP_SIZE.
+
+    Raises:
+        OSError: The call failed, for example because the file system is full.
+    """
     if _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

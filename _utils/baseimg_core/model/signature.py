@@ -135,7 +135,7 @@ def is_encrypted(private: bytes) -> bool:
 
 
 def ecdsa_numbers(value: bytes) -> tuple[int, int]:
-    """Parse the numbers r and s of an ECDSA signature (RFC 5656, section 3.1.2)."""
+    """Return the numbers r and s of an ECDSA signature (RFC 5656, section 3.1.2); raise :class:`Malformed`."""
     fields = _Fields(value)
     numbers = fields.mpint(), fields.mpint()
     fields.end()

@@ -228,13 +228,23 @@ def initial_record(engine: Engine, base: Base) -> Record:
 
 
 def check_owners(engine: Engine, what: str) -> None:
-    """Refuse the operation ``what`` if the engine shifts the owners of its layers."""
+    """
+    Refuse the operation ``what`` if the engine shifts the owners of its layers.
+
+    Raises:
+        StorageUnsupported: The engine shifts owners (userns-remap).
+    """
     if engine.owners.shifted:
         raise StorageUnsupported(f"{what} is not supported for an engine with userns-remap, which shifts owners")
 
 
 def check_original(engine: Engine, directory: str) -> None:
-    """Refuse a layer directory that the legacy scripts updated and that was not adopted."""
+    """
+    Refuse a layer directory that the legacy scripts updated and that was not adopted.
+
+    Raises:
+        ContentUnknown: The scripts updated the directory, and no adoption recorded it.
+    """
     old = node.find(directory)
     if old and old.was_updated(_versions(engine, directory)) and Store(os.path.dirname(directory)).read() is None:
         raise ContentUnknown(

@@ -385,6 +385,11 @@ def locked(context: Context, layers: Mapping[str, bool]) -> Iterator[None]:
 
 
 def check_locked(nest: Nest, layers: Mapping[str, bool]) -> None:
-    """Abort if a base joined the nest while the operation waited for its locks."""
+    """
+    Abort if a base joined the nest while the operation waited for its locks.
+
+    Raises:
+        LayerBusy: A base joined the nest.
+    """
     if joined := [layer for layer, changes in nest.layers.items() if changes and not layers.get(layer)]:
         raise LayerBusy(f"{', '.join(joined)} became part of the nest of {nest.changing.base.reference} meanwhile")

@@ -31,7 +31,12 @@ def protected(context: Context, base: Base, images: list[Image] | None = None) -
 
 
 def check(context: Context, base: Base) -> None:
-    """Raise :class:`ImageProtected` if the change of a base would alter a protected image."""
+    """
+    Refuse the change of a base that would alter a protected image.
+
+    Raises:
+        ImageProtected: The change would alter a protected image.
+    """
     images = protected(context, base)
     if images:
         names = ", ".join(image.name for image in images[:_NAMED])

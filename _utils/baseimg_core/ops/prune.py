@@ -48,6 +48,9 @@ def pin(context: Context, name: str, version: str, pinned: bool) -> dict[str, An
         version: The version.
         pinned: True to pin, False to unpin.
 
+    Returns:
+        ``changed``, ``base``, ``version`` and ``pinned``.
+
     Raises:
         NoWayBack: The base has no generation of the version.
     """

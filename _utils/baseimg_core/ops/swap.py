@@ -104,6 +104,9 @@ def finish(
 
     Returns:
         The result of the operation.
+
+    Raises:
+        EngineUnreachable: The engine stopped after the base was located.
     """
     try:
         result = {**result_of(context, base, record, swapped, Outcome(policy.mode)), "repaired": repaired}

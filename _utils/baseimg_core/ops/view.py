@@ -29,6 +29,9 @@ def with_views(engine: Engine, source: Side, target: Side) -> tuple[ImageRef, Im
         engine: The engine of the build machine.
         source: The source's side, image and content.
         target: The target's side, image and content.
+
+    Returns:
+        The two sides, source first, with view digests and unspecified paths.
     """
     roots = source[2].root.paths[1:]
     over = ids.chain_id(source[1].diff_ids[:-1]) if roots else ""

@@ -30,15 +30,15 @@ T = TypeVar("T")
 class Sink(Protocol):
     """The destination of a download, written in order."""
 
-    # bytes written so far
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of bytes written."""
 
-    # append the next bytes of the blob
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None:
+        """Append the next bytes of the blob."""
 
-    # discard all bytes
-    def restart(self) -> None: ...
+    def restart(self) -> None:
+        """Discard all bytes."""
 
 
 class Repository:

@@ -140,7 +140,7 @@ def failures(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> lis
 
 
 def wave_counts(rollout: Mapping[str, Any]) -> list[dict[str, int]]:
-    """Count the nodes of each wave by state."""
+    """Return the number of nodes by state, for each wave."""
     counts: list[dict[str, int]] = [{} for _ in rollout["waves"]]
     for outcome in rollout["nodes"].values():
         if 0 <= outcome.get("wave", -1) < len(counts):

@@ -143,5 +143,12 @@ class Start:
 
 
 def is_lost(old: LayeredView, new: LayeredView, path: bytes) -> bool:
-    """True if a path exists over the old base but not over the new base."""
+    """
+    True if a path exists over the old base but not over the new base.
+
+    Args:
+        old: The image over the old base.
+        new: The image over the new base.
+        path: The path.
+    """
     return view.resolve(new, path) is None and view.resolve(old, path) not in (None, b"")

@@ -27,29 +27,31 @@ _NO_OWNER = "it shares the network or processes of a container that does not run
 
 
 class Container(Protocol):
-    """
-    The container properties that the rules use.
-
-    ``shares``: IDs of containers whose network or processes it shares.
-    """
+    """The container properties that the rules use."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The full ID."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name, without a leading slash."""
 
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """The state, as the engine names it: ``running``, ``paused``, …"""
 
     @property
-    def auto_remove(self) -> bool: ...
+    def auto_remove(self) -> bool:
+        """True if the engine removes the container when it stops (``--rm``)."""
 
     @property
-    def labels(self) -> Mapping[str, str]: ...
+    def labels(self) -> Mapping[str, str]:
+        """The labels."""
 
     @property
-    def shares(self) -> Sequence[str]: ...
+    def shares(self) -> Sequence[str]:
+        """IDs of containers whose network or processes it shares."""
 
 
 C = TypeVar("C", bound=Container)

@@ -31,10 +31,12 @@ class Named(Protocol):
     """The properties that selectors match."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name that patterns match."""
 
     @property
-    def labels(self) -> Mapping[str, str]: ...
+    def labels(self) -> Mapping[str, str]:
+        """The labels that ``label=`` matches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,12 @@ def command_words(raw: object, key: str) -> tuple[str, ...]:
     Parse a command; ``key`` names it in errors.
 
     A string runs in the container's shell, as in ``HEALTHCHECK CMD``; a list runs without a shell.
+
+    Returns:
+        The words of the command.
+
+    Raises:
+        ArgumentInvalid: The value is neither a command line nor a list of words.
     """
     if isinstance(raw, str) and raw.strip():
         return ("/bin/sh", "-c", raw)

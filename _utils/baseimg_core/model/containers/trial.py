@@ -67,6 +67,9 @@ def parse(raw: object, key: str = "trial") -> tuple[Trial, ...]:
         raw: ``auto``, a mapping with ``command``, a list of mappings, or ``None``.
         key: The pillar key, for errors.
 
+    Returns:
+        The trials in the declared order; empty for ``None``.
+
     Raises:
         ArgumentInvalid: A key or a value is wrong.
     """
@@ -96,7 +99,14 @@ def _trial(raw: object, key: str) -> Trial:
 
 
 def selects(trial: Trial, tags: tuple[str, ...], labels: Mapping[str, str]) -> bool:
-    """True if a trial applies to an image with these references and labels."""
+    """
+    True if a trial applies to an image with these references and labels.
+
+    Args:
+        trial: The trial.
+        tags: The references of the image.
+        labels: The labels of the image.
+    """
     return any(policy.matching(trial.match, ImageName(tag, labels)) for tag in tags or ("",))
 
 

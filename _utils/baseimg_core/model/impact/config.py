@@ -104,7 +104,12 @@ def _fits(changes: Mapping[str, Sequence[str]]) -> bool:
 
 
 def combine(steps: Sequence[Mapping[str, tuple[str, str]] | None]) -> dict[str, tuple[str, str]] | None:
-    """Combine the differences of consecutive bundles; ``None`` if a bundle does not record one."""
+    """
+    Combine the differences of consecutive bundles.
+
+    Returns:
+        Old and new values by name; ``None`` if a bundle does not record its difference.
+    """
     combined: dict[str, tuple[str, str]] = {}
     for step in steps:
         if step is None:
@@ -116,7 +121,10 @@ def combine(steps: Sequence[Mapping[str, tuple[str, str]] | None]) -> dict[str, 
 
 def parse_difference(raw: object) -> dict[str, tuple[str, str]] | None:
     """
-    Parse and validate a manifest's ``config``; ``None`` if the manifest has none.
+    Parse and validate a manifest's ``config``.
+
+    Returns:
+        Old and new values by name; ``None`` if the manifest has no ``config``.
 
     Raises:
         BundleInvalid: A field is malformed or too large.

@@ -97,7 +97,12 @@ Layer = Mapping[bytes, LayerEntry]
 
 
 def combine(steps: Iterable[Iterable[ExpectedPath]]) -> dict[bytes, ExpectedPath]:
-    """Combine the changesets of consecutive bundles into one."""
+    """
+    Combine the changesets of consecutive bundles into one.
+
+    Returns:
+        The expected paths of the combined changeset, by path.
+    """
     combined: dict[bytes, ExpectedPath] = {}
     for step in steps:
         earlier = sorted(combined)

@@ -46,7 +46,12 @@ _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
 
 
 def link(value: object) -> str:
-    """Validate ``baseimg:link``: how a new generation shares data with the previous one."""
+    """
+    Validate ``baseimg:link``: how a new generation shares data with the previous one.
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
     if value not in LINKS or not isinstance(value, str):
         raise _wrong("baseimg:link", value, f"one of: {', '.join(LINKS)}")
     return value
@@ -262,7 +267,12 @@ def _build(path: object, raw: object, key: str) -> dict[str, Any]:
 
 
 def patterns(raw: object, key: str) -> tuple[str, ...]:
-    """Return a validated list of shell patterns for images; ``key`` names it in errors."""
+    """
+    Return a validated list of shell patterns for images; ``key`` names it in errors.
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
     if raw is None:
         return ()
     if not isinstance(raw, list | tuple):
@@ -316,7 +326,15 @@ def _trusted_key(identity: object, line: object) -> PublicKey:
 
 
 def registries(raw: object) -> dict[str, Registry]:
-    """Validate the declared registries. Return them by host, as in references (``registry.corp:5000``)."""
+    """
+    Validate the declared registries.
+
+    Returns:
+        The settings by host, as in references (``registry.corp:5000``).
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
     key = "baseimg:registries"
     settings: dict[str, Registry] = {}
     for host, declaration in _mapping(raw, key, "registries' hosts, each with mirrors or insecure").items():
@@ -333,7 +351,12 @@ def registries(raw: object) -> dict[str, Registry]:
 
 
 def pushed_to(destination: object) -> reference.Reference:
-    """Validate the destination of a push: a registry, a name and a tag."""
+    """
+    Validate the destination of a push: a registry, a name and a tag.
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
     text(destination, "destination")
     expected = "HOST/NAME:TAG, as in registry.corp:5000/baseimg/base:12.1"
     try:
@@ -346,14 +369,24 @@ def pushed_to(destination: object) -> reference.Reference:
 
 
 def signing_key(path: object, key: str) -> str:
-    """Validate the path of a private key."""
+    """
+    Validate the path of a private key.
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
     if not isinstance(path, str) or not path.startswith("/") or not path.isprintable():
         raise _wrong(key, path, "the absolute path of a private key")
     return path
 
 
 def check_delta(value: object, key: str) -> None:
-    """Validate the delta encoding of a bundle; ``None`` means no delta."""
+    """
+    Validate the delta encoding of a bundle; ``None`` means no delta.
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
     if value is not None and value not in DELTAS:
         raise _wrong(key, value, f"one of: {', '.join(DELTAS)}")
 

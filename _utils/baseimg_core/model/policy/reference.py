@@ -107,7 +107,12 @@ def split_signature(source: str) -> tuple[Reference, bool]:
 
 
 def signature_tag(digest: str) -> str:
-    """Return the tag of the signature of the manifest with this digest, in the same repository."""
+    """
+    Return the tag of the signature of the manifest with this digest, in the same repository.
+
+    Raises:
+        Malformed: The value is not a digest.
+    """
     if not ids.is_digest(digest):
         raise Malformed("no digest")
     return digest.replace(":", "-") + ".baseimg-sig"

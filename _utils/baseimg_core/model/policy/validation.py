@@ -10,7 +10,12 @@ from ...errors import ArgumentInvalid
 
 
 def text(value: object, key: str) -> None:
-    """Refuse a value that is not a text. YAML reads an unquoted 12.10 as the number 12.1, another version."""
+    """
+    Refuse a value that is not a text. YAML reads an unquoted 12.10 as the number 12.1, another version.
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
     if isinstance(value, str) and value and value.isprintable():
         if value != value.strip():
             raise wrong(key, value, f"a text without spaces at its ends: {value.strip()!r}")

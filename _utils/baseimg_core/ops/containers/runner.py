@@ -30,7 +30,12 @@ trace: Callable[[str], None] = _ignore
 
 
 def check(engine: Engine, policy: Policy) -> None:
-    """Refuse the policy ``restart`` for an engine whose containers another manager owns."""
+    """
+    Refuse the policy ``restart`` for an engine whose containers another manager owns.
+
+    Raises:
+        ContainerRefused: Another manager owns the containers.
+    """
     if policy.restarts and not engine.restarts:
         raise ContainerRefused(
             f"baseimg does not restart containers of {engine.storage}",
