@@ -42,21 +42,34 @@ def sync_directory(path: str) -> None:
 
 def save(path: str, data: bytes, mode: int = 0o600) -> None:
     """
-    Replace a file atomically and durably.
-
-    After a crash the file has the complete old content or the complete new content. Only one writer at a time is
-    allowed. A crash may leave ``path + ".new"``, which the next call overwrites.
+    Replace a file atomically and durably, as with :func:`replacing`.
 
     Args:
         path: The file to create or replace.
         data: Its new content.
         mode: Its permission bits; the umask does not apply.
     """
+    with replacing(path, mode) as out:
+        out.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """
+    Replace a file atomically and durably with what the block writes.
+
+    After a crash the file has the complete old content or the complete new content. Only one writer at a time is
+    allowed. A crash may leave ``path + ".new"``, which the next call overwrites.
+
+    Args:
+        path: The file to create or replace.
+        mode: Its permission bits; the umask does not apply.
+    """
     temporary = path + ".new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(temporary, flags, 0o600), "wb") as out:
-            out.write(data)
+            yield out
             out.flush()
             os.fchmod(out.fileno(), mode)
             os.fsync(out.fileno())

@@ -42,8 +42,7 @@ class Audit:
         key = (number, generation.id)
         if key in self._sound:
             return True
-        layout = self._base.store.layout
-        if number == 0 and not os.path.exists(layout.index(0)):
+        if not has_index(self._base, generation):
             return True
         try:
             comparison = compare(self._base, record, generation, deep=False)
@@ -84,6 +83,18 @@ class Audit:
             self._base.store.save(record)
 
 
+def has_index(base: Base, generation: Generation) -> bool:
+    """
+    True if a generation has an index to compare it with. Only the pristine generation may have none.
+
+    The first apply writes the index of the pristine generation before it saves a record. A power cut between the two
+    leaves an index that may be torn, so without a record of it that index counts for nothing.
+    """
+    if generation.number or generation.index:
+        return True
+    return bool(generation.inode) and os.path.exists(base.store.layout.index(0))
+
+
 def compare(base: Base, record: Record, generation: Generation, deep: bool) -> Comparison:
     """
     Compare a generation with its index, and the index with the record.
@@ -116,7 +127,7 @@ def mark_live(base: Base, record: Record, audit: Audit) -> bool:
         audit: The comparisons of this operation.
     """
     sound = audit.is_sound(record, record.current)
-    if record.current == 0 and not os.path.exists(base.store.layout.index(0)):
+    if record.current == 0 and not has_index(base, record.pristine):
         for number in [generation.number for generation in record.usable if generation.number]:
             audit.is_sound(record, number)
         sound = not record.live.damaged

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +72,7 @@ def _verify(engine: Engine, base: Base, record: Record, deep: bool) -> _Result:
     live, pristine = record.live, record.pristine
     comparisons: dict[int, Comparison] = {}
     for generation in {live.number: live, 0: pristine}.values():
-        if generation.number or (pristine.inode and os.path.exists(base.store.layout.index(0))):
+        if tamper.has_index(base, generation):
             comparisons[generation.number] = tamper.compare(base, record, generation, deep)
     findings = comparisons[live.number].findings if live.number in comparisons else []
     shared = tamper.sharers(base, record, live.number, findings)

@@ -64,7 +64,7 @@ class Comparison:
 
 def write(path: str, directory: str, digests: Mapping[bytes, str]) -> tuple[str, dict[bytes, str]]:
     """
-    Write the index of a complete generation. It is durable once the caller syncs the file system.
+    Write the index of a complete generation, atomically and durably.
 
     Args:
         path: The file to write.
@@ -75,14 +75,14 @@ def write(path: str, directory: str, digests: Mapping[bytes, str]) -> tuple[str,
         The index digest, and the hex sha256 of every file by path.
     """
     sha, complete = hashlib.sha256(), {}
-    with open(path, "w", encoding="ascii", opener=_private) as out:
+    with files.replacing(path) as out:
         for name, real, st, kind in _walk(os.fsencode(directory)):
             if kind is Kind.FILE:
                 complete[name] = digests.get(name) or _digest(real)
             # json.dumps encodes in C, json.dump in Python
             stable = json.dumps({"path": _text(name), **_fields(real, st, kind), "sha256": complete.get(name)})
             sha.update(stable.encode() + b"\n")
-            out.write(_line(stable, (st.st_ino, st.st_ctime_ns)))
+            out.write(_line(stable, (st.st_ino, st.st_ctime_ns)).encode("ascii"))
     return "sha256:" + sha.hexdigest(), complete
 
 
@@ -317,9 +317,3 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result, Kind]]:
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
-
-
-def _private(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
-    os.fchmod(descriptor, 0o600)  # whatever the umask
-    return descriptor
