@@ -175,8 +175,9 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
         node needs ``zstandard`` for a delta, whatever ``compression`` says.
 
     Returns ``bundle``, ``digest`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
-    ``changes`` how many paths were ``added``, ``modified`` and ``removed``; with a key, also ``signature`` and ``key``
-    as :py:func:`baseimg.sign` does.
+    ``changes`` how many paths were ``added``, ``modified`` and ``removed``; under ``dropped`` how many ``paths`` and
+    ``attributes`` the layers' directories have and the image does not; with a key, also ``signature`` and ``key`` as
+    :py:func:`baseimg.sign` does.
 
     CLI Example:
 

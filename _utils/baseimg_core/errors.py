@@ -78,10 +78,7 @@ class FilesystemUnsuitable(BaseimgError):
     """The kernel or the file system of the engine's layers lacks a feature that generations need."""
 
     code = "filesystem-unsuitable"
-    hint = (
-        "keep the engine's data on ext4, xfs or btrfs, and run the minion as root without a seccomp filter that blocks "
-        "these calls (docs/reference/store-format.md)"
-    )
+    hint = "use ext4, xfs or btrfs, and a minion as root without a seccomp filter (docs/reference/store-format.md)"
 
 
 class ImageUnknown(BaseimgError):
@@ -223,6 +220,13 @@ class NotUnpacked(BaseimgError):
 
     code = "image-packed"
     hint = "run a container of the image once, or pull it for the platform of this node: that unpacks its layers"
+
+
+class PackedLayerAbsent(BaseimgError):
+    """The engine no longer has a layer as it was packed, so nothing proves what the image holds."""
+
+    code = "packed-layer-absent"
+    hint = "set containerd's discard_unpacked_layers = false and pull the image again, or build on another machine"
 
 
 class BaseNested(BaseimgError):
@@ -437,10 +441,7 @@ class OpenFilesExhausted(BaseimgError):
     """This process reached its limit of open files."""
 
     code = "open-files-exhausted"
-    hint = (
-        "raise the limit of this process (LimitNOFILE of the minion's service, or ulimit -n); each level of nested "
-        "directories needs one open file"
-    )
+    hint = "raise LimitNOFILE of the minion's service, or ulimit -n: each level of directories needs one open file"
 
 
 class LayerRemoved(BaseimgError):

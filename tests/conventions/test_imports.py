@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "linux": ({"errors", "linux"}, set()),
     "disk": ({"errors", "progress", "model", "linux", "disk"}, {"zstandard", "cryptography", "debian"}),
     "sdk": ({"errors"}, {"docker"}),
-    "engine": ({"errors", "model", "linux", "sdk", "engine"}, set()),
+    "engine": ({"errors", "model", "linux", "sdk", "engine"}, {"zstandard"}),
     "registry": ({"errors", "progress", "model", "linux", "disk", "sdk", "registry"}, {"urllib3"}),
     "context": ({"progress", "model", "engine"}, set()),
     "ops": ({"errors", "progress", "context", "model", "linux", "disk", "engine", "ops"}, set()),

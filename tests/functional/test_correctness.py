@@ -242,6 +242,7 @@ class TestBundles:
             **sides,
             "changes": counts,
             "config": {},
+            "dropped": {"paths": 0, "attributes": 0},
         }
         assert lab.diff(BASE, NEW)["counts"] == counts
         shown = lab.inspect(made["bundle"], verify=True)

@@ -21,6 +21,7 @@ from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.policy.pillar import Source
 from baseimg_core.model.stack.ids import chain_id
 from baseimg_core.model.stack.owners import Owners
+from baseimg_core.model.stack.packed import PackedLayer
 from baseimg_core.ops import converge as ops_converge
 from tests.support.images import digest, layer_from_directory
 from tests.support.kernel import Seen, show
@@ -109,6 +110,9 @@ class PlainEngine:
 
     def original_tar_headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
         return tarsplit.headers(str(self._record(self._layer(chain_id))))
+
+    def packed_layer(self, chain_id: str, _diff_id: str) -> PackedLayer | None:
+        return tarsplit.layer(str(self._record(self._layer(chain_id))))
 
     def _layer(self, chain_id: str) -> str:
         for reference, layers in self.tags.items():

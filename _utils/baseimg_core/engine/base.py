@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..model.stack import ids
 from ..model.stack.owners import Owners
+from ..model.stack.packed import PackedLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,21 @@ class Engine(Protocol):
         Returns:
             The headers in order, each with the CRC-64 of its content (:mod:`model.legacy.crc64`, big-endian); ``None``
             if the engine keeps no record of the tar.
+        """
+
+    def packed_layer(self, chain_id: str, diff_id: str) -> PackedLayer | None:
+        """
+        Return a layer as it was packed.
+
+        Args:
+            chain_id: Chain ID of the layer.
+            diff_id: Diff ID of the layer.
+
+        Returns:
+            The paths and metadata of the layer's tar; ``None`` if the engine no longer has the tar.
+
+        Raises:
+            LayerUnsupported: The tar has a form that no bundle can carry.
         """
 
     def layers(self) -> Iterator[str]:

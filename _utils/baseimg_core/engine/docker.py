@@ -14,6 +14,7 @@ from .. import sdk
 from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, LayerUnsupported, NotUnpacked, StorageUnsupported
 from ..linux.processes import kill_session
 from ..model.stack.owners import Owners
+from ..model.stack.packed import PackedLayer
 from . import tarsplit
 from .api import TIMEOUT, Api, NotFound, RequestRefused, reachable
 from .base import Container, Image
@@ -155,6 +156,10 @@ class Docker:
     def original_tar_headers(self, chain_id: str) -> Sequence[tuple[tarfile.TarInfo, bytes]] | None:
         """Return the tar headers in the layer's tar-split record; ``None`` without a usable record."""
         return tarsplit.headers(self._record(chain_id))
+
+    def packed_layer(self, chain_id: str, _diff_id: str) -> PackedLayer | None:
+        """Return the layer as packed, from its tar-split record; ``None`` without a usable record."""
+        return tarsplit.layer(self._record(chain_id))
 
     def _record(self, chain_id: str) -> str:
         return os.path.join(self._records, chain_id.removeprefix("sha256:"), "tar-split.json.gz")

@@ -10,15 +10,20 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import overload
+from typing import IO, cast, overload
 
 from ..errors import NotUnpacked
 from ..linux.files import CHUNK
 from ..model.stack import ids
+from ..model.stack.packed import PackedLayer
 from . import tarsplit
 from .ctr import SNAPSHOTTER, Absent, Ctr
+from .packed import read_layer
 
-_GZIP = b"\x1f\x8b"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
+# damaged, or an unknown compression
+_UNREADABLE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
 
 
 class Directories(Sequence[str]):
@@ -122,6 +127,15 @@ class Snapshots:
                 return matches
         return None
 
+    def packed_layer(self, diff_id: str) -> PackedLayer | None:
+        """Return the layer ``diff_id`` as packed, from its blob; ``None`` without a readable blob."""
+        for row in self.ctr.table("content", "ls", f'labels."containerd.io/uncompressed"=={diff_id}'):
+            with self.ctr.stream_blob(row[0]) as blob:
+                layer = _read_packed(blob, diff_id)
+            if layer:
+                return layer
+        return None
+
 
 class OnSnapshots:
     """Methods of engines whose layers are containerd snapshots."""
@@ -136,6 +150,10 @@ class OnSnapshots:
         """Return ``None``: containerd keeps no record of the tar."""
         return None
 
+    def packed_layer(self, _chain_id: str, diff_id: str) -> PackedLayer | None:
+        """Return the layer as packed, from its blob; ``None`` without a readable blob."""
+        return self._snapshots.packed_layer(diff_id)
+
     def layers(self) -> Iterator[str]:
         """Yield every layer's directory."""
         return self._snapshots.layers()
@@ -146,26 +164,54 @@ class OnSnapshots:
 
 
 class _HashingReader(io.RawIOBase):
-    """A stream that hashes the data read from it."""
+    """A stream that hashes the data read from it. Errors of type ``damaged`` become ``OSError``."""
 
-    def __init__(self, stream: io.BufferedIOBase) -> None:
-        self._stream, self.sha = stream, hashlib.sha256()
+    def __init__(self, stream: io.BufferedIOBase, damaged: type[Exception] = OSError) -> None:
+        self._stream, self._damaged, self.sha = stream, damaged, hashlib.sha256()
 
     def read(self, size: int = -1, /) -> bytes:
         """Read and hash up to ``size`` bytes."""
-        data = self._stream.read(size)
+        try:
+            data = self._stream.read(size)
+        except self._damaged as exc:
+            raise OSError(str(exc)) from exc
         self.sha.update(data)
         return data
 
 
-def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | None:
-    stream = _HashingReader(gzip.GzipFile(fileobj=blob) if blob.peek(2)[:2] == _GZIP else blob)
+def _plain(blob: io.BufferedReader) -> _HashingReader:
+    """Return the decompressed blob; raise ``OSError`` for a compression that cannot be read here."""
+    magic = blob.peek(4)[:4]
+    if magic[:2] == _GZIP:
+        return _HashingReader(gzip.GzipFile(fileobj=blob))
+    if magic != _ZSTD:
+        return _HashingReader(blob)
     try:
+        import zstandard  # imported on use: the package is optional, and few layers are zstd
+    except ImportError:
+        raise OSError("zstd layers need the Python package zstandard") from None
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+    plain = decompressor.stream_reader(blob, read_across_frames=True)
+    return _HashingReader(cast(io.BufferedIOBase, plain), zstandard.ZstdError)
+
+
+def _read_packed(blob: io.BufferedReader, diff_id: str) -> PackedLayer | None:
+    try:
+        stream = _plain(blob)
+        layer = read_layer(cast(IO[bytes], stream))
+    except _UNREADABLE:
+        return None
+    return layer if "sha256:" + stream.sha.hexdigest() == diff_id else None
+
+
+def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | None:
+    try:
+        stream = _plain(blob)
         with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
             members = list(_checked(tar, directory))
         while stream.read(CHUNK):
             pass
-    except (tarfile.TarError, zlib.error, EOFError, OSError):  # damaged, or an unknown compression: no proof
+    except _UNREADABLE:
         return None
     if "sha256:" + stream.sha.hexdigest() != diff_id:
         return None

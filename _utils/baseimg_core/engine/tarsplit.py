@@ -1,5 +1,5 @@
 """
-Docker's tar-split records, which prove that a directory still holds a layer's original content.
+Docker's and Podman's tar-split records: a layer as packed, and the proof that a directory holds its original content.
 
 For every layer Docker keeps the tar without the contents of files. The tar-split format is gzipped JSON lines: "type" 1
 is a file whose content is in the layer's directory, "type" 2 is raw bytes of the tar. Record and contents together
@@ -22,11 +22,15 @@ import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any, cast
 
 from ..linux import files
 from ..linux.files import CHUNK
 from ..model.stack.overlay import WHITEOUT_PREFIX
+from ..model.stack.packed import PackedLayer
+from .packed import read_layer
+
+_HOLE = 1 << 15  # bytes
 
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
 # a path of the layer is missing, or was replaced by a symlink, a directory, or a file in place of a parent
@@ -114,6 +118,41 @@ def headers(record: str) -> list[tuple[tarfile.TarInfo, bytes]] | None:
             return [(info, skeleton.checksums.get(info.offset_data, b"")) for info in tar]
     except (_RecordDamaged, *_DAMAGED):
         return None
+
+
+def layer(record: str) -> PackedLayer | None:
+    """Return the layer as packed; ``None`` without a usable record."""
+    try:
+        return read_layer(cast(IO[bytes], _Holes(record)))
+    except (_RecordDamaged, *_DAMAGED):
+        return None
+
+
+class _Holes(io.RawIOBase):
+    """The tar of a record as a stream. File contents read as zeros."""
+
+    def __init__(self, record: str) -> None:
+        self._chunks, self._rest = _hollow(record), b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to ``size`` bytes; fewer only at the end."""
+        parts = [self._rest]
+        length = len(self._rest)
+        while length < size and (chunk := next(self._chunks, b"")):
+            parts.append(chunk)
+            length += len(chunk)
+        data = b"".join(parts)
+        self._rest = data[size:]
+        return data[:size]
+
+
+def _hollow(record: str) -> Iterator[bytes]:
+    zeros = bytes(_HOLE)
+    for item in _items(record):
+        if item["type"] == 2:
+            yield base64.b64decode(item["payload"])
+        for start in range(0, item.get("size", 0) if item["type"] == 1 else 0, _HOLE):
+            yield zeros[: item["size"] - start]
 
 
 class _Skeleton(io.RawIOBase):

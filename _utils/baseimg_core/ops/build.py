@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ..disk.bundle import compression, signature, writer
@@ -14,15 +13,17 @@ from ..disk.bundle.reader import Bundle
 from ..disk.packages import databases
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
+from ..disk.stack.packed import PackedStack, extras
 from ..disk.store.generations import Store
 from ..disk.store.layout import siblings
 from ..engine.base import Engine, Image
-from ..errors import ArgumentInvalid, ImagesEqual
+from ..errors import ArgumentInvalid, ImagesEqual, PackedLayerAbsent
 from ..model.bundle.manifest import ImageRef
 from ..model.impact import config as configs
 from ..model.stack import changes as model_changes
 from ..model.stack import ids, overlay
 from ..model.stack.changes import Action, Change
+from ..model.stack.packed import PackedLayer
 from ..progress import Progress, step_progress
 from . import bases, view
 
@@ -59,7 +60,8 @@ def diff(engine: Engine, source: str, target: str, progress: Progress | None = N
         values by name).
     """
     old, new = image_with_layers(engine, source), image_with_layers(engine, target)
-    changes = _compare(engine, pristine_stack(engine, old), pristine_stack(engine, new), progress, contents=True)
+    below, above = pristine_stacks(engine, old, new, required=False)
+    changes = _compare(below, above, progress, contents=True)
     listed: dict[str, list[dict[str, Any]]] = {action.value: [] for action in Action}
     for change in changes:
         item: dict[str, Any] = {"path": overlay.shown(change.path)}
@@ -100,13 +102,16 @@ def build(
         delta: The delta encoding; see :class:`Encoding`.
 
     Returns:
-        ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``config``; with ``key`` also
+        ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``config``, ``dropped`` (numbers
+        of ``paths`` and ``attributes`` that the layers' directories have and their tars lack); with ``key`` also
         ``signature`` and ``key``.
 
     Raises:
         ImagesEqual: Both images show the same content.
         ArgumentInvalid: The platforms differ, or an argument is wrong.
         DestinationUnwritable: The file cannot be written.
+        PackedLayerAbsent: The engine no longer has a layer as it was packed.
+        PristineDamaged: A layer's directory lacks a path of its tar, or has another type or size there.
     """
     compression.check(kind)
     signer = signature.load(key) if key else None
@@ -117,18 +122,19 @@ def build(
             "give two versions of one base for the same platform",
         )
     config = configs.difference(old.config, new.config)
-    below, above = pristine_stack(engine, old), pristine_stack(engine, new)
-    changes = _compare(engine, below, above, progress) if old.chain_id != new.chain_id else []
+    below, above = pristine_stacks(engine, old, new)
+    result: dict[str, Any] = {"bundle": path, "digest": "", "size": 0, "config": configs.as_dict(config)}
+    result["dropped"] = _extras(below, above)
+    changes = _compare(below, above, progress) if old.chain_id != new.chain_id else []
     if not changes:
         raise _images_equal(source, target, config)
     sides = image_ref(source, old, None), image_ref(target, new, version)
-    result: dict[str, Any] = {"bundle": path, "digest": "", "size": 0, "config": configs.as_dict(config)}
     result.update(source=side_as_dict(sides[0]), target=side_as_dict(sides[1]), changes=model_changes.counts(changes))
     if test:
         return result
     platform, differ = {"os": new.os, "architecture": new.architecture}, databases.difference(below, above)
     encoding, report = Encoding(kind, below if delta else None, delta or ""), step_progress(progress, "writing")
-    sides = view.with_views(engine, (sides[0], old, below), (sides[1], new, above))
+    sides = view.with_views((sides[0], old, below), (sides[1], new, above))
     written = writer.write(path, changes, *sides, platform, encoding, report, differ, config)
     result.update(digest=written.digest, size=written.size)
     if signer:
@@ -194,22 +200,57 @@ def image_with_layers(engine: Engine, reference: str) -> Image:
     return image
 
 
-def _compare(engine: Engine, old: Stack, new: Stack, progress: Progress | None, contents: bool = False) -> list[Change]:
-    changes = compare(old, new, step_progress(progress, "comparing"), contents, siblings)
-    return [
-        replace(change, entry=engine.owners.original(change.entry)) if change.entry else change for change in changes
-    ]
+def _compare(old: Stack, new: Stack, progress: Progress | None, contents: bool = False) -> list[Change]:
+    return compare(old, new, step_progress(progress, "comparing"), contents, siblings)
 
 
-def pristine_stack(engine: Engine, image: Image) -> Stack:
-    """Return the pristine content of an image, even if a base below it shows another version."""
-    roots = []
-    for directory in reversed(image.directories):
+def pristine_stacks(engine: Engine, *images: Image, required: bool = True) -> list[PackedStack]:
+    """
+    Return the pristine contents of images, even if a base below them shows another version.
+
+    Args:
+        engine: The engine that has the images.
+        images: The images. Layers that they share are read once.
+        required: False to show the directory of a layer that the engine no longer has as packed.
+
+    Raises:
+        PackedLayerAbsent: The engine no longer has a layer as it was packed.
+    """
+    layers: dict[str, PackedLayer | None] = {}
+    return [_pristine_stack(engine, image, layers, required) for image in images]
+
+
+def _pristine_stack(engine: Engine, image: Image, layers: dict[str, PackedLayer | None], required: bool) -> PackedStack:
+    shown: dict[str, PackedLayer | None] = {}
+    directories = pristine_directories(engine, image)
+    for directory, chain_id, diff_id in zip(directories, image.chain_ids, image.diff_ids, strict=True):
+        if chain_id not in layers:
+            layers[chain_id] = engine.packed_layer(chain_id, diff_id)
+        if layers[chain_id] is None and required:
+            raise PackedLayerAbsent(f"the engine no longer has the layer {diff_id} of {image.name} as it was packed")
+        shown[directory] = layers[chain_id]
+    return PackedStack(dict(reversed(shown.items())), engine.owners)
+
+
+def pristine_directories(engine: Engine, image: Image) -> list[str]:
+    """Return the directories of an image's pristine layers, bottom first, even if a base shows another version."""
+    directories = []
+    for directory in image.directories:
         bases.check_original(engine, directory)
         store = Store(os.path.dirname(directory))
         record = store.read()
-        roots.append(store.path(record, 0) if record else directory)
-    return Stack(roots)
+        directories.append(store.path(record, 0) if record else directory)
+    return directories
+
+
+def _extras(*stacks: PackedStack) -> dict[str, int]:
+    """Count what the directories of layers have and their tars lack: ``paths`` and ``attributes``."""
+    layers = {root: layer for stack in stacks for root, layer in stack.layers.items() if layer}
+    counted = [extras(os.fsdecode(root), layer) for root, layer in layers.items()]
+    return {
+        "paths": sum(layer.paths for layer in counted),
+        "attributes": sum(layer.attributes for layer in counted),
+    }
 
 
 def image_ref(reference: str, image: Image, version: str | None) -> ImageRef:

@@ -71,7 +71,7 @@ def import_legacy(
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise DestinationUnwritable(f"{directory} is not a directory")
-    below = build.pristine_stack(engine, image)
+    below = Stack(build.pristine_directories(engine, image)[::-1])
     with translate_os_errors(path), temporary_directory(directory, ".baseimg-import-") as unpacked:
         result = legacy_archive.unpack(archive, unpacked, below)
         above = Stack([unpacked, *below.root.paths])

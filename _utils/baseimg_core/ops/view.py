@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 import os
-import posixpath
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from ..context import Context
 from ..disk.stack import view
 from ..disk.stack.directories import Stack
+from ..disk.stack.packed import PackedStack
 from ..disk.store.layout import siblings
-from ..engine.base import Engine, Image
+from ..engine.base import Image
 from ..linux.files import hex_digest
 from ..model.bundle.manifest import ImageRef
 from ..model.stack import ids
 from . import bases
 from .bases import Base
 
-Side = tuple[ImageRef, Image, Stack]
+Side = tuple[ImageRef, Image, PackedStack]
 
 
-def with_views(engine: Engine, source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
+def with_views(source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
     """
     Add view digests to both sides of a manifest, over the layers below the source's top layer.
 
     Args:
-        engine: The engine of the build machine.
         source: The source's side, image and content.
         target: The target's side, image and content.
 
     Returns:
         The two sides, source first, with view digests and unspecified paths.
     """
-    roots = source[2].root.paths[1:]
+    roots = list(source[2].layers)[1:]
+    lower = PackedStack({os.fsdecode(root): source[2].layers[root] for root in roots})
     over = ids.chain_id(source[1].diff_ids[:-1]) if roots else ""
     read: dict[tuple[int, int], str] = {}
     sides = []
-    for side, image, stack in (source, target):
-        unspecified = sorted(_unspecified(engine, image, stack, roots))
+    for side, _image, stack in (source, target):
+        own = [root for root in stack.layers if root not in lower.layers]
+        unspecified = sorted(stack.unspecified(own))
 
         def digest_of(_path: bytes, real: bytes) -> str:
             st = os.lstat(real)
@@ -46,32 +47,9 @@ def with_views(engine: Engine, source: Side, target: Side) -> tuple[ImageRef, Im
                 read[st.st_dev, st.st_ino] = _digest(real)
             return read[st.st_dev, st.st_ino]
 
-        view_digest = view.digest(Stack(roots), over, stack, digest_of, unspecified, engine.owners, siblings)
+        view_digest = view.digest(lower, over, stack, digest_of, unspecified, siblings=siblings)
         sides.append(replace(side, views={over: view_digest}, unspecified=tuple(unspecified)))
     return sides[0], sides[1]
-
-
-def _unspecified(engine: Engine, image: Image, stack: Stack, lower: Collection[bytes]) -> Iterator[bytes]:
-    """
-    Yield the directories of an image whose metadata no layer tar specifies.
-
-    An unpacked layer has a directory for each parent of a path. If the tar does not list a parent, the unpacking
-    program chose its metadata. Layers in ``lower`` are not part of the view digest.
-    """
-    tops = dict(zip(reversed(stack.root.paths), image.chain_ids, strict=True))
-    for root, chain_id in tops.items():
-        headers = engine.original_tar_headers(chain_id) if root not in lower else []
-        if headers is None or root in lower:  # the engine keeps no record of this layer's tar
-            continue
-        named = {os.fsencode(posixpath.normpath("/" + info.name).lstrip("/")) for info, _checksum in headers}
-        for parent, directories, _names in os.walk(root):
-            for name in directories:
-                path = os.path.join(parent, name)[len(root) + 1 :]
-                node = (
-                    stack.find(path) if path not in named and not os.path.islink(os.path.join(parent, name)) else None
-                )
-                if node and node.is_dir and node.top == root + b"/" + path:
-                    yield path
 
 
 def of_generation(

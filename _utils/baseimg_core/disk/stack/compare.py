@@ -8,18 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ...errors import LayerUnsupported
-from ...linux import files
 from ...linux.concurrency import map_ahead
 from ...linux.files import CHUNK
 from ...model.stack import overlay
 from ...model.stack.changes import Action, Change, relinked
-from ...model.stack.entry import Entry, Kind, differences, kind_of
+from ...model.stack.entry import Entry, Kind, differences
 from ...progress import StepProgress
-from .directories import Node, Stack, entry_of, list_names
+from .directories import Inode, Node, Stack
 
 _READERS = 2
 _PENDING_FILES = 64  # files whose contents are compared while the walk continues
-Inode = tuple[int, int]
 #: Returns the other directories that may share inodes with a layer directory under the same paths.
 Siblings = Callable[[bytes], Iterable[bytes]]
 
@@ -93,7 +91,7 @@ class _Comparison:
         for path in relinked(before, after, changed, self._is_leaf):
             node = self.target.find(path)
             assert node is not None  # the group was read from the target
-            self._record(path, Action.MODIFIED, node.top, self._entry(path, node), ("links",))
+            self._record(path, Action.MODIFIED, node.top, self.after.entry(path, node), ("links",))
         return [self._with_link(change, after) for _path, change in sorted(self.changes.items())]
 
     def _link_groups(self) -> tuple[dict[bytes, frozenset[bytes]], dict[bytes, frozenset[bytes]]]:
@@ -134,18 +132,18 @@ class _Comparison:
         own = len(new.paths) - len(old.paths)
         if own < 0 or new.paths[own:] != old.paths:
             return self.source.children(old), self.target.children(new)
-        names = list_names(new.paths[:own])
+        names = self.target.names(new.paths[:own])
         return self.source.children(old, names), self.target.children(new, names)
 
     def _compare_nodes(self, path: bytes, old: Node | None, new: Node | None) -> _FilePair | None:
         if new is None:
             self._record(path, Action.REMOVED)
             return None
-        entry = self._entry(path, new, self.after)
+        entry = self.after.entry(path, new)
         if old is None:
             self._record(path, Action.ADDED, new.top, entry)
             return None
-        before = self._entry(path, old, self.before)
+        before = self.before.entry(path, old)
         what = differences(before, entry)
         both_files = before.kind is entry.kind is Kind.FILE and old.top != new.top
         pair = _FilePair(path, old.top, new.top, entry, tuple(what))
@@ -159,14 +157,6 @@ class _Comparison:
         what = pair.what if same else (*pair.what, "content")
         if what:
             self._record(pair.path, Action.MODIFIED, pair.new, pair.entry, what)
-
-    def _entry(self, path: bytes, node: Node, links: _Links | None = None) -> Entry:
-        st = os.lstat(node.top)
-        kind = kind_of(st.st_mode)
-        assert kind is not None  # a stack skips sockets
-        if links and st.st_nlink > 1 and not node.is_dir:
-            links.add(path, node.top, st)
-        return entry_of(node.top, st, kind)
 
     def _record(
         self,
@@ -211,28 +201,23 @@ class _Links:
         self.searched: set[Inode] = set()
         self.siblings: dict[bytes, list[bytes]] = {}
 
+    def entry(self, path: bytes, node: Node) -> Entry:
+        """Return the entry of a relative path, and note its hard links."""
+        entry, inode, links = self.stack.read(node.top)
+        if links > 1 and not node.is_dir:
+            self.paths.setdefault(inode, set()).add(path)
+            self.nlink[inode] = links
+            self.layer[inode] = node.top[: -len(path) - 1]
+        return entry
+
     def add_paths(self, paths: Iterable[bytes]) -> bool:
         """Read more paths; return True if one of them is a new hard link."""
         before = sum(map(len, self.paths.values()))
         for path in paths:
             node = self.stack.find(path)
-            if node and not node.is_dir and (st := os.lstat(node.top)).st_nlink > 1:
-                self.add(path, node.top, st)
+            if node and not node.is_dir:
+                self.entry(path, node)
         return sum(map(len, self.paths.values())) > before
-
-    def add(self, path: bytes, real: bytes, st: os.stat_result) -> None:
-        """
-        Add a path with several hard links.
-
-        Args:
-            path: Relative path.
-            real: Absolute path.
-            st: Its ``lstat`` result.
-        """
-        inode = (st.st_dev, st.st_ino)
-        self.paths.setdefault(inode, set()).add(path)
-        self.nlink[inode] = st.st_nlink
-        self.layer[inode] = real[: -len(path) - 1]
 
     def groups(self) -> dict[bytes, frozenset[bytes]]:
         """Return all paths of the same inode for each hard-linked path. Searches the layer for unread paths."""
@@ -243,7 +228,7 @@ class _Links:
                 self.searched.add(inode)
                 searches.setdefault(self.layer[inode], set()).add(inode)
         for layer, inodes in searches.items():
-            for path, inode in _paths_of(layer, inodes):
+            for path, inode in self.stack.hard_links(layer, inodes):
                 node = self.stack.find(path)
                 if node and node.top == layer + b"/" + path:
                     self.paths[inode].add(path)
@@ -263,15 +248,6 @@ def _inode(path: bytes) -> Inode | None:
     except OSError:
         return None
     return st.st_dev, st.st_ino
-
-
-def _paths_of(layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]:
-    for directory, _directories, names in files.walk(layer):
-        for name in names:
-            real = os.path.join(directory, name)
-            st = os.lstat(real)
-            if (st.st_dev, st.st_ino) in inodes:
-                yield real[len(layer) + 1 :], (st.st_dev, st.st_ino)
 
 
 def _same_content(pair: _FilePair) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...errors import LayerUnsupported
+from ...linux import files
 from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.overlay import Mark
@@ -80,11 +81,16 @@ class Node:
         return self.paths[0]
 
 
+#: Identifies a file with several hard links: device and inode, or the layer and the first path.
+Inode = tuple[int | bytes, int | bytes]
+
+
 class Stack:
     """
     Layer directories, merged as the kernel's overlay merges them.
 
-    Nodes hold absolute paths, so equal nodes of two stacks are the same files.
+    Nodes hold absolute paths, so equal nodes of two stacks are the same files. The methods ``listing``, ``mark``,
+    ``is_opaque``, ``read`` and ``hard_links`` read one layer.
     """
 
     def __init__(self, roots: Sequence[str | bytes]) -> None:
@@ -118,7 +124,7 @@ class Stack:
         marks: dict[bytes, list[Mark]] = {}
         layers = len(node.paths)
         for index, directory in enumerate(node.paths):
-            for name, mark in _listing(directory):
+            for name, mark in self.listing(directory):
                 marks.setdefault(name, [Mark.ABSENT] * layers)[index] = mark
         nodes = {name: self._merge(node, name, layer_marks) for name, layer_marks in marks.items()}
         return {name: child for name, child in nodes.items() if child}
@@ -134,26 +140,57 @@ class Stack:
                 yield path
 
     def _child(self, parent: Node, name: bytes) -> Node | None:
-        return self._merge(parent, name, [_read_mark(directory + b"/" + name) for directory in parent.paths])
+        return self._merge(parent, name, [self.mark(directory + b"/" + name) for directory in parent.paths])
 
-    @staticmethod
-    def _merge(parent: Node, name: bytes, marks: list[Mark]) -> Node | None:
+    def listing(self, directory: bytes) -> Iterable[tuple[bytes, Mark]]:
+        """Return all names in a layer's directory, whiteouts included, with what the layer has there."""
+        return _listing(directory)
+
+    def names(self, directories: Iterable[bytes]) -> set[bytes]:
+        """Return all names in layer directories, whiteouts included."""
+        return {name for directory in directories for name in os.listdir(directory)}
+
+    def mark(self, path: bytes) -> Mark:
+        """Return what a layer has at an absolute path."""
+        return _read_mark(path)
+
+    def is_opaque(self, directory: bytes) -> bool:
+        """True if a directory hides the directories of lower layers under its name."""
+        return is_opaque(directory)
+
+    def read(self, path: bytes) -> tuple[Entry, Inode, int]:
+        """
+        Read the metadata of an absolute path.
+
+        Returns:
+            The entry, the identity of the file, and the number of its hard links.
+        """
+        st = os.lstat(path)
+        kind = kind_of(st.st_mode)
+        assert kind is not None  # a stack skips sockets
+        return entry_of(path, st, kind), (st.st_dev, st.st_ino), st.st_nlink
+
+    def hard_links(self, layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]:
+        """Yield the relative paths of hard-linked files in a layer; searches the layer."""
+        for directory, _directories, names in files.walk(layer):
+            for name in names:
+                real = os.path.join(directory, name)
+                st = os.lstat(real)
+                if (st.st_dev, st.st_ino) in inodes:
+                    yield real[len(layer) + 1 :], (st.st_dev, st.st_ino)
+
+    def _merge(self, parent: Node, name: bytes, marks: list[Mark]) -> Node | None:
         shown = overlay.visible(marks)
         if len(shown) > 1 or (shown and marks[shown[0]] is Mark.DIRECTORY):
             # is_opaque costs a system call, so check only directories that may be merged
             for position, index in enumerate(shown):
-                if is_opaque(parent.paths[index] + b"/" + name):
+                if self.is_opaque(parent.paths[index] + b"/" + name):
                     shown = shown[: position + 1]
                     break
         if not shown:
             return None
         paths = tuple(parent.paths[index] + b"/" + name for index in shown)
         return Node(paths, is_dir=marks[shown[0]] is not Mark.LEAF)
-
-
-def list_names(directories: Iterable[bytes]) -> set[bytes]:
-    """Return all names in these directories, whiteouts included."""
-    return {name for directory in directories for name in os.listdir(directory)}
 
 
 def _listing(directory: bytes) -> Iterator[tuple[bytes, Mark]]:

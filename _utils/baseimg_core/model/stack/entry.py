@@ -63,6 +63,8 @@ class Entry:
     device: tuple[int, int] = (0, 0)
     #: Extended attributes that a layer carries (:func:`overlay.carried`).
     xattrs: dict[str, bytes] = field(default_factory=dict)
+    #: False for a directory that no layer tar names: every unpacking program chooses its metadata.
+    specified: bool = True
 
     @property
     def mtime(self) -> int:
@@ -81,9 +83,17 @@ class Entry:
 
 
 def differences(old: Entry, new: Entry) -> list[str]:
-    """Return the names of the properties that differ. Does not compare contents and hard links."""
+    """
+    Return the names of the properties that differ. Does not compare contents and hard links.
+
+    Metadata that the new image leaves unspecified does not differ. Metadata that only the new image specifies differs.
+    """
     if old.kind is not new.kind:
         return ["type"]
+    if not new.specified:
+        return []
+    if not old.specified:
+        return ["mode", "owner", "mtime"]
     pairs = {
         "size": (old.size, new.size),
         "target": (old.target, new.target),

@@ -1,0 +1,189 @@
+"""
+A layer as it was packed: the paths and metadata of its tar, without contents.
+
+An engine's directory of a layer can hold more than the image: parents that the tar does not name, access control lists
+and attributes that a builder left, sockets. The tar decides what the image has (OCI image spec, layer.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ...errors import LayerUnsupported
+from . import overlay
+from .entry import Entry, Kind
+
+#: The entry of a directory that the tar does not name. Every unpacking program chooses its metadata.
+UNSPECIFIED = Entry(Kind.DIRECTORY, 0o755, specified=False)
+_OPAQUE = b".wh..wh..opq"
+_RESERVED = b".wh..wh."  # other names with this prefix belong to AUFS
+_MAX_LINKS = 40  # symlinks in one path, as in path_resolution(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One entry of a layer tar."""
+
+    #: The name, as in the tar.
+    name: bytes
+    #: The metadata; ``None`` for a hard link.
+    entry: Entry | None = None
+    #: The name that a hard link refers to.
+    link: bytes = b""
+
+
+@dataclass(slots=True)
+class _Directory:
+    #: ``None`` is a whiteout.
+    children: dict[bytes, Entry | None] = field(default_factory=dict)
+    #: True if the directory hides the same directory of lower layers.
+    opaque: bool = False
+
+
+class PackedLayer:
+    """The paths of one layer tar. Needs about 300 bytes of memory for each path."""
+
+    def __init__(self, headers: Iterable[Header]) -> None:
+        self._directories: dict[bytes, _Directory] = {b"": _Directory()}
+        self._leaders: dict[bytes, bytes] = {}
+        self._groups: dict[bytes, list[bytes]] = {}
+        self._has_links = False
+        for header in headers:
+            self._add(header)
+
+    def entry(self, path: bytes) -> Entry | None:
+        """Return the entry of a path; ``None`` if the tar does not have the path."""
+        parent, name = overlay.split(path)
+        directory = self._directories.get(parent)
+        return directory.children.get(name) if directory else None
+
+    def mark(self, path: bytes) -> overlay.Mark:
+        """Return what the layer has at a path."""
+        parent, name = overlay.split(path)
+        directory = self._directories.get(parent)
+        if directory is None or name not in directory.children:
+            return overlay.Mark.ABSENT
+        return _mark(directory.children[name])
+
+    def listing(self, path: bytes) -> Iterator[tuple[bytes, overlay.Mark]]:
+        """Yield the names in a directory, whiteouts included, with what the layer has there."""
+        directory = self._directories.get(path)
+        for name, entry in directory.children.items() if directory else ():
+            yield name, _mark(entry)
+
+    def children(self, path: bytes) -> dict[bytes, Entry | None]:
+        """Return the entries in a directory by name. A whiteout is ``None``."""
+        directory = self._directories.get(path)
+        return directory.children if directory else {}
+
+    def is_opaque(self, path: bytes) -> bool:
+        """True if a directory hides the same directory of lower layers."""
+        directory = self._directories.get(path)
+        return directory is not None and directory.opaque
+
+    def hard_links(self, path: bytes) -> list[bytes]:
+        """Return all paths of the file at ``path``, first its leader; empty if the path has no other hard links."""
+        return self._groups.get(self._leaders.get(path, path), [])
+
+    def unspecified(self) -> Iterator[bytes]:
+        """Yield the directories that the tar does not name."""
+        for path, directory in self._directories.items():
+            for name, entry in directory.children.items():
+                if entry is UNSPECIFIED:
+                    yield overlay.join(path, name)
+
+    def _add(self, header: Header) -> None:
+        path = self._resolve(header.name)
+        parent, name = overlay.split(path)
+        if not path or (name.startswith(_RESERVED) and name != _OPAQUE):
+            return
+        directory = self._directory(parent)
+        if name == _OPAQUE:
+            directory.opaque = True
+        elif name.startswith(overlay.WHITEOUT_PREFIX):
+            directory.children.setdefault(name.removeprefix(overlay.WHITEOUT_PREFIX), None)
+        else:
+            self._put(directory, path, name, header)
+
+    def _put(self, directory: _Directory, path: bytes, name: bytes, header: Header) -> None:
+        entry = header.entry
+        if entry is None:  # a hard link has the metadata of its file
+            entry = self._link(path, self._resolve(header.link))
+        else:
+            self._unlink(path)
+        if not entry.is_dir:
+            self._remove_below(path)
+        elif path not in self._directories:
+            self._directories[path] = _Directory()
+        self._has_links |= entry.kind is Kind.SYMLINK
+        directory.children[name] = entry
+
+    def _directory(self, path: bytes) -> _Directory:
+        """Return a directory. If the tar has not named it, create it as unspecified."""
+        if path not in self._directories:
+            parent, name = overlay.split(path)
+            self._directory(parent).children[name] = UNSPECIFIED
+            self._directories[path] = _Directory()
+        return self._directories[path]
+
+    def _link(self, path: bytes, target: bytes) -> Entry:
+        leader = self._leaders.get(target, target)
+        entry = self.entry(leader)
+        if entry is None or path == leader:
+            raise LayerUnsupported(
+                f"the hard link {overlay.shown(path)} refers to {overlay.shown(target)}, which is not in its layer",
+                "build the image with a builder that packs both paths of a hard link",
+            )
+        self._unlink(path)
+        self._groups.setdefault(leader, [leader]).append(path)
+        self._leaders[leader] = self._leaders[path] = leader
+        return entry
+
+    def _unlink(self, path: bytes) -> None:
+        """Remove a path that the tar has again from its hard links."""
+        leader = self._leaders.pop(path, None)
+        if leader is None:
+            return
+        others = [other for other in self._groups.pop(leader) if other != path]
+        for other in others:
+            self._leaders[other] = others[0]
+        if len(others) > 1:
+            self._groups[others[0]] = others
+        elif others:
+            del self._leaders[others[0]]
+
+    def _remove_below(self, path: bytes) -> None:
+        """Remove a directory that the tar later replaces with another type."""
+        if path in self._directories:
+            for name in self._directories.pop(path).children:
+                self._unlink(overlay.join(path, name))
+                self._remove_below(overlay.join(path, name))
+
+    def _resolve(self, name: bytes) -> bytes:
+        """Return the path that an unpacking program writes for a name, below the layer's root."""
+        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        if b".." not in parts and not self._has_links:
+            return b"/".join(parts)
+        resolved: list[bytes] = []
+        links = 0
+        parts.reverse()
+        while parts:
+            part = parts.pop()
+            if part == b"..":
+                del resolved[-1:]
+            elif part not in (b"", b"."):
+                resolved.append(part)
+                entry = self.entry(b"/".join(resolved)) if parts else None
+                if entry and entry.kind is Kind.SYMLINK and (links := links + 1) <= _MAX_LINKS:
+                    del resolved[-1:]
+                    if entry.target.startswith(b"/"):
+                        resolved.clear()
+                    parts += reversed(entry.target.split(b"/"))
+        return b"/".join(resolved)
+
+
+def _mark(entry: Entry | None) -> overlay.Mark:
+    if entry is None:
+        return overlay.Mark.WHITEOUT
+    return overlay.Mark.DIRECTORY if entry.is_dir else overlay.Mark.LEAF

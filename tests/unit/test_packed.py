@@ -1,0 +1,170 @@
+"""What a layer's tar holds, whatever an engine's directory of it holds."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from baseimg_core.disk.stack.compare import compare
+from baseimg_core.disk.stack.packed import Extras, PackedStack, extras
+from baseimg_core.engine import tarsplit
+from baseimg_core.engine.packed import read_layer
+from baseimg_core.errors import LayerUnsupported, PristineDamaged
+from baseimg_core.model.stack.entry import Kind
+from baseimg_core.model.stack.overlay import Mark
+from baseimg_core.model.stack.packed import PackedLayer
+from tests.support import images
+from tests.support.images import Member, directory, file, hardlink, opaque, symlink, whiteout
+from tests.support.legacy import tar_split
+
+
+def packed(*members: Member) -> PackedLayer:
+    return read_layer(io.BytesIO(images.layer_tar(members)))
+
+
+def marks(layer: PackedLayer, path: bytes = b"") -> dict[bytes, Mark]:
+    return dict(layer.listing(path))
+
+
+class TestPaths:
+    def test_a_parent_that_the_tar_does_not_name_is_unspecified(self) -> None:
+        layer = packed(file("a/b/c"), directory("a", 0o700))
+        assert marks(layer) == {b"a": Mark.DIRECTORY}
+        assert list(layer.unspecified()) == [b"a/b"]
+        assert (layer.entry(b"a") or layer).mode == 0o700  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("name", ["./d/f", "/d/f", "d//f", "x/../d/f", "../d/./f"])
+    def test_spellings_of_one_path(self, name: str) -> None:
+        layer = packed(file(name, b"12"))
+        assert layer.mark(b"d/f") is Mark.LEAF
+
+    def test_marks(self) -> None:
+        layer = packed(whiteout("gone"), opaque("d"), file("d/.wh..wh.plnk"), file("d/new"), whiteout("again"))
+        assert marks(layer) == {b"gone": Mark.WHITEOUT, b"d": Mark.DIRECTORY, b"again": Mark.WHITEOUT}
+        assert layer.is_opaque(b"d")
+        assert marks(layer, b"d") == {b"new": Mark.LEAF}
+
+    def test_the_last_entry_of_a_path_decides(self) -> None:
+        layer = packed(
+            directory("d"), file("d/f"), file("d", b"now a file"), whiteout("w"), file("w"), file("x"), whiteout("x")
+        )
+        assert marks(layer) == {b"d": Mark.LEAF, b"w": Mark.LEAF, b"x": Mark.LEAF}
+        assert marks(layer, b"d") == {}
+
+    def test_a_name_below_a_symlink_of_its_layer(self) -> None:
+        """Engines write it through the symlink, below the layer's root."""
+        layer = packed(
+            directory("usr/lib"), symlink("lib", "usr/lib"), file("lib/f"), symlink("abs", "/../usr"), file("abs/g")
+        )
+        assert marks(layer, b"usr/lib") == {b"f": Mark.LEAF}
+        assert marks(layer, b"usr") == {b"lib": Mark.DIRECTORY, b"g": Mark.LEAF}
+        assert marks(layer)[b"lib"] is Mark.LEAF
+
+    def test_symlinks_that_go_round(self) -> None:
+        assert packed(symlink("a", "b"), symlink("b", "a"), file("a/f")).mark(b"a") is not Mark.ABSENT
+
+
+class TestMetadata:
+    def test_entries(self) -> None:
+        layer = packed(
+            file("f", b"123", 0o4755, 7, 8, 1.25, xattrs={"user.a": b"\0\xff\n=", "user.none": b""}),
+            symlink("s", "target"),
+            images.chardev("c", 1, 3),
+        )
+        entry = layer.entry(b"f")
+        assert entry is not None
+        assert (entry.kind, entry.mode, entry.uid, entry.gid, entry.size) == (Kind.FILE, 0o4755, 7, 8, 3)
+        assert entry.mtime_ns == 1_250_000_000
+        assert entry.xattrs == {"user.a": b"\0\xff\n="}  # pax(1): an empty value deletes its record
+        link, device = layer.entry(b"s"), layer.entry(b"c")
+        assert link
+        assert device
+        assert (link.target, device.device) == (b"target", (1, 3))
+
+    def test_hard_links(self) -> None:
+        layer = packed(file("a", b"1"), hardlink("b", "a"), hardlink("c", "b"), file("d"))
+        assert layer.hard_links(b"b") == layer.hard_links(b"a") == [b"a", b"b", b"c"]
+        assert layer.hard_links(b"d") == []
+        assert (layer.entry(b"c"), layer.mark(b"c")) == (layer.entry(b"a"), Mark.LEAF)
+
+    def test_a_path_that_the_tar_has_again_leaves_its_hard_links(self) -> None:
+        layer = packed(file("a", b"1"), hardlink("b", "a"), hardlink("c", "a"), file("a", b"2"))
+        assert layer.hard_links(b"a") == []
+        assert layer.hard_links(b"b") == layer.hard_links(b"c") == [b"b", b"c"]
+
+    def test_a_hard_link_to_another_layer_is_refused(self) -> None:
+        with pytest.raises(LayerUnsupported, match="hard link b refers to a"):
+            packed(hardlink("b", "a"))
+
+
+class TestTarSplit:
+    def test_the_record_gives_what_the_tar_gives(self, tmp_path: Path) -> None:
+        members = [file(f"d/{number}", b"x" * number * 1000, 0o600 + number) for number in range(100)]
+        tar = images.layer_tar(members)
+        (tmp_path / "record").write_bytes(tar_split(tar))
+        layer, direct = tarsplit.layer(str(tmp_path / "record")), read_layer(io.BytesIO(tar))
+        assert layer is not None
+        assert len(layer.children(b"d")) == 100
+        assert layer.children(b"d") == direct.children(b"d")
+
+    @pytest.mark.parametrize("data", [b"", b"\x1f\x8b\x08\0", b"no gzip"])
+    def test_a_damaged_record_is_none(self, tmp_path: Path, data: bytes) -> None:
+        (tmp_path / "record").write_bytes(data)
+        assert tarsplit.layer(str(tmp_path / "record")) is None
+        assert tarsplit.layer(str(tmp_path / "absent")) is None
+
+
+def unpack(root: Path, files: Iterable[str]) -> Path:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"12")
+    return root
+
+
+class TestStack:
+    def test_a_directory_that_has_more_than_its_tar(self, tmp_path: Path) -> None:
+        """Sockets, files and attributes that a builder left, and the unpacker's time of an unnamed parent."""
+        root = unpack(tmp_path / "new", ["d/f", "d/extra", "more/below/this"])
+        os.mknod(root / "s", stat.S_IFSOCK | 0o600)
+        os.setxattr(root / "d/f", "user.builder", b"1")
+        layer = packed(file("d/f", b"12"))
+        stack = PackedStack({str(root): layer})
+        changes = compare(PackedStack({str(tmp_path): packed()}), stack)
+        assert [change.path for change in changes] == [b"d", b"d/f"]
+        assert [change.entry for change in changes] == [layer.entry(b"d"), layer.entry(b"d/f")]
+        assert extras(str(root), layer) == Extras(paths=3, attributes=1)
+
+    def test_unspecified_metadata_is_no_change(self, tmp_path: Path) -> None:
+        root = str(unpack(tmp_path, ["d/f"]))
+        named = packed(directory("d", 0o700, 7, 8), file("d/f", b"12"))
+        unnamed = packed(file("d/f", b"12"))
+        source, target = PackedStack({root + "/.": named}), PackedStack({root: unnamed})
+        assert compare(source, target) == []
+        assert list(target.unspecified([os.fsencode(root)])) == [b"d"]
+        # the other way round, nobody knows what the node has
+        assert [change.path for change in compare(target, source)] == [b"d"]
+
+    def test_hard_links_come_from_the_tar(self, tmp_path: Path) -> None:
+        root = unpack(tmp_path, ["a", "b", "c"])
+        (root / "c").unlink()
+        os.link(root / "a", root / "c")  # as with deduplicated files of containers/storage
+        linked = packed(file("a", b"12"), hardlink("b", "a"), file("c", b"12"))
+        changes = {change.path: change for change in compare(PackedStack({}), PackedStack({str(root): linked}))}
+        assert (changes[b"b"].link, changes[b"c"].link) == (b"a", None)
+
+    @pytest.mark.parametrize("damage", ["missing", "longer", "type"])
+    def test_a_directory_that_lost_what_its_tar_has(self, tmp_path: Path, damage: str) -> None:
+        root = unpack(tmp_path, ["d/f"])
+        if damage == "longer":
+            (root / "d/f").write_bytes(b"123")
+        else:
+            (root / "d/f").unlink()
+        if damage == "type":
+            (root / "d/f").mkdir()
+        with pytest.raises(PristineDamaged, match="d/f"):
+            extras(str(root), packed(file("d/f", b"12")))
