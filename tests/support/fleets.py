@@ -1,5 +1,5 @@
 """
-Fleets that there are not: what nodes would answer, how a rollout went, what it means for images.
+Fictional fleets: answers of nodes, the record of a rollout, and impacts on images.
 
 Answers and record agree, because both come from one history of each node: the rollout halted in its third wave.
 """
@@ -30,7 +30,7 @@ _FAILED = (
 
 @dataclass(frozen=True)
 class History:
-    """What happened to one node; its number gives its place in the rollout."""
+    """The history of one node; its number is its place in the rollout."""
 
     number: int
     wave: int
@@ -48,7 +48,7 @@ def names(count: int) -> list[str]:
 
 
 def status(version: str, declared: str | None = NEW, **more: Any) -> dict[str, Any]:
-    """What `baseimg.status` returns of one base, in short."""
+    """Return a short result of `baseimg.status` for one base."""
     return {
         "base": BASE,
         "path": "/var/lib/docker/overlay2/1f/diff",
@@ -65,9 +65,10 @@ def status(version: str, declared: str | None = NEW, **more: Any) -> dict[str, A
 
 def histories(count: int) -> list[History]:
     """
-    Nodes in the order of the rollout. Silent ones were found by the preparation; the others are ready until their turn.
+    Return nodes in the order of the rollout.
 
-    Once too many of a wave are bad, no other node starts, and those in flight end.
+    The preparation noticed silent nodes; the others are ready until their turn. Once too many nodes of a wave are bad,
+    no further node starts, and those in progress finish.
     """
     result: list[History] = []
     stop = count
@@ -95,12 +96,12 @@ def _is_lost(earlier: list[History], count: int) -> bool:
 
 
 def seen(count: int) -> dict[str, Any]:
-    """What `baseimg.fleet` collects."""
+    """Return the result of `baseimg.fleet`."""
     return fleet.collect(names(count), answers(count))
 
 
 def answers(count: int) -> dict[str, Any]:
-    """What nodes answer: besides the rollout, some contents were damaged and some engines are down."""
+    """Return the answers of the nodes. Apart from the rollout, some contents are damaged and some engines are down."""
     by_node: dict[str, Any] = {}
     for history, node in zip(histories(count), names(count), strict=True):
         if history.state == record.UNREACHABLE:
@@ -169,7 +170,7 @@ def _end(history: History, turns: list[int]) -> str:
 
 
 def impacts(images: int = 12) -> list[dict[str, Any]]:
-    """What `baseimg.impact` tells on two nodes."""
+    """Return the result of `baseimg.impact` on two nodes."""
     paths = [
         ("/usr/lib/x86_64-linux-gnu/libssl.so.3", "libraries", "own file"),
         ("/usr/bin/openssl", "programs", "own file"),

@@ -96,11 +96,11 @@ class NestNode:
         return ops_converge.rollback(self.context, base, to)
 
     def view(self, reference: str) -> dict[bytes, Seen]:
-        """What the kernel shows for an image now."""
+        """Return the view that the kernel shows of an image now."""
         return show(self.stacks[reference])
 
     def live(self, base: str) -> str:
-        """The version that status says a base shows."""
+        """Return the live version of a base, as status reports it."""
         return str(bases.status(self.engine, bases.locate(self.engine, base))["version"])
 
 
