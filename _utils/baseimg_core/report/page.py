@@ -37,7 +37,7 @@ def page(
     if impacts:
         parts.append(("impact", "Impact on application images", sections.impact(impacts)))
         parts.append(("packages", "Packages", sections.packages(impacts)))
-    parts.append(("all", "All nodes", sections.everyone(fleet, rollout)))
+    parts.append(("all", "All nodes", sections.all_nodes(fleet, rollout)))
     links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in parts]
     made = now.replace("T", " ").replace("Z", " UTC")
     body = join(

@@ -221,7 +221,7 @@ def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:
     return table("Packages", ["Package", "From", "To"], rows) if rows else tag("p", "No package changes.")
 
 
-def everyone(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html:
+def all_nodes(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html:
     """Return a folded table with a row for each node."""
     headings = [
         "Node",
