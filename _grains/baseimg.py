@@ -9,6 +9,7 @@ The live version of each base on this node, as a grain for targeting.
       versions: ['corp/base:12.0=12.1']
       drifted: ['corp/base:12.0']        # absent if empty, because * matches an empty list
       unreadable: [/var/lib/docker/overlay2/1f…]    # layers whose record is broken; absent if empty
+      ready: true                        # the result of the last baseimg.doctor; absent if it never ran
 
 ``drift`` is empty or one of: ``damaged`` (out-of-band changes were detected), ``pristine damaged``,
 ``pristine missing`` (the directory of the pristine content was removed), ``interrupted`` (an operation is running or
@@ -20,6 +21,7 @@ References contain colons, which Salt also uses as the delimiter. Colons in list
 
     salt -G 'baseimg:versions:corp/base:12.0=12.1' test.ping
     salt -G 'baseimg:drifted:*' test.ping
+    salt -G 'baseimg:ready:false' baseimg.doctor
     salt -C 'web* and not G@baseimg:versions:corp/base:12.0=12.1' test.ping
     salt -G --delimiter='|' 'baseimg|bases|corp/base:12.0|generation|1' test.ping
 
@@ -66,7 +68,16 @@ def baseimg():
         "drifted": sorted({reference for reference, _, base in known if base["drift"]}),
         "unreadable": sorted(unreadable),
     }
-    return {"baseimg": {"bases": bases, **{name: members for name, members in lists.items() if members}}}
+    return {"baseimg": {"bases": bases, **{name: members for name, members in lists.items() if members}, **_ready()}}
+
+
+def _ready():
+    """Return the result of the last ``baseimg.doctor``; empty if it never ran."""
+    try:
+        with open(os.path.join(__opts__["cachedir"], "baseimg/doctor.json"), "rb") as file:
+            return {"ready": bool(json.loads(file.read(_LARGEST))["ready"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _roots():

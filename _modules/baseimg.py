@@ -35,6 +35,7 @@ import sys
 import time
 
 import salt.utils.args
+import salt.version
 from salt.exceptions import CommandExecutionError
 
 getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
@@ -51,6 +52,7 @@ try:
         from baseimg_core.errors import ArgumentInvalid, BaseimgError
         from baseimg_core.linux.oserrors import translate_os_errors
         from baseimg_core.minion import Minion
+        from baseimg_core.model import diagnosis
         from baseimg_core.model.containers import policy as container_policy
         from baseimg_core.model.containers import trial as container_trial
         from baseimg_core.model.policy import pillar, validation
@@ -960,6 +962,40 @@ def declared(what="bases"):
         if what not in declarations:
             raise ArgumentInvalid(f"what is {what!r}, expected one of: {', '.join(declarations)}")
         return declarations[what]
+
+
+def doctor(full=False):
+    """
+    Check everything that must be right before a base can change: Python, Salt, the installation, Python packages, top
+    files, pillar, trusted keys, the engine and its store, the minion's mount namespace, the file system (exchange,
+    trusted xattrs, syncfs, reflink), space and inodes, the grain, the clock, and the registries in pillar. Changes
+    nothing but the grain ``baseimg:ready``.
+
+    full
+        True: return data for programs, instead of one line for each check.
+
+    Returns lines, failures first: the level (``failed``, ``warning``, ``ok``), the subject, the code, the finding, and
+    the command that mends it. With ``full``: ``format``, ``ready``, the node's clock in ``time`` (seconds since the
+    epoch), and ``checks``, each with ``subject``, ``level``, ``message``, ``code`` and ``command``. The exit code is 1
+    if a check failed (docs/operating/exit-codes.md).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.doctor
+        salt-call baseimg.doctor full=True --out=json
+    """
+    try:
+        with _operation() as minion:
+            checks = minion.examine(salt.version.__version__, _VERSION)
+            found, lines = diagnosis.as_dict(checks), diagnosis.lines(checks)
+    except CommandExecutionError as exc:  # no core, a core of another version, or not root
+        check = {"subject": "installation", "level": "failed", "message": exc.info["message"]}
+        check.update(code=exc.info["code"], command=exc.info["hint"])
+        found, lines = {"format": 1, "ready": False, "checks": [check]}, [f"failed  installation: {exc}"]
+    __context__["retcode"] = 0 if found["ready"] else 1
+    return {**found, "time": time.time()} if full else lines
 
 
 def problem():

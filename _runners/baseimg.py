@@ -21,6 +21,7 @@ The other functions raise ``CommandExecutionError``; its ``info`` has ``code``, 
 import contextlib
 import os
 import sys
+import time
 
 import salt.client
 import salt.payload
@@ -39,10 +40,13 @@ try:
     from baseimg_core.disk.store.layout import now
     from baseimg_core.errors import ArgumentInvalid, BaseimgError
     from baseimg_core.linux.oserrors import translate_os_errors
+    from baseimg_core.model import diagnosis
     from baseimg_core.model.rollout import fleet as model_fleet
+    from baseimg_core.ops import doctor as ops_doctor
     from baseimg_core.ops import status as ops_status
     from baseimg_core.report.page import page
     from baseimg_core.rollout.commands import Rollouts, check_master, refusal
+    from baseimg_core.rollout.node_ops import CLOCK_TOLERANCE, skew
     from baseimg_core.rollout.store import Store
     from baseimg_core.rollout.transport import SaltTransport, local_cache
 
@@ -240,6 +244,50 @@ def arrived(tag, id):
         salt-run baseimg.arrived salt/minion/web1/start web1
     """
     return _run(lambda rollouts: rollouts.arrived(tag, id))
+
+
+def doctor(tgt="*", tgt_type="glob", timeout=None):
+    """
+    Check whether the fleet is ready for a rollout: ``baseimg.doctor`` on every node, the nodes' clocks against the
+    master's, and the master's job cache and top files. Changes nothing.
+
+    tgt, tgt_type, timeout
+        As for :py:func:`baseimg.fleet`.
+
+    ``salt-run`` without ``--out`` prints the number of nodes that are ready, and one line for each finding: node,
+    level, subject, code, finding, and the command that mends it. Otherwise the function returns data: ``format``,
+    ``ready``, ``nodes`` (their number), ``checks`` (node → findings; the master's under an empty name),
+    ``unreachable``, ``failed`` (node → error), and ``retcode``: 1 if a node or the master is not ready.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.doctor
+        salt-run baseimg.doctor 'web*' --out=json
+    """
+    with _salt_errors():
+        sent = time.time()
+        expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.doctor", full=True)
+        received = time.time()
+        clocks = {node: answer["time"] for node, answer in answers.items() if isinstance(answer, dict)}
+        skews = {node: skew(clock, sent, received) for node, clock in clocks.items()}
+        late = {node: seconds for node, seconds in skews.items() if seconds > CLOCK_TOLERANCE}
+        found = diagnosis.fleet(expected, answers, _master_checks(), late)
+    found["retcode"] = __context__["retcode"] = 0 if found["ready"] else diagnosis.NOT_READY
+    if __opts__.get("fun") == "baseimg.doctor" and "output" not in __opts__:
+        return {"outputter": "txt", "data": {**diagnosis.table(found), "retcode": found["retcode"]}}
+    return found
+
+
+def _master_checks():
+    """Return the checks of this master: its job cache, and top files beside ours."""
+    try:
+        check_master(__opts__)
+        checks = []
+    except BaseimgError as exc:
+        checks = [diagnosis.Check("job cache", diagnosis.FAILED, exc.message, exc.code, exc.hint)]
+    return [*checks, *ops_doctor.check_top_files(__opts__["file_roots"])]
 
 
 def fleet(tgt="*", tgt_type="glob", timeout=None):

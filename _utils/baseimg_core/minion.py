@@ -19,9 +19,10 @@ from .context import GRACE, Context
 from .engine import detect
 from .engine.base import Engine
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
+from .model.diagnosis import Check
 from .model.policy import pillar as policy_pillar
 from .model.policy import protection, reference
-from .ops import job_terms, status
+from .ops import doctor, job_terms, status
 from .redact import redact_url
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Minion:
         self._fetched: list[str] = []
         self._cache: pull.BundleCache | None = None
         self._records_before: tuple[Engine, dict[str, tuple[int, int]]] | None = None
+        self._ready_changed = False
         self._bar = sys.stderr.isatty()
         self._progress_shown = time.monotonic()
 
@@ -192,6 +194,40 @@ class Minion:
         except BaseimgError:
             return None
         return str(declared["version"]) if declared else None
+
+    def examine(self, salt: str, suite: str) -> list[Check]:
+        """
+        Run every check of ``baseimg.doctor``, and save whether the node is ready, for the grain.
+
+        Args:
+            salt: The version of Salt.
+            suite: The version of baseimg.
+        """
+        checks = doctor.examine(
+            doctor.Node(
+                salt=salt,
+                suite=suite,
+                cachedir=self._opts["cachedir"],
+                extension_modules=self._opts["extension_modules"],
+                file_roots=self._opts["file_roots"] if self._opts["file_client"] == "local" else {},
+                layers_roots=self._salt["config.get"]("baseimg:layers_roots", None),
+                reserve=self._reserve,
+                connect=self.engine,
+                sources=self._registry_sources,
+                trust=self._trust,
+                resolve=lambda source: self._registry().resolve(source),
+            )
+        )
+        self._ready_changed = doctor.save(self._opts["cachedir"], checks)
+        return checks
+
+    def _registry_sources(self) -> list[str]:
+        """Return the registries' sources of the declared bundles; raise :class:`ArgumentInvalid`."""
+        policy_pillar.check_top_level(self._pillar)
+        bases = self.declared()["bases"].values()
+        sources = [source for base in bases for source in policy_pillar.bundles(base["bundles"]).values()]
+        places = [place for source in sources for place in source.places]
+        return sorted({place for place in places if reference.is_registry(place)})
 
     def declared(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the declarations in pillar, validated, with defaults."""
@@ -326,7 +362,7 @@ class Minion:
             self._write("")
         if self._cache:
             self._cache.close()
-        if self._records_changed() and self._daemon():
+        if (self._ready_changed or self._records_changed()) and self._daemon():
             self._salt["saltutil.refresh_grains"]()  # it also refreshes pillar, which sends the grains to the master
 
     def _records_changed(self) -> bool:

@@ -60,6 +60,11 @@ class Minion:
         """`states["baseimg.converged"](name=…)`: the state function alone, without requisites."""
         return self._load()["states"]
 
+    @property
+    def retcode(self) -> int:
+        """The exit code that the last function or state set; `salt-call` takes it from the same place."""
+        return int(self._load()["context"].get("retcode", 0))
+
     def _load(self) -> dict[str, Any]:
         if not self._loaded:
             context: dict[str, Any] = {}
@@ -67,7 +72,7 @@ class Minion:
             modules = salt.loader.minion_mods(self.opts, context=context, utils=utils)
             serializers = salt.loader.serializers(self.opts)
             states = salt.loader.states(self.opts, modules, utils, serializers, context=context)
-            self._loaded.update(modules=modules, states=states)
+            self._loaded.update(modules=modules, states=states, context=context)
         return self._loaded
 
 

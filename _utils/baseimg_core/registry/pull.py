@@ -88,6 +88,17 @@ class BundleCache:
             self._prune()
             return path
 
+    def resolve(self, source: str) -> None:
+        """
+        Ask the registry for the manifest of a bundle, and download nothing.
+
+        Raises:
+            BundleUnavailable: The registry does not answer, or does not have the bundle.
+            RegistryDenied: The registry rejected the credentials or the request.
+        """
+        place, _signature = reference.split_signature(source)
+        self._manifest(place, place.digest or place.tag)
+
     def close(self) -> None:
         """Close all connections."""
         for repository in self._repositories.values():

@@ -150,9 +150,9 @@ class NodeOperations:
         fetched = self._read(name, answer, answers.fetched)
         if fetched is None:
             return
-        skew = _skew(fetched.clock, self._sent.get(node.job), time.time())
-        if skew > CLOCK_TOLERANCE:
-            message = f"its clock differs from the master's by {skew:.0f} s; a job could not be refused as stale"
+        difference = skew(fetched.clock, self._sent.get(node.job), time.time())
+        if difference > CLOCK_TOLERANCE:
+            message = f"its clock differs from the master's by {difference:.0f} s; a job could not be refused as stale"
             self._recorder.fail(name, FAILED, "clock-skewed", message)
         elif not fetched.needed:
             rollout.update(name, state=PENDING, tries=0)
@@ -347,7 +347,7 @@ class NodeOperations:
             return None
 
 
-def _skew(clock: float | None, sent: float | None, received: float) -> float:
+def skew(clock: float | None, sent: float | None, received: float) -> float:
     """Return the least possible clock skew in seconds, given the master's times before and after."""
     if clock is None or sent is None:
         return 0.0
