@@ -796,7 +796,8 @@ def verify(base=None, deep=False):
     ``metadata`` differs), and the state of the ``pristine`` content: ``proven``, ``unproven`` (the engine keeps no
     checksum), ``damaged``, ``missing`` or ``not checked``. ``shared`` lists the versions that hard-link a changed file
     of the live content and are damaged with it. ``proof`` says how the live content was proven: ``bundle``,
-    ``from-start``, ``engine``, ``assumed``, or empty for a content that was never compared with an image.
+    ``from-start``, ``engine``, ``assumed``, or empty for a content that was never compared with an image. The exit code
+    is 1 if a base is not ``ok``.
 
     CLI Example:
 
@@ -808,7 +809,9 @@ def verify(base=None, deep=False):
     with _operation() as minion:
         engine = minion.engine()
         checked = bases.recorded(engine) if base is None else [bases.locate(engine, _text(base, "base"))]
-        return [ops_verify.verify(engine, checked_base, bool(deep)) for checked_base in checked]
+        results = [ops_verify.verify(engine, checked_base, bool(deep)) for checked_base in checked]
+    __context__["retcode"] = 0 if all(result["ok"] for result in results) else 1
+    return results
 
 
 def history(base):

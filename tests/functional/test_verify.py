@@ -36,6 +36,7 @@ def live(minion: Minion) -> Path:
 
 def verify(minion: Minion, deep: bool) -> dict:
     (found,) = minion.modules["baseimg.verify"](BASE, deep=deep)
+    assert minion.retcode == (0 if found["ok"] else 1)
     return found
 
 
