@@ -28,7 +28,7 @@ sys.path[:0] = [str(REPO), str(REPO / "_utils")]
 
 from baseimg_core.disk.impact.change import BaseChange  # noqa: E402
 from baseimg_core.disk.impact.judge import Judge  # noqa: E402
-from baseimg_core.disk.impact.view import NewFile, read_new_file  # noqa: E402
+from baseimg_core.disk.impact.view import NewBase, NewFile, OldBase, read_new_file  # noqa: E402
 from baseimg_core.disk.stack.compare import compare  # noqa: E402
 from baseimg_core.disk.stack.directories import Stack  # noqa: E402
 from baseimg_core.linux.files import hex_digest  # noqa: E402
@@ -215,7 +215,8 @@ def base_change(old: Path, new: Path) -> BaseChange:
                 files[change.path] = read_new_file(change.path, change.entry.size, file.read)
         expected[change.path] = ExpectedPath(change.path, change.entry, digest)
     stack = Stack([str(old)])
-    return BaseChange(stack, stack, ExpectedPaths(expected), files, {})
+    paths = ExpectedPaths(expected)
+    return BaseChange(stack, NewBase(OldBase(stack), paths, files), paths, {})
 
 
 def base(where: Path, name: str) -> Path:

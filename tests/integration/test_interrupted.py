@@ -33,7 +33,7 @@ from tests.support.images import ImageSpec
 from tests.support.kernel import Seen, differences, show
 from tests.support.minion import Minion
 from tests.support.sources import REPO
-from tests.support.stores import STORE_FILES
+from tests.support.stores import OPTIONAL_FILES, STORE_FILES
 
 pytestmark = pytest.mark.integration
 
@@ -302,7 +302,7 @@ class Site:
         live = str(record["current"])
         wrong = [] if record["intent"] is None else ["intent"]
         wrong += [f"not activated: {one['number']}" for one in record["generations"] if not one["activated"]]
-        wrong += set(os.listdir(home)) ^ STORE_FILES
+        wrong += (set(os.listdir(home)) - OPTIONAL_FILES) ^ STORE_FILES
         wrong += set(os.listdir(home / "generations")) ^ (known - {live})
         wrong += set(os.listdir(home / "index")) ^ {f"{number}.jsonl" for number in known - {"0"}}
         lines = [json.loads(line) for line in (home / "history.jsonl").read_text().splitlines()]

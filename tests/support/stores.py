@@ -6,3 +6,5 @@ from __future__ import annotations
 STORE_FILES = frozenset(
     {"generations", "history.jsonl", "index", "lifetimes.json", "lock", "state.json", "state.json.spare"}
 )
+#: What is there only if an image was judged over a generation.
+OPTIONAL_FILES = frozenset({"judged.json"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..context import Context
@@ -20,11 +20,12 @@ from ..errors import (
 )
 from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
+from ..model.impact.verdict import Reason
 from ..model.policy.pillar import Source
 from ..model.stack import ids
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import aliases, bases, impact, prove, swap, tamper, verdicts
+from . import aliases, arrivals, bases, impact, prove, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import nest as ops_nest
 from . import repair as ops_repair
@@ -34,7 +35,8 @@ from .containers import trial as trials
 from .containers.restart import Outcome
 from .nest import Nest
 from .plan import Catalogue, Plan, check_pristine, confirmed, decide, known_damage, open_bundle
-from .stage import stage
+from .stage import discarding, stage
+from .verdicts import ImageJudge
 
 _KEEP = Policy()
 
@@ -137,23 +139,27 @@ def plan(
         if changed:
             aliases.check(context, base, version)
             swap.check(context, base, record, steps)
-            _check_verdicts(context, base, record, steps, catalogue)
+        judge = verdicts.judge(context, nest, steps, catalogue)
+        if judge:
+            verdicts.check(context, base, judge)
+        elif steps.generation:
+            arrivals.check(context, nest, steps.generation, save=False)
         return {
-            **_preview(context, nest, steps, catalogue, policy),
+            **_preview(context, nest, steps, catalogue, policy, judge),
             "changed": changed,
             "repaired": damaged or rebuilt is not None,
             "to": version,
         }
 
 
-def _preview(context: Context, nest: Nest, steps: Plan, catalogue: Catalogue, policy: Policy) -> dict[str, Any]:
+def _preview(
+    context: Context, nest: Nest, steps: Plan, catalogue: Catalogue, policy: Policy, judge: ImageJudge | None
+) -> dict[str, Any]:
     """Return the effect of a plan on the images and containers on the base."""
     base, record = nest.changing.base, nest.changing.record
     target = steps.generation or catalogue.manifest(steps.route[-1]).target
     kept = nest.kept(target.chain_id)
-    unchanged = {name for effect in kept for name in effect.images}
     images = bases.images_on(context.engine, base.chain_id)
-    changing = [image for image in images if image.name not in unchanged]
     after = steps.generation.number if steps.generation else None
     totals = [catalogue.manifest(step).totals for step in steps.route]
     return {
@@ -165,7 +171,7 @@ def _preview(context: Context, nest: Nest, steps: Plan, catalogue: Catalogue, po
         "containers": bases.containers(context.engine, base, record, after),
         "protected": swap.protected_images(context, base, record, images),
         "warnings": swap.warnings_of(steps.generation),
-        "impact": impact.preview(context, base, record, changing, catalogue, steps.route) if steps.route else None,
+        "impact": impact.preview(context, judge, images) if steps.route else None,
         "kept": [effect.as_dict() for effect in kept],
         "restart": restart.preview(context.engine, base, record, policy, after),
     }
@@ -337,15 +343,6 @@ def obtain(context: Context, base: Base, version: str, catalogue: Catalogue, rec
     return _Change(context, base, version, catalogue, _KEEP).obtain(record)
 
 
-def _check_verdicts(context: Context, base: Base, record: Record, steps: Plan, catalogue: Catalogue) -> None:
-    """Refuse new content that breaks or impairs an image. Existing generations passed this check before."""
-    if steps.route:
-        nest = Nest(context, base, record, _targets(steps, catalogue))
-        kept = nest.kept(catalogue.manifest(steps.route[-1]).target.chain_id)
-        unchanged = {name for effect in kept for name in effect.images}
-        verdicts.check(context, base, record, catalogue, steps.route, unchanged)
-
-
 def _targets(steps: Plan, catalogue: Catalogue) -> set[str]:
     """Return the chain IDs of a plan's target images, which are versions of the base."""
     return {catalogue.manifest(step).target.chain_id for step in steps.route}
@@ -366,6 +363,7 @@ class _Change:
         self.context, self.base, self.version, self.catalogue = context, base, version, catalogue
         self.policy, self.repair = policy, repair
         self.audit = tamper.Audit(base)
+        self.judged: Mapping[str, Sequence[Reason]] = {}
 
     def run(self, action: str) -> dict[str, Any]:
         """Run the operation and return its result; ``action`` names it in the history."""
@@ -390,13 +388,16 @@ class _Change:
                 ops_hold.check(base, self.version)  # another job may have set it while this job waited for the lock
             nest = Nest(context, base, record, _targets(self.decide(record), self.catalogue))
             ops_nest.check_locked(nest, layers)
-            known = set(record.generations)
             generation = nest.fit(self.obtain(record))
-            trials.check(context, nest, generation, known)
+            with discarding(base, record, generation):
+                if generation is not record.live:
+                    self.judged = arrivals.check(context, nest, generation, self.judged)
+                    trials.check(context, nest, generation)
             self.audit.refresh(record)
             masked = nest.keep_uppers(generation)
             swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
             done = swap.finish(context, base, record, self.policy, swapped, damaged or rebuilt)
+            arrivals.check(context, nest, generation, self.judged)
             kept = [effect.as_dict() for effect in nest.kept()]
             return {**done, "changed": done["changed"] or masked, "kept": kept}
 
@@ -435,6 +436,7 @@ class _Change:
         result = swap.result_of(self.context, self.base, record, None, outcome)
         result["kept"] = [kept.as_dict() for kept in nest.kept()]
         restart.check_proven(self.context.engine, self.base, record, self.policy, result)
+        arrivals.check(self.context, nest, live)
         return result
 
     def _prepare(self, record: Record) -> Plan:
@@ -442,7 +444,9 @@ class _Change:
         try:
             steps = self.decide(record)
             swap.check(self.context, self.base, record, steps)
-            _check_verdicts(self.context, self.base, record, steps, self.catalogue)
+            nest = Nest(self.context, self.base, record, _targets(steps, self.catalogue))
+            if judge := verdicts.judge(self.context, nest, steps, self.catalogue):
+                self.judged = verdicts.check(self.context, self.base, judge)
             return steps
         finally:
             self.audit.persist(self.context)

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..context import Context
 from ..engine.base import Container, Engine, Image
-from ..errors import BundleMismatch, DeltaMismatch
+from ..errors import BundleMismatch
 from ..model.bundle import route as bundle_route
 from ..model.impact import config as configs
-from ..model.impact.verdict import Verdict
+from ..model.impact.verdict import Reason, Verdict
 from ..model.policy.protection import Declared
 from ..model.store.record import Record
 from . import bases, protection, verdicts
@@ -24,6 +24,7 @@ from .verdicts import PATHS, Changes, ImageJudge, Judgement, read_changes
 FORMAT = 1
 _PLAN_IMAGES = 20  # maximum images in a plan
 _PLAN_PATHS = 3  # maximum shadowed paths and reasons for each image
+_UNREAD = "hold a delta to another bundle's target, which is unreadable before that bundle is applied"
 _PROJECT = "com.docker.compose.project"
 
 
@@ -77,29 +78,21 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
     }
 
 
-def preview(
-    context: Context, base: Base, record: Record, images: Sequence[Image], catalogue: Catalogue, route: list[str]
-) -> dict[str, Any] | None:
+def preview(context: Context, judge: ImageJudge | None, images: Sequence[Image]) -> dict[str, Any]:
     """
     Summarise the impact for a plan.
 
     Args:
         context: The context of the operation.
-        base: The base.
-        record: The base's record.
+        judge: The judge of the images that change; ``None`` if a bundle is unreadable before another one is applied.
         images: The images on the base.
-        catalogue: The declared bundles.
-        route: The versions whose bundles lead to the target version.
 
     Returns:
-        Counts by verdict, the images that do not get the whole new base, and the packages. ``None`` if a delta starts
-        from another bundle's target, because it is unreadable before that bundle is applied.
+        Counts by verdict, the images that do not get the whole new base, and the packages.
     """
-    try:
-        changes = read_changes(context, base, record, catalogue, route)
-    except DeltaMismatch:
-        return None
-    judge = ImageJudge(base, record, changes, images)
+    if judge is None:
+        return _unread(images)
+    images, changes = judge.images, judge.changes
     judged = [judge.image(image) for image in images]
     listed = [
         {"image": image.name, **judgement.as_dict(_PLAN_PATHS)}
@@ -112,6 +105,19 @@ def preview(
         "containers": _worst_first(_worse(judge, images, judged, context.engine.containers(True)))[:_PLAN_IMAGES],
         "packages": changes.packages.as_dict() if changes.packages else None,
         "config": _config(changes),
+    }
+
+
+def _unread(images: Sequence[Image]) -> dict[str, Any]:
+    reason = Reason(Verdict.NOT_CHECKED, "unread", "the bundles", _UNREAD)
+    judgement = Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [])
+    listed = [{"image": image.name, **judgement.as_dict(_PLAN_PATHS)} for image in images]
+    return {
+        "verdicts": verdicts.counts([judgement] * len(images)),
+        "images": listed[:_PLAN_IMAGES],
+        "containers": [],
+        "packages": None,
+        "config": None,
     }
 
 

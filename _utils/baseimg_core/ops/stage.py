@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -50,6 +51,24 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
     finally:
         for generation in intermediate:
             base.store.abandon(record, generation)
+
+
+@contextlib.contextmanager
+def discarding(base: Base, record: Record, generation: Generation) -> Iterator[None]:
+    """
+    Delete a generation that was never live if the block raises.
+
+    Args:
+        base: The base. It is locked.
+        record: Its record.
+        generation: The generation.
+    """
+    try:
+        yield
+    except BaseException:
+        if not generation.activated:
+            base.store.abandon(record, generation)
+        raise
 
 
 def _legs(route: list[str], catalogue: Catalogue) -> list[list[str]]:

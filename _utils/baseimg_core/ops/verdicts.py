@@ -11,7 +11,7 @@ from ..context import Context
 from ..disk.impact import layer_scan
 from ..disk.impact.change import BaseChange
 from ..disk.impact.judge import Judge
-from ..disk.impact.view import NewFile
+from ..disk.impact.view import NewBase, NewFile, OldBase
 from ..disk.packages import databases
 from ..disk.stack.directories import Stack
 from ..engine.base import Container, Image
@@ -28,7 +28,8 @@ from ..model.stack import overlay
 from ..model.store.record import Record
 from . import bases
 from .bases import Base
-from .plan import Catalogue
+from .nest import Nest
+from .plan import Catalogue, Plan
 
 PATHS = 50  # maximum shadowed paths listed for an image
 _NAMES = 10  # maximum packages in one warning
@@ -44,14 +45,12 @@ class Changes:
     version: str
     #: The changed paths and their expected entries.
     expected: ExpectedPaths
-    #: The content features of each changed file that the rules use.
-    files: Mapping[bytes, NewFile]
+    #: The content after the changes.
+    new: NewBase | OldBase
     #: The changed packages; ``None`` if a bundle does not record them.
     packages: Packages | None
     #: Difference of the base's configuration; ``None`` if a bundle does not record it.
     config: Mapping[str, tuple[str, str]] | None
-    #: The content that the bundles start from.
-    start: Stack
 
 
 def read_changes(context: Context, base: Base, record: Record, catalogue: Catalogue, route: Sequence[str]) -> Changes:
@@ -88,10 +87,9 @@ def read_changes(context: Context, base: Base, record: Record, catalogue: Catalo
     return Changes(
         version=manifests[-1].target.version,
         expected=expected,
-        files=files,
+        new=NewBase(OldBase(start), expected, files),
         packages=model_packages.combine([manifest.packages for manifest in manifests]),
         config=configs.combine([manifest.config for manifest in manifests]),
-        start=start,
     )
 
 
@@ -129,26 +127,33 @@ def _shadow(shadow: ShadowedPath) -> dict[str, str]:
 class ImageJudge:
     """Judges images and containers on one base. Each layer is scanned once, however many images share it."""
 
-    def __init__(self, base: Base, record: Record, changes: Changes, images: Iterable[Image]) -> None:
+    def __init__(self, base: Base, record: Record, changes: Changes, images: Sequence[Image]) -> None:
         """``images`` are the images on the base. The base's own image provides the inherited configuration."""
+        self.images = images
         self._height, self._changes = len(base.diff_ids), changes
         self._scanner = layer_scan.LayerScanner(changes.expected)
         pristine = base.store.path(record, 0) if 0 in record.present and record.current else base.directory
         self._change = BaseChange(
             Stack([pristine, *bases.pristine_lower(base)]),
-            changes.start,
+            changes.new,
             changes.expected,
-            changes.files,
             changes.config or {},
         )
         self._judge = Judge(self._change, _base_config(base, images))
         self._installed: dict[str, set[str] | None] = {}
         self._shadowed: dict[tuple[str, ...], Judgement] = {}
+        self._images: dict[str, Judgement] = {}
+
+    @property
+    def changes(self) -> Changes:
+        """The changes that the images are judged for."""
+        return self._changes
 
     def image(self, image: Image) -> Judgement:
-        """Judge an image with the command that its containers start."""
-        own = self._own(image)
-        return self._judged(own, image.config, (), {})
+        """Judge an image with the command that its containers start. Each image is judged once."""
+        if image.id not in self._images:
+            self._images[image.id] = self._judged(self._own(image), image.config, (), {})
+        return self._images[image.id]
 
     def container(self, container: Container, image: Image) -> Judgement:
         """Judge the next start of a container, with its command, mounts and own files."""
@@ -266,24 +271,43 @@ def counts(judgements: Iterable[Judgement]) -> dict[str, int]:
     return totals
 
 
-def check(
-    context: Context,
-    base: Base,
-    record: Record,
-    catalogue: Catalogue,
-    route: Sequence[str],
-    unchanged: Collection[str] = (),
-) -> None:
+def judge(context: Context, nest: Nest, plan: Plan, catalogue: Catalogue) -> ImageJudge | None:
+    """
+    Return a judge for the images that a plan changes. Reads every bundle of the plan once.
+
+    Args:
+        context: The context of the operation.
+        nest: The nest of the base.
+        plan: The plan.
+        catalogue: The declared bundles.
+
+    Returns:
+        The judge; ``None`` for a plan without bundles, or if a delta starts from another bundle's target: it is
+        unreadable before that bundle is applied. :mod:`ops.arrivals` judges the images over the staged content.
+    """
+    if not plan.route:
+        return None
+    base = nest.changing.base
+    try:
+        changes = read_changes(context, base, nest.changing.record, catalogue, plan.route)
+    except DeltaMismatch:
+        return None
+    unchanged = {name for kept in nest.kept(catalogue.manifest(plan.route[-1]).target.chain_id) for name in kept.images}
+    images = [image for image in bases.images_on(context.engine, base.chain_id) if image.name not in unchanged]
+    return ImageJudge(base, nest.changing.record, changes, images)
+
+
+def check(context: Context, base: Base, judge: ImageJudge) -> dict[str, Sequence[Reason]]:
     """
     Refuse a change that breaks or impairs an image or container on the base, unless it is accepted.
 
     Args:
         context: The context of the operation; ``protection`` has the accepted verdicts and the required fixes.
         base: The base.
-        record: The base's record.
-        catalogue: The declared bundles.
-        route: The versions whose bundles lead to the target version.
-        unchanged: Names of images whose content stays the same.
+        judge: The judge of its images.
+
+    Returns:
+        The reasons by ID of each image that was judged.
 
     Raises:
         ImageBreaks: The start command of an image or a container would fail.
@@ -291,53 +315,81 @@ def check(
         FixMissing: A required package or path would not reach an image.
     """
     acceptance = context.protection.acceptance(base.reference, base.chain_id)
-    try:
-        changes = read_changes(context, base, record, catalogue, route)
-    except DeltaMismatch:  # the plan reports the images as not judged
-        return
-    images = [image for image in bases.images_on(context.engine, base.chain_id) if image.name not in unchanged]
     containers = context.engine.containers(True)
     used = {container.image_id for container in containers}
-    judge = ImageJudge(base, record, changes, images)
-    refused: dict[Verdict, list[str]] = {Verdict.BREAKS: [], Verdict.IMPAIRED: []}
-    for image in images:
-        if not _is_started(image, base, used) or protects(acceptance.patterns, image.id, image.tags):
-            continue
-        _refuse(refused, image.name, judge.image(image).reasons, acceptance, image.id in used)
-    by_id = {image.id: image for image in images}
+    refused = Refused("", acceptance)
+    judged: dict[str, Sequence[Reason]] = {}
+    for image in judge.images:
+        if is_started(image, base, used) and not protects(acceptance.patterns, image.id, image.tags):
+            judged[image.id] = judge.image(image).reasons
+            refused.add(image.name, judged[image.id], image.id in used)
+    by_id = {image.id: image for image in judge.images}
     for container in containers:
         on_base = by_id.get(container.image_id)
         if on_base is None or protects(acceptance.patterns, on_base.id, (*on_base.tags, container.name)):
             continue
         known = set(judge.image(on_base).reasons)
         own = [reason for reason in judge.container(container, on_base).reasons if reason not in known]
-        _refuse(refused, f"container {container.name}", own, acceptance, True)
-    _raise(base, changes.version, refused)
-    _check_required(judge, base, [image for image in images if _is_started(image, base, used)], acceptance.require)
+        refused.add(f"container {container.name}", own, True)
+    refused.check(base, judge.changes.version)
+    _check_required(judge, base, [image for image in judge.images if is_started(image, base, used)], acceptance.require)
+    return judged
 
 
-def _is_started(image: Image, base: Base, used: Collection[str]) -> bool:
-    """False for images that are never started: unnamed build steps, and the base itself."""
+def is_started(image: Image, base: Base, used: Collection[str]) -> bool:
+    """
+    False for images that are never started: unnamed build steps, and the base itself.
+
+    Args:
+        image: The image.
+        base: The base.
+        used: IDs of the images that have containers.
+    """
     return image.id in used or (bool(image.tags) and base.reference not in image.tags)
 
 
-def _refuse(
-    refused: dict[Verdict, list[str]], name: str, reasons: Sequence[Reason], acceptance: Acceptance, is_used: bool
-) -> None:
-    """Record a name under its worst verdict that is not accepted. Every reason counts."""
-    for verdict, listed in refused.items():
-        first = next((reason for reason in reasons if reason.verdict is verdict), None)
-        is_accepted = acceptance.unused and not is_used if verdict is Verdict.BREAKS else acceptance.impaired
-        if first and not is_accepted:
-            listed.append(f"{name} ({first.subject} {first.text})")
-            return
+class Refused:
+    """Images and containers with a verdict that is not accepted."""
 
+    def __init__(self, live: str, acceptance: Acceptance) -> None:
+        """``live`` says what the base shows, if the content is live already; empty before a change."""
+        self._live, self._acceptance = live, acceptance
+        self._names: dict[Verdict, list[str]] = {Verdict.BREAKS: [], Verdict.IMPAIRED: []}
 
-def _raise(base: Base, version: str, refused: Mapping[Verdict, list[str]]) -> None:
-    for verdict, error in ((Verdict.BREAKS, ImageBreaks), (Verdict.IMPAIRED, ImageImpaired)):
-        if names := refused[verdict]:
-            more = f" and {len(names) - _REFUSED} more" if len(names) > _REFUSED else ""
-            raise error(f"{base.reference} is not changed to {version}: {'; '.join(names[:_REFUSED])}{more}")
+    def add(self, name: str, reasons: Sequence[Reason], is_used: bool) -> None:
+        """
+        Add a name under its worst verdict that is not accepted. Every reason counts.
+
+        Args:
+            name: The name of an image or a container.
+            reasons: Its reasons.
+            is_used: True if a container of the image exists.
+        """
+        accepted = self._acceptance
+        for verdict, names in self._names.items():
+            first = next((reason for reason in reasons if reason.verdict is verdict), None)
+            is_accepted = accepted.unused and not is_used if verdict is Verdict.BREAKS else accepted.impaired
+            if first and not is_accepted:
+                names.append(f"{name} ({first.subject} {first.text})")
+                return
+
+    def check(self, base: Base, version: str) -> None:
+        """
+        Raise an error if a name was added.
+
+        Args:
+            base: The base.
+            version: The version that it is to show, or that it shows.
+
+        Raises:
+            ImageBreaks, ImageImpaired: The error of the worst verdict.
+        """
+        for verdict, error in ((Verdict.BREAKS, ImageBreaks), (Verdict.IMPAIRED, ImageImpaired)):
+            if names := self._names[verdict]:
+                more = f" and {len(names) - _REFUSED} more" if len(names) > _REFUSED else ""
+                what = f"{self._live}, and images that arrived later fail on it" if self._live else ""
+                what = what or f"{base.reference} is not changed to {version}"
+                raise error(f"{what}: {'; '.join(names[:_REFUSED])}{more}")
 
 
 def _check_required(judge: ImageJudge, base: Base, images: Iterable[Image], required: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from ...model.packages.dpkg import Package
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..stack.directories import Stack
-from .view import LayeredView, NewBase, NewFile, OldBase
+from .view import LayeredView, NewBase, OldBase
 
 _STATUS = b"var/lib/dpkg/status"
 _PASSWD, _GROUP = b"etc/passwd", b"etc/group"
@@ -45,22 +45,20 @@ class BaseChange:
     def __init__(
         self,
         pristine: Stack,
-        start: Stack,
+        new: NewBase | OldBase,
         expected: ExpectedPaths,
-        files: Mapping[bytes, NewFile],
         config: Mapping[str, tuple[str, str]],
     ) -> None:
         """
         Args:
             pristine: The layers of the original content, on which images were built.
-            start: The layers of the content that the bundles start from.
-            expected: The paths that the bundles change.
-            files: The files in the bundles, by path.
+            new: The new content, in bundles or on this node.
+            expected: The paths that change.
             config: The difference of the base's configuration.
         """
         self.expected, self.config, self.pristine = expected, config, pristine
         self.old = OldBase(pristine)
-        self.new = NewBase(OldBase(start), expected, files)
+        self.new = new
         self.memory: dict[bytes, Elf | str | None] = {}
         self.old_view, self.new_view = self.views(())
 
@@ -116,14 +114,15 @@ class BaseChange:
 
     def _is_hidden_source(self, path: bytes) -> bool:
         """True if a module changed but not its size and time, which ``.pyc`` files record (PEP 552)."""
-        entry, real = self.expected.by_path[path].entry, self.old_view.real(path)
-        if entry is None or not real:
+        changed, real = self.expected.by_path[path], self.old_view.real(path)
+        entry = changed.entry
+        if entry is None or changed.digest is None or not real:
             return False
         st = os.lstat(real)
         if (st.st_size, int(st.st_mtime)) != (entry.size, entry.mtime):
             return False
         with open(real, "rb") as file:
-            return hex_digest(file) != self.expected.by_path[path].digest
+            return hex_digest(file) != changed.digest
 
     @cached_property
     def renumbered(self) -> list[Renumbered]:

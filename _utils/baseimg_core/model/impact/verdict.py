@@ -75,6 +75,7 @@ REMEDIES = {
     "split-package": f"{REBUILD}, so that all files of the package are of one version",
     "volume": "copy the new files into the volume, or mount it elsewhere",
     "shadowed": "rebuild the image if the fix is among these paths",
+    "unread": "a converge judges the images again before its swap; run baseimg.trial to know before",
     "unreadable": "run baseimg.trial, or check the image by hand",
 }
 

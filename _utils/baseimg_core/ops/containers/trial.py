@@ -6,7 +6,7 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ...context import Context
@@ -30,15 +30,14 @@ _MISSING = "not found"  # printed by glibc's loader for a missing library
 _OUTPUT = 500  # characters of the output in an error
 
 
-def check(context: Context, nest: Nest, generation: Generation, known: Collection[int]) -> None:
+def check(context: Context, nest: Nest, generation: Generation) -> None:
     """
     Run the declared trials of a base over a generation. Returning to pristine is never refused.
 
     Args:
         context: The context of the operation; ``protection`` has the declared trials.
         nest: The nest of the base. Its locks are held.
-        generation: The generation that is to be swapped in. If a trial fails, it is deleted.
-        known: Numbers of generations that stay.
+        generation: The generation that is to be swapped in.
 
     Raises:
         TrialFailed: A trial failed.
@@ -46,17 +45,12 @@ def check(context: Context, nest: Nest, generation: Generation, known: Collectio
     """
     base, record = nest.changing.base, nest.changing.record
     declared = context.protection.acceptance(base.reference, base.chain_id).trials
-    if not declared or not generation.number or generation is record.live:
+    if not declared or not generation.number:
         return
     unchanged = {name for kept in nest.kept(generation.chain_id) for name in kept.images}
-    try:
-        for image in bases.images_on(context.engine, base.chain_id):
-            if image.tags and base.reference not in image.tags and image.name not in unchanged:
-                _check_image(context, base, record, generation, image, declared)
-    except BaseException:
-        if generation.number not in known:
-            base.store.abandon(record, generation)
-        raise
+    for image in bases.images_on(context.engine, base.chain_id):
+        if image.tags and base.reference not in image.tags and image.name not in unchanged:
+            _check_image(context, base, record, generation, image, declared)
 
 
 def _check_image(

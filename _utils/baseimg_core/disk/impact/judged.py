@@ -1,0 +1,78 @@
+"""
+The images that were judged over a generation of a base, a file next to the record.
+
+Each pair of image and generation is judged once: neither changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from ...linux import files
+from ...model.impact.verdict import Reason, Verdict
+
+FORMAT = 1
+
+
+@dataclass(slots=True)
+class Judged:
+    """The reasons to refuse an image, for each image that was judged."""
+
+    #: Reasons by generation ID and image ID.
+    by_generation: dict[str, dict[str, list[Reason]]] = field(default_factory=dict)
+
+    def reasons(self, generation: str, image: str) -> list[Reason] | None:
+        """Return the reasons to refuse an image over a generation; ``None`` if it was not judged."""
+        return self.by_generation.get(generation, {}).get(image)
+
+    def add(self, generation: str, image: str, reasons: Sequence[Reason]) -> None:
+        """
+        Record the judgement of an image over a generation.
+
+        Args:
+            generation: The ID of the generation.
+            image: The ID of the image.
+            reasons: All reasons, worst first. The first *breaks* and the first *impaired* are kept.
+        """
+        first = {reason.verdict: reason for reason in reversed(reasons)}
+        kept = [first[verdict] for verdict in (Verdict.BREAKS, Verdict.IMPAIRED) if verdict in first]
+        self.by_generation.setdefault(generation, {})[image] = kept
+
+    def save(self, path: str, generations: Collection[str], images: Collection[str]) -> None:
+        """
+        Replace the file.
+
+        Args:
+            path: The path of the file.
+            generations: IDs of the generations that are kept.
+            images: IDs of the images that are kept.
+        """
+        kept = {
+            generation: {
+                image: [reason.as_dict() for reason in reasons] for image, reasons in judged.items() if image in images
+            }
+            for generation, judged in self.by_generation.items()
+            if generation in generations
+        }
+        files.save(path, json.dumps({"format": FORMAT, "judged": kept}, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def read(path: str) -> Judged:
+    """Read the judgements. A damaged file counts as empty: the images are judged again."""
+    try:
+        with open(path, "rb") as file:
+            raw = json.load(file)
+        return Judged(
+            {
+                str(generation): {str(image): [_reason(one) for one in reasons] for image, reasons in judged.items()}
+                for generation, judged in raw["judged"].items()
+            }
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return Judged()
+
+
+def _reason(raw: dict[str, str]) -> Reason:
+    return Reason(Verdict(raw["verdict"]), str(raw["code"]), str(raw["subject"]), str(raw["text"]))

@@ -1,0 +1,109 @@
+"""
+Judge images over a generation that is on this node, each pair of image and generation once.
+
+These are images that arrived after a swap, and images that no bundle could be judged for before it was staged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from ..context import Context
+from ..disk.impact import judged as judgements
+from ..disk.impact.judged import Judged
+from ..disk.impact.view import OldBase
+from ..disk.stack.compare import compare
+from ..disk.stack.directories import Stack
+from ..disk.store.layout import siblings
+from ..engine.base import Image
+from ..linux.oserrors import translate_os_errors
+from ..model.impact.overrides import ExpectedPath, ExpectedPaths
+from ..model.impact.verdict import Reason
+from ..model.policy.protection import protects
+from ..model.store.record import Generation, Record
+from . import bases, verdicts
+from .bases import Base
+from .nest import Nest
+from .verdicts import Changes, ImageJudge
+
+
+def check(
+    context: Context,
+    nest: Nest,
+    generation: Generation,
+    known: Mapping[str, Sequence[Reason]] | None = None,
+    save: bool = True,
+) -> Mapping[str, Sequence[Reason]]:
+    """
+    Refuse a generation that breaks or impairs an image, unless it is accepted. Pristine content is never refused.
+
+    Args:
+        context: The context of the operation; ``protection`` has the accepted verdicts.
+        nest: The nest of the base.
+        generation: A generation on this node. Judgements are recorded if it is live.
+        known: Reasons by ID of images that were judged with the bundles of this generation.
+        save: False to record nothing.
+
+    Returns:
+        The reasons to refuse by image ID, accepted ones included.
+
+    Raises:
+        ImageBreaks: The start command of an image would fail.
+        ImageImpaired: Another part of an image would fail.
+    """
+    base, record = nest.changing.base, nest.changing.record
+    if not generation.number or not generation.id or 0 not in record.present:
+        return {}  # pristine, or no pristine content to compare with
+    judged = judgements.read(base.store.layout.judged)
+    for image_id, reasons in (known or {}).items():
+        judged.add(generation.id, image_id, reasons)
+    acceptance = context.protection.acceptance(base.reference, base.chain_id)
+    started, used = _started(context, nest, generation)
+    images = [image for image in started if not protects(acceptance.patterns, image.id, image.tags)]
+    is_new = _judge(context, nest, generation, images, judged) or bool(known)
+    is_live = generation is record.live
+    refused = verdicts.Refused(f"{base.reference} shows {generation.version}" if is_live else "", acceptance)
+    for image in images:
+        refused.add(image.name, judged.reasons(generation.id, image.id) or (), image.id in used)
+    if save and is_new and is_live:
+        _save(context, base, record, judged)
+    refused.check(base, generation.version)
+    return judged.by_generation.get(generation.id, {})
+
+
+def _started(context: Context, nest: Nest, generation: Generation) -> tuple[list[Image], set[str]]:
+    """Return the images that change and may be started, and the IDs of images that have containers."""
+    base = nest.changing.base
+    unchanged = {name for kept in nest.kept(generation.chain_id) for name in kept.images}
+    images = [image for image in bases.images_on(context.engine, base.chain_id) if image.name not in unchanged]
+    used = {container.image_id for container in context.engine.containers(True)} if images else set()
+    return [image for image in images if verdicts.is_started(image, base, used)], used
+
+
+def _judge(context: Context, nest: Nest, generation: Generation, images: Sequence[Image], judged: Judged) -> bool:
+    """Judge the images that were not judged yet; return True if there were any."""
+    pending = [image for image in images if judged.reasons(generation.id, image.id) is None]
+    if pending:
+        base, record = nest.changing.base, nest.changing.record
+        everything = bases.images_on(context.engine, base.chain_id)
+        judge = ImageJudge(base, record, _changes(base, record, generation), everything)
+        for image in pending:
+            judged.add(generation.id, image.id, judge.image(image).reasons)
+    return bool(pending)
+
+
+def _changes(base: Base, record: Record, generation: Generation) -> Changes:
+    """Return the difference between the pristine content and a generation, from their directories."""
+    lower = bases.pristine_lower(base)
+    old = Stack([base.store.path(record, 0), *lower])
+    new = Stack([base.store.path(record, generation.number), *lower])
+    changes = compare(old, new, contents=True, siblings=siblings)
+    expected = ExpectedPaths({change.path: ExpectedPath(change.path, change.entry) for change in changes})
+    return Changes(generation.version, expected, OldBase(new), packages=None, config=None)
+
+
+def _save(context: Context, base: Base, record: Record, judged: Judged) -> None:
+    generations: Collection[str] = {generation.id for generation in record.generations.values()}
+    images = {image.id for image in bases.images_on(context.engine, base.chain_id)}
+    with translate_os_errors(base.store.layout.judged):
+        judged.save(base.store.layout.judged, generations, images)

@@ -1,0 +1,109 @@
+"""Images that arrive after a swap are judged by the next run, once, and so are contents that no bundle told before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baseimg_core.ops import verdicts
+from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, VERSION_0, Lab, layer
+from tests.support.images import file
+from tests.support.minion import Minion
+
+pytestmark = pytest.mark.functional
+
+LATE = "corp/late:1"
+
+
+def arrive(lab: Lab, name: str = LATE) -> None:
+    """An image that starts a file of the old base."""
+    lab.load({name: [BUSYBOX, VERSION_0, layer(file(f"own/{name}", b""))]}, {"Cmd": ["cat", "/etc/gone"]})
+
+
+def converge(lab: Lab, minion: Minion | None = None, **arguments: Any) -> dict[str, Any]:
+    bundles = {"12.1": {"source": str(lab.work / "12.0_12.1.tar")}}
+    state = (minion or lab.minion).states["baseimg.converged"](name=BASE, version="12.1", bundles=bundles, **arguments)
+    return dict(state)
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that were judged."""
+    names: list[str] = []
+    judge = verdicts.ImageJudge.image
+
+    def image(self: verdicts.ImageJudge, image: Any) -> verdicts.Judgement:
+        names.append(image.name)
+        return judge(self, image)
+
+    monkeypatch.setattr(verdicts.ImageJudge, "image", image)
+    return names
+
+
+def test_an_image_that_arrives_later_makes_the_state_false_until_it_is_accepted(lab: Lab, judged: list[str]) -> None:
+    lab.usual()
+    lab.bundle()
+    assert converge(lab)["result"] is True
+    judged.clear()
+    assert converge(lab)["result"] is True
+    assert judged == []
+    arrive(lab)
+    test_mode = converge(lab, lab.in_test_mode)
+    assert (test_mode["result"], test_mode["comment"].partition("]")[0]) == (False, "[image-breaks")
+    judged.clear()
+    for _run in range(2):
+        state = converge(lab)
+        assert state["result"] is False
+        assert state["comment"].startswith(
+            f"[image-breaks] {BASE} shows 12.1, and images that arrived later fail on it: {LATE} (/etc/gone is"
+        )
+    assert judged == [LATE]  # once, and its verdict is kept
+    assert lab.version() == "12.1"  # nothing is swapped back
+    assert converge(lab, accept=[LATE])["result"] is True
+    lab.untag(LATE)
+    assert converge(lab)["result"] is True
+
+
+def test_a_version_that_is_kept_is_judged_for_new_images_before_it_returns(lab: Lab) -> None:
+    lab.usual()
+    path = lab.bundle()
+    lab.apply(path)
+    lab.rollback(BASE)
+    arrive(lab)
+    error = lab.refused("image-breaks", "converge", BASE, "12.1", {"12.1": {"source": path}})
+    assert f"{BASE} is not changed to 12.1: {LATE}" in error.info["message"]
+    lab.refused("image-breaks", "plan", BASE, "12.1", {"12.1": {"source": path}})
+    assert lab.converge(BASE, "12.1", {"12.1": {"source": path}}, accept=[LATE])["changed"]
+    assert lab.converge(BASE, "12.0", {})["changed"]  # pristine is never refused
+
+
+def test_a_damaged_file_of_judgements_is_made_again(lab: Lab, judged: list[str]) -> None:
+    lab.usual()
+    lab.bundle()
+    converge(lab)
+    path = Path(lab.top(BASE), "baseimg/judged.json")
+    (images,) = json.loads(path.read_text())["judged"].values()
+    assert set(map(len, images.values())) == {0}
+    path.write_text("{")
+    judged.clear()
+    assert converge(lab)["result"] is True
+    assert sorted(judged) == [APP, NEW]
+    assert json.loads(path.read_text())["judged"]
+
+
+def test_a_delta_to_another_bundles_target_is_judged_when_it_is_staged(lab: Lab) -> None:
+    lab.usual(NEWER)
+    bundles = {
+        "12.1": {"source": lab.bundle(BASE, NEW)},
+        "12.2": {"source": lab.bundle(NEW, NEWER, delta="only")},
+    }
+    impact = lab.plan(BASE, "12.2", bundles)["impact"]
+    assert impact["verdicts"]["not-checked"] == len(impact["images"]) > 0
+    assert {image["reasons"][0]["code"] for image in impact["images"]} == {"unread"}
+    arrive(lab)
+    lab.refused("image-breaks", "converge", BASE, "12.2", bundles)
+    assert lab.converge(BASE, "12.2", bundles, accept=[LATE])["changed"]
+    assert lab.version() == "12.2"
