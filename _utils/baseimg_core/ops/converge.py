@@ -22,7 +22,6 @@ from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
 from ..model.impact.verdict import Reason
 from ..model.policy.pillar import Source
-from ..model.stack import ids
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from . import aliases, arrivals, bases, impact, prove, swap, tamper, verdicts
@@ -34,7 +33,7 @@ from .containers import restart, runner
 from .containers import trial as trials
 from .containers.restart import Outcome
 from .nest import Nest
-from .plan import Catalogue, Plan, check_pristine, confirmed, decide, known_damage, open_bundle
+from .plan import Catalogue, Plan, check_pristine, confirmed, decide, find, known_damage, open_bundle
 from .stage import discarding, stage
 from .verdicts import ImageJudge
 
@@ -300,33 +299,6 @@ def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
         names = ", ".join(candidate.reference for candidate in showing)
         raise ArgumentInvalid(f"several bases show {manifest.source.reference}: {names}", "choose one with base=")
     return showing[0]
-
-
-def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> Base:
-    """
-    Return the declared base.
-
-    If its name is missing, locate its layers through the bundle that starts from it.
-
-    Args:
-        engine: The engine.
-        name: The declared reference.
-        catalogue: The declared bundles.
-        chain_id: The declared chain ID; ``None`` without one.
-
-    Raises:
-        BaseAbsent: Neither the name nor a bundle locates the base.
-    """
-    try:
-        return bases.locate(engine, name, chain_id)
-    except BaseAbsent:
-        if chain_id or not engine.images():
-            raise
-        for version in sorted(catalogue.bundles):
-            source = catalogue.manifest(version).source
-            if source.version == ids.tag(name):
-                return bases.by_chain(engine, source.chain_id, name, source.diff_ids)
-        raise
 
 
 def obtain(context: Context, base: Base, version: str, catalogue: Catalogue, record: Record) -> Generation:

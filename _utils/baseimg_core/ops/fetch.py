@@ -9,8 +9,7 @@ from typing import Any
 from ..context import Context
 from ..model.policy.pillar import Source
 from . import bases
-from .converge import find
-from .plan import Catalogue, decide
+from .plan import Catalogue, decide, find
 
 
 def fetch(

@@ -26,6 +26,8 @@ class Runtime:
 _MARKERS = [
     ("python", re.compile(rb"usr/(?:local/)?bin/python(\d+\.\d+)")),
     ("perl", re.compile(rb"usr/(?:share|lib(?:/[^/]+)?)/perl/(\d+\.\d+)(?:\.\d+)?")),
+    # Debian's perl-base has no directory with a version
+    ("perl", re.compile(rb"usr/(?:local/)?bin/perl(\d+\.\d+)\.\d+")),
     ("ruby", re.compile(rb"usr/(?:local/)?lib/ruby/(\d+\.\d+\.\d+)")),
     ("php", re.compile(rb"usr/lib/php/(20\d{6})")),
 ]
