@@ -13,6 +13,7 @@ import pytest
 from docker.errors import APIError
 
 from tests.functional.lab import BUSYBOX, Lab, digest, layer
+from tests.support.deadlines import wait_until
 from tests.support.engine import Engine, EngineError
 from tests.support.images import Member, directory, file, symlink, whiteout
 from tests.support.minion import Minion
@@ -45,6 +46,11 @@ def elf(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     (work / "corp.c").write_text("int corp(void) { return 0; }\nint more(void) { return 0; }\n")
     (work / "main.c").write_text("int corp(void);\nint main(void) { return corp(); }\n")
     (work / "plain.c").write_text("int main(void) { return 0; }\n")
+    (work / "host.c").write_text(
+        "#include <dlfcn.h>\n#include <unistd.h>\n"
+        'int main(void) { if (!dlopen("/app/plugin.so", RTLD_NOW)) return 1; for (;;) pause(); }\n'
+    )
+    (work / "plugin.c").write_text("int corp(void);\nint plugin(void) { return corp(); }\n")
     (work / "old.map").write_text("CORP_1.0 { global: corp; local: *; };\n")
     (work / "new.map").write_text("CORP_2.0 { global: corp; more; local: *; };\n")
 
@@ -60,6 +66,8 @@ def elf(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         "versioned": compile("versioned", "main.c", "./libkept.so.1"),
         "plain": compile("plain", "plain.c"),
     }
+    files["host"] = compile("host", "host.c", "-ldl")
+    files["plugin.so"] = compile("plugin.so", "-shared", "-fPIC", "plugin.c", "./libcorp.so.1")
     files["libmoved.so.1"] = compile("libmoved.so.1", *shared, "-Wl,-soname,libmoved.so.1")
     files["moved"] = compile("moved", "main.c", "./libmoved.so.1")
     files["libfound.so.1"] = compile("libfound.so.1", *shared, "-Wl,-soname,libfound.so.1")
@@ -423,6 +431,40 @@ class TestContainers:
         finally:
             for name in ("same", "other-command", "wrote", "hides", "mounts"):
                 lab.engine.remove_container(name)
+
+
+class TestRunning:
+    """The processes of a container tell more than files: what they have mapped is what it uses."""
+
+    def test_a_loaded_plugin_that_loses_its_library_breaks_the_container(
+        self, lab: Lab, bundle: str, elf: dict[str, bytes]
+    ) -> None:
+        members = (file("app/run", elf["host"], 0o755), file("app/plugin.so", elf["plugin.so"]))
+        lab.load({"corp/plugin:1": [BUSYBOX, old_base(elf), layer(*members)]}, {"Cmd": ["/app/run"]})
+        lab.engine.start_container("corp/plugin:1", "/app/run", name="loads")
+        child = lab.engine.start_container("corp/plugin:1", "/bin/sh", "-c", "/app/run & wait", name="child-loads")
+        lab.engine.start_container("corp/plugin:1", "/bin/sleep", "1000", name="sleeps")
+        try:
+            wait_until(lambda: b"plugin.so" in mapped(lab, "loads"), "the plugin is loaded")
+            wait_until(lambda: "plugin.so" in lab.engine.exec(child, "/bin/sh", "-c", "cat /proc/*/maps"), "loaded")
+            result = lab.impact(BASE, bundle)
+            image = next(image for image in result["images"] if image["image"] == "corp/plugin:1")
+            containers = {container["name"]: container for container in result["containers"]}
+            verdicts = {name: containers[name]["verdict"] for name in ("loads", "child-loads", "sleeps")}
+            assert image["verdict"] == "impaired"
+            assert verdicts == {"loads": "breaks", "child-loads": "breaks", "sleeps": "impaired"}
+            reason = containers["loads"]["reasons"][0]
+            assert (reason["code"], reason["subject"]) == ("missing-library", "app/plugin.so")
+            assert reason["text"] == "needs libcorp.so.1, which is missing; a running process has loaded it"
+        finally:
+            for name in ("loads", "child-loads", "sleeps"):
+                lab.engine.remove_container(name)
+            lab.untag("corp/plugin:1")
+
+
+def mapped(lab: Lab, name: str) -> bytes:
+    pid = lab.engine.client.inspect_container(name)["State"]["Pid"]
+    return Path(f"/proc/{pid}/maps").read_bytes()
 
 
 class TestConfiguration:

@@ -1,11 +1,15 @@
-"""Kills processes of a container by pidfd, so a reused PID never hits another process."""
+"""
+The processes of a container: the programs and libraries that they have mapped, and how to kill them.
+
+Processes are killed by pidfd, so a reused PID never hits another process.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 _ROUNDS = 10  # processes may fork during a round
 
@@ -32,6 +36,35 @@ def kill_session(leader: int, member: int) -> bool:
             for pid in victims:
                 _kill(stack, pid, container)
     return True
+
+
+def mapped_files(members: Collection[int]) -> dict[int, set[bytes]]:
+    """
+    Return the programs and libraries that the processes of containers have mapped (proc(5), ``maps``).
+
+    Args:
+        members: PIDs of one process of each container.
+
+    Returns:
+        Absolute paths in the container, by PID of ``members``. Files that the process mapped only as data are excluded.
+        Processes that end meanwhile, and unreadable ones, are skipped.
+    """
+    containers = {container: pid for pid in members if (container := _namespace(pid))}
+    containers.pop(_namespace(os.getpid()), None)
+    mapped: dict[int, set[bytes]] = {pid: set() for pid in containers.values()}
+    for name in os.listdir("/proc") if containers else ():
+        if name.isdecimal() and (member := containers.get(_namespace(int(name)))):
+            with contextlib.suppress(OSError), open(f"/proc/{name}/maps", "rb") as file:
+                mapped[member].update(filter(None, map(_executable, file)))
+    return mapped
+
+
+def _executable(line: bytes) -> bytes:
+    """Return the path of an executable mapping of a file; empty for other mappings."""
+    fields = line.rstrip(b"\n").split(None, 5)
+    if len(fields) < 6 or b"x" not in fields[1] or not fields[5].startswith(b"/"):
+        return b""
+    return fields[5].replace(b"\\012", b"\n")
 
 
 def _kill(stack: contextlib.ExitStack, pid: int, container: str) -> None:

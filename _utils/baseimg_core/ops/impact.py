@@ -55,7 +55,7 @@ def impact(context: Context, name: str, declared: Declared | None = None) -> dic
         judge = ImageJudge(base, record, new, users) if new else None
     judged = [judge.image(image) for image in users] if judge else []
     if judge:
-        containers = _judged_containers(judge, context.engine, users, containers)
+        containers = _judged_containers(judge, context.engine, containers)
     images = [
         {**_image(image, base, image.id in protected, containers), **(judged[number].as_dict(PATHS) if judged else {})}
         for number, image in enumerate(users)
@@ -121,16 +121,9 @@ def _unread(images: Sequence[Image]) -> dict[str, Any]:
     }
 
 
-def _judged_containers(
-    judge: ImageJudge, engine: Engine, images: Sequence[Image], listed: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return the listed containers, judged with their own files, commands and mounts."""
-    by_id = {image.id: image for image in images}
-    judged = {
-        container.id: judge.container(container, by_id[container.image_id])
-        for container in engine.containers(True)
-        if container.image_id in by_id
-    }
+def _judged_containers(judge: ImageJudge, engine: Engine, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the listed containers, judged with their own files, commands, mounts and processes."""
+    judged = judge.containers(engine.containers(True))
     return [
         {**container, "verdict": own.verdict.value, "reasons": [reason.as_dict() for reason in own.reasons[:PATHS]]}
         if (own := judged.get(container["id"]))
@@ -142,13 +135,13 @@ def _judged_containers(
 def _worse(
     judge: ImageJudge, images: Sequence[Image], judged: Sequence[Judgement], containers: Sequence[Container]
 ) -> list[dict[str, Any]]:
-    """Return the containers whose own files, commands or mounts worsen the verdict of their image."""
+    """Return the containers whose own files, commands, mounts or processes worsen the verdict of their image."""
     by_image = {image.id: (image, judgement) for image, judgement in zip(images, judged, strict=True)}
     worse = []
+    own_judgements = judge.containers(containers)
     for container in containers:
-        if container.image_id in by_image:
+        if own := own_judgements.get(container.id):
             image, judgement = by_image[container.image_id]
-            own = judge.container(container, image)
             if own.verdict.rank < judgement.verdict.rank:
                 worse.append({"container": container.name, "image": image.name, **own.as_dict(_PLAN_PATHS)})
     return worse

@@ -16,6 +16,7 @@ from ..disk.packages import databases
 from ..disk.stack.directories import Stack
 from ..engine.base import Container, Image
 from ..errors import DeltaMismatch, FixMissing, ImageBreaks, ImageImpaired, LayerUnsupported
+from ..linux import processes
 from ..model.impact import config as configs
 from ..model.impact import overrides
 from ..model.impact.overrides import ExpectedPaths, ShadowedPath
@@ -155,10 +156,27 @@ class ImageJudge:
             self._images[image.id] = self._judged(self._own(image), image.config, (), {})
         return self._images[image.id]
 
-    def container(self, container: Container, image: Image) -> Judgement:
-        """Judge the next start of a container, with its command, mounts and own files."""
+    def containers(self, containers: Iterable[Container]) -> dict[str, Judgement]:
+        """
+        Judge the next start of containers, with their commands, mounts, own files, and what they have loaded.
+
+        Args:
+            containers: Containers; those of other images are skipped.
+
+        Returns:
+            The judgements by container ID.
+        """
+        by_id = {image.id: image for image in self.images}
+        on_base = [container for container in containers if container.image_id in by_id]
+        mapped = processes.mapped_files([container.pid for container in on_base if container.pid])
+        return {
+            container.id: self._container(container, by_id[container.image_id], mapped.get(container.pid, ()))
+            for container in on_base
+        }
+
+    def _container(self, container: Container, image: Image, mapped: Collection[bytes]) -> Judgement:
         own = (container.upper, *self._own(image)) if container.upper else self._own(image)
-        return self._judged(own, container.config or image.config, container.arguments, container.volumes)
+        return self._judged(own, container.config or image.config, container.arguments, container.volumes, mapped)
 
     def paths_of(self, name: str) -> set[bytes]:
         """Return the changed files of a package, or at and below an absolute path, without caches."""
@@ -190,11 +208,16 @@ class ImageJudge:
         return tuple(reversed(image.directories[self._height :]))
 
     def _judged(
-        self, own: tuple[str, ...], config: Mapping[str, Any], arguments: Sequence[str], volumes: Mapping[str, str]
+        self,
+        own: tuple[str, ...],
+        config: Mapping[str, Any],
+        arguments: Sequence[str],
+        volumes: Mapping[str, str],
+        mapped: Collection[bytes] = (),
     ) -> Judgement:
         try:
             shadowed = self._shadows(own)
-            reasons = [*self._judge.reasons(own, config, arguments, volumes), *self._split_packages(own)]
+            reasons = [*self._judge.reasons(own, config, arguments, volumes, mapped), *self._split_packages(own)]
         except LayerUnsupported as exc:
             reason = Reason(Verdict.NOT_CHECKED, "unreadable", "layers", exc.message)
             return Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [exc.message])
@@ -324,12 +347,13 @@ def check(context: Context, base: Base, judge: ImageJudge) -> dict[str, Sequence
             judged[image.id] = judge.image(image).reasons
             refused.add(image.name, judged[image.id], image.id in used)
     by_id = {image.id: image for image in judge.images}
+    own_judgements = judge.containers(containers)
     for container in containers:
         on_base = by_id.get(container.image_id)
         if on_base is None or protects(acceptance.patterns, on_base.id, (*on_base.tags, container.name)):
             continue
         known = set(judge.image(on_base).reasons)
-        own = [reason for reason in judge.container(container, on_base).reasons if reason not in known]
+        own = [reason for reason in own_judgements[container.id].reasons if reason not in known]
         refused.add(f"container {container.name}", own, True)
     refused.check(base, judge.changes.version)
     _check_required(judge, base, [image for image in judge.images if is_started(image, base, used)], acceptance.require)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +41,7 @@ class Judge:
         raw: Mapping[str, Any],
         arguments: Sequence[str] = (),
         volumes: Mapping[str, str] | None = None,
+        mapped: Collection[bytes] = (),
     ) -> list[Reason]:
         """
         Judge an image or a container.
@@ -49,6 +51,7 @@ class Judge:
             raw: The image's raw configuration.
             arguments: The command of a container; empty for an image.
             volumes: The mounts of a container: sources by destination.
+            mapped: Absolute paths of the files that its processes have loaded.
 
         Returns:
             The reasons why it breaks or misses changes of the new base, worst first.
@@ -58,7 +61,13 @@ class Judge:
         """
         config = configs.parse(raw)
         image = _Image(self._change, own, config, self._base_config, [self._walk(layer) for layer in own])
-        reasons = [*image.started(arguments), *image.own_files(), *image.environment(), *image.accounts()]
+        reasons = [
+            *image.started(arguments),
+            *image.loaded(mapped),
+            *image.own_files(),
+            *image.environment(),
+            *image.accounts(),
+        ]
         reasons += [*image.derived(), *image.ghosts(), *image.relations()]
         reasons += self._configuration(raw)
         reasons += self._volumes({**dict.fromkeys(config.volumes, ""), **(volumes or {})})
@@ -123,6 +132,15 @@ class _Image:
         """Yield the reasons for the programs that the image or container starts."""
         for command in [tuple(arguments)] if arguments else started.commands(self._config):
             yield from self._start.command(command)
+
+    def loaded(self, paths: Collection[bytes]) -> Iterator[Reason]:
+        """Yield the reasons for the application's own programs and libraries that a running process has loaded."""
+        for path in sorted(path.lstrip(b"/") for path in paths) if self._change.losses.code else ():
+            node = self._old.lookup(path)
+            if node and node.own and path not in self._start.files:
+                for reason in self._start.file(path):
+                    yield replace(reason, text=f"{reason.text}; a running process has loaded it")
+                self._start.files.add(path)
 
     def own_files(self) -> Iterator[Reason]:
         """Yield the reasons for files in the application's own layers."""
