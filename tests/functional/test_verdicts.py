@@ -114,6 +114,7 @@ def old_base(elf: Mapping[str, bytes]) -> bytes:
         file("usr/share/ca-certificates/old.crt", b"old"),
         file("etc/ssl/certs/ca-certificates.crt", b"old"),
         file("var/lib/dpkg/status", status(("libcorp1", "1.0", ""), ("libkept1", "1.0", ""))),
+        file("lib/apk/db/installed", apk(("libcorp1", "1.0-r0", "", "so:libcorp.so.1=1"))),
         file("data/file", b"old"),
         file("libs/libmoved.so.1", elf["libmoved.so.1"]),
         file("opt/libs-1/libfound.so.1", elf["libfound.so.1"]),
@@ -140,6 +141,7 @@ def new_base(elf: Mapping[str, bytes]) -> bytes:
         file("usr/share/ca-certificates/new.crt", b"new"),
         file("etc/ssl/certs/ca-certificates.crt", b"new"),
         file("var/lib/dpkg/status", status(("libcorp3", "3.0", ""), ("libkept1", "2.0", "Breaks: own-broken (<< 2)"))),
+        file("lib/apk/db/installed", apk(("libcorp3", "3.0-r0", "", "so:libcorp.so.3=3"))),
         file("data/file", b"new"),
         file("data/tool", b"tool"),
         whiteout("libs"),
@@ -157,6 +159,11 @@ def status(*packages: tuple[str, str, str]) -> bytes:
         + (f"{more}\n" if more else "")
         for name, version, more in packages
     ).encode()
+
+
+def apk(*packages: tuple[str, str, str, str]) -> bytes:
+    stanzas = (f"P:{name}\nV:{version}\nD:{needs}\np:{offers}\n" for name, version, needs, offers in packages)
+    return "\n".join(stanzas).encode()
 
 
 def cases(elf: Mapping[str, bytes]) -> dict[str, Case]:
@@ -306,6 +313,19 @@ def cases(elf: Mapping[str, bytes]) -> dict[str, Case]:
             "effective",
             ("", ""),
             (*own, file("var/lib/dpkg/status", status(*base, ("own-good", "1.0", "Depends: libkept1 (>= 1) | none")))),
+            sleep,
+            True,
+        ),
+        "apk-relation": Case(
+            "impaired",
+            ("relation", "own-apk"),
+            (
+                *own,
+                file(
+                    "lib/apk/db/installed",
+                    apk(("libcorp1", "1.0-r0", "", "so:libcorp.so.1=1"), ("own-apk", "1-r0", "so:libcorp.so.1", "")),
+                ),
+            ),
             sleep,
             True,
         ),

@@ -14,14 +14,19 @@ from ...model.impact.elf import Elf
 from ...model.impact.overrides import ExpectedPaths
 from ...model.impact.runtimes import Runtime
 from ...model.impact.view import Unreadable
-from ...model.packages import dpkg
+from ...model.packages import apk, dpkg
 from ...model.packages.dpkg import Package
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..stack.directories import Stack
 from .view import LayeredView, NewBase, OldBase
 
-_STATUS = b"var/lib/dpkg/status"
+#: Readers of package databases by path.
+DATABASES = {
+    b"var/lib/dpkg/status": dpkg.by_name,
+    b"lib/apk/db/installed": apk.by_name,
+    b"usr/lib/apk/db/installed": apk.by_name,
+}
 _PASSWD, _GROUP = b"etc/passwd", b"etc/group"
 
 
@@ -60,6 +65,7 @@ class BaseChange:
         self.old = OldBase(pristine)
         self.new = new
         self.memory: dict[bytes, Elf | str | None] = {}
+        self._packages: dict[bytes, tuple[Mapping[str, Package], Mapping[str, Package]]] = {}
         self.old_view, self.new_view = self.views(())
 
     def views(self, own: Iterable[str]) -> tuple[LayeredView, LayeredView]:
@@ -133,10 +139,12 @@ class BaseChange:
                 changed += accounts.renumbered(kind, self.old_view.content(path), self.new_view.content(path))
         return changed
 
-    @cached_property
-    def packages(self) -> tuple[Mapping[str, Package], Mapping[str, Package]]:
-        """The dpkg packages of the old and of the new base, by name."""
-        return (
-            dpkg.by_name(self.old_view.content(_STATUS)),
-            dpkg.by_name(self.new_view.content(_STATUS)),
-        )
+    def packages(self, database: bytes) -> tuple[Mapping[str, Package], Mapping[str, Package]]:
+        """Return the packages of the old and of the new base, by name; ``database`` is one of ``DATABASES``."""
+        if database not in self._packages:
+            parse = DATABASES[database]
+            self._packages[database] = (
+                parse(self.old_view.content(database)),
+                parse(self.new_view.content(database)),
+            )
+        return self._packages[database]

@@ -14,15 +14,15 @@ from ...model.impact.path_class import CODE, classify
 from ...model.impact.runtimes import Runtime
 from ...model.impact.verdict import Reason, Verdict, ranked
 from ...model.impact.view import Unreadable
-from ...model.packages import dpkg, relations
+from ...model.packages import apk, dpkg, relations
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
-from .change import BaseChange
+from .change import DATABASES, BaseChange
 from .own import OwnFiles, own_files
 from .start import Start, is_lost
 from .view import LayeredView
 
-_STATUS, _PASSWD, _GROUP = b"var/lib/dpkg/status", b"etc/passwd", b"etc/group"
+_PASSWD, _GROUP = b"etc/passwd", b"etc/group"
 _EXAMPLES = 3
 _MAX_OF_A_KIND = 50  # reasons that are listed for each code
 
@@ -240,20 +240,22 @@ class _Image:
 
     def relations(self) -> Iterator[Reason]:
         """Yield the reasons for package relations that the new base violates."""
-        node = self._new.lookup(_STATUS)
-        if node is None or not node.own or _STATUS not in self._change.expected.by_path:
-            return
-        old, new = self._change.packages
-        try:
-            installed = dpkg.by_name(self._new.content(_STATUS))
-        except Unreadable as exc:
-            yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.shown(_STATUS), str(exc))
-            return
-        own = [package for name, package in installed.items() if old.get(name) != package]
-        before = {(violation.package, violation.relation, violation.text) for violation in relations.broken(own, old)}
-        for violation in relations.broken(own, new):
-            if (violation.package, violation.relation, violation.text) not in before:
-                yield Reason(Verdict.IMPAIRED, "relation", violation.package, violation.text)
+        for database, parse in DATABASES.items():
+            node = self._new.lookup(database)
+            if node is None or not node.own or database not in self._change.expected.by_path:
+                continue
+            old, new = self._change.packages(database)
+            try:
+                installed = parse(self._new.content(database))
+            except Unreadable as exc:
+                yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.shown(database), str(exc))
+                continue
+            broken = relations.broken if parse is dpkg.by_name else apk.broken
+            own = [package for name, package in installed.items() if old.get(name) != package]
+            before = set(broken(own, old))
+            for violation in broken(own, new):
+                if violation not in before:
+                    yield Reason(Verdict.IMPAIRED, "relation", violation.package, violation.text)
 
     def _visible(self, kind: str) -> Iterator[bytes]:
         """Yield the own files of one kind that no higher layer hides."""

@@ -17,8 +17,8 @@ import struct
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from ...model.packages import apk, dpkg
 from ...model.packages import difference as packages_difference
-from ...model.packages import dpkg
 from ...model.packages.difference import Packages
 from ..stack.directories import Stack
 from ..stack.tree import read_below
@@ -88,12 +88,15 @@ def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozens
 
     Args:
         stack: The image's layers.
-        manager: The package manager. Only dpkg is supported; the result for others is empty.
+        manager: The package manager: dpkg or apk. The result for rpm is empty.
         names: The packages.
 
     Returns:
         Relative paths by package, without packages that have no file list.
     """
+    if manager == "apk":
+        data = next((content for path in _APK if (content := _read(stack, path)) is not None), b"")
+        return apk.files(data, names)
     if manager != "dpkg":
         return {}
     node = stack.find(_DPKG_LISTS)
