@@ -84,7 +84,8 @@ def test_what_it_would_do_is_told_as_of_a_full_one(node: Lab) -> None:
     # a delta on top of another cannot be read before that is applied
     second = node.bundle(NEW, NEWER, delta="only")
     chained = node.plan(BASE, "12.2", {"12.1": source(only["bundle"]), "12.2": source(second)})
-    assert (chained["bundles"], chained["impact"]) == (["12.1", "12.2"], None)
+    assert chained["bundles"] == ["12.1", "12.2"]
+    assert chained["impact"]["verdicts"]["not-checked"] == len(chained["images"])
 
 
 def test_a_chain_whose_last_delta_does_not_fit_leaves_nothing(node: Lab) -> None:
