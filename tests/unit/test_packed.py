@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from baseimg_core.disk.stack import view
 from baseimg_core.disk.stack.compare import compare
+from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.stack.packed import Extras, PackedStack, extras
 from baseimg_core.engine import tarsplit
+from baseimg_core.engine.base import Image
 from baseimg_core.engine.packed import read_layer
 from baseimg_core.errors import LayerUnsupported, PristineDamaged
+from baseimg_core.model.bundle.manifest import ImageRef
+from baseimg_core.model.stack import ids
 from baseimg_core.model.stack.entry import Kind
 from baseimg_core.model.stack.overlay import Mark
 from baseimg_core.model.stack.packed import PackedLayer
+from baseimg_core.ops.view import with_views
 from tests.support import images
-from tests.support.images import Member, directory, file, hardlink, opaque, symlink, whiteout
+from tests.support.images import EPOCH, Member, directory, file, hardlink, opaque, symlink, whiteout
 from tests.support.legacy import tar_split
 
 
@@ -156,6 +163,31 @@ class TestStack:
         linked = packed(file("a", b"12"), hardlink("b", "a"), file("c", b"12"))
         changes = {change.path: change for change in compare(PackedStack({}), PackedStack({str(root): linked}))}
         assert (changes[b"b"].link, changes[b"c"].link) == (b"a", None)
+
+    def test_the_view_leaves_out_an_unnamed_directory_of_a_lower_layer(self, tmp_path: Path) -> None:
+        """A bundle that brings it back writes it to the node's top layer, with other metadata than below."""
+        low, new, staged = (unpack(tmp_path / name, ["b", "d/e/in"]) for name in ("low", "new", "staged"))
+        top = unpack(tmp_path / "top", ["b"])
+        shutil.rmtree(new / "d")
+        for path in tmp_path.rglob("*"):
+            path.chmod(0o644 if path.is_file() else 0o755)
+            os.utime(path, (EPOCH, EPOCH))
+        os.utime(staged / "d/e", (0, 0))
+        below = packed(file("b", b"12"), file("d/e/in", b"12"))
+        source = PackedStack({str(top): packed(file("b", b"12"), whiteout("d")), str(low): below})
+        target = PackedStack({str(new): packed(file("b", b"12")), str(low): below})
+        diff_ids = (images.digest(b"low"), images.digest(b"top"))
+        image = Image("", (), diff_ids, (), "linux", "amd64")
+        side = ImageRef("corp/base:1", "1", image.chain_id, diff_ids)
+        _source, promised = with_views((side, image, source), (side, image, target))
+        staged_view = view.digest(
+            Stack([str(low)]),
+            ids.chain_id(diff_ids[:1]),
+            Stack([str(staged), str(low)]),
+            lambda _path, real: images.digest(Path(os.fsdecode(real)).read_bytes()).removeprefix("sha256:"),
+            promised.unspecified,
+        )
+        assert staged_view == promised.view_over(diff_ids[:1])
 
     @pytest.mark.parametrize("damage", ["missing", "longer", "type"])
     def test_a_directory_that_lost_what_its_tar_has(self, tmp_path: Path, damage: str) -> None:

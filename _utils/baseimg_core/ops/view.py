@@ -38,8 +38,8 @@ def with_views(source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
     read: dict[tuple[int, int], str] = {}
     sides = []
     for side, _image, stack in (source, target):
-        own = [root for root in stack.layers if root not in lower.layers]
-        unspecified = sorted(stack.unspecified(own))
+        # also of the layers below: a node can have such a directory in its top layer, with other metadata
+        unspecified = sorted(stack.unspecified(stack.layers))
 
         def digest_of(_path: bytes, real: bytes) -> str:
             st = os.lstat(real)
