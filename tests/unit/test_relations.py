@@ -56,6 +56,21 @@ def test_relations(own: str, base: tuple[str, str, str], broken: str) -> None:
     assert all(one.package == "app" for one in found)
 
 
+@pytest.mark.parametrize(
+    ("needs", "installed", "is_revision"),
+    [
+        ("perl-base (= 5.36.0-7+deb12u3)", "5.36.0-7+deb12u4", True),
+        ("perl-base (= 5.36.0-7+deb12u3)", "5.40.1-6", False),
+        ("perl-base (= 1:5.36.0-7)", "5.36.0-7", False),
+        ("perl-base (>= 5.37)", "5.36.0-7", False),
+    ],
+)
+def test_another_revision_of_an_exact_version(needs: str, installed: str, is_revision: bool) -> None:
+    own, base = status(("perl", "1", f"Depends: {needs}\n")), status(("perl-base", installed, ""))
+    (violation,) = relations.broken(own.values(), base)
+    assert violation.is_revision is is_revision
+
+
 def test_packages_that_are_removed_do_not_count() -> None:
     text = b"Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n"
     assert dpkg_status.by_name(text) == {}

@@ -255,7 +255,8 @@ class _Image:
             before = set(broken(own, old))
             for violation in broken(own, new):
                 if violation not in before:
-                    yield Reason(Verdict.IMPAIRED, "relation", violation.package, violation.text)
+                    verdict = Verdict.PARTLY if violation.is_revision else Verdict.IMPAIRED
+                    yield Reason(verdict, "relation", violation.package, violation.text)
 
     def _visible(self, kind: str) -> Iterator[bytes]:
         """Yield the own files of one kind that no higher layer hides."""

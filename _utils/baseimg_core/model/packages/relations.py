@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from .dpkg import Package
@@ -26,6 +26,8 @@ class Broken:
     relation: str
     #: The clause, for people.
     text: str
+    #: True if an exact version is required and only the Debian revision differs, as in updates of one release.
+    is_revision: bool = field(default=False, compare=False)
 
 
 def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
@@ -49,7 +51,7 @@ def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
         for name in ("Pre-Depends", "Depends"):
             for clause in _clauses(package.fields.get(name, "")):
                 if not any(_holds(*alternative, installed, provided) for alternative in _alternatives(clause)):
-                    violations.append(Broken(package.name, name, f"needs {clause}"))
+                    violations.append(Broken(package.name, name, f"needs {clause}", _is_revision(clause, installed)))
         violations += [
             Broken(package.name, name, f"{name.lower()} {clause}") for _, name, clause in _against(package, base)
         ]
@@ -70,6 +72,14 @@ def _against(package: Package, others: Mapping[str, Package]) -> Iterator[tuple[
             for other, operator, version in _alternatives(clause):
                 if other != package.name and _holds(other, operator, version, others, {}):
                     yield other, name, clause
+
+
+def _is_revision(clause: str, installed: Mapping[str, Package]) -> bool:
+    """True if another revision of the exact version that a clause requires is installed."""
+    return any(
+        operator == "=" and name in installed and _parts(installed[name].version)[:2] == _parts(version)[:2]
+        for name, operator, version in _alternatives(clause)
+    )
 
 
 def _clauses(text: str) -> list[str]:
