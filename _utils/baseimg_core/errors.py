@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .model.display import printable
 from .redact import redact
+
+
+def _safe(text: str) -> str:
+    """Return a text without secrets and without control characters."""
+    return printable(redact(text), len(text), keep="\n")
 
 
 class BaseimgError(Exception):
@@ -28,11 +34,11 @@ class BaseimgError(Exception):
     hint = ""
 
     def __init__(self, message: str, hint: str = "", result: Mapping[str, Any] | None = None) -> None:
-        message = redact(message)
+        message = _safe(message)
         super().__init__(message)
         self.result = dict(result or {})
         self.message = message
-        self.hint = redact(hint or self.hint)
+        self.hint = _safe(hint or self.hint)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the error as data, for results and ``info``."""

@@ -26,18 +26,19 @@ PHASES = {
     "gate and probe": ("restart.started", 0.5),
     "after the gate": ("restart.gated", 0.05),
 }
-HEALTHY = {"test": ["CMD-SHELL", "true"], "interval": 100_000_000, "timeout": 60_000_000_000, "retries": 1}
+# once a second: each check is a process of the engine
+HEALTHY = {"test": ["CMD-SHELL", "true"], "interval": 1_000_000_000, "timeout": 60_000_000_000, "retries": 1}
 CONTAINERS: dict[str, dict[str, Any]] = {
     "plain": {},
     "always": {"restart_policy": {"Name": "always"}},
     # PID 1 ignores the signal: the engine is still stopping it when its client is gone
     "stubborn": {
-        "command": ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"),
+        "command": ("sh", "-c", "trap '' TERM; while :; do sleep 1; done"),
         "restart_policy": {"Name": "always"},
         "stop_signal": "SIGTERM",
     },
     "slow": {
-        "command": ("sh", "-c", "trap 'sleep 0.2; exit 0' TERM; while :; do sleep 0.1; done"),
+        "command": ("sh", "-c", "trap 'sleep 0.2; exit 0' TERM; while :; do sleep 1000 & wait; done"),
         "stop_signal": "SIGTERM",
     },
     "checked": {"healthcheck": HEALTHY, "restart_policy": {"Name": "unless-stopped"}},
@@ -148,7 +149,7 @@ class Rounds:
         else:
             result = self._converge(version, self._policy("true") if follow == "restart" else "keep")
             assert result["result"] is True, (what, result)
-        wait_until(lambda: self._inventory() == self._before, f"{what}: all containers of before run")
+        wait_until(lambda: self._inventory() == self._before, f"{what}: all containers of before run", seconds=10)
         assert not self._lab.status(BASE)["bases"][0]["interrupted"], what
 
     def _version(self) -> str:

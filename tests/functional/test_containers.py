@@ -317,6 +317,13 @@ class TestTheGate:
         assert done["containers"]["current"] == ["aaa", "picky", "zzz"]
         assert node.tidy()
 
+    def test_its_text_steers_no_terminal(self, node: Node) -> None:
+        escapes = "printf '\\033]0;owned\\007\\n'"
+        node.run("aaa", "sh", "-c", f"grep -q 12.0 /etc/version && exec sleep 1000000; {escapes}; exit 7")
+        text, done = node.fails(**PROBED)
+        assert done["restart"]["failed"]["aaa"]["log"] == ["\ufffd]0;owned\ufffd"]
+        assert all(character.isprintable() or character == "\n" for character in text + str(done))
+
     def test_is_restarted_by_its_policy_again_and_again(self, node: Node) -> None:
         node.run("picky", *PICKY, restart_policy={"Name": "always"})
         text, _done = node.fails(timeout=scaled(SECONDS), settle=scaled(3))

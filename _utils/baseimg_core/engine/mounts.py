@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 from ..errors import LayerUnsupported
 from ..linux import mounts as linux_mounts
+from ..model.display import printable
+from ..model.stack import overlay
 
 _METACOPY = "/sys/module/overlay/parameters/metacopy"
 _FORBIDDEN = (b"index", b"metacopy")
@@ -95,7 +97,7 @@ def read_table() -> MountTable:
     known = set(table.namespaces.values())
     for mount in table.mounts:
         if mount.kind == "nsfs" and _NAMESPACE.match(mount.root) and mount.root.decode() not in known:
-            table.unreadable.append(f"mount namespace {mount.root.decode()}, kept by {os.fsdecode(mount.point)}")
+            table.unreadable.append(f"mount namespace {mount.root.decode()}, kept by {overlay.shown(mount.point)}")
     return table
 
 
@@ -259,6 +261,6 @@ def _mount_id(pid: int, name: str) -> int:
 def _command(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
+            return printable(file.read().strip())
     except OSError:
         return "?"

@@ -96,5 +96,10 @@ def split(path: bytes) -> tuple[bytes, bytes]:
 
 
 def shown(path: bytes) -> str:
-    """Return a path as valid UTF-8 for messages and JSON; other bytes become ``\\xNN``."""
-    return path.decode("utf-8", "backslashreplace")
+    """Return a path for messages and JSON. Bytes outside of UTF-8 and control characters become ``\\xNN``."""
+    text = path.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

@@ -10,6 +10,7 @@ import urllib.request
 from ...engine.base import Container, Engine
 from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, EngineUnreachable
 from ...model.containers.policy import Policy, Probe
+from ...model.display import printable
 
 _TRY = 10  # seconds for one try of a probe; the first tries may precede the application's start
 _LOG_LINES = 20  # log lines of a failed container
@@ -60,7 +61,7 @@ class Gate:
         if self._probe:
             return now.state == "running" and self._answers(self._probe)
         if now.health:
-            health = f", output of its health check: {now.health_output}" if now.health_output else ""
+            health = f", output of its health check: {printable(now.health_output)}" if now.health_output else ""
             self._lacking = f"is {now.health}{health}"
             return now.health == "healthy" and now.state == "running"
         if now.restarts or now.state == "restarting":
@@ -103,6 +104,6 @@ def _probe_url(url: str, seconds: float) -> str:
 def last_lines(engine: Engine, container: Container) -> list[str]:
     """Return the last lines of a container's log; empty if the log is unreadable."""
     try:
-        return engine.logs(container.id, _LOG_LINES)
+        return [printable(line) for line in engine.logs(container.id, _LOG_LINES)]
     except BaseimgError:
         return []

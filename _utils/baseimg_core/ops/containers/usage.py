@@ -21,6 +21,7 @@ from ...engine import mounts
 from ...engine.base import Container, Engine
 from ...engine.mounts import Mount, MountTable
 from ...linux.mounts import unique_mount_id
+from ...model.stack import overlay
 from ...model.store.record import Record
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class _Survey:
                     others.setdefault(f"{mount.device} {mount.root!r}", mount)
             for mount in others.values():
                 possible = self._possible(mount, generations)
-                holder = f"mount {os.fsdecode(mount.point)} (process {mount.pid})"
+                holder = f"mount {overlay.shown(mount.point)} (process {mount.pid})"
                 self._usage.uses.append(Use(holder, None, possible, self._layer.is_named_by(mount)))
 
     def _add_container(self, container: Container, used: list[Mount], generations: Generations) -> set[str]:
