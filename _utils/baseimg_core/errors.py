@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .model.display import printable
+from .display import printable
 from .redact import redact
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from baseimg_core.display import printable
 from baseimg_core.engine import mounts
 from baseimg_core.errors import BaseimgError
 from baseimg_core.linux.oserrors import translate_os_errors
 from baseimg_core.model.containers.policy import Policy
-from baseimg_core.model.display import printable
 from baseimg_core.model.stack import overlay
 from baseimg_core.ops.containers import gate
 

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ..display import printable
 from ..errors import LayerUnsupported
 from ..linux import mounts as linux_mounts
-from ..model.display import printable
 from ..model.stack import overlay
 
 _METACOPY = "/sys/module/overlay/parameters/metacopy"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
+from ..display import printable
 from ..errors import ArgumentInvalid
-from ..model.display import printable
 from ..model.rollout import answers
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-from ..model.display import printable
+from ..display import printable
 from ..model.rollout.policy import Gate, Target
 from .jobs import Jobs
 

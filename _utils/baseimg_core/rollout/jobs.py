@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..model.display import printable
+from ..display import printable
 from .transport import SaltTransport
 
 RETURNED, SILENT, LOST, LATE = "returned", "node-silent", "job-lost", "node-timeout"

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from ..model.display import printable
+from ..display import printable
 from ..model.rollout.record import Node, Rollout
 from .store import Store
 from .transport import SaltTransport

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..display import printable
 from ..errors import ArgumentInvalid
-from ..model.display import printable
 from ..model.rollout.policy import Target
 from .errors import MasterUnreachable
 

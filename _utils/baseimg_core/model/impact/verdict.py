@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from ...display import printable
+
 
 class Verdict(Enum):
     """The impact of a new base on an image or a container, worst first."""
@@ -49,8 +51,8 @@ class Reason:
         return {
             "verdict": self.verdict.value,
             "code": self.code,
-            "subject": self.subject,
-            "text": self.text,
+            "subject": printable(self.subject, len(self.subject)),
+            "text": printable(self.text, len(self.text)),
             "remedy": self.remedy,
         }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..display import printable
+from ...display import printable
 
 INVALID = "answer-invalid"
 T = TypeVar("T")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..display import printable
+from ...display import printable
 from ..store.drift import drift
 
 FORMAT = 1

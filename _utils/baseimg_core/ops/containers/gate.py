@@ -7,10 +7,10 @@ import time
 import urllib.error
 import urllib.request
 
+from ...display import printable
 from ...engine.base import Container, Engine
 from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, EngineUnreachable
 from ...model.containers.policy import Policy, Probe
-from ...model.display import printable
 
 _TRY = 10  # seconds for one try of a probe; the first tries may precede the application's start
 _LOG_LINES = 20  # log lines of a failed container
