@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .display import printable
+from ..display import printable
 
 FORMAT = 1
 OK, WARNING, FAILED = "ok", "warning", "failed"
