@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,6 +186,28 @@ class TestRollback:
         result = site.rollouts.roll_back(BASE)
         assert (result["id"], result["nodes"], result["retcode"]) == (first["id"], {"rolled-back": 2}, outcome.OK)
         assert set(fleet.shown().values()) == {OLD}
+
+    def test_without_a_name_it_takes_back_the_newest_change(self, site: Site) -> None:
+        fleet = site.nodes(GOOD)
+        changed = site.start()["id"]
+        site.start()  # changes nothing
+        result = site.rollouts.roll_back(None)
+        assert (result["id"], result["retcode"]) == (changed, outcome.OK)
+        assert fleet.shown() == {"node1": OLD}
+        with pytest.raises(RolloutEmpty):
+            site.rollouts.roll_back(None)
+
+    def test_without_a_name_and_with_changes_of_two_bases_nothing_is_guessed(self, site: Site) -> None:
+        fleet = site.nodes(GOOD)
+        first = site.start()["id"]
+        other = replace(site.store.read(first), id="20990101T000000-0000", base="corp/java:17")
+        site.store.save(other)
+        with pytest.raises(RolloutUnknown) as caught:
+            site.rollouts.roll_back(None)
+        for name in (first, other.id):
+            assert name in caught.value.message
+            assert f"salt-run baseimg.rollback {name}" in caught.value.hint
+        assert fleet.shown() == {"node1": NEW}
 
     def test_over_several_rollouts(self, site: Site) -> None:
         fleet = site.nodes(GOOD, GOOD, GOOD)

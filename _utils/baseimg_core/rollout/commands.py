@@ -209,7 +209,8 @@ class Rollouts:
         Roll back the changes of one or several rollouts.
 
         Args:
-            name: an ID, a base (its newest rollout that changed a node), or ``None`` for the only unfinished rollout.
+            name: an ID, a base (its newest rollout that changed a node), or ``None``: the only unfinished rollout, or
+                if none is unfinished, the newest rollout that changed a node, if only one base has any.
             since: an ID or a time (ISO 8601): roll back every rollout of the base from then on.
 
         Returns:
@@ -218,20 +219,12 @@ class Rollouts:
         Raises:
             RolloutBusy: a later rollout of the base changed nodes.
             RolloutEmpty: no node has a change to roll back.
-            RolloutUnknown: no rollout matches, or ``name`` is ``None`` and several are unfinished.
+            RolloutUnknown: no rollout matches, or ``name`` is ``None`` and several can be meant.
             ArgumentInvalid: ``since`` is given without a base.
         """
         if since is not None:
             return self._roll_back_since(name, since)
-        if name is None:
-            rollouts = self._select(None, _UNFINISHED)
-            if len(rollouts) > 1:
-                raise RolloutUnknown(f"several rollouts are unfinished: {_listed(rollouts)}", "give an ID or the base")
-            rollout = rollouts[0]
-        elif name in self._store.ids():
-            rollout = self._store.read(name)
-        else:
-            rollout = self._newest_change(name)
+        rollout = self._to_take_back(name)
         with self._locked(rollout) as current:
             newer = [other for other in self._store.of_base(current.base) if other.id > current.id]
             if later := [other for other in newer if _changed_something(other)]:
@@ -240,6 +233,23 @@ class Rollouts:
             if not rollout_record.changed(current) and current.state != rollout_record.ROLLING_BACK:
                 raise RolloutEmpty(f"rollout {current.id} has no changed node left to roll back")
             return self._moved(current, Driver.roll_back, asked_back=True)
+
+    def _to_take_back(self, name: str | None) -> Rollout:
+        """Return the rollout with this ID, the newest change of this base, or the only one that can be meant."""
+        if name is not None:
+            return self._store.read(name) if name in self._store.ids() else self._newest_change(name)
+        newest, _errors = self._store.newest()
+        rollouts = [rollout for rollout in newest if rollout.state in _UNFINISHED]
+        if not rollouts:
+            bases = {rollout.base for rollout in newest}
+            changes = [next(filter(_changed_something, self._store.of_base(base)), None) for base in sorted(bases)]
+            rollouts = [rollout for rollout in changes if rollout]
+        if not rollouts:
+            raise RolloutEmpty("no rollout changed a node that is not rolled back")
+        if len(rollouts) > 1:
+            commands = "; ".join(f"salt-run baseimg.rollback {rollout.id}" for rollout in rollouts)
+            raise RolloutUnknown(f"several rollouts can be meant: {_listed(rollouts)}", commands)
+        return rollouts[0]
 
     def _newest_change(self, base: str) -> Rollout:
         rollouts = self._store.of_base(base)
