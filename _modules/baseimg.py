@@ -64,10 +64,12 @@ try:
         from baseimg_core.ops import hold as ops_hold
         from baseimg_core.ops import impact as impacting
         from baseimg_core.ops import import_legacy as ops_import_legacy
+        from baseimg_core.ops import preview as ops_preview
         from baseimg_core.ops import prune as ops_prune
         from baseimg_core.ops import status as ops_status
         from baseimg_core.ops import trial as ops_trial
         from baseimg_core.ops import verify as ops_verify
+        from baseimg_core.ops.preview import Goal
     _MISSING = None
 except ImportError as exc:
     _MISSING = exc
@@ -315,7 +317,8 @@ def apply(bundle, hash=None, base=None, protect=None, accept=None, containers="k
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those on the
     base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
     ``unknown``), and ``protected`` (protected images that were created after the change). ``kept`` lists the bases
-    built on this one that do not change, each with ``base``, ``version`` and ``images``. ``restart`` lists what
+    built on this one that do not change, each with ``base``, ``version``, ``images`` and ``declared`` (the version that
+    pillar declares for it, or None). ``restart`` lists what
     happened to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
     ``left`` (name → reason), ``failed`` (name → ``reason`` and the last lines of its ``log``), ``rolled_back``, and
     ``still_failing`` afterwards. If a container fails its gate, the error has the code ``gate-failed`` and holds all of
@@ -404,13 +407,27 @@ def converge(
 
 
 def plan(
-    name, version, bundles=None, chain_id=None, repair=False, protect=None, accept=None, containers="keep", saltenv=None
+    name,
+    version,
+    bundles=None,
+    chain_id=None,
+    repair=False,
+    protect=None,
+    accept=None,
+    containers="keep",
+    saltenv=None,
+    earlier=(),
 ):
     """
     Show what :py:func:`baseimg.converge` would do. Changes nothing.
 
     name, version, bundles, chain_id, repair, protect, accept, containers, saltenv
         As there.
+
+    earlier
+        Arguments of converges that the same run does before this one, in this order: mappings with ``name``,
+        ``version`` and any of ``bundles``, ``chain_id``, ``repair`` and ``containers``. A base of a nest can change
+        what the next one has to do.
 
     Returns what ``converge`` would return, with ``bundles`` (the versions whose bundles would be applied, oldest first)
     and ``changes`` (their counts) instead of ``generation``. ``impact`` summarises the effect on each image (see
@@ -424,12 +441,9 @@ def plan(
         salt-call baseimg.plan corp/base:12.0 "'12.0'"
     """
     with _operation(saltenv=saltenv) as minion:
-        declaration = _declared(minion, name, version, bundles, chain_id)
-        context, restarts = (
-            minion.context(trust=True, protect=protect, accept=accept),
-            container_policy.parse(containers),
-        )
-        return ops_converge.plan(context, *declaration, bool(repair), restarts)
+        goal = _goal(minion, name, version, bundles, chain_id, repair, containers)
+        context = minion.context(trust=True, protect=protect, accept=accept)
+        return ops_preview.plan(context, goal, [_goal(minion, **arguments) for arguments in earlier])
 
 
 def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
@@ -1001,6 +1015,30 @@ def doctor(full=False):
     return {**found, "time": time.time()} if full else lines
 
 
+def order():
+    """
+    Return the references of the bases that pillar declares, in the order in which they converge.
+
+    Returns to older content come first, lower bases before upper ones; then all others, upper bases before lower ones.
+    The SLS file orders its states by it, so the order of bases in pillar means nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.order
+    """
+    with _operation() as minion:
+        declared = minion.declared()["bases"]
+        try:
+            engine = minion.engine()
+        except BaseimgError:  # each state reports it
+            return list(declared)
+        keys = ("version", "bundles", "chain_id")
+        goals = [_goal(minion, name, **{key: base[key] for key in keys}) for name, base in declared.items()]
+        return ops_preview.order(engine, goals)
+
+
 def problem():
     """
     Return why no base can be converged on this minion, as one line for a comment; an empty text if nothing is wrong.
@@ -1027,6 +1065,11 @@ def _declared(minion, name, version, bundles, chain_id):
     pillar.text(name, "name")
     pillar.check_base(version, chain_id, "ok", name)
     return name, version, minion.with_digests(pillar.bundles(bundles, f"{name}:bundles")), chain_id
+
+
+def _goal(minion, name, version, bundles=None, chain_id=None, repair=False, containers="keep"):
+    declared = _declared(minion, name, version, bundles, chain_id)
+    return Goal(*declared, bool(repair), container_policy.parse(containers))
 
 
 def _text(value, key):

@@ -7,12 +7,15 @@ A comment of ``converged`` has one fact a line, at most ten lines, the most seve
 containers and images that need attention, the contents of the change.
 """
 
+import copy
+
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "baseimg"
 _RECORDED = {"record": {"old": "damaged", "new": "made again"}}
 _NAMED = 10  # names in one line of a comment
 _LINES = 10  # lines of a comment
+_GOAL = ("name", "version", "bundles", "chain_id", "repair", "containers")  # arguments that decide what changes
 
 
 def __virtual__():
@@ -89,13 +92,31 @@ def converged(
     saltenv = globals().get("__env__")  # the environment of the SLS; Salt sets it for a run of states
     try:
         if __opts__["test"]:
-            return _would_converge(ret, __salt__["baseimg.plan"](*arguments, containers=containers, saltenv=saltenv))
+            planned = __salt__["baseimg.plan"](*arguments, containers=containers, saltenv=saltenv, earlier=_earlier())
+            return _would_converge(ret, planned)
         return _converged(ret, __salt__["baseimg.converge"](*arguments, containers=containers, saltenv=saltenv))
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             return _absent(ret, exc)
         ret["changes"] = _unfinished(exc)
         return _failed(ret, exc)
+
+
+def _earlier():
+    """
+    Return the arguments of the states of this run that would have changed their base before this one, in order.
+
+    With ``test=True`` nothing has changed, so the plan of a base must foresee these changes.
+    """
+    running = globals().get("__running__") or {}  # Salt sets both for a run of states
+    before = []
+    for low in globals().get("__lowstate__") or ():
+        if low.get("state") == __virtualname__ and low.get("fun") == "converged":
+            done = running.get(f"{low['state']}_|-{low['__id__']}_|-{low['name']}_|-{low['fun']}")
+            if done and done.get("result") is None:
+                arguments = {key: copy.deepcopy(low[key]) for key in _GOAL if low.get(key) is not None}
+                before.append((done.get("__run_num__", 0), arguments))
+    return [arguments for _number, arguments in sorted(before, key=lambda item: item[0])]
 
 
 def built(name, source, target, version=None, compression="zstd", key=None, delta=None):
@@ -268,10 +289,10 @@ def _attention(result):
     for effect in result.get("kept", ()):
         images = effect["images"]
         count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
-        lines.append(
-            f"Not changed: {count} on {effect['base']}, kept at {effect['version']} ({_first(images)}). "
-            f"Declare {effect['base']} to bring them to another version."
-        )
+        own = f"Declare {effect['base']} to bring them to another version."
+        if effect["declared"] is not None:
+            own = f"{effect['base']} has its own declaration: {effect['declared']}."
+        lines.append(f"Not changed: {count} on {effect['base']}, kept at {effect['version']} ({_first(images)}). {own}")
     if result["protected"]:
         lines.append(f"Protected, but created after the change: {_first(result['protected'])}.")
     return [*lines, *(f"Warning: {warning}." for warning in result.get("warnings", ()))]

@@ -7,7 +7,10 @@ baseimg cannot run:
   test.fail_without_changes:
     - comment: {{ problem | json }}
 {%- else %}
-{%- for name, base in salt['baseimg.declared']().items() %}
+{%- set bases = salt['baseimg.declared']() %}
+{#- modules of an older release do not plan the order #}
+{%- for name in (salt['baseimg.order']() if 'baseimg.order' in salt else bases) %}
+{%- set base = bases[name] %}
 
 {{ ('baseimg ' ~ name) | json }}:
   baseimg.converged:

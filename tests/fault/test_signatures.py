@@ -32,8 +32,9 @@ from baseimg_core.errors import (
 from baseimg_core.model import signature as model_signature
 from baseimg_core.model.policy import pillar as policy_pillar
 from baseimg_core.model.policy.pillar import Source, Trust
-from baseimg_core.ops import bases, build, plan
+from baseimg_core.ops import bases, build, plan, preview
 from baseimg_core.ops import converge as ops_converge
+from baseimg_core.ops.preview import Goal
 from tests.support import ssh
 from tests.support.kernel import differences
 from tests.support.minion import Minion
@@ -94,7 +95,7 @@ def refused(node: Node, trust: Trust, kind: type[BaseimgError], match: str = "."
     declared = {name: Source(one.source) for name, one in node.bundles.items()}
     for use in (
         lambda: converge(node, trust),
-        lambda: ops_converge.plan(context(node, trust), BASE, "12.1", declared),
+        lambda: preview.plan(context(node, trust), Goal(BASE, "12.1", declared)),
         lambda: ops_converge.apply(context(node, trust), declared["12.1"]),
     ):
         with pytest.raises(kind, match=match) as caught:
@@ -128,7 +129,7 @@ def test_signed_by_a_trusted_key(node, ring, who, signer):
         assert ssh.verify(bundle(node), Path(signed["signature"]), {"me": key.public}, "me")
     else:
         ssh.sign(bundle(node), key)
-    planned = ops_converge.plan(context(node, ring.trust(who)), BASE, "12.1", node.bundles)
+    planned = preview.plan(context(node, ring.trust(who)), Goal(BASE, "12.1", node.bundles))
     assert (planned["changed"], planned["bundles"]) == (True, ["12.1"])
     assert converge(node, ring.trust(who))["changed"]
     assert differences(node.view(), node.views["12.1"]) == []

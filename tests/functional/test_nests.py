@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, NEWER, VERSION_0, VERSION_1, VERSION_2, Lab, layer
@@ -75,6 +78,55 @@ def test_what_pillar_says_of_below(lab: Lab, bundles: tuple[str, str]) -> None:
     lab.apply(bundles[1])
     lab.apply(bundles[0])
     assert lab.engine.run(APP, "cat", "/inner", "/etc/version") == "2\n12.2\n"
+
+
+@pytest.mark.parametrize("first", [BASE, INNER])
+def test_what_test_mode_says_of_a_nest_happens_in_any_order(lab: Lab, bundles: tuple[str, str], first: str) -> None:
+    """The states run in the order of an SLS of one's own; each plan foresees the states before it."""
+    sources = {BASE: {"12.2": {"source": bundles[0]}}, INNER: {"2": {"source": bundles[1]}}}
+    names = [first, *(sources.keys() - {first})]
+    for wanted in ({BASE: "12.2", INNER: "2"}, {BASE: "12.2", INNER: "1"}, {BASE: "12.0", INNER: "2"}):
+        sls = {f"show {name}": _converged(name, wanted[name], sources[name]) for name in names}
+        (lab.work / "states").mkdir(exist_ok=True)
+        (lab.work / "states" / "nest.sls").write_text(json.dumps(sls))
+        lab.minion.configure(file_roots={"base": [str(lab.work / "states")]})
+        planned = lab.minion.modules["state.apply"]("nest", test=True)
+        done = lab.minion.modules["state.apply"]("nest")
+        for tag, state in done.items():
+            assert state["result"] is True, state["comment"]
+            assert planned[tag]["changes"] == state["changes"]
+            assert planned[tag]["result"] is (None if state["changes"] else True)
+            assert _kept(planned[tag]) == _kept(state)
+        assert lab.engine.run(APP, "cat", "/inner").strip() == wanted[INNER]
+
+
+def _converged(name: str, version: str, bundles: dict[str, Any]) -> dict[str, Any]:
+    return {"baseimg.converged": [{"name": name}, {"version": version}, {"bundles": bundles}]}
+
+
+def _kept(state: dict[str, Any]) -> list[str]:
+    return [line for line in state["comment"].splitlines() if line.startswith("Not changed")]
+
+
+def test_the_order_in_pillar_means_nothing(lab: Lab, bundles: tuple[str, str]) -> None:
+    """Upper bases before lower ones, but a return to older content first, lower bases before upper ones."""
+    declared = {
+        BASE: {"version": "12.2", "bundles": {"12.2": {"source": bundles[0]}}},
+        INNER: {"version": "2", "bundles": {"2": {"source": bundles[1]}}},
+    }
+    for bases in (declared, dict(reversed(declared.items()))):
+        lab.minion.pillar = {"baseimg": {"bases": bases}}
+        assert lab.order() == [INNER, BASE]
+    for tag, state in lab.minion.modules["state.apply"]("baseimg").items():
+        assert state["result"] is True, (tag, state["comment"])
+    lab.minion.pillar = {"baseimg": {"bases": {INNER: {"version": "1"}, BASE: {"version": "12.0"}}}}
+    assert lab.order() == [BASE, INNER]
+    lab.minion.pillar = {
+        "baseimg": {"bases": {BASE: declared[BASE], INNER: {"version": "1"}, "corp/none": declared[BASE]}}
+    }
+    assert lab.order() == [INNER, BASE, "corp/none"]
+    ran = lab.minion.modules["state.apply"]("baseimg", test=True).values()
+    assert [state["name"] for state in sorted(ran, key=lambda state: state["__run_num__"])] == lab.order()
 
 
 def test_two_names_of_one_base_declare_one_version(lab: Lab) -> None:

@@ -14,8 +14,9 @@ from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.policy.pillar import Source
 from baseimg_core.model.stack.ids import chain_id
-from baseimg_core.ops import bases
+from baseimg_core.ops import bases, preview
 from baseimg_core.ops import converge as ops_converge
+from baseimg_core.ops.preview import Goal
 from tests.support.images import digest
 from tests.support.kernel import Seen, show
 from tests.support.plain import PlainEngine
@@ -89,8 +90,12 @@ class NestNode:
     def converge(self, base: str, version: str) -> dict[str, object]:
         return ops_converge.converge(self.context, base, version, self.bundles.get(base, {}))
 
-    def plan(self, base: str, version: str) -> dict[str, object]:
-        return ops_converge.plan(self.context, base, version, self.bundles.get(base, {}))
+    def plan(self, base: str, version: str, earlier: Sequence[tuple[str, str]] = ()) -> dict[str, object]:
+        """The plan of a base after the converges of ``earlier``, as a run of states with test=True makes it."""
+        return preview.plan(self.context, self.goal(base, version), [self.goal(*each) for each in earlier])
+
+    def goal(self, base: str, version: str) -> Goal:
+        return Goal(base, version, self.bundles.get(base, {}))
 
     def rollback(self, base: str, to: str | None = None) -> dict[str, object]:
         return ops_converge.rollback(self.context, base, to)
@@ -98,6 +103,12 @@ class NestNode:
     def view(self, reference: str) -> dict[bytes, Seen]:
         """Return the view that the kernel shows of an image now."""
         return show(self.stacks[reference])
+
+    def original(self, base: str) -> Path:
+        """The directory with the pristine content of a base's top layer."""
+        store = bases.locate(self.engine, base).store
+        record = store.read()
+        return Path(store.path(record, 0)) if record else self.stacks[base][0]
 
     def live(self, base: str) -> str:
         """Return the live version of a base, as status reports it."""

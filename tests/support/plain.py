@@ -23,6 +23,8 @@ from baseimg_core.model.stack.ids import chain_id
 from baseimg_core.model.stack.owners import Owners
 from baseimg_core.model.stack.packed import PackedLayer
 from baseimg_core.ops import converge as ops_converge
+from baseimg_core.ops import preview
+from baseimg_core.ops.preview import Goal
 from tests.support.images import digest, layer_from_directory
 from tests.support.kernel import Seen, show
 from tests.support.legacy import tar_split
@@ -165,7 +167,7 @@ class Node:
         return ops_converge.converge(self.context, BASE, version, self.bundles, repair=repair)
 
     def plan(self, version: str, repair: bool = False) -> dict[str, object]:
-        return ops_converge.plan(self.context, BASE, version, self.bundles, repair=repair)
+        return preview.plan(self.context, Goal(BASE, version, self.bundles, repair=repair))
 
     def view(self) -> dict[bytes, Seen]:
         """Return the view that the kernel shows of the base now."""

@@ -24,18 +24,17 @@ from ..model.impact.verdict import Reason
 from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import aliases, arrivals, bases, impact, prove, swap, tamper, verdicts
+from . import aliases, arrivals, bases, prove, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import nest as ops_nest
 from . import repair as ops_repair
 from .bases import Base
-from .containers import restart, runner
+from .containers import restart
 from .containers import trial as trials
 from .containers.restart import Outcome
 from .nest import Nest
 from .plan import Catalogue, Plan, check_pristine, confirmed, decide, find, known_damage, open_bundle
 from .stage import discarding, stage
-from .verdicts import ImageJudge
 
 _KEEP = Policy()
 
@@ -62,7 +61,7 @@ def apply(context: Context, source: Source, base: str | None = None, policy: Pol
         target = _base_for(context.engine, bundle.manifest, base)
         catalogue = Catalogue(context, {version: Source(source.source, bundle.digest)}, stack, {version: bundle})
         try:
-            return _Change(context, target, version, catalogue, policy).run("apply")
+            return Change(context, target, version, catalogue, policy).run("apply")
         except VersionUnknown as exc:
             raise BundleMismatch(f"{source.source} does not fit base {target.reference}: {exc.message}") from exc
 
@@ -95,85 +94,7 @@ def converge(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         base = find(context.engine, name, catalogue, chain_id)
-        return _Change(context, base, version, catalogue, policy, repair).run("converge")
-
-
-def plan(
-    context: Context,
-    name: str,
-    version: str,
-    bundles: Mapping[str, Source],
-    chain_id: str | None = None,
-    repair: bool = False,
-    policy: Policy = _KEEP,
-) -> dict[str, Any]:
-    """
-    Return the changes that :func:`converge` would make with the same arguments. Changes nothing.
-
-    Args:
-        context: The context of the operation.
-        name: Reference of the base.
-        version: The declared version.
-        bundles: The declared bundles by version.
-        chain_id: Chain ID of the base, for nodes that lack its name.
-        repair: As for :func:`converge`.
-        policy: The policy for the base's containers.
-
-    Returns:
-        The result of ``baseimg.plan``.
-    """
-    with contextlib.ExitStack() as stack:
-        catalogue = Catalogue(context, bundles, stack)
-        base = find(context.engine, name, catalogue, chain_id)
-        runner.check(context.engine, policy)
-        rebuilt = ops_repair.compose(context.engine, base) if repair else None
-        record = rebuilt or base.store.read() or bases.initial_record(context.engine, base)
-        change = _Change(context, base, version, catalogue, policy, repair)
-        damaged = repair and tamper.mark_live(base, record, change.audit)
-        steps = change.decide(record)
-        nest = Nest(context, base, record, _targets(steps, catalogue))
-        changed = steps.generation is not record.live or not (nest.fits(record.live) and nest.uppers_fit())
-        if changed and (held := ops_hold.blocking(base, version)):
-            return swap.held_result(context, base, record, policy, held)
-        if changed:
-            aliases.check(context, base, version)
-            swap.check(context, base, record, steps)
-        judge = verdicts.judge(context, nest, steps, catalogue)
-        if judge:
-            verdicts.check(context, base, judge)
-        elif steps.generation:
-            arrivals.check(context, nest, steps.generation, save=False)
-        return {
-            **_preview(context, nest, steps, catalogue, policy, judge),
-            "changed": changed,
-            "repaired": damaged or rebuilt is not None,
-            "to": version,
-        }
-
-
-def _preview(
-    context: Context, nest: Nest, steps: Plan, catalogue: Catalogue, policy: Policy, judge: ImageJudge | None
-) -> dict[str, Any]:
-    """Return the effect of a plan on the images and containers on the base."""
-    base, record = nest.changing.base, nest.changing.record
-    target = steps.generation or catalogue.manifest(steps.route[-1]).target
-    kept = nest.kept(target.chain_id)
-    images = bases.images_on(context.engine, base.chain_id)
-    after = steps.generation.number if steps.generation else None
-    totals = [catalogue.manifest(step).totals for step in steps.route]
-    return {
-        "base": record.reference,
-        "from": record.live.version,
-        "bundles": steps.route,
-        "changes": {word: sum(getattr(total, word) for total in totals) for word in ("added", "modified", "removed")},
-        "images": [image.name for image in images],
-        "containers": bases.containers(context.engine, base, record, after),
-        "protected": swap.protected_images(context, base, record, images),
-        "warnings": swap.warnings_of(steps.generation),
-        "impact": impact.preview(context, judge, images) if steps.route else None,
-        "kept": [effect.as_dict() for effect in kept],
-        "restart": restart.preview(context.engine, base, record, policy, after),
-    }
+        return Change(context, base, version, catalogue, policy, repair).run("converge")
 
 
 def rollback(
@@ -201,18 +122,21 @@ def rollback(
     base, policy = bases.locate(context.engine, name), policy.for_rollback()
     swap.start_stopped(context, base, policy)
     audit = tamper.Audit(base)
-    if record := base.store.read():
-        _check_rollback(context, base, record, to, audit)
-    layers = Nest(context, base, base.store.read() or bases.pristine_record(base)).layers
-    with ops_nest.locked(context, layers):
-        context.admit()
-        record = base.store.recover()
-        if record is None:
-            if to in ("pristine", base.version):
-                initial = bases.initial_record(context.engine, base)
-                done = swap.result_of(context, base, initial, None, Outcome(policy.mode))
-                return {**done, "holds": bases.active_holds(base)}
+    record = base.store.read()
+    if record is None:
+        if to not in ("pristine", base.version):
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
+        initial = bases.initial_record(context.engine, base)
+        done = swap.result_of(context, base, initial, None, Outcome(policy.mode))
+        return {**done, "holds": bases.active_holds(base)}
+    _check_rollback(context, base, record, to, audit)
+
+    def read_locked() -> Nest:
+        context.admit()
+        return Nest(context, base, base.store.recover() or bases.pristine_record(base))
+
+    with ops_nest.locked(context, Nest(context, base, record), read_locked) as nest:
+        record = nest.changing.record
         generation = _rollback_generation(base, record, to)
         if not audit.is_sound(record, generation.number):
             base.store.save(record)
@@ -221,8 +145,6 @@ def rollback(
         audit.refresh(record)
         if generation.number:
             bases.check_swappable(context.engine, base)
-        nest = Nest(context, base, record)
-        ops_nest.check_locked(nest, layers)
         generation = nest.fit(generation)
         live = record.live
         if reason is not None and generation is not live:
@@ -312,15 +234,15 @@ def obtain(context: Context, base: Base, version: str, catalogue: Catalogue, rec
         catalogue: The declared bundles.
         record: The base's record.
     """
-    return _Change(context, base, version, catalogue, _KEEP).obtain(record)
+    return Change(context, base, version, catalogue, _KEEP).obtain(record)
 
 
-def _targets(steps: Plan, catalogue: Catalogue) -> set[str]:
+def targets(steps: Plan, catalogue: Catalogue) -> set[str]:
     """Return the chain IDs of a plan's target images, which are versions of the base."""
     return {catalogue.manifest(step).target.chain_id for step in steps.route}
 
 
-class _Change:
+class Change:
     """One operation that brings a base to a version."""
 
     def __init__(
@@ -352,14 +274,8 @@ class _Change:
             return swap.held_result(context, base, record, self.policy, hold, action)
         if action == "converge":
             aliases.check(context, base, self.version)
-        layers = Nest(context, base, record, _targets(self._prepare(record), self.catalogue)).layers
-        with ops_nest.locked(context, layers):
-            context.admit()
-            record = base.store.recover() or bases.initial_record(context.engine, base)
-            if self.version != record.live.version:
-                ops_hold.check(base, self.version)  # another job may have set it while this job waited for the lock
-            nest = Nest(context, base, record, _targets(self.decide(record), self.catalogue))
-            ops_nest.check_locked(nest, layers)
+        with ops_nest.locked(context, self._prepare(record), self._read_locked) as nest:
+            record = nest.changing.record
             generation = nest.fit(self.obtain(record))
             with discarding(base, record, generation):
                 if generation is not record.live:
@@ -372,6 +288,16 @@ class _Change:
             arrivals.check(context, nest, generation, self.judged)
             kept = [effect.as_dict() for effect in nest.kept()]
             return {**done, "changed": done["changed"] or masked, "kept": kept}
+
+    def _read_locked(self) -> Nest:
+        """Read the nest again under its locks, and check the preconditions again: other jobs may have run."""
+        self.context.admit()
+        record = self.base.store.recover() or bases.initial_record(self.context.engine, self.base)
+        if self.version != record.live.version:
+            ops_hold.check(self.base, self.version)
+        steps = self.decide(record)
+        swap.check(self.context, self.base, record, steps)
+        return Nest(self.context, self.base, record, targets(steps, self.catalogue))
 
     def decide(self, record: Record) -> Plan:
         """
@@ -411,15 +337,15 @@ class _Change:
         arrivals.check(self.context, nest, live)
         return result
 
-    def _prepare(self, record: Record) -> Plan:
+    def _prepare(self, record: Record) -> Nest:
         """Fetch bundles and compare generations, before the lock. Damage that this finds is saved."""
         try:
             steps = self.decide(record)
             swap.check(self.context, self.base, record, steps)
-            nest = Nest(self.context, self.base, record, _targets(steps, self.catalogue))
+            nest = Nest(self.context, self.base, record, targets(steps, self.catalogue))
             if judge := verdicts.judge(self.context, nest, steps, self.catalogue):
                 self.judged = verdicts.check(self.context, self.base, judge)
-            return steps
+            return nest
         finally:
             self.audit.persist(self.context)
 

@@ -12,8 +12,8 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 
 from ..context import Context
 from ..disk.stack.directories import Stack
@@ -21,8 +21,7 @@ from ..disk.stack.mask import mask
 from ..disk.store import index, links, space
 from ..disk.store.generations import Filled, Store
 from ..disk.store.mask import MaskWriter, measure
-from ..engine.base import Engine
-from ..errors import BaseNested, LayerBusy, SpaceExhausted
+from ..errors import BaseNested, SpaceExhausted
 from ..model.store import nests
 from ..model.store.record import ASSUMED, Generation, Record
 from . import bases
@@ -56,21 +55,30 @@ class Kept:
     """A base that stays exact while a base below it changes."""
 
     #: The reference in the base's record.
-    reference: str
+    base: str
     #: The live version.
     version: str
     #: Names of the images on it.
     images: list[str]
+    #: The version that pillar declares for it; ``None`` without one.
+    declared: str | None
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data, for results."""
-        return {"base": self.reference, "version": self.version, "images": self.images}
+        return asdict(self)
 
 
 class Nest:
     """A base with the bases below and above it on this node. Each record is read once."""
 
-    def __init__(self, context: Context, base: Base, record: Record, versions: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        context: Context,
+        base: Base,
+        record: Record,
+        versions: Collection[str] = (),
+        foreseen: Mapping[str, Record] | None = None,
+    ) -> None:
         """
         Read the records of the nest.
 
@@ -79,20 +87,22 @@ class Nest:
             base: The base that changes.
             record: Its record.
             versions: Chain IDs of images that are versions of the base, in addition to those in its record.
+            foreseen: Records to use in place of those on disk, by layer directory; see :meth:`foresee`.
 
         Raises:
             RecordInvalid, ContentUnknown: The record of a base in the nest does not match the disk.
         """
         self._context = context
         self._versions = {*versions, *_contents_of(record)} - {base.chain_id, ""}
-        self.lower = _lower(context.engine, base)
+        self._foreseen = foreseen or {}
+        self.lower = self._read_lower(base)
         below = {chain_id for member in self.lower for chain_id in _contents_of(member.record)}
         self.changing = Member(base, record, base.chain_id in below)
 
     @functools.cached_property
     def upper(self) -> list[Member]:
         """The bases above that have a record, and images that are versions of the base, lowest first."""
-        return _upper(self._context.engine, self.changing.base, self._versions)
+        return self._read_upper(self.changing.base, self._versions)
 
     @property
     def layers(self) -> dict[str, bool]:
@@ -129,9 +139,16 @@ class Nest:
                 member.record.reference,
                 member.live.version,
                 [image.name for image in bases.images_on(self._context.engine, member.base.chain_id)],
+                self._declared(member),
             )
             for member in exact
         ]
+
+    def _declared(self, member: Member) -> str | None:
+        """Return the version that pillar declares for a base by one of its names."""
+        names = {member.base.chain_id, member.base.reference, member.record.reference}
+        declared = self._context.versions
+        return next((version for name, (located, version) in declared.items() if {name, located} & names), None)
 
     def fit(self, generation: Generation) -> Generation:
         """
@@ -194,14 +211,86 @@ class Nest:
     def release_uppers(self) -> None:
         """Restore the own layers of the versions above if every base below is pristine. Needs the locks."""
         for member in self.upper:
-            own = member.record.pristine
-            if (
-                member.live is not own
-                and member.live.chain_id == member.base.chain_id
-                and own.inode
-                and nests.is_right(own, self._contents(member))
-            ):
-                self._swap(member, own)
+            if self._is_obsolete(member):
+                self._swap(member, member.record.pristine)
+
+    def _is_obsolete(self, member: Member) -> bool:
+        """True if a base above shows its own image with a mask, and its own layer shows it again."""
+        own = member.record.pristine
+        return (
+            member.live is not own
+            and member.live.chain_id == member.base.chain_id
+            and bool(own.inode)
+            and nests.is_right(own, self._contents(member))
+        )
+
+    def foresee(self, generation: Generation) -> dict[str, Record]:
+        """
+        Change the records in memory as a swap of the changing base to ``generation`` would.
+
+        Args:
+            generation: A generation of the changing base, on disk or foreseen.
+
+        Returns:
+            The records of the changing base and of the bases above by layer directory.
+
+        Raises:
+            BaseNested: The swap needs a mask that cannot be made.
+        """
+        if not self.fits(generation):
+            generation = self._foresee_mask(self.changing, generation, self._contents(self.changing))
+        for member in self.upper:
+            needed = self._contents(member, generation)
+            if self.is_exact(member, member.live) and not nests.is_right(member.live, needed):
+                member.record.current = self._foresee_mask(member, member.live, needed).number
+        self.changing.record.current = generation.number
+        for member in self.upper:
+            if self._is_obsolete(member):
+                member.record.current = 0
+        return {_layer(member): member.record for member in (self.changing, *self.upper)}
+
+    def _foresee_mask(self, member: Member, generation: Generation, needed: nests.Contents) -> Generation:
+        """Return the generation that :meth:`_make` would make, or the one on disk that makes it unnecessary."""
+        if kept := nests.find(member.record, generation, needed):
+            return kept
+        self._check_lower(member)
+        return nests.foresee(member.record, _like(generation, needed, self._context.by))
+
+    def _read(self, layer: str) -> Record | None:
+        return self._foreseen.get(layer) or Store(layer).read()
+
+    def _read_lower(self, base: Base) -> list[Member]:
+        """Return the bases below that have a record."""
+        engine, members = self._context.engine, []
+        for directory in base.lower:
+            if record := self._read(os.path.dirname(directory)):
+                members.append(Member(bases.by_chain(engine, record.chain_id, record.reference), record))
+        return members
+
+    def _read_upper(self, base: Base, versions: Collection[str]) -> list[Member]:
+        engine = self._context.engine
+        members: dict[str, Member] = {}
+        own = {os.path.dirname(directory) for directory in (base.directory, *base.lower)}
+        # containerd takes two commands to tell an image's directories, so they are read only if one can matter
+        others = any(layer not in own and self._is_recorded(layer) for layer in engine.layers())
+        for image in bases.images_on(engine, base.chain_id):
+            if not others and not set(versions).intersection(image.chain_ids):
+                continue
+            for directory, chain_id in zip(image.directories, image.chain_ids, strict=True):
+                if directory == base.directory or directory in base.lower or directory in members:
+                    continue
+                is_version = chain_id in versions
+                record = self._read(os.path.dirname(directory))
+                if record:
+                    upper = bases.by_chain(engine, chain_id, record.reference)
+                    members[directory] = Member(upper, record, is_version)
+                elif is_version:
+                    upper = bases.by_chain(engine, chain_id)
+                    members[directory] = Member(upper, bases.initial_record(engine, upper), is_version)
+        return sorted(members.values(), key=lambda member: len(member.base.diff_ids))
+
+    def _is_recorded(self, layer: str) -> bool:
+        return layer in self._foreseen or os.path.isdir(Store(layer).layout.home)
 
     def _swap(self, member: Member, generation: Generation) -> None:
         """Swap in a generation with the same content. A rollback still leads to the content before it."""
@@ -231,13 +320,18 @@ class Nest:
 
     def _places(self, member: Member, more: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
         """Return the possible directories of each layer below a base: pristine, live, and ``more``."""
+        self._check_lower(member)
         places = {}
         for below in self._below(member):
-            if below is not self.changing:  # a repair replaces its content
-                _check_known(below, member)
             own = [below.path(0), below.path(below.record.current), *(more or {}).get(below.base.directory, ())]
             places[below.base.directory] = list(dict.fromkeys(own))
         return places
+
+    def _check_lower(self, member: Member) -> None:
+        """Refuse a mask over content that is not as recorded."""
+        for below in self._below(member):
+            if below is not self.changing:  # a repair replaces its content
+                _check_known(below, member)
 
     @staticmethod
     def _stacks(member: Member, places: Mapping[str, list[str]]) -> list[list[str]]:
@@ -333,63 +427,40 @@ def _contents_of(record: Record) -> set[str]:
     return {generation.chain_id for generation in record.generations.values()} - {record.chain_id, ""}
 
 
-def _lower(engine: Engine, base: Base) -> list[Member]:
-    """Return the bases below that have a record."""
-    members = []
-    for directory in base.lower:
-        if record := Store(os.path.dirname(directory)).read():
-            members.append(Member(bases.by_chain(engine, record.chain_id, record.reference), record))
-    return members
-
-
-def _upper(engine: Engine, base: Base, versions: Collection[str]) -> list[Member]:
-    members: dict[str, Member] = {}
-    own = {os.path.dirname(directory) for directory in (base.directory, *base.lower)}
-    # containerd takes two commands to tell an image's directories, so they are read only if one can matter
-    others = any(layer not in own and os.path.isdir(Store(layer).layout.home) for layer in engine.layers())
-    for image in bases.images_on(engine, base.chain_id):
-        if not others and not set(versions).intersection(image.chain_ids):
-            continue
-        for directory, chain_id in zip(image.directories, image.chain_ids, strict=True):
-            if directory == base.directory or directory in base.lower or directory in members:
-                continue
-            is_version = chain_id in versions
-            record = Store(os.path.dirname(directory)).read()
-            if record:
-                upper = bases.by_chain(engine, chain_id, record.reference)
-                members[directory] = Member(upper, record, is_version)
-            elif is_version:
-                upper = bases.by_chain(engine, chain_id)
-                members[directory] = Member(upper, bases.initial_record(engine, upper), is_version)
-    return sorted(members.values(), key=lambda member: len(member.base.diff_ids))
-
-
 @contextlib.contextmanager
-def locked(context: Context, layers: Mapping[str, bool]) -> Iterator[None]:
+def locked(context: Context, nest: Nest, read: Callable[[], Nest]) -> Iterator[Nest]:
     """
-    Lock the layers of a nest, in the same order on every node.
+    Lock the layers of a nest, in the same order on every node, and read the nest again.
+
+    If a base joined the nest before the locks were held, all locks are released and taken again with its own.
 
     Args:
         context: The context of the operation.
-        layers: :attr:`Nest.layers` as read before locking.
+        nest: The nest as read without locks.
+        read: Reads the nest under its locks.
+
+    Returns:
+        The nest as read under its locks.
 
     Raises:
         LayerBusy: Another operation kept one of the locks until the timeout.
     """
+    layers = nest.layers
+    while True:
+        with _locked(context, layers):
+            nest = read()
+            needed = nest.layers
+            if all(layers.get(layer, False) >= changes for layer, changes in needed.items()):
+                yield nest
+                return
+        layers = needed
+
+
+@contextlib.contextmanager
+def _locked(context: Context, layers: Mapping[str, bool]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for layer, changes in sorted(layers.items()):
             store = Store(layer)
             lock = store.lock(context.lock_timeout, context.by) if changes else store.shared_lock(context.lock_timeout)
             stack.enter_context(lock)
         yield
-
-
-def check_locked(nest: Nest, layers: Mapping[str, bool]) -> None:
-    """
-    Abort if a base joined the nest while the operation waited for its locks.
-
-    Raises:
-        LayerBusy: A base joined the nest.
-    """
-    if joined := [layer for layer, changes in nest.layers.items() if changes and not layers.get(layer)]:
-        raise LayerBusy(f"{', '.join(joined)} became part of the nest of {nest.changing.base.reference} meanwhile")

@@ -10,6 +10,7 @@ from ..model.containers.trial import Trial
 from ..model.policy.protection import Declared
 from . import bases, converge
 from . import nest as ops_nest
+from .bases import Base
 from .containers import trial as trials
 from .nest import Nest
 from .plan import Catalogue, open_bundle
@@ -47,12 +48,12 @@ def trial(context: Context, name: str, declared: Declared, image: str, wanted: T
             version = bundle.manifest.target.version
             catalogue = Catalogue(context, {version: source}, stack, {version: bundle})
         nest = Nest(context, base, base.store.read() or bases.initial_record(context.engine, base))
-        stack.enter_context(ops_nest.locked(context, nest.layers))
-        record = base.store.recover() or bases.initial_record(context.engine, base)
+        nest = stack.enter_context(ops_nest.locked(context, nest, lambda: _read_locked(context, base)))
+        record = nest.changing.record
         known = set(record.generations)
         generation = converge.obtain(context, base, version, catalogue, record)
         try:
-            generation = Nest(context, base, record).fit(generation)
+            generation = nest.fit(generation)
             outcome, failure = trials.run(context, base, record, generation, tried, wanted)
         finally:
             if generation.number not in known:
@@ -66,3 +67,7 @@ def trial(context: Context, name: str, declared: Declared, image: str, wanted: T
         "exit_code": outcome.exit_code,
         "output": outcome.output,
     }
+
+
+def _read_locked(context: Context, base: Base) -> Nest:
+    return Nest(context, base, base.store.recover() or bases.initial_record(context.engine, base))

@@ -7,8 +7,11 @@ A generation is right over a lower content if the base then shows the generation
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from .record import Generation, Record
+
+_FORESEEN = -1  # the inode of a directory that does not exist yet
 
 EXACT, FOLLOW = "exact", "follow"
 #: Values of ``below`` in the declaration of a base.
@@ -84,7 +87,23 @@ def find(record: Record, like: Generation, needed: Contents) -> Generation | Non
     same = [
         generation
         for generation in record.usable
-        if (generation.chain_id, generation.version, generation.bundle) == (like.chain_id, like.version, like.bundle)
-        and is_right(generation, needed)
+        if generation.shows_the_same_as(like) and is_right(generation, needed)
     ]
     return max(same, key=lambda generation: (generation.number == record.current, generation.number), default=None)
+
+
+def foresee(record: Record, generation: Generation) -> Generation:
+    """
+    Add a generation that an operation would make to a record in memory.
+
+    Args:
+        record: The record of the base.
+        generation: The generation; its number and its directory are not known yet.
+
+    Returns:
+        The generation in the record.
+    """
+    number = record.next_number
+    record.highest = number
+    record.generations[number] = replace(generation, number=number, inode=_FORESEEN, activated="foreseen")
+    return record.generations[number]

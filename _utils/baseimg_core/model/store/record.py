@@ -66,6 +66,10 @@ class Generation:
         """True if a new generation may be built from it: undamaged, and pristine or proven."""
         return not self.damaged and bool(self.number == 0 or self.proof)
 
+    def shows_the_same_as(self, other: Generation) -> bool:
+        """True if both have one image, version and bundle: one is a mask of the other."""
+        return (self.chain_id, self.version, self.bundle) == (other.chain_id, other.version, other.bundle)
+
 
 @dataclass(slots=True)
 class Intent:
@@ -136,10 +140,16 @@ class Record:
         return self._newest([generation for generation in self.usable if generation.chain_id == chain_id])
 
     def by_version(self, version: str) -> Generation | None:
-        """Return the newest usable generation with this version, or ``pristine``; ``None`` if there is none."""
+        """
+        Return the newest usable generation with this version, or ``pristine``; ``None`` if there is none.
+
+        The live generation wins over masks with the same content.
+        """
         if version == "pristine":
             return self._newest([generation for generation in self.usable if generation.number == 0])
-        return self._newest([generation for generation in self.usable if generation.version == version])
+        newest = self._newest([generation for generation in self.usable if generation.version == version])
+        live = self.live
+        return live if newest and not live.damaged and live.shows_the_same_as(newest) else newest
 
     @property
     def usable(self) -> list[Generation]:

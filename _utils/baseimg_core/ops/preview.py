@@ -1,0 +1,212 @@
+"""
+Preview: what a converge would do, also after other converges of the same run.
+
+Bases of a nest change one after the other, and each change can change the bases above. Therefore the plan of a base
+foresees the earlier changes of the run: it changes the records in memory as these would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..context import Context
+from ..engine.base import Engine
+from ..errors import BaseimgError
+from ..model.containers.policy import Policy
+from ..model.policy import order as model_order
+from ..model.policy.order import Step
+from ..model.policy.pillar import Source
+from ..model.store import nests
+from ..model.store.hold import Hold
+from ..model.store.record import ASSUMED, Generation, Record
+from . import aliases, arrivals, bases, impact, swap, tamper, verdicts
+from . import hold as ops_hold
+from . import repair as ops_repair
+from .containers import restart, runner
+from .converge import Change, targets
+from .nest import Nest
+from .plan import Catalogue, find
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A declared base, as the arguments of :func:`ops.converge.converge`."""
+
+    #: Reference of the base.
+    name: str
+    #: The declared version.
+    version: str
+    #: The declared bundles by version.
+    bundles: Mapping[str, Source] = field(default_factory=dict)
+    #: Chain ID of the base, for nodes that lack its name; ``None`` without one.
+    chain_id: str | None = None
+    #: True to repair the base.
+    repair: bool = False
+    #: The policy for its containers.
+    policy: Policy = field(default_factory=Policy)
+
+
+def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str, Any]:
+    """
+    Return the changes that a converge would make. Changes nothing.
+
+    Args:
+        context: The context of the operation.
+        goal: The declared base.
+        earlier: Goals that the same run converges before, in this order.
+
+    Returns:
+        The result of ``baseimg.plan``.
+    """
+    with contextlib.ExitStack() as stack:
+        foreseen: dict[str, Record] = {}
+        restarted: set[str] = set()
+        for before in earlier:
+            with contextlib.suppress(BaseimgError):  # its own converge reports the error, and changes nothing
+                preview = _Preview(context, before, stack, foreseen)
+                preview.check()
+                restarted.update(*preview.restarts["batches"])
+                foreseen.update(preview.foresee())
+        preview = _Preview(context, goal, stack, foreseen)
+        if preview.hold:
+            return swap.held_result(context, preview.base, preview.record, goal.policy, preview.hold)
+        preview.check()
+        result = preview.describe()
+        if preview.is_change:
+            preview.foresee()  # a mask that cannot be made is an error
+        else:
+            _skip(result, restarted)
+        return result
+
+
+def _skip(result: dict[str, Any], restarted: Collection[str]) -> None:
+    """Remove the containers that an earlier converge of the run restarts; they then show the live content."""
+    restarts, containers = result["restart"], result["containers"]
+    batches = [[name for name in batch if name not in restarted] for batch in restarts["batches"]]
+    restarts["batches"] = [batch for batch in batches if batch]
+    containers["outdated"] = [name for name in containers["outdated"] if name not in restarted]
+
+
+def order(engine: Engine, goals: Iterable[Goal]) -> list[str]:
+    """
+    Return the references of declared bases in the order in which they converge. Fetches no bundle.
+
+    Args:
+        engine: The engine.
+        goals: The declared bases.
+    """
+    return model_order.order(_step(engine, goal) for goal in goals)
+
+
+def _step(engine: Engine, goal: Goal) -> Step:
+    """Return the step of a goal. The converge of the goal reports an error."""
+    with contextlib.suppress(BaseimgError):
+        base = bases.locate(engine, goal.name, goal.chain_id)
+        record = base.store.read()
+        target = record.by_version(goal.version) if record else None
+        return Step(goal.name, len(base.diff_ids), bool(record and target and target.number < record.current))
+    return Step(goal.name, 0, False)
+
+
+class _Preview:
+    """The converge of one base, on foreseen records."""
+
+    def __init__(
+        self, context: Context, goal: Goal, stack: contextlib.ExitStack, foreseen: Mapping[str, Record]
+    ) -> None:
+        runner.check(context.engine, goal.policy)
+        self._context, self._goal = context, goal
+        self._catalogue = Catalogue(context, goal.bundles, stack)
+        self.base = base = find(context.engine, goal.name, self._catalogue, goal.chain_id)
+        self._rebuilt = ops_repair.compose(context.engine, base) if goal.repair else None
+        self._on_disk = self._rebuilt or base.store.read() or bases.initial_record(context.engine, base)
+        self.record = foreseen.get(os.path.dirname(base.directory)) or self._on_disk
+        change = Change(context, base, goal.version, self._catalogue, goal.policy, goal.repair)
+        is_real = self.record.current in self._on_disk.generations  # a foreseen mask is sound
+        self._damaged = goal.repair and is_real and tamper.mark_live(base, self.record, change.audit)
+        self._steps = change.decide(self.record)
+        self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), foreseen)
+        self._judge = None if self.hold else verdicts.judge(context, self._nest, self._steps, self._catalogue)
+
+    @property
+    def is_change(self) -> bool:
+        """True if the converge would swap the base or a base above it."""
+        nest = self._nest
+        return self._steps.generation is not self.record.live or not (nest.fits(self.record.live) and nest.uppers_fit())
+
+    @property
+    def hold(self) -> Hold | None:
+        """The hold that stops the converge; ``None`` without one."""
+        version = self._goal.version
+        return None if version == self.record.live.version else ops_hold.blocking(self.base, version)
+
+    @property
+    def restarts(self) -> dict[str, Any]:
+        """The restarts of containers; see :func:`restart.preview`."""
+        return restart.preview(self._context.engine, self.base, self._on_disk, self._goal.policy, self._number)
+
+    @property
+    def _number(self) -> int | None:
+        """The number of the generation to show; ``None`` if it does not exist yet."""
+        return self._steps.generation.number if self._steps.generation else None
+
+    def check(self) -> None:
+        """Check the preconditions of a change, as the converge does."""
+        if self.is_change and not self.hold:
+            aliases.check(self._context, self.base, self._goal.version)
+            swap.check(self._context, self.base, self.record, self._steps)
+        if self._judge:
+            verdicts.check(self._context, self.base, self._judge)
+        elif self._steps.generation and not self.hold:
+            arrivals.check(self._context, self._nest, self._steps.generation, save=False)
+
+    def foresee(self) -> dict[str, Record]:
+        """Change the records in memory as the converge would; return the changed records by layer directory."""
+        if self.hold:
+            return {}
+        return self._nest.foresee(self._steps.generation or nests.foresee(self.record, self._foresee_content()))
+
+    def _foresee_content(self) -> Generation:
+        """Return the generation that the bundles of the plan would make."""
+        steps, catalogue = self._steps, self._catalogue
+        start = steps.start or self.record.pristine
+        bundle, target = catalogue.bundle(steps.route[-1]), catalogue.manifest(steps.route[-1]).target
+        return replace(
+            start,
+            version=steps.version,
+            chain_id=target.chain_id,
+            bundle=bundle.digest,
+            signed_by=catalogue.signed_by(start, steps.route),
+            proof=ASSUMED,
+            over={},
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the effect on the images and containers on the base, as ``baseimg.plan`` does."""
+        context, steps, catalogue = self._context, self._steps, self._catalogue
+        target = steps.generation or catalogue.manifest(steps.route[-1]).target
+        kept = self._nest.kept(target.chain_id)
+        images = bases.images_on(context.engine, self.base.chain_id)
+        totals = [catalogue.manifest(step).totals for step in steps.route]
+        return {
+            "changed": self.is_change,
+            "repaired": self._damaged or self._rebuilt is not None,
+            "base": self.record.reference,
+            "from": self.record.live.version,
+            "to": self._goal.version,
+            "bundles": steps.route,
+            "changes": {
+                word: sum(getattr(total, word) for total in totals) for word in ("added", "modified", "removed")
+            },
+            "images": [image.name for image in images],
+            "containers": bases.containers(context.engine, self.base, self._on_disk, self._number),
+            "protected": swap.protected_images(context, self.base, self.record, images),
+            "warnings": swap.warnings_of(steps.generation),
+            "impact": impact.preview(context, self._judge, images) if steps.route else None,
+            "kept": [one.as_dict() for one in kept],
+            "restart": self.restarts,
+        }

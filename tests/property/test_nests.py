@@ -1,0 +1,136 @@
+"""Random nests of bases, versions, declarations and orders, with the kernel's overlay as the judge."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baseimg_core.errors import BaseimgError
+from baseimg_core.ops import preview
+from tests.support.kernel import differences, show
+from tests.support.nests import NestNode, files, tag
+
+FEWEST = 15
+SOME = settings(max_examples=max(FEWEST, settings().max_examples // 40))
+
+# the names are few, so that layers override one another, also a file a directory
+paths = st.sampled_from(["a", "a/b", "a/b/c", "d/e", "d/f", "g"])
+contents = st.dictionaries(paths, st.sampled_from("123"), min_size=1, max_size=4).map(
+    lambda chosen: {path: chosen[path] for path in chosen if not any(one.startswith(f"{path}/") for one in chosen)}
+)
+
+
+@dataclass(frozen=True)
+class NestProgram:
+    """Bases of a nest, lowest first; several can be built on one."""
+
+    #: The layer of each base, and the number of the base that it is built on; the first is built on nothing.
+    layers: list[tuple[Mapping[str, str], int]]
+    #: The layers of versions of each base, with the version of the base below that each is built on (0: the original).
+    versions: list[list[tuple[Mapping[str, str], int]]]
+    #: Declarations, one after the other: the version of each base (0: its own), and the order of its states.
+    declarations: list[tuple[list[int], list[int]]]
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> NestProgram:
+    count = draw(st.integers(2, 5))
+    layers = [(draw(contents), draw(st.integers(max(0, number - 2), max(0, number - 1)))) for number in range(count)]
+    versions = [draw(st.lists(st.tuples(contents, st.integers(0, 2)), min_size=1, max_size=2)) for _ in layers]
+    declarations = draw(
+        st.lists(
+            st.tuples(
+                st.tuples(*(st.integers(0, len(each)) for each in versions)).map(list),
+                st.permutations(range(count)),
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    return NestProgram(layers, versions, declarations)
+
+
+def name(number: int) -> str:
+    return f"corp/base{number}:v0"
+
+
+def make(root: Path, program: NestProgram) -> NestNode:
+    node = NestNode(root)
+    stacks: dict[tuple[int, int], Sequence[Path]] = {}
+    for number, (layer, below) in enumerate(program.layers):
+        node.image(name(number), name(below) if number else "", files(layer))
+        stacks[number, 0] = node.stacks[name(number)]
+        for version, (content, lower) in enumerate(program.versions[number], 1):
+            built_on = stacks.get((below, lower), stacks.get((below, 0), ())) if number else ()
+            stacks[number, version] = node.version(name(number), f"v{version}", built_on, files(content))
+    return node
+
+
+def outcome(work: Callable[..., dict[str, object]], *arguments: object) -> dict[str, object]:
+    """What an operation reports, or its error."""
+    try:
+        done = work(*arguments)
+    except BaseimgError as exc:
+        return {"code": exc.code}
+    return {key: done[key] for key in ("changed", "from", "to", "kept", "images")}
+
+
+def check(node: NestNode, goals: Mapping[str, str]) -> None:
+    """Each base at a version of its own shows it exactly; each other base shows its layer over what is below."""
+    for base, version in goals.items():
+        assert node.live(base) == version
+        if version == tag(base):
+            top = node.original(base)
+            assert differences(node.view(base), show([top, *node.stacks[base][1:]])) == []
+        else:
+            assert differences(node.view(base), node.views[base, version]) == []
+
+
+@SOME
+@given(program=programs())
+def test_what_a_plan_foresees_happens_in_any_order(program: NestProgram) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        node = make(Path(root), program)
+        shown = {name(number): "v0" for number in range(len(program.layers))}
+        for numbers, order in program.declarations:
+            goals = [(name(number), f"v{numbers[number]}") for number in order]
+            earlier: list[tuple[str, str]] = []
+            planned = []
+            for base, version in goals:
+                plan = outcome(node.plan, base, version, earlier)
+                planned.append(plan)
+                if plan.get("changed"):
+                    earlier.append((base, version))
+            for (base, version), plan in zip(goals, planned, strict=True):
+                assert outcome(node.converge, base, version) == plan
+                shown[base] = version
+                check(node, shown)
+            for base, version in goals:
+                assert not node.plan(base, version)["changed"]
+        for base in sorted(shown):
+            node.rollback(base, "pristine")
+            check(node, {**shown, base: "v0"})
+            shown[base] = "v0"
+
+
+def test_a_declaration_reaches_one_result_whatever_the_order_of_its_bases(tmp_path: Path) -> None:
+    """From {os 1, java 2} to {os 2, java 1}, with three bases above one another, in every order."""
+    program = NestProgram(
+        [({"a": "1", "d/e": "1"}, 0), ({"a/b": "2"}, 0), ({"d/f": "3"}, 1), ({"a": "4"}, 0)],
+        [[({"a": "5"}, 0)], [({"d/e": "6"}, 0)], [({"g": "7"}, 1)], [({"g": "8"}, 1)]],
+        [],
+    )
+    goals = {name(0): "v1", name(1): "v0", name(2): "v1", name(3): "v1"}
+    for turn, order in enumerate([None, *itertools.permutations(goals)]):
+        node = make(tmp_path / str(turn), program)
+        node.converge(name(1), "v1")
+        names = order or preview.order(node.engine, [node.goal(*goal) for goal in goals.items()])
+        for base in names:
+            node.converge(base, goals[base])
+        check(node, goals)
