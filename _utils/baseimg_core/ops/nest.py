@@ -9,6 +9,7 @@ every intermediate state is allowed by the declarations, and a crash needs no re
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 import os
@@ -257,7 +258,8 @@ class Nest:
         return nests.foresee(member.record, _like(generation, needed, self._context.by))
 
     def _read(self, layer: str) -> Record | None:
-        return self._foreseen.get(layer) or Store(layer).read()
+        # a copy: a plan that fails must not change what other plans foresee
+        return copy.deepcopy(self._foreseen.get(layer)) or Store(layer).read()
 
     def _read_lower(self, base: Base) -> list[Member]:
         """Return the bases below that have a record."""

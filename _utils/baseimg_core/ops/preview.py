@@ -8,6 +8,7 @@ foresees the earlier changes of the run: it changes the records in memory as the
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -124,7 +125,7 @@ class _Preview:
         self.base = base = find(context.engine, goal.name, self._catalogue, goal.chain_id)
         self._rebuilt = ops_repair.compose(context.engine, base) if goal.repair else None
         self._on_disk = self._rebuilt or base.store.read() or bases.initial_record(context.engine, base)
-        self.record = foreseen.get(os.path.dirname(base.directory)) or self._on_disk
+        self.record = copy.deepcopy(foreseen.get(os.path.dirname(base.directory))) or self._on_disk
         change = Change(context, base, goal.version, self._catalogue, goal.policy, goal.repair)
         is_real = self.record.current in self._on_disk.generations  # a foreseen mask is sound
         self._damaged = goal.repair and is_real and tamper.mark_live(base, self.record, change.audit)
