@@ -59,6 +59,7 @@ try:
         from baseimg_core.ops import adopt as ops_adopt
         from baseimg_core.ops import bases
         from baseimg_core.ops import build as ops_build
+        from baseimg_core.ops import contents as ops_contents
         from baseimg_core.ops import converge as ops_converge
         from baseimg_core.ops import fetch as ops_fetch
         from baseimg_core.ops import hold as ops_hold
@@ -318,7 +319,9 @@ def apply(bundle, hash=None, base=None, protect=None, accept=None, containers="k
     base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
     ``unknown``), and ``protected`` (protected images that were created after the change). ``kept`` lists the bases
     built on this one that do not change, each with ``base``, ``version``, ``images`` and ``declared`` (the version that
-    pillar declares for it, or None). ``restart`` lists what
+    pillar declares for it, or None). ``contents`` is there if several contents bear the name of the base: one item for
+    each, with ``chain_id``, ``from``, ``to``, ``changed`` and ``images``. ``matched`` says that only a declared bundle
+    led to the base. ``restart`` lists what
     happened to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
     ``left`` (name → reason), ``failed`` (name → ``reason`` and the last lines of its ``log``), ``rolled_back``, and
     ``still_failing`` afterwards. If a container fails its gate, the error has the code ``gate-failed`` and holds all of
@@ -699,7 +702,7 @@ def status(base=None, declared=False):
         if base is None:
             statuses = ops_status.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
         else:
-            statuses = [bases.status(engine, bases.locate(engine, _text(base, "base")))]
+            statuses = [bases.status(engine, named) for named in bases.locate_all(engine, _text(base, "base"))]
         return {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage, "bases": statuses}
 
 
@@ -822,7 +825,7 @@ def verify(base=None, deep=False):
     """
     with _operation() as minion:
         engine = minion.engine()
-        checked = bases.recorded(engine) if base is None else [bases.locate(engine, _text(base, "base"))]
+        checked = bases.recorded(engine) if base is None else bases.locate_all(engine, _text(base, "base"))
         results = [ops_verify.verify(engine, checked_base, bool(deep)) for checked_base in checked]
     __context__["retcode"] = 0 if all(result["ok"] for result in results) else 1
     return results
@@ -842,7 +845,7 @@ def history(base):
         salt-call baseimg.history corp/base:12.0
     """
     with _operation() as minion:
-        return bases.locate(minion.engine(), _text(base, "base")).store.records.history()
+        return ops_contents.history(minion.engine(), _text(base, "base"))
 
 
 def metrics(path=None):
@@ -1082,8 +1085,8 @@ def _known_version(engine, base, version, key):
     if isinstance(version, str):
         pillar.text(version, key)
         return version
-    record = bases.locate(engine, base).store.read()
-    known = [generation.version for generation in record.generations.values()] if record else []
+    records = [one.store.read() for one in bases.locate_all(engine, base)]
+    known = [generation.version for record in records if record for generation in record.generations.values()]
     raise validation.untyped_version(key, version, known)
 
 

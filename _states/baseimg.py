@@ -272,6 +272,8 @@ def _absent(ret, exc):
 def _transition(result):
     """Return the line with the base, its transition and the number of images."""
     would = "would go " if __opts__["test"] else ""
+    if "contents" in result:
+        return "\n".join(_content(result["base"], content, would) for content in result["contents"])
     if result["changed"]:
         if result["from"] == result["to"] and not result["repaired"]:
             return (
@@ -283,9 +285,19 @@ def _transition(result):
     return f"{result['base']}: at {result['to']} ({_images(result)}){repaired}."
 
 
+def _content(base, content, would):
+    """Return the line of one of several contents that bear the name of a base."""
+    name = f"{base} ({content['chain_id'][:19]})"
+    if content["changed"]:
+        return f"{name}: {would}{content['from']} -> {content['to']} ({_images(content)})."
+    return f"{name}: at {content['to']} ({_images(content)})."
+
+
 def _attention(result):
     """Return lines about containers and images that need attention, one fact a line."""
     lines = _running(result)
+    if "matched" in result:
+        lines.append(f"Matched through a bundle: {result['matched']}.")
     for effect in result.get("kept", ()):
         images = effect["images"]
         count = f"{len(images)} image{'' if len(images) == 1 else 's'}"

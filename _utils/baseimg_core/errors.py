@@ -101,6 +101,13 @@ class DeclarationContradictory(BaseimgError):
     hint = "declare one version for both names, or remove one of them from pillar; baseimg.layer shows their chain IDs"
 
 
+class BaseAmbiguous(BaseimgError):
+    """Several contents on the node bear the name of a base, and one of them cannot reach the declared version."""
+
+    code = "base-ambiguous"
+    hint = "declare a bundle that leads from each content, or select one content with chain_id"
+
+
 class BaseAbsent(BaseimgError):
     """No image on this node is built on the base."""
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from baseimg_core.disk.store import generations
 from baseimg_core.disk.store.generations import Store
 from baseimg_core.errors import BaseNested, LayerBusy
 from baseimg_core.model.store.nests import FOLLOW
+from baseimg_core.ops import prune
 from tests.support.kernel import differences, show
 from tests.support.nests import NestNode, files, orders
 from tests.support.trace import traced
@@ -133,6 +135,19 @@ def test_a_rollback_leads_to_the_content_before_not_to_another_mask(node: NestNo
     assert node.rollback(JAVA)["to"] == "2"
     check(node, JAVA, "2")
     check(node, OS, "2")
+
+
+def test_prune_keeps_the_way_back_before_masks_of_the_live_content(node: NestNode) -> None:
+    node.converge(JAVA, "2")
+    node.converge(JAVA, "3")
+    node.converge(OS, "2")
+    node.converge(OS, "3")
+    context = replace(node.context, grace=0)
+    (pruned,) = prune.prune(context, JAVA, 1, False)
+    assert pruned["removed"] == ["3", "3"]  # the first generation of version 3, and its mask over os:2
+    assert node.rollback(JAVA)["to"] == "2"
+    check(node, JAVA, "2")
+    check(node, OS, "3")
 
 
 def test_a_lower_content_that_was_found_damaged_is_refused(node: NestNode) -> None:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from baseimg_core.context import Context
 from baseimg_core.disk.bundle import writer
@@ -44,6 +45,8 @@ class NestNode:
 
     root: Path
     below: dict[str, str] = field(default_factory=dict)
+    #: What pillar declares, as in :attr:`Context.versions`.
+    versions: dict[str, tuple[str, str]] = field(default_factory=dict)
     #: The layer directories of each image and each version, top first.
     stacks: dict[str, list[Path]] = field(default_factory=dict)
     bundles: dict[str, dict[str, Source]] = field(default_factory=dict)
@@ -54,7 +57,7 @@ class NestNode:
 
     @property
     def context(self) -> Context:
-        return Context(self.engine, lambda source: source.source, "test", 0.0, below=self.below)
+        return Context(self.engine, lambda source: source.source, "test", 0.0, below=self.below, versions=self.versions)
 
     def image(self, reference: str, below: str, *layers: Fill) -> None:
         """An image on the node, built on the image ``below`` (empty for none)."""
@@ -76,9 +79,20 @@ class NestNode:
         return stack
 
     def bundle(self, base: str, version: str, target: Sequence[Path], diff_ids: Sequence[str]) -> None:
+        self.bundle_from(base, version, self.engine.image(base).diff_ids, self.stacks[base], target, diff_ids)
+
+    def bundle_from(
+        self,
+        base: str,
+        version: str,
+        old: Sequence[str],
+        source_stack: Sequence[Path],
+        target: Sequence[Path],
+        diff_ids: Sequence[str],
+    ) -> None:
+        """Declare a bundle that leads from any content to a version of a base."""
         path = self.root / f"{base.replace('/', '-')}-{version}.tar"
-        old = self.engine.image(base).diff_ids
-        changes = compare(stack_of(self.stacks[base]), stack_of(target))
+        changes = compare(stack_of(source_stack), stack_of(target))
         source = ImageRef(base, tag(base), chain_id(old), tuple(old))
         name = f"{base.partition(':')[0]}:{version}"
         written = writer.write(
@@ -87,17 +101,17 @@ class NestNode:
         self.bundles.setdefault(base, {})[version] = Source(str(path), written.digest)
         self.views[base, version] = show(target)
 
-    def converge(self, base: str, version: str) -> dict[str, object]:
-        return ops_converge.converge(self.context, base, version, self.bundles.get(base, {}))
+    def converge(self, base: str, version: str, chain_id: str | None = None) -> dict[str, Any]:
+        return ops_converge.converge(self.context, base, version, self.bundles.get(base, {}), chain_id)
 
-    def plan(self, base: str, version: str, earlier: Sequence[tuple[str, str]] = ()) -> dict[str, object]:
+    def plan(self, base: str, version: str, earlier: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
         """The plan of a base after the converges of ``earlier``, as a run of states with test=True makes it."""
         return preview.plan(self.context, self.goal(base, version), [self.goal(*each) for each in earlier])
 
     def goal(self, base: str, version: str) -> Goal:
         return Goal(base, version, self.bundles.get(base, {}))
 
-    def rollback(self, base: str, to: str | None = None) -> dict[str, object]:
+    def rollback(self, base: str, to: str | None = None) -> dict[str, Any]:
         return ops_converge.rollback(self.context, base, to)
 
     def view(self, reference: str) -> dict[bytes, Seen]:

@@ -28,18 +28,18 @@ def check(context: Context, base: Base, version: str) -> None:
     for name, (identifier, declared) in context.versions.items():
         if name == base.reference or _pristine(name, declared) == _pristine(base.reference, version):
             continue
-        if _chain_id(context, identifier) == base.chain_id:
+        if base.chain_id in _chain_ids(context, identifier):
             raise DeclarationContradictory(
                 f"{base.reference} and {name} are one base on this node ({base.chain_id}), and they are declared at "
                 f"{version} and at {declared}"
             )
 
 
-def _chain_id(context: Context, identifier: str) -> str:
-    """Return the chain ID of a declared base; empty if it is not on this node, as its own state says."""
+def _chain_ids(context: Context, identifier: str) -> set[str]:
+    """Return the chain IDs of a declared base; none if it is not on this node, as its own state says."""
     with contextlib.suppress(BaseimgError):
-        return bases.locate(context.engine, identifier).chain_id
-    return ""
+        return {base.chain_id for base in bases.locate_all(context.engine, identifier)}
+    return set()
 
 
 def _pristine(name: str, version: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..disk.legacy import node
@@ -44,6 +45,8 @@ class Base:
     directory: str
     #: The directories of the layers below, top first.
     lower: tuple[str, ...]
+    #: Its own name, if only a declared bundle led from ``reference`` to it; else empty.
+    matched: str = ""
 
     @property
     def store(self) -> Store:
@@ -72,6 +75,28 @@ def locate(engine: Engine, name: str, chain_id: str | None = None) -> Base:
     return _base(image, len(image.diff_ids), name)
 
 
+def locate_all(engine: Engine, name: str, chain_id: str | None = None) -> list[Base]:
+    """
+    Find every content that bears a name: the tagged image, and the bases that are recorded by the name.
+
+    Args:
+        engine: The engine.
+        name: A reference or a chain ID.
+        chain_id: The chain ID, which selects one content; ``None`` without one.
+
+    Raises:
+        BaseAbsent: No image, container or record of this node matches.
+    """
+    first = locate(engine, name, chain_id)
+    found = {first.chain_id: first}
+    for layer in () if chain_id or ids.is_digest(name) else engine.layers():
+        with contextlib.suppress(BaseimgError):  # an unreadable record has no name, and status reports it
+            record = Store(layer).read()
+            if record and record.chain_id not in found and name in (record.reference, *record.names):
+                found[record.chain_id] = by_chain(engine, record.chain_id, name, record.diff_ids)
+    return list(found.values())
+
+
 def _by_record(engine: Engine, name: str) -> Base:
     unreadable: list[BaseimgError] = []
     for layer in engine.layers():
@@ -80,8 +105,9 @@ def _by_record(engine: Engine, name: str) -> Base:
         except BaseimgError as exc:  # it may be this base's record: raise it if no other record matches
             unreadable.append(exc)
             continue
-        if record and record.reference == name:
-            return by_chain(engine, record.chain_id, name, record.diff_ids)
+        if record and name in (record.reference, *record.names):
+            base = by_chain(engine, record.chain_id, name, record.diff_ids)
+            return base if name == record.reference else replace(base, matched=record.reference)
     if unreadable:
         raise unreadable[0]
     tags = [tag for image in engine.images() for tag in image.tags]

@@ -24,7 +24,7 @@ from ..model.impact.verdict import Reason
 from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import aliases, arrivals, bases, prove, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, prove, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import nest as ops_nest
 from . import repair as ops_repair
@@ -33,7 +33,7 @@ from .containers import restart
 from .containers import trial as trials
 from .containers.restart import Outcome
 from .nest import Nest
-from .plan import Catalogue, Plan, check_pristine, confirmed, decide, find, known_damage, open_bundle
+from .plan import Catalogue, Plan, check_pristine, confirmed, decide, known_damage, open_bundle
 from .stage import discarding, stage
 
 _KEEP = Policy()
@@ -93,8 +93,13 @@ def converge(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        base = find(context.engine, name, catalogue, chain_id)
-        return Change(context, base, version, catalogue, policy, repair).run("converge")
+        found = contents.find(context.engine, name, version, catalogue, chain_id)
+        contents.check(context, name, version, catalogue, found)
+        results = []
+        for base in found:
+            results.append(Change(context, base, version, catalogue, policy, repair).run("converge"))
+            contents.remember(context, base)
+        return contents.merge(found, results)
 
 
 def rollback(
@@ -119,7 +124,15 @@ def rollback(
         GenerationDamaged: The generation was changed out of band.
     """
     context.admit()
-    base, policy = bases.locate(context.engine, name), policy.for_rollback()
+    policy = policy.for_rollback()
+    found = bases.locate_all(context.engine, name)
+    results = contents.each(found, lambda base: _roll_back(context, base, to, policy, reason))
+    done = contents.merge(*zip(*results, strict=True))
+    holds = [hold for _base, result in results for hold in result["holds"]]
+    return {**done, "holds": [hold for number, hold in enumerate(holds) if hold not in holds[:number]]}
+
+
+def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, reason: str | None) -> dict[str, Any]:
     swap.start_stopped(context, base, policy)
     audit = tamper.Audit(base)
     record = base.store.read()
@@ -205,7 +218,8 @@ def _previous(base: Base, record: Record) -> Generation:
 def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
     """Return the base for a bundle: ``base``, else its source image, else a base with that content."""
     if base is not None and base != manifest.source.chain_id:
-        return bases.locate(engine, base)
+        named = bases.locate_all(engine, base)
+        return next((one for one in named if _leads_from(manifest, one)), named[0])
     try:
         source = manifest.source
         return bases.by_chain(engine, source.chain_id, source.reference, source.diff_ids)
@@ -221,6 +235,12 @@ def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
         names = ", ".join(candidate.reference for candidate in showing)
         raise ArgumentInvalid(f"several bases show {manifest.source.reference}: {names}", "choose one with base=")
     return showing[0]
+
+
+def _leads_from(manifest: Manifest, base: Base) -> bool:
+    """True if a bundle leads from a content that a base has on this node."""
+    record, source = base.store.read(), manifest.source.chain_id
+    return base.chain_id == source or bool(record and record.by_chain(source))
 
 
 def obtain(context: Context, base: Base, version: str, catalogue: Catalogue, record: Record) -> Generation:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..context import Context
 from ..model.policy.pillar import Source
-from . import bases
-from .plan import Catalogue, decide, find
+from . import bases, contents
+from .plan import Catalogue, decide
 
 
 def fetch(
@@ -30,7 +30,7 @@ def fetch(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        base = find(context.engine, name, catalogue, chain_id)
+        base = contents.find(context.engine, name, version, catalogue, chain_id)[0]
         record = base.store.read() or bases.initial_record(context.engine, base)
         plan = decide(record, version, catalogue)
         current = record.generations[record.current]

@@ -30,9 +30,11 @@ def hold(context: Context, name: str, version: str, reason: str, until: str = ""
     Returns:
         ``changed``, ``base`` and all ``holds`` of the base.
     """
-    base = bases.locate(context.engine, name)
-    with base.store.lock(context.lock_timeout, context.by):
-        return _result(base, add(base, Hold(version, reason, context.by, now(), until)))
+    results = []
+    for base in bases.locate_all(context.engine, name):
+        with base.store.lock(context.lock_timeout, context.by):
+            results.append(_result(base, add(base, Hold(version, reason, context.by, now(), until))))
+    return _merged(results)
 
 
 def unhold(context: Context, name: str, version: str | None = None) -> dict[str, Any]:
@@ -47,13 +49,22 @@ def unhold(context: Context, name: str, version: str | None = None) -> dict[str,
     Returns:
         ``changed``, ``base`` and the remaining ``holds`` of the base.
     """
-    base = bases.locate(context.engine, name)
-    with base.store.lock(context.lock_timeout, context.by):
-        holds = stored.read(base.store.layout.holds)
-        kept = [hold for hold in holds if version is not None and hold.version != version]
-        if kept != holds:
-            stored.write(base.store.layout.holds, kept)
-        return _result(base, kept != holds)
+    results = []
+    for base in bases.locate_all(context.engine, name):
+        with base.store.lock(context.lock_timeout, context.by):
+            holds = stored.read(base.store.layout.holds)
+            kept = [hold for hold in holds if version is not None and hold.version != version]
+            if kept != holds:
+                stored.write(base.store.layout.holds, kept)
+            results.append(_result(base, kept != holds))
+    return _merged(results)
+
+
+def _merged(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one result for all contents that bear a name."""
+    holds = [hold for result in results for hold in result["holds"]]
+    unique = [hold for number, hold in enumerate(holds) if hold not in holds[:number]]
+    return {**results[0], "changed": any(result["changed"] for result in results), "holds": unique}
 
 
 def utc_time(value: object, key: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,13 +24,14 @@ from ..model.policy.pillar import Source
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import ASSUMED, Generation, Record
-from . import aliases, arrivals, bases, impact, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, impact, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import repair as ops_repair
+from .bases import Base
 from .containers import restart, runner
 from .converge import Change, targets
 from .nest import Nest
-from .plan import Catalogue, find
+from .plan import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +69,24 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
         restarted: set[str] = set()
         for before in earlier:
             with contextlib.suppress(BaseimgError):  # its own converge reports the error, and changes nothing
-                preview = _Preview(context, before, stack, foreseen)
-                preview.check()
-                restarted.update(*preview.restarts["batches"])
-                foreseen.update(preview.foresee())
-        preview = _Preview(context, goal, stack, foreseen)
-        if preview.hold:
-            return swap.held_result(context, preview.base, preview.record, goal.policy, preview.hold)
-        preview.check()
-        result = preview.describe()
-        if preview.is_change:
-            preview.foresee()  # a mask that cannot be made is an error
-        else:
-            _skip(result, restarted)
-        return result
+                for preview in _previews(context, before, stack, foreseen):
+                    preview.check()
+                    restarted.update(*preview.restarts["batches"])
+                    foreseen.update(preview.foresee())
+        results = [(preview.base, preview.result(restarted)) for preview in _previews(context, goal, stack, foreseen)]
+        return contents.merge(*zip(*results, strict=True))
+
+
+def _previews(
+    context: Context, goal: Goal, stack: contextlib.ExitStack, foreseen: Mapping[str, Record]
+) -> Iterator[_Preview]:
+    """Yield the preview of every content that a goal stands for."""
+    runner.check(context.engine, goal.policy)
+    catalogue = Catalogue(context, goal.bundles, stack)
+    found = contents.find(context.engine, goal.name, goal.version, catalogue, goal.chain_id)
+    contents.check(context, goal.name, goal.version, catalogue, found)
+    for base in found:
+        yield _Preview(context, goal, base, catalogue, foreseen)
 
 
 def _skip(result: dict[str, Any], restarted: Collection[str]) -> None:
@@ -117,12 +122,9 @@ class _Preview:
     """The converge of one base, on foreseen records."""
 
     def __init__(
-        self, context: Context, goal: Goal, stack: contextlib.ExitStack, foreseen: Mapping[str, Record]
+        self, context: Context, goal: Goal, base: Base, catalogue: Catalogue, foreseen: Mapping[str, Record]
     ) -> None:
-        runner.check(context.engine, goal.policy)
-        self._context, self._goal = context, goal
-        self._catalogue = Catalogue(context, goal.bundles, stack)
-        self.base = base = find(context.engine, goal.name, self._catalogue, goal.chain_id)
+        self._context, self._goal, self.base, self._catalogue = context, goal, base, catalogue
         self._rebuilt = ops_repair.compose(context.engine, base) if goal.repair else None
         self._on_disk = self._rebuilt or base.store.read() or bases.initial_record(context.engine, base)
         self.record = copy.deepcopy(foreseen.get(os.path.dirname(base.directory))) or self._on_disk
@@ -132,6 +134,18 @@ class _Preview:
         self._steps = change.decide(self.record)
         self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), foreseen)
         self._judge = None if self.hold else verdicts.judge(context, self._nest, self._steps, self._catalogue)
+
+    def result(self, restarted: Collection[str]) -> dict[str, Any]:
+        """Return the result of ``baseimg.plan``; ``restarted`` names containers that earlier converges restart."""
+        if self.hold:
+            return swap.held_result(self._context, self.base, self.record, self._goal.policy, self.hold)
+        self.check()
+        result = self.describe()
+        if self.is_change:
+            self.foresee()  # a mask that cannot be made is an error
+        else:
+            _skip(result, restarted)
+        return result
 
     @property
     def is_change(self) -> bool:

@@ -11,8 +11,9 @@ from ..disk.store import lifetimes, space
 from ..engine import mounts
 from ..errors import NoWayBack
 from ..linux.oserrors import translate_os_errors
+from ..model.store import nests
 from ..model.store.record import Record
-from . import bases
+from . import bases, contents
 from .bases import Base
 from .containers import usage
 
@@ -34,7 +35,7 @@ def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dic
         For each base ``base``, the ``removed`` versions, the ``kept`` generations with the reasons, the content bytes
         ``freed``, and ``warnings``.
     """
-    selected = bases.recorded(context.engine) if name is None else [bases.locate(context.engine, name)]
+    selected = bases.recorded(context.engine) if name is None else bases.locate_all(context.engine, name)
     return [_prune(context, base, keep, test) for base in selected]
 
 
@@ -54,7 +55,12 @@ def pin(context: Context, name: str, version: str, pinned: bool) -> dict[str, An
     Raises:
         NoWayBack: The base has no generation of the version.
     """
-    base = bases.locate(context.engine, name)
+    found = bases.locate_all(context.engine, name)
+    results = [done for _base, done in contents.each(found, lambda base: _pin(context, base, version, pinned))]
+    return {**results[0], "changed": any(done["changed"] for done in results)}
+
+
+def _pin(context: Context, base: Base, version: str, pinned: bool) -> dict[str, Any]:
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover()
         present = [record.generations[number] for number in record.present] if record else []
@@ -123,10 +129,9 @@ def _reasons(context: Context, base: Base, record: Record, keep: int) -> dict[in
             reasons.setdefault(number, reason)
     ages = lifetimes.read(base.store.layout.lifetimes, record)
     rest = [number for number in record.present if number not in reasons]
-    newest = sorted(rest, key=lambda number: (record.generations[number].activated, number), reverse=True)
-    reasons.update(dict.fromkeys(newest[:keep], f"among the {keep} newest"))
-    for number in newest[keep:]:
-        if ages.age(number) < context.grace:
+    reasons.update(dict.fromkeys(nests.ways_back(record, rest)[:keep], f"among the {keep} newest"))
+    for number in rest:
+        if number not in reasons and ages.age(number) < context.grace:
             reasons[number] = f"swapped out less than {context.grace:g} s ago (baseimg:grace)"
     return reasons
 

@@ -34,12 +34,13 @@ def survey(engine: Engine, declared: Mapping[str, Mapping[str, Any]]) -> list[di
         status["base"] = status["base"] or Store(os.path.dirname(status["path"])).records.reference
     for name, declaration in declared.items():
         try:
-            base = bases.locate(engine, name, declaration["chain_id"])
+            found = bases.locate_all(engine, name, declaration["chain_id"])
         except BaseimgError:  # the base is absent, or its error is in the survey already
             continue
-        if base.directory not in statuses:
-            statuses[base.directory] = _status(engine, base)
-        statuses[base.directory]["declared"] = declaration["version"]
+        for base in found:
+            if base.directory not in statuses:
+                statuses[base.directory] = _status(engine, base)
+            statuses[base.directory]["declared"] = declaration["version"]
     return sorted(statuses.values(), key=lambda status: (status["base"], status["path"]))
 
 

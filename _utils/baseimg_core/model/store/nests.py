@@ -6,7 +6,7 @@ A generation is right over a lower content if the base then shows the generation
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from .record import Generation, Record
@@ -90,6 +90,32 @@ def find(record: Record, like: Generation, needed: Contents) -> Generation | Non
         if generation.shows_the_same_as(like) and is_right(generation, needed)
     ]
     return max(same, key=lambda generation: (generation.number == record.current, generation.number), default=None)
+
+
+def ways_back(record: Record, numbers: Iterable[int]) -> list[int]:
+    """
+    Return one generation of each content that is not live, the generation of a rollback first, then the newest.
+
+    Masks of one content count once: several of them lead back to the same content.
+
+    Args:
+        record: The record of the base.
+        numbers: The generations to choose from.
+    """
+    latest = sorted(
+        numbers,
+        key=lambda number: (number == record.previous, record.generations[number].activated, number),
+        reverse=True,
+    )
+    ways: dict[tuple[str, str, str], int] = {}
+    for number in latest:
+        ways.setdefault(_identity(record.generations[number]), number)
+    ways.pop(_identity(record.live), None)
+    return list(ways.values())
+
+
+def _identity(generation: Generation) -> tuple[str, str, str]:
+    return content(generation), generation.version, generation.bundle
 
 
 def foresee(record: Record, generation: Generation) -> Generation:

@@ -109,6 +109,8 @@ class Record:
     previous: int | None = None
     #: The highest number so far; numbers are not reused.
     highest: int = 0
+    #: Other names by which the base was declared.
+    names: list[str] = field(default_factory=list)
     #: Why an adoption could not restore the pristine content, which then has no directory; else empty.
     unproven: str = ""
     #: The swap in progress; ``None`` if there is none.

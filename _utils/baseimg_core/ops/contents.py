@@ -1,0 +1,216 @@
+"""
+One name, several contents.
+
+A declaration stands for every content on the node that bears its name: the tagged image, the bases that are recorded
+by the name, and the source of a declared bundle. An image that was built again under the same tag adds a content, and
+the images on the old one stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..context import Context
+from ..engine.base import Engine
+from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack
+from ..model.stack import ids
+from ..model.store.record import Record
+from . import bases
+from .bases import Base
+from .plan import Catalogue, confirmed, decide
+
+
+def find(engine: Engine, name: str, version: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
+    """
+    Return every content on the node that bears a declared name.
+
+    Args:
+        engine: The engine.
+        name: The declared reference.
+        version: The declared version.
+        catalogue: The declared bundles. One is opened only if the content does not show the version yet.
+        chain_id: The declared chain ID, which selects one content; ``None`` without one.
+
+    Raises:
+        BaseAbsent: Neither the name nor a bundle locates the base.
+    """
+    try:
+        found = bases.locate_all(engine, name, chain_id)
+    except BaseAbsent:
+        if chain_id or not engine.images():
+            raise
+        for base in _sources(engine, name, sorted(catalogue.bundles), catalogue):
+            return [_match(engine, base)]
+        raise
+    if chain_id or version not in catalogue.bundles or _shows(found[0].store.read(), version, catalogue):
+        return found
+    known = {base.chain_id for base in found}
+    with contextlib.suppress(BaseimgError):  # an operation that needs the bundle reports the error
+        found += [base for base in _sources(engine, name, [version], catalogue) if base.chain_id not in known]
+    return found
+
+
+def _shows(record: Record | None, version: str, catalogue: Catalogue) -> bool:
+    return bool(record and confirmed(record, version, catalogue) is record.live)
+
+
+def _sources(engine: Engine, name: str, versions: Iterable[str], catalogue: Catalogue) -> Iterator[Base]:
+    """Yield the source of each version's bundle if it has the tag of a base and is on this node."""
+    for version in versions:
+        source = catalogue.manifest(version).source
+        if source.version == ids.tag(name):
+            with contextlib.suppress(BaseAbsent):
+                yield bases.by_chain(engine, source.chain_id, name, source.diff_ids)
+
+
+def _match(engine: Engine, base: Base) -> Base:
+    """Return a base that only a bundle located, with its own name."""
+    record = base.store.read()
+    own = record.reference if record else bases.by_chain(engine, base.chain_id, None, base.diff_ids).reference
+    return base if own == base.reference else replace(base, matched=own)
+
+
+def remember(context: Context, base: Base) -> None:
+    """Record the name by which a base was declared, so that status and metrics know it without a bundle."""
+    if not base.matched:
+        return
+    record = base.store.read()
+    if record is None or base.reference in (record.reference, *record.names):
+        return
+    with base.store.lock(context.lock_timeout, context.by):
+        record = base.store.recover()
+        if record and base.reference not in record.names:
+            record.names.append(base.reference)
+            base.store.save(record)
+
+
+def check(context: Context, name: str, version: str, catalogue: Catalogue, found: Sequence[Base]) -> None:
+    """
+    Refuse a version that one of several contents cannot reach, before any of them changes.
+
+    Args:
+        context: The context of the operation.
+        name: The declared reference.
+        version: The declared version.
+        catalogue: The declared bundles.
+        found: The contents that bear the name.
+
+    Raises:
+        BaseAmbiguous: The message names every content, and why it cannot reach the version.
+    """
+    if len(found) < 2:
+        return
+    descriptions, failed = [], False
+    for base in found:
+        record = base.store.read()
+        reason = ""
+        try:
+            decide(record or bases.initial_record(context.engine, base), version, catalogue)
+        except BaseimgError as exc:
+            reason, failed = f": {exc.message}", True
+        descriptions.append(f"{_describe(context.engine, name, base, record)}{reason}")
+    if failed:
+        raise BaseAmbiguous(f"several contents are called {name}: {'; '.join(descriptions)}")
+
+
+def _describe(engine: Engine, name: str, base: Base, record: Record | None) -> str:
+    """Return the chain ID of a content, why it bears the name, and the number of images on it."""
+    images = bases.images_on(engine, base.chain_id)
+    is_tagged = any(image.chain_id == base.chain_id and name in image.tags for image in images)
+    reasons = ["tagged"] if is_tagged else []
+    if record:
+        reasons.append(f"recorded as {record.live.version}")
+    how = " and ".join(reasons) or "the source of a declared bundle"
+    return f"{base.chain_id} ({how}, {len(images)} image{'' if len(images) == 1 else 's'})"
+
+
+def merge(found: Sequence[Base], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """
+    Return one result for all contents of a name.
+
+    Args:
+        found: The contents.
+        results: The result of each, as in ``baseimg.converge`` or ``baseimg.plan``.
+
+    Returns:
+        The only result, or the first that changes something, with the lists of all. ``contents`` has one item for each
+        content. ``matched`` is there if only a bundle located the base.
+    """
+    first = next((result for result in results if result["changed"]), results[0])
+    merged = dict(first)
+    if len(results) > 1:
+        for key in ("images", "kept", "protected", "warnings", "bundles"):
+            if key in first:
+                merged[key] = [item for result in results for item in result.get(key, ())]
+        for key in ("containers", "restart"):
+            merged[key] = _merge_values([result[key] for result in results])
+        merged["changed"] = any(result["changed"] for result in results)
+        merged["repaired"] = any(result["repaired"] for result in results)
+        merged["contents"] = [
+            {
+                "chain_id": base.chain_id,
+                "from": result["from"],
+                "to": result["to"],
+                "changed": result["changed"],
+                "images": result["images"],
+            }
+            for base, result in zip(found, results, strict=True)
+        ]
+        if held := [result["held"] for result in results if "held" in result]:
+            merged["held"] = held[0]
+    base = found[0]
+    if base.matched:
+        merged["matched"] = (
+            f"no image and no record is called {base.reference}; a declared bundle starts from {base.chain_id}, which "
+            f"is called {base.matched} on this node"
+        )
+    return merged
+
+
+def _merge_values(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join the lists and mappings of several results by key; of other values the first counts."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            if isinstance(value, list):
+                merged[key] = [*merged.get(key, ()), *value]
+            elif isinstance(value, dict):
+                merged[key] = {**merged.get(key, {}), **value}
+            else:
+                merged.setdefault(key, value)
+    return merged
+
+
+def each(found: Sequence[Base], work: Callable[[Base], dict[str, Any]]) -> list[tuple[Base, dict[str, Any]]]:
+    """
+    Run an operation on every content that has what the operation asks for.
+
+    Args:
+        found: The contents that bear a name.
+        work: The operation.
+
+    Raises:
+        NoWayBack: No content has the generation.
+    """
+    results: list[tuple[Base, dict[str, Any]]] = []
+    missing: list[NoWayBack] = []
+    for base in found:
+        try:
+            results.append((base, work(base)))
+        except NoWayBack as exc:
+            missing.append(exc)
+    if not results:
+        raise missing[0]
+    return results
+
+
+def history(engine: Engine, name: str) -> list[dict[str, Any]]:
+    """Return the swaps of every content that bears a name, oldest first."""
+    found = bases.locate_all(engine, name)
+    if len(found) == 1:
+        return found[0].store.records.history()
+    lines = [{**line, "chain_id": base.chain_id} for base in found for line in base.store.records.history()]
+    return sorted(lines, key=lambda line: str(line["at"]))

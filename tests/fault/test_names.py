@@ -1,0 +1,120 @@
+"""One name, several contents: a declaration stands for every content on the node that bears the name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baseimg_core.errors import BaseAmbiguous, DeclarationContradictory, NoWayBack
+from baseimg_core.ops import bases, contents, prune, status
+from tests.support.kernel import differences, show
+from tests.support.nests import NestNode, files
+
+pytestmark = pytest.mark.fault
+
+BASE, APP = "corp/base:12.0", "corp/app:1"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> NestNode:
+    """A base at 12.1 with an application; then the base is built again, and the tag names the new content."""
+    made = NestNode(tmp_path)
+    made.image(BASE, "", files({"etc/version": "12.0", "lib/a": "old"}))
+    made.image(APP, BASE, files({"app": "1"}))
+    made.version(BASE, "12.1", [], files({"etc/version": "12.1", "lib/a": "new"}))
+    made.converge(BASE, "12.1")
+    files({"etc/version": "12.0", "lib/a": "rebuilt"})(made.root / "layers" / "rebuilt" / "diff")
+    made.engine.add(BASE, "rebuilt")
+    return made
+
+
+def old_top(node: NestNode) -> list[Path]:
+    """The live directory of the old content."""
+    return node.stacks[BASE]
+
+
+def pristine(node: NestNode) -> Path:
+    """The directory of the original content under the applications."""
+    store = bases.by_chain(node.engine, _chain_ids(node)[0]).store
+    return Path(store.path(store.read(), 0))
+
+
+def test_a_declaration_of_the_tag_returns_every_content_to_pristine(node: NestNode) -> None:
+    assert (old_top(node)[0] / "etc/version").read_text() == "12.1"
+    planned, done = node.plan(BASE, "12.0"), node.converge(BASE, "12.0")
+    assert planned["changed"] is done["changed"] is True
+    assert (old_top(node)[0] / "etc/version").read_text() == "12.0"
+    assert [(each["from"], each["to"]) for each in done["contents"]] == [("12.0", "12.0"), ("12.1", "12.0")]
+    assert done["contents"] == planned["contents"]
+    assert node.converge(BASE, "12.0")["changed"] is node.plan(BASE, "12.0")["changed"] is False
+
+
+def test_a_version_that_one_content_cannot_reach_is_refused_and_names_each(node: NestNode) -> None:
+    before = show(old_top(node))
+    for function in (node.plan, node.converge):
+        with pytest.raises(BaseAmbiguous) as caught:
+            function(BASE, "12.1")
+        old, new = (bases.by_chain(node.engine, chain).chain_id for chain in _chain_ids(node))
+        assert f"several contents are called {BASE}: {new} (tagged, 1 image" in caught.value.message
+        assert f"{old} (recorded as 12.1, 1 image" in caught.value.message
+        assert "chain_id" in caught.value.hint
+    assert differences(show(old_top(node)), before) == []
+    assert node.converge(BASE, "12.1", chain_id=_chain_ids(node)[0])["changed"] is False
+
+
+def _chain_ids(node: NestNode) -> tuple[str, str]:
+    """The chain IDs of the old and of the new content."""
+    return node.engine.image(APP).chain_ids[0], node.engine.image(BASE).chain_id
+
+
+def test_every_content_converges_with_a_bundle_that_leads_from_one_to_the_other(node: NestNode) -> None:
+    old, new = node.engine.image(APP), node.engine.image(BASE)
+    rebuilt = [node.root / "layers" / "rebuilt" / "diff"]
+    fixed = node.root / "targets" / "12.2"
+    files({"etc/version": "12.2", "lib/a": "fixed"})(fixed)
+    node.bundle_from(BASE, "12.0-r1", old.diff_ids[:1], [pristine(node)], rebuilt, new.diff_ids)
+    node.bundle_from(BASE, "12.2", new.diff_ids, rebuilt, [fixed], ("sha256:" + "5" * 64,))
+    planned, done = node.plan(BASE, "12.2"), node.converge(BASE, "12.2")
+    assert done["contents"] == planned["contents"]
+    assert [each["changed"] for each in done["contents"]] == [True, True]
+    for top in (old_top(node), rebuilt):
+        assert differences(show(top), show([fixed])) == []
+
+
+def test_rollback_history_prune_pin_and_status_know_every_content(node: NestNode) -> None:
+    declared: dict[str, dict[str, Any]] = {BASE: {"version": "12.0", "chain_id": None}}
+    shown = {entry["path"]: entry for entry in status.survey(node.engine, declared)}
+    assert [entry["declared"] for entry in shown.values()] == ["12.0", "12.0"]
+    assert [line["action"] for line in contents.history(node.engine, BASE)] == ["converge"]
+    assert prune.pin(node.context, BASE, "12.1", True)["changed"] is True
+    assert len(prune.prune(node.context, BASE, 1, True)) == 2
+    with pytest.raises(NoWayBack):
+        node.rollback(BASE, "11")
+    assert node.rollback(BASE, "pristine")["changed"] is True
+    assert (old_top(node)[0] / "etc/version").read_text() == "12.0"
+    assert node.rollback(BASE, "pristine")["changed"] is False
+
+
+def test_another_name_of_one_of_the_contents_may_not_contradict(node: NestNode) -> None:
+    node.engine.add("corp/stable:now", *node.engine.tags[APP][:1])
+    node.versions = {BASE: (BASE, "12.0"), "corp/stable:now": ("corp/stable:now", "12.1")}
+    for function in (node.plan, node.converge):
+        with pytest.raises(DeclarationContradictory):
+            function(BASE, "12.0")
+
+
+def test_a_base_that_matches_through_a_bundle_is_said_to_be_so(node: NestNode) -> None:
+    del node.engine.tags[BASE]
+    wrong = "corp/bsae:12.0"
+    node.bundles[wrong] = node.bundles[BASE]
+    planned, done = node.plan(wrong, "12.1"), node.converge(wrong, "12.1")
+    assert done["changed"] is planned["changed"] is False
+    assert done["matched"] == planned["matched"]
+    assert f"no image and no record is called {wrong}" in str(done["matched"])
+    assert f"which is called {BASE} on this node" in str(done["matched"])
+    declared: dict[str, dict[str, Any]] = {wrong: {"version": "12.1", "chain_id": None}}
+    (entry,) = status.survey(node.engine, declared)
+    assert entry["declared"] == "12.1"
+    assert "matched" not in node.converge(BASE, "12.1")
