@@ -73,8 +73,12 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
                     preview.check()
                     restarted.update(*preview.restarts["batches"])
                     foreseen.update(preview.foresee())
-        results = [(preview.base, preview.result(restarted)) for preview in _previews(context, goal, stack, foreseen)]
-        return contents.merge(*zip(*results, strict=True))
+        found, results = [], []
+        for preview in _previews(context, goal, stack, foreseen):
+            found.append(preview.base)
+            results.append(preview.result(restarted))
+            foreseen.update(preview.foresee())  # a mask that cannot be made is an error
+        return contents.merge(found, results)
 
 
 def _previews(
@@ -141,9 +145,7 @@ class _Preview:
             return swap.held_result(self._context, self.base, self.record, self._goal.policy, self.hold)
         self.check()
         result = self.describe()
-        if self.is_change:
-            self.foresee()  # a mask that cannot be made is an error
-        else:
+        if not self.is_change:
             _skip(result, restarted)
         return result
 
