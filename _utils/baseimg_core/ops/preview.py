@@ -183,7 +183,7 @@ class _Preview:
 
     def foresee(self) -> dict[str, Record]:
         """Change the records in memory as the converge would; return the changed records by layer directory."""
-        if self.hold:
+        if self.hold or not self.is_change:
             return {}
         return self._nest.foresee(self._steps.generation or nests.foresee(self.record, self._foresee_content()))
 
