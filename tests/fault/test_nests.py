@@ -15,9 +15,9 @@ from baseimg_core.disk.store import generations
 from baseimg_core.disk.store.generations import Store
 from baseimg_core.errors import BaseNested, LayerBusy
 from baseimg_core.model.store.nests import FOLLOW
-from baseimg_core.ops import prune
+from baseimg_core.ops import preview, prune
 from tests.support.kernel import differences, show
-from tests.support.nests import NestNode, files, orders
+from tests.support.nests import NestNode, files, orders, tag
 from tests.support.trace import traced
 
 pytestmark = pytest.mark.fault
@@ -205,3 +205,44 @@ def test_killed_at_every_step(node: NestNode, point: str) -> None:
     assert times > 1
     for base, version in {OS: "2", JAVA: "2", FRAME: "2"}.items():
         check(node, base, version)
+
+
+WEB = "corp/web:1"
+
+
+@pytest.fixture
+def deep(node: NestNode) -> NestNode:
+    """Four bases above one another, os <- java <- frame <- app, and web beside java on os; each has a version 2."""
+    node.image(WEB, OS, files({"web": "1", "lib/ssl": "web's ssl"}))
+    node.version(WEB, "2", node.stacks[OS], files({"web": "2"}))
+    node.version(APP, "2", node.stacks[FRAME], files({"app/run": "app 2"}))
+    return node
+
+
+@pytest.mark.parametrize("point", [point for point in POINTS if point != "stage.filled"])
+def test_a_run_of_every_base_is_killed_at_every_step(deep: NestNode, point: str) -> None:
+    """From one declaration to another; the order is the plan's. The next run completes it."""
+    before = {OS: "2", JAVA: "1", FRAME: "2", APP: "2", WEB: "2"}
+    after = {OS: "3", JAVA: "2", FRAME: "1", APP: "2", WEB: "2"}
+    run(deep, before)
+    times = 1
+    while killed(lambda: run(deep, after), point, times):
+        for base in after:
+            shown = deep.live(base)
+            assert shown in (before[base], after[base])
+            if shown != tag(base):
+                assert differences(deep.view(base), deep.views[base, shown]) == []
+        times += 3
+    assert times > 1
+    run(deep, after)
+    for base, version in after.items():
+        assert deep.live(base) == version
+        assert not deep.plan(base, version)["changed"]
+        if version != tag(base):
+            assert differences(deep.view(base), deep.views[base, version]) == []
+
+
+def run(node: NestNode, goals: dict[str, str]) -> None:
+    """Converge every base in the order of the plan."""
+    for base in preview.order(node.engine, [node.goal(*goal) for goal in goals.items()]):
+        node.converge(base, goals[base])
