@@ -1,9 +1,9 @@
 """
 One name, several contents.
 
-A declaration stands for every content on the node that bears its name: the tagged image, the bases that are recorded
-by the name, and the source of a declared bundle. An image that was built again under the same tag adds a content, and
-the images on the old one stay.
+A declaration stands for every content on the node that bears its name: the tagged image, and the bases that are
+recorded by the name. Without both it stands for the source of a declared bundle. An image that was built again under
+the same tag adds a content, and the images on the old one stay.
 """
 
 from __future__ import annotations
@@ -20,41 +20,30 @@ from ..model.stack import ids
 from ..model.store.record import Record
 from . import bases
 from .bases import Base
-from .plan import Catalogue, confirmed, decide
+from .plan import Catalogue, decide
 
 
-def find(engine: Engine, name: str, version: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
+def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
     """
     Return every content on the node that bears a declared name.
 
     Args:
         engine: The engine.
         name: The declared reference.
-        version: The declared version.
-        catalogue: The declared bundles. One is opened only if the content does not show the version yet.
+        catalogue: The declared bundles. They are opened only if the name is not on this node.
         chain_id: The declared chain ID, which selects one content; ``None`` without one.
 
     Raises:
         BaseAbsent: Neither the name nor a bundle locates the base.
     """
     try:
-        found = bases.locate_all(engine, name, chain_id)
+        return bases.locate_all(engine, name, chain_id)
     except BaseAbsent:
         if chain_id or not engine.images():
             raise
         for base in _sources(engine, name, sorted(catalogue.bundles), catalogue):
             return [_match(engine, base)]
         raise
-    if chain_id or version not in catalogue.bundles or _shows(found[0].store.read(), version, catalogue):
-        return found
-    known = {base.chain_id for base in found}
-    with contextlib.suppress(BaseimgError):  # an operation that needs the bundle reports the error
-        found += [base for base in _sources(engine, name, [version], catalogue) if base.chain_id not in known]
-    return found
-
-
-def _shows(record: Record | None, version: str, catalogue: Catalogue) -> bool:
-    return bool(record and confirmed(record, version, catalogue) is record.live)
 
 
 def _sources(engine: Engine, name: str, versions: Iterable[str], catalogue: Catalogue) -> Iterator[Base]:
@@ -123,8 +112,7 @@ def _describe(engine: Engine, name: str, base: Base, record: Record | None) -> s
     reasons = ["tagged"] if is_tagged else []
     if record:
         reasons.append(f"recorded as {record.live.version}")
-    how = " and ".join(reasons) or "the source of a declared bundle"
-    return f"{base.chain_id} ({how}, {len(images)} image{'' if len(images) == 1 else 's'})"
+    return f"{base.chain_id} ({' and '.join(reasons)}, {len(images)} image{'' if len(images) == 1 else 's'})"
 
 
 def merge(found: Sequence[Base], results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def converge(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        found = contents.find(context.engine, name, version, catalogue, chain_id)
+        found = contents.find(context.engine, name, catalogue, chain_id)
         contents.check(context, name, version, catalogue, found)
         results = []
         for base in found:

@@ -30,7 +30,7 @@ def fetch(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        base = contents.find(context.engine, name, version, catalogue, chain_id)[0]
+        base = contents.find(context.engine, name, catalogue, chain_id)[0]
         record = base.store.read() or bases.initial_record(context.engine, base)
         plan = decide(record, version, catalogue)
         current = record.generations[record.current]

@@ -87,7 +87,7 @@ def _previews(
     """Yield the preview of every content that a goal stands for."""
     runner.check(context.engine, goal.policy)
     catalogue = Catalogue(context, goal.bundles, stack)
-    found = contents.find(context.engine, goal.name, goal.version, catalogue, goal.chain_id)
+    found = contents.find(context.engine, goal.name, catalogue, goal.chain_id)
     contents.check(context, goal.name, goal.version, catalogue, found)
     for base in found:
         yield _Preview(context, goal, base, catalogue, foreseen)
