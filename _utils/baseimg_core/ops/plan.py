@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from ..context import Context
 from ..disk.bundle import signature as bundle_signature
 from ..disk.bundle.reader import Bundle
-from ..engine.base import Engine
 from ..errors import (
-    BaseAbsent,
     BundleMismatch,
     BundleUnavailable,
     GenerationDamaged,
@@ -25,10 +23,7 @@ from ..model.bundle import route as bundle_route
 from ..model.bundle.manifest import Manifest
 from ..model.policy import reference
 from ..model.policy.pillar import Source
-from ..model.stack import ids
 from ..model.store.record import Generation, Record
-from . import bases
-from .bases import Base
 
 
 @dataclass(slots=True)
@@ -125,33 +120,6 @@ def open_bundle(context: Context, source: Source) -> Bundle:
     return Bundle.open(
         context.fetch(source), source.digest, lambda sha512: bundle_signature.check(signature, sha512, keys, where)
     )
-
-
-def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> Base:
-    """
-    Return the declared base.
-
-    If its name is missing, locate its layers through the bundle that starts from it.
-
-    Args:
-        engine: The engine.
-        name: The declared reference.
-        catalogue: The declared bundles.
-        chain_id: The declared chain ID; ``None`` without one.
-
-    Raises:
-        BaseAbsent: Neither the name nor a bundle locates the base.
-    """
-    try:
-        return bases.locate(engine, name, chain_id)
-    except BaseAbsent:
-        if chain_id or not engine.images():
-            raise
-        for version in sorted(catalogue.bundles):
-            source = catalogue.manifest(version).source
-            if source.version == ids.tag(name):
-                return bases.by_chain(engine, source.chain_id, name, source.diff_ids)
-        raise
 
 
 def confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation | None:
