@@ -1032,14 +1032,7 @@ def order():
         salt '*' baseimg.order
     """
     with _operation() as minion:
-        declared = minion.declared()["bases"]
-        try:
-            engine = minion.engine()
-        except BaseimgError:  # each state reports it
-            return list(declared)
-        keys = ("version", "bundles", "chain_id")
-        goals = [_goal(minion, name, **{key: base[key] for key in keys}) for name, base in declared.items()]
-        return ops_preview.order(engine, goals)
+        return minion.order()
 
 
 def problem():

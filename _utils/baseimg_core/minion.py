@@ -22,7 +22,8 @@ from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
 from .model.diagnosis import Check
 from .model.policy import pillar as policy_pillar
 from .model.policy import protection, reference
-from .ops import doctor, job_terms, status
+from .ops import doctor, job_terms, preview, status
+from .ops.preview import Goal
 from .redact import redact_url
 
 if TYPE_CHECKING:
@@ -232,6 +233,17 @@ class Minion:
     def declared(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the declarations in pillar, validated, with defaults."""
         return policy_pillar.declared(self._pillar.get("baseimg"))
+
+    def order(self) -> list[str]:
+        """Return the references of the declared bases in the order in which they converge."""
+        bases = self.declared()["bases"]
+        try:
+            engine = self.engine()
+        except BaseimgError:  # each converge reports it
+            return list(bases)
+        return preview.order(
+            engine, [Goal(name, base["version"], {}, base["chain_id"]) for name, base in bases.items()]
+        )
 
     def bundles(self, base: str, bundle: object) -> protection.Declared | None:
         """Return the bundles to judge: ``bundle`` (a path, URL or version), by default those in pillar."""
