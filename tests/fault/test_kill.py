@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ from baseimg_core.linux import syscalls
 from baseimg_core.linux.files import temporary_directory
 from baseimg_core.ops import adopt as ops_adopt
 from baseimg_core.ops import bases, converge, prune
-from tests.support import legacy
+from tests.support import forks, legacy
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -54,15 +55,12 @@ def node(disk: Path) -> Iterator[Node]:
 
 def in_child(work: Callable[[], object], trace: Callable[[str], None] | None = None) -> int:
     """Run ``work`` in a forked process; returns its wait status."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            with traced(trace) if trace else contextlib.nullcontext():
-                work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1]
+
+    def traced_work() -> None:
+        with traced(trace) if trace else contextlib.nullcontext():
+            work()
+
+    return forks.run(traced_work)
 
 
 def killed_at(point: str, work: Callable[[], object]) -> None:
@@ -292,13 +290,7 @@ def test_random_kills(node):
     for _ in range(RANDOM_KILLS):
         wanted = rng.choice([one for one in node.views if one != version])
         began = time.monotonic()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                node.converge(wanted)
-                os._exit(0)
-            finally:
-                os._exit(1)
+        pid = forks.start(functools.partial(node.converge, wanted))
         descriptor = os.pidfd_open(pid)
         if select.select([descriptor], [], [], rng.uniform(0, max(whole)))[0]:
             whole.append(time.monotonic() - began)

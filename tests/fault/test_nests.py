@@ -16,6 +16,7 @@ from baseimg_core.disk.store.generations import Store
 from baseimg_core.errors import BaseNested, LayerBusy
 from baseimg_core.model.store.nests import FOLLOW
 from baseimg_core.ops import preview, prune
+from tests.support import forks
 from tests.support.kernel import differences, show
 from tests.support.nests import NestNode, files, orders, tag
 from tests.support.trace import traced
@@ -178,15 +179,11 @@ def killed(work: Callable[[], object], point: str, times: int) -> bool:
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    pid = os.fork()
-    if pid == 0:
-        try:
-            with traced(trace):
-                work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    status = os.waitpid(pid, 0)[1]
+    def traced_work() -> None:
+        with traced(trace):
+            work()
+
+    status = forks.run(traced_work)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
     return os.WIFSIGNALED(status)
 

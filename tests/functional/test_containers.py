@@ -23,6 +23,7 @@ from baseimg_core.ops.containers import runner
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, VERSION_1, Lab, layer
 from tests.functional.test_running import without_mount_ids
 from tests.functional.test_states import converged, declare, run
+from tests.support import forks
 from tests.support.deadlines import SECONDS, scaled, wait_until
 from tests.support.engine import Engine
 from tests.support.images import file, whiteout
@@ -113,14 +114,12 @@ def layer_without_sleep() -> bytes:
 
 def in_child(node: Node, point: str, work: Callable[[plan.Context], object]) -> None:
     """Do something in a process that is killed at ``point``."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            runner.trace = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
-            work(context(node.lab.engine))
-        finally:
-            os._exit(1)
-    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), f"{point} was never reached"
+
+    def traced_work() -> None:
+        runner.trace = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
+        work(context(node.lab.engine))
+
+    assert os.WIFSIGNALED(forks.run(traced_work)), f"{point} was never reached"
 
 
 def context(engine: Engine) -> plan.Context:
@@ -500,12 +499,7 @@ class TestKilled:
         always = {"Name": "always"}
         node.run("stubborn", *stubborn, stop_signal="SIGTERM", stop_timeout=STOP_SECONDS, restart_policy=always)
         events = node.client.events(decode=True, filters={"event": "kill"})
-        pid = os.fork()
-        if pid == 0:
-            try:
-                converge.apply(context(node.lab.engine), Source(node.bundle), policy=parse(QUICK))
-            finally:
-                os._exit(1)
+        pid = forks.start(lambda: converge.apply(context(node.lab.engine), Source(node.bundle), policy=parse(QUICK)))
         next(events)  # SIGTERM
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from baseimg_core.disk.store import generations
 from baseimg_core.ops import bases, converge, prune
+from tests.support import forks
 from tests.support.fs import Disk
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -41,34 +42,23 @@ def prepared(disk: Disk, operation: str) -> Node:
 
 def cut_at(disk: Disk, node: Node, operation: str, point: str, flush: bool) -> None:
     """Run the operation in a process, and cut the power when it reaches ``point``."""
-    pid = os.fork()
-    if pid == 0:
 
-        def trace(reached: str) -> None:
-            if reached == point:
-                disk.cut(flush)
-                os.kill(os.getpid(), signal.SIGKILL)
+    def trace(reached: str) -> None:
+        if reached == point:
+            disk.cut(flush)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        try:
-            with traced(trace):
-                OPERATIONS[operation][1](node)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status), f"{point} was never reached"
+    def work() -> None:
+        with traced(trace):
+            OPERATIONS[operation][1](node)
+
+    assert os.WIFSIGNALED(forks.run(work)), f"{point} was never reached"
     disk.restart()
 
 
 def cut_at_random(disk: Disk, node: Node, version: str, seconds: float, flush: bool) -> None:
     """Converge in a process, and cut the power at a random moment of at most ``seconds``."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            node.converge(version)
-            os._exit(0)
-        finally:
-            os._exit(1)
+    pid = forks.start(lambda: node.converge(version))
     descriptor = os.pidfd_open(pid)
     select.select([descriptor], [], [], random.uniform(0, seconds))
     disk.cut(flush)

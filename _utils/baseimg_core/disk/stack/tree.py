@@ -6,9 +6,10 @@ import errno
 import os
 import stat
 
-from ...linux.files import open_directory
+from ...linux.files import Copier, open_directory
 from ...model.stack import overlay
 from ...model.stack.entry import FORMAT_BITS, Entry, Kind
+from .directories import entry_of
 
 _PERMISSIONS = 0o777
 # too many links, another file system, an immutable file
@@ -99,6 +100,23 @@ class Tree:
         parent, name = self._parent(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(name, flags, mode & _PERMISSIONS, dir_fd=parent)
+
+    def copy(self, path: bytes, source: int, st: os.stat_result, copier: Copier) -> None:
+        """
+        Create a file as a copy of another one, with its metadata.
+
+        Args:
+            path: The new path.
+            source: Descriptor of the file to copy.
+            st: Its ``lstat`` result.
+            copier: Copies the content.
+        """
+        target = self.create(path, st.st_mode)
+        try:
+            copier.copy(source, target, st.st_size)
+            set_metadata(target, entry_of(source, st, Kind.FILE))
+        finally:
+            os.close(target)
 
     def link(self, path: bytes, existing: bytes) -> None:
         """Make ``path`` a hard link to ``existing``."""

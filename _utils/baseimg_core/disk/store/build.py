@@ -23,7 +23,7 @@ from ...model.stack.entry import Entry, Kind, kind_of
 from ..bundle.layer import Member
 from ..bundle.streams import LayerReader
 from ..stack.directories import Stack, entry_of, is_opaque
-from ..stack.tree import Tree, set_metadata
+from ..stack.tree import Tree
 from .extract import Filler
 from .links import SEPARATE, Sharing
 
@@ -312,12 +312,7 @@ class Flattener:
                 os.close(file.source)
 
     def _clone_file(self, source: int, path: bytes, st: os.stat_result) -> None:
-        target = self._tree.create(path, st.st_mode)
-        try:
-            self._copier.copy(source, target, st.st_size)
-            set_metadata(target, entry_of(source, st, Kind.FILE))
-        finally:
-            os.close(target)
+        self._tree.copy(path, source, st, self._copier)
         self.bytes += st.st_size
 
     def _clone_special(self, directory: int, path: bytes, name: bytes, st: os.stat_result) -> None:

@@ -12,7 +12,7 @@ from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.mask import MaskEntry
 from ...model.stack.overlay import Mark
 from ..stack.directories import Stack, entry_of
-from ..stack.tree import Tree, set_metadata
+from ..stack.tree import Tree
 from .links import SEPARATE, Sharing
 
 
@@ -115,12 +115,7 @@ class MaskWriter:
                 return
         source = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            descriptor = self._tree.create(path, st.st_mode)
-            try:
-                self._copier.copy(source, descriptor, st.st_size)
-                set_metadata(descriptor, entry_of(source, st, Kind.FILE))
-            finally:
-                os.close(descriptor)
+            self._tree.copy(path, source, st, self._copier)
             if path not in self.own:
                 with open(source, "rb", closefd=False) as file:
                     file.seek(0)
