@@ -69,6 +69,20 @@ def test_one_image_loaded_at_two_times_gives_one_bundle(lab: Lab, make_engine: C
     assert other.version() == "12.0"
 
 
+@pytest.mark.parametrize("back", [[file("b")], [file("d/x"), file("b")]])
+def test_an_unnamed_directory_of_a_lower_layer_comes_back(lab: Lab, back: list[images.Member]) -> None:
+    """On the node it is in the top layer then, with other metadata than in the layer below."""
+    lower = [BUSYBOX, images.layer_tar([file("d/in"), file("d/e/in"), file("etc/version", b"12.0\n")])]
+    gone = images.layer_tar([whiteout("d"), file("b"), file("etc/version", b"12.1\n")])
+    lab.load({BASE: [*lower, gone], NEW: [*lower, images.layer_tar(back)], APP: [*lower, gone, APP_LAYER]})
+    assert lab.apply(lab.bundle())["changed"] is True
+    assert lab.engine.run(APP, "ls", "/d/e") == "in\n"
+    assert lab.version() == "12.0"
+    assert lab.verify(BASE, deep=True)[0]["ok"] is True
+    lab.rollback(BASE)
+    assert lab.version() == "12.1"
+
+
 def test_what_only_the_directory_has_is_dropped_and_counted(lab: Lab) -> None:
     """As BuildKit leaves it: an access control list, a user's attribute, a socket, a file."""
     lab.load(STACKS)

@@ -6,6 +6,8 @@ import io
 import os
 import shutil
 import stat
+import subprocess
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.stack.packed import Extras, PackedStack, extras
 from baseimg_core.engine import tarsplit
 from baseimg_core.engine.base import Image
-from baseimg_core.engine.packed import read_layer
+from baseimg_core.engine.packed import Sequential, read_layer
 from baseimg_core.errors import LayerUnsupported, PristineDamaged
 from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.stack import ids
@@ -31,7 +33,7 @@ from tests.support.legacy import tar_split
 
 
 def packed(*members: Member) -> PackedLayer:
-    return read_layer(io.BytesIO(images.layer_tar(members)))
+    return read_layer(Sequential(io.BytesIO(images.layer_tar(members))))  # type: ignore[arg-type]
 
 
 def marks(layer: PackedLayer, path: bytes = b"") -> dict[bytes, Mark]:
@@ -109,12 +111,60 @@ class TestMetadata:
             packed(hardlink("b", "a"))
 
 
+class TestForms:
+    """What engines accept, as ``tarfile`` writes it."""
+
+    MEMBERS = (
+        directory("d" * 90 + "/" + "e" * 90, 0o711),
+        file("d" * 90 + "/" + "e" * 90 + "/" + "n" * 200, b"1" * 700, uid=3_000_000),
+        file("d" * 90 + "/f", b"2", mtime=5_000_000_000),
+        symlink("s", "t" * 200),
+        file("old", b"3", mtime=-5),
+        images.fifo("p"),
+    )
+
+    @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+    def test_long_names_and_large_numbers(self, form: int) -> None:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=form, pax_headers={"comment": "global"}) as tar:
+            for member in self.MEMBERS:
+                info = tarfile.TarInfo(member.path)
+                info.type, info.linkname, info.size = member.type, member.target, len(member.content)
+                info.mode, info.uid, info.mtime = member.mode, member.uid, member.mtime
+                tar.addfile(info, io.BytesIO(member.content))
+        layer = read_layer(Sequential(io.BytesIO(out.getvalue())))  # type: ignore[arg-type]
+        for member in self.MEMBERS:
+            entry = layer.entry(os.fsencode(member.path))
+            assert entry is not None, member.path
+            assert (entry.mode, entry.uid, entry.mtime) == (member.mode, member.uid, member.mtime)
+            assert (entry.size, entry.target) == (len(member.content), os.fsencode(member.target))
+
+    @pytest.mark.parametrize("form", ["gnu", "pax"])
+    def test_sparse_files(self, tmp_path: Path, form: str) -> None:
+        with open(tmp_path / "sparse", "wb") as out:
+            for hole in range(40):
+                out.seek(hole * 100_000)
+                out.write(b"x")
+        (tmp_path / "zz").write_bytes(b"1")
+        command = ["tar", "-C", str(tmp_path), f"--format={form}", "--sparse", "-cf", "-", "sparse", "zz"]
+        tar = subprocess.run(command, check=True, capture_output=True).stdout
+        layer = read_layer(Sequential(io.BytesIO(tar)))  # type: ignore[arg-type]
+        sizes = {name: entry and entry.size for name, entry in layer.children(b"").items()}
+        assert sizes == {b"sparse": 3_900_001, b"zz": 1}
+
+    @pytest.mark.parametrize("cut", [1, 511, 600, 1100])
+    def test_a_truncated_tar_is_damaged(self, cut: int) -> None:
+        tar = images.layer_tar([file("n" * 150, b"1"), file("m" * 150, b"1")])
+        with pytest.raises(ValueError, match=r"tar|record|invalid"):
+            read_layer(Sequential(io.BytesIO(tar[:cut])))  # type: ignore[arg-type]
+
+
 class TestTarSplit:
     def test_the_record_gives_what_the_tar_gives(self, tmp_path: Path) -> None:
         members = [file(f"d/{number}", b"x" * number * 1000, 0o600 + number) for number in range(100)]
         tar = images.layer_tar(members)
         (tmp_path / "record").write_bytes(tar_split(tar))
-        layer, direct = tarsplit.layer(str(tmp_path / "record")), read_layer(io.BytesIO(tar))
+        layer, direct = tarsplit.layer(str(tmp_path / "record")), read_layer(Sequential(io.BytesIO(tar)))  # type: ignore[arg-type]
         assert layer is not None
         assert len(layer.children(b"d")) == 100
         assert layer.children(b"d") == direct.children(b"d")
@@ -188,6 +238,15 @@ class TestStack:
             promised.unspecified,
         )
         assert staged_view == promised.view_over(diff_ids[:1])
+
+    def test_a_full_comparison_lists_every_path_whose_hard_links_differ(self, tmp_path: Path) -> None:
+        old = packed(file("a", b"12"), hardlink("b", "a"), hardlink("c", "a"))
+        new = packed(file("a", b"12"), hardlink("b", "a"))
+        roots = [str(unpack(tmp_path / name, ["a", "b", "c"])) for name in ("old", "new")]
+        source, target = PackedStack({roots[0]: old}), PackedStack({roots[1]: new})
+        assert [change.path for change in compare(source, target)] == [b"c"]
+        listed = {change.path: change.what for change in compare(source, target, contents=True)}
+        assert listed == {b"a": ("links",), b"b": ("links",), b"c": ()}
 
     @pytest.mark.parametrize("damage", ["missing", "longer", "type"])
     def test_a_directory_that_lost_what_its_tar_has(self, tmp_path: Path, damage: str) -> None:

@@ -1,18 +1,26 @@
-"""Read a layer's tar from a stream into :class:`PackedLayer`."""
+"""
+Read the headers of a layer's tar into :class:`PackedLayer`.
+
+``tarfile`` needs several times as long, and it keeps every header. This reader accepts what engines accept:
+POSIX.1-2001 (pax) with global records, GNU long names, GNU base-256 numbers, and sparse files (GNU tar manual, "Basic
+Tar Format").
+"""
 
 from __future__ import annotations
 
-import os
+import io
 import tarfile
 from collections.abc import Iterator
-from typing import IO
+from typing import Protocol
 
+from ..linux.files import CHUNK
 from ..model.stack import overlay
 from ..model.stack.entry import NANO, Entry, Kind
 from ..model.stack.packed import Header, PackedLayer
 
-_BUFFER = 1 << 15  # bytes; tarfile copies the rest of its buffer at each read
-_XATTR = "SCHILY.xattr."  # pax records of extended attributes, as in star(1) and Go's archive/tar
+BLOCK = 512
+_MAX_RECORDS = 1 << 24  # bytes of one pax header or long name
+_XATTR = b"SCHILY.xattr."  # pax records of extended attributes, as in star(1) and Go's archive/tar
 _KINDS = {
     tarfile.REGTYPE: Kind.FILE,
     tarfile.AREGTYPE: Kind.FILE,
@@ -24,54 +32,161 @@ _KINDS = {
     tarfile.CHRTYPE: Kind.CHAR,
     tarfile.BLKTYPE: Kind.BLOCK,
 }
+# these have no content, whatever their size says
+_HEADER_ONLY = {
+    tarfile.LNKTYPE,
+    tarfile.SYMTYPE,
+    tarfile.CHRTYPE,
+    tarfile.BLKTYPE,
+    tarfile.DIRTYPE,
+    tarfile.FIFOTYPE,
+}
 
 
-def read_layer(stream: IO[bytes]) -> PackedLayer:
+class TarStream(Protocol):
+    """A layer's tar."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read ``size`` bytes; fewer only at the end."""
+
+    def skip(self, size: int, /) -> None:
+        """Skip ``size`` bytes."""
+
+
+class Sequential:
+    """A tar in a stream without seek."""
+
+    def __init__(self, stream: io.RawIOBase) -> None:
+        self._buffer = io.BufferedReader(stream, CHUNK)
+
+    def read(self, size: int, /) -> bytes:
+        """Read ``size`` bytes; fewer only at the end."""
+        return self._buffer.read(size)
+
+    def skip(self, size: int, /) -> None:
+        """Skip ``size`` bytes."""
+        while size > 0 and (data := self._buffer.read(min(size, CHUNK))):
+            size -= len(data)
+
+    def finish(self) -> None:
+        """Read the rest, which counts in the digest of the tar."""
+        while self._buffer.read(CHUNK):
+            pass
+
+
+def read_layer(stream: TarStream) -> PackedLayer:
     """
-    Read the headers of a layer's tar to its end.
+    Read the headers of a layer's tar.
 
     Raises:
-        tarfile.TarError: The tar is damaged.
-        ValueError: A pax record is damaged.
+        ValueError: The tar is damaged.
+        LayerUnsupported: The tar has a form that no bundle can carry.
     """
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER, encoding="utf-8", errors="surrogateescape") as tar:
-        layer = PackedLayer(_headers(tar))
-    while stream.read(_BUFFER):  # the rest counts in the digest
-        pass
-    return layer
+    return PackedLayer(_headers(stream))
 
 
-def _headers(tar: tarfile.TarFile) -> Iterator[Header]:
-    while info := tar.next():
-        tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-        if info.type == tarfile.LNKTYPE:
-            yield Header(os.fsencode(info.name), link=os.fsencode(info.linkname))
-        elif kind := _KINDS.get(info.type):
-            yield Header(os.fsencode(info.name), _entry(info, kind))
+def _headers(stream: TarStream) -> Iterator[Header]:
+    shared: dict[bytes, bytes] = {}
+    records: dict[bytes, bytes] = {}
+    while (block := stream.read(BLOCK)) and block.count(0) != BLOCK:
+        if len(block) != BLOCK:
+            raise ValueError("the tar is truncated")
+        kind = block[156:157]
+        size = _number(block[124:136])
+        if kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            _collect(kind, _content(stream, size), records, shared)
+            continue
+        merged = {**shared, **records} if shared else records
+        size = int(merged.get(b"size", size))
+        real = size
+        if kind == tarfile.GNUTYPE_SPARSE:
+            real = _number(block[483:495])
+            extended = block[482]
+            while extended:
+                extended = stream.read(BLOCK)[504]
+        if kind not in _HEADER_ONLY:
+            stream.skip(size + -size % BLOCK)
+        if header := _header(block, kind, real, merged):
+            yield header
+        records = {}
 
 
-def _entry(info: tarfile.TarInfo, kind: Kind) -> Entry:
-    # an empty value deletes its record: pax(1), "pax Extended Header Keyword Precedence"
-    attributes = {
-        name.removeprefix(_XATTR): os.fsencode(value)
-        for name, value in info.pax_headers.items()
-        if value and name.startswith(_XATTR) and overlay.carried(name.removeprefix(_XATTR))
-    }
-    return Entry(
-        kind,
-        mode=info.mode & 0o7777,
-        uid=info.uid,
-        gid=info.gid,
-        mtime_ns=_mtime(info),
-        size=info.size if kind is Kind.FILE else 0,
-        target=os.fsencode(info.linkname) if kind is Kind.SYMLINK else b"",
-        device=(info.devmajor, info.devminor) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
-        xattrs=dict(sorted(attributes.items())),
+def _collect(kind: bytes, data: bytes, records: dict[bytes, bytes], shared: dict[bytes, bytes]) -> None:
+    """Add what a header of its own says about the next one (or, for global records, about all that follow)."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        records[b"path"] = data.partition(b"\0")[0]
+    elif kind == tarfile.GNUTYPE_LONGLINK:
+        records[b"linkpath"] = data.partition(b"\0")[0]
+    else:
+        _parse_records(data, shared if kind == tarfile.XGLTYPE else records)
+
+
+def _parse_records(data: bytes, records: dict[bytes, bytes]) -> None:
+    """Parse pax records. An empty value deletes its record: pax(1), "pax Extended Header Keyword Precedence"."""
+    start = 0
+    while start < len(data):
+        length, space, _rest = data[start : start + 20].partition(b" ")
+        if not space or not length.isdigit() or not len(length) < int(length) <= len(data) - start:
+            raise ValueError("a pax record is malformed")
+        key, _equals, value = data[start + len(length) + 1 : start + int(length) - 1].partition(b"=")
+        start += int(length)
+        if value:
+            records[key] = value
+        else:
+            records.pop(key, None)
+
+
+def _content(stream: TarStream, size: int) -> bytes:
+    if not 0 <= size <= _MAX_RECORDS:
+        raise ValueError(f"a tar header carries {size} bytes of records")
+    return stream.read(size + -size % BLOCK)[:size]
+
+
+def _header(block: bytes, kind: bytes, size: int, records: dict[bytes, bytes]) -> Header | None:
+    name = records.get(b"GNU.sparse.name") or records.get(b"path") or _name(block)
+    link = records.get(b"linkpath") or block[157:257].partition(b"\0")[0]
+    if kind == tarfile.LNKTYPE:
+        return Header(name, link=link)
+    found = Kind.DIRECTORY if kind == tarfile.AREGTYPE and name.endswith(b"/") else _KINDS.get(kind)
+    if found is None:
+        return None
+    size = int(records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size") or size)
+    device = found in (Kind.CHAR, Kind.BLOCK)
+    entry = Entry(
+        found,
+        _number(block[100:108]) & 0o7777,
+        int(records.get(b"uid") or _number(block[108:116])),
+        int(records.get(b"gid") or _number(block[116:124])),
+        _mtime(records[b"mtime"]) if b"mtime" in records else _number(block[136:148]) * NANO,
+        size if found is Kind.FILE else 0,
+        link if found is Kind.SYMLINK else b"",
+        (_number(block[329:337]), _number(block[337:345])) if device else (0, 0),
+        _xattrs(records) if records else {},
     )
+    return Header(name, entry)
 
 
-def _mtime(info: tarfile.TarInfo) -> int:
-    """Return the time in nanoseconds. ``tarfile`` rounds the fraction of a pax record to a float."""
-    whole, _, fraction = info.pax_headers.get("mtime", str(int(info.mtime))).partition(".")
-    nanoseconds = int(fraction[:9].ljust(9, "0"))
-    return int(whole) * NANO + (-nanoseconds if whole.startswith("-") else nanoseconds)
+def _name(block: bytes) -> bytes:
+    name = block[:100].partition(b"\0")[0]
+    prefix = block[345:500].partition(b"\0")[0] if block[257:263] == b"ustar\0" else b""
+    return prefix + b"/" + name if prefix else name
+
+
+def _xattrs(records: dict[bytes, bytes]) -> dict[str, bytes]:
+    names = sorted(key for key in records if key.startswith(_XATTR))
+    found = {name[len(_XATTR) :].decode("utf-8", "surrogateescape"): records[name] for name in names}
+    return {name: value for name, value in found.items() if overlay.carried(name)}
+
+
+def _number(raw: bytes) -> int:
+    """Parse a number: octal digits, or base-256 in two's complement if the first bit is set."""
+    if raw[0] & 0x80:
+        value = int.from_bytes(raw, "big") & ((1 << (8 * len(raw) - 1)) - 1)
+        return value - (1 << (8 * len(raw) - 1)) if raw[0] & 0x40 else value
+    return int(raw.partition(b"\0")[0].strip() or b"0", 8)
+
+
+def _mtime(record: bytes) -> int:
+    whole, _, fraction = record.partition(b".")
+    nanoseconds = int(fraction[:9].ljust(9, b"0"))
+    return int(whole) * NANO + (-nanoseconds if whole.startswith(b"-") else nanoseconds)

@@ -10,7 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import IO, cast, overload
+from typing import cast, overload
 
 from ..errors import NotUnpacked
 from ..linux.files import CHUNK
@@ -18,7 +18,7 @@ from ..model.stack import ids
 from ..model.stack.packed import PackedLayer
 from . import tarsplit
 from .ctr import SNAPSHOTTER, Absent, Ctr
-from .packed import read_layer
+from .packed import Sequential, read_layer
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
@@ -178,6 +178,12 @@ class _HashingReader(io.RawIOBase):
         self.sha.update(data)
         return data
 
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        """Read and hash up to the size of ``buffer``."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
 
 def _plain(blob: io.BufferedReader) -> _HashingReader:
     """Return the decompressed blob; raise ``OSError`` for a compression that cannot be read here."""
@@ -198,7 +204,9 @@ def _plain(blob: io.BufferedReader) -> _HashingReader:
 def _read_packed(blob: io.BufferedReader, diff_id: str) -> PackedLayer | None:
     try:
         stream = _plain(blob)
-        layer = read_layer(cast(IO[bytes], stream))
+        tar = Sequential(stream)
+        layer = read_layer(tar)
+        tar.finish()
     except _UNREADABLE:
         return None
     return layer if "sha256:" + stream.sha.hexdigest() == diff_id else None

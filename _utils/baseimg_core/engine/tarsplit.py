@@ -22,15 +22,13 @@ import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any, cast
+from typing import Any
 
 from ..linux import files
 from ..linux.files import CHUNK
 from ..model.stack.overlay import WHITEOUT_PREFIX
 from ..model.stack.packed import PackedLayer
 from .packed import read_layer
-
-_HOLE = 1 << 15  # bytes
 
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
 # a path of the layer is missing, or was replaced by a symlink, a directory, or a file in place of a parent
@@ -123,36 +121,48 @@ def headers(record: str) -> list[tuple[tarfile.TarInfo, bytes]] | None:
 def layer(record: str) -> PackedLayer | None:
     """Return the layer as packed; ``None`` without a usable record."""
     try:
-        return read_layer(cast(IO[bytes], _Holes(record)))
+        return read_layer(_Segments(record))
     except (_RecordDamaged, *_DAMAGED):
         return None
 
 
-class _Holes(io.RawIOBase):
-    """The tar of a record as a stream. File contents read as zeros."""
+class _Segments:
+    """The tar of a record. File contents can be skipped only."""
 
     def __init__(self, record: str) -> None:
-        self._chunks, self._rest = _hollow(record), b""
+        self._items = _items(record)
+        self._data, self._position, self._hole = b"", 0, 0
 
-    def read(self, size: int = -1, /) -> bytes:
-        """Read up to ``size`` bytes; fewer only at the end."""
-        parts = [self._rest]
-        length = len(self._rest)
-        while length < size and (chunk := next(self._chunks, b"")):
-            parts.append(chunk)
-            length += len(chunk)
-        data = b"".join(parts)
-        self._rest = data[size:]
-        return data[:size]
+    def read(self, size: int, /) -> bytes:
+        """Read ``size`` bytes; fewer only at the end."""
+        data = self._data[self._position : self._position + size]
+        self._position += len(data)
+        while len(data) < size and not self._hole and self._advance():
+            more = self._data[: size - len(data)]
+            self._position = len(more)
+            data += more
+        return data
 
+    def skip(self, size: int, /) -> None:
+        """Skip ``size`` bytes."""
+        while size > 0:
+            step = min(len(self._data) - self._position, size)
+            self._position += step
+            hole = min(self._hole, size - step)
+            self._hole -= hole
+            size -= step + hole
+            if size and not self._advance():
+                return
 
-def _hollow(record: str) -> Iterator[bytes]:
-    zeros = bytes(_HOLE)
-    for item in _items(record):
-        if item["type"] == 2:
-            yield base64.b64decode(item["payload"])
-        for start in range(0, item.get("size", 0) if item["type"] == 1 else 0, _HOLE):
-            yield zeros[: item["size"] - start]
+    def _advance(self) -> bool:
+        """Take the next item of the record; False at its end."""
+        item = next(self._items, None)
+        if item is None:
+            return False
+        is_raw = item["type"] == 2
+        self._data, self._position = base64.b64decode(item["payload"]) if is_raw else b"", 0
+        self._hole = 0 if is_raw else item.get("size", 0)
+        return True
 
 
 class _Skeleton(io.RawIOBase):

@@ -11,7 +11,7 @@ from ...errors import LayerUnsupported
 from ...linux.concurrency import map_ahead
 from ...linux.files import CHUNK
 from ...model.stack import overlay
-from ...model.stack.changes import Action, Change, relinked
+from ...model.stack.changes import Action, Change, Groups, relinked
 from ...model.stack.entry import Entry, Kind, differences
 from ...progress import StepProgress
 from .directories import Inode, Node, Stack
@@ -44,8 +44,8 @@ def compare(
         source: The old stack.
         target: The new stack.
         progress: Called with the number of paths compared so far.
-        contents: True to compare contents even if metadata differs, so that each change reports a content difference.
-            False to compare contents only if metadata is equal.
+        contents: True to report every difference of each path: compare contents even if metadata differs, and list all
+            paths whose hard links differ. False to report what a bundle must hold.
         siblings: Returns the other generations of a layer directory. Hard links to them do not count.
 
     Returns:
@@ -92,7 +92,21 @@ class _Comparison:
             node = self.target.find(path)
             assert node is not None  # the group was read from the target
             self._record(path, Action.MODIFIED, node.top, self.after.entry(path, node), ("links",))
+        if self.contents:
+            self._record_regrouped(before, after)
         return [self._with_link(change, after) for _path, change in sorted(self.changes.items())]
+
+    def _record_regrouped(self, before: Groups, after: Groups) -> None:
+        """Record every path whose hard links differ. A bundle need not rewrite a path if others left its group."""
+        for path in before.keys() | after.keys():
+            node = self.target.find(path)
+            if node is None or node.is_dir or before.get(path, {path}) == after.get(path, {path}):
+                continue
+            change = self.changes.get(path)
+            if change is None:
+                self._record(path, Action.MODIFIED, node.top, self.after.entry(path, node), ("links",))
+            elif change.action is Action.MODIFIED and "links" not in change.what:
+                self.changes[path] = replace(change, what=(*change.what, "links"))
 
     def _link_groups(self) -> tuple[dict[bytes, frozenset[bytes]], dict[bytes, frozenset[bytes]]]:
         """

@@ -49,6 +49,7 @@ class PackedLayer:
         self._leaders: dict[bytes, bytes] = {}
         self._groups: dict[bytes, list[bytes]] = {}
         self._has_links = False
+        self._last: tuple[bytes | None, bytes] = None, b""  # a parent as in the tar, and its path
         for header in headers:
             self._add(header)
 
@@ -116,7 +117,9 @@ class PackedLayer:
             self._remove_below(path)
         elif path not in self._directories:
             self._directories[path] = _Directory()
-        self._has_links |= entry.kind is Kind.SYMLINK
+        if entry.kind is Kind.SYMLINK or name in directory.children:
+            self._has_links |= entry.kind is Kind.SYMLINK
+            self._last = None, b""
         directory.children[name] = entry
 
     def _directory(self, path: bytes) -> _Directory:
@@ -162,6 +165,15 @@ class PackedLayer:
 
     def _resolve(self, name: bytes) -> bytes:
         """Return the path that an unpacking program writes for a name, below the layer's root."""
+        parent, _slash, last = name.rpartition(b"/")
+        if parent == self._last[0] and last not in (b"", b".", b".."):
+            return overlay.join(self._last[1], last)
+        path = self._walk(name)
+        if last not in (b"", b".", b".."):
+            self._last = parent, overlay.split(path)[0]
+        return path
+
+    def _walk(self, name: bytes) -> bytes:
         parts = [part for part in name.split(b"/") if part not in (b"", b".")]
         if b".." not in parts and not self._has_links:
             return b"/".join(parts)
