@@ -17,6 +17,10 @@ def _admit_all() -> None:
     """Admit every job: the default without job terms."""
 
 
+def _no_digest(_place: str) -> None:
+    """Know no digest: the default without a Salt master."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """The context of one operation on a node."""
@@ -49,3 +53,5 @@ class Context:
     grace: float = GRACE
     #: By declared reference: the chain ID, if it is declared, or else the reference again; and the declared version.
     versions: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    #: Returns the digest of the file at a ``salt://`` URL, which the master computes; ``None`` if it cannot.
+    master_digest: Callable[[str], str | None] = _no_digest

@@ -120,7 +120,6 @@ class Minion:
         timeout = self._salt["config.get"]("baseimg:lock_timeout", 60)
         if not isinstance(timeout, int | float) or timeout < 0:
             raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
-        reserve = self._reserve()
         devices = self._salt["config.get"]("baseimg:allow_devices", False)
         if not isinstance(devices, bool):
             raise ArgumentInvalid(f"baseimg:allow_devices is {devices!r}, expected true or false")
@@ -139,7 +138,7 @@ class Minion:
             self.fetch,
             by,
             float(timeout),
-            reserve,
+            self._reserve(),
             self.progress,
             trusted,
             devices,
@@ -148,6 +147,7 @@ class Minion:
             below,
             grace=self._grace(),
             versions=versions,
+            master_digest=self.master_digest,
         )
         return replace(context, admit=terms.check) if terms else context
 
@@ -295,6 +295,14 @@ class Minion:
         if not path:
             raise BundleUnavailable(f"cannot fetch {url}")
         return str(path)
+
+    def master_digest(self, url: str) -> str | None:
+        """Return the master's digest of a ``salt://`` URL; ``None`` without the file, or with another ``hash_type``."""
+        try:
+            digest = self._salt["cp.hash_file"](url, saltenv=self._saltenv)
+        except Exception:  # each transport raises its own, and the digest is optional
+            return None
+        return f"sha256:{digest['hsum']}" if digest and digest.get("hash_type") == "sha256" else None
 
     def with_digests(self, bundles: Mapping[str, policy_pillar.Source]) -> dict[str, policy_pillar.Source]:
         """Return the bundles with the digests from their hash files; raise :class:`BundleUnavailable`."""

@@ -361,6 +361,22 @@ class TestProvenance:
         assert bases.locate(node.engine, BASE).store.records.history()[-1]["bundle"] == genuine.digest
         assert node.converge("12.1")["changed"] is False
 
+    def test_a_corrected_file_replaces_a_wrong_one_without_a_declared_hash(self, tmp_path: Path) -> None:
+        node = Node(tmp_path)
+        self.forge(node)
+        genuine = node.bundles["12.1"]
+        place = node.root / "place.tar"
+        shutil.copy(self.source.source, place)
+        node.bundles["12.1"] = type(genuine)(str(place))
+        node.converge("12.1")
+        assert node.converge("12.1")["changed"] is False
+        shutil.copy(genuine.source, place)
+        assert node.converge("12.1")["changed"] is True
+        assert differences(node.view(), node.views["12.1"]) == []
+        assert record(node).live.bundle == genuine.digest
+        place.unlink()  # without the file, the version name decides
+        assert node.converge("12.1")["changed"] is False
+
     def test_a_corrupt_bundle_over_a_known_content(self, node: Node) -> None:
         genuine = node.bundles["12.1"]
         data = bytearray(Path(genuine.source).read_bytes())

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.lab import BASE, NEW, NEWER, Lab, digest
+from tests.functional.lab import BASE, BUSYBOX, NEW, NEWER, VERSION_0, VERSION_1, Lab, digest, layer
 from tests.support import node, ssh
+from tests.support.images import file
 
 pytestmark = pytest.mark.functional
 
@@ -101,6 +102,17 @@ class TestEnvironments:
         bundles = {"12.1": {"source": "salt://no.tar?saltenv=prod"}}
         error = lab.refused("bundle-unavailable", "fetch", BASE, "12.1", bundles=bundles)
         assert "in the environment prod" in error.info["message"]
+
+    def test_a_corrected_file_without_a_hash_is_noticed(self, lab: Lab, environments: Path) -> None:
+        """The master computes its digest, so a run that changes nothing fetches nothing."""
+        bundles = {"12.1": {"source": "salt://b.tar?saltenv=prod"}}
+        assert lab.converge(BASE, "12.1", bundles)["changed"] is True
+        assert lab.converge(BASE, "12.1", bundles)["changed"] is False
+        lab.load({"corp/base:fixed": [BUSYBOX, VERSION_0, VERSION_1, layer(file("etc/version", b"fixed\n"))]})
+        lab.build(BASE, "corp/base:fixed", str(environments / "b.tar"), version="12.1")
+        assert lab.converge(BASE, "12.1", bundles)["changed"] is True
+        assert lab.version() == "fixed"
+        assert lab.converge(BASE, "12.1", bundles)["changed"] is False
 
     def test_an_environment_that_the_minion_is_pinned_to(self, lab: Lab, environments: Path) -> None:
         lab.minion.configure(saltenv="prod")

@@ -1,4 +1,4 @@
-"""Count the requests of this process to engines, with an audit hook of the interpreter (sys.addaudithook)."""
+"""What this process asks of engines, as the interpreter itself tells it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _counted: list[Counter[str]] = []
 
 
 def _heard(event: str, arguments: tuple[Any, ...]) -> None:
-    """Count a request. An audit hook cannot be removed; it is added once and counts while a test asks for it."""
+    """An audit hook: nobody can take it away again, so it is there once, and counts when it is wanted."""
     if not _counted:
         return
     if event == "socket.connect":

@@ -1,4 +1,4 @@
-"""Headless Chromium: a page as a tree and as a picture."""
+"""Chromium without a window: what it makes of a page, as a tree and as a picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.deadlines import SECONDS, scaled
 
 @dataclass(frozen=True)
 class Browser:
-    """A browser with a private profile and without a network."""
+    """A browser with a profile of its own, and without a net."""
 
     profile: Path
 

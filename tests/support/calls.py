@@ -40,7 +40,7 @@ atexit.register(tell)
 
 @dataclass(frozen=True)
 class Answer:
-    """The output of a command. ``loaded`` maps the names of our modules that its process had loaded to their files."""
+    """What a command said. ``loaded`` gives the files of all our modules that its process had at the end, by name."""
 
     code: int
     out: str
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def data(self) -> Any:
-        """The data that the minion returned."""
+        """What the minion returned."""
         return json.loads(self.out)["local"]
 
     @property
@@ -60,7 +60,7 @@ class Answer:
 
 
 class Caller:
-    """``salt-call --local`` with private configuration, caches and keys below ``root``."""
+    """``salt-call --local`` with a configuration, caches and keys of its own below ``root``."""
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ class ContainerdEngine(Engine):
         return {row[0]: row[2] for row in map(str.split, self.ctr("images", "ls").splitlines()[1:])}
 
     def saved_diff_ids(self, image: str) -> list[str]:
-        """Return the digests of the layer blobs in `ctr images export`. The blobs are uncompressed."""
+        """What `ctr images export` gives: digests of the layer blobs, which are uncompressed here."""
         path = self.run_dir / "export.tar"
         self.ctr("images", "export", str(path), image)
         try:

@@ -23,7 +23,7 @@ START_SECONDS = 2 * SECONDS
 
 @dataclass(frozen=True)
 class Reply:
-    """The result of a command: exit code, returned data by minion, and printed text."""
+    """What one command brought: its exit code, what each minion returned, and what it printed besides."""
 
     code: int
     data: Any
@@ -37,7 +37,7 @@ class Reply:
 
 
 class Master:
-    """A started master. ``pillar`` is the pillar of every minion; assign it to change it."""
+    """A started master. ``pillar`` is what every minion gets; assign it to change it."""
 
     def __init__(self, factory: Any, pillar_root: Path) -> None:
         self.factory = factory
@@ -75,7 +75,7 @@ class Master:
         return Reply(reply.returncode, reply.data, reply.stdout + reply.stderr)
 
     def printed(self, command: str, *arguments: str) -> str:
-        """Return the text that ``salt``, ``salt-run``, … print for people, in the default format."""
+        """What ``salt``, ``salt-run``, … print for people, with no format asked for."""
         program = [sys.executable, str(SCRIPTS / command), "-c", self.factory.config_dir]
         process = subprocess.run(
             [*program, *arguments], capture_output=True, text=True, timeout=scaled(SECONDS), check=False

@@ -1,5 +1,5 @@
 """
-Deadlines of tests, in seconds of a quiet machine. They grow with the load of the machine.
+Deadlines of tests. They are given in seconds of a quiet machine, and grow with what else the machine does.
 
 A deadline ends a test that hangs. It never judges how fast anything is.
 """

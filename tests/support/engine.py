@@ -34,7 +34,7 @@ PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin"
 
 
 class EngineError(Exception):
-    """The private engine failed to do something that a test relies on."""
+    """The private engine did not do what a test relies on."""
 
 
 def alive(process: psutil.Process) -> bool:
@@ -60,7 +60,7 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
 
 
 class Engine:
-    """A private dockerd. `root` outlives `stop` and `start`; `destroy` deletes it."""
+    """One dockerd with everything of its own. `root` outlives `stop` and `start`; `destroy` deletes it."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Engine:
             raise
 
     def stop(self) -> None:
-        """Stop the daemon, and kill its leftovers. Safe to call at any time, and twice."""
+        """Stop the daemon and whatever it left; safe to call at any time, and twice."""
         self._disconnect()
         if self._process is not None:
             self._process.terminate()
@@ -260,7 +260,7 @@ class Engine:
     # Images and containers
 
     def load(self, archive: bytes | Path) -> list[str]:
-        """`docker load`; return the loaded references, or the IDs of images without a reference."""
+        """`docker load`; returns what the engine says it loaded (references, or IDs where there are none)."""
         if isinstance(archive, Path):
             with archive.open("rb") as stream:
                 events = list(self.client.load_image(stream, quiet=True))
@@ -293,7 +293,7 @@ class Engine:
         self.client.tag(image, *name.rsplit(":", 1))
 
     def run(self, image: str, *command: str) -> str:
-        """Run a command in a new container; return its output (stdout and stderr). EngineError if it fails."""
+        """What the command prints (stdout and stderr) in a fresh container; EngineError where it fails."""
         container = self._create(image, command, None)
         try:
             self.client.start(container)
@@ -312,7 +312,7 @@ class Engine:
         return container
 
     def exec(self, container: str, *command: str) -> str:
-        """Run a command in a running container; return its output. EngineError if it fails."""
+        """What the command prints in a running container; EngineError where it fails."""
         job = self.client.exec_create(container, list(command))
         output = str(self.client.exec_start(job).decode(errors="surrogateescape"))
         status = self.client.exec_inspect(job)["ExitCode"]

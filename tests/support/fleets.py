@@ -1,5 +1,5 @@
 """
-Fictional fleets: answers of nodes, the record of a rollout, and impacts on images.
+Fleets that there are not: what nodes would answer, how a rollout went, what it means for images.
 
 Answers and record agree, because both come from one history of each node: the rollout halted in its third wave.
 """
@@ -30,7 +30,7 @@ _FAILED = (
 
 @dataclass(frozen=True)
 class History:
-    """The history of one node; its number is its place in the rollout."""
+    """What happened to one node; its number gives its place in the rollout."""
 
     number: int
     wave: int
@@ -48,7 +48,7 @@ def names(count: int) -> list[str]:
 
 
 def status(version: str, declared: str | None = NEW, **more: Any) -> dict[str, Any]:
-    """Return a short result of `baseimg.status` for one base."""
+    """What `baseimg.status` returns of one base, in short."""
     return {
         "base": BASE,
         "path": "/var/lib/docker/overlay2/1f/diff",
@@ -65,10 +65,9 @@ def status(version: str, declared: str | None = NEW, **more: Any) -> dict[str, A
 
 def histories(count: int) -> list[History]:
     """
-    Return nodes in the order of the rollout.
+    Nodes in the order of the rollout. Silent ones were found by the preparation; the others are ready until their turn.
 
-    The preparation noticed silent nodes; the others are ready until their turn. Once too many nodes of a wave are bad,
-    no further node starts, and those in progress finish.
+    Once too many of a wave are bad, no other node starts, and those in flight end.
     """
     result: list[History] = []
     stop = count
@@ -96,12 +95,12 @@ def _is_lost(earlier: list[History], count: int) -> bool:
 
 
 def seen(count: int) -> dict[str, Any]:
-    """Return the result of `baseimg.fleet`."""
+    """What `baseimg.fleet` collects."""
     return fleet.collect(names(count), answers(count))
 
 
 def answers(count: int) -> dict[str, Any]:
-    """Return the answers of the nodes. Apart from the rollout, some contents are damaged and some engines are down."""
+    """What nodes answer: besides the rollout, some contents were damaged and some engines are down."""
     by_node: dict[str, Any] = {}
     for history, node in zip(histories(count), names(count), strict=True):
         if history.state == record.UNREACHABLE:
@@ -170,7 +169,7 @@ def _end(history: History, turns: list[int]) -> str:
 
 
 def impacts(images: int = 12) -> list[dict[str, Any]]:
-    """Return the result of `baseimg.impact` on two nodes."""
+    """What `baseimg.impact` tells on two nodes."""
     paths = [
         ("/usr/lib/x86_64-linux-gnu/libssl.so.3", "libraries", "own file"),
         ("/usr/bin/openssl", "programs", "own file"),

@@ -1,4 +1,4 @@
-"""The oracle: the view that the kernel itself shows of a stack of layer directories."""
+"""The oracle: what the kernel itself shows for a stack of layer directories."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def snapshot(root: Path | bytes) -> dict[bytes, Seen]:
 
 
 def show(layers: Sequence[Path | bytes]) -> dict[bytes, Seen]:
-    """Return the view that the kernel shows of these layer directories, top first."""
+    """What the kernel shows for these layer directories, top first."""
     with mounted(layers) as point:
         return snapshot(point)
 

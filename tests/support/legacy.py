@@ -138,7 +138,7 @@ def restore(overlay: Path, version: str, record: bool = True) -> None:
 
 
 def tar_split(tar: bytes) -> bytes:
-    """Return Docker's record of a layer that was unpacked from ``tar``."""
+    """What Docker would remember of a layer that came as ``tar``."""
     lines: list[dict[str, object]] = []
     position = 0
     with tarfile.open(fileobj=io.BytesIO(tar), encoding="utf-8", errors="surrogateescape") as archive:

@@ -1,4 +1,4 @@
-"""Salt's loader in this process, as `salt-call --local` uses it; without a daemon or another process."""
+"""Salt's loader in this process: what `salt-call --local` uses, without a daemon or a process of its own."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class NestNode:
         return ops_converge.rollback(self.context, base, to)
 
     def view(self, reference: str) -> dict[bytes, Seen]:
-        """Return the view that the kernel shows of an image now."""
+        """What the kernel shows for an image now."""
         return show(self.stacks[reference])
 
     def original(self, base: str) -> Path:
@@ -125,7 +125,7 @@ class NestNode:
         return Path(store.path(record, 0)) if record else self.stacks[base][0]
 
     def live(self, base: str) -> str:
-        """Return the live version of a base, as status reports it."""
+        """The version that status says a base shows."""
         return str(bases.status(self.engine, bases.locate(self.engine, base))["version"])
 
 

@@ -1,4 +1,6 @@
-"""The content of a node, seen from outside: layer directories, `docker save`, every inode, a bundle's entries."""
+"""
+What a node holds, seen from outside: layer directories, what `docker save` gives, every inode, a bundle's entries.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +46,10 @@ Inodes = dict[bytes, tuple[int, ...]]
 
 def inodes(*roots: str | Path) -> Inodes:
     """
-    Return every path below the roots (not the roots themselves), with the values that a replacement or a touch changes.
+    Every path below the roots (not the roots themselves) with what changes if it is replaced or touched.
 
-    The inode number reveals a replaced file, ctime any other change, including one of attributes. For a file large
-    enough to be linked by another generation it is mtime, since link(2) sets ctime. Mounts are not entered.
+    The inode number tells a replaced file, ctime any other change, also one of attributes. Of a file large enough to be
+    linked by another generation it is mtime, since link(2) sets ctime. Mounts are not entered.
     """
     by_path: Inodes = {}
     for root in map(os.fsencode, roots):
@@ -69,9 +71,9 @@ def inodes(*roots: str | Path) -> Inodes:
 
 def layers(engine: Engine) -> Inodes:
     """
-    Return the content of the engine's layers, without the mounts of its containers.
+    All that the engine's layers hold, its containers' mounts left out.
 
-    Traces of a lock do not count: its file beside a record, and new times of the directories above.
+    What a lock leaves does not count: its file beside a record, and new times of the directories that it lies in.
     """
     root = engine.data_root / "overlay2"
     by_path = inodes(*root.iterdir())

@@ -1,4 +1,4 @@
-"""An engine in memory: bases in plain directories, for tests of file work only."""
+"""An engine without an engine: bases in plain directories, for tests of what happens on disk only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PlainEngine:
     """
     Images are lists of layer names, bottom first; layer NAME is the directory ``root/NAME/diff``.
 
-    A remembered layer has a record like Docker's, ``records/NAME`` beside ``root``.
+    A layer that it has been told to remember has a record like Docker's, ``records/NAME`` beside ``root``.
     """
 
     root: Path
@@ -52,14 +52,14 @@ class PlainEngine:
         return str(self.root)
 
     def remember(self, layer: str) -> None:
-        """Record the layer as unpacked from a tar of its present content."""
+        """As if the layer had come as a tar of what its directory holds now."""
         tar = layer_from_directory(self.root / layer / "diff")
         self.diff_ids[layer] = digest(tar)
         self._record(layer).parent.mkdir(exist_ok=True)
         self._record(layer).write_bytes(tar_split(tar))
 
     def forget(self, layer: str) -> None:
-        """Delete the record of the layer, as on an engine that keeps no checksum."""
+        """As if the engine kept no checksum of the layer."""
         self._record(layer).unlink()
 
     def _record(self, layer: str) -> Path:
@@ -170,7 +170,7 @@ class Node:
         return preview.plan(self.context, Goal(BASE, version, self.bundles, repair=repair))
 
     def view(self) -> dict[bytes, Seen]:
-        """Return the view that the kernel shows of the base now."""
+        """What the kernel shows for the base now."""
         return show(self.stack)
 
     def _write(self, layer: str, files: dict[str, str]) -> Path:

@@ -10,7 +10,7 @@ from tests.support.rootfs import enter
 
 
 class PodmanEngine(Engine):
-    """A private Podman with its storage, run directory and socket. `args` precede `system service`."""
+    """As the Docker engine: storage, run directory and socket of its own. `args` go before `system service`."""
 
     def _command(self) -> list[str]:
         (self.run_dir / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')

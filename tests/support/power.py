@@ -69,7 +69,7 @@ def cut_at_random(disk: Disk, node: Node, version: str, seconds: float, flush: b
 
 
 def check(node: Node, possible: tuple[str, ...]) -> str:
-    """Assert that the base shows exactly one of these versions, and that its status reports it; return it."""
+    """Assert that the base shows one of these versions, whole, and that its status says which; return it."""
     view = node.view()
     matching = [version for version in possible if not differences(view, node.views[version])]
     assert len(matching) == 1, {version: differences(view, node.views[version]) for version in possible}

@@ -1,4 +1,4 @@
-"""A private registry, Debian's ``docker-registry``, and a proxy to it that breaks on demand."""
+"""A private registry, Debian's ``docker-registry``, with a directory of its own; and a way in that breaks on demand."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Registry:
         return ["sha256:" + hashlib.sha256(blob).hexdigest() for blob in tars]
 
     def requests(self) -> list[str]:
-        """Return its requests so far, as METHOD and path, oldest first."""
+        """What it was asked for so far, as METHOD and path, oldest first."""
         lines = self.log.read_text(errors="replace").splitlines()
         requests = (line.partition('] "')[2].split(" HTTP/")[0] for line in lines if '] "' in line)
         return [line for line in requests if line]
@@ -182,7 +182,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 class Authority:
-    """A private CA and its certificates, made with openssl."""
+    """A private CA, and what it signs; made with openssl."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

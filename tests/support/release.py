@@ -1,4 +1,4 @@
-"""Convert a store to the format of the previous release (format 1): no IDs, no digests, fewer index fields."""
+"""Turn a store into what the previous release (format 1) would have left: no IDs, no digests, fewer index fields."""
 
 from __future__ import annotations
 

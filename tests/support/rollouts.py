@@ -1,4 +1,4 @@
-"""A simulated fleet for the driver of rollouts: a transport whose nodes are in memory and scripted."""
+"""A simulated fleet for the driver of rollouts: a transport whose nodes are in memory and behave as they are told."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Fleet:
         return self._bus.popleft()
 
     def fire(self, tag: str, data: Mapping[str, Any]) -> None:
-        """Record an event. The event of a node's outcome ends its job, unless the node may still work on it."""
+        """A node that was told to converge is done as soon as the rollout says so, unless nobody can know."""
         self.events.append((tag, dict(data)))
         if tag.rpartition("/")[0].endswith("/node") and data["state"] != rollout_record.APPLYING:
             name = tag.rpartition("/")[2]
@@ -177,5 +177,5 @@ class Fleet:
             self._bus.append((name, jid))
 
     def shown(self) -> dict[str, str]:
-        """Return the live version of each node."""
+        """What each node shows."""
         return {name: machine.shown for name, machine in self.nodes.items()}

@@ -1,7 +1,7 @@
 """
-Engines of other Debian releases: trees made by `scripts/engines.sh`, entered with the machine's kernel and /tmp.
+Engines of other Debian releases: trees that `scripts/engines.sh` made, entered with the machine's own kernel and /tmp.
 
-Their mounts are in a private mount namespace and end with its last process.
+Everything that is mounted for it lies in a mount namespace of its own and goes with its last process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def suites() -> dict[str, Path]:
 
 
 def enter(root: Path | None, *command: str) -> list[str]:
-    """Return a command that runs in a tree; without a tree, the command itself."""
+    """The command, to be run in a tree, or here where there is none."""
     if root is None:
         return list(command)
     return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", ENTER, "sh", str(root), *command]

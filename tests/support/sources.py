@@ -18,7 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def tracked() -> tuple[Path, ...]:
-    """Return the files in git and those about to be added: all but ignored files."""
+    """What git has, and what is about to be added: everything but ignored files."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=REPO, check=True, capture_output=True).stdout.split(b"\0")
     paths = (REPO / name.decode() for name in names if name)
@@ -26,7 +26,7 @@ def tracked() -> tuple[Path, ...]:
 
 
 def copy_to(where: Path) -> Path:
-    """Copy the tracked files as they are now, without generated files (``__pycache__``, for example)."""
+    """A fresh clone, so to speak: what git has, as it is now, and nothing that running made (``__pycache__``, say)."""
     for path in tracked():
         copy = where / path.relative_to(REPO)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def public_functions(path: Path) -> list[Function]:
-    """Return the functions of a loader file that Salt's loader offers."""
+    """What Salt's loader offers of a loader file."""
     functions = [node for node in parsed(path).body if isinstance(node, Function)]
     return [function for function in functions if not function.name.startswith("_")]
 

@@ -30,7 +30,7 @@ def make_key(path: Path, kind: str = "ed25519", bits: int | None = None, passphr
 
 
 def sign(file: Path, key: Key, namespace: str = "baseimg", *options: str) -> Path:
-    """Write the signature beside the file, replacing an existing one."""
+    """Write the signature beside the file, in place of one that is there."""
     path = Path(f"{file}.sig")
     path.unlink(missing_ok=True)
     _run("-q", "-Y", "sign", "-n", namespace, "-f", str(key.path), *options, str(file))

@@ -1,4 +1,4 @@
-"""A private Docker engine with userns-remap and private ID ranges."""
+"""A private Docker engine with userns-remap, whose ranges are nobody else's."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """
-Play documents as an operator reads them: write their files, run their commands, compare their output.
+Documents played as an operator reads them: their files are written, their commands run, their output compared.
 
-A fenced block ``console`` has commands (``$ command``) and their output. ``…`` stands for any text in a line, and alone
-on a line for any number of lines. A fenced block that begins with ``# /path`` is a file. A machine is a mount namespace
-with a private ``/etc``, ``/opt`` and ``/srv``, so documents may use the paths of a real machine.
+A fenced block ``console`` holds commands (``$ command``) and what they print. ``…`` stands for any text in a line, and
+alone on a line for any number of lines. A fenced block that begins with ``# /path`` is a file. A machine is a mount
+namespace with ``/etc``, ``/opt`` and ``/srv`` of its own, so documents may use the paths of a real machine.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Machine:
         subprocess.run(self._inside("sh", "-c", command, "sh", file.path), input=file.content, text=True, check=True)
 
     def play(self, command: Command) -> None:
-        """Run a command; it must succeed and print the output that the document shows."""
+        """Run a command; it must succeed and print what the document shows."""
         process = self.run(command.text)
         printed = "".join(f"{line.rstrip()}\n" for line in process.stdout.splitlines())
         assert process.returncode == 0, f"$ {command.text}\n{printed}{process.stderr}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -309,6 +309,28 @@ def survey(engine: Engine) -> list[dict[str, Any]]:
         except BaseimgError as exc:
             statuses.append({"base": "", "path": Store(layer).layout.live, "error": exc.as_dict()})
     return sorted(statuses, key=lambda entry: (entry["base"], entry["path"]))
+
+
+def version_or_pristine(engine: Engine, base: Base, version: str, bundles: Collection[str] = ()) -> str:
+    """
+    Return ``pristine`` for a version that is the tag of another name of the base, else the version.
+
+    The record has one name of the pristine content; every image of the base can have more.
+
+    Args:
+        engine: The engine.
+        base: The base.
+        version: The version.
+        bundles: The versions of declared bundles, which win over a tag.
+    """
+    try:
+        record = base.store.read()
+    except BaseimgError:  # the operation reports the record, or repairs it
+        return version
+    if record is None or version in bundles or record.by_version(version):
+        return version
+    tags = {ids.tag(name) for image in engine.images() if image.chain_id == base.chain_id for name in image.tags}
+    return "pristine" if version in tags | {base.version} else version
 
 
 def _read_records(engine: Engine) -> Iterator[Record]:

@@ -133,6 +133,7 @@ def rollback(
 
 
 def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, reason: str | None) -> dict[str, Any]:
+    to = to and bases.version_or_pristine(context.engine, base, to)
     swap.start_stopped(context, base, policy)
     audit = tamper.Audit(base)
     record = base.store.read()
@@ -166,8 +167,7 @@ def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, rea
         nest.keep_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
         finished = swap.finish(context, base, record, policy, swapped)
-        kept_images = [kept.as_dict() for kept in nest.kept()]
-        return {**finished, "kept": kept_images, "holds": bases.active_holds(base)}
+        return {**finished, "kept": [kept.as_dict() for kept in nest.kept()], "holds": bases.active_holds(base)}
 
 
 def _check_rollback(context: Context, base: Base, record: Record, to: str | None, audit: tamper.Audit) -> None:
@@ -274,8 +274,8 @@ class Change:
         policy: Policy,
         repair: bool = False,
     ) -> None:
-        self.context, self.base, self.version, self.catalogue = context, base, version, catalogue
-        self.policy, self.repair = policy, repair
+        self.context, self.base, self.catalogue, self.policy, self.repair = context, base, catalogue, policy, repair
+        self.version = bases.version_or_pristine(context.engine, base, version, catalogue.bundles)
         self.audit = tamper.Audit(base)
         self.judged: Mapping[str, Sequence[Reason]] = {}
 

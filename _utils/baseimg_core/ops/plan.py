@@ -19,6 +19,7 @@ from ..errors import (
     SignatureMissing,
     VersionUnknown,
 )
+from ..linux.files import hex_digest
 from ..model.bundle import route as bundle_route
 from ..model.bundle.manifest import Manifest
 from ..model.policy import reference
@@ -54,6 +55,7 @@ class Catalogue:
     ) -> None:
         self._context, self.bundles, self._stack = context, bundles, stack
         self._open = dict(opened or {})
+        self._digests: dict[str, str | None] = {}
 
     def bundle(self, version: str) -> Bundle:
         """
@@ -89,8 +91,26 @@ class Catalogue:
     def made(self, generation: Generation, declared: Source) -> bool:
         """True if a generation was made from the declared bundle, and this node still trusts that bundle."""
         # adopted content has no bundle, so no bundle leads to it, whatever the name of its version
-        made = bool(generation.bundle) and declared.digest in (None, generation.bundle)
+        made = bool(generation.bundle) and self._digest(declared) in (None, generation.bundle)
         return made and self.may_start(generation)
+
+    def _digest(self, declared: Source) -> str | None:
+        """Return a bundle's declared digest, else the digest of its file; ``None`` if only a fetch would tell."""
+        if declared.digest:
+            return declared.digest
+        if declared.source not in self._digests:
+            self._digests[declared.source] = self._present_digest(declared)
+        return self._digests[declared.source]
+
+    def _present_digest(self, declared: Source) -> str | None:
+        for place in declared.places:
+            if place.startswith("salt://"):
+                return self._context.master_digest(place)
+            if not place.startswith("/"):
+                return None
+            with contextlib.suppress(OSError), open(place, "rb") as file:
+                return "sha256:" + hex_digest(file)
+        return None
 
     def may_start(self, generation: Generation) -> bool:
         """True if this node trusts a generation: pristine, or signed if signatures are required."""

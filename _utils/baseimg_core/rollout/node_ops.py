@@ -112,7 +112,7 @@ class NodeOperations:
         limit = self._rules.prepare_at_once.of(len(rollout.nodes))
         pacer = Pacer(limit)
         if queue:
-            self._recorder.report(f"prepares {len(queue)} nodes", "prepare", nodes=len(queue))
+            self._recorder.tell(f"prepares {len(queue)} nodes", "prepare", nodes=len(queue))
         while queue or self._jobs.busy():
             if self._recorder.asked_to_halt():
                 queue.clear()
@@ -221,7 +221,7 @@ class NodeOperations:
         if names:
             listed = ", ".join(names[:10])
             text = f"asks {len(names)} nodes for the outcome of their jobs: {listed}"
-            self._recorder.report(text, "settling", nodes=len(names))
+            self._recorder.tell(text, "settling", nodes=len(names))
         for name in names:
             rollout.update(name, state=APPLYING)
             if job := rollout.nodes[name].job:
@@ -249,7 +249,7 @@ class NodeOperations:
         for name in names:
             if rollout.nodes[name].state != UPDATED:
                 rollout.update(name, answered=False, job="")
-                self._recorder.add_node_event(name)
+                self._recorder.note_node(name)
         self._recorder.save()
 
     # Rollback
@@ -307,7 +307,7 @@ class NodeOperations:
             heard.add(answer.node)
             if answer.kind == LOST and answer.function == _CONVERGE:
                 lost.append(answer.node)
-            self._recorder.add_node_event(answer.node)
+            self._recorder.note_node(answer.node)
         if heard:
             self._recorder.save(durable=False)
         if lost:

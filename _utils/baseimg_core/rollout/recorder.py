@@ -26,9 +26,9 @@ class Recorder:
 
     def __init__(self, transport: SaltTransport, store: Store, rollout: Rollout) -> None:
         self._transport, self._store, self.rollout = transport, store, rollout
-        self._checked, self._halt = float("-inf"), False
+        self._looked, self._halt = float("-inf"), False
 
-    def add_event(self, text: str, tag: str, **data: Any) -> None:
+    def note(self, text: str, tag: str, **data: Any) -> None:
         """
         Add an event to the record and publish it; the caller saves the record.
 
@@ -39,21 +39,21 @@ class Recorder:
         """
         rollout, at = self.rollout, now()
         text = printable(text, 1000)
-        rollout.add_event(at, text)
+        rollout.tell(at, text)
         self._transport.say(f"{at[11:19]} {rollout.base} {rollout.version}: {text}")
         event = {"id": rollout.id, "base": rollout.base, "version": rollout.version, "text": text, **data}
         self._transport.fire(f"salt/baseimg/rollout/{rollout.id}/{tag}", event)
 
-    def report(self, text: str, tag: str, **data: Any) -> None:
-        """Add an event as :meth:`add_event` does, and save the record."""
-        self.add_event(text, tag, **data)
+    def tell(self, text: str, tag: str, **data: Any) -> None:
+        """Add an event as :meth:`note` does, and save the record."""
+        self.note(text, tag, **data)
         self.save()
 
-    def add_node_event(self, name: str) -> None:
+    def note_node(self, name: str) -> None:
         """Add an event with a node's present state."""
         node = self.rollout.nodes[name]
         reason = f" [{node.code}] {node.message}" if node.code else ""
-        self.add_event(f"{name}: {node.state}{reason}", f"node/{name}", state=node.state, code=node.code)
+        self.note(f"{name}: {node.state}{reason}", f"node/{name}", state=node.state, code=node.code)
 
     def fail(self, name: str, state: str, code: str, message: str) -> Node:
         """
@@ -76,8 +76,8 @@ class Recorder:
 
     def asked_to_halt(self) -> bool:
         """Return True if a halt was requested. Checks the file at most twice a second."""
-        if not self._halt and time.monotonic() - self._checked >= _LOOK:
-            self._checked, self._halt = time.monotonic(), self._store.asked_to_halt(self.rollout.id)
+        if not self._halt and time.monotonic() - self._looked >= _LOOK:
+            self._looked, self._halt = time.monotonic(), self._store.asked_to_halt(self.rollout.id)
         return self._halt
 
 

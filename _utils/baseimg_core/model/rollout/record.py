@@ -189,7 +189,7 @@ class Rollout:
             self._change.setdefault("declared", []).append(declaration)
         return self._numbers[key]
 
-    def add_event(self, at: str, text: str) -> None:
+    def tell(self, at: str, text: str) -> None:
         """Add an event; drop the oldest if there are more than ``EVENTS``."""
         self.events.append((at, text))
         if len(self.events) > EVENTS:
@@ -223,7 +223,7 @@ class Rollout:
             self.set_wave(int(index), **values)
         self.set(**change.get("rollout", {}))
         for at, text in change.get("events", ()):
-            self.add_event(at, text)
+            self.tell(at, text)
         self._change = {}
 
     # Queries
