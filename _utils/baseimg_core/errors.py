@@ -80,6 +80,13 @@ class StorageUnsupported(BaseimgError):
     )
 
 
+class NamespaceForeign(BaseimgError):
+    """The minion does not see the processes of the engine, so it cannot tell what containers have mounted."""
+
+    code = "namespace-foreign"
+    hint = "start the minion's container with --pid=host, and with the engine's directories (docs/design/engines.md)"
+
+
 class FilesystemUnsuitable(BaseimgError):
     """The kernel or the file system of the engine's layers lacks a feature that generations need."""
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.support.engine import Engine, EngineError
@@ -15,6 +20,7 @@ class PodmanEngine(Engine):
     def _command(self) -> list[str]:
         (self.run_dir / "registries.conf").write_text('unqualified-search-registries = ["docker.io"]\n')
         return self._tied(
+            *self._user(),
             "env",
             f"CONTAINERS_REGISTRIES_CONF={self.run_dir}/registries.conf",
             self._program("podman", "podman"),
@@ -24,6 +30,10 @@ class PodmanEngine(Engine):
             "--time=0",
             self.url,
         )
+
+    def _user(self) -> list[str]:
+        """The words before the command that make it another user's."""
+        return []
 
     @property
     def globals(self) -> list[str]:
@@ -54,3 +64,31 @@ class PodmanEngine(Engine):
         limits = [{"Name": name, "Soft": 1024, "Hard": 1024} for name in ("nofile", "nproc")]
         options = {"ulimits": limits, "cgroup_parent": f"/{self.run_dir.name}", **host_config}
         return super()._create(image, command, name, **options)
+
+
+USER = 65534  # nobody, who needs no account and has a range of one ID
+
+
+class RootlessPodmanEngine(PodmanEngine):
+    """The Podman of a user."""
+
+    def start(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.run_dir.mkdir(mode=0o700, exist_ok=True)
+        for directory in (self.root, self.run_dir):
+            os.chown(directory, USER, USER)
+        super().start()
+
+    def _user(self) -> list[str]:
+        own = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+        return ["env", f"HOME={self.root}", f"XDG_RUNTIME_DIR={self.run_dir}", "setpriv", *own]
+
+
+@contextmanager
+def rootless(tree: Path | None = None) -> Iterator[RootlessPodmanEngine]:
+    """The started Podman of a user; its directory lies where that user gets at it."""
+    with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        os.chmod(name, 0o711)
+        root = Path(name) / "engine"
+        with RootlessPodmanEngine(root, "overlay", args=(f"--network-config-dir={root}/net",), tree=tree) as engine:
+            yield engine

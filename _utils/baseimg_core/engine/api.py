@@ -58,12 +58,17 @@ class Api:
             ((status, headers, _body),) = self._transport.fetch(["/_ping"])
         if status != http.client.OK or "Api-Version" not in headers:
             raise EngineUnreachable(f"no container engine listens at {url}: GET /_ping returned status {status}")
-        self.podman = "Libpod-Api-Version" in headers
-        self.version = str(headers["Api-Version"])
+        self.version, self._libpod = str(headers["Api-Version"]), str(headers.get("Libpod-Api-Version") or "")
+        self.podman = bool(self._libpod)
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """Return the engine's response to ``GET /info``."""
+        """
+        Return the engine's response to ``GET /info``; for Podman to ``GET /libpod/info``.
+
+        Podman's answer to ``/info`` leaves out what decides whether it is supported: version 4.3 does not tell a
+        rootless service there.
+        """
         return self._overview[0]
 
     @property
@@ -73,9 +78,10 @@ class Api:
 
     @cached_property
     def _overview(self) -> tuple[Mapping[str, Any], list[str]]:
-        """Fetch ``/info`` and the image list concurrently, because both are slow."""
+        """Fetch the information and the image list concurrently, because both are slow."""
         with reachable(self.url):
-            paths = [self._address("info"), self._address("images", "json", all=True)]
+            own = f"/v{self._libpod}/libpod/info" if self.podman else self._address("info")
+            paths = [own, self._address("images", "json", all=True)]
             info, images = map(_parse_response, paths, self._transport.fetch(paths))
         return info, list(dict.fromkeys(image["Id"] for image in images))
 

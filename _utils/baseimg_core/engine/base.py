@@ -116,6 +116,10 @@ class Engine(Protocol):
     owners: Owners
 
     @property
+    def mount_options(self) -> frozenset[str]:
+        """The options that the engine is configured to mount overlays with, as far as they concern layers."""
+
+    @property
     def layers_root(self) -> str:
         """The directory that holds one directory for each layer."""
 

@@ -37,7 +37,7 @@ class Containerd(OnSnapshots):
         self._snapshots = Snapshots(self._ctr)
         self._images: list[Image] | None = None  # cached for the object's lifetime (one operation)
         self.layers_root = self._snapshots.root
-        check_here(address, self.layers_root)
+        check_here(address, self.layers_root, self.owners)
 
     @property
     def version(self) -> str:

@@ -35,6 +35,8 @@ class Ctr:
 
     def __init__(self, address: str, namespace: str) -> None:
         self.address, self.namespace = address, namespace
+        #: The options of every mount that containerd has described.
+        self.mount_options: set[str] = set()
 
     def run(self, *arguments: str) -> str:
         """Run a ``ctr`` command and return its output; raise :class:`EngineUnreachable` or :class:`Absent`."""
@@ -110,6 +112,7 @@ class Ctr:
             mounts = self.run_json("snapshots", "--snapshotter", SNAPSHOTTER, "view", "--mounts", key, chain_id)
         finally:
             self._remove(key)
+        self.mount_options.update(option for mount in mounts for option in mount.get("Options") or ())
         return _lower_directories(mounts)
 
     def _remove(self, key: str) -> None:

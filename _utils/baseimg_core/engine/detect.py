@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import ArgumentInvalid, BaseimgError, EngineUnreachable
+from ..errors import ArgumentInvalid, BaseimgError, EngineUnreachable, NamespaceForeign
+from ..linux.sockets import listener
 from . import containerd
 from .api import Api
 from .containerd import Containerd
@@ -124,12 +125,25 @@ def _describe(place: Choice, chosen: bool) -> dict[str, Any]:
     return {**description, "supported": True, "reason": ""}
 
 
+def _check_namespace(address: str) -> None:
+    """Refuse an engine whose processes, and so its containers' mounts, this process cannot see."""
+    if "://" in address and not address.startswith("unix://"):
+        return  # checked by its layers: they must be on this machine
+    try:
+        process = listener(_path(address))
+    except OSError:  # the request to the engine reports it
+        return
+    if not process:
+        raise NamespaceForeign(f"the engine at {address} runs in another PID namespace than this minion")
+
+
 def _open(place: Choice) -> Supported:
     """
     Connect to a place.
 
     The kind of a Docker-compatible socket is detected, whatever the declaration says.
     """
+    _check_namespace(place.address)
     if place.kind == "containerd":
         return Containerd(_path(place.address), place.namespace)
     api = Api(place.address)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -37,9 +37,19 @@ class Docker:
     def __init__(self, api: Api) -> None:
         self._api, self.url = api, api.url
         self._images: list[Image] | None = None  # cached for the object's lifetime (one operation)
-        self.version = str(api.info.get("ServerVersion") or "")
         self._check(api.info)
         self._open(api.info)
+        check_here(api.url, self.layers_root, self.owners)
+
+    @property
+    def version(self) -> str:
+        """The version of the engine."""
+        return str(self._api.info.get("ServerVersion") or "")
+
+    @property
+    def mount_options(self) -> frozenset[str]:
+        """No options: Docker's overlay2 turns ``index`` and ``metacopy`` off, and has no setting for them."""
+        return frozenset()
 
     @cached_property
     def _sdk(self) -> Any:
@@ -48,11 +58,11 @@ class Docker:
 
     def _check(self, info: Mapping[str, Any]) -> None:
         """Refuse an engine with another storage driver."""
-        check_driver(info, "overlay2", ROOTLESS)
+        check_driver(info.get("Driver"), "overlay2", features_of(info), ROOTLESS)
 
     def _open(self, info: Mapping[str, Any]) -> None:
         """Set the directories of layers and records, and the shift of owners."""
-        if _has(info, "userns"):
+        if "userns" in features_of(info):
             self.owners = _owners(info["DockerRootDir"])
         self.layers_root = os.path.join(info["DockerRootDir"], "overlay2")
         self._records = os.path.join(info["DockerRootDir"], "image", "overlay2", "layerdb", "sha256")
@@ -211,7 +221,6 @@ class Docker:
         top_first = [data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":"))]
         if len(top_first) != len(diff_ids):
             raise LayerUnsupported(f"image {details['Id']} has {len(diff_ids)} layers in {len(top_first)} directories")
-        check_here(self.url, top_first[0])
         return tuple(reversed(top_first))
 
 
@@ -257,42 +266,57 @@ def _joined_container(mode: str | None) -> str:
     return other if kind == "container" else ""
 
 
-def check_here(url: str, directory: str) -> None:
+def check_here(url: str, directory: str, owners: Owners) -> None:
     """
-    Refuse an engine on another machine or in another mount namespace.
+    Refuse an engine on another machine or in another mount namespace, and a store that root does not own.
+
+    Args:
+        url: The engine.
+        directory: The directory of its layers.
+        owners: How the store shifts owners: the store belongs to root, or to the user that root is shifted to.
 
     Raises:
-        StorageUnsupported: The directory of the layers does not exist here.
+        StorageUnsupported: The directory cannot be read here, or belongs to another user.
     """
-    if not os.path.isdir(directory):
+    try:
+        owner = os.stat(directory).st_uid
+    except OSError as exc:
         raise StorageUnsupported(
-            f"the engine at {url} keeps its layers in {directory}, which does not exist here",
-            "run baseimg on the machine of the engine, in its mount namespace",
+            f"the engine at {url} keeps its layers in {directory}, which cannot be read here: {exc.strerror}",
+            "run baseimg on the machine of the engine, in its mount namespace (docs/design/engines.md)",
+        ) from exc
+    if owner not in (0, owners.uid):
+        raise StorageUnsupported(
+            f"the engine at {url} keeps its layers in {directory}, which belongs to the user {owner}: files of root "
+            "in it could not be removed by that user",
+            "use a rootful engine; a user's own engine needs no baseimg: pull the new images there",
         )
 
 
-def check_driver(info: Mapping[str, Any], supported: str, refused: Mapping[str, str]) -> None:
+def check_driver(driver: str | None, supported: str, features: Collection[str], refused: Mapping[str, str]) -> None:
     """
     Refuse an engine with another storage driver (or snapshotter), or with an unsupported feature.
 
     Args:
-        info: The engine's response to ``GET /info``.
+        driver: The engine's driver.
         supported: The supported driver.
+        features: The features that the engine runs with.
         refused: Unsupported features, each with the reason.
 
     Raises:
         StorageUnsupported: The engine is refused.
     """
-    driver = info.get("Driver")
     if driver != supported:
         raise StorageUnsupported(f"the engine's storage driver is {driver!r}")
     for feature, reason in refused.items():
-        if _has(info, feature):
+        if feature in features:
             raise StorageUnsupported(f"the engine runs with {feature} on the store {supported}, where {reason}")
 
 
-def _has(info: Mapping[str, Any], feature: str) -> bool:
-    return any(f"name={feature}" in option.split(",") for option in info.get("SecurityOptions") or ())
+def features_of(info: Mapping[str, Any]) -> set[str]:
+    """Return the security features in Docker's response to ``GET /info``, for example ``rootless``."""
+    words = [word for option in info.get("SecurityOptions") or () for word in option.split(",")]
+    return {word.removeprefix("name=") for word in words if word.startswith("name=")}
 
 
 def _owners(root: str) -> Owners:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import EngineUnreachable
+from ..linux.sockets import listener
 from .api import Api
 from .ctr import SNAPSHOTTER, Ctr
-from .docker import ROOTLESS, Docker, check_driver, check_here
+from .docker import ROOTLESS, Docker, check_driver, features_of
 from .snapshots import OnSnapshots, Snapshots
 
 _NAMESPACE = "moby"
 _EXEC_ROOT = "/var/run/docker"  # dockerd's default
 _SYSTEM = "/run/containerd/containerd.sock"
 _REMAPPED = {"userns": "each container has its own copy of all files, so a new base would reach no container"}
-_PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
 class DockerContainerd(OnSnapshots, Docker):
@@ -32,14 +30,13 @@ class DockerContainerd(OnSnapshots, Docker):
         super().__init__(api)
 
     def _check(self, info: Mapping[str, Any]) -> None:
-        check_driver(info, SNAPSHOTTER, {**ROOTLESS, **_REMAPPED})
+        check_driver(info.get("Driver"), SNAPSHOTTER, features_of(info), {**ROOTLESS, **_REMAPPED})
 
     def _open(self, info: Mapping[str, Any]) -> None:
         reported = info.get("Containerd") or {}  # reported by newer engines only
         address = self._containerd or _address(self.url, reported.get("Address") or "")
         self._snapshots = Snapshots(Ctr(address, (reported.get("Namespaces") or {}).get("Containers") or _NAMESPACE))
         self.layers_root = self._snapshots.root
-        check_here(self.url, self.layers_root)
 
     def _layers_of(self, details: Mapping[str, Any]) -> frozenset[str] | None:
         return self._snapshots.ancestors(details["Id"])
@@ -74,10 +71,8 @@ def _options(url: str) -> dict[str, str]:
     if not url.startswith("unix://"):
         return {}
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(url.removeprefix("unix://"))
-            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        with open(f"/proc/{_PEER.unpack(peer)[0]}/cmdline", encoding="utf-8", errors="surrogateescape") as file:
+        process = listener(url.removeprefix("unix://"))
+        with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="surrogateescape") as file:
             words = file.read().split("\0")
     except OSError:
         return {}

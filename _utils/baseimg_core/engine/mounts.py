@@ -154,6 +154,17 @@ def check_host() -> None:
         raise LayerUnsupported(f"overlay mounts have metacopy on by default ({_METACOPY})")
 
 
+def check_configured(options: frozenset[str]) -> None:
+    """Refuse an engine that is configured to mount overlays that would break after a swap, also if none runs."""
+    for name in _FORBIDDEN:
+        if f"{name.decode()}=on" in options:
+            raise LayerUnsupported(
+                f"the engine is configured to mount overlays with {name.decode()}=on",
+                "remove the option from the engine's configuration (storage.conf: mountopt; containerd: mount_options)"
+                " and start the containers again",
+            )
+
+
 def check_options(pid: int) -> None:
     """
     Refuse a process whose root overlay would break after a swap of its layers (stale handles, EIO).

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import StorageUnsupported
 from ..linux.files import CHUNK
 from ..model.stack import ids
 from .docker import ROOTLESS, Docker, check_driver
@@ -27,12 +28,34 @@ class Podman(Docker):
 
     storage = "podman/overlay"
 
+    @property
+    def version(self) -> str:
+        """The version of the engine."""
+        return str(self._api.info["version"]["Version"])
+
+    @property
+    def mount_options(self) -> frozenset[str]:
+        """The configured options of its mounts, and ``metacopy=on`` if Podman reports that it is in use."""
+        store = self._api.info["store"]
+        options = str((store.get("graphOptions") or {}).get("overlay.mountopt") or "").split(",")
+        if (store.get("graphStatus") or {}).get("Using metacopy") == "true":
+            options.append("metacopy=on")
+        return frozenset(filter(None, options))
+
     def _check(self, info: Mapping[str, Any]) -> None:
-        check_driver(info, "overlay", ROOTLESS)
+        store, options = info["store"], info["store"].get("graphOptions") or {}
+        features = {"rootless"} if info["host"]["security"]["rootless"] else set()
+        check_driver(store["graphDriverName"], "overlay", features, ROOTLESS)
+        if program := options.get("overlay.mount_program"):
+            name = program.get("Executable") if isinstance(program, Mapping) else program
+            raise StorageUnsupported(
+                f"the engine mounts its layers with the program {name}",
+                "remove mount_program from storage.conf: the kernel mounts overlays for root without it",
+            )
 
     def _open(self, info: Mapping[str, Any]) -> None:
-        self.layers_root = os.path.join(info["DockerRootDir"], "overlay")
-        self._records = os.path.join(info["DockerRootDir"], "overlay-layers")
+        self.layers_root = os.path.join(info["store"]["graphRoot"], "overlay")
+        self._records = os.path.join(info["store"]["graphRoot"], "overlay-layers")
 
     def start(self, container_id: str) -> bool:
         """

@@ -104,6 +104,15 @@ class Snapshots:
     def _not_unpacked(self, chain_id: str) -> NotUnpacked:
         return NotUnpacked(f"containerd at {self.ctr.address} has no {SNAPSHOTTER} snapshot of {chain_id}")
 
+    @property
+    def mount_options(self) -> frozenset[str]:
+        """The options of overlay mounts, as containerd describes them. A view of one layer is no overlay."""
+        for key, parent in self._parents.items():
+            if parent and key.startswith("sha256:"):
+                self._view(key)
+                break
+        return frozenset(self.ctr.mount_options)
+
     def layers(self) -> Iterator[str]:
         """Yield every snapshot's directory (the parent of its ``fs``)."""
         with os.scandir(self.root) as entries:
@@ -141,6 +150,11 @@ class OnSnapshots:
     """Methods of engines whose layers are containerd snapshots."""
 
     _snapshots: Snapshots
+
+    @property
+    def mount_options(self) -> frozenset[str]:
+        """The options that the snapshotter is configured to mount overlays with."""
+        return self._snapshots.mount_options
 
     def matches_layer_digest(self, _chain_id: str, diff_id: str, directory: str) -> bool | None:
         """Compare a directory with the layer's blob; ``None`` without a readable blob."""

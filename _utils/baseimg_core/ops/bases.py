@@ -8,18 +8,20 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..disk.containers.upper import find_metacopy
 from ..disk.legacy import node
 from ..disk.store import holds
 from ..disk.store.generations import Store
 from ..disk.store.layout import describe, now
 from ..disk.store.observe import observe
 from ..engine import mounts
-from ..engine.base import Engine, Image
+from ..engine.base import Container, Engine, Image
 from ..errors import (
     BaseAbsent,
     BaseimgError,
     ContentUnknown,
     ImageUnknown,
+    LayerUnsupported,
     LegacyInvalid,
     StorageUnsupported,
 )
@@ -154,7 +156,8 @@ def check_swappable(engine: Engine, base: Base) -> None:
 
     Raises:
         StorageUnsupported: Its layer is in a shared or read-only store.
-        LayerUnsupported: A mount stores inodes of lower layers (``index=on``, ``metacopy=on``).
+        LayerUnsupported: A mount or a container's own layer refers to files of lower layers, or would do so in the
+            engine's configuration (``index=on``, ``metacopy=on``).
     """
     root = os.path.realpath(engine.layers_root)
     if os.path.commonpath([root, os.path.realpath(base.directory)]) != root:
@@ -163,9 +166,26 @@ def check_swappable(engine: Engine, base: Base) -> None:
             "converge the base where that store is filled, or pull the image into this engine's own store",
         )
     mounts.check_host()
-    for user in usage.survey(engine, base, None).uses:
-        if user.container:
-            mounts.check_options(user.container.pid)
+    mounts.check_configured(engine.mount_options)
+    users = usage.survey(engine, base, None, stopped=True)
+    for container in users.listed:
+        if container.id in users.on_base and container.pid:
+            mounts.check_options(container.pid)
+        elif container.id in users.on_base and container.upper:
+            _check_upper(container)
+
+
+def _check_upper(container: Container) -> None:
+    """
+    Refuse a stopped container whose own layer has files without their data (``metacopy``).
+
+    Such a file shows the data of a lower layer's file, so a swap would show other data under its old size.
+    """
+    if path := find_metacopy(container.upper):
+        raise LayerUnsupported(
+            f"the stopped container {container.name} has a file with the overlay mark metacopy: {path}",
+            "start it with metacopy=off and write the file, or remove the container",
+        )
 
 
 def pristine_lower(base: Base) -> list[str]:

@@ -1,0 +1,128 @@
+"""What baseimg refuses, each in the words of the real engine; docs/design/engines.md lists it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.engines.node import APP, BASE, Node
+from tests.support import images
+from tests.support.engine import Engine
+from tests.support.images import ImageSpec, file
+from tests.support.minion import Minion
+from tests.support.podman import USER, PodmanEngine, rootless
+from tests.support.sources import REPO
+
+pytestmark = pytest.mark.functional
+
+
+def only(kind: str) -> pytest.MarkDecorator:
+    return pytest.mark.cells(lambda cell: cell.kind == kind and cell.file_system == "here")
+
+
+def refused(minion: Minion, code: str, function: str, *arguments: str) -> str:
+    with pytest.raises(CommandExecutionError) as caught:
+        minion.modules[f"baseimg.{function}"](*arguments)
+    assert caught.value.info["code"] == code
+    return str(caught.value.info["message"])
+
+
+@only("podman")
+class TestRootlessPodman:
+    def test_a_user_s_podman(self, node: Node, tmp_path: Path) -> None:
+        with rootless(node.cell.tree) as engine:
+            engine.load(images.archive([ImageSpec(BASE, [images.layer_tar([file("version", b"12.0")])])]))
+            minion = Minion(
+                tmp_path / "minion", pillar={"baseimg": {"engine": {"kind": "podman", "address": engine.url}}}
+            )
+            assert "rootless" in refused(minion, "storage-unsupported", "status")
+            (found, *_) = minion.modules["baseimg.engines"]()
+            assert (found["chosen"], found["supported"]) == (True, False)
+            assert "rootless" in found["reason"]
+            assert {path.stat().st_uid for path in engine.data_root.rglob("*")} == {USER}
+
+    def test_root_s_podman_on_a_user_s_store(self, node: Node, tmp_path: Path) -> None:
+        node.load(BASE)
+        store = node.engine.data_root / "overlay"
+        os.chown(store, USER, USER)
+        try:
+            assert f"belongs to the user {USER}" in refused(node.minion, "storage-unsupported", "layer", BASE)
+        finally:
+            os.chown(store, 0, 0)
+
+
+@only("podman")
+class TestMountOptions:
+    @pytest.mark.parametrize("option", ["metacopy=on", "index=on"])
+    def test_configured_while_nothing_runs(self, node: Node, tmp_path: Path, option: str) -> None:
+        with podman(node, tmp_path, f"--storage-opt=overlay.mountopt=nodev,{option}") as other:
+            other.load()
+            message = refused(other.minion, "layer-unsupported", "apply", other.bundle())
+            assert f"configured to mount overlays with {option}" in message
+            assert other.version() == "12.0"
+
+    def test_marks_in_a_stopped_container(self, node: Node, tmp_path: Path) -> None:
+        with podman(node, tmp_path, "--storage-opt=overlay.mountopt=nodev,metacopy=on") as other:
+            other.load()
+            bundle = other.bundle()
+            other.engine.start_container(APP, "chmod", "600", "/etc/kept", name="shop")
+            assert other.engine.client.wait("shop")["StatusCode"] == 0
+            other.engine.args = []
+            other.engine.restart()
+            message = refused(other.minion, "layer-unsupported", "apply", bundle)
+            assert "stopped container shop has a file with the overlay mark metacopy" in message
+            assert message.endswith("/etc/kept")
+            other.engine.remove_container("shop")
+            assert other.call("apply", bundle)["to"] == "12.1"
+
+    def test_a_mount_program(self, node: Node, tmp_path: Path) -> None:
+        with podman(node, tmp_path, "--storage-opt=overlay.mount_program=/bin/true") as other:
+            assert "mounts its layers with the program /bin/true" in refused(
+                other.minion, "storage-unsupported", "status"
+            )
+
+
+class TestOtherStores:
+    def test_layers_that_cannot_be_read_here(self, engine: Engine, tmp_path: Path) -> None:
+        """As from a container without the engine's data directory."""
+        layers, moved = engine.data_root / "overlay2", engine.data_root / "moved"
+        minion = Minion(tmp_path / "minion", engine.url)
+        layers.rename(moved)
+        try:
+            for function in ("status", "layer"):
+                message = refused(minion, "storage-unsupported", function, *[BASE][: function == "layer"])
+                assert f"layers in {layers}, which cannot be read here" in message
+        finally:
+            moved.rename(layers)
+
+    def test_a_minion_without_the_host_s_processes(self, engine: Engine) -> None:
+        """As in a container without --pid=host: it could not tell what containers have mounted."""
+        program = (
+            "import sys; from baseimg_core.engine import detect; from baseimg_core.errors import BaseimgError\n"
+            "try: print(detect.connect(detect.declared('docker', sys.argv[1])).storage)\n"
+            "except BaseimgError as exc: print(exc.code)"
+        )
+        command = [sys.executable, "-c", program, engine.url]
+        environment = {**os.environ, "PYTHONPATH": str(REPO / "_utils")}
+
+        def told(*before: str) -> str:
+            done = subprocess.run([*before, *command], env=environment, capture_output=True, text=True, check=True)
+            return done.stdout.strip()
+
+        assert told() == told("unshare", "--mount") == "docker/overlay2"
+        assert told("unshare", "--pid", "--fork", "--mount-proc") == "namespace-foreign"
+
+
+@contextmanager
+def podman(node: Node, work: Path, option: str) -> Iterator[Node]:
+    """A Podman of the same release with one more option."""
+    with PodmanEngine(work / "engine", "overlay", args=(option,), tree=node.cell.tree) as engine:
+        minion = Minion(work / "minion", pillar={"baseimg": {"engine": {"kind": "podman", "address": engine.url}}})
+        yield Node(node.cell, engine, minion, work, node.token)
