@@ -262,10 +262,21 @@ def _lines(lines):
 
 
 def _absent(ret, exc):
-    """A node without the base; a name that may be misspelt is a warning."""
+    """A node without the base. Green if everything that holds images was examined, and no name may be misspelt."""
+    coverage = exc.info["coverage"]
+    if coverage["elsewhere"]:
+        ret["result"] = False
+        ret["comment"] = (
+            f"{ret['name']}: absent from the engine that baseimg uses ({', '.join(coverage['examined'])}), but on "
+            f"{'; '.join(coverage['elsewhere'])}. Declare that engine as baseimg:engine."
+        )
+        return ret
     ret["comment"] = f"{ret['name']}: absent, no image on this node is built on it. Nothing to do."
+    warnings = [f"{ret['name']} may be on this node, not examined: {place}" for place in coverage["unexamined"]]
     if exc.info["suggestion"]:
-        ret["warnings"] = [f"{ret['name']} is not on this node: did you mean {exc.info['suggestion']}?"]
+        warnings.append(f"{ret['name']} is not on this node: did you mean {exc.info['suggestion']}?")
+    if warnings:
+        ret["warnings"] = warnings
     return ret
 
 

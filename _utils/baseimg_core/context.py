@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from .engine.base import Engine
+from .engine.base import Engine, Place
 from .model.policy.pillar import Source, Trust
 from .model.policy.protection import Protection
 from .progress import Progress
@@ -51,6 +51,8 @@ class Context:
     admit: Callable[[], None] = _admit_all
     #: Seconds for which prune keeps a swapped-out generation, because a mount(2) may still use its path.
     grace: float = GRACE
+    #: The engines on this node, the engine of the operation first; the others are probed on iteration.
+    places: Callable[[], Iterable[Place]] = tuple
     #: By declared reference: the chain ID, if it is declared, or else the reference again; and the declared version.
     versions: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     #: Returns the digest of the file at a ``salt://`` URL, which the master computes; ``None`` if it cannot.

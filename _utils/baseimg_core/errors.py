@@ -80,13 +80,6 @@ class StorageUnsupported(BaseimgError):
     )
 
 
-class NamespaceForeign(BaseimgError):
-    """The minion does not see the processes of the engine, so it cannot tell what containers have mounted."""
-
-    code = "namespace-foreign"
-    hint = "start the minion's container with --pid=host, and with the engine's directories (docs/design/engines.md)"
-
-
 class FilesystemUnsuitable(BaseimgError):
     """The kernel or the file system of the engine's layers lacks a feature that generations need."""
 
@@ -125,10 +118,12 @@ class BaseAbsent(BaseimgError):
         """``suggestion`` is a reference on this node that resembles the requested one."""
         super().__init__(message, f"did you mean {suggestion}?" if suggestion else hint)
         self.suggestion = suggestion
+        #: What was examined (:mod:`ops.coverage`); empty lists if only the engine of the operation was.
+        self.coverage: dict[str, list[str]] = {"examined": [], "elsewhere": [], "unexamined": []}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the error as data; ``suggestion`` is empty if no name resembles the reference."""
-        return {**super().as_dict(), "suggestion": self.suggestion}
+        return {**super().as_dict(), "suggestion": self.suggestion, "coverage": self.coverage}
 
 
 class ImagesEqual(BaseimgError):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -146,6 +147,7 @@ class Minion:
             link,
             below,
             grace=self._grace(),
+            places=partial(detect.places, self._choice(), engine),
             versions=versions,
             master_digest=self.master_digest,
         )

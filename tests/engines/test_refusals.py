@@ -117,7 +117,7 @@ class TestOtherStores:
             return done.stdout.strip()
 
         assert told() == told("unshare", "--mount") == "docker/overlay2"
-        assert told("unshare", "--pid", "--fork", "--mount-proc") == "namespace-foreign"
+        assert told("unshare", "--pid", "--fork", "--mount-proc") == "storage-unsupported"
 
 
 @contextmanager

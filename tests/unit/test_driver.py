@@ -6,25 +6,37 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.engine.docker import ROOTLESS, check_driver
+from baseimg_core.engine.docker import ROOTLESS, check_driver, features_of
 from baseimg_core.errors import StorageUnsupported
 
 SECCOMP = "name=seccomp,profile=default"
 
 
 @pytest.mark.parametrize(
-    ("info", "named"),
+    ("driver", "features", "named"),
     [
-        ({"Driver": "btrfs", "SecurityOptions": [SECCOMP]}, "'btrfs'"),
-        ({"Driver": "fuse-overlayfs", "SecurityOptions": None}, "'fuse-overlayfs'"),
-        ({"Driver": "overlay", "SecurityOptions": [SECCOMP, "name=rootless"]}, "no owners"),
+        ("btrfs", set(), "'btrfs'"),
+        ("fuse-overlayfs", set(), "'fuse-overlayfs'"),
+        ("overlay", {"seccomp", "rootless"}, "no owners"),
     ],
 )
-def test_refused(info: dict[str, Any], named: str) -> None:
+def test_refused(driver: str, features: set[str], named: str) -> None:
     with pytest.raises(StorageUnsupported, match=named):
-        check_driver(info, "overlay", {"rootless": "no owners"})
+        check_driver(driver, "overlay", features, {"rootless": "no owners"})
 
 
 def test_not_refused() -> None:
-    check_driver({"Driver": "overlay", "SecurityOptions": [SECCOMP]}, "overlay", ROOTLESS)
-    check_driver({"Driver": "overlay2", "SecurityOptions": [SECCOMP, "name=userns"]}, "overlay2", ROOTLESS)
+    check_driver("overlay", "overlay", {"seccomp"}, ROOTLESS)
+    check_driver("overlay2", "overlay2", {"seccomp", "userns"}, ROOTLESS)
+
+
+@pytest.mark.parametrize(
+    ("info", "features"),
+    [
+        ({"SecurityOptions": [SECCOMP, "name=rootless"]}, {"seccomp", "rootless"}),
+        ({"SecurityOptions": None}, set()),
+        ({}, set()),
+    ],
+)
+def test_features(info: dict[str, Any], features: set[str]) -> None:
+    assert features_of(info) == features

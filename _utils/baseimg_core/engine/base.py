@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -97,6 +97,16 @@ class Container:
     #: The layers below its own, as directories or chain IDs, depending on the engine; ``None`` if the engine does not
     #: report them.
     layers: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An engine on this node, or one namespace of a containerd."""
+
+    #: Its name for operators: ``docker at unix:///var/run/docker.sock``.
+    name: str
+    #: Connects to it; raises a :class:`BaseimgError` if it does not answer or is not supported.
+    connect: Callable[[], Engine] = field(compare=False)
 
 
 class Engine(Protocol):
@@ -217,6 +227,9 @@ class Engine(Protocol):
         Raises:
             LayerUnsupported: The tar has a form that no bundle can carry.
         """
+
+    def unexamined(self) -> list[str]:
+        """Describe the stores of this engine that hold layers and that baseimg does not read."""
 
     def layers(self) -> Iterator[str]:
         """Yield every layer's directory (the parent of its ``diff``)."""

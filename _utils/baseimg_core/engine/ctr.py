@@ -101,6 +101,17 @@ class Ctr:
                 return os.path.join(value.strip(), "snapshots")
         raise StorageUnsupported(f"the containerd at {self.address} has no snapshotter {SNAPSHOTTER!r}")
 
+    @property
+    def snapshotters(self) -> list[str]:
+        """The snapshotters that work here."""
+        rows = self.table("plugins", "ls", "type==io.containerd.snapshotter.v1")
+        return [row[1] for row in rows if row[-1] == "ok"]
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The namespaces of this containerd."""
+        return self.run("namespaces", "ls", "-q").split()
+
     def directories(self, chain_id: str) -> tuple[str, ...]:
         """
         Return the directories of a chain of layers, bottom first; raise :class:`Absent`.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from ..errors import ArgumentInvalid, BaseimgError, EngineUnreachable, NamespaceForeign
+from ..errors import ArgumentInvalid, BaseimgError, EngineUnreachable, StorageUnsupported
 from ..linux.sockets import listener
 from . import containerd
 from .api import Api
+from .base import Engine, Place
 from .containerd import Containerd
+from .ctr import Ctr
 from .docker import Docker
 from .docker_containerd import DockerContainerd, uses_containerd
 from .podman import Podman
@@ -38,6 +41,12 @@ class Choice:
     namespace: str = containerd.NAMESPACE
     #: Socket of Docker's own containerd, if it cannot be discovered.
     containerd: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name for operators."""
+        namespace = f", namespace {self.namespace}" if self.kind == "containerd" else ""
+        return f"{self.kind} at {self.address}{namespace}"
 
 
 def declared(raw: object, url: str = "") -> Choice:
@@ -95,6 +104,43 @@ def engines(choice: Choice) -> list[dict[str, Any]]:
     return [_describe(candidate, candidate is chosen) for candidate in places.values()]
 
 
+def places(choice: Choice, engine: Engine) -> Iterator[Place]:
+    """
+    Yield the engines that listen on this node, and each namespace of a containerd.
+
+    Args:
+        choice: The declared engine. It comes first.
+        engine: The same engine, connected.
+    """
+    chosen = _chosen(choice)
+    yield Place(chosen.name, lambda: engine)
+    seen = {_identity(chosen)}
+    if isinstance(engine, DockerContainerd):  # its images are not another engine's
+        address, namespace = engine.own_namespace
+        seen.add(_identity(Choice("containerd", address, namespace)))
+    for candidate in (chosen, *_listening()):
+        for place in _namespaces(candidate):
+            if _identity(place) not in seen:
+                seen.add(_identity(place))
+                yield Place(place.name, partial(_open, place))
+
+
+def _identity(place: Choice) -> tuple[str, str]:
+    """Return socket and namespace. Docker's address may be a symlink to Podman's."""
+    return os.path.realpath(_path(place.address)), place.namespace if place.kind == "containerd" else ""
+
+
+def _namespaces(place: Choice) -> list[Choice]:
+    """Return a containerd's place in each of its namespaces."""
+    if place.kind != "containerd":
+        return [place]
+    try:
+        names = Ctr(_path(place.address), place.namespace).namespaces
+    except EngineUnreachable:  # connecting reports it
+        return [place]
+    return [replace(place, namespace=name) for name in names]
+
+
 def _chosen(choice: Choice) -> Choice:
     if choice.kind or choice.address:
         kind = choice.kind or "docker"
@@ -134,7 +180,11 @@ def _check_namespace(address: str) -> None:
     except OSError:  # the request to the engine reports it
         return
     if not process:
-        raise NamespaceForeign(f"the engine at {address} runs in another PID namespace than this minion")
+        raise StorageUnsupported(
+            f"the engine at {address} runs in another PID namespace than this minion, which cannot see what its "
+            "containers have mounted",
+            "start the minion's container with --pid=host and the engine's directories (docs/design/engines.md)",
+        )
 
 
 def _open(place: Choice) -> Supported:

@@ -174,6 +174,10 @@ class Docker:
     def _record(self, chain_id: str) -> str:
         return os.path.join(self._records, chain_id.removeprefix("sha256:"), "tar-split.json.gz")
 
+    def unexamined(self) -> list[str]:
+        """Return nothing: the engine has one store."""
+        return []
+
     def layers(self) -> Iterator[str]:
         """Yield every layer's directory."""
         with os.scandir(self.layers_root) as entries:

@@ -29,6 +29,11 @@ class DockerContainerd(OnSnapshots, Docker):
         self._containerd = containerd
         super().__init__(api)
 
+    @property
+    def own_namespace(self) -> tuple[str, str]:
+        """The socket of its containerd, and the namespace with its images there."""
+        return self._snapshots.ctr.address, self._snapshots.ctr.namespace
+
     def _check(self, info: Mapping[str, Any]) -> None:
         check_driver(info.get("Driver"), SNAPSHOTTER, features_of(info), {**ROOTLESS, **_REMAPPED})
 

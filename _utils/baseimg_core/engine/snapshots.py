@@ -113,6 +113,16 @@ class Snapshots:
                 break
         return frozenset(self.ctr.mount_options)
 
+    def unexamined(self) -> list[str]:
+        """Describe the other snapshotters that hold layers of this namespace."""
+        counts = {name: len(self.ctr.table("snapshots", "--snapshotter", name, "ls")) for name in self.ctr.snapshotters}
+        where = f"containerd at {self.ctr.address}, namespace {self.ctr.namespace}"
+        return [
+            f"{where}, snapshotter {name}: {count} snapshots; only {SNAPSHOTTER} is supported"
+            for name, count in counts.items()
+            if count and name != SNAPSHOTTER
+        ]
+
     def layers(self) -> Iterator[str]:
         """Yield every snapshot's directory (the parent of its ``fs``)."""
         with os.scandir(self.root) as entries:
@@ -167,6 +177,10 @@ class OnSnapshots:
     def packed_layer(self, _chain_id: str, diff_id: str) -> PackedLayer | None:
         """Return the layer as packed, from its blob; ``None`` without a readable blob."""
         return self._snapshots.packed_layer(diff_id)
+
+    def unexamined(self) -> list[str]:
+        """Describe the other snapshotters that hold layers of this namespace."""
+        return self._snapshots.unexamined()
 
     def layers(self) -> Iterator[str]:
         """Yield every layer's directory."""
