@@ -29,7 +29,7 @@ The grain reads only the records in the layers' directories. It queries no engin
 baseimg has never changed has no record, so it is not in the grain.
 
 :configuration: ``baseimg:layers_roots`` (a list, in the minion's configuration): the directories that contain the
-    layers' directories. Default: those of Docker, Podman and containerd. Docker's are in the data directory from
+    layers' directories. Default: those of Docker, Podman, containerd and k3s. Docker's are in the data directory from
     ``/etc/docker/daemon.json``, including those of user namespaces and of the containerd that Docker starts.
 """
 
@@ -42,7 +42,11 @@ _DAEMON = "/etc/docker/daemon.json"
 _DATA_ROOT = "/var/lib/docker"
 _SNAPSHOTS = "io.containerd.snapshotter.v1.overlayfs/snapshots"
 _IN_DATA_ROOT = ("overlay2", f"containerd/daemon/{_SNAPSHOTS}")
-_OTHERS = ["/var/lib/containers/storage/overlay", f"/var/lib/containerd/{_SNAPSHOTS}"]
+_OTHERS = [
+    "/var/lib/containers/storage/overlay",
+    f"/var/lib/containerd/{_SNAPSHOTS}",
+    f"/var/lib/rancher/k3s/agent/containerd/{_SNAPSHOTS}",
+]
 # The name of the live content in a layer's directory: overlay2 and Podman use the first, containerd the second.
 _LIVE = ("diff", "fs")
 # the extended attribute with the ID of a generation's directory

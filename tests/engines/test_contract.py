@@ -7,7 +7,9 @@ Here that is what this machine's release has. `make engines` runs them with othe
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,6 +137,24 @@ class TestWhatRuns:
         assert node.version_in("app") == "12.1"
         assert node.containers() == only(current=["app"])
 
+    @pytest.mark.cells(lambda cell: cell.kind != "containerd")
+    def test_what_the_engine_makes_of_a_container_on_old_content(self, node: Node) -> None:
+        """Its own layer is committed, over the base as it is now; an export is what the container shows."""
+        node.load()
+        bundle = node.bundle()
+        node.start("shop")
+        node.engine.exec("shop", "sh", "-c", "echo own > /etc/own")
+        node.call("apply", bundle)
+        archive = b"".join(node.engine.client.export("shop"))
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            content = tar.extractfile("etc/version")
+            assert content is not None
+            assert content.read() == b"12.0\n"
+        changed = {change["Path"] for change in node.engine.client.diff("shop") or ()}
+        assert "/etc/own" in changed
+        node.engine.client.commit("shop", "registry.corp/kept", "1")
+        assert node.engine.run("registry.corp/kept:1", "cat", "/etc/version", "/etc/own") == "12.1\nown\n"
+
     def test_a_restart_of_the_engine(self, node: Node) -> None:
         node.patched()
         before = node.status()
@@ -144,6 +164,31 @@ class TestWhatRuns:
         assert node.version() == "12.1"
         assert node.call("rollback", BASE)["to"] == "12.0"
         assert node.version() == "12.0"
+
+
+class TestRecords:
+    """The record of one base says nothing about another."""
+
+    def test_a_lost_record_does_not_hide_that_a_base_is_absent(self, node: Node) -> None:
+        node.patched()
+        (Path(node.directories(BASE)[0]).parent / "baseimg/state.json").unlink()
+        with pytest.raises(CommandExecutionError) as caught:
+            node.call("converge", "registry.corp/other:1", "12.1")
+        assert caught.value.info["code"] == "base-absent"
+
+    def test_a_lost_record_is_written_again_without_the_tag(self, node: Node) -> None:
+        node.load()
+        bundle = node.bundle()
+        node.call("apply", bundle)
+        (Path(node.directories(BASE)[0]).parent / "baseimg/state.json").unlink()
+        for reference in (BASE, NEW):
+            node.untag(reference)
+        bundles = {"12.1": {"source": bundle}}
+        with pytest.raises(CommandExecutionError) as caught:
+            node.call("converge", BASE, "12.1", bundles)
+        assert caught.value.info["code"] == "record-invalid"
+        assert node.call("converge", BASE, "12.1", bundles, repair=True)["to"] == "12.1"
+        assert node.version() == "12.1"
 
 
 class TestWhatUsesABase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,54 @@ class TestMountOptions:
             assert "mounts its layers with the program /bin/true" in refused(
                 other.minion, "storage-unsupported", "status"
             )
+
+
+@only("podman")
+def test_content_in_composefs(node: Node) -> None:
+    """What Podman 5.8 leaves beside ``diff`` with ``use_composefs``."""
+    node.load()
+    layer = Path(node.directories(BASE)[0]).parent
+    (layer / "composefs-data").mkdir()
+    try:
+        assert "composefs-data" in refused(node.minion, "storage-unsupported", "status")
+    finally:
+        (layer / "composefs-data").rmdir()
+
+
+class TestAddresses:
+    def test_ssh(self, tmp_path: Path) -> None:
+        minion = Minion(tmp_path / "minion", "ssh://root@node7")
+        assert "on another machine" in refused(minion, "storage-unsupported", "status")
+
+    def test_tls(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The variables of the ``docker`` command: an engine that wants a certificate answers to ours only."""
+        certificates = tmp_path / "certificates"
+        make_certificates(certificates)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        files = {"tlscacert": "ca.pem", "tlscert": "server.pem", "tlskey": "key.pem"}
+        options = [f"--{option}={certificates / name}" for option, name in files.items()]
+        listen = f"--host=tcp://127.0.0.1:{port}"
+        with Engine(tmp_path / "engine", args=("--tlsverify", *options, listen)) as engine:
+            engine.load(images.archive([ImageSpec(BASE, [images.layer_tar([file("version", b"12.0")])])]))
+            minion = Minion(tmp_path / "minion", f"tcp://127.0.0.1:{port}")
+            refused(minion, "engine-unreachable", "layer", BASE)
+            monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+            monkeypatch.setenv("DOCKER_CERT_PATH", str(certificates))
+            assert minion.modules["baseimg.layer"](BASE)["path"].startswith(str(engine.data_root))
+
+
+def make_certificates(directory: Path) -> None:
+    """An authority, and one key with a certificate for server and client."""
+    directory.mkdir()
+    (directory / "names").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=authority",
+        "req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -subj /CN=127.0.0.1",
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out server.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
+    (directory / "cert.pem").write_bytes((directory / "server.pem").read_bytes())
 
 
 class TestOtherStores:

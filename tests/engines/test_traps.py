@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from baseimg_core.engine.ctr import Ctr
 from tests.engines.node import APP, BASE, NEW, Node
 from tests.functional.lab import APP_LAYER
 from tests.support import images
+from tests.support.asked import asked
 from tests.support.containerd import NAMESPACE, ContainerdEngine
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
@@ -91,6 +95,57 @@ class TestContainerd:
         other = Minion(node.work / "other", pillar={"baseimg": {"engine": declared}})
         with pytest.raises(CommandExecutionError, match="namespace other"):
             other.modules["baseimg.layer"](BASE)
+
+    def test_an_index_without_platforms(self, node: Node, ctr: Ctr) -> None:
+        """OCI image spec, image-index.md: ``platform`` is optional."""
+        node.load(BASE)
+        layout = node.work / "layout"
+        ctr.run("images", "export", f"{layout}.tar", BASE)
+        node.engine.remove_all()
+        with tarfile.open(f"{layout}.tar") as tar:
+            tar.extractall(layout)
+        index = json.loads((layout / "index.json").read_text())
+        (entry,) = index["manifests"]
+        own = {key: entry[key] for key in ("mediaType", "digest", "size")}
+        kind = "application/vnd.oci.image.index.v1+json"
+        nested = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": [own]}).encode()
+        digest = hashlib.sha256(nested).hexdigest()
+        (layout / "blobs/sha256" / digest).write_bytes(nested)
+        entry.update(mediaType=kind, digest=f"sha256:{digest}", size=len(nested))
+        entry.pop("platform", None)
+        (layout / "index.json").write_text(json.dumps(index))
+        (layout / "manifest.json").unlink()
+        with tarfile.open(f"{layout}.tar", "w") as tar:
+            tar.add(layout, ".")
+        ctr.run("images", "import", f"{layout}.tar")
+        assert node.call("layer", BASE)["chain_id"] == node.chain_id(BASE)
+
+    def test_a_container_is_described_once(self, node: Node) -> None:
+        """A swap looks at the containers several times; each more container costs one command, not two."""
+        node.patched()
+        counts = []
+        for number in range(2):
+            node.start(f"c{number}")
+            with asked() as counted:
+                node.call("rollback", BASE)
+            counts.append(counted["commands"])
+            node.call("converge", BASE, "12.1")
+        assert counts[1] - counts[0] == 1
+
+    def test_a_pod_s_container_needs_no_command(self, node: Node) -> None:
+        """The annotations are those that the CRI writes into the bundle of each container."""
+        assert isinstance(node.engine, ContainerdEngine)
+        node.patched()
+        counts = []
+        for number in range(3):
+            pod = {"sandbox-namespace": "shop", "sandbox-name": f"web-{number}", "container-name": "web"}
+            more = {"container-type": "container", "image-name": APP, **pod}
+            options = [f"--annotation=io.kubernetes.cri.{name}={value}" for name, value in more.items()]
+            node.engine.ctr(*node.engine._run(APP, f"c{number}", "--detach", "--null-io", *options), "sleep", "1000000")
+            with asked() as counted:
+                assert node.containers()["current"] == [f"shop/web-{one}/web" for one in range(number + 1)]
+            counts.append(counted["commands"])
+        assert len(set(counts)) == 1
 
     def test_containers_are_called_as_their_pods(self, node: Node) -> None:
         assert isinstance(node.engine, ContainerdEngine)
@@ -176,6 +231,13 @@ class TestPodman:
             assert "outside of" in message
             assert os.stat(beside.directories(BASE)[0]).st_ino == before
             assert not (Path(beside.directories(BASE)[0]).parent / "baseimg").exists()
+            # the way out that the hint tells
+            beside.engine.client.remove_image(APP)
+            beside.engine.args = []
+            beside.engine.restart()
+            beside.load()
+            assert beside.call("apply", node.bundle())["to"] == "12.1"
+            assert (beside.version(), node.version(BASE)) == ("12.1", "12.0")
 
     @contextmanager
     def _shared_store(self, node: Node, work: Path) -> Iterator[Node]:
@@ -185,6 +247,19 @@ class TestPodman:
         with PodmanEngine(work / "engine", "overlay", args=(option,), tree=node.cell.tree) as engine:
             minion = Minion(work / "minion", pillar={"baseimg": {"engine": {"kind": "podman", "address": engine.url}}})
             yield Node(node.cell, engine, minion, work, node.token)
+
+    def test_its_own_check_calls_a_changed_base_damaged(self, node: Node) -> None:
+        """`podman system check`, since Podman 5. The documentation warns of its `--repair`."""
+        if node.engine.client.version()["Version"].startswith("4."):
+            return
+        assert isinstance(node.engine, PodmanEngine)
+        check = enter(node.cell.tree, "podman", *node.engine.globals, "system", "check")
+        node.load()
+        assert subprocess.run(check, check=False).returncode == 0
+        node.call("apply", node.bundle())
+        assert subprocess.run(check, check=False).returncode != 0
+        node.call("rollback", BASE)
+        assert subprocess.run(check, check=False).returncode == 0
 
     def test_another_driver_is_refused(self, node: Node, tmp_path: Path) -> None:
         with PodmanEngine(tmp_path / "engine", "vfs", tree=node.cell.tree) as engine:

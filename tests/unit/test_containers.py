@@ -216,6 +216,7 @@ class TestRules:
             (one("a", state="paused"), "paused"),
             (one("a", state="restarting"), "restart loop"),
             (one("a", auto_remove=True), "--rm"),
+            (one("a", auto_remove=True, labels={"PODMAN_SYSTEMD_UNIT": "a.service"}), "systemctl restart a.service"),
             (one("a", labels={"com.docker.swarm.service.id": "x"}), "service update --force x"),
             (one("b"), "except"),
         ],

@@ -157,6 +157,7 @@ def test_the_grain_knows_every_name_of_the_live_directory() -> None:
         (f"docker/containerd/daemon/{SNAPSHOTS}", "fs"),
         ("containers/storage/overlay", "diff"),
         (f"containerd/{SNAPSHOTS}", "fs"),
+        (f"rancher/k3s/agent/containerd/{SNAPSHOTS}", "fs"),
     ],
 )
 def test_every_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, live: str) -> None:

@@ -38,6 +38,13 @@ def test_what_a_pattern_protects(pattern: str, protected: bool) -> None:
     assert not protection.protects([], "sha256:abcd", ["corp/app:1"])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name"), [("corp/shop", "corp/shop:2"), ("corp/app*", "corp/app:1"), ("sha256:ab*", "sha256:abcd")]
+)
+def test_the_name_that_matched(pattern: str, name: str) -> None:
+    assert protection.matching_name(["nothing", pattern], "sha256:abcd", ["corp/app:1", "corp/shop:2"]) == name
+
+
 def test_the_bundles_to_tell_the_impact_of() -> None:
     declared = {"version": "12.1", "bundles": {"12.1": {"source": URL}, "12.2": {"source": URL}}}
     bases = pillar.declared({"bases": {BASE: {**declared, "chain_id": DIGEST}}})["bases"]

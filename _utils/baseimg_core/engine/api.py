@@ -194,7 +194,7 @@ class _SdkTransport:
     def __init__(self, url: str) -> None:
         docker = sdk.docker()
         version = docker.constants.MINIMUM_DOCKER_API_VERSION
-        self._client = docker.APIClient(base_url=url, version=version, timeout=TIMEOUT)
+        self._client = docker.APIClient(base_url=url, version=version, timeout=TIMEOUT, tls=tls(url))
         weakref.finalize(self, self._client.close)
 
     def fetch(self, paths: Iterable[str]) -> Iterator[_Response]:
@@ -202,6 +202,11 @@ class _SdkTransport:
         for path in paths:
             response = self._client.get(f"{self._client.base_url}{path}")
             yield response.status_code, response.headers, response.content
+
+
+def tls(url: str) -> Any:
+    """Return the TLS configuration in the variables of the ``docker`` command; False for a socket."""
+    return sdk.docker().utils.kwargs_from_env().get("tls", False) if url.startswith("tcp://") else False
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, NotUnpacked
 from ..model.stack.owners import Owners
+from . import bundles
 from .base import Container, Image
 from .ctr import SNAPSHOTTER, Absent, Ctr
 from .docker import check_here
@@ -36,6 +37,7 @@ class Containerd(OnSnapshots):
         self._ctr = Ctr(address, namespace)
         self._snapshots = Snapshots(self._ctr)
         self._images: list[Image] | None = None  # cached for the object's lifetime (one operation)
+        self._described: dict[str, Mapping[str, Any]] = {}
         self.layers_root = self._snapshots.root
         check_here(address, self.layers_root, self.owners)
 
@@ -78,12 +80,21 @@ class Containerd(OnSnapshots):
         for key in self._ctr.run("containers", "ls", "-q").split():
             if stopped or key in tasks:
                 try:
-                    details = self._ctr.run_json("containers", "info", key)
+                    details = self._details(key, tasks.get(key, (0,))[0])
                 except Absent:
                     continue
                 if details.get("Snapshotter", SNAPSHOTTER) == SNAPSHOTTER:
                     containers.append(self._container(details, *tasks.get(key, (0, "CREATED"))))
         return sorted((item for item in containers if stopped or item.pid), key=lambda container: container.name)
+
+    def _details(self, key: str, pid: int) -> Mapping[str, Any]:
+        """Return a container's description. Nothing in it that baseimg reads changes while the container exists."""
+        if key not in self._described:
+            bundle = bundles.describe(pid, key, self._ctr.namespace) if pid else None
+            if bundle is None or self._snapshots.ancestors(key) is None:  # the CRI's snapshots have the containers' IDs
+                bundle = self._ctr.run_json("containers", "info", key)
+            self._described[key] = bundle
+        return self._described[key]
 
     def container(self, container_id: str) -> Container:
         """Return the present state of a container; raise :class:`ContainerUnknown`."""
@@ -125,7 +136,7 @@ class Containerd(OnSnapshots):
         """Read the image with this manifest digest or index digest."""
         manifest = self._ctr.read_blob(digest)
         for entry in manifest.get("manifests") or ():
-            if _is_native(entry.get("platform") or {}):
+            if self._is_native(entry):
                 manifest = self._ctr.read_blob(entry["digest"])
                 break
         config = self._ctr.read_blob(manifest["config"]["digest"]) if "config" in manifest else {}
@@ -140,6 +151,15 @@ class Containerd(OnSnapshots):
             architecture=config.get("architecture", ""),
             config=config.get("config") or {},
         )
+
+    def _is_native(self, entry: Mapping[str, Any]) -> bool:
+        """True if an index's entry is for this platform. Without ``platform`` its image's configuration tells."""
+        if "platform" in entry:
+            return _is_native(entry["platform"])
+        try:
+            return _is_native(self._ctr.read_blob(self._ctr.read_blob(entry["digest"])["config"]["digest"]))
+        except (Absent, KeyError):  # not pulled, or no image
+            return False
 
     def _container(self, details: Mapping[str, Any], pid: int, state: str) -> Container:
         labels = details.get("Labels") or {}

@@ -193,6 +193,11 @@ def _open(place: Choice) -> Supported:
 
     The kind of a Docker-compatible socket is detected, whatever the declaration says.
     """
+    if place.address.startswith("ssh://"):
+        raise StorageUnsupported(
+            f"the engine at {place.address} is on another machine",
+            "run baseimg on that machine: it changes the directories of the engine's layers",
+        )
     _check_namespace(place.address)
     if place.kind == "containerd":
         return Containerd(_path(place.address), place.namespace)

@@ -16,7 +16,7 @@ from ..linux.processes import kill_session
 from ..model.stack.owners import Owners
 from ..model.stack.packed import PackedLayer
 from . import tarsplit
-from .api import TIMEOUT, Api, NotFound, RequestRefused, reachable
+from .api import TIMEOUT, Api, NotFound, RequestRefused, reachable, tls
 from .base import Container, Image
 
 _STOP_TIMEOUT = 10  # seconds until the engine kills a container without a stop timeout
@@ -54,7 +54,7 @@ class Docker:
     @cached_property
     def _sdk(self) -> Any:
         """Docker's SDK, for requests that change state."""
-        return sdk.docker().APIClient(base_url=self.url, version=self._api.version, timeout=TIMEOUT)
+        return sdk.docker().APIClient(base_url=self.url, version=self._api.version, timeout=TIMEOUT, tls=tls(self.url))
 
     def _check(self, info: Mapping[str, Any]) -> None:
         """Refuse an engine with another storage driver."""

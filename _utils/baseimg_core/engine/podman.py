@@ -56,6 +56,12 @@ class Podman(Docker):
     def _open(self, info: Mapping[str, Any]) -> None:
         self.layers_root = os.path.join(info["store"]["graphRoot"], "overlay")
         self._records = os.path.join(info["store"]["graphRoot"], "overlay-layers")
+        for layer in self.layers():
+            if os.path.isdir(os.path.join(layer, "composefs-data")):
+                raise StorageUnsupported(
+                    f"the engine keeps the content of {layer} in composefs-data, so diff shows nothing of it",
+                    "set use_composefs to false in storage.conf, remove the images, and pull them again",
+                )
 
     def start(self, container_id: str) -> bool:
         """

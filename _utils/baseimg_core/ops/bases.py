@@ -105,7 +105,8 @@ def _by_record(engine: Engine, name: str) -> Base:
         try:
             record = Store(layer).read()
         except BaseimgError as exc:  # it may be this base's record: raise it if no other record matches
-            unreadable.append(exc)
+            if _may_be(engine, layer, name):
+                unreadable.append(exc)
             continue
         if record and name in (record.reference, *record.names):
             base = by_chain(engine, record.chain_id, name, record.diff_ids)
@@ -114,6 +115,12 @@ def _by_record(engine: Engine, name: str) -> Base:
         raise unreadable[0]
     tags = [tag for image in engine.images() for tag in image.tags]
     raise BaseAbsent(f"no image {name} and no record of it on this node", suggestion=misspelling.suggest(name, tags))
+
+
+def _may_be(engine: Engine, layer: str, name: str) -> bool:
+    """True if an unusable record in a layer's directory may be that of a base whose name is no tag."""
+    store = Store(layer)
+    return store.records.reference == name or not (store.records.reference or _versions(engine, store.layout.live))
 
 
 def by_chain(engine: Engine, chain_id: str, reference: str | None = None, diff_ids: Sequence[str] = ()) -> Base:
@@ -163,7 +170,8 @@ def check_swappable(engine: Engine, base: Base) -> None:
     if os.path.commonpath([root, os.path.realpath(base.directory)]) != root:
         raise StorageUnsupported(
             f"{base.directory} is outside of {engine.layers_root}, in a shared or read-only store",
-            "converge the base where that store is filled, or pull the image into this engine's own store",
+            "converge the base where that store is filled; or remove the images on it from this engine, remove the "
+            "store from storage.conf (additionalimagestores, imagestore), and pull the images again",
         )
     mounts.check_host()
     mounts.check_configured(engine.mount_options)

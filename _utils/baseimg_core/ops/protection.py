@@ -39,6 +39,9 @@ def check(context: Context, base: Base) -> None:
     """
     images = protected(context, base)
     if images:
-        names = ", ".join(image.name for image in images[:_NAMED])
+        patterns = context.protection.of(base.reference, base.chain_id)
+        names = ", ".join(
+            protection.matching_name(patterns, image.id, image.tags) or image.name for image in images[:_NAMED]
+        )
         more = f" and {len(images) - _NAMED} more" if len(images) > _NAMED else ""
         raise ImageProtected(f"{base.reference} is not changed: it would change the protected images {names}{more}")

@@ -16,6 +16,7 @@ _ALIVE = ("running", "paused")
 _PROJECT, _SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 _DEPENDS_ON = "com.docker.compose.depends_on"  # comma-separated service:condition:restart
 _SWARM, _SWARM_NAME = "com.docker.swarm.service.id", "com.docker.swarm.service.name"
+_UNIT = "PODMAN_SYSTEMD_UNIT"  # set by quadlets and `podman generate systemd`
 _STATES = {
     "paused": "paused: stop and start it when you unpause it",
     "restarting": "in a restart loop: its next start gets the new content",
@@ -112,6 +113,10 @@ def _refusal(container: Container, policy: Policy) -> str:
     """Return why the container itself must not be stopped; empty if it may."""
     if container.state != "running":
         return _STATES.get(container.state, _STOPPED)
+    if container.auto_remove and _UNIT in container.labels:
+        return (
+            f"the engine removes it when it stops (--rm): 'systemctl restart {container.labels[_UNIT]}' starts another"
+        )
     if container.auto_remove:
         return "the engine removes it when it stops (--rm): start another in its place"
     if _SWARM in container.labels:

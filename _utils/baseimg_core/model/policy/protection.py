@@ -73,9 +73,9 @@ class Declared:
     chain_id: str | None = None
 
 
-def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> bool:
+def matching_name(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> str:
     """
-    True if a pattern matches an image.
+    Find the name of an image that a pattern matches.
 
     Args:
         patterns: Shell patterns.
@@ -83,10 +83,24 @@ def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> boo
         tags: The image's references as the engine shows them.
 
     Returns:
-        True if a pattern matches the ID or a reference, with or without its tag.
+        The first reference that a pattern matches, with or without its tag; the ID if a pattern matches that; empty if
+        none matches.
     """
-    names = [image_id, *(name for tag in tags for name in (tag, tag.removesuffix(f":{ids.tag(tag)}")))]
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
+    names = {tag: (tag, tag.removesuffix(f":{ids.tag(tag)}")) for tag in tags} | {image_id: (image_id,)}
+    wanted = tuple(patterns)
+    return next(
+        (
+            name
+            for name, forms in names.items()
+            if any(fnmatch.fnmatchcase(form, pattern) for pattern in wanted for form in forms)
+        ),
+        "",
+    )
+
+
+def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> bool:
+    """True if a pattern matches an image (:func:`matching_name`)."""
+    return bool(matching_name(patterns, image_id, tags))
 
 
 def protection(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: object = None) -> Protection:
