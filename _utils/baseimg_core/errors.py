@@ -115,10 +115,13 @@ class BaseAbsent(BaseimgError):
     hint = "normal on a node without images on this base; otherwise correct the reference or give a chain ID"
 
     def __init__(self, message: str, hint: str = "", suggestion: str = "") -> None:
-        """``suggestion`` is a reference on this node that resembles the requested one."""
+        """
+        ``suggestion`` is a reference on this node that resembles the requested one.
+
+        ``coverage`` names the engines that were examined (:mod:`ops.coverage`), by outcome.
+        """
         super().__init__(message, f"did you mean {suggestion}?" if suggestion else hint)
         self.suggestion = suggestion
-        #: What was examined (:mod:`ops.coverage`); empty lists if only the engine of the operation was.
         self.coverage: dict[str, list[str]] = {"examined": [], "elsewhere": [], "unexamined": []}
 
     def as_dict(self) -> dict[str, Any]:

@@ -109,6 +109,8 @@ class TestAddresses:
 
     def test_tls(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The variables of the ``docker`` command: an engine that wants a certificate answers to ours only."""
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # requests prefers them to what the SDK gives it
+            monkeypatch.delenv(name, raising=False)
         certificates = tmp_path / "certificates"
         make_certificates(certificates)
         with socket.create_server(("127.0.0.1", 0)) as free:
