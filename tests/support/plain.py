@@ -46,6 +46,10 @@ class PlainEngine:
     storage: str = "plain"
     owners: Owners = field(default_factory=Owners)
     diff_ids: dict[str, str] = field(default_factory=dict)
+    mount_options: frozenset[str] = frozenset()
+
+    def unexamined(self) -> list[str]:
+        return []
 
     @property
     def layers_root(self) -> str:

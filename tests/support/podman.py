@@ -90,5 +90,6 @@ def rootless(tree: Path | None = None) -> Iterator[RootlessPodmanEngine]:
     with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp", ignore_cleanup_errors=True) as name:
         os.chmod(name, 0o711)
         root = Path(name) / "engine"
-        with RootlessPodmanEngine(root, "overlay", args=(f"--network-config-dir={root}/net",), tree=tree) as engine:
+        engine = RootlessPodmanEngine(root, "overlay", args=(f"--network-config-dir={root}/net",), tree=tree)
+        with engine:
             yield engine
