@@ -14,11 +14,12 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from tests.engines.node import APP, BASE, Node
-from tests.support import images
+from tests.support import containerd, images
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec, file
 from tests.support.minion import Minion
 from tests.support.podman import USER, PodmanEngine, rootless
+from tests.support.rootfs import suites
 from tests.support.sources import REPO
 
 pytestmark = pytest.mark.functional
@@ -88,6 +89,20 @@ class TestMountOptions:
             assert "mounts its layers with the program /bin/true" in refused(
                 other.minion, "storage-unsupported", "status"
             )
+
+
+if suites():  # containerd 1.6 has no such setting
+
+    @pytest.mark.cells(lambda cell: cell.kind == "containerd" and cell.tree and cell.file_system == "here")
+    def test_mount_options_of_containerd(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        setting = '[plugins."io.containerd.snapshotter.v1.overlayfs"]\nmount_options = ["metacopy=on"]\n'
+        monkeypatch.setattr(containerd, "CONFIG", f"{containerd.CONFIG}\n{setting}")
+        with containerd.ContainerdEngine(tmp_path / "engine", "overlayfs", tree=node.cell.tree) as engine:
+            minion = Minion(tmp_path / "minion", pillar={"baseimg": {"engine": node.cell.declared(engine)}})
+            other = Node(node.cell, engine, minion, tmp_path, node.token)
+            other.load()
+            message = refused(minion, "layer-unsupported", "apply", other.bundle())
+            assert "configured to mount overlays with metacopy=on" in message
 
 
 @only("podman")
