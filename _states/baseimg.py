@@ -47,8 +47,8 @@ def converged(
         The chain ID of the base, for nodes on which no image has the name.
 
     missing
-        ``ok``, or ``fail`` if a node without this base is a failure. The state also fails if another engine or namespace
-        on the node has the base.
+        ``ok``, or ``fail`` if a node without this base is a failure. The state also fails if another engine on the
+        node, or another namespace of containerd, has the base.
 
     repair
         Compare the live content with its index. If it was changed or replaced by hand, make it again; if the record is
