@@ -155,7 +155,12 @@ def check_host() -> None:
 
 
 def check_configured(options: frozenset[str]) -> None:
-    """Refuse an engine that is configured to mount overlays that would break after a swap, also if none runs."""
+    """
+    Refuse an engine that is configured to mount overlays that would break after a swap.
+
+    Raises:
+        LayerUnsupported: The options have ``index=on`` or ``metacopy=on``.
+    """
     for name in _FORBIDDEN:
         if f"{name.decode()}=on" in options:
             raise LayerUnsupported(

@@ -99,7 +99,14 @@ def matching_name(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -
 
 
 def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> bool:
-    """True if a pattern matches an image (:func:`matching_name`)."""
+    """
+    True if a pattern matches an image (:func:`matching_name`).
+
+    Args:
+        patterns: Shell patterns.
+        image_id: The image's ID.
+        tags: The image's references.
+    """
     return bool(matching_name(patterns, image_id, tags))
 
 
