@@ -24,7 +24,7 @@ from ..model.impact.verdict import Reason
 from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import aliases, arrivals, bases, contents, prove, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, coverage, prove, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import nest as ops_nest
 from . import repair as ops_repair
@@ -93,7 +93,7 @@ def converge(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        found = contents.find(context.engine, name, catalogue, chain_id)
+        found = coverage.find(context, name, catalogue, chain_id)
         contents.check(context, name, version, catalogue, found)
         results = []
         for base in found:

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from ..context import Context
 from ..engine.base import Engine
 from ..errors import BaseAbsent, BaseimgError
+from . import contents
+from .bases import Base
+from .plan import Catalogue
 
 
-@contextmanager
-def explained(context: Context, find: Callable[[Engine], object]) -> Iterator[None]:
+def find(context: Context, name: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
     """
-    Add the coverage to an error that says that a base is absent.
+    Return every content that a declaration stands for.
 
     Args:
         context: The context of the operation.
-        find: Finds the base in an engine; raises :class:`BaseAbsent`.
+        name: The declared reference.
+        catalogue: The declared bundles.
+        chain_id: The declared chain ID; ``None`` without one.
+
+    Raises:
+        BaseAbsent: It is not in the engine of the operation; ``coverage`` names the engines that were examined.
     """
+
+    def search(engine: Engine) -> list[Base]:
+        return contents.find(engine, name, catalogue, chain_id)
+
     try:
-        yield
+        return search(context.engine)
     except BaseAbsent as exc:
-        exc.coverage = _examine(context, find)
+        exc.coverage = _examine(context, search)
         raise
 
 
-def _examine(context: Context, find: Callable[[Engine], object]) -> dict[str, list[str]]:
+def _examine(context: Context, search: Callable[[Engine], object]) -> dict[str, list[str]]:
     """Look for a base in every engine on this node. Return the names of the engines by outcome."""
     coverage: dict[str, list[str]] = {"examined": [], "elsewhere": [], "unexamined": []}
     for place in context.places():
         try:
             engine = place.connect()
             coverage["unexamined"] += engine.unexamined()
-            find(engine)
+            search(engine)
         except BaseAbsent:
             coverage["examined"].append(place.name)
         except BaseimgError as exc:

@@ -24,7 +24,7 @@ from ..model.policy.pillar import Source
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import ASSUMED, Generation, Record
-from . import aliases, arrivals, bases, contents, impact, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, coverage, impact, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import repair as ops_repair
 from .bases import Base
@@ -87,7 +87,7 @@ def _previews(
     """Yield the preview of every content that a goal stands for."""
     runner.check(context.engine, goal.policy)
     catalogue = Catalogue(context, goal.bundles, stack)
-    found = contents.find(context.engine, goal.name, catalogue, goal.chain_id)
+    found = coverage.find(context, goal.name, catalogue, goal.chain_id)
     contents.check(context, goal.name, goal.version, catalogue, found)
     for base in found:
         yield _Preview(context, goal, base, catalogue, foreseen)
