@@ -118,9 +118,6 @@ class Minion:
         Raises:
             ArgumentInvalid: A value in the configuration or in pillar is wrong.
         """
-        timeout = self._salt["config.get"]("baseimg:lock_timeout", 60)
-        if not isinstance(timeout, int | float) or timeout < 0:
-            raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
         devices = self._salt["config.get"]("baseimg:allow_devices", False)
         if not isinstance(devices, bool):
             raise ArgumentInvalid(f"baseimg:allow_devices is {devices!r}, expected true or false")
@@ -138,7 +135,7 @@ class Minion:
             engine,
             self.fetch,
             by,
-            float(timeout),
+            self._lock_timeout(),
             self._reserve(),
             self.progress,
             trusted,
@@ -172,6 +169,13 @@ class Minion:
             ArgumentInvalid: An argument has a wrong type.
         """
         return job_terms.parse(not_after, rollout, cancels, self._opts["cachedir"])
+
+    def _lock_timeout(self) -> float:
+        """Return ``baseimg:lock_timeout`` in seconds."""
+        timeout = self._salt["config.get"]("baseimg:lock_timeout", 60)
+        if not isinstance(timeout, int | float) or timeout < 0:
+            raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
+        return float(timeout)
 
     def _grace(self) -> float:
         """Return ``baseimg:grace`` in seconds."""

@@ -190,7 +190,7 @@ class TestPillar:
         base = pillar["baseimg"]["bases"][BASE]
         assert set(base) == {
             *("version", "bundles", "chain_id", "missing", "repair", "containers", "below"),
-            *("protect", "accept", "impaired", "breaks", "require"),
+            *("protect", "accept", "impaired", "breaks", "require", "trial"),
         }
         assert set(policy.merged(pillar["baseimg"]["rollout"])) == set(pillar["baseimg"]["rollout"])
         (build,) = pillar["baseimg"]["builds"].values()

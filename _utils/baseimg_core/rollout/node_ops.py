@@ -348,7 +348,14 @@ class NodeOperations:
 
 
 def skew(clock: float | None, sent: float | None, received: float) -> float:
-    """Return the least possible clock skew in seconds, given the master's times before and after."""
+    """
+    Return the least possible clock skew of a node in seconds.
+
+    Args:
+        clock: The node's time, in seconds since the epoch; ``None`` if it did not say.
+        sent: The master's time when it asked; ``None`` if unknown.
+        received: The master's time when the answer came.
+    """
     if clock is None or sent is None:
         return 0.0
     return max(sent - clock, clock - received, 0.0)
