@@ -303,3 +303,22 @@ def test_links_and_removals_of_our_own_are_no_changes(tmp_path, kind, monkeypatc
             assert store.prune(store.recover(), [1])
         converge.rollback(node.context, BASE, "pristine")
         assert read == []
+
+
+class TwoNames(Node):
+    """A node whose versions each change a file with two names."""
+
+    def _version(self, version: str, files: dict[str, str]) -> list[Path]:
+        (root,) = super()._version(version, files)
+        (root / "lib").mkdir()
+        (root / "lib/a").write_text(version)
+        os.link(root / "lib/a", root / "lib/b")
+        return [root]
+
+
+def test_a_chain_of_bundles_that_change_a_hard_link(tmp_path: Path) -> None:
+    """The index has the digests of the content that is visible, not of the earlier one that both names hide."""
+    node = TwoNames(tmp_path / "node")
+    node.converge("12.2")
+    assert differences(node.view(), node.views["12.2"]) == []
+    assert verify.verify(node.engine, bases.locate(node.engine, BASE), True)["findings"] == []

@@ -13,7 +13,7 @@ import contextlib
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ...errors import BundleInvalid, BundleMismatch
@@ -102,6 +102,7 @@ class Flattener:
         leaves: set[bytes] = set()
         removed: set[bytes] = set()
         closed: set[bytes] = set()
+        visible: dict[bytes, str | None] = {}  # digests of paths that a higher contributor has filled
         with contextlib.ExitStack() as kept:
             for member, stream in members:
                 path = member.path
@@ -112,6 +113,7 @@ class Flattener:
                     closed.add(path)
                 if self._hidden(path) or (path in self._directories and not directory):
                     if member.leads and member.entry:
+                        visible[path] = self.digests.get(path)
                         self._leaders[path] = self._keep(member, member.entry, stream, kept)
                 elif member.removes:
                     removed.add(path)
@@ -121,6 +123,7 @@ class Flattener:
                     self._add_leaf(member, stream)
                     leaves.add(path)
         self._filler.join()
+        self._restore_digests(visible)
         self._leaders.clear()
         self._leaves |= leaves
         self._removed |= removed
@@ -134,6 +137,14 @@ class Flattener:
         stack.callback(os.close, descriptor)
         self._fill_file(descriptor, member, entry, stream)
         return descriptor
+
+    def _restore_digests(self, visible: Mapping[bytes, str | None]) -> None:
+        """Forget the digests of hidden paths, which were kept for their visible hard links."""
+        for path, digest in visible.items():
+            if digest is None:
+                self.digests.pop(path, None)
+            else:
+                self.digests[path] = digest
 
     def _hidden(self, path: bytes) -> bool:
         """True if a higher contributor hides this path."""
