@@ -51,7 +51,7 @@ class RandomBase:
         if self._rng.random() < 0.2:
             self._change_part(_ARCHIVE)
         if self._rng.random() < 0.1:
-            self._low = [*self._low, file(f"lib/low{self._number}", self._bytes(100))]
+            self._low = [*self._low, file(f"lib/low{len(self._low)}", self._bytes(100))]
             self.layers = self._rebuilt()
         elif self._rng.random() < 0.3 and len(self.layers) < 10:
             self.layers = [*self.layers, self._update(before)]
