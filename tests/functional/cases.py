@@ -1,4 +1,4 @@
-"""Small scenarios: a base, its target, and which paths differ between what the two show."""
+"""Small scenarios: a base, its target, and the paths that differ between the two."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ RAW_NAME = b"raw-\xff\xfe"
 @dataclass(frozen=True)
 class Case:
     """
-    Layers are bottom first. ``changes`` are the paths that the bundle must hold and no other: ``+`` added, ``~``
-    modified, ``-`` removed, spelled as people see them. ``app`` are an application's own layers.
+    A base, its target, an application on the base, and the paths that the bundle must hold.
+
+    ``changes`` lists every path in the bundle by its name in the file system, never as a whiteout: ``+`` added, ``~``
+    modified, ``-`` removed. ``app`` holds the layers of the application above the base. Layers are bottom first.
     """
 
     what: str
@@ -56,7 +58,7 @@ def above(
     changes: str | set[str],
     app: Sequence[Sequence[Member]] | None = None,
 ) -> Case:
-    """The target is built on the base."""
+    """Return a case whose target is built on the base."""
     old = [layer(*members) for members in base]
     return _case(what, old, [*old, *(layer(*members) for members in more)], changes, app)
 
@@ -68,7 +70,7 @@ def instead(
     changes: str | set[str],
     app: Sequence[Sequence[Member]] | None = None,
 ) -> Case:
-    """The target has layers of its own; those that are equal from the bottom up it shares with the base."""
+    """Return a case with a rebuilt target, which shares only equal bottom layers with the base."""
     return _case(what, [layer(*members) for members in base], [layer(*members) for members in target], changes, app)
 
 
@@ -276,12 +278,12 @@ PAIRS = [(old, new) for old in KINDS for new in KINDS if old != new]
 
 
 def _all(which: int, prefix: str = "") -> list[Member]:
-    """Every pair of types under a name of its own, as it is before (0) or after (1)."""
+    """Return a path for every pair of types, with the type before (0) or after (1) the change."""
     return [member for pair in PAIRS for member in KINDS[pair[which]](prefix + "-to-".join(pair))]
 
 
 def _every_type_changes(kept: Sequence[str] = ()) -> set[str]:
-    """``kept``: what directories have already in a lower layer that shows through."""
+    """Return the changes for all pairs; ``kept`` names directory entries that a lower layer shows."""
     changes = {"~" + "-to-".join(pair) for pair in PAIRS}
     for old, new in PAIRS:
         if new == "directory":

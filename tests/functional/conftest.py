@@ -1,4 +1,4 @@
-"""Images on the shared engine and the loaded modules, as functional tests use them."""
+"""Fixtures of the functional tests: a lab on the shared engine, with Salt's modules loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.minion import Minion  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def emptied(engine: Engine) -> Iterator[None]:
-    """Every test finds an engine without images: equal layers share a directory, and a swapped one stays swapped."""
+    """Remove all images after each test: equal layers share a directory, which stays swapped."""
     yield
     engine.remove_all()
 

@@ -1,7 +1,7 @@
 """
 Runs that are killed while they stop and start containers, wait for gates and run probes.
 
-The containers that a node has before are those that it has afterwards: the same IDs, all of them running.
+After a kill and one complete run, the node has the same containers as before: the same IDs, all running.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from tests.functional.lab import APP, BASE, NEW, SLEEP, Lab
 from tests.support.deadlines import POLL_SECONDS, SECONDS, scaled, wait_until
 
 STOP_SECONDS = 1
-#: Seconds after a step within which the kill comes, by the step: a stop takes longest.
+#: The trace point of each phase, and the maximum delay of the kill after it, in seconds. A stop takes longest.
 PHASES = {
     "stop": ("restart.noted", STOP_SECONDS + 0.3),
     "start": ("restart.stopped", 0.3),
     "gate and probe": ("restart.started", 0.5),
     "after the gate": ("restart.gated", 0.05),
 }
-# once a second: each check is a process of the engine
+# one check a second: each check costs the engine a process
 HEALTHY = {"test": ["CMD-SHELL", "true"], "interval": 1_000_000_000, "timeout": 60_000_000_000, "retries": 1}
 CONTAINERS: dict[str, dict[str, Any]] = {
     "plain": {},
     "always": {"restart_policy": {"Name": "always"}},
-    # PID 1 ignores the signal: the engine is still stopping it when its client is gone
+    # PID 1 ignores the signal, so the engine is still stopping the container after the kill of the client
     "stubborn": {
         "command": ("sh", "-c", "trap '' TERM; while :; do sleep 1; done"),
         "restart_policy": {"Name": "always"},
@@ -43,7 +43,7 @@ CONTAINERS: dict[str, dict[str, Any]] = {
     },
     "checked": {"healthcheck": HEALTHY, "restart_policy": {"Name": "unless-stopped"}},
 }
-#: Long enough for a kill to come in its middle. Most pass; a run whose probe fails goes the way back.
+#: Long enough for a kill to interrupt the probe. Most probes pass; a run whose probe fails switches the base back.
 PROBES = ("sleep 0.1", "sleep 0.1", "sleep 0.1", "sleep 0.1; exit 1")
 
 
@@ -57,11 +57,11 @@ class Rounds:
         for name, options in CONTAINERS.items():
             self._start(name, **options)
         self._before = self._inventory()
-        #: How many kills came in each phase, and how many runs ended before theirs.
+        #: The number of kills in each phase, and of runs that ended before their kill.
         self.counts: Counter[str] = Counter()
 
     def run(self, kills: int) -> Counter[str]:
-        """Kill so many runs, each followed by an undisturbed one; AssertionError if a container is lost."""
+        """Kill this many runs, with a complete run after each kill; fail if a container is lost."""
         while self.counts.total() - self.counts["ended before"] < kills:
             number = self.counts.total()
             phase = self._rng.choice(sorted(PHASES))
@@ -69,7 +69,7 @@ class Rounds:
             what = f"round {number}, killed in {phase} on the way to {version}"
             self.counts[phase if self._kill(phase, version) else "ended before"] += 1
             self._recover(what)
-        # what an engine was asked for before a kill would have come to its end by then
+        # the engine completes any request from before a kill within this time
         began = time.monotonic()
         while time.monotonic() - began < 2 * STOP_SECONDS:
             self._check("the last round")
@@ -92,7 +92,7 @@ class Rounds:
         return {one["Names"][0]: (one["Id"], one["State"]) for one in self._client.containers(all=True)}
 
     def _policy(self, probe: str) -> dict[str, Any]:
-        """Restart some containers, in batches of some size."""
+        """Return a policy that restarts a random selection of containers, in batches of random size."""
         return {
             "mode": "restart",
             "only": self._rng.sample(sorted(CONTAINERS), self._rng.randint(1, 3)),
@@ -103,12 +103,16 @@ class Rounds:
         }
 
     def _kill(self, phase: str, version: str) -> bool:
-        """Kill a run at a random moment of a phase; False if it ended before, as a run without a restart does."""
+        """
+        Kill a run at a random moment of a phase; return False if the run ended first.
+
+        A run that restarts no container always ends first.
+        """
         assert "baseimg.converged" in self._lab.minion.states  # loaded before the fork
         probe = self._rng.choice(PROBES)
         policy = self._policy(probe)
         point, seconds = PHASES[phase]
-        skipped = self._rng.choice((0, 0, 1))  # batches before
+        skipped = self._rng.choice((0, 0, 1))  # batches that pass before the kill
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -127,7 +131,7 @@ class Rounds:
                 os._exit(0)
         os.close(write)
         descriptor = os.pidfd_open(pid)
-        select.select([read, descriptor], [], [])  # the point, or the end of the process
+        select.select([read, descriptor], [], [])  # until the point, or the end of the process
         select.select([descriptor], [], [], self._rng.uniform(0, seconds))
         os.kill(pid, signal.SIGKILL)
         os.close(read)
@@ -140,7 +144,7 @@ class Rounds:
         return result
 
     def _recover(self, what: str) -> None:
-        """The next run, whatever it does, brings every container back."""
+        """Check that the next run, of any kind, starts every stopped container."""
         version = self._rng.choice(("12.0", "12.1"))
         follow = self._rng.choice(("keep", "restart", "rollback"))
         what = f"{what}, then {follow}"

@@ -1,4 +1,4 @@
-"""Short words for what functional tests do: load images, build and apply bundles, look at what the kernel shows."""
+"""Helpers of the functional tests: load images, build and apply bundles, read the kernel's view."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLEEP = ("sleep", "1000000")
 
 
 def layer(*members: Member) -> bytes:
-    """A layer's tar with the directories that its members need: an engine would give missing ones the present time."""
+    """Return a layer's tar with all parent directories; an engine gives missing ones the current time."""
     explicit = {member.path for member in members if member.type == directory("").type}
     given: list[Member] = []
     for member in members:
@@ -60,7 +60,7 @@ APP_LAYER = layer(file("app/run", b"app\n", 0o755), file("etc/app.conf", b"app\n
 
 @dataclass
 class Lab:
-    """One engine, one minion, one directory for the test's files."""
+    """One engine, one minion, and one directory for the test's files."""
 
     engine: Engine
     minion: Minion
@@ -69,11 +69,11 @@ class Lab:
     # Images
 
     def load(self, stacks: Mapping[str, Sequence[bytes]], config: Mapping[str, Any] | None = None) -> None:
-        """Load images by reference, their layers bottom first."""
+        """Load images: ``stacks`` maps each reference to its layers, bottom first."""
         self.engine.load(images.archive([ImageSpec(ref, layers, config or {}) for ref, layers in stacks.items()]))
 
     def usual(self, *more: str) -> None:
-        """A base in two versions and an application on the first, which all run; `more` may name `NEWER`."""
+        """Load a base in two versions and an application on the first; ``more`` may add `NEWER`."""
         old = [BUSYBOX, VERSION_0]
         stacks = {BASE: old, NEW: [*old, VERSION_1], NEWER: [*old, VERSION_1, VERSION_2], APP: [*old, APP_LAYER]}
         self.load({ref: layers for ref, layers in stacks.items() if ref != NEWER or NEWER in more})
@@ -82,11 +82,11 @@ class Lab:
         return node.layer_dirs(self.engine, image)
 
     def show(self, image: str) -> dict[bytes, Seen]:
-        """What the kernel shows for an image."""
+        """Return what the kernel shows for an image."""
         return kernel.show(self.dirs(image))
 
     def top(self, image: str) -> str:
-        """The directory of the image's top layer, with everything of the engine's and ours in it."""
+        """Return the directory of the image's top layer, which holds the engine's and baseimg's files."""
         return os.path.dirname(self.dirs(image)[0])
 
     def untag(self, *references: str) -> None:
@@ -97,25 +97,25 @@ class Lab:
 
     @cached_property
     def in_test_mode(self) -> Minion:
-        """The minion with `test=True`, loaded once: loading anew for every change of mode takes most of the time."""
+        """A minion with `test=True`, loaded once because loading takes most of a test's time."""
         return Minion(self.work / "minion-in-test-mode", self.engine.url, test=True)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """`lab.apply(…)` is `baseimg.apply(…)`."""
+        """Return a function of the module: `lab.apply(…)` calls `baseimg.apply(…)`."""
         if name.startswith("_"):
             raise AttributeError(name)
         function: Callable[..., Any] = self.minion.modules[f"baseimg.{name}"]
         return function
 
     def bundle(self, source: str = BASE, target: str = NEW, **arguments: Any) -> str:
-        """A bundle from one image to the other; returns its path."""
+        """Build a bundle from one image to the other; return its path."""
         name = "_".join(part.rpartition(":")[2] for part in (source, target)) + arguments.get("compression", "")
         path = str(self.work / f"{name}.tar")
         self.minion.modules["baseimg.build"](source, target, path, **arguments)
         return path
 
     def version(self, image: str = APP) -> str:
-        """The version that a new container of the image sees."""
+        """Return the version that a new container of the image sees."""
         return self.engine.run(image, "cat", "/etc/version").strip()
 
     # Nodes that must not change
@@ -126,7 +126,7 @@ class Lab:
     def refused(
         self, code: str | tuple[str, ...], function: str, *arguments: Any, **named: Any
     ) -> CommandExecutionError:
-        """Call something that must end in this one error, and find every layer of the node as it was."""
+        """Call a function that must fail with this error, and check that no layer of the node changed."""
         before = self.layers()
         with pytest.raises(CommandExecutionError) as caught:
             self.minion.modules[f"baseimg.{function}"](*arguments, **named)

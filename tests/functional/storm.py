@@ -1,4 +1,4 @@
-"""Containers that start while a base is swapped and pruned: each must see one whole content."""
+"""Containers that start while a base is swapped and pruned; each must see one complete content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WHOLE = {
     "12.1": "12.1 added kept tool 12.1",
     "12.2": "12.2 fresh kept tool 12.1",
 }
-# every file of the base by name, and the contents of two
+# prints the names of the base's files, and the contents of two of them
 LOOK = "cd /etc; echo $(cat version) $(for name in added fresh gone kept; do [ -e $name ] && echo $name; done) \
 $(cat /usr/lib/tool)"
 THREADS = 3
@@ -27,10 +27,10 @@ def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
     Args:
         lab: A node without images.
         starts: How many containers to start.
-        grace: Seconds that a generation stays after it was swapped out.
+        grace: Seconds that prune keeps a generation after it was swapped out.
 
     Returns:
-        How many containers saw what.
+        The number of containers by the content that they saw.
     """
     lab.usual(NEWER)
     bundles = {"12.1": {"source": lab.bundle()}, "12.2": {"source": lab.bundle(NEW, NEWER)}}
@@ -63,7 +63,7 @@ def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
 
 
 def _kept(work: Callable[[], None], seen: Counter[str], lock: threading.Lock) -> Callable[[], None]:
-    """An error in a thread is a finding."""
+    """Wrap the work of a thread so that its error is counted like a content."""
 
     def run() -> None:
         try:

@@ -1,4 +1,4 @@
-"""Nodes that the old shell scripts have updated are taken over, and get their original content back."""
+"""Adoption of nodes that the old shell scripts have updated, and the return to pristine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.kernel import Seen, differences
 pytestmark = pytest.mark.functional
 
 LOW = images.layer_tar([directory("opt"), file("opt/low"), directory("srv"), file("srv/old"), directory("etc")])
-# with everything that a layer can have, and without headers of some directories
+# every kind of entry that a layer can hold; some directories have no header
 TOP = images.layer_tar(
     [
         directory("etc", mode=0o751),
@@ -63,7 +63,7 @@ FULL = "corp/base:12.3"
 
 
 class Site:
-    """A node, and a build machine, where the old scripts are in use. ``original`` is what the base showed before."""
+    """A node and a build machine with the old scripts; ``original`` is the base before any update."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -86,7 +86,7 @@ class Site:
         return status
 
     def adopt(self) -> dict:
-        """Adopt, and find that nothing that a container sees has changed."""
+        """Adopt, and check that containers see no change."""
         before = self.show(), self.show(APP)
         done = self.lab.adopt()
         assert differences(before[0], self.show()) == []
@@ -95,7 +95,7 @@ class Site:
         return done
 
     def check_pristine(self) -> None:
-        """Back to the original: what the kernel shows, and the engine's own check."""
+        """Roll back to pristine, then compare the kernel's view and run the engine's own check."""
         self.lab.rollback(BASE, "pristine")
         assert differences(self.original, self.show()) == []
         saved = node.saved_diff_ids(self.lab.engine, BASE, APP)
@@ -153,7 +153,7 @@ class TestProven:
         site.check_pristine()
 
     def test_the_oldest_of_two_backups_is_gone(self, site: Site) -> None:
-        """What the second update changed is in the second backup; what the first one changed is nowhere."""
+        """The second update's changes have a backup; the first update only added files and needs none."""
         site.update("corp/adds:12.1")
         site.update(NEWER)
         shutil.rmtree(site.overlay / "tmp/backup/12.0")
@@ -187,20 +187,20 @@ class TestProven:
         site.check_pristine()
 
     def test_an_update_that_ended_in_the_middle(self, site: Site) -> None:
-        """Files are there, and the version was not rewritten."""
+        """The update copied files but did not rewrite the version."""
         site.update(NEW)
         properties = site.overlay / "tmp/baseimg.properties"
         properties.write_text(properties.read_text().replace("12.1", "12.0"))
         assert site.adopt()["version"] == "12.0-adopted"
         site.check_pristine()
 
-    # the backup, and the copy over the live directory; after so many of the directories in the layer's root
+    # call: the backup (1) or the copy over the live directory (2); sources: directories copied before the kill
     @pytest.mark.parametrize("call", [1, 2])
     @pytest.mark.parametrize("sources", [0, 1, 3])
     def test_an_update_that_was_killed(self, site: Site, call: int, sources: int) -> None:
         site.update(FULL, (call, sources))
         done = site.adopt()
-        # with the backup interrupted, the live directory was not touched
+        # an interrupted backup leaves the live directory unchanged
         assert (done["pristine"], done["version"]) == ("proven", "12.0" if call == 1 else "12.0-adopted")
         site.check_pristine()
 
@@ -214,7 +214,7 @@ class TestProven:
         site.check_pristine()
 
     def test_killed_and_run_again(self, site: Site) -> None:
-        """The second run backs up what the first one has changed, over the only copy of the original."""
+        """The second run overwrites the only backup of the original with the first run's changes."""
         site.update(NEW, (2, 4))
         site.update(NEW)
         done = site.adopt()
@@ -228,7 +228,7 @@ class TestProven:
         site.check_pristine()
 
     def test_a_restored_backup_whose_version_nobody_recorded(self, site: Site) -> None:
-        """The text has no command that restores, so nothing rewrites base.ver."""
+        """The documented procedure has no restore command, so nothing rewrites base.ver."""
         site.update(NEW)
         legacy.restore(site.overlay, "12.0", record=False)
         done = site.adopt()
@@ -238,7 +238,7 @@ class TestProven:
         site.check_pristine()
 
     def test_carriage_returns(self, site: Site) -> None:
-        """People edit the file on their own machines; the text takes care of that, once a line."""
+        """A properties file with carriage returns, from a Windows editor, can be updated and adopted."""
         site.update(NEW)
         properties = site.overlay / "tmp/baseimg.properties"
         properties.write_bytes(properties.read_bytes().replace(b"\n", b"\r\n"))
@@ -248,7 +248,7 @@ class TestProven:
         site.check_pristine()
 
     def test_a_target_that_is_built_on_its_own(self, site: Site) -> None:
-        """Then the archive has all layers of the target, the lowest ones over the others."""
+        """The archive of a rebuilt target holds all its layers, and lower layers overwrite upper ones."""
         site.update(FULL)
         assert site.show()[b"opt/low"].size == len(b"low again\n")
         done = site.adopt()
@@ -283,7 +283,7 @@ OTHER, OTHER_NEW = "other/base:3.0", "other/base:3.1"
 
 
 class TestASecondBase:
-    """There is one properties file for all bases, so the update of a second one lands in the first one's directory."""
+    """All bases share one properties file, so updating a second base changes the first base's layer."""
 
     @pytest.fixture
     def site(self, site: Site) -> Site:
@@ -317,7 +317,7 @@ class TestASecondBase:
 
 class TestAfterwards:
     def test_a_bundle_leads_on_from_the_original(self, site: Site) -> None:
-        """And so the scripts' mistakes are gone, also where the version is called the same."""
+        """A bundle from pristine removes the scripts' mistakes, even if the version name is the same."""
         site.update(NEW)
         site.adopt()
         bundle = site.lab.bundle()
@@ -421,7 +421,7 @@ class TestUnproven:
         assert done["missing"] == ["etc/version"]
 
     def test_a_backup_with_links_to_elsewhere(self, site: Site, tmp_path: Path) -> None:
-        """No symlink is followed, whatever it leads to."""
+        """Adoption follows no symlink of a backup."""
         site.update(NEW)
         (tmp_path / "version").write_bytes(b"12.0\n")
         path = site.overlay / "tmp/backup/12.0/etc"
@@ -478,7 +478,7 @@ class TestUnproven:
 
 
 class TestBeforehand:
-    """Nothing is built upon a content that the scripts have changed."""
+    """Operations before the adoption, which refuse content that the scripts have changed."""
 
     def test_refused(self, site: Site) -> None:
         bundle = site.lab.bundle()

@@ -1,4 +1,4 @@
-"""How an engine is asked: what an operation costs it, and what it may do meanwhile."""
+"""Requests to an engine: their number per operation, engine restarts, and refused requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
     bundles = {"12.1": {"source": bundle}}
     with asked() as few:
         assert lab.converge(BASE, "12.1", bundles)["images"] == [APP, BASE, NEW]
-    # the base by its name, then every image, three at once
+    # the base by name, then every image, in three parallel requests
     assert few == {"connections": 3, "_ping": 1, "info": 1, "images": 5, "containers": 2}
     with asked() as back:
         lab.rollback(BASE)
@@ -36,7 +36,7 @@ def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
     lab.load({f"corp/more:{number}": [BUSYBOX, VERSION_0, APP_LAYER, one] for number, one in enumerate(more)})
     with asked() as many:
         assert len(lab.converge(BASE, "12.1", bundles)["images"]) == 10
-    assert many - few == {"images": 7, "connections": 1}  # four are the most
+    assert many - few == {"images": 7, "connections": 1}  # the limit is four
 
 
 def test_an_engine_that_restarts_meanwhile(make_engine: Callable[..., Engine]) -> None:
@@ -59,10 +59,10 @@ def test_images_that_are_asked_for_at_once(lab: Lab) -> None:
     wanted = api.image_ids * 5
     assert [found["Id"] for found in api.inspect("images", wanted)] == wanted
     assert [found["Id"] for found in api.inspect("images", [*wanted, "sha256:" + "0" * 64])] == wanted
-    half = api.inspect("images", wanted)  # whoever asks no further leaves no answer to others
+    half = api.inspect("images", wanted)  # an iterator that is closed early leaves no response on its connection
     assert next(half)["Id"] == wanted[0]
     half.close()
-    lab.engine.restart()  # now no connection leads anywhere
+    lab.engine.restart()  # closes every connection
     assert [found["Id"] for found in api.inspect("images", wanted)] == wanted
 
 
@@ -83,7 +83,7 @@ def test_answers_of_an_engine(engine: Engine) -> None:
         api.get("images", "corp/none:1", "json")
     with pytest.raises(RequestRefused, match="invalid reference format"):
         api.get("images", "a b?all=1#", "json")
-    with pytest.raises(RequestRefused):  # a redirection
+    with pytest.raises(RequestRefused):  # the engine answers with a redirect
         api.get("images", "..", "json")
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: api.get("version")["Version"], range(40)))

@@ -1,4 +1,4 @@
-"""Images that arrive after a swap are judged by the next run, once, and so are contents that no bundle told before."""
+"""Images that arrive after a swap, and content that only staging reveals, are judged once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATE = "corp/late:1"
 
 
 def arrive(lab: Lab, name: str = LATE) -> None:
-    """An image that starts a file of the old base."""
+    """Load an image whose command reads a file that only the old base has."""
     lab.load({name: [BUSYBOX, VERSION_0, layer(file(f"own/{name}", b""))]}, {"Cmd": ["cat", "/etc/gone"]})
 
 
@@ -31,7 +31,7 @@ def converge(lab: Lab, minion: Minion | None = None, **arguments: Any) -> dict[s
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that were judged."""
+    """Record the names of the images that are judged."""
     names: list[str] = []
     judge = verdicts.ImageJudge.image
 
@@ -60,8 +60,8 @@ def test_an_image_that_arrives_later_makes_the_state_false_until_it_is_accepted(
         assert state["comment"].startswith(
             f"[image-breaks] {BASE} shows 12.1, and images that arrived later fail on it: {LATE} (/etc/gone is"
         )
-    assert judged == [LATE]  # once, and its verdict is kept
-    assert lab.version() == "12.1"  # nothing is swapped back
+    assert judged == [LATE]  # judged once; the verdict is stored
+    assert lab.version() == "12.1"  # the base stays on the new version
     assert converge(lab, accept=[LATE])["result"] is True
     lab.untag(LATE)
     assert converge(lab)["result"] is True

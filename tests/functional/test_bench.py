@@ -1,4 +1,4 @@
-"""The benchmark runs, and what it writes can be read. Nothing here is about how long anything takes."""
+"""The benchmark runs and writes readable results. No test checks a duration."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_small_run(tmp_path: Path) -> None:
     back = by_work["rollback, small, ext4", "x faster than old"]
     assert back["passed"] is (back["measured"] >= back["limit"])
     assert by_work["apply, many, ext4", "x cp -a"]["passed"] is None
-    # it took itself down
+    # the benchmark removed everything except its cache
     (kept,) = (tmp_path / "cache").iterdir()
     assert kept.name.startswith("small-1-")
 
@@ -63,7 +63,7 @@ def run(module: str, *arguments: str) -> str:
 
 
 def written(path: Path, workload: str, steps: dict[str, float]) -> str:
-    """Results of a run that measured one workload on ext4, with the old scripts' and our rollback."""
+    """Write results of one workload on ext4, with rollbacks of the old scripts and of baseimg."""
     machine = {"name": "m", "processor": "p", "processors": 2, "kernel": "6"}
     part = {"date": "today", "baseimg": "1", "runs": 1, "scale": 1, "caches": "warm", "workloads": [workload]}
     samples = [
@@ -75,7 +75,7 @@ def written(path: Path, workload: str, steps: dict[str, float]) -> str:
 
 
 def test_runs_are_joined(tmp_path: Path) -> None:
-    """A target that needs two workloads is judged, though each was measured in a run of its own."""
+    """A target that needs two workloads is judged even if separate runs measured them."""
     one = written(tmp_path / "one.json", "small", {"old": 1.0, "baseimg": 0.1})
     other = written(tmp_path / "other.json", "many", {"old": 20.0, "baseimg": 0.12})
 
@@ -109,7 +109,7 @@ def test_a_profile(tmp_path: Path) -> None:
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """For all that a fleet makes. Sockets are below it: their paths must stay below 108 bytes."""
+    """Make the directory of a fleet; it is short because socket paths must stay below 108 bytes."""
     root = Path(tempfile.mkdtemp(prefix="bi-", dir="/tmp"))
     yield root
     shutil.rmtree(root)
@@ -122,7 +122,7 @@ def fleet(scratch: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def daemons(scratch: Path) -> set[str]:
-    """Programs that run for the fleet: all of its daemons are given a directory in there."""
+    """Return the fleet's running daemons: each has a path below ``scratch`` in its command line."""
     found: set[str] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -150,7 +150,7 @@ def test_a_small_fleet(tmp_path: Path, scratch: Path) -> None:
         assert step["master_cpu_seconds"] > 0
         assert step["peak_bytes"] >= step["idle_bytes"] > 0
         assert step["requests"]["_return"][0] == nodes
-        # Each node fetches its bundle once, in the way that was asked for.
+        # each node fetches its bundle once, by the requested method
         converges = run == "converge"
         assert step["bundle_bytes"] == converges * nodes * data["bundle_bytes"]
         assert step["http_bytes"] == step["bundle_bytes"] * (by == "http")

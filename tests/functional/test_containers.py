@@ -1,4 +1,4 @@
-"""Containers that are restarted on the new content: which, when, behind which gate, and the way back. None is lost."""
+"""Container restarts on the new content: selection, order, gates and rollback. None is lost."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ pytestmark = pytest.mark.functional
 
 STOP_SECONDS = 3
 QUICK = {"mode": "restart", "timeout": scaled(SECONDS), "settle": 0}
-# a program that works with one version of the base only, and says so
+# a program that works only with base 12.0 and prints whether it does
 PICKY = ("sh", "-c", "grep -q 12.0 /etc/version && echo works && exec sleep 1000000; echo no good; exit 7")
-# what tells quickly, and in any case, whether it does
+# a probe that reports quickly whether it works
 PROBED = {"probe": [{"match": "picky", "command": "grep 12.0 /etc/version"}, {"command": "true"}]}
 HEALTHY = {"test": ["CMD-SHELL", "true"], "interval": 100_000_000, "timeout": 60_000_000_000, "retries": 1}
 NEEDS_OLD = {**HEALTHY, "test": ["CMD-SHELL", "grep 12.0 /etc/version || { echo wrong base; false; }"]}
@@ -50,7 +50,7 @@ def node(lab: Lab, bundle: Path) -> Node:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test leaves the bundle for all of them."""
+    """Return the path at which the first test builds the bundle for all tests."""
     return tmp_path_factory.mktemp("bundles") / "bundle.tar"
 
 
@@ -63,7 +63,7 @@ class Node:
     def run(
         self, name: str, *command: str, labels: dict[str, str] | None = None, image: str = APP, **options: Any
     ) -> str:
-        """Start a container; what is no option of ``create_container`` is one of its host configuration."""
+        """Start a container; other options than those of ``create_container`` go to its host configuration."""
         own = {key: options.pop(key) for key in ("healthcheck", "stop_signal", "stop_timeout") if key in options}
         host = self.client.create_host_config(**{"network_mode": "none", **options})
         created = self.client.create_container(
@@ -78,12 +78,12 @@ class Node:
         return str(created["Id"])
 
     def apply(self, **policy: Any) -> dict[str, Any]:
-        # an image that breaks is refused before; here it comes to the gate
+        # accept images that break, so that the gate fails instead of the check of images
         done: dict[str, Any] = self.lab.apply(self.bundle, accept=["*"], containers={**QUICK, **policy})
         return done
 
     def fails(self, code: str = "gate-failed", **policy: Any) -> tuple[str, dict[str, Any]]:
-        """An apply whose gate fails: its message and what it did."""
+        """Apply with a gate that fails; return the message and the result."""
         with pytest.raises(CommandExecutionError) as caught:
             self.apply(**policy)
         assert isinstance(caught.value.info, dict)
@@ -94,14 +94,14 @@ class Node:
         return self.lab.engine.exec(name, "cat", "/etc/version").strip()
 
     def inventory(self) -> dict[str, tuple[str, str]]:
-        """Every container: its ID and state."""
+        """Return the ID and state of every container by name."""
         return {one["Names"][0].lstrip("/"): (one["Id"], one["State"]) for one in self.client.containers(all=True)}
 
     def started(self, name: str) -> str:
         return str(self.client.inspect_container(name)["State"]["StartedAt"])
 
     def shown(self) -> str:
-        """The version that a base shows by its record."""
+        """Return the live version from the base's record."""
         return str(self.lab.status(BASE)["bases"][0]["version"])
 
     def tidy(self) -> bool:
@@ -113,7 +113,7 @@ def layer_without_sleep() -> bytes:
 
 
 def in_child(node: Node, point: str, work: Callable[[plan.Context], object]) -> None:
-    """Do something in a process that is killed at ``point``."""
+    """Run ``work`` in a process that is killed at ``point``."""
 
     def traced_work() -> None:
         runner.trace = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
@@ -197,7 +197,7 @@ class TestWhoIsRestarted:
             assert after[name][1] == before[name][1] or name == "loop"
 
     def test_with_the_owner_of_a_network_those_that_share_it(self, node: Node) -> None:
-        """They are on another image; without a restart they would have no network any more."""
+        """Containers that share a namespace restart with its owner: otherwise they lose their network."""
         owner = node.run("zowner")
         node.lab.load({"corp/beside:1": [BUSYBOX, APP_LAYER]})
         node.run("aside", image="corp/beside:1", network_mode=f"container:{owner}", restart_policy={"Name": "always"})
@@ -262,7 +262,7 @@ class TestInWhichOrder:
 class TestTheGate:
     @pytest.fixture
     def page(self) -> Iterator[tuple[str, list[int]]]:
-        """An address that answers with these codes, the last one for ever."""
+        """Serve a URL that answers with these status codes in turn, and repeats the last one."""
         codes = [503, 200]
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -330,7 +330,7 @@ class TestTheGate:
         assert node.version("picky") == "12.0"
 
     def test_does_not_start(self, node: Node, lab: Lab) -> None:
-        """The new base has lost the program that the container consists of."""
+        """A container cannot start if the new base lacks its program."""
         lab.load({"corp/base:12.3": [BUSYBOX, VERSION_0, VERSION_1, layer_without_sleep()]})
         node.bundle = lab.bundle(BASE, "corp/base:12.3")
         node.run("app", "/bin/sleep", "1000000")
@@ -361,7 +361,7 @@ class TestTheGate:
         assert list(done["restart"]["still_failing"]) == ["app"]
         assert node.version("app") == "12.0"
         assert "sleep 12345" not in node.lab.engine.exec("app", "ps")
-        # it was not seen to work since, so the next run looks again
+        # no run has seen it work since, so the next run checks it again
         assert not node.tidy()
         assert node.lab.rollback(BASE, to="12.0", containers=QUICK)["restart"]["restarted"] == []
         assert node.tidy()
@@ -390,7 +390,7 @@ class TestTheGate:
         assert (done["changed"], done["to"], done["restart"]["rolled_back"]) == (True, "12.1", False)
         assert [node.version(name) for name in ("aaa", "zzz")] == ["12.1", "12.0"]
         assert node.inventory()["picky"][1] == "exited"
-        # a failure remains one, as long as the container does not work
+        # every run fails until the container works
         assert "picky has ended" in node.fails(**PROBED, on_failure="halt")[0]
         done = node.lab.rollback(BASE, containers=QUICK)
         assert done["restart"]["started"] == ["picky"]
@@ -465,7 +465,7 @@ class TestTheState:
 
 
 class TestKilled:
-    """At every step, and the next run starts what was stopped, whatever it does."""
+    """Runs that are killed at every step; the next run, of any kind, starts stopped containers."""
 
     @staticmethod
     def killed(node: Node, point: str) -> dict[str, tuple[str, str]]:
@@ -494,7 +494,7 @@ class TestKilled:
         assert node.tidy()
 
     def test_while_the_engine_is_still_stopping_it(self, node: Node) -> None:
-        """A request outlives its client: the container runs when the next operation looks, and ends after that."""
+        """The engine completes a stop of a killed client after the next operation has seen it running."""
         stubborn = ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
         always = {"Name": "always"}
         node.run("stubborn", *stubborn, stop_signal="SIGTERM", stop_timeout=STOP_SECONDS, restart_policy=always)
@@ -510,7 +510,7 @@ class TestKilled:
         again = node.started("stubborn")
         assert again != state["StartedAt"]
         begun = time.monotonic()
-        while time.monotonic() - begun < STOP_SECONDS + 2:  # the first request would have ended by now
+        while time.monotonic() - begun < STOP_SECONDS + 2:  # the first stop request would have completed by now
             now = node.client.inspect_container("stubborn")["State"]
             assert (now["Running"], now["StartedAt"]) == (True, again)
             time.sleep(0.1)
@@ -520,12 +520,12 @@ class TestKilled:
         self.killed(node, "restart.stopped")
         (stopped,) = (name for name, (_id, state) in node.inventory().items() if state == "exited")
         node.lab.apply(node.bundle, containers={"mode": "keep", "except": [stopped]})
-        # an operation starts what was stopped before it reads any policy, but does not wait for it
+        # an operation starts stopped containers before it reads a policy, but does not wait for them
         assert node.tidy()
 
 
 class TestUnknownContent:
-    """A container whose own layers and files cover all of the base, on a kernel that does not tell a mount's age."""
+    """A container that covers all of the base, on a kernel that does not report a mount's age."""
 
     @pytest.fixture
     def covered(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Node:
@@ -539,7 +539,7 @@ class TestUnknownContent:
     def test_it_is_restarted_once(self, covered: Node) -> None:
         done = covered.apply()
         assert done["restart"]["restarted"] == ["covered"]
-        # it has not started again since, so it is on what was live then
+        # it has not started since the restart, so it is on the content that was live then
         assert done["containers"] == {"current": ["covered"], "outdated": [], "unknown": []}
         before = covered.started("covered")
         assert covered.apply()["restart"]["restarted"] == []
@@ -561,7 +561,7 @@ class TestUnknownContent:
         )
 
     def test_restarted_in_vain_is_a_failure(self, covered: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An engine that starts it with its old mount, as Podman may."""
+        """A restart fails if the engine starts the container with its old mount, as Podman may."""
         start = Docker.start
 
         def kept(engine: Docker, container_id: str) -> bool:
@@ -615,6 +615,6 @@ class TestTheEngineInTheMiddle:
         other.lab.minion.configure(**{"docker.url": other.lab.engine.url})
         other.client = other.lab.engine.client
         assert other.inventory()["aaa"][1] == "exited"
-        assert other.apply()["restart"]["started"] == []  # already by then, before anything else
+        assert other.apply()["restart"]["started"] == []  # the run started it first, before the restarts
         assert other.inventory() == before
         assert other.version("aaa") == "12.1"

@@ -1,4 +1,4 @@
-"""What the kernel shows after an apply is what it shows for the target, and after a rollback what it was."""
+"""After an apply the kernel shows the target; after a rollback it shows the original base."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SIGNS = {"added": "+", "modified": "~", "removed": "-"}
 
 @pytest.fixture(scope="module")
 def minion(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Minion:
-    """One for all cases, as on a node: loading anew for each would take a quarter of the time."""
+    """Load one minion for all cases: loading one for each takes a quarter of the time."""
     return Minion(tmp_path_factory.mktemp("minion"), engine.url, baseimg={"allow_devices": True})
 
 
@@ -55,7 +55,7 @@ def test_apply_shows_the_target_and_rollback_the_base(
     bundle = lab.bundle()
     assert needed_paths(lab.diff(BASE, NEW), bundle) == case.changes
     assert_only_what_differs(bundle, old, new)
-    lab.apply(bundle, accept=["*"])  # what the applications lose is not the subject here
+    lab.apply(bundle, accept=["*"])  # the verdicts on the applications do not matter here
 
     assert differences(show(base), new) == []
     assert differences(lab.show(APP), new_app) == []
@@ -71,7 +71,7 @@ def test_apply_shows_the_target_and_rollback_the_base(
 
 
 def needed_paths(found: dict[str, Any], bundle: str) -> set[str]:
-    """What differs, without paths that only lost others of their hard links: a bundle need not rewrite them."""
+    """Return the differences without paths that only lost hard links: a bundle may omit them."""
     entries = node.bundle_entries(bundle)
     return {
         sign + one["path"]
@@ -92,7 +92,7 @@ def assert_only_what_differs(bundle: str, old: dict[bytes, Seen], new: dict[byte
 
 
 class TestContainers:
-    """What is seen from the inside, of content that the kernel comparison above covers from the outside."""
+    """The view inside containers; the comparison of the kernel's views above covers the outside."""
 
     def test_new_containers_of_base_and_application_see_the_new_version(self, lab: Lab) -> None:
         lab.usual()
@@ -118,7 +118,7 @@ class TestContainers:
         ]
 
     def test_a_base_with_another_libc_directory(self, lab: Lab) -> None:
-        """The shell itself is in a directory that becomes a symlink."""
+        """The shell still runs after its directory becomes a symlink."""
         old = [BUSYBOX, layer(file("etc/version", b"12.0\n"))]
         moved = layer(*(_below_usr(member) for member in busybox_members()), symlink("bin", "usr/bin"))
         new = [layer(file("etc/version", b"12.1\n")), moved]
@@ -286,7 +286,7 @@ class TestBundles:
         assert (lab.work / "out/b.tar").stat().st_mode & 0o777 == 0o600
 
     def test_an_engine_takes_a_bundle_for_an_image_layout(self, lab: Lab) -> None:
-        """Its layer, laid over the base by hand as any OCI tool would, shows the target."""
+        """The layer of a bundle holds plain OCI changes: files and whiteouts."""
         lab.usual()
         bundle = lab.bundle()
         entries = node.bundle_entries(bundle)
@@ -326,7 +326,7 @@ class TestLayer:
 
 
 class TestSeveralSteps:
-    """Generation after generation in one directory."""
+    """Several generations, one after the other, in one directory."""
 
     def test_there_and_back_many_times(self, lab: Lab) -> None:
         lab.usual()
@@ -364,7 +364,7 @@ class TestSeveralSteps:
         assert node.saved_diff_ids(lab.engine, BASE)[BASE] == [diff_id(BUSYBOX), diff_id(VERSION_0)]
 
     def test_an_engine_saves_the_original_or_nothing(self, lab: Lab) -> None:
-        """While a newer version is shown, `docker save` finds changed files: a limit that README names."""
+        """`docker save` fails while the base shows a newer version; the README states this limit."""
         lab.usual()
         lab.apply(lab.bundle())
         with pytest.raises(docker.errors.APIError, match="file integrity checksum failed"):
@@ -385,7 +385,7 @@ class TestSeveralSteps:
         assert late in again["images"]
 
     def test_a_layer_on_top_of_a_removed_path_is_not_stray(self, lab: Lab) -> None:
-        """The whiteout that a generation needed is not taken over by the next one that needs it no longer."""
+        """A whiteout of one generation does not carry over to a next one without it."""
         old = [BUSYBOX, layer(file("d/a", b"1"), file("d/b")), layer(file("x"))]
         middle = [*old, layer(whiteout("d/a"), whiteout("d/b"))]
         last = [*middle, layer(file("d/a", b"2"))]

@@ -1,4 +1,4 @@
-"""Versions of a base and applications on it, at random but from a seed: the images that a year of updates brings."""
+"""Random versions of a base and applications on it, reproducible from a seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.images import Member, file, hardlink, symlink
 DIRECTORIES = ("usr/lib", "usr/share/doc", "srv", "var/lib/data", "opt/tool")
 _FILES = 60
 _CHANGES = 8
-#: A part of the library changes with each version, a part of the archive with some: generations link the archive.
+#: Each version changes part of the library; some change part of the archive, which generations hard-link.
 _LIBRARY, _ARCHIVE = "usr/lib/library.so", "opt/tool/archive"
 _LIBRARY_BYTES = 256 << 10
 _FIXED = (_LIBRARY, _ARCHIVE)
@@ -43,7 +43,7 @@ class RandomBase:
         self.layers = self._rebuilt()
 
     def next_version(self) -> None:
-        """Change the content at random, and pack it: rebuilt, or as a layer on top of the previous version."""
+        """Change the content at random; pack it as a rebuilt image or as one more layer."""
         before = dict(self.members)
         for _ in range(self._rng.randint(1, _CHANGES)):
             self._rng.choice((self._add, self._modify, self._modify, self._remove, self._replace))()
@@ -59,7 +59,7 @@ class RandomBase:
             self.layers = self._rebuilt()
 
     def application(self, name: str) -> bytes:
-        """The layer of an application: files of its own, and some that override, remove or stand beside the base's."""
+        """Return an application's layer: new files, overrides, whiteouts, and files next to the base's."""
         members = [file(f"opt/{name}/run", name.encode(), 0o755)]
         for path in self._rng.sample(sorted(self.members), 4):
             kind = self._rng.choice(("override", "remove", "beside"))
@@ -75,8 +75,12 @@ class RandomBase:
         return [layer(*self._low), layer(*self._packed(self.members))]
 
     def _update(self, before: dict[str, Member]) -> bytes:
-        """The difference to the previous version. Hard links come whole: their first path decides their content."""
-        # a file in place of a directory hides what was below
+        """
+        Return a layer with the difference to the previous version.
+
+        It holds all paths of a changed hard link: the first path decides the content.
+        """
+        # a file that replaces a directory hides the entries below it
         removed = [images.whiteout(path) for path in sorted(before.keys() - self.members.keys()) if self._fits(path)]
         changed = {path: member for path, member in self.members.items() if before.get(path) != member}
         linked = {member.target for member in self.members.values() if member.path in changed and member.target}
@@ -86,7 +90,7 @@ class RandomBase:
         return layer(*removed, *self._packed(changed))
 
     def _fits(self, path: str) -> bool:
-        """True if the path is not there, nor a file in place of one of its parents, nor a directory."""
+        """Return True if the path does not exist and no parent of it is a file."""
         return not any(parent in self.members for parent in [path, *_parents(path)]) and not self._is_directory(path)
 
     def _is_directory(self, path: str) -> bool:
@@ -94,7 +98,7 @@ class RandomBase:
 
     @staticmethod
     def _packed(members: dict[str, Member]) -> list[Member]:
-        """The members in an order in which the target of each hard link precedes it."""
+        """Return the members with the target of each hard link before the link."""
         return sorted(members.values(), key=lambda member: (member.type == _HARDLINK, member.path))
 
     def _bytes(self, size: int) -> bytes:
@@ -152,7 +156,7 @@ class RandomBase:
                 del self.members[other]
 
     def _replace(self) -> None:
-        """A file becomes a directory with a file, or a directory becomes a file."""
+        """Replace a file by a directory with a file, or a directory by a file."""
         path = self._rng.choice(sorted(self.members))
         if path in _FIXED:
             return

@@ -1,8 +1,8 @@
 """
-A simulated year of one node: a new version of its base each week, and what happens to a node meanwhile.
+A simulated year of one node: a new version of its base each week, and random events in between.
 
-The real images stand on a second engine, which nothing converges. After each event and each week the kernel shows the
-base, every application and every running container, and each must be what the real images show.
+A second engine holds the real images and never converges. After each event and each week, the views of the base, of
+every application and of every running container must equal the views of the real images.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ BASE = f"corp/base:{PRISTINE}"
 EVENTS_A_WEEK = 4
 KILLS = 3
 FILLER_STEPS = (64 << 20, 1 << 20, 64 << 10, 4096)
-#: What the engine itself puts into a container, and the directories that it changes for that.
+#: Paths that the engine adds to a container, and directories that it changes to add them.
 ENGINES_OWN = (b".dockerenv", b"dev", b"etc", b"proc", b"sys")
 View = dict[bytes, Seen]
 
 
 @dataclass
 class Container:
-    """A running container, with the content that it may show."""
+    """A running container and the versions that it may show."""
 
     application: str
-    #: Versions that were live since it was last seen. One is left once its view was compared.
+    #: Versions that were live since the last check. Each check keeps those that equal the container's view.
     versions: set[str]
-    #: The time of its start, as the engine has it.
+    #: The start time that the engine reports.
     started: str = ""
-    #: True from an edit of a content that it may show until its next start.
+    #: True from an edit by hand that the container may show until its next start.
     edited: bool = False
 
 
 @dataclass
 class Figures:
-    """What happened in a year, and how much the node keeps."""
+    """Event counts of a year, and the disk space that the node used."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    #: For each week the generations, the bytes of the base's layer and those of its history.
+    #: For each week: the number of generations, the bytes of the base's layer, and the bytes of its history.
     growth: list[tuple[int, int, int]] = field(default_factory=list)
 
     def as_text(self) -> str:
-        """One line for people."""
+        """Format the figures as one line."""
         generations, sizes, histories = zip(*(self.growth or [(0, 0, 0)]), strict=True)
         counts = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items()))
         return (
@@ -77,10 +77,10 @@ class Figures:
 
 
 class Year:
-    """A node, the builder of its images, and what is expected of both."""
+    """A node, the builder of its images, and the state that the checks expect."""
 
     def __init__(self, root: Path, disk: Path, seed: int) -> None:
-        """``root`` takes the builder and the bundles, ``disk`` the node's engine."""
+        """Keep the builder and the bundles below ``root``, and the node's engine below ``disk``."""
         self._root, self._disk = root, disk
         self._rng = random.Random(seed)
         self._builder, self._engine = Engine(root / "builder"), Engine(disk / "engine")
@@ -93,7 +93,7 @@ class Year:
         self._containers: dict[str, Container] = {}
         self._live = PRISTINE
         self._offline = False
-        #: How long each kind of operation took that ended before its kill, in seconds.
+        #: Seconds that the last operation of each kind took to complete; a kill comes within this time.
         self._durations = {"converge": 0.5, "rollback": 0.2, "prune": 0.2}
         self._deck: list[str] = []
         self.figures = Figures()
@@ -115,7 +115,7 @@ class Year:
             engine.destroy()
 
     def run(self, weeks: int) -> Figures:
-        """Simulate so many weeks; AssertionError for any content that no real image has, or a lost container."""
+        """Simulate weeks; fail if a view equals no real image or a container is lost."""
         for _ in range(weeks):
             self._publish()
             self._offline = False
@@ -134,7 +134,7 @@ class Year:
         return self.figures
 
     def _draw(self) -> str:
-        """The next event: all of them in random order, and again."""
+        """Draw the next event: all events in random order, then again in another order."""
         if not self._deck:
             self._deck = self._rng.sample(sorted(EVENTS), len(EVENTS))
         return self._deck.pop()
@@ -146,7 +146,7 @@ class Year:
     # The images
 
     def _publish(self) -> None:
-        """Build the next version and the bundle that leads to it: chained, cumulative, or a delta."""
+        """Build the next version and its bundle: chained, cumulative, or a delta."""
         self._base.next_version()
         before, version = self._newest, f"12.{len(self._versions)}"
         self._versions.append(version)
@@ -160,7 +160,7 @@ class Year:
         self.figures.counts[f"{kind} bundles"] += 1
 
     def _real(self, image: str, version: str) -> View:
-        """What the real image shows over a version of the base."""
+        """Return the real image's view over a version of the base."""
         if (image, version) not in self._views:
             directories = node.layer_dirs(self._builder, f"corp/base:{version}")
             if image != BASE:
@@ -171,11 +171,11 @@ class Year:
     # Events
 
     def _nothing(self) -> None:
-        """A quiet day: an ordinary run."""
+        """Converge once, as on a quiet day."""
         self._converge(self._newest)
 
     def _node_goes_offline(self) -> None:
-        """It catches up over several bundles in a later week."""
+        """Skip this week's run; a later week catches up over several bundles."""
         self._offline = True
 
     def _application_comes(self) -> None:
@@ -217,9 +217,9 @@ class Year:
         self._await_containers()
 
     def _rollback(self) -> None:
-        """To the previous or the original content."""
+        """Roll back to the previous or the original content."""
         to = self._rng.choice((None, "pristine"))
-        with contextlib.suppress(CommandExecutionError):  # there may be no previous one
+        with contextlib.suppress(CommandExecutionError):  # the node may have no previous version
             self._minion.modules["baseimg.rollback"](BASE, to=to)
             self.figures.counts["rollbacks"] += 1
         self._see()
@@ -228,7 +228,7 @@ class Year:
         self._minion.modules["baseimg.prune"](BASE, keep=0)
 
     def _killed(self) -> None:
-        """Operations that are killed at random moments, one after the other."""
+        """Kill several operations at random moments, one after the other."""
         for _ in range(KILLS):
             version = self._rng.choice(
                 [version for version in (PRISTINE, *self._versions[-3:]) if version != self._live]
@@ -245,7 +245,7 @@ class Year:
         self._await_containers()
 
     def _full_disk(self) -> None:
-        """A run on a disk with hardly any space, then one with space."""
+        """Converge on a nearly full disk, then with free space."""
         fillers = _fill(self._disk, leave=self._rng.choice((0, 8 << 10, 200 << 10, 2 << 20)))
         try:
             result = self._state(self._newest)
@@ -257,11 +257,11 @@ class Year:
         self._converge(self._newest)
 
     def _edit_live(self) -> None:
-        """A change by hand in the live content, then a run without and one with ``repair``."""
+        """Edit the live content by hand, then converge without and with ``repair``."""
         self._edit(self._generations(live=True))
 
     def _edit_kept(self) -> None:
-        """A change by hand in a generation that is not live, and the way back to it."""
+        """Edit a generation that is not live by hand, then roll back to it."""
         self._edit(self._generations(live=False))
 
     def _edit(self, contents: Mapping[str, Path]) -> None:
@@ -287,7 +287,7 @@ class Year:
         self._await_containers()
 
     def _generations(self, live: bool) -> dict[str, Path]:
-        """Directories by version: the live one or the kept ones. Never the original content, which has no copy."""
+        """Return live or kept directories by version, without the original content, which has no copy."""
         status = self._status()
         if live:
             return {} if status["generation"] == 0 else {status["version"]: Path(status["path"])}
@@ -306,14 +306,14 @@ class Year:
         return result
 
     def _converge(self, version: str, repair: bool = False) -> None:
-        """A run of the state that nothing disturbs must succeed, and the base must show the version afterwards."""
+        """Converge undisturbed: the state must succeed, and the base must show the version."""
         result = self._state(version, repair=repair, containers=self._policy())
         assert result["result"] is True, result
         self._see()
         assert self._live == version, result
 
     def _kill_during(self, name: str, work: Callable[[], object]) -> bool:
-        """Do something in a process that is killed at a random moment; True if it did not end before."""
+        """Run ``work`` in a process and kill it at a random moment; return False if it ended first."""
         assert "baseimg.converged" in self._minion.states  # loaded before the fork
         began = time.monotonic()
         pid = os.fork()
@@ -339,7 +339,7 @@ class Year:
         return status
 
     def _see(self) -> None:
-        """The base shows exactly what its status says, which is a real version."""
+        """Check that the base shows exactly the real version that its status names."""
         version = str(self._status()["version"])
         self._equal(kernel.show(node.layer_dirs(self._engine, BASE)), self._real(BASE, version), f"base at {version}")
         self._live = version
@@ -354,7 +354,7 @@ class Year:
         return {one["Names"][0].lstrip("/"): one["State"] for one in self._engine.client.containers(all=True)}
 
     def _check(self, event: str) -> None:
-        """The base, every application and every container."""
+        """Check the views of the base, every application and every container."""
         self._see()
         for name in self._applications:
             shown = kernel.show(node.layer_dirs(self._engine, name))
@@ -365,7 +365,7 @@ class Year:
             self._check_container(name, container, event)
 
     def _check_container(self, name: str, container: Container, event: str) -> None:
-        """A container shows one version, whole; between two starts always the same."""
+        """Check that a container shows one complete version, the same until its next start."""
         details = self._engine.client.inspect_container(name)
         if details["State"]["StartedAt"] != container.started:
             container.started = details["State"]["StartedAt"]
@@ -391,7 +391,7 @@ class Year:
         self.figures.growth.append((len(status["generations"]), used, size))
 
     def _end(self) -> None:
-        """With all containers on the live content, two generations stay; the record and the disk agree."""
+        """Restart all containers and prune: two generations remain, and the record matches the disk."""
         self._converge(self._newest)
         for name in self._containers:
             self._engine.client.stop(name, timeout=0)
@@ -433,7 +433,7 @@ def _without_engines_own(view: View) -> View:
 
 
 def _fill(root: Path, leave: int) -> list[Path]:
-    """Take the space of a file system, except about ``leave`` bytes; returns the files to remove."""
+    """Fill a file system up to about ``leave`` bytes; return the files to remove."""
     spare = root / "spare"
     spare.touch()
     if leave:
@@ -449,7 +449,7 @@ def _fill(root: Path, leave: int) -> list[Path]:
     return fillers
 
 
-# Edits by hand. A file with several links is replaced: through an open file the original content would change, too.
+# Edits by hand. A hard-linked file is replaced first: a write to it would change the original content, too.
 
 
 def _file(rng: random.Random, root: Path) -> Path:
@@ -458,7 +458,7 @@ def _file(rng: random.Random, root: Path) -> Path:
 
 
 def _overwrite(rng: random.Random, root: Path) -> None:
-    """Other bytes of the same size, with the old time."""
+    """Overwrite bytes of a file and restore its times."""
     path = _file(rng, root)
     status = path.stat()
     if status.st_nlink > 1:
@@ -469,7 +469,7 @@ def _overwrite(rng: random.Random, root: Path) -> None:
 
 
 def _swap_out(path: Path) -> None:
-    """The same file with an inode of its own."""
+    """Replace a file by a copy, which has a new inode."""
     copy = path.with_name(f"{path.name}.copy")
     shutil.copy2(path, copy)
     copy.rename(path)
@@ -510,7 +510,7 @@ def _replace_directory(rng: random.Random, root: Path) -> None:
 
 
 def _copy_over(rng: random.Random, root: Path) -> None:
-    """The whole directory replaced by a copy of itself, with one file changed."""
+    """Replace the whole directory by a copy with one changed file."""
     copy = root.with_name("by hand")
     subprocess.run(["cp", "-a", root, copy], check=True)
     shutil.rmtree(root)
