@@ -1,4 +1,4 @@
-"""A real Debian base: packages upgraded, installed and removed, as one layer on top and as a tree made anew."""
+"""A real Debian base with package changes, packed as one more layer and as a rebuilt tree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.functional, pytest.mark.slow]
 SUITE = "bookworm"
 ANEW = "corp/base:anew"
 REMOVED, INSTALLED = "less", ("tree", "netcat-openbsd")
-# What an operator does to a base: nothing of it is known to baseimg. apt finds the order, which Pre-Depends may decide.
+# An operator's change of a base, unknown to baseimg. apt orders the packages, as Pre-Depends may require.
 UPGRADE = f"""
 export DEBIAN_FRONTEND=noninteractive
 apt-get --yes --no-install-recommends --option=APT::Sandbox::User=root --option=DPkg::Options::=--force-unsafe-io \\
@@ -38,7 +38,7 @@ OWN_LAYER = layer(
 
 
 def run(*command: str | Path, **options: object) -> str:
-    """A command's output; where it fails, what it printed is the error."""
+    """Run a command and return its output; if it fails, show the output in the error."""
     done = subprocess.run(
         [str(word) for word in command],
         stdout=subprocess.PIPE,
@@ -66,10 +66,10 @@ def control(package: str, version: str, *fields: str) -> str:
 
 def own_packages(where: Path, version: str, packages: Path) -> None:
     """
-    Put two packages into a directory. A newer version of them is certain to exist, whatever a mirror has.
+    Build one version of two packages, so that an upgrade exists whatever the mirror holds.
 
-    Files change, go, come, and change their type. As with libpam-modules, the newer version of one package must be
-    configured before the other is unpacked: ``dpkg --install`` of both fails.
+    Between the versions, files are changed, removed, added, and replaced by another type. As with libpam-modules, one
+    package must be configured before the other is unpacked, so ``dpkg --install`` of both fails.
     """
     root = where / f"corp-tool-{version}"
     old = version == "1.0"
@@ -78,7 +78,7 @@ def own_packages(where: Path, version: str, packages: Path) -> None:
         "DEBIAN/conffiles": "/etc/corp-tool.conf\n",
         "DEBIAN/postinst": "#!/bin/sh\nset -e\nchown 0:42 /usr/bin/corp-tool\nchmod 2755 /usr/bin/corp-tool\n"
         f"echo {version} > /var/lib/corp-tool/state\n",
-        # dpkg itself puts no symlink in a directory's place
+        # dpkg does not replace a directory by a symlink
         "DEBIAN/preinst": "#!/bin/sh\nset -e\nrm -rf /usr/share/corp-tool\n",
         "etc/corp-tool.conf": f"version={version}\n",
         "usr/bin/corp-tool": f"#!/bin/sh\necho corp-tool {version}\n",
@@ -102,7 +102,7 @@ def own_packages(where: Path, version: str, packages: Path) -> None:
 
 
 def debootstrap(where: Path) -> tuple[Path, Path]:
-    """A minimal Debian with our packages, and a directory of what an upgrade of it installs."""
+    """Make a minimal Debian with the test's packages, and a directory with the packages of an upgrade."""
     tree, packages = where / "tree", where / "packages"
     sources = apt.sources(SUITE)
     run("debootstrap", "--variant=minbase", f"--include={REMOVED}", SUITE, tree, sources[0].mirror)
@@ -118,7 +118,7 @@ def debootstrap(where: Path) -> tuple[Path, Path]:
     run(*command, "--download-only", "install", *INSTALLED)
     packages.mkdir()
     for package in (tree / "var/cache/apt/archives").glob("*.deb"):
-        if not package.name.startswith(f"{REMOVED}_"):  # a mirror may have an update for it, too
+        if not package.name.startswith(f"{REMOVED}_"):  # the mirror may have an update of it
             shutil.move(package, packages)
     run(*command, "clean")
     shutil.rmtree(tree / "var/lib/apt/lists")
@@ -135,7 +135,7 @@ def debootstrap(where: Path) -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class Debian:
-    """``base`` is the only layer of `BASE`. `NEW` was made in a container of it, with these packages' versions."""
+    """The only layer of `BASE`, and the versions of the packages that `NEW` adds or upgrades."""
 
     base: bytes
     packages: dict[str, str]
@@ -158,7 +158,7 @@ def debian(engine: Engine, tmp_path: Path) -> Debian:
 
 
 def installed(lab: Lab, image: str) -> dict[str, str]:
-    """What `dpkg -l` prints in a new container: versions by package, of those that are installed."""
+    """Return the versions of installed packages by name, from `dpkg -l` in a new container."""
     lines = lab.engine.run(image, "dpkg", "-l").splitlines()
     rows = [line.split() for line in lines if line.startswith("ii ")]
     return {row[1].partition(":")[0]: row[2] for row in rows}
@@ -176,7 +176,7 @@ def test_a_real_base(lab: Lab, debian: Debian) -> None:
     pristine = node.inodes(*base)
     lab.engine.start_container(APP, *SLEEP, name="running")
 
-    # the layer on top and the tree made anew differ from the base in the same paths, to the byte
+    # the added layer and the rebuilt tree give the same bundle layer, to the byte
     bundle, other = lab.bundle(), lab.bundle(BASE, ANEW, version="12.1")
     assert lab.inspect(bundle, verify=True)["diff_id"] == lab.inspect(other, verify=True)["diff_id"]
     found = lab.diff(BASE, NEW)

@@ -1,4 +1,4 @@
-"""Bundles whose changes are encoded as the difference to the node's own old files."""
+"""Bundles whose changes are encoded as deltas to the node's old files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_auto_keeps_the_full_one_where_that_is_smaller(lab: Lab) -> None:
 
 
 def test_a_chain_of_deltas(node: Lab) -> None:
-    """The second one starts from a content that is on no node yet; nothing of the way remains."""
+    """The second delta starts from content that only staging makes; no intermediate content remains."""
     first = node.bundle(BASE, NEW, delta="only")
     second = node.bundle(NEW, NEWER, delta="only")
     target = show(node.dirs(NEWER))
@@ -81,7 +81,7 @@ def test_what_it_would_do_is_told_as_of_a_full_one(node: Lab) -> None:
     one, other = (node.plan(BASE, "12.1", {"12.1": source(made["bundle"])}) for made in (full, only))
     assert other == one
     assert one["impact"]
-    # a delta on top of another cannot be read before that is applied
+    # a delta that starts from the target of another delta cannot be read before that target exists
     second = node.bundle(NEW, NEWER, delta="only")
     chained = node.plan(BASE, "12.2", {"12.1": source(only["bundle"]), "12.2": source(second)})
     assert chained["bundles"] == ["12.1", "12.2"]
@@ -92,7 +92,7 @@ def test_a_chain_whose_last_delta_does_not_fit_leaves_nothing(node: Lab) -> None
     first = node.bundle(BASE, NEW, delta="only")
     library = Path(node.dirs(NEW)[0]) / "lib/lib.so.1.3"
     content = library.read_bytes()
-    library.write_bytes(content[:-1] + b"X")  # an image that is not what it was when the first one was built
+    library.write_bytes(content[:-1] + b"X")  # the image changes after the build of the first bundle
     second = node.bundle(NEW, NEWER, delta="only")
     library.write_bytes(content)
     bundles = {"12.1": source(first), "12.2": source(second)}
@@ -101,7 +101,7 @@ def test_a_chain_whose_last_delta_does_not_fit_leaves_nothing(node: Lab) -> None
 
 
 def test_old_files_that_were_changed(node: Lab) -> None:
-    """The original content is not the original any more, so nothing is made from it, whatever the encoding."""
+    """A modified pristine file makes both encodings fail: no content is made from it."""
     only, both = build(node, "only.tar", delta="only"), build(node, "both.tar", delta="both")
     before = show(node.dirs(BASE))
     changed = Path(node.dirs(BASE)[0]) / "lib/lib.so.1.2"

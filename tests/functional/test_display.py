@@ -1,4 +1,4 @@
-"""An application and a base whose every text steers a terminal: no result and no error shows such characters."""
+"""No result and no error prints control characters from the texts of images."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def unsafe(value: Any) -> list[str]:
 
 
 def result_of(work: Callable[[], Any]) -> Any:
-    """What an operation returns, or the error that Salt shows."""
+    """Return the result of an operation, or the error that Salt shows."""
     try:
         return work()
     except CommandExecutionError as exc:
@@ -110,6 +110,6 @@ def test_no_result_steers_a_terminal(node: Lab) -> None:
     results["rollback"] = result_of(lambda: node.rollback(BASE))
     results["prune"] = result_of(lambda: node.prune(BASE, keep=0))
     results["history"] = result_of(lambda: node.history(BASE))
-    assert "owned" in str(results["impact"])  # else nothing of the image is in there
+    assert "owned" in str(results["impact"])  # the result contains texts of the image
     assert "owned" in str(results["verify"])
     assert {name: found for name, result in results.items() if (found := unsafe(result))} == {}

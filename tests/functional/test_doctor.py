@@ -1,4 +1,4 @@
-"""`baseimg.doctor`: each thing that would fail later is one line, with a code and a command."""
+"""`baseimg.doctor`: one line for each problem, with a code and a command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.functional
 
 @pytest.fixture
 def node(lab: Lab) -> Iterator[Lab]:
-    """A node on which nothing is wrong: the grain reads the layers of the private engine."""
+    """Yield a node without problems; its grain reads the layers of the private engine."""
     options = dict(lab.minion.opts["baseimg"])
     root = str(lab.engine.data_root / "overlay2")
     lab.minion.configure(baseimg={**options, "layers_roots": [root]})
@@ -31,18 +31,18 @@ def node(lab: Lab) -> Iterator[Lab]:
     lab.minion.configure(pillar={}, baseimg=options)
 
 
-# warnings of a machine for tests: it may have no time service, and hide the namespaces of its first process
+# expected on a test machine: no time service, and no access to the namespaces of PID 1
 USUAL = {"clock-unsynchronised", "mounts-unreadable"}
 
 
 def findings(lab: Lab) -> list[dict[str, Any]]:
-    """The checks that are not ok."""
+    """Return the checks that are not ok."""
     checks = lab.doctor(full=True)["checks"]
     return [check for check in checks if check["level"] != "ok" and check["code"] not in USUAL]
 
 
 def only(lab: Lab, subject: str, code: str, level: str = "failed") -> dict[str, Any]:
-    """The one finding, and what goes with it: the line, the exit code, the grain."""
+    """Return the only finding, after checking its line, the exit code and the grain."""
     (check,) = findings(lab)
     assert (check["subject"], check["code"], check["level"]) == (subject, code, level)
     assert check["command"]
@@ -186,7 +186,7 @@ class TestFindings:
 
 
 def test_the_grain_reads_the_directories_that_the_doctor_expects(lab: Lab) -> None:
-    """The grain must not import the core, so the two lists are compared."""
+    """The grain must not import the core, so it has its own list, which equals the doctor's."""
     spec = importlib.util.spec_from_file_location("grain", REPO / "_grains/baseimg.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""What bad input gets: one error with a stable code and what to do, and a node that is as it was."""
+"""Bad input: one error with a stable code and a hint, and an unchanged node."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TestImages:
         lab.refused("argument-invalid", "layer", "corp/empty:1")
 
     def test_equal(self, lab: Lab) -> None:
-        """The same image, one with the same layers, and one that shows the same with other layers."""
+        """Equal images are refused: the same image, equal layers, or equal content in other layers."""
         lab.usual()
         lab.load({"corp/same:1": [BUSYBOX, VERSION_0]}, {"Env": ["A=b"]})
         lab.load({"corp/squashed:1": [BUSYBOX, VERSION_0, layer(), layer(file("etc/kept", b"kept\n"))]})
@@ -212,7 +212,7 @@ class TestVersions:
         assert "version-unknown" in done["comment"]
 
     def test_that_no_bundle_leads_to(self, lab: Lab) -> None:
-        """There is one for it, but it starts from a content that is nowhere."""
+        """A version is unknown if its bundle starts from content that no other bundle leads to."""
         lab.usual(NEWER)
         bundles = {"12.2": {"source": lab.bundle(NEW, NEWER)}, "12.1": {"source": lab.bundle(NEWER, NEW)}}
         for function in ("plan", "converge"):
@@ -241,7 +241,7 @@ class TestVersions:
         assert lab.version() == "12.1"
 
     def test_a_number_never_chooses_a_version(self, lab: Lab, bundles: dict[str, Any]) -> None:
-        """12.10 typed in a shell arrives as 12.1: it must not activate version 12.1."""
+        """A shell's 12.10 arrives as the number 12.1, which must not activate version 12.1."""
         lab.converge(BASE, "12.1", bundles)
         lab.rollback(BASE)
         lab.refused("argument-invalid", "rollback", BASE, 12.1)
@@ -253,7 +253,7 @@ def _random(lab: Lab, path: Path) -> None:
 
 
 def _image_layout(lab: Lab, path: Path) -> None:
-    """A sound OCI image that is no bundle: a bundle without our label."""
+    """Write a valid OCI image that is not a bundle: it lacks baseimg's label."""
     _rewritten(lab, path, lambda config: config["config"]["Labels"].clear())
 
 
@@ -296,7 +296,7 @@ def test_no_bundle(lab: Lab, subtests: pytest.Subtests) -> None:
 
 
 class TestDevices:
-    """Device nodes open hardware, so a node takes only those that every container has, unless it is told otherwise."""
+    """Device nodes, which open hardware: by default a node accepts only those of every container."""
 
     @pytest.mark.parametrize(
         ("node", "told"),
@@ -352,7 +352,7 @@ class TestDigests:
         assert os.path.exists(bundle)
 
     def test_wrong_hash_of_a_served_bundle_does_not_stay_in_the_cache(self, lab: Lab) -> None:
-        """A corrected file on the server is fetched then."""
+        """A download that fails verification leaves the cache, so a corrected file is fetched."""
         lab.usual()
         served = lab.work / "srv"
         served.mkdir()
@@ -388,7 +388,7 @@ def _blob(blobs: dict[str, bytes], descriptor: dict[str, Any]) -> bytes:
 
 
 def _layer(bundle: Path) -> bytes:
-    """The layer of a rewritten bundle, which has its blobs in another order."""
+    """Return the layer of a rewritten bundle, whose blobs are in another order."""
     return gzip.decompress(max(_blobs(bundle).values(), key=lambda blob: blob[:2] == b"\x1f\x8b"))
 
 
@@ -407,7 +407,7 @@ def _rewritten(
     edit_layer: Callable[[bytes], bytes] = lambda plain: plain,
     edit_image: Callable[[dict[str, Any]], object] = lambda image: None,
 ) -> None:
-    """A bundle for the usual images that was tampered with, with every digest down to the layer blob made right."""
+    """Write a tampered bundle of the usual images, with correct digests down to the layer blob."""
     with_gzip = lab.bundle(compression="gzip")
     blobs = _blobs(with_gzip)
     index = json.loads(blobs["index.json"])
@@ -429,7 +429,7 @@ def _rewritten(
 
 
 def _manifest(edit: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], None]:
-    """Change our own manifest, which is a label of the image config."""
+    """Return an edit of baseimg's manifest, a label of the image config."""
 
     def change(config: dict[str, Any]) -> None:
         label = json.loads(config["config"]["Labels"]["io.baseimg.manifest"])
@@ -475,7 +475,7 @@ def test_a_wrong_manifest(lab: Lab, subtests: pytest.Subtests) -> None:
 
 
 def test_rewriting_alone_leaves_a_bundle_sound(lab: Lab) -> None:
-    """The tests around this one fail for what they change, not for how."""
+    """A rewritten bundle without an edit is valid, so the tests around this one fail for their edits."""
     lab.usual()
     path = lab.work / "rewritten.tar"
     _rewritten(lab, path)
@@ -484,7 +484,7 @@ def test_rewriting_alone_leaves_a_bundle_sound(lab: Lab) -> None:
 
 
 def _right_figures(plain: bytes) -> Callable[[dict[str, Any]], None]:
-    """Make the manifest agree with a layer that was tampered with, so that only its entries are at fault."""
+    """Return an edit that makes the manifest match a tampered layer, so that only entries are wrong."""
 
     def change(config: dict[str, Any]) -> None:
         with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
@@ -512,7 +512,7 @@ class TestWrongContent:
         for start, size in blobs:
             for offset in range(start, start + size, size // 8):
                 path.write_bytes(sound[:offset] + bytes([sound[offset] ^ 0x10]) + sound[offset + 1 :])
-                # which of the two depends on how far the damage lets a decompressor go
+                # the code depends on how far the decompressor gets
                 for function, named in (("inspect", {"verify": True}), ("apply", {})):
                     lab.refused(("digest-mismatch", "bundle-invalid"), function, str(path), **named)
 
@@ -615,7 +615,7 @@ class TestDestination:
 
     @pytest.mark.parametrize("compression", ["zstd", "gzip"])
     def test_on_a_full_disk(self, lab: Lab, compression: str) -> None:
-        """What was there stays, and nothing half-written beside it."""
+        """A failed build keeps the previous bundle and leaves no partial file."""
         old = [BUSYBOX, VERSION_0]
         noise = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(300_000))
         lab.load({BASE: old, NEW: [*old, layer(file("large", noise))]})
@@ -640,7 +640,7 @@ class TestDestination:
 
 
 def test_unknown_arguments(lab: Lab) -> None:
-    """Salt itself refuses them, where a function takes what the publisher adds."""
+    """Salt refuses unknown arguments, although the functions accept those that its publisher adds."""
     lab.usual()
     bundle = lab.bundle()
     before = lab.layers()
@@ -651,7 +651,7 @@ def test_unknown_arguments(lab: Lab) -> None:
 
 
 class TestCommandLine:
-    """As an operator sees it: a process of its own, its exit code and what it prints."""
+    """Commands in a separate process, with their exit codes and output."""
 
     @pytest.fixture
     def call(self, lab: Lab) -> Caller:

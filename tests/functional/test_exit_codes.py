@@ -49,7 +49,7 @@ FAILING: dict[str, tuple[str, ...]] = {
 
 
 def rows(section: str) -> list[list[str]]:
-    """The functions in the rows of a section's table."""
+    """Return the functions of each row in a section's table."""
     text = PAGE.read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return [re.findall(r"`(\w+)`", line.split(" | ")[0]) for line in text.splitlines() if line.startswith("| `")]
 
@@ -61,14 +61,14 @@ def test_every_function_is_in_one_row(kind: str) -> None:
 
 
 def call(where: Path, url: str, **options: object) -> Caller:
-    """``salt-call --local --retcode-passthrough`` with this checkout."""
+    """Return a caller of ``salt-call --local --retcode-passthrough`` with this checkout."""
     roots = {"module_dirs": [str(REPO)], "utils_dirs": [str(REPO / "_utils")]}
     return Caller(where, **{**roots, "docker.url": url, **options})
 
 
 @pytest.fixture(scope="module")
 def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Caller:
-    """A node without an engine."""
+    """Return a caller on a node without an engine."""
     return call(tmp_path_factory.mktemp("nowhere"), NO_ENGINE)
 
 
@@ -112,7 +112,7 @@ def test_functions_and_states_on_a_node(lab: Lab, tmp_path: Path) -> None:
 
     Path(lab.dirs(BASE)[0], "etc/version").write_text("changed by hand\n")
     assert run("baseimg.verify").code == 1
-    # the damage is known now: green, but not without a word
+    # the damage is recorded: the state succeeds with a warning
     done = run("state.apply", "sound")
     assert (done.code, done.state["result"]) == (0, True)
     assert "was changed on this node" in done.state["comment"]

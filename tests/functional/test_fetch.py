@@ -1,4 +1,4 @@
-"""Bundles are brought to a node and checked ahead, and not a second time."""
+"""Bundles are fetched and verified before a change, each only once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.functional
 
 @dataclass
 class Server:
-    """Serves a directory over HTTP and remembers what was asked for."""
+    """An HTTP server of a directory, and the paths that clients requested."""
 
     url: str
     asked: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def offered(lab: Lab, server: Server, tmp_path: Path) -> dict[str, dict[str, str]]:
-    """The bundles to both newer versions, chained, declared by URL with their digests."""
+    """Build chained bundles to both newer versions; declare them by URL and digest."""
     found = {}
     for source, target in ((BASE, NEW), (NEW, NEWER)):
         version = target.rpartition(":")[2]
@@ -64,7 +64,7 @@ def offered(lab: Lab, server: Server, tmp_path: Path) -> dict[str, dict[str, str
 
 @pytest.fixture
 def environments(lab: Lab, tmp_path: Path) -> Iterator[Path]:
-    """A minion with the environments base and prod; gives the directory of prod, which has the SLS and the bundle."""
+    """Configure the environments base and prod; yield the directory of prod, which holds the bundle."""
     lab.usual()
     prod = tmp_path / "prod"
     prod.mkdir()
@@ -77,7 +77,7 @@ def environments(lab: Lab, tmp_path: Path) -> Iterator[Path]:
 
 
 class TestEnvironments:
-    """`salt://` means the environment of the SLS, as in Salt's own states."""
+    """`salt://` sources, which resolve in the environment of the SLS as in Salt's own states."""
 
     def converged(self, bundle: dict[str, object]) -> str:
         return json.dumps({BASE: {"baseimg.converged": [{"version": "12.1"}, {"bundles": {"12.1": bundle}}]}})
@@ -104,7 +104,7 @@ class TestEnvironments:
         assert "in the environment prod" in error.info["message"]
 
     def test_a_corrected_file_without_a_hash_is_noticed(self, lab: Lab, environments: Path) -> None:
-        """The master computes its digest, so a run that changes nothing fetches nothing."""
+        """The master computes the digest of a file without a hash, so a no-op run fetches nothing."""
         bundles = {"12.1": {"source": "salt://b.tar?saltenv=prod"}}
         assert lab.converge(BASE, "12.1", bundles)["changed"] is True
         assert lab.converge(BASE, "12.1", bundles)["changed"] is False
@@ -120,7 +120,7 @@ class TestEnvironments:
 
 
 class TestSalt:
-    """What a state of Salt's own takes."""
+    """Forms of source and hash that Salt's own states accept."""
 
     def test_the_first_source_that_works(self, lab: Lab, server: Server, tmp_path: Path) -> None:
         lab.usual(NEWER)
@@ -171,7 +171,7 @@ class TestFetch:
         assert lab.version() == "12.2"
         assert len(server.asked) == 2
 
-        # what is on the node needs no bundle
+        # content on the node needs no bundle
         again = lab.fetch(BASE, "12.2", bundles=bundles)
         assert (again["needed"], again["bundles"], again["bytes"]) == (False, [], 0)
         back = lab.fetch(BASE, "12.0", bundles=bundles)

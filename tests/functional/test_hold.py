@@ -1,4 +1,4 @@
-"""Holds, and rolling back more than once: what an operator under stress repeats must not make things worse."""
+"""Holds and repeated rollbacks: a command repeated under stress must do no harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new base changes for the images and containers on it, on a node with a base like Debian's."""
+"""Impact of a new base on its images and containers, on a node with a Debian-like base."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIB = "usr/lib/x86_64-linux-gnu"
 
 
 def dpkg(**versions: str) -> bytes:
-    """A status file as dpkg writes it, with a package that was removed but not purged."""
+    """Return a status file as dpkg writes it, with one package that is removed but not purged."""
     stanzas = [
         f"Package: {name}\nStatus: install ok installed\nPriority: optional\nArchitecture: amd64\nVersion: {version}\n"
         f"Description: {name}\n more of it\n .\n and more\n"
@@ -62,7 +62,7 @@ NEW_LAYER = layer(
 )
 APPS: dict[str, bytes] = {
     "corp/plain:1": layer(file("app/run", b"app", 0o755), file("etc/app.conf", b"app")),
-    # what any 'apt-get install' leaves behind
+    # files that any 'apt-get install' leaves
     "corp/installed:1": layer(
         file("usr/bin/own", b"own", 0o755),
         file(STATUS, OLD_STATUS + b"\n" + dpkg(own="1")),
@@ -79,19 +79,19 @@ META, DEEP = "corp/meta:1", "corp/deep:1"
 
 @pytest.fixture(autouse=True)
 def emptied() -> None:
-    """The node is shared: unlike elsewhere its images stay."""
+    """Keep the images, unlike other tests: all tests here share the node."""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A node with the base, its new version, applications, and containers; nothing is applied."""
+    """Load the base, its new version and applications on a node; apply nothing."""
     work = tmp_path_factory.mktemp("impact")
     with Engine(work / "engine") as engine:
         lab = Lab(engine, Minion(work / "minion", engine.url), work)
         old = [BUSYBOX, OLD_LAYER]
         lab.load({BASE: old, NEW: [*old, NEW_LAYER], **{name: [*old, own] for name, own in APPS.items()}})
         lab.load({META: old}, {"Env": ["A=b"], "Labels": {"of": "somebody else"}})
-        # removed by one layer, made again by the next
+        # one layer removes the directory, the next creates it again
         lab.load({DEEP: [*old, layer(whiteout("usr/bin")), layer(file("usr/bin/openssl", b"own", 0o755))]})
         lab.bundle(BASE, NEW)
         yield lab
@@ -161,7 +161,7 @@ class TestVerdicts:
             "reason": "opaque directory above",
             "by": "usr",
         }
-        assert "usr/bin/less" not in {one["path"] for one in replaced}  # gone in both
+        assert "usr/bin/less" not in {one["path"] for one in replaced}  # absent from both
         deep = {one["path"]: one["reason"] for one in images[DEEP]["shadowed"]}
         assert deep == {"usr/bin/openssl": "own file", "usr/bin/tree": "whiteout above"}
 
@@ -267,7 +267,7 @@ class TestForetold:
 class TestProtected:
     @pytest.mark.parametrize("pattern", ["corp/plain:*", META, "corp/meta", "*/deep:1"])
     def test_nothing_is_changed(self, lab: Lab, bundle: str, pattern: str) -> None:
-        """Also for an image that only adds metadata, and so has the base's own top layer."""
+        """A protected image blocks the change, even if it only adds metadata to the base's layers."""
         declared = {"12.1": {"source": bundle}}
         for function, arguments in (
             ("apply", (bundle,)),
@@ -304,10 +304,10 @@ def applied(lab: Lab, bundle: str) -> Lab:
 
 
 class TestApplied:
-    """The last of all, since it changes the node: what was foretold is what the kernel shows."""
+    """The kernel's view after the apply, which matches the prediction. Runs last: it changes the node."""
 
     def test_the_verdicts_hold(self, applied: Lab, found: dict[str, Any]) -> None:
-        # the new version's own image has its layers above the base, and shows what the bundle brings
+        # NEW has its layers above the base, so it shows the bundle's content
         new = applied.show(NEW)
         for one in found["images"]:
             shown = applied.show(one["image"])

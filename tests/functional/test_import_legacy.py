@@ -1,4 +1,4 @@
-"""Archives of the old shell scripts become bundles that hold what really differs."""
+"""Import of the old shell scripts' archives as bundles that hold only real differences."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_it_leads_where_the_archive_led(site: Lab) -> None:
     site.import_legacy(pack(site), BASE, bundle)
     assert site.apply(bundle)["to"] == "12.1"
     shown = site.show(BASE)
-    # the archive has no attributes, so what the source had is kept: better than to lose a capability
+    # the archive has no extended attributes, so the source's are kept: losing a capability is worse
     assert differences(shown, wanted) == [
         "etc/same: xattrs (('user.kept', b'\\x01\\xff'),) != ()",
         "etc/tool: xattrs (('user.kept', b'too'),) != ()",
@@ -126,7 +126,7 @@ def test_refusals(site: Lab) -> None:
 
 
 def test_a_node_whose_base_the_scripts_changed_is_not_built_upon(site: Lab) -> None:
-    """The build machine of the scripts may be such a node."""
+    """Builds refuse a base that the scripts changed; their build machine may have one."""
     archive = pack(site)
     overlay = site.engine.data_root / "overlay2"
     legacy.update(overlay, Path(archive), "12.1", site.dirs(BASE)[0], "12.0")
@@ -138,7 +138,7 @@ def test_a_node_whose_base_the_scripts_changed_is_not_built_upon(site: Lab) -> N
 
 
 def repacked(archive: str, path: Path, *command: str) -> str:
-    """The same archive, packed by another command in the directory with ``diff``."""
+    """Repack an archive with another tar command, which runs in the directory that holds ``diff``."""
     root = path.parent / "unpacked"
     root.mkdir()
     subprocess.run(["tar", "-xzf", archive, "-C", root], check=True)

@@ -1,4 +1,4 @@
-"""Generations that share inodes, with a real engine: what containers see, and what the engine's own checks say."""
+"""Generations that share inodes on a real engine: views of containers, and the engine's own checks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUM = f"{hashlib.sha256(LARGE).hexdigest()}  /usr/lib/large"
 
 @pytest.fixture
 def linked(lab: Lab) -> Lab:
-    """A base that was updated with hard links; a container runs since before that."""
+    """Load a base and its new version on a node that hard-links generations."""
     lab.minion.configure(baseimg={"link": "hardlink"})
     old = [BUSYBOX, OLD]
     lab.load({BASE: old, NEW: [*old, CHANGED], APP: [*old, APP_LAYER]})
@@ -47,12 +47,12 @@ def test_containers_and_the_engine(linked):
     assert (live(lab) / "usr/lib/large").samefile(pristine(lab) / "usr/lib/same")
     assert not (live(lab) / "var/large").samefile(pristine(lab) / "var/large")
 
-    # which generation a container runs on is told by inodes
+    # inodes identify the generation of a container
     later = lab.engine.start_container(APP, *SLEEP, name="after")
     containers = lab.status(BASE)["bases"][0]["containers"]
     assert (containers["outdated"], containers["current"]) == (["before"], ["after"])
 
-    for container in (running, later):  # what it writes is its own
+    for container in (running, later):  # a write changes only the container's copy
         lab.engine.exec(container, "sh", "-c", "echo more >> /usr/lib/large")
         assert SUM not in lab.engine.exec(container, "sha256sum", "/usr/lib/large")
     assert lab.engine.run(APP, "sha256sum", "/usr/lib/large").strip() == SUM

@@ -1,4 +1,4 @@
-"""Bases that are built on one another, in a real engine: what containers see, and what the state says."""
+"""Bases built on one another, on a real engine: views of containers, and comments of the state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INNER, INNER_NEW = "corp/inner:1", "corp/inner:2"
 
 @pytest.fixture
 def bundles(lab: Lab) -> tuple[str, str]:
-    """``INNER`` is built on ``BASE``, and an application on both; bundles for a new version of each."""
+    """Load ``INNER`` on ``BASE`` and an application on both; build a bundle for each base."""
     old = [BUSYBOX, VERSION_0]
     inner = [*old, layer(file("inner", b"1\n"))]
     lab.load(
@@ -55,7 +55,7 @@ def test_the_state_says_which_images_do_not_change(lab: Lab, bundles: tuple[str,
     assert done["result"] is True
     line = f"Not changed: 3 images on {INNER}, kept at 2 ({APP}, {INNER}, {INNER_NEW}). "
     assert line in planned["comment"]
-    assert "Images: 1 partly, 2 effective." in planned["comment"]  # the fix does not reach the others
+    assert "Images: 1 partly, 2 effective." in planned["comment"]  # the three images on INNER are not counted
     assert line in done["comment"]
     again = lab.minion.states["baseimg.converged"](BASE, **arguments)
     assert again["changes"] == {}
@@ -82,7 +82,7 @@ def test_what_pillar_says_of_below(lab: Lab, bundles: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("first", [BASE, INNER])
 def test_what_test_mode_says_of_a_nest_happens_in_any_order(lab: Lab, bundles: tuple[str, str], first: str) -> None:
-    """The states run in the order of an SLS of one's own; each plan foresees the states before it."""
+    """An SLS may run the states in any order; each plan takes the states before it into account."""
     sources = {BASE: {"12.2": {"source": bundles[0]}}, INNER: {"2": {"source": bundles[1]}}}
     names = [first, *(sources.keys() - {first})]
     for wanted in ({BASE: "12.2", INNER: "2"}, {BASE: "12.2", INNER: "1"}, {BASE: "12.0", INNER: "2"}):
@@ -109,7 +109,7 @@ def _kept(state: dict[str, Any]) -> list[str]:
 
 
 def test_the_order_in_pillar_means_nothing(lab: Lab, bundles: tuple[str, str]) -> None:
-    """Upper bases before lower ones, but a return to older content first, lower bases before upper ones."""
+    """Returns to older content run first, lower bases first; then updates, upper bases first."""
     declared = {
         BASE: {"version": "12.2", "bundles": {"12.2": {"source": bundles[0]}}},
         INNER: {"version": "2", "bundles": {"2": {"source": bundles[1]}}},

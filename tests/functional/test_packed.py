@@ -1,4 +1,4 @@
-"""A bundle holds the image: what its layers' tars have, not what an engine made of them when it unpacked them."""
+"""A bundle holds the entries of the layers' tars, without the engine's additions at unpacking."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.images import directory, file, whiteout
 
 pytestmark = pytest.mark.functional
 
-# tars that name no parents: every engine makes them at the time of unpacking
+# tars without entries for parents: each engine creates them when it unpacks
 OLD = images.layer_tar([file("etc/version", b"12.0\n"), file("srv/a/b/file", b"1"), file("srv/gone", b"1")])
 UPDATE = images.layer_tar(
     [
@@ -40,7 +40,7 @@ def changed(lab: Lab) -> list[str]:
 
 
 def unpacked_at(lab: Lab) -> int:
-    """The second in which the engine made the parent that no tar names."""
+    """Return the second in which the engine created the parent that no tar names."""
     return int(os.stat(os.path.join(lab.dirs(NEW)[0], "srv/a")).st_mtime)
 
 
@@ -59,7 +59,7 @@ def test_one_image_loaded_at_two_times_gives_one_bundle(lab: Lab, make_engine: C
     assert shown["target"]["unspecified"] == ["etc", "srv", "srv/a", "srv/a/b", "srv/new"]
     assert shown["source"]["unspecified"] == ["etc", "srv", "srv/a", "srv/a/b"]
 
-    # the bundle applies on the engine that unpacked at the other time, and leaves unnamed directories as they are
+    # the bundle applies on the other engine and leaves unnamed directories unchanged
     before = {path: os.stat(os.path.join(other.dirs(BASE)[0], path)).st_mtime_ns for path in ("etc", "srv/a")}
     done = other.apply(first["bundle"])
     assert (done["changed"], other.version()) == (True, "12.1")
@@ -71,7 +71,7 @@ def test_one_image_loaded_at_two_times_gives_one_bundle(lab: Lab, make_engine: C
 
 @pytest.mark.parametrize("back", [[file("b")], [file("d/x"), file("b")]])
 def test_an_unnamed_directory_of_a_lower_layer_comes_back(lab: Lab, back: list[images.Member]) -> None:
-    """On the node it is in the top layer then, with other metadata than in the layer below."""
+    """The directory returns in the top layer, with other metadata than in the lower layer."""
     lower = [BUSYBOX, images.layer_tar([file("d/in"), file("d/e/in"), file("etc/version", b"12.0\n")])]
     gone = images.layer_tar([whiteout("d"), file("b"), file("etc/version", b"12.1\n")])
     lab.load({BASE: [*lower, gone], NEW: [*lower, images.layer_tar(back)], APP: [*lower, gone, APP_LAYER]})
@@ -84,7 +84,7 @@ def test_an_unnamed_directory_of_a_lower_layer_comes_back(lab: Lab, back: list[i
 
 
 def test_what_only_the_directory_has_is_dropped_and_counted(lab: Lab) -> None:
-    """As BuildKit leaves it: an access control list, a user's attribute, a socket, a file."""
+    """A build drops what BuildKit adds to a directory only: an ACL, an xattr, a socket, a file."""
     lab.load(STACKS)
     clean = lab.build(BASE, NEW, str(lab.work / "clean.tar"))
     assert clean["dropped"] == {"paths": 0, "attributes": 0}

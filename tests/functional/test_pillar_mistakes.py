@@ -1,4 +1,4 @@
-"""Pillar files with the mistakes that newcomers make: each ends in one message, and nothing on the node changes."""
+"""Pillar files with mistakes of newcomers: each file has one outcome and one message."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tests.support.images import file
 pytestmark = pytest.mark.functional
 
 FILES = sorted((Path(__file__).parent / "pillar_mistakes").glob("*.sls"))
-#: The digests that stand in the files: of the bundle 12.0 -> 12.1, and of another bundle for the same version.
+#: Placeholder digests in the files: of the bundle 12.0 -> 12.1, and of another bundle for the same version.
 BUNDLE_DIGEST = "5d200d28275d9c186e74e5c3a9b0ecd951e82cbb83801da4a643ef08c9bc4edf"
 RESPIN_DIGEST = "f631d3fc8c74cd69014335d26ba127bdfdf2150eadc0a37b67115676f67f038a"
-#: The ports that stand in the files: an HTTP server, and ports on which nobody listens.
+#: Placeholder port of the HTTP server in the files; nothing listens on their other ports.
 SERVER_PORT = "18080"
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    timeout = 1  # seconds; a TLS client waits for an answer to what is no request here
+    timeout = 1  # seconds; limits the wait of a TLS client, whose handshake is not an HTTP request
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -48,7 +48,7 @@ class Site:
     replacements: dict[str, str]
 
     def outcome(self, path: Path) -> tuple[str, str]:
-        """The kind of outcome (``yaml``, ``pillar``, ``failed``, ``went``, ``stays``), and its message."""
+        """Apply a file; return ``yaml``, ``pillar``, ``failed``, ``went`` or ``stays``, and the message."""
         text = path.read_bytes().decode()
         for old, new in self.replacements.items():
             text = text.replace(old, new)
@@ -58,7 +58,7 @@ class Site:
             pillar = self.lab.minion.modules["slsutil.renderer"](str(copy))
         except (SaltRenderError, CommandExecutionError) as exc:
             return "yaml", str(exc)
-        try:  # as baseimg.problem does; loading Salt's modules for each file would take most of the time
+        try:  # the checks of baseimg.problem; loading Salt's modules for each file would take most of the time
             rules.declared(pillar.get("baseimg"))
             rules.check_top_level(pillar)
         except ArgumentInvalid as exc:
@@ -99,7 +99,7 @@ def site(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 
 HERE = f"baseimg:bases:{BASE}"
-#: file → the kind of outcome, and texts of its one message: the key, its value, and what to write.
+#: By file: the kind of outcome, and parts of the message, which names the key, its value and the correction.
 EXPECTED: dict[str, tuple[str, list[str]]] = {
     "01-unquoted-number": ("pillar", [f"{HERE}:version is '12.1' (float)", "write it in quotes, '12.1'"]),
     "02-version-list": ("pillar", [f"{HERE}:version is", "(list)", "expected a text"]),
@@ -111,7 +111,7 @@ EXPECTED: dict[str, tuple[str, list[str]]] = {
     "08-hash-no-prefix": ("went", ["12.0 -> 12.1"]),
     "09-hash-md5": ("pillar", [f"{HERE}:bundles:12.1:hash is 'md5:abcd'", "64 hex digits, as 'sha256sum'"]),
     "10-bundle-missing": ("failed", ["[bundle-unavailable]", "salt://baseimg/bundles/corp-base_12.0_12.9.tar"]),
-    # the bundle's chain ID finds the base, whatever its name
+    # the bundle's chain ID finds the base although its name is wrong
     "11-base-unknown": ("went", ["corp/bsae:12.0: 12.0 -> 12.1"]),
     "12-base-unknown-fail": ("went", ["corp/bsae:12.0: 12.0 -> 12.1"]),
     "13-version-no-bundle": ("failed", ["[version-unknown] version 12.3", "bundles lead to: 12.1"]),

@@ -1,4 +1,4 @@
-"""What may be removed, and what a running container still needs."""
+"""Prune removes unused generations and keeps those that a running container needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BASE = "prune/base:1"
 
 @pytest.fixture
 def node(engine: Engine, tmp_path: Path):
-    """A node whose base has shown versions 1, 2, 3 and 4, with a container from the time of version 2."""
+    """Return a node whose base has shown versions 1 to 4, with a container on version 2."""
     bottom = layer_tar(busybox_members())
     specs = [
         ImageSpec(
@@ -69,7 +69,7 @@ def test_what_is_no_longer_in_use_goes(node):
 
 
 def test_what_is_told_is_what_goes(node, monkeypatch):
-    """It is counted while it is removed: a walk before that takes as long as the removal."""
+    """Test mode gives the real result; a real prune counts while it removes, without a second walk."""
     engine, minion = node
     engine.stop_container("old")
     (told,) = minion.modules["baseimg.prune"](BASE, keep=0, test=True)

@@ -1,4 +1,4 @@
-"""Bundles in a registry, from `baseimg.push` over skopeo and umoci to a base that has converged."""
+"""Bundles in a registry: `baseimg.push`, skopeo, umoci, and a base that converges."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_other_tools_take_it_for_the_ordinary_layout_that_it_is(lab: Lab, regist
     copied = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
     tool(*copied, f"oci-archive:{path}", place)
     shown = json.loads(tool("skopeo", "inspect", "--tls-verify=false", place))
-    # what skopeo pushes and what we push is one and the same
+    # skopeo and baseimg push identical content
     done = lab.push(path, place)
     assert (done["changed"], done["source"]) == (False, place.rpartition(":")[0] + "@" + shown["Digest"])
     assert lab.inspect(place)["digest"] == digest(path)
@@ -119,7 +119,7 @@ class TestApply:
         assert lab.apply(source, hash=done["hash"])["changed"]
         assert lab.version(APP) == "12.1"
         assert lab.history(BASE)[0]["signed_by"] == "release"
-        # converged: nothing has to be asked for any more
+        # a converged base needs no request
         before = len(registry.requests())
         bundles = {"12.1": {"source": source, "hash": done["hash"]}}
         assert lab.converge(BASE, "12.1", bundles=bundles)["changed"] is False

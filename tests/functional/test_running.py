@@ -1,4 +1,4 @@
-"""Running containers are left alone; who sees what after a swap, and what is said of it."""
+"""Running containers keep their content after a swap, and status classifies them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def version_in(lab: Lab, container: str) -> str:
 
 
 def without_mount_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with a kernel before 6.8."""
+    """Simulate a kernel before 6.8, which does not report a mount's age."""
     monkeypatch.setattr(generations, "next_mount_id", lambda _path: None)
 
 
@@ -70,7 +70,7 @@ class TestARunningContainer:
         start(lab, "fourth")
         assert lab.engine.exec("first", *CAT_ALL) == OLD_CONTENT
         assert [version_in(lab, name) for name in ("second", "third", "fourth")] == ["12.1", "12.2", "12.0"]
-        # what it had not read before
+        # files that the containers have not read before
         assert lab.engine.exec("second", "cat", "/etc/added") == "from 12.1\n"
         assert lab.engine.exec("third", "cat", "/etc/fresh", "/usr/lib/tool") == "from 12.2\ntool 12.1\n"
 
@@ -168,7 +168,7 @@ class TestWhatIsSaidOfThem:
 
     @pytest.mark.parametrize("kernel", ["tells the age of mounts", "does not"])
     def test_one_that_covers_all_of_the_base(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
-        """No inode tells its content. A mount that is older than the generation does not show it."""
+        """No inode identifies its content, but a mount older than the generation cannot show it."""
         if kernel == "does not":
             without_mount_ids(monkeypatch)
         elif next_mount_id("/") is None:
@@ -183,7 +183,7 @@ class TestWhatIsSaidOfThem:
         assert lab.apply(lab.bundle())["containers"] == (untold if kernel == "does not" else told)
 
     def test_one_that_wrote_to_files_of_the_base_before_it_got_the_new_content(self, lab: Lab) -> None:
-        """A copied file goes on to show the inode of what it was copied from."""
+        """A copied-up file keeps the inode number of the base's old file."""
         lab.usual()
         start(lab, "app")
         lab.engine.exec("app", "touch", "/etc/version", "/etc/gone", "/etc/kept", "/usr/lib/tool")
@@ -207,7 +207,7 @@ class TestWhatIsSaidOfThem:
     def test_a_base_whose_top_layer_is_nearly_empty(
         self, lab: Lab, monkeypatch: pytest.MonkeyPatch, kernel: str
     ) -> None:
-        """As after `WORKDIR /app`: the old content has no path of its own. What the new one adds is not there."""
+        """After `WORKDIR /app` the old content shows no path; the absence of new paths identifies it."""
         if kernel == "does not":
             without_mount_ids(monkeypatch)
         old = [BUSYBOX, layer(file("usr/lib/libssl.so", b"old")), layer(directory("app"))]
@@ -222,7 +222,7 @@ class TestWhatIsSaidOfThem:
         assert containers(lab) == only(outdated=["shop"])
 
     def test_one_whose_image_lost_its_name(self, lab: Lab) -> None:
-        """The layers are the container's own, whatever its image is called, and whether it is there at all."""
+        """A container is classified by its layers, even if its image lost its name or was removed."""
         lab.usual()
         start(lab, "shop")
         bundle = lab.bundle()
@@ -246,7 +246,7 @@ class TestWhatIsSaidOfThem:
 
 
 class TestWhatAContainerOwns:
-    """The container's own layer goes on to shadow the base, as an application's layers do."""
+    """The container's own layer, which shadows the base like an application's layers."""
 
     def test_copied_files_remain_and_the_rest_is_new(self, lab: Lab) -> None:
         lab.usual()

@@ -1,4 +1,4 @@
-"""What a node tells of its bases: grain, beacon and metrics, on a real engine."""
+"""Monitoring of a node's bases on a real engine: grain, beacon and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.functional
 
 
 class Node:
-    """The lab's node with a pillar that declares 12.1, and everything that looks at it."""
+    """The lab's node with a pillar that declares 12.1, and its grain, beacon and metrics."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -38,14 +38,14 @@ class Node:
         return dict(functions["baseimg.baseimg"]()["baseimg"])
 
     def beacon(self) -> list[dict[str, Any]]:
-        """One look, by a beacon that was loaded for it: nothing is kept in its process."""
+        """Load the beacon and run it once, so that it keeps nothing in memory between runs."""
         beacons = salt.loader.beacons(self.lab.minion.opts, self.lab.minion.modules)
         valid, why = beacons["baseimg.validate"](self.options)
         assert valid, why
         return list(beacons["baseimg.beacon"](self.options))
 
     def metrics(self) -> dict[str, Any]:
-        """Value by name and labels (those that tell, not the base's), read as Prometheus does."""
+        """Parse the metrics as Prometheus does; return values by name and labels, without the base's."""
         found = {}
         for family in text_string_to_metric_families(self.lab.minion.modules["baseimg.metrics"]()):
             assert family.documentation
@@ -60,10 +60,10 @@ class Node:
         self.record.write_text(json.dumps(record))
 
     def replace_layer(self) -> None:
-        """As somebody does who knows nothing of us."""
+        """Replace the live directory by a copy, as a tool that does not know baseimg."""
         live = Path(self.lab.top(BASE)) / "diff"
         live.rename(live.with_name("stolen"))
-        # without its ID, and with another content: a copy with both would be the same generation
+        # drop the ID and change the content: an exact copy counts as the same generation
         subprocess.run(["cp", "-r", "--no-preserve=xattr", live.with_name("stolen"), live], check=True)
         (live / "etc/version").write_text("stolen\n")
 
@@ -128,7 +128,7 @@ class TestBeacon:
         }  # fmt: skip
         assert node.beacon() == []
         node.lab.engine.client.tag(APP, "corp/copy", "1")
-        assert node.beacon() == []  # another name of an image that is there
+        assert node.beacon() == []  # another name of a known image
         node.lab.apply(node.bundle)
         assert node.beacon() == []
 
@@ -207,7 +207,7 @@ class TestMetrics:
 
         history = node.record.with_name("history.jsonl")
         told = history.read_text()
-        history.write_text("{\n")  # an incomplete last line would be one that a crash left
+        history.write_text("{\n")  # a complete line: an incomplete last line counts as the trace of a crash
         assert node.metrics()["baseimg_base_drifted",] == 1
         history.write_text(told)
         assert node.metrics()["baseimg_base_drifted",] == 0

@@ -1,4 +1,4 @@
-"""Signed bundles, from the build machine over the file server to a node that asks for signatures."""
+"""Signed bundles, from the build machine through the file server to a node with trusted keys."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def declared(lab: Lab, keys: dict[str, str], **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def served(lab: Lab) -> Path:
-    """A bundle on the file server."""
+    """Build a bundle on the file server; return its path."""
     lab.usual()
     path = lab.work / "srv/bundles/new.tar"
     path.parent.mkdir(parents=True)
@@ -150,12 +150,12 @@ class TestFromTheFileServer:
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr."""
+        """Print nothing on stderr."""
 
 
 @pytest.fixture
 def web(lab: Lab) -> Iterator[str]:
-    """The URL that the test's files are served at."""
+    """Serve the test's files over HTTP; yield the URL."""
     handler = functools.partial(Quiet, directory=str(lab.work))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -1,4 +1,4 @@
-"""The states, each in both modes, and the SLS that feed them from pillar."""
+"""All states in both modes, and the SLS files that call them with pillar."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ NOWHERE = "/nonexistent/bundle.tar"
 
 def both(lab: Lab, state: str, **arguments: Any) -> dict[str, Any]:
     """
-    Run a state in test mode, then for real, then both again: what was foretold has to happen, and only once.
+    Run a state in test mode and for real, twice; check the prediction and the no-op of the second run.
 
-    Returns what the first real run returned.
+    Returns the result of the first real run.
     """
-    # loading writes files of its own
+    # load both minions first, because loading writes files
     assert all(f"baseimg.{state}" in minion.states for minion in (lab.minion, lab.in_test_mode))
     disk = (lab.layers(), node.inodes(lab.work))
     foretold = run(lab, True, state, arguments)
@@ -159,7 +159,7 @@ class TestConverged:
         assert lab.status(BASE)["bases"][0]["content"] == chain_id([diff_id(one) for one in [*NEW_LAYERS, VERSION_2]])
 
     def test_and_where_the_base_shows_something_else_by_now(self, lab: Lab) -> None:
-        """12.1 is on the node as a generation, and the new content is made from it."""
+        """The bundle starts from 12.1, which is a kept generation while the base shows 12.0."""
         lab.usual(NEWER)
         wanted = lab.show(NEWER)
         second = declare(lab.bundle(NEW, NEWER))
@@ -177,7 +177,7 @@ class TestConverged:
         assert lab.version() == "12.0"
 
     def test_a_downgrade_by_a_bundle(self, lab: Lab) -> None:
-        """The base is the newer image, and the target an older one."""
+        """A bundle may lead from a newer base image to an older target."""
         lab.usual()
         lab.load({"corp/app:2": [*NEW_LAYERS, APP_LAYER]})
         wanted = lab.show(BASE)
@@ -416,7 +416,7 @@ class TestSls:
 
 BUNDLE = {"source": "/b.tar"}
 HERE = f"baseimg:bases:{BASE}"
-# pillar, and what the message must have: the key, what was found, what was expected
+# pillar, and parts of the message: the key, the actual value, the expected value
 MISTAKES: dict[str, tuple[Any, list[str]]] = {
     "version is a number": (base_pillar(version=12.1), [f"{HERE}:version", "12.1", "quotes"]),
     "version is missing": (base_pillar(), [f"{HERE}:version", "nothing"]),
@@ -478,7 +478,7 @@ MISTAKES: dict[str, tuple[Any, list[str]]] = {
 
 class TestPillarMistakes:
     def test_each_is_told_before_anything_happens(self, lab: Lab, subtests: pytest.Subtests) -> None:
-        """The first base is sound and could be converged: it is not."""
+        """A mistake in one declaration stops the state before it changes another, valid base."""
         lab.usual()
         sound = {"version": "12.1", "bundles": {"12.1": declare(lab.bundle())}, "chain_id": CHAIN}
         before = lab.layers()

@@ -1,4 +1,4 @@
-"""Trials on a real engine: a command runs over the new content before the content is swapped in."""
+"""Trials on a real engine: a command runs on the new content before the swap."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(autouse=True)
 def emptied(lab: Lab) -> Iterator[None]:
-    """The node is shared. Every test leaves it as it was."""
+    """Check that each test leaves the shared node unchanged."""
     before = lab.layers()
     yield
     assert left_over(lab, before) == []
 
 
 def left_over(lab: Lab, before: node.Inodes) -> list[str]:
-    """Mounts, control groups, processes and generations that a trial left on the node."""
+    """Return mounts, control groups, processes and generations that a trial left on the node."""
     mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if "baseimg-trial" in line]
     groups = [str(path) for path in Path("/sys/fs/cgroup").glob("*/baseimg-trial*")]
     groups += [str(path) for path in Path("/sys/fs/cgroup").glob("baseimg-trial*")]
@@ -219,7 +219,7 @@ LIBRARY = "usr/lib/x86_64-linux-gnu/libcorp.so.1"
 
 
 class TestLoader:
-    """`auto`: the loader lists what the entry point needs; nothing of the image is executed."""
+    """The command `auto`: the loader lists the entry point's libraries; no program of the image runs."""
 
     @pytest.fixture(scope="class")
     def images(self, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:

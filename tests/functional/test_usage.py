@@ -1,4 +1,4 @@
-"""Everything that mounts a base counts, not only containers of its images: what is outdated, and what prune keeps."""
+"""Usage of a base: every mount counts, not only containers of its images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.functional
 
 @pytest.fixture
 def lab(lab: Lab) -> Lab:
-    """A base that can show three versions, on a node that removes what it can at once."""
+    """Load a base in three versions, on a node without a grace period."""
     lab.usual(NEWER)
     lab.bundles = {"12.1": {"source": lab.bundle()}, "12.2": {"source": lab.bundle(NEW, NEWER)}}  # type: ignore[attr-defined]
     return lab
@@ -34,13 +34,13 @@ def show(lab: Lab, version: str) -> None:
 
 def pruned(lab: Lab) -> list[str]:
     (done,) = lab.prune(BASE, keep=0)
-    print(done["kept"])  # what keeps the others, where a test fails
+    print(done["kept"])  # if a test fails, shows why prune kept the others
     removed: list[str] = done["removed"]
     return removed
 
 
 def assert_goes(lab: Lab, versions: list[str]) -> None:
-    """A mount namespace that another process makes meanwhile has a copy of this test's mounts for a moment."""
+    """Prune until the versions are gone: a new mount namespace briefly copies this test's mounts."""
     removed: list[str] = []
 
     def is_gone() -> bool:
@@ -52,7 +52,7 @@ def assert_goes(lab: Lab, versions: list[str]) -> None:
 
 @contextmanager
 def overlay(lab: Lab, point: Path, lower: list[bytes] | None = None) -> Iterator[Path]:
-    """The application's layers, mounted by hand, read-only."""
+    """Mount the application's layers by hand, read-only."""
     point.mkdir(parents=True, exist_ok=True)
     paths = lower or [os.fsencode(path) for path in lab.dirs(APP)]
     mount(b"overlay", os.fsencode(point), b"overlay", 0, b"lowerdir=" + b":".join(paths))
@@ -97,7 +97,7 @@ class TestPruneKeeps:
         assert_goes(lab, ["12.1"])
 
     def test_a_mount_whose_layers_cannot_be_found(self, lab: Lab, tmp_path: Path) -> None:
-        """As idmapped layers are mounted: from a directory that is gone afterwards."""
+        """An overlay counts even if its layer path is gone, as with idmapped layers."""
         show(lab, "12.1")
         top, *rest = [os.fsencode(path) for path in lab.dirs(APP)]
         base = os.fsencode(lab.dirs(BASE)[0])
@@ -114,7 +114,7 @@ class TestPruneKeeps:
         assert_goes(lab, ["12.1"])
 
     def test_a_bind_mount_of_a_generation(self, lab: Lab, tmp_path: Path) -> None:
-        """Its root follows the directory, so what it shows is certain."""
+        """A bind mount's root follows the directory, so it identifies its generation."""
         show(lab, "12.1")
         point = tmp_path / "bind"
         point.mkdir()
@@ -140,7 +140,7 @@ class TestPruneKeeps:
         assert_goes(lab, ["12.1"])
 
     def test_an_overlay_without_a_mount_point(self, lab: Lab, tmp_path: Path) -> None:
-        """`umount --lazy`: only an open file holds it."""
+        """After `umount --lazy`, only an open file keeps the overlay."""
         show(lab, "12.1")
         view = tmp_path / "view"
         with overlay(lab, view):
@@ -152,12 +152,12 @@ class TestPruneKeeps:
             finally:
                 process.kill()
                 process.wait()
-                mount(b"tmpfs", os.fsencode(view), b"tmpfs")  # what the context manager unmounts
+                mount(b"tmpfs", os.fsencode(view), b"tmpfs")  # for the context manager to unmount
         assert_goes(lab, ["12.1"])
 
 
 class TestAVolume:
-    """A container of another image that has one of ours mounted as a volume."""
+    """A container of another image that mounts an application of the base as a volume."""
 
     @pytest.fixture
     def volume(self, lab: Lab, tmp_path: Path) -> Callable[[], str]:
@@ -177,7 +177,7 @@ class TestAVolume:
 
 
 def min_pid() -> int:
-    """The process by which a mount of this namespace is named: the first that is in it."""
+    """Return the lowest PID in this mount namespace, which names the namespace's mounts."""
     own = os.readlink("/proc/self/ns/mnt")
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
@@ -232,7 +232,7 @@ class TestGrace:
 
 
 def test_who_uses_it_is_asked_again_before_it_goes(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mount that was made meanwhile is seen by the second look."""
+    """Prune checks for new mounts again before it removes a generation."""
     from baseimg_core.disk.store.generations import Store
 
     show(lab, "12.1")

@@ -1,4 +1,4 @@
-"""Verdicts on a real engine: each image is judged, the base is changed, and the image is run."""
+"""Verdicts on a real engine: judge each image, change the base, then run the image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHELL = "/bin/sh"
 
 @dataclass(frozen=True)
 class Case:
-    """An application, the verdict that it must get, and whether its command works on the new base."""
+    """An application, its expected verdict, and whether its command works on the new base."""
 
     verdict: str
     #: Code and subject of the first reason; empty for none.
@@ -41,7 +41,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def elf(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Two versions of a library, and programs that need them."""
+    """Build two versions of a library, and programs that need them."""
     work = tmp_path_factory.mktemp("elf")
     (work / "corp.c").write_text("int corp(void) { return 0; }\nint more(void) { return 0; }\n")
     (work / "main.c").write_text("int corp(void);\nint main(void) { return corp(); }\n")
@@ -261,7 +261,7 @@ def cases(elf: Mapping[str, bytes]) -> dict[str, Case]:
             ("runtime", "usr/local/lib/python3.9/dist-packages"),
             (file("usr/local/lib/python3.9/dist-packages/shop.py", b""), program("app/run", "#!/usr/bin/python3\n")),
             ("/app/run",),
-            True,  # the interpreter is a stand-in, which imports nothing
+            True,  # the interpreter is a stub that imports nothing
         ),
         "compiled": Case(
             "partly",
@@ -335,7 +335,7 @@ def cases(elf: Mapping[str, bytes]) -> dict[str, Case]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, elf: dict[str, bytes]) -> Iterator[Lab]:
-    """A node with the base, its new version, and every application."""
+    """Load the base, its new version and every application on one node."""
     work = tmp_path_factory.mktemp("verdicts")
     with Engine(work / "engine") as engine:
         lab = Lab(engine, Minion(work / "minion", engine.url), work)
@@ -349,7 +349,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, elf: dict[str, bytes]) -> Iter
 
 @pytest.fixture(autouse=True)
 def emptied() -> None:
-    """The node is shared: unlike elsewhere its images stay."""
+    """Keep the images, unlike other tests: all tests here share the node."""
 
 
 @pytest.fixture(scope="module")
@@ -454,7 +454,7 @@ class TestContainers:
 
 
 class TestRunning:
-    """The processes of a container tell more than files: what they have mapped is what it uses."""
+    """Verdicts on running containers, which include the files that their processes have mapped."""
 
     def test_a_loaded_plugin_that_loses_its_library_breaks_the_container(
         self, lab: Lab, bundle: str, elf: dict[str, bytes]
@@ -490,7 +490,7 @@ def mapped(lab: Lab, name: str) -> bytes:
 class TestConfiguration:
     @pytest.fixture(scope="class")
     def images(self, lab: Lab) -> Lab:
-        """A base, a version with another variable alone, one with a file beside it, and an application."""
+        """Load a base, a version that changes a variable, one that also changes a file, and an application."""
         old, other = [BUSYBOX, layer(file("etc/version", b"1"))], layer(file("etc/version", b"2"))
         lab.load({"corp/env:1.0": old}, {"Env": ["MODE=fast", "PATH=/bin"]})
         lab.load({"corp/env:1.1": old, "corp/env:1.2": [*old, other]}, {"Env": ["MODE=safe", "PATH=/bin"]})
@@ -516,13 +516,13 @@ class TestConfiguration:
 def works(lab: Lab, name: str, case: Case) -> bool:
     try:
         lab.engine.run(f"corp/{name}:1", *(case.command or ("/app/run",)))
-    except (EngineError, APIError):  # the second: the program does not exist
+    except (EngineError, APIError):  # APIError: the program does not exist
         return False
     return True
 
 
 class TestApplied:
-    """The last of all, since it changes the node: the verdicts are what really happens."""
+    """Images after the apply, which behave as their verdicts say. Runs last: it changes the node."""
 
     @pytest.fixture(scope="class")
     def applied(self, lab: Lab, bundle: str, elf: dict[str, bytes]) -> Lab:

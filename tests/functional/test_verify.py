@@ -1,4 +1,4 @@
-"""Drift: what somebody changed behind our back is found, and told by its kind."""
+"""Drift: verify finds out-of-band changes and reports their kind."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_quick(node, change, finding, differs):
 @pytest.mark.parametrize("path", ["etc/one", "etc/two"])
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_content_that_hides(node, path, deep):
-    """Same size, same time, another ctime: from the bundle, or cloned from the pristine content."""
+    """Verify finds a change with the same size and mtime, in files from the bundle or from pristine."""
     real = live(node) / path
     before = real.stat()
     real.write_bytes(b"XXX")
@@ -110,7 +110,7 @@ def test_a_lost_index_is_told(node):
 
 
 class TestRepair:
-    """The state makes a changed content again, where it is asked to."""
+    """Repair of changed content by the state, which needs ``repair``."""
 
     @pytest.fixture
     def arguments(self, node, tmp_path):
@@ -120,7 +120,7 @@ class TestRepair:
         (live(node) / "etc/one").unlink()
         assert node.states["baseimg.converged"](**arguments)["changes"] == {}
         assert not verify(node, deep=False)["ok"]
-        # and from now on the state says so
+        # the damage is recorded, so the state warns
         again = node.states["baseimg.converged"](**arguments)
         assert (again["result"], again["changes"]) == (True, {})
         (warning,) = again["warnings"]
