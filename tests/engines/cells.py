@@ -1,4 +1,4 @@
-"""The combinations of engine, release and file system that the contract is run on."""
+"""Combinations of engine, release and file system that the contract runs on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILE_SYSTEMS = ("ext4", "xfs", "xfs-noreflink", "btrfs")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of engine: how a private one is made, and what baseimg must say of it."""
+    """A kind of engine: how to start a private one, and the storage that baseimg must report."""
 
     engine: type[Engine]
     driver: str
@@ -52,7 +52,7 @@ class Cell:
 
     @property
     def keeps_blobs(self) -> bool:
-        """Whether the store is containerd's, which keeps the layers' archives besides their directories."""
+        """True if the store is containerd's, which keeps the layers' archives next to the directories."""
         return KINDS[self.kind].containerd_store
 
     @property
@@ -61,7 +61,7 @@ class Cell:
 
     @contextmanager
     def engine(self, work: Path) -> Iterator[Engine]:
-        """A started engine; what it needs of PATH is there meanwhile."""
+        """Start an engine; PATH holds its commands while it runs."""
         kind = KINDS[self.kind]
         config = {"features": {"containerd-snapshotter": True}} if self.kind == "docker-containerd" else {}
         path = os.environ["PATH"]
@@ -77,7 +77,7 @@ class Cell:
 
     @contextmanager
     def _directory(self, work: Path) -> Iterator[Path]:
-        if self.kind == "docker-userns":  # its containers' root must be able to pass all directories above
+        if self.kind == "docker-userns":  # the containers' root needs search permission on all parent directories
             with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp", ignore_cleanup_errors=True) as name:
                 os.chmod(name, 0o711)
                 yield Path(name)
@@ -88,26 +88,26 @@ class Cell:
                 yield point
 
     def named(self, root: Path) -> str:
-        """The file system that an engine's data lies on."""
+        """Return the name of the file system that holds an engine's data."""
         if self.file_system != HERE:
             return self.file_system
         command = ["findmnt", "--noheadings", "--output=FSTYPE", "--target", str(root)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def declared(self, engine: Engine) -> dict[str, Any]:
-        """What ``baseimg:engine`` says for it."""
+        """Return the value of ``baseimg:engine`` for an engine."""
         if isinstance(engine, ContainerdEngine):
             return {"kind": "containerd", "address": str(engine.socket), "namespace": NAMESPACE}
         return {"kind": "podman" if self.kind == "podman" else "docker", "address": engine.url}
 
 
 def here() -> list[Cell]:
-    """What a release has without anything else: these run in CI."""
+    """Return the cells that need only this machine's release; they run in CI."""
     return [Cell("docker-overlay2"), Cell("podman"), Cell("containerd")]
 
 
 def all_cells() -> list[Cell]:
-    """With the trees of other releases, and on other file systems, where `make engines` asks for them."""
+    """Return the cells of this run; `make engines` adds other releases and file systems."""
     suites = rootfs.suites()
     if not suites:
         return here()

@@ -1,4 +1,4 @@
-"""One engine for all tests of a cell, and a minion that uses it; and a report of which cells hold."""
+"""One engine and one minion for all tests of a cell, and a report of the results by cell."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.engines.cells import Cell, all_cells  # noqa: E402
 from tests.engines.node import Node  # noqa: E402
 from tests.support.minion import Minion  # noqa: E402
 
-# what `make engines` makes the README's table of; one line for each cell
+# one line for each cell; `make engines` makes the README's table from it
 REPORT = os.environ.get("BASEIMG_ENGINES_REPORT")
-# needs environments with other releases of Salt
+# test_salt.py needs environments with other releases of Salt
 collect_ignore = [] if os.environ.get("BASEIMG_SALTS") else ["test_salt.py"]
 SALT = str(salt.version.__version__)
 CELLS: dict[str, dict[str, object]] = {}
@@ -47,7 +47,7 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def node(shared: Node, request: pytest.FixtureRequest) -> Iterator[Node]:
-    """The cell's node, without images; no other test has the same layers."""
+    """Yield the cell's node without images; its token makes the layers of each test unique."""
     shared.token = request.node.nodeid
     yield shared
     shared.engine.remove_all()

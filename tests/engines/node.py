@@ -1,4 +1,4 @@
-"""A node with one engine of whatever kind, in short words."""
+"""Helpers for a node with one engine of any kind."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ class Node:
     token: str = ""
 
     def call(self, function: str, *arguments: Any, **named: Any) -> Any:
-        """`baseimg.FUNCTION`, as Salt runs it."""
+        """Call `baseimg.FUNCTION` as Salt runs it."""
         return self.minion.modules[f"baseimg.{function}"](*arguments, **named)
 
     # images
 
     @property
     def own(self) -> bytes:
-        """A layer that no other test has."""
+        """A layer that is unique to the test."""
         return layer(file("token", self.token.encode()))
 
     @property
     def stacks(self) -> dict[str, list[bytes]]:
-        """A base in two versions and an application on the first; a lower layer is this test's own."""
+        """A base in two versions and an application on the first; a lower layer is unique to the test."""
         old = [BUSYBOX, self.own, VERSION_0]
         return {BASE: old, NEW: [*old, VERSION_1], APP: [*old, APP_LAYER]}
 
     def load(self, *references: str, **more: list[bytes]) -> None:
-        """Load images of `stacks`, all by default."""
+        """Load images of `stacks`; all by default."""
         stacks = {name: layers for name, layers in self.stacks.items() if not references or name in references}
         self.load_stacks({**stacks, **more})
 
@@ -71,7 +71,7 @@ class Node:
         return path
 
     def patched(self) -> dict[str, Any]:
-        """The images, and the base brought to 12.1."""
+        """Load the images and apply 12.1; return the result."""
         self.load()
         found: dict[str, Any] = self.call("apply", self.bundle())
         return found
@@ -82,25 +82,25 @@ class Node:
         else:
             self.engine.client.remove_image(reference)
 
-    # what is there
+    # views
 
     def directories(self, reference: str) -> list[str]:
-        """The image's layers, top first, as baseimg finds them."""
+        """Return the image's layer directories as baseimg finds them, top first."""
         found = self.call("layer", reference)
         return [found["path"], *found["lower"]]
 
     def show(self, reference: str) -> dict[bytes, Seen]:
-        """What the kernel shows for an image."""
+        """Return what the kernel shows for an image."""
         return kernel.show([os.fsencode(one) for one in self.directories(reference)])
 
     def mounted(self, container: str) -> list[str]:
-        """The directories that are mounted for a container below its own, as the kernel knows them, top first."""
+        """Return a container's lower directories from the kernel's mount table, top first."""
         pid = self.main_pid(container)
         with open(f"/proc/{pid}/mountinfo", encoding="utf-8") as lines:
             root = next(line for line in lines if line.split()[4] == "/")
         lower = re.search(r"lowerdir=([^, ]*)", root)
         assert lower, root
-        store = self.engine.data_root / "overlay2"  # Docker names them from there
+        store = self.engine.data_root / "overlay2"  # Docker mounts with paths relative to this directory
         return [os.path.realpath(store / path) for path in lower[1].split(":")]
 
     def main_pid(self, container: str) -> int:
@@ -109,7 +109,7 @@ class Node:
         return int(self.engine.client.inspect_container(container)["State"]["Pid"])
 
     def version(self, image: str = APP) -> str:
-        """The version that a new container sees."""
+        """Return the version that a new container sees."""
         return self.engine.run(image, "cat", "/etc/version").strip()
 
     def status(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Node:
     # the engine's own check
 
     def saved(self, image: str) -> list[str] | None:
-        """The diff IDs of an image's layers as the engine saves it, bottom first; ``None`` where it refuses."""
+        """Return the diff IDs of an image as the engine saves it, bottom first; ``None`` if it refuses."""
         try:
             if isinstance(self.engine, ContainerdEngine):
                 return self.engine.saved_diff_ids(image)

@@ -1,7 +1,7 @@
 """
-What baseimg relies on, held against every engine: the same tests for each adapter, with a real engine.
+The contract of engine adapters: the same tests for each adapter, on real engines.
 
-Here that is what this machine's release has. `make engines` runs them with other releases and on other file systems.
+By default the tests run on this machine's release. `make engines` adds other releases and file systems.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NEW_FILES = layer(
     whiteout("lib/lib.so.1.2"),
     file("lib/lib.so.1.3", CONTENT[::-1] + b"more", uid=7, gid=8),
 )
-CHANGED = "integrity checksum failed"  # what engines say that pack a layer's directory again
+CHANGED = "integrity checksum failed"  # message of engines that repack a layer's directory
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ class TestFinding:
             assert found["diff_id"] == node.diff_ids(reference)[-1]
             assert len(node.directories(reference)) == len(node.diff_ids(reference))
         node.start("one")
-        # the kernel says what is mounted: the image's layers, below at most one that the engine adds
+        # the mount holds the image's layers, below at most one that the engine adds
         assert node.mounted("one")[-len(node.directories(APP)) :] == node.directories(APP)
 
     def test_one_layer_only(self, node: Node) -> None:
@@ -91,11 +91,11 @@ class TestFinding:
         assert node.call("rollback", node.chain_id(BASE))["to"] == "12.0"
 
     def test_asking_is_cheap_with_many_images(self, node: Node) -> None:
-        """Nothing to do is what an operation finds most of the time: no connection and no command for each image."""
+        """A no-op, the most common operation, needs no connection and no command for each image."""
         node.load()
         node.call("apply", node.bundle())
         found = []
-        for count in (6, 9):  # from four on, an engine that is asked several things at once has all its connections
+        for count in (6, 9):  # from four images on, parallel requests use all connections
             for number in range(count - 3, count):
                 more = layer(file("more", f"{node.token} {number}".encode()))
                 node.load_stacks({f"registry.corp/more:{number}": [*node.stacks[BASE], more]})
@@ -139,7 +139,7 @@ class TestWhatRuns:
 
     @pytest.mark.cells(lambda cell: cell.kind != "containerd")
     def test_what_the_engine_makes_of_a_container_on_old_content(self, node: Node) -> None:
-        """Its own layer is committed, over the base as it is now; an export is what the container shows."""
+        """A commit puts the container's layer on the new base; an export holds the container's old view."""
         node.load()
         bundle = node.bundle()
         node.start("shop")
@@ -167,7 +167,7 @@ class TestWhatRuns:
 
 
 class TestRecords:
-    """The record of one base says nothing about another."""
+    """Records of bases, which are independent of each other."""
 
     def test_a_lost_record_does_not_hide_that_a_base_is_absent(self, node: Node) -> None:
         node.patched()
@@ -192,7 +192,7 @@ class TestRecords:
 
 
 class TestWhatUsesABase:
-    """A container is on a base if and only if its mount has the layer; everything that mounts the layer counts."""
+    """Usage of a base: a container or a mount uses it if and only if it mounts the layer."""
 
     def test_a_container_whose_image_lost_its_name(self, node: Node) -> None:
         node.load()
@@ -209,7 +209,7 @@ class TestWhatUsesABase:
         assert node.call("apply", node.bundle())["containers"] == only()
 
     def test_one_that_shows_no_file_of_the_base(self, node: Node) -> None:
-        """Its own layers cover all of the old content: what the new one adds is missing in it."""
+        """A container that covers all of the old content is outdated, because it lacks the added files."""
         old = [BUSYBOX, node.own, layer(file("only", b"1"))]
         new = [*old, layer(file("only", b"2"), file("added", b"2"))]
         node.load_stacks({BASE: old, NEW: new, APP: [*old, layer(file("only", b"app"))]})
@@ -247,7 +247,7 @@ class TestThereAndBack:
         assert (node.version(), node.version(BASE)) == ("12.0", "12.0")
 
     def test_a_delta(self, node: Node) -> None:
-        """Its old files are the node's own, whatever their owners are there."""
+        """A delta applies to the node's old files, even if the engine shifts their owners."""
         lower = [BUSYBOX, node.own, OLD_FILES]
         node.load_stacks({BASE: lower, NEW: [*lower, NEW_FILES]})
         old, new = node.show(BASE), node.show(NEW)
@@ -266,7 +266,7 @@ class TestThereAndBack:
     def test_the_engine_s_own_check(self, node: Node) -> None:
         node.patched()
         while_patched = node.saved(BASE)
-        if node.cell.keeps_blobs:  # containerd saves what it was given, not what is in the directories
+        if node.cell.keeps_blobs:  # containerd saves the stored archives, not the directories
             assert while_patched == node.diff_ids(BASE)
         else:
             assert while_patched is None
@@ -318,7 +318,7 @@ class TestThereAndBack:
         assert (node.version(), node.call("status", BASE)["bases"][0]["version"]) == ("12.0", "12.0")
 
     def test_and_stay_while_others_come_and_go(self, node: Node) -> None:
-        """Unpacking in parallel and the garbage collector, which runs after every removal."""
+        """Generations survive parallel unpacking and the garbage collection after each removal."""
         node.patched()
 
         def come(number: int) -> str:

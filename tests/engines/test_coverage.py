@@ -1,4 +1,4 @@
-"""What an answer covers: "no image on this node" is a statement about every engine, namespace and snapshotter on it."""
+"""Coverage of the answer "base absent": every engine, namespace and snapshotter of the node."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def only(kind: str) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def listen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Listen:
-    """A minion whose default addresses are those of these engines."""
+    """Return a function that makes a minion with these engines at the default addresses."""
 
     def listen(*engines: Engine, **pillar: Any) -> Minion:
         places: dict[str, tuple[str, ...]] = {"docker": (), "podman": (), "containerd": ()}

@@ -1,4 +1,4 @@
-"""Each file system that layers lie on, without an engine: there and back, and nothing is found changed."""
+"""Apply and roll back on each supported file system, without an engine; verify finds no change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_there_and_back(kind: str) -> None:
             node.converge(version)
             found = verify.verify(node.engine, bases.locate(node.engine, BASE), True)
             assert (found["version"], found["findings"]) == (version, [])
-        # what is live is not taken for changed, which would be made again with every run
+        # unchanged live content does not count as changed; otherwise every run would repair it
         again = converge.converge(node.context, BASE, "12.2", node.bundles, repair=True)
         assert (again["changed"], again["repaired"]) == (False, False)
         converge.rollback(node.context, BASE, "pristine")

@@ -1,4 +1,4 @@
-"""One image, built once and loaded into every engine at another second, gives one bundle."""
+"""One image, built once and loaded into each engine at another time, gives one bundle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.functional
 KINDS = ("docker-overlay2", "docker-containerd", "podman", "containerd")
 BUILDERS = [False, True]  # BuildKit
 SCRATCH, UNNAMED = "registry.corp/scratch:1", "registry.corp/unnamed:1"
-# a tar that names no parents
+# tars without entries for parents
 LOOSE = images.layer_tar([file("srv/a/file", b"1"), file("srv/gone", b"1"), file("etc/version", b"12.0\n")])
 LOOSE_NEW = images.layer_tar([file("srv/a/file", b"2"), whiteout("srv/gone"), file("srv/b/new", b"2")])
 STEPS = [f"FROM {SCRATCH}", "ADD added /etc/added", "RUN mkdir -p /opt/a && echo 1 > /opt/a/f && ln /opt/a/f /opt/a/g"]
@@ -35,7 +35,7 @@ MORE = ["RUN rm -r /opt/a && mkdir /opt/a && echo 2 > /opt/a/h && chmod 700 /srv
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Node]]:
-    """One node for each kind of engine."""
+    """Start one node for each kind of engine."""
     suites = list(rootfs.suites())
     with ExitStack() as stack:
         nodes = []
@@ -67,12 +67,12 @@ def test_one_digest_in_every_engine(nodes: list[Node], buildkit: bool) -> None:
         seconds.append(int(os.stat(os.path.join(node.directories(UNNAMED)[0], "srv/b")).st_mtime))
         path = str(node.work / "b.tar")
         digests.append([node.call("build", source, target, path)["digest"] for source, target in pairs])
-    assert len(set(seconds)) == len(nodes)  # every engine chose the metadata of unnamed directories itself
+    assert len(set(seconds)) == len(nodes)  # each engine created the unnamed directories at another time
     assert digests == [digests[0]] * len(nodes)
 
 
 def test_a_layer_that_containerd_discarded_is_refused(nodes: list[Node]) -> None:
-    """As with `discard_unpacked_layers` of its CRI plugin."""
+    """The setting `discard_unpacked_layers` of containerd's CRI plugin discards such layers."""
     node = nodes[-1]
     node.load_stacks({BASE: [BUSYBOX, LOOSE], NEW: [BUSYBOX, LOOSE, LOOSE_NEW]})
     rows = node.engine.ctr("content", "ls", f'labels."containerd.io/uncompressed"=={images.diff_id(LOOSE_NEW)}')  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What baseimg refuses, each in the words of the real engine; docs/design/engines.md lists it."""
+"""Configurations that baseimg refuses, with real engines; docs/design/engines.md lists them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TestMountOptions:
             )
 
 
-if suites():  # containerd 1.6 has no such setting
+if suites():  # containerd 1.6 lacks this setting
 
     @pytest.mark.cells(lambda cell: cell.kind == "containerd" and cell.tree and cell.file_system == "here")
     def test_mount_options_of_containerd(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ if suites():  # containerd 1.6 has no such setting
 
 @only("podman")
 def test_content_in_composefs(node: Node) -> None:
-    """What Podman 5.8 leaves beside ``diff`` with ``use_composefs``."""
+    """Podman 5.8 with ``use_composefs`` keeps content in a directory next to ``diff``."""
     node.load()
     layer = Path(node.directories(BASE)[0]).parent
     (layer / "composefs-data").mkdir()
@@ -123,8 +123,8 @@ class TestAddresses:
         assert "on another machine" in refused(minion, "storage-unsupported", "status")
 
     def test_tls(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The variables of the ``docker`` command: an engine that wants a certificate answers to ours only."""
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # requests prefers them to what the SDK gives it
+        """The ``docker`` command's variables name the certificate for an engine that requires one."""
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # requests prefers these variables to the SDK's settings
             monkeypatch.delenv(name, raising=False)
         certificates = tmp_path / "certificates"
         make_certificates(certificates)
@@ -143,7 +143,7 @@ class TestAddresses:
 
 
 def make_certificates(directory: Path) -> None:
-    """An authority, and one key with a certificate for server and client."""
+    """Make a CA, and one key with a certificate for server and client."""
     directory.mkdir()
     (directory / "names").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
     for command in (
@@ -157,7 +157,7 @@ def make_certificates(directory: Path) -> None:
 
 class TestOtherStores:
     def test_layers_that_cannot_be_read_here(self, engine: Engine, tmp_path: Path) -> None:
-        """As from a container without the engine's data directory."""
+        """A minion in a container without the engine's data directory is refused."""
         layers, moved = engine.data_root / "overlay2", engine.data_root / "moved"
         minion = Minion(tmp_path / "minion", engine.url)
         layers.rename(moved)
@@ -169,7 +169,7 @@ class TestOtherStores:
             moved.rename(layers)
 
     def test_a_minion_without_the_host_s_processes(self, engine: Engine) -> None:
-        """As in a container without --pid=host: it could not tell what containers have mounted."""
+        """A minion in a container without --pid=host is refused: it cannot see the mounts of containers."""
         program = (
             "import sys; from baseimg_core.engine import detect; from baseimg_core.errors import BaseimgError\n"
             "try: print(detect.connect(detect.declared('docker', sys.argv[1])).storage)\n"
@@ -188,7 +188,7 @@ class TestOtherStores:
 
 @contextmanager
 def podman(node: Node, work: Path, option: str) -> Iterator[Node]:
-    """A Podman of the same release with one more option."""
+    """Start a Podman of the same release with one more option."""
     with PodmanEngine(work / "engine", "overlay", args=(option,), tree=node.cell.tree) as engine:
         minion = Minion(work / "minion", pillar={"baseimg": {"engine": {"kind": "podman", "address": engine.url}}})
         yield Node(node.cell, engine, minion, work, node.token)

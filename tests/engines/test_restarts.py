@@ -1,4 +1,4 @@
-"""`containers: restart` on every engine whose containers are ours to restart, and its refusal on the others."""
+"""`containers: restart` on the engines that support it, and its refusal on the others."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ not_ours = pytest.mark.cells(lambda cell: cell.kind == "containerd")
 
 
 def started(node: Node, *names: str) -> dict[str, Any]:
-    """Of each container its ID and main process."""
+    """Return the ID and main process of each container."""
     return {name: (node.engine.client.inspect_container(name)["Id"], node.main_pid(name)) for name in names}
 
 
 def commands() -> set[str]:
-    """The last word of every process's command."""
+    """Return the last word of every process's command line."""
     return {(process.info["cmdline"] or [""])[-1] for process in psutil.process_iter(["cmdline"])}
 
 
@@ -50,7 +50,7 @@ def test_the_outdated_are_restarted_behind_their_gate(node: Node) -> None:
     after = started(node, "one")
     assert (after["one"][0] == before["one"][0], after["one"][1] == before["one"][1]) == (True, False)
     assert node.main_pid("two") == 0
-    # nobody is left to be restarted
+    # no container is left to restart
     again = node.call("apply", bundle, containers=POLICY)
     assert (again["changed"], again["restart"]["restarted"], started(node, "one")) == (False, [], after)
 
@@ -65,7 +65,7 @@ def test_what_fails_its_gate_goes_back(node: Node) -> None:
         node.call("apply", bundle, containers={**POLICY, "probe": {"command": "grep 12.0 /etc/version"}})
     assert caught.value.info["code"] == "gate-failed"
     assert "picky" in caught.value.info["message"]
-    assert "no good" in caught.value.info["message"]  # its last words, from the engine's log
+    assert "no good" in caught.value.info["message"]  # the container's last output, from the engine's log
     status = node.status()
     assert (status["version"], status["interrupted"], status["containers"]["current"]) == ("12.0", False, ["picky"])
     assert node.version_in("picky") == "12.0"
@@ -79,7 +79,7 @@ def test_a_command_in_a_container(node: Node) -> None:
     (one,) = engine.containers()
     for code in (0, 3):
         assert engine.execute(one.id, ("sh", "-c", f"exit {code}"), scaled(SECONDS)) == code
-    # more than fits into a pipe, and somebody who keeps that open
+    # more output than a pipe holds, and a child that keeps the pipe open
     assert (
         engine.execute(one.id, ("sh", "-c", "head -c 1000000 /dev/zero; sleep 1000000 & exit 4"), scaled(SECONDS)) == 4
     )
@@ -94,7 +94,7 @@ def test_a_command_in_a_container(node: Node) -> None:
 
 @ours
 def test_a_process_elsewhere_is_never_killed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine's number of a command may be that of another process by now, or of another namespace."""
+    """The PID that the engine reports may belong to another process or to another namespace."""
     node.load()
     node.start("one")
     engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
@@ -129,7 +129,7 @@ def test_one_that_its_policy_starts_again(node: Node) -> None:
     pid = node.main_pid("one")
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: node.main_pid("one") not in (0, pid), "it runs again")
-    keeps = node.cell.kind == "podman"  # with its mount, as `podman restart` does
+    keeps = node.cell.kind == "podman"  # Podman keeps the old mount, as `podman restart` does
     assert node.version_in("one") == ("12.0" if keeps else "12.1")
     assert node.containers()["outdated" if keeps else "current"] == ["one"]
 

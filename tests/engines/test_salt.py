@@ -1,4 +1,4 @@
-"""Each release of Salt that is there: the whole way with its own `salt-call`, on each engine of this machine."""
+"""Each installed Salt release: sync, apply and roll back with its `salt-call`, on each local engine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.minion import REPO, Minion
 
 pytestmark = pytest.mark.functional
 
-# conftest.py does not collect this file where it names no directory
+# conftest.py does not collect this file if the variable is not set
 SALTS = sorted(Path(os.environ.get("BASEIMG_SALTS", "/nonexistent")).glob("*/bin/salt-call"))
 
 
 class Call:
-    """`salt-call --local` of one release, on a minion of its own that syncs from this checkout."""
+    """`salt-call --local` of one release, on a separate minion that syncs from this checkout."""
 
     def __init__(self, program: Path, root: Path, pillar: dict[str, Any]) -> None:
         self._program, self._conf = program, root / "conf"

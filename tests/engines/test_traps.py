@@ -1,4 +1,4 @@
-"""What is peculiar to one store, and what baseimg refuses; docs/design/engines.md tells people."""
+"""Peculiarities of single stores, and refusals; docs/design/engines.md documents them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def refused(node: Node, code: str, function: str, *arguments: str) -> str:
 
 
 def build(node: Node, tag: str, *steps: str, buildkit: bool = True) -> None:
-    """`docker build` by BuildKit, or by the builder that came before it."""
+    """Run `docker build` with BuildKit or with the classic builder."""
     context = node.work / f"context-{tag.rpartition('/')[2]}"
     context.mkdir(exist_ok=True)
     (context / "Dockerfile").write_text("\n".join(steps))
@@ -121,7 +121,7 @@ class TestContainerd:
         assert node.call("layer", BASE)["chain_id"] == node.chain_id(BASE)
 
     def test_a_container_is_described_once(self, node: Node) -> None:
-        """A swap looks at the containers several times; each more container costs one command, not two."""
+        """A swap inspects the containers several times; each container costs only one command."""
         node.patched()
         counts = []
         for number in range(2):
@@ -133,7 +133,7 @@ class TestContainerd:
         assert counts[1] - counts[0] == 1
 
     def test_a_pod_s_container_needs_no_command(self, node: Node) -> None:
-        """The annotations are those that the CRI writes into the bundle of each container."""
+        """The CRI writes these annotations into a container's bundle, so no command is needed."""
         assert isinstance(node.engine, ContainerdEngine)
         node.patched()
         counts = []
@@ -171,10 +171,10 @@ if suites():  # needs BuildKit
             assert "fresh" in node.engine.run(BUILT, "ls", "/etc")
             node.start("built", BUILT)  # an image with an index of manifests
             assert node.containers()["current"] == ["built"]
-            # but a build reads its cache's snapshot of the same layer
+            # a build reads its cache's snapshot of the layer, which has the old content
             build(node, LATER, f"FROM {BUILT} AS source", f"FROM {BASE}", "COPY --from=source /etc /seen")
             assert "fresh" not in node.engine.run(LATER, "ls", "/seen")
-            # and what was built from there runs on the new content, as it shares the chain
+            # the built image shares the chain, so it runs on the new content
             build(node, LATER, f"FROM {BUILT}", "COPY added /later")
             assert "fresh" in node.engine.run(LATER, "ls", "/etc")
 
@@ -204,7 +204,7 @@ if suites():  # needs BuildKit
 
         def test_with_userns_remap_a_layer_reaches_no_container_so_it_is_refused(self, node: Node) -> None:
             with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp", ignore_cleanup_errors=True) as name:
-                os.chmod(name, 0o711)  # for the containers' root
+                os.chmod(name, 0o711)  # search permission for the containers' root
                 config = {"features": {"containerd-snapshotter": True}}
                 with UsernsEngine(Path(name) / "engine", "overlayfs", config=config, tree=node.cell.tree) as engine:
                     minion = Minion(Path(name) / "minion", engine.url)
@@ -222,7 +222,7 @@ if suites():  # needs BuildKit
 class TestPodman:
     def test_a_layer_of_an_additional_store_is_refused(self, node: Node, tmp_path: Path) -> None:
         with self._shared_store(node, tmp_path) as beside:
-            # the application's own layer is here, the base's is in the store that is shared
+            # the application's layer is in this store, the base's in the additional store
             beside.engine.load(images.archive([ImageSpec(APP, [*node.stacks[BASE], APP_LAYER])]))
             assert beside.version() == "12.0"
             assert str(node.engine.data_root) in beside.directories(BASE)[0]
@@ -231,7 +231,7 @@ class TestPodman:
             assert "outside of" in message
             assert os.stat(beside.directories(BASE)[0]).st_ino == before
             assert not (Path(beside.directories(BASE)[0]).parent / "baseimg").exists()
-            # the way out that the hint tells
+            # follow the hint
             beside.engine.client.remove_image(APP)
             beside.engine.args = []
             beside.engine.restart()
@@ -241,7 +241,7 @@ class TestPodman:
 
     @contextmanager
     def _shared_store(self, node: Node, work: Path) -> Iterator[Node]:
-        """A Podman that uses the other's images as an additional store."""
+        """Start a Podman that uses the node's store as an additional image store."""
         node.load(BASE, NEW)
         option = f"--storage-opt=overlay.imagestore={node.engine.data_root}"
         with PodmanEngine(work / "engine", "overlay", args=(option,), tree=node.cell.tree) as engine:
@@ -249,7 +249,7 @@ class TestPodman:
             yield Node(node.cell, engine, minion, work, node.token)
 
     def test_its_own_check_calls_a_changed_base_damaged(self, node: Node) -> None:
-        """`podman system check`, since Podman 5. The documentation warns of its `--repair`."""
+        """`podman system check` (Podman 5) reports a changed base; the docs warn of its `--repair`."""
         if node.engine.client.version()["Version"].startswith("4."):
             return
         assert isinstance(node.engine, PodmanEngine)
@@ -274,7 +274,7 @@ class TestPodman:
 
 
 class TestWhatIsFound:
-    """On a node without any engine, and with what does not answer."""
+    """Engine discovery without an engine, and with wrong declarations."""
 
     def test_nothing_that_answers(self, tmp_path: Path) -> None:
         url = f"unix://{tmp_path}/none.sock"

@@ -1,4 +1,4 @@
-"""Docker with userns-remap: owners are shifted on disk, and nowhere else."""
+"""Docker with userns-remap, which shifts owners on disk only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STACKS = {BASE: [BUSYBOX, OLD], NEW: [BUSYBOX, OLD, CHANGES]}
 
 @pytest.fixture
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
-    """A node whose engine shifts, and one whose engine does not, with the same images."""
+    """Yield a node with userns-remap and a node without, with the same images."""
     with (
         Cell("docker-userns").engine(tmp_path_factory.mktemp("u")) as one,
         Cell("docker-overlay2").engine(tmp_path_factory.mktemp("p")) as other,
@@ -58,7 +58,7 @@ def test_one_bundle_serves_both(pair: tuple[Node, Node]) -> None:
         unpacked = node.show(NEW)
         pristine = node.show(BASE)
         node.call("apply", bundle)
-        # what the engine itself makes of the target, with owners and attributes
+        # equals the engine's own unpacked target, with owners and attributes
         assert differences(node.show(BASE), unpacked) == []
         assert node.call("verify", BASE, deep=True)[0]["ok"] is True
         assert node.engine.run(BASE, "stat", "-c", "%u:%g %a", "/etc/own", "/srv") == "33:34 644\n7:9 2770\n"
