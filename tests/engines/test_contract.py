@@ -192,7 +192,7 @@ class TestRecords:
 
 
 class TestWhatUsesABase:
-    """Usage of a base: a container or a mount uses it if and only if it mounts the layer."""
+    """Usage of a base: a container, or any other mount, uses it if and only if it includes the layer."""
 
     def test_a_container_whose_image_lost_its_name(self, node: Node) -> None:
         node.load()

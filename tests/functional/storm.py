@@ -63,7 +63,7 @@ def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
 
 
 def _kept(work: Callable[[], None], seen: Counter[str], lock: threading.Lock) -> Callable[[], None]:
-    """Wrap the work of a thread so that its error is counted like a content."""
+    """Wrap a thread's work so that an error counts as one more result."""
 
     def run() -> None:
         try:

@@ -34,7 +34,7 @@ STOP_SECONDS = 3
 QUICK = {"mode": "restart", "timeout": scaled(SECONDS), "settle": 0}
 # a program that works only with base 12.0 and prints whether it does
 PICKY = ("sh", "-c", "grep -q 12.0 /etc/version && echo works && exec sleep 1000000; echo no good; exit 7")
-# a probe that reports quickly whether it works
+# probes that decide at once: one for the program above, one for every other container
 PROBED = {"probe": [{"match": "picky", "command": "grep 12.0 /etc/version"}, {"command": "true"}]}
 HEALTHY = {"test": ["CMD-SHELL", "true"], "interval": 100_000_000, "timeout": 60_000_000_000, "retries": 1}
 NEEDS_OLD = {**HEALTHY, "test": ["CMD-SHELL", "grep 12.0 /etc/version || { echo wrong base; false; }"]}
@@ -494,7 +494,7 @@ class TestKilled:
         assert node.tidy()
 
     def test_while_the_engine_is_still_stopping_it(self, node: Node) -> None:
-        """The engine completes a stop of a killed client after the next operation has seen it running."""
+        """The engine may complete a killed run's stop after the next run has seen the container running."""
         stubborn = ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
         always = {"Name": "always"}
         node.run("stubborn", *stubborn, stop_signal="SIGTERM", stop_timeout=STOP_SECONDS, restart_policy=always)

@@ -385,7 +385,7 @@ class TestSeveralSteps:
         assert late in again["images"]
 
     def test_a_layer_on_top_of_a_removed_path_is_not_stray(self, lab: Lab) -> None:
-        """A whiteout of one generation does not carry over to a next one without it."""
+        """The next generation does not inherit a whiteout that it does not need."""
         old = [BUSYBOX, layer(file("d/a", b"1"), file("d/b")), layer(file("x"))]
         middle = [*old, layer(whiteout("d/a"), whiteout("d/b"))]
         last = [*middle, layer(file("d/a", b"2"))]

@@ -296,7 +296,7 @@ def test_no_bundle(lab: Lab, subtests: pytest.Subtests) -> None:
 
 
 class TestDevices:
-    """Device nodes, which open hardware: by default a node accepts only those of every container."""
+    """Device nodes: by default a node accepts only those that every container has."""
 
     @pytest.mark.parametrize(
         ("node", "told"),

@@ -84,7 +84,7 @@ def test_an_unnamed_directory_of_a_lower_layer_comes_back(lab: Lab, back: list[i
 
 
 def test_what_only_the_directory_has_is_dropped_and_counted(lab: Lab) -> None:
-    """A build drops what BuildKit adds to a directory only: an ACL, an xattr, a socket, a file."""
+    """A build drops additions to a layer's directory, as by BuildKit: ACLs, xattrs, sockets, files."""
     lab.load(STACKS)
     clean = lab.build(BASE, NEW, str(lab.work / "clean.tar"))
     assert clean["dropped"] == {"paths": 0, "attributes": 0}

@@ -60,7 +60,7 @@ class Node:
         self.record.write_text(json.dumps(record))
 
     def replace_layer(self) -> None:
-        """Replace the live directory by a copy, as a tool that does not know baseimg."""
+        """Replace the live directory by a copy, as a tool without knowledge of baseimg does."""
         live = Path(self.lab.top(BASE)) / "diff"
         live.rename(live.with_name("stolen"))
         # drop the ID and change the content: an exact copy counts as the same generation

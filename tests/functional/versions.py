@@ -14,7 +14,7 @@ from tests.support.images import Member, file, hardlink, symlink
 DIRECTORIES = ("usr/lib", "usr/share/doc", "srv", "var/lib/data", "opt/tool")
 _FILES = 60
 _CHANGES = 8
-#: Each version changes part of the library; some change part of the archive, which generations hard-link.
+#: Each version changes part of the library; some change part of the archive, which is large enough to be linked.
 _LIBRARY, _ARCHIVE = "usr/lib/library.so", "opt/tool/archive"
 _LIBRARY_BYTES = 256 << 10
 _FIXED = (_LIBRARY, _ARCHIVE)
