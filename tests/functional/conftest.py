@@ -16,7 +16,7 @@ from tests.support.minion import Minion  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def emptied(engine: Engine) -> Iterator[None]:
-    """Remove all images after each test: equal layers share a directory, which stays swapped."""
+    """Remove all images after each test; equal layers of a later test would be in swapped directories."""
     yield
     engine.remove_all()
 

@@ -212,7 +212,7 @@ class TestVersions:
         assert "version-unknown" in done["comment"]
 
     def test_that_no_bundle_leads_to(self, lab: Lab) -> None:
-        """A version is unknown if its bundle starts from content that no other bundle leads to."""
+        """A version is unknown if no chain of bundles leads to it from content on the node."""
         lab.usual(NEWER)
         bundles = {"12.2": {"source": lab.bundle(NEW, NEWER)}, "12.1": {"source": lab.bundle(NEWER, NEW)}}
         for function in ("plan", "converge"):
