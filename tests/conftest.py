@@ -23,17 +23,17 @@ hypothesis.settings.load_profile("ci" if CI else "dev")
 
 
 def pytest_configure() -> None:
-    # A run that is told to end (a CI timeout, say) takes its engines and mounts down, as on Ctrl-C.
+    # SIGTERM (a CI timeout, for example) stops the run's engines and unmounts its file systems, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_sessionfinish() -> None:
-    # Salt's loggers write to streams that are closed by then.
+    # Salt's loggers write to streams that are already closed here.
     logging.raiseExceptions = False
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """In CI everything is installed: a skipped test there is a test that nobody runs."""
+    """Turn a skip into a failure in CI: every dependency is installed, so a skip is a mistake."""
     if CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI=true does not allow: {report.longrepr}"
@@ -56,14 +56,14 @@ def pytest_make_collect_report():
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """One private Docker engine for all functional tests; use references of your own, or `make_engine`."""
+    """Return the Docker engine that all functional tests share; use unique references, or `make_engine`."""
     with Engine(tmp_path_factory.mktemp("engine")) as running:
         yield running
 
 
 @pytest.fixture
 def make_engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
-    """`make_engine(root=None, storage_driver="overlay2", args=())`: a started engine of the test's own."""
+    """Return `make_engine(root=None, storage_driver="overlay2", args=())`, which starts a private engine."""
     made: list[Engine] = []
 
     def make(root: Path | None = None, storage_driver: str = "overlay2", *, args: tuple[str, ...] = ()) -> Engine:
@@ -78,5 +78,5 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
 
 @pytest.fixture
 def salt_local(engine: Engine, tmp_path: Path) -> Minion:
-    """This checkout's modules and states, loaded by Salt in this process, using the shared engine."""
+    """Return this checkout's modules and states, loaded by Salt in this process, on the shared engine."""
     return Minion(tmp_path / "minion", engine.url)

@@ -1,4 +1,4 @@
-"""Alpine's packages: versions, relations, and files of packages."""
+"""Alpine packages: versions, relations, and the files of a package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from baseimg_core.model.packages import apk
 
-# ascending: suffixes such as _alpha and _rc come before the release, _p after it
+# ascending: suffixes such as _alpha and _rc sort before the release, _p sorts after it
 ORDER = [
     "0.1.0_alpha",
     "0.1.3_alpha",

@@ -1,4 +1,4 @@
-"""Which mirrors apt is configured for, read without any list of packages."""
+"""The mirrors that apt is configured for, read without any package list."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Components: main
 
 @pytest.fixture
 def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The configuration of a Debian 12 whose apt has never fetched a list."""
+    """Return the configuration of a Debian 12 whose apt has never fetched a list."""
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "apt.conf").write_text(
         f'Dir::Etc::SourceList "{tmp_path}/sources.list";\nDir::Etc::SourceParts "{tmp_path}/sources.list.d";\n'
@@ -74,7 +74,7 @@ def test_a_source_of_the_release_itself_comes_first(etc: Path) -> None:
 
 
 def test_a_list_of_mirrors(etc: Path) -> None:
-    """As Debian's cloud images are configured."""
+    """Debian's cloud images use a mirror list."""
     (etc / "mirrors").write_text("# of the cloud\n\nhttp://first.example/debian\tpriority:1\nhttp://m.example/debian\n")
     configure(etc, OWN.replace("http://m.example/debian", f"mirror+file://{etc}/mirrors"))
     assert apt.sources(HOST)[0] == Source("http://first.example/debian/", HOST)

@@ -1,4 +1,4 @@
-"""Counting changes, and which paths must be written again only because of hard links."""
+"""Counts of changes, and paths that are rewritten only because of hard links."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from baseimg_core.model.stack.changes import Action, Change, counts, relinked
 
 
 def groups(*members: str) -> dict[bytes, frozenset[bytes]]:
-    """Paths are single letters: `groups("ab", "cd")` links a with b, and c with d."""
+    """Return hard-link groups of single-letter paths: `groups("ab", "cd")` links a with b, c with d."""
     return {letter.encode(): frozenset(other.encode() for other in group) for group in members for letter in group}
 
 

@@ -1,4 +1,4 @@
-"""What threads read ahead and digest is what was there, and they end."""
+"""Background threads return the bytes they read, digest them correctly, and end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.deadlines import SECONDS, scaled
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=30), counts=st.lists(st.integers(1, 200)))
 def test_ahead_gives_the_same_bytes(pieces: list[bytes], counts: list[int]) -> None:
-    """Whatever the stream gives at a time, and whatever is asked for at a time."""
+    """The bytes are the same whatever the sizes of the stream's blocks and of the reads."""
     left = iter(pieces)
     with contextlib.closing(ReadAhead(lambda count: next(left, b""))) as stream:
         read = [stream.read(count) for count in counts]
@@ -91,7 +91,7 @@ def test_no_thread_stays() -> None:
 
 
 def test_a_forgotten_reader_is_collected_without_waiting_for_its_thread() -> None:
-    """As where an error's traceback held it: the collector may run inside the machinery of threads."""
+    """The collector can run inside the threading machinery, so it must not wait for the reader's thread."""
     going_on, begun = threading.Event(), threading.Event()
 
     def read(_count: int) -> bytes:
@@ -106,7 +106,7 @@ def test_a_forgotten_reader_is_collected_without_waiting_for_its_thread() -> Non
     forgotten = forget()
     next(forgotten)
     assert begun.wait(scaled(SECONDS))
-    forgotten.close()  # returns though its thread still reads
+    forgotten.close()  # returns although the reader's thread still reads
     going_on.set()
 
 

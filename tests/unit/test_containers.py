@@ -1,4 +1,4 @@
-"""The policy for containers, and the rules by which they are restarted."""
+"""The container policy and the restart rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMPOSE = "com.docker.compose."
 
 @dataclass(frozen=True)
 class One:
-    """A container, with what the rules look at."""
+    """A container, with the fields that the rules read."""
 
     id: str
     name: str = ""
@@ -165,7 +165,7 @@ class TestRules:
             [["api"]],
             [["web"]],
         ]
-        # what must come first does, whatever the order says
+        # a dependency starts first, whatever `order` says
         assert names(plan(*given, order=["name=web"]))[-1] == [["web"]]
 
     def test_services_of_another_project_are_no_dependencies(self) -> None:
@@ -236,7 +236,7 @@ STATES = ("running",) * 6 + ("paused", "exited", "created", "restarting")
 
 @st.composite
 def nodes(draw: st.DrawFn) -> list[One]:
-    """Containers that share with and depend on those before them: no circles, as with a real engine."""
+    """Draw containers that share with or depend on earlier ones only: real engines have no cycles."""
     found: list[One] = []
     for position, key in enumerate(draw(st.permutations(IDS))):
         before = [other.id for other in found]
@@ -266,7 +266,7 @@ def home(plan: Restarts[One]) -> dict[str, int]:
 
 
 class TestLaws:
-    """What holds of every node and policy."""
+    """Rules that hold for every node and every policy."""
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), st.sets(st.sampled_from(IDS), max_size=1), POLICIES)
     def test_every_container_has_one_fate(
@@ -292,7 +292,7 @@ class TestLaws:
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
     def test_nobody_loses_its_network(self, node: list[One], concerned: set[str], policy: Policy) -> None:
-        """Who shares something with a restarted one starts after it, in the same group; and what it needs runs then."""
+        """A container restarts after its namespace owner, in the same group, and only if the owner runs."""
         found = decide(node, concerned, [], policy)
         known = {container.id: container for container in node}
         groups = [group for batch in names(found) for group in batch]

@@ -1,4 +1,4 @@
-"""Deadlines of tests grow with the load of the machine, and still end a test that hangs."""
+"""Test deadlines grow with the machine's load and still end a test that hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.deadlines import Deadline, scaled, slowdown, wait_until
 
 @pytest.fixture
 def factor(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the slowdown of the machine is said to be."""
+    """Replace the machine's slowdown by the returned list's value."""
     said = [1.0]
     monkeypatch.setattr(deadlines, "slowdown", lambda: said[0])
     return said
@@ -24,7 +24,7 @@ def factor(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds on the clock; a sleep moves it."""
+    """Replace the clock by the returned list's value, in seconds; a sleep advances it."""
     now = [100.0]
     monkeypatch.setattr(deadlines.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(deadlines.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
@@ -70,7 +70,7 @@ def test_waiting_in_vain_ends_with_an_error(factor: list[float], clock: list[flo
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that want a processor all the time."""
+    """Run ``count`` processes that use a processor all the time."""
     command = [sys.executable, "-c", "while True: pass"]
     with contextlib.ExitStack() as stack:
         for _ in range(count):
@@ -81,5 +81,5 @@ def busy(count: int) -> Iterator[None]:
 def test_load_is_seen_at_once() -> None:
     processors = len(os.sched_getaffinity(0))
     with busy(3 * processors):
-        # the average over a minute would say so only much later
+        # the load average over a minute reacts much later
         wait_until(lambda: slowdown() >= 2.5, "three busy processes per processor are seen", 5)

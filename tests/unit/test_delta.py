@@ -1,4 +1,4 @@
-"""The delta encoding: any two trees, through it, give the identical tar; hostile ones end in a typed error."""
+"""Deltas of any two trees reproduce the identical tar; hostile deltas end in a typed error."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from baseimg_core.model.stack.renames import counterparts
 
 
 def noise(seed: str, size: int) -> bytes:
-    """Bytes that do not compress, the same each time."""
+    """Return incompressible bytes, the same for the same seed."""
     return hashlib.shake_256(seed.encode()).digest(size)
 
 
 def encode(old: Path, files: dict[str, bytes], renamed: dict[bytes, bytes] | None = None) -> tuple[bytes, bytes]:
-    """The plain stream and its delta, with some bytes between the files as a tar has."""
+    """Return the plain stream and its delta; bytes between the files stand for a tar's headers."""
     out, plain = io.BytesIO(), b""
     writer = delta.DeltaWriter(out, delta.SourceFiles(Stack([str(old)])), renamed or {})
     for name, content in files.items():
@@ -60,7 +60,7 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_a_build_that_fails_leaves_no_descriptor(old: Path) -> None:
-    """Neither in the middle of a segment nor while the last ones are written."""
+    """A build that fails in the middle of a segment, or in the last ones, closes its descriptors."""
 
     class Full(io.BytesIO):
         def write(self, data: object) -> int:
@@ -78,7 +78,7 @@ def test_a_build_that_fails_leaves_no_descriptor(old: Path) -> None:
 
 
 def test_a_layer_that_fails_leaves_no_descriptor(old: Path, tmp_path: Path) -> None:
-    """A file of the target shrinks while it is read: three descriptors stayed open."""
+    """Regression: three descriptors stayed open if a file of the target shrank during the build."""
     new = tmp_path / "target"
     (new / "lib").mkdir(parents=True)
     (new / "lib/big").write_bytes(noise("big", 8 << 20) + b"changed")
@@ -94,7 +94,7 @@ def test_a_layer_that_fails_leaves_no_descriptor(old: Path, tmp_path: Path) -> N
 
 
 class TestSizes:
-    """What an old file has costs next to nothing, wherever it has moved to."""
+    """Content of an old file costs almost nothing in a delta, wherever it has moved to."""
 
     @pytest.mark.parametrize(
         "change",
@@ -127,7 +127,7 @@ class TestSizes:
         assert data.count(delta._SKIPPABLE.to_bytes(4, "little")) == 1
 
     def test_new_files_that_resemble_each_other(self, old: Path) -> None:
-        """Though they are in other segments of the tar."""
+        """Equal new files are stored once, even in different segments of the tar."""
         new = noise("new", 1 << 20)
         plain, data = encode(old, {"new/a": new, "new/b": new, "new/c": new})
         assert decode(old, data) == plain
@@ -241,7 +241,7 @@ def test_hostile(old: Path, kind: str) -> None:
 
 
 def test_a_symlink_is_never_followed(old: Path) -> None:
-    """Not even where the digest is right: it would tell what a host's file holds."""
+    """Not even with a correct digest: it would disclose the content of a host's file."""
     content = Path("/etc/passwd").read_bytes()
     data = segment(old=[["link", 0, len(content), hashlib.sha256(content).hexdigest()]])
     with pytest.raises(DeltaMismatch):
@@ -256,7 +256,7 @@ def test_any_byte_may_be_wrong(values: st.DataObject, tmp_path_factory: pytest.T
     at = values.draw(st.integers(0, len(encoded) - 1))
     broken = encoded[:at] + bytes([encoded[at] ^ values.draw(st.integers(1, 255))]) + encoded[at + 1 :]
     try:
-        assert isinstance(decode(root, broken), bytes)  # whether it is the right tar is for the diff ID to say
+        assert isinstance(decode(root, broken), bytes)  # the diff ID detects a wrong tar
     except (BaseimgError, *compression.errors()):
         pass
     assert os.listdir(root) == ["a"]

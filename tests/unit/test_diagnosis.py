@@ -1,4 +1,4 @@
-"""The checks of a node and of a fleet, as lines and as data."""
+"""Checks of a node and of a fleet, as lines and as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of nodes, containers and bundles steers no terminal, wherever it is shown."""
+"""Control characters in texts of nodes, containers and bundles never reach a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drift is the same for the core, the beacon and the grain; the grain reads the layout of every engine."""
+"""The core, the beacon and the grain report the same drift; the grain reads every engine's layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SNAPSHOTS = f"io.containerd.snapshotter.v1.{SNAPSHOTTER}/snapshots"
 
 
 def loader_file(path: str) -> ModuleType:
-    """A loader file as a module, without Salt's names."""
+    """Load a loader file as a module, without Salt's names."""
     spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), REPO / path)
     assert spec
     assert spec.loader
@@ -95,7 +95,7 @@ class Layer:
         self.pristine.rmdir()
 
     def move(self) -> None:
-        """As ``cp -a`` of the data root does: other inodes, the same attributes."""
+        """Copy the content as ``cp -a`` of the data root does: new inodes, same attributes."""
         for directory in (self.live, self.pristine):
             copy = directory.with_name("copy")
             subprocess.run(["cp", "-a", directory, copy], check=True)
@@ -111,7 +111,7 @@ class Layer:
 
 
 def core_drift(layer: Path) -> str:
-    """The drift that the core tells of a record, in the grain's words."""
+    """Return the drift that the core derives from a record, in the grain's words."""
     store = Store(str(layer))
     try:
         record = store.read()
@@ -161,7 +161,7 @@ def test_the_grain_knows_every_name_of_the_live_directory() -> None:
     ],
 )
 def test_every_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, live: str) -> None:
-    """The default directories, moved below a directory of the test."""
+    """The grain reads every engine's default directories, here below a directory of the test."""
     Layer(tmp_path / root / "17", live)
     monkeypatch.setattr(GRAIN, "_DATA_ROOT", str(tmp_path / "docker"))
     monkeypatch.setattr(GRAIN, "_DAEMON", str(tmp_path / "daemon.json"))

@@ -1,4 +1,4 @@
-"""Which engines are refused by what they say of themselves."""
+"""Engines that baseimg refuses, by their own description."""
 
 from __future__ import annotations
 

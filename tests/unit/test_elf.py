@@ -1,4 +1,4 @@
-"""The reader of ELF files, compared with pyelftools, and given damaged files."""
+"""The ELF reader agrees with pyelftools and survives damaged files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SYSTEM = sorted(
 
 
 def oracle(path: Path) -> Elf:
-    """What pyelftools reads of a file."""
+    """Return the same facts as pyelftools reads them."""
     with path.open("rb") as file:
         elf = ELFFile(file)
         interpreter, tags = b"", []
@@ -79,7 +79,7 @@ def test_files_of_this_system_are_read_as_pyelftools_reads_them() -> None:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library with versions, a run path and needs of its own."""
+    """Build a library with symbol versions, a run path and dependencies."""
     work = tmp_path_factory.mktemp("elf")
     (work / "a.c").write_text('#include <stdio.h>\nint f(void) { return puts("x"); }\n')
     (work / "a.map").write_text("CORP_1.0 { global: f; local: *; };\nCORP_2.0 { } CORP_1.0;\n")
@@ -117,7 +117,7 @@ def test_what_is_no_elf_file_is_refused(data: bytes) -> None:
 
 
 def test_damaged_files_raise_nothing_else(library: Path) -> None:
-    """Bytes changed anywhere, most of them in the headers and tables, and files cut short."""
+    """Random bytes changed, mostly in headers and tables, and truncated files raise only the typed error."""
     good, chance = library.read_bytes(), random.Random(7)
     refused = 0
     for _ in range(3000):

@@ -1,4 +1,4 @@
-"""Removal of directory trees, on each file system that layers lie on."""
+"""Removal of directory trees on each file system that holds layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = ("ext4", "xfs", "btrfs")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_nested_tree_is_removed_in_one_call(kind: str) -> None:
-    """On btrfs an open directory does not list the names that were renamed into it after it was opened."""
+    """On btrfs an open directory does not list names that were renamed into it after it was opened."""
     with loop_fs(kind, XFS_MIN) as root:
         for width in range(10):
             deep = root / "tree" / f"w{width}" / "/".join(["d"] * 20)

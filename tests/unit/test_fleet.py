@@ -1,4 +1,4 @@
-"""Counting a fleet: nobody is left out, and two thousand nodes fit a terminal."""
+"""Counts of a fleet include every node; two thousand nodes fit a terminal."""
 
 from __future__ import annotations
 

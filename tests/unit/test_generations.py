@@ -1,4 +1,4 @@
-"""Which directory is which generation, which one a rollback goes to, and which may be removed."""
+"""Generations: their directories, the target of a rollback, and the removable ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ THEN = "2026-01-01T00:00:00Z"
 
 
 def record(current: int = 3, previous: int | None = 2, **damaged: bool) -> Record:
-    """Generations 0 to 3; ``g1=True`` makes generation 1 damaged."""
+    """Return a record with generations 0 to 3; ``g1=True`` marks generation 1 as damaged."""
     generations = {
         number: Generation(number, f"12.{number}", "", 100 + number, id=f"id{number}", activated=THEN)
         for number in range(4)
@@ -40,7 +40,7 @@ class TestDirectory:
     def test_without_an_id_the_inode_decides(self) -> None:
         old = Generation(1, "12.1", "", 100)
         assert directory_of(old, [Directory("1", 100, "")], []) == Directory("1", 100, "")
-        # an upgrade was interrupted after the attribute was set
+        # an upgrade was interrupted after it set the attribute
         assert directory_of(old, [Directory("1", 100, "new")], []) == Directory("1", 100, "new")
         assert directory_of(old, [Directory("1", 100, "two")], ["two"]) is None
         assert directory_of(old, [Directory("1", 7, "")], []) is None
@@ -55,7 +55,7 @@ class TestRemovable:
         assert removable(record(), keep, {})[0] == gone
 
     def test_times_mean_nothing(self) -> None:
-        """The clock was set back: the newest was activated first."""
+        """The clock was set back, so the newest generation has the oldest activation time."""
         one = record()
         for number, generation in one.generations.items():
             generation.activated = f"20{50 - number}-01-01T00:00:00Z"

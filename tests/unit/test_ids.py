@@ -1,4 +1,4 @@
-"""Diff IDs, chain IDs and references, against the OCI image spec's formula worked out by other means."""
+"""Diff IDs, chain IDs and references; the OCI image spec's formula is computed independently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.stack import ids
 
-# `printf a | sha256sum`, then b and c; chain IDs: `printf "$CHAIN $NEXT" | sha256sum`.
+# `printf a | sha256sum`, also for b and c; chain IDs: `printf "$CHAIN $NEXT" | sha256sum`.
 A = "sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
 B = "sha256:3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d"
 C = "sha256:2e7d2c03a9507ae265ecf5b5356885a53393a2029d241394997265a1a25aefc6"

@@ -1,4 +1,4 @@
-"""An index compared with a directory, one line at a time, finds what comparing all of both at once finds."""
+"""Comparing an index with a directory line by line gives the result of comparing both in memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from baseimg_core.disk.store import index
 from baseimg_core.errors import RecordInvalid
 
-# names around "/" in the order of bytes, so that whole paths sort otherwise than their components
+# Names with bytes below and above "/": whole paths sort differently from their components.
 NAMES = st.sampled_from(["a", "a-", "a.b", "a0", "b", "ä"])
 TREES = st.dictionaries(st.lists(NAMES, min_size=1, max_size=3).map(tuple), st.sampled_from("xyz"), max_size=12)
 
 
 def make(root: Path, tree: dict[tuple[str, ...], str]) -> dict[str, str]:
-    """Files where nothing is in the way; returns every path with its content, empty for directories."""
+    """Create the tree's files, except below other files; return path -> content, empty for directories."""
     root.mkdir()
     for parts, content in tree.items():
         place = root.joinpath(*parts)
@@ -76,7 +76,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path, damage) -> None:
 
 
 class TestCheapComparison:
-    """A path with the recorded inode and ctime is not read; another is, and tells a change that hides."""
+    """A path with its recorded inode and ctime is not read; any other is read, so hidden changes show."""
 
     @pytest.fixture
     def tree(self, tmp_path: Path) -> Path:
@@ -123,7 +123,7 @@ class TestCheapComparison:
 
 
 def test_an_index_of_the_previous_release(tmp_path: Path) -> None:
-    """Release 0.1 wrote no inode and no ctime, and a digest only of files that came with a bundle."""
+    """Release 0.1 wrote no inode and no ctime, and digests only of files that came with a bundle."""
     path = Path(__file__).parent / "data/index-1.jsonl"
     assert index.digest(str(path)).startswith("sha256:")
     missing = index.compare(str(path), str(make_directory(tmp_path)), None, False).findings

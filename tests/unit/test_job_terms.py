@@ -1,4 +1,4 @@
-"""A node refuses jobs that come too late, or whose rollout it has rolled back."""
+"""A node refuses jobs that arrive too late or belong to a rollout that it has rolled back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The writer of a layer holds every limit of its reader: what is built can be applied, and the rest is refused."""
+"""The layer writer enforces every limit of the reader, so every bundle that builds also applies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = Entry(Kind.FILE, 0o644)
 LINK = Entry(Kind.SYMLINK, 0o777, target=b"x")
 DEVICE = Entry(Kind.CHAR, 0o600, device=(1, 3))
 
-# what: the highest value that both take, as path and entry, and the next one, which both refuse
+# limit -> the highest value that reader and writer accept, and the next value, which both refuse; each as (path, entry)
 LIMITS: dict[str, tuple[tuple[bytes, Entry], tuple[bytes, Entry]]] = {
     "time": ((b"a", replace(FILE, mtime_ns=((1 << 33) - 1) * NANO)), (b"a", replace(FILE, mtime_ns=(1 << 33) * NANO))),
     "early time": (
@@ -62,7 +62,7 @@ def test_limit(what: str) -> None:
 
 @pytest.mark.parametrize("what", LIMITS)
 def test_the_reader_has_the_same_limit(what: str) -> None:
-    """The header is made without the writer's check."""
+    """The reader refuses the value too; the header is made without the writer's check."""
     path, entry = LIMITS[what][1]
     with pytest.raises(BundleInvalid):
         read(layer._header(Change(path, Action.ADDED, entry=entry), None))

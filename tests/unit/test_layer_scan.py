@@ -1,4 +1,4 @@
-"""The scan of application layers: what it reads, how often, and layers that it cannot judge."""
+"""The scan of application layers: which paths it reads, how often, and layers it cannot judge."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_few_names_and_many_are_looked_up_alike(tmp_path: Path) -> None:
 
 
 def test_no_symlink_is_followed(tmp_path: Path) -> None:
-    """Symlinks inside the layer are not followed either: a mount resolves them in the container."""
+    """The scan does not follow symlinks within the layer either: a container's mount resolves them."""
     put(tmp_path / "outside", "lib/file-1")
     layer = put(tmp_path / "layer", "lib/file-1")
     (layer / "usr").symlink_to(tmp_path / "outside")
@@ -79,7 +79,7 @@ def test_a_layer_that_is_gone(tmp_path: Path) -> None:
 
 
 class TestImages:
-    """An image that cannot be judged is reported as such; the others have their verdicts."""
+    """An image that cannot be judged is reported as an error; the other images get their verdicts."""
 
     @pytest.fixture
     def engine(self, tmp_path: Path) -> PlainEngine:

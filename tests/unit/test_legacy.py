@@ -1,4 +1,4 @@
-"""What the old shell scripts left, as text and tars; and what an engine remembers of a layer."""
+"""Files of the old shell scripts, as text and tars, and an engine's record of a layer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TestProperties:
 
     @given(st.text())
     def test_anything(self, text: str) -> None:
-        """Either two sound values or one typed error."""
+        """Any text gives two valid values or one typed error."""
         try:
             found = properties.parse(text, "file")
         except LegacyInvalid:
@@ -81,7 +81,7 @@ class TestProperties:
 
 class TestChecksum:
     def test_of_go(self) -> None:
-        """The check value of CRC-64/GO-ISO in every catalogue of checksums."""
+        """Catalogues of checksums list this check value for CRC-64/GO-ISO."""
         assert crc64.update(0, b"123456789") == 0xB90956C775A41001
         assert textbook(b"123456789") == 0xB90956C775A41001
 
@@ -160,7 +160,7 @@ class TestRecord:
 
 
 class TestRebuild:
-    """The same members, unpacked by GNU tar, are the source; what is made again is compared with it."""
+    """A layer rebuilt from a directory with the members' content matches the original tar."""
 
     @pytest.fixture
     def source(self, tmp_path: Path) -> Path:
@@ -247,7 +247,7 @@ def _tar(*members: Member) -> bytes:
 
 
 def _bomb() -> bytes:
-    """A header that promises more than any disk has."""
+    """Return a header that declares more bytes than any disk has."""
     info = tarfile.TarInfo("huge")
     info.size = 1 << 60
     return gzip.compress(info.tobuf(tarfile.GNU_FORMAT))

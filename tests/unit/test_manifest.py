@@ -1,4 +1,4 @@
-"""A bundle's manifest: what is written is read, and whatever is damaged is named."""
+"""A bundle's manifest: it reads back as written, and errors name the damaged field."""
 
 from __future__ import annotations
 

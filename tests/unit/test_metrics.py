@@ -1,4 +1,4 @@
-"""The text that Prometheus reads: escaping, and what its conventions ask for."""
+"""The Prometheus text format: escaping and naming conventions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_big_numbers_stay_exact() -> None:
 
 
 def test_no_series_is_there_twice() -> None:
-    """A tag that moved on leaves two records with the same reference."""
+    """A moved tag leaves two records with the same reference, but each series appears once."""
     broken = {"base": BASE, "path": "/y", "declared": None, "error": {"code": "content-unknown"}}
     one = {**status(NEW), "chain_id": "sha256:1", "generation": 1, "space": 5, "activated": 0, "exchanges": {}}
     text = metrics.render(metrics.of_node("0.1.0", "docker/overlay2", [one, {**one, "chain_id": "sha256:2"}, broken]))

@@ -1,4 +1,4 @@
-"""What a misspelt reference may have meant."""
+"""Suggestions for a misspelt reference."""
 
 from __future__ import annotations
 

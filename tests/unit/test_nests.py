@@ -1,4 +1,4 @@
-"""Which bases of a nest stay exact, and over which contents a generation is right."""
+"""Bases of a nest that show their exact version, and the contents below that a generation fits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_content_without_a_chain_id_is_known_by_its_number() -> None:
 def test_a_generation_of_the_same_content_is_found() -> None:
     record = Record("corp/java:1", BASE, (BASE,), {0: PRISTINE, 1: PLAIN, 2: MASK}, current=1)
     assert nests.find(record, PLAIN, {LOWER: {NEW}}) is MASK
-    assert nests.find(record, PLAIN, {LOWER: {LOWER}}) is PLAIN  # the live one
+    assert nests.find(record, PLAIN, {LOWER: {LOWER}}) is PLAIN  # the live generation is preferred
     assert nests.find(record, PLAIN, {LOWER: {NEWER}}) is None
     assert nests.find(record, PRISTINE, {LOWER: {NEW}}) is None
 

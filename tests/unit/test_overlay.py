@@ -1,4 +1,4 @@
-"""The rules of stacked layers, without layers."""
+"""The overlay rules for one name in a stack of layers, as pure functions."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ ABSENT, WHITEOUT, LEAF, DIRECTORY, OPAQUE = Mark.ABSENT, Mark.WHITEOUT, Mark.LEA
 @pytest.mark.parametrize(
     ("marks", "expected"),
     [
-        # nothing
+        # no layer has the name
         ([], []),
         ([ABSENT, ABSENT], []),
-        # leaves: the topmost alone
+        # leaves: only the topmost is visible
         ([LEAF], [0]),
         ([ABSENT, LEAF], [1]),
         ([LEAF, LEAF], [0]),
         ([LEAF, DIRECTORY], [0]),
         ([LEAF, WHITEOUT], [0]),
-        # directories merge, as far down as directories go
+        # directories merge; a leaf below them ends the merge
         ([DIRECTORY], [0]),
         ([DIRECTORY, DIRECTORY, DIRECTORY], [0, 1, 2]),
         ([DIRECTORY, ABSENT, DIRECTORY], [0, 2]),
@@ -33,7 +33,7 @@ ABSENT, WHITEOUT, LEAF, DIRECTORY, OPAQUE = Mark.ABSENT, Mark.WHITEOUT, Mark.LEA
         ([DIRECTORY, LEAF], [0]),
         ([DIRECTORY, LEAF, DIRECTORY], [0]),
         ([DIRECTORY, DIRECTORY, LEAF, DIRECTORY], [0, 1]),
-        # a whiteout ends it, from above and in the middle
+        # a whiteout hides the layers below it
         ([WHITEOUT], []),
         ([WHITEOUT, LEAF], []),
         ([WHITEOUT, DIRECTORY], []),
@@ -41,7 +41,7 @@ ABSENT, WHITEOUT, LEAF, DIRECTORY, OPAQUE = Mark.ABSENT, Mark.WHITEOUT, Mark.LEA
         ([DIRECTORY, WHITEOUT, DIRECTORY], [0]),
         ([DIRECTORY, ABSENT, WHITEOUT, DIRECTORY], [0]),
         ([LEAF, WHITEOUT, LEAF], [0]),
-        # an opaque directory is the last one that is seen
+        # an opaque directory is the lowest visible one
         ([OPAQUE], [0]),
         ([OPAQUE, DIRECTORY], [0]),
         ([OPAQUE, LEAF], [0]),

@@ -1,4 +1,4 @@
-"""Classes of paths, and the verdict for a set of shadowed paths. tests/property compares shadowing with the kernel."""
+"""Path classes and the verdict for shadowed paths. tests/property compares with the kernel."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ ALL: dict[bytes, Entry | None] = {LIB: FILE, BIN: PROGRAM, DOC: FILE, STATUS: FI
         (ALL, [LIB], Verdict.PARTLY),
         (ALL, [DOC], Verdict.PARTLY),
         (ALL, [DOC, STATUS, CACHE], Verdict.PARTLY),
-        (ALL, [LIB, BIN], Verdict.BLOCKED),  # documentation is not decisive
+        (ALL, [LIB, BIN], Verdict.BLOCKED),  # documentation does not decide the verdict
         ({DOC: FILE, STATUS: FILE}, [DOC], Verdict.BLOCKED),
         ({DOC: FILE, b"etc/x": FILE, STATUS: FILE}, [DOC, STATUS], Verdict.PARTLY),
         # ignored classes count if nothing else changes

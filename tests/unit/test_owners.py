@@ -1,4 +1,4 @@
-"""Shifted owners: there and back, and nothing beyond the range."""
+"""Owner mapping round-trips, and refuses IDs outside the range."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages in a manifest, and the databases that they are read from, as the package managers themselves write them."""
+"""Packages in a manifest, and the databases of dpkg, apk and rpm as the package managers write them."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class TestDpkg:
         )
 
     def test_images_made_without_dpkg(self, tmp_path: Path) -> None:
-        """Distroless: one file for each package, beside lists of digests, and nothing says what is installed."""
+        """Distroless images have one file for each package, next to digest lists, and no status field."""
         one = "Package: openssl\nVersion: 3.0.11\nArchitecture: amd64\n"
         old = put(tmp_path / "old", f"{DPKG}.d/openssl", one)
         put(old, f"{DPKG}.d/openssl.md5sums", "0123  usr/bin/openssl\n")
@@ -155,7 +155,7 @@ class TestDpkg:
         assert databases.listed(str(old), "dpkg", ["openssl", "tzdata"]) == {"openssl"}
 
     def test_the_machines_own(self) -> None:
-        """What dpkg itself says is installed."""
+        """The reader agrees with dpkg about the packages of this machine."""
         command = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"]
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
         known = {name: version for state, name, version in map(str.split, lines) if state == "installed"}
@@ -164,7 +164,7 @@ class TestDpkg:
         assert databases.listed("/", "dpkg", [*known, "no-such-package"]) == set(known)
 
     def test_both_readers_of_the_machines_status_agree(self) -> None:
-        """Name, version and relations of every package, as python-debian reads them."""
+        """The status reader and python-debian agree on name, version and relations of every package."""
         path = Path("/") / DPKG
         names = ("Package", "Version", "Architecture", "Depends", "Pre-Depends", "Breaks", "Conflicts", "Provides")
         with path.open() as file:
@@ -194,7 +194,7 @@ class TestDpkg:
         assert found.added == {"a": "1"} or "damaged" in found.unknown
 
     def test_no_symlink_is_followed(self, tmp_path: Path) -> None:
-        """Neither the file nor a directory above it: it would lead out of the image."""
+        """A symlink at the file, or at a directory above it, could point out of the image."""
         (tmp_path / "a/var/lib/dpkg").mkdir(parents=True)
         (tmp_path / "a" / DPKG).symlink_to("/var/lib/dpkg/status")
         found = told(tmp_path / "a", tmp_path / "a")
@@ -253,7 +253,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestRpm:
-    """Databases that rpm itself makes."""
+    """Databases that rpm itself writes."""
 
     def database(self, work: Path, root: str, where: str, *names: str) -> Path:
         path = work / root

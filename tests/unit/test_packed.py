@@ -1,4 +1,4 @@
-"""What a layer's tar holds, whatever an engine's directory of it holds."""
+"""The content of a layer's tar, independent of the engine's directory for that layer."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestPaths:
         assert marks(layer, b"d") == {}
 
     def test_a_name_below_a_symlink_of_its_layer(self) -> None:
-        """Engines write it through the symlink, below the layer's root."""
+        """Engines write the file through the symlink, below the layer's root."""
         layer = packed(
             directory("usr/lib"), symlink("lib", "usr/lib"), file("lib/f"), symlink("abs", "/../usr"), file("abs/g")
         )
@@ -112,7 +112,7 @@ class TestMetadata:
 
 
 class TestForms:
-    """What engines accept, as ``tarfile`` writes it."""
+    """Tar forms that engines accept, as ``tarfile`` writes them."""
 
     MEMBERS = (
         directory("d" * 90 + "/" + "e" * 90, 0o711),
@@ -185,7 +185,7 @@ def unpack(root: Path, files: Iterable[str]) -> Path:
 
 class TestStack:
     def test_a_directory_that_has_more_than_its_tar(self, tmp_path: Path) -> None:
-        """Sockets, files and attributes that a builder left, and the unpacker's time of an unnamed parent."""
+        """A builder's extra sockets, files and attributes, and times of unnamed parents, are not differences."""
         root = unpack(tmp_path / "new", ["d/f", "d/extra", "more/below/this"])
         os.mknod(root / "s", stat.S_IFSOCK | 0o600)
         os.setxattr(root / "d/f", "user.builder", b"1")
@@ -203,19 +203,19 @@ class TestStack:
         source, target = PackedStack({root + "/.": named}), PackedStack({root: unnamed})
         assert compare(source, target) == []
         assert list(target.unspecified([os.fsencode(root)])) == [b"d"]
-        # the other way round, nobody knows what the node has
+        # the reverse direction: the attributes on the node are unknown
         assert [change.path for change in compare(target, source)] == [b"d"]
 
     def test_hard_links_come_from_the_tar(self, tmp_path: Path) -> None:
         root = unpack(tmp_path, ["a", "b", "c"])
         (root / "c").unlink()
-        os.link(root / "a", root / "c")  # as with deduplicated files of containers/storage
+        os.link(root / "a", root / "c")  # deduplicated files of containers/storage are hard links
         linked = packed(file("a", b"12"), hardlink("b", "a"), file("c", b"12"))
         changes = {change.path: change for change in compare(PackedStack({}), PackedStack({str(root): linked}))}
         assert (changes[b"b"].link, changes[b"c"].link) == (b"a", None)
 
     def test_the_view_leaves_out_an_unnamed_directory_of_a_lower_layer(self, tmp_path: Path) -> None:
-        """A bundle that brings it back writes it to the node's top layer, with other metadata than below."""
+        """The bundle recreates it in the node's top layer, with other metadata than the directory below."""
         low, new, staged = (unpack(tmp_path / name, ["b", "d/e/in"]) for name in ("low", "new", "staged"))
         top = unpack(tmp_path / "top", ["b"])
         shutil.rmtree(new / "d")

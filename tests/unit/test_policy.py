@@ -1,4 +1,4 @@
-"""What people declare: every mistake names the key, what was found and what was expected."""
+"""The declared policy: every mistake names the key, the given value and the expected one."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TestSound:
         assert policy_pillar.bundle_source(place, None, "bundle") == Source(place)
 
 
-# pillar, the key at fault, how it was found, what was expected
+# pillar, the wrong key, the given value, the expected one
 MISTAKES: list[tuple[object, str, str, str]] = [
     ([], "baseimg", "'[]' (list)", "a mapping with bases and builds"),
     ("x", "baseimg", "'x' (str)", "a mapping with bases and builds"),
@@ -148,7 +148,7 @@ MISTAKES: list[tuple[object, str, str, str]] = [
     (build(bundle="x"), f"{BUILT}:bundle", "'x' (str)", "only these keys: compression, delta, key, source, target"),
     (build(delta=True), f"{BUILT}:delta", "'True' (bool)", "one of: auto, both, only"),
     (build(compression="lzma"), f"{BUILT}:compression", "'lzma' (str)", "gzip"),
-    # a name that is mistyped must not end in "nothing declared"
+    # a misspelt key must not mean "nothing declared"
     ({"base": {BASE: {"version": "12.1"}}}, "baseimg:base", "a mapping with corp/base", "bases"),
 ]
 

@@ -1,4 +1,4 @@
-"""Which images are protected, and which bundles an impact is told of."""
+"""Protected images, and the bundles that an impact uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node remembers of a base: lookups, and a damaged file that is told from a sound one."""
+"""A node's record of a base: lookups, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ DATA = Path(__file__).parent / "data"
 
 class TestOtherReleases:
     def test_a_record_of_the_previous_release(self) -> None:
-        """The file was written by release 0.1, format 1."""
+        """Release 0.1 wrote this file, format 1."""
         found = model.parse((DATA / "state-1.json").read_bytes(), "state.json")
         assert (found.format, found.current, found.previous, found.highest) == (1, 2, 1, 2)
         assert [one.version for one in found.generations.values()] == ["12.0", "12.1", "12.2"]

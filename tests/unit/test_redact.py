@@ -1,4 +1,4 @@
-"""Secrets of URLs never leave the core."""
+"""Secrets in URLs never leave the core."""
 
 from __future__ import annotations
 

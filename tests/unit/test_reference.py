@@ -1,4 +1,4 @@
-"""Where bundles are in registries, and what is declared of those."""
+"""References of bundles in registries, and the settings declared for those registries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TestParse:
             "",
             "docker://",
             "base:1",
-            "corp/base:1",  # which Docker takes from Docker Hub
+            "corp/base:1",  # Docker resolves this reference on Docker Hub
             "registry.corp/base",
             "registry.corp/Base:1",
             "registry.corp/../base:1",

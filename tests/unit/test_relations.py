@@ -1,4 +1,4 @@
-"""Versions and relations of Debian packages, compared with dpkg."""
+"""Versions and relations of Debian packages agree with dpkg."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page as text: complete in itself, and nothing that comes from nodes becomes markup."""
+"""The report page is self-contained, and text from nodes never becomes markup."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=//evil.example/x onerror=alert(
 
 
 class Seen(HTMLParser):
-    """What a browser would make of it: balanced elements, attributes, and text by element."""
+    """The page as a browser parses it: balanced elements, attributes, and text by element."""
 
     VOID = frozenset({"input", "meta"})
 
@@ -57,7 +57,7 @@ def whole(count: int = 40) -> str:
 
 
 def hostile(value: Any) -> Any:
-    """The same structure with hostile texts everywhere but where a record's own words are."""
+    """Return the same structure with hostile texts, except for the record's own keywords."""
     if isinstance(value, dict):
         return {key if key in _KEYS else HOSTILE + str(key): hostile(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -126,7 +126,7 @@ class TestAccessible:
 
     @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
     def test_contrast(self, scheme: int) -> None:
-        """WCAG 2.2, 1.4.3 and 1.4.11: text 4.5, what only has to be seen 3."""
+        """WCAG 2.2, 1.4.3 and 1.4.11: contrast of at least 4.5 for text and 3 for graphics."""
         colours = dict(re.findall(r"--(\w+): (#\w+);", style.CSS.split("@media")[scheme]))
         for name in ("ink", "soft", "current", "behind", "drifted", "failed", "unreachable", "focus"):
             for ground in ("paper", "card"):
@@ -178,7 +178,7 @@ class TestParts:
         assert "No node has a recorded base" in Seen(page(empty, fleets.NOW)).text
 
     def test_several_bases(self) -> None:
-        """A silent node is shown once, not once for each base."""
+        """A silent node is listed once, not once for each base."""
         seen = fleets.seen(40)
         seen["bases"]["other:1"] = seen["bases"][fleets.BASE]
         found = Seen(page(seen, fleets.NOW))

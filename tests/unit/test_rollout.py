@@ -1,4 +1,4 @@
-"""The record of a rollout, and single decisions."""
+"""The record of a rollout, and its decisions one by one."""
 
 from __future__ import annotations
 

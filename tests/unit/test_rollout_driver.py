@@ -1,4 +1,4 @@
-"""What a rollout decides, on a fleet in memory: each test is a fault that was found on a real one."""
+"""Decisions of a rollout on an in-memory fleet; each test reproduces a fault of a real fleet."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ BEFORE = "2026-11-24T03:00:00+00:00"
 
 
 class Site:
-    """A master with a fleet in memory."""
+    """A master with an in-memory fleet."""
 
     def __init__(self, home: Path) -> None:
         self.home = str(home)
         self.fleet = Fleet({})
 
     def nodes(self, *behaviours: str) -> Fleet:
-        """Node 1, node 2, …"""
+        """Replace the fleet by node1, node2, … with these behaviours."""
         self.fleet = Fleet({f"node{number}": how for number, how in enumerate(behaviours, 1)})
         return self.fleet
 
@@ -75,7 +75,7 @@ class Site:
         return {name: node.state for name, node in self.newest().nodes.items()}
 
     def told(self, function: str) -> list[str]:
-        """The nodes that were told to do something, in this order."""
+        """Return the nodes that received this function, in order."""
         return [name for sent, names, _arguments in self.fleet.sent if sent == f"baseimg.{function}" for name in names]
 
 
@@ -85,7 +85,7 @@ def site(tmp_path: Path) -> Site:
 
 
 class TestFinished:
-    """One definition of a finished node."""
+    """Every check uses the same definition of a finished node."""
 
     def test_a_canary_whose_gate_failed_is_not_finished(self, site: Site) -> None:
         fleet = site.nodes(GATED, GOOD, GOOD)
@@ -99,7 +99,7 @@ class TestFinished:
         assert fleet.nodes["node1"].owed == []
 
     def test_a_node_that_this_rollout_updated_stays_updated_and_can_be_rolled_back(self, site: Site) -> None:
-        """It failed, the operator mended it by hand, so a resume finds it finished."""
+        """The node failed and the operator repaired it by hand, so the resume sees a finished node."""
         fleet = site.nodes(GATED, WRONG)
         site.start(waves=["50%"])
         fleet.nodes["node1"].owed = []
@@ -109,7 +109,7 @@ class TestFinished:
         assert fleet.shown() == {"node1": OLD, "node2": OLD}
 
     def test_containers_that_a_swap_left_are_work_for_a_rollout(self, site: Site) -> None:
-        """Swap now with 'keep', restart by waves at night."""
+        """The swap ran now with `restart: keep`; the rollout restarts the containers in waves at night."""
         fleet = site.nodes(THERE, THERE)
         for machine in fleet.nodes.values():
             machine.outdated = ["shop"]
@@ -137,7 +137,7 @@ class TestFinished:
 
 
 class TestNobody:
-    """Nobody is no success."""
+    """A rollout that selects no node is not a success."""
 
     @pytest.mark.parametrize(
         ("policy", "named"),
@@ -266,7 +266,7 @@ class TestRollback:
 
 class TestRecord:
     def test_a_failure_is_not_rewritten(self, site: Site) -> None:
-        """A node that failed while applying did not wait for its turn."""
+        """Skipping the rest does not change the state of a node that failed while applying."""
         fleet = site.nodes(GOOD, WRONG, GOOD)
         site.start(canary=2, max_unavailable=1)
         fleet.nodes["node2"].behaviour = UNFIT
@@ -480,7 +480,7 @@ class TestTargets:
 class TestFailureDomains:
     @pytest.mark.parametrize(("policy", "most"), [({}, 3), ({"min_available": 2}, 2), ({"min_available": "50%"}, 2)])
     def test_max_unavailable_holds_in_each_of_them(self, site: Site, policy: dict[str, Any], most: int) -> None:
-        """Of eight nodes, four in each rack, 75 % may be down: never four of one rack."""
+        """Of eight nodes, four per rack, 75 % may be down, but never all four of one rack."""
         fleet = site.nodes(*[GOOD] * 8)
         for number, machine in enumerate(fleet.nodes.values()):
             machine.grains = {"rack": f"r{number // 4}"}
@@ -534,7 +534,7 @@ class TestGates:
         assert fleet.shown()["node1"] == OLD
 
     def test_urls_for_the_whole_soak(self, site: Site, page: Any) -> None:
-        """The service is well when the wave ends, and unwell later."""
+        """A service that is healthy at the end of the wave and fails during the soak halts the rollout."""
         server, url = page
         fleet = site.nodes(GOOD, GOOD)
         say = fleet.say
@@ -558,7 +558,7 @@ def test_old_records_are_pruned(site: Site) -> None:
     site.nodes(THERE)
     for _ in range(5):
         site.start(keep_records=2)
-    assert len(site.store.ids()) == 3  # the newest began after the others were counted
+    assert len(site.store.ids()) == 3  # the limit counts the records that exist before the newest is created
 
 
 @pytest.mark.parametrize("call", [lambda one: one.resume("1"), lambda one: one.halt("1"), lambda one: one.retry("1")])

@@ -105,10 +105,10 @@ class TestWindow:
         [
             (4, 22 * 60, True),
             (4, 21 * 60 + 59, False),
-            (5, 4 * 60 + 29, True),  # Friday's night, Saturday by the calendar
+            (5, 4 * 60 + 29, True),  # the night of Friday, although the calendar says Saturday
             (5, 4 * 60 + 30, False),
             (5, 23 * 60, False),
-            (4, 60, False),  # Thursday's night
+            (4, 60, False),  # the night of Thursday
         ],
     )
     def test_over_midnight_it_belongs_to_the_day_on_which_it_opens(

@@ -1,4 +1,4 @@
-"""Records of rollouts on the master: which one is meant, one process at a time, and damaged ones."""
+"""Rollout records on the master: lookup by name, one process at a time, and damaged files."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class TestJournal:
         for cut in range(len(line)):
             journal.write_bytes(line + line[:cut])
             assert store.read("1") == record
-        # the next process goes on behind it
+        # the next process appends after the incomplete line
         other = Store(store.home.removesuffix("/baseimg/rollouts"))
         again = other.read("1")
         again.update("node1", state=rollout_record.UPDATED)
@@ -122,13 +122,13 @@ class TestJournal:
         record.act(AT, "ops", "resumed")
         record.declare({"version": "3"})
         store.save(record)
-        monkeypatch.setattr(rollout_store.files, "discard", lambda path: None)  # killed before it could
+        monkeypatch.setattr(rollout_store.files, "discard", lambda path: None)  # killed before the discard
         store._snapshot(record)
         assert (Path(store.home) / "1.journal").exists()
         assert store.read("1") == record
 
     def test_a_record_of_format_1(self, store: Store) -> None:
-        """Written before there was a journal."""
+        """Format 1 had no journal."""
         record = saved(store, "1")
         path = Path(store.home) / "1.json"
         old = {"format": 1, "id": "1", "base": "b:1", "version": "2", "by": "root", "created": AT, "policy": {}}

@@ -1,4 +1,4 @@
-"""Which bundles lead to a version, and that no more of them are fetched than the way needs."""
+"""Routes of bundles to a version; only the bundles on the route are fetched."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from baseimg_core.model.stack.ids import chain_id
 
 
 def image(content: str, version: str | None = None) -> ImageRef:
-    """`content` is what decides; `version` is only what people call it."""
+    """Return an image reference: `content` identifies the image, `version` only names it."""
     diff_ids = ("sha256:" + content.encode().hex().rjust(64, "0"),)
     name = version or content
     return ImageRef(f"base:{name}", name, chain_id(diff_ids), diff_ids)
 
 
 class Bundles:
-    """Declared bundles by version, `"12.1": ("12.0", "12.1")`; remembers which manifests were asked for."""
+    """Declared bundles by version, `"12.1": ("12.0", "12.1")`; records the requested manifests."""
 
     def __init__(self, **leads: tuple[str | ImageRef, str]) -> None:
         self.asked: list[str] = []
@@ -66,7 +66,7 @@ class TestRoutes:
 
 
 class TestFetching:
-    """Asking for a manifest may mean to download a bundle."""
+    """Requesting a manifest can download the bundle."""
 
     @pytest.mark.parametrize(
         ("wanted", "shown", "asked"),

@@ -1,4 +1,4 @@
-"""Language runtimes, by the paths of interpreters and modules."""
+"""Language runtimes, recognised by the paths of interpreters and modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our signatures and ssh-keygen's are the same, both ways, and what is not one is refused with a reason."""
+"""baseimg and ssh-keygen accept each other's signatures; malformed ones are refused with a reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHA512 = hashlib.sha512(CONTENT).digest()
 
 @dataclass(frozen=True)
 class Material:
-    """A file, and a key of each type with ssh-keygen's signature of that file."""
+    """A file, a key of each type, and ssh-keygen's signature of the file by each key."""
 
     file: Path
     keys: dict[str, Key]
@@ -95,7 +95,7 @@ class TestBothWays:
             assert bundle_signature.check(material.signatures[kind], SHA512, trusted, "x.sig") == identity
 
     def test_rsa_with_sha256(self, material: Material) -> None:
-        """`ssh-keygen -Y sign` offers SHA-512 only, but an agent may answer with the other."""
+        """`ssh-keygen -Y sign` uses SHA-512 only, but an agent may answer with SHA-256."""
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import padding
 
@@ -135,7 +135,7 @@ class TestDamaged:
 
     @given(st.data())
     def test_fuzzed(self, material: Material, data: st.DataObject) -> None:
-        """Bytes changed, cut out or put in: refused as a signature, or what they say is the same."""
+        """Random edits of a signature: the check refuses it, or it still has the same meaning."""
         kind = data.draw(st.sampled_from(sorted(KINDS)))
         text = material.signatures[kind]
         position = data.draw(st.integers(0, len(text)))
@@ -216,7 +216,7 @@ class TestPublicKeys:
 
 
 class TestPrivateKeys:
-    """What is wrong with a key is told, and nothing of what is in it."""
+    """Errors say why a private key is unusable and contain nothing of the key."""
 
     @staticmethod
     def refused(path: Path, reason: str, *secrets: str) -> None:
@@ -266,7 +266,7 @@ class TestPrivateKeys:
             path.write_bytes(whole)
             path.chmod(0o600)
             whole[position] ^= 2
-            with contextlib.suppress(ArgumentInvalid):  # a comment may be anything
+            with contextlib.suppress(ArgumentInvalid):  # the edit may be in the key's comment, which is free text
                 bundle_signature.load(str(path))
 
     def test_readable_by_others(self, tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ class TestFiles:
             bundle_signature.read(str(tmp_path / "fifo"))
 
     def test_gigantic(self, tmp_path: Path) -> None:
-        """Only as much is read as a signature can have."""
+        """The check reads no more bytes than a signature can have."""
         path = tmp_path / "x.sig"
         with path.open("wb") as file:
             file.truncate(1 << 40)

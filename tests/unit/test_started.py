@@ -1,4 +1,4 @@
-"""Which programs commands and shell text start, and which paths text names."""
+"""Programs that commands and shell text start, and paths that text names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The test support itself: what other tests rely on."""
+"""The test support that other tests rely on."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestImages:
 class TestKernel:
     @pytest.fixture
     def layers(self, tmp_path: Path) -> list[Path]:
-        """Top first: `gone` is removed, `dir` replaced, a whiteout without anything below is a stray."""
+        """Create layers, top first: `gone` is removed, `dir` is replaced, a whiteout over nothing is a stray."""
         top, bottom = tmp_path / "a:b,c", tmp_path / "bottom"
         for path in (top / "merged", top / "dir", bottom / "merged", bottom / "dir"):
             path.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Declared trials, their outcomes, and the runtime configuration of a throw-away container."""
+"""Declared trials, their outcomes, and the runtime configuration of a disposable container."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class TestUser:
             ("svc:7", User(999, 7, (7,), "/srv")),
             ("4000", User(4000, 0, (0,), "/")),
             ("4000:svc", User(4000, 998, (998,), "/")),
-            ("1000", User(5, 6, (6,), "/named")),  # a name that is a number counts as a name first
+            ("1000", User(5, 6, (6,), "/named")),  # a numeric name is looked up as a name first
         ],
     )
     def test_names_and_numbers(self, name: str, user: User) -> None:
