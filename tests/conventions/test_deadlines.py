@@ -1,4 +1,4 @@
-"""Tests wait with the deadlines of `tests/support/deadlines.py`, which grow with the load of the machine."""
+"""Tests wait with the deadlines of `tests/support/deadlines.py`, which grow with the machine's load."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.support import deadlines
 from tests.support.sources import REPO, parsed
 
 FILES = sorted(set((REPO / "tests").rglob("*.py")) - {Path(deadlines.__file__)})
-# Calls that end after a time, by the name of the function; the first argument of some is that time.
+# Functions that take a time limit. Some take it as their first argument.
 TAKE_TIMEOUT = {"run", "check_call", "check_output", "communicate", "wait", "join", "Barrier", "APIClient"}
 TAKE_IT_FIRST = {"wait", "join"}
 
 
 def fixed_limits(tree: ast.AST) -> list[int]:
-    """Lines with a deadline that is computed by hand, or with a time limit that is a number or a constant."""
+    """Return the lines with a hand-computed deadline or with a number or a constant as time limit."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     limits = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.BinOp) and _adds_to_clock(node)]
     return sorted(limits + [call.lineno for call in calls if any(map(_is_fixed, _limits(call)))])
@@ -30,7 +30,7 @@ def _adds_to_clock(node: ast.BinOp) -> bool:
 def _limits(call: ast.Call) -> list[ast.expr]:
     of, _, function = ast.unparse(call.func).rpartition(".")
     named = [keyword.value for keyword in call.keywords if keyword.arg == "timeout" and function in TAKE_TIMEOUT]
-    is_text = of.endswith(("'", '"'))  # whose join takes no time limit
+    is_text = of.endswith(("'", '"'))  # str.join takes no time limit
     return named + (call.args[:1] if function in TAKE_IT_FIRST and not is_text else [])
 
 

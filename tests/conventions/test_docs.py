@@ -1,4 +1,4 @@
-"""What Salt shows of a function is complete, and every error can be looked up."""
+"""Salt's documentation of every function is complete, and every error is documented."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def _doc(function: Function) -> str:
 
 
 def blocks(doc: str, language: str) -> list[str]:
-    """The contents of a docstring's code blocks."""
+    """Return the contents of a docstring's code blocks."""
     found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:(?: +.*)?\n?)+)", doc, re.MULTILINE)
     return [textwrap.dedent(block).strip() for block in found]
 
 
 def documented(doc: str) -> set[str]:
-    """Arguments that have a paragraph of their own: a line with their names, then indented text."""
+    """Return the arguments with a paragraph: a line with their names, followed by indented text."""
     return {
         name.strip()
         for line, _text in re.findall(r"^(\w+(?:, \w+)*)\n( +\S.*)", doc, re.MULTILINE)
@@ -117,7 +117,7 @@ def minion(tmp_path_factory: pytest.TempPathFactory) -> Minion:
 
 
 class TestArgspec:
-    """The signatures that are promised to users: these names, in this order, with these defaults; more may follow."""
+    """The public signatures keep these names, order and defaults; new arguments go at the end."""
 
     PROMISED = {  # noqa: RUF012
         "layer": {"image": ...},
@@ -150,14 +150,14 @@ class TestArgspec:
         self.check(minion.modules["sys.state_argspec"]("baseimg"), self.STATES)
 
     def test_nothing_else_is_offered_by_accident(self, minion: Minion) -> None:
-        """An imported function without an underscore would become an execution function."""
+        """An import without a leading underscore becomes an execution function."""
         for kind, report in (("_modules", "sys.argspec"), ("_states", "sys.state_argspec")):
             offered = {name.partition(".")[2] for name in minion.modules[report]("baseimg")}
             assert offered == {one.name for one in public_functions(REPO / kind / "baseimg.py")}
 
 
 def test_a_rollout_sends_only_arguments_that_converge_takes() -> None:
-    """A key of pillar that ``converge`` does not take would fail every node of a rollout."""
+    """A pillar key that ``converge`` does not take would fail every node of a rollout."""
     base = {"version": "12.1", "bundles": {}}
     (declared,) = pillar.declared({"bases": {"corp/base:12.0": base}})["bases"].values()
     assert declared.keys() - discovery._NO_ARGUMENTS <= set(arguments(_function("converge")))
@@ -171,7 +171,7 @@ def classes() -> list[type[BaseimgError]]:
 
 @cache
 def raised() -> list[tuple[Path, ast.Call]]:
-    """Every place in the core that makes one of our errors."""
+    """Return every place in the core that creates a baseimg error."""
     names = {error.__name__ for error in classes()}
     return [
         (path, node)
@@ -183,7 +183,7 @@ def raised() -> list[tuple[Path, ast.Call]]:
 
 @cache
 def used_names() -> frozenset[str]:
-    """Every name that the core or the execution module uses."""
+    """Return every name that the core or the execution module uses."""
     paths = [*core_files(), REPO / "_modules/baseimg.py"]
     return frozenset(node.id for path in paths for node in ast.walk(parsed(path)) if isinstance(node, ast.Name))
 
@@ -201,7 +201,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("one", classes(), ids=lambda one: one.__name__)
     def test_each_says_what_to_do(self, one: type[BaseimgError]) -> None:
-        """With a hint, or, where every case is different, by saying what was expected instead."""
+        """An error has a hint, or its message says what was expected."""
         if one.hint:
             return
         calls = [(path, call) for path, call in raised() if call.func.id == one.__name__]  # type: ignore[attr-defined]
@@ -224,5 +224,5 @@ class TestErrors:
 
 
 def _headings(page: Path) -> list[str]:
-    """Headings that are a code: of an error that no longer exists, perhaps."""
+    """Return the page's headings that are an error code, including codes of deleted errors."""
     return re.findall(r"^#+ `?([a-z]+(?:-[a-z]+)+)`?$", page.read_text(), re.MULTILINE)

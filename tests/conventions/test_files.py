@@ -1,4 +1,4 @@
-"""Every file of the repository is tidy."""
+"""Every file in the repository is tidy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.sources import REPO, tracked
 
-# Left behind by people and tools in a hurry. This file names them, so it is not searched.
+# Debugging leftovers of people and tools. This file lists them, so the search skips it.
 FORBIDDEN = (
     "FIXME",
     "TODO",
@@ -21,7 +21,7 @@ FORBIDDEN = (
     "pytest.mark.only",
 )
 MIRROR = r"\b(deb|ftp(\.\w+)?|security|snapshot|archive)\.(debian\.org|ubuntu\.com)"
-# Texts of others, kept as they are.
+# Third-party texts, kept verbatim.
 VERBATIM = {REPO / "tests/support/old-procedure.txt"}
 TEXTS = [path for path in tracked() if path.is_file() and not path.is_symlink() and b"\0" not in path.read_bytes()]
 
@@ -45,7 +45,7 @@ class TestFiles:
         assert not indented or _lines(path, "\t") == []
 
     def test_no_mirror_is_written_down(self, path: Path) -> None:
-        """It comes from apt's configuration (`tests/support/apt.py`): many machines reach no other one."""
+        """Mirrors come from apt's configuration (`tests/support/apt.py`): many machines reach no others."""
         assert _lines(path, MIRROR) == []
 
     def test_no_forbidden_words(self, path: Path) -> None:

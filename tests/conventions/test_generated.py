@@ -1,4 +1,4 @@
-"""The reference is complete: functions are those of the docstrings, keys those of the code."""
+"""The reference is complete: its functions are those of the docstrings, its keys those of the code."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_docstrings_become_markdown() -> None:
 
 
 def keys(page: str, section: str = "") -> set[str]:
-    """The keys in the tables of a page, or of one of its sections."""
+    """Return the keys in the tables of a page, or of one of its sections."""
     text = (REPO / "docs/reference" / page).read_text()
     if section:
         text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]

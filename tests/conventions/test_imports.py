@@ -1,4 +1,8 @@
-"""Imports run one way: model, linux ← disk, engine ← registry, ops ← minion ← loader files; the model stays pure."""
+"""
+Imports run one way: model, linux ← disk, engine ← registry, ops ← minion ← loader files.
+
+The model is pure.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import pytest
 
 from tests.support.sources import CORE, LOADER_FILES, REPO, core_files, imports, parsed
 
-# room → which rooms it may import, and which packages of others. A room is a module or a package of the core.
+# room -> the rooms and the third-party packages that it may import. A room is a module or a package of the core.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
     "_saltext": (set(), set()),
@@ -32,9 +36,9 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "report": ({"errors", "model", "report"}, set()),
     "rollout": ({"__version__", "display", "errors", "model", "linux", "disk", "rollout"}, set()),
 }
-# The packages within a layer. A subject has the same name on every layer.
+# The packages within a layer. A subject has the same name in every layer.
 SUBJECTS = {"stack", "bundle", "store", "packages", "impact", "containers", "policy", "legacy", "rollout"}
-# What the model may use of the standard library: nothing that reads, writes, waits, or knows the time. Add what is so.
+# Standard library modules for the model: none reads, writes, waits, or asks for the time. Add only modules like these.
 PURE = {
     *(
         "__future__",
@@ -65,9 +69,9 @@ PURE = {
     ),
     *("types", "typing", "unicodedata"),
 }
-# rooms that are pure, and what one may use beside that: a time that it was given is read, never asked for.
+# pure rooms -> modules that each may use in addition. `datetime` reads a given time and never asks for the present one.
 PURE_ROOMS: dict[str, set[str]] = {"model": set(), "report": {"datetime", "html"}}
-# Functions that need no import to do what a pure room must not.
+# Functions that break purity without an import.
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "__import__", "breakpoint"}
 OURS = "baseimg_core"
 
@@ -95,7 +99,7 @@ def _impure(call: ast.Call) -> bool:
 
 
 def place(path: Path) -> tuple[str, str]:
-    """A core file's room and package."""
+    """Return a core file's room and package."""
     parts = path.relative_to(CORE).with_suffix("").parts
     return parts[0], ".".join([OURS, *parts[:-1]])
 
@@ -163,7 +167,7 @@ except BundleUnavailable as exc:
 
 
 def test_a_minion_needs_no_code_for_registries() -> None:
-    """Without urllib3, or with one that is too old, everything else works, and a registry is one typed error."""
+    """Without urllib3, or with an old urllib3, a registry is one typed error and everything else works."""
     run = subprocess.run(
         [sys.executable, "-c", WITHOUT_REGISTRIES],
         env={**os.environ, "PYTHONPATH": str(CORE.parent)},
@@ -177,7 +181,7 @@ def test_a_minion_needs_no_code_for_registries() -> None:
 
 
 def test_a_subject_has_the_same_name_on_every_layer() -> None:
-    """The packages of a layer are subjects; a new subject is named above."""
+    """The packages of a layer are subjects; list a new subject in SUBJECTS."""
     layers = ("model", "disk", "ops")
     packages = {path.parent.name for layer in layers for path in (CORE / layer).glob("*/__init__.py")}
     assert packages <= SUBJECTS
@@ -197,7 +201,7 @@ EXCHANGE = {"exchange", "renameat2"}
 
 
 def exchanges(tree: ast.AST) -> list[int]:
-    """Lines that name the exchange of two directories."""
+    """Return the lines that name the exchange of two directories."""
     return [
         node.lineno
         for node in ast.walk(tree)
@@ -213,12 +217,12 @@ def test_only_generations_touches_a_live_layer() -> None:
     users = {str(path.relative_to(CORE)) for path in core_files() if exchanges(parsed(path))}
     # syscalls.py defines it, probe.py tries it in a scratch directory, files.py exchanges a file with its spare
     assert users == {"linux/syscalls.py", "linux/probe.py", "linux/files.py", "disk/store/generations.py"}
-    # once: every swap goes the same way
+    # once: every swap takes the same path
     assert len(exchanges(parsed(CORE / "disk/store/generations.py"))) == 1
     assert not any(exchanges(parsed(path)) for path in LOADER_FILES)
 
 
-# Which loader kinds see the core while they are loaded; the others (states by choice) act through `__salt__` only.
+# Loader kinds that import the core when Salt loads them; the others (states by choice) use `__salt__` only.
 SEE_THE_CORE = {"_modules", "_grains", "_runners"}
 
 

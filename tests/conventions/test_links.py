@@ -1,4 +1,4 @@
-"""Every relative link in the documents leads to a file and a heading that exist, and so does every path they name."""
+"""Every relative link and every path in the documents leads to an existing file and heading."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TEXT_FILES = (".md", ".py", ".sh", ".sls", ".cfg", ".toml")
 
 
 def documents(*suffixes: str) -> list[object]:
-    """Return the repository's files with these suffixes as parameters, without results of measurements."""
+    """Return the repository's files with these suffixes as parameters, without measurement results."""
     paths = [path for path in tracked() if path.suffix in suffixes and not path.is_symlink()]
     return [pytest.param(path, id=str(path.relative_to(REPO))) for path in paths if "results" not in path.parts]
 
 
 def anchors(page: str) -> set[str]:
-    """Return the fragments that a page's headings have on GitHub: a repeated heading gets a number."""
+    """Return the fragments of a page's headings as GitHub makes them: a repeated heading gets a number."""
     found: Counter[str] = Counter()
     fragments = set()
     for heading in re.findall(r"^#+ +(.+)$", CODE_BLOCK.sub("", page), re.MULTILINE):
@@ -36,7 +36,7 @@ def anchors(page: str) -> set[str]:
 
 
 def broken_links(document: Path) -> list[str]:
-    """Return the relative links of a Markdown file that lead nowhere."""
+    """Return the relative links of a Markdown file whose targets do not exist."""
     broken = []
     for link in LINK.findall(CODE_BLOCK.sub("", document.read_text())):
         path, _, fragment = link.partition("#")

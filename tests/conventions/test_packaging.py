@@ -1,4 +1,4 @@
-"""A checkout, a file server and pip deliver the same files, and the pins satisfy what setup.cfg asks for."""
+"""A checkout, a file server and pip deliver the same files; the pins satisfy setup.cfg."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of faults names commands that select at least as many tests as it says."""
+"""The table of faults names commands that select at least the stated number of tests."""
 
 from __future__ import annotations
 

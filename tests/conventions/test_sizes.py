@@ -1,4 +1,4 @@
-"""What grows too large is divided. Docstrings do not count: they may be as long as readers need."""
+"""Modules and functions stay small. Docstrings do not count and may be as long as readers need."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FUNCTION_LINES = 40
 
 
 def module_lines(tree: ast.Module, text: str) -> int:
-    """Lines of a file, comments and blank ones included, without docstrings."""
+    """Count the lines of a file without docstrings; comments and blank lines count."""
     return len(text.splitlines()) - sum(docstring_lines(node) for node in ast.walk(tree))
 
 
 def function_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function from ``def`` on, without decorators and its docstring."""
+    """Count the lines of a function from ``def`` on, without its docstring."""
     return (function.end_lineno or function.lineno) - function.lineno + 1 - docstring_lines(function)
 
 

@@ -1,4 +1,4 @@
-"""Every SLS renders with Salt's own loader, and the states in it are sound: names, arguments, requisites."""
+"""Salt's loader renders every SLS; the names, arguments and requisites of its states are valid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.sources import REPO
 BASE = "corp/base:12.0"
 BUNDLE = "/srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar"
 DIGEST = "sha256:" + "1" * 64
-# Nothing here may ever ask the machine's own engine.
+# No test here may reach the machine's own engine.
 NO_ENGINE = "unix:///nonexistent/docker.sock"
 EXAMPLE = {
     "baseimg": {
@@ -85,7 +85,7 @@ def test_renders(minion: Minion, name: str, pillar: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def specs(minion: Minion) -> dict[str, Any]:
-    """The arguments of our states; asked once, since Salt loads all of its states for it."""
+    """Return the arguments of our states; module-scoped, since Salt loads all of its states for them."""
     return minion.modules["sys.state_argspec"]("baseimg")  # type: ignore[no-any-return]
 
 
@@ -104,7 +104,7 @@ def test_states_requisites_and_arguments_are_sound(minion: Minion, specs: dict[s
 
 
 def _arguments(shown: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """name → arguments, of every state."""
+    """Return name -> arguments of every state."""
     found = {}
     for state in shown.values():
         arguments = {key: value for one in state["baseimg"] if isinstance(one, dict) for key, value in one.items()}
@@ -144,7 +144,7 @@ def test_a_mistake_in_pillar_fails_one_state_and_no_other(
 
 
 def test_the_published_tree_has_no_top_file(tmp_path: Path) -> None:
-    """A top.sls of ours would merge with the operator's, or replace it."""
+    """A top.sls in the published tree would merge with the operator's, or replace it."""
     names = {path.name for path in (REPO / "salt").iterdir()}
     assert names == {"_beacons", "_grains", "_modules", "_runners", "_states", "_utils", "baseimg", "orch"}
     own = tmp_path / "srv"
@@ -156,7 +156,7 @@ def test_the_published_tree_has_no_top_file(tmp_path: Path) -> None:
 
 
 class TestPillar:
-    """The example in pillar/ works as it is."""
+    """The example in pillar/ works unchanged."""
 
     @pytest.fixture
     def example(self, tmp_path: Path) -> Minion:
@@ -175,7 +175,7 @@ class TestPillar:
         assert set(_arguments(example.modules["state.show_sls"]("baseimg"))) == {BASE}
 
     def test_what_is_commented_out_is_sound_too(self, example: Minion) -> None:
-        """The comment shows every key; without its explanations (two spaces and more behind a value) it is YAML."""
+        """The commented example shows every key; without the explanations after its values it is valid YAML."""
         lines = (REPO / "pillar/baseimg.sls").read_text().split("\n")
         start, end = (
             lines.index("# baseimg:"),
@@ -207,7 +207,7 @@ def _uncommented(line: str) -> str:
 
 @pytest.mark.parametrize("text", ["a b", "it's", 'say "x"', "a: b", "a #1", "- a", "{a}", "12", "[a, b]", "*a", "ä"])
 def test_any_text_can_be_a_name(minion: Minion, text: str) -> None:
-    """Whatever YAML could take it for."""
+    """Names that YAML could parse as another type stay text."""
     pillar = {
         "baseimg": {
             "bases": {text: {"version": text}},
@@ -219,7 +219,7 @@ def test_any_text_can_be_a_name(minion: Minion, text: str) -> None:
 
 
 class TestMistakesInArguments:
-    """States and functions that are called without pillar are checked as well, and before an engine is asked."""
+    """Arguments given without pillar are checked too, before any request to an engine."""
 
     @pytest.mark.parametrize(
         ("function", "arguments", "key"),

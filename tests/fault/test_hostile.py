@@ -1,4 +1,4 @@
-"""Hostile and broken bundles: each ends in a typed error, and the node is unchanged."""
+"""Hostile and broken bundles end in a typed error and leave the node unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DIR = tarfile.DIRTYPE
 LNK = tarfile.LNKTYPE
 OUTSIDE = "/tmp/baseimg-must-not-be-written"
 
-# what: the layer's entries
+# case -> the layer's entries
 LAYERS: dict[str, list[bytes]] = {
     "an absolute name": [entry("/etc/passwd", b"x")],
     "a name that goes up": [entry("../up", b"x")],
@@ -92,7 +92,7 @@ LAYERS: dict[str, list[bytes]] = {
     "a parent that the base does not have": [entry("nowhere/file", b"x")],
     "a name with a NUL": [entry("a\0b", b"x", pax_headers={"path": "a\0b"})],
 }  # fmt: skip
-# These are sound by themselves and do not fit the base.
+# These layers are valid but do not fit the base.
 UNFIT = {"a parent that the base does not have"}
 
 
@@ -106,7 +106,7 @@ def forge(node: Node) -> Forge:
     with Bundle.open(node.bundles["12.1"].source) as bundle:
         about = bundle.manifest.as_dict()
     for side in ("source", "target"):
-        del about[side]["views"]  # a forged content is another one
+        del about[side]["views"]  # a forged content has other view digests
     return Forge(about["source"], about["target"])
 
 
@@ -115,7 +115,7 @@ def inodes(root: Path) -> dict[str, int]:
 
 
 def refused(node: Node, path: Path, *kinds: type[BaseimgError], source: Source | None = None) -> BaseimgError:
-    """Assert that a bundle is refused with one of these errors and that the node is unchanged; return the error."""
+    """Assert that the bundle is refused with one of these errors and changes nothing; return the error."""
     before = inodes(node.root / "layers")
     with pytest.raises(kinds) as caught:
         converge.apply(node.context, source or Source(str(path)))
@@ -213,7 +213,7 @@ def test_blob_that_is_not_what_its_name_says(node, forge, tmp_path):
     refused(node, forge.bundle(tmp_path / "b.tar", GOOD, files=swap), DigestMismatch)
 
 
-SMALL, LARGE = b"small", b"large" * (1 << 19)  # a thread hashes large files, and may be some files behind
+SMALL, LARGE = b"small", b"large" * (1 << 19)  # a thread hashes large files and can be several files behind
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(max_examples=300)
 @given(data=st.data())
 def test_fuzzed(good, data):
-    """Bytes changed, removed or inserted anywhere: a typed error, or a bundle that still verifies."""
+    """Random edits of a bundle: a typed error, or a bundle that still verifies."""
     whole = good.read_bytes()
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(whole)))

@@ -1,4 +1,4 @@
-"""Who a generation is, and what it holds: nothing is built on content that is not proven."""
+"""Identity and content of a generation: baseimg builds nothing on unproven content."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rollback(node: Node, to: str | None = None) -> dict:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    """A node that shows 12.1."""
+    """Return a node that shows 12.1."""
     node = Node(tmp_path)
     node.converge("12.1")
     return node
@@ -58,7 +58,7 @@ def append(root: Path) -> None:
 
 
 def hide(root: Path) -> None:
-    """A byte changes, size and time do not."""
+    """Change a byte; keep the size and the times."""
     before = (root / "etc/keep2").stat() if (root / "etc/keep2").exists() else (root / "etc/version").stat()
     (root / "etc/version").write_text("XX.X")
     os.utime(root / "etc/version", ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -81,7 +81,7 @@ EDITS = [append, hide, remove, add, chmod]
 
 @pytest.mark.parametrize("edit", EDITS)
 class TestHandEdits:
-    """Somebody edits a generation's directory; the next version does not certify that."""
+    """A generation's directory is edited by hand; the next version is not built on the edit."""
 
     def test_the_next_version_is_made_from_a_sound_start(self, node: Node, edit: Callable[[Path], None]) -> None:
         edit(node.layer / "diff")
@@ -113,7 +113,7 @@ class TestHandEdits:
         with pytest.raises((GenerationDamaged, NoWayBack)):
             rollback(node, "12.1")
         assert differences(node.view(), node.views["12.2"]) == []
-        # converging makes it again
+        # converge rebuilds it
         assert node.converge("12.1")["changed"]
         assert differences(node.view(), node.views["12.1"]) == []
         assert check(node, deep=True)["ok"]
@@ -198,7 +198,7 @@ class TestIdentity:
         if how == "cp -a":
             subprocess.run(["cp", "-a", node.layer, moved], check=True)
         elif shutil.which("rsync"):
-            # by default rsync compares seconds, and this store is younger than one
+            # rsync compares whole seconds by default, and this store is younger than one second
             subprocess.run(["rsync", "-aHAX", "--modify-window=-1", f"{node.layer}/", moved], check=True)
         else:
             pytest.skip("no rsync here")
@@ -224,7 +224,7 @@ class TestIdentity:
         assert differences(node.view(), node.views["12.0"]) == []
 
     def lose_attributes(self, node: Node) -> None:
-        """As a backup without attributes does."""
+        """Remove the attributes, as a backup without attributes does."""
         for directory in (node.layer / "diff", *(node.layer / "baseimg/generations").iterdir()):
             copy = directory.with_name("copy")
             subprocess.run(["cp", "-a", directory, copy], check=True)
@@ -283,7 +283,7 @@ class TestProof:
 
 
 class TestPreviousRelease:
-    """A store of format 1 is read, and its contents are used for no more than they are proven to be."""
+    """A store of format 1 is readable; its contents are used only as far as they are proven."""
 
     @pytest.fixture
     def old(self, node: Node) -> Node:
@@ -321,7 +321,7 @@ class TestPreviousRelease:
         assert (record(old).live.proof, bool(record(old).live.bundle)) == ("bundle", True)
 
     def test_an_upgrade_that_is_interrupted(self, old: Node) -> None:
-        """The attribute is set, the record is not written."""
+        """The upgrade has set the attribute and has not written the record."""
         os.setxattr(old.layer / "diff", "trusted.baseimg.id", b"f" * 32)
         assert record(old).live.version == "12.2"
         rollback(old)
@@ -333,10 +333,10 @@ def node_ok(node: Node) -> bool:
 
 
 class TestProvenance:
-    """``bundle`` and ``signed_by`` are those of a bundle that the content was made from or compared with."""
+    """``bundle`` and ``signed_by`` name a bundle that the content was made from or compared with."""
 
     def forge(self, node: Node) -> None:
-        """A bundle that claims the chain ID of 12.1 and brings another content."""
+        """Replace the bundle of 12.1 by a bundle with the same chain ID and another content."""
         path = node.root / "targets/12.1/etc/version"
         genuine = node.bundles["12.1"]
         os.rename(genuine.source, genuine.source + ".genuine")
@@ -380,7 +380,7 @@ class TestProvenance:
     def test_a_corrupt_bundle_over_a_known_content(self, node: Node) -> None:
         genuine = node.bundles["12.1"]
         data = bytearray(Path(genuine.source).read_bytes())
-        data[600] ^= 0xFF  # in the layer's blob, which is not read to know what the bundle leads to
+        data[600] ^= 0xFF  # a byte of the layer's blob; finding the bundle's target does not read the blob
         corrupt = node.root / "corrupt.tar"
         corrupt.write_bytes(data)
         with pytest.raises(Exception, match=r"digest-mismatch|bundle-invalid"):
@@ -408,7 +408,7 @@ class TestProvenance:
 
 
 def test_readers_without_a_lock_see_one_state(node):
-    """While operations swap and prune, verify and status are right or repeat."""
+    """While operations swap and prune, verify and status report one consistent state."""
     over = threading.Event()
     failures: list[object] = []
 

@@ -1,4 +1,4 @@
-"""Kill the process at every step of an operation, and at random moments: the base is wholly old or wholly new."""
+"""A process killed at any step, or at a random moment, leaves the complete old or new base."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RANDOM_KILLS = 70
 
 @pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs"])
 def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A mounted file system for all tests, one kind after the other."""
+    """Mount a file system of each kind in turn for all tests."""
     with loop_fs(request.param, XFS_MIN) as root:
         yield root
 
@@ -54,7 +54,7 @@ def node(disk: Path) -> Iterator[Node]:
 
 
 def in_child(work: Callable[[], object], trace: Callable[[str], None] | None = None) -> int:
-    """Run ``work`` in a forked process; returns its wait status."""
+    """Run ``work`` in a forked process; return its wait status."""
 
     def traced_work() -> None:
         with traced(trace) if trace else contextlib.nullcontext():
@@ -76,7 +76,7 @@ def killed_at(point: str, work: Callable[[], object]) -> None:
 
 
 def check(node: Node, *possible: str) -> str:
-    """The base shows exactly one of these versions, and status says which; returns it."""
+    """Assert that the base shows exactly one of these versions and that status agrees; return it."""
     view = node.view()
     found = [version for version in possible if not differences(view, node.views[version])]
     assert len(found) == 1, {version: differences(view, node.views[version]) for version in possible}
@@ -86,7 +86,7 @@ def check(node: Node, *possible: str) -> str:
 
 
 def check_tidy(node: Node) -> None:
-    """Nothing lies around that the record does not know."""
+    """Assert that the store contains no file that the record does not list."""
     home = node.layer / "baseimg"
     assert sorted(os.listdir(node.layer)) == ["baseimg", "diff"]
     assert set(os.listdir(home)) - OPTIONAL_FILES == STORE_FILES
@@ -99,7 +99,7 @@ def check_tidy(node: Node) -> None:
 
 
 def check_history(node: Node) -> None:
-    """Every swap is in the history, once, each from where the last one led."""
+    """Assert that the history has every swap once, each starting at the previous one's result."""
     lines = bases.locate(node.engine, BASE).store.records.history()
     assert len({line["id"] for line in lines}) == len(lines)
     assert all(one["after"] == two["before"] for one, two in itertools.pairwise(lines))
@@ -149,7 +149,7 @@ def test_rollback(node, point):
     check_history(node)
 
 
-# before the first record, and after the last step, there is less to recover from
+# before the first record and after the last step, recovery has fewer steps
 RECOVERIES = [
     (first, point)
     for first in STAGING + SWAPPING[:-1]
@@ -183,7 +183,7 @@ def test_prune(node, point):
 
 @pytest.fixture(params=["proven", "unproven"])
 def old_node(node, tmp_path, request):
-    """A node that the old scripts have updated; its backup is damaged where pristine cannot be proven."""
+    """Return a node that the old scripts updated; a damaged backup makes its pristine content unprovable."""
     target = tmp_path / "target"
     (target / "etc").mkdir(parents=True)
     (target / "etc/version").write_text("old 12.1")
@@ -203,7 +203,7 @@ def adopt(node: Node) -> dict:
 
 
 def check_adopted(node: Node) -> None:
-    """Adopted, nothing that a container sees has changed, and the ways from here are open or known to be closed."""
+    """Assert that adoption changed nothing that containers see and status reports the pristine state."""
     assert differences(node.view(), node.views["adopted"]) == []
     status = bases.status(node.engine, bases.locate(node.engine, BASE))
     pristine = {"proven": "kept", "unproven": "unproven"}[node.expected]
@@ -284,7 +284,7 @@ def test_random_kills(node):
     rng = random.Random(12)
     began = time.monotonic()
     in_child(lambda: node.converge("12.1"))
-    # of the last ones that came to their end: one that met a busy disk must not set the moments of all others
+    # keep the last runs only: a run on a busy disk must not spread the moments of all later kills
     whole = collections.deque([time.monotonic() - began], maxlen=8)
     version, killed = "12.1", 0
     for _ in range(RANDOM_KILLS):
@@ -298,7 +298,7 @@ def test_random_kills(node):
         os.close(descriptor)
         killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         version = check(node, version, wanted)
-    assert killed > RANDOM_KILLS // 4  # else the moments were not inside the operation
+    assert killed > RANDOM_KILLS // 4  # otherwise most moments were outside the operation
     node.converge("12.1")
     check(node, "12.1")
     check_tidy(node)
@@ -307,7 +307,7 @@ def test_random_kills(node):
 
 @pytest.mark.parametrize("wanted", ["12.1", "12.0"])
 def test_an_interrupt_right_after_the_exchange_loses_nothing(node, wanted, monkeypatch):
-    """What was exchanged out lies under the new one's name then, and must not be taken for it."""
+    """The old content then lies under the new generation's name and must not be mistaken for it."""
     versions = {"12.1": "12.0", "12.0": "12.1"}
     if wanted == "12.0":
         node.converge("12.1")
@@ -315,7 +315,7 @@ def test_an_interrupt_right_after_the_exchange_loses_nothing(node, wanted, monke
 
     def interrupted(one: str, other: str) -> None:
         exchange(one, other)
-        if one == str(node.layer / "diff"):  # not the probe of the file system
+        if one == str(node.layer / "diff"):  # skips the probe of the file system
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -331,7 +331,7 @@ def test_an_interrupt_right_after_the_exchange_loses_nothing(node, wanted, monke
 
 @pytest.mark.parametrize("point", STAGING + SWAPPING)
 def test_an_error_at_any_point_leaves_old_or_new(node, point):
-    """Not killed, but refused by the system: what was done is undone, or stays whole for the next run."""
+    """An OSError at any point leaves the complete old or new base, and the next run succeeds."""
 
     def trace(reached: str) -> None:
         if reached == point:

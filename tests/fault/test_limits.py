@@ -82,7 +82,7 @@ def test_a_file_that_is_not_a_bundle_is_named(tmp_path: Path, content: bytes) ->
 
 
 def test_implicit_parent_directories_are_counted(tmp_path: Path) -> None:
-    """The lower layer has usr/bin/tool. A bundle with only this file creates usr and usr/bin in the top layer."""
+    """A bundle with only usr/bin/tool, a lower layer's file, creates usr and usr/bin in the top layer."""
     node = Node(tmp_path)
     node.converge("12.1")
     _size, paths = space.measure(str(node.layer / "diff"))
@@ -96,7 +96,7 @@ SPARSE = 64 << 20
 
 @pytest.mark.parametrize(("kind", "link"), [("ext4", "copy"), ("xfs-noreflink", "copy"), ("btrfs", "copy")])
 def test_sparse_files_keep_their_holes(kind: str, link: str) -> None:
-    """From the bundle, and from one generation to the next."""
+    """Holes survive unpacking a bundle and copying a generation."""
     with loop_fs(kind, XFS_MIN) as root:
         node = Node(root / "node", link)
         version = node._version("sparse", {"etc/version": "sparse"})

@@ -1,4 +1,4 @@
-"""Generations that share inodes or extents: what they have in common, and what a change in one means for the others."""
+"""Generations that share inodes or extents: the shared files, and the effects of a change in one."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.support.plain import BASE, Node
 pytestmark = pytest.mark.fault
 MIB = 1 << 20
 NEW = "usr/lib/new"
-SHARED = {"usr/lib/one", "usr/lib/two", "usr/lib/three"}  # the first two are one file
+SHARED = {"usr/lib/one", "usr/lib/two", "usr/lib/three"}  # `one` and `two` are hard links of one file
 
 
 class Linked(Node):
-    """A node whose base has large files, two of which are hard links of one another."""
+    """A node whose base has large files, two of which are hard links of each other."""
 
     def _write(self, layer: str, files: dict[str, str]) -> Path:
         root = super()._write(layer, files)
@@ -41,7 +41,7 @@ class Linked(Node):
         return root
 
     def _version(self, version: str, files: dict[str, str]) -> list[Path]:
-        """What the base has of large files stays as it is, and a new one is there from 12.1 on."""
+        """Add the base's large files unchanged to every version, and one new large file."""
         (root,) = super()._version(version, files)
         command = ["cp", "-a", "--parents", "usr/lib", "etc/large", "var", root]
         subprocess.run(command, check=True, cwd=self.layer / "diff")
@@ -54,7 +54,7 @@ class Linked(Node):
 
     @property
     def shared(self) -> set[str]:
-        """The files that the live content has in common with the pristine one."""
+        """Return the files that the live content shares with the pristine one."""
         live = self.layer / "diff"
         return {
             str(path.relative_to(live))
@@ -86,7 +86,7 @@ def root(disk: Path, tmp_path: Path) -> Path:
 
 
 def taken(root: Path) -> int:
-    """MiB that are used on a file system."""
+    """Return the MiB used on a file system."""
     subprocess.run(["sync", "-f", root.parent], check=True)
     found = os.statvfs(root.parent)
     return round((found.f_blocks - found.f_bfree) * found.f_frsize / MIB)
@@ -108,7 +108,7 @@ def test_every_value(root, link):
     assert node.shared == (SHARED if links else set())
     # six files of 1 MiB: one is new, two can be linked
     own = 1 if xfs and link != "copy" else 4 if links else 6
-    assert taken(root) - before in (own, own + 1)  # there are smaller ones, and directories
+    assert taken(root) - before in (own, own + 1)  # small files and directories take the rest
 
     live = node.layer / "diff"
     assert (live / "usr/lib/one").samefile(live / "usr/lib/two")
@@ -155,7 +155,7 @@ def test_a_file_with_as_many_links_as_can_be_is_copied(tmp_path):
 
 
 def test_inodes_of_generations_are_no_links_of_the_layer(root, monkeypatch):
-    """A build on such a node finds the same links, and does not look for others in the whole layer."""
+    """A build on a node with shared inodes gives the same links and does not search the whole layer."""
     node = Linked(root, "hardlink")
     source = Stack(node.stack)
     before = [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source, siblings=siblings)]
@@ -168,7 +168,7 @@ def test_inodes_of_generations_are_no_links_of_the_layer(root, monkeypatch):
 
 @pytest.mark.parametrize("size", [0, 50_000])
 def test_more_files_than_are_read_ahead(tmp_path, size):
-    """All are there, hard links as such; or the disk is full, and no file stays open."""
+    """All files arrive, hard links included; a full disk fails the copy and leaves no file open."""
     for number in range(400):
         path = tmp_path / "start" / str(number % 3) / str(number)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +200,7 @@ def test_bytes_that_go(tmp_path):
 
 
 class TestDamage:
-    """Somebody writes into a file that several generations have."""
+    """A write into a file that several generations share damages all of them."""
 
     @pytest.fixture
     def node(self, root):
@@ -214,7 +214,7 @@ class TestDamage:
             file.write(b"damage")
 
     def refused(self, node: Linked) -> None:
-        """Nothing leads back to it, from here on."""
+        """Assert that every rollback to the damaged content is refused."""
         shown = node.base.store.read().current
         for to in ("pristine", "12.0", None):
             with pytest.raises(PristineDamaged, match="was changed") as caught:
@@ -253,7 +253,7 @@ class TestDamage:
     def test_a_file_of_its_own_is_made_again(self, node):
         for name in ("usr/lib/small", "etc/large"):
             self.write(node.layer / "diff" / name)
-        (node.layer / "diff/usr/lib/three").unlink()  # its name only
+        (node.layer / "diff/usr/lib/three").unlink()  # removes this name only; the inode stays unchanged
         node.converge("12.1", repair=True)
         assert node.damaged == [1]
         assert verify.verify(node.engine, node.base, deep=True)["ok"]
@@ -261,7 +261,7 @@ class TestDamage:
         assert differences(node.view(), node.views["12.0"]) == []
 
     def test_in_a_file_that_came_with_a_bundle(self, node):
-        """The original content does not have it, so everything can be made again."""
+        """The pristine content does not have the file, so every damaged generation can be rebuilt."""
         node.converge("12.2")
         assert (node.layer / "diff" / NEW).samefile(node.kept(1) / NEW)
         self.write(node.layer / "diff" / NEW)
@@ -277,7 +277,7 @@ class TestDamage:
         assert verify.verify(node.engine, node.base, deep=True)["ok"]
 
     def test_a_change_that_hides(self, node):
-        """Same size, same time: the engine's checksum of the original content tells."""
+        """Size and time are unchanged; the engine's checksum of the pristine content detects the change."""
         path = node.layer / "diff/usr/lib/three"
         before = path.stat()
         self.write(path)
@@ -290,7 +290,7 @@ class TestDamage:
 
 @pytest.mark.parametrize("kind", ["ext4"])
 def test_links_and_removals_of_our_own_are_no_changes(tmp_path, kind, monkeypatch):
-    """Each generation shares the large files, so each apply and each prune sets their ctime."""
+    """Generations share the large files, so each apply and each prune changes their ctime."""
     with loop_fs(kind, XFS_MIN) as root:
         node = Linked(root / "node", "hardlink")
         node.converge("12.1")

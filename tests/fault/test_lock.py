@@ -1,4 +1,4 @@
-"""Two operations at once on one base: the second waits, and a timeout names the holder of the lock."""
+"""Of two concurrent operations on one base, the second waits; a timeout names the lock's holder."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def work(node: Node, version: str) -> None:
 
 
 def test_many_at_once(node):
-    """The last process wins, and every swap is in the history."""
+    """The last process wins, and the history has every swap."""
     processes = [forked.Process(target=work, args=(node, version)) for version in ("12.0", "12.1", "12.2") * 2]
     for process in processes:
         process.start()

@@ -1,4 +1,4 @@
-"""One name, several contents: a declaration stands for every content on the node that bears the name."""
+"""One name, several contents: a declaration covers every content on the node that has the name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BASE, APP = "corp/base:12.0", "corp/app:1"
 
 @pytest.fixture
 def node(tmp_path: Path) -> NestNode:
-    """A base at 12.1 with an application; then the base is built again, and the tag names the new content."""
+    """Return a base at 12.1 with an application, rebuilt afterwards: the tag names the new content."""
     made = NestNode(tmp_path)
     made.image(BASE, "", files({"etc/version": "12.0", "lib/a": "old"}))
     made.image(APP, BASE, files({"app": "1"}))
@@ -31,12 +31,12 @@ def node(tmp_path: Path) -> NestNode:
 
 
 def old_top(node: NestNode) -> list[Path]:
-    """The live directory of the old content."""
+    """Return the live directory of the old content."""
     return node.stacks[BASE]
 
 
 def pristine(node: NestNode) -> Path:
-    """The directory of the original content under the applications."""
+    """Return the directory of the pristine content below the applications."""
     store = bases.by_chain(node.engine, _chain_ids(node)[0]).store
     return Path(store.path(store.read(), 0))
 
@@ -65,7 +65,7 @@ def test_a_version_that_one_content_cannot_reach_is_refused_and_names_each(node:
 
 
 def _chain_ids(node: NestNode) -> tuple[str, str]:
-    """The chain IDs of the old and of the new content."""
+    """Return the chain IDs of the old and of the new content."""
     return node.engine.image(APP).chain_ids[0], node.engine.image(BASE).chain_id
 
 

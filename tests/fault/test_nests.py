@@ -1,4 +1,4 @@
-"""Nests: bases built on one another, each at its own version, in every order, and killed at every step."""
+"""Nests: stacked bases, each at its own version, in every order, and killed at every step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ POINTS = [point for point in generations.POINTS if point.startswith(("stage.", "
 
 @pytest.fixture
 def node(tmp_path: Path) -> NestNode:
-    """os <- java <- frame <- app; version 2 of java is built on os:1, version 3 on os:2; os:1.1 is built on os:1."""
+    """Return os <- java <- frame <- app; java 2 is built on os:1, java 3 on os:2, os:1.1 on os:1."""
     made = NestNode(tmp_path)
     made.image(OS, "", files({"etc/os": "1", "lib/ssl": "ssl 1", "lib/crypto": "crypto 1", "opt/x/y": "1"}))
     made.image(JAVA, OS, files({"lib/java": "java 1", "lib/crypto": "java's crypto"}))
@@ -79,7 +79,7 @@ def test_three_bases_change_again_and_back(node: NestNode) -> None:
     node.converge(JAVA, "1")
     check(node, FRAME, "2")
     check(node, OS, "2")
-    # java is at its own version again, so it follows
+    # java is at its own version again, so it follows os
     assert node.view(JAVA)[b"etc/os"] == node.views[OS, "2"][b"etc/os"]
 
 
@@ -209,7 +209,7 @@ WEB = "corp/web:1"
 
 @pytest.fixture
 def deep(node: NestNode) -> NestNode:
-    """Four bases above one another, os <- java <- frame <- app, and web beside java on os; each has a version 2."""
+    """Four stacked bases, os <- java <- frame <- app, and web next to java on os; each has a version 2."""
     node.image(WEB, OS, files({"web": "1", "lib/ssl": "web's ssl"}))
     node.version(WEB, "2", node.stacks[OS], files({"web": "2"}))
     node.version(APP, "2", node.stacks[FRAME], files({"app/run": "app 2"}))
@@ -218,7 +218,7 @@ def deep(node: NestNode) -> NestNode:
 
 @pytest.mark.parametrize("point", [point for point in POINTS if point != "stage.filled"])
 def test_a_run_of_every_base_is_killed_at_every_step(deep: NestNode, point: str) -> None:
-    """From one declaration to another; the order is the plan's. The next run completes it."""
+    """A change of all bases is killed at every step, in the plan's order. The next run completes it."""
     before = {OS: "2", JAVA: "1", FRAME: "2", APP: "2", WEB: "2"}
     after = {OS: "3", JAVA: "2", FRAME: "1", APP: "2", WEB: "2"}
     run(deep, before)

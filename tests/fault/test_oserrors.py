@@ -1,4 +1,4 @@
-"""Errors of the operating system: every operation ends in a typed error, and the base is old or new."""
+"""System call errors: every operation ends in a typed error and leaves the old or the new base."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def entry_point(work: Callable[[], Any]) -> Any:
 
 
 def code_of(work: Callable[[], Any]) -> str:
-    """Run an operation and return the code of its typed error, empty without one."""
+    """Run an operation; return the code of its typed error, empty without an error."""
     try:
         entry_point(work)
     except BaseimgError as exc:
@@ -60,11 +60,11 @@ def verify_deep(node: Node) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation on a node that has converged to some versions before."""
+    """An operation on a node that has converged to the versions in ``before``."""
 
     before: tuple[str, ...]
     run: Callable[[Node], Any]
-    #: The version afterwards.
+    #: The live version afterwards.
     after: str
 
 
@@ -82,7 +82,7 @@ OPERATIONS = {
 
 READING = (errno.EIO, errno.EACCES, errno.EMFILE)
 WRITING = (errno.EROFS, errno.ENOSPC, errno.EIO)
-# the function, as the core calls it, and the errors of its manual page that are not the program's own fault
+# function -> module, attribute and errno values: those of its manual page that a correct program can meet
 CALLS: dict[str, tuple[Any, str, tuple[int, ...]]] = {
     "open()": (builtins, "open", (*READING, errno.EROFS, errno.ENOSPC)),
     **{f"os.{name}": (os, name, READING) for name in ("listdir", "scandir", "stat", "lstat", "readlink", "listxattr")},
@@ -102,7 +102,7 @@ CODES = {errno.ENOSPC: "space-exhausted", errno.EMFILE: "open-files-exhausted", 
 
 
 class Fault:
-    """Fails one call of a function, if the core calls it, with an errno; counts the calls."""
+    """Fails one call of a function with an errno, if the core makes that call; counts the calls."""
 
     def __init__(self, owner: Any, name: str, error: int, position: int) -> None:
         self.calls = 0
@@ -211,7 +211,7 @@ def test_hardly_any_open_files(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("point", [point for point in generations.POINTS if point.startswith(("stage.", "swap."))])
 def test_the_engine_removes_the_layer(tmp_path: Path, point: str) -> None:
-    """A typed error, and nothing of ours stays where the layer was."""
+    """Removal ends in a typed error, and no file of baseimg stays at the layer's place."""
     node = Node(tmp_path)
 
     def trace(reached: str) -> None:
@@ -246,18 +246,18 @@ def test_a_dangling_symlink_among_the_generations(tmp_path: Path, target: str) -
 
 
 class Unrecorded(Node):
-    """A node whose bundles do not say what a version shows."""
+    """A node whose bundles have no view digests."""
 
     views_in_bundles = False
 
 
 def test_directories_nested_over_a_thousand_levels(tmp_path: Path) -> None:
-    """More than the recursion limit of the interpreter."""
+    """The nesting exceeds the interpreter's recursion limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
     try:
         node = Unrecorded(tmp_path)
-        node.engine.forget(node.layer.name)  # the engine's checksum does not cover what comes next
+        node.engine.forget(node.layer.name)  # the engine's checksum would not cover the directories below
         deep = "/".join(["d"] * 1200)
         for level in range(1, 1201):
             (node.layer / "diff" / "/".join(["d"] * level)).mkdir()
@@ -285,7 +285,7 @@ REPLACED: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("what", REPLACED)
 @pytest.mark.parametrize("live", ["12.0", "12.1"])
 def test_verify_and_repair_after_a_replacement(tmp_path: Path, what: str, live: str) -> None:
-    """In the pristine content: it is damaged, whether it is live or not."""
+    """A replacement in the pristine content makes it damaged, whether it is live or not."""
     node = Node(tmp_path)
     node.converge("12.1")
     if live == "12.0":
@@ -328,7 +328,7 @@ def test_a_damaged_record_of_the_engine_proves_nothing(tmp_path: Path, damage: C
 
 
 class Large(Node):
-    """A node whose bundles are larger than the buffers of their reader."""
+    """A node whose bundles are larger than the reader's buffers."""
 
     def _version(self, version: str, files: dict[str, str]) -> list[Path]:
         (root,) = super()._version(version, files)
@@ -338,7 +338,7 @@ class Large(Node):
 
 
 def test_an_unreadable_bundle_is_not_a_staging_error(tmp_path: Path) -> None:
-    """The disk of the bundle fails while the bundle is unpacked to another disk."""
+    """The bundle's disk fails while the bundle is unpacked to another disk."""
     node = Large(tmp_path / "node")
     with loop_fs("ext4", 32 * MIB) as root:
         path = root / "bundle.tar"
@@ -371,7 +371,7 @@ def test_times_that_are_none(time: bytes) -> None:
 
 
 def test_pax_records_parse_in_linear_time() -> None:
-    """A mebibyte of the smallest records: copying the rest for each of them took half a minute."""
+    """Regression: a mebibyte of the smallest records took half a minute, since each one copied the rest."""
     records = b"".join(b"10 %x=\n" % number for number in range(0x10000, 0x28000))
     before = time.process_time()
     assert len(tar._records(records)) == 0x18000

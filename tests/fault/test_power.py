@@ -1,4 +1,4 @@
-"""Power cuts: after any of them the base is wholly old or wholly new. All of them: tests/torture/test_power.py."""
+"""A power cut leaves the complete old or new base. tests/torture/test_power.py has the whole matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernel and file system are probed before anything is changed, against real refusals of the kernel."""
+"""Kernel and file system are probed before any change, here against real refusals of the kernel."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def number(name: str) -> int:
 
 
 def in_child(work: Callable[[], object]) -> str:
-    """Run ``work`` in a forked process; return the code and message of its error, empty without one."""
+    """Run ``work`` in a forked process; return the code and message of its error, empty without an error."""
     receiver, sender = forked.Pipe(duplex=False)
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Bundles through a real registry: the same file comes back, whatever breaks on the way, and nothing else does."""
+"""Bundles pass through a real registry unchanged, despite every fault of the transfer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from tests.support.registry import Authority, Flaky, Registry, served
 pytestmark = pytest.mark.fault
 
 NAME = "baseimg/base:12.1"
-CONTENT = 1 << 20  # bytes, and random, so a layer blob is as long
+CONTENT = 1 << 20  # bytes, and random, so a layer blob has the same size
 IDENTITY = "1dentity-t0ken"
 USER, PASSWORD = "nodes", "s3cret-Passw0rd"
 HTPASSWD = USER + r":$2b$04$LCyobfUw4H7cFboa53K80e2s8Op.E6W75sxP7jVKf051V8XdKPkYa" + "\n"
@@ -58,7 +58,7 @@ HTPASSWD = USER + r":$2b$04$LCyobfUw4H7cFboa53K80e2s8Op.E6W75sxP7jVKf051V8XdKPkY
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Pauses between two tries are short here, and nothing of the machine's own configuration counts."""
+    """Shorten the pauses between attempts and ignore the machine's own configuration."""
     monkeypatch.setattr(repository, "_PAUSES", (0.01, 0.01))
     monkeypatch.setattr(tls, "CERTS", (str(tmp_path / "certs.d"),))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
@@ -66,7 +66,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A bundle of about a megabyte."""
+    """Return a bundle of about a megabyte."""
     root = tmp_path_factory.mktemp("bundle")
     for name in ("old", "new"):
         (root / name).mkdir()
@@ -79,7 +79,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def other_bundle(root: Path) -> str:
-    """A small bundle with other bytes."""
+    """Return a small bundle with other bytes."""
     for name in ("old", "new"):
         (root / "other" / name).mkdir(parents=True)
     (root / "other/new/file").write_bytes(b"other")
@@ -101,7 +101,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 @pytest.fixture(scope="module")
 def source(registry: Registry, bundle: str) -> str:
-    """The bundle in the registry, by digest."""
+    """Return the bundle's source in the registry, by digest."""
     return str(put(registry.host, bundle)["source"])
 
 
@@ -110,12 +110,12 @@ def put(host: str, bundle: str, **declared: Declared) -> dict[str, Any]:
 
 
 def at(host: str, source: str = "") -> str:
-    """The source as it is seen at another host; by tag without one."""
+    """Return the source at another host; by tag if no source is given."""
     return f"docker://{host}/" + (source.split("/", 3)[3] if source else NAME)
 
 
 class Node:
-    """A minion's cache, and what was told of its progress."""
+    """A minion's cache and the progress events that it received."""
 
     def __init__(self, home: Path, **declared: Declared) -> None:
         self.home, self.declared = home, dict(declared)
@@ -160,7 +160,7 @@ class TestTheSameFile:
             before = list(way.sent)
             node.fetch(at(way.host, source))
             assert way.sent == before
-            node.fetch(at(way.host))  # a tag may have moved, so it is asked for
+            node.fetch(at(way.host))  # a tag may have moved, so the cache asks for its manifest
             assert 0 < sum(way.sent) - sum(before) < 4000
         assert node.files == [f"{source.rpartition(':')[2]}.tar"]
 
@@ -231,7 +231,7 @@ class TestBroken:
         assert done == sorted(done)
 
     def test_a_registry_that_is_only_starting(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
-        """Which of HTTP and TLS it speaks is asked anew then."""
+        """Each attempt probes HTTP and TLS again."""
         with Flaky(registry.host, limit=0, cuts=2) as way:
             assert same(node.fetch(at(way.host, source)), bundle)
 
@@ -251,7 +251,7 @@ class TestBroken:
             assert node.files == []
 
     def test_what_does_not_fit_is_not_begun(self, registry: Registry, bundle: str, node: Node) -> None:
-        """A hostile manifest promises a pebibyte."""
+        """A hostile manifest declares a pebibyte."""
         with Bundle.open(bundle) as opened:
             image, config = json.loads(opened.image), opened.config
         image["layers"][0]["size"] = 1 << 50
@@ -287,7 +287,7 @@ class TestBroken:
                 with contextlib.suppress(OSError):
                     for byte in data:
                         self.wfile.write(bytes([byte]))
-                        time.sleep(0.02)  # this is what is tested
+                        time.sleep(0.02)  # a slow transfer is the test's subject
 
         other = other_bundle(tmp_path)
         good = push.push(other, reference.parse(f"{registry.host}/other/base:1"), {})["source"]
@@ -328,7 +328,7 @@ class TestBroken:
         assert node.files == sorted(["d.tar", name])
 
     def test_no_connection_is_left_open(self, source: str, bundle: str, node: Node) -> None:
-        gc.collect()  # whatever other tests left
+        gc.collect()  # releases the sockets of earlier tests
         before = sockets()
         cache = pull.BundleCache(str(node.home), {})
         cache.fetch(source)
@@ -337,7 +337,7 @@ class TestBroken:
 
     def test_another_job_goes_on_with_it(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
         class Killed(BaseException):
-            """As a signal in the middle of it."""
+            """Stands for a signal in the middle of a transfer."""
 
         def progress(step: str, done: int, total: int) -> None:
             if done > total // 2:
@@ -401,7 +401,7 @@ def reference_digest(data: bytes) -> str:
 
 
 def sockets() -> int:
-    """How many sockets this process has."""
+    """Count the sockets of this process."""
     descriptors = Path("/proc/self/fd")
     return sum(
         os.readlink(descriptors / name).startswith("socket:")
@@ -411,7 +411,7 @@ def sockets() -> int:
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
-    """Answers every GET with what `answer` gives."""
+    """Answers every GET with the result of `answer`."""
 
     def do_GET(self) -> None:
         data = b"{}" if self.path == "/v2/" else self.answer()
@@ -427,7 +427,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr."""
+        """Discard the log."""
 
 
 class TestMirrors:
@@ -445,7 +445,7 @@ class TestMirrors:
         node = self.node(tmp_path / "cache", registry.host, mirror.host)
         assert same(node.fetch(source), bundle)
         assert registry.requests()[before:] == []
-        # and is enough, for what is named by its digest
+        # the mirror alone is enough for a source with a digest
         gone = self.node(tmp_path / "other", "127.0.0.1:1", mirror.host)
         assert same(gone.fetch(at("127.0.0.1:1", source)), bundle)
 
@@ -463,7 +463,7 @@ class TestMirrors:
 
 
 def log_in(tmp_path: Path, host: str, password: str = PASSWORD, **more: Any) -> None:
-    """What `docker login` writes."""
+    """Write config.json as `docker login` does."""
     word = base64.b64encode(f"{USER}:{password}".encode()).decode()
     config = {"auths": {host: {"auth": word}}, **more}
     (tmp_path / "docker").mkdir(exist_ok=True)
@@ -471,7 +471,7 @@ def log_in(tmp_path: Path, host: str, password: str = PASSWORD, **more: Any) -> 
 
 
 def told(caught: pytest.ExceptionInfo[BaseimgError], caplog: pytest.LogCaptureFixture) -> str:
-    """Everything that anybody could read of an error."""
+    """Return every text that an error exposes: message, repr, data, traceback and log."""
     error = caught.value
     return "\n".join([str(error), repr(error), *error.as_dict().values(), *traceback.format_exception(error)]) + (
         caplog.text
@@ -483,7 +483,7 @@ SECRETS = (PASSWORD, base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode(), "
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Registry]:
-    """A registry that asks for a user and a password."""
+    """Return a registry that requires a user and a password."""
     (tmp_path / "htpasswd").write_text(HTPASSWD)
     auth = {"htpasswd": {"realm": "test", "path": str(tmp_path / "htpasswd")}}
     with Registry(tmp_path / "closed", auth=auth) as running:
@@ -535,7 +535,7 @@ class TestPasswords:
 
 
 class TestTokens:
-    """A registry that sends to a token server, as Docker Hub, Harbor and GitLab do."""
+    """A registry that refers to a token server, as Docker Hub, Harbor and GitLab do."""
 
     @pytest.fixture
     def server(self, tmp_path: Path) -> Iterator[tuple[Registry, list[str]]]:
@@ -562,7 +562,7 @@ class TestTokens:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Nothing on stderr."""
+                """Discard the log."""
 
         with served(Tokens) as host:
             auth = {
@@ -591,7 +591,7 @@ class TestTokens:
         log_in(tmp_path, registry.host, "wrong-pass")
         with pytest.raises(RegistryDenied, match=f"as '{USER}'"):
             node.fetch(at(registry.host))
-        # what `docker login` leaves where the token server has given it an identity token
+        # `docker login` writes this if the token server returns an identity token
         (tmp_path / "docker/config.json").write_text(
             json.dumps({"auths": {registry.host: {"identitytoken": IDENTITY}}})
         )
@@ -600,7 +600,7 @@ class TestTokens:
         assert [secret for secret in (*SECRETS, *given, IDENTITY) if secret in shown] == []
 
     def test_no_password_goes_over_http_to_another_host(self, bundle: str, tmp_path: Path) -> None:
-        """Declared as insecure, a registry may be asked in the clear; a token server elsewhere was not declared."""
+        """`insecure` allows plain HTTP to the declared registry, not to a token server on another host."""
         seen: list[str] = []
 
         class Front(http.server.BaseHTTPRequestHandler):
@@ -612,7 +612,7 @@ class TestTokens:
                 self.end_headers()
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Nothing on stderr."""
+                """Discard the log."""
 
         with served(Front) as host:
             for login in ({"auth": SECRETS[1]}, {"identitytoken": IDENTITY}):
@@ -625,7 +625,7 @@ class TestTokens:
 
 
 def jwt(certificate: Path, key: Path, access: list[dict[str, Any]]) -> str:
-    """A token as Docker's registry takes it, signed by openssl."""
+    """Return a token as Docker's registry accepts it, signed by openssl."""
     pem = certificate.read_text().split("-----")[2].replace("\n", "")
     now = int(time.time())
     claims = {"iss": "test", "sub": USER, "aud": "test", "exp": now + 300, "nbf": now - 60, "iat": now, "jti": "1"}
@@ -640,7 +640,7 @@ def _url64(data: bytes) -> str:
 
 
 class TestStores:
-    """A registry that redirects to where its blobs are: the URL is a secret, and the store need not know us."""
+    """A registry that redirects to its blob store: the URL is secret, and the store needs no credentials."""
 
     def test_redirected(
         self, registry: Registry, source: str, bundle: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -660,12 +660,12 @@ class TestStores:
                 if start:
                     self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
                 self.end_headers()
-                # breaks off once, so that it must be asked for the rest
+                # the first answer breaks off, so the client must request the rest
                 self.wfile.write(data[start:] if start else data[:500_000])
                 self.close_connection = True
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Nothing on stderr."""
+                """Discard the log."""
 
         with served(Store) as store:
 
@@ -731,7 +731,7 @@ class TestCertificates:
                 put(registry.host, bundle)
 
     def test_http_only_where_that_is_declared(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
-        """0.0.0.0 reaches this machine, too, but is not one of its loopback addresses."""
+        """0.0.0.0 also reaches this machine but is not a loopback address."""
         host = registry.host.replace("127.0.0.1", "0.0.0.0")
         before = len(registry.requests())
         with pytest.raises(BundleUnavailable, match="does not speak TLS") as caught:

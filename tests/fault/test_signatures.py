@@ -1,4 +1,4 @@
-"""What is not signed by a trusted key is refused before it is unpacked, and the node is as it was."""
+"""A bundle without a trusted signature is refused before unpacking and leaves the node unchanged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.fault
 
 @dataclass(frozen=True)
 class Ring:
-    """Keys: of somebody who is trusted, of another who is, and of one who is not."""
+    """Keys: alice's and bob's can be trusted, mallory's never is."""
 
     alice: Key
     bob: Key
@@ -80,7 +80,7 @@ def context(node: Node, trust: Trust) -> plan.Context:
 
 
 def converge(node: Node, trust: Trust, version: str = "12.1", **more: Any) -> dict[str, Any]:
-    """As declared, but without digests: only signatures vouch."""
+    """Converge without declared digests, so only signatures prove a bundle."""
     declared = {name: Source(one.source) for name, one in node.bundles.items()}
     return ops_converge.converge(context(node, trust), BASE, version, declared, **more)
 
@@ -90,7 +90,7 @@ def inodes(root: Path) -> dict[str, int]:
 
 
 def refused(node: Node, trust: Trust, kind: type[BaseimgError], match: str = ".") -> None:
-    """Each way to use the bundle ends in the same error, and nothing on the node has changed."""
+    """Assert that each use of the bundle ends in the same error and leaves the node unchanged."""
     before = inodes(node.root / "layers")
     declared = {name: Source(one.source) for name, one in node.bundles.items()}
     for use in (
@@ -110,7 +110,7 @@ def status(node: Node) -> dict[str, Any]:
     return bases.status(node.engine, bases.locate(node.engine, BASE))
 
 
-# --- what holds ---
+# --- accepted signatures ---
 
 
 @pytest.mark.parametrize("who", ["alice", "rsa", "ecdsa"])
@@ -167,14 +167,14 @@ def test_an_unsigned_content_is_not_converged_where_signatures_are_required(node
     assert converge(node, ring.trust("alice"), "12.0")["changed"]
     with pytest.raises(SignatureMissing):
         converge(node, ring.trust("alice"))
-    # the same content comes with a signed bundle: it is compared, not made again
+    # a signed bundle of the same content proves the generation; nothing is rebuilt
     ssh.sign(bundle(node), ring.alice)
     assert converge(node, ring.trust("alice"))["generation"] == 1
     assert status(node)["generations"][1]["signed_by"] == "alice"
 
 
 def test_a_forged_content_does_not_become_signed(node, ring):
-    """Applied while signatures were off; the genuine bundle replaces it."""
+    """The content was applied while signatures were off; the genuine bundle replaces it."""
     target = node.root / "targets/12.1/etc/version"
     genuine = Path(bundle(node))
     genuine.rename(genuine.with_suffix(".genuine"))
@@ -203,7 +203,7 @@ def test_a_repair_is_checked_like_the_first_time(node, ring):
 
 
 def test_rotation(node, ring):
-    """Old and new key side by side, then only the new one; what was applied under the old one stays."""
+    """The old and the new key are trusted together, then the new one alone; earlier contents stay valid."""
     ssh.sign(bundle(node, "12.1"), ring.alice)
     ssh.sign(bundle(node, "12.2"), ring.bob)
     assert converge(node, ring.trust("alice", "bob"))["changed"]
@@ -211,17 +211,17 @@ def test_rotation(node, ring):
     assert converge(node, ring.trust("bob"), "12.2")["changed"]
     assert [line["signed_by"] for line in bases.locate(node.engine, BASE).store.records.history()] == [
         "alice",
-        "alice, bob",  # and of the start
+        "alice, bob",  # bob signed the bundle, alice the content that it starts from
     ]
     fresh = Node(node.root.with_name("fresh"))
     ssh.sign(bundle(fresh), ring.alice)
     refused(fresh, ring.trust("bob"), SignatureInvalid, "this node does not trust")
 
 
-# --- required, optional, nothing declared; against each kind of signature ---
+# --- required, optional, not declared; against each kind of signature ---
 
 NAMES = {"nothing": (), "optional": ("alice",), "required": ("alice",)}
-OUTCOMES = {  # signature → declared → outcome
+OUTCOMES = {  # signature -> declared -> outcome
     "none": {"nothing": None, "optional": None, "required": SignatureMissing},
     "by a trusted key": {"nothing": None, "optional": None, "required": None},
     "by another key": {"nothing": None, "optional": SignatureInvalid, "required": SignatureInvalid},
@@ -265,7 +265,7 @@ def test_matrix(node, ring, what, declared):
         assert status(node)["generations"][1]["signed_by"] == ("alice" if signed else "")
 
 
-# --- hostile signatures: each is made of a good one, with alice's own hand where it can be ---
+# --- hostile signatures: variants of a valid one, signed by alice if possible ---
 
 
 def blob(text: bytes) -> bytes:
@@ -281,7 +281,7 @@ def string(data: bytes) -> bytes:
 
 
 class Forged:
-    """A signature, field by field; whatever is signed, is signed by alice, for what the fields say."""
+    """A signature built field by field; alice signs whatever the fields say."""
 
     def __init__(self, node: Node, ring: Ring) -> None:
         from cryptography.hazmat.primitives.serialization import load_ssh_private_key
@@ -380,7 +380,7 @@ def test_the_forge_makes_good_signatures_where_nothing_is_wrong(node, ring):
 
 
 def test_signed_by_ssh_keygen_for_another_purpose(node, ring):
-    """Who may sign commits or mail with the same key has not signed a bundle."""
+    """A key that also signs commits or mail has not signed a bundle."""
     ssh.sign(bundle(node), ring.alice, "git")
     refused(node, ring.trust("alice"), SignatureInvalid, "namespace is 'git', expected 'baseimg'")
 
@@ -398,7 +398,7 @@ def test_one_changed_bit_anywhere_in_the_bundle(node, ring):
     refused(node, ring.trust("alice"), SignatureInvalid, "bundle or the signature was changed")
 
 
-# --- before anything is read, and of what is read ---
+# --- checks before any read, and checks of the bytes read ---
 
 
 def test_what_nobody_vouches_for_is_not_even_parsed(node, ring):
@@ -433,7 +433,7 @@ def test_a_declared_digest_must_hold_as_well(node, ring):
 
 @pytest.mark.parametrize("how", ["converge", "apply"])
 def test_a_file_that_is_replaced_after_the_check_is_not_used(node, ring, how, monkeypatch):
-    """What was verified is what is unpacked: the file is opened once."""
+    """The file is opened once, so the verified bytes are the unpacked bytes."""
     ssh.sign(bundle(node), ring.alice)
     check = bundle_signature.check
 
@@ -454,7 +454,7 @@ def test_a_file_that_is_replaced_after_the_check_is_not_used(node, ring, how, mo
 
 
 def test_an_old_signed_bundle_in_place_of_the_new_one(node, ring):
-    """Properly signed, once: the declared version is what keeps it out."""
+    """The old bundle's signature is valid; the declared version refuses the bundle."""
     for version in ("12.1", "12.2"):
         ssh.sign(bundle(node, version), ring.alice)
     converge(node, ring.trust("alice"))
@@ -511,7 +511,7 @@ class TestSigning:
         assert sorted(os.listdir(node.root)) == before
 
 
-# --- a Python without cryptography ---
+# --- Python without cryptography ---
 
 WITHOUT = """
     import sys
@@ -556,7 +556,7 @@ def test_without_cryptography_all_works_that_needs_no_signature(ring, tmp_path):
     assert all(line.startswith("[signature-unsupported] ") and "'cryptography'" in line for line in lines)
 
 
-# --- what people declare, through Salt ---
+# --- declared through Salt ---
 
 KEYS, REQUIRE = "baseimg:trusted_keys", "baseimg:require_signature"
 
@@ -567,7 +567,7 @@ def minion(tmp_path_factory: pytest.TempPathFactory) -> Minion:
 
 
 def told(minion: Minion, config: Any, pillar: Any, function: str = "converge") -> dict[str, str]:
-    """The error of a function that needs the engine, which is not there: what comes first is the configuration."""
+    """Return the error of a function that needs the absent engine; the configuration is checked first."""
     minion.configure(pillar={} if pillar is None else {"baseimg": pillar}, baseimg={} if config is None else config)
     arguments = ("/b.tar",) if function == "apply" else (BASE, "12.1")
     with pytest.raises(CommandExecutionError) as caught:
@@ -576,7 +576,7 @@ def told(minion: Minion, config: Any, pillar: Any, function: str = "converge") -
     return info
 
 
-# declared, the key at fault, how it was found, what was expected
+# declared, the wrong key, the given value, the expected one
 MISTAKES: list[tuple[dict[str, Any], str, str, str]] = [
     ({"trusted_keys": None}, KEYS, "nothing", "at least one key, or require_signature: false"),
     ({"trusted_keys": {}}, KEYS, "an empty mapping", "at least one key, or require_signature: false"),
@@ -599,7 +599,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str, str]] = [
 
 
 def filled(declared: dict[str, Any], ring: Ring) -> dict[str, Any]:
-    """With alice's public key in place of ``@``."""
+    """Replace ``@`` by alice's public key."""
     keys = declared.get("trusted_keys")
     if not isinstance(keys, dict):
         return declared
@@ -648,7 +648,7 @@ def test_pillar_cannot_weaken_what_the_minion_says(ring):
 
 
 def test_no_grain_can(minion, ring):
-    """Grains can be set by whoever writes files on the node, and are no place for trust."""
+    """Any process that writes files on the node can set grains, so trust never comes from grains."""
     minion.opts["grains"]["baseimg"] = {"require_signature": False, "trusted_keys": 5}
     try:
         assert told(minion, None, {"trusted_keys": {}})["message"].startswith(f"{KEYS} is ")

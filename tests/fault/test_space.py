@@ -1,4 +1,4 @@
-"""Full disks: an operation that does not fit is refused beforehand; one that fails midway is undone."""
+"""Full disks: an operation that does not fit is refused in advance; one that fails midway is undone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def node():
 
 
 def fill(root: Path) -> Path:
-    """Write a file that takes every free block of the file system, and return its path."""
+    """Write a file that takes every free block of the file system; return its path."""
     path = root / "filler"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     for size in (1 << 20, 4096, 1):
@@ -57,14 +57,14 @@ def test_inodes_count(node):
 
 
 class Unchecked(Node):
-    """A node whose bundles say nothing of the content that they start from."""
+    """A node whose bundles have no view digests of their source."""
 
     views_in_bundles = False
 
 
 @contextlib.contextmanager
 def full_from(point: str, root: Path) -> Iterator[None]:
-    """Fill the disk when an operation reaches ``point``; the space check has passed by then."""
+    """Fill the disk when an operation reaches ``point``, after its space check."""
     fillers: list[Path] = []
 
     def trace(reached: str) -> None:
@@ -84,7 +84,7 @@ def test_full_while_the_new_content_is_written(node, point):
     with full_from(point, node.root), pytest.raises(SpaceExhausted) as caught:
         node.converge("12.1")
     figures = re.search(r"takes up to [\d.]+ MB, and [\d.]+ MB are free now", caught.value.message)
-    assert figures or point in ("stage.recorded", "stage.kept")  # only the record does not fit then
+    assert figures or point in ("stage.recorded", "stage.kept")  # at these points only the record does not fit
     assert re.fullmatch(r"free .+ there.*; baseimg\.prune with keep=0 brings up to 0\.0 MB", caught.value.hint)
     assert os.listdir(node.layer) == ["diff"]
     assert differences(node.view(), node.views["12.0"]) == []
@@ -152,7 +152,7 @@ def test_rollback_needs_less_than_64_kib(node):
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_a_full_disk_leaves_every_way_back_open(kind: str) -> None:
-    """No block and no inode is free, and the base goes back and forth."""
+    """With no free block and no free inode, the base can still change to every kept version."""
     with loop_fs(kind, XFS_MIN if kind == "xfs" else 32 << 20) as root:
         node = Node(root / "node")
         for version in ("12.1", "12.2"):

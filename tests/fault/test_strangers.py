@@ -1,4 +1,4 @@
-"""What others do to a node behind our back: each is told, nothing is lost, and nothing is built upon it."""
+"""Out-of-band changes of a node are reported, lose nothing, and never become the start of a version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fault
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    """A node that shows 12.1."""
+    """Return a node that shows 12.1."""
     node = Node(tmp_path)
     node.converge("12.1")
     return node
@@ -31,7 +31,7 @@ def snapshot(node: Node) -> dict[str, int]:
 
 
 def refused(node: Node, kind: type[Exception], match: str) -> None:
-    """Every operation is refused in the same way, and leaves all as it was."""
+    """Assert that every operation is refused with the same error and leaves the node unchanged."""
     before = snapshot(node)
     for operation in (
         lambda: node.converge("12.1"),
@@ -77,7 +77,7 @@ def test_a_live_directory_that_somebody_replaced(node):
 
 
 class TestRepair:
-    """What `repair: true` makes of it: the declared version, with a way back, and nothing lost."""
+    """`repair: true` restores the declared version, keeps a way back, and loses nothing."""
 
     def lose_record(self, node: Node) -> None:
         (node.layer / "baseimg/state.json").unlink()
@@ -106,7 +106,7 @@ class TestRepair:
         for told in (planned, done):
             assert (told["changed"], told["repaired"], told["from"], told["to"]) == (True, True, "unknown", version)
         assert differences(node.view(), node.views[version]) == []
-        # what was live is one of the kept contents now, as it was
+        # the previous live content is kept unchanged
         (kept,) = [path for path in (node.layer / "baseimg/generations").iterdir() if path.stat().st_ino == inode]
         assert sorted(os.listdir(kept)) == before
 
@@ -127,7 +127,7 @@ class TestRepair:
         assert differences(node.view(), node.views["12.1"]) == []
 
     def test_a_replaced_original(self, node):
-        """What is present is swapped in; nothing leads to the original any more, and that is what is said."""
+        """The declared version becomes live; the original is unreachable, and the error says so."""
         converge.rollback(node.context, BASE, "pristine")
         self.replace(node)
         assert node.converge("12.1", repair=True)["changed"]
@@ -154,7 +154,7 @@ def test_a_damaged_history_hinders_no_swap(node):
     assert differences(node.view(), node.views["12.2"]) == []
     lines = history.read_bytes().splitlines()
     assert lines[0] == b"{"
-    assert json.loads(lines[1])["to"] == "12.2"  # in the place of the incomplete line
+    assert json.loads(lines[1])["to"] == "12.2"  # replaces the incomplete line
     with pytest.raises(RecordInvalid, match=r"history\.jsonl is damaged"):
         bases.locate(node.engine, BASE).store.records.history()
 
@@ -170,7 +170,7 @@ def test_a_long_history_is_rotated(node):
 
 
 def test_a_damaged_record_does_not_hide_other_bases(node):
-    """A base whose name is gone is found by its record, whatever another layer's record is like."""
+    """A base without its tag is found by its record, even if another layer's record is damaged."""
     node.engine.tags = {"corp/app:1": node.engine.tags[BASE]}
     other = node.root / "layers/other"
     (other / "diff").mkdir(parents=True)
@@ -204,7 +204,7 @@ def test_a_generation_that_somebody_removed(node):
 
 
 def test_a_base_that_was_removed_and_pulled_again(node):
-    """The engine removes a layer's directory with all that is in it."""
+    """The engine deletes a layer's directory with all its content."""
     pulled = node.root / "pulled"
     subprocess.run(["cp", "-a", node.layer / "baseimg/generations/0", pulled], check=True)
     os.removexattr(pulled, "trusted.baseimg.id")
