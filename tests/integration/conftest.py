@@ -1,4 +1,4 @@
-"""Salt's daemons: masters and minions of a module's own, below one short directory."""
+"""Salt's daemons: a module's own masters and minions below one short directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.engine import Engine
 
 @pytest.fixture(scope="session")
 def salt_factories_config() -> Iterator[dict[str, Any]]:
-    # Sockets are below it: their paths must stay below 108 bytes. Parallel runs need directories of their own.
+    # Paths of sockets must stay below 108 bytes. Parallel runs need different directories.
     root = Path(tempfile.mkdtemp(prefix="bi-", dir="/tmp"))
     yield {"root_dir": root}
     shutil.rmtree(root, ignore_errors=True)
@@ -31,6 +31,6 @@ def daemons(salt_factories: Any) -> Iterator[Daemons]:
 
 @pytest.fixture(scope="module")
 def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    """An engine for each of the module's NODES. This thread starts them, so they end with it."""
+    """Start an engine for each of the module's NODES from this thread: engines end with their thread."""
     with contextlib.ExitStack() as stack:
         yield {name: stack.enter_context(Engine(tmp_path_factory.mktemp(name))) for name in request.module.NODES}

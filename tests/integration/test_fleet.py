@@ -1,4 +1,4 @@
-"""The main job on a fleet: one master, two nodes with an engine each, everything declared in pillar."""
+"""The main job on a fleet: one master, two nodes with an engine each, all policy in pillar."""
 
 from __future__ import annotations
 
@@ -53,27 +53,27 @@ class Fleet:
     built: Reply
 
     def declare(self, version: str, **base: Any) -> None:
-        """What `salt '*' state.apply` shall bring about."""
+        """Declare the version in pillar for `salt '*' state.apply`."""
         digest = "sha256:" + hashlib.sha256(self.bundle.read_bytes()).hexdigest()
         bundles = {NEW: {"source": f"salt://bundles/{self.bundle.name}", "hash": digest}}
         self.master.pillar = {"baseimg": {"bases": {BASE: {"version": version, "bundles": bundles, **base}}}}
 
     def apply(self, *arguments: str) -> Reply:
-        """`salt '*' state.apply`, but for what takes Salt seconds: it does not sync first."""
+        """Run `salt '*' state.apply` without its sync, which takes seconds."""
         return self.master.salt("*", "state.apply", "baseimg", *arguments)
 
     def shown(self, path: str = "/etc/version") -> dict[str, set[str]]:
-        """What new containers of the applications see, by node."""
+        """Return the file as new containers of the applications see it, by node."""
         return {node: {engine.run(app, "cat", path) for app in APPS} for node, engine in self.engines.items()}
 
     def layer(self, node: str) -> Path:
-        """The directory of the base's top layer."""
+        """Return the directory of the base's top layer."""
         inspected = self.engines[node].client.inspect_image(APPS[0])
         # LowerDir lists top first; the application has one layer on the base
         return Path(inspected["GraphDriver"]["Data"]["LowerDir"].split(":")[0]).parent
 
     def traces(self) -> list[Path]:
-        """What baseimg left beside the base's layers."""
+        """Return the directories that baseimg left next to the base's layers."""
         return [self.layer(node) / "baseimg" for node in NODES if (self.layer(node) / "baseimg").exists()]
 
 
@@ -83,7 +83,7 @@ def everywhere(version: str) -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def built_fleet(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """The bundle is built as operators do it: declared in pillar, by the SLS for build machines."""
+    """Build the bundle as operators do: declared in pillar, with the SLS for build machines."""
     served = tmp_path_factory.mktemp("served")
     bundle = served / "bundles/corp-base_12.0_12.1.tar"
     bundle.parent.mkdir()
@@ -91,14 +91,14 @@ def built_fleet(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: 
     minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
     engines[BUILDER].load(images.archive([*BASE_IMAGES, *BUILDER_IMAGES]))
     master.pillar = {"baseimg": {"builds": {str(bundle): {"source": BASE, "target": TARGET}}}}
-    # As on any new minion: the loader files come by sync.
+    # a new minion gets the loader files by a sync
     assert master.salt("*", "saltutil.sync_all").code == 0
     return Fleet(master, minions, engines, bundle, master.salt(BUILDER, "state.apply", "baseimg.build"))
 
 
 @pytest.fixture
 def fleet(built_fleet: Fleet) -> Fleet:
-    """Every node with fresh images: to an engine that has no such layer, a loaded one is pristine."""
+    """Load fresh images on every node: an engine without the layer unpacks a pristine one."""
     for engine in built_fleet.engines.values():
         engine.remove_all()
         engine.load(images.archive(BASE_IMAGES))
@@ -137,20 +137,20 @@ class TestBuild:
 
 class TestConverge:
     def test_from_pillar_on_every_node(self, fleet: Fleet) -> None:
-        # What would happen
+        # dry run
         dry = fleet.apply("test=True")
         for node in NODES:
             state = state_of(dry, node)
             assert state["result"] is None
             assert state["changes"] == {"version": {"old": OLD, "new": NEW}}
             assert ": would go 12.0 -> 12.1 (3 images)." in state["comment"]
-            # etc is a directory that keeps its metadata
+            # etc keeps its metadata, so it does not count
             assert "paths: 1 added, 1 modified, 1 removed" in state["comment"]
         assert dry.code == 0
         assert fleet.shown() == everywhere(OLD)
         assert fleet.traces() == []
 
-        # It happens
+        # the change itself
         running = {
             node: engine.start_container(APPS[0], "sleep", "1000", name="old") for node, engine in fleet.engines.items()
         }
@@ -165,12 +165,12 @@ class TestConverge:
         assert fleet.shown("/etc/new") == everywhere("")
         assert len(fleet.traces()) == len(NODES)
 
-        # Running containers are left alone
+        # running containers are left alone
         for node, container in running.items():
             assert fleet.engines[node].exec(container, "cat", "/etc/version", "/etc/old") == OLD
             fleet.engines[node].remove_container(container)
 
-        # Nothing is left to do
+        # a second run is a no-op
         again = fleet.apply()
         for node in NODES:
             state = state_of(again, node)
@@ -191,7 +191,7 @@ class TestConverge:
         for engine in fleet.engines.values():
             assert saved_layers(engine) == {spec.ref: spec.diff_ids for spec in BASE_IMAGES}
 
-        # Forth again, with what is on the nodes: the bundle is not asked for
+        # forward again without a fetch: the nodes have the content
         fleet.declare(NEW)
         hidden = fleet.bundle.with_suffix(".hidden")
         fleet.bundle.rename(hidden)
@@ -216,7 +216,7 @@ class TestConverge:
         assert history[other] == []
 
     def test_where_only_application_images_are_left(self, fleet: Fleet) -> None:
-        """The base's own tag is gone; its layers are there as long as applications use them."""
+        """The base's own tag is gone; its layers stay as long as applications use them."""
         _, node = NODES
         fleet.engines[node].client.remove_image(BASE)
         for version in (NEW, OLD):
@@ -242,7 +242,7 @@ class TestRefusals:
         assert fleet.shown() == everywhere(OLD)
         assert fleet.traces() == []
 
-        # What was fetched is not taken for the right one later, nor kept
+        # the wrong bundle is neither kept nor mistaken for the right one later
         fleet.declare(NEW)
         assert fleet.apply().code == 0
         assert fleet.shown() == everywhere(NEW)
@@ -260,7 +260,7 @@ class TestRefusals:
 
 class TestNodesWithoutTheBase:
     def test_nothing_to_do_or_a_failure_as_declared(self, fleet: Fleet) -> None:
-        """Only the first node has an image on this base; on the other the same pillar is fulfilled, and says why."""
+        """Only the first node has an image on this base; the other reports success and gives the reason."""
         first, other = NODES
         fleet.engines[first].load(images.archive(BUILDER_IMAGES))
         elsewhere = {"version": "1"}
@@ -290,7 +290,7 @@ class TestNodesWithoutTheBase:
 
 
 def saved_layers(engine: Engine) -> dict[str, list[str]]:
-    """Diff IDs of what `docker save` gives, computed from it; the engine refuses where they are not the original."""
+    """Compute the diff IDs from `docker save`; the engine refuses to save a modified layer."""
     found = {}
     saved = engine.save(*(str(spec.ref) for spec in BASE_IMAGES))
     with tarfile.open(fileobj=io.BytesIO(saved)) as archive:

@@ -1,4 +1,4 @@
-"""The three ways to install, each in a clean process, and what must hold for all of them."""
+"""Three ways to install, each in a clean process, and the rules that hold for all of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh clone."""
+    """Return a fresh clone."""
     return copy_to(tmp_path_factory.mktemp("clone"))
 
 
@@ -33,7 +33,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Installed:
-    """A minion that has the suite. Our files come from below ``core``, and Salt's from below ``loader``."""
+    """A minion with the suite: our core is below ``core``, Salt's loader files are below ``loader``."""
 
     call: Caller
     core: Path
@@ -57,11 +57,11 @@ def synced(clone: Path, where: Path) -> Installed:
 
 
 def environment(where: Path) -> Path:
-    """A virtual environment that also has what ours has (Salt, the Docker SDK); returns its Python."""
+    """Create a virtual environment that also has our packages (Salt, the Docker SDK); return its Python."""
     make = [sys.executable, "-m", "virtualenv", "-q", "--no-download", "--no-periodic-update"]
     subprocess.run([*make, "--setuptools=bundle", str(where)], check=True, capture_output=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    # Behind its own packages, so its own setuptools wins.
+    # .pth paths follow the environment's own packages, so its own setuptools wins.
     (where / "lib" / version / "site-packages/ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return where / "bin/python"
 
@@ -74,10 +74,10 @@ def pip_install(python: Path, *what: str) -> None:
 
 @pytest.fixture(scope="module")
 def with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a virtual environment into which the suite was installed."""
+    """Return the Python of a virtual environment with the suite installed by pip."""
     where = tmp_path_factory.mktemp("pip")
     python = environment(where / "venv")
-    # Setuptools builds inside the source tree.
+    # Setuptools builds inside the source tree, so it gets a copy.
     pip_install(python, str(copy_to(where / "source")))
     return python
 
@@ -98,7 +98,7 @@ def installed(request: pytest.FixtureRequest, clone: Path, tmp_path_factory: pyt
     return {"checkout": checkout, "synced": synced, "editable": editable}[request.param](clone, where)
 
 
-# What proves that a loader kind works. Runners, grains and beacons come here with a call and a check of their own.
+# One call for each loader kind, and the check of its answer. Runners, grains and beacons belong here too.
 
 
 def _declared(answer: Answer) -> None:
@@ -114,9 +114,7 @@ def _unreachable(answer: Answer) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """
-    ``name`` as in a loaded module's name, ``directory`` as in a directory's, and a call that proves that it works.
-    """
+    """A loader kind: its name in a loaded module, its directory, and a call that proves that it works."""
 
     name: str
     directory: str
@@ -140,7 +138,7 @@ def test_each_way_loads_each_kind(installed: Installed, kind: Kind) -> None:
     assert core.name == "__init__.py"
     assert core.parent.name == "baseimg_core"
     assert core.is_relative_to(installed.core)
-    # No second copy under another name
+    # the core is not loaded a second time under another name
     assert [name for name in answer.loaded if name.endswith("baseimg_core")] == ["baseimg_core"]
     (loader,) = (path for name, path in answer.loaded.items() if re.search(rf"\.{kind.name}\.baseimg$", name))
     assert Path(loader).is_relative_to(installed.loader)
@@ -160,7 +158,7 @@ def test_a_mistake_is_told_with_its_code(installed: Installed) -> None:
 
 
 def test_a_file_root_and_the_example_are_enough(clone: Path, tmp_path: Path) -> None:
-    """The operator's own top file names baseimg; `state.apply` without an argument syncs by itself."""
+    """The operator's own top file names baseimg; `state.apply` without arguments syncs first."""
     own = tmp_path / "srv"
     own.mkdir()
     (own / "top.sls").write_text((clone / "pillar/state_top.sls").read_text())
@@ -171,14 +169,14 @@ def test_a_file_root_and_the_example_are_enough(clone: Path, tmp_path: Path) -> 
     assert answer.code != 0
 
 
-# Where it cannot work
+# Refused environments
 
 
 class TestRefusals:
-    """Each with a reason that tells what is missing."""
+    """Each refusal names the missing requirement."""
 
     def refused(self, call: Caller) -> str:
-        """Why no function works; a state says the same, and an SLS beside it goes on."""
+        """Return the reason; assert that functions and states give it and that an unrelated state still runs."""
         answer = call("baseimg.declared")
         assert answer.code != 0
         sls = call.root / "refused.sls"
@@ -198,7 +196,7 @@ class TestRefusals:
         return str(reason)
 
     def test_without_the_docker_sdk_everything_loads(self, clone: Path, tmp_path: Path) -> None:
-        """It is needed for containers, TCP engines and registries, and says so there."""
+        """Only containers, TCP engines and registries need the SDK; their errors say so."""
         remote = {"docker.url": "tcp://127.0.0.1:1"}
         call = Caller(tmp_path / "minion", module_dirs=[str(clone)], hidden=["docker"], **remote)
         _declared(call("baseimg.declared"))
@@ -207,7 +205,7 @@ class TestRefusals:
         assert "salt-pip install 'docker" in answer.err
 
     def test_without_its_core(self, clone: Path, tmp_path: Path) -> None:
-        """Only the loader files were copied."""
+        """Only the loader files are copied, not the core."""
         repo = tmp_path / "repo"
         repo.mkdir()
         for name in ("_modules", "_states"):
@@ -215,7 +213,7 @@ class TestRefusals:
         assert "No module named 'baseimg_core'" in self.refused(Caller(tmp_path / "minion", module_dirs=[str(repo)]))
 
     def test_not_as_root(self) -> None:
-        # May read our Python and what it imports, wherever that lies.
+        # the process must read our Python and its imports, wherever they are installed
         capability = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
         prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *capability]
         with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp") as name:
@@ -228,12 +226,12 @@ class TestRefusals:
             assert "must run as root" in self.refused(call)
 
     def test_without_zstandard_everything_loads(self, clone: Path, tmp_path: Path) -> None:
-        """Gzip is enough for some."""
+        """Gzip bundles work without zstandard."""
         _declared(Caller(tmp_path / "minion", module_dirs=[str(clone)], hidden=["zstandard"])("baseimg.declared"))
 
 
 def set_version(source: Path, version: str, *, core: bool = True, module: bool = True) -> None:
-    """As a release does."""
+    """Set the version as a release does."""
     places = [(source / "_utils/baseimg_core/__init__.py", "__version__"), (source / "_modules/baseimg.py", "_VERSION")]
     for (path, name), wanted in zip(places, (core, module), strict=True):
         if wanted:
@@ -243,11 +241,11 @@ def set_version(source: Path, version: str, *, core: bool = True, module: bool =
 
 
 class TestTwoVersionsAtOnce:
-    """pip and sync on one minion: what was synced is newer than what pip installed."""
+    """pip and sync on one minion: the synced version is newer than the installed one."""
 
     @pytest.fixture
     def newer(self, tmp_path: Path) -> Path:
-        """A later release."""
+        """Return a later release."""
         source = copy_to(tmp_path / "newer")
         set_version(source, "99.9.0")
         return source
@@ -258,7 +256,7 @@ class TestTwoVersionsAtOnce:
 
     @pytest.fixture
     def both(self, clone: Path, with_pip: Path) -> str:
-        """What the reason must tell of both versions."""
+        """Return the text that names both versions in the reason."""
         text = (clone / "_utils/baseimg_core/__init__.py").read_text()
         old = re.search(r'^__version__ = "(.*)"$', text, re.MULTILINE)
         assert old
@@ -273,7 +271,7 @@ class TestTwoVersionsAtOnce:
     def test_also_where_the_module_asks_for_what_that_core_does_not_have(
         self, call: Caller, newer: Path, both: str
     ) -> None:
-        """Most releases add something to the core that the module imports."""
+        """The module imports a part that the older core does not have, as in most releases."""
         module = newer / "_modules/baseimg.py"
         text = module.read_text()
         first = "        from baseimg_core.minion import Minion\n"

@@ -1,8 +1,8 @@
 """
-Jobs that are killed, minions and engines that are restarted or down, at every step of every operation.
+Jobs are killed, and minions and engines restarted or down, at every step of every operation.
 
-Bases are independent, so one restart serves them all: for each operation and each of its steps there is a base of its
-own, with a job that waits there (``served/_modules/steps.py``) when it happens.
+Bases are independent, so one restart serves them all: each step of each operation has a base and a job that waits at
+that step (``served/_modules/steps.py``) when the fault happens.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def points(*prefixes: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Case:
-    """One operation that is stopped at one step, on a base of its own."""
+    """One operation that stops at one step, on its own base."""
 
     operation: str
     point: str
@@ -84,12 +84,12 @@ class Case:
 
     @property
     def declared(self) -> str:
-        """The version that pillar declares."""
+        """Return the version that pillar declares."""
         return {"rollback": OLD, "prune": OLD}.get(self.operation, NEW)
 
     @property
     def at_the_step(self) -> str:
-        """What the base shows while the job waits, and after it was killed."""
+        """Return the version that the base shows while the job waits and after the job is killed."""
         before, after = {"apply": (OLD, NEW), "rollback": (NEW, OLD)}.get(self.operation, (self.declared,) * 2)
         return after if POINTS.index(self.point) >= EXCHANGED else before
 
@@ -105,7 +105,7 @@ CASES = [
 
 @dataclass
 class Site:
-    """One master, one minion, one engine. ``views`` is what each base shows by version, ``upper`` where it lies."""
+    """One master, minion and engine. ``views`` has each base's content by version, ``stacks`` its layers."""
 
     master: Master
     minion: Any
@@ -127,7 +127,7 @@ class Site:
     # Images, bundles, archives of the old scripts
 
     def build(self) -> None:
-        """Once: everything that is made of both versions of each base."""
+        """Build everything that is made of both versions of each base, once."""
         self.bundles.mkdir(parents=True)
         sources = [ImageSpec(case.base, case.layers) for case in CONVERGED]
         self.fresh(*sources, *(ImageSpec(case.target, case.target_layers) for case in CASES))
@@ -153,11 +153,11 @@ class Site:
         return {"version": case.declared, "bundles": {NEW: source}}
 
     def fresh(self, *more: ImageSpec) -> None:
-        """A new engine in the old one's place, with every base and an application on it."""
+        """Replace the engine by a new one, with every base and an application on it."""
         self.engine.stop()
         shutil.rmtree(self.engine.root, ignore_errors=True)
         self.engine.start()
-        # elsewhere only the application is left, which takes less time and is the harder way to find a base
+        # other bases have only their application, which loads faster and makes the base harder to find
         bases = [ImageSpec(case.base, case.layers) for case in ADOPTED]
         apps = [ImageSpec(case.app, [*case.layers, ON_TOP]) for case in CASES]
         self.engine.load(images.archive([*bases, *apps, *more]))
@@ -166,20 +166,20 @@ class Site:
     # Jobs
 
     def publish(self, function: str, *arguments: Any, **named: Any) -> str:
-        """Start a job without waiting for its end; returns its ID."""
+        """Start a job without waiting for its end; return its ID."""
         return str(self.client.cmd_async(NODE, function, arguments, kwarg=named))
 
     def returned(self, job: str) -> Any:
-        """What a job has returned; waits for it."""
+        """Wait for a job; return its result."""
         wait_until(lambda: self.client.get_cache_returns(job), f"the end of job {job}")
         return self.client.get_cache_returns(job)[NODE]["ret"]
 
     def running(self) -> set[str]:
-        """The IDs of the jobs that the minion works on."""
+        """Return the IDs of the jobs that run on the minion."""
         return {job["jid"] for job in self.master.quick(NODE, "saltutil.running").data[NODE]}
 
     def stop_at(self, wanted: dict[Case, str], call: Callable[[Case], tuple[str, list[Any], dict[str, Any]]]) -> None:
-        """Start a job for each case, and wait until each has come to its step."""
+        """Start a job for each case and wait until each job reaches its step."""
         shutil.rmtree(self.fifos, ignore_errors=True)
         self.fifos.mkdir()
         self.jobs.clear()
@@ -211,21 +211,21 @@ class Site:
                 self.seen.add(point)
 
     def go_on(self) -> dict[str, Any]:
-        """Let all jobs go on; returns what they returned."""
+        """Resume all jobs; return their results."""
         for name in self.jobs:
             (self.fifos / name).open("wb").close()
         return {name: self.returned(job) for name, job in self.jobs.items()}
 
     def gone(self) -> None:
-        """Every job's process has ended; waits for it."""
+        """Wait until every job's process has ended."""
         left = list(self.processes.values())
         wait_until_dead(left, SECONDS)
         assert not any(map(alive, left))
 
-    # Before, and after
+    # Before and after the fault
 
     def prepare(self) -> None:
-        """Bring each base to where its operation begins, and stop that at its step."""
+        """Prepare each base for its operation and stop the operation at its step."""
         self.fresh()
         call = self.local.modules
         recovered = [case for case in CASES if case.operation == "recover"]
@@ -246,7 +246,7 @@ class Site:
         self.stop_at({case: case.point for case in CASES}, self.operation)
 
     def overlay(self, case: Case) -> Path:
-        """The old scripts' directory for this base."""
+        """Return the old scripts' directory for this base."""
         return self.engine.root / "old" / case.name
 
     def operation(self, case: Case) -> tuple[str, list[Any], dict[str, Any]]:
@@ -259,30 +259,30 @@ class Site:
         return "baseimg.apply", [f"salt://bundles/{case.name}.tar"], {}
 
     def check_shown(self, version: Callable[[Case], str]) -> None:
-        """Each base shows exactly this version; and status, which lists those that have a record, says so."""
+        """Assert that each base shows exactly this version and that status agrees for recorded bases."""
         told = {one["path"]: one["version"] for one in self.local.modules["baseimg.status"]()["bases"]}
         found = {}
         for case in CASES:
             wanted, stack = version(case), self.stacks[case.name]
             different = differences(show(stack), self.views[case.name, wanted])
-            # what the scripts brought counts as the original, until it is adopted
+            # until adoption, the content of the old scripts counts as the original
             unrecorded = NEW if case.operation == "adopt" else OLD
             found[case.name] = (told.get(stack[0], unrecorded), different)
         assert found == {case.name: (version(case), []) for case in CASES}
 
     def check_new_containers(self, version: Callable[[Case], str]) -> None:
-        """What containers see that are started now, from applications on the bases."""
+        """Assert that new containers of applications on the bases see this version."""
         with ThreadPoolExecutor(4) as pool:
             told = pool.map(lambda case: self.engine.run(case.app, "cat", "/etc/version"), CASES)
         assert dict(zip(CASES, told, strict=True)) == {case: version(case) for case in CASES}
 
     def check_containers(self) -> None:
-        """None is lost: those that ran go on."""
+        """Assert that every container that ran still runs."""
         running = {container["Id"] for container in self.engine.client.containers()}
         assert running == self.kept
 
     def converge(self) -> None:
-        """The next runs: what pillar declares, the prune, and the adoption."""
+        """Converge all bases: apply the pillar, prune, and adopt."""
         states = self.master.quick(NODE, "state.apply", "baseimg").states(NODE)
         assert {name: state["comment"] for name, state in states.items() if state["result"] is not True} == {}
         assert set(states) >= {case.base for case in CONVERGED}
@@ -294,7 +294,7 @@ class Site:
         assert {case.name: left for case in CASES if (left := self.left_over(case))} == {}
 
     def left_over(self, case: Case) -> list[str]:
-        """Everything in the layer's directory that the record does not explain."""
+        """Return unexplained files in the layer's directory, and errors in its record and history."""
         layer = Path(self.stacks[case.name][0]).parent
         home = layer / "baseimg"
         record = json.loads((home / "state.json").read_text())
@@ -318,7 +318,7 @@ ADOPTED = [case for case in CASES if case.operation == "adopt"]
 @pytest.fixture(scope="module")
 def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     work = tmp_path_factory.mktemp("work")
-    # containers outlive the daemon, as production engines are configured
+    # containers outlive the daemon, as on production engines
     engine = Engine(work / "engine", args=["--live-restore"])
     try:
         engine.start()
@@ -337,7 +337,7 @@ def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def site(started: Site) -> Iterator[Site]:
-    """Every operation waits at one of its steps, on a base of its own."""
+    """Stop every operation at one of its steps, on its own base."""
     try:
         started.prepare()
         assert started.seen == set(POINTS)
@@ -347,7 +347,7 @@ def site(started: Site) -> Iterator[Site]:
 
 
 def _end(processes: Collection[psutil.Process]) -> None:
-    """Jobs of a test that failed."""
+    """Kill the jobs of a failed test."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -373,7 +373,7 @@ def test_a_minion_that_is_restarted(site: Site) -> None:
 
 
 def test_an_engine_that_is_restarted(site: Site) -> None:
-    """Nobody notices. Of two jobs on one base the second waits for the first, and finds nothing left to do."""
+    """Every job succeeds. Of two jobs on one base, the second waits for the first and changes nothing."""
     site.engine.restart()
     second = site.publish("baseimg.apply", "salt://bundles/apply-stage.filled.tar")
     wait_until(lambda: second in site.running(), f"job {second} runs")
@@ -386,7 +386,7 @@ def test_an_engine_that_is_restarted(site: Site) -> None:
 
 
 def test_an_engine_that_is_down(site: Site) -> None:
-    """What was begun is finished all the same, and where that cannot be told in full the error says what was done."""
+    """Operations finish what they have started; an error says which version the base shows."""
     site.engine.kill()
     returned = site.go_on()
     for case in CASES:

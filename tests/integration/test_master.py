@@ -1,4 +1,4 @@
-"""A master that serves the suite: what it offers to minions, and upgrades that need no restart."""
+"""A master that serves the suite: the files it offers, and upgrades without a restart."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Site:
     clone: Path
 
     def sync(self, minion: str) -> Reply:
-        """As after every change of the suite. Waits until the minion has loaded its modules anew."""
+        """Sync as after every change of the suite; wait until the minion has reloaded its modules."""
         reply = self.master.quick(minion, "saltutil.sync_all")
         assert reply.code == 0, reply.text
         assert self.master.quick(minion, "saltutil.refresh_modules", **{"async": False}).code == 0
@@ -55,7 +55,7 @@ def site(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 class TestFileServer:
-    """Minions read what they need and nothing else of the repository."""
+    """Minions read the files they need and no other file of the repository."""
 
     def test_lists_states_and_loader_files_only(self, site: Site) -> None:
         (files,) = site.master.quick(PROCESSES, "cp.list_master").data.values()
@@ -79,7 +79,7 @@ class TestFileServer:
             "pillar/secret.sls",
             "../pillar/secret.sls",
             "baseimg/../../pillar/secret.sls",
-            # out of a link's target
+            # leaves the target of a link
             "_modules/../pillar/secret.sls",
             "%2e%2e/pillar/secret.sls",
             "|../pillar/secret.sls",
@@ -94,13 +94,13 @@ class TestFileServer:
         assert not text
 
     def test_serves_what_it_lists(self, site: Site) -> None:
-        """So that "nothing" above means refused."""
+        """Listed files are served, so an empty result in the other tests means a refusal."""
         for path in ("baseimg/init.sls", "_utils/baseimg_core/__init__.py"):
             (text,) = site.master.quick(PROCESSES, "cp.get_file_str", f"salt://{path}").data.values()
             assert text.strip() == (site.clone / "salt" / path).read_text().strip()
 
     def test_a_minion_that_asks_by_itself_gets_nothing_else_either(self, site: Site) -> None:
-        """Its client may clean no path; the master must."""
+        """A hostile client does not clean its paths; the master must refuse them."""
         tricks = [
             "../pillar/secret.sls",
             "_modules/../pillar/secret.sls",
@@ -131,7 +131,7 @@ print(json.dumps([{key if isinstance(key, str) else key.decode(): value for key,
 
 
 def asked(minion: Any, *paths: str) -> list[str]:
-    """What the master gives for these paths to a minion that sends them as they are."""
+    """Return the master's answers to a minion that sends these paths unchanged."""
     command = [sys.executable, "-W", "ignore", "-c", _ASK, minion.config["conf_file"], *paths]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=scaled(SECONDS))
     assert done.returncode == 0, done.stderr
@@ -146,11 +146,11 @@ def edit(path: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("minion", [PROCESSES, THREADS])
 class TestUpgrade:
-    """The clone is changed, then synced; the minion is not restarted."""
+    """The clone changes and is synced; the minion does not restart."""
 
     @pytest.fixture(autouse=True)
     def _as_released(self, site: Site, minion: str) -> Iterator[None]:
-        """What the repository has."""
+        """Reset the clone to the released files."""
         copy_to(site.clone)
         site.sync(minion)
         yield
@@ -178,7 +178,7 @@ class TestUpgrade:
         assert "[engine-renamed]" in self.comment(site.master.quick(minion, *CONVERGED))
 
     def test_module_and_core_change_together(self, site: Site, minion: str) -> None:
-        """The module needs a part of the core that was not there."""
+        """The module needs a part of the core that was just added."""
         assert "[argument-invalid]" in site.master.quick(minion, *WRONG).text
 
         (site.clone / "_utils/baseimg_core/brand_new.py").write_text('WORD = "brand new"\n')
@@ -191,7 +191,7 @@ class TestUpgrade:
         assert "[argument-invalid]" in site.master.quick(minion, *WRONG).text
 
     def test_a_new_version(self, site: Site, minion: str) -> None:
-        """Module and core of two versions refuse to work together; once both are there, they work."""
+        """Module and core of different versions refuse to work together; once both are synced, they work."""
         core = site.clone / "_utils/baseimg_core/__init__.py"
         old = re.search(r'^__version__ = "(.*)"$', core.read_text(), re.MULTILINE)
         assert old

@@ -1,4 +1,4 @@
-"""What an operator types on a master: one node with an engine, one without."""
+"""Commands that an operator types on a master: one node with an engine, one without."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LAYERS = [images.layer_tar(images.busybox_members())]
 
 @dataclass(frozen=True)
 class Fleet:
-    """The master, its minions, and the engine of the sound one."""
+    """The master, its minions, and the engine of the healthy one."""
 
     master: Master
     minions: dict[str, Any]
@@ -36,7 +36,7 @@ class Fleet:
     served: Path
 
     def typed(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """``salt-run …`` without a format, as a person types it."""
+        """Run ``salt-run`` without an output format, as a person types it."""
         program = [sys.executable, "-W", "ignore", str(SCRIPTS / "salt-run"), "-c", self.master.factory.config_dir]
         seconds = scaled(SECONDS)
         return subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=seconds, check=False)

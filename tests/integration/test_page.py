@@ -1,4 +1,4 @@
-"""The report in a real browser: it renders from disk with two thousand nodes, light and dark, and its script works."""
+"""The report in a real browser: two thousand nodes, from disk, light and dark, with a working script."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def part(tree: str, section: str) -> str:
 
 
 def rows(tree: str, section: str) -> list[str]:
-    """The rows of a section's table; one that has a table inside ends there."""
+    """Return the rows of a section's table; a row with a table inside is cut there."""
     return re.findall(r"<tr.*?</tr>", part(tree, section))
 
 
@@ -56,12 +56,12 @@ def test_it_renders_what_it_is_given(browser: Browser, report: Path) -> None:
     assert any("503 (connection refused to db:5432)" in row for row in rows(tree, "failures"))
     assert re.search(r"blocked.*4 paths.*libssl\.so\.3", part(tree, "impact"))
     assert any("openssl" in row and "3.0.14-1~deb12u1" in row for row in rows(tree, "packages"))
-    # Its own script ran, which its policy must allow: the box is no longer hidden.
+    # the page's script shows the hidden box, so its content policy allows the script
     assert '<div class="find">' in tree
 
 
 def test_finding_a_node(browser: Browser, source: str, report: Path) -> None:
-    """Typed by a script, which the page's policy would not let run."""
+    """The test's script types the name, so the test removes the page's content policy."""
     typing = (
         "const box = document.querySelector('#find'); box.value = 'WEB-0042';box.dispatchEvent(new Event('input'));"
     )

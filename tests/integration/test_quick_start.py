@@ -1,4 +1,4 @@
-"""The README and the quick start for a fleet: every command runs, in order, and prints what the documents show."""
+"""Every command of the README and the fleet's quick start runs and prints the documented output."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ URL = "https://git.example.com/baseimg.git"
 
 
 def demo_material() -> ModuleType:
-    """The demo's images: the README shows the same names and counts."""
+    """Return the demo's images: the README shows the same names and counts."""
     spec = importlib.util.spec_from_file_location("demo_material", REPO / "scripts/demo/material.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look it up
+    sys.modules[spec.name] = module  # the module's dataclasses look it up
     spec.loader.exec_module(module)
     return module
 
@@ -44,7 +44,7 @@ def commit(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine with Docker, Salt, and the images of the quick start. The repository is cloned from this checkout."""
+    """Return a machine with Docker, Salt, and the quick start's images; it clones this checkout."""
     root = tmp_path_factory.mktemp("quick-start")
     commit(copy_to(root / "source"))
     with Engine(root / "engine") as engine:
@@ -68,7 +68,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def play(machine: Machine, page: str) -> None:
-    """Play a document; the fleet's daemons start before the first command that needs them."""
+    """Play a document; start the fleet's daemons before the first command that needs them."""
     started = False
     for step in steps(page):
         if isinstance(step, File):
@@ -83,7 +83,7 @@ def play(machine: Machine, page: str) -> None:
 
 
 def with_digest(machine: Machine, content: str) -> str:
-    """A digest depends on the machine's busybox, so documents abbreviate it."""
+    """Insert the bundle's digest: it depends on the machine's busybox, so documents abbreviate it."""
     bundles = sorted((machine.directory / "srv/salt").rglob("*.tar"))
     digest = hashlib.sha256(bundles[-1].read_bytes()).hexdigest() if bundles else ""
     return content.replace("sha256:…", f"sha256:{digest}")
@@ -102,7 +102,7 @@ def test_the_opening_shows_steps_of_the_quick_start() -> None:
 
 
 def test_no_command_of_the_readme_is_left_out() -> None:
-    """A command outside of a ``console`` block is not played."""
+    """A command outside a ``console`` block is not played, so README has no other code blocks."""
     languages = [line.strip().removeprefix("```") for line in README.splitlines() if line.strip().startswith("```")]
     assert set(languages[::2]) <= {"console", "yaml", "text"}
     assert set(languages[1::2]) == {""}

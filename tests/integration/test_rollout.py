@@ -36,7 +36,7 @@ from tests.support.sources import REPO
 pytestmark = pytest.mark.integration
 
 SECONDS = 120
-GATHER_SECONDS = 6  # how long a node may take to say whether it works on a job
+GATHER_SECONDS = 6  # time for a node to report whether it runs a job
 NODES = ("node1", "node2", "node3", "node4", "node5")
 BASE, TARGET, APP = "corp/base:12.0", "corp/base:12.1", "corp/app:1"
 OLD, NEW = "12.0", "12.1"
@@ -58,7 +58,7 @@ class Fleet:
     runners: Any
 
     def declare(self, version: str = NEW, **nodes: dict[str, Any]) -> None:
-        """What the pillar of every node says, and of single nodes besides."""
+        """Declare the base in every node's pillar, and more settings in single nodes' pillar."""
         digest = "sha256:" + hashlib.sha256(self.bundle.read_bytes()).hexdigest()
         bundles = {NEW: {"source": f"salt://{self.bundle.name}", "hash": digest}}
         told = {"baseimg": {"bases": {BASE: {"version": version, "bundles": bundles}}}}
@@ -68,39 +68,39 @@ class Fleet:
         (self.pillar / "top.sls").write_text(json.dumps({"base": {"*": ["all"], **{name: [name] for name in nodes}}}))
 
     def run(self, function: str, *arguments: Any, **named: Any) -> dict[str, Any]:
-        """A function of the runner, as `salt-run` calls it."""
+        """Call a function of the runner, as `salt-run` does."""
         result: dict[str, Any] = self.runners[f"baseimg.{function}"](*arguments, **named)
         return result
 
     def refused(self, code: str, function: str, *arguments: Any, **named: Any) -> str:
-        """The message of the error that the runner refuses with."""
+        """Return the message of the runner's error."""
         result = self.run(function, *arguments, **named)
         assert (result["state"], result["retcode"]) == ("refused", outcome.REFUSED), result
         assert result["error"]["code"] == code, result
         return str(result["error"]["message"])
 
     def halted(self, retcode: int, function: str, *arguments: Any, **named: Any) -> str:
-        """Why a rollout halted."""
+        """Return the reason that a rollout halted."""
         result = self.run(function, *arguments, **named)
         assert (result["state"], result["retcode"]) == ("halted", retcode), result
         return str(result["reason"])
 
     def newest(self) -> dict[str, Any]:
-        """The record of the newest rollout."""
+        """Return the record of the newest rollout."""
         return self.run("status", BASE)
 
     def states(self) -> dict[str, str]:
         return {name: node["state"] for name, node in self.newest()["nodes"].items()}
 
     def shown(self) -> dict[str, str]:
-        """What a new container of the application sees, by node."""
+        """Return the version that a new container of the application sees, by node."""
         with ThreadPoolExecutor() as pool:
             found = pool.map(lambda engine: engine.run(APP, "cat", "/version"), self.engines.values())
         return dict(zip(self.engines, found, strict=True))
 
     @contextlib.contextmanager
     def held(self, node: str) -> Iterator[None]:
-        """Nothing can be applied to this node's base: an apply there waits."""
+        """Hold the lock of this node's base, so every apply on the node waits."""
         inspected = self.engines[node].client.inspect_image(BASE)
         layer = Path(inspected["GraphDriver"]["Data"]["UpperDir"]).parent
         descriptor = os.open(layer, os.O_RDONLY | os.O_DIRECTORY)
@@ -112,7 +112,7 @@ class Fleet:
 
     @contextlib.contextmanager
     def salt_run(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """`salt-run` in the background."""
+        """Run `salt-run` in the background."""
         command = [str(Path(sys.executable).parent / "salt-run"), "-c", str(self.master.factory.config_dir)]
         with subprocess.Popen(
             [*command, "--out=json", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -123,7 +123,7 @@ class Fleet:
                 process.kill()
 
     def wait_until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait for something about the newest rollout."""
+        """Wait until the newest rollout's record satisfies a condition."""
         deadline = Deadline(SECONDS)
         while True:
             record = self.newest()
@@ -138,7 +138,7 @@ def everywhere(version: str, **nodes: str) -> dict[str, str]:
 
 
 def wait_for_answers(master: Master) -> None:
-    """A minion says that it has started a moment before it hears what is published."""
+    """Wait until every node answers: a minion reports its start shortly before it receives jobs."""
     with salt.client.get_local_client(mopts=dict(master.factory.config)) as client:
         wait_until(
             lambda: set(client.cmd("*", "test.ping", timeout=scaled(5))) == set(NODES), "every node answers", SECONDS
@@ -152,7 +152,7 @@ def started(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Fleet:
     served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
-    # a node that is dead is known to be so after four times this
+    # a dead node is detected after four times this time
     master = daemons.master(
         "rollout",
         [REPO / "salt", served],
@@ -161,7 +161,7 @@ def started(
         auto_accept=True,
         reactor=REACTOR,
     )
-    # an apply that waits for the lock waits longer than any timeout of these tests
+    # longer than any timeout of these tests, so a waiting apply never gives up
     options = {"baseimg": {"lock_timeout": 3600}}
     minions = daemons.minions(
         master, **{node: {"docker.url": engine.url, **options} for node, engine in engines.items()}
@@ -178,7 +178,7 @@ def started(
 
 @pytest.fixture
 def fleet(started: Fleet) -> Fleet:
-    """Every node with fresh images, no rollout so far, and the new version declared."""
+    """Load fresh images on every node, delete all rollouts, and declare the new version."""
 
     def fresh(engine: Engine) -> None:
         engine.remove_all()
@@ -195,7 +195,7 @@ def fleet(started: Fleet) -> Fleet:
 
 class TestGood:
     def test_canary_then_waves(self, fleet: Fleet) -> None:
-        # the policy is in the master's own pillar, and arguments count more
+        # the policy is in the master's own pillar; arguments override it
         fleet.declare(**{fleet.runners.opts["id"]: {"rollout": {"canary": "node1", "waves": ["40%"]}}})
         planned = fleet.run("plan", BASE, canary="node3")
         way = f"{OLD} to {NEW}"
@@ -216,7 +216,7 @@ class TestGood:
         assert "node3: updated" in err
         assert fleet.shown() == everywhere(NEW)
 
-        # one after the other, in the order of the waves
+        # one node after another, in the order of the waves
         nodes = fleet.newest()["nodes"]
         order = sorted(nodes, key=lambda name: nodes[name]["started"])
         assert order == ["node3", "node1", "node2", "node4", "node5"]
@@ -224,7 +224,7 @@ class TestGood:
         record = Path(fleet.master.factory.config["cachedir"]) / f"baseimg/rollouts/{told['id']}.json"
         assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
-        # nothing is left to do
+        # a second run is a no-op
         with salt.utils.event.get_event("master", opts=fleet.runners.opts, listen=True) as bus:
             assert bus.connect_pub()
             again = fleet.run("rollout", BASE)
@@ -236,7 +236,7 @@ class TestGood:
         assert (again["state"], again["nodes"]) == ("done", {"skipped": 5})
         assert set(again["skipped"]) == set(NODES)
 
-        # An accidental second run does not take the way back away
+        # an accidental second run does not hide the rollback of the first
         assert "changed no node" in fleet.refused("rollout-empty", "rollback", again["id"])
         back = fleet.run("rollback", BASE)
         assert (back["id"], back["state"], back["retcode"]) == (told["id"], "rolled-back", 0)
@@ -244,7 +244,7 @@ class TestGood:
         assert "changed a node" in fleet.refused("rollout-empty", "rollback", BASE)
 
     def test_fetching_ahead_moves_all_bytes(self, fleet: Fleet) -> None:
-        """What converging needs is on the node then, and is not sent again."""
+        """Converging later uses the fetched bundle and transfers nothing."""
         declared = fleet.master.quick("node1", "saltutil.refresh_pillar", wait=True)
         assert declared.code == 0
         bundles = fleet.master.quick("node1", "baseimg.declared").data["node1"][BASE]["bundles"]
@@ -263,7 +263,7 @@ class TestGood:
 
 class TestFailures:
     def test_a_node_that_fails_ends_it_and_what_was_updated_goes_back(self, fleet: Fleet) -> None:
-        # as seen from there, the file system is too full to apply anything
+        # with this reserve, the file system never has enough free space
         fleet.declare(node4={"reserve": 99})
         with fleet.salt_run("baseimg.rollout", BASE, "canary=2", "on_failure=rollback") as process:
             out, err = process.communicate(timeout=scaled(SECONDS))
@@ -287,7 +287,7 @@ class TestFailures:
         assert fleet.states() == {**everywhere("ready"), "node1": "failed"}
         assert fleet.shown() == everywhere(OLD)
 
-        # the operator corrects it, and goes on
+        # the operator fixes the setting and resumes
         fleet.declare()
         assert fleet.run("resume")["nodes"] == {"updated": 5}
         assert fleet.shown() == everywhere(NEW)
@@ -305,7 +305,7 @@ class TestFailures:
         assert fleet.states() == {**everywhere("updated"), "node4": "unreachable", "node5": "ready"}
         assert fleet.shown() == everywhere(NEW, node4=OLD, node5=OLD)
 
-        # it is there again: those that are updated are not touched any more
+        # the node is back: a resume does not touch the updated nodes
         before = {name: node["job"] for name, node in fleet.newest()["nodes"].items()}
         told = fleet.run("resume")
         assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
@@ -318,24 +318,24 @@ class TestHaltAndResume:
     def test_from_another_terminal(self, fleet: Fleet) -> None:
         with fleet.salt_run("baseimg.rollout", BASE, "canary=1", "soak=600") as process:
             soaking = fleet.wait_until(lambda record: record["state"] == "soaking")
-            # one rollout of a base at a time
+            # a base has one rollout at a time
             assert "another process moves" in fleet.refused("rollout-busy", "rollout", BASE)
             assert fleet.newest()["moved_by"].startswith("pid ")
-            assert fleet.run("halt")["retcode"] == 0  # it is requested, or done already
+            assert fleet.run("halt")["retcode"] == 0  # halt requests the halt, or finds it done
             out, err = process.communicate(timeout=scaled(SECONDS))
         assert process.returncode == outcome.HALTED_BY_REQUEST, err
         assert json.loads(out)["reason"] == "halted by request"
         assert fleet.newest()["state"] == "halted"
         assert fleet.shown() == everywhere(OLD, node1=NEW)
 
-        # What was updated can be taken back; then there is nothing to resume
+        # after a rollback of the updated nodes, no rollout can be resumed
         assert fleet.run("rollback")["nodes"] == {"rolled-back": 1, "skipped": 4}
         assert fleet.shown() == everywhere(OLD)
         fleet.refused("rollout-unknown", "resume")
         fleet.refused("argument-invalid", "resume", soaking["id"])
 
     def test_a_closed_window(self, fleet: Fleet) -> None:
-        """Everybody is prepared, and nobody is changed."""
+        """Every node is prepared, and no node changes."""
         far = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).strftime("%a").lower()
         window = {"days": [far], "from": "01:00", "to": "02:00"}
         assert "the window is closed" in fleet.halted(outcome.HALTED_BY_WINDOW, "rollout", BASE, window=window)
@@ -356,7 +356,7 @@ class TestHaltAndResume:
         assert fleet.states()["node2"] == "applying"
 
         told = fleet.run("resume")
-        # the reactor may have been quicker on the node that it is for
+        # the reactor may have converged its node first
         assert (told["state"], set(told["nodes"]) - {"skipped"}, sum(told["nodes"].values())) == (
             "done",
             {"updated"},
@@ -397,7 +397,7 @@ class TestPlainSLS:
 
 
 def test_a_minion_that_starts_converges(fleet: Fleet) -> None:
-    """By the reactor; the master of these tests has it for this node."""
+    """The reactor of this test's master converges node5 at the start of its minion."""
     fleet.minions["node5"].terminate()
     fleet.minions["node5"].start()
     wait_until(

@@ -1,4 +1,4 @@
-"""What a fleet tells of itself: grain, beacon, table and report, with a master, three nodes, and one of them dead."""
+"""A fleet's grain, beacon, table and report: one master and three nodes, one of them dead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ONE, TWO, DEAD = "node1", "node2", "node3"
 NODES = (ONE, TWO)  # DEAD has no engine
 BASE, TARGET, APP, LATE = "corp/base:12.0", "corp/base:12.1", "corp/app:1", "corp/late:1"
 OLD, NEW = "12.0", "12.1"
-GATHER_SECONDS = 3  # how long a node may take to say whether it works on a job
+GATHER_SECONDS = 3  # time for a node to report whether it runs a job
 SYSTEM = images.layer_tar(images.busybox_members())
 LAYERS = [SYSTEM, images.layer_tar([images.file("version", OLD.encode())])]
 NEW_LAYERS = [*LAYERS, images.layer_tar([images.file("version", NEW.encode())])]
@@ -54,14 +54,14 @@ class Site:
         return found
 
     def event(self, what: str, node: str = TWO) -> dict[str, Any]:
-        """The next such event of the node's beacon on the master's bus."""
+        """Return the next event of this kind from the node's beacon on the master's bus."""
         tag = f"salt/beacon/{node}/baseimg/{what}"
         found = self.events.get_event(scaled(SECONDS), tag=tag, full=True)
         assert found is not None, f"no {tag}"
         return {key: value for key, value in found["data"].items() if not key.startswith("_")}
 
     def matched(self, target: str, kind: str) -> set[str]:
-        """Who answers a ping at this target."""
+        """Return the minions that answer a ping at this target."""
         with salt.client.get_local_client(mopts=dict(self.master.factory.config)) as client:
             return set(client.cmd(target, "test.ping", tgt_type=kind, timeout=scaled(SECONDS)))
 
@@ -71,7 +71,7 @@ class Site:
         return dict(reply.data)
 
     def layer(self, node: str) -> Path:
-        """The directory of the base's top layer."""
+        """Return the directory of the base's top layer."""
         inspected = self.engines[node].client.inspect_image(BASE)
         return Path(inspected["GraphDriver"]["Data"]["UpperDir"]).parent
 
@@ -93,7 +93,7 @@ def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.
         name: {"docker.url": engine.url, "baseimg": {"layers_roots": [str(engine.data_root / "overlay2")]}}
         for name, engine in engines.items()
     }
-    options[TWO]["loop_interval"] = 1  # seconds; the fixtures' is 20
+    options[TWO]["loop_interval"] = 1  # seconds; the fixtures use 20
     options[TWO]["beacons"] = {"baseimg": [{"interval": 1}, {"outdated_after": 0}]}
     with salt.utils.event.get_event("master", opts=dict(master.factory.config), listen=True) as events:
         minions = daemons.minions(master, **options, **{DEAD: {}})
@@ -107,7 +107,7 @@ def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.
 
 
 class TestAFleet:
-    """One story, in this order: what each part shows as two nodes converge and one of them goes wrong."""
+    """The tests run in this order: two nodes converge, and one of them then drifts."""
 
     def test_before_anything_was_applied(self, site: Site) -> None:
         arrived = site.event("arrived")
@@ -155,7 +155,7 @@ class TestAFleet:
         assert site.matched(target, kind) == ({ONE, TWO} if "baseimg:* " in target else {ONE})
 
     def test_with_a_delimiter(self, site: Site) -> None:
-        """As on the command line."""
+        """Grain targeting works on the command line with another delimiter."""
         target = f"baseimg|bases|{BASE}|version|{NEW}"
         text = site.master.printed("salt", "--out=json", "-G", "--delimiter=|", target, "test.ping")
         assert json.loads(text) == {ONE: True}
@@ -175,7 +175,7 @@ class TestAFleet:
     def test_a_layer_that_somebody_replaced(self, site: Site) -> None:
         live = site.layer(TWO) / "diff"
         shutil.move(live, live.with_name("stolen"))
-        # without its ID, and with another content: a copy with both would be the same generation
+        # a copy with the same ID and content would be the same generation
         subprocess.run(["cp", "-r", "--no-preserve=xattr", live.with_name("stolen"), live], check=True)
         (live / "stolen").write_text("stolen\n")
         told = site.event("drift")
@@ -222,7 +222,7 @@ class TestAFleet:
         assert f"[{code}]" in done.text
 
     def test_nothing_was_told_twice(self, site: Site) -> None:
-        """The beacon looked every second all the while, and was made anew by each refresh."""
+        """The beacon ran every second and was recreated by each refresh, but repeated no event."""
         site.engines[TWO].kill()
         told = site.event("error")
         assert told["code"] == "engine-unreachable"

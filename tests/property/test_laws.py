@@ -1,4 +1,4 @@
-"""Laws of difference and application over random stacks, with the kernel's overlay as the judge."""
+"""Laws of changesets over random stacks; the kernel's overlay is the oracle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def changed(source: Sequence[Path], target: Sequence[Path]) -> list[Change]:
 
 
 def packed(work: Path, changes: list[Change], name: str, old: Sequence[Path] = ()) -> Path:
-    """A bundle file of the changes; with ``old``, what they start from, as a delta."""
+    """Write a bundle of the changes; with ``old``, the content they start from, as a delta."""
     path = work / f"{name}.tar"
     encoding = Encoding("gzip")
     if old:
@@ -53,7 +53,7 @@ def packed(work: Path, changes: list[Change], name: str, old: Sequence[Path] = (
 def applied(
     work: Path, bundles: Sequence[Path], base: Sequence[Path], name: str = "new", shared: Sharing = SEPARATE
 ) -> list[Path]:
-    """The base with its top layer made anew: the bundles, oldest first, over what it was."""
+    """Rebuild the base's top layer: apply the bundles, oldest first, to the previous content."""
     top, *lower = base
     new = work / name
     new.mkdir()
@@ -176,7 +176,7 @@ def test_every_change_is_one(shared, source, target):
 
 
 def view_of(lower: Sequence[Path], stack: Sequence[Path]) -> str:
-    """The view digest of a stack over lower layers."""
+    """Return the view digest of a stack over lower layers."""
 
     def digest_of(_path: bytes, real: bytes) -> str:
         return hashlib.sha256(Path(os.fsdecode(real)).read_bytes()).hexdigest()
@@ -186,7 +186,7 @@ def view_of(lower: Sequence[Path], stack: Sequence[Path]) -> str:
 
 @given(shared=st.lists(layers, max_size=2), source=layers, middle=programs, target=programs)
 def test_the_view_digest_is_that_of_the_target_whatever_the_way(shared, source, middle, target):
-    """On the build machine, made by one bundle, by two at once, and by two one after the other."""
+    """The digest is the same on the build machine, after one bundle, two at once, and two in sequence."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         lower = make_stack(work / "c", shared)
@@ -215,7 +215,7 @@ def test_view_digests_are_equal_if_and_only_if_the_views_are(shared, one, other)
         assert (view_of(lower, first) == view_of(lower, second)) == same
 
 
-# Found by the laws above, and kept because they are rare.
+# Examples that the laws found. They are rare, so they stay here.
 
 PLAIN = {"mode": 0o644, "owner": 0, "mtime": 1_000_000_000, "content": b"x", "xattr": None}
 
@@ -252,7 +252,7 @@ def test_a_link_whose_first_path_a_later_changeset_hides(tmp_path, kind):
 
 
 def assert_each_differs(changes: list[Change], old: dict[bytes, Seen], new: dict[bytes, Seen]) -> None:
-    """No path is in the changeset that is the same before and after, and it is there as what it is."""
+    """Assert that each changed path differs, and that its change has the right action."""
     for change in changes:
         before, after = old.get(change.path), new.get(change.path)
         assert before != after

@@ -1,4 +1,4 @@
-"""The mask of a nest's upper base over random contents of the lower one, with the kernel's overlay as the judge."""
+"""The mask of a nest's upper base over random lower contents; the kernel's overlay is the oracle."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stack_of(paths: Sequence[Path]) -> Stack:
 
 
 def masked(work: Path, wanted: Sequence[Path], below: Sequence[Sequence[Path]], name: str = "mask") -> Path:
-    """A directory that holds the mask for ``wanted`` over each stack of ``below``."""
+    """Return a directory with the mask for ``wanted`` over each stack of ``below``."""
     entries = mask(stack_of(wanted), [stack_of(stack) for stack in below])
     return write(work / name, entries, wanted)
 
@@ -51,7 +51,7 @@ def write(root: Path, entries: Sequence[MaskEntry], wanted: Sequence[Path], shar
 
 
 def clean(view: dict[bytes, Seen]) -> dict[bytes, Seen]:
-    """A view without stray whiteouts, which no image wants to show."""
+    """Remove stray whiteouts from a view; they are not part of an image."""
     return {path: seen for path, seen in view.items() if seen.type != STRAY}
 
 
@@ -60,7 +60,7 @@ def strays(view: dict[bytes, Seen]) -> set[bytes]:
 
 
 def assert_shows(stacks: Sequence[Sequence[Path]], wanted: Sequence[Path]) -> None:
-    """Each stack shows what the wanted one shows, and no stray whiteout that the wanted one does not show."""
+    """Assert that each stack shows the wanted view and has no stray whiteout that the wanted stack lacks."""
     expected = show(wanted)
     for stack in stacks:
         found = show(stack)
@@ -73,13 +73,13 @@ programs = st.lists(layers, min_size=1, max_size=2)
 
 @st.composite
 def nests(draw: st.DrawFn):
-    """Programs of a nest's layers: below the lower base, its contents, between the bases, and the upper base."""
+    """Draw a nest's layers: below the lower base, its contents, between the bases, the upper base."""
     contents = draw(st.lists(layers, min_size=2, max_size=3))
     return draw(st.lists(layers, max_size=1)), contents, draw(st.lists(layers, max_size=1)), draw(layers)
 
 
 def make_nest(work: Path, nest) -> tuple[list[Path], list[list[Path]]]:
-    """The stack of the upper image, and for each content of the lower base the stack below the upper base."""
+    """Return the upper image's stack, and the stack below the upper base for each lower content."""
     bottom, contents, between, upper = nest
     common = make_stack(work / "b", bottom)
     lower = [make_stack(work / f"l{number}", [program], common) for number, program in enumerate(contents)]
@@ -137,7 +137,7 @@ def test_a_mask_over_the_image_s_own_content_has_no_path_more_than_the_image_s_l
 
         made = mask(stack_of(image), [stack_of(below)])
 
-        # whiteouts in place of an opaque directory may be more
+        # whiteouts can replace an opaque directory, so their number may grow
         own = {os.fsencode(path.relative_to(image[0])) for path in image[0].rglob("*")}
         assert {entry.path for entry in made if entry.mark is not Mark.WHITEOUT} - {b""} <= own
 
@@ -237,4 +237,4 @@ def test_directories_can_be_nested_deeper_than_python_can_recurse(tmp_path: Path
     entries = mask(stack_of(old), [stack_of(old), stack_of(new)])
 
     assert len(entries) == 1101
-    remove_tree(str(tmp_path / "o"))  # pytest would remove it by recursion
+    remove_tree(str(tmp_path / "o"))  # pytest's own removal recurses

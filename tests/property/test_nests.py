@@ -1,4 +1,4 @@
-"""Random nests of bases, versions, declarations and orders, with the kernel's overlay as the judge."""
+"""Random nests of bases, versions, declarations and orders; the kernel's overlay is the oracle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.nests import NestNode, files, tag
 FEWEST = 15
 SOME = settings(max_examples=max(FEWEST, settings().max_examples // 40))
 
-# the names are few, so that layers override one another, also a file a directory
+# few names, so layers override each other's paths, and files replace directories
 paths = st.sampled_from(["a", "a/b", "a/b/c", "d/e", "d/f", "g"])
 contents = st.dictionaries(paths, st.sampled_from("123"), min_size=1, max_size=4).map(
     lambda chosen: {path: chosen[path] for path in chosen if not any(one.startswith(f"{path}/") for one in chosen)}
@@ -28,13 +28,13 @@ contents = st.dictionaries(paths, st.sampled_from("123"), min_size=1, max_size=4
 
 @dataclass(frozen=True)
 class NestProgram:
-    """Bases of a nest, lowest first; several can be built on one."""
+    """Bases of a nest, lowest first; several can be built on the same base."""
 
-    #: The layer of each base, and the number of the base that it is built on; the first is built on nothing.
+    #: The layer of each base, and the number of the base below it; the first base has none.
     layers: list[tuple[Mapping[str, str], int]]
-    #: The layers of versions of each base, with the version of the base below that each is built on (0: the original).
+    #: The layers of each base's versions, each with the version of the base below it (0: the original).
     versions: list[list[tuple[Mapping[str, str], int]]]
-    #: Declarations, one after the other: the version of each base (0: its own), and the order of its states.
+    #: Successive declarations: the version of each base (0: its own) and the order of its states.
     declarations: list[tuple[list[int], list[int]]]
 
 
@@ -73,7 +73,7 @@ def make(root: Path, program: NestProgram) -> NestNode:
 
 
 def outcome(work: Callable[..., dict[str, object]], *arguments: object) -> dict[str, object]:
-    """What an operation reports, or its error."""
+    """Return the operation's report, or its error."""
     try:
         done = work(*arguments)
     except BaseimgError as exc:
@@ -82,7 +82,7 @@ def outcome(work: Callable[..., dict[str, object]], *arguments: object) -> dict[
 
 
 def check(node: NestNode, goals: Mapping[str, str]) -> None:
-    """Each base at a version of its own shows it exactly; each other base shows its layer over what is below."""
+    """Assert that each base shows its declared version; a base at its own version follows the base below."""
     for base, version in goals.items():
         assert node.live(base) == version
         if version == tag(base):
@@ -120,7 +120,7 @@ def test_what_a_plan_foresees_happens_in_any_order(program: NestProgram) -> None
 
 
 def test_a_declaration_reaches_one_result_whatever_the_order_of_its_bases(tmp_path: Path) -> None:
-    """From {os 1, java 2} to {os 2, java 1}, with three bases above one another, in every order."""
+    """{os 1, java 2} changes to {os 2, java 1}, with three stacked bases, in every order."""
     program = NestProgram(
         [({"a": "1", "d/e": "1"}, 0), ({"a/b": "2"}, 0), ({"d/f": "3"}, 1), ({"a": "4"}, 0)],
         [[({"a": "5"}, 0)], [({"d/e": "6"}, 0)], [({"g": "7"}, 1)], [({"g": "8"}, 1)]],

@@ -31,7 +31,7 @@ def image(name: str) -> ImageRef:
 
 
 def changed_paths(work: Path, name: str, source: list[Path], target: list[Path]) -> list[layer_scan.ExpectedPath]:
-    """The changed paths of a bundle between two stacks, read from its file."""
+    """Return the changed paths of a bundle between two stacks, read from its file."""
     changes = compare(Stack([str(path) for path in source]), Stack([str(path) for path in target]))
     path = str(work / f"{name}.tar")
     writer.write(path, changes, image("source"), image("target"), {"os": "linux"}, Encoding("gzip"))
@@ -40,7 +40,7 @@ def changed_paths(work: Path, name: str, source: list[Path], target: list[Path])
 
 
 def visible(seen: dict[bytes, Seen], path: bytes) -> Seen | None:
-    """A path without its times and its other names. A whiteout above nothing is nothing."""
+    """Return a path's entry without its times and other names; None for a whiteout over nothing."""
     entry = seen.get(path)
     return replace(entry, mtime=0, links=frozenset()) if entry and entry.type != STRAY else None
 

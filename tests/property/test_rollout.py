@@ -1,4 +1,4 @@
-"""Laws of a rollout, for any policy and whatever nodes do."""
+"""Laws of a rollout, for any policy and any behaviour of the nodes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def begun(policy: dict[str, Any], names: list[str]) -> Rollout:
 
 
 def replayed(before: Rollout, record: Rollout) -> Rollout:
-    """The record as it was, with all that the journal has of the present one."""
+    """Return the old record with all of the present record's journal applied."""
     return rollout_record.parse(before.dump(), "here", [json.loads(rollout_record.compact(record.take_change()))])
 
 
@@ -56,7 +56,7 @@ def end(record: Rollout, name: str, outcome: str) -> None:
 
 
 def drive(record: Rollout, outcomes: dict[str, str], data: st.DataObject) -> None:
-    """As the runner does: start what may be started, hear of some, until every wave passed or one failed."""
+    """Act as the runner: start allowed nodes and take some outcomes until all waves passed or one failed."""
     limit = record.rules.max_unavailable
     while (index := record.current) is not None:
         prepare(record, index, outcomes)
@@ -84,7 +84,7 @@ def test_any_rollout(policy: dict[str, Any], fleet: list[tuple[str, bool]], data
     record = begun(policy, sorted(outcomes))
     drive(record, outcomes, data)
 
-    # Every node ends in a final state, and nobody is updated who did not say so
+    # Every node ends in a final state, and no node is updated without its own report.
     assert {node.state for node in record.nodes.values()} <= rollout_record.FINAL
     for name, node in record.nodes.items():
         assert node.state != rollout_record.UPDATED or outcomes[name] == rollout_record.UPDATED
@@ -94,7 +94,7 @@ def test_any_rollout(policy: dict[str, Any], fleet: list[tuple[str, bool]], data
         good = sum(node.state == rollout_record.UPDATED for node in nodes)
         if wave.state == rollout_record.PASSED:
             assert good * 100 >= wave.threshold * len(nodes)
-        else:  # nothing is touched behind a wave that did not pass
+        else:  # no node after a failed wave is touched
             behind = [node for node in record.nodes.values() if node.wave > index]
             assert all(node.state == rollout_record.SKIPPED for node in behind)
             break

@@ -1,4 +1,4 @@
-"""The driver against a fleet in memory, whose nodes fail, fall silent, and lose returns as they please."""
+"""The driver on an in-memory fleet whose nodes randomly fail, fall silent, and lose returns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.rollouts import (
 )
 
 BEHAVIOURS = (*[GOOD] * 9, *EVERY)
-# Drawn from a seed: in so few examples hypothesis would mostly try small fleets in which nothing happens.
+# A seed draws the fleet: in so few examples hypothesis would mostly try small, idle fleets.
 seeds = st.integers(0, 2**32)
 CHOICES: dict[str, tuple[Any, ...]] = {
     "canary": (None, 1, "30%"),
@@ -46,20 +46,20 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 
 def drawn(seed: int) -> tuple[dict[str, Any], list[str]]:
-    """A policy, and what each node is like."""
+    """Draw a policy and each node's behaviour."""
     chance = random.Random(seed)
     policy = {key: chance.choice(values) for key, values in CHOICES.items()}
     return policy, chance.choices(BEHAVIOURS, k=chance.randint(1, 7))
 
 
 def rolled_out(fleet: Fleet, policy: dict[str, Any], home: str) -> tuple[Rollout, int]:
-    """The record at the end, and the return code."""
+    """Run a rollout; return the final record and the return code."""
     result = Rollouts(fleet, Store(home), GATHER, "test").start(BASE, NEW, policy)  # type: ignore[arg-type]
     return Store(home).of_base(BASE)[0], result["retcode"]
 
 
 def check_truth(record: Rollout, fleet: Fleet) -> None:
-    """What the record says is so, and nobody is left in between."""
+    """Assert that the record matches the fleet and that no node is in an intermediate state."""
     for name, node in record.nodes.items():
         machine = fleet.nodes[name]
         assert node.state not in (rollout_record.PREPARING, rollout_record.APPLYING), name
@@ -125,7 +125,7 @@ def test_a_halted_rollout_resumes_once_its_nodes_are_well_again(seed: int) -> No
 
 
 def test_a_crash_at_any_moment_loses_nothing_that_was_decided() -> None:
-    """The process dies at each save in turn; the record on disk knows every job that was sent, and resumes."""
+    """The process dies at each save in turn; the record has every sent job, and a resume completes it."""
     behaviours = {f"node{number}": how for number, how in enumerate((GOOD, QUIET, LOSES, UNFIT, GOOD))}
     policy = {"canary": 1, "waves": [2], "refused": 1}
     saves = 0
@@ -145,7 +145,7 @@ def test_a_crash_at_any_moment_loses_nothing_that_was_decided() -> None:
 
 
 def _killed(store: Store, fleet: Fleet, policy: dict[str, Any], after: int) -> bool:
-    """Whether the process died, after so many saves. A dead process saves nothing any more."""
+    """Run a rollout that dies after `after` saves; return True if it died. Later saves are dropped."""
     save, count = store.save, 0
 
     class Killed(BaseException):

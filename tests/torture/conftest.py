@@ -1,4 +1,4 @@
-"""The figures of a torture run, at its end: docs/design/reliability.md names them."""
+"""The figures of a torture run, printed at its end; docs/design/reliability.md cites them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIGURES = pytest.StashKey[dict[str, str]]()
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """`report(text)`: show the figures of this test at the end of the run."""
+    """Return `report(text)`, which shows the test's figures at the end of the run."""
 
     def add(text: str) -> None:
         request.config.stash.setdefault(_FIGURES, {})[request.node.name] = text

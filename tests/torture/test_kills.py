@@ -1,4 +1,4 @@
-"""500 runs that are killed at random inside stop, start, gate and probe: no container is lost."""
+"""500 runs are killed at random inside stop, start, gate and probe; no container is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every operation under every error of every call that it makes: the whole matrix of tests/fault/test_oserrors.py."""
+"""The whole matrix of tests/fault/test_oserrors.py: every error of every call of every operation."""
 
 from __future__ import annotations
 

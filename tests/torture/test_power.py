@@ -1,4 +1,4 @@
-"""Power cuts at every step of every operation and at random moments, with and without a flushed journal."""
+"""Power cuts at every step of every operation and at random, with and without a flushed journal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_at_every_step(disk: str, operation: str, point: str, flush: bool) -> No
 
 @pytest.mark.parametrize("disk", [name for name in DISKS if name != "btrfs"])
 def test_at_random_moments(disk: str) -> None:
-    """One after another on one disk. A copy of a btrfs device is only consistent between its writes."""
+    """Cuts follow each other on one disk. A copy of a btrfs device is only consistent between writes."""
     random.seed(24)
     with Disk(*DISKS[disk]) as device:
         node = prepared(device, "first converge")

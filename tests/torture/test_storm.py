@@ -1,4 +1,4 @@
-"""300 containers that start during swaps and prunes with a grace of 5 s."""
+"""300 containers start during swaps and prunes with a grace of 5 s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A simulated year of 52 versions on each file system, with a seed of its own."""
+"""A simulated year of 52 versions on each file system, each with its own seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For tests only: a job that waits at a named step of an operation, so that something can happen to it there."""
+"""For tests only: a job that waits at a named step of an operation, so a test can inject a fault."""
 
 import os
 import sys
@@ -6,10 +6,10 @@ import sys
 
 def stop_at(point, place, name, function, *arguments, **named):
     """
-    Call ``function`` in this job, and wait when it passes ``point`` (one of ``generations.POINTS``).
+    Call ``function`` in this job and wait at ``point`` (one of ``generations.POINTS``).
 
-    ``place`` is a directory with two FIFOs: ``reached``, which is told ``name``, our pid and the point, and ``name``,
-    which lets us go on when somebody opens it for writing.
+    ``place`` is a directory with two FIFOs. The job writes ``name``, its PID and the point to ``reached``, and resumes
+    when a process opens the FIFO ``name`` for writing.
 
     CLI Example:
 
@@ -17,7 +17,7 @@ def stop_at(point, place, name, function, *arguments, **named):
 
         salt '*' steps.stop_at swap.exchanged /tmp/steps mine baseimg.rollback corp/base:12.0
     """
-    call = __salt__[function]  # loads the core, so that it is there to be traced
+    call = __salt__[function]  # loads the core, so the trace can be installed
     generations = sys.modules["baseimg_core.disk.store.generations"]
 
     def trace(reached):
