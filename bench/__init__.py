@@ -1,1 +1,5 @@
-"""Benchmarks of speed and size against the alternatives to baseimg. See README.md; run `make bench`."""
+"""
+Benchmarks of time and size, compared with the alternatives to baseimg.
+
+See README.md; run `make bench`.
+"""

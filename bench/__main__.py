@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, show the tables, and keep everything as JSON. See README.md."""
+"""`python -m bench`: measure, print the tables, and write all samples as JSON. See README.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.workloads import MAKERS
 
 PEERS: Sequence[type[Peer]] = (Baseimg, Delta, Old, Floor, Copy, Ostree, Pull, Load)
 NOOP, GROWTH = "no-op", "growth"
-LONG_SECONDS = 60  # what took longer in its first run is not repeated, but for ours
+LONG_SECONDS = 60  # a slower step runs once only, except ours
 HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baseimg-bench"
 START = time.monotonic()
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if os.geteuid() != 0:
         raise SystemExit("bench: mounts file systems and starts private engines, and must run as root")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a minion compiles its modules once
-    # Told to end, it takes its engines and mounts down, as on Ctrl-C.
+    # SIGTERM stops the engines and unmounts the file systems, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     samples, start = Samples(), report.machine()
     path = options.results / f"{datetime.now():%Y-%m-%d-%H%M}-{start['name']}.json"
@@ -81,7 +81,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _measured(options: argparse.Namespace) -> Iterator[list[Sample]]:
-    """Samples, some at a time, so that a run that is stopped has something to show."""
+    """Yield the samples in groups, so a run that is interrupted still has results."""
     for name in options.workloads:
         if name == GROWTH:
             for sample in growth.samples(options.cache, options.scale, options.warm, say):
@@ -108,8 +108,9 @@ def _round(
     place: Place, peers: Sequence[Peer], run: int, options: argparse.Namespace, long: Set[tuple[str, str]]
 ) -> list[Sample]:
     """
-    Every step of every peer once, but for the ``long`` ones: A B C, then B C A, so that what the machine does besides
-    meets all alike.
+    Run every step of every peer once, except the ``long`` ones.
+
+    Each run rotates the order, A B C then B C A, so background load affects all peers alike.
     """
     found: list[Sample] = []
     first = run % len(peers)
@@ -141,7 +142,7 @@ def _step(place: Place, peer: Peer, step: str, run: int, warm: bool) -> Sample:
 
 
 def say(text: str) -> None:
-    """Progress, apart from the tables."""
+    """Print progress to stderr, apart from the tables."""
     print(f"[{time.monotonic() - START:6.0f} s] {text}", file=sys.stderr, flush=True)
 
 

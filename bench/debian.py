@@ -1,4 +1,4 @@
-"""The workloads of Debian: a real base image with Java and its security updates, in two layers more or built anew."""
+"""Debian workloads: a base image with Java and its security updates, as two more layers or rebuilt."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.mounts import unmount_below
 SUITE = "bookworm"
 PACKAGES = ["ca-certificates", "curl", "openssl", "python3-minimal", "openjdk-17-jre-headless", "procps", "cron"]
 APT = ("apt-get", "-q", "--yes", "--no-install-recommends", "--option=APT::Sandbox::User=root")
-# What a base image does without: package lists and what keeps the time of the installation.
+# A base image has no package lists and no files that record the installation's time.
 LEAVINGS = ("var/lib/apt/lists", "var/cache/apt", "var/log", "var/cache/ldconfig")
 
 
 def make(where: Path) -> tuple[list[Layer], list[Layer]]:
-    """The layers of ``12.0`` (as released) and of ``12.1`` (upgraded, and without documentation)."""
+    """Return the layers of ``12.0`` (as released) and of ``12.1`` (upgraded, documentation removed)."""
     tree, upgraded, slim = where / "tree", where / "upgraded", where / "slim"
     for directory in (tree, upgraded, slim):
         shutil.rmtree(directory, ignore_errors=True)
@@ -42,10 +42,7 @@ def make(where: Path) -> tuple[list[Layer], list[Layer]]:
 
 
 def rebuilt(where: Path, archive: Path) -> tuple[list[Layer], list[Layer]]:
-    """
-    The first layer in the archive of :func:`make`'s layers, and all of its target's made once more: the same packages,
-    installed at another time.
-    """
+    """Return the released layer of the archive, and a rebuilt target: the same packages, installed later."""
     _source, target = make(where)
     released = where / "released.tar"
     with tarfile.open(archive) as tar:
@@ -56,7 +53,7 @@ def rebuilt(where: Path, archive: Path) -> tuple[list[Layer], list[Layer]]:
 
 
 def _sources() -> list[apt.Source]:
-    """The release first, then what upgrades it. The machine's lists of packages are not read: the tree gets its own."""
+    """Return the release's source, then its updates; the tree fetches its own package lists."""
     try:
         sources = apt.sources(SUITE)
     except apt.MirrorMissing as error:
@@ -67,7 +64,7 @@ def _sources() -> list[apt.Source]:
 
 
 def _packages(root: Path, sources: Sequence[apt.Source], *command: str) -> None:
-    """`apt-get COMMAND` in a tree, without starting anything, and cleaned up afterwards."""
+    """Run `apt-get COMMAND` in a tree without starting services, then clean up."""
     (root / "etc/apt/sources.list").write_text("".join(f"{source}\n" for source in sources))
     lent = [Path("/etc/resolv.conf"), Path("/etc/ssl/certs/ca-certificates.crt")]
     kept = {path: _bytes(root / path.relative_to("/")) for path in lent}
@@ -100,7 +97,7 @@ def _bytes(path: Path) -> bytes | None:
 
 
 class _Overlay:
-    """An overlay whose changes are kept in ``upper``, above ``lower`` (top first)."""
+    """An overlay whose changes stay in ``upper``, above ``lower`` (top first)."""
 
     def __init__(self, where: Path, upper: Path, lower: Sequence[Path]) -> None:
         self._work, self._point = where / "work", where / "point"
@@ -121,7 +118,7 @@ class _Overlay:
 
 
 def _pack(path: Path, directory: Path, below: Sequence[Path]) -> Layer:
-    """A directory that an overlay has written, as a layer in OCI's spelling of what is removed."""
+    """Pack a directory that an overlay has written as a layer; removals become OCI whiteouts."""
     for current, names, files in os.walk(directory):
         times = os.stat(current)
         for name in [*files, *names]:

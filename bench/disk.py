@@ -1,4 +1,4 @@
-"""File systems on loop devices, cold caches, and how much is used: the same for everybody who is measured."""
+"""File systems on loop devices, cold caches, and used space: the same for every peer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MKFS = {"ext4": "mkfs.ext4 -q -F -m 0 -i 8192", "xfs": "mkfs.xfs -q -f -m reflin
 
 @contextmanager
 def filesystem(kind: str, where: Path, size: int) -> Iterator[Path]:
-    """A fresh file system of ``size`` bytes in a sparse file below ``where``; yields its mount point."""
+    """Create a file system of ``size`` bytes in a sparse file below ``where``; yield its mount point."""
     free = shutil.disk_usage(where).free
     if free < size:
         raise SystemExit(f"bench: {where} has {free >> 20} MiB free, this may need {size >> 20} MiB")
@@ -29,9 +29,9 @@ def filesystem(kind: str, where: Path, size: int) -> Iterator[Path]:
     image.touch()
     os.truncate(image, size)
     _run(*MKFS[kind].split(), image)
-    # Direct I/O: what is in the page cache is there once, and dropped together.
+    # Direct I/O keeps one copy in the page cache, so one call drops it.
     device = _run("losetup", "--find", "--show", image).strip()
-    with contextlib.suppress(subprocess.CalledProcessError):  # not where the file is in memory
+    with contextlib.suppress(subprocess.CalledProcessError):  # fails if the file is in memory
         _run("losetup", "--direct-io=on", device)
     try:
         _run("mount", device, point)
@@ -45,13 +45,13 @@ def filesystem(kind: str, where: Path, size: int) -> Iterator[Path]:
 
 
 def settle(point: Path) -> None:
-    """Nothing is left to be written, and nothing is in memory."""
+    """Write all dirty pages and drop the caches."""
     _run("sync", "-f", point)
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def used(point: Path) -> int:
-    """Bytes that are taken on the file system, once everything is written."""
+    """Return the bytes used on the file system after a sync."""
     _run("sync", "-f", point)
     found = os.statvfs(point)
     return (found.f_blocks - found.f_bfree) * found.f_frsize

@@ -1,4 +1,4 @@
-"""How time and memory grow with entries, bytes, layers and images."""
+"""Growth of time and memory with entries, bytes, layers and images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.place import placed
 from bench.workloads import BUSYBOX, MIB, SOURCE, Workload
 
 RUNS = 2
-LONG_SECONDS = 120  # a size that takes longer than this is measured once
+LONG_SECONDS = 120  # a size that takes longer runs once
 SIZES = {
     "entries": (10_000, 100_000, 1_000_000),
     "megabytes": (100, 400, 1600),
@@ -26,7 +26,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing that grows: its sizes, the layers for one of them, and how many applications are on the base."""
+    """A quantity that grows: its sizes, the layers for one size, and the number of applications."""
 
     layers: Callable[[Path, int], tuple[list[Layer], list[Layer]]]
     applications: Callable[[int], int] = lambda size: 2
@@ -61,14 +61,15 @@ KINDS = {
 
 def samples(cache: Path, scale: float, warm: bool, say: Callable[[str], None]) -> Iterator[Sample]:
     """
-    Ours alone, on ext4: build, apply, a converge with nothing to do, and rollback, for each size of each kind. Made
-    content is deleted again.
+    Measure baseimg alone, on ext4, for each size of each kind.
+
+    The steps are build, apply, a converge with nothing to do, and rollback. Generated content is deleted afterwards.
     """
     for name, kind in KINDS.items():
         for size in SIZES[name]:
             count = max(2, int(size * scale))
             workload = _workload(name, kind, count, cache, say)
-            # an inode in 8 KB, for each file of the layer and of another generation; the rest is in the room
+            # an inode takes 8 KB; a file needs one in the layer and one in another generation; room has the rest
             room = workload.room + 12_000 * _entries(name, count)
             say(f"growth, {count} {name}: loading images")
             with placed(workload, "ext4", cache, room) as place:

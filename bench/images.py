@@ -1,4 +1,4 @@
-"""Layers and `docker load`-able archives as files: a benchmark's do not fit into memory."""
+"""Layers and `docker load` archives as files: a benchmark's images do not fit into memory."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def layer(path: Path) -> Layer:
 
 @dataclass(frozen=True)
 class File:
-    """
-    A file of a made layer: ``size`` bytes that depend on ``seed`` only. ``spots`` of a kilobyte each are then changed.
-    """
+    """A generated file: ``size`` bytes that depend on ``seed`` only, with ``spots`` changed kilobytes."""
 
     name: str
     size: int
@@ -53,8 +51,9 @@ class File:
 
 class Content(io.RawIOBase):
     """
-    What is in a :class:`File`, block by block. Half of each block is random and half is not, as in a binary: it
-    compresses to about half. Spots that are changed lie at equal distances.
+    The content of a :class:`File`, block by block.
+
+    Half of each block is random, as in a binary, so it compresses to about half. Changed spots have equal distances.
     """
 
     BLOCK = 1 << 16
@@ -89,8 +88,9 @@ class Content(io.RawIOBase):
 
 def write_layer(path: Path, files: Iterable[File], mtime: int = EPOCH, extra: Sequence[tuple[Path, str]] = ()) -> Layer:
     """
-    A layer of these files and of ``extra`` (files of this machine, and their names in it); directories come by
-    themselves.
+    Write a layer of these files and of ``extra`` (paths on this machine and their names in the layer).
+
+    The layer gets the parent directories of all files.
     """
     known: set[str] = set()
     partial = path.with_suffix(".partial")
@@ -102,7 +102,7 @@ def write_layer(path: Path, files: Iterable[File], mtime: int = EPOCH, extra: Se
         for file in files:
             _directories(tar, file.name, known, mtime)
             tar.addfile(_info(file.name, file.size, 0o644, mtime), Content(file))
-            tar.members.clear()  # type: ignore[attr-defined]  # it remembers all of them otherwise
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every member in memory
     partial.rename(path)
     return layer(path)
 
@@ -125,7 +125,7 @@ def _info(name: str, size: int, mode: int, mtime: int = EPOCH) -> tarfile.TarInf
 
 
 def write_archive(path: Path, images: Iterable[Image]) -> None:
-    """What `docker load` takes; layers that several images share are in it once."""
+    """Write a `docker load` archive; layers that several images share are in it once."""
     manifest: list[dict[str, Any]] = []
     written: set[str] = set()
     partial = path.with_suffix(".partial")

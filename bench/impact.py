@@ -1,10 +1,10 @@
 """
-How long it takes to judge many images: 200 of 15 layers on one base, of which a new version changes 5,000 paths.
+Time to judge many images: 200 of 15 layers on one base; a new version changes 5,000 of its paths.
 
-``first`` and ``again`` are of a version that only changes files. ``removing`` is of one that removes every hundredth,
-so the application layers are walked and their text files are searched. Layers are plain directories, so no engine is
-measured. Prints JSON. Run it as ``.venv/bin/python bench/impact.py``;
-with a directory as argument the layers are made there, on the file system to be measured.
+``first`` and ``again`` measure a version that only changes files. ``removing`` measures one that removes every
+hundredth path, so the application layers are walked and their text files are searched. Layers are plain directories,
+so no engine is measured. Prints JSON. Run it as ``.venv/bin/python bench/impact.py``; with a directory as argument, it
+creates the layers there, on the file system to measure.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.support.plain import PlainEngine  # noqa: E402
 IMAGES, LAYERS, BASE_LAYERS, CHANGED = 200, 15, 4, 5000
 FAMILIES = 10  # images of one family share all but their last layers
 OWN = 5
-FILES = 40  # of the application's own in each of its layers
+FILES = 40  # files that each of the application's layers adds
 BASE = "corp/base:12.0"
 DIRECTORIES = ("usr/lib/x86_64-linux-gnu", "usr/bin", "usr/share/doc/package", "usr/lib/jvm/lib", "etc/package")
 
@@ -47,14 +47,14 @@ def put(path: Path, content: str) -> None:
 
 
 def paths() -> Iterator[str]:
-    """What the new version changes: most of it in a few full directories, as in distributions."""
+    """Yield the changed paths; most are in a few large directories, as in distributions."""
     for number in range(CHANGED):
         directory = DIRECTORIES[number % len(DIRECTORIES)]
         yield f"{directory}/{number % 50 if 'package' in directory else ''}/file-{number}".replace("//", "/")
 
 
 def application_layer(root: Path, number: int) -> None:
-    """Files of its own, some beside the base's, and in every fifth layer ten of the base's and a package database."""
+    """Create a layer's files; every fifth layer also has ten files of the base and a package database."""
     for one in range(FILES):
         directory = DIRECTORIES[one % len(DIRECTORIES)] if one % 4 == 0 else f"opt/application/{one % 8}"
         put(root / directory / f"own-{number}-{one}", "own")
@@ -100,7 +100,7 @@ def bundle(work: Path, engine: PlainEngine, top: Path, target: Path) -> str:
 def measure(engine: PlainEngine, path: str) -> dict[str, Any]:
     context = Context(engine, lambda source: source.source, "bench", 0.0)
     images = engine.images()
-    engine.images = lambda: images  # type: ignore[method-assign]  # as a real engine answers once
+    engine.images = lambda: images  # type: ignore[method-assign]  # a real engine answers once
     start, cpu = time.perf_counter(), time.process_time()
     found = impact.impact(context, BASE, Declared({"": Source(path)}))
     return {

@@ -1,4 +1,4 @@
-"""Where the time of a step of ours goes, seen from inside its process: between trace points, and by kind of work."""
+"""The time of a step from inside its process: between trace points, and by kind of work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from baseimg_core.disk.store.generations import Store
 
-# What a function's place and name tell of what it does; the first that matches. Built-in functions have no file.
+# Kinds of work, by a function's file and name; the first match counts. Built-in functions have no file.
 _GROUPS = (
     ("digests", r"sha256|hashlib|_hash|HASH|file_digest"),
     ("compression", r"zstd|zlib|Zstd|Compress|backend_c"),
@@ -32,7 +32,7 @@ OTHER = "other Python"
 
 
 class Points(contextlib.AbstractContextManager["Points"]):
-    """Seconds from the beginning of a step to each trace point, and to its end."""
+    """Seconds from the start of a step to each trace point and to its end."""
 
     def __enter__(self) -> Points:
         self._found: list[tuple[str, float]] = []
@@ -54,7 +54,7 @@ class Points(contextlib.AbstractContextManager["Points"]):
 
 
 class Functions(contextlib.AbstractContextManager["Functions"]):
-    """A profile of all threads of a step. The profiler's own time is in there, mostly in that of Python functions."""
+    """A profile of all threads of a step. It includes the profiler's time, mostly in Python functions."""
 
     def __enter__(self) -> Functions:
         self._main, self._threads = cProfile.Profile(), list[cProfile.Profile]()
@@ -75,7 +75,7 @@ class Functions(contextlib.AbstractContextManager["Functions"]):
         threading.Thread.run = self._run  # type: ignore[method-assign]
 
     def told(self) -> dict[str, Any]:
-        """Seconds of each group, and of the ten functions with the most, in the main thread and in all others."""
+        """Return the seconds of each group and of the ten slowest functions, for main and other threads."""
         return {"main": _grouped([self._main]), "threads": _grouped(self._threads)}
 
 

@@ -1,7 +1,9 @@
 """
-One set of tables from several runs on one machine, as of one workload each: `python -m bench.join RESULTS.json …`.
+Join several runs on one machine, for example of one workload each.
 
-Writes `<date>-<time>-<machine>.json` and `.md` beside the first of them, with the samples of all, and deletes nothing.
+`python -m bench.join RESULTS.json …`
+
+Writes `<date>-<time>-<machine>.json` and `.md` next to the first file, with all samples, and deletes nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """
-Runs a command and tells what the kernel accounts to it. A process of its own, and a small one: a child begins with its
-parent's peak memory, so the harness itself must not be the parent.
+Run a command and report the resources that the kernel accounts to it.
+
+The process is separate and small: a child starts with its parent's peak memory, so the harness cannot be the parent.
 
 `python -I -S launch.py REPORT COMMAND…`
 """

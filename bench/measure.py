@@ -1,4 +1,4 @@
-"""One step as a process of its own, and what is told of it."""
+"""One step in a separate process, and its figures."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Sample:
     """
     One run of one step of one peer.
 
-    ``seconds`` is what the work took; for ours that is the operation in a loaded minion, since a minion runs already.
-    ``process_seconds`` counts the whole process, Salt's loading included; ``exchange_seconds`` is how long a container
-    that starts may find neither the old nor the new content. Figures that a step does not have are None.
+    ``seconds`` is the time of the work; for baseimg, of the operation in a loaded minion, since minions always run.
+    ``process_seconds`` is the time of the whole process, including Salt's loading. ``exchange_seconds`` is how long a
+    starting container may see neither the old nor the new content. A figure that a step does not have is None.
     """
 
     seconds: float
@@ -49,7 +49,7 @@ class Samples(list[Sample]):
     """All runs so far."""
 
     def median(self, figure: str, **which: str) -> float | None:
-        """The median of a figure over the runs whose fields are as given; None where there is none."""
+        """Return the median of a figure over the runs with these fields, or None without runs."""
         found = [
             getattr(one, figure) for one in self if all(getattr(one, key) == value for key, value in which.items())
         ]
@@ -61,7 +61,7 @@ now = time.perf_counter
 
 
 def command(*words: str | Path, env: Mapping[str, str] | None = None) -> tuple[Sample, str]:
-    """Run a command; its sample and what it printed."""
+    """Run a command; return its sample and its output."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         report = Path(directory) / "report.json"
         launcher = [sys.executable, "-I", "-S", str(HERE / "launch.py"), str(report)]
@@ -81,7 +81,7 @@ def command(*words: str | Path, env: Mapping[str, str] | None = None) -> tuple[S
 
 
 def script(name: str, *words: str | Path, env: Mapping[str, str] | None = None) -> Sample:
-    """Run one of our shell scripts (`old/apply.sh`, say); the last line that it prints may add figures."""
+    """Run one of our shell scripts (`old/apply.sh`, for example); its last line may add figures."""
     sample, printed = command(HERE / name, *words, env=env)
     for key, value in json.loads(printed or "{}").items():
         setattr(sample, key, value)
@@ -89,12 +89,12 @@ def script(name: str, *words: str | Path, env: Mapping[str, str] | None = None) 
 
 
 def ours(url: str, function: str, repeat: int = 1, **arguments: Any) -> tuple[Sample, dict[str, Any]]:
-    """Call one of baseimg's functions in a minion of its own; its sample, and what it returned under ``returned``."""
+    """Call a baseimg function in a new minion; return its sample, and its result under ``returned``."""
     return step(url, {"function": function, "arguments": arguments, "repeat": repeat})
 
 
 def step(url: str, call: Mapping[str, Any], **options: Any) -> tuple[Sample, dict[str, Any]]:
-    """As :func:`ours`; what ``call`` and ``options`` are is in step.py."""
+    """Run a step as :func:`ours` does; step.py documents ``call`` and ``options``."""
     environment = {"PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "_utils")])}
     words = ["-m", "bench.step", url, json.dumps([call]), json.dumps(options)]
     sample, printed = command(sys.executable, *words, env=environment)

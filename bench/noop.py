@@ -1,4 +1,4 @@
-"""What a `state.apply` costs that has nothing to do, beside a state that never does anything."""
+"""The cost of a `state.apply` with nothing to do, compared with a state that never does anything."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from bench.place import Place, placed
 from bench.workloads import SOURCE
 from tests.support.calls import Caller
 
-CALLS = 5  # of `salt-call` in one run: Salt's own beginning varies by more than what is looked for
-INNER = 10  # calls in one process: the first loads everything, and the median does not show it
+CALLS = 5  # `salt-call` processes in one run: Salt's startup varies by more than the measured difference
+INNER = 10  # calls in one process: the first loads everything, and the median hides it
 NOTHING: dict[str, Any] = {"nothing": {"test.succeed_without_changes": []}}
 
 
 def samples(cache: Path, runs: int, say: Callable[[str], None]) -> list[Sample]:
     """
-    For a node that is converged: whole `salt-call state.apply` processes (``salt-call``), and the state alone in a
-    loaded minion (``minion``). The workload is small: nothing of this may depend on what is in the layer.
+    Measure a converged node: whole `salt-call state.apply` processes, and a loaded minion's state.
+
+    The steps are ``salt-call`` and ``minion``. The workload is small: no figure may depend on the layer's content.
     """
     workload = workloads.get("small", cache, 1.0, say)
     with placed(workload, "ext4", cache, 4 << 30) as place:
@@ -74,7 +75,7 @@ def _salt_call(caller: Caller, state: str) -> Sample:
 
 
 def _cpu_seconds() -> float:
-    """Of all processes that have ended."""
+    """Return the CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,4 +1,4 @@
-"""Peers that need services of their own: ostree, and a registry with rebuilt application images."""
+"""Peers that need extra services: ostree, and a registry with rebuilt application images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START_SECONDS = 30
 
 
 class Ostree(Peer):
-    """A commit of each version, a static delta between them, and a checkout of hard links."""
+    """A commit of each version, a static delta between them, and a checkout with hard links."""
 
     name = "ostree"
     steps = ("build", "apply")
@@ -53,7 +53,7 @@ class Ostree(Peer):
     def build(self) -> Sample:
         self.new = self._commit(self.target)
         words = ("static-delta", "generate", f"--from={self.old}", f"--to={self.new}", f"--filename={self.delta}")
-        # all in one file, new large ones too, which would have to be fetched apart otherwise
+        # one file, including large new files, which ostree would otherwise fetch separately
         whole = ("--min-fallback-size=0", "--inline")
         sample, _ = measure.command("ostree", f"--repo={self.central}", *words, *whole)
         sample.wire_bytes = self.delta.stat().st_size
@@ -73,7 +73,7 @@ class Ostree(Peer):
         return self.ostree(self.central, "commit", "--branch=base", f"--tree=dir={tree}")
 
     def _without_devices(self, name: str, layers: Sequence[Path]) -> Path:
-        """What layers show, with marks on top that hide what ostree does not take."""
+        """Return the layers' merged view; whiteouts on top hide the file types that ostree rejects."""
         shown, marks = self.place.mounted(list(layers)), self.home / name
         marks.mkdir()
         shutil.copystat(shown, marks)
@@ -105,7 +105,7 @@ class Load(Peer):
         assert archive is not None
         sample, _ = measure.command("docker", "load", "--quiet", "--input", archive, env=self.environment)
         sample.wire_bytes = archive.stat().st_size
-        sample.peak_bytes = None  # it is the engine's
+        sample.peak_bytes = None  # the peak would be the engine's
         return self.synced(sample)
 
     def reset(self) -> None:
@@ -140,7 +140,7 @@ class Pull(Load):
 
 
 class Registry(contextlib.AbstractContextManager["Registry"]):
-    """A registry of our own on a free port; its log tells how much it has sent."""
+    """A private registry on a free port; its log counts the sent bytes."""
 
     def __init__(self, home: Path) -> None:
         with socket.socket() as found:
@@ -170,7 +170,7 @@ class Registry(contextlib.AbstractContextManager["Registry"]):
         self._process.wait()
 
     def fill(self, workload: Workload, engine: Engine) -> None:
-        """Push the rebuilt applications, and take them out of the engine again."""
+        """Push the rebuilt applications and remove them from the engine."""
         assert workload.rebuilt is not None
         engine.load(workload.rebuilt)
         for name in workload.applications:
@@ -182,7 +182,7 @@ class Registry(contextlib.AbstractContextManager["Registry"]):
                 engine.client.remove_image(tag, force=True)
 
     def sent(self) -> int:
-        """Bytes of all answers so far."""
+        """Return the bytes of all responses so far."""
         lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
         return sum(line.get("http.response.written", 0) for line in lines)
 

@@ -1,4 +1,4 @@
-"""baseimg, and what people would use instead. Each peer brings a node from one version to the other, and back."""
+"""baseimg and its alternatives. Each peer changes a node from one version to the other, and back."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ VERSION = TARGET.rpartition(":")[2]
 
 class Peer:
     """
-    One way to do the work at one place. ``steps`` are what it can do, in this order; after them :meth:`reset` makes the
-    place as it was. ``once`` are steps that are too slow to be measured more than once.
+    One way to do the work at one place.
+
+    ``steps`` are the peer's steps, in order; :meth:`reset` then restores the place. ``once`` are steps too slow to be
+    measured more than once.
     """
 
     name = ""
@@ -35,11 +37,11 @@ class Peer:
 
     @classmethod
     def fits(cls, place: Place) -> bool:
-        """Whether this peer is measured with this workload."""
+        """Return True if this peer is measured with this workload."""
         return True
 
     def prepare(self) -> None:
-        """What is there before the work begins."""
+        """Prepare the place before the measured work."""
 
     def build(self) -> Sample:
         raise NotImplementedError
@@ -51,10 +53,10 @@ class Peer:
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Take the result of an apply away."""
+        """Remove the result of an apply."""
 
     def synced(self, sample: Sample) -> Sample:
-        """The sample of something that does not make its work durable by itself, with the time of doing so."""
+        """Add the time of a sync to the sample of work that does not make its result durable."""
         sync, _ = measure.command("sync", "--file-system", self.place.point)
         for name in ("seconds", "process_seconds"):
             setattr(sample, name, getattr(sample, name) + getattr(sync, name))
@@ -93,7 +95,7 @@ class Baseimg(Peer):
 
 
 class Delta(Baseimg):
-    """baseimg with a delta bundle; measured where `baseimg.build` offers it."""
+    """baseimg with a delta bundle; measured if `baseimg.build` supports it."""
 
     name = "baseimg-delta"
     arguments: ClassVar[dict[str, Any]] = {"delta": "only"}
@@ -145,7 +147,7 @@ class Old(Peer):
 
 
 class Floor(Peer):
-    """The least that has to be done, by the system's own tools: no check, no record, no way back."""
+    """The minimal work with the system's own tools: no check, no record, no rollback."""
 
     name = "floor"
     steps = ("build", "apply")
@@ -153,7 +155,7 @@ class Floor(Peer):
     def prepare(self) -> None:
         changes = self.place.changes()
         changed = [one["path"] for action in ("added", "modified") for one in changes[action]]
-        # what is below a directory that merely changed stays
+        # the content of a directory that only changed stays
         replaced = [one["path"] for one in changes["modified"] if one["type"] != "directory"]
         gone = {*replaced, *(one["path"] for one in changes["removed"])}
         self.shown = self.place.mounted(self.place.target)
@@ -193,7 +195,7 @@ class Copy(Peer):
 
 
 def _rest(layer: Path, gone: set[str]) -> list[bytes]:
-    """Everything but directories in a layer that is neither changed nor removed."""
+    """Return the layer's paths, except directories, that are neither changed nor removed."""
     found = []
     for current, names, files in os.walk(layer):
         below = os.path.relpath(current, layer)

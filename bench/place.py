@@ -1,4 +1,4 @@
-"""Where a workload is measured: one file system with private engines on it, a build machine's and nodes'."""
+"""The place of a measurement: a file system with private engines for a build machine and nodes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ T = TypeVar("T")
 
 class Place:
     """
-    ``point`` is the file system. ``engine`` has both versions of the base and the applications; :meth:`another` makes
-    engines for peers that change a node in their own way.
+    ``point`` is the file system; ``engine`` has both versions of the base and the applications.
+
+    :meth:`another` makes engines for peers that change a node in their own way.
     """
 
     def __init__(self, workload: Workload, kind: str, point: Path, stack: contextlib.ExitStack) -> None:
@@ -30,21 +31,21 @@ class Place:
         self.target = [Path(one) for one in node.layer_dirs(self.engine, TARGET)]
 
     def another(self, name: str) -> Engine:
-        """One more engine, with the base and the applications."""
+        """Start another engine with the base and the applications."""
         started = self.keep(Engine(self.point / name))
         started.load(self.workload.node)
         return started
 
     def mounted(self, layers: list[Path]) -> Path:
-        """What layers (top first) show, until the end."""
+        """Mount layers (top first) until the place ends; return the mount point."""
         return self.keep(kernel.mounted(layers))
 
     def keep(self, started: contextlib.AbstractContextManager[T]) -> T:
-        """Something that is ended with everything else."""
+        """Enter a context that ends with the place."""
         return self._stack.enter_context(started)
 
     def changes(self) -> dict[str, Any]:
-        """The difference of the two versions, as baseimg tells it."""
+        """Return the difference of the two versions, as baseimg reports it."""
         if not hasattr(self, "_changes"):
             _sample, told = measure.ours(self.engine.url, "baseimg.diff", source=SOURCE, target=TARGET)
             self._changes: dict[str, Any] = told["returned"]
@@ -59,7 +60,7 @@ class Place:
 
 @contextlib.contextmanager
 def placed(workload: Workload, kind: str, cache: Path, room: int | None = None) -> Iterator[Place]:
-    """A place on a fresh file system below ``cache``, of ``room`` bytes or as many as the workload needs."""
+    """Create a file system below ``cache``, of ``room`` bytes or the workload's size; yield its place."""
     with contextlib.ExitStack() as stack:
         point = stack.enter_context(disk.filesystem(kind, cache, workload.room if room is None else room))
         yield Place(workload, kind, point, stack)

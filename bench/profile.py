@@ -1,8 +1,10 @@
 """
-Where the time of ours goes, for each workload: `python -m bench.profile [--workloads …] [--filesystems …]`.
+Where a step of baseimg spends its time, for each workload.
 
-Each step runs twice from cold caches, in processes of their own: once with the time between trace points, and once with
-a profile of functions, which costs time itself, so only its proportions mean anything. Prints Markdown.
+`python -m bench.profile [--workloads …] [--filesystems …]`
+
+Each step runs twice from cold caches, in separate processes: once with the time between trace points, and once with a
+profile of functions. Profiling costs time, so only its proportions are meaningful. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from bench.place import Place, placed
 from bench.report import table
 from bench.workloads import MAKERS, SOURCE, TARGET
 
-LEAST = 0.01  # of a step: smaller shares are left out
+LEAST = 0.01  # of a step; smaller shares are not printed
 NAMES = {"end": "after it"}
 
 
@@ -53,7 +55,7 @@ def _text(place: Place, warm: bool) -> Iterator[str]:
 
 
 def _steps(place: Place, look: str, warm: bool) -> Iterator[tuple[str, tuple[float, dict[str, Any]]]]:
-    """Build, full and delta; apply, the first of the node and another; nothing to do; roll back; prune."""
+    """Run build (full, delta), apply (first, second), converge with nothing to do, rollback and prune."""
     for step, function, arguments in _calls(str(place.point / "full.tar"), str(place.point / "delta.tar")):
         if not warm:
             place.settle()

@@ -1,9 +1,9 @@
 """
-What it costs to show progress: the same build and apply without it, with a bar on a terminal, and with events on the
-bus of a real minion, which sends them to a real master. `python -m bench.progress [--workload many] [--runs 5]`.
+The cost of showing progress: `python -m bench.progress [--workload many] [--runs 5]`.
 
-The three take turns. Calls of `Minion.progress` and their time are counted in a run of their own, in which each call is
-timed. Prints Markdown.
+The same build and apply run without progress, with a bar on a terminal, and with events on the bus of a real minion,
+which sends them to a real master. The three alternate. Calls of `Minion.progress` are counted and timed in a separate
+run. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workload = workloads.get(options.workload, options.cache, options.scale, say)
     watch.private_network()
     with contextlib.ExitStack() as stack:
-        # Sockets are below it: their paths must stay below 108 bytes.
+        # Paths of sockets must stay below 108 bytes.
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bi-", ignore_cleanup_errors=True)))
         modes = _modes(Fleet(root, stack, say), root)
         say("loading images")
@@ -48,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _modes(fleet: Fleet, root: Path) -> dict[str, dict[str, Any]]:
-    """Options of steps, by how progress is shown."""
+    """Return the options of a step for each way to show progress."""
     fleet.start()
     fleet.grow(1)
     (name,) = fleet.nodes
-    # As a job of that minion has it: its bus is found by these.
+    # A job of that minion has these options; they locate its bus.
     bus = {"file_client": "remote", "id": name, "sock_dir": str(root / name / "s")}
     return {"nothing": {}, "bar": {"terminal": True}, "events": {"minion": bus}}
 
@@ -110,7 +110,7 @@ def _once(place: Place, options: dict[str, Any]) -> dict[str, tuple[Sample, dict
 
 
 def _event_seconds(place: Place, options: dict[str, Any]) -> float:
-    """The median of events as an apply sends them."""
+    """Return the median seconds of an event as an apply sends it."""
     data = {"action": "apply", "step": "stage", "done": 1, "total": 2, "user": "root", "jid": "20200101000000000000"}
     arguments = {"tag": "salt/baseimg/progress/apply", "data": data}
     call = {"function": "event.send", "arguments": arguments, "repeat": EVENTS}

@@ -1,4 +1,4 @@
-"""The results for people, as Markdown, and for programs, as JSON."""
+"""The results: Markdown for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TOOLS = {
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the properties of the machine that the figures depend on."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in info if line.startswith("model name")]
     return {
@@ -56,13 +56,13 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str:
-    """What of baseimg is measured."""
+    """Return the measured revision of baseimg."""
     return _first("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
 
 
 def _first(*command: str) -> str:
     try:
-        path = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin"}  # where dockerd is, as tests find it
+        path = {**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin"}  # dockerd's directory, as in tests
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=path)
         lines = done.stdout.splitlines()
     except FileNotFoundError:
@@ -74,8 +74,9 @@ def write(
     path: Path, parts: Sequence[dict[str, Any]], samples: Samples, found: Sequence[Verdict], start: dict[str, Any]
 ) -> None:
     """
-    Everything that was measured, and what it means; also in the middle of a run. ``parts`` are the options of each
-    invocation.
+    Write all samples and the verdicts, also in the middle of a run.
+
+    ``parts`` are the options of each invocation.
     """
     data = {
         "format": FORMAT,
@@ -92,7 +93,7 @@ def write(
 
 
 def rows(samples: Samples) -> Iterable[dict[str, Any]]:
-    """One for each step of each peer: its medians and how many runs they are of."""
+    """Yield a row for each step of each peer: its medians and its number of runs."""
     for key in dict.fromkeys((one.workload, one.filesystem, one.step, one.peer) for one in samples):
         which = dict(zip(("workload", "filesystem", "step", "peer"), key, strict=True))
         mine = Samples(one for one in samples if (one.workload, one.filesystem, one.step, one.peer) == key)
@@ -100,12 +101,12 @@ def rows(samples: Samples) -> Iterable[dict[str, Any]]:
 
 
 def described(machine: dict[str, Any]) -> str:
-    """A machine in a heading."""
+    """Return the machine's description for a heading."""
     return f"{machine['processors']} processors ({machine['processor']}), kernel {machine['kernel']}"
 
 
 def markdown(samples: Samples, found: Sequence[Verdict], parts: Sequence[dict[str, Any]], start: dict[str, Any]) -> str:
-    """The tables: targets first."""
+    """Return the tables, targets first."""
     lines = [f"# baseimg, measured: {described(start)}", "", "Medians of as many runs as the second table says.", ""]
     for part in parts:
         scaled = "" if part["scale"] == 1 else f", **made content at {part['scale']:g} of its size**"

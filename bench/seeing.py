@@ -1,9 +1,8 @@
 """
-What seeing costs: the grain on a node with 2,000 layers, twenty of them bases with a record; and the table and the page
-of a fleet of 2,000 nodes, on the master.
+The cost of monitoring: the grain on a node, and the table and the page of a fleet on the master.
 
-Prints JSON: milliseconds (the median of several runs), and the page's bytes. Run it as ``.venv/bin/python
-bench/seeing.py``.
+The node has 2,000 layers, twenty of them bases with a record; the fleet has 2,000 nodes. Prints JSON: milliseconds (the
+median of several runs) and the page's bytes. Run it as ``.venv/bin/python bench/seeing.py``.
 """
 
 from __future__ import annotations

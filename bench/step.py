@@ -1,10 +1,10 @@
 """
-One step of ours in a process of its own, through Salt's loader, as a minion does it.
+One step of baseimg in a separate process, through Salt's loader, as a minion runs it.
 
-`python -m bench.step URL CALLS [OPTIONS]`: CALLS is JSON, a list of {"function", "arguments", "repeat"}, and "look" for
-what is to be looked at inside (see inside.py). OPTIONS, JSON too, may have "minion", options of Salt's, and "terminal",
-which makes stderr a terminal. Prints one JSON object for each call: the seconds of every repetition, those of the
-exchange in all of them, what the last one returned, what was seen inside, and how often progress was told.
+`python -m bench.step URL CALLS [OPTIONS]`: CALLS is JSON, a list of {"function", "arguments", "repeat"}, and "look"
+for the measurement inside the process (see inside.py). OPTIONS is JSON, too: "minion" has Salt's options, and
+"terminal" makes stderr a terminal. Prints one JSON object for each call: the seconds of every repetition, the
+exchange's seconds in all of them, the last result, the measurement inside, and the number of progress reports.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.minion import Minion
 
 
 class Timed:
-    """Stands in for a function that it calls, and times it: the exchange, in which a start of a container waits."""
+    """Calls a function and times it: the exchange, during which a starting container waits."""
 
     def __init__(self, function: Any) -> None:
         self._function = function
@@ -38,7 +38,7 @@ class Timed:
     def reset(self) -> None:
         self.seconds, self.calls = 0.0, 0
 
-    def __call__(self, *arguments: Any) -> None:  # neither function returns anything
+    def __call__(self, *arguments: Any) -> None:  # neither function returns a value
         start = time.perf_counter()
         self._function(*arguments)
         self.seconds += time.perf_counter() - start
@@ -65,7 +65,7 @@ def main(url: str, calls: list[dict[str, Any]], options: dict[str, Any]) -> None
 
 def _timed(minion: Minion, call: dict[str, Any]) -> dict[str, Any]:
     function = minion.modules[call["function"]]
-    minion.modules["config.get"]("baseimg:link")  # for which Salt imports a hundred modules, once in a minion's life
+    minion.modules["config.get"]("baseimg:link")  # Salt imports a hundred modules for it, once in a minion's life
     seconds, returned, seen = [], None, None
     looks: Any = inside.LOOKS.get(call.get("look", ""), contextlib.nullcontext)
     for _ in range(call["repeat"]):
@@ -79,7 +79,7 @@ def _timed(minion: Minion, call: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _terminal() -> Iterator[None]:
-    """Make stderr a terminal, which another process reads, as a terminal's program does."""
+    """Make stderr a terminal that another process reads, as a terminal emulator does."""
     ours, theirs = os.openpty()
     with subprocess.Popen(["cat"], stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as reader:
         kept = os.dup(2)
@@ -90,7 +90,7 @@ def _terminal() -> Iterator[None]:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)  # with which the terminal is closed, and its reader ends
+            os.dup2(kept, 2)  # closes the terminal, which ends its reader
             os.close(kept)
             reader.wait()
 

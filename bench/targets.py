@@ -1,4 +1,4 @@
-"""The targets, as ratios within one run, and whether they are met."""
+"""The targets, as ratios within one run, and their verdicts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from bench.workloads import MAKERS
 
 MB = 1_000_000
 GROWTH = "growth"  # `growth:entries:100000` is a workload's name
-NOISE = 1.5  # what does not grow may still vary
+NOISE = 1.5  # a figure that does not grow may still vary
 
 
 @dataclass(frozen=True)
 class Verdict:
     """
-    One target: ``measured`` must be at least ``limit``, or at most, as ``sense`` says. ``passed`` is None where this
-    run has not measured it. ``floor`` is what the floor reaches, where that says something.
+    One target: ``measured`` must be ``sense`` (at least or at most) ``limit``.
+
+    ``passed`` is None if this run has not measured it. ``floor`` is the floor's figure, if it is meaningful.
     """
 
     work: str
@@ -41,12 +42,12 @@ class Verdict:
 
 
 def verdicts(samples: Samples) -> list[Verdict]:
-    """Every row of the table, for all workloads and file systems."""
+    """Return every row of the table, for all workloads and file systems."""
     return [*_debian(samples), *_nodes(samples), *_others(samples), *_always(samples), *_growth(samples)]
 
 
 def _debian(samples: Samples) -> Iterator[Verdict]:
-    """Both ways to make the new base: layers on the source, or anew, where the old scripts pack all of it."""
+    """Yield the targets of both kinds of new base: more layers on the source, or rebuilt."""
     build = {"step": "build"}
     for name in ("debian-jdk", "debian-jdk-rebuilt"):
         ratio = _ratios(samples, workload=name)
@@ -76,7 +77,7 @@ def _debian(samples: Samples) -> Iterator[Verdict]:
 
 
 def _nodes(samples: Samples) -> Iterator[Verdict]:
-    """A whole node: one bundle beside the pull of twenty rebuilt applications."""
+    """Yield the targets of a whole node: one bundle compared with a pull of twenty rebuilt applications."""
     ratio = _ratios(samples, workload="debian-jdk")
     for peer in ("baseimg", "baseimg-delta"):
         for kind in disk.MKFS:
@@ -123,8 +124,9 @@ def _always(samples: Samples) -> Iterator[Verdict]:
 
 def _growth(samples: Samples) -> Iterator[Verdict]:
     """
-    From one number of entries to the next: not faster than linearly, and what walks no layer not at all. Memory does
-    not grow with bytes.
+    Yield the targets from each number of entries to the next.
+
+    Time grows at most linearly, and is constant for steps that walk no layer. Memory does not grow with bytes.
     """
     counts = _sizes(samples, "entries")
     for one, other in pairwise(counts):

@@ -1,9 +1,9 @@
 """
-How often verdicts are right: real Debian applications, judged on a newer base and then run on it.
+Accuracy of verdicts: real Debian applications, judged on a newer base and then run on it.
 
 Each application is a package (or files) installed above a base of one release; its command has to succeed there. It is
-judged for a newer base, and the command is run over that base in a chroot of an overlay. Trees are kept in the
-directory that is the first argument, so a second run only judges. Run it as ``make verdicts``, or as
+judged for a newer base, and the command runs over that base in a chroot of an overlay. The first argument is the
+directory that keeps the trees, so a second run only judges. Run it as ``make verdicts``, or as
 ``.venv/bin/python bench/verdicts.py DIRECTORY [PAIR…]`` with pairs such as ``bullseye-bookworm``. Needs root and a
 mirror of Debian.
 """
@@ -52,7 +52,7 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Application:
-    """What is installed above a base, and the command that uses it."""
+    """An application's packages or files above a base, and the command that uses them."""
 
     packages: tuple[str, ...]
     command: str
@@ -60,12 +60,12 @@ class Application:
 
     @property
     def name(self) -> str:
-        """A name for the table."""
+        """Return a name for the table."""
         return "+".join(self.packages) or self.files[0][0]
 
 
 def _apps(text: str) -> list[Application]:
-    """One application a line: packages, a colon, a command."""
+    """Parse one application a line: packages, a colon, a command."""
     pairs = (line.split(":", 1) for line in text.strip().splitlines())
     return [Application(tuple(packages.split()), command.strip()) for packages, command in pairs]
 
@@ -190,7 +190,7 @@ def judge_pair(where: Path, old: str, new: str) -> list[dict[str, Any]]:
 
 
 def wrong(verdict: Verdict, works: bool) -> str:
-    """How a verdict is wrong, empty if it is right. ``impaired`` refuses, and does not say that the command fails."""
+    """Return how a verdict is wrong, empty if it is right. ``impaired`` does not predict a failure."""
     if verdict is Verdict.BREAKS and works:
         return "false red"
     is_green = verdict in (Verdict.EFFECTIVE, Verdict.PARTLY, Verdict.BLOCKED)
@@ -202,7 +202,7 @@ def shown(reasons: Sequence[Reason]) -> list[str]:
 
 
 def base_change(old: Path, new: Path) -> BaseChange:
-    """As a bundle between the two trees would tell it."""
+    """Return the change as a bundle between the two trees records it."""
     expected: dict[bytes, ExpectedPath] = {}
     files: dict[bytes, NewFile] = {}
     root = str(new).encode()
@@ -220,7 +220,7 @@ def base_change(old: Path, new: Path) -> BaseChange:
 
 
 def base(where: Path, name: str) -> Path:
-    """The tree of a base, made if it is not there yet."""
+    """Return the tree of a base; create it if it is missing."""
     tree = where / name
     if tree.exists():
         return tree
@@ -242,7 +242,7 @@ def base(where: Path, name: str) -> Path:
 
 
 def install(where: Path, name: str, tree: Path, number: int, application: Application) -> Path | None:
-    """The layer of an application above a base; none if the release does not have it, or its command fails there."""
+    """Return an application's layer above a base; None if the release lacks it or its command fails."""
     upper = where / f"{name}.apps" / f"{number}"
     if upper.exists():
         return upper if not (where / f"{name}.apps" / f"{number}.failed").exists() else None
@@ -268,7 +268,7 @@ def install(where: Path, name: str, tree: Path, number: int, application: Applic
 
 
 def package_lists(where: Path, name: str, tree: Path) -> Path:
-    """A layer with the lists of packages of a base's release, which is no part of any application."""
+    """Return a layer with the package lists of a base's release, which belong to no application."""
     lists = where / f"{name}.lists"
     if not lists.exists():
         with mounted([tree]) as (point, written):
@@ -280,7 +280,7 @@ def package_lists(where: Path, name: str, tree: Path) -> Path:
 
 
 def run(layers: Sequence[Path], command: str) -> tuple[int, str]:
-    """Run a command over layers, top first; returns its exit code and output."""
+    """Run a command over layers, top first; return its exit code and output."""
     with mounted(layers) as (point, _written):
         try:
             done = subprocess.run(
@@ -299,7 +299,7 @@ def run(layers: Sequence[Path], command: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def mounted(layers: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """An overlay of layers, top first, with /proc and devices, and the directory that holds what is written."""
+    """Mount an overlay of layers, top first, with /proc and devices; yield it and its upper directory."""
     with tempfile.TemporaryDirectory(prefix="baseimg-verdict-", dir=layers[-1].parent) as work:
         point, upper, below = (Path(work) / name for name in ("point", "upper", "work"))
         for directory in (point, upper, below):
@@ -309,7 +309,7 @@ def mounted(layers: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
         )
         _call("mount", "-t", "overlay", "overlay", "-o", options, point)
         try:
-            # nothing of the host is mounted: whatever goes wrong here and is removed is this directory's own
+            # nothing of the host is mounted, so a faulty command can only remove files of this directory
             with contextlib.suppress(SystemExit):
                 _call("mount", "-t", "proc", "proc", point / "proc")
                 _devices(point / "dev")
@@ -319,7 +319,7 @@ def mounted(layers: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
 
 
 def _devices(directory: Path) -> None:
-    """The devices of every container, on a file system of their own, so that no layer gets them."""
+    """Mount the devices of every container on their own file system, so no layer gets them."""
     _call("mount", "-t", "tmpfs", "tmpfs", directory)
     for name, minor in (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)):
         os.mknod(directory / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
@@ -333,7 +333,7 @@ def _sources(root: Path, sources: Sequence[apt.Source]) -> None:
 
 
 def _apt(root: Path, *command: str, check: bool = True) -> bool:
-    """`apt-get COMMAND` in a tree, without starting anything."""
+    """Run `apt-get COMMAND` in a tree without starting services."""
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
@@ -372,7 +372,7 @@ def _call(*command: str | Path) -> None:
 
 
 def report(results: Sequence[dict[str, Any]]) -> None:
-    """A row for each pair of bases."""
+    """Return a row for each pair of bases."""
     print(
         "| bases | applications | work | breaks | impaired | impaired, fail | not-checked | false green | false red |"
     )

@@ -1,4 +1,4 @@
-"""What is measured: bases in two versions with applications on them, made once and kept in the cache directory."""
+"""Workloads: bases in two versions with applications, generated once and kept in the cache directory."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ MIB = 1 << 20
 SOURCE, TARGET = "bench/base:12.0", "bench/base:12.1"
 APPLICATIONS = 20
 BUSYBOX = (Path("/bin/busybox"), "bin/busybox")
-_FORMAT = 3  # of what is cached; raise it when a workload changes
+_FORMAT = 3  # of the cached files; increment it when a workload changes
 
 
 @dataclass(frozen=True)
 class Workload:
     """
-    A base in two versions, whose layers are ``size`` bytes together.
+    A base in two versions, whose layers have ``size`` bytes in total.
 
-    ``node`` is a `docker load` archive of the source and of the applications on it, ``after`` one of the target,
-    ``rebuilt`` one of the applications built anew on the target; None where nobody is to pull them.
+    ``node`` is a `docker load` archive of the source and the applications on it, ``after`` one of the target, and
+    ``rebuilt`` one of the applications rebuilt on the target, or None if no peer pulls them.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Workload:
 
     @property
     def room(self) -> int:
-        """Bytes that a file system needs for it: engines with it, and each peer's results."""
+        """Return the bytes of a file system for the workload: its engines and each peer's results."""
         archives = self.node.stat().st_size + (self.rebuilt.stat().st_size if self.rebuilt else 0)
         return (8 << 30) + 3 * (self.size + archives)
 
@@ -44,7 +44,7 @@ Maker = Callable[[Path, float], tuple[list[Layer], list[Layer]]]
 
 
 def small(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
-    """An /etc of 300 files, ten of which change."""
+    """Generate an /etc of 300 files; ten change."""
     names = [f"etc/{number // 20:02}/{number:03}.conf" for number in range(300)]
     base = write_layer(where / "0.tar", [File(name, 2000, seed) for seed, name in enumerate(names)], extra=[BUSYBOX])
     changed = [File(name, 2000, 1000 + seed) for seed, name in enumerate(names[::30])]
@@ -52,12 +52,12 @@ def small(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
 
 
 def many(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
-    """200,000 files of about a kilobyte, 1 % of which change."""
+    """Generate 200,000 files of about a kilobyte; 1 % change."""
     return entries(where, max(100, int(200_000 * scale)))
 
 
 def entries(where: Path, count: int) -> tuple[list[Layer], list[Layer]]:
-    """``count`` files of 0 to 2 KB in directories of 200, every hundredth of which changes."""
+    """Generate ``count`` files of 0 to 2 KB in directories of 200; every hundredth changes."""
 
     def name(number: int) -> str:
         return f"opt/{number // 20_000:03}/{number // 200 % 100:02}/{number:07}"
@@ -71,7 +71,7 @@ def entries(where: Path, count: int) -> tuple[list[Layer], list[Layer]]:
 
 
 def big(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
-    """Twenty files of 200 MB, each changed by 0.1 %, a kilobyte at a time."""
+    """Generate twenty files of 200 MB; each changes by 0.1 %, a kilobyte at a time."""
     size = max(MIB, int(200 * MIB * scale))
 
     def files(spots: int) -> Iterator[File]:
@@ -82,7 +82,7 @@ def big(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
 
 
 def debian_rebuilt(where: Path, scale: float) -> tuple[list[Layer], list[Layer]]:
-    """`debian-jdk`, but the new version was built anew: none of its layers is the source's."""
+    """Generate `debian-jdk` with a rebuilt new version that shares no layer with the source."""
     return debian.rebuilt(where, get("debian-jdk", where.parent).after)
 
 
@@ -93,17 +93,17 @@ MAKERS: dict[str, Maker] = {
     "many": many,
     "big": big,
 }
-# What one application adds to the base. Java applications carry tens of megabytes of libraries; the others are there
-# to be many.
+# Bytes that one application adds to the base. Java applications have large libraries; for the other workloads only the
+# number of applications matters.
 APPLICATION_BYTES = {"debian-jdk": 50 * MIB}
-# People rebuild applications for a base; they do not for one changed file, and these workloads are not about them.
+# Workloads with rebuilt applications; the others measure the base only.
 REBUILT = ("debian-jdk", "small")
-# What is not made here has one size.
+# Workloads of a fixed size.
 UNSCALED = ("debian-jdk", "debian-jdk-rebuilt", "small")
 
 
 def get(name: str, cache: Path, scale: float = 1.0, say: Callable[[str], None] = print) -> Workload:
-    """The workload, from the cache where it is there."""
+    """Return the workload, from the cache if it exists."""
     scale = 1.0 if name in UNSCALED else scale
     where = cache / f"{name}-{scale:g}-{_FORMAT}"
     size = int(APPLICATION_BYTES.get(name, 20_000))
@@ -120,7 +120,9 @@ def made(
     rebuild: bool = False,
 ) -> Workload:
     """
-    A workload in the directory ``where``; ``make`` gives its layers where they are not there yet. Only archives stay.
+    Return the workload in ``where``; ``make`` generates its layers if they are missing.
+
+    Only the archives stay.
     """
     stamp = where / "complete.json"
     if not stamp.exists():
@@ -151,7 +153,7 @@ def _archives(
     applications: int,
     rebuild: bool,
 ) -> None:
-    """Applications are built anew at another time, so none of their own layers is the same afterwards."""
+    """Write the archives; rebuilt applications have new times, so they share no layer with the old ones."""
     write_archive(where / "after.archive", [Image(TARGET, target)])
     for tag, base, file in (("1", source, "node"), ("2", target, "rebuilt"))[: 1 + rebuild]:
         images = [Image(SOURCE, source)] if tag == "1" else []
