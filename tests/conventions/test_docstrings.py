@@ -1,4 +1,4 @@
-"""Docstrings of the core: what CONTRIBUTING.md asks of public names."""
+"""Docstrings of the core's public names follow CONTRIBUTING.md."""
 
 from __future__ import annotations
 

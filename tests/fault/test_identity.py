@@ -336,7 +336,7 @@ class TestProvenance:
     """``bundle`` and ``signed_by`` name a bundle that the content was made from or compared with."""
 
     def forge(self, node: Node) -> None:
-        """Replace the bundle of 12.1 by a bundle with the same chain ID and another content."""
+        """Replace the bundle of 12.1 with a bundle with the same chain ID and another content."""
         path = node.root / "targets/12.1/etc/version"
         genuine = node.bundles["12.1"]
         os.rename(genuine.source, genuine.source + ".genuine")

@@ -371,7 +371,7 @@ def test_times_that_are_none(time: bytes) -> None:
 
 
 def test_pax_records_parse_in_linear_time() -> None:
-    """Regression: a mebibyte of the smallest records took half a minute, since each one copied the rest."""
+    """A mebibyte of the smallest records once took half a minute: each record copied the rest."""
     records = b"".join(b"10 %x=\n" % number for number in range(0x10000, 0x28000))
     before = time.process_time()
     assert len(tar._records(records)) == 0x18000

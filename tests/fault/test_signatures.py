@@ -599,7 +599,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str, str]] = [
 
 
 def filled(declared: dict[str, Any], ring: Ring) -> dict[str, Any]:
-    """Replace ``@`` by alice's public key."""
+    """Replace ``@`` with alice's public key."""
     keys = declared.get("trusted_keys")
     if not isinstance(keys, dict):
         return declared

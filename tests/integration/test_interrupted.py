@@ -153,7 +153,7 @@ class Site:
         return {"version": case.declared, "bundles": {NEW: source}}
 
     def fresh(self, *more: ImageSpec) -> None:
-        """Replace the engine by a new one, with every base and an application on it."""
+        """Replace the engine with a new one, with every base and an application on it."""
         self.engine.stop()
         shutil.rmtree(self.engine.root, ignore_errors=True)
         self.engine.start()

@@ -102,7 +102,7 @@ def test_the_opening_shows_steps_of_the_quick_start() -> None:
 
 
 def test_no_command_of_the_readme_is_left_out() -> None:
-    """A command outside a ``console`` block is not played, so README has no other code blocks."""
+    """Commands outside ``console`` blocks would not be played, so the README has none."""
     languages = [line.strip().removeprefix("```") for line in README.splitlines() if line.strip().startswith("```")]
     assert set(languages[::2]) <= {"console", "yaml", "text"}
     assert set(languages[1::2]) == {""}

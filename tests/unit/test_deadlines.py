@@ -16,7 +16,7 @@ from tests.support.deadlines import Deadline, scaled, slowdown, wait_until
 
 @pytest.fixture
 def factor(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the machine's slowdown by the returned list's value."""
+    """Replace the machine's slowdown with the returned list's value."""
     said = [1.0]
     monkeypatch.setattr(deadlines, "slowdown", lambda: said[0])
     return said
@@ -24,7 +24,7 @@ def factor(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the clock by the returned list's value, in seconds; a sleep advances it."""
+    """Replace the clock with the returned list's value, in seconds; a sleep advances it."""
     now = [100.0]
     monkeypatch.setattr(deadlines.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(deadlines.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))

@@ -78,7 +78,7 @@ def test_a_build_that_fails_leaves_no_descriptor(old: Path) -> None:
 
 
 def test_a_layer_that_fails_leaves_no_descriptor(old: Path, tmp_path: Path) -> None:
-    """Regression: three descriptors stayed open if a file of the target shrank during the build."""
+    """A build closes its descriptors even if a file of the target shrinks while it is read."""
     new = tmp_path / "target"
     (new / "lib").mkdir(parents=True)
     (new / "lib/big").write_bytes(noise("big", 8 << 20) + b"changed")

@@ -26,7 +26,7 @@ SYSTEM = sorted(
 
 
 def oracle(path: Path) -> Elf:
-    """Return the same facts as pyelftools reads them."""
+    """Return the facts that pyelftools reads from a file."""
     with path.open("rb") as file:
         elf = ELFFile(file)
         interpreter, tags = b"", []
@@ -117,7 +117,7 @@ def test_what_is_no_elf_file_is_refused(data: bytes) -> None:
 
 
 def test_damaged_files_raise_nothing_else(library: Path) -> None:
-    """Random bytes changed, mostly in headers and tables, and truncated files raise only the typed error."""
+    """Changed bytes, mostly in headers and tables, and truncated files raise only the typed error."""
     good, chance = library.read_bytes(), random.Random(7)
     refused = 0
     for _ in range(3000):

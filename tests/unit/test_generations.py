@@ -55,7 +55,7 @@ class TestRemovable:
         assert removable(record(), keep, {})[0] == gone
 
     def test_times_mean_nothing(self) -> None:
-        """The clock was set back, so the newest generation has the oldest activation time."""
+        """The clock was set back, so the newest generation has the earliest activation time."""
         one = record()
         for number, generation in one.generations.items():
             generation.activated = f"20{50 - number}-01-01T00:00:00Z"

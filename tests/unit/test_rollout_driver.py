@@ -53,7 +53,7 @@ class Site:
         self.fleet = Fleet({})
 
     def nodes(self, *behaviours: str) -> Fleet:
-        """Replace the fleet by node1, node2, … with these behaviours."""
+        """Replace the fleet with node1, node2, … with these behaviours."""
         self.fleet = Fleet({f"node{number}": how for number, how in enumerate(behaviours, 1)})
         return self.fleet
 
@@ -109,7 +109,7 @@ class TestFinished:
         assert fleet.shown() == {"node1": OLD, "node2": OLD}
 
     def test_containers_that_a_swap_left_are_work_for_a_rollout(self, site: Site) -> None:
-        """The swap ran now with `restart: keep`; the rollout restarts the containers in waves at night."""
+        """The swap ran with `containers: keep`; the rollout restarts the containers in waves."""
         fleet = site.nodes(THERE, THERE)
         for machine in fleet.nodes.values():
             machine.outdated = ["shop"]
