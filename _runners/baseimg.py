@@ -15,10 +15,9 @@ the exit code of ``salt-run``:
 - 16: ``failed``: the rollback is incomplete
 - 17: refused: nothing was changed; ``error`` has ``code``, ``message`` and ``hint``, or ``reason`` names the nodes
 
-The other functions raise ``CommandExecutionError``; its ``info`` has ``code``, ``message`` and ``hint``.
+The other functions return an ``error`` with ``code``, ``message`` and ``hint``, and the ``retcode`` 1, if they fail.
 """
 
-import contextlib
 import os
 import sys
 import time
@@ -29,7 +28,7 @@ import salt.utils.args
 import salt.utils.event
 import salt.utils.jid
 import salt.utils.minions
-from salt.exceptions import CommandExecutionError, SaltClientError, SaltDeserializationError
+from salt.exceptions import SaltClientError, SaltDeserializationError
 
 getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 
@@ -41,11 +40,14 @@ try:
     from baseimg_core.errors import ArgumentInvalid, BaseimgError
     from baseimg_core.linux.oserrors import translate_os_errors
     from baseimg_core.model import diagnosis
+    from baseimg_core.model.policy import validation
     from baseimg_core.model.rollout import fleet as model_fleet
     from baseimg_core.ops import doctor as ops_doctor
+    from baseimg_core.ops import hold as ops_hold
     from baseimg_core.ops import status as ops_status
     from baseimg_core.report.page import page
     from baseimg_core.rollout.commands import Rollouts, check_master, refusal
+    from baseimg_core.rollout.errors import MasterUnreachable
     from baseimg_core.rollout.node_ops import CLOCK_TOLERANCE, skew
     from baseimg_core.rollout.store import Store
     from baseimg_core.rollout.transport import SaltTransport, local_cache
@@ -248,6 +250,57 @@ def arrived(tag, id):
     return _run(lambda rollouts: rollouts.arrived(tag, id))
 
 
+def hold(base, version, reason, until=None, tgt="*", tgt_type="glob", timeout=None):
+    """
+    Block a version of a base on nodes: ``baseimg.hold`` on each of them.
+
+    base, version, reason, until
+        As for the execution function ``baseimg.hold``.
+
+    tgt, tgt_type, timeout
+        As for :py:func:`baseimg.fleet`.
+
+    Returns the names of the nodes that ``changed``, those that are ``unchanged`` (an equal hold exists), those
+    ``without`` the base, ``unreachable`` nodes, ``failed`` (node → error), and ``retcode``: 1 if a node is unreachable
+    or failed, or if no node has the base. The command can be repeated.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.hold corp/base:12.0 "'12.1'" reason='shop does not start'
+        salt-run baseimg.hold corp/base:12.0 "'12.1'" reason='see ticket 7' until=2026-12-01 tgt='web*'
+    """
+    texts = {"base": base, "version": version, "reason": reason}
+
+    def command():
+        return _change_holds("baseimg.hold", texts, ops_hold.utc_time(until, "until"), tgt, tgt_type, timeout)
+
+    return _answer(command)
+
+
+def unhold(base, version=None, tgt="*", tgt_type="glob", timeout=None):
+    """
+    Lift the hold on a version of a base, or all holds of the base, on nodes: ``baseimg.unhold`` on each of them.
+
+    base, version
+        As for the execution function ``baseimg.unhold``.
+
+    tgt, tgt_type, timeout
+        As for :py:func:`baseimg.fleet`.
+
+    Returns the same as :py:func:`baseimg.hold`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.unhold corp/base:12.0 "'12.1'"
+    """
+    texts = {"base": base} if version is None else {"base": base, "version": version}
+    return _answer(lambda: _change_holds("baseimg.unhold", texts, "", tgt, tgt_type, timeout))
+
+
 def doctor(tgt="*", tgt_type="glob", timeout=None):
     """
     Check whether the fleet is ready for a rollout: ``baseimg.doctor`` on every node, the nodes' clocks against the
@@ -268,7 +321,8 @@ def doctor(tgt="*", tgt_type="glob", timeout=None):
         salt-run baseimg.doctor
         salt-run baseimg.doctor 'web*' --out=json
     """
-    with _salt_errors():
+
+    def command():
         sent = time.time()
         expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.doctor", full=True)
         received = time.time()
@@ -276,10 +330,9 @@ def doctor(tgt="*", tgt_type="glob", timeout=None):
         skews = {node: skew(clock, sent, received) for node, clock in clocks.items()}
         late = {node: seconds for node, seconds in skews.items() if seconds > CLOCK_TOLERANCE}
         found = diagnosis.fleet(expected, answers, _master_checks(), late)
-    found["retcode"] = __context__["retcode"] = 0 if found["ready"] else diagnosis.NOT_READY
-    if __opts__.get("fun") == "baseimg.doctor" and "output" not in __opts__:
-        return {"outputter": "txt", "data": {**diagnosis.table(found), "retcode": found["retcode"]}}
-    return found
+        return {**found, "retcode": 0 if found["ready"] else diagnosis.NOT_READY}
+
+    return _answer(command, diagnosis.table)
 
 
 def _master_checks():
@@ -320,12 +373,12 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
         salt-run baseimg.fleet 'web*' --out=json
         salt-run baseimg.fleet 'baseimg:drifted:*' tgt_type=grain
     """
-    expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True)
-    summary = model_fleet.collect(expected, answers, baseimg_core.__version__)
-    # __opts__ has the function and the output format of salt-run's command line; the table is its default format
-    if __opts__.get("fun") == "baseimg.fleet" and "output" not in __opts__:
-        return {"outputter": "txt", "data": model_fleet.table(summary)}
-    return summary
+
+    def command():
+        expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True)
+        return model_fleet.collect(expected, answers, baseimg_core.__version__)
+
+    return _answer(command, model_fleet.table)
 
 
 def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
@@ -356,7 +409,8 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         salt-run baseimg.report path=/srv/www/baseimg.html
         salt-run baseimg.report path=/srv/www/baseimg.html rollout=20261124T030000-1f3a
     """
-    with _salt_errors():
+
+    def command():
         if not isinstance(path, str) or not os.path.isabs(path):
             raise ArgumentInvalid(f"path is {path!r}, expected an absolute path")
         record = None if rollout is None else _record(rollout)
@@ -365,13 +419,24 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         bases = [record["base"]] if record else list(summary["bases"])
         impacts = [impact for base in bases for impact in _impacts(base, answers, timeout)]
         size = ops_status.publish(path, page(summary, now(), record, impacts))
-    return {
-        "path": path,
-        "bytes": size,
-        "nodes": summary["nodes"],
-        "unreachable": summary["unreachable"],
-        "asked": [impact["node"] for impact in impacts],
-    }
+        asked = [impact["node"] for impact in impacts]
+        counts = {"nodes": summary["nodes"], "unreachable": summary["unreachable"]}
+        return {"path": path, "bytes": size, **counts, "asked": asked}
+
+    return _answer(command)
+
+
+def _change_holds(function, texts, until, tgt, tgt_type, timeout):
+    """Run a function that changes holds on nodes, and sort the nodes by what it did."""
+    for key, value in texts.items():
+        validation.text(value, key)
+    matched = salt.utils.minions.CkMinions(__opts__).check_minions(tgt, tgt_type)
+    if unknown := sorted(matched.get("missing", ())):
+        raise validation.wrong("tgt", tgt, f"names of minions; unknown: {', '.join(unknown)}")
+    if not matched["minions"]:
+        raise validation.wrong("tgt", tgt, f"a target of type {tgt_type} that matches a minion")
+    arguments = {**texts, "until": until} if until else texts
+    return model_fleet.sort_holds(*_ask(tgt, tgt_type, timeout, function, **arguments))
 
 
 def _run(command):
@@ -446,14 +511,27 @@ def _impacts(base, answers, timeout):
     return [{"node": node, "impact": impacts.get(node, "did not answer")} for node in nodes]
 
 
-@contextlib.contextmanager
-def _salt_errors():
-    """Convert the core's errors to Salt's."""
+def _answer(command, table=None):
+    """
+    Run a command, and return its result for a program, or ``table`` of it for a person.
+
+    An error is a result, too: one line with code and hint for a person, instead of a traceback.
+    """
+    # __opts__ has the function and the output format of salt-run's command line; a person gives no format
+    for_person = str(__opts__.get("fun", "")).startswith("baseimg.") and "output" not in __opts__
     try:
         with translate_os_errors("a file of this master", "use"):
-            yield
+            result = command()
     except BaseimgError as exc:
-        raise CommandExecutionError(str(exc), info=exc.as_dict()) from None
+        result = {"error": str(exc) if for_person else exc.as_dict(), "retcode": 1}
+        table = dict if for_person else None
+    __context__["retcode"] = result.get("retcode", 0)  # for state.orchestrate
+    if not (for_person and table):
+        return result
+    shown = table(result)
+    if isinstance(shown, dict):
+        shown["retcode"] = result["retcode"]  # salt-run takes its exit code from here
+    return {"outputter": "txt", "data": shown}
 
 
 def _ask(tgt, tgt_type, timeout, function, *arguments, **named):
@@ -464,5 +542,7 @@ def _ask(tgt, tgt_type, timeout, function, *arguments, **named):
             published = next(replies, None) or {}
             answers = {node: data["ret"] for reply in replies for node, data in (reply or {}).items() if "ret" in data}
         except SaltClientError as exc:
-            raise CommandExecutionError(f"cannot ask {tgt!r}: {exc}") from exc
+            raise MasterUnreachable(
+                f"cannot send {function} to nodes: {exc}", "start salt-master and run again"
+            ) from exc
     return published.get("minions", []), answers

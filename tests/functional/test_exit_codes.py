@@ -33,6 +33,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "inspect": ("/nowhere.tar",),
     "layer": (BASE,),
     "metrics": (),
+    "order": (),
     "pin": (BASE, "'12.1'"),
     "plan": (BASE, "'12.1'"),
     "prune": (),
@@ -76,7 +77,7 @@ def test_each_function_that_may_fail_is_tried() -> None:
     assert {name for row in rows(HEADINGS["_modules"]) for name in row} - FAILING.keys() == {"problem"}
 
 
-@pytest.mark.parametrize("name", sorted(FAILING.keys() - {"engines"}))
+@pytest.mark.parametrize("name", sorted(FAILING.keys() - {"engines", "order"}))
 def test_a_function_that_fails(nowhere: Caller, name: str) -> None:
     done = nowhere(f"baseimg.{name}", *FAILING[name])
     assert done.code == 1, done.out + done.err
@@ -86,6 +87,16 @@ def test_a_function_that_fails(nowhere: Caller, name: str) -> None:
 
 def test_the_engines_of_a_wrong_declaration(tmp_path: Path) -> None:
     assert call(tmp_path, NO_ENGINE, baseimg={"engine": "rkt"})("baseimg.engines").code == 1
+
+
+def test_the_order_of_a_wrong_declaration(tmp_path: Path) -> None:
+    pillar = tmp_path / "pillar"
+    pillar.mkdir()
+    (pillar / "top.sls").write_text(json.dumps({"base": {"*": ["wrong"]}}))
+    (pillar / "wrong.sls").write_text(json.dumps({"baseimg": {"bases": "nonsense"}}))
+    done = call(tmp_path / "minion", NO_ENGINE, pillar_roots={"base": [str(pillar)]})("baseimg.order")
+    assert done.code == 1, done.out + done.err
+    assert "[argument-invalid]" in done.out + done.err
 
 
 def test_a_problem_is_a_text(nowhere: Caller) -> None:

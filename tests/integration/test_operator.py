@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support import images
 from tests.support.calls import NO_ENGINE, SCRIPTS
@@ -35,9 +37,10 @@ class Fleet:
     engine: Engine
     served: Path
 
-    def typed(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run ``salt-run`` without an output format, as a person types it."""
-        program = [sys.executable, "-W", "ignore", str(SCRIPTS / "salt-run"), "-c", self.master.factory.config_dir]
+    def typed(self, *arguments: str, config_dir: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run ``salt-run`` without an output format; by default with the master's configuration."""
+        config = str(config_dir or self.master.factory.config_dir)
+        program = [sys.executable, "-W", "ignore", str(SCRIPTS / "salt-run"), "-c", config]
         seconds = scaled(SECONDS)
         return subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=seconds, check=False)
 
@@ -82,3 +85,72 @@ class TestDoctor:
             assert fleet.master.quick(node, "saltutil.sync_grains").code == 0
         ready = {node: fleet.master.quick(node, "grains.get", "baseimg:ready").data[node] for node in (*NODES, BROKEN)}
         assert ready == {"sound": True, BROKEN: False}
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (("baseimg.report", "path=report.html"), "argument-invalid"),
+            (("baseimg.hold", BASE, "12.1", "reason=x"), "argument-invalid"),
+            (("baseimg.hold", BASE, "'12.1'", "reason=x", "until=soon"), "argument-invalid"),
+            (("baseimg.hold", BASE, "'12.1'", "reason=x", "tgt=nobody"), "argument-invalid"),
+            (("baseimg.unhold", BASE, "tgt=sound,nobody", "tgt_type=list"), "argument-invalid"),
+            (("baseimg.unhold", BASE, "tgt=G@(", "tgt_type=compound"), "argument-invalid"),
+        ],
+        ids=str,
+    )
+    def test_one_line_and_a_hint(self, fleet: Fleet, arguments: tuple[str, ...], code: str) -> None:
+        assert_one_line(fleet.typed(*arguments), code)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [("baseimg.fleet",), ("baseimg.doctor",), ("baseimg.report", "path=/tmp/x.html"), ("baseimg.unhold", BASE)],
+        ids=str,
+    )
+    def test_the_master_is_down(self, fleet: Fleet, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+        """The configuration of the master, with a directory of sockets that nobody listens on."""
+        config = yaml.safe_load((Path(fleet.master.factory.config_dir) / "master").read_text())
+        (tmp_path / "master").write_text(json.dumps({**config, "sock_dir": str(tmp_path / "sock")}))
+        assert_one_line(fleet.typed(*arguments, config_dir=tmp_path), "master-unreachable")
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], code: str) -> None:
+    """The command failed, and printed the error as one line with a hint."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    first, last = done.stdout.splitlines()
+    assert first.startswith(f"error: [{code}] ")
+    assert " -- " in first
+    assert last == "retcode: 1"
+    assert "Traceback" not in done.stderr
+
+
+class TestHold:
+    def test_over_the_fleet_and_again(self, fleet: Fleet) -> None:
+        """The node without an engine fails; the sound one is held, and a retry changes nothing."""
+        arguments = (BASE, "'12.10'", "reason='shop does not start'", "until=2099-12-01")
+        first = fleet.master.run("baseimg.hold", *arguments)
+        assert (first.code, first.data["changed"], list(first.data["failed"])) == (1, ["sound"], [BROKEN])
+        assert "[engine-unreachable]" in first.data["failed"][BROKEN]
+        again = fleet.master.run("baseimg.hold", *arguments, "tgt=sound")
+        assert (again.code, again.data["changed"], again.data["unchanged"]) == (0, [], ["sound"])
+        (hold,) = self.holds(fleet)
+        assert (hold["version"], hold["reason"], hold["until"]) == (
+            "12.10",
+            "shop does not start",
+            "2099-12-01T00:00:00Z",
+        )
+        other = fleet.master.run("baseimg.unhold", BASE, "'12.1'", "tgt=sound")
+        assert (other.code, other.data["unchanged"], len(self.holds(fleet))) == (0, ["sound"], 1)
+        lifted = fleet.master.run("baseimg.unhold", BASE, "'12.10'", "tgt=sound")
+        assert (lifted.code, lifted.data["changed"], self.holds(fleet)) == (0, ["sound"], [])
+
+    def test_no_node_has_the_base(self, fleet: Fleet) -> None:
+        """A typing error in the base must not look like success."""
+        done = fleet.master.run("baseimg.hold", "corp/none:1", "'12.1'", "reason=x", "tgt=sound")
+        assert (done.code, done.data["without"], done.data["failed"]) == (1, ["sound"], {})
+
+    def holds(self, fleet: Fleet) -> list[dict[str, Any]]:
+        """The active holds of the base on the sound node."""
+        (status,) = fleet.master.quick("sound", "baseimg.status", BASE).data["sound"]["bases"]
+        return list(status["holds"])

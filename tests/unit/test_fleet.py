@@ -135,3 +135,43 @@ class TestCover:
 def test_names_in_their_natural_order() -> None:
     names = ["n10", "n9", "b", "10", "9", "n9-2"]
     assert sorted(names, key=fleet.natural) == ["b", "n9", "n9-2", "n10", "9", "10"]
+
+
+CHANGED = {"changed": True, "holds": []}
+UNCHANGED = {"changed": False, "holds": []}
+ABSENT = "ERROR: [base-absent] no image corp/base:12.0 and no record of it on this node -- check the reference"
+
+
+class TestHolds:
+    def test_nodes_are_sorted_by_what_the_function_did(self) -> None:
+        answers = {
+            "node10": CHANGED,
+            "node2": CHANGED,
+            "node3": UNCHANGED,
+            "node4": ABSENT,
+            "node5": "ERROR: [layer-busy] \x1b[2J",
+            "node6": None,
+            "node8": "ERROR: [layer-busy] another job reads the text [base-absent]",
+        }
+        found = fleet.sort_holds([*answers, "node7"], answers)
+        assert (found["changed"], found["unchanged"]) == (["node2", "node10"], ["node3"])
+        assert (found["without"], found["unreachable"]) == (["node4"], ["node7"])
+        assert found["failed"].keys() == {"node5", "node6", "node8"}
+        assert "\x1b" not in str(found["failed"]["node5"])
+
+    @pytest.mark.parametrize(
+        ("answers", "retcode"),
+        [
+            ({"node1": CHANGED}, 0),
+            ({"node1": UNCHANGED, "node2": ABSENT}, 0),
+            ({"node1": ABSENT}, 1),  # a typing error in the base must not look like success
+            ({"node1": CHANGED, "node2": "ERROR: [layer-busy] another job works on this base"}, 1),
+            ({}, 1),
+        ],
+        ids=str,
+    )
+    def test_the_exit_code(self, answers: dict[str, Any], retcode: int) -> None:
+        assert fleet.sort_holds(answers, answers)["retcode"] == retcode
+
+    def test_a_node_that_does_not_answer(self) -> None:
+        assert fleet.sort_holds(["node1", "node2"], {"node1": CHANGED})["retcode"] == 1

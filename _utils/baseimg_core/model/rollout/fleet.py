@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...display import printable
+from ...errors import BaseAbsent
 from ..store.drift import drift
 
 FORMAT = 1
@@ -147,6 +148,33 @@ def _in_order(base: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return a base with its versions sorted: the version with most nodes first."""
     versions = sorted(base["versions"].items(), key=lambda item: (-len(item[1]), natural(item[0])))
     return {**base, "versions": dict(versions)}
+
+
+def sort_holds(expected: Iterable[str], answers: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Sort nodes by their answers to ``baseimg.hold`` or ``baseimg.unhold``.
+
+    Args:
+        expected: names of the nodes that should answer.
+        answers: the function's return by node, or the error that replaced it.
+
+    Returns:
+        The lists ``changed``, ``unchanged``, ``without`` (nodes without the base) and ``unreachable``, the mapping
+        ``failed`` (node -> error), and ``retcode``: 1 if a node is unreachable or failed, or if no node has the base.
+    """
+    result: dict[str, Any] = {"changed": [], "unchanged": [], "without": [], "unreachable": [], "failed": {}}
+    for node in sorted({*expected, *answers}, key=natural):
+        answer = answers.get(node)
+        if node not in answers:
+            result["unreachable"].append(node)
+        elif isinstance(answer, Mapping) and isinstance(answer.get("changed"), bool):
+            result["changed" if answer["changed"] else "unchanged"].append(node)
+        elif isinstance(answer, str) and answer.startswith(f"ERROR: [{BaseAbsent.code}]"):
+            result["without"].append(node)
+        else:
+            result["failed"][node] = printable(answer, _REASON)
+    done = result["changed"] or result["unchanged"]
+    return {**result, "retcode": 0 if done and not (result["unreachable"] or result["failed"]) else 1}
 
 
 def natural(name: str) -> list[tuple[int, str]]:
