@@ -99,13 +99,13 @@ NAMES = [
         "odd names",
         [[*ROOT, file("new\nline", b"1"), file(RAW_NAME, b"1"), file(LONG, b"1"), file("…/..data", b"1")]],
         [[file("new\nline", b"2"), file(RAW_NAME, b"2"), file(LONG, b"2"), file("…/..data", b"2"), file(" -- *\\")]],
-        {"~new\nline", r"~raw-\xff\xfe", f"~{LONG}", "~…/..data", "+ -- *\\"},
+        {r"~new\nline", r"~raw-\xff\xfe", f"~{LONG}", "~…/..data", "+ -- *\\"},
     ),
     above(
         "odd names that go, and that come",
         [[*ROOT, file("d/new\nline"), file(b"d/\xff"), file(f"d/{LONG[:251]}", b"1"), directory("d")]],
         [[whiteout("d/new\nline"), whiteout(b"d/\xff"), whiteout(f"d/{LONG[:251]}"), file(b"d/\xfe"), file("d/\n")]],
-        {"-d/new\nline", r"-d/\xff", f"-d/{LONG[:251]}", r"+d/\xfe", "+d/\n"},
+        {r"-d/new\nline", r"-d/\xff", f"-d/{LONG[:251]}", r"+d/\xfe", r"+d/\n"},
     ),
     instead(
         "a name of 255 bytes that goes",

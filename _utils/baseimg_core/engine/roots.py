@@ -20,4 +20,5 @@ def default_layers_roots() -> list[str]:
     data_roots = [data_root, *sorted(glob.glob(os.path.join(glob.escape(data_root), "[0-9]*.[0-9]*")))]
     names = ("overlay2", f"containerd/daemon/{_SNAPSHOTS}")
     roots = [os.path.join(directory, name) for directory in data_roots for name in names]
-    return [*roots, "/var/lib/containers/storage/overlay", f"/var/lib/containerd/{_SNAPSHOTS}"]
+    containerd = ("/var/lib/containerd", "/var/lib/rancher/k3s/agent/containerd")
+    return [*roots, "/var/lib/containers/storage/overlay", *(f"{root}/{_SNAPSHOTS}" for root in containerd)]

@@ -139,8 +139,8 @@ class Snapshots:
         Returns:
             True if every file's content and every path are equal, False if not, ``None`` without a readable blob.
         """
-        for row in self.ctr.table("content", "ls", f'labels."containerd.io/uncompressed"=={diff_id}'):
-            with self.ctr.stream_blob(row[0]) as blob:
+        for digest in self._blobs(diff_id):
+            with self.ctr.stream_blob(digest) as blob:
                 matches = _compare(blob, diff_id, os.fsencode(directory))
             if matches is not None:
                 return matches
@@ -148,12 +148,17 @@ class Snapshots:
 
     def packed_layer(self, diff_id: str) -> PackedLayer | None:
         """Return the layer ``diff_id`` as packed, from its blob; ``None`` without a readable blob."""
-        for row in self.ctr.table("content", "ls", f'labels."containerd.io/uncompressed"=={diff_id}'):
-            with self.ctr.stream_blob(row[0]) as blob:
+        for digest in self._blobs(diff_id):
+            with self.ctr.stream_blob(digest) as blob:
                 layer = _read_packed(blob, diff_id)
             if layer:
                 return layer
         return None
+
+    def _blobs(self, diff_id: str) -> list[str]:
+        """Return the digests of a layer's blobs: compressed ones have a label, and an uncompressed one is the layer."""
+        filters = (f'labels."containerd.io/uncompressed"=={diff_id}', f"digest=={diff_id}")
+        return [row[0] for row in self.ctr.table("content", "ls", *filters)]
 
 
 class OnSnapshots:

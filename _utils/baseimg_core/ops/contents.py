@@ -15,7 +15,7 @@ from typing import Any
 
 from ..context import Context
 from ..engine.base import Engine
-from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack
+from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack, RecordInvalid
 from ..model.stack import ids
 from ..model.store.record import Record
 from . import bases
@@ -35,10 +35,11 @@ def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) 
 
     Raises:
         BaseAbsent: Neither the name nor a bundle locates the base.
+        RecordInvalid: The same, and a record that cannot be read may be that of the base.
     """
     try:
         return bases.locate_all(engine, name, chain_id)
-    except BaseAbsent:
+    except (BaseAbsent, RecordInvalid):  # the base's own record may be the unusable one
         if chain_id or not engine.images():
             raise
         for base in _sources(engine, name, sorted(catalogue.bundles), catalogue):
@@ -57,7 +58,10 @@ def _sources(engine: Engine, name: str, versions: Iterable[str], catalogue: Cata
 
 def _match(engine: Engine, base: Base) -> Base:
     """Return a base that only a bundle located, with its own name."""
-    record = base.store.read()
+    try:
+        record = base.store.read()
+    except BaseimgError:  # the operation reports the record, or repairs it
+        return base
     own = record.reference if record else bases.by_chain(engine, base.chain_id, None, base.diff_ids).reference
     return base if own == base.reference else replace(base, matched=own)
 
