@@ -202,6 +202,10 @@ class _HashingReader(io.RawIOBase):
     def __init__(self, stream: io.BufferedIOBase, damaged: type[Exception] = OSError) -> None:
         self._stream, self._damaged, self.sha = stream, damaged, hashlib.sha256()
 
+    def readable(self) -> bool:
+        """Return True; a :class:`io.BufferedReader` asks."""
+        return True
+
     def read(self, size: int = -1, /) -> bytes:
         """Read and hash up to ``size`` bytes."""
         try:
