@@ -241,7 +241,7 @@ class TestGood:
         back = fleet.run("rollback", BASE)
         assert (back["id"], back["state"], back["retcode"]) == (told["id"], "rolled-back", 0)
         assert fleet.shown() == everywhere(OLD)
-        assert "changed a node" in fleet.refused("rollout-empty", "rollback", BASE)
+        assert "has a changed node left" in fleet.refused("rollout-empty", "rollback", BASE)
 
     def test_fetching_ahead_moves_all_bytes(self, fleet: Fleet) -> None:
         """Converging later uses the fetched bundle and transfers nothing."""
