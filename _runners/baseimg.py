@@ -213,8 +213,8 @@ def status(id=None):
     id
         The rollout's ID, or its base, for the newest rollout. Default: list all rollouts.
 
-    Returns the record, or the list. For an unfinished rollout, ``moved_by`` is the process that runs it, or ``nobody``.
-    If it is ``nobody``, ``next`` has the commands that continue the rollout.
+    Returns the record, or the list. ``moved_by`` names the process that runs an unfinished rollout. ``nobody`` means
+    that no process runs it; then ``next`` has the commands that continue the rollout.
 
     CLI Example:
 

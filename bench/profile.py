@@ -1,5 +1,5 @@
 """
-Where a step of baseimg spends its time, for each workload.
+The time of each part of a step of baseimg, for each workload.
 
 `python -m bench.profile [--workloads …] [--filesystems …]`
 

@@ -201,7 +201,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("one", classes(), ids=lambda one: one.__name__)
     def test_each_says_what_to_do(self, one: type[BaseimgError]) -> None:
-        """An error has a hint, or its message says what was expected."""
+        """Each error has a hint, or a message that names the expected value."""
         if one.hint:
             return
         calls = [(path, call) for path, call in raised() if call.func.id == one.__name__]  # type: ignore[attr-defined]

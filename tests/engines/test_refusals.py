@@ -178,12 +178,12 @@ class TestOtherStores:
         command = [sys.executable, "-c", program, engine.url]
         environment = {**os.environ, "PYTHONPATH": str(REPO / "_utils")}
 
-        def told(*before: str) -> str:
+        def storage_or_code(*before: str) -> str:
             done = subprocess.run([*before, *command], env=environment, capture_output=True, text=True, check=True)
             return done.stdout.strip()
 
-        assert told() == told("unshare", "--mount") == "docker/overlay2"
-        assert told("unshare", "--pid", "--fork", "--mount-proc") == "storage-unsupported"
+        assert storage_or_code() == storage_or_code("unshare", "--mount") == "docker/overlay2"
+        assert storage_or_code("unshare", "--pid", "--fork", "--mount-proc") == "storage-unsupported"
 
 
 @contextmanager

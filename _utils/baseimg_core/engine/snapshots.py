@@ -8,9 +8,9 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import cast, overload
+from typing import TypeVar, cast, overload
 
 from ..errors import NotUnpacked
 from ..linux.files import CHUNK
@@ -22,6 +22,7 @@ from .packed import Sequential, read_layer
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
+_Read = TypeVar("_Read")
 # damaged, or an unknown compression
 _UNREADABLE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
 
@@ -139,26 +140,21 @@ class Snapshots:
         Returns:
             True if every file's content and every path are equal, False if not, ``None`` without a readable blob.
         """
-        for digest in self._blobs(diff_id):
-            with self.ctr.stream_blob(digest) as blob:
-                matches = _compare(blob, diff_id, os.fsencode(directory))
-            if matches is not None:
-                return matches
-        return None
+        return self._read_blob(diff_id, lambda blob: _compare(blob, diff_id, os.fsencode(directory)))
 
     def packed_layer(self, diff_id: str) -> PackedLayer | None:
         """Return the layer ``diff_id`` as packed, from its blob; ``None`` without a readable blob."""
-        for digest in self._blobs(diff_id):
-            with self.ctr.stream_blob(digest) as blob:
-                layer = _read_packed(blob, diff_id)
-            if layer:
-                return layer
-        return None
+        return self._read_blob(diff_id, lambda blob: _read_packed(blob, diff_id))
 
-    def _blobs(self, diff_id: str) -> list[str]:
-        """Return the digests of a layer's blobs: compressed ones have a label, and an uncompressed one is the layer."""
-        filters = (f'labels."containerd.io/uncompressed"=={diff_id}', f"digest=={diff_id}")
-        return [row[0] for row in self.ctr.table("content", "ls", *filters)]
+    def _read_blob(self, diff_id: str, read: Callable[[io.BufferedReader], _Read | None]) -> _Read | None:
+        """Return the result of reading the first blob of a layer that ``read`` understands; ``None`` without one."""
+        filters = (f'labels."containerd.io/uncompressed"=={diff_id}', f"digest=={diff_id}")  # the latter: uncompressed
+        for row in self.ctr.table("content", "ls", *filters):
+            with self.ctr.stream_blob(row[0]) as blob:
+                result = read(blob)
+            if result is not None:
+                return result
+        return None
 
 
 class OnSnapshots:

@@ -170,7 +170,7 @@ def check_swappable(engine: Engine, base: Base) -> None:
     if os.path.commonpath([root, os.path.realpath(base.directory)]) != root:
         raise StorageUnsupported(
             f"{base.directory} is outside of {engine.layers_root}, in a shared or read-only store",
-            "converge the base where that store is filled; or remove the images on it from this engine, remove the "
+            "converge the base on the machine that fills that store; or remove its images from this engine, remove the "
             "store from storage.conf (additionalimagestores, imagestore), and pull the images again",
         )
     mounts.check_host()

@@ -37,7 +37,7 @@ def check(context: Context, nest: Nest, generation: Generation) -> None:
     Args:
         context: The context of the operation; ``protection`` has the declared trials.
         nest: The nest of the base. Its locks are held.
-        generation: The generation that is to be swapped in.
+        generation: The generation to swap in.
 
     Raises:
         TrialFailed: A trial failed.
