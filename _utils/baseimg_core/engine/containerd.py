@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, NotUnpacked
 from ..model.stack.owners import Owners
-from . import bundles
+from . import runtime_config
 from .base import Container, Image
 from .ctr import SNAPSHOTTER, Absent, Ctr
 from .docker import check_here
@@ -90,7 +90,7 @@ class Containerd(OnSnapshots):
     def _details(self, key: str, pid: int) -> Mapping[str, Any]:
         """Return a container's description. Nothing in it that baseimg reads changes while the container exists."""
         if key not in self._described:
-            bundle = bundles.describe(pid, key, self._ctr.namespace) if pid else None
+            bundle = runtime_config.container_info(pid, key, self._ctr.namespace) if pid else None
             if bundle is None or self._snapshots.ancestors(key) is None:  # the CRI's snapshots have the containers' IDs
                 bundle = self._ctr.run_json("containers", "info", key)
             self._described[key] = bundle

@@ -23,7 +23,7 @@ _LABELS = {
 _KIND, _IMAGE = _CRI + "container-type", _CRI + "image-name"
 
 
-def describe(pid: int, container_id: str, namespace: str) -> Mapping[str, Any] | None:
+def container_info(pid: int, container_id: str, namespace: str) -> Mapping[str, Any] | None:
     """
     Describe a running container from its bundle, with the fields of ``ctr containers info`` that baseimg reads.
 
