@@ -28,7 +28,7 @@ sys.path[:0] = [str(REPO), str(REPO / "_utils")]
 
 from baseimg_core.disk.impact.change import BaseChange  # noqa: E402
 from baseimg_core.disk.impact.judge import Judge  # noqa: E402
-from baseimg_core.disk.impact.view import NewBase, NewFile, OldBase, read_new_file  # noqa: E402
+from baseimg_core.disk.impact.view import BaseAfterBundles, NewFile, BaseOnDisk, read_new_file  # noqa: E402
 from baseimg_core.disk.stack.compare import compare  # noqa: E402
 from baseimg_core.disk.stack.directories import Stack  # noqa: E402
 from baseimg_core.linux.files import hex_digest  # noqa: E402
@@ -216,7 +216,7 @@ def base_change(old: Path, new: Path) -> BaseChange:
         expected[change.path] = ExpectedPath(change.path, change.entry, digest)
     stack = Stack([str(old)])
     paths = ExpectedPaths(expected)
-    return BaseChange(stack, NewBase(OldBase(stack), paths, files), paths, {})
+    return BaseChange(stack, BaseAfterBundles(BaseOnDisk(stack), paths, files), paths, {})
 
 
 def base(where: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ..context import Context
 from ..disk.impact import judged as judgements
 from ..disk.impact.judged import Judged
-from ..disk.impact.view import OldBase
+from ..disk.impact.view import BaseOnDisk
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store.layout import siblings
@@ -99,7 +99,7 @@ def _changes(base: Base, record: Record, generation: Generation) -> Changes:
     new = Stack([base.store.path(record, generation.number), *lower])
     changes = compare(old, new, contents=True, siblings=siblings)
     expected = ExpectedPaths({change.path: ExpectedPath(change.path, change.entry) for change in changes})
-    return Changes(generation.version, expected, OldBase(new), packages=None, config=None)
+    return Changes(generation.version, expected, BaseOnDisk(new), packages=None, config=None)
 
 
 def _save(context: Context, base: Base, record: Record, judged: Judged) -> None:

@@ -11,7 +11,7 @@ from ..context import Context
 from ..disk.impact import layer_scan
 from ..disk.impact.change import BaseChange
 from ..disk.impact.judge import Judge
-from ..disk.impact.view import NewBase, NewFile, OldBase
+from ..disk.impact.view import BaseAfterBundles, NewFile, BaseOnDisk
 from ..disk.packages import databases
 from ..disk.stack.directories import Stack
 from ..engine.base import Container, Image
@@ -47,7 +47,7 @@ class Changes:
     #: The changed paths and their expected entries.
     expected: ExpectedPaths
     #: The content after the changes.
-    new: NewBase | OldBase
+    new: BaseAfterBundles | BaseOnDisk
     #: The changed packages; ``None`` if a bundle does not record them.
     packages: Packages | None
     #: Difference of the base's configuration; ``None`` if a bundle does not record it.
@@ -88,7 +88,7 @@ def read_changes(context: Context, base: Base, record: Record, catalogue: Catalo
     return Changes(
         version=manifests[-1].target.version,
         expected=expected,
-        new=NewBase(OldBase(start), expected, files),
+        new=BaseAfterBundles(BaseOnDisk(start), expected, files),
         packages=model_packages.combine([manifest.packages for manifest in manifests]),
         config=configs.combine([manifest.config for manifest in manifests]),
     )

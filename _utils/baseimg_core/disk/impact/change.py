@@ -19,7 +19,7 @@ from ...model.packages.dpkg import Package
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..stack.directories import Stack
-from .view import LayeredView, NewBase, OldBase
+from .view import LayeredView, BaseAfterBundles, BaseOnDisk
 
 #: Readers of package databases by path.
 DATABASES = {
@@ -50,7 +50,7 @@ class BaseChange:
     def __init__(
         self,
         pristine: Stack,
-        new: NewBase | OldBase,
+        new: BaseAfterBundles | BaseOnDisk,
         expected: ExpectedPaths,
         config: Mapping[str, tuple[str, str]],
     ) -> None:
@@ -62,7 +62,7 @@ class BaseChange:
             config: The difference of the base's configuration.
         """
         self.expected, self.config, self.pristine = expected, config, pristine
-        self.old = OldBase(pristine)
+        self.old = BaseOnDisk(pristine)
         self.new = new
         self.memory: dict[bytes, Elf | str | None] = {}
         self._packages: dict[bytes, tuple[Mapping[str, Package], Mapping[str, Package]]] = {}

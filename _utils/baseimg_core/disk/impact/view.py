@@ -109,7 +109,7 @@ class _Found:
     has_base: bool = False
 
 
-class OldBase:
+class BaseOnDisk:
     """A content of the base on this node."""
 
     def __init__(self, stack: Stack) -> None:
@@ -131,11 +131,11 @@ class OldBase:
 
 
 @dataclass(slots=True)
-class NewBase:
+class BaseAfterBundles:
     """The content of the base after the bundles are applied."""
 
     #: The content that the bundles start from.
-    old: OldBase
+    old: BaseOnDisk
     #: The paths that the bundles change.
     expected: ExpectedPaths
     #: The files in the bundles, by path.
@@ -181,7 +181,7 @@ def _on_disk(path: bytes, own: bool) -> _Found | None:
 class LayeredView:
     """Application layers, top first, over one content of the base: a :class:`~model.impact.view.View`."""
 
-    def __init__(self, own: Sequence[str], base: OldBase | NewBase, memory: dict[bytes, Elf | str | None]) -> None:
+    def __init__(self, own: Sequence[str], base: BaseOnDisk | BaseAfterBundles, memory: dict[bytes, Elf | str | None]) -> None:
         """Create a view; ``memory`` caches parsed files by absolute path and may be shared by views."""
         roots = tuple(os.fsencode(directory) for directory in own)
         self._base, self._memory = base, memory

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ...context import Context
 from ...disk.containers.sandbox import Sandbox
-from ...disk.impact.view import LayeredView, OldBase
+from ...disk.impact.view import LayeredView, BaseOnDisk
 from ...disk.stack.directories import Stack
 from ...engine.base import Image
 from ...errors import ArgumentInvalid, TrialFailed
@@ -95,7 +95,7 @@ def run(
         raise ArgumentInvalid(f"{image.name} is not built on {base.reference}", "baseimg.impact lists its images")
     content = base.store.path(record, generation.number)
     layers = [*image.directories[: height - 1], content, *image.directories[height:]][::-1]
-    view = LayeredView((), OldBase(Stack(layers)), {})
+    view = LayeredView((), BaseOnDisk(Stack(layers)), {})
     place = base.store.layout.staging  # recovery removes it
     os.mkdir(place, 0o700)
     try:
