@@ -135,7 +135,7 @@ class TestOtherReleases:
         assert (found.format, found.current, found.previous, found.highest) == (1, 2, 1, 2)
         assert [one.version for one in found.generations.values()] == ["12.0", "12.1", "12.2"]
         assert all(not (one.id or one.proof or one.view or one.damage) for one in found.generations.values())
-        assert [one.can_start for one in found.generations.values()] == [True, False, False]
+        assert [one.can_be_source for one in found.generations.values()] == [True, False, False]
         assert json.loads(found.dump())["format"] == model.FORMAT
 
     def test_unknown_fields_are_kept(self) -> None:

@@ -92,7 +92,7 @@ class Catalogue:
         """True if a generation was made from the declared bundle, and this node still trusts that bundle."""
         # adopted content has no bundle, so no bundle leads to it, whatever the name of its version
         made = bool(generation.bundle) and self._digest(declared) in (None, generation.bundle)
-        return made and self.may_start(generation)
+        return made and self.is_trusted(generation)
 
     def _digest(self, declared: Source) -> str | None:
         """Return a bundle's declared digest, else the digest of its file; ``None`` if only a fetch would tell."""
@@ -112,7 +112,7 @@ class Catalogue:
                 return "sha256:" + hex_digest(file)
         return None
 
-    def may_start(self, generation: Generation) -> bool:
+    def is_trusted(self, generation: Generation) -> bool:
         """True if this node trusts a generation: pristine, or signed if signatures are required."""
         return not self._context.trust.required or generation.number == 0 or bool(generation.signed_by)
 
@@ -200,7 +200,7 @@ def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
         return Plan(version, generation)
     if version in catalogue.bundles and (generation := _same_content(record, version, catalogue)):
         return Plan(version, generation, same_content=True)
-    starts = [candidate for candidate in record.usable if candidate.can_start and catalogue.may_start(candidate)]
+    starts = [candidate for candidate in record.usable if candidate.can_be_source and catalogue.is_trusted(candidate)]
     try:
         route = bundle_route.route(
             version, catalogue.bundles.keys(), {candidate.chain_id for candidate in starts}, catalogue.manifest

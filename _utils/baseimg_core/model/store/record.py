@@ -62,7 +62,7 @@ class Generation:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def can_start(self) -> bool:
+    def can_be_source(self) -> bool:
         """True if a new generation may be built from it: undamaged, and pristine or proven."""
         return not self.damaged and bool(self.number == 0 or self.proof)
 
