@@ -363,7 +363,7 @@ class Change:
             steps = self.decide(record)
             swap.check(self.context, self.base, record, steps)
             nest = Nest(self.context, self.base, record, targets(steps, self.catalogue))
-            if judge := verdicts.judge(self.context, nest, steps, self.catalogue):
+            if judge := verdicts.build_image_judge(self.context, nest, steps, self.catalogue):
                 self.judged = verdicts.check(self.context, self.base, judge)
             return nest
         finally:

@@ -137,7 +137,7 @@ class _Preview:
         self._damaged = goal.repair and is_real and tamper.mark_live(base, self.record, change.audit)
         self._steps = change.decide(self.record)
         self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), foreseen)
-        self._judge = None if self.hold else verdicts.judge(context, self._nest, self._steps, self._catalogue)
+        self._judge = None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)
 
     def result(self, restarted: Collection[str]) -> dict[str, Any]:
         """Return the result of ``baseimg.plan``; ``restarted`` names containers that earlier converges restart."""

@@ -294,7 +294,7 @@ def counts(judgements: Iterable[Judgement]) -> dict[str, int]:
     return totals
 
 
-def judge(context: Context, nest: Nest, plan: Plan, catalogue: Catalogue) -> ImageJudge | None:
+def build_image_judge(context: Context, nest: Nest, plan: Plan, catalogue: Catalogue) -> ImageJudge | None:
     """
     Return a judge for the images that a plan changes. Reads every bundle of the plan once.
 
