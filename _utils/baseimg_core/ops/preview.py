@@ -134,7 +134,7 @@ class _Preview:
         self.record = copy.deepcopy(foreseen.get(os.path.dirname(base.directory))) or self._on_disk
         change = Change(context, base, goal.version, self._catalogue, goal.policy, goal.repair)
         is_real = self.record.current in self._on_disk.generations  # a foreseen mask is sound
-        self._damaged = goal.repair and is_real and tamper.mark_live(base, self.record, change.audit)
+        self._damaged = goal.repair and is_real and tamper.audit_live(base, self.record, change.audit)
         self._steps = change.decide(self.record)
         self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), foreseen)
         self._judge = None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)

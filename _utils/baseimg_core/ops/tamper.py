@@ -115,7 +115,7 @@ def compare(base: Base, record: Record, generation: Generation, deep: bool) -> C
     return index.compare(path, base.store.path(record, generation.number), pristine, deep)
 
 
-def mark_live(base: Base, record: Record, audit: Audit) -> bool:
+def audit_live(base: Base, record: Record, audit: Audit) -> bool:
     """
     True if the live content is damaged. The damage is marked in the record, which is not saved.
 
@@ -146,7 +146,7 @@ def detect(context: Context, base: Base, audit: Audit) -> bool:
     record = base.store.read()
     if record is None:
         return False
-    damaged = mark_live(base, record, audit)
+    damaged = audit_live(base, record, audit)
     audit.persist(context)
     return damaged
 
