@@ -28,7 +28,7 @@ sys.path[:0] = [str(REPO), str(REPO / "_utils")]
 
 from baseimg_core.disk.impact.change import BaseChange  # noqa: E402
 from baseimg_core.disk.impact.judge import Judge  # noqa: E402
-from baseimg_core.disk.impact.view import BaseAfterBundles, NewFile, BaseOnDisk, read_new_file  # noqa: E402
+from baseimg_core.disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile, read_new_file  # noqa: E402
 from baseimg_core.disk.stack.compare import compare  # noqa: E402
 from baseimg_core.disk.stack.directories import Stack  # noqa: E402
 from baseimg_core.linux.files import hex_digest  # noqa: E402

@@ -41,7 +41,7 @@ def begun(policy: dict[str, Any], names: list[str]) -> Rollout:
 
 def replayed(before: Rollout, record: Rollout) -> Rollout:
     """Return the old record with all of the present record's journal applied."""
-    return rollout_record.parse(before.dump(), "here", [json.loads(rollout_record.compact(record.take_change()))])
+    return rollout_record.parse(before.dump(), "here", [json.loads(rollout_record.compact(record.drain_changes()))])
 
 
 def prepare(record: Rollout, index: int, outcomes: dict[str, str]) -> None:

@@ -53,7 +53,7 @@ class TestJournal:
         snapshot = (Path(store.home) / "1.json").stat()
         for number in range(20):
             record.update(f"node{number}", state=rollout_record.UPDATED, started=AT)
-            record.tell(AT, f"node{number}: updated")
+            record.add_event(AT, f"node{number}: updated")
             store.save(record)
         journal = Path(store.home) / "1.journal"
         assert len(journal.read_bytes().splitlines()) == 20
@@ -69,7 +69,7 @@ class TestJournal:
         monkeypatch.setattr(os, "fdatasync", synced.append)
         record = large(store, 1)
         for number, durable in enumerate((False, False, True, False)):
-            record.tell(AT, str(number))
+            record.add_event(AT, str(number))
             store.save(record, durable)
         assert len(synced) == 1
         store.save(record)
@@ -89,7 +89,7 @@ class TestJournal:
         record = large(store, 1)
         sizes = []
         for number in range(100):
-            record.tell(AT, f"event {number}")
+            record.add_event(AT, f"event {number}")
             store.save(record)
             journal = Path(store.home) / "1.journal"
             sizes.append(journal.stat().st_size if journal.exists() else 0)
@@ -119,7 +119,7 @@ class TestJournal:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         record = large(store, 1)
-        record.act(AT, "ops", "resumed")
+        record.add_action(AT, "ops", "resumed")
         record.declare({"version": "3"})
         store.save(record)
         monkeypatch.setattr(rollout_store.files, "discard", lambda path: None)  # killed before the discard

@@ -23,7 +23,7 @@ from .bases import Base
 from .plan import Catalogue, decide
 
 
-def find(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
+def find_bases(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
     """
     Return every content on the node that bears a declared name.
 

@@ -93,7 +93,7 @@ def converge(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        found = coverage.find(context, name, catalogue, chain_id)
+        found = coverage.find_bases_or_coverage(context, name, catalogue, chain_id)
         contents.check(context, name, version, catalogue, found)
         results = []
         for base in found:
@@ -159,7 +159,7 @@ def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, rea
         audit.refresh(record)
         if generation.number:
             bases.check_swappable(context.engine, base)
-        generation = nest.fit(generation)
+        generation = nest.adapt_to_lower(generation)
         live = record.live
         if reason is not None and generation is not live:
             # before the swap: a crash between the two leaves a hold on the live version, and the retry swaps
@@ -296,7 +296,7 @@ class Change:
             aliases.check(context, base, self.version)
         with ops_nest.locked(context, self._prepare(record), self._read_locked) as nest:
             record = nest.changing.record
-            generation = nest.fit(self.obtain(record))
+            generation = nest.adapt_to_lower(self.obtain(record))
             with discarding(base, record, generation):
                 if generation is not record.live:
                     self.judged = arrivals.check(context, nest, generation, self.judged)
@@ -345,7 +345,7 @@ class Change:
         damage = "" if self.repair else known_damage(record, self.version, self.catalogue)
         is_declared = confirmed(record, self.version, self.catalogue) is live or (damage and record.current)
         nest = Nest(self.context, self.base, record)
-        if not is_declared or not (nest.fits(live) and nest.uppers_fit()):
+        if not is_declared or not (nest.is_right_over_lower(live) and nest.are_uppers_right()):
             return None
         restarts = restart.plan_restarts(self.context.engine, self.base, record, self.policy, record.current)
         if restarts.batches:

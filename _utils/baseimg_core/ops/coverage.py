@@ -12,7 +12,7 @@ from .bases import Base
 from .plan import Catalogue
 
 
-def find(context: Context, name: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
+def find_bases_or_coverage(context: Context, name: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
     """
     Return every content that a declaration stands for.
 
@@ -27,7 +27,7 @@ def find(context: Context, name: str, catalogue: Catalogue, chain_id: str | None
     """
 
     def search(engine: Engine) -> list[Base]:
-        return contents.find(engine, name, catalogue, chain_id)
+        return contents.find_bases(engine, name, catalogue, chain_id)
 
     try:
         return search(context.engine)

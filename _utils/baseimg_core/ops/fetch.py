@@ -30,7 +30,7 @@ def fetch(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        base = contents.find(context.engine, name, catalogue, chain_id)[0]
+        base = contents.find_bases(context.engine, name, catalogue, chain_id)[0]
         version = bases.version_or_pristine(context.engine, base, version, bundles)
         record = base.store.read() or bases.initial_record(context.engine, base)
         plan = decide(record, version, catalogue)

@@ -123,7 +123,7 @@ class Nest:
         below = next((declared[name] for name in names if name in declared), None)
         return nests.is_exact(member.base.chain_id, generation, below, member.is_version)
 
-    def fits(self, generation: Generation) -> bool:
+    def is_right_over_lower(self, generation: Generation) -> bool:
         """True if a generation of the changing base is right over the live contents below it."""
         return not self.is_exact(self.changing, generation) or nests.is_right(generation, self._contents(self.changing))
 
@@ -151,7 +151,7 @@ class Nest:
         declared = self._context.versions
         return next((version for name, (located, version) in declared.items() if {name, located} & names), None)
 
-    def fit(self, generation: Generation) -> Generation:
+    def adapt_to_lower(self, generation: Generation) -> Generation:
         """
         Return a generation with this content that is right over the live contents below its base.
 
@@ -160,7 +160,7 @@ class Nest:
         Raises:
             SpaceExhausted, BaseNested: The mask cannot be made. A generation that was never live is deleted.
         """
-        if self.fits(generation):
+        if self.is_right_over_lower(generation):
             return generation
         needed = self._contents(self.changing)
         if kept := nests.find(self.changing.record, generation, needed):
@@ -171,7 +171,7 @@ class Nest:
         finally:
             _abandon(self.changing, generation)
 
-    def uppers_fit(self) -> bool:
+    def are_uppers_right(self) -> bool:
         """True if every exact base above is right over the live contents below it."""
         return all(
             nests.is_right(member.live, self._contents(member))
@@ -238,7 +238,7 @@ class Nest:
         Raises:
             BaseNested: The swap needs a mask that cannot be made.
         """
-        if not self.fits(generation):
+        if not self.is_right_over_lower(generation):
             generation = self._foresee_mask(self.changing, generation, self._contents(self.changing))
         for member in self.upper:
             needed = self._contents(member, generation)

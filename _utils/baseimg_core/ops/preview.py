@@ -87,7 +87,7 @@ def _previews(
     """Yield the preview of every content that a goal stands for."""
     runner.check(context.engine, goal.policy)
     catalogue = Catalogue(context, goal.bundles, stack)
-    found = coverage.find(context, goal.name, catalogue, goal.chain_id)
+    found = coverage.find_bases_or_coverage(context, goal.name, catalogue, goal.chain_id)
     contents.check(context, goal.name, goal.version, catalogue, found)
     for base in found:
         yield _Preview(context, goal, base, catalogue, foreseen)
@@ -137,7 +137,9 @@ class _Preview:
         self._damaged = goal.repair and is_real and tamper.audit_live(base, self.record, change.audit)
         self._steps = change.decide(self.record)
         self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), foreseen)
-        self._judge = None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)
+        self._judge = (
+            None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)
+        )
 
     def result(self, restarted: Collection[str]) -> dict[str, Any]:
         """Return the result of ``baseimg.plan``; ``restarted`` names containers that earlier converges restart."""
@@ -153,7 +155,9 @@ class _Preview:
     def is_change(self) -> bool:
         """True if the converge would swap the base or a base above it."""
         nest = self._nest
-        return self._steps.generation is not self.record.live or not (nest.fits(self.record.live) and nest.uppers_fit())
+        return self._steps.generation is not self.record.live or not (
+            nest.is_right_over_lower(self.record.live) and nest.are_uppers_right()
+        )
 
     @property
     def hold(self) -> Hold | None:

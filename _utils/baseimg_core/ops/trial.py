@@ -53,7 +53,7 @@ def trial(context: Context, name: str, declared: Declared, image: str, wanted: T
         known = set(record.generations)
         generation = converge.obtain(context, base, version, catalogue, record)
         try:
-            generation = nest.fit(generation)
+            generation = nest.adapt_to_lower(generation)
             outcome, failure = trials.run(context, base, record, generation, tried, wanted)
         finally:
             if generation.number not in known:

@@ -11,7 +11,7 @@ from ..context import Context
 from ..disk.impact import layer_scan
 from ..disk.impact.change import BaseChange
 from ..disk.impact.judge import Judge
-from ..disk.impact.view import BaseAfterBundles, NewFile, BaseOnDisk
+from ..disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile
 from ..disk.packages import databases
 from ..disk.stack.directories import Stack
 from ..engine.base import Container, Image

@@ -230,7 +230,7 @@ class Rollouts:
             if later := [other for other in newer if _changed_something(other)]:
                 hint = f"to roll back both: salt-run baseimg.rollback {current.base} since={current.id}"
                 raise RolloutBusy(f"rollout {later[0].id} of {current.base} changed nodes after {current.id}", hint)
-            if not rollout_record.changed(current) and current.state != rollout_record.ROLLING_BACK:
+            if not rollout_record.changed_nodes(current) and current.state != rollout_record.ROLLING_BACK:
                 raise RolloutEmpty(f"rollout {current.id} has no changed node left to roll back")
             return self._moved(current, Driver.roll_back, asked_back=True)
 
@@ -285,7 +285,7 @@ class Rollouts:
         nodes: dict[str, Node] = {}
         declared: list[dict[str, Any]] = []
         for rollout in rollouts:
-            for name in rollout_record.changed(rollout):
+            for name in rollout_record.changed_nodes(rollout):
                 node = rollout.nodes[name]
                 before = nodes.get(name, node)
                 declaration = rollout.declared[node.declared]
@@ -411,7 +411,7 @@ def _identity() -> str:
 
 def _changed_something(rollout: Rollout) -> bool:
     """Return True if a rollout has changes that were not rolled back."""
-    return not rollout.undone_by and bool(rollout_record.changed(rollout))
+    return not rollout.undone_by and bool(rollout_record.changed_nodes(rollout))
 
 
 def _is_since(rollout: Rollout, since: str) -> bool:

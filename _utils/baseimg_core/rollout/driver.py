@@ -120,11 +120,11 @@ class Driver:
                 return
             wave = rollout.set_wave(index, state=rollout_record.PASSED, ended=now())
             if rollout.of_wave(index):
-                self._recorder.tell(f"wave {wave.name!r} passed", "wave", wave=wave.name, state=wave.state)
+                self._recorder.add_event(f"wave {wave.name!r} passed", "wave", wave=wave.name, state=wave.state)
         refused = rollout.number_in(REFUSED)
         state = rollout_record.DONE_WITH_REFUSALS if refused else rollout_record.DONE
         rollout_record.close(rollout, state, now(), f"{refused} nodes refused" if refused else "")
-        self._recorder.tell(f"{state}: {self._counts()}", state)
+        self._recorder.add_event(f"{state}: {self._counts()}", state)
 
     def _check_refusals(self) -> None:
         """Leave out the nodes that refused; halt before any change if more refused than allowed."""
@@ -139,7 +139,7 @@ class Driver:
         for name in refusing:
             rollout.update(name, state=REFUSED)
         if refusing:
-            self._recorder.tell(f"leaves out {len(refusing)} nodes that refuse", "refused", nodes=len(refusing))
+            self._recorder.add_event(f"leaves out {len(refusing)} nodes that refuse", "refused", nodes=len(refusing))
 
     def _refuses(self, node: Node) -> bool:
         """Return True if a failed node refused: its wave is open, and no apply was sent to it."""
@@ -152,7 +152,9 @@ class Driver:
         if not nodes:
             return ""
         rollout.set_wave(index, state=rollout_record.RUNNING, started=wave.started or now())
-        self._recorder.tell(f"wave {wave.name!r} begins: {len(nodes)} nodes", "wave", wave=wave.name, state=wave.state)
+        self._recorder.add_event(
+            f"wave {wave.name!r} begins: {len(nodes)} nodes", "wave", wave=wave.name, state=wave.state
+        )
         self._nodes.ask_again(nodes)
         self._nodes.prepare(name for name, node in nodes.items() if node.state == PENDING)
         self._change(index)
@@ -187,7 +189,7 @@ class Driver:
     def _failed(self, index: int, reason: str) -> None:
         """Record that a wave failed; halt or roll back, as the policy says."""
         wave = self._rollout.set_wave(index, state=FAILED, ended=now())
-        self._recorder.tell(reason, "wave", wave=wave.name, state=FAILED)
+        self._recorder.add_event(reason, "wave", wave=wave.name, state=FAILED)
         if self._rules.on_failure == policy.HALT:
             raise Halted(rollout_record.BY_FAILURE, reason)
         self._roll_back(reason)
@@ -234,7 +236,7 @@ class Driver:
         rollout = self._rollout
         rollout.set(state=rollout_record.ROLLING_BACK, reason=why, cause="", soak_until="", ended="")
         queue = deque(self._to_roll_back())
-        self._recorder.tell(f"rolls back {len(queue)} nodes: {why}", "rolling-back", nodes=len(queue))
+        self._recorder.add_event(f"rolls back {len(queue)} nodes: {why}", "rolling-back", nodes=len(queue))
         limit = self._rules.max_unavailable.of(len(rollout.nodes))
         pacer = Pacer(limit)
         going: set[str] = set()
@@ -250,12 +252,12 @@ class Driver:
             rollout_record.close(rollout, FAILED, now(), reason)
         else:
             rollout_record.close(rollout, ROLLED_BACK, now(), why)
-        self._recorder.tell(f"{rollout.state}: {rollout.reason}", rollout.state)
+        self._recorder.add_event(f"{rollout.state}: {rollout.reason}", rollout.state)
 
     def _to_roll_back(self) -> list[str]:
         """Return the nodes to roll back. A node whose previous version has the same name fails instead."""
         rollout, names = self._rollout, []
-        for name in rollout_record.changed(rollout):
+        for name in rollout_record.changed_nodes(rollout):
             node = rollout.nodes[name]
             if node.from_version != (node.to_version or rollout.version):
                 names.append(name)
@@ -270,17 +272,17 @@ class Driver:
     # The record
 
     def _act(self, action: str) -> None:
-        self._rollout.act(now(), self._by, action)
+        self._rollout.add_action(now(), self._by, action)
 
     def _move(self, state: str, text: str) -> None:
         self._rollout.set(state=state, reason="", cause="")
-        self._recorder.tell(text, state)
+        self._recorder.add_event(text, state)
 
     def _halt(self, cause: str, text: str, reason: str) -> None:
         for name in self._rollout.in_state(PREPARING):  # bundles fetched so far stay in the node's cache
             self._rollout.update(name, state=PENDING)
         self._rollout.set(state=rollout_record.HALTED, reason=reason, cause=cause)
-        self._recorder.tell(text, rollout_record.HALTED, cause=cause)
+        self._recorder.add_event(text, rollout_record.HALTED, cause=cause)
 
     def _counts(self) -> str:
         """Return the counts of nodes by state, as text."""

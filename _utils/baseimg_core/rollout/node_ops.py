@@ -112,7 +112,7 @@ class NodeOperations:
         limit = self._rules.prepare_at_once.of(len(rollout.nodes))
         pacer = Pacer(limit)
         if queue:
-            self._recorder.tell(f"prepares {len(queue)} nodes", "prepare", nodes=len(queue))
+            self._recorder.add_event(f"prepares {len(queue)} nodes", "prepare", nodes=len(queue))
         while queue or self._jobs.busy():
             if self._recorder.asked_to_halt():
                 queue.clear()
@@ -221,7 +221,7 @@ class NodeOperations:
         if names:
             listed = ", ".join(names[:10])
             text = f"asks {len(names)} nodes for the outcome of their jobs: {listed}"
-            self._recorder.tell(text, "settling", nodes=len(names))
+            self._recorder.add_event(text, "settling", nodes=len(names))
         for name in names:
             rollout.update(name, state=APPLYING)
             if job := rollout.nodes[name].job:

@@ -39,12 +39,12 @@ class Recorder:
         """
         rollout, at = self.rollout, now()
         text = printable(text, 1000)
-        rollout.tell(at, text)
+        rollout.add_event(at, text)
         self._transport.say(f"{at[11:19]} {rollout.base} {rollout.version}: {text}")
         event = {"id": rollout.id, "base": rollout.base, "version": rollout.version, "text": text, **data}
         self._transport.fire(f"salt/baseimg/rollout/{rollout.id}/{tag}", event)
 
-    def tell(self, text: str, tag: str, **data: Any) -> None:
+    def add_event(self, text: str, tag: str, **data: Any) -> None:
         """Add an event as :meth:`note` does, and save the record."""
         self.note(text, tag, **data)
         self.save()

@@ -145,7 +145,7 @@ class Store:
                 next durable save includes it.
         """
         journal = self._journals.get(rollout.id)
-        change = rollout.take_change()
+        change = rollout.drain_changes()
         with translate_os_errors(self.home):
             if journal is None or journal.size > max(_LEAST, journal.snapshot):
                 self._snapshot(rollout)

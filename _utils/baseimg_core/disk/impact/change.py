@@ -19,7 +19,7 @@ from ...model.packages.dpkg import Package
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..stack.directories import Stack
-from .view import LayeredView, BaseAfterBundles, BaseOnDisk
+from .view import BaseAfterBundles, BaseOnDisk, LayeredView
 
 #: Readers of package databases by path.
 DATABASES = {

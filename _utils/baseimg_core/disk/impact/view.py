@@ -181,7 +181,9 @@ def _on_disk(path: bytes, own: bool) -> _Found | None:
 class LayeredView:
     """Application layers, top first, over one content of the base: a :class:`~model.impact.view.View`."""
 
-    def __init__(self, own: Sequence[str], base: BaseOnDisk | BaseAfterBundles, memory: dict[bytes, Elf | str | None]) -> None:
+    def __init__(
+        self, own: Sequence[str], base: BaseOnDisk | BaseAfterBundles, memory: dict[bytes, Elf | str | None]
+    ) -> None:
         """Create a view; ``memory`` caches parsed files by absolute path and may be shared by views."""
         roots = tuple(os.fsencode(directory) for directory in own)
         self._base, self._memory = base, memory

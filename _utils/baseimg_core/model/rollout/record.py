@@ -4,7 +4,7 @@ The record of one rollout: one version of one base on a fleet.
 Pure: callers pass times as ISO 8601 texts in UTC, and nodes' answers as states. Every change goes through
 :meth:`Rollout.update`, :meth:`Rollout.set`, :meth:`Rollout.set_wave`, :meth:`Rollout.declare` or :meth:`Rollout.tell`.
 These methods update the counts, so no decision scans all nodes, and collect the change for the journal
-(:meth:`Rollout.take_change`).
+(:meth:`Rollout.drain_changes`).
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class Rollout:
             self._change.setdefault("declared", []).append(declaration)
         return self._numbers[key]
 
-    def tell(self, at: str, text: str) -> None:
+    def add_event(self, at: str, text: str) -> None:
         """Add an event; drop the oldest if there are more than ``EVENTS``."""
         self.events.append((at, text))
         if len(self.events) > EVENTS:
@@ -197,7 +197,7 @@ class Rollout:
         self.updated = at
         self._change.setdefault("events", []).append([at, text])
 
-    def act(self, at: str, by: str, action: str) -> None:
+    def add_action(self, at: str, by: str, action: str) -> None:
         """
         Record a user's command.
 
@@ -208,13 +208,13 @@ class Rollout:
         """
         self.set(actions=[*self.actions, [at, by, action]])
 
-    def take_change(self) -> dict[str, Any]:
+    def drain_changes(self) -> dict[str, Any]:
         """Return the changes since the last call, for :meth:`replay`; empty if there are none."""
         change, self._change = self._change, {}
         return change
 
     def replay(self, change: Mapping[str, Any]) -> None:
-        """Apply a change that :meth:`take_change` returned."""
+        """Apply a change that :meth:`drain_changes` returned."""
         for declaration in change.get("declared", ()):
             self.declare(declaration)
         for name, values in change.get("nodes", {}).items():
@@ -223,7 +223,7 @@ class Rollout:
             self.set_wave(int(index), **values)
         self.set(**change.get("rollout", {}))
         for at, text in change.get("events", ()):
-            self.tell(at, text)
+            self.add_event(at, text)
         self._change = {}
 
     # Queries
@@ -462,7 +462,7 @@ def close(rollout: Rollout, state: str, at: str, reason: str = "") -> None:
     rollout.set(state=state, reason=reason, cause="", ended=at, soak_until="")
 
 
-def changed(rollout: Rollout) -> list[str]:
+def changed_nodes(rollout: Rollout) -> list[str]:
     """Return the names of nodes that the rollout (possibly) changed and has not rolled back, sorted."""
     return sorted(
         name

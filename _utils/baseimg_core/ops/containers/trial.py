@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ...context import Context
 from ...disk.containers.sandbox import Sandbox
-from ...disk.impact.view import LayeredView, BaseOnDisk
+from ...disk.impact.view import BaseOnDisk, LayeredView
 from ...disk.stack.directories import Stack
 from ...engine.base import Image
 from ...errors import ArgumentInvalid, TrialFailed
