@@ -148,7 +148,7 @@ class Minion:
             versions=versions,
             master_digest=self.master_digest,
         )
-        return replace(context, admit=terms.check) if terms else context
+        return replace(context, admit=terms.check_terms) if terms else context
 
     def _bases(self) -> dict[str, dict[str, Any]]:
         """Return the declared bases; empty if pillar is invalid, so that a rollback still works."""

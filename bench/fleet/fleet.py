@@ -162,7 +162,7 @@ class Fleet:
 
     def _check(self, deadline: Deadline, late: str) -> None:
         for daemon in self._daemons:
-            daemon.check()
+            daemon.check_running()
         if deadline.passed():
             raise SystemExit(f"bench: {late}")
 

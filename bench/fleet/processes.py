@@ -58,7 +58,7 @@ class Daemon:
         self.pid = self._process.pid
         self._output = directory / "output"
 
-    def check(self) -> None:
+    def check_running(self) -> None:
         """End the run where the daemon has ended."""
         code = self._process.poll()
         if code is not None:

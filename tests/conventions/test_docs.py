@@ -135,7 +135,7 @@ class TestArgspec:
     }
 
     @staticmethod
-    def check(report: dict[str, dict[str, object]], promised: dict[str, dict[str, object]]) -> None:
+    def check_signatures(report: dict[str, dict[str, object]], promised: dict[str, dict[str, object]]) -> None:
         for name, wanted in promised.items():
             spec = report[f"baseimg.{name}"]
             args, defaults = list(spec["args"] or ()), list(spec["defaults"] or ())
@@ -144,10 +144,10 @@ class TestArgspec:
             assert ... not in list(padded.values())[len(wanted) :], f"{name} asks for more than was promised"
 
     def test_execution_module(self, minion: Minion) -> None:
-        self.check(minion.modules["sys.argspec"]("baseimg"), self.PROMISED)
+        self.check_signatures(minion.modules["sys.argspec"]("baseimg"), self.PROMISED)
 
     def test_states(self, minion: Minion) -> None:
-        self.check(minion.modules["sys.state_argspec"]("baseimg"), self.STATES)
+        self.check_signatures(minion.modules["sys.state_argspec"]("baseimg"), self.STATES)
 
     def test_nothing_else_is_offered_by_accident(self, minion: Minion) -> None:
         """An import without a leading underscore becomes an execution function."""

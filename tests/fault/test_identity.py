@@ -37,7 +37,7 @@ def record(node: Node) -> Record:
     return found
 
 
-def check(node: Node, deep: bool = False) -> dict:
+def verify_base(node: Node, deep: bool = False) -> dict:
     return verify.verify(node.engine, bases.locate(node.engine, BASE), deep)
 
 
@@ -88,7 +88,7 @@ class TestHandEdits:
         done = node.converge("12.2")
         assert done["changed"]
         assert differences(node.view(), node.views["12.2"]) == []
-        assert check(node, deep=True)["ok"]
+        assert verify_base(node, deep=True)["ok"]
         assert [one.damaged for one in record(node).generations.values()] == [False, True, False]
         with pytest.raises(NoWayBack, match="is damaged"):
             rollback(node)
@@ -116,7 +116,7 @@ class TestHandEdits:
         # converge rebuilds it
         assert node.converge("12.1")["changed"]
         assert differences(node.view(), node.views["12.1"]) == []
-        assert check(node, deep=True)["ok"]
+        assert verify_base(node, deep=True)["ok"]
 
     def test_an_edited_pristine_content_does_not_come_back(self, node: Node, edit: Callable[[Path], None]) -> None:
         root = node.layer / "baseimg/generations/0"
@@ -140,12 +140,12 @@ def test_a_pristine_content_that_was_edited_before_the_first_apply(tmp_path, edi
     assert record(node).pristine.damaged
     with pytest.raises(PristineDamaged):
         node.converge("12.0")
-    assert check(node)["pristine"] == "damaged"
+    assert verify_base(node)["pristine"] == "damaged"
 
 
 def test_what_verify_finds_stays_known(node):
     append(node.layer / "diff")
-    assert not check(node)["ok"]
+    assert not verify_base(node)["ok"]
     assert record(node).live.damage == "etc/version: content"
     again = node.converge("12.1")
     assert (again["changed"], len(again["warnings"])) == (False, 1)
@@ -162,19 +162,19 @@ def test_what_verify_found_is_forgotten_when_it_is_sound_again(node):
     path = node.layer / "diff/etc/version"
     content, before = path.read_text(), path.stat()
     append(node.layer / "diff")
-    assert not check(node)["ok"]
+    assert not verify_base(node)["ok"]
     path.write_text(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert check(node)["ok"]
+    assert verify_base(node)["ok"]
     assert record(node).live.damaged
-    assert check(node, deep=True)["ok"]
+    assert verify_base(node, deep=True)["ok"]
     assert not record(node).live.damaged
 
 
 def test_a_damaged_pristine_content_stays_known_if_nothing_was_applied(tmp_path):
     node = Node(tmp_path)
     append(node.layer / "diff")
-    assert check(node, deep=True)["pristine"] == "damaged"
+    assert verify_base(node, deep=True)["pristine"] == "damaged"
     assert record(node).pristine.damaged
     with pytest.raises(PristineDamaged):
         node.converge("12.0")
@@ -204,7 +204,7 @@ class TestIdentity:
             pytest.skip("no rsync here")
         shutil.rmtree(node.layer)
         moved.rename(node.layer)
-        assert check(node, deep=True)["ok"]
+        assert verify_base(node, deep=True)["ok"]
         assert rollback(node)["to"] == "12.1"
         assert rollback(node, "pristine")["to"] == "12.0"
         assert differences(node.view(), node.views["12.0"]) == []
@@ -329,7 +329,7 @@ class TestPreviousRelease:
 
 
 def node_ok(node: Node) -> bool:
-    return bool(check(node)["ok"])
+    return bool(verify_base(node)["ok"])
 
 
 class TestProvenance:
@@ -415,7 +415,7 @@ def test_readers_without_a_lock_see_one_state(node):
     def read() -> None:
         while not over.is_set():
             try:
-                found = check(node)
+                found = verify_base(node)
                 status = bases.status(node.engine, bases.locate(node.engine, BASE))
             except Exception as exc:
                 failures.append(exc)

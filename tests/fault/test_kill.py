@@ -75,7 +75,7 @@ def killed_at(point: str, work: Callable[[], object]) -> None:
     assert os.WTERMSIG(status) == signal.SIGKILL
 
 
-def check(node: Node, *possible: str) -> str:
+def check_live_version(node: Node, *possible: str) -> str:
     """Assert that the base shows exactly one of these versions and that status agrees; return it."""
     view = node.view()
     found = [version for version in possible if not differences(view, node.views[version])]
@@ -103,15 +103,15 @@ def check_history(node: Node) -> None:
     lines = bases.locate(node.engine, BASE).store.records.history()
     assert len({line["id"] for line in lines}) == len(lines)
     assert all(one["after"] == two["before"] for one, two in itertools.pairwise(lines))
-    assert lines[-1]["to"] == check(node, "12.0", "12.1", "12.2")
+    assert lines[-1]["to"] == check_live_version(node, "12.0", "12.1", "12.2")
 
 
 @pytest.mark.parametrize("point", STAGING + SWAPPING)
 def test_first_apply(node, point):
     killed_at(point, lambda: node.converge("12.1"))
-    check(node, "12.0", "12.1")
+    check_live_version(node, "12.0", "12.1")
     node.converge("12.1")
-    check(node, "12.1")
+    check_live_version(node, "12.1")
     check_tidy(node)
     check_history(node)
 
@@ -120,9 +120,9 @@ def test_first_apply(node, point):
 def test_second_apply(node, point):
     node.converge("12.1")
     killed_at(point, lambda: node.converge("12.2"))
-    check(node, "12.1", "12.2")
+    check_live_version(node, "12.1", "12.2")
     node.converge("12.2")
-    check(node, "12.2")
+    check_live_version(node, "12.2")
     check_tidy(node)
     check_history(node)
 
@@ -131,7 +131,7 @@ def test_second_apply(node, point):
 def test_apply_then_another_version_is_wanted(node, point):
     killed_at(point, lambda: node.converge("12.1"))
     node.converge("12.0")
-    check(node, "12.0")
+    check_live_version(node, "12.0")
     if (node.layer / "baseimg").exists():
         check_tidy(node)
     else:
@@ -142,9 +142,9 @@ def test_apply_then_another_version_is_wanted(node, point):
 def test_rollback(node, point):
     node.converge("12.1")
     killed_at(point, lambda: converge.rollback(node.context, BASE, "pristine"))
-    check(node, "12.0", "12.1")
+    check_live_version(node, "12.0", "12.1")
     converge.rollback(node.context, BASE, "pristine")
-    check(node, "12.0")
+    check_live_version(node, "12.0")
     check_tidy(node)
     check_history(node)
 
@@ -161,9 +161,9 @@ RECOVERIES = [
 def test_recovery_of_an_apply(node, first, point):
     killed_at(first, lambda: node.converge("12.1"))
     killed_at(point, lambda: node.converge("12.1"))
-    check(node, "12.0", "12.1")
+    check_live_version(node, "12.0", "12.1")
     node.converge("12.1")
-    check(node, "12.1")
+    check_live_version(node, "12.1")
     check_tidy(node)
     check_history(node)
 
@@ -173,12 +173,12 @@ def test_prune(node, point):
     node.converge("12.1")
     node.converge("12.2")
     killed_at(point, lambda: prune.prune(node.context, BASE, 0, False))
-    check(node, "12.2")
+    check_live_version(node, "12.2")
     prune.prune(node.context, BASE, 0, False)
     check_tidy(node)
     assert bases.locate(node.engine, BASE).store.read().present == [0, 2]
     node.converge("12.0")
-    check(node, "12.0")
+    check_live_version(node, "12.0")
 
 
 @pytest.fixture(params=["proven", "unproven"])
@@ -218,9 +218,9 @@ def check_adopted(node: Node) -> None:
     assert (line["action"], line["from"], line["to"]) == ("adopt", "12.0", "12.1")
     if pristine == "kept":
         node.converge("12.2")
-        check(node, "12.2")
+        check_live_version(node, "12.2")
         node.converge("12.0")
-        check(node, "12.0")
+        check_live_version(node, "12.0")
     else:
         for version in ("12.0", "12.1", "12.2"):
             with pytest.raises(PristineUnproven):
@@ -297,10 +297,10 @@ def test_random_kills(node):
         os.kill(pid, signal.SIGKILL)
         os.close(descriptor)
         killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-        version = check(node, version, wanted)
+        version = check_live_version(node, version, wanted)
     assert killed > RANDOM_KILLS // 4  # otherwise most moments were outside the operation
     node.converge("12.1")
-    check(node, "12.1")
+    check_live_version(node, "12.1")
     check_tidy(node)
     check_history(node)
 
@@ -322,9 +322,9 @@ def test_an_interrupt_right_after_the_exchange_loses_nothing(node, wanted, monke
         patch.setattr(syscalls, "exchange", interrupted)
         with pytest.raises(KeyboardInterrupt):
             node.converge(wanted)
-    check(node, wanted)
+    check_live_version(node, wanted)
     node.converge(versions[wanted])
-    check(node, versions[wanted])
+    check_live_version(node, versions[wanted])
     check_tidy(node)
     check_history(node)
 
@@ -341,7 +341,7 @@ def test_an_error_at_any_point_leaves_old_or_new(node, point):
         node.converge("12.1")
     if point.startswith("stage."):
         assert os.listdir(node.layer) == ["diff"]
-    check(node, "12.0", "12.1")
+    check_live_version(node, "12.0", "12.1")
     node.converge("12.1")
-    check(node, "12.1")
+    check_live_version(node, "12.1")
     check_tidy(node)

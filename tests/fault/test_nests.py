@@ -46,7 +46,7 @@ def node(tmp_path: Path) -> NestNode:
     return made
 
 
-def check(node: NestNode, base: str, version: str) -> None:
+def check_exact_view(node: NestNode, base: str, version: str) -> None:
     assert differences(node.view(base), node.views[base, version]) == []
     assert node.live(base) == version
 
@@ -58,27 +58,27 @@ def test_two_bases_at_their_own_versions_in_every_order(tmp_path: Path, node: Ne
             planned = node.plan(base, version)
             done = node.converge(base, version)
             assert planned["changed"] is done["changed"] is True
-            check(node, base, version)
-        check(node, OS, "2")
-        check(node, JAVA, java)
+            check_exact_view(node, base, version)
+        check_exact_view(node, OS, "2")
+        check_exact_view(node, JAVA, java)
         app = [*node.stacks[APP][:2], *node.stacks[JAVA]]
         assert differences(node.view(APP), show(app)) == []
         for base, version in order:
             assert node.plan(base, version)["changed"] is node.converge(base, version)["changed"] is False
         for base, _version in order:
             node.rollback(base, "pristine")
-        check(node, OS, "1")
-        check(node, JAVA, "1")
+        check_exact_view(node, OS, "1")
+        check_exact_view(node, JAVA, "1")
 
 
 def test_three_bases_change_again_and_back(node: NestNode) -> None:
     for base, version in [(FRAME, "2"), (OS, "2"), (JAVA, "3"), (OS, "3"), (JAVA, "2"), (OS, "1"), (OS, "2")]:
         node.converge(base, version)
-        check(node, base, version)
-        check(node, FRAME, "2")
+        check_exact_view(node, base, version)
+        check_exact_view(node, FRAME, "2")
     node.converge(JAVA, "1")
-    check(node, FRAME, "2")
-    check(node, OS, "2")
+    check_exact_view(node, FRAME, "2")
+    check_exact_view(node, OS, "2")
     # java is at its own version again, so it follows os
     assert node.view(JAVA)[b"etc/os"] == node.views[OS, "2"][b"etc/os"]
 
@@ -90,9 +90,9 @@ def test_a_base_at_its_own_version_follows_unless_it_is_declared_exact(node: Nes
     node.below[JAVA] = "exact"
     assert node.plan(JAVA, "1")["changed"] is True
     node.converge(JAVA, "1")
-    check(node, JAVA, "1")
+    check_exact_view(node, JAVA, "1")
     node.converge(OS, "3")
-    check(node, JAVA, "1")
+    check_exact_view(node, JAVA, "1")
 
 
 def test_a_base_that_is_declared_to_follow_shows_its_layer_over_what_is_below(node: NestNode) -> None:
@@ -134,8 +134,8 @@ def test_a_rollback_leads_to_the_content_before_not_to_another_mask(node: NestNo
     node.converge(JAVA, "3")
     node.converge(OS, "2")
     assert node.rollback(JAVA)["to"] == "2"
-    check(node, JAVA, "2")
-    check(node, OS, "2")
+    check_exact_view(node, JAVA, "2")
+    check_exact_view(node, OS, "2")
 
 
 def test_prune_keeps_the_way_back_before_masks_of_the_live_content(node: NestNode) -> None:
@@ -147,8 +147,8 @@ def test_prune_keeps_the_way_back_before_masks_of_the_live_content(node: NestNod
     (pruned,) = prune.prune(context, JAVA, 1, False)
     assert pruned["removed"] == ["3", "3"]  # the first generation of version 3, and its mask over os:2
     assert node.rollback(JAVA)["to"] == "2"
-    check(node, JAVA, "2")
-    check(node, OS, "3")
+    check_exact_view(node, JAVA, "2")
+    check_exact_view(node, OS, "3")
 
 
 def test_a_lower_content_that_was_found_damaged_is_refused(node: NestNode) -> None:
@@ -197,11 +197,11 @@ def test_killed_at_every_step(node: NestNode, point: str) -> None:
         shown = node.live(OS)
         assert shown in ("1", "2")
         for base, version in {OS: shown, JAVA: "2", FRAME: "2"}.items():
-            check(node, base, version)
+            check_exact_view(node, base, version)
         times += 1
     assert times > 1
     for base, version in {OS: "2", JAVA: "2", FRAME: "2"}.items():
-        check(node, base, version)
+        check_exact_view(node, base, version)
 
 
 WEB = "corp/web:1"

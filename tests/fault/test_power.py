@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.fs import Disk
-from tests.support.power import OPERATIONS, check, check_recovery, cut_at, prepared
+from tests.support.power import OPERATIONS, check_live_version, check_recovery, cut_at, prepared
 
 pytestmark = pytest.mark.fault
 
@@ -25,5 +25,5 @@ def test_power_cut(kind: str, operation: str, point: str) -> None:
     with Disk(kind) as disk:
         node = prepared(disk, operation)
         cut_at(disk, node, operation, point, flush=False)
-        check(node, OPERATIONS[operation][2])
+        check_live_version(node, OPERATIONS[operation][2])
         check_recovery(node)

@@ -435,7 +435,7 @@ def test_a_declared_digest_must_hold_as_well(node, ring):
 def test_a_file_that_is_replaced_after_the_check_is_not_used(node, ring, how, monkeypatch):
     """The file is opened once, so the verified bytes are the unpacked bytes."""
     ssh.sign(bundle(node), ring.alice)
-    check = bundle_signature.check
+    check = bundle_signature.verify_signature
 
     def replacing(*arguments: Any) -> str:
         identity = check(*arguments)

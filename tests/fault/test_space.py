@@ -53,7 +53,7 @@ def test_refused_before_anything_is_written(node):
 def test_inodes_count(node):
     free = os.statvfs(node.layer).f_favail
     with pytest.raises(SpaceExhausted, match=rf"takes {free + 1} inodes, but .* has {free} free"):
-        space.check(str(node.layer), -(1 << 40), free + 1, 0, str)
+        space.check_space(str(node.layer), -(1 << 40), free + 1, 0, str)
 
 
 class Unchecked(Node):

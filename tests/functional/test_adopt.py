@@ -392,7 +392,7 @@ class TestUnproven:
         shutil.rmtree(site.overlay / "tmp/backup")
         return site
 
-    def check(self, site: Site, done: dict, missing: str) -> None:
+    def check_unproven(self, site: Site, done: dict, missing: str) -> None:
         assert (done["changed"], done["version"], done["pristine"]) == (True, "12.1", "unproven")
         assert missing in done["missing"]
         assert done["removable"] == []
@@ -410,14 +410,14 @@ class TestUnproven:
         assert not site.lab.converge(BASE, "12.1")["changed"]
 
     def test_the_backup_is_missing(self, without_backup: Site) -> None:
-        self.check(without_backup, without_backup.adopt(), "etc/version")
+        self.check_unproven(without_backup, without_backup.adopt(), "etc/version")
 
     @pytest.mark.parametrize("damage", [b"XX.X\n", b"", b"longer than it was\n"])
     def test_the_backup_is_damaged(self, site: Site, damage: bytes) -> None:
         site.update(NEW)
         (site.overlay / "tmp/backup/12.0/etc/version").write_bytes(damage)
         done = site.adopt()
-        self.check(site, done, "etc/version")
+        self.check_unproven(site, done, "etc/version")
         assert done["missing"] == ["etc/version"]
 
     def test_a_backup_with_links_to_elsewhere(self, site: Site, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ class TestUnproven:
         path = site.overlay / "tmp/backup/12.0/etc"
         (path / "version").unlink()
         (path / "version").symlink_to(tmp_path / "version")
-        self.check(site, site.adopt(), "etc/version")
+        self.check_unproven(site, site.adopt(), "etc/version")
 
     def test_the_engine_has_no_record(self, site: Site) -> None:
         site.update(NEW)

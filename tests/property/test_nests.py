@@ -81,7 +81,7 @@ def outcome(work: Callable[..., dict[str, object]], *arguments: object) -> dict[
     return {key: done[key] for key in ("changed", "from", "to", "kept", "images")}
 
 
-def check(node: NestNode, goals: Mapping[str, str]) -> None:
+def check_every_view(node: NestNode, goals: Mapping[str, str]) -> None:
     """Assert that each base shows its declared version; a base at its own version follows the base below."""
     for base, version in goals.items():
         assert node.live(base) == version
@@ -110,12 +110,12 @@ def test_what_a_plan_foresees_happens_in_any_order(program: NestProgram) -> None
             for (base, version), plan in zip(goals, planned, strict=True):
                 assert outcome(node.converge, base, version) == plan
                 shown[base] = version
-                check(node, shown)
+                check_every_view(node, shown)
             for base, version in goals:
                 assert not node.plan(base, version)["changed"]
         for base in sorted(shown):
             node.rollback(base, "pristine")
-            check(node, {**shown, base: "v0"})
+            check_every_view(node, {**shown, base: "v0"})
             shown[base] = "v0"
 
 
@@ -133,4 +133,4 @@ def test_a_declaration_reaches_one_result_whatever_the_order_of_its_bases(tmp_pa
         names = order or preview.order(node.engine, [node.goal(*goal) for goal in goals.items()])
         for base in names:
             node.converge(base, goals[base])
-        check(node, goals)
+        check_every_view(node, goals)

@@ -45,7 +45,7 @@ def visible(seen: dict[bytes, Seen], path: bytes) -> Seen | None:
     return replace(entry, mtime=0, links=frozenset()) if entry and entry.type != STRAY else None
 
 
-def check(expected: ExpectedPaths, app: list[Path], new: list[Path]) -> None:
+def check_shadowed_paths(expected: ExpectedPaths, app: list[Path], new: list[Path]) -> None:
     stack = layer_scan.LayerScanner(expected).stack([str(path) for path in app])
     covered = {shadow.path for shadow in shadowed_paths(expected, stack)}
     mounted, plain = show([*app, *new]), show(new)
@@ -72,7 +72,7 @@ def test_a_path_is_shadowed_if_the_kernel_shows_another_entry(shared, source, ta
         new = make_stack(work / "t", target, common)
         app = make_stack(work / "u", upper, old)[: len(upper)]
 
-        check(ExpectedPaths(combine([changed_paths(work, "b", old, new)])), app, new)
+        check_shadowed_paths(ExpectedPaths(combine([changed_paths(work, "b", old, new)])), app, new)
 
 
 @given(source=programs, middle=programs, target=programs, upper=uppers)
@@ -84,7 +84,7 @@ def test_several_bundles_combine_to_the_last_target(source, middle, target, uppe
         new = make_stack(work / "t", target)
         app = make_stack(work / "u", upper, old)[: len(upper)]
 
-        check(
+        check_shadowed_paths(
             ExpectedPaths(
                 combine([changed_paths(work, "one", old, between), changed_paths(work, "two", between, new)])
             ),

@@ -68,7 +68,7 @@ def cut_at_random(disk: Disk, node: Node, version: str, seconds: float, flush: b
     disk.restart()
 
 
-def check(node: Node, possible: tuple[str, ...]) -> str:
+def check_live_version(node: Node, possible: tuple[str, ...]) -> str:
     """Assert that the base shows one of these versions, whole, and that its status says which; return it."""
     view = node.view()
     matching = [version for version in possible if not differences(view, node.views[version])]
@@ -81,4 +81,4 @@ def check_recovery(node: Node) -> None:
     """Assert that the next runs reach every version."""
     for version in ("12.2", "12.1", "12.0"):
         node.converge(version)
-        check(node, (version,))
+        check_live_version(node, (version,))

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.support.fs import Disk
-from tests.support.power import OPERATIONS, check, check_recovery, cut_at, cut_at_random, points, prepared
+from tests.support.power import OPERATIONS, check_live_version, check_recovery, cut_at, cut_at_random, points, prepared
 
 pytestmark = pytest.mark.torture
 
@@ -22,7 +22,7 @@ def test_at_every_step(disk: str, operation: str, point: str, flush: bool) -> No
     with Disk(*DISKS[disk]) as device:
         node = prepared(device, operation)
         cut_at(device, node, operation, point, flush)
-        check(node, OPERATIONS[operation][2])
+        check_live_version(node, OPERATIONS[operation][2])
         check_recovery(node)
 
 
@@ -36,6 +36,6 @@ def test_at_random_moments(disk: str) -> None:
         for number in range(RANDOM_CUTS):
             wanted = random.choice([name for name in node.views if name != version])
             cut_at_random(device, node, wanted, 0.5, flush=number % 2 == 0)
-            version = check(node, (version, wanted))
+            version = check_live_version(node, (version, wanted))
             device.sync()
         check_recovery(node)

@@ -13,33 +13,33 @@ from baseimg_core.ops import job_terms
 
 
 def test_a_late_job(tmp_path: Path) -> None:
-    job_terms.parse(60 + time.time(), "1", False, str(tmp_path)).check()
+    job_terms.parse(60 + time.time(), "1", False, str(tmp_path)).check_terms()
     for cancels in (False, True):
         with pytest.raises(JobStale, match=r"5\d s after the time"):
-            job_terms.parse(time.time() - 55, "1", cancels, str(tmp_path)).check()
+            job_terms.parse(time.time() - 55, "1", cancels, str(tmp_path)).check_terms()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_rollout_that_was_rolled_back(tmp_path: Path) -> None:
     converge = job_terms.parse(None, "1", False, str(tmp_path))
-    converge.check()
-    job_terms.parse(None, ["2", "1"], True, str(tmp_path)).check()
-    job_terms.parse(None, ["2", "1"], True, str(tmp_path)).check()
+    converge.check_terms()
+    job_terms.parse(None, ["2", "1"], True, str(tmp_path)).check_terms()
+    job_terms.parse(None, ["2", "1"], True, str(tmp_path)).check_terms()
     with pytest.raises(JobStale, match="rollout 1 was rolled back"):
-        converge.check()
-    job_terms.parse(None, "3", False, str(tmp_path)).check()
+        converge.check_terms()
+    job_terms.parse(None, "3", False, str(tmp_path)).check_terms()
     assert (tmp_path / "baseimg/rolled-back").read_text() == "2\n1\n"
 
 
 def test_ids_are_bounded(tmp_path: Path) -> None:
     for number in range(0, 1500, 100):
-        job_terms.parse(None, [str(number + one) for one in range(100)], True, str(tmp_path)).check()
+        job_terms.parse(None, [str(number + one) for one in range(100)], True, str(tmp_path)).check_terms()
     lines = (tmp_path / "baseimg/rolled-back").read_text().split()
     assert (len(lines), lines[-1]) == (1000, "1499")
 
 
 def test_a_job_without_terms(tmp_path: Path) -> None:
-    job_terms.parse(None, None, False, str(tmp_path)).check()
+    job_terms.parse(None, None, False, str(tmp_path)).check_terms()
 
 
 @pytest.mark.parametrize(("not_after", "rollout"), [("x", None), (True, None), (None, 3), (None, "a b"), (None, [""])])

@@ -70,7 +70,7 @@ def probe(parent: str) -> Features:
         )
 
 
-def check(parent: str) -> None:
+def check_features(parent: str) -> None:
     """
     Check that a directory has all required features.
 

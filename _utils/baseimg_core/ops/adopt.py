@@ -111,7 +111,7 @@ class _Attempt:
             return "the engine keeps no record of the layer's tar"
         total = sum(info.size for info, _checksum in headers)
         hint = "nothing was changed; baseimg.adopt needs this space once, for the original content"
-        space.check(base.store.layout.home, total, len(headers), self.context.reserve, lambda: hint)
+        space.check_space(base.store.layout.home, total, len(headers), self.context.reserve, lambda: hint)
         try:
             made = reconstruct.rebuild(
                 staging, headers, self._sources(), step_progress(self.context.progress, "restoring")

@@ -11,7 +11,7 @@ from . import bases
 from .bases import Base
 
 
-def check(context: Context, base: Base, version: str) -> None:
+def check_aliases(context: Context, base: Base, version: str) -> None:
     """
     Refuse a version if pillar declares another one for the same base under another name.
 

@@ -27,7 +27,7 @@ from .nest import Nest
 from .verdicts import Changes, ImageJudge
 
 
-def check(
+def check_images(
     context: Context,
     nest: Nest,
     generation: Generation,
@@ -67,7 +67,7 @@ def check(
         refused.add(image.name, judged.reasons(generation.id, image.id) or (), image.id in used)
     if save and is_new and is_live:
         _save(context, base, record, judged)
-    refused.check(base, generation.version)
+    refused.raise_if_any(base, generation.version)
     return judged.by_generation.get(generation.id, {})
 
 

@@ -113,7 +113,7 @@ def build(
         PackedLayerAbsent: The engine no longer has a layer as it was packed.
         PristineDamaged: A layer's directory lacks a path of its tar, or has another type or size there.
     """
-    compression.check(kind)
+    compression.check_compression(kind)
     signer = signature.load(key) if key else None
     old, new = image_with_layers(engine, source), image_with_layers(engine, target)
     if (old.os, old.architecture) != (new.os, new.architecture):

@@ -80,7 +80,7 @@ def remember(context: Context, base: Base) -> None:
             base.store.save(record)
 
 
-def check(context: Context, name: str, version: str, catalogue: Catalogue, found: Sequence[Base]) -> None:
+def check_all_reach(context: Context, name: str, version: str, catalogue: Catalogue, found: Sequence[Base]) -> None:
     """
     Refuse a version that one of several contents cannot reach, before any of them changes.
 

@@ -94,7 +94,7 @@ def converge(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         found = coverage.find_bases_or_coverage(context, name, catalogue, chain_id)
-        contents.check(context, name, version, catalogue, found)
+        contents.check_all_reach(context, name, version, catalogue, found)
         results = []
         for base in found:
             results.append(Change(context, base, version, catalogue, policy, repair).run("converge"))
@@ -293,19 +293,19 @@ class Change:
         if self.version != record.live.version and (hold := ops_hold.blocking(base, self.version)):
             return swap.held_result(context, base, record, self.policy, hold, action)
         if action == "converge":
-            aliases.check(context, base, self.version)
+            aliases.check_aliases(context, base, self.version)
         with ops_nest.locked(context, self._prepare(record), self._read_locked) as nest:
             record = nest.changing.record
             generation = nest.adapt_to_lower(self.obtain(record))
             with discarding(base, record, generation):
                 if generation is not record.live:
-                    self.judged = arrivals.check(context, nest, generation, self.judged)
-                    trials.check(context, nest, generation)
+                    self.judged = arrivals.check_images(context, nest, generation, self.judged)
+                    trials.run_trials(context, nest, generation)
             self.audit.refresh(record)
             masked = nest.keep_uppers(generation)
             swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
             done = swap.finish(context, base, record, self.policy, swapped, damaged or rebuilt)
-            arrivals.check(context, nest, generation, self.judged)
+            arrivals.check_images(context, nest, generation, self.judged)
             kept = [effect.as_dict() for effect in nest.kept()]
             return {**done, "changed": done["changed"] or masked, "kept": kept}
 
@@ -314,9 +314,9 @@ class Change:
         self.context.admit()
         record = self.base.store.recover() or bases.initial_record(self.context.engine, self.base)
         if self.version != record.live.version:
-            ops_hold.check(self.base, self.version)
+            ops_hold.check_not_held(self.base, self.version)
         steps = self.decide(record)
-        swap.check(self.context, self.base, record, steps)
+        swap.check_preconditions(self.context, self.base, record, steps)
         return Nest(self.context, self.base, record, targets(steps, self.catalogue))
 
     def decide(self, record: Record) -> Plan:
@@ -354,17 +354,17 @@ class Change:
         result = swap.result_of(self.context, self.base, record, None, outcome)
         result["kept"] = [kept.as_dict() for kept in nest.kept()]
         restart.check_proven(self.context.engine, self.base, record, self.policy, result)
-        arrivals.check(self.context, nest, live)
+        arrivals.check_images(self.context, nest, live)
         return result
 
     def _prepare(self, record: Record) -> Nest:
         """Fetch bundles and compare generations, before the lock. Damage that this finds is saved."""
         try:
             steps = self.decide(record)
-            swap.check(self.context, self.base, record, steps)
+            swap.check_preconditions(self.context, self.base, record, steps)
             nest = Nest(self.context, self.base, record, targets(steps, self.catalogue))
             if judge := verdicts.build_image_judge(self.context, nest, steps, self.catalogue):
-                self.judged = verdicts.check(self.context, self.base, judge)
+                self.judged = verdicts.check_verdicts(self.context, self.base, judge)
             return nest
         finally:
             self.audit.persist(self.context)

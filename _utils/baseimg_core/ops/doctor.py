@@ -245,7 +245,7 @@ def _namespace(root: str) -> Check:
 
 
 def _file_system(root: str) -> str:
-    probe.check(root)
+    probe.check_features(root)
     reflink = "with reflink" if probe.probe(root).reflink else "without reflink: a new generation is a full copy"
     return f"exchange, trusted xattrs and syncfs work, {reflink}"
 

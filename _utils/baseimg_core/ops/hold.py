@@ -103,7 +103,7 @@ def blocking(base: Base, version: str) -> Hold | None:
     return model_hold.blocking(stored.read(base.store.layout.holds), version, now())
 
 
-def check(base: Base, version: str) -> None:
+def check_not_held(base: Base, version: str) -> None:
     """
     Refuse a version that is held.
 

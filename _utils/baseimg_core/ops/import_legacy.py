@@ -59,7 +59,7 @@ def import_legacy(
         ImagesEqual: The source already has the archive's content.
         DestinationUnwritable: The bundle cannot be written.
     """
-    compression.check(kind)
+    compression.check_compression(kind)
     bases.check_owners(engine, "importing old archives")
     image = build.image_with_layers(engine, source)
     name = os.path.basename(archive)

@@ -38,7 +38,7 @@ class JobTerms:
     #: The file with the IDs of rollouts that were rolled back on this node.
     path: str
 
-    def check(self) -> None:
+    def check_terms(self) -> None:
         """Check the terms. A job that rolls rollouts back stores their IDs. Raises :class:`JobStale`."""
         late = 0.0 if self.not_after is None else time.time() - self.not_after
         if late > 0:

@@ -355,7 +355,7 @@ class Nest:
         target = self._target_view(member, generation)
         entries = mask(target, [Stack(below) for below in self._stacks(member, places)])
         size = measure(entries, target)
-        space.check(
+        space.check_space(
             store.layout.home, size, len(entries), context.reserve, lambda: prunable(member.base, member.record)
         )
         own = member.path(generation.number)

@@ -138,7 +138,9 @@ def open_bundle(context: Context, source: Source) -> Bundle:
         return Bundle.open(context.fetch(source), source.digest)
     keys, where = context.trust.keys, source.signature.source
     return Bundle.open(
-        context.fetch(source), source.digest, lambda sha512: bundle_signature.check(signature, sha512, keys, where)
+        context.fetch(source),
+        source.digest,
+        lambda sha512: bundle_signature.verify_signature(signature, sha512, keys, where),
     )
 
 

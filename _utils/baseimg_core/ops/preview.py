@@ -70,7 +70,7 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
         for before in earlier:
             with contextlib.suppress(BaseimgError):  # its own converge reports the error, and changes nothing
                 for preview in _previews(context, before, stack, foreseen):
-                    preview.check()
+                    preview.check_preconditions()
                     restarted.update(*preview.restarts["batches"])
                     foreseen.update(preview.foresee())
         found, results = [], []
@@ -85,10 +85,10 @@ def _previews(
     context: Context, goal: Goal, stack: contextlib.ExitStack, foreseen: Mapping[str, Record]
 ) -> Iterator[_Preview]:
     """Yield the preview of every content that a goal stands for."""
-    runner.check(context.engine, goal.policy)
+    runner.check_can_restart(context.engine, goal.policy)
     catalogue = Catalogue(context, goal.bundles, stack)
     found = coverage.find_bases_or_coverage(context, goal.name, catalogue, goal.chain_id)
-    contents.check(context, goal.name, goal.version, catalogue, found)
+    contents.check_all_reach(context, goal.name, goal.version, catalogue, found)
     for base in found:
         yield _Preview(context, goal, base, catalogue, foreseen)
 
@@ -145,7 +145,7 @@ class _Preview:
         """Return the result of ``baseimg.plan``; ``restarted`` names containers that earlier converges restart."""
         if self.hold:
             return swap.held_result(self._context, self.base, self.record, self._goal.policy, self.hold)
-        self.check()
+        self.check_preconditions()
         result = self.describe()
         if not self.is_change:
             _skip(result, restarted)
@@ -175,15 +175,15 @@ class _Preview:
         """The number of the generation to show; ``None`` if it does not exist yet."""
         return self._steps.generation.number if self._steps.generation else None
 
-    def check(self) -> None:
+    def check_preconditions(self) -> None:
         """Check the preconditions of a change, as the converge does."""
         if self.is_change and not self.hold:
-            aliases.check(self._context, self.base, self._goal.version)
-            swap.check(self._context, self.base, self.record, self._steps)
+            aliases.check_aliases(self._context, self.base, self._goal.version)
+            swap.check_preconditions(self._context, self.base, self.record, self._steps)
         if self._judge:
-            verdicts.check(self._context, self.base, self._judge)
+            verdicts.check_verdicts(self._context, self.base, self._judge)
         elif self._steps.generation and not self.hold:
-            arrivals.check(self._context, self._nest, self._steps.generation, save=False)
+            arrivals.check_images(self._context, self._nest, self._steps.generation, save=False)
 
     def foresee(self) -> dict[str, Record]:
         """Change the records in memory as the converge would; return the changed records by layer directory."""

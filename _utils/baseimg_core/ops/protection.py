@@ -30,7 +30,7 @@ def protected(context: Context, base: Base, images: list[Image] | None = None) -
     return [image for image in candidates if protection.protects(patterns, image.id, image.tags)]
 
 
-def check(context: Context, base: Base) -> None:
+def check_not_protected(context: Context, base: Base) -> None:
     """
     Refuse the change of a base that would alter a protected image.
 

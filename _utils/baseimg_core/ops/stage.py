@@ -163,7 +163,7 @@ def _check_space(
     size = added if sharing.extents else added + start.bytes
 
     def check() -> None:
-        space.check(base.store.layout.home, size, paths, context.reserve, lambda: prunable(base, record))
+        space.check_space(base.store.layout.home, size, paths, context.reserve, lambda: prunable(base, record))
 
     try:
         check()

@@ -30,13 +30,13 @@ def start_stopped(context: Context, base: Base, policy: Policy) -> None:
         base: The base.
         policy: The declared policy.
     """
-    runner.check(context.engine, policy)
+    runner.check_can_restart(context.engine, policy)
     if restart.unverified(base):
         with base.store.lock(context.lock_timeout, context.by):
             restart.recover(context, base)
 
 
-def check(context: Context, base: Base, record: Record, plan: Plan) -> None:
+def check_preconditions(context: Context, base: Base, record: Record, plan: Plan) -> None:
     """
     Check the preconditions of a change. Returning to pristine is always allowed.
 
@@ -47,9 +47,9 @@ def check(context: Context, base: Base, record: Record, plan: Plan) -> None:
         plan: The planned change.
     """
     if plan.generation is None or plan.generation.number not in (0, record.current):
-        protection.check(context, base)
+        protection.check_not_protected(context, base)
     if plan.generation is None:
-        probe.check(os.path.dirname(base.directory))
+        probe.check_features(os.path.dirname(base.directory))
     bases.check_swappable(context.engine, base)
 
 

@@ -320,7 +320,7 @@ def build_image_judge(context: Context, nest: Nest, plan: Plan, catalogue: Catal
     return ImageJudge(base, nest.changing.record, changes, images)
 
 
-def check(context: Context, base: Base, judge: ImageJudge) -> dict[str, Sequence[Reason]]:
+def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> dict[str, Sequence[Reason]]:
     """
     Refuse a change that breaks or impairs an image or container on the base, unless it is accepted.
 
@@ -355,7 +355,7 @@ def check(context: Context, base: Base, judge: ImageJudge) -> dict[str, Sequence
         known = set(judge.image(on_base).reasons)
         own = [reason for reason in own_judgements[container.id].reasons if reason not in known]
         refused.add(f"container {container.name}", own, True)
-    refused.check(base, judge.changes.version)
+    refused.raise_if_any(base, judge.changes.version)
     _check_required(judge, base, [image for image in judge.images if is_started(image, base, used)], acceptance.require)
     return judged
 
@@ -397,7 +397,7 @@ class Refused:
                 names.append(f"{name} ({first.subject} {first.text})")
                 return
 
-    def check(self, base: Base, version: str) -> None:
+    def raise_if_any(self, base: Base, version: str) -> None:
         """
         Raise an error if a name was added.
 

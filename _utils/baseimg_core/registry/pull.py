@@ -134,7 +134,7 @@ class BundleCache:
         part = path + ".part"
         present = os.path.getsize(part) if os.path.exists(part) else 0
         missing = max(layer.size - present, 0)
-        space.check(self._home, missing, 1, self._reserve, lambda: "the cache of bundles is in this file system")
+        space.check_space(self._home, missing, 1, self._reserve, lambda: "the cache of bundles is in this file system")
 
     def _prune(self) -> None:
         """Delete files unused for a week, and the oldest files if the cache is too large."""
@@ -156,7 +156,7 @@ class BundleCache:
     def _layer(repository: Repository, layer: Descriptor, part: PartialBundle, again: bool) -> bool:
         try:
             repository.download(layer, part)
-            part.check()
+            part.verify_digest()
         except DigestMismatch:
             part.restart()
             if not again:
@@ -281,7 +281,7 @@ class PartialBundle:
         write_all(self._file.fileno(), frame.head(self._layer.digest, self._layer.size))
         self._sha, self._size = hashlib.sha256(), 0
 
-    def check(self) -> None:
+    def verify_digest(self) -> None:
         """Verify the digest of the complete blob; raises :class:`DigestMismatch`."""
         digest = "sha256:" + self._sha.hexdigest()
         if digest != self._layer.digest:
@@ -299,7 +299,7 @@ class PartialBundle:
         discard(self._path)
 
     def _resume(self) -> None:
-        """Hash the bytes of an earlier transfer and continue after them; :meth:`check` verifies them."""
+        """Hash the bytes of an earlier transfer and continue after them; :meth:`verify_digest` verifies them."""
         size = os.fstat(self._file.fileno()).st_size - frame.HEAD
         if not 0 < size <= self._layer.size:
             self.restart()

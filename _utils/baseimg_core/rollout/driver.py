@@ -167,7 +167,7 @@ class Driver:
         if self._rules.soak and not is_last:
             if reason := self._soak():
                 return reason
-            self._nodes.check([name for name, node in rollout.of_wave(index).items() if node.state == UPDATED])
+            self._nodes.check_updated([name for name, node in rollout.of_wave(index).items() if node.state == UPDATED])
             if rollout_waves.verdict(rollout, index) != rollout_record.PASSED:
                 return rollout_waves.why_failed(rollout, index)
         return ""

@@ -239,7 +239,7 @@ class NodeOperations:
         for arguments, group in alike(self._rollout, names):
             self._jobs.start(_PLAN, group, arguments, self._rules.timeout, self._transport.new_jid())
 
-    def check(self, names: Sequence[str]) -> None:
+    def check_updated(self, names: Sequence[str]) -> None:
         """Check after the soak that updated nodes still answer and are still finished; fail the others."""
         rollout = self._rollout
         for name, planned in self._discovery.plans(names).items():

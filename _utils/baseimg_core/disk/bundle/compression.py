@@ -39,7 +39,7 @@ def errors() -> tuple[type[Exception], ...]:
     return (*own, zstandard().ZstdError) if zstandard() else own
 
 
-def check(compression: str) -> None:
+def check_compression(compression: str) -> None:
     """
     Check that a compression is usable.
 
@@ -57,9 +57,9 @@ def writer(compression: str, out: BinaryIO) -> BinaryIO:
     """
     Return a stream that compresses into ``out``. Closing the stream leaves ``out`` open.
 
-    Equal input gives equal output. Raises the errors of :func:`check`.
+    Equal input gives equal output. Raises the errors of :func:`check_compression`.
     """
-    check(compression)
+    check_compression(compression)
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile("", "wb", _GZIP_LEVEL, out, mtime=0))
     # always multithreaded: the output depends on the mode, but not on the number of threads
@@ -79,7 +79,7 @@ def reader(media_type: str, stream: BinaryIO) -> BinaryIO:
     compression = BY_MEDIA_TYPE.get(media_type)
     if compression is None:
         raise BundleInvalid(f"the layer has the unknown media type {media_type[:100]!r}")
-    check(compression)
+    check_compression(compression)
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))
     decompressor = zstandard().ZstdDecompressor(max_window_size=_WINDOW)

@@ -109,7 +109,7 @@ class DeltaWriter:
     """
 
     def __init__(self, out: BinaryIO, old: SourceFiles, renamed: Mapping[bytes, bytes]) -> None:
-        compression.check("zstd")
+        compression.check_compression("zstd")
         self._out, self._old, self._renamed = out, old, renamed
         self._plain = bytearray()
         self._before: deque[bytes] = deque(maxlen=BEFORE)
@@ -253,7 +253,7 @@ class DeltaReader:
     """
 
     def __init__(self, stream: BinaryIO, old: SourceFiles) -> None:
-        compression.check("zstd")
+        compression.check_compression("zstd")
         self._stream, self._old = stream, old
         self._segment = memoryview(b"")
         self._before: deque[bytes] = deque(maxlen=BEFORE)

@@ -119,7 +119,7 @@ def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = Fal
     def check_signature(sha512: bytes) -> str:
         nonlocal signature
         with contextlib.suppress(SignatureMissing, SignatureInvalid):
-            return check(read(target), sha512, {key.public.fingerprint: key.public}, target)
+            return verify_signature(read(target), sha512, {key.public.fingerprint: key.public}, target)
         signature = model_signature.dump(key.sign(model_signature.signed_data(sha512)))
         return ""
 
@@ -142,7 +142,7 @@ def read(path: str) -> bytes:
         raise SignatureInvalid(f"the signature {path} is not valid: {exc}") from exc
 
 
-def check(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], where: str) -> str:
+def verify_signature(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], where: str) -> str:
     """
     Verify a signature. No untrusted key is used for computation.
 

@@ -76,7 +76,7 @@ def write(
         DestinationUnwritable: The file cannot be written.
         SpaceExhausted: The disk is full.
     """
-    compression.check(layer_encoding.kind)
+    compression.check_compression(layer_encoding.kind)
     directory, name = os.path.split(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise DestinationUnwritable(f"{directory} is not a directory")

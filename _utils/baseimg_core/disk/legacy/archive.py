@@ -147,7 +147,9 @@ class _Unpacking:
         self._leaves[path] = entry.kind
 
     def _add_file(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo, entry: Entry) -> None:
-        space.check(self._root, entry.size, 1, 0, lambda: "the archive is unpacked in the directory of the bundle")
+        space.check_space(
+            self._root, entry.size, 1, 0, lambda: "the archive is unpacked in the directory of the bundle"
+        )
         content = tar.extractfile(info)
         descriptor = self._tree.create(path, entry.mode)
         try:

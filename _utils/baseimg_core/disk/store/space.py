@@ -78,7 +78,7 @@ def exhausted_while_writing(directory: str, size: int, paths: int, hint: str, ca
     )
 
 
-def check(directory: str, size: int, paths: int, reserve: int, hint: Callable[[], str]) -> None:
+def check_space(directory: str, size: int, paths: int, reserve: int, hint: Callable[[], str]) -> None:
     """
     Check that new content fits into a file system.
 

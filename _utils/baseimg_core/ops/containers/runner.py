@@ -29,7 +29,7 @@ def _ignore(_point: str) -> None:
 trace: Callable[[str], None] = _ignore
 
 
-def check(engine: Engine, policy: Policy) -> None:
+def check_can_restart(engine: Engine, policy: Policy) -> None:
     """
     Refuse the policy ``restart`` for an engine whose containers another manager owns.
 

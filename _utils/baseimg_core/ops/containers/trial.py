@@ -30,7 +30,7 @@ _MISSING = "not found"  # printed by glibc's loader for a missing library
 _OUTPUT = 500  # characters of the output in an error
 
 
-def check(context: Context, nest: Nest, generation: Generation) -> None:
+def run_trials(context: Context, nest: Nest, generation: Generation) -> None:
     """
     Run the declared trials of a base over a generation. Returning to pristine is never refused.
 
