@@ -26,13 +26,13 @@ def record(threshold: int = 100, **nodes: str) -> Rollout:
 class TestRecord:
     def test_survives(self) -> None:
         one = record(a=rollout_record.UPDATED, b=rollout_record.PENDING)
-        one.tell(AT, "begun")
+        one.add_event(AT, "begun")
         assert rollout_record.parse(one.dump(), "here") == one
 
     def test_events_are_bounded(self) -> None:
         one = record()
         for number in range(EVENTS + 5):
-            one.tell(AT, str(number))
+            one.add_event(AT, str(number))
         assert [one.events[0][1], one.events[-1][1], len(one.events)] == ["5", str(EVENTS + 4), EVENTS]
 
     @pytest.mark.parametrize(
