@@ -14,8 +14,9 @@ The events are ``salt/beacon/<minion>/baseimg/<event>``. All except ``error`` ha
 
 ``drift``
     The content or its record differs from what baseimg wrote. ``reason``: ``damaged``, ``pristine damaged``,
-    ``pristine missing``, ``interrupted`` (in two checks in a row, so no operation is running), ``not adopted``, or an
-    error's code, with its ``message``.
+    ``pristine missing``, ``interrupted`` (in two checks in a row, so no operation is running), ``restart unfinished``
+    (the same; with the ``containers`` that a restart stopped and that have not passed their gate), ``not adopted``, or
+    an error's code, with its ``message``.
 ``arrived``
     New ``images`` are on a base whose live version is not the ``declared`` version. A change of pillar alone does not
     cause this event.
@@ -39,6 +40,7 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "baseimg"
 
 _DEFAULTS = {"outdated_after": 86400, "repeat": 86400}
+_PASSING = ("interrupted", "restart unfinished")  # normal while an operation is running
 _OF_SALT = {"interval", "disable_during_state_run"}  # Salt drops a whole list item that contains one of these
 
 
@@ -91,7 +93,7 @@ def _facts(options, memory, now):
         named = {"base": base["base"] or base["path"], "version": base.get("version", "unknown")}
         reason, details = _drift(base)
         if reason:
-            yield "drift", reason == "interrupted", {**named, "reason": reason}, details
+            yield "drift", reason in _PASSING, {**named, "reason": reason}, details
         if "error" in base:
             continue
         arrived = _arrived(base, before.get(base["path"], {}), memory["images"])
@@ -111,7 +113,11 @@ def _drift(base):
         return "damaged", {}
     if base.get("pristine") in ("damaged", "missing"):
         return f"pristine {base['pristine']}", {}
-    return ("not adopted" if base["legacy"] else "interrupted" if base["interrupted"] else ""), {}
+    if base["legacy"]:
+        return "not adopted", {}
+    if base["restarting"]:
+        return "restart unfinished", {"containers": base["restarting"]}
+    return ("interrupted" if base["interrupted"] else ""), {}
 
 
 def _arrived(base, before, images):

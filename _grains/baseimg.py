@@ -12,7 +12,8 @@ The live version of each base on this node, as a grain for targeting.
       ready: true                        # the result of the last baseimg.doctor; absent if it never ran
 
 ``drift`` is empty or one of: ``damaged`` (out-of-band changes were detected), ``pristine damaged``,
-``pristine missing`` (the directory of the pristine content was removed), ``interrupted`` (an operation is running or
+``pristine missing`` (the directory of the pristine content was removed), ``restart unfinished`` (an operation restarts
+containers, or crashed, or containers failed; ``restarting`` names them), ``interrupted`` (an operation is running or
 crashed), ``replaced`` (the record does not know the live directory).
 
 References contain colons, which Salt also uses as the delimiter. Colons in list members work:
@@ -114,18 +115,30 @@ def _read(layer):
         record = json.loads(file.read(_LARGEST))
     live = _describe(_live(layer))
     generation = next((item for item in record["generations"] if _is_generation(item, live)), None)
+    restarting = _restarting(layer)
     if generation is None:
         drift, version, number = "replaced", "unknown", None
     else:
-        drift = _drift(layer, record, generation)
+        drift = _drift(layer, record, generation, restarting)
         version, number = generation["version"], generation["number"]
     texts = (record["reference"], record["chain_id"], version)
     if not all(isinstance(text, str) for text in texts) or not isinstance(number, int | None):
         raise TypeError("a field has the wrong type")
-    return record["reference"], record["chain_id"], {"version": version, "generation": number, "drift": drift}
+    base = {"version": version, "generation": number, "drift": drift}
+    return record["reference"], record["chain_id"], {**base, "restarting": restarting} if restarting else base
 
 
-def _drift(layer, record, live):
+def _restarting(layer):
+    """Return the names of containers that a restart stopped and that have not passed their gate since."""
+    try:
+        with open(os.path.join(layer, "baseimg/restarting.json"), "rb") as file:
+            noted = json.loads(file.read(_LARGEST))
+    except FileNotFoundError:
+        return []
+    return sorted(str(name) for key, name in noted["names"].items() if key not in noted["passed"])
+
+
+def _drift(layer, record, live, restarting):
     """Return a base's drift from its record, equal to the core's (model.store.drift)."""
     pristine = next(item for item in record["generations"] if item["number"] == 0)
     if live["damaged"]:
@@ -134,6 +147,8 @@ def _drift(layer, record, live):
         return "pristine damaged"
     if live is not pristine and not record["unproven"] and not _is_kept(layer, pristine):
         return "pristine missing"
+    if restarting:
+        return "restart unfinished"
     return "interrupted" if record["intent"] else ""
 
 

@@ -70,6 +70,7 @@ try:
         from baseimg_core.ops import status as ops_status
         from baseimg_core.ops import trial as ops_trial
         from baseimg_core.ops import verify as ops_verify
+        from baseimg_core.ops.containers import give_up as ops_give_up
         from baseimg_core.ops.preview import Goal
     _MISSING = None
 except ImportError as exc:
@@ -567,10 +568,33 @@ def hold(base, version, reason, until=None, **kwargs):
         salt '*' baseimg.hold corp/base:12.0 "'12.1'" reason='shop does not start'
     """
     with _operation("", kwargs) as minion:
-        pillar.text(base, "base")
-        pillar.text(version, "version")
-        pillar.text(reason, "reason")
-        return ops_hold.hold(minion.context(), base, version, reason, ops_hold.utc_time(until, "until"))
+        named = _text(base, "base"), _text(version, "version"), _text(reason, "reason")
+        return ops_hold.hold(minion.context(), *named, ops_hold.utc_time(until, "until"))
+
+
+def give_up(base, container, **kwargs):
+    """
+    Stop waiting for a container that a restart stopped and that does not start. Until then every operation on the base
+    tries to start it and fails, and ``status``, the grain, the beacon and the metrics show it. The container itself is
+    not touched.
+
+    base
+        The base's reference or chain ID.
+
+    container
+        Name or ID of the container, as in ``restarting`` of :py:func:`baseimg.status`. A container that is not there
+        changes nothing.
+
+    Returns ``changed``, ``base``, the names ``given_up``, and those that are still ``restarting``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'web1' baseimg.give_up corp/base:12.0 shop
+    """
+    with _operation("", kwargs) as minion:
+        return ops_give_up.give_up(minion.context(), _text(base, "base"), _text(container, "container"))
 
 
 def unhold(base, version=None, **kwargs):
@@ -592,10 +616,8 @@ def unhold(base, version=None, **kwargs):
         salt '*' baseimg.unhold corp/base:12.0 "'12.1'"
     """
     with _operation("", kwargs) as minion:
-        pillar.text(base, "base")
-        if version is not None:
-            pillar.text(version, "version")
-        return ops_hold.unhold(minion.context(), base, version)
+        held = None if version is None else _text(version, "version")
+        return ops_hold.unhold(minion.context(), _text(base, "base"), held)
 
 
 def prune(base=None, keep=1, test=False, **kwargs):
@@ -670,8 +692,7 @@ def unpin(base, version, **kwargs):
 
 def _pin(base, version, pinned, kwargs):
     with _operation("", kwargs) as minion:
-        pillar.text(base, "base")
-        known = _known_version(minion.engine(), base, version, "version")
+        known = _known_version(minion.engine(), _text(base, "base"), version, "version")
         return ops_prune.pin(minion.context(), base, known, pinned)
 
 
@@ -688,8 +709,9 @@ def status(base=None, declared=False):
 
     Returns ``format`` (of this structure), ``suite`` (its version), ``storage``, and ``bases``, a list: reference,
     chain ID, live version and the chain ID of the image whose content it shows, pristine version, generations,
-    ``space`` (bytes of the generations that are not live), images on the base, and running containers by the content
-    they run on. A record that cannot be read is an item with its ``path`` and an ``error``.
+    ``space`` (bytes of the generations that are not live), images on the base, running containers by the content
+    they run on, and ``restarting`` (containers that a restart stopped and that have not passed their gate since). A
+    record that cannot be read is an item with its ``path`` and an ``error``.
 
     CLI Example:
 

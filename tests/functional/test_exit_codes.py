@@ -42,6 +42,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "sign": ("/nowhere.tar", "/nowhere.key"),
     "status": (),
     "trial": (BASE, "/nowhere.tar", BASE),
+    "give_up": (BASE, "shop"),
     "unhold": (BASE,),
     "unpin": (BASE, "'12.1'"),
     "verify": (),

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from salt.exceptions import CommandExecutionError
 
 from tests.functional.lab import APP, BASE, NEW, SLEEP, Lab
+from tests.functional.test_states import run
 from tests.support.minion import REPO
 
 pytestmark = pytest.mark.functional
@@ -181,6 +182,79 @@ class TestBeacon:
         valid, why = beacons["baseimg.validate"](wrong)
         assert not valid
         assert "expected" in why or "must be" in why
+
+
+class TestAContainerThatDoesNotStart:
+    """It is shown everywhere, and every run fails, until it runs or an operator gives it up."""
+
+    @pytest.fixture
+    def needed(self, tmp_path: Path) -> Path:
+        """A file that the container mounts. The engine cannot start the container without it."""
+        path = tmp_path / "needed"
+        path.touch()
+        return path
+
+    @pytest.fixture
+    def failed(self, node: Node, needed: Path) -> Node:
+        client = node.lab.engine.client
+        mount = {"Type": "bind", "Source": str(needed), "Target": "/needed", "ReadOnly": True}
+        host = client.create_host_config(network_mode="none", mounts=[mount])
+        created = client.create_container(APP, list(SLEEP), name="shop", host_config=host, stop_signal="SIGKILL")
+        client.start(created)
+        needed.unlink()
+        policy = {"mode": "restart", "on_failure": "halt", "settle": 0}
+        with pytest.raises(CommandExecutionError, match="shop cannot be stopped and started"):
+            node.lab.apply(node.bundle, containers=policy)
+        return node
+
+    def state(self, node: Node) -> dict[str, Any]:
+        return run(node.lab, False, "converged", {"name": BASE, "version": "12.1"})
+
+    def test_is_shown_until_it_runs(self, failed: Node, needed: Path) -> None:
+        for _run in range(2):
+            (base,) = failed.lab.status(BASE)["bases"]
+            assert (base["restarting"], base["interrupted"]) == (["shop"], True)
+            shown = failed.grain()
+            assert shown["bases"][BASE]["restarting"] == ["shop"]
+            assert (shown["bases"][BASE]["drift"], shown["drifted"]) == ("restart unfinished", [BASE])
+            values = failed.metrics()
+            assert values["baseimg_base_containers_restarting",] == 1
+            assert values["baseimg_base_drifted",] == 1
+            state = self.state(failed)
+            assert state["result"] is False
+            assert "shop does not start" in state["comment"]
+        assert failed.beacon() == []  # it may be a restart that is running
+        (event,) = failed.beacon()
+        assert (event["tag"], event["reason"], event["containers"]) == ("drift", "restart unfinished", ["shop"])
+        needed.touch()
+        assert self.state(failed)["result"] is True
+        self.check_shown_nowhere(failed)
+        assert failed.lab.engine.client.inspect_container("shop")["State"]["Running"]
+
+    def test_is_shown_until_it_is_given_up(self, failed: Node) -> None:
+        other = failed.lab.give_up(BASE, "billing")
+        assert (other["changed"], other["restarting"]) == (False, ["shop"])
+        done = failed.lab.give_up(BASE, "shop")
+        assert done == {"changed": True, "base": BASE, "given_up": ["shop"], "restarting": []}
+        assert failed.lab.give_up(BASE, "shop")["changed"] is False
+        self.check_shown_nowhere(failed)
+        assert self.state(failed)["result"] is True
+        assert not failed.lab.engine.client.inspect_container("shop")["State"]["Running"]
+
+    def test_a_broken_journal_is_an_error_everywhere(self, failed: Node) -> None:
+        failed.record.with_name("restarting.json").write_text("{}")
+        (base,) = failed.lab.status()["bases"]
+        assert base["error"]["code"] == "record-invalid"
+        assert failed.grain()["unreadable"] == [failed.lab.top(BASE)]
+        assert failed.lab.refused("record-invalid", "give_up", BASE, "shop")
+
+    def check_shown_nowhere(self, node: Node) -> None:
+        (base,) = node.lab.status(BASE)["bases"]
+        assert (base["restarting"], base["interrupted"]) == ([], False)
+        assert node.grain()["bases"][BASE] == {"version": "12.1", "generation": 1, "drift": ""}
+        values = node.metrics()
+        assert (values["baseimg_base_containers_restarting",], values["baseimg_base_drifted",]) == (0, 0)
+        assert node.beacon() == []
 
 
 class TestMetrics:

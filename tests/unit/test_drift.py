@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from baseimg_core.disk.containers import journal
+from baseimg_core.disk.containers.journal import Journal
 from baseimg_core.disk.store import layout
 from baseimg_core.disk.store.generations import Store
 from baseimg_core.engine.ctr import SNAPSHOTTER
@@ -38,7 +40,7 @@ GRAIN, BEACON = loader_file("_grains/baseimg.py"), loader_file("_beacons/baseimg
 
 def status(**fields: Any) -> dict[str, Any]:
     generation = {"number": 1, "current": True, "damaged": False}
-    return {"base": "b:1", "legacy": "", "interrupted": False, "generations": [generation], **fields}
+    return {"base": "b:1", "legacy": "", "interrupted": False, "restarting": [], "generations": [generation], **fields}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,9 @@ def status(**fields: Any) -> dict[str, Any]:
         ({"pristine": "missing", "interrupted": True}, "pristine missing"),
         ({"pristine": "damaged"}, "pristine damaged"),
         ({"pristine": "damaged", "generations": [{"current": True, "damaged": True}]}, "damaged"),
-        ({"legacy": "12.4", "interrupted": True}, "not adopted"),
+        ({"legacy": "12.4", "interrupted": True, "restarting": ["shop"]}, "not adopted"),
+        ({"interrupted": True, "restarting": ["shop"]}, "restart unfinished"),
+        ({"pristine": "damaged", "restarting": ["shop"]}, "pristine damaged"),
         ({"generations": [{"current": True, "damaged": True}], "interrupted": True}, "damaged"),
         ({"error": {"code": "content-unknown", "message": "m"}}, "content-unknown"),
     ],
@@ -105,6 +109,12 @@ class Layer:
     def interrupt(self) -> None:
         self.record.intent = Intent("x", 0, 0, "apply", "", "")
 
+    def restart(self) -> None:
+        noted = Journal()
+        noted.note([["1"], ["2"]], {"1": "shop", "2": "billing"}, {})
+        noted.passed = ["2"]
+        noted.save(Store(str(self.path)).layout.restarting)
+
     def replace(self) -> None:
         self.live.rename(self.live.with_name("stolen"))
         self.live.mkdir()
@@ -119,7 +129,9 @@ def core_drift(layer: Path) -> str:
         return "replaced"
     assert record
     generations = [{"current": True, "damaged": record.live.damaged}]
-    return drift(status(generations=generations, interrupted=store.interrupted, pristine=record.pristine_state))
+    waiting = journal.read(store.layout.restarting).waiting
+    fields = {"generations": generations, "interrupted": store.interrupted, "restarting": waiting}
+    return drift(status(pristine=record.pristine_state, **fields))
 
 
 @pytest.mark.parametrize("live", layout._LIVE)
@@ -132,6 +144,7 @@ def core_drift(layer: Path) -> str:
         ("remove_pristine", "pristine missing"),
         ("move", ""),
         ("interrupt", "interrupted"),
+        ("restart", "restart unfinished"),
         ("replace", "replaced"),
     ],
 )

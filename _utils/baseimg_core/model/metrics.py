@@ -78,6 +78,7 @@ def _families() -> dict[str, Metric]:
         "kept_bytes": "Content bytes of the generations that are not live.",
         "images": "Images on a base, its own included.",
         "containers": "Running containers on a base, by the content that they have mounted.",
+        "containers_restarting": "Containers that a restart stopped and that have not passed their gate since.",
         "activated_timestamp_seconds": "Time at which the live content was activated.",
     }
     families = {key: Metric(f"baseimg_base_{key}", "gauge", text) for key, text in gauges.items()}
@@ -106,6 +107,7 @@ def _add(families: Mapping[str, Metric], status: Mapping[str, Any]) -> None:
     sample("images", len(status["images"]))
     for content in ("current", "outdated", "unknown"):
         sample("containers", len(status["containers"][content]), content=content)
+    sample("containers_restarting", len(status["restarting"]))
     if status["activated"]:
         sample("activated_timestamp_seconds", status["activated"])
     for action, count in status["exchanges"].items():

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..disk.containers import journal
 from ..disk.containers.upper import find_metacopy
 from ..disk.legacy import node
 from ..disk.store import holds
@@ -243,6 +244,7 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "generation": current.number,
         "previous": record.previous,
         "interrupted": base.store.interrupted,
+        "restarting": restarting(base),
         "holds": active_holds(base),
         "path": base.directory,
         "generations": [{**_plain(generation), "current": generation is current} for generation in kept],
@@ -250,6 +252,17 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "images": [image.name for image in images_on(engine, base.chain_id)],
         "containers": containers(engine, base, stored, record.current),
     }
+
+
+def restarting(base: Base) -> list[str]:
+    """
+    Return the names of containers that a restart stopped and that have not passed their gate since.
+
+    Raises:
+        RecordInvalid: The journal is damaged.
+    """
+    noted = journal.read(base.store.layout.restarting)
+    return sorted(noted.names[key] for key in noted.waiting)
 
 
 def active_holds(base: Base) -> list[dict[str, str]]:

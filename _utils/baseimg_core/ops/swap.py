@@ -31,7 +31,7 @@ def start_stopped(context: Context, base: Base, policy: Policy) -> None:
         policy: The declared policy.
     """
     runner.check_can_restart(context.engine, policy)
-    if restart.unverified(base):
+    if bases.restarting(base):
         with base.store.lock(context.lock_timeout, context.by):
             restart.recover(context, base)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-DAMAGED, INTERRUPTED, NOT_ADOPTED = "damaged", "interrupted", "not adopted"
+DAMAGED, INTERRUPTED, NOT_ADOPTED, RESTARTING = "damaged", "interrupted", "not adopted", "restart unfinished"
 #: The drift for each state of the pristine content that prevents a rollback to it.
 PRISTINE = {"damaged": "pristine damaged", "missing": "pristine missing"}
 
@@ -21,8 +21,8 @@ def drift(status: Mapping[str, Any]) -> str:
         status: The status of one base, as ``baseimg.status`` returns it.
 
     Returns:
-        An error code, ``damaged``, ``pristine damaged``, ``pristine missing``, ``not adopted``, ``interrupted``, or
-        the empty string.
+        An error code, ``damaged``, ``pristine damaged``, ``pristine missing``, ``not adopted``, ``restart
+        unfinished``, ``interrupted``, or the empty string.
     """
     if "error" in status:
         return str(status["error"].get("code", "error"))
@@ -33,4 +33,6 @@ def drift(status: Mapping[str, Any]) -> str:
         return PRISTINE[status["pristine"]]
     if status.get("legacy"):
         return NOT_ADOPTED
+    if status.get("restarting"):
+        return RESTARTING
     return INTERRUPTED if status.get("interrupted") else ""

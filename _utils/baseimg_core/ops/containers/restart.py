@@ -25,6 +25,7 @@ from ...model.store.record import Record
 from .. import bases
 from ..bases import Base
 from . import runner, usage
+from .gate import last_lines
 from .runner import Batch, ContainerRestarter, Failures
 
 _ENDED = ("created", "exited", "dead")
@@ -225,6 +226,7 @@ class _Run:
         """Start leftovers of an earlier run, restart every batch, and swap back if a gate fails."""
         waiting = self._start_noted()
         if not self._policy.restarts:
+            self._fail_ended(waiting)
             self._clear([key for key, name in self._noted.names.items() if name not in self._done.failed])
             return
         planned = plan_restarts(self._engine, self._base, self._record, self._policy, self._record.current)
@@ -259,6 +261,15 @@ class _Run:
             except ContainerRefused as exc:
                 self._done.failed[name] = {"reason": f"does not start: {exc.message}", "log": []}
         return existing
+
+    def _fail_ended(self, started: list[Container]) -> None:
+        """Without a gate, a container that has ended again since its start is a failure."""
+        for container in started:
+            with contextlib.suppress(ContainerUnknown):
+                now = self._restarter.retry_unreachable(self._engine.container, container.id)
+                if now.state in _ENDED:
+                    reason = f"has ended with exit code {now.exit_code}"
+                    self._done.failed[now.name] = {"reason": reason, "log": last_lines(self._engine, now)}
 
     def _run_of(self, key: str) -> tuple[str, int]:
         container = self._restarter.retry_unreachable(self._engine.container, key)
@@ -413,7 +424,7 @@ def finish(
         restart(context, base, record, policy, swapped, done)
     except BaseimgError as exc:
         result = _final_result(result, record, swapped, done)
-        names = unverified(base)
+        names = bases.restarting(base)
         text = f"{record.reference} shows {result['to']}, but restarting its containers was interrupted: {exc.message}"
         text += f"; stopped, or started and not yet healthy: {', '.join(names)}" if names else ""
         raise RestartInterrupted(text, result=result) from exc
@@ -500,9 +511,3 @@ def still_stopped(engine: Engine, base: Base) -> list[str]:
             if engine.container(key).state in _ENDED:
                 ended.append(noted.names[key])
     return ended
-
-
-def unverified(base: Base) -> list[str]:
-    """Return the names of containers that a restart stopped and that have not passed their gate since."""
-    noted = journal.read(base.store.layout.restarting)
-    return [noted.names[key] for key in noted.waiting]
