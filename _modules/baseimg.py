@@ -796,7 +796,8 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
         The limit of memory and of files that the command writes, in MB.
 
     Returns ``base``, ``version``, ``image``, ``passed``, the ``reason`` if it did not pass, the ``exit_code`` (``None``
-    if the command did not start or was killed), and the end of its ``output``, at most 64 KiB. ``salt-call`` exits with
+    if the command did not start or was killed), and the end of its ``output``, at most 64 KiB; lines
+    of stdout and of stderr have no common order. ``salt-call`` exits with
     1 if the trial did not pass.
 
     CLI Example:

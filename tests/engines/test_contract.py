@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from baseimg_core.engine import detect
 from tests.engines.cells import KINDS
 from tests.engines.node import APP, BASE, NEW, Node
 from tests.functional.lab import BUSYBOX, layer
@@ -125,6 +126,15 @@ class TestWhatRuns:
         assert (node.version_in("on-0"), node.version_in("on-1")) == ("12.0", "12.1")
         assert node.call("rollback", BASE)["containers"] == only(current=["on-0"], outdated=["on-1"])
         assert (node.version_in("on-0"), node.version_in("on-1")) == ("12.0", "12.1")
+
+    def test_used_images(self, node: Node) -> None:
+        node.load()
+        node.start("app")
+        engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
+        used = {container.image_id for container in engine.containers(stopped=True)}
+        assert len(used) == 1
+        assert engine.used_images() == used
+        assert used <= {image.id for image in engine.images()}
 
     def test_stop_and_start(self, node: Node) -> None:
         node.load()

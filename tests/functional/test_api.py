@@ -13,7 +13,7 @@ from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERS
 from tests.support.asked import asked
 from tests.support.engine import Engine
 from tests.support.images import file
-from tests.support.registry import free_port
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.functional
 
@@ -26,11 +26,11 @@ def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
     bundles = {"12.1": {"source": bundle}}
     with asked() as few:
         assert lab.converge(BASE, "12.1", bundles)["images"] == [APP, BASE, NEW]
-    # the base by name, then every image, in three parallel requests
-    assert few == {"connections": 3, "_ping": 1, "info": 1, "images": 5, "containers": 2}
+    # the base by name, then every image in parallel requests; running containers, and the image IDs of all containers
+    assert few == {"connections": 4, "_ping": 1, "info": 1, "images": 5, "containers": 3}
     with asked() as back:
         lab.rollback(BASE)
-    assert back == few
+    assert back == {**few, "containers": 2}  # the original is refused by no image
     lab.converge(BASE, "12.1", bundles)
     more = [layer(file("other", b"%d" % number)) for number in range(7)]
     lab.load({f"corp/more:{number}": [BUSYBOX, VERSION_0, APP_LAYER, one] for number, one in enumerate(more)})

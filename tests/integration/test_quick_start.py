@@ -13,9 +13,11 @@ from types import ModuleType
 
 import pytest
 
+from tests.support.deadlines import scaled
 from tests.support.engine import Engine
+from tests.support.ports import free_port
 from tests.support.sources import REPO, copy_to
-from tests.support.walkthrough import Command, File, Machine, free_port, steps
+from tests.support.walkthrough import Command, File, Machine, steps
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +79,7 @@ def play(machine: Machine, page: str) -> None:
         if step.text.startswith(("salt ", "salt-run ")) and not started:
             machine.start("salt-master")
             machine.start("salt-minion")
-            machine.wait_for("salt --timeout=5 --out=txt node1 test.ping | grep --quiet 'node1: True'")
+            machine.wait_for(f"salt --timeout={scaled(10)} --out=txt node1 test.ping | grep --quiet 'node1: True'")
             started = True
         machine.play(step)
 

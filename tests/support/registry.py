@@ -19,15 +19,10 @@ from types import TracebackType
 from typing import Any
 
 from tests.support.deadlines import POLL_SECONDS, Deadline, scaled
+from tests.support.ports import free_port
 
 START_SECONDS = 30
 GZIP = b"\x1f\x8b"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Registry:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -76,12 +75,6 @@ def _commands(lines: list[str]) -> Iterator[Command]:
         while command.endswith("\\"):
             command += "\n" + output.pop(0)
         yield Command(command, tuple(output))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Machine:
@@ -156,10 +149,11 @@ class Machine:
             )
 
     def wait_for(self, command: str) -> None:
-        """Repeat a line of shell until it succeeds."""
+        """Repeat a line of shell until it succeeds; the logs of the daemons explain a failure."""
         deadline = Deadline()
         while (process := self.run(command)).returncode:
-            assert not deadline.passed(), process.stdout + process.stderr
+            logs = [log.read_text(errors="replace")[-2000:] for log in self.directory.glob("*.log")]
+            assert not deadline.passed(), "\n".join((process.stdout, process.stderr, *logs))
 
     def _inside(self, *command: str) -> list[str]:
         return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", f"--wd={self.directory}/home", *command]

@@ -87,6 +87,10 @@ class Containerd(OnSnapshots):
                     containers.append(self._container(details, *tasks.get(key, (0, "CREATED"))))
         return sorted((item for item in containers if stopped or item.pid), key=lambda container: container.name)
 
+    def used_images(self) -> set[str]:
+        """Return the IDs of the images that have containers, stopped ones included."""
+        return {container.image_id for container in self.containers(stopped=True)}
+
     def _details(self, key: str, pid: int) -> Mapping[str, Any]:
         """Return a container's description. Nothing in it that baseimg reads changes while the container exists."""
         if key not in self._described:

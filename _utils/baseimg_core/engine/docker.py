@@ -93,6 +93,10 @@ class Docker:
         inspected = map(self._container, self._api.inspect("containers", [summary["Id"] for summary in summaries]))
         return sorted((item for item in inspected if stopped or item.pid), key=lambda container: container.name)
 
+    def used_images(self) -> set[str]:
+        """Return the IDs of the images that have containers, by one request."""
+        return {summary["ImageID"] for summary in self._api.get("containers", "json", all=True)}
+
     def container(self, container_id: str) -> Container:
         """Return the present state of a container; raise :class:`ContainerUnknown`."""
         return self._container(self._inspect(container_id))

@@ -76,7 +76,7 @@ def _started(context: Context, nest: Nest, generation: Generation) -> tuple[list
     base = nest.changing.base
     unchanged = {name for kept in nest.kept(generation.chain_id) for name in kept.images}
     images = [image for image in bases.images_on(context.engine, base.chain_id) if image.name not in unchanged]
-    used = {container.image_id for container in context.engine.containers(True)} if images else set()
+    used = context.engine.used_images() if images else set()
     return [image for image in images if verdicts.is_started(image, base, used)], used
 
 
