@@ -94,6 +94,9 @@ class PlainEngine:
     def containers(self, _stopped: bool = False) -> list[Container]:
         return []
 
+    def used_images(self) -> set[str]:
+        return set()
+
     def container(self, container_id: str) -> Container:
         raise ContainerUnknown(f"no container {container_id}")
 
