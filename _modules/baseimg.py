@@ -622,15 +622,16 @@ def unhold(base, version=None, **kwargs):
 
 def prune(base=None, keep=1, test=False, **kwargs):
     """
-    Delete generations that nothing uses. The live, the pristine and pinned generations stay. So does every generation
-    that a mount or an open file of any process may use, and every generation that was swapped out less than
-    ``baseimg:grace`` seconds ago.
+    Delete generations that nothing uses. The live, the pristine and pinned generations stay, and so does the way back:
+    the generation that was live before the last change, or the newest other sound one. Every generation stays that a
+    mount or an open file of any process may use, or that was swapped out less than ``baseimg:grace`` seconds ago.
 
     base
         The base's reference or chain ID; every base with a record by default.
 
     keep
-        How many of the remaining generations stay, the newest first. They are the way back.
+        How many contents stay beside these, the newest first by number; the way back counts. Generations with the same
+        content count once, and damaged ones never stay.
 
     test
         Only list what would be deleted.

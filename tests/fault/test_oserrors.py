@@ -74,7 +74,9 @@ OPERATIONS = {
     "second converge": Operation(("12.1",), lambda node: node.converge("12.2"), "12.2"),
     "repair": Operation(("12.1",), lambda node: node.converge("12.1", repair=True), "12.1"),
     "rollback": Operation(("12.1",), lambda node: converge.rollback(node.context, BASE, "pristine"), "12.0"),
-    "prune": Operation(("12.1", "12.2"), lambda node: prune.prune(node.context, BASE, 0, False), "12.2"),
+    "prune": Operation(
+        ("12.1", "12.2", "12.0", "12.2"), lambda node: prune.prune(node.context, BASE, 0, False), "12.2"
+    ),
     "pin": Operation(("12.1",), lambda node: prune.pin(node.context, BASE, "12.1", True), "12.1"),
     "status": Operation(("12.1",), status, "12.1"),
     "verify": Operation(("12.1",), verify_deep, "12.1"),
@@ -177,7 +179,8 @@ def _check(node: Node, operation: Operation, fault: Fault, error: int) -> None:
 def test_a_read_only_file_system() -> None:
     with loop_fs("ext4", 32 * MIB) as root:
         node = Node(root / "node")
-        node.converge("12.1")
+        for version in ("12.2", "12.0", "12.1"):
+            node.converge(version)
         mount(b"", os.fsencode(root), b"", MS_REMOUNT | MS_RDONLY)
         for operation in (
             lambda: node.converge("12.2"),

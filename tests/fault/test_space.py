@@ -111,7 +111,7 @@ def test_full_while_it_is_swapped_in(node, point):
 @pytest.mark.parametrize("point", PRUNING)
 def test_full_while_pruning(node, point):
     """Prune needs no free space."""
-    for version in ("12.1", "12.2"):
+    for version in ("12.1", "12.2", "12.0", "12.2"):
         node.converge(version)
     with full_from(point, node.root), contextlib.suppress(SpaceExhausted):
         prune.prune(node.context, BASE, 0, test=False)

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from baseimg_core.disk.store.generations import Store
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, NEWER, SLEEP, Lab
 from tests.support import images, legacy, node
 from tests.support.images import directory, file, hardlink, opaque, symlink, whiteout
 from tests.support.kernel import Seen, differences
+from tests.support.stores import forget_previous
 
 pytestmark = pytest.mark.functional
 
@@ -328,6 +330,7 @@ class TestAfterwards:
         assert site.show()[b".dot"] == site.show(NEW)[b".dot"]
         assert differences(site.show(NEW), site.show()) == []
         assert not site.lab.converge(BASE, "12.1", wanted)["changed"]
+        forget_previous(Store(site.lab.top(BASE)))
         assert site.lab.prune(BASE, keep=0)[0]["removed"] == ["12.1"]
         site.check_pristine()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from baseimg_core.disk.store import space
+from baseimg_core.disk.store.generations import Store
+from tests.support.deadlines import SECONDS
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec, archive, busybox_members, directory, file, layer_tar
 from tests.support.kernel import mounted, snapshot
@@ -49,10 +52,13 @@ def test_what_is_in_use_stays(node):
 
     (done,) = minion.modules["baseimg.prune"](BASE, keep=0)
 
-    assert done["removed"] == ["3"], done
-    assert done["kept"] == {"1 (0)": "pristine", "2 (1)": "in use by old", "4 (3)": "current"}
-    assert done["freed"] == 1
-    assert versions(minion) == ["1", "2", "4"]
+    assert (done["removed"], done["freed"]) == ([], 0)
+    kept = {"1 (0)": "pristine", "2 (1)": "in use by old", "3 (2)": "the way back", "4 (3)": "current"}
+    assert done["kept"] == kept
+    minion.modules["baseimg.rollback"](BASE, "pristine")
+    (done,) = minion.modules["baseimg.prune"](BASE, keep=0)
+    assert (done["removed"], done["freed"]) == (["3", "4"], 2)
+    assert versions(minion) == ["1", "2"]
     assert engine.exec("old", "cat", "/srv/version") == "2"
     assert snapshot(Path(f"/proc/{engine.client.inspect_container('old')['State']['Pid']}/root/srv")) == before
 
@@ -61,11 +67,12 @@ def test_what_is_no_longer_in_use_goes(node):
     engine, minion = node
     engine.stop_container("old")
     (done,) = minion.modules["baseimg.prune"](keep=0)
-    assert done["removed"] == ["2", "3"]
-    assert versions(minion) == ["1", "4"]
+    assert done["removed"] == ["2"]
+    assert versions(minion) == ["1", "3", "4"]
+    assert minion.modules["baseimg.rollback"](BASE)["to"] == "3"
     minion.modules["baseimg.rollback"](BASE, "pristine")
     assert engine.run("prune/app:1", "cat", "/srv/version") == "1"
-    assert minion.modules["baseimg.prune"](BASE, keep=0)[0]["removed"] == ["4"]
+    assert minion.modules["baseimg.prune"](BASE, keep=0)[0]["removed"] == ["3", "4"]
 
 
 def test_what_is_told_is_what_goes(node, monkeypatch):
@@ -76,7 +83,7 @@ def test_what_is_told_is_what_goes(node, monkeypatch):
     monkeypatch.delattr(space, "released")
     (done,) = minion.modules["baseimg.prune"](BASE, keep=0)
     assert told == done
-    assert (done["removed"], done["freed"]) == (["2", "3"], 2)
+    assert (done["removed"], done["freed"]) == (["2"], 1)
 
 
 def test_pinned_and_newest_stay(node):
@@ -85,22 +92,45 @@ def test_pinned_and_newest_stay(node):
     assert minion.modules["baseimg.pin"](BASE, "2")["changed"]
     assert not minion.modules["baseimg.pin"](BASE, "2")["changed"]
     (told,) = minion.modules["baseimg.prune"](BASE, keep=0, test=True)
-    assert told["removed"] == ["3"]
-    assert versions(minion) == ["1", "2", "3", "4"]
-    (done,) = minion.modules["baseimg.prune"](BASE)
-    assert (done["removed"], done["kept"]["3 (2)"]) == ([], "among the 1 newest")
+    assert (told["removed"], told["kept"]["2 (1)"]) == ([], "pinned")
     minion.modules["baseimg.unpin"](BASE, "2")
+    (told,) = minion.modules["baseimg.prune"](BASE, keep=2, test=True)
+    assert (told["removed"], told["kept"]["2 (1)"]) == ([], "among the 2 newest")
     assert minion.modules["baseimg.prune"](BASE)[0]["removed"] == ["2"]
+
+
+def test_a_clock_that_was_set_back_does_not_cost_the_way_back(node):
+    engine, minion = node
+    engine.stop_container("old")
+    store = Store(os.path.dirname(minion.modules["baseimg.layer"](BASE)["path"]))
+    with store.lock(SECONDS, "test"):
+        record = store.recover()
+        for number in (2, 3):
+            record.generations[number].activated = "2020-01-01T00:00:00Z"
+        store.save(record)
+    assert minion.modules["baseimg.prune"](BASE)[0]["removed"] == ["2"]
+    assert minion.modules["baseimg.rollback"](BASE)["to"] == "3"
+
+
+def test_a_damaged_generation_goes_and_the_sound_way_back_stays(node, tmp_path):
+    engine, minion = node
+    engine.stop_container("old")
+    live = Path(minion.modules["baseimg.layer"](BASE)["path"])
+    (live / "srv/version").write_text("by hand")
+    minion.modules["baseimg.converge"](BASE, "4", {"4": {"source": str(tmp_path / "4.tar")}}, repair=True)
+    (done,) = minion.modules["baseimg.prune"](BASE)
+    assert (done["removed"], done["kept"]["3 (2)"]) == (["4", "2"], "the way back")
+    assert minion.modules["baseimg.rollback"](BASE)["to"] == "3"
 
 
 def test_state_in_both_modes(node):
     engine, minion = node
     engine.stop_container("old")
     would = minion.configure(test=True).states["baseimg.pruned"](name=BASE, keep=0)
-    assert (would["result"], would["changes"]["removed"]) == (None, ["2", "3"])
+    assert (would["result"], would["changes"]["removed"]) == (None, ["2"])
     assert versions(minion) == ["1", "2", "3", "4"]
     done = minion.configure(test=False).states["baseimg.pruned"](name=BASE, keep=0)
-    assert (done["result"], done["changes"]["removed"]) == (True, ["2", "3"])
+    assert (done["result"], done["changes"]["removed"]) == (True, ["2"])
     again = minion.states["baseimg.pruned"](name=BASE, keep=0)
     assert (again["result"], again["changes"]) == (True, {})
     absent = minion.states["baseimg.pruned"](name="prune/nothing:1")

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.disk.store import lifetimes
+from baseimg_core.disk.store.generations import Store
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, SLEEP, Lab
 from tests.functional.test_running import containers, only, start
 from tests.support.deadlines import wait_until
 from tests.support.mounts import MS_BIND, mount, unmount
+from tests.support.stores import forget_previous
 
 pytestmark = pytest.mark.functional
 
@@ -33,6 +35,7 @@ def show(lab: Lab, version: str) -> None:
 
 
 def pruned(lab: Lab) -> list[str]:
+    forget_previous(Store(lab.top(BASE)))
     (done,) = lab.prune(BASE, keep=0)
     print(done["kept"])  # if a test fails, shows why prune kept the others
     removed: list[str] = done["removed"]
@@ -195,6 +198,7 @@ class TestGrace:
         show(lab, "12.1")
         show(lab, "12.2")
         lab.minion.configure(baseimg={"grace": 900})
+        forget_previous(Store(lab.top(BASE)))
         (done,) = lab.prune(BASE, keep=0)
         assert (done["removed"], done["warnings"]) == ([], [])
         assert done["kept"]["12.1 (1)"] == "swapped out less than 900 s ago (baseimg:grace)"
@@ -233,8 +237,6 @@ class TestGrace:
 
 def test_who_uses_it_is_asked_again_before_it_goes(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prune checks for new mounts again before it removes a generation."""
-    from baseimg_core.disk.store.generations import Store
-
     show(lab, "12.1")
     show(lab, "12.2")
     point = tmp_path / "bind"

@@ -26,6 +26,7 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
+from baseimg_core.disk.store.generations import Store
 from tests.functional.lab import SLEEP
 from tests.functional.versions import RandomBase
 from tests.support import images, kernel, node
@@ -34,6 +35,7 @@ from tests.support.engine import Engine
 from tests.support.images import ImageSpec
 from tests.support.kernel import Seen
 from tests.support.minion import Minion
+from tests.support.stores import forget_previous
 
 PRISTINE = "12.0"
 BASE = f"corp/base:{PRISTINE}"
@@ -397,10 +399,11 @@ class Year:
             self._engine.client.stop(name, timeout=0)
             self._engine.client.start(name)
         self._await_containers()
+        layer = Path(self._status()["path"]).parent
+        forget_previous(Store(str(layer)))
         self._prune()
         self._check("the year")
         status = self._status()
-        layer = Path(status["path"]).parent
         record = json.loads((layer / "baseimg/state.json").read_text())
         assert record["intent"] is None
         assert {one["version"] for one in status["generations"]} == {PRISTINE, self._newest}

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from baseimg_core.disk.store.generations import Store
+from tests.support.deadlines import SECONDS
+
 #: Everything in ``baseimg/`` beside a layer's directory after a finished operation.
 STORE_FILES = frozenset(
     {"generations", "history.jsonl", "index", "lifetimes.json", "lock", "state.json", "state.json.spare"}
 )
 #: What is there only if an image was judged over a generation.
 OPTIONAL_FILES = frozenset({"judged.json"})
+
+
+def forget_previous(store: Store) -> None:
+    """Make the pristine generation the way back, as if the previous one had been live before it."""
+    with store.lock(SECONDS, "test"):
+        if record := store.recover():
+            record.previous = 0
+            store.save(record)

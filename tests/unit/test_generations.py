@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from baseimg_core.model.store.generations import Directory, directory_of, removable, rollback_target
@@ -13,7 +15,7 @@ THEN = "2026-01-01T00:00:00Z"
 def record(current: int = 3, previous: int | None = 2, **damaged: bool) -> Record:
     """Return a record with generations 0 to 3; ``g1=True`` marks generation 1 as damaged."""
     generations = {
-        number: Generation(number, f"12.{number}", "", 100 + number, id=f"id{number}", activated=THEN)
+        number: Generation(number, f"12.{number}", f"chain{number}", 100 + number, id=f"id{number}", activated=THEN)
         for number in range(4)
     }
     for name, value in damaged.items():
@@ -52,36 +54,58 @@ class TestRemovable:
         [(0, [1]), (1, [1]), (2, []), (9, [])],
     )
     def test_the_newest_by_number_stay_and_always_the_way_back(self, keep: int, gone: list[int]) -> None:
-        assert removable(record(), keep, {})[0] == gone
+        assert removable(record(), keep)[0] == gone
 
     def test_times_mean_nothing(self) -> None:
         """The clock was set back, so the newest generation has the earliest activation time."""
         one = record()
         for number, generation in one.generations.items():
             generation.activated = f"20{50 - number}-01-01T00:00:00Z"
-        assert removable(one, 1, {})[0] == [1]
+        assert removable(one, 1)[0] == [1]
 
     def test_a_damaged_one_goes_before_a_sound_one(self) -> None:
-        assert removable(record(g2=True), 1, {}) == ([2], {0: "pristine", 3: "current", 1: "the way back"})
-        assert removable(record(current=0, previous=3, g2=True), 0, {})[0] == [2, 1]
+        assert removable(record(g2=True), 1) == ([2], {0: "pristine", 3: "current", 1: "the way back"})
+        assert removable(record(current=0, previous=3, g2=True), 0)[0] == [2, 1]
+
+    def test_masks_of_one_content_count_once(self) -> None:
+        one = record()
+        one.generations[1] = replace(one.generations[2], number=1)
+        assert removable(one, 1)[0] == [1]
+        one.generations[2] = replace(one.generations[3], number=2)
+        one.previous = None
+        assert removable(one, 1)[0] == [2]
+
+    def test_after_a_rollback_there_is_none_to_keep_for_another(self) -> None:
+        assert removable(record(current=0, previous=0), 0)[0] == [1, 2, 3]
+        assert removable(record(current=1, previous=1), 1) == (
+            [2],
+            {0: "pristine", 1: "current", 3: "among the 1 newest"},
+        )
+
+    def test_users_are_searched_only_if_something_would_go(self) -> None:
+        def fail() -> dict[int, str]:
+            raise AssertionError
+
+        assert removable(record(), 2, fail)[0] == []
 
     def test_in_use_and_pinned(self) -> None:
         one = record()
         one.generations[1].pinned = True
-        gone, reasons = removable(one, 0, {2: "in use by shop"})
+        one.previous = 0
+        gone, reasons = removable(one, 0, lambda: {2: "in use by shop"})
         assert (gone, reasons[1], reasons[2]) == ([], "pinned", "in use by shop")
 
     def test_nothing_while_pristine_is_missing(self) -> None:
         one = record(g1=True)
         one.pristine.inode = 0
-        gone, reasons = removable(one, 0, {})
+        gone, reasons = removable(one, 0)
         assert gone == []
         assert set(reasons) == {1, 2, 3}
 
     def test_the_base_was_adopted_without_a_pristine_content(self) -> None:
         one = record()
         one.pristine.inode, one.unproven = 0, "the engine keeps no record"
-        assert removable(one, 0, {})[0] == [1]
+        assert removable(one, 0)[0] == [1]
 
 
 @pytest.mark.parametrize(

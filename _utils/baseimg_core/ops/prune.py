@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..context import Context
@@ -11,7 +12,7 @@ from ..disk.store import lifetimes, space
 from ..engine import mounts
 from ..errors import NoWayBack
 from ..linux.oserrors import translate_os_errors
-from ..model.store import nests
+from ..model.store import generations
 from ..model.store.record import Record
 from . import bases, contents
 from .bases import Base
@@ -22,13 +23,13 @@ def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dic
     """
     Delete generations that nothing uses.
 
-    Live, pristine and pinned generations stay, and so do the ``keep`` newest others. Generations that a mount or a
-    process may use stay, and those that were swapped out less than ``context.grace`` seconds ago.
+    :func:`model.store.generations.removable` has the rule. Generations that a mount or a process may use stay, and
+    those that were swapped out less than ``context.grace`` seconds ago.
 
     Args:
         context: The context of the operation.
         name: A base; ``None`` for every base with a record.
-        keep: The number of other generations that stay.
+        keep: The number of other contents that stay; the way back counts, and always stays.
         test: True to change nothing.
 
     Returns:
@@ -76,25 +77,39 @@ def _pin(context: Context, base: Base, version: str, pinned: bool) -> dict[str, 
 
 
 def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any]:
+    record = base.store.read()
+    if record is None:
+        return {"base": base.reference, "removed": [], "kept": {}, "freed": 0, "warnings": []}
+    unused, reasons = _removable(context, base, record, keep)
+    if test:
+        freed = space.released(base.store.path(record, number) for number in unused)
+        return _result(context, record, unused, reasons, freed)
+    if not (unused or base.store.interrupted) and os.path.exists(base.store.layout.lifetimes):
+        return _result(context, record, unused, reasons, 0)  # takes no lock
     with base.store.lock(context.lock_timeout, context.by):
-        record = base.store.recover()
-        if record is None:
-            return {"base": base.reference, "removed": [], "kept": {}, "freed": 0, "warnings": []}
-        reasons = _reasons(context, base, record, keep)
-        unused = [number for number in record.present if number not in reasons]
-        versions = {number: generation.version for number, generation in record.generations.items()}
-        if test:
-            freed = space.released(base.store.path(record, number) for number in unused)
-        else:
-            freed = _remove(context, base, record, unused, reasons)
-            unused = [number for number in unused if number not in reasons]
-        return {
-            "base": record.reference,
-            "removed": [versions[number] for number in unused],
-            "kept": {f"{versions[number]} ({number})": reason for number, reason in sorted(reasons.items())},
-            "freed": freed,
-            "warnings": _warnings(context),
-        }
+        record = base.store.recover() or record
+        unused, reasons = _removable(context, base, record, keep)
+        present = copy.deepcopy(record)
+        freed = _remove(context, base, record, unused, reasons)
+        return _result(context, present, [number for number in unused if number not in reasons], reasons, freed)
+
+
+def _result(
+    context: Context, record: Record, removed: list[int], reasons: Mapping[int, str], freed: int
+) -> dict[str, Any]:
+    versions = {number: generation.version for number, generation in record.generations.items()}
+    return {
+        "base": record.reference,
+        "removed": [versions[number] for number in removed],
+        "kept": {f"{versions[number]} ({number})": reason for number, reason in sorted(reasons.items())},
+        "freed": freed,
+        "warnings": _warnings(context),
+    }
+
+
+def _removable(context: Context, base: Base, record: Record, keep: int) -> tuple[list[int], dict[int, str]]:
+    """Return the numbers of the generations to delete, and the reason for keeping each of the others."""
+    return generations.removable(record, keep, lambda: _in_use(context, base, record))
 
 
 def _remove(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:
@@ -118,21 +133,15 @@ def _warnings(context: Context) -> list[str]:
     return ["baseimg:grace is 0: a container that is being started right now may lose its files"]
 
 
-def _reasons(context: Context, base: Base, record: Record, keep: int) -> dict[int, str]:
-    """Return the reason for keeping each generation, by number."""
-    reasons = {0: "pristine", record.current: "current"}
-    for number in record.present:
-        if record.generations[number].pinned:
-            reasons.setdefault(number, "pinned")
-    if any(number not in reasons for number in record.present):
-        for number, reason in _users(context, base, record):
-            reasons.setdefault(number, reason)
+def _in_use(context: Context, base: Base, record: Record) -> dict[int, str]:
+    """Return why generations may be in use: their users, or a mount that is not visible yet."""
+    reasons: dict[int, str] = {}
+    for number, reason in _users(context, base, record):
+        reasons.setdefault(number, reason)
     ages = lifetimes.read(base.store.layout.lifetimes, record)
-    rest = [number for number in record.present if number not in reasons]
-    reasons.update(dict.fromkeys(nests.ways_back(record, rest)[:keep], f"among the {keep} newest"))
-    for number in rest:
-        if number not in reasons and ages.age(number) < context.grace:
-            reasons[number] = f"swapped out less than {context.grace:g} s ago (baseimg:grace)"
+    for number in record.present:
+        if ages.age(number) < context.grace:
+            reasons.setdefault(number, f"swapped out less than {context.grace:g} s ago (baseimg:grace)")
     return reasons
 
 

@@ -18,6 +18,7 @@ from ..errors import DeviceRefused, SpaceExhausted
 from ..model.bundle.manifest import Manifest
 from ..model.stack import overlay
 from ..model.stack.owners import Owners
+from ..model.store import generations
 from ..model.store.record import Generation, Record
 from ..progress import step_progress
 from . import bases, prove
@@ -177,6 +178,6 @@ def _check_space(
 
 def prunable(base: Base, record: Record) -> str:
     """Return a hint on how to free space."""
-    numbers = [number for number in record.present if number not in (0, record.current)]
+    numbers, _reasons = generations.removable(record, 0)
     freed = space.released([base.store.path(record, number) for number in numbers])
     return f"baseimg.prune with keep=0 brings up to {freed / 1e6:.1f} MB"

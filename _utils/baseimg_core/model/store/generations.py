@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from . import nests
 from .record import Generation, Record
 
 #: The extended attribute that holds a generation's ID, on its directory.
@@ -57,15 +58,20 @@ def rollback_target(record: Record) -> int | None:
     """
     Return the number of the rollback target that prune must keep; ``None`` if there is none.
 
-    It is the previous generation if this is usable, else the newest other usable generation.
+    It is the previous generation if this is usable, else the newest other usable generation with another content. After
+    a rollback, a rollback is a no-op, and no generation needs to be kept for it.
     """
-    numbers = [generation.number for generation in record.usable if generation.number != record.current]
-    if record.previous in numbers:
+    if record.previous == record.current and record.pristine_state == "kept":
+        return None
+    usable = {generation.number for generation in record.usable} - {record.current}
+    if record.previous in usable:
         return record.previous
-    return max(numbers, default=None)
+    return next(iter(nests.other_contents(record, usable)), None)
 
 
-def removable(record: Record, keep: int, in_use: Mapping[int, str]) -> tuple[list[int], dict[int, str]]:
+def removable(
+    record: Record, keep: int, in_use: Callable[[], Mapping[int, str]] = dict
+) -> tuple[list[int], dict[int, str]]:
     """
     Return the generations that prune may delete.
 
@@ -75,8 +81,10 @@ def removable(record: Record, keep: int, in_use: Mapping[int, str]) -> tuple[lis
 
     Args:
         record: The record, matched with the existing directories.
-        keep: Number of further undamaged generations to keep, newest first; a rollback target except pristine counts.
-        in_use: The reason why a generation is in use, by number.
+        keep: Number of further contents to keep, one undamaged generation of each, the newest first; a rollback target
+            except pristine counts.
+        in_use: Returns the reason why a generation is in use, by number. It is called only if a generation would be
+            deleted otherwise.
 
     Returns:
         The numbers to delete, in order, and the reason by number for each generation that stays.
@@ -87,13 +95,19 @@ def removable(record: Record, keep: int, in_use: Mapping[int, str]) -> tuple[lis
     for number in record.present:
         if record.generations[number].pinned:
             reasons.setdefault(number, "pinned")
-    for number, reason in in_use.items():
-        reasons.setdefault(number, reason)
     back = rollback_target(record)
     if back is not None:
         reasons.setdefault(back, "the way back")
-    sound = [generation.number for generation in record.usable if generation.number not in reasons]
-    newest = sorted(sound, reverse=True)[: max(keep - 1, 0) if back else keep]
-    reasons.update(dict.fromkeys(newest, f"among the {keep} newest"))
+    others = [number for number in nests.other_contents(record, _sound(record)) if number not in (0, back)]
+    newest = others[: max(keep - 1, 0) if back else keep]
+    for number in newest:
+        reasons.setdefault(number, f"among the {keep} newest")
+    if any(number not in reasons for number in record.present):
+        for number, reason in in_use().items():
+            reasons.setdefault(number, reason)
     gone = [number for number in record.present if number not in reasons]
     return sorted(gone, key=lambda number: (not record.generations[number].damaged, number)), reasons
+
+
+def _sound(record: Record) -> list[int]:
+    return [generation.number for generation in record.usable]

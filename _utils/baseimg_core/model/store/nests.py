@@ -92,26 +92,23 @@ def find(record: Record, like: Generation, needed: Contents) -> Generation | Non
     return max(same, key=lambda generation: (generation.number == record.current, generation.number), default=None)
 
 
-def ways_back(record: Record, numbers: Iterable[int]) -> list[int]:
+def other_contents(record: Record, numbers: Iterable[int]) -> list[int]:
     """
-    Return one generation of each content that is not live, the generation of a rollback first, then the newest.
+    Return one generation of each content that is not live and sound, newest first.
 
-    Masks of one content count once: several of them lead back to the same content.
+    Masks of one content count once: several of them lead to the same content. Of these the previous generation counts,
+    else the pristine one, else the newest.
 
     Args:
         record: The record of the base.
         numbers: The generations to choose from.
     """
-    latest = sorted(
-        numbers,
-        key=lambda number: (number == record.previous, record.generations[number].activated, number),
-        reverse=True,
-    )
-    ways: dict[tuple[str, str, str], int] = {}
-    for number in latest:
-        ways.setdefault(_identity(record.generations[number]), number)
-    ways.pop(_identity(record.live), None)
-    return list(ways.values())
+    contents: dict[tuple[str, str, str], int] = {}
+    for number in sorted(numbers, key=lambda number: (number == record.previous, number == 0, number), reverse=True):
+        contents.setdefault(_identity(record.generations[number]), number)
+    if not record.live.damaged:
+        contents.pop(_identity(record.live), None)
+    return sorted(contents.values(), reverse=True)
 
 
 def _identity(generation: Generation) -> tuple[str, str, str]:
