@@ -27,7 +27,7 @@ from baseimg_core.disk.stack.compare import compare  # noqa: E402
 from baseimg_core.disk.stack.directories import Stack  # noqa: E402
 from baseimg_core.model.bundle.manifest import ImageRef  # noqa: E402
 from baseimg_core.model.policy.pillar import Source  # noqa: E402
-from baseimg_core.model.policy.protection import Declared  # noqa: E402
+from baseimg_core.model.policy.protection import DeclaredBundles  # noqa: E402
 from baseimg_core.model.stack.ids import chain_id  # noqa: E402
 from baseimg_core.ops import impact  # noqa: E402
 from tests.support.images import digest  # noqa: E402
@@ -102,7 +102,7 @@ def measure(engine: PlainEngine, path: str) -> dict[str, Any]:
     images = engine.images()
     engine.images = lambda: images  # type: ignore[method-assign]  # a real engine answers once
     start, cpu = time.perf_counter(), time.process_time()
-    found = impact.impact(context, BASE, Declared({"": Source(path)}))
+    found = impact.impact(context, BASE, DeclaredBundles({"": Source(path)}))
     return {
         "seconds": round(time.perf_counter() - start, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),

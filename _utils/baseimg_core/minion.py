@@ -251,7 +251,7 @@ class Minion:
             engine, [Goal(name, base["version"], {}, base["chain_id"]) for name, base in bases.items()]
         )
 
-    def bundles(self, base: str, bundle: object) -> protection.Declared | None:
+    def bundles(self, base: str, bundle: object) -> protection.DeclaredBundles | None:
         """Return the bundles to judge: ``bundle`` (a path, URL or version), by default those in pillar."""
         declared = protection.declared_bundles(base, bundle, self.declared()["bases"])
         return declared and replace(declared, bundles=self.with_digests(declared.bundles))

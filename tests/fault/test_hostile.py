@@ -17,7 +17,7 @@ from baseimg_core.disk.bundle.reader import Bundle
 from baseimg_core.disk.store import index
 from baseimg_core.errors import BaseimgError, BundleInvalid, BundleMismatch, DigestMismatch
 from baseimg_core.model.policy.pillar import Source
-from baseimg_core.model.policy.protection import Declared
+from baseimg_core.model.policy.protection import DeclaredBundles
 from baseimg_core.ops import converge, impact
 from tests.support.forge import END, Forge, device, entry, link, tar, xattr
 from tests.support.images import digest
@@ -137,7 +137,7 @@ def test_layer(node, forge, tmp_path, what):
 def test_layer_in_impact(node, forge, tmp_path, what):
     path = forge.bundle(tmp_path / "b.tar", LAYERS[what])
     with pytest.raises(BundleInvalid):
-        impact.impact(node.context, BASE, Declared({"": Source(str(path))}))
+        impact.impact(node.context, BASE, DeclaredBundles({"": Source(str(path))}))
 
 
 def test_the_forge_makes_a_sound_bundle(node, forge, tmp_path):

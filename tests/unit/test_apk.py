@@ -70,7 +70,7 @@ def database(*packages: tuple[str, str, str, str]) -> bytes:
 def test_relations(needs: str, base: tuple[str, str, str], broken: str) -> None:
     own = apk.by_name(database(("app", "1.0-r0", needs, "")))
     name, version, offers = base
-    violations = apk.broken(own.values(), apk.by_name(database((name, version, "", offers))))
+    violations = apk.broken_relations(own.values(), apk.by_name(database((name, version, "", offers))))
     assert [violation.text for violation in violations] == ([broken] if broken else [])
 
 

@@ -19,7 +19,7 @@ from baseimg_core.errors import LayerUnsupported
 from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.impact.overrides import ExpectedPath, ExpectedPaths, LayerEntry
 from baseimg_core.model.policy.pillar import Source
-from baseimg_core.model.policy.protection import Declared
+from baseimg_core.model.policy.protection import DeclaredBundles
 from baseimg_core.model.stack.entry import Entry, Kind
 from baseimg_core.model.stack.ids import chain_id
 from baseimg_core.model.stack.overlay import Mark
@@ -103,7 +103,7 @@ class TestImages:
 
     def test_unknown(self, engine: PlainEngine, bundle: str) -> None:
         context = Context(engine, lambda source: source.source, "test", 0.0)
-        found = impact.impact(context, BASE, Declared({"": Source(bundle)}))
+        found = impact.impact(context, BASE, DeclaredBundles({"": Source(bundle)}))
         verdicts = {one["image"]: one["verdict"] for one in found["images"]}
         assert verdicts == {
             "corp/strange:1": "not-checked",

@@ -48,7 +48,7 @@ def test_the_name_that_matched(pattern: str, name: str) -> None:
 def test_the_bundles_to_tell_the_impact_of() -> None:
     declared = {"version": "12.1", "bundles": {"12.1": {"source": URL}, "12.2": {"source": URL}}}
     bases = pillar.declared({"bases": {BASE: {**declared, "chain_id": DIGEST}}})["bases"]
-    assert protection.declared_bundles(BASE, URL, {}) == protection.Declared({"": Source(URL)})
+    assert protection.declared_bundles(BASE, URL, {}) == protection.DeclaredBundles({"": Source(URL)})
     for name in (BASE, DIGEST):
         wanted = protection.declared_bundles(name, None, bases)
         assert wanted is not None

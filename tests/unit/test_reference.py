@@ -7,7 +7,7 @@ import pytest
 from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.policy import pillar, reference
 from baseimg_core.model.policy.pillar import Registry, Source
-from baseimg_core.model.policy.reference import Malformed, Reference
+from baseimg_core.model.policy.reference import Reference, ReferenceMalformed
 
 DIGEST = "sha256:" + "1" * 64
 
@@ -49,7 +49,7 @@ class TestParse:
         ],
     )
     def test_malformed(self, text: str) -> None:
-        with pytest.raises(Malformed):
+        with pytest.raises(ReferenceMalformed):
             reference.parse(text)
 
     def test_a_password_is_refused_and_not_shown(self) -> None:

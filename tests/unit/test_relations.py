@@ -51,7 +51,7 @@ def status(*packages: tuple[str, str, str]) -> dict[str, dpkg_status.Package]:
     ],
 )
 def test_relations(own: str, base: tuple[str, str, str], broken: str) -> None:
-    found = relations.broken(status(("app", "1", own)).values(), status(base))
+    found = relations.broken_relations(status(("app", "1", own)).values(), status(base))
     assert [one.text for one in found] == ([broken] if broken else [])
     assert all(one.package == "app" for one in found)
 
@@ -67,7 +67,7 @@ def test_relations(own: str, base: tuple[str, str, str], broken: str) -> None:
 )
 def test_another_revision_of_an_exact_version(needs: str, installed: str, is_revision: bool) -> None:
     own, base = status(("perl", "1", f"Depends: {needs}\n")), status(("perl-base", installed, ""))
-    (violation,) = relations.broken(own.values(), base)
+    (violation,) = relations.broken_relations(own.values(), base)
     assert violation.is_revision is is_revision
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from baseimg_core.disk.bundle import signature as bundle_signature
 from baseimg_core.errors import ArgumentInvalid, SignatureInvalid, SignatureMissing, SignatureUnsupported
 from baseimg_core.model import signature as model_signature
-from baseimg_core.model.signature import Malformed, PublicKey, Signature
+from baseimg_core.model.signature import PublicKey, Signature, SignatureMalformed
 from tests.support import ssh
 from tests.support.ssh import Key, make_key
 
@@ -131,7 +131,7 @@ class TestDamaged:
     def test_truncated_anywhere(self, material: Material, kind: str) -> None:
         whole = material.signatures[kind]
         for size in range(len(whole) - 1):
-            with pytest.raises(Malformed):
+            with pytest.raises(SignatureMalformed):
                 model_signature.parse(whole[:size])
 
     @given(st.data())
@@ -150,11 +150,11 @@ class TestDamaged:
 
     @given(st.binary(max_size=400))
     def test_any_blob(self, blob: bytes) -> None:
-        with pytest.raises(Malformed):
+        with pytest.raises(SignatureMalformed):
             model_signature.parse(armored(blob))
-        with pytest.raises(Malformed):
+        with pytest.raises(SignatureMalformed):
             model_signature.parse(armored(b"SSHSIG\0\0\0\1" + blob))
-        with pytest.raises(Malformed):
+        with pytest.raises(SignatureMalformed):
             model_signature.public_key(f"ssh-rsa {base64.b64encode(blob).decode()}")
 
 
@@ -188,22 +188,22 @@ class TestPublicKeys:
         ],
     )
     def test_refused(self, line: str, reason: str) -> None:
-        with pytest.raises(Malformed, match=reason):
+        with pytest.raises(SignatureMalformed, match=reason):
             model_signature.public_key(line)
 
     def test_what_is_pasted_by_mistake_is_not_repeated(self) -> None:
-        with pytest.raises(Malformed) as caught:
+        with pytest.raises(SignatureMalformed) as caught:
             model_signature.public_key("hunter2 and more")
         assert "hunter2" not in str(caught.value)
 
     def test_a_short_rsa_key(self, tmp_path: Path) -> None:
-        with pytest.raises(Malformed, match="1024 bits, expected 2048 or more"):
+        with pytest.raises(SignatureMalformed, match="1024 bits, expected 2048 or more"):
             model_signature.public_key(make_key(tmp_path / "k", "rsa", 1024).public)
 
     def test_a_compressed_point(self, material: Material) -> None:
         blob = bytearray(model_signature.public_key(material.keys["ecdsa"].public).blob)
         blob[-65] = 2
-        with pytest.raises(Malformed, match="malformed for its type, ecdsa-sha2-nistp256"):
+        with pytest.raises(SignatureMalformed, match="malformed for its type, ecdsa-sha2-nistp256"):
             model_signature.public_key(f"ecdsa-sha2-nistp256 {base64.b64encode(blob).decode()}")
 
     def test_a_point_that_is_not_on_the_curve(self, material: Material) -> None:
@@ -226,7 +226,7 @@ class TestPrivateKeys:
         told = str(caught.value)
         assert told.startswith(f"[argument-invalid] the key {path} ")
         assert not any(secret in told for secret in secrets)
-        assert caught.value.__cause__ is None or isinstance(caught.value.__cause__, OSError | Malformed)
+        assert caught.value.__cause__ is None or isinstance(caught.value.__cause__, OSError | SignatureMalformed)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_with_a_passphrase(self, tmp_path: Path, kind: str) -> None:

@@ -34,7 +34,7 @@ _UNCOMPRESSED = 4  # SEC 1, section 2.3.3; the only form that RFC 5656 requires
 _TYPE = re.compile(r"(sk-)?(ssh|ecdsa)-[a-z0-9@.-]{1,60}")
 
 
-class Malformed(ValueError):
+class SignatureMalformed(ValueError):
     """A malformed key or signature. The message says why and never quotes a possible secret."""
 
 
@@ -71,42 +71,44 @@ class Signature:
 
 
 def public_key(line: str) -> PublicKey:
-    """Parse a line of a ``.pub`` file: type, base64, comment. Raises :class:`Malformed`."""
+    """Parse a line of a ``.pub`` file: type, base64, comment. Raises :class:`SignatureMalformed`."""
     kind, _, rest = line.strip().partition(" ")
     if kind not in ALGORITHMS:
         # never quote other text: it may be a secret, pasted by mistake
         reason = f"its type is {kind}" if _TYPE.fullmatch(kind) else "it does not begin with the type of a key"
-        raise Malformed(f"{reason}; supported: {', '.join(ALGORITHMS)}")
+        raise SignatureMalformed(f"{reason}; supported: {', '.join(ALGORITHMS)}")
     key = _key(_decoded(rest.partition(" ")[0].encode("ascii", "replace")))
     if key.kind != kind:
-        raise Malformed(f"the line declares {kind}, but the key is of type {key.kind}")
+        raise SignatureMalformed(f"the line declares {kind}, but the key is of type {key.kind}")
     return key
 
 
 def parse(data: bytes) -> Signature:
-    """Parse a detached, armored signature; raises :class:`Malformed`."""
+    """Parse a detached, armored signature; raises :class:`SignatureMalformed`."""
     if len(data) > MAX_SIZE:
-        raise Malformed(f"it is larger than {MAX_SIZE} bytes")
+        raise SignatureMalformed(f"it is larger than {MAX_SIZE} bytes")
     lines = data.strip().splitlines()
     if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
-        raise Malformed(f"it does not begin with {_BEGIN.decode()}, or does not end with {_END.decode()}")
+        raise SignatureMalformed(f"it does not begin with {_BEGIN.decode()}, or does not end with {_END.decode()}")
     fields = _Fields(_decoded(b"".join(lines[1:-1])))
     if fields.take(len(_MAGIC)) != _MAGIC:
-        raise Malformed("it is not an SSHSIG signature")
+        raise SignatureMalformed("it is not an SSHSIG signature")
     version = fields.number()
     if version != _VERSION:
-        raise Malformed(f"it has the version {version}, expected {_VERSION}")
+        raise SignatureMalformed(f"it has the version {version}, expected {_VERSION}")
     key = _key(fields.string())
     for name, expected in (("namespace", NAMESPACE.encode()), ("reserved field", b""), ("hash algorithm", _HASH)):
         actual = fields.string()
         if actual != expected:
-            raise Malformed(f"its {name} is {actual[:40].decode('ascii', 'replace')!r}, expected {expected.decode()!r}")
+            raise SignatureMalformed(
+                f"its {name} is {actual[:40].decode('ascii', 'replace')!r}, expected {expected.decode()!r}"
+            )
     inner = _Fields(fields.string())
     fields.end()
     algorithm, value = inner.text(), inner.string()
     inner.end()
     if algorithm not in ALGORITHMS[key.kind]:
-        raise Malformed(f"its algorithm is {algorithm[:40]!r}, expected {' or '.join(ALGORITHMS[key.kind])}")
+        raise SignatureMalformed(f"its algorithm is {algorithm[:40]!r}, expected {' or '.join(ALGORITHMS[key.kind])}")
     return Signature(key, algorithm, value)
 
 
@@ -130,12 +132,12 @@ def is_encrypted(private: bytes) -> bool:
     try:
         fields = _Fields(_decoded(b"".join(parts[2].split()) if len(parts) > 2 else b""))
         return fields.take(len(_KEY_MAGIC)) == _KEY_MAGIC and fields.string() != b"none"
-    except Malformed:
+    except SignatureMalformed:
         return False
 
 
 def ecdsa_numbers(value: bytes) -> tuple[int, int]:
-    """Return the numbers r and s of an ECDSA signature (RFC 5656, section 3.1.2); raise :class:`Malformed`."""
+    """Return the numbers r and s of an ECDSA signature (RFC 5656, section 3.1.2); raise :class:`SignatureMalformed`."""
     fields = _Fields(value)
     numbers = fields.mpint(), fields.mpint()
     fields.end()
@@ -158,7 +160,7 @@ def _key(blob: bytes) -> PublicKey:
     fields = _Fields(blob)
     kind = fields.text()
     if kind not in ALGORITHMS:
-        raise Malformed(f"the key's type is {kind[:40]!r}, supported: {', '.join(ALGORITHMS)}")
+        raise SignatureMalformed(f"the key's type is {kind[:40]!r}, supported: {', '.join(ALGORITHMS)}")
     if kind == "ssh-ed25519":
         sound = len(fields.string()) == _ED25519_SIZE
     elif kind == "ecdsa-sha2-nistp256":
@@ -168,10 +170,10 @@ def _key(blob: bytes) -> PublicKey:
         sound = fields.mpint() > 0
         bits = fields.mpint().bit_length()
         if bits < _MIN_RSA:
-            raise Malformed(f"the RSA key has {bits} bits, expected {_MIN_RSA} or more")
+            raise SignatureMalformed(f"the RSA key has {bits} bits, expected {_MIN_RSA} or more")
     fields.end()
     if not sound:
-        raise Malformed(f"the key is malformed for its type, {kind}")
+        raise SignatureMalformed(f"the key is malformed for its type, {kind}")
     return PublicKey(kind, blob)
 
 
@@ -179,7 +181,7 @@ def _decoded(text: bytes) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
-        raise Malformed("it is not valid base64") from None
+        raise SignatureMalformed("it is not valid base64") from None
 
 
 def _string(data: bytes) -> bytes:
@@ -193,10 +195,10 @@ class _Fields:
         self._data, self._at = data, 0
 
     def take(self, count: int) -> bytes:
-        """Read exactly ``count`` bytes; raises :class:`Malformed`."""
+        """Read exactly ``count`` bytes; raises :class:`SignatureMalformed`."""
         data = self._data[self._at : self._at + count]
         if len(data) != count:
-            raise Malformed("it is truncated")
+            raise SignatureMalformed("it is truncated")
         self._at += count
         return data
 
@@ -213,13 +215,13 @@ class _Fields:
         return self.string().decode("ascii", "replace")
 
     def mpint(self) -> int:
-        """Read a non-negative ``mpint`` in its shortest form; raises :class:`Malformed`."""
+        """Read a non-negative ``mpint`` in its shortest form; raises :class:`SignatureMalformed`."""
         raw = self.string()
         if raw[:1] >= b"\x80" or (raw[:1] == b"\0" and raw[1:2] < b"\x80"):
-            raise Malformed("a number in it is negative, or not in its shortest form")
+            raise SignatureMalformed("a number in it is negative, or not in its shortest form")
         return int.from_bytes(raw, "big")
 
     def end(self) -> None:
-        """Check that no bytes follow; raises :class:`Malformed`."""
+        """Check that no bytes follow; raises :class:`SignatureMalformed`."""
         if self._at != len(self._data):
-            raise Malformed("it has trailing bytes")
+            raise SignatureMalformed("it has trailing bytes")

@@ -13,7 +13,7 @@ from ..disk.legacy.node import LegacyState
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store import space
-from ..disk.store.generations import Adopted
+from ..disk.store.generations import AdoptedContent
 from ..disk.store.layout import siblings
 from ..engine.base import Engine
 from ..errors import BaseAbsent, ContentUnknown, LayerUnsupported
@@ -87,7 +87,7 @@ class _Attempt:
     #: Directories whose metadata the layer does not specify.
     unnamed: set[bytes] = field(default_factory=set)
 
-    def fill(self, staging: str) -> Adopted | None:
+    def fill(self, staging: str) -> AdoptedContent | None:
         """Reconstruct the pristine content in ``staging``, and describe the result in the record."""
         reason = self._restore(staging)
         self.changed = self.fresh or not reason
@@ -97,11 +97,11 @@ class _Attempt:
         if not reason:
             self.record.pristine.bytes, self.record.pristine.paths = space.measure(staging)
         if not self.fresh:
-            return Adopted(True, None)
+            return AdoptedContent(True, None)
         if not reason and self._is_live(staging):
-            return Adopted(False, None)
+            return AdoptedContent(False, None)
         self.record.pristine.inode = 0
-        return Adopted(not reason, self._live())
+        return AdoptedContent(not reason, self._live())
 
     def _restore(self, staging: str) -> str:
         """Fill ``staging``; return the reason if the result is not pristine, else an empty string."""

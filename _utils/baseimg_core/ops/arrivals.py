@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ..context import Context
-from ..disk.impact import judged as judgements
-from ..disk.impact.judged import Judged
+from ..disk.impact import judgements
+from ..disk.impact.judgements import Judgements
 from ..disk.impact.view import BaseOnDisk
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
@@ -62,7 +62,7 @@ def check_images(
     images = [image for image in started if not protects(acceptance.patterns, image.id, image.tags)]
     is_new = _judge(context, nest, generation, images, judged) or bool(known)
     is_live = generation is record.live
-    refused = verdicts.Refused(f"{base.reference} shows {generation.version}" if is_live else "", acceptance)
+    refused = verdicts.Refusals(f"{base.reference} shows {generation.version}" if is_live else "", acceptance)
     for image in images:
         refused.add(image.name, judged.reasons(generation.id, image.id) or (), image.id in used)
     if save and is_new and is_live:
@@ -80,7 +80,7 @@ def _started(context: Context, nest: Nest, generation: Generation) -> tuple[list
     return [image for image in images if verdicts.is_started(image, base, used)], used
 
 
-def _judge(context: Context, nest: Nest, generation: Generation, images: Sequence[Image], judged: Judged) -> bool:
+def _judge(context: Context, nest: Nest, generation: Generation, images: Sequence[Image], judged: Judgements) -> bool:
     """Judge the images that were not judged yet; return True if there were any."""
     pending = [image for image in images if judged.reasons(generation.id, image.id) is None]
     if pending:
@@ -102,7 +102,7 @@ def _changes(base: Base, record: Record, generation: Generation) -> Changes:
     return Changes(generation.version, expected, BaseOnDisk(new), packages=None, config=None)
 
 
-def _save(context: Context, base: Base, record: Record, judged: Judged) -> None:
+def _save(context: Context, base: Base, record: Record, judged: Judgements) -> None:
     generations: Collection[str] = {generation.id for generation in record.generations.values()}
     images = {image.id for image in bases.images_on(context.engine, base.chain_id)}
     with translate_os_errors(base.store.layout.judged):

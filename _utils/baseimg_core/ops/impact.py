@@ -12,7 +12,7 @@ from ..errors import BundleMismatch
 from ..model.bundle import route as bundle_route
 from ..model.impact import config as configs
 from ..model.impact.verdict import Reason, Verdict
-from ..model.policy.protection import Declared
+from ..model.policy.protection import DeclaredBundles
 from ..model.store.record import Record
 from . import bases, protection, verdicts
 from .bases import Base
@@ -28,7 +28,7 @@ _UNREAD = "hold a delta to another bundle's target, which is unreadable before t
 _PROJECT = "com.docker.compose.project"
 
 
-def impact(context: Context, name: str, declared: Declared | None = None) -> dict[str, Any]:
+def impact(context: Context, name: str, declared: DeclaredBundles | None = None) -> dict[str, Any]:
     """
     List every image on a base and every container of these images.
 
@@ -152,7 +152,7 @@ def _config(changes: Changes) -> dict[str, list[str]] | None:
 
 
 def _declared_changes(
-    context: Context, stack: contextlib.ExitStack, record: Record, base: Base, declared: Declared
+    context: Context, stack: contextlib.ExitStack, record: Record, base: Base, declared: DeclaredBundles
 ) -> Changes:
     """Return the changes to the declared version from a generation of another version."""
     present = {record.generations[number].chain_id for number in record.present} | {base.chain_id}

@@ -10,7 +10,7 @@ from typing import Any
 from ..disk.bundle import compression, writer
 from ..disk.bundle.encoding import Encoding
 from ..disk.legacy import archive as legacy_archive
-from ..disk.legacy.archive import Unpacked
+from ..disk.legacy.archive import UnpackResult
 from ..disk.packages import databases
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
@@ -100,7 +100,7 @@ def _digest(archive: str) -> str:
         raise LegacyInvalid(f"{archive} cannot be read: {exc.strerror}", "give the path of a file") from exc
 
 
-def _not_expressed(unpacked: Unpacked, changes: Sequence[Change]) -> list[dict[str, Any]]:
+def _not_expressed(unpacked: UnpackResult, changes: Sequence[Change]) -> list[dict[str, Any]]:
     """Return the parts that a legacy archive lacks or has wrong, with their paths."""
     types = [change.path for change in changes if "type" in change.what]
     gaps: list[tuple[str, list[bytes]]] = [

@@ -20,7 +20,7 @@ from ..context import Context
 from ..disk.stack.directories import Stack
 from ..disk.stack.mask import mask
 from ..disk.store import index, links, space
-from ..disk.store.generations import Filled, Store
+from ..disk.store.generations import FilledContent, Store
 from ..disk.store.mask import MaskWriter, measure
 from ..errors import BaseNested, SpaceExhausted
 from ..model.store import nests
@@ -361,7 +361,7 @@ class Nest:
         own = member.path(generation.number)
         sharing = links.choose(context.link, store.layout.home)
 
-        def fill(root: str) -> Filled:
+        def fill(root: str) -> FilledContent:
             writer = MaskWriter(root, target, sharing, own)
             try:
                 writer.write(entries, self._report)
@@ -369,7 +369,7 @@ class Nest:
                 writer.close()
             known = index.digests(store.layout.index(generation.number)) if generation.number else {}
             kept = {path: known[path] for path in writer.own if path in known}
-            return Filled(writer.bytes, writer.paths, {**kept, **writer.digests})
+            return FilledContent(writer.bytes, writer.paths, {**kept, **writer.digests})
 
         made = _like(generation, needed, context.by)
         try:

@@ -12,7 +12,7 @@ from ..disk.bundle.streams import LayerReader
 from ..disk.stack.directories import Stack
 from ..disk.store import index, links, space
 from ..disk.store.build import Flattener
-from ..disk.store.generations import Filled
+from ..disk.store.generations import FilledContent
 from ..disk.store.links import Sharing
 from ..errors import DeviceRefused, SpaceExhausted
 from ..model.bundle.manifest import Manifest
@@ -97,7 +97,7 @@ def _stage(
         prove.pristine(context, base, record, manifests)
     total = start.paths + sum(manifest.totals.added for manifest in manifests)
 
-    def fill(path: str) -> Filled:
+    def fill(path: str) -> FilledContent:
         origin = base.store.path(record, start.number)
         lower = bases.pristine_lower(base)  # a bundle's source is defined over pristine layers
         sources = {route[0]: Stack([origin, *lower])}
@@ -112,7 +112,7 @@ def _stage(
         finally:
             flattener.close()
         known = index.digests(base.store.layout.index(start.number))
-        return Filled(flattener.bytes, flattener.paths, {**known, **flattener.digests}, flattener.linked)
+        return FilledContent(flattener.bytes, flattener.paths, {**known, **flattener.digests}, flattener.linked)
 
     last = bundles[route[-1]]
     new = Generation(-1, route[-1], last.manifest.target.chain_id, 0, bundle=last.digest, by=context.by)

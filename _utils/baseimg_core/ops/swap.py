@@ -15,7 +15,7 @@ from ..model.store.record import Generation, Record
 from . import bases, protection
 from .bases import Base
 from .containers import restart, runner
-from .containers.restart import Outcome, Swapped
+from .containers.restart import CompletedSwap, Outcome
 from .nest import Nest
 from .plan import Plan
 from .stage import prunable
@@ -53,7 +53,7 @@ def check_preconditions(context: Context, base: Base, record: Record, plan: Plan
     bases.check_swappable(context.engine, base)
 
 
-def activate(context: Context, nest: Nest, generation: Generation, action: str) -> Swapped | None:
+def activate(context: Context, nest: Nest, generation: Generation, action: str) -> CompletedSwap | None:
     """
     Swap a generation in, after :meth:`Nest.keep_uppers`. Release masks above that are obsolete.
 
@@ -73,7 +73,7 @@ def activate(context: Context, nest: Nest, generation: Generation, action: str) 
     live = record.live
     if generation is live:
         return None
-    swapped = Swapped(record.current, record.previous)
+    swapped = CompletedSwap(record.current, record.previous)
     try:
         base.store.activate(record, generation.number, action, context.by)
     except SpaceExhausted as exc:
@@ -89,7 +89,7 @@ def activate(context: Context, nest: Nest, generation: Generation, action: str) 
 
 
 def finish(
-    context: Context, base: Base, record: Record, policy: Policy, swapped: Swapped | None, repaired: bool = False
+    context: Context, base: Base, record: Record, policy: Policy, swapped: CompletedSwap | None, repaired: bool = False
 ) -> dict[str, Any]:
     """
     Restart containers, and return the final result of an operation.
@@ -122,7 +122,7 @@ def finish(
 
 
 def result_of(
-    context: Context, base: Base, record: Record, swapped: Swapped | None, restarted: Outcome
+    context: Context, base: Base, record: Record, swapped: CompletedSwap | None, restarted: Outcome
 ) -> dict[str, Any]:
     """
     Return the result of an operation that changes a base.

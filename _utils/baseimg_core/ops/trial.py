@@ -7,7 +7,7 @@ from typing import Any
 
 from ..context import Context
 from ..model.containers.trial import Trial
-from ..model.policy.protection import Declared
+from ..model.policy.protection import DeclaredBundles
 from . import bases, converge
 from . import nest as ops_nest
 from .bases import Base
@@ -16,7 +16,7 @@ from .nest import Nest
 from .plan import Catalogue, open_bundle
 
 
-def trial(context: Context, name: str, declared: Declared, image: str, wanted: Trial) -> dict[str, Any]:
+def trial(context: Context, name: str, declared: DeclaredBundles, image: str, wanted: Trial) -> dict[str, Any]:
     """
     Run a command in a throw-away container of an image over a version of its base.
 

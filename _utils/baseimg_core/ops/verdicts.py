@@ -340,7 +340,7 @@ def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> dict[str,
     acceptance = context.protection.acceptance(base.reference, base.chain_id)
     containers = context.engine.containers(True)
     used = {container.image_id for container in containers}
-    refused = Refused("", acceptance)
+    refused = Refusals("", acceptance)
     judged: dict[str, Sequence[Reason]] = {}
     for image in judge.images:
         if is_started(image, base, used) and not protects(acceptance.patterns, image.id, image.tags):
@@ -372,7 +372,7 @@ def is_started(image: Image, base: Base, used: Collection[str]) -> bool:
     return image.id in used or (bool(image.tags) and base.reference not in image.tags)
 
 
-class Refused:
+class Refusals:
     """Images and containers with a verdict that is not accepted."""
 
     def __init__(self, live: str, acceptance: Acceptance) -> None:

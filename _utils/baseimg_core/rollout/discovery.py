@@ -15,7 +15,7 @@ from ..model.rollout import answers
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
-from ..model.rollout.answers import AnswerInvalid, Planned, Shown
+from ..model.rollout.answers import AnswerInvalid, PlanAnswer, StatusAnswer
 from ..model.rollout.policy import Policy, Target
 from ..model.rollout.record import FAILED, PENDING, SKIPPED, UNREACHABLE, UPDATED, Rollout, WaveRecord
 from .errors import RolloutEmpty
@@ -59,7 +59,7 @@ class Discovery:
         #: References of bases that pillars declare, for the message about an unknown base.
         self.declared_bases: set[str] = set()
         #: Answers of ``baseimg.status`` by node.
-        self.shown: dict[str, Shown] = {}
+        self.shown: dict[str, StatusAnswer] = {}
 
     def ask(self, names: Iterable[str]) -> None:
         """
@@ -123,7 +123,7 @@ class Discovery:
         else:
             self._skip(name, AT_VERSION, f"shows {self._rollout.version} already")
 
-    def plans(self, names: Iterable[str]) -> dict[str, Planned]:
+    def plans(self, names: Iterable[str]) -> dict[str, PlanAnswer]:
         """
         Query what a converge would change now.
 
@@ -133,7 +133,7 @@ class Discovery:
         Returns:
             The plan of each node that answered. The others become failed or unreachable.
         """
-        plans: dict[str, Planned] = {}
+        plans: dict[str, PlanAnswer] = {}
         for arguments, group in alike(self._rollout, names):
             for name, answer in self._ask("baseimg.plan", group, arguments).items():
                 planned = self._read(name, answer, answers.planned)

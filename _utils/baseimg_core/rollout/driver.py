@@ -22,7 +22,7 @@ from .store import Store
 from .transport import SaltTransport
 
 
-class Halted(Exception):
+class RolloutHalt(Exception):
     """
     A halt of the rollout, raised between its steps.
 
@@ -82,7 +82,7 @@ class Driver:
         """Record a halt, and an error that ends the process."""
         try:
             yield
-        except Halted as exc:
+        except RolloutHalt as exc:
             self._halt(exc.cause, f"halted: {exc}", str(exc))
         except BaseException as exc:
             self._interrupted(exc)
@@ -135,7 +135,7 @@ class Driver:
             listed = ", ".join(f"{name} ({rollout.nodes[name].code})" for name in refusing[:10])
             more = f" and {len(refusing) - 10} more" if len(refusing) > 10 else ""
             reason = f"{len(refusing)} nodes refuse, 'refused' allows {allowed}: {listed}{more}"
-            raise Halted(rollout_record.BY_REFUSALS, reason)
+            raise RolloutHalt(rollout_record.BY_REFUSALS, reason)
         for name in refusing:
             rollout.update(name, state=REFUSED)
         if refusing:
@@ -173,7 +173,7 @@ class Driver:
         return ""
 
     def _change(self, index: int) -> None:
-        """Apply to a wave's nodes in batches until the wave has a verdict. Raises :class:`Halted`."""
+        """Apply to a wave's nodes in batches until the wave has a verdict. Raises :class:`RolloutHalt`."""
         rollout = self._rollout
         pacer = Pacer(self._rules.max_unavailable.of(rollout.total))
         while rollout_waves.verdict(rollout, index) == rollout_record.RUNNING:
@@ -191,19 +191,19 @@ class Driver:
         wave = self._rollout.set_wave(index, state=FAILED, ended=now())
         self._recorder.add_event(reason, "wave", wave=wave.name, state=FAILED)
         if self._rules.on_failure == policy.HALT:
-            raise Halted(rollout_record.BY_FAILURE, reason)
+            raise RolloutHalt(rollout_record.BY_FAILURE, reason)
         self._roll_back(reason)
 
-    def _stop(self) -> Halted | None:
+    def _stop(self) -> RolloutHalt | None:
         """Return why no further node may start now; ``None`` if nodes may start."""
         if self._recorder.asked_to_halt():
-            return Halted(rollout_record.BY_REQUEST, "halted by request")
+            return RolloutHalt(rollout_record.BY_REQUEST, "halted by request")
         window = self._rules.window
         if window:
             local_time = datetime.now(zone(window.timezone))
             if not window.open_at(local_time.weekday(), local_time.hour * 60 + local_time.minute):
                 reason = f"the window is closed: it is {local_time:%a %H:%M} in {window.timezone}"
-                return Halted(rollout_record.BY_WINDOW, reason)
+                return RolloutHalt(rollout_record.BY_WINDOW, reason)
         return None
 
     def _soak(self) -> str:
@@ -216,7 +216,7 @@ class Driver:
         until, checked, reason = datetime.fromisoformat(rollout.soak_until), time.monotonic(), ""
         while not reason and (left := (until - datetime.now(UTC)).total_seconds()) > 0:
             if self._recorder.asked_to_halt():
-                raise Halted(rollout_record.BY_REQUEST, "halted by request")
+                raise RolloutHalt(rollout_record.BY_REQUEST, "halted by request")
             self._nodes.poll(min(TICK, max(left, 0.01)))
             if time.monotonic() - checked >= self._rules.gate_interval:
                 reason, checked = self._gates.failure(), time.monotonic()

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..model.rollout import answers
-from ..model.rollout.answers import AnswerInvalid, Planned
+from ..model.rollout.answers import AnswerInvalid, PlanAnswer
 from ..model.rollout.record import (
     APPLYING,
     FAILED,
@@ -197,7 +197,7 @@ class NodeOperations:
         """Record the plan of a node whose apply was lost."""
         rollout, node = self._rollout, self._rollout.nodes[name]
         rollout.update(name, ended=now())
-        planned: Planned | None = self._read(name, answer, answers.planned)
+        planned: PlanAnswer | None = self._read(name, answer, answers.planned)
         if planned is None:
             rollout.update(name, answered=False)  # the plan failed, so the outcome of the apply is still unknown
         elif planned.open:

@@ -63,7 +63,7 @@ class DigestingWriter:
 
 
 @dataclass(slots=True)
-class Encoded:
+class EncodedLayer:
     """One encoding of the layer."""
 
     #: The OCI media type.
@@ -76,13 +76,13 @@ class Encoded:
     delta: delta.DeltaWriter | None = None
 
 
-def full(out: BinaryIO, kind: str) -> Encoded:
+def full(out: BinaryIO, kind: str) -> EncodedLayer:
     """Return the full encoding into ``out``; ``kind`` is the compression."""
     blob = DigestingWriter(out)
-    return Encoded(MEDIA_TYPES[kind], blob, compression.writer(kind, blob))  # type: ignore[arg-type]
+    return EncodedLayer(MEDIA_TYPES[kind], blob, compression.writer(kind, blob))  # type: ignore[arg-type]
 
 
-def delta_against(out: BinaryIO, changes: Sequence[Change], old: Stack) -> Encoded:
+def delta_against(out: BinaryIO, changes: Sequence[Change], old: Stack) -> EncodedLayer:
     """
     Return the delta encoding into ``out``.
 
@@ -95,7 +95,7 @@ def delta_against(out: BinaryIO, changes: Sequence[Change], old: Stack) -> Encod
     added = [change.path for change in changes if change.action is Action.ADDED]
     removed = [change.path for change in changes if change.action is Action.REMOVED]
     writer = delta.DeltaWriter(blob, delta.SourceFiles(old), counterparts(added, old.files_below(removed)))  # type: ignore[arg-type]
-    return Encoded(DELTA_TYPE, blob, writer, writer)
+    return EncodedLayer(DELTA_TYPE, blob, writer, writer)
 
 
 class _Tee:
@@ -134,7 +134,7 @@ def _read(change: Change) -> _Content | None:
 class LayerWriter:
     """A writer of the layer tar in several encodings at once, with digests of all of them."""
 
-    def __init__(self, blobs: list[Encoded], progress: StepProgress | None) -> None:
+    def __init__(self, blobs: list[EncodedLayer], progress: StepProgress | None) -> None:
         self.blobs = blobs
         self.plain = DigestingWriter(_Tee([encoded.stream for encoded in blobs]))  # type: ignore[arg-type]
         self.progress = progress

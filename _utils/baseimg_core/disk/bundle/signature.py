@@ -19,7 +19,7 @@ from ...linux.files import discard, sync_directory
 from ...linux.oserrors import translate_os_errors
 from ...model import signature as model_signature
 from ...model.policy.pillar import SIGNATURE_SUFFIX
-from ...model.signature import Malformed, PublicKey, Signature
+from ...model.signature import PublicKey, Signature, SignatureMalformed
 from .reader import Bundle
 
 try:
@@ -54,7 +54,7 @@ class SigningKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class SigningResult:
     """The result of signing."""
 
     #: The path of the signature file.
@@ -84,7 +84,7 @@ def load(path: str) -> SigningKey:
         private = serialization.load_ssh_private_key(data, None)
         line = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return SigningKey(model_signature.public_key(line.decode()), private)  # type: ignore[arg-type]
-    except Malformed as exc:
+    except SignatureMalformed as exc:
         raise ArgumentInvalid(f"the key {path} cannot be used: {exc}") from None
     except (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError):
         raise ArgumentInvalid(
@@ -93,7 +93,7 @@ def load(path: str) -> SigningKey:
         ) from None
 
 
-def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = False) -> Signed:
+def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = False) -> SigningResult:
     """
     Sign a bundle. If it already has a valid signature by this key, nothing is written.
 
@@ -124,7 +124,7 @@ def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = Fal
         return ""
 
     with Bundle.open(path, digest, check_signature) as bundle:
-        signed = Signed(target, bundle.digest, not bundle.signed_by)
+        signed = SigningResult(target, bundle.digest, not bundle.signed_by)
     if signed.changed and not test:
         _save(target, signature)
     return signed
@@ -138,7 +138,7 @@ def read(path: str) -> bytes:
         raise SignatureMissing(f"{path} does not exist") from exc
     except OSError as exc:
         raise SignatureInvalid(f"the signature {path} cannot be read: {exc.strerror}") from exc
-    except Malformed as exc:
+    except SignatureMalformed as exc:
         raise SignatureInvalid(f"the signature {path} is not valid: {exc}") from exc
 
 
@@ -170,7 +170,7 @@ def verify_signature(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], 
                 f"trusted: {', '.join(f'{name} ({key.fingerprint})' for name, key in keys.items())}"
             )
         holds = _holds(_public(signature.key, identity), signature, model_signature.signed_data(sha512))
-    except Malformed as exc:
+    except SignatureMalformed as exc:
         raise SignatureInvalid(f"the signature {where} is not valid: {exc}") from exc
     if not holds:
         raise SignatureInvalid(
@@ -208,7 +208,7 @@ def _private(path: str) -> bytes:
         return _read(path, _GROUP_AND_OTHERS)
     except OSError as exc:
         raise ArgumentInvalid(f"the key {path} cannot be read: {exc.strerror}") from exc
-    except Malformed as exc:
+    except SignatureMalformed as exc:
         raise ArgumentInvalid(f"the key {path} cannot be used: {exc}") from exc
 
 
@@ -217,7 +217,7 @@ def _read(path: str, forbidden: int = 0) -> bytes:
     Read a small regular file.
 
     Raises:
-        Malformed: The file is not regular, is too large, or has a ``forbidden`` mode bit.
+        SignatureMalformed: The file is not regular, is too large, or has a ``forbidden`` mode bit.
         OSError: The file cannot be read.
     """
     # without O_NONBLOCK, opening a FIFO waits for a writer
@@ -225,15 +225,15 @@ def _read(path: str, forbidden: int = 0) -> bytes:
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise Malformed("it is not a regular file")
+            raise SignatureMalformed("it is not a regular file")
         if mode & forbidden:
-            raise Malformed(f"its mode is {stat.S_IMODE(mode):04o}, expected 0600, readable by the owner only")
+            raise SignatureMalformed(f"its mode is {stat.S_IMODE(mode):04o}, expected 0600, readable by the owner only")
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(model_signature.MAX_SIZE + 1)
     finally:
         os.close(descriptor)
     if len(data) > model_signature.MAX_SIZE:
-        raise Malformed(f"it is larger than {model_signature.MAX_SIZE} bytes")
+        raise SignatureMalformed(f"it is larger than {model_signature.MAX_SIZE} bytes")
     return data
 
 

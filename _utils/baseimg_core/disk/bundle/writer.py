@@ -26,14 +26,14 @@ from ...model.stack import changes as model_changes
 from ...model.stack.changes import Change
 from ...progress import StepProgress
 from . import compression, encoding, frame, tar
-from .encoding import FULL, Encoded, Encoding, LayerWriter
+from .encoding import FULL, EncodedLayer, Encoding, LayerWriter
 from .reader import CONFIG_TYPE, MANIFEST_TYPE
 
 _EPOCH = "1970-01-01T00:00:00Z"  # a fixed time, because builds are reproducible
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenBundle:
     """The result of writing a bundle."""
 
     #: The digest of the whole file, ``sha256:…``.
@@ -54,7 +54,7 @@ def write(
     progress: StepProgress | None = None,
     packages: Packages | None = None,
     config: Mapping[str, tuple[str, str]] | None = None,
-) -> Written:
+) -> WrittenBundle:
     """
     Write a bundle atomically: temporary name, fsync, rename to ``path``.
 
@@ -98,7 +98,7 @@ def write(
                 digest = "sha256:" + hex_digest(out)
         os.rename(temporary, path)
         sync_directory(directory)
-    return Written(digest, size, manifest)
+    return WrittenBundle(digest, size, manifest)
 
 
 def _encode(
@@ -123,7 +123,7 @@ def _encode(
     return layer
 
 
-def _finish_archive(out: BinaryIO, blobs: Sequence[Encoded], manifest: Manifest, platform: dict[str, str]) -> None:
+def _finish_archive(out: BinaryIO, blobs: Sequence[EncodedLayer], manifest: Manifest, platform: dict[str, str]) -> None:
     config = frame.dump(_config(manifest, platform))
     images = [_image(config, encoded) for encoded in blobs]
     out.write(frame.tail(blobs[-1].blob.size, config, images, manifest.target.version))
@@ -131,7 +131,7 @@ def _finish_archive(out: BinaryIO, blobs: Sequence[Encoded], manifest: Manifest,
     out.write(frame.head(blobs[0].blob.digest, blobs[0].blob.size))
 
 
-def _image(config: bytes, layer: Encoded) -> bytes:
+def _image(config: bytes, layer: EncodedLayer) -> bytes:
     descriptor = {"mediaType": layer.media_type, "digest": layer.blob.digest, "size": layer.blob.size}
     return frame.dump(
         {

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from ...linux.files import hex_digest
 from ...model.impact import accounts, runtimes
-from ...model.impact.accounts import Renumbered
+from ...model.impact.accounts import RenumberedAccount
 from ...model.impact.elf import Elf
 from ...model.impact.overrides import ExpectedPaths
 from ...model.impact.runtimes import Runtime
@@ -131,7 +131,7 @@ class BaseChange:
             return hex_digest(file) != changed.digest
 
     @cached_property
-    def renumbered(self) -> list[Renumbered]:
+    def renumbered(self) -> list[RenumberedAccount]:
         """Accounts and groups whose number changed."""
         changed = []
         for kind, path in (("account", _PASSWD), ("group", _GROUP)):

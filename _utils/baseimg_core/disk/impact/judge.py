@@ -250,10 +250,10 @@ class _Image:
             except Unreadable as exc:
                 yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.shown(database), str(exc))
                 continue
-            broken = relations.broken if parse is dpkg.by_name else apk.broken
+            broken_relations = relations.broken_relations if parse is dpkg.by_name else apk.broken_relations
             own = [package for name, package in installed.items() if old.get(name) != package]
-            before = set(broken(own, old))
-            for violation in broken(own, new):
+            before = set(broken_relations(own, old))
+            for violation in broken_relations(own, new):
                 if violation not in before:
                     verdict = Verdict.PARTLY if violation.is_revision else Verdict.IMPAIRED
                     yield Reason(verdict, "relation", violation.package, violation.text)

@@ -88,7 +88,7 @@ def _read(read: Callable[[int], bytes | memoryview], size: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _PathSource:
     """A path of a view with its location, either on disk or in a bundle."""
 
     #: The file type.
@@ -115,7 +115,7 @@ class BaseOnDisk:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
 
-    def lookup(self, path: bytes) -> _Found | None:
+    def lookup(self, path: bytes) -> _PathSource | None:
         """Return the base's node at a path; ``None`` if there is none."""
         node = self._stack.find(path)
         return _on_disk(node.top, own=False) if node else None
@@ -141,7 +141,7 @@ class BaseAfterBundles:
     #: The files in the bundles, by path.
     files: Mapping[bytes, NewFile] = field(default_factory=dict)
 
-    def lookup(self, path: bytes) -> _Found | None:
+    def lookup(self, path: bytes) -> _PathSource | None:
         """Return the base's node at a path; ``None`` if there is none."""
         changed = self.expected.by_path.get(path)
         if changed is not None:
@@ -162,11 +162,11 @@ class BaseAfterBundles:
         return self.files.get(path) or NewFile()
 
 
-def _in_bundle(path: bytes, entry: Entry) -> _Found:
-    return _Found(entry.kind, False, entry.mode, entry.target, new=path, has_base=entry.is_dir)
+def _in_bundle(path: bytes, entry: Entry) -> _PathSource:
+    return _PathSource(entry.kind, False, entry.mode, entry.target, new=path, has_base=entry.is_dir)
 
 
-def _on_disk(path: bytes, own: bool) -> _Found | None:
+def _on_disk(path: bytes, own: bool) -> _PathSource | None:
     try:
         st = os.lstat(path)
         kind = kind_of(st.st_mode)
@@ -175,7 +175,7 @@ def _on_disk(path: bytes, own: bool) -> _Found | None:
         target = os.readlink(path) if kind is Kind.SYMLINK else b""
     except OSError:
         return None
-    return _Found(kind, own, stat.S_IMODE(st.st_mode), target, real=path)
+    return _PathSource(kind, own, stat.S_IMODE(st.st_mode), target, real=path)
 
 
 class LayeredView:
@@ -187,8 +187,8 @@ class LayeredView:
         """Create a view; ``memory`` caches parsed files by absolute path and may be shared by views."""
         roots = tuple(os.fsencode(directory) for directory in own)
         self._base, self._memory = base, memory
-        root = _Found(Kind.DIRECTORY, bool(own), 0o755, directories=roots, has_base=True)
-        self._found: dict[bytes, _Found | None] = {b"": root}
+        root = _PathSource(Kind.DIRECTORY, bool(own), 0o755, directories=roots, has_base=True)
+        self._found: dict[bytes, _PathSource | None] = {b"": root}
         self._cache: dict[bytes, list[bytes]] | None = None
 
     def lookup(self, path: bytes) -> Node | None:
@@ -196,7 +196,7 @@ class LayeredView:
         place = self.find(path)
         return Node(place.kind, place.own, place.mode, place.target) if place else None
 
-    def find(self, path: bytes) -> _Found | None:
+    def find(self, path: bytes) -> _PathSource | None:
         """Return the node at a path with its location. See :meth:`lookup`."""
         if path not in self._found:
             directory, name = overlay.split(path)
@@ -210,9 +210,9 @@ class LayeredView:
         place = self.find(path)
         return place.real if place else b""
 
-    def _merge(self, parent: _Found, path: bytes, name: bytes) -> _Found | None:
+    def _merge(self, parent: _PathSource, path: bytes, name: bytes) -> _PathSource | None:
         directories: list[bytes] = []
-        top: _Found | None = None
+        top: _PathSource | None = None
         for directory in parent.directories:
             place = directory + b"/" + name
             try:
@@ -286,8 +286,10 @@ class LayeredView:
         return {name for name in names if self.find(overlay.join(path, name))}
 
 
-def _directory(top: _Found, directories: Iterable[bytes], has_base: bool) -> _Found:
-    return _Found(Kind.DIRECTORY, top.own, top.mode, real=top.real, directories=tuple(directories), has_base=has_base)
+def _directory(top: _PathSource, directories: Iterable[bytes], has_base: bool) -> _PathSource:
+    return _PathSource(
+        Kind.DIRECTORY, top.own, top.mode, real=top.real, directories=tuple(directories), has_base=has_base
+    )
 
 
 def _open(path: bytes) -> BinaryIO:

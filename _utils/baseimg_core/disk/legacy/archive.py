@@ -31,7 +31,7 @@ _HINT = "give an archive that the old scripts built, or build a bundle from the 
 
 
 @dataclass(slots=True)
-class Unpacked:
+class UnpackResult:
     """The result of unpacking."""
 
     #: Paths that the archive removes, with a device 0/0.
@@ -40,7 +40,7 @@ class Unpacked:
     attributes: list[bytes] = field(default_factory=list)
 
 
-def unpack(path: str, root: str, source: Stack) -> Unpacked:
+def unpack(path: str, root: str, source: Stack) -> UnpackResult:
     """
     Unpack an archive as a layer above the source.
 
@@ -58,7 +58,7 @@ def unpack(path: str, root: str, source: Stack) -> Unpacked:
         LegacyInvalid: The archive is damaged or hostile, or the scripts did not write it.
         SpaceExhausted: The file system has too little space.
     """
-    unpacking = _Unpacking(path, root, source)
+    unpacking = _Unpacker(path, root, source)
     try:
         with tarfile.open(path, "r|gz", encoding="utf-8", errors="surrogateescape") as tar:
             for info in tar:
@@ -73,11 +73,11 @@ def unpack(path: str, root: str, source: Stack) -> Unpacked:
     return unpacking.result
 
 
-class _Unpacking:
+class _Unpacker:
     """The state of unpacking one archive."""
 
     def __init__(self, archive: str, root: str, source: Stack) -> None:
-        self.result = Unpacked()
+        self.result = UnpackResult()
         self._archive, self._root, self._source = archive, root, source
         self._tree = Tree(root)
         # None: the archive has no entry for the directory

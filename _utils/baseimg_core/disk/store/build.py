@@ -33,7 +33,7 @@ Inode = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _QueuedFile:
     """A queued file that is not yet cloned or linked."""
 
     #: Relative path.
@@ -226,7 +226,7 @@ class Flattener:
             progress: Called with the number of paths written so far, changesets included.
         """
         source = Tree(path)
-        waiting: deque[_Waiting] = deque()
+        waiting: deque[_QueuedFile] = deque()
         try:
             root = source.directory(b"")
             self._directories[b""] = entry_of(root, os.fstat(root), Kind.DIRECTORY)
@@ -242,7 +242,7 @@ class Flattener:
                     os.close(file.source)
             source.close()
 
-    def _clone_children(self, source: Tree, path: bytes, waiting: deque[_Waiting]) -> list[bytes]:
+    def _clone_children(self, source: Tree, path: bytes, waiting: deque[_QueuedFile]) -> list[bytes]:
         """Copy the leaves of one directory; return its subdirectories, which the caller copies next."""
         directory = source.directory(path)
         with os.scandir(directory) as entries:
@@ -275,7 +275,7 @@ class Flattener:
             self._closed.add(path)
 
     def _clone_leaf(
-        self, directory: int, path: bytes, name: bytes, st: os.stat_result, waiting: deque[_Waiting]
+        self, directory: int, path: bytes, name: bytes, st: os.stat_result, waiting: deque[_QueuedFile]
     ) -> None:
         """Clone a leaf now, or queue it: a file to copy is first read ahead."""
         inode = (st.st_dev, st.st_ino)
@@ -284,14 +284,14 @@ class Flattener:
             self._inodes.setdefault(inode, path)
         self.paths += 1
         if leader is not None:
-            waiting.append(_Waiting(path, st, leader=leader))
+            waiting.append(_QueuedFile(path, st, leader=leader))
         elif not stat.S_ISREG(st.st_mode):
             self._clone_special(directory, path, name, st)
         elif self._link(directory, path, name, st):
             self.bytes += st.st_size
         else:
             source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            waiting.append(_Waiting(path, st, source))
+            waiting.append(_QueuedFile(path, st, source))
             if st.st_size and not self._copier.clones:
                 os.posix_fadvise(source, 0, _ADVISED, os.POSIX_FADV_WILLNEED)
         if len(waiting) >= 2 * _AHEAD:  # in batches, because queued files lie in other directories
@@ -311,7 +311,7 @@ class Flattener:
         self.linked.setdefault(st.st_ino, st.st_ctime_ns)  # link(2) sets the ctime
         return self._tree.link_from(path, directory, name)
 
-    def _write_out(self, waiting: deque[_Waiting], left: int) -> None:
+    def _write_out(self, waiting: deque[_QueuedFile], left: int) -> None:
         while len(waiting) > left:
             file = waiting.popleft()
             if file.source < 0:

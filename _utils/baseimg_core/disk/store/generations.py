@@ -73,7 +73,7 @@ POINTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class FilledContent:
     """The content of a new generation."""
 
     #: Content bytes.
@@ -87,7 +87,7 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class AdoptedContent:
     """The facts about a live content that baseimg did not make."""
 
     #: True if the filled directory holds the pristine content; it is then kept.
@@ -201,7 +201,7 @@ class Store:
         self,
         record: Record,
         generation: Generation,
-        fill: Callable[[str], Filled],
+        fill: Callable[[str], FilledContent],
         prove: Callable[[str, Mapping[bytes, str]], None],
     ) -> Generation:
         """
@@ -345,7 +345,7 @@ class Store:
         else:
             self.abandon(record, generation)
 
-    def adopt(self, record: Record, by: str, fill: Callable[[str], Adopted | None]) -> None:
+    def adopt(self, record: Record, by: str, fill: Callable[[str], AdoptedContent | None]) -> None:
         """
         Record a live content that baseimg did not make, and store the pristine content beside it.
 
@@ -387,7 +387,7 @@ class Store:
             self.records.save(record)
             self.trace("adopt.finished")
 
-    def _prepare_adoption(self, record: Record, by: str, adopted: Adopted) -> Intent:
+    def _prepare_adoption(self, record: Record, by: str, adopted: AdoptedContent) -> Intent:
         """Write and sync everything that the record refers to; return the intent."""
         if live := adopted.live:
             live.number = record.highest = record.next_number

@@ -27,7 +27,7 @@ _SELECTORS = "a name pattern such as 'shop-*', 'label=KEY' or 'label=KEY=VALUE',
 _MAXIMUM = 86_400  # seconds; a larger value is a mistake
 
 
-class Named(Protocol):
+class Selectable(Protocol):
     """The properties that selectors match."""
 
     @property
@@ -48,7 +48,7 @@ class Selector:
     #: The label whose value is matched; empty to match the name.
     label: str = ""
 
-    def matches(self, container: Named) -> bool:
+    def matches(self, container: Selectable) -> bool:
         """True if the pattern matches the container."""
         value = container.labels.get(self.label) if self.label else container.name
         return value is not None and fnmatch.fnmatchcase(value, self.pattern)
@@ -108,25 +108,25 @@ class Policy:
         """Return the policy for a rollback: a failed gate is reported, and never causes another swap."""
         return replace(self, on_failure=_GO_ON) if self.on_failure == "rollback" else self
 
-    def selects(self, container: Named) -> bool:
+    def selects(self, container: Selectable) -> bool:
         """True if ``only`` and ``except`` allow a restart of the container."""
         return not self.excludes(container) and (not self.only or matching(self.only, container))
 
-    def excludes(self, container: Named) -> bool:
+    def excludes(self, container: Selectable) -> bool:
         """True if the container must never be restarted."""
         return matching(self.excluded, container)
 
-    def rank(self, container: Named) -> int:
+    def rank(self, container: Selectable) -> int:
         """Return the index of the first matching selector of ``order``; without a match it is last."""
         matches = (index for index, selector in enumerate(self.order) if selector.matches(container))
         return next(matches, len(self.order))
 
-    def probe(self, container: Named) -> Probe | None:
+    def probe(self, container: Selectable) -> Probe | None:
         """Return the first probe that matches a container; ``None`` without a match."""
         return next((probe for probe in self.probes if matching(probe.match, container)), None)
 
 
-def matching(selectors: Iterable[Selector], container: Named) -> bool:
+def matching(selectors: Iterable[Selector], container: Selectable) -> bool:
     """True if a selector matches the container."""
     return any(selector.matches(container) for selector in selectors)
 

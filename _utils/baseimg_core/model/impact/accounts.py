@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Renumbered:
+class RenumberedAccount:
     """An account or a group whose number changed."""
 
     #: ``account`` or ``group``.
@@ -34,7 +34,7 @@ def parse(data: bytes) -> dict[str, int]:
     return numbers
 
 
-def renumbered(kind: str, old: bytes, new: bytes) -> list[Renumbered]:
+def renumbered(kind: str, old: bytes, new: bytes) -> list[RenumberedAccount]:
     """
     Compare two passwd or group files.
 
@@ -48,7 +48,7 @@ def renumbered(kind: str, old: bytes, new: bytes) -> list[Renumbered]:
     """
     before, after = parse(old), parse(new)
     return [
-        Renumbered(kind, name, number, after.get(name))
+        RenumberedAccount(kind, name, number, after.get(name))
         for name, number in sorted(before.items())
         if after.get(name) != number
     ]

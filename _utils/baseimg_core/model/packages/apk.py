@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from .dpkg import Package
-from .relations import Broken
+from .relations import BrokenRelation
 
 _DEPENDENCY = re.compile(r"(!?)([^<>=~!\s]+)(?:(>=|<=|=~|~=|[<>=~])(\S+))?")
 _VERSION = re.compile(
@@ -60,7 +60,7 @@ def files(installed: bytes, names: Iterable[str]) -> dict[str, frozenset[bytes]]
     return paths
 
 
-def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
+def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
     """
     Check the relations between an application's own packages and the packages of a base.
 
@@ -81,9 +81,9 @@ def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
         for dependency, conflicts, name, operator, version in _dependencies(package):
             holders = [holder for holder, at in offered.get(name, ()) if satisfies(at, operator, version)]
             if conflicts and set(holders) - {package.name}:
-                violations.append(Broken(package.name, "D", f"conflicts {dependency[1:]}"))
+                violations.append(BrokenRelation(package.name, "D", f"conflicts {dependency[1:]}"))
             elif not conflicts and not holders and not name.startswith("/"):
-                violations.append(Broken(package.name, "D", f"needs {dependency}"))
+                violations.append(BrokenRelation(package.name, "D", f"needs {dependency}"))
     return violations
 
 

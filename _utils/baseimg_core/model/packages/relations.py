@@ -17,7 +17,7 @@ _RELATION = re.compile(r"\s*([a-z0-9][a-z0-9+.-]*)(?::\w+)?\s*(?:\(\s*(<<|<=|=|>
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class BrokenRelation:
     """A violated relation of a package."""
 
     #: The application's package.
@@ -30,7 +30,7 @@ class Broken:
     is_revision: bool = field(default=False, compare=False)
 
 
-def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
+def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
     """
     Check the relations between an application's own packages and the packages of a base.
 
@@ -46,20 +46,20 @@ def broken(own: Iterable[Package], base: Mapping[str, Package]) -> list[Broken]:
     own = list(own)
     installed = {**base, **{package.name: package for package in own}}
     provided = _provided(installed.values())
-    violations: list[Broken] = []
+    violations: list[BrokenRelation] = []
     for package in own:
         for name in ("Pre-Depends", "Depends"):
             for clause in _clauses(package.fields.get(name, "")):
                 if not any(_holds(*alternative, installed, provided) for alternative in _alternatives(clause)):
-                    violations.append(Broken(package.name, name, f"needs {clause}", _is_revision(clause, installed)))
-        violations += [
-            Broken(package.name, name, f"{name.lower()} {clause}") for _, name, clause in _against(package, base)
-        ]
+                    text, is_revision = f"needs {clause}", _is_revision(clause, installed)
+                    violations.append(BrokenRelation(package.name, name, text, is_revision))
+        for _, name, clause in _against(package, base):
+            violations.append(BrokenRelation(package.name, name, f"{name.lower()} {clause}"))
     names = {package.name: package for package in own}
     for package in base.values():
         if package.name not in names:
             violations += [
-                Broken(other, name, f"{package.name} of the new base {name.lower()} {clause}")
+                BrokenRelation(other, name, f"{package.name} of the new base {name.lower()} {clause}")
                 for other, name, clause in _against(package, names)
             ]
     return violations

@@ -130,7 +130,7 @@ def bundle_source(source: object, digest: object, key: str) -> Source:
     if reference.is_registry(place):
         try:
             reference.parse(place)
-        except reference.Malformed as exc:
+        except reference.ReferenceMalformed as exc:
             raise _wrong(
                 f"{key}:source", reference.shown(place), f"docker://HOST/NAME@sha256:… or :TAG ({exc})"
             ) from exc
@@ -320,7 +320,7 @@ def _trusted_key(identity: object, line: object) -> PublicKey:
         raise _wrong("an identity in baseimg:trusted_keys", identity, "letters, digits and @._+-, as in release@corp")
     try:
         return model_signature.public_key(line if isinstance(line, str) else "")
-    except model_signature.Malformed as exc:
+    except model_signature.SignatureMalformed as exc:
         expected = f"a line as in a .pub file, 'ssh-ed25519 AAAA… comment' ({exc})"
         raise _wrong(f"baseimg:trusted_keys:{identity}", line, expected) from exc
 
@@ -361,7 +361,7 @@ def pushed_to(destination: object) -> reference.Reference:
     expected = "HOST/NAME:TAG, as in registry.corp:5000/baseimg/base:12.1"
     try:
         target = reference.parse(str(destination))
-    except reference.Malformed as exc:
+    except reference.ReferenceMalformed as exc:
         raise _wrong("destination", reference.shown(destination), f"{expected} ({exc})") from exc
     if target.digest:
         raise _wrong("destination", destination, f"{expected} (the registry computes the digest)")

@@ -62,7 +62,7 @@ class Protection:
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class DeclaredBundles:
     """The declared bundles of one base."""
 
     #: Bundles by version.
@@ -140,7 +140,7 @@ def protection(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: obje
     return Protection(pillar.patterns(raw, "protect"), by_base, pillar.patterns(accept, "accept"), acceptance)
 
 
-def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str, Any]]) -> Declared | None:
+def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str, Any]]) -> DeclaredBundles | None:
     """
     Resolve the argument ``bundle`` of an execution function.
 
@@ -157,12 +157,12 @@ def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str,
         ArgumentInvalid: Pillar does not declare this version.
     """
     if isinstance(bundle, str) and (bundle.startswith("/") or "://" in bundle):
-        return Declared({"": pillar.bundle_source(bundle, None, "bundle")})
+        return DeclaredBundles({"": pillar.bundle_source(bundle, None, "bundle")})
     declared = next((base for key, base in bases.items() if name in (key, base["chain_id"])), None)
     bundles = pillar.bundles(declared["bundles"]) if declared else {}
     version = bundle if bundle is not None else declared["version"] if declared else ""
     if isinstance(version, str) and version in bundles:
-        return Declared(bundles, version, declared["chain_id"] if declared else None)
+        return DeclaredBundles(bundles, version, declared["chain_id"] if declared else None)
     if bundle is not None:
         versions = ", ".join(sorted(bundles)) or "none"
         raise ArgumentInvalid(

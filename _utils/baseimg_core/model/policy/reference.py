@@ -23,7 +23,7 @@ _REFERENCE = re.compile(
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?")
 
 
-class Malformed(ValueError):
+class ReferenceMalformed(ValueError):
     """
     The text is not a reference.
 
@@ -77,16 +77,16 @@ def parse(source: str) -> Reference:
     Parse a reference, with or without ``docker://``.
 
     Raises:
-        Malformed: The text is not a reference.
+        ReferenceMalformed: The text is not a reference.
     """
     text = source.removeprefix(SCHEME)
     if "@" in text.partition("/")[0]:
-        raise Malformed("no user or password belongs there, they are in config.json")
+        raise ReferenceMalformed("no user or password belongs there, they are in config.json")
     match = _REFERENCE.fullmatch(text)
     if match is None:
-        raise Malformed("the host has a dot or a port, the name is in small letters, a digest has 64 digits")
+        raise ReferenceMalformed("the host has a dot or a port, the name is in small letters, a digest has 64 digits")
     if not (match["tag"] or match["digest"]):
-        raise Malformed("a tag or a digest is missing")
+        raise ReferenceMalformed("a tag or a digest is missing")
     return Reference(match["host"], match["name"], match["tag"] or "", match["digest"] or "")
 
 
@@ -111,8 +111,8 @@ def signature_tag(digest: str) -> str:
     Return the tag of the signature of the manifest with this digest, in the same repository.
 
     Raises:
-        Malformed: The value is not a digest.
+        ReferenceMalformed: The value is not a digest.
     """
     if not ids.is_digest(digest):
-        raise Malformed("no digest")
+        raise ReferenceMalformed("no digest")
     return digest.replace(":", "-") + ".baseimg-sig"

@@ -22,7 +22,7 @@ class AnswerInvalid(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class StatusAnswer:
     """The answer of ``baseimg.status`` for one base."""
 
     #: The live version.
@@ -38,7 +38,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchAnswer:
     """The answer of ``baseimg.fetch``."""
 
     #: True if the version is not live yet.
@@ -52,7 +52,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlanAnswer:
     """The answer of ``baseimg.plan``."""
 
     #: The live version.
@@ -64,7 +64,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ConvergeAnswer:
     """The answer of ``baseimg.converge`` or ``baseimg.rollback``."""
 
     #: True if the live content changed.
@@ -118,7 +118,7 @@ def declaration(base: str) -> Callable[[Mapping[str, Any]], dict[str, Any] | Non
     return reader
 
 
-def status(data: Mapping[str, Any]) -> Shown:
+def status(data: Mapping[str, Any]) -> StatusAnswer:
     """Read the answer of ``baseimg.status`` for one base. Raises :class:`AnswerInvalid`."""
     bases = _field(data, "bases", list)
     if len(bases) != 1:
@@ -129,18 +129,18 @@ def status(data: Mapping[str, Any]) -> Shown:
     names = [name for key in ("current", "outdated", "unknown") for name in _names(containers, key)]
     holds = {_text(hold, "version"): _text(hold, "reason") for hold in base.get("holds", ())}
     bundle = bundles.get(base["generation"], "")
-    return Shown(_text(base, "version"), bundle, _names(base, "images"), tuple(names), holds)
+    return StatusAnswer(_text(base, "version"), bundle, _names(base, "images"), tuple(names), holds)
 
 
-def fetched(data: Mapping[str, Any]) -> Fetched:
+def fetched(data: Mapping[str, Any]) -> FetchAnswer:
     """Read the answer of ``baseimg.fetch``. Raises :class:`AnswerInvalid`."""
     clock, size = data.get("time"), data.get("bytes", 0)
     if not isinstance(clock, int | float | None) or not isinstance(size, int):
         raise AnswerInvalid(f"time is {clock!r}, bytes is {size!r}")
-    return Fetched(_field(data, "needed", bool), _text(data, "from"), size, clock)
+    return FetchAnswer(_field(data, "needed", bool), _text(data, "from"), size, clock)
 
 
-def planned(data: Mapping[str, Any]) -> Planned:
+def planned(data: Mapping[str, Any]) -> PlanAnswer:
     """Read the answer of ``baseimg.plan``. Raises :class:`AnswerInvalid`."""
     restart = _field(data, "restart", Mapping)
     batches = [", ".join(map(str, batch)) for batch in _field(restart, "batches", list)]
@@ -157,13 +157,13 @@ def planned(data: Mapping[str, Any]) -> Planned:
         steps.append(f"containers run on older content: {', '.join(batches)}")
     if owed:
         steps.append(f"containers are stopped and owed a start: {', '.join(owed)}")
-    return Planned(version, "; ".join(steps), _names(_field(data, "containers", Mapping), "outdated"))
+    return PlanAnswer(version, "; ".join(steps), _names(_field(data, "containers", Mapping), "outdated"))
 
 
-def done(data: Mapping[str, Any]) -> Done:
+def done(data: Mapping[str, Any]) -> ConvergeAnswer:
     """Read the answer of ``baseimg.converge`` or ``baseimg.rollback``. Raises :class:`AnswerInvalid`."""
     outdated = _names(_field(data, "containers", Mapping), "outdated")
-    return Done(_field(data, "changed", bool), outdated, printable(data.get("held", ""), 300))
+    return ConvergeAnswer(_field(data, "changed", bool), outdated, printable(data.get("held", ""), 300))
 
 
 def _field(data: Mapping[str, Any], key: str, kind: Any) -> Any:

@@ -16,7 +16,7 @@ _TRY = 10  # seconds for one try of a probe; the first tries may precede the app
 _LOG_LINES = 20  # log lines of a failed container
 
 
-class Failed(Exception):
+class GateFailure(Exception):
     """A container failed its gate. The message continues a sentence that starts with the container's name."""
 
 
@@ -39,7 +39,7 @@ class Gate:
         """
         Check the container once.
 
-        Return True if it passed, False if it needs more time; raise :class:`Failed`.
+        Return True if it passed, False if it needs more time; raise :class:`GateFailure`.
         """
         try:
             works = self._check_once()
@@ -47,7 +47,7 @@ class Gate:
             self._lacking = f"is unknown: {exc.message}"
             works = False
         if not works and time.monotonic() - self._began >= self._policy.timeout:
-            raise Failed(f"{self._lacking}, {self._policy.timeout:g} s after it was started")
+            raise GateFailure(f"{self._lacking}, {self._policy.timeout:g} s after it was started")
         return works
 
     def _check_once(self) -> bool:
@@ -56,7 +56,7 @@ class Gate:
         except ContainerUnknown:  # removed meanwhile: nothing to check
             return True
         if now.state in ("created", "exited", "dead"):
-            raise Failed(f"has ended with exit code {now.exit_code}")
+            raise GateFailure(f"has ended with exit code {now.exit_code}")
         self._lacking = f"is {now.state}"
         if self._probe:
             return now.state == "running" and self._answers(self._probe)
@@ -66,7 +66,7 @@ class Gate:
             return now.health == "healthy" and now.state == "running"
         if now.restarts or now.state == "restarting":
             code = f" with exit code {now.exit_code}" if now.state == "restarting" else ""
-            raise Failed(f"has ended{code}, and was restarted by its policy")
+            raise GateFailure(f"has ended{code}, and was restarted by its policy")
         return now.state == "running" and time.monotonic() - self._began >= self._policy.settle
 
     def _answers(self, probe: Probe) -> bool:

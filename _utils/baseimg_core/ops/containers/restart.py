@@ -57,7 +57,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Swapped:
+class CompletedSwap:
     """A swap that an operation made."""
 
     #: The generation that was swapped out.
@@ -196,7 +196,7 @@ def resume(engine: Engine, noted: Journal, key: str, longest: float) -> Containe
 
 
 def restart(
-    context: Context, base: Base, record: Record, policy: Policy, swapped: Swapped | None, done: Outcome
+    context: Context, base: Base, record: Record, policy: Policy, swapped: CompletedSwap | None, done: Outcome
 ) -> None:
     """
     Restart containers by a policy; swap the base back if a gate fails.
@@ -222,7 +222,7 @@ class _Run:
         self._restarter = ContainerRestarter(context.engine, policy, self._report_progress)
         self._total = 1
 
-    def all(self, swapped: Swapped | None) -> None:
+    def all(self, swapped: CompletedSwap | None) -> None:
         """Start leftovers of an earlier run, restart every batch, and swap back if a gate fails."""
         waiting = self._start_noted()
         if not self._policy.restarts:
@@ -275,7 +275,7 @@ class _Run:
         container = self._restarter.retry_unreachable(self._engine.container, key)
         return container.started, container.pid
 
-    def _set_rollback_generation(self, swapped: Swapped | None, planned: RestartPlan) -> None:
+    def _set_rollback_generation(self, swapped: CompletedSwap | None, planned: RestartPlan) -> None:
         """Choose the generation for a swap back: the last swapped-out one, else the containers' old one."""
         if swapped:
             self._noted.way_back, self._noted.previous = swapped.before, swapped.previous
@@ -398,7 +398,7 @@ def finish(
     base: Base,
     record: Record,
     policy: Policy,
-    swapped: Swapped | None,
+    swapped: CompletedSwap | None,
     result: dict[str, Any],
 ) -> dict[str, Any]:
     """
@@ -459,7 +459,9 @@ def check_proven(engine: Engine, base: Base, record: Record, policy: Policy, res
         raise ContentUnproven(f"{record.reference} shows {result['to']}; the content of {names} is unknown", "", result)
 
 
-def _final_result(result: dict[str, Any], record: Record, swapped: Swapped | None, done: Outcome) -> dict[str, Any]:
+def _final_result(
+    result: dict[str, Any], record: Record, swapped: CompletedSwap | None, done: Outcome
+) -> dict[str, Any]:
     """Return the result after a restart: the live content, and the outcome for containers."""
     shown = record.generations[record.current]
     changed = shown.number != swapped.before if swapped else done.rolled_back

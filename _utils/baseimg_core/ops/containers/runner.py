@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from ...engine.base import Container, Engine
 from ...errors import ContainerRefused, ContainerUnknown, EngineUnreachable
 from ...model.containers.policy import Policy
-from .gate import Failed, Gate, last_lines
+from .gate import Gate, GateFailure, last_lines
 
 POINTS = ("restart.noted", "restart.stopped", "restart.started", "restart.gated", "back.swapped", "back.started")
 _POLL = 0.2  # seconds between two checks
@@ -108,7 +108,7 @@ class ContainerRestarter:
             for gate in list(gates):
                 try:
                     passed = gate.passed()
-                except Failed as exc:
+                except GateFailure as exc:
                     failed[gate.container.name] = self._failure(gate.container, str(exc))
                     passed = True  # its failure is final: stop waiting for it
                 if passed:

@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 @dataclass(slots=True)
-class Judged:
+class Judgements:
     """The reasons to refuse an image, for each image that was judged."""
 
     #: Reasons by generation ID and image ID.
@@ -59,19 +59,19 @@ class Judged:
         files.save(path, json.dumps({"format": FORMAT, "judged": kept}, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def read(path: str) -> Judged:
+def read(path: str) -> Judgements:
     """Read the judgements. A damaged file counts as empty: the images are judged again."""
     try:
         with open(path, "rb") as file:
             raw = json.load(file)
-        return Judged(
+        return Judgements(
             {
                 str(generation): {str(image): [_reason(one) for one in reasons] for image, reasons in judged.items()}
                 for generation, judged in raw["judged"].items()
             }
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return Judged()
+        return Judgements()
 
 
 def _reason(raw: dict[str, str]) -> Reason:
