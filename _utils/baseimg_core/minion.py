@@ -211,7 +211,7 @@ class Minion:
             suite: The version of baseimg.
         """
         checks = doctor.examine(
-            doctor.Node(
+            doctor.MinionFacts(
                 salt=salt,
                 suite=suite,
                 cachedir=self._opts["cachedir"],

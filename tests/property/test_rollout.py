@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from baseimg_core.model.rollout import policy as rollout_policy
 from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout import waves
-from baseimg_core.model.rollout.record import Node, Rollout, WaveRecord
+from baseimg_core.model.rollout.record import Rollout, RolloutNode, WaveRecord
 
 AT = "2026-11-24T03:00:00Z"
 OUTCOMES = (rollout_record.UPDATED, rollout_record.FAILED, rollout_record.UNREACHABLE, "never heard of again")
@@ -35,7 +35,7 @@ def begun(policy: dict[str, Any], names: list[str]) -> Rollout:
     merged = rollout_policy.merged(policy)
     rules = rollout_policy.parse(merged)
     wave_records = [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
-    nodes = {name: Node(index) for index, taken in enumerate(waves.assign(rules, names, {})) for name in taken}
+    nodes = {name: RolloutNode(index) for index, taken in enumerate(waves.assign(rules, names, {})) for name in taken}
     return Rollout("1", "corp/base:12.0", "12.1", "root", AT, merged, wave_records, nodes)
 
 

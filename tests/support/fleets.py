@@ -124,7 +124,7 @@ def rollout(count: int) -> dict[str, Any]:
         [history.number for history in node_histories if history.wave == wave and _ended(history)] for wave in range(3)
     ]
     nodes = {
-        node: record.Node(
+        node: record.RolloutNode(
             wave=history.wave,
             state=history.state,
             from_version=OLD,

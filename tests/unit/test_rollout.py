@@ -11,13 +11,13 @@ from baseimg_core.model.rollout import policy as rollout_policy
 from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout import waves
 from baseimg_core.model.rollout.policy import Target
-from baseimg_core.model.rollout.record import EVENTS, Node, Rollout, WaveRecord
+from baseimg_core.model.rollout.record import EVENTS, Rollout, RolloutNode, WaveRecord
 
 AT = "2026-11-24T03:00:00Z"
 
 
 def record(threshold: int = 100, **nodes: str) -> Rollout:
-    found = {name: Node(0, state) for name, state in nodes.items()}
+    found = {name: RolloutNode(0, state) for name, state in nodes.items()}
     return Rollout(
         "1", "b:1", "2", "root", AT, rollout_policy.merged(), [WaveRecord("rest", threshold)], found, [{"version": "2"}]
     )

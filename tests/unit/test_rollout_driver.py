@@ -281,9 +281,9 @@ class TestRecord:
         record = Rollout(
             "1", BASE, NEW, "ops", BEFORE, {}, [rollout_record.WaveRecord("rest", 100)],
             {
-                "a": rollout_record.Node(0, "pending", started=BEFORE, failure="[gate-failed] shop"),
-                "b": rollout_record.Node(0, "applying", started=BEFORE, answered=False),
-                "c": rollout_record.Node(0, "ready"),
+                "a": rollout_record.RolloutNode(0, "pending", started=BEFORE, failure="[gate-failed] shop"),
+                "b": rollout_record.RolloutNode(0, "applying", started=BEFORE, answered=False),
+                "c": rollout_record.RolloutNode(0, "ready"),
             },
         )  # fmt: skip
         rollout_record.close(record, rollout_record.FAILED, BEFORE)

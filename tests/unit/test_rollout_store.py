@@ -11,7 +11,7 @@ import pytest
 from baseimg_core.errors import ArgumentInvalid, RecordInvalid
 from baseimg_core.model.rollout import policy
 from baseimg_core.model.rollout import record as rollout_record
-from baseimg_core.model.rollout.record import Node, Rollout, WaveRecord
+from baseimg_core.model.rollout.record import Rollout, RolloutNode, WaveRecord
 from baseimg_core.rollout import store as rollout_store
 from baseimg_core.rollout.driver import zone
 from baseimg_core.rollout.errors import RolloutBusy, RolloutUnknown
@@ -139,7 +139,7 @@ class TestJournal:
 
 
 def large(store: Store, count: int) -> Rollout:
-    nodes = {f"node{number}": Node(0) for number in range(count)}
+    nodes = {f"node{number}": RolloutNode(0) for number in range(count)}
     record = Rollout("1", "b:1", "2", "root", AT, policy.merged(), [WaveRecord("rest", 100)], nodes)
     store.save(record)
     return record

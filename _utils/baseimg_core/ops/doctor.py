@@ -34,7 +34,7 @@ _RESULT = "baseimg/doctor.json"  # below the minion's cache; the grain reads it
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class MinionFacts:
     """The parts of a minion that the checks need. A call raises :class:`BaseimgError` for a finding."""
 
     #: The version of Salt.
@@ -61,7 +61,7 @@ class Node:
     resolve: Callable[[str], None]
 
 
-def examine(node: Node) -> list[Check]:
+def examine(node: MinionFacts) -> list[Check]:
     """Run every check. A check that fails does not stop the others. Changes nothing but a scratch directory."""
     checks = [
         _python(),
@@ -143,7 +143,7 @@ def _salt(version: str) -> Check:
     return Check("Salt", OK, version)
 
 
-def _installations(node: Node) -> Check:
+def _installations(node: MinionFacts) -> Check:
     """Refuse files that were synced beside a pip installation: one of them is stale after the next upgrade."""
     synced = os.path.join(node.extension_modules, "utils", "baseimg_core")
     try:
@@ -191,7 +191,7 @@ def check_top_files(file_roots: Mapping[str, Sequence[str]]) -> list[Check]:
     ]
 
 
-def _pillar(node: Node) -> str:
+def _pillar(node: MinionFacts) -> str:
     node.sources()
     return "valid"
 
@@ -206,7 +206,7 @@ def _keys(trust: Trust) -> str:
     return f"{len(trust.keys)} valid: {', '.join(sorted(trust.keys))}"
 
 
-def _engine(node: Node) -> list[Check]:
+def _engine(node: MinionFacts) -> list[Check]:
     """Check the engine, and what depends on the directory of its layers."""
     try:
         engine = node.connect()
@@ -250,7 +250,7 @@ def _file_system(root: str) -> str:
     return f"exchange, trusted xattrs and syncfs work, {reflink}"
 
 
-def _space(node: Node, root: str) -> Check:
+def _space(node: MinionFacts, root: str) -> Check:
     try:
         reserve = node.reserve()
     except BaseimgError as exc:
@@ -266,7 +266,7 @@ def _space(node: Node, root: str) -> Check:
     return Check("space", OK, message)
 
 
-def _grain(node: Node, root: str) -> Check:
+def _grain(node: MinionFacts, root: str) -> Check:
     """Check that the grain reads the directory of the engine's layers."""
     roots = default_layers_roots() if node.layers_roots is None else node.layers_roots
     if os.path.realpath(root) in map(os.path.realpath, roots):
@@ -277,7 +277,7 @@ def _grain(node: Node, root: str) -> Check:
     return Check("grain", WARNING, f"does not read {root}; targeting by version misses it", "layers-unseen", command)
 
 
-def _clock(node: Node) -> list[Check]:
+def _clock(node: MinionFacts) -> list[Check]:
     """Check the time service, and that no swap lies in the future."""
     newest = _newest_swap(node)
     if newest > now():
@@ -295,7 +295,7 @@ def _clock(node: Node) -> list[Check]:
     return [Check("clock", OK, now())]
 
 
-def _newest_swap(node: Node) -> str:
+def _newest_swap(node: MinionFacts) -> str:
     """Return the time of the newest swap on this node; empty without one."""
     times = [""]
     try:
@@ -307,7 +307,7 @@ def _newest_swap(node: Node) -> str:
     return max(times)
 
 
-def _registries(node: Node) -> list[Check]:
+def _registries(node: MinionFacts) -> list[Check]:
     try:
         sources = node.sources()
     except BaseimgError:
@@ -317,7 +317,7 @@ def _registries(node: Node) -> list[Check]:
     return [_registry(node, source) for source in sources]
 
 
-def _registry(node: Node, source: str) -> Check:
+def _registry(node: MinionFacts, source: str) -> Check:
     def resolve() -> str:
         node.resolve(source)
         return f"has {source}"

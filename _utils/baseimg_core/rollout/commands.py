@@ -16,7 +16,7 @@ from ..model.rollout import outcome
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout.policy import Target
-from ..model.rollout.record import Node, Rollout
+from ..model.rollout.record import Rollout, RolloutNode
 from . import discovery
 from .discovery import Discovery, Request
 from .driver import Driver, zone
@@ -282,7 +282,7 @@ class Rollouts:
     def _undo(self, rollouts: list[Rollout]) -> Rollout:
         """Make the record that returns every node to its version before the oldest of these rollouts."""
         newest = rollouts[-1]
-        nodes: dict[str, Node] = {}
+        nodes: dict[str, RolloutNode] = {}
         declared: list[dict[str, Any]] = []
         for rollout in rollouts:
             for name in rollout_record.changed_nodes(rollout):
@@ -434,7 +434,7 @@ def _next(rollout: Rollout) -> str:
     return f"{resume}, or salt-run baseimg.rollback {rollout.id}"
 
 
-def _transition(rollout: Rollout, node: Node) -> str:
+def _transition(rollout: Rollout, node: RolloutNode) -> str:
     return f"[{node.code}] {node.message}" if node.code else f"{node.from_version} to {rollout.version}"
 
 

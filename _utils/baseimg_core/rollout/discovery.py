@@ -218,7 +218,7 @@ def new_rollout(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple
     names = sorted(transport.match(rules.target) - excluded)
     if not names:
         raise RolloutEmpty(f"the target {rules.target.tgt} matches no minion")
-    nodes = {name: rollout_record.Node(-1) for name in names}
+    nodes = {name: rollout_record.RolloutNode(-1) for name in names}
     rollout = Rollout(
         request.identity, request.base, request.version or "", request.by, now(), dict(request.policy), waves, nodes
     )

@@ -13,7 +13,17 @@ from ..errors import ArgumentInvalid
 from ..model.rollout import policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
-from ..model.rollout.record import APPLYING, FAILED, PENDING, PREPARING, REFUSED, ROLLED_BACK, UPDATED, Node, Rollout
+from ..model.rollout.record import (
+    APPLYING,
+    FAILED,
+    PENDING,
+    PREPARING,
+    REFUSED,
+    ROLLED_BACK,
+    UPDATED,
+    Rollout,
+    RolloutNode,
+)
 from .gates import Gates
 from .jobs import Jobs
 from .node_ops import TICK, NodeOperations, Pacer
@@ -141,7 +151,7 @@ class Driver:
         if refusing:
             self._recorder.add_event(f"leaves out {len(refusing)} nodes that refuse", "refused", nodes=len(refusing))
 
-    def _refuses(self, node: Node) -> bool:
+    def _refuses(self, node: RolloutNode) -> bool:
         """Return True if a failed node refused: its wave is open, and no apply was sent to it."""
         is_open = node.wave >= 0 and self._rollout.waves[node.wave].state != rollout_record.PASSED
         return is_open and not node.started

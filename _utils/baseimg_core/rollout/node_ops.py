@@ -19,7 +19,7 @@ from ..model.rollout.record import (
     ROLLED_BACK,
     UNREACHABLE,
     UPDATED,
-    Node,
+    RolloutNode,
 )
 from . import discovery
 from .discovery import Discovery, alike
@@ -92,7 +92,7 @@ class NodeOperations:
         """Note that these nodes were queried just now."""
         self._asked.update(dict.fromkeys(names, time.monotonic()))
 
-    def ask_again(self, nodes: Mapping[str, Node]) -> None:
+    def ask_again(self, nodes: Mapping[str, RolloutNode]) -> None:
         """Query nodes again that did not answer before, when their wave begins."""
         before = time.monotonic() - _ASK_AGAIN
         names = [

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..display import printable
-from ..model.rollout.record import Node, Rollout
+from ..model.rollout.record import Rollout, RolloutNode
 from .store import Store
 from .transport import SaltTransport
 
@@ -55,7 +55,7 @@ class Recorder:
         reason = f" [{node.code}] {node.message}" if node.code else ""
         self.note(f"{name}: {node.state}{reason}", f"node/{name}", state=node.state, code=node.code)
 
-    def fail(self, name: str, state: str, code: str, message: str) -> Node:
+    def fail(self, name: str, state: str, code: str, message: str) -> RolloutNode:
         """
         Record a node's failure, which stays in the record when the state changes.
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from ...model.impact.elf import Elf
 from ...model.impact.overrides import ExpectedPaths
-from ...model.impact.view import Node, Unreadable
+from ...model.impact.view import Unreadable, ViewNode
 from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.overlay import Mark
@@ -191,10 +191,10 @@ class LayeredView:
         self._found: dict[bytes, _PathSource | None] = {b"": root}
         self._cache: dict[bytes, list[bytes]] | None = None
 
-    def lookup(self, path: bytes) -> Node | None:
+    def lookup(self, path: bytes) -> ViewNode | None:
         """Return the node at a path without following symlinks; ``None`` if there is none."""
         place = self.find(path)
-        return Node(place.kind, place.own, place.mode, place.target) if place else None
+        return ViewNode(place.kind, place.own, place.mode, place.target) if place else None
 
     def find(self, path: bytes) -> _PathSource | None:
         """Return the node at a path with its location. See :meth:`lookup`."""

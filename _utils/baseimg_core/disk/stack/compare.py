@@ -14,7 +14,7 @@ from ...model.stack import overlay
 from ...model.stack.changes import Action, Change, Groups, relinked
 from ...model.stack.entry import Entry, Kind, differences
 from ...progress import StepProgress
-from .directories import Inode, Node, Stack
+from .directories import Inode, Stack, StackNode
 
 _READERS = 2
 _PENDING_FILES = 64  # files whose contents are compared while the walk continues
@@ -121,7 +121,7 @@ class _Comparison:
 
     def _walk(self) -> Iterator[_FilePair]:
         """Compare metadata; yield the files whose contents must be compared."""
-        pending: list[tuple[bytes, Node | None, Node]] = [(b"", self.source.root, self.target.root)]
+        pending: list[tuple[bytes, StackNode | None, StackNode]] = [(b"", self.source.root, self.target.root)]
         while pending:
             path, old, new = pending.pop()
             olds, news = self._children(old, new)
@@ -135,7 +135,7 @@ class _Comparison:
                 if new_node and new_node.is_dir:
                     pending.append((child, old_node, new_node))
 
-    def _children(self, old: Node | None, new: Node) -> tuple[dict[bytes, Node], dict[bytes, Node]]:
+    def _children(self, old: StackNode | None, new: StackNode) -> tuple[dict[bytes, StackNode], dict[bytes, StackNode]]:
         """
         Return both sides' nodes in a directory.
 
@@ -149,7 +149,7 @@ class _Comparison:
         names = self.target.names(new.paths[:own])
         return self.source.children(old, names), self.target.children(new, names)
 
-    def _compare_nodes(self, path: bytes, old: Node | None, new: Node | None) -> _FilePair | None:
+    def _compare_nodes(self, path: bytes, old: StackNode | None, new: StackNode | None) -> _FilePair | None:
         if new is None:
             self._record(path, Action.REMOVED)
             return None
@@ -215,7 +215,7 @@ class _Links:
         self.searched: set[Inode] = set()
         self.siblings: dict[bytes, list[bytes]] = {}
 
-    def entry(self, path: bytes, node: Node) -> Entry:
+    def entry(self, path: bytes, node: StackNode) -> Entry:
         """Return the entry of a relative path, and note its hard links."""
         entry, inode, links = self.stack.read(node.top)
         if links > 1 and not node.is_dir:

@@ -67,7 +67,7 @@ def is_opaque(directory: bytes | int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class StackNode:
     """One path of a stack: a leaf, or a set of merged directories."""
 
     #: Absolute path of the leaf, or of each merged directory, top first.
@@ -95,12 +95,12 @@ class Stack:
 
     def __init__(self, roots: Sequence[str | bytes]) -> None:
         """Create a stack of the layer directories ``roots``, top first. Reads nothing."""
-        self.root = Node(tuple(os.fsencode(root) for root in roots), is_dir=True)
-        self._directories: dict[bytes, Node | None] = {}
+        self.root = StackNode(tuple(os.fsencode(root) for root in roots), is_dir=True)
+        self._directories: dict[bytes, StackNode | None] = {}
 
-    def find(self, path: bytes) -> Node | None:
+    def find(self, path: bytes) -> StackNode | None:
         """Return the node at a relative path; ``None`` if the stack shows nothing there."""
-        node: Node | None = self.root if self.root.paths else None
+        node: StackNode | None = self.root if self.root.paths else None
         above = b""
         *directories, name = path.split(b"/")
         for part in directories:
@@ -108,7 +108,7 @@ class Stack:
             node = self._directory(above, part, node) if node else None
         return self._child(node, name) if node and path else node
 
-    def _directory(self, path: bytes, name: bytes, parent: Node) -> Node | None:
+    def _directory(self, path: bytes, name: bytes, parent: StackNode) -> StackNode | None:
         """Return a directory by its path, cached: callers look up many paths of the same directories."""
         if path not in self._directories:
             if len(self._directories) >= _CACHED:
@@ -117,7 +117,7 @@ class Stack:
             self._directories[path] = node if node and node.is_dir else None
         return self._directories[path]
 
-    def children(self, node: Node, names: Iterable[bytes] | None = None) -> dict[bytes, Node]:
+    def children(self, node: StackNode, names: Iterable[bytes] | None = None) -> dict[bytes, StackNode]:
         """Return the nodes in a directory, by name; ``names`` limits the result."""
         if names is not None:
             return {name: child for name in names if (child := self._child(node, name))}
@@ -139,7 +139,7 @@ class Stack:
             else:
                 yield path
 
-    def _child(self, parent: Node, name: bytes) -> Node | None:
+    def _child(self, parent: StackNode, name: bytes) -> StackNode | None:
         return self._merge(parent, name, [self.mark(directory + b"/" + name) for directory in parent.paths])
 
     def listing(self, directory: bytes) -> Iterable[tuple[bytes, Mark]]:
@@ -179,7 +179,7 @@ class Stack:
                 if (st.st_dev, st.st_ino) in inodes:
                     yield real[len(layer) + 1 :], (st.st_dev, st.st_ino)
 
-    def _merge(self, parent: Node, name: bytes, marks: list[Mark]) -> Node | None:
+    def _merge(self, parent: StackNode, name: bytes, marks: list[Mark]) -> StackNode | None:
         shown = overlay.visible(marks)
         if len(shown) > 1 or (shown and marks[shown[0]] is Mark.DIRECTORY):
             # is_opaque costs a system call, so check only directories that may be merged
@@ -190,7 +190,7 @@ class Stack:
         if not shown:
             return None
         paths = tuple(parent.paths[index] + b"/" + name for index in shown)
-        return Node(paths, is_dir=marks[shown[0]] is not Mark.LEAF)
+        return StackNode(paths, is_dir=marks[shown[0]] is not Mark.LEAF)
 
 
 def _listing(directory: bytes) -> Iterator[tuple[bytes, Mark]]:

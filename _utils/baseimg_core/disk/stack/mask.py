@@ -11,7 +11,7 @@ from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.mask import MaskEntry
 from ...model.stack.mask import mask as decide
 from .compare import same_files
-from .directories import Node, Stack, entry_of
+from .directories import Stack, StackNode, entry_of
 
 _CACHED = 8  # directories; the views of one mask read the same directory in turn
 
@@ -37,27 +37,27 @@ def mask(target: Stack, below: Sequence[Stack]) -> list[MaskEntry]:
 class _View:
     """The view of a stack (:class:`model.stack.mask.View`). Equal nodes of two stacks are the same files."""
 
-    def __init__(self, stack: Stack, children: Callable[[Node], dict[bytes, Node]]) -> None:
+    def __init__(self, stack: Stack, children: Callable[[StackNode], dict[bytes, StackNode]]) -> None:
         self.root = stack.root
         self._children = children
 
-    def children(self, node: Node) -> Mapping[bytes, Node]:
+    def children(self, node: StackNode) -> Mapping[bytes, StackNode]:
         return self._children(node)
 
-    def is_dir(self, node: Node) -> bool:
+    def is_dir(self, node: StackNode) -> bool:
         return node.is_dir
 
-    def entry(self, node: Node) -> Entry:
+    def entry(self, node: StackNode) -> Entry:
         st = os.lstat(node.top)
         kind = kind_of(st.st_mode)
         assert kind is not None  # a stack skips sockets
         return entry_of(node.top, st, kind)
 
-    def inode(self, node: Node) -> Hashable:
+    def inode(self, node: StackNode) -> Hashable:
         st = os.lstat(node.top)
         return (st.st_dev, st.st_ino) if st.st_nlink > 1 else None
 
-    def has_strays(self, node: Node) -> bool:
+    def has_strays(self, node: StackNode) -> bool:
         if len(node.paths) > 1:
             return False
         with os.scandir(node.top) as entries:
@@ -71,7 +71,7 @@ def _is_whiteout(entry: os.DirEntry[bytes]) -> bool:
     return overlay.is_whiteout(st.st_mode, st.st_rdev)
 
 
-def _same_content(target: Node, below: Node) -> bool:
+def _same_content(target: StackNode, below: StackNode) -> bool:
     st, other = os.lstat(target.top), os.lstat(below.top)
     if kind_of(st.st_mode) is not Kind.FILE or (st.st_dev, st.st_ino) == (other.st_dev, other.st_ino):
         return True

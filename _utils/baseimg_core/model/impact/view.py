@@ -18,7 +18,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ViewNode:
     """The file, directory or symlink at one path of a view."""
 
     #: The file type.
@@ -34,7 +34,7 @@ class Node:
 class View(Protocol):
     """The file system of an image over one content of its base. Paths are relative to the root."""
 
-    def lookup(self, path: bytes) -> Node | None:
+    def lookup(self, path: bytes) -> ViewNode | None:
         """Return the node at a path without following symlinks; ``None`` if there is none."""
 
     def elf(self, path: bytes) -> Elf | None:

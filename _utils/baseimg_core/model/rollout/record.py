@@ -46,7 +46,7 @@ PASSED = "passed"
 
 
 @dataclass(slots=True)
-class Node:
+class RolloutNode:
     """One node of a rollout."""
 
     #: Index of the node's wave; -1 if the node needs no change.
@@ -113,7 +113,7 @@ class Rollout:
     #: The result of :func:`policy.merged`.
     policy: dict[str, Any]
     waves: list[WaveRecord]
-    nodes: dict[str, Node]
+    nodes: dict[str, RolloutNode]
     #: The different declarations of the base in nodes' pillars; most nodes share one.
     declared: list[dict[str, Any]] = field(default_factory=list)
     #: One of ``STATES``.
@@ -155,7 +155,7 @@ class Rollout:
 
     # Changes
 
-    def update(self, name: str, **values: Any) -> Node:
+    def update(self, name: str, **values: Any) -> RolloutNode:
         """Set fields of a node, and return the node."""
         node = self.nodes[name]
         changed = {key: value for key, value in values.items() if getattr(node, key) != value}
@@ -236,7 +236,7 @@ class Rollout:
         """Return the number of nodes in one of these states."""
         return sum(len(self._index.names[state]) for state in states)
 
-    def of_wave(self, index: int) -> dict[str, Node]:
+    def of_wave(self, index: int) -> dict[str, RolloutNode]:
         """Return the nodes of a wave by name, without skipped and refused nodes."""
         names = sorted(name for name in self._index.waves.get(index, ()) if self.nodes[name].state not in LEFT_OUT)
         return {name: self.nodes[name] for name in names}
@@ -314,7 +314,7 @@ class Rollout:
 class _Index:
     """Index of the nodes by state, wave and failure domain, updated with every change."""
 
-    def __init__(self, nodes: Mapping[str, Node]) -> None:
+    def __init__(self, nodes: Mapping[str, RolloutNode]) -> None:
         #: Names by state.
         self.names: dict[str, set[str]] = {state: set() for state in NODE_STATES}
         #: Names by wave.
@@ -333,7 +333,7 @@ class _Index:
             if node.state in self.names:  # the parser rejects other states
                 self.add(name, node)
 
-    def add(self, name: str, node: Node) -> None:
+    def add(self, name: str, node: RolloutNode) -> None:
         """Add a node in its present state."""
         self.names[node.state].add(name)
         self.waves[node.wave].add(name)
@@ -346,7 +346,7 @@ class _Index:
         if node.state == READY:
             heapq.heappush(self.ready.setdefault(node.wave, {}).setdefault(node.group, []), name)
 
-    def discard(self, name: str, node: Node) -> None:
+    def discard(self, name: str, node: RolloutNode) -> None:
         """Remove a node, before its fields change."""
         self.names[node.state].discard(name)
         self.waves[node.wave].discard(name)
@@ -367,10 +367,10 @@ def _defaults(cls: type) -> dict[str, Any]:
     }
 
 
-_NODE, _WAVE, _ROLLOUT = _defaults(Node), _defaults(WaveRecord), _defaults(Rollout)
+_NODE, _WAVE, _ROLLOUT = _defaults(RolloutNode), _defaults(WaveRecord), _defaults(Rollout)
 
 
-def _plain(value: Node | WaveRecord, keys: Iterable[str]) -> dict[str, Any]:
+def _plain(value: RolloutNode | WaveRecord, keys: Iterable[str]) -> dict[str, Any]:
     return {key: getattr(value, key) for key in keys}
 
 
@@ -404,7 +404,7 @@ def parse(data: bytes, where: str, changes: Iterable[Mapping[str, Any]] = ()) ->
         if raw["format"] not in _READABLE:
             raise RecordInvalid(f"{where} has format version {raw['format']}, this baseimg reads {FORMAT}", hint)
         waves = [WaveRecord(**wave) for wave in raw.pop("waves")]
-        nodes = {name: Node(**values) for name, values in raw.pop("nodes").items()}
+        nodes = {name: RolloutNode(**values) for name, values in raw.pop("nodes").items()}
         events = [(str(at), str(text)) for at, text in raw.pop("events")]
         rollout = Rollout(waves=waves, nodes=nodes, events=events, **{**raw, "format": FORMAT})
         for change in changes:
