@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from baseimg_core.disk.bundle import writer
 from baseimg_core.disk.bundle.encoding import Encoding
 from baseimg_core.disk.bundle.reader import Bundle
-from baseimg_core.disk.stack import view
+from baseimg_core.disk.stack import view_digest
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.store import build, links
@@ -181,7 +181,7 @@ def view_of(lower: Sequence[Path], stack: Sequence[Path]) -> str:
     def digest_of(_path: bytes, real: bytes) -> str:
         return hashlib.sha256(Path(os.fsdecode(real)).read_bytes()).hexdigest()
 
-    return view.digest(Stack([str(path) for path in lower]), "", Stack([str(path) for path in stack]), digest_of)
+    return view_digest.digest(Stack([str(path) for path in lower]), "", Stack([str(path) for path in stack]), digest_of)
 
 
 @given(shared=st.lists(layers, max_size=2), source=layers, middle=programs, target=programs)

@@ -11,7 +11,7 @@ from pathlib import Path
 from baseimg_core.context import Context
 from baseimg_core.disk.bundle import writer
 from baseimg_core.disk.bundle.reader import Bundle
-from baseimg_core.disk.stack import view
+from baseimg_core.disk.stack import view_digest
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.engine import tarsplit
@@ -220,4 +220,4 @@ class Node:
 
         lower = Stack([str(directory) for directory in self.stack[1:]])
         over = chain_id(self.engine.image(BASE).diff_ids[:-1])
-        return view.digest(lower, over, Stack([str(directory) for directory in stack]), digest_of)
+        return view_digest.digest(lower, over, Stack([str(directory) for directory in stack]), digest_of)

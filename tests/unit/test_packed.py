@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk.stack import view
+from baseimg_core.disk.stack import view_digest
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.stack.packed import Extras, PackedStack, extras
@@ -26,7 +26,7 @@ from baseimg_core.model.stack import ids
 from baseimg_core.model.stack.entry import Kind
 from baseimg_core.model.stack.overlay import Mark
 from baseimg_core.model.stack.packed import PackedLayer
-from baseimg_core.ops.view import with_views
+from baseimg_core.ops.view_digest import with_view_digests
 from tests.support import images
 from tests.support.images import EPOCH, Member, directory, file, hardlink, opaque, symlink, whiteout
 from tests.support.legacy import tar_split
@@ -229,8 +229,8 @@ class TestStack:
         diff_ids = (images.digest(b"low"), images.digest(b"top"))
         image = Image("", (), diff_ids, (), "linux", "amd64")
         side = ImageRef("corp/base:1", "1", image.chain_id, diff_ids)
-        _source, promised = with_views((side, image, source), (side, image, target))
-        staged_view = view.digest(
+        _source, promised = with_view_digests((side, image, source), (side, image, target))
+        staged_view = view_digest.digest(
             Stack([str(low)]),
             ids.chain_id(diff_ids[:1]),
             Stack([str(staged), str(low)]),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.report import style, view
+from baseimg_core.report import data, style
 from baseimg_core.report.html import Html, tag, text
 from baseimg_core.report.page import page
 from tests.support import fleets
@@ -121,7 +121,7 @@ class TestAccessible:
                 assert one["aria-label"]
             if name == "i":
                 assert one.get("aria-hidden") == "true" or one.get("title")
-        for kind in view.WORDS.values():
+        for kind in data.WORDS.values():
             assert kind in seen.text
 
     @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
@@ -219,4 +219,4 @@ class TestParts:
         [(5, "5 s"), (600, "10 min"), (3599, "1 h 00 min"), (3700, "1 h 02 min"), (90000, "25 h 00 min")],
     )
     def test_durations(self, number: float, told: str) -> None:
-        assert view.duration(number) == told
+        assert data.duration(number) == told

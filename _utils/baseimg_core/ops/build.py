@@ -25,7 +25,7 @@ from ..model.stack import ids, overlay
 from ..model.stack.changes import Action, Change
 from ..model.stack.packed import PackedLayer
 from ..progress import Progress, step_progress
-from . import bases, view
+from . import bases, view_digest
 
 _NAMED = 10  # maximum configuration fields in a message
 # OCI distribution spec, "Pulling manifests": the grammar of tags
@@ -134,7 +134,7 @@ def build(
         return result
     platform, differ = {"os": new.os, "architecture": new.architecture}, databases.difference(below, above)
     encoding, report = Encoding(kind, below if delta else None, delta or ""), step_progress(progress, "writing")
-    sides = view.with_views((sides[0], old, below), (sides[1], new, above))
+    sides = view_digest.with_view_digests((sides[0], old, below), (sides[1], new, above))
     written = writer.write(path, changes, *sides, platform, encoding, report, differ, config)
     result.update(digest=written.digest, size=written.size)
     if signer:

@@ -8,7 +8,7 @@ from ..context import Context
 from ..errors import GenerationDamaged, PristineDamaged
 from ..model.bundle.manifest import ImageRef, Manifest
 from ..model.store.record import ASSUMED, BUNDLE, ENGINE, FROM_START, Generation, Record
-from . import view
+from . import view_digest
 from .bases import Base
 
 _RECOVERY = (
@@ -38,7 +38,7 @@ def pristine(context: Context, base: Base, record: Record, manifests: Iterable[M
     sources = [manifest.source for manifest in manifests if manifest.source.chain_id == record.chain_id]
     expected = {source.view_over(record.diff_ids[:-1]): source for source in sources}
     for digest, source in expected.items():
-        generation.view = view.of_generation(context, base, directory, digests, source.unspecified)
+        generation.view = view_digest.generation_digest(context, base, directory, digests, source.unspecified)
         if digest == generation.view:
             generation.proof = BUNDLE
             return
@@ -49,7 +49,7 @@ def pristine(context: Context, base: Base, record: Record, manifests: Iterable[M
         raise PristineDamaged(f"the original content of {record.reference} was changed on this node", _RECOVERY)
     generation.proof = ENGINE if matches else ASSUMED
     if not generation.view:
-        generation.view = view.of_generation(context, base, directory, digests)
+        generation.view = view_digest.generation_digest(context, base, directory, digests)
 
 
 def staged(
@@ -70,7 +70,7 @@ def staged(
         GenerationDamaged: The content differs from the bundle's promise.
     """
     expected = target.view_over(base.diff_ids[:-1])
-    generation.view = view.of_generation(context, base, directory, digests, target.unspecified)
+    generation.view = view_digest.generation_digest(context, base, directory, digests, target.unspecified)
     if expected and expected != generation.view:
         raise GenerationDamaged(
             f"the content made for {base.reference} {generation.version} differs from the one that the bundle promises"
@@ -99,7 +99,7 @@ def prove_kept(context: Context, base: Base, record: Record, target: ImageRef) -
     ]
     for generation in candidates if expected else ():
         directory = base.store.path(record, generation.number)
-        if view.of_generation(context, base, directory, {}, target.unspecified) == expected:
+        if view_digest.generation_digest(context, base, directory, {}, target.unspecified) == expected:
             base.store.write_index(generation, directory, {})
             generation.view, generation.proof = expected, BUNDLE
             return True

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import view
+from . import data
 from .html import Html, details, join, table, tag
 from .timeline import timeline
 
@@ -46,7 +46,7 @@ def tiles(fleet: Mapping[str, Any]) -> Html:
 
 def rollout(record: Mapping[str, Any], now: str) -> Html:
     """Return the rollout's state, a table of its waves, and their timeline."""
-    counts = view.wave_counts(record)
+    counts = data.wave_counts(record)
     rows = [_wave(wave, states) for wave, states in zip(record["waves"], counts, strict=True)]
     numbers = frozenset({2, 3, 4, 5})
     headings = ["Wave", "State", "Nodes", "Updated", "Failed", "Unreachable", "Progress", "Began (UTC)", "Took"]
@@ -70,8 +70,8 @@ def rollout(record: Mapping[str, Any], now: str) -> Html:
 
 def _wave(wave: Mapping[str, Any], states: Mapping[str, int]) -> list[object]:
     total = sum(states.values())
-    began, ended = view.seconds(wave["started"]), view.seconds(wave["ended"])
-    took = view.duration(ended - began) if began and ended else ""
+    began, ended = data.seconds(wave["started"]), data.seconds(wave["ended"])
+    took = data.duration(ended - began) if began and ended else ""
     figures = [total, *(states.get(state, 0) for state in ("updated", "failed", "unreachable"))]
     cells = [f"{figure:,}" if figure else NOTHING for figure in figures]
     return [wave["name"], wave["state"], *cells, _share(states, total), _time(wave["started"]), took]
@@ -96,8 +96,8 @@ def nodes(fleet: Mapping[str, Any]) -> Html:
     parts: list[object] = [_find(), _legend()]
     for name, base in fleet["bases"].items():
         parts.append(tag("h3", name))
-        parts += [_group(group) for group in view.groups(base)]
-    if silent := view.silent(fleet):
+        parts += [_group(group) for group in data.groups(base)]
+    if silent := data.silent(fleet):
         parts += [tag("h3", "Without an answer"), *(_group(group) for group in silent)]
     if not fleet["bases"]:
         parts.append(tag("p", "No node has a recorded base.", class_="soft"))
@@ -116,7 +116,7 @@ def _find() -> Html:
 
 
 def _legend() -> Html:
-    words = [tag("span", mark(kind), word, class_="word") for kind, word in view.WORDS.items()]
+    words = [tag("span", mark(kind), word, class_="word") for kind, word in data.WORDS.items()]
     return tag("p", *words, class_="legend")
 
 
@@ -125,10 +125,10 @@ def mark(kind: str) -> Html:
     return tag("i", class_=f"mark {kind}", aria_hidden="true")
 
 
-def _group(group: view.Group) -> Html:
+def _group(group: data.Group) -> Html:
     count = f"{len(group.nodes):,} node{'' if len(group.nodes) == 1 else 's'}"
     version = join(tag("strong", group.version), " · ") if group.version else None
-    word = view.WORDS[group.kind]
+    word = data.WORDS[group.kind]
     names = tag("p", ", ".join(group.nodes), class_="names")
     squares = [tag("i", class_=group.kind, title=node) for node in group.nodes]
     return tag(
@@ -143,7 +143,7 @@ def _group(group: view.Group) -> Html:
 def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html:
     """Return a table of failures, grouped by reason."""
     rows: list[list[object]] = []
-    for kind, reason, members in view.failures(fleet, record):
+    for kind, reason, members in data.failures(fleet, record):
         names: object = tag("span", ", ".join(members), class_="which")
         if len(members) > _FEW:
             names = details(f"{', '.join(members[:3])} and {len(members) - 3} more", tag("p", names, class_="names"))
@@ -169,18 +169,18 @@ def impact(impacts: Sequence[Mapping[str, Any]]) -> Html:
         tag("p", "A path that an image's own layers cover stays as the image has it: rebuild the image to change it."),
         tag("p", f"Target: {', '.join(versions)}. Reported by {', '.join(queried[:8])}{more}.", class_="soft"),
         *silent,
-        table("Impact by image", headings, [_image(image) for image in view.images(judged)], frozenset({2})),
+        table("Impact by image", headings, [_image(image) for image in data.images(judged)], frozenset({2})),
     )
 
 
-def _image(image: view.Image) -> list[object]:
+def _image(image: data.Image) -> list[object]:
     style, sign = _MARKS.get(image.verdict, ("", "?"))
     verdict = tag("span", tag("span", f"{sign} ", aria_hidden="true"), image.verdict, class_=f"word {style}")
     containers = len(image.item.get("containers", ()))
     return [tag("code", image.name), verdict, f"{containers or NOTHING}", _covered(image)]
 
 
-def _covered(image: view.Image) -> Html:
+def _covered(image: data.Image) -> Html:
     """Return the reasons, the counts of covered files, their paths (folded) and the warnings of an image."""
     counts = [f"{count} of {total} {what}" for what, (count, total) in image.item.get("covered", {}).items()]
     warned = [tag("p", text) for text in image.item.get("warnings", ())]
@@ -232,9 +232,9 @@ def all_nodes(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Htm
         "Notes",
     ]
     rows: list[list[object]] = []
-    for row in view.rows(fleet, record):
+    for row in data.rows(fleet, record):
         waves = [row.wave, row.state] if record else []
-        state = join(mark(row.kind), view.WORDS[row.kind])
+        state = join(mark(row.kind), data.WORDS[row.kind])
         rows.append([row.node, state, "; ".join(row.versions), *waves, ", ".join(row.outdated), "; ".join(row.notes)])
     return details(f"All {len(rows):,} nodes", table("All nodes", headings, rows), class_="all")
 

@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from .data import duration, seconds
 from .html import Html, tag
-from .view import duration, seconds
 
 _LEFT, _RIGHT, _WIDTH, _ROW, _CURVE = 132, 100, 1000, 24, 110
 _TICKS = 6

@@ -40,7 +40,7 @@ class ImageRef:
     chain_id: str
     #: The diff IDs of the layers, bottom first.
     diff_ids: tuple[str, ...]
-    #: View digests, by the chain ID of the layers below the base's top layer (:mod:`disk.stack.view`).
+    #: View digests, by the chain ID of the layers below the base's top layer (:mod:`disk.stack.view_digest`).
     views: dict[str, str] = field(default_factory=dict)
     #: Directories whose metadata no layer tar specifies; view digests exclude this metadata.
     unspecified: tuple[bytes, ...] = ()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...disk.containers import starts
-from ...disk.containers.view import Generations
+from ...disk.containers.visible_generation import Generations
 from ...disk.store import lifetimes
 from ...engine import mounts
 from ...engine.base import Container, Engine

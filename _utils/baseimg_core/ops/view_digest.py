@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from ..context import Context
-from ..disk.stack import view
+from ..disk.stack import view_digest
 from ..disk.stack.directories import Stack
 from ..disk.stack.packed import PackedStack
 from ..disk.store.layout import siblings
@@ -21,7 +21,7 @@ from .bases import Base
 Side = tuple[ImageRef, Image, PackedStack]
 
 
-def with_views(source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
+def with_view_digests(source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
     """
     Add view digests to both sides of a manifest, over the layers below the source's top layer.
 
@@ -47,12 +47,12 @@ def with_views(source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
                 read[st.st_dev, st.st_ino] = _digest(real)
             return read[st.st_dev, st.st_ino]
 
-        view_digest = view.digest(lower, over, stack, digest_of, unspecified, siblings=siblings)
-        sides.append(replace(side, views={over: view_digest}, unspecified=tuple(unspecified)))
+        computed = view_digest.digest(lower, over, stack, digest_of, unspecified, siblings=siblings)
+        sides.append(replace(side, views={over: computed}, unspecified=tuple(unspecified)))
     return sides[0], sides[1]
 
 
-def of_generation(
+def generation_digest(
     context: Context, base: Base, directory: str, digests: Mapping[bytes, str], unspecified: Collection[bytes] = ()
 ) -> str:
     """
@@ -73,7 +73,7 @@ def of_generation(
         return known or _digest(real)
 
     lower = bases.pristine_lower(base)
-    return view.digest(
+    return view_digest.digest(
         Stack(lower), over, Stack([directory, *lower]), digest_of, unspecified, context.engine.owners, siblings
     )
 
