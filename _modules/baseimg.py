@@ -527,7 +527,7 @@ def rollback(
         why = _text(reason, "reason") if hold else None
         policy = container_policy.parse(containers)
         context = minion.context(terms=minion.terms(not_after, rollout, cancels=True))
-        return _noted(minion, ops_converge.rollback(context, base, version, policy, why), version)
+        return _noted(minion, ops_converge.roll_back(context, base, version, policy, why), version)
 
 
 def _noted(minion, result, version):

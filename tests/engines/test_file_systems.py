@@ -25,5 +25,5 @@ def test_there_and_back(kind: str) -> None:
         # unchanged live content does not count as changed; otherwise every run would repair it
         again = converge.converge(node.context, BASE, "12.2", node.bundles, repair=True)
         assert (again["changed"], again["repaired"]) == (False, False)
-        converge.rollback(node.context, BASE, "pristine")
+        converge.roll_back(node.context, BASE, "pristine")
         assert differences(node.view(), pristine) == []

@@ -42,7 +42,7 @@ def verify_base(node: Node, deep: bool = False) -> dict:
 
 
 def rollback(node: Node, to: str | None = None) -> dict:
-    return converge.rollback(node.context, BASE, to)
+    return converge.roll_back(node.context, BASE, to)
 
 
 @pytest.fixture

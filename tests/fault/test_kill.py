@@ -141,9 +141,9 @@ def test_apply_then_another_version_is_wanted(node, point):
 @pytest.mark.parametrize("point", SWAPPING)
 def test_rollback(node, point):
     node.converge("12.1")
-    killed_at(point, lambda: converge.rollback(node.context, BASE, "pristine"))
+    killed_at(point, lambda: converge.roll_back(node.context, BASE, "pristine"))
     check_live_version(node, "12.0", "12.1")
-    converge.rollback(node.context, BASE, "pristine")
+    converge.roll_back(node.context, BASE, "pristine")
     check_live_version(node, "12.0")
     check_tidy(node)
     check_history(node)

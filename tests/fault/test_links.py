@@ -120,7 +120,7 @@ def test_every_value(root, link):
     (pruned,) = prune.prune(node.context, BASE, 0, test=False)
     assert (pruned["removed"], round(pruned["freed"] / MIB)) == (["12.1"], 3 if links else 6)
     assert differences(node.view(), node.views["12.2"]) == []
-    converge.rollback(node.context, BASE, "pristine")
+    converge.roll_back(node.context, BASE, "pristine")
     assert differences(node.view(), node.views["12.0"]) == []
 
 
@@ -161,7 +161,7 @@ def test_inodes_of_generations_are_no_links_of_the_layer(root, monkeypatch):
     source = Stack(node.stack)
     before = [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source, siblings=siblings)]
     node.converge("12.1")
-    rolled = converge.rollback(node.context, BASE, "pristine")
+    rolled = converge.roll_back(node.context, BASE, "pristine")
     assert rolled["to"] == "12.0"
     monkeypatch.setattr(Stack, "hard_links", lambda *_: pytest.fail("looked for links"))
     assert [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source, siblings=siblings)] == before
@@ -219,7 +219,7 @@ class TestDamage:
         shown = node.base.store.read().current
         for to in ("pristine", "12.0", None):
             with pytest.raises(PristineDamaged, match="was changed") as caught:
-                converge.rollback(node.context, BASE, to)
+                converge.roll_back(node.context, BASE, to)
         assert "pull it again" in caught.value.hint
         assert bases.status(node.engine, node.base)["pristine"] == "damaged"
         assert node.base.store.read().current == shown
@@ -242,14 +242,14 @@ class TestDamage:
         self.refused(node)
 
     def test_in_the_original_content_while_it_is_live(self, node):
-        converge.rollback(node.context, BASE)
+        converge.roll_back(node.context, BASE)
         self.write(node.layer / "diff/usr/lib/three")
         assert not verify.verify(node.engine, node.base, deep=True)["ok"]
         with pytest.raises(PristineDamaged):
             node.converge("12.1", repair=True)
         assert node.damaged == [0, 1]
         with pytest.raises((PristineDamaged, NoWayBack)):
-            converge.rollback(node.context, BASE, "12.1")
+            converge.roll_back(node.context, BASE, "12.1")
 
     def test_a_file_of_its_own_is_made_again(self, node):
         for name in ("usr/lib/small", "etc/large"):
@@ -258,7 +258,7 @@ class TestDamage:
         node.converge("12.1", repair=True)
         assert node.damaged == [1]
         assert verify.verify(node.engine, node.base, deep=True)["ok"]
-        converge.rollback(node.context, BASE)
+        converge.roll_back(node.context, BASE)
         assert differences(node.view(), node.views["12.0"]) == []
 
     def test_in_a_file_that_came_with_a_bundle(self, node):
@@ -271,10 +271,10 @@ class TestDamage:
         assert node.damaged == [1, 2]
         assert differences(node.view(), node.views["12.2"]) == []
         with pytest.raises(NoWayBack, match=r"version 12\.1, is damaged"):
-            converge.rollback(node.context, BASE)
+            converge.roll_back(node.context, BASE)
         with pytest.raises(NoWayBack, match=r"it has: 12\.0, 12\.2"):
-            converge.rollback(node.context, BASE, "12.1")
-        converge.rollback(node.context, BASE, "pristine")
+            converge.roll_back(node.context, BASE, "12.1")
+        converge.roll_back(node.context, BASE, "pristine")
         assert verify.verify(node.engine, node.base, deep=True)["ok"]
 
     def test_a_change_that_hides(self, node):
@@ -302,7 +302,7 @@ def test_links_and_removals_of_our_own_are_no_changes(tmp_path, kind, monkeypatc
         store = node.base.store
         with store.lock(1, "test"):
             assert store.prune(store.recover(), [1])
-        converge.rollback(node.context, BASE, "pristine")
+        converge.roll_back(node.context, BASE, "pristine")
         assert read == []
 
 

@@ -73,7 +73,7 @@ OPERATIONS = {
     "first converge": Operation((), lambda node: node.converge("12.1"), "12.1"),
     "second converge": Operation(("12.1",), lambda node: node.converge("12.2"), "12.2"),
     "repair": Operation(("12.1",), lambda node: node.converge("12.1", repair=True), "12.1"),
-    "rollback": Operation(("12.1",), lambda node: converge.rollback(node.context, BASE, "pristine"), "12.0"),
+    "rollback": Operation(("12.1",), lambda node: converge.roll_back(node.context, BASE, "pristine"), "12.0"),
     "prune": Operation(
         ("12.1", "12.2", "12.0", "12.2"), lambda node: prune.prune(node.context, BASE, 0, False), "12.2"
     ),
@@ -184,7 +184,7 @@ def test_a_read_only_file_system() -> None:
         mount(b"", os.fsencode(root), b"", MS_REMOUNT | MS_RDONLY)
         for operation in (
             lambda: node.converge("12.2"),
-            lambda: converge.rollback(node.context, BASE, "pristine"),
+            lambda: converge.roll_back(node.context, BASE, "pristine"),
             lambda: prune.prune(node.context, BASE, 0, False),
         ):
             with pytest.raises(BaseimgError, match="Read-only file system") as caught:

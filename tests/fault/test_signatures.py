@@ -442,7 +442,7 @@ def test_a_file_that_is_replaced_after_the_check_is_not_used(node, ring, how, mo
         os.replace(bundle(node, "12.2"), bundle(node))
         return identity
 
-    monkeypatch.setattr(bundle_signature, "check", replacing)
+    monkeypatch.setattr(bundle_signature, "verify_signature", replacing)
     if how == "converge":
         converge(node, ring.trust("alice"))
     else:

@@ -37,7 +37,7 @@ def refused(node: Node, kind: type[Exception], match: str) -> None:
         lambda: node.converge("12.1"),
         lambda: node.converge("12.2"),
         lambda: node.converge("12.0"),
-        lambda: converge.rollback(node.context, BASE, "pristine"),
+        lambda: converge.roll_back(node.context, BASE, "pristine"),
         lambda: bases.status(node.engine, bases.locate(node.engine, BASE)),
     ):
         with pytest.raises(kind, match=match):
@@ -114,11 +114,11 @@ class TestRepair:
         assert (again["changed"], again["repaired"]) == (False, False)
         (pruned,) = prune.prune(node.context, BASE, 0, test=False)
         assert pruned["removed"] == ["unknown"]
-        converge.rollback(node.context, BASE, "pristine")
+        converge.roll_back(node.context, BASE, "pristine")
         assert differences(node.view(), node.views["12.0"]) == []
 
     def test_the_original_content_alone(self, node):
-        converge.rollback(node.context, BASE, "pristine")
+        converge.roll_back(node.context, BASE, "pristine")
         self.damage_record(node)
         planned, done = node.plan("12.0", repair=True), node.converge("12.0", repair=True)
         for told in (planned, done):
@@ -128,7 +128,7 @@ class TestRepair:
 
     def test_a_replaced_original(self, node):
         """The declared version becomes live; the original is unreachable, and the error says so."""
-        converge.rollback(node.context, BASE, "pristine")
+        converge.roll_back(node.context, BASE, "pristine")
         self.replace(node)
         assert node.converge("12.1", repair=True)["changed"]
         assert differences(node.view(), node.views["12.1"]) == []
@@ -187,7 +187,7 @@ def test_a_pristine_content_that_somebody_removed(node):
     with pytest.raises(PristineUnproven, match="its directory was removed"):
         node.converge("12.0")
     with pytest.raises(PristineUnproven):
-        converge.rollback(node.context, BASE, "pristine")
+        converge.roll_back(node.context, BASE, "pristine")
     status = bases.status(node.engine, bases.locate(node.engine, BASE))
     assert (status["version"], status["pristine_kept"]) == ("12.1", False)
     assert node.converge("12.2")["changed"]

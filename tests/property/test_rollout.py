@@ -119,7 +119,7 @@ def test_resuming_tries_again_and_never_forgets_who_is_not_heard_of(
     drive(record, outcomes, data)
     lost = record.unavailable
     good = record.in_state(rollout_record.UPDATED)
-    rollout_record.begin_again(record)
+    rollout_record.reset_open_waves(record)
     assert record.unavailable == lost
     assert record.in_state(rollout_record.UPDATED) == good
     assert all(wave.state in (rollout_record.PENDING, rollout_record.PASSED) for wave in record.waves)

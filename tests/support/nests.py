@@ -112,7 +112,7 @@ class NestNode:
         return Goal(base, version, self.bundles.get(base, {}))
 
     def rollback(self, base: str, to: str | None = None) -> dict[str, Any]:
-        return ops_converge.rollback(self.context, base, to)
+        return ops_converge.roll_back(self.context, base, to)
 
     def view(self, reference: str) -> dict[bytes, Seen]:
         """What the kernel shows for an image now."""

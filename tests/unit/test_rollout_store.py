@@ -159,12 +159,12 @@ def test_one_process_at_a_time(store: Store) -> None:
 
 def test_a_request_to_halt(store: Store) -> None:
     saved(store, "1")
-    assert not store.asked_to_halt("1")
-    store.ask_to_halt("1")
-    assert store.asked_to_halt("1")
+    assert not store.is_halt_requested("1")
+    store.request_halt("1")
+    assert store.is_halt_requested("1")
     assert store.ids() == ["1"]
-    store.forget_halt("1")
-    assert not store.asked_to_halt("1")
+    store.clear_halt_request("1")
+    assert not store.is_halt_requested("1")
 
 
 def test_a_damaged_record_is_named(store: Store, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def converge(
         return contents.merge(found, results)
 
 
-def rollback(
+def roll_back(
     context: Context, name: str, to: str | None = None, policy: Policy = _KEEP, reason: str | None = None
 ) -> dict[str, Any]:
     """

@@ -193,12 +193,12 @@ class Rollouts:
         return _joined([self._halt(rollout) for rollout in self._select(name, _HALTABLE)])
 
     def _halt(self, rollout: Rollout) -> dict[str, Any]:
-        self._store.ask_to_halt(rollout.id)
+        self._store.request_halt(rollout.id)
         try:
             with self._locked(rollout) as current:
                 if current.state in _HALTABLE:
-                    return self._moved(current, Driver.halt, asked_to_halt=True)
-                return _summary(current, asked_to_halt=True)
+                    return self._moved(current, Driver.halt, is_halt=True)
+                return _summary(current, is_halt=True)
         except RolloutBusy:
             rollout = self._store.read(rollout.id)
             message = "requested; nodes that are applying finish first"
@@ -224,7 +224,7 @@ class Rollouts:
         """
         if since is not None:
             return self._roll_back_since(name, since)
-        rollout = self._to_take_back(name)
+        rollout = self._select_for_rollback(name)
         with self._locked(rollout) as current:
             newer = [other for other in self._store.of_base(current.base) if other.id > current.id]
             if later := [other for other in newer if _changed_something(other)]:
@@ -232,9 +232,9 @@ class Rollouts:
                 raise RolloutBusy(f"rollout {later[0].id} of {current.base} changed nodes after {current.id}", hint)
             if not rollout_record.changed_nodes(current) and current.state != rollout_record.ROLLING_BACK:
                 raise RolloutEmpty(f"rollout {current.id} has no changed node left to roll back")
-            return self._moved(current, Driver.roll_back, asked_back=True)
+            return self._moved(current, Driver.roll_back, is_rollback=True)
 
-    def _to_take_back(self, name: str | None) -> Rollout:
+    def _select_for_rollback(self, name: str | None) -> Rollout:
         """Return the rollout with this ID, the newest change of this base, or the only one that can be meant."""
         if name is not None:
             return self._store.read(name) if name in self._store.ids() else self._newest_change(name)
@@ -270,16 +270,16 @@ class Rollouts:
             rollouts = [rollout for rollout in reversed(rollouts) if _changed_something(rollout)]
             if not rollouts:
                 raise RolloutEmpty(f"no rollout of {base} since {since} has a changed node left to roll back")
-            undo = self._undo(rollouts)
-            self._store.save(undo)
+            rollback = self._build_rollback(rollouts)
+            self._store.save(rollback)
             for rollout in rollouts:
-                rollout.set(undone_by=undo.id)
+                rollout.set(undone_by=rollback.id)
                 if rollout.state in _UNFINISHED:
-                    rollout_record.close(rollout, rollout_record.FAILED, now(), f"rolled back by {undo.id}")
+                    rollout_record.close(rollout, rollout_record.FAILED, now(), f"rolled back by {rollback.id}")
                 self._store.save(rollout)
-            return self._moved(undo, Driver.roll_back, asked_back=True)
+            return self._moved(rollback, Driver.roll_back, is_rollback=True)
 
-    def _undo(self, rollouts: list[Rollout]) -> Rollout:
+    def _build_rollback(self, rollouts: list[Rollout]) -> Rollout:
         """Make the record that returns every node to its version before the oldest of these rollouts."""
         newest = rollouts[-1]
         nodes: dict[str, RolloutNode] = {}
@@ -302,9 +302,11 @@ class Rollouts:
                     answered=True,
                     job="",
                 )
-        undo = Rollout(_identity(), newest.base, newest.version, self._by, now(), newest.policy, [], nodes, declared)
-        undo.set(undoes=[rollout.id for rollout in rollouts], state=rollout_record.HALTED)
-        return undo
+        rollback = Rollout(
+            _identity(), newest.base, newest.version, self._by, now(), newest.policy, [], nodes, declared
+        )
+        rollback.set(undoes=[rollout.id for rollout in rollouts], state=rollout_record.HALTED)
+        return rollback
 
     def status(self, name: str | None) -> dict[str, Any]:
         """Return a rollout with all its nodes; without a name, the list of all rollouts, newest first."""
@@ -383,23 +385,21 @@ class Rollouts:
             raise RolloutUnknown(f"no rollout is: {', '.join(sorted(states))}{broken}")
         return rollouts
 
-    def _moved(
-        self, rollout: Rollout, move: Any, asked_back: bool = False, asked_to_halt: bool = False
-    ) -> dict[str, Any]:
+    def _moved(self, rollout: Rollout, move: Any, is_rollback: bool = False, is_halt: bool = False) -> dict[str, Any]:
         """Run a rollout, and return its summary. An error that ends the run is part of the summary."""
         error: dict[str, Any] = {}
         try:
             move(Driver(self._transport, self._jobs, self._store, rollout, self._by))
         except BaseimgError as exc:
             error = {"error": exc.as_dict()}
-        summary = {**_summary(rollout, asked_back, asked_to_halt), **error}
+        summary = {**_summary(rollout, is_rollback, is_halt), **error}
         return {**summary, "retcode": summary["retcode"] or outcome.INTERRUPTED} if error else summary
 
     @contextmanager
     def _locked(self, rollout: Rollout) -> Iterator[Rollout]:
         """Lock the base, discard an old request to halt, and read the record again."""
         with self._store.lock(rollout.base):
-            self._store.forget_halt(rollout.id)
+            self._store.clear_halt_request(rollout.id)
             yield self._store.read(rollout.id)
 
 
@@ -462,11 +462,11 @@ def _problems(rollout: Rollout) -> dict[str, Any]:
     return {key: value for key, value in problems.items() if value}
 
 
-def _summary(rollout: Rollout, asked_back: bool = False, asked_to_halt: bool = False) -> dict[str, Any]:
+def _summary(rollout: Rollout, is_rollback: bool = False, is_halt: bool = False) -> dict[str, Any]:
     """Return a rollout's summary, which is a command's result."""
     waves = {wave.name: wave.state for index, wave in enumerate(rollout.waves) if rollout.of_wave(index)}
     listed = {key: getattr(rollout, key) for key in _LISTED}
-    code = outcome.retcode(rollout, asked_back, asked_to_halt)
+    code = outcome.retcode(rollout, is_rollback, is_halt)
     return {**listed, "waves": waves, "nodes": rollout.counts, **_problems(rollout), "retcode": code}
 
 

@@ -82,9 +82,9 @@ class Driver:
                 self._roll_back(rollout.reason)
                 return
             self._nodes.resolve_outstanding()
-            rollout_record.begin_again(rollout)
+            rollout_record.reset_open_waves(rollout)
             self._move(rollout_record.RUNNING, "goes on")
-            self._nodes.ask_again({name: rollout.nodes[name] for name in rollout.in_state(PENDING)})
+            self._nodes.query_again({name: rollout.nodes[name] for name in rollout.in_state(PENDING)})
             self._all_waves()
 
     @contextlib.contextmanager
@@ -165,7 +165,7 @@ class Driver:
         self._recorder.add_event(
             f"wave {wave.name!r} begins: {len(nodes)} nodes", "wave", wave=wave.name, state=wave.state
         )
-        self._nodes.ask_again(nodes)
+        self._nodes.query_again(nodes)
         self._nodes.prepare(name for name, node in nodes.items() if node.state == PENDING)
         self._change(index)
         self._nodes.take_late()
@@ -206,7 +206,7 @@ class Driver:
 
     def _stop(self) -> RolloutHalt | None:
         """Return why no further node may start now; ``None`` if nodes may start."""
-        if self._recorder.asked_to_halt():
+        if self._recorder.is_halt_requested():
             return RolloutHalt(rollout_record.BY_REQUEST, "halted by request")
         window = self._rules.window
         if window:
@@ -225,7 +225,7 @@ class Driver:
         self._move(rollout_record.SOAKING, f"soaks until {rollout.soak_until}")
         until, checked, reason = datetime.fromisoformat(rollout.soak_until), time.monotonic(), ""
         while not reason and (left := (until - datetime.now(UTC)).total_seconds()) > 0:
-            if self._recorder.asked_to_halt():
+            if self._recorder.is_halt_requested():
                 raise RolloutHalt(rollout_record.BY_REQUEST, "halted by request")
             self._nodes.poll(min(TICK, max(left, 0.01)))
             if time.monotonic() - checked >= self._rules.gate_interval:

@@ -30,7 +30,7 @@ from .transport import SaltTransport
 TICK = 1.0  # seconds within which a request to halt is noticed
 CLOCK_TOLERANCE = 30.0  # allowed difference of a node's clock from the master's, in seconds
 START_SECONDS = 120.0  # within which a node must begin a job; a later start is stale, and the node refuses it
-_ASK_AGAIN = 60.0  # minimum seconds between two queries of a silent node
+_QUERY_AGAIN = 60.0  # minimum seconds between two queries of a silent node
 _TRIES = 2  # attempts at a fetch or an apply if its job is lost
 _FETCH, _CONVERGE, _PLAN, _ROLLBACK = "baseimg.fetch", "baseimg.converge", "baseimg.plan", "baseimg.rollback"
 
@@ -92,9 +92,9 @@ class NodeOperations:
         """Note that these nodes were queried just now."""
         self._asked.update(dict.fromkeys(names, time.monotonic()))
 
-    def ask_again(self, nodes: Mapping[str, RolloutNode]) -> None:
+    def query_again(self, nodes: Mapping[str, RolloutNode]) -> None:
         """Query nodes again that did not answer before, when their wave begins."""
-        before = time.monotonic() - _ASK_AGAIN
+        before = time.monotonic() - _QUERY_AGAIN
         names = [
             name
             for name, node in nodes.items()
@@ -114,7 +114,7 @@ class NodeOperations:
         if queue:
             self._recorder.add_event(f"prepares {len(queue)} nodes", "prepare", nodes=len(queue))
         while queue or self._jobs.busy():
-            if self._recorder.asked_to_halt():
+            if self._recorder.is_halt_requested():
                 queue.clear()
             busy = rollout.number_in(PREPARING)
             room = min(limit - busy, len(queue))

@@ -11,7 +11,7 @@ from ..model.rollout.record import Rollout, RolloutNode
 from .store import Store
 from .transport import SaltTransport
 
-_LOOK = 0.5  # seconds between two checks for a request to halt
+_HALT_CHECK = 0.5  # seconds between two checks for a request to halt
 
 
 class Recorder:
@@ -26,7 +26,7 @@ class Recorder:
 
     def __init__(self, transport: SaltTransport, store: Store, rollout: Rollout) -> None:
         self._transport, self._store, self.rollout = transport, store, rollout
-        self._looked, self._halt = float("-inf"), False
+        self._checked, self._halt = float("-inf"), False
 
     def note(self, text: str, tag: str, **data: Any) -> None:
         """
@@ -74,10 +74,10 @@ class Recorder:
         """Save every change. ``durable`` is needed before a change is acted on (:meth:`Store.save`)."""
         self._store.save(self.rollout, durable)
 
-    def asked_to_halt(self) -> bool:
+    def is_halt_requested(self) -> bool:
         """Return True if a halt was requested. Checks the file at most twice a second."""
-        if not self._halt and time.monotonic() - self._looked >= _LOOK:
-            self._looked, self._halt = time.monotonic(), self._store.asked_to_halt(self.rollout.id)
+        if not self._halt and time.monotonic() - self._checked >= _HALT_CHECK:
+            self._checked, self._halt = time.monotonic(), self._store.is_halt_requested(self.rollout.id)
         return self._halt
 
 

@@ -265,16 +265,16 @@ class Store:
             os.close(descriptor)
         return ""
 
-    def ask_to_halt(self, name: str) -> None:
+    def request_halt(self, name: str) -> None:
         """Write a request to halt, for the process that runs the rollout."""
         with translate_os_errors(self.home):
             files.save(self._path(name, _HALT), b"")
 
-    def asked_to_halt(self, name: str) -> bool:
+    def is_halt_requested(self, name: str) -> bool:
         """Return True if there is a request to halt."""
         return os.path.exists(self._path(name, _HALT))
 
-    def forget_halt(self, name: str) -> None:
+    def clear_halt_request(self, name: str) -> None:
         """Remove the request to halt."""
         files.discard(self._path(name, _HALT))
 

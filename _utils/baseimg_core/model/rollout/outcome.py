@@ -31,19 +31,19 @@ _ENDS = {
 }
 
 
-def retcode(rollout: Rollout, asked_back: bool = False, asked_to_halt: bool = False) -> int:
+def retcode(rollout: Rollout, is_rollback: bool = False, is_halt: bool = False) -> int:
     """
     Return the return code for a rollout's state.
 
     Args:
         rollout: the record.
-        asked_back: True if the command was a rollback, so ``rolled-back`` means success.
-        asked_to_halt: True if the command was a halt, so ``halted`` means success.
+        is_rollback: True if the command was a rollback, so ``rolled-back`` means success.
+        is_halt: True if the command was a halt, so ``halted`` means success.
 
     Returns:
         One of the codes above.
     """
-    if (asked_back and rollout.state == record.ROLLED_BACK) or (asked_to_halt and rollout.state == record.HALTED):
+    if (is_rollback and rollout.state == record.ROLLED_BACK) or (is_halt and rollout.state == record.HALTED):
         return OK
     if rollout.state == record.HALTED:
         return _HALTS.get(rollout.cause, HALTED_BY_FAILURE)

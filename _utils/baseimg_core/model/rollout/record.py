@@ -420,7 +420,7 @@ def parse(data: bytes, where: str, changes: Iterable[Mapping[str, Any]] = ()) ->
     return rollout
 
 
-def begin_again(rollout: Rollout) -> None:
+def reset_open_waves(rollout: Rollout) -> None:
     """
     Prepare a resume: reset open waves, and their failed and unfinished nodes, to ``pending``.
 

@@ -238,7 +238,7 @@ class _Run:
             if not self._done.failed or self._policy.continues_on_failure:
                 self._restart(batch)
         if self._done.failed and not self._policy.continues_on_failure:
-            self._go_back()
+            self._roll_back()
         else:
             self._clear([key for key, name in self._noted.names.items() if name not in self._done.failed])
 
@@ -341,7 +341,7 @@ class _Run:
             groups.append(tuple(running))
         return tuple(group for group in groups if group)
 
-    def _go_back(self) -> None:
+    def _roll_back(self) -> None:
         """Swap back after a failed gate if the policy says so and the old content is on disk."""
         number = self._noted.way_back
         if self._policy.on_failure == "halt" or number is None or not self._can_show(number):
