@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from baseimg_core.disk.bundle.reader import Bundle
-from baseimg_core.disk.store import space
+from baseimg_core.disk.store import layout, space
+from baseimg_core.disk.store.generations import Store
 from baseimg_core.errors import BundleInvalid, OpenFilesExhausted
-from baseimg_core.ops import bases
+from baseimg_core.model.store.record import Record
+from baseimg_core.ops import bases, prune
+from baseimg_core.ops.containers import usage
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
+from tests.support.mounts import mount, unmount
 from tests.support.plain import BASE, Node
 
 pytestmark = pytest.mark.fault
@@ -132,3 +137,72 @@ def _check_holes(root: Path) -> None:
         assert file.read(6) == b"middle"
         file.seek(SPARSE - 3)
         assert file.read() == b"end"
+
+
+MANY = 200
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Node:
+    """A node with far more generations than a process may open files in these tests."""
+    node = Node(tmp_path)
+    node.converge("12.1")
+    path = node.layer / "baseimg/state.json"
+    record = json.loads(path.read_text())
+    (model,) = (generation for generation in record["generations"] if generation["number"] == 1)
+    for number in range(2, MANY):
+        directory = node.layer / "baseimg/generations" / str(number)
+        (directory / "etc").mkdir(parents=True)
+        (directory / "etc/version").write_text(f"version {number}")
+        os.setxattr(directory, "trusted.baseimg.id", b"id%d" % number)
+        own = {"number": number, "id": f"id{number}", "inode": directory.stat().st_ino, "version": f"v{number}"}
+        record["generations"].append({**model, **own})
+    path.write_text(json.dumps(record))
+    return node
+
+
+def test_more_generations_than_open_files(many: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[str] = []
+    describe = layout.describe
+    monkeypatch.setattr(layout, "describe", lambda path: describe(described.append(path) or path))
+    base = bases.locate(many.engine, BASE)
+    view = os.fsencode(tmp_path / "view")
+    os.mkdir(view)
+    lower = b":".join(os.fsencode(path) for path in many.stack)
+    mount(b"overlay", view, b"overlay", 0, b"lowerdir=" + lower)
+    try:
+        with at_most(len(open_files()) + 100):
+            assert len(bases.status(many.engine, base)["generations"]) == MANY
+            assert len(described) < 10 * MANY  # and not MANY for each generation
+            record = base.store.read()
+            (use,) = usage.survey(many.engine, base, record).uses
+            assert use.generation == 1
+            (done,) = prune.prune(many.context, BASE, 0, False)
+    finally:
+        unmount(view)
+    assert len(done["removed"]) == MANY - 2
+    assert bases.status(many.engine, base)["version"] == "12.1"
+
+
+def test_generations_that_are_renamed_during_a_survey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes no lock: the survey of the users begins again."""
+    node = Node(tmp_path)
+    node.converge("12.1")
+    base = bases.locate(node.engine, BASE)
+    record = base.store.read()
+    paths, swaps = Store.paths, ["12.2"]
+
+    def swapped_afterwards(store: Store, record: Record, numbers: Iterable[int]) -> dict[int, str]:
+        found = paths(store, record, numbers)
+        if swaps:
+            node.converge(swaps.pop())
+        return found
+
+    monkeypatch.setattr(Store, "paths", swapped_afterwards)
+    view = os.fsencode(tmp_path / "view")
+    os.mkdir(view)
+    mount(b"overlay", view, b"overlay", 0, b"lowerdir=" + b":".join(os.fsencode(path) for path in node.stack))
+    try:
+        assert [use.generation for use in usage.survey(node.engine, base, record).uses] == [1]
+    finally:
+        unmount(view)

@@ -82,7 +82,7 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
         return {"base": base.reference, "removed": [], "kept": {}, "freed": 0, "warnings": []}
     unused, reasons = _removable(context, base, record, keep)
     if test:
-        freed = space.released(base.store.path(record, number) for number in unused)
+        freed = space.released(base.store.paths(record, unused).values())
         return _result(context, record, unused, reasons, freed)
     if not (unused or base.store.interrupted) and os.path.exists(base.store.layout.lifetimes):
         return _result(context, record, unused, reasons, 0)  # takes no lock
@@ -154,7 +154,8 @@ def _users(context: Context, base: Base, record: Record) -> Iterator[tuple[int, 
     for holder in table.unreadable:
         yield from ((number, f"may be in use by {holder}") for number in record.present)
     old = [number for number in record.present if number != record.current]
-    places = {number: os.fsencode(os.path.realpath(base.store.path(record, number))) for number in old}
+    found = base.store.paths(record, old)
+    places = {number: os.fsencode(os.path.realpath(path)) for number, path in found.items()}
     for opened, holder in mounts.read_open_files(table, places):
         for number in old if opened is None else [opened]:
             yield number, f"{'may be in use' if opened is None else 'in use'} by {holder}"

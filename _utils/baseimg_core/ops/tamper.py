@@ -161,7 +161,7 @@ def sharers(base: Base, record: Record, number: int, findings: Iterable[Finding]
         number: The changed generation.
         findings: The changes in it.
     """
-    places = {other: os.fsencode(base.store.path(record, other)) for other in record.present}
+    places = {other: os.fsencode(path) for other, path in base.store.paths(record, record.present).items()}
     own = places.pop(number)
     shared: set[int] = set()
     for finding in findings:

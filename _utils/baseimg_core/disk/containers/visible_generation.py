@@ -13,11 +13,13 @@ import errno
 import itertools
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...linux.files import open_below, walk
 from ..store.layout import Layout
 
+_OPEN = 64  # directories open at a time; a base can have more generations than a process may open files
 _PATHS = 4096  # paths tried for each generation
 _ABSENT = 0  # no inode: the path does not exist
 _DEFERRED = -1  # a layer below decides, and its content may have changed since the view was mounted
@@ -25,23 +27,51 @@ _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
-class Layer:
-    """The directory of one layer, open for reading."""
+class OpenDirectories:
+    """Open directories by path. The least recently used one is closed if there are more than :data:`_OPEN`."""
 
-    def __init__(self, path: str | bytes) -> None:
-        #: Absolute path of the directory.
-        self.path = os.fsencode(path)
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._opaque: dict[bytes, bool] = {}
+    def __init__(self) -> None:
+        self._descriptors: OrderedDict[bytes, int] = OrderedDict()
+        self._identities: dict[bytes, tuple[int, int]] = {}
+
+    def descriptor(self, path: bytes) -> int:
+        """
+        Return a descriptor of the directory; it is valid until the next call.
+
+        Raises:
+            FileNotFoundError: The directory is missing, or it is not the one that was first opened at this path.
+            OSError: The directory cannot be opened.
+        """
+        if path not in self._descriptors:
+            while len(self._descriptors) >= _OPEN:
+                os.close(self._descriptors.popitem(last=False)[1])
+            self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            st = os.fstat(self._descriptors[path])
+            if self._identities.setdefault(path, (st.st_dev, st.st_ino)) != (st.st_dev, st.st_ino):
+                raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", os.fsdecode(path))
+        self._descriptors.move_to_end(path)
+        return self._descriptors[path]
 
     def close(self) -> None:
-        """Close the directory."""
-        os.close(self._descriptor)
+        """Close all directories."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+
+class Layer:
+    """The directory of one layer."""
+
+    def __init__(self, path: str | bytes, directories: OpenDirectories) -> None:
+        #: Absolute path of the directory.
+        self.path = os.fsencode(path)
+        self._directories = directories
+        self._opaque: dict[bytes, bool] = {}
+        directories.descriptor(self.path)
 
     def inode(self, path: bytes) -> int | None:
         """Return the inode at a path, ``_ABSENT`` if the layer hides it, ``None`` if the layers below decide."""
         try:
-            entry = _stat(self._descriptor, path)
+            entry = _stat(self._directories.descriptor(self.path), path)
         except OSError as exc:
             if exc.errno in (errno.ENOTDIR, errno.ELOOP):  # a file or a symlink hides the directory of lower layers
                 return _ABSENT
@@ -67,7 +97,7 @@ class Layer:
 
     def _read_opaque(self, directory: bytes) -> bool:
         try:
-            descriptor = open_below(self._descriptor, directory, os.O_PATH)
+            descriptor = open_below(self._directories.descriptor(self.path), directory, os.O_PATH)
         except OSError:
             return False
         try:
@@ -91,18 +121,20 @@ class Generations:
             directories: The directory of each generation, by number.
             lower: The directories of the layers below the base's top layer, top first.
         """
+        self._open = OpenDirectories()
         with contextlib.ExitStack() as stack:
-            self._own = {number: _opened(stack, path) for number, path in directories.items()}
-            self._below = [_opened(stack, path) for path in lower]
+            stack.callback(self._open.close)
+            self._own = {number: Layer(path, self._open) for number, path in directories.items()}
+            self._below = [Layer(path, self._open) for path in lower]
             self._below_changes = any(os.path.isdir(Layout(os.path.dirname(path)).home) for path in lower)
-            self._stack = stack.pop_all()
+            stack.pop_all()
         self._predictions = _Memo(self._differing())
 
     def __enter__(self) -> Generations:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._open.close()
 
     def possible(self, view: bytes, device: str, above: Sequence[bytes], complete: bool) -> frozenset[int]:
         """
@@ -122,7 +154,7 @@ class Generations:
             try:
                 root = os.open(view, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 stack.callback(os.close, root)
-                layers = [_opened(stack, path) for path in above]
+                layers = [Layer(path, self._open) for path in above]
                 st = os.fstat(root)
             except OSError:  # the mount or a layer above the base was removed
                 return everything
@@ -203,9 +235,3 @@ def _stat(directory: int, path: bytes) -> os.stat_result:
 def _parents(path: bytes) -> Iterator[bytes]:
     while path := os.path.dirname(path):
         yield path
-
-
-def _opened(stack: contextlib.ExitStack, path: str | bytes) -> Layer:
-    layer = Layer(path)
-    stack.callback(layer.close)
-    return layer

@@ -130,13 +130,22 @@ class Store:
         Raises:
             RecordInvalid: The generation has no directory.
         """
-        generation = record.generations[number]
-        if self._is(generation, describe(self.layout.live)):
-            return self.layout.live
-        for path, directory in self.layout.others().items():
-            if self._is(generation, directory):
-                return path
-        raise RecordInvalid(f"the content of generation {number} is missing below {self.layout.generations}")
+        return self.paths(record, [number])[number]
+
+    def paths(self, record: Record, numbers: Iterable[int]) -> dict[int, str]:
+        """
+        Return the current directories of several generations by number; see :meth:`path`.
+
+        Raises:
+            RecordInvalid: A generation has no directory.
+        """
+        directories = {**self.layout.others(), self.layout.live: describe(self.layout.live)}
+        by_inode = {directory.inode: path for path, directory in directories.items()}
+        found = {number: by_inode.get(record.generations[number].inode, "") for number in numbers}
+        for number, path in found.items():
+            if not path or not self._is(record.generations[number], directories[path]):
+                raise RecordInvalid(f"the content of generation {number} is missing below {self.layout.generations}")
+        return found
 
     @staticmethod
     def _is(generation: Generation, directory: Directory) -> bool:

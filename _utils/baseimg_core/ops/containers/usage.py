@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 from ...disk.containers import starts
 from ...disk.containers.visible_generation import Generations
 from ...disk.store import lifetimes
+from ...disk.store.observe import observe
 from ...engine import mounts
 from ...engine.base import Container, Engine
 from ...engine.mounts import Mount, MountTable
+from ...errors import RecordInvalid
 from ...linux.mounts import unique_mount_id
 from ...model.stack import overlay
 from ...model.store.record import Record
@@ -91,14 +93,24 @@ class Usage:
 
 def survey(engine: Engine, base: Base, record: Record | None, stopped: bool = False) -> Usage:
     """
-    List the users of a base.
+    List the users of a base. Needs no lock: if the generations change meanwhile, their record is read again.
 
     Args:
         engine: The engine.
         base: The base.
         record: Its record; ``None`` if it has none.
         stopped: True to include stopped containers.
+
+    Raises:
+        RecordInvalid: The record does not match the generations, and no process changes them.
     """
+    try:
+        return _survey(engine, base, record, stopped)
+    except (RecordInvalid, FileNotFoundError):  # another process has just renamed or removed a generation
+        return observe(base.store, lambda stored: _survey(engine, base, stored, stopped))
+
+
+def _survey(engine: Engine, base: Base, record: Record | None, stopped: bool) -> Usage:
     usage = Usage(engine.containers(stopped))
     images = {image.id for image in engine.images() if image.height(base.chain_id)}
     usage.on_base = {container.id for container in usage.listed if _is_on(container, base, images)}
@@ -123,7 +135,7 @@ class _Survey:
 
     def __init__(self, engine: Engine, base: Base, record: Record, usage: Usage) -> None:
         self._base, self._record, self._usage = base, record, usage
-        self._places = {number: base.store.path(record, number) for number in record.present}
+        self._places = base.store.paths(record, record.present)
         self._everything = frozenset(self._places)
         self._lifetimes = lifetimes.read(base.store.layout.lifetimes, record)
         self._starts = starts.read(base.store.layout.starts)
