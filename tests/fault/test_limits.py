@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from baseimg_core.errors import BundleInvalid, OpenFilesExhausted
 from baseimg_core.model.store.record import Record
 from baseimg_core.ops import bases, prune
 from baseimg_core.ops.containers import usage
-from tests.support.fs import XFS_MIN, loop_fs
+from tests.support.fs import MIB, XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.mounts import mount, unmount
 from tests.support.plain import BASE, Node
@@ -182,6 +183,27 @@ def test_more_generations_than_open_files(many: Node, tmp_path: Path, monkeypatc
         unmount(view)
     assert len(done["removed"]) == MANY - 2
     assert bases.status(many.engine, base)["version"] == "12.1"
+
+
+def test_a_history_of_an_earlier_release_is_read_in_little_memory(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.converge("12.1")
+    records = bases.locate(node.engine, BASE).store.records
+    path = node.layer / "baseimg/history.jsonl"
+    line = path.read_bytes()
+    with open(path, "ab") as file:
+        for _ in range(64):
+            file.write(line * (MIB // len(line)))
+    tracemalloc.start()
+    try:
+        assert records.history()[-1] == json.loads(line)
+        node.converge("12.2")
+        history = records.history()
+        assert tracemalloc.get_traced_memory()[1] < 48 * MIB
+    finally:
+        tracemalloc.stop()
+    assert [swap["to"] for swap in history[-2:]] == ["12.1", "12.2"]
+    assert path.stat().st_size < MIB
 
 
 def test_generations_that_are_renamed_during_a_survey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.errors import ArgumentInvalid, RecordInvalid
+from baseimg_core.errors import ArgumentInvalid, BaseimgError, RecordInvalid
 from baseimg_core.model.rollout import policy
 from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout.record import Rollout, RolloutNode, WaveRecord
+from baseimg_core.ops import job_terms
 from baseimg_core.rollout import store as rollout_store
 from baseimg_core.rollout.driver import zone
 from baseimg_core.rollout.errors import RolloutBusy, RolloutUnknown
@@ -173,6 +174,45 @@ def test_a_damaged_record_is_named(store: Store, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(RecordInvalid, match=str(path)):
         store.read("1")
+
+
+def test_a_record_that_does_not_tell_its_base_blocks_no_base(store: Store) -> None:
+    other = saved(store, "1")
+    for number, content in enumerate((b"", b"{", b"\0" * 5000), 2):
+        (Path(store.home) / f"{number}.json").write_bytes(content)
+    assert store.of_base("b:1") == [other]
+    newest, errors = store.newest()
+    assert newest == [other]
+    assert [type(error) for error in errors] == [RecordInvalid] * 3
+
+
+@pytest.mark.parametrize("mask", [0, 0o777])
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        store = Store(str(tmp_path))
+        with store.lock("b:1"):
+            record = saved(store, "1")
+            record.add_event(AT, "text")
+            store.save(record)
+            store.ask_to_halt("1")
+        job_terms.parse(None, ["1"], True, str(tmp_path)).check_terms()
+    finally:
+        os.umask(before)
+    modes = {path: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "baseimg").rglob("*")}
+    assert len(modes) == 6
+    assert modes == {path: "0o700" if path.is_dir() else "0o600" for path in modes}
+    assert (tmp_path / "baseimg").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_lock_follows_no_symlink(store: Store, tmp_path: Path) -> None:
+    saved(store, "1")
+    victim = tmp_path / "victim"
+    victim.write_text("content")
+    (Path(store.home) / "b%3A1.lock").symlink_to(victim)
+    with pytest.raises(BaseimgError), store.lock("b:1"):
+        pass
+    assert victim.read_text() == "content"
 
 
 @pytest.mark.parametrize("name", ["Europe/Nowhere", "../etc/passwd", "/etc/localtime", "CEST "])

@@ -107,11 +107,10 @@ def save_over_spare(path: str, data: bytes) -> None:
 
 def _fill(path: str, data: bytes, size: int) -> None:
     """Write ``data`` into a spare file and fsync it, padded to ``size`` or to its current size."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path, os.O_RDWR | os.O_NONBLOCK)
     try:
         present = os.fstat(descriptor).st_size
         write_all(descriptor, data + b" " * (max(present, len(data) if data and present else size) - len(data)))
-        os.fchmod(descriptor, 0o600)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -119,12 +118,25 @@ def _fill(path: str, data: bytes, size: int) -> None:
 
 def last_line(path: str) -> bytes:
     """Return the last complete line of a file of short lines; empty if it has none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - CHUNK))
-            return file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
-    except FileNotFoundError:
-        return b""
+    with contextlib.suppress(FileNotFoundError):
+        if lines := last_lines(path, CHUNK):
+            return lines[-1].rstrip(b"\n")
+    return b""
+
+
+def last_lines(path: str, size: int) -> list[bytes]:
+    """
+    Return the complete lines in the last ``size`` bytes of a file. A crash may leave an incomplete last line.
+
+    Raises:
+        FileNotFoundError: The file is absent.
+    """
+    with open(path, "rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - size)
+        file.seek(start)
+        if start:
+            file.readline(size)  # it may have begun earlier
+        return [line for line in file.read(size).splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def append_line(path: str, line: bytes, reserve: int) -> None:
@@ -139,9 +151,8 @@ def append_line(path: str, line: bytes, reserve: int) -> None:
         reserve: Bytes to allocate after the line.
     """
     new = not os.path.exists(path)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path, os.O_RDWR)
     try:
-        os.fchmod(descriptor, 0o600)
         size = os.lseek(descriptor, 0, os.SEEK_END)
         tail = os.pread(descriptor, CHUNK, max(0, size - CHUNK))
         size -= len(tail) - (tail.rfind(b"\n") + 1)
@@ -173,6 +184,20 @@ def make_directory(path: str, mode: int = 0o700) -> None:
         os.close(descriptor)
 
 
+def make_directories(path: str) -> None:
+    """Create a directory and its missing parents with mode 0700; the umask does not apply."""
+    if not os.path.isdir(os.path.dirname(path)):
+        make_directories(os.path.dirname(path))
+    make_directory(path)
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open a file with mode 0600, and create it if it is absent. The umask does not apply; a symlink is refused."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 def overwrite(path: str, data: bytes) -> None:
     """
     Write a small file in place, neither atomically nor durably. A symlink is replaced, not followed.
@@ -181,10 +206,8 @@ def overwrite(path: str, data: bytes) -> None:
     """
     if os.path.islink(path):
         os.unlink(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = open_private(path, os.O_WRONLY | os.O_NONBLOCK)
     try:
-        os.fchmod(descriptor, 0o600)
         write_all(descriptor, data)
         os.ftruncate(descriptor, len(data))
     finally:

@@ -88,7 +88,7 @@ def save(cachedir: str, checks: Iterable[Check]) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # never examined
     with translate_os_errors(path):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        files.make_directories(os.path.dirname(path))
         files.save(path, json.dumps({"ready": ready, "at": now()}).encode())
     return before is not ready
 

@@ -53,7 +53,7 @@ class JobTerms:
         missing = [rollout for rollout in self.rollouts if rollout not in cancelled]
         if missing:
             with translate_os_errors(self.path):
-                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+                files.make_directories(os.path.dirname(self.path))
                 files.save(self.path, "".join(f"{line}\n" for line in [*cancelled, *missing][-_KEPT:]).encode())
 
     def _cancelled(self) -> list[str]:

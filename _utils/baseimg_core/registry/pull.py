@@ -27,7 +27,7 @@ from ..disk.bundle import frame
 from ..disk.bundle.reader import MAX_JSON, Descriptor, descriptors_of, manifest_of
 from ..disk.store import space
 from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing
-from ..linux.files import CHUNK, discard, save, sync_directory, write_all
+from ..linux.files import CHUNK, discard, make_directories, open_private, save, sync_directory, write_all
 from ..linux.oserrors import translate_os_errors
 from ..model import signature as model_signature
 from ..model.policy import reference
@@ -81,8 +81,7 @@ class BundleCache:
         """
         place, signature = reference.split_signature(source)
         with translate_os_errors(self._home):
-            os.makedirs(self._home, mode=0o700, exist_ok=True)
-            os.chmod(self._home, 0o700)
+            make_directories(self._home)
             path = self._signature(place) if signature else self._bundle(place)
             self._used.add(path)
             self._prune()
@@ -226,7 +225,7 @@ class BundleCache:
 
 def _try_lock(path: str) -> int | None:
     """Return a descriptor that holds the lock file ``path``; ``None`` if another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # the previous holder deletes the lock file, so this descriptor may belong to a deleted file
@@ -247,8 +246,7 @@ class PartialBundle:
 
     def __init__(self, path: str, layer: Descriptor, progress: Progress | None) -> None:
         self._path, self._layer, self._progress = path, layer, progress
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = open(os.open(path, flags, 0o600), "r+b", buffering=0)  # noqa: SIM115
+        self._file = open(open_private(path, os.O_RDWR), "r+b", buffering=0)  # noqa: SIM115
         self._sha = hashlib.sha256()
         self._size = 0
         self._resume()

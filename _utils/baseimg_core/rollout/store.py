@@ -104,12 +104,13 @@ class Store:
         """
         Return every rollout of a base, newest first.
 
-        Damaged records of other bases are ignored.
+        Damaged records of other bases are ignored, and so are records that do not tell their base: they would block
+        every base, although nobody can resume them or roll them back. :meth:`newest` returns their errors.
 
         Raises:
-            RecordInvalid: a record of this base, or of an unknown base, is damaged.
+            RecordInvalid: a record of this base is damaged.
         """
-        return [self.read(name) for name in self.ids() if self._base_of(name) in (base, None)]
+        return [self.read(name) for name in self.ids() if self._base_of(name) == base]
 
     def newest(self) -> tuple[list[Rollout], list[BaseException]]:
         """Return the newest readable rollout of each base, and the errors of unreadable records."""
@@ -157,8 +158,7 @@ class Store:
     def _append(self, name: str, journal: _Journal, change: dict[str, Any], durable: bool) -> None:
         line = rollout_record.compact({_NUMBER: journal.number + 1, **change}) + b"\n"
         if journal.descriptor < 0:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            journal.descriptor = os.open(self._path(name, _JOURNAL), flags, 0o600)
+            journal.descriptor = files.open_private(self._path(name, _JOURNAL), os.O_WRONLY | os.O_APPEND)
         files.write_all(journal.descriptor, line)
         journal.is_synced = False
         if durable:
@@ -167,7 +167,7 @@ class Store:
 
     def _snapshot(self, rollout: Rollout) -> None:
         """Replace the snapshot, then remove the journal, whose changes the snapshot contains."""
-        os.makedirs(self.home, mode=0o700, exist_ok=True)
+        files.make_directories(self.home)
         number = self._last_line(rollout.id)
         data = b'{"%s":%d,%s' % (_NUMBER.encode(), number, rollout.dump()[1:])
         files.save(self._path(rollout.id, _RECORD), data)
@@ -224,8 +224,8 @@ class Store:
     def lock(self, base: str) -> Iterator[None]:
         """Lock a base, so that one process runs its rollouts. Raises :class:`RolloutBusy`."""
         with translate_os_errors(self.home):
-            os.makedirs(self.home, mode=0o700, exist_ok=True)
-            descriptor = os.open(self._path(quote(base, safe=""), _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            files.make_directories(self.home)
+            descriptor = files.open_private(self._path(quote(base, safe=""), _LOCK), os.O_RDWR)
         try:
             self._take(descriptor, base)
             os.ftruncate(descriptor, 0)

@@ -125,7 +125,7 @@ class RecordFile:
         path = self._layout.history
         if os.path.exists(path):
             return
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = files.open_private(path, os.O_RDWR)
         try:
             syscalls.allocate(descriptor, _RESERVED)
         except OSError as exc:
@@ -149,6 +149,6 @@ class RecordFile:
         """Return the lines of the history, starting with the rotated file."""
         lines: list[bytes] = []
         for path in (self._layout.history + _ROTATED, self._layout.history):
-            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-                lines += (line for line in file if line.endswith(b"\n"))  # a crash may leave an incomplete line
+            with contextlib.suppress(FileNotFoundError):
+                lines += files.last_lines(path, 2 * _MAX_HISTORY)  # earlier releases did not rotate the file
         return lines
