@@ -83,7 +83,7 @@ def beacon(config):
 def _facts(options, memory, now):
     """Yield facts as (tag, True if it needs two checks in a row, identifying fields, other fields)."""
     try:
-        bases = __salt__["baseimg.status"](declared=True)["bases"]
+        bases = __salt__["baseimg.status"](declared=True, full=True)["bases"]
     except CommandExecutionError as exc:
         info = exc.info if isinstance(exc.info, dict) else {"code": "", "message": str(exc), "hint": ""}
         yield "error", False, {"code": info["code"]}, {"message": info["message"], "hint": info["hint"]}

@@ -42,7 +42,7 @@ getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 
 __virtualname__ = "baseimg"
 _VERSION = "0.1.0"
-_FORMAT = 1
+_FORMAT = 2
 
 try:
     import baseimg_core
@@ -53,9 +53,10 @@ try:
         from baseimg_core.linux.oserrors import translate_os_errors
         from baseimg_core.minion import Minion
         from baseimg_core.model import diagnosis
+        from baseimg_core.model import summary as short
         from baseimg_core.model.containers import policy as container_policy
         from baseimg_core.model.containers import trial as container_trial
-        from baseimg_core.model.policy import pillar, validation
+        from baseimg_core.model.policy import pillar
         from baseimg_core.ops import adopt as ops_adopt
         from baseimg_core.ops import bases
         from baseimg_core.ops import build as ops_build
@@ -71,7 +72,6 @@ try:
         from baseimg_core.ops import trial as ops_trial
         from baseimg_core.ops import verify as ops_verify
         from baseimg_core.ops.containers import give_up as ops_give_up
-        from baseimg_core.ops.preview import Goal
     _MISSING = None
 except ImportError as exc:
     _MISSING = exc
@@ -131,15 +131,21 @@ def layer(image):
         return ops_build.layer(minion.engine(), image)
 
 
-def diff(source, target):
+def diff(source, target, full=False):
     """
     Compare what two images show, path by path.
 
     source, target
         References or IDs of two images.
 
-    Returns ``counts`` and the changes themselves under ``added``, ``modified`` and ``removed``: each with its ``path``,
-    ``type``, and for a modified path what ``differs``. A removed directory is one change.
+    full
+        True: return every change.
+
+    Returns ``source``, ``target``, ``counts`` (paths that are ``added``, ``modified`` and ``removed``), the ``bytes``
+    of all added and modified files, the ten ``biggest``, and under ``config`` the old and new configuration.
+    With ``full`` the changes themselves instead, under ``added``, ``modified`` and ``removed``: each with its ``path``,
+    ``type``, the ``size`` of a file in bytes, and for a modified path what ``differs``. A removed directory is one
+    change.
 
     CLI Example:
 
@@ -150,7 +156,8 @@ def diff(source, target):
     with _operation("diff") as minion:
         pillar.text(source, "source")
         pillar.text(target, "target")
-        return ops_build.diff(minion.engine(), source, target, minion.progress)
+        result = ops_build.diff(minion.engine(), source, target, minion.progress)
+        return result if full else short.without_empty(short.of_diff(result))
 
 
 def build(source, target, bundle, version=None, compression="zstd", test=False, key=None, delta=None):
@@ -280,7 +287,9 @@ def inspect(bundle, verify=False):
         return ops_build.inspect(minion.fetch(pillar.bundle_source(bundle, None, "bundle")), bool(verify))
 
 
-def apply(bundle, hash=None, base=None, protect=None, accept=None, containers="keep", saltenv=None, **kwargs):
+def apply(
+    bundle, hash=None, base=None, protect=None, accept=None, containers="keep", saltenv=None, full=False, **kwargs
+):
     """
     Bring a base to the version that a bundle leads to. Running containers keep the old content until they are stopped
     and started; see ``containers``. Applying the version that is already live is a no-op.
@@ -316,6 +325,9 @@ def apply(bundle, hash=None, base=None, protect=None, accept=None, containers="k
         The environment of ``salt://`` URLs, unless the URL has ``?saltenv=``. Default: that of the minion's
         configuration, or else ``base``.
 
+    full
+        True: return all keys. By default keys with an empty value are left out.
+
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those on the
     base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
     ``unknown``), and ``protected`` (protected images that were created after the change). ``kept`` lists the bases
@@ -343,7 +355,7 @@ def apply(bundle, hash=None, base=None, protect=None, accept=None, containers="k
             minion.context(trust=True, protect=protect, accept=accept),
             container_policy.parse(containers),
         )
-        return ops_converge.apply(context, source, base, restarts)
+        return _shown(ops_converge.apply(context, source, base, restarts), full)
 
 
 def converge(
@@ -358,6 +370,7 @@ def converge(
     saltenv=None,
     not_after=None,
     rollout=None,
+    full=False,
     **kwargs,
 ):
     """
@@ -394,6 +407,9 @@ def converge(
         Set by ``salt-run baseimg.rollout``: the job is refused (``job-stale``) if it begins after ``not_after``
         (seconds since the epoch), or if this node has rolled back the rollout with this ID.
 
+    full
+        True: return all keys. By default keys with an empty value are left out.
+
     Returns what :py:func:`baseimg.apply` returns, and ``repaired``.
 
     CLI Example:
@@ -404,10 +420,10 @@ def converge(
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("converge", kwargs, saltenv) as minion:
-        declaration = _declared(minion, name, version, bundles, chain_id)
+        declaration = minion.declaration(name, version, bundles, chain_id)
         terms, restarts = minion.terms(not_after, rollout), container_policy.parse(containers)
         context = minion.context(trust=True, protect=protect, accept=accept, terms=terms)
-        return ops_converge.converge(context, *declaration, bool(repair), restarts)
+        return _shown(ops_converge.converge(context, *declaration, bool(repair), restarts), full)
 
 
 def plan(
@@ -421,6 +437,7 @@ def plan(
     containers="keep",
     saltenv=None,
     earlier=(),
+    full=False,
 ):
     """
     Show what :py:func:`baseimg.converge` would do. Changes nothing.
@@ -432,6 +449,9 @@ def plan(
         Arguments of converges that the same run does before this one, in this order: mappings with ``name``,
         ``version`` and any of ``bundles``, ``chain_id``, ``repair`` and ``containers``. A base of a nest can change
         what the next one has to do.
+
+    full
+        True: return all keys. By default keys with an empty value are left out.
 
     Returns what ``converge`` would return, with ``bundles`` (the versions whose bundles would be applied, oldest first)
     and ``changes`` (their counts) instead of ``generation``. ``impact`` summarises the effect on each image (see
@@ -445,9 +465,9 @@ def plan(
         salt-call baseimg.plan corp/base:12.0 "'12.0'"
     """
     with _operation(saltenv=saltenv) as minion:
-        goal = _goal(minion, name, version, bundles, chain_id, repair, containers)
+        goal = minion.goal(name, version, bundles, chain_id, repair, containers)
         context = minion.context(trust=True, protect=protect, accept=accept)
-        return ops_preview.plan(context, goal, [_goal(minion, **arguments) for arguments in earlier])
+        return _shown(ops_preview.plan(context, goal, [minion.goal(**arguments) for arguments in earlier]), full)
 
 
 def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
@@ -472,7 +492,7 @@ def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("fetch", saltenv=saltenv) as minion:
-        fetched = ops_fetch.fetch(minion.context(trust=True), *_declared(minion, name, version, bundles, chain_id))
+        fetched = ops_fetch.fetch(minion.context(trust=True), *minion.declaration(name, version, bundles, chain_id))
         return {**fetched, "time": time.time(), "suite": _VERSION}
 
 
@@ -484,6 +504,7 @@ def rollback(
     reason="rolled back",
     not_after=None,
     rollout=None,
+    full=False,
     **kwargs,
 ):
     """
@@ -511,6 +532,9 @@ def rollback(
         Set by ``salt-run baseimg.rollback``: the job is refused (``job-stale``) if it begins after ``not_after``
         (seconds since the epoch); this node refuses later jobs of the rollouts with these IDs.
 
+    full
+        True: return all keys. By default keys with an empty value are left out.
+
     Returns what :py:func:`baseimg.apply` returns, ``direction`` (``back``, ``forward`` or ``none``), the active
     ``holds`` of the base, and a ``note`` if pillar declares another version than the base shows now.
 
@@ -523,23 +547,12 @@ def rollback(
     """
     with _operation("rollback", kwargs) as minion:
         pillar.text(base, "base")
-        version = None if to is None else _known_version(minion.engine(), base, to, "to")
+        version = None if to is None else ops_contents.typed_version(minion.engine(), base, to, "to")
         why = _text(reason, "reason") if hold else None
         policy = container_policy.parse(containers)
         context = minion.context(terms=minion.terms(not_after, rollout, cancels=True))
-        return _noted(minion, ops_converge.roll_back(context, base, version, policy, why), version)
-
-
-def _noted(minion, result, version):
-    """The result of a rollback, with a note about what comes next."""
-    notes = []
-    if not result["changed"] and version is None:
-        notes.append(f"{result['base']} is rolled back to {result['to']} already; to= selects another version")
-    declared = minion.declared_version(result["base"])
-    held = {hold["version"] for hold in result["holds"]}
-    if declared not in (None, result["to"]) and declared not in held:
-        notes.append(f"pillar still declares {declared}: the next state.apply applies it again; baseimg.hold blocks it")
-    return {**result, "note": "; ".join(notes)} if notes else result
+        result = ops_converge.roll_back(context, base, version, policy, why)
+        return _shown(short.of_rollback(result, version, minion.declared_version(result["base"])), full)
 
 
 def hold(base, version, reason, until=None, **kwargs):
@@ -693,43 +706,68 @@ def unpin(base, version, **kwargs):
 
 def _pin(base, version, pinned, kwargs):
     with _operation("", kwargs) as minion:
-        known = _known_version(minion.engine(), _text(base, "base"), version, "version")
+        known = ops_contents.typed_version(minion.engine(), _text(base, "base"), version, "version")
         return ops_prune.pin(minion.context(), base, known, pinned)
 
 
-def status(base=None, declared=False):
+def status(base=None, declared=False, full=False):
     """
-    Show the state of one base, or of every base with a record, on this node.
+    Show the state of one base as data; without arguments, the short form of :py:func:`baseimg.summary`.
 
     base
         The base's reference or chain ID.
 
     declared
-        Without ``base``: include bases that pillar declares and that have no record yet. Each base has its declared
-        version under ``declared``.
+        Without ``base``: return every base with a record as data, and bases that pillar declares and that have no
+        record yet. Each base has its declared version under ``declared``.
+
+    full
+        True: return data, with all keys. By default keys with an empty value are left out.
 
     Returns ``format`` (of this structure), ``suite`` (its version), ``storage``, and ``bases``, a list: reference,
     chain ID, live version and the chain ID of the image whose content it shows, pristine version, generations,
-    ``space`` (bytes of the generations that are not live), images on the base, running containers by the content
-    they run on, and ``restarting`` (containers that a restart stopped and that have not passed their gate since). A
-    record that cannot be read is an item with its ``path`` and an ``error``.
+    ``space`` (bytes of the generations that are not live), images on the base, those that were ``judged`` to break or
+    to be impaired after they arrived, ``holds``, running containers by the content they run on, and ``restarting``
+    (containers that a restart stopped and that have not passed their gate since). A record that cannot be read is an
+    item with its ``path`` and an ``error``.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' baseimg.status corp/base:12.0
+        salt '*' baseimg.status
+        salt-call baseimg.status corp/base:12.0
     """
+    if base is None and not declared and not full:
+        return summary()
     with _operation() as minion:
         engine = minion.engine()
         if base is None:
             statuses = ops_status.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
         else:
             statuses = [bases.status(engine, named) for named in bases.locate_all(engine, _text(base, "base"))]
-        return {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage, "bases": statuses}
+        found = {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage}
+        return {**found, "bases": _shown(statuses, full)}
 
 
-def impact(base, bundle=None):
+def summary():
+    """
+    Show every base on this node in one line: reference, live version, former version, number of images, and what is
+    unusual. Below it is one line for each image, container or hold that needs a person.
+
+    Bases without a record are listed if pillar declares them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.summary
+    """
+    with _operation() as minion:
+        return short.of_node(ops_status.survey(minion.engine(), minion.declared_bases()))
+
+
+def impact(base, bundle=None, full=False):
     """
     Show whether every image and container on a base still runs on a new version, and whether the fix arrives. Changes
     nothing.
@@ -742,7 +780,15 @@ def impact(base, bundle=None):
         The bundle of the new version: a path, a URL that ``cp.cache_file`` takes, or a version that pillar declares for
         this base. Default: the version that pillar declares; without one, only images and containers are shown.
 
-    Returns ``format`` (of this structure), ``base``, ``chain_id``, ``version`` and ``generation`` (shown now), ``to``
+    full
+        True: return every image and container.
+
+    Returns ``format`` (of this structure), ``base``, ``version`` (shown now), ``to`` (the new version), the numbers of
+    ``images``, of ``containers`` by content, of ``verdicts``, of changed paths by class in ``changes``, and of
+    ``packages``; the names of changed fields in ``config``; and under ``worst`` ten lines about images and containers
+    that do not get all of the change, worst first.
+
+    With ``full``: ``format``, ``base``, ``chain_id``, ``version`` and ``generation`` (shown now), ``to``
     (the new version), ``changes`` (counts of paths by class), ``packages`` (``added``, ``removed``, ``changed``, or why
     they are ``unknown``; absent if the bundle does not list packages), ``config`` (old and new values of the base's
     configuration, which is never delivered), ``verdicts`` (counts of images by verdict: ``breaks``, ``impaired``,
@@ -762,7 +808,8 @@ def impact(base, bundle=None):
     """
     with _operation("impact") as minion:
         declared = minion.bundles(_text(base, "base"), bundle)
-        return impacting.impact(minion.context(trust=True), base, declared)
+        result = impacting.impact(minion.context(trust=True), base, declared)
+        return result if full else short.without_empty(short.of_impact(result))
 
 
 def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512, **kwargs):
@@ -1081,30 +1128,14 @@ def problem():
     return ""
 
 
-def _declared(minion, name, version, bundles, chain_id):
-    pillar.text(name, "name")
-    pillar.check_base(version, chain_id, "ok", name)
-    return name, version, minion.with_digests(pillar.bundles(bundles, f"{name}:bundles")), chain_id
-
-
-def _goal(minion, name, version, bundles=None, chain_id=None, repair=False, containers="keep"):
-    declared = _declared(minion, name, version, bundles, chain_id)
-    return Goal(*declared, bool(repair), container_policy.parse(containers))
+def _shown(result, full):
+    """The result of an operation; by default without empty keys."""
+    return result if full else short.without_empty(result)
 
 
 def _text(value, key):
     pillar.text(value, key)
     return value
-
-
-def _known_version(engine, base, version, key):
-    """A version that the caller typed. A number is refused: YAML reads both 12.1 and 12.10 as 12.1."""
-    if isinstance(version, str):
-        pillar.text(version, key)
-        return version
-    records = [one.store.read() for one in bases.locate_all(engine, base)]
-    known = [generation.version for record in records if record for generation in record.generations.values()]
-    raise validation.untyped_version(key, version, known)
 
 
 @contextlib.contextmanager

@@ -375,7 +375,7 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
     """
 
     def command():
-        expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True)
+        expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True, full=True)
         return model_fleet.collect(expected, answers, baseimg_core.__version__)
 
     return _answer(command, model_fleet.table)
@@ -414,7 +414,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         if not isinstance(path, str) or not os.path.isabs(path):
             raise ArgumentInvalid(f"path is {path!r}, expected an absolute path")
         record = None if rollout is None else _record(rollout)
-        expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True)
+        expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True, full=True)
         summary = model_fleet.collect(expected, answers, baseimg_core.__version__)
         bases = [record["base"]] if record else list(summary["bases"])
         impacts = [impact for base in bases for impact in _impacts(base, answers, timeout)]
@@ -430,11 +430,6 @@ def _change_holds(function, texts, until, tgt, tgt_type, timeout):
     """Run a function that changes holds on nodes, and sort the nodes by what it did."""
     for key, value in texts.items():
         validation.text(value, key)
-    matched = salt.utils.minions.CkMinions(__opts__).check_minions(tgt, tgt_type)
-    if unknown := sorted(matched.get("missing", ())):
-        raise validation.wrong("tgt", tgt, f"names of minions; unknown: {', '.join(unknown)}")
-    if not matched["minions"]:
-        raise validation.wrong("tgt", tgt, f"a target of type {tgt_type} that matches a minion")
     arguments = {**texts, "until": until} if until else texts
     return model_fleet.sort_holds(*_ask(tgt, tgt_type, timeout, function, **arguments))
 
@@ -507,7 +502,7 @@ def _record(name):
 def _impacts(base, answers, timeout):
     """Query the impact of a new version on a few nodes that together have all images on a base."""
     nodes = model_fleet.cover(answers, base)
-    impacts = _ask(nodes, "list", timeout, "baseimg.impact", base)[1] if nodes else {}
+    impacts = _ask(nodes, "list", timeout, "baseimg.impact", base, full=True)[1] if nodes else {}
     return [{"node": node, "impact": impacts.get(node, "did not answer")} for node in nodes]
 
 
@@ -535,7 +530,16 @@ def _answer(command, table=None):
 
 
 def _ask(tgt, tgt_type, timeout, function, *arguments, **named):
-    """Run a function on nodes; return the expected nodes, and the answers by node."""
+    """
+    Run a function on nodes; return the expected nodes, and the answers by node.
+
+    A target that matches nobody is an error: a typing error must not look like a fleet without problems.
+    """
+    matched = salt.utils.minions.CkMinions(__opts__).check_minions(tgt, tgt_type)
+    if unknown := sorted(matched.get("missing", ())):
+        raise validation.wrong("tgt", tgt, f"names of minions; unknown: {', '.join(unknown)}")
+    if not matched["minions"]:
+        raise validation.wrong("tgt", tgt, f"a target of type {tgt_type} that matches a minion")
     with salt.client.get_local_client(mopts=__opts__) as client:
         replies = client.cmd_iter(tgt, function, arguments, timeout, tgt_type, kwarg=named, yield_pub_data=True)
         try:

@@ -93,9 +93,13 @@ def converged(
     saltenv = globals().get("__env__")  # the environment of the SLS; Salt sets it for a run of states
     try:
         if __opts__["test"]:
-            planned = __salt__["baseimg.plan"](*arguments, containers=containers, saltenv=saltenv, earlier=_earlier())
+            planned = __salt__["baseimg.plan"](
+                *arguments, containers=containers, saltenv=saltenv, earlier=_earlier(), full=True
+            )
             return _would_converge(ret, planned)
-        return _converged(ret, __salt__["baseimg.converge"](*arguments, containers=containers, saltenv=saltenv))
+        return _converged(
+            ret, __salt__["baseimg.converge"](*arguments, containers=containers, saltenv=saltenv, full=True)
+        )
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             return _absent(ret, exc)

@@ -20,6 +20,7 @@ from .context import GRACE, Context
 from .engine import detect
 from .engine.base import Engine
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
+from .model.containers import policy as container_policy
 from .model.diagnosis import Check
 from .model.policy import pillar as policy_pillar
 from .model.policy import protection, reference
@@ -126,7 +127,7 @@ class Minion:
         trusted = self._trust() if trust else policy_pillar.Trust()
         # an invalid pillar must not block operations that do not need pillar, for example a rollback
         rules = protection.protection(protect, self.declared()["bases"], accept) if trust else protection.Protection()
-        bases = self._bases()
+        bases = self.declared_bases()
         below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
         versions = {name: (base["chain_id"] or name, base["version"]) for name, base in bases.items()}
         engine = self.engine()
@@ -150,7 +151,7 @@ class Minion:
         )
         return replace(context, admit=terms.check_terms) if terms else context
 
-    def _bases(self) -> dict[str, dict[str, Any]]:
+    def declared_bases(self) -> dict[str, dict[str, Any]]:
         """Return the declared bases; empty if pillar is invalid, so that a rollback still works."""
         with contextlib.suppress(BaseimgError):
             return self.declared()["bases"]
@@ -309,6 +310,34 @@ class Minion:
         except Exception:  # each transport raises its own, and the digest is optional
             return None
         return f"sha256:{digest['hsum']}" if digest and digest.get("hash_type") == "sha256" else None
+
+    def declaration(
+        self, name: object, version: object, bundles: object, chain_id: object
+    ) -> tuple[str, str, dict[str, policy_pillar.Source], str | None]:
+        """
+        Return the arguments that declare a base, validated, with the digests from hash files.
+
+        Raises:
+            ArgumentInvalid: An argument is wrong.
+            BundleUnavailable: A hash file cannot be read.
+        """
+        policy_pillar.text(name, "name")
+        policy_pillar.check_base(version, chain_id, "ok", str(name))
+        sources = self.with_digests(policy_pillar.bundles(bundles, f"{name}:bundles"))
+        return str(name), str(version), sources, None if chain_id is None else str(chain_id)
+
+    def goal(
+        self,
+        name: object,
+        version: object,
+        bundles: object = None,
+        chain_id: object = None,
+        repair: object = False,
+        containers: object = "keep",
+    ) -> Goal:
+        """Return a declared base as a goal of a plan. Raises as :meth:`declaration`."""
+        declared = self.declaration(name, version, bundles, chain_id)
+        return Goal(*declared, bool(repair), container_policy.parse(containers))
 
     def with_digests(self, bundles: Mapping[str, policy_pillar.Source]) -> dict[str, policy_pillar.Source]:
         """Return the bundles with the digests from their hash files; raise :class:`BundleUnavailable`."""

@@ -95,7 +95,7 @@ class Story:
         self.screen.step("Running containers", "They keep the old base, whole, until they are stopped and started.")
         expect(self.main_process(), self.process, "the running container's process")
         self.version_in_shop("12.0", f", in the same process {self.process['Pid']} as before")
-        containers = self.shell.salt("baseimg.status", BASE)["bases"][0]["containers"]
+        containers = self.shell.salt("baseimg.status", BASE, "full=True")["bases"][0]["containers"]
         self.screen.result(f"outdated containers: {', '.join(containers['outdated'])}")
         expect(containers, {"current": [], "outdated": ["shop"], "unknown": []}, "the containers in the status")
         self.shell.line("docker stop shop && docker start shop")

@@ -21,7 +21,7 @@ from tests.support.containerd import ContainerdEngine
 from tests.support.engine import Engine, EngineError
 from tests.support.images import ImageSpec, file
 from tests.support.kernel import Seen
-from tests.support.minion import Minion
+from tests.support.minion import FULL, Minion
 
 BASE, NEW, APP = "registry.corp/base:12.0", "registry.corp/base:12.1", "registry.corp/app:1"
 
@@ -35,8 +35,8 @@ class Node:
     token: str = ""
 
     def call(self, function: str, *arguments: Any, **named: Any) -> Any:
-        """Call `baseimg.FUNCTION` as Salt runs it."""
-        return self.minion.modules[f"baseimg.{function}"](*arguments, **named)
+        """Call `baseimg.FUNCTION` as Salt runs it; return the full result."""
+        return self.minion.modules[f"baseimg.{function}"](*arguments, **FULL.get(function, {}), **named)
 
     # images
 

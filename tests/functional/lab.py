@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.support import images, kernel, node
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec, Member, directory, file
 from tests.support.kernel import Seen
-from tests.support.minion import Minion
+from tests.support.minion import FULL, Minion
 
 BASE, NEW, NEWER, APP = "corp/base:12.0", "corp/base:12.1", "corp/base:12.2", "corp/app:1"
 SLEEP = ("sleep", "1000000")
@@ -101,11 +101,10 @@ class Lab:
         return Minion(self.work / "minion-in-test-mode", self.engine.url, test=True)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Return a function of the module: `lab.apply(…)` calls `baseimg.apply(…)`."""
+        """Return a function of the module: `lab.apply(…)` calls `baseimg.apply(…)`, with the full result."""
         if name.startswith("_"):
             raise AttributeError(name)
-        function: Callable[..., Any] = self.minion.modules[f"baseimg.{name}"]
-        return function
+        return partial(self.minion.modules[f"baseimg.{name}"], **FULL.get(name, {}))
 
     def bundle(self, source: str = BASE, target: str = NEW, **arguments: Any) -> str:
         """Build a bundle from one image to the other; return its path."""

@@ -315,10 +315,10 @@ class TestLayer:
             "source": BASE,
             "target": NEW,
             "counts": {"added": 1, "modified": 2, "removed": 1},
-            "added": [{"path": "etc/added", "type": "file"}],
+            "added": [{"path": "etc/added", "type": "file", "size": 10}],
             "modified": [
-                {"path": "etc/version", "type": "file", "differs": ["content"]},
-                {"path": "usr/lib/tool", "type": "file", "differs": ["content"]},
+                {"path": "etc/version", "type": "file", "size": 5, "differs": ["content"]},
+                {"path": "usr/lib/tool", "type": "file", "size": 10, "differs": ["content"]},
             ],
             "removed": [{"path": "etc/gone"}],
             "config": {},

@@ -41,6 +41,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "rollback": (BASE,),
     "sign": ("/nowhere.tar", "/nowhere.key"),
     "status": (),
+    "summary": (),
     "trial": (BASE, "/nowhere.tar", BASE),
     "give_up": (BASE, "shop"),
     "unhold": (BASE,),

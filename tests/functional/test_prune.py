@@ -42,7 +42,7 @@ def node(engine: Engine, tmp_path: Path):
 
 
 def versions(minion: Minion) -> list[str]:
-    (base,) = minion.modules["baseimg.status"](BASE)["bases"]
+    (base,) = minion.modules["baseimg.status"](BASE, full=True)["bases"]
     return [one["version"] for one in base["generations"]]
 
 

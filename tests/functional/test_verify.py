@@ -91,7 +91,7 @@ def test_a_damaged_pristine_content_is_found(node):
         assert (found["ok"], found["pristine"]) == (False, "damaged")
     with pytest.raises(Exception, match="pristine-damaged"):
         node.modules["baseimg.rollback"](BASE)
-    (base,) = node.modules["baseimg.status"](BASE)["bases"]
+    (base,) = node.modules["baseimg.status"](BASE, full=True)["bases"]
     assert base["pristine"] == "damaged"
 
 
@@ -161,7 +161,7 @@ class TestRepair:
         assert (told["result"], told["changes"]) == (False, {})
         assert told["comment"].startswith(f"[{code}]")
         assert "repair: true" in told["comment"]
-        (listed,) = node.modules["baseimg.status"]()["bases"]
+        (listed,) = node.modules["baseimg.status"](full=True)["bases"]
         assert listed["error"]["code"] == code
 
         would = node.configure(test=True).states["baseimg.converged"](**arguments, repair=True)
@@ -185,7 +185,7 @@ class TestRepair:
     def test_the_damaged_one_is_kept_but_never_shown_again(self, node, arguments):
         (live(node) / "etc/one").unlink()
         node.states["baseimg.converged"](**arguments, repair=True)
-        (base,) = node.modules["baseimg.status"](BASE)["bases"]
+        (base,) = node.modules["baseimg.status"](BASE, full=True)["bases"]
         assert [(one["version"], one["damaged"]) for one in base["generations"]] == [
             ("1", False),
             ("2", True),

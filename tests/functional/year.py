@@ -337,7 +337,7 @@ class Year:
     # Checks
 
     def _status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self._minion.modules["baseimg.status"](BASE)["bases"][0]
+        status: dict[str, Any] = self._minion.modules["baseimg.status"](BASE, full=True)["bases"][0]
         return status
 
     def _see(self) -> None:

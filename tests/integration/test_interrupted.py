@@ -265,7 +265,7 @@ class Site:
 
     def check_shown(self, version: Callable[[Case], str]) -> None:
         """Assert that each base shows exactly this version and that status agrees for recorded bases."""
-        told = {one["path"]: one["version"] for one in self.local.modules["baseimg.status"]()["bases"]}
+        told = {one["path"]: one["version"] for one in self.local.modules["baseimg.status"](full=True)["bases"]}
         found = {}
         for case in CASES:
             wanted, stack = version(case), self.stacks[case.name]

@@ -92,6 +92,10 @@ class TestErrors:
         ("arguments", "code"),
         [
             (("baseimg.report", "path=report.html"), "argument-invalid"),
+            (("baseimg.report", "path=/tmp/nobody.html", "tgt=nobody"), "argument-invalid"),
+            (("baseimg.fleet", "nobody"), "argument-invalid"),
+            (("baseimg.fleet", "sound,nobody", "tgt_type=list"), "argument-invalid"),
+            (("baseimg.doctor", "nobody"), "argument-invalid"),
             (("baseimg.hold", BASE, "12.1", "reason=x"), "argument-invalid"),
             (("baseimg.hold", BASE, "'12.1'", "reason=x", "until=soon"), "argument-invalid"),
             (("baseimg.hold", BASE, "'12.1'", "reason=x", "tgt=nobody"), "argument-invalid"),
@@ -152,5 +156,5 @@ class TestHold:
 
     def holds(self, fleet: Fleet) -> list[dict[str, Any]]:
         """The active holds of the base on the sound node."""
-        (status,) = fleet.master.quick("sound", "baseimg.status", BASE).data["sound"]["bases"]
+        (status,) = fleet.master.quick("sound", "baseimg.status", BASE, "full=True").data["sound"]["bases"]
         return list(status["holds"])

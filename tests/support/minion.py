@@ -14,6 +14,8 @@ import salt.config
 import salt.loader
 
 REPO = Path(__file__).resolve().parents[2]
+# functions that leave out empty keys, or return a summary, unless `full` is true
+FULL = {name: {"full": True} for name in ("apply", "converge", "diff", "impact", "plan", "rollback", "status")}
 
 
 class Minion:

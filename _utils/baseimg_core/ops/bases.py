@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..disk.containers import journal
 from ..disk.containers.upper import find_metacopy
+from ..disk.impact import judged as judgements
 from ..disk.legacy import node
 from ..disk.store import holds
 from ..disk.store.generations import Store
@@ -232,6 +233,7 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
     record = stored or pristine_record(base)
     current = record.generations[record.current]
     kept = [record.generations[number] for number in record.present]
+    images = images_on(engine, base.chain_id)
     return {
         "base": record.reference,
         "chain_id": base.chain_id,
@@ -249,7 +251,8 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "path": base.directory,
         "generations": [{**_plain(generation), "current": generation is current} for generation in kept],
         "space": sum(generation.bytes for generation in kept if generation is not current),
-        "images": [image.name for image in images_on(engine, base.chain_id)],
+        "images": [image.name for image in images],
+        "judged": _judged(base, current, images),
         "containers": containers(engine, base, stored, record.current),
     }
 
@@ -263,6 +266,13 @@ def restarting(base: Base) -> list[str]:
     """
     noted = journal.read(base.store.layout.restarting)
     return sorted(noted.names[key] for key in noted.waiting)
+
+
+def _judged(base: Base, live: Generation, images: Iterable[Image]) -> list[dict[str, str]]:
+    """Return the images that break or are impaired over the live generation, each with its worst reason."""
+    judged = judgements.read(base.store.layout.judged)
+    reasons = {image.name: judged.reasons(live.id, image.id) for image in images}
+    return [{"image": name, **worst[0].as_dict()} for name, worst in reasons.items() if worst]
 
 
 def active_holds(base: Base) -> list[dict[str, str]]:

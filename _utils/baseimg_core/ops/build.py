@@ -23,6 +23,7 @@ from ..model.impact import config as configs
 from ..model.stack import changes as model_changes
 from ..model.stack import ids, overlay
 from ..model.stack.changes import Action, Change
+from ..model.stack.entry import Kind
 from ..model.stack.packed import PackedLayer
 from ..progress import Progress, step_progress
 from . import bases, view_digest
@@ -67,6 +68,8 @@ def diff(engine: Engine, source: str, target: str, progress: Progress | None = N
         item: dict[str, Any] = {"path": overlay.shown(change.path)}
         if change.entry:
             item["type"] = change.entry.kind.value
+            if change.entry.kind is Kind.FILE:
+                item["size"] = change.entry.size
         if change.what:
             item["differs"] = list(change.what)
         listed[change.action.value].append(item)

@@ -16,6 +16,7 @@ from typing import Any
 from ..context import Context
 from ..engine.base import Engine
 from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack, RecordInvalid
+from ..model.policy import validation
 from ..model.stack import ids
 from ..model.store.record import Record
 from . import bases
@@ -206,3 +207,24 @@ def history(engine: Engine, name: str) -> list[dict[str, Any]]:
         return found[0].store.records.history()
     lines = [{**line, "chain_id": base.chain_id} for base in found for line in base.store.records.history()]
     return sorted(lines, key=lambda line: str(line["at"]))
+
+
+def typed_version(engine: Engine, name: str, version: object, key: str) -> str:
+    """
+    Return a version that a person typed.
+
+    Args:
+        engine: The engine.
+        name: The reference or chain ID of the base.
+        version: The version.
+        key: The argument, for the error.
+
+    Raises:
+        ArgumentInvalid: The version is not a text: YAML reads both 12.1 and 12.10 as 12.1.
+    """
+    if isinstance(version, str):
+        validation.text(version, key)
+        return version
+    records = [base.store.read() for base in bases.locate_all(engine, name)]
+    known = [generation.version for record in records if record for generation in record.generations.values()]
+    raise validation.untyped_version(key, version, known)

@@ -21,7 +21,7 @@ from .containers.usage import Usage
 from .plan import Catalogue, open_bundle
 from .verdicts import PATHS, Changes, ImageJudge, Judgement, read_changes
 
-FORMAT = 1
+FORMAT = 2
 _PLAN_IMAGES = 20  # maximum images in a plan
 _PLAN_PATHS = 3  # maximum shadowed paths and reasons for each image
 _UNREAD = "hold a delta to another bundle's target, which is unreadable before that bundle is applied"

@@ -80,7 +80,7 @@ class Discovery:
             rollout.update(name, state=PENDING, code="", message="", declared=rollout.declare(declared))
             by_base.setdefault(declared["chain_id"] or rollout.base, []).append(name)
         for base, group in by_base.items():
-            for name, answer in self._ask("baseimg.status", group, {"base": base}).items():
+            for name, answer in self._ask("baseimg.status", group, {"base": base, "full": True}).items():
                 self._compare(name, answer)
         if rollout.version:
             self.skip_finished()
@@ -300,6 +300,8 @@ def alike(
         declared = rollout.declared[number]
         fields = declared.keys() - _NO_ARGUMENTS if keys is None else [key for key in keys if key in declared]
         arguments = {"name": rollout.base, "version": rollout.version, **{key: declared[key] for key in fields}}
+        if keys is None:
+            arguments["full"] = True
         jobs.append((arguments, group))
     return jobs
 

@@ -262,7 +262,7 @@ class NodeOperations:
             groups.setdefault((rollout.nodes[name].declared, rollout.nodes[name].from_version), []).append(name)
         for (number, version), group in groups.items():
             declared = rollout.declared[number]
-            arguments = {"base": declared["chain_id"] or rollout.base, "to": version, **self._terms()}
+            arguments = {"base": declared["chain_id"] or rollout.base, "to": version, "full": True, **self._terms()}
             arguments["rollout"] = [
                 rollout.id,
                 *rollout.undoes,

@@ -33,7 +33,7 @@ class _Invalid(Exception):
 
 def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = "") -> dict[str, Any]:
     """
-    Aggregate the nodes' answers to ``baseimg.status declared=True``.
+    Aggregate the nodes' answers to ``baseimg.status declared=True full=True``.
 
     Args:
         expected: names of the nodes that should answer.

@@ -1,0 +1,206 @@
+"""Short forms of results for people: the state of a node, an impact, a difference of two images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..display import printable
+from .impact.verdict import Verdict
+from .store.drift import DAMAGED, INTERRUPTED, NOT_ADOPTED, RESTARTING, drift
+
+_LISTED = 10  # entries of a list in a summary
+_NAMED = 3  # names in one line
+_LINE = 300  # maximum length of a line, in characters
+_RANKS = {verdict.value: verdict.rank for verdict in Verdict}
+_REPAIR = "converge with repair: true"
+_REMEDIES = {
+    DAMAGED: _REPAIR,
+    INTERRUPTED: "another operation is running, or one crashed; the next converge recovers it",
+    NOT_ADOPTED: "salt-call baseimg.adopt",
+    RESTARTING: "the next converge starts these containers; baseimg.give_up stops waiting for one",
+}
+
+
+def without_empty(value: Any) -> Any:
+    """Return a copy of a result without keys whose value is ``None``, an empty text, list or mapping."""
+    if isinstance(value, Mapping):
+        kept = {key: without_empty(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item not in (None, "", [], {})}
+    return [without_empty(item) for item in value] if isinstance(value, list) else value
+
+
+def of_node(statuses: Iterable[Mapping[str, Any]]) -> list[str]:
+    """
+    Return the state of a node: one line for each base, and one for each image or container that needs a person.
+
+    Args:
+        statuses: Bases as :func:`ops.status.survey` returns them.
+
+    Returns:
+        The lines; those that need a person are indented below their base.
+    """
+    lines = []
+    for status in statuses:
+        lines.append(_base(status))
+        lines += [f"  {printable(line, _LINE)}" for line in _attention(status)]
+    return lines or ["no base: no record on this node, and pillar declares no base that is here"]
+
+
+def _base(status: Mapping[str, Any]) -> str:
+    """Return the line of a base: reference, version, former version, images, and what is unusual."""
+    name = status["base"] or status["path"]
+    if "error" in status:
+        return printable(f"{name}  [{status['error']['code']}] {status['error']['message']}", _LINE)
+    version, images = status["version"], status["images"]
+    former = {item["number"]: item["version"] for item in status["generations"]}.get(status["previous"])
+    cells = [name, version, f"(was {former})" if former else "", _images(images)]
+    if status.get("declared") not in (None, version):
+        cells.append(f"declared: {status['declared']}")
+    cells += [
+        f"{content}: {_names(status['containers'][content])}"
+        for content in ("outdated", "unknown")
+        if status["containers"][content]
+    ]
+    cells += [drift(status), "held" if status["holds"] else ""]
+    return printable("  ".join(cell for cell in cells if cell), _LINE)
+
+
+def _images(images: Sequence[str]) -> str:
+    """Return the number of images; those without a name are one group."""
+    named = sum(not _is_nameless(image) for image in images)
+    text = f"{named} image{'' if named == 1 else 's'}"
+    return text if named == len(images) else f"{text}, {len(images) - named} without a name"
+
+
+def _is_nameless(image: str) -> bool:
+    """Return True for the ID of an image: it has no tag (``docker images`` shows it as dangling)."""
+    return image.startswith("sha256:")
+
+
+def _attention(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each image, container or hold of a base that needs a person, the most severe first."""
+    if "error" in status:
+        yield status["error"]["hint"]
+        return
+    if reason := drift(status):
+        yield f"{reason}: {_REMEDIES.get(reason) or 'salt-call baseimg.verify ' + status['base']}"
+    for finding in sorted(status["judged"], key=lambda finding: _RANKS[finding["verdict"]]):
+        yield f"{finding['verdict']}  {finding['image']}: {finding['subject']} {finding['text']}; {finding['remedy']}"
+    for name in status["restarting"]:
+        yield f"stopped  {name}: a restart stopped it, and it has not passed its gate since"
+    for name in status["containers"]["outdated"]:
+        yield f"outdated  {name}: stop and start it (docker restart is not enough)"
+    for name in status["containers"]["unknown"]:
+        yield f"unknown  {name}: its content is unknown; stop and start it to be sure"
+    for hold in status["holds"]:
+        until = f", until {hold['until']}" if hold["until"] else ""
+        yield f"held  {hold['version']} by {hold['by']}{until}: {hold['reason']}"
+
+
+def of_rollback(result: Mapping[str, Any], version: str | None, declared: str | None) -> dict[str, Any]:
+    """
+    Add a note about the next step to the result of a rollback.
+
+    Args:
+        result: The result of the rollback.
+        version: The version that the caller named; ``None`` without one.
+        declared: The version that pillar declares for the base; ``None`` without one.
+
+    Returns:
+        The result, with ``note`` if there is one.
+    """
+    notes = []
+    if not result["changed"] and version is None:
+        notes.append(f"{result['base']} is rolled back to {result['to']} already; to= selects another version")
+    held = {hold["version"] for hold in result["holds"]}
+    if declared not in (None, result["to"]) and declared not in held:
+        notes.append(f"pillar still declares {declared}: the next state.apply applies it again; baseimg.hold blocks it")
+    return {**result, "note": "; ".join(notes)} if notes else dict(result)
+
+
+def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Summarise the result of ``baseimg.impact``.
+
+    Returns:
+        ``format``, ``base``, ``version``, ``to``; the numbers of ``images``, of ``containers`` by content, of
+        ``verdicts``, ``changes`` and ``packages``; the names in ``config``; and ``worst``, ten lines, worst first.
+    """
+    packages, images = result["packages"] or {}, result["images"]
+    counted = {word: len(packages[word]) for word in ("changed", "added", "removed") if packages.get(word)}
+    contents = Counter(container["content"] for container in result["containers"])
+    named = {key: result[key] for key in ("format", "base", "version", "to", "changes")}
+    return {
+        **named,
+        "images": len(images),
+        "containers": {"stopped" if content == "none" else content: count for content, count in contents.items()},
+        "verdicts": {verdict: count for verdict, count in result["verdicts"].items() if count},
+        "packages": {"unknown": packages["unknown"]} if packages.get("unknown") else counted,
+        "config": list(result["config"] or ()),
+        "worst": _cut(_worst(images, result["containers"])),
+    }
+
+
+def _worst(images: Sequence[Mapping[str, Any]], containers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each image and container that does not get all of the change, worst first."""
+    of_image = {image["id"]: image.get("verdict", "") for image in images}
+    ranked: list[tuple[int, str]] = []
+    nameless: Counter[str] = Counter()
+    for image in images:
+        if image.get("verdict") not in (None, Verdict.EFFECTIVE.value):
+            if image["tags"]:
+                ranked.append((_RANKS[image["verdict"]], _judged(image["image"], image)))
+            else:
+                nameless[image["verdict"]] += 1
+    for container in containers:
+        if "verdict" in container and _RANKS[container["verdict"]] < _RANKS.get(
+            of_image.get(container["image_id"], ""), len(_RANKS)
+        ):
+            name = f"container {container['name']} ({container['image'] or 'its image was removed'})"
+            ranked.append((_RANKS[container["verdict"]], _judged(name, container)))
+    for verdict, count in nameless.items():
+        ranked.append((_RANKS[verdict], f"{verdict}  {count} image{'' if count == 1 else 's'} without a name"))
+    return [line for _rank, line in sorted(ranked, key=lambda item: item[0])]
+
+
+def _judged(name: str, item: Mapping[str, Any]) -> str:
+    if not item["reasons"]:
+        return printable(f"{item['verdict']}  {name}", _LINE)
+    reason = item["reasons"][0]
+    return printable(f"{item['verdict']}  {name}: {reason['subject']} {reason['text']}; {reason['remedy']}", _LINE)
+
+
+def of_diff(result: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Summarise the result of ``baseimg.diff``.
+
+    Returns:
+        ``source``, ``target``, ``counts``, ``bytes`` (of all added and modified files), ``biggest`` (ten lines), and
+        ``config``.
+    """
+    sized = [(item["size"], word, item) for word in ("added", "modified") for item in result[word] if "size" in item]
+    sized.sort(key=lambda entry: -entry[0])
+    lines = [f"{_size(size)}  {word}  {item['path']}" for size, word, item in sized]
+    named = {key: result[key] for key in ("source", "target", "counts", "config")}
+    return {**named, "bytes": sum(size for size, _word, _item in sized), "biggest": _cut(lines)}
+
+
+def _size(count: int) -> str:
+    """Return bytes in a readable unit (powers of 1000)."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def _cut(lines: Sequence[str]) -> list[str]:
+    """Return the first lines of a list; the last says how many are left out."""
+    more = len(lines) - _LISTED
+    return [*lines[:_LISTED], f"and {more} more: see full=True"] if more > 0 else list(lines)
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
