@@ -8,13 +8,15 @@ The live version of each base on this node, as a grain for targeting.
         corp/base:12.0: {version: '12.1', generation: 1, drift: damaged}
       versions: ['corp/base:12.0=12.1']
       drifted: ['corp/base:12.0']        # absent if empty, because * matches an empty list
+      held: ['corp/base:12.0']           # bases with a hold; absent if empty
       unreadable: [/var/lib/docker/overlay2/1f…]    # layers whose record is broken; absent if empty
       ready: true                        # the result of the last baseimg.doctor; absent if it never ran
 
 ``drift`` is empty or one of: ``damaged`` (out-of-band changes were detected), ``pristine damaged``,
 ``pristine missing`` (the directory of the pristine content was removed), ``restart unfinished`` (an operation restarts
 containers, or crashed, or containers failed; ``restarting`` names them), ``interrupted`` (an operation is running or
-crashed), ``replaced`` (the record does not know the live directory).
+crashed), ``replaced`` (the record does not know the live directory). A base with holds has the blocked versions under
+``held``.
 
 References contain colons, which Salt also uses as the delimiter. Colons in list members work:
 
@@ -35,6 +37,7 @@ baseimg has never changed has no record, so it is not in the grain.
 """
 
 import contextlib
+import datetime
 import glob
 import json
 import os
@@ -71,6 +74,7 @@ def baseimg():
     lists = {
         "versions": sorted({f"{reference}={base['version']}" for reference, _, base in known}),
         "drifted": sorted({reference for reference, _, base in known if base["drift"]}),
+        "held": sorted({reference for reference, _, base in known if "held" in base}),
         "unreadable": sorted(unreadable),
     }
     return {"baseimg": {"bases": bases, **{name: members for name, members in lists.items() if members}, **_ready()}}
@@ -125,7 +129,19 @@ def _read(layer):
     if not all(isinstance(text, str) for text in texts) or not isinstance(number, int | None):
         raise TypeError("a field has the wrong type")
     base = {"version": version, "generation": number, "drift": drift}
-    return record["reference"], record["chain_id"], {**base, "restarting": restarting} if restarting else base
+    lists = {"restarting": restarting, "held": _held(layer)}
+    return record["reference"], record["chain_id"], {**base, **{key: names for key, names in lists.items() if names}}
+
+
+def _held(layer):
+    """Return the versions with an active hold, as the core does (model.store.hold)."""
+    try:
+        with open(os.path.join(layer, "baseimg/holds.json"), "rb") as file:
+            holds = json.loads(file.read(_LARGEST))["holds"]
+    except FileNotFoundError:
+        return []
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return sorted(str(hold["version"]) for hold in holds if not hold["until"] or now < hold["until"])
 
 
 def _restarting(layer):

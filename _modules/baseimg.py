@@ -177,7 +177,7 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
         ``zstd``, or ``gzip`` for nodes without the Python package ``zstandard``.
 
     test
-        Only compare; ``digest`` and ``size`` are empty.
+        Only compare; ``hash`` and ``size`` are empty.
 
     key
         Path of a private key to sign the bundle with; see :py:func:`baseimg.sign`.
@@ -187,7 +187,7 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
         in full, for nodes whose files differ or that lack ``zstandard``), or ``auto``, which keeps the smaller one. A
         node needs ``zstandard`` for a delta, whatever ``compression`` says.
 
-    Returns ``bundle``, ``digest`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
+    Returns ``bundle``, ``hash`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
     ``changes`` how many paths were ``added``, ``modified`` and ``removed``; under ``dropped`` how many ``paths`` and
     ``attributes`` the layers' directories have and the image does not; with a key, also ``signature`` and ``key`` as
     :py:func:`baseimg.sign` does.
@@ -227,7 +227,7 @@ def sign(bundle, key, test=False):
         Only report whether it would be signed.
 
     Returns ``changed`` (false if a signature by this key exists), ``bundle``, ``signature`` (its path),
-    ``digest`` (``sha256:…`` of the bundle), and the ``key``'s fingerprint as ``ssh-keygen -l`` prints it.
+    ``hash`` (``sha256:…`` of the bundle), and the ``key``'s fingerprint as ``ssh-keygen -l`` prints it.
 
     CLI Example:
 
@@ -284,7 +284,8 @@ def inspect(bundle, verify=False):
         salt-call baseimg.inspect /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar verify=True
     """
     with _operation() as minion:
-        return ops_build.inspect(minion.fetch(pillar.bundle_source(bundle, None, "bundle")), bool(verify))
+        source = pillar.bundle_source(bundle, None, "bundle")
+        return ops_build.inspect(minion.fetch(source), bool(verify), source.source)
 
 
 def apply(
@@ -332,7 +333,8 @@ def apply(
     base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
     ``unknown``), and ``protected`` (protected images that were created after the change). ``kept`` lists the bases
     built on this one that do not change, each with ``base``, ``version``, ``images`` and ``declared`` (the version that
-    pillar declares for it, or None). ``contents`` is there if several contents bear the name of the base: one item for
+    pillar declares for it, or None). A change also has ``bundles``, ``changes`` and ``impact``, as
+    :py:func:`baseimg.plan` has them. ``contents`` is there if several contents bear the name of the base: one item for
     each, with ``chain_id``, ``from``, ``to``, ``changed`` and ``images``. ``matched`` says that only a declared bundle
     led to the base. ``restart`` lists what
     happened to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
@@ -481,7 +483,7 @@ def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
         As there.
 
     Returns ``needed`` (false if the base shows the version), ``base``, ``from`` and ``to`` (versions), ``bundles`` in
-    the order in which they are applied (``version``, ``path`` on this node, ``bytes``, ``digest``), the total in
+    the order in which they are applied (``version``, ``path`` on this node, ``bytes``, ``hash``), the total in
     ``bytes``, the node's clock in ``time`` (seconds since the epoch), and the version of the ``suite``.
 
     CLI Example:

@@ -15,6 +15,7 @@ __virtualname__ = "baseimg"
 _RECORDED = {"record": {"old": "damaged", "new": "made again"}}
 _NAMED = 10  # names in one line of a comment
 _LINES = 10  # lines of a comment
+_CONTENTS = 3  # lines about contents that bear the same name
 _GOAL = ("name", "version", "bundles", "chain_id", "repair", "containers")  # arguments that decide what changes
 
 
@@ -165,7 +166,7 @@ def built(name, source, target, version=None, compression="zstd", key=None, delt
         return _failed(ret, exc)
     counts = new["changes"]
     ret["result"] = None if test else True
-    ret["changes"] = {"bundle": {"old": old and old["digest"], "new": new["digest"] or f"{source} to {target}"}}
+    ret["changes"] = {"bundle": {"old": old and old["hash"], "new": new["hash"] or f"{source} to {target}"}}
     ret["comment"] = (
         f"{'Would build' if test else 'Built'} {name} from {source} to {target} (paths: "
         f"{counts['added']} added, {counts['modified']} modified, {counts['removed']} removed)"
@@ -214,13 +215,7 @@ def _converged(ret, result):
     if "held" in result:
         return _held(ret, result)
     ret["changes"] = _changes(result)
-    restart = result["restart"]
-    lines = [_transition(result), *_attention(result)]
-    if restart["restarted"]:
-        lines.append(f"Restarted: {', '.join(restart['restarted'])}.")
-    if restart["started"]:
-        lines.append(f"Started (an earlier run had stopped them): {', '.join(restart['started'])}.")
-    ret["comment"] = _lines(lines)
+    ret["comment"] = _comment(result)
     _warn(ret, result)
     return ret
 
@@ -233,15 +228,24 @@ def _would_converge(ret, planned):
     ret["changes"] = _changes(planned)
     if ret["changes"]:
         ret["result"] = None
-    lines = [_transition(planned), *_attention(planned)]
-    if planned["changed"] and planned["impact"]:
-        lines += _impact(planned["impact"])
-    lines += _restarting(planned)
-    if planned["changed"]:
-        lines.append(_route(planned))
-    ret["comment"] = _lines(lines)
+    ret["comment"] = _comment(planned)
     _warn(ret, planned)
     return ret
+
+
+def _comment(result):
+    """The comment of a plan or of a converge: the same lines in the same order, the most severe first."""
+    impact = result.get("impact") if result["changed"] else None
+    lines = [*_transitions(result), *(f"Warning: {warning}." for warning in result.get("warnings", ()))]
+    if impact:
+        lines += _missed(impact)
+    lines += [*_attention(result), *_restarted(result["restart"])]
+    if impact:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in impact["verdicts"].items() if count)
+        lines += [f"Images: {counts or 'none'}.", *(_packages(impact["packages"]) if impact["packages"] else ())]
+    if result["changed"] and "bundles" in result:
+        lines.append(_route(result))
+    return _lines(lines)
 
 
 def _warn(ret, result):
@@ -253,7 +257,11 @@ def _warn(ret, result):
 def _held(ret, result):
     """Return the state of a held base: True, always with a warning."""
     ret["comment"] = _lines(
-        [f"{result['base']}: stays at {result['to']} ({_images(result)}). Held.", *_attention(result)]
+        [
+            f"{result['base']}: stays at {result['to']} ({_images(result)}). Held.",
+            *(f"Warning: {warning}." for warning in result.get("warnings", ())),
+            *_attention(result),
+        ]
     )
     ret["warnings"] = [f"{result['base']}: {result['held']} (baseimg.unhold lifts it)"]
     return ret
@@ -285,11 +293,17 @@ def _absent(ret, exc):
     return ret
 
 
-def _transition(result):
-    """Return the line with the base, its transition and the number of images."""
+def _transitions(result):
+    """Return a line for each content of a base: the transition and the number of images."""
     would = "would go " if __opts__["test"] else ""
-    if "contents" in result:
-        return "\n".join(_content(result["base"], content, would) for content in result["contents"])
+    if "contents" not in result:
+        return [_transition(result, would)]
+    lines = [_content(result["base"], content, would) for content in result["contents"]]
+    more = len(lines) - _CONTENTS
+    return [*lines[:_CONTENTS], f"({more} more contents of {result['base']})"] if more > 0 else lines
+
+
+def _transition(result, would):
     if result["changed"]:
         if result["from"] == result["to"] and not result["repaired"]:
             return (
@@ -310,10 +324,8 @@ def _content(base, content, would):
 
 
 def _attention(result):
-    """Return lines about containers and images that need attention, one fact a line."""
-    lines = _running(result)
-    if "matched" in result:
-        lines.append(f"Matched through a bundle: {result['matched']}.")
+    """Return lines about images and containers that do not get the change, one fact a line."""
+    lines = []
     for effect in result.get("kept", ()):
         images = effect["images"]
         count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
@@ -323,7 +335,10 @@ def _attention(result):
         lines.append(f"Not changed: {count} on {effect['base']}, kept at {effect['version']} ({_first(images)}). {own}")
     if result["protected"]:
         lines.append(f"Protected, but created after the change: {_first(result['protected'])}.")
-    return [*lines, *(f"Warning: {warning}." for warning in result.get("warnings", ()))]
+    lines += _running(result)
+    if "matched" in result:
+        lines.append(f"Matched through a bundle: {result['matched']}.")
+    return lines
 
 
 def _route(planned):
@@ -351,8 +366,8 @@ def _unfinished(exc):
     return _changes(exc.info["result"]) if isinstance(exc.info, dict) and "result" in exc.info else {}
 
 
-def _impact(impact):
-    """What does not take effect, in which images, and which packages change."""
+def _missed(impact):
+    """The images and containers that do not get the whole change, the worst verdict first."""
     lines = []
     for verdict in impact["verdicts"]:
         images = [_judged(image) for image in impact["images"] if image["verdict"] == verdict != "effective"]
@@ -362,11 +377,7 @@ def _impact(impact):
         if containers:
             lines.append(f"{verdict.capitalize()}, containers: {_first(containers)}.")
     warned = [f"{image['image']}: {', '.join(image['warnings'])}" for image in impact["images"] if image["warnings"]]
-    if warned:
-        lines.append(f"Warning: {'; '.join(warned[:_NAMED])}.")
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in impact["verdicts"].items() if count)
-    lines.append(f"Images: {counts or 'none'}.")
-    return lines + (_packages(impact["packages"]) if impact["packages"] else [])
+    return [*lines, f"Warning: {'; '.join(warned[:_NAMED])}."] if warned else lines
 
 
 def _judged(image):
@@ -400,14 +411,16 @@ def _first(names, count=None):
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _restarting(planned):
-    """Which containers would be restarted; "and" joins those that restart at the same time."""
-    lines = []
-    if planned["restart"]["batches"]:
-        order = ", then ".join(" and ".join(batch) for batch in planned["restart"]["batches"])
-        lines.append(f"Would restart: {order}.")
-    if planned["restart"]["started"]:
-        lines.append(f"Would start (an earlier run had stopped them): {', '.join(planned['restart']['started'])}.")
+def _restarted(restart):
+    """Which containers were, or would be restarted; in a plan "and" joins those that restart at the same time."""
+    would, lines = __opts__["test"], []
+    if would and restart["batches"]:
+        lines.append(f"Would restart: {', then '.join(' and '.join(batch) for batch in restart['batches'])}.")
+    elif restart["restarted"]:
+        lines.append(f"Restarted: {', '.join(restart['restarted'])}.")
+    if restart["started"]:
+        names = ", ".join(restart["started"])
+        lines.append(f"{'Would start' if would else 'Started'} (an earlier run had stopped them): {names}.")
     return lines
 
 
@@ -440,7 +453,7 @@ def _present(bundle):
 
 def _signed(ret, bundle, signed):
     """The return for a bundle that is up to date, and for its signature if one is declared."""
-    ret["comment"] = f"{bundle['bundle']}: up to date, {bundle['digest']}"
+    ret["comment"] = f"{bundle['bundle']}: up to date, {bundle['hash']}"
     if signed and signed["changed"]:
         ret["result"] = None if __opts__["test"] else True
         ret["changes"] = {"signature": {"old": None, "new": signed["key"]}}

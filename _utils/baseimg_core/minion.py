@@ -79,7 +79,7 @@ class Minion:
         self._engine: Engine | None = None
         self._fetched: list[str] = []
         self._cache: pull.BundleCache | None = None
-        self._records_before: tuple[Engine, dict[str, tuple[int, int]]] | None = None
+        self._records_before: tuple[Engine, dict[str, Any]] | None = None
         self._ready_changed = False
         self._bar = sys.stderr.isatty()
         self._progress_shown = time.monotonic()
@@ -315,7 +315,16 @@ class Minion:
         self, name: object, version: object, bundles: object, chain_id: object
     ) -> tuple[str, str, dict[str, policy_pillar.Source], str | None]:
         """
-        Return the arguments that declare a base, validated, with the digests from hash files.
+        Validate the arguments that declare a base.
+
+        Args:
+            name: The reference of the base.
+            version: The declared version.
+            bundles: The declared bundles by version.
+            chain_id: The chain ID of the base, or ``None``.
+
+        Returns:
+            The arguments, with the digests from hash files.
 
         Raises:
             ArgumentInvalid: An argument is wrong.
@@ -335,7 +344,21 @@ class Minion:
         repair: object = False,
         containers: object = "keep",
     ) -> Goal:
-        """Return a declared base as a goal of a plan. Raises as :meth:`declaration`."""
+        """
+        Return a declared base as a goal of a plan.
+
+        Args:
+            name: The reference of the base.
+            version: The declared version.
+            bundles: The declared bundles by version.
+            chain_id: The chain ID of the base, or ``None``.
+            repair: True to repair the base.
+            containers: The policy for its containers.
+
+        Raises:
+            ArgumentInvalid: An argument is wrong.
+            BundleUnavailable: A hash file cannot be read.
+        """
         declared = self.declaration(name, version, bundles, chain_id)
         return Goal(*declared, bool(repair), container_policy.parse(containers))
 

@@ -237,7 +237,7 @@ class TestBundles:
         path = lab.work / "bundle.tar"
         made = lab.build(BASE, NEW, str(path), compression=compression)
         first = path.read_bytes()
-        assert (made["digest"], made["size"]) == (digest(path), len(first))
+        assert (made["hash"], made["size"]) == (digest(path), len(first))
         assert lab.build(BASE, NEW, str(path), compression=compression) == made
         assert path.read_bytes() == first
 
@@ -267,7 +267,7 @@ class TestBundles:
         assert lab.diff(BASE, NEW)["counts"] == counts
         shown = lab.inspect(made["bundle"], verify=True)
         assert shown["verified"] is True
-        assert (shown["digest"], shown["size"]) == (made["digest"], made["size"])
+        assert (shown["hash"], shown["size"]) == (made["hash"], made["size"])
         assert {side: {key: shown[side][key] for key in sides[side]} for side in sides} == sides
         assert shown["target"]["diff_ids"] == [diff_id(one) for one in (BUSYBOX, VERSION_0, VERSION_1)]
         assert {word: shown["totals"][word] for word in counts} == counts

@@ -139,7 +139,7 @@ class TestSalt:
         sums = [hexed, f"sha256={hexed}", f"sha256:{hexed}", f"{server.url}/SHA256SUMS", str(tmp_path / "sum")]
         for source_hash in sums:
             declared = {"12.1": {"source": bundle["source"], "source_hash": source_hash}}
-            assert lab.fetch(BASE, "12.1", bundles=declared)["bundles"][0]["digest"] == bundle["hash"]
+            assert lab.fetch(BASE, "12.1", bundles=declared)["bundles"][0]["hash"] == bundle["hash"]
         (tmp_path / "sum").write_text("1" * 64)
         lab.refused("digest-mismatch", "fetch", BASE, "12.1", bundles=declared)
         (tmp_path / "sum").write_text("1" * 32)
@@ -164,7 +164,7 @@ class TestFetch:
         assert [one["version"] for one in fetched["bundles"]] == ["12.1", "12.2"]
         assert fetched["bytes"] == sum((tmp_path / f"served/{name}.tar").stat().st_size for name in ("12.1", "12.2"))
         for one in fetched["bundles"]:
-            assert digest(one["path"]) == one["digest"] == bundles[one["version"]]["hash"]
+            assert digest(one["path"]) == one["hash"] == bundles[one["version"]]["hash"]
         assert sorted(server.asked) == ["/12.1.tar", "/12.2.tar"]
 
         assert lab.converge(BASE, "12.2", bundles=bundles)["changed"]

@@ -58,7 +58,7 @@ def test_a_bundle_of_what_differs(site: Lab) -> None:
     done = site.import_legacy(archive, BASE, bundle)
     assert done["changes"] == {"added": 2, "modified": 2, "removed": 1}
     assert (done["source"]["version"], done["target"]["version"]) == ("12.0", "12.1")
-    assert done["digest"] == digest(bundle)
+    assert done["hash"] == digest(bundle)
     assert set(node.bundle_entries(bundle)) == {
         *(b"etc/version", b"etc/tool", b"etc/added", b"etc/link", b"etc/.wh.gone"),
     }
@@ -92,7 +92,7 @@ def test_the_same_again_is_the_same(site: Lab) -> None:
     archive = pack(site)
     one = site.import_legacy(archive, BASE, str(site.work / "1.tar"))
     two = site.import_legacy(archive, BASE, str(site.work / "2.tar"))
-    assert one["digest"] == two["digest"]
+    assert one["hash"] == two["hash"]
     chain = images.chain_id([site.layer(BASE)["chain_id"], digest(archive)])
     assert one["target"]["chain_id"] == chain
 

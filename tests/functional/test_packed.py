@@ -54,7 +54,7 @@ def test_one_image_loaded_at_two_times_gives_one_bundle(lab: Lab, make_engine: C
     assert unpacked_at(other) > unpacked_at(lab)
     lab.minion.configure(**{"docker.url": other.engine.url})
     second = other.build(BASE, NEW, str(lab.work / "second.tar"))
-    assert second["digest"] == first["digest"] == digest(lab.work / "second.tar")
+    assert second["hash"] == first["hash"] == digest(lab.work / "second.tar")
     shown = other.inspect(second["bundle"])
     assert shown["target"]["unspecified"] == ["etc", "srv", "srv/a", "srv/a/b", "srv/new"]
     assert shown["source"]["unspecified"] == ["etc", "srv", "srv/a", "srv/a/b"]
@@ -95,7 +95,7 @@ def test_what_only_the_directory_has_is_dropped_and_counted(lab: Lab) -> None:
     (top / "left/file").write_text("x")
     os.mknod(top / "srv/s", stat.S_IFSOCK | 0o600)
     made = lab.build(BASE, NEW, str(lab.work / "made.tar"))
-    assert made["digest"] == clean["digest"]
+    assert made["hash"] == clean["hash"]
     assert made["dropped"] == {"paths": 2, "attributes": 2}
     assert changed(lab) == CHANGES
 

@@ -53,8 +53,8 @@ class TestPush:
         assert done == foretold
         assert (done["hash"], done["signed"], done["tag"]) == (digest(path), False, "12.1")
         assert lab.push(path, place) == {**done, "changed": False}
-        assert lab.inspect(done["source"], verify=True)["digest"] == digest(path)
-        assert lab.inspect(f"docker://{place}")["digest"] == digest(path)
+        assert lab.inspect(done["source"], verify=True)["hash"] == digest(path)
+        assert lab.inspect(f"docker://{place}")["hash"] == digest(path)
 
     @pytest.mark.parametrize(
         "place", ["base:1", "corp/base:1", "h:5/b", "h:5/B:1", "h:5/b@sha256:" + "1" * 64, "u:hunter2@h:5/b:1"]
@@ -79,7 +79,7 @@ def test_other_tools_take_it_for_the_ordinary_layout_that_it_is(lab: Lab, regist
     # skopeo and baseimg push identical content
     done = lab.push(path, place)
     assert (done["changed"], done["source"]) == (False, place.rpartition(":")[0] + "@" + shown["Digest"])
-    assert lab.inspect(place)["digest"] == digest(path)
+    assert lab.inspect(place)["hash"] == digest(path)
 
     ours, theirs = lab.work / "ours", lab.work / "theirs"
     tool(*copied, f"oci-archive:{path}", f"oci:{ours}:12.1")

@@ -109,6 +109,16 @@ class TestGrain:
             "drifted": [BASE],
         }
 
+    def test_holds(self, applied: Node) -> None:
+        """The versions that are blocked now: an expired hold blocks nothing."""
+        applied.lab.hold(BASE, "12.3", "reboots", until="2020-01-01")
+        assert "held" not in applied.grain()
+        applied.lab.hold(BASE, "12.2", "shop does not start")
+        applied.lab.hold(BASE, "12.1", "later", until="2999-01-01")
+        grain = applied.grain()
+        assert (grain["held"], grain["bases"][BASE]["held"]) == ([BASE], ["12.1", "12.2"])
+        assert applied.metrics()[("baseimg_base_holds",)] == 2
+
     def test_a_replaced_layer(self, applied: Node) -> None:
         applied.replace_layer()
         assert applied.grain()["bases"] == {BASE: {"version": "unknown", "generation": None, "drift": "replaced"}}

@@ -39,7 +39,7 @@ class TestBuild:
         path = str(lab.work / "b.tar")
         done = lab.build(BASE, NEW, path, key=str(key.path))
         assert (done["signature"], done["key"]) == (f"{path}.sig", key.fingerprint)
-        assert done["digest"] == digest(path)
+        assert done["hash"] == digest(path)
         assert accepted(path, key)
 
     def test_a_key_that_cannot_be_used_is_told_before_anything_is_built(self, lab: Lab, tmp_path: Path) -> None:

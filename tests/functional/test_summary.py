@@ -36,7 +36,7 @@ def test_a_summary_of_an_impact_and_of_a_difference(lab: Lab) -> None:
     impact = function["baseimg.impact"](BASE, lab.bundle())
     assert impact["images"] == 3
     assert impact["verdicts"] == {"effective": 3}
-    assert impact["changes"] == {"programs": 1, "configuration": 3}
+    assert impact["changes"] == {"libraries": 1, "configuration": 3}
     assert "worst" not in impact
     diff = function["baseimg.diff"](BASE, NEW)
     assert diff == {

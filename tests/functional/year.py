@@ -158,7 +158,7 @@ class Year:
         delta = {"delta": "only", "delta with full layer": "both"}.get(kind)
         path = str(self._root / f"{version}.tar")
         built = self._build(f"corp/base:{source}", f"corp/base:{version}", path, delta=delta)
-        self._bundles[version] = {"source": path, "hash": built["digest"]}
+        self._bundles[version] = {"source": path, "hash": built["hash"]}
         self.figures.counts[f"{kind} bundles"] += 1
 
     def _real(self, image: str, version: str) -> View:

@@ -59,6 +59,7 @@ def status(version: str, declared: str | None = NEW, **more: Any) -> dict[str, A
         "legacy": "",
         "generations": [{"number": 1, "current": True, "damaged": False, "activated": at(0)}],
         "images": ["shop-web:4.2", "billing:1.9"],
+        "holds": [],
         "containers": {"current": [], "outdated": [], "unknown": []},
         **more,
     }

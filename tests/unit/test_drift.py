@@ -19,6 +19,7 @@ from baseimg_core.disk.store.generations import Store
 from baseimg_core.engine.ctr import SNAPSHOTTER
 from baseimg_core.errors import ContentUnknown
 from baseimg_core.model.store.drift import drift
+from baseimg_core.model.store.hold import Hold, active, dump
 from baseimg_core.model.store.record import Generation, Intent, Record
 from tests.support.sources import REPO
 
@@ -156,6 +157,18 @@ def test_core_and_grain(tmp_path: Path, live: str, change: str, reason: str) -> 
             layer.save()
     _reference, _chain_id, base = GRAIN._read(str(layer.path))
     assert (base["drift"], core_drift(layer.path)) == (reason, reason)
+
+
+def test_the_grain_knows_the_holds(tmp_path: Path) -> None:
+    layer = Layer(tmp_path / "layer")
+    path = layer.path / "baseimg/holds.json"
+    until = ("", "2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z")
+    holds = [Hold(str(number), "reason", "by", "2020-01-01T00:00:00Z", end) for number, end in enumerate(until)]
+    path.write_bytes(dump(holds))
+    assert GRAIN._held(str(layer.path)) == [hold.version for hold in active(holds, layout.now())] == ["0", "2"]
+    path.write_text("{")
+    with pytest.raises(ValueError, match="Expecting"):
+        GRAIN._held(str(layer.path))
 
 
 def test_the_grain_knows_every_name_of_the_live_directory() -> None:

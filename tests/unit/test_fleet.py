@@ -27,7 +27,7 @@ ODD = [
     {"bases": [{**status(NEW), **field}]}
     for field in (
         *({"base": []}, {"version": {}}, {"declared": 12.1}, {"generations": [1]}, {"error": "x"}, {"containers": []}),
-        *({"containers": {"outdated": 3}}, {"containers": {"outdated": [[]]}}),
+        *({"containers": {"outdated": 3}}, {"containers": {"outdated": [[]]}}, {"holds": [3]}, {"holds": {}}),
     )
 ]
 
@@ -86,13 +86,14 @@ class TestCollect:
             ["n1", "n2", "n3"],
             {
                 "n1": answer(status(OLD, containers=containers)),
-                "n2": answer(status(NEW, interrupted=True)),
+                "n2": answer(status(NEW, interrupted=True, holds=[{"version": "12.2", "reason": "no shop"}])),
                 "n3": answer(status(OLD, declared=None), {"base": "", "path": "/x", "error": {"message": "damaged"}}),
             },
         )
         assert found["bases"][BASE] == {
             "versions": {OLD: ["n1", "n3"], NEW: ["n2"]},
             "behind": {"n1": NEW},
+            "held": {"n2": ["12.2: no shop"]},
             "drifted": {"n2": "interrupted"},
             "outdated": {"n1": ["b", "c"]},
             "unknown": {"n1": ["d"]},
@@ -106,9 +107,9 @@ class TestTable:
         assert lines[:7] == [
             "2000 nodes: 1990 answered, 6 unreachable, 4 failed",
             "",
-            "BASE            VERSION  NODES  BEHIND  DRIFTED  OUTDATED  UNKNOWN",
-            "corp/base:12.0  12.0      1237    1237        3         -        -",
-            "                12.1       753       -        2        84        -",
+            "BASE            VERSION  NODES  BEHIND  HELD  DRIFTED  OUTDATED  UNKNOWN",
+            "corp/base:12.0  12.0      1237    1237     -        3         -        -",
+            "                12.1       753       -     -        2        84        -",
             "",
             "OUTDATED and UNKNOWN are containers: stop and start the outdated ones.",
         ]
@@ -117,6 +118,13 @@ class TestTable:
         assert (
             "Unreachable (6): web-0027.fra1, web-0360.fra1, web-0693.fra1, web-1026.fra1, web-1359.fra1, web-1692.fra1"
         ) in lines
+
+    def test_holds(self) -> None:
+        hold = {"version": NEW, "reason": "shop does not start"}
+        answers = {node: answer(status(OLD, holds=[hold])) for node in ("n1", "n2")}
+        lines = fleet.table(fleet.collect(answers, answers)).splitlines()
+        assert lines[3].split() == [BASE, OLD, "2", "2", "2", "-", "-", "-"]
+        assert f"{BASE} holds {NEW}: shop does not start (2): n1, n2" in lines
 
     def test_of_nobody(self) -> None:
         assert fleet.table(fleet.collect([], {})) == "0 nodes: 0 answered, 0 unreachable, 0 failed"

@@ -29,7 +29,7 @@ def test_any_text_can_be_a_label(value: str) -> None:
 
 def test_names_follow_the_conventions() -> None:
     families = list(text_string_to_metric_families(node()))
-    assert len(families) == 13
+    assert len(families) == 14
     for family in families:
         assert re.fullmatch(r"baseimg(_[a-z]+)+", family.name)
         assert family.documentation.endswith(".")

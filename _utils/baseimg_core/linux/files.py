@@ -275,6 +275,15 @@ def walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]:
         pending += [os.path.join(directory, name) for name in directories]
 
 
+def fingerprint(path: str) -> tuple[int, int]:
+    """Return mtime in ns and inode of a file that is only ever replaced, to detect changes; zeros if it is absent."""
+    try:
+        st = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return st.st_mtime_ns, st.st_ino
+
+
 def remove_tree(path: str) -> int:
     """
     Remove a directory tree of any depth, and return the content bytes freed.

@@ -79,6 +79,7 @@ def _families() -> dict[str, Metric]:
         "images": "Images on a base, its own included.",
         "containers": "Running containers on a base, by the content that they have mounted.",
         "containers_restarting": "Containers that a restart stopped and that have not passed their gate since.",
+        "holds": "Versions that are held: blocked on this node.",
         "activated_timestamp_seconds": "Time at which the live content was activated.",
     }
     families = {key: Metric(f"baseimg_base_{key}", "gauge", text) for key, text in gauges.items()}
@@ -108,6 +109,7 @@ def _add(families: Mapping[str, Metric], status: Mapping[str, Any]) -> None:
     for content in ("current", "outdated", "unknown"):
         sample("containers", len(status["containers"][content]), content=content)
     sample("containers_restarting", len(status["restarting"]))
+    sample("holds", len(status["holds"]))
     if status["activated"]:
         sample("activated_timestamp_seconds", status["activated"])
     for action, count in status["exchanges"].items():

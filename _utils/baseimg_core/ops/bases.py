@@ -10,7 +10,7 @@ from typing import Any
 
 from ..disk.containers import journal
 from ..disk.containers.upper import find_metacopy
-from ..disk.impact import judged as judgements
+from ..disk.impact import judgements
 from ..disk.legacy import node
 from ..disk.store import holds
 from ..disk.store.generations import Store

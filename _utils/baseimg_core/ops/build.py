@@ -105,7 +105,7 @@ def build(
         delta: The delta encoding; see :class:`Encoding`.
 
     Returns:
-        ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``config``, ``dropped`` (numbers
+        ``bundle``, ``hash``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``config``, ``dropped`` (numbers
         of ``paths`` and ``attributes`` that the layers' directories have and their tars lack); with ``key`` also
         ``signature`` and ``key``.
 
@@ -126,7 +126,7 @@ def build(
         )
     config = configs.difference(old.config, new.config)
     below, above = pristine_stacks(engine, old, new)
-    result: dict[str, Any] = {"bundle": path, "digest": "", "size": 0, "config": configs.as_dict(config)}
+    result: dict[str, Any] = {"bundle": path, "hash": "", "size": 0, "config": configs.as_dict(config)}
     result["dropped"] = _extras(below, above)
     changes = _compare(below, above, progress) if old.chain_id != new.chain_id else []
     if not changes:
@@ -139,7 +139,7 @@ def build(
     encoding, report = Encoding(kind, below if delta else None, delta or ""), step_progress(progress, "writing")
     sides = view_digest.with_view_digests((sides[0], old, below), (sides[1], new, above))
     written = writer.write(path, changes, *sides, platform, encoding, report, differ, config)
-    result.update(digest=written.digest, size=written.size)
+    result.update(hash=written.digest, size=written.size)
     if signer:
         signed = signature.sign(path, signer, written.digest)
         result.update(signature=signed.path, key=signer.public.fingerprint)
@@ -166,7 +166,7 @@ def sign(path: str, key: str, test: bool = False) -> dict[str, Any]:
         test: True to write nothing.
 
     Returns:
-        ``changed``, ``bundle``, ``signature``, ``digest`` and ``key`` (the fingerprint).
+        ``changed``, ``bundle``, ``signature``, ``hash`` and ``key`` (the fingerprint).
     """
     signer = signature.load(key)
     signed = signature.sign(path, signer, test=test)
@@ -174,19 +174,26 @@ def sign(path: str, key: str, test: bool = False) -> dict[str, Any]:
         "changed": signed.changed,
         "bundle": path,
         "signature": signed.path,
-        "digest": signed.digest,
+        "hash": signed.digest,
         "key": signer.public.fingerprint,
     }
 
 
-def inspect(path: str, verify: bool = False) -> dict[str, Any]:
-    """Return the manifest of a bundle; ``verify`` checks every digest first."""
-    with Bundle.open(path) as bundle:
+def inspect(path: str, verify: bool = False, name: str = "") -> dict[str, Any]:
+    """
+    Return the manifest of a bundle.
+
+    Args:
+        path: The file.
+        verify: True to check every digest first.
+        name: The declared source, for messages; default: the path.
+    """
+    with Bundle.open(path, name=name) as bundle:
         if verify:
             bundle.verify()
         return {
             "bundle": path,
-            "digest": bundle.digest,
+            "hash": bundle.digest,
             "size": bundle.size,
             "compression": bundle.compression,
             "encodings": bundle.encodings,

@@ -24,7 +24,7 @@ from ..model.impact.verdict import Reason
 from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import aliases, arrivals, bases, contents, coverage, prove, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, coverage, impact, prove, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import nest as ops_nest
 from . import repair as ops_repair
@@ -278,6 +278,7 @@ class Change:
         self.version = bases.version_or_pristine(context.engine, base, version, catalogue.bundles)
         self.audit = tamper.Audit(base)
         self.judged: Mapping[str, Sequence[Reason]] = {}
+        self.description: dict[str, Any] = {}
 
     def run(self, action: str) -> dict[str, Any]:
         """Run the operation and return its result; ``action`` names it in the history."""
@@ -307,7 +308,7 @@ class Change:
             done = swap.finish(context, base, record, self.policy, swapped, damaged or rebuilt)
             arrivals.check_images(context, nest, generation, self.judged)
             kept = [effect.as_dict() for effect in nest.kept()]
-            return {**done, "changed": done["changed"] or masked, "kept": kept}
+            return {**done, **self.description, "changed": done["changed"] or masked, "kept": kept}
 
     def _read_locked(self) -> Nest:
         """Read the nest again under its locks, and check the preconditions again: other jobs may have run."""
@@ -363,8 +364,11 @@ class Change:
             steps = self.decide(record)
             swap.check_preconditions(self.context, self.base, record, steps)
             nest = Nest(self.context, self.base, record, targets(steps, self.catalogue))
-            if judge := verdicts.build_image_judge(self.context, nest, steps, self.catalogue):
+            judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
+            if judge:
                 self.judged = verdicts.check_verdicts(self.context, self.base, judge)
+            images = bases.images_on(self.context.engine, self.base.chain_id)
+            self.description = impact.describe(self.context, steps, self.catalogue, judge, images)
             return nest
         finally:
             self.audit.persist(self.context)

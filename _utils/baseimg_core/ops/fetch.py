@@ -42,7 +42,7 @@ def fetch(
             "from": current.version,
             "to": version,
             "bundles": [
-                {"version": step, "path": bundle.path, "bytes": bundle.size, "digest": bundle.digest}
+                {"version": step, "path": bundle.path, "bytes": bundle.size, "hash": bundle.digest}
                 for step, bundle in needed.items()
             ],
             "bytes": sum(bundle.size for bundle in needed.values()),

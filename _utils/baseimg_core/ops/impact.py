@@ -18,7 +18,7 @@ from . import bases, protection, verdicts
 from .bases import Base
 from .containers import usage
 from .containers.usage import Usage
-from .plan import Catalogue, open_bundle
+from .plan import Catalogue, Plan, open_bundle
 from .verdicts import PATHS, Changes, ImageJudge, Judgement, read_changes
 
 FORMAT = 2
@@ -75,6 +75,31 @@ def impact(context: Context, name: str, declared: DeclaredBundles | None = None)
         "verdicts": verdicts.counts(judged),
         "images": _worst_first(images),
         "containers": containers,
+    }
+
+
+def describe(
+    context: Context, steps: Plan, catalogue: Catalogue, judge: ImageJudge | None, images: Sequence[Image]
+) -> dict[str, Any]:
+    """
+    Describe a change for the result of a plan or a converge.
+
+    Args:
+        context: The context of the operation.
+        steps: The plan.
+        catalogue: The declared bundles.
+        judge: As for :func:`preview`.
+        images: The images on the base.
+
+    Returns:
+        ``bundles`` (the versions of the route), ``changes`` (counts of paths by action) and ``impact``; ``None`` if the
+        generation is on the node.
+    """
+    totals = [catalogue.manifest(step).totals for step in steps.route]
+    return {
+        "bundles": steps.route,
+        "changes": {word: sum(getattr(total, word) for total in totals) for word in ("added", "modified", "removed")},
+        "impact": preview(context, judge, images) if steps.route else None,
     }
 
 

@@ -52,7 +52,7 @@ def import_legacy(
         progress: Called with the steps "comparing" and "writing".
 
     Returns:
-        ``bundle``, ``digest``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``not_expressed``.
+        ``bundle``, ``hash``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``not_expressed``.
 
     Raises:
         LegacyInvalid: The archive is damaged, hostile, or not made by the scripts.
@@ -83,7 +83,7 @@ def import_legacy(
         written = writer.write(path, changes, *sides, platform, Encoding(kind), report, differ)
     return {
         "bundle": path,
-        "digest": written.digest,
+        "hash": written.digest,
         "size": written.size,
         "source": build.side_as_dict(sides[0]),
         "target": build.side_as_dict(sides[1]),

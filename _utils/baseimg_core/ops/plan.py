@@ -127,20 +127,21 @@ def open_bundle(context: Context, source: Source) -> Bundle:
         BundleUnavailable, BundleInvalid: It cannot be fetched or read.
     """
     if not context.trust.keys:
-        return Bundle.open(context.fetch(source), source.digest)
+        return Bundle.open(context.fetch(source), source.digest, name=source.source)
     try:
-        signature = bundle_signature.read(context.fetch(source.signature))
+        signature = bundle_signature.read(context.fetch(source.signature), source.signature.source)
     except (BundleUnavailable, SignatureMissing) as exc:
         if isinstance(exc, BundleUnavailable) and reference.is_registry(source.source):
             raise  # only a registry reports reliably whether a signature exists
         if context.trust.required:
             raise SignatureMissing(f"{source.source} is not signed: {exc.message}") from exc
-        return Bundle.open(context.fetch(source), source.digest)
+        return Bundle.open(context.fetch(source), source.digest, name=source.source)
     keys, where = context.trust.keys, source.signature.source
     return Bundle.open(
         context.fetch(source),
         source.digest,
         lambda sha512: bundle_signature.verify_signature(signature, sha512, keys, where),
+        source.source,
     )
 
 

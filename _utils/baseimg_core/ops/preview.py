@@ -212,22 +212,17 @@ class _Preview:
         target = steps.generation or catalogue.manifest(steps.route[-1]).target
         kept = self._nest.kept(target.chain_id)
         images = bases.images_on(context.engine, self.base.chain_id)
-        totals = [catalogue.manifest(step).totals for step in steps.route]
         return {
             "changed": self.is_change,
             "repaired": self._damaged or self._rebuilt is not None,
             "base": self.record.reference,
             "from": self.record.live.version,
             "to": self._goal.version,
-            "bundles": steps.route,
-            "changes": {
-                word: sum(getattr(total, word) for total in totals) for word in ("added", "modified", "removed")
-            },
+            **impact.describe(context, steps, catalogue, self._judge, images),
             "images": [image.name for image in images],
             "containers": bases.containers(context.engine, self.base, self._on_disk, self._number),
             "protected": swap.protected_images(context, self.base, self.record, images),
             "warnings": swap.warnings_of(steps.generation),
-            "impact": impact.preview(context, self._judge, images) if steps.route else None,
             "kept": [one.as_dict() for one in kept],
             "restart": self.restarts,
         }

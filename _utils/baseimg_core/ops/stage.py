@@ -101,16 +101,14 @@ def _stage(
         origin = base.store.path(record, start.number)
         lower = bases.pristine_lower(base)  # a bundle's source is defined over pristine layers
         sources = {route[0]: Stack([origin, *lower])}
-        flattener = Flattener(path, Stack(lower), sharing)
-        try:
+        with contextlib.closing(Flattener(path, Stack(lower), sharing)) as flattener:
             for version, bundle in reversed(bundles.items()):
                 members = bundle.members(step_progress(context.progress, f"unpacking {version}"), sources.get(version))
                 applied = members if context.devices else _without_devices(members)
-                flattener.add_changes(_stored(applied, context.engine.owners))
+                with bundle.naming():
+                    flattener.add_changes(_stored(applied, context.engine.owners))
             flattener.add_directory(origin, _copying(context, total))
             flattener.finish()
-        finally:
-            flattener.close()
         known = index.digests(base.store.layout.index(start.number))
         return FilledContent(flattener.bytes, flattener.paths, {**known, **flattener.digests}, flattener.linked)
 

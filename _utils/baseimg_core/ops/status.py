@@ -91,6 +91,10 @@ def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
     return {"activated": moment, "exchanges": Counter(line["action"] for line in history)}
 
 
-def written(engine: Engine) -> dict[str, tuple[int, int]]:
-    """Return the fingerprint of each layer's record. It changes with every write of the record."""
-    return {layer: Store(layer).records.fingerprint for layer in engine.layers()}
+def written(engine: Engine) -> dict[str, Any]:
+    """Return the fingerprints of each layer's record and holds. They change with every write."""
+    stores = {layer: Store(layer) for layer in engine.layers()}
+    return {
+        layer: (files.fingerprint(store.layout.state), files.fingerprint(store.layout.holds))
+        for layer, store in stores.items()
+    }

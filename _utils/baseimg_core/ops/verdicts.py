@@ -144,6 +144,7 @@ class ImageJudge:
         self._installed: dict[str, set[str] | None] = {}
         self._shadowed: dict[tuple[str, ...], Judgement] = {}
         self._images: dict[str, Judgement] = {}
+        self._containers: dict[str, Judgement] = {}
 
     @property
     def changes(self) -> Changes:
@@ -158,7 +159,7 @@ class ImageJudge:
 
     def containers(self, containers: Iterable[Container]) -> dict[str, Judgement]:
         """
-        Judge the next start of containers, with their commands, mounts, own files, and what they have loaded.
+        Judge the next start of containers, with their commands, mounts, own files, and what they have loaded, once.
 
         Args:
             containers: Containers; those of other images are skipped.
@@ -168,11 +169,12 @@ class ImageJudge:
         """
         by_id = {image.id: image for image in self.images}
         on_base = [container for container in containers if container.image_id in by_id]
-        mapped = processes.mapped_files([container.pid for container in on_base if container.pid])
-        return {
-            container.id: self._container(container, by_id[container.image_id], mapped.get(container.pid, ()))
-            for container in on_base
-        }
+        pending = [container for container in on_base if container.id not in self._containers]
+        mapped = processes.mapped_files([container.pid for container in pending if container.pid])
+        for container in pending:
+            judgement = self._container(container, by_id[container.image_id], mapped.get(container.pid, ()))
+            self._containers[container.id] = judgement
+        return {container.id: self._containers[container.id] for container in on_base}
 
     def _container(self, container: Container, image: Image, mapped: Collection[bytes]) -> Judgement:
         own = (container.upper, *self._own(image)) if container.upper else self._own(image)

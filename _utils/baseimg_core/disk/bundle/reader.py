@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from ...errors import BundleInvalid, DeltaMismatch, DigestMismatch
+from ...errors import BaseimgError, BundleInvalid, CompressionUnsupported, DeltaMismatch, DeviceRefused, DigestMismatch
 from ...linux.files import CHUNK, hex_digest
 from ...model.bundle import manifest
 from ...model.bundle.manifest import DELTA_TYPE, LABEL, MEDIA_TYPES, Manifest
@@ -36,6 +36,9 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 MAX_JSON = 4 << 20  # bytes; registries accept no larger manifests and configs
 _MAX_FILES = 64
+_OF_CONTENT: tuple[type[BaseimgError], ...] = (
+    BundleInvalid, CompressionUnsupported, DeltaMismatch, DeviceRefused, DigestMismatch,
+)  # fmt: skip
 
 #: Verifies a signature: takes the raw SHA-512 of the whole file, returns the signer's identity, or raises.
 SignatureCheck = Callable[[bytes], str]
@@ -85,6 +88,17 @@ class _Contents:
     layers: Mapping[str, _LayerBlob]
 
 
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put the name of a bundle into the message of every error about its content."""
+    try:
+        yield
+    except _OF_CONTENT as exc:
+        if name in exc.message:
+            raise
+        raise type(exc)(f"{name}: {exc.message}", exc.hint) from exc
+
+
 class Bundle:
     """
     An open bundle. Create it with :meth:`open`.
@@ -92,9 +106,13 @@ class Bundle:
     All reads use the file that :meth:`open` verified, even if the path is replaced later.
     """
 
-    def __init__(self, path: str, file: BinaryIO, digest: str, size: int, signed_by: str, contents: _Contents) -> None:
+    def __init__(
+        self, path: str, file: BinaryIO, digest: str, size: int, signed_by: str, contents: _Contents, name: str
+    ) -> None:
         #: The path of the file when it was opened.
         self.path = path
+        #: The declared source, or the path: the name in messages.
+        self.name = name
         #: The digest of the whole file, ``sha256:…``.
         self.digest = digest
         #: The size of the whole file in bytes.
@@ -110,7 +128,13 @@ class Bundle:
         self._file, self._layers = file, contents.layers
 
     @classmethod
-    def open(cls, path: str, expected: str | None = None, check_signature: SignatureCheck | None = None) -> Bundle:
+    def open(
+        cls,
+        path: str,
+        expected: str | None = None,
+        check_signature: SignatureCheck | None = None,
+        name: str = "",
+    ) -> Bundle:
         """
         Open a bundle and verify everything except the layer.
 
@@ -118,6 +142,7 @@ class Bundle:
             path: The file.
             expected: The expected digest of the file, ``sha256:…``.
             check_signature: Verifies the signature of the file before any content is parsed.
+            name: The declared source, for messages; default: the path.
 
         Returns:
             The bundle. The caller closes it.
@@ -126,31 +151,33 @@ class Bundle:
             BundleInvalid: The file cannot be read or is not a bundle.
             DigestMismatch: The file or a part of it does not match its digest.
         """
+        name = name or path
         try:
             file = io.BufferedReader(io.FileIO(path, opener=_open_without_waiting))
         except OSError as exc:
-            raise BundleInvalid(f"cannot read the bundle {path}: {exc.strerror}") from exc
+            raise BundleInvalid(f"cannot read the bundle {name}: {exc.strerror}") from exc
         try:
-            return cls._verified(path, file, expected, check_signature)
+            with _naming(name):
+                return cls._verified(path, file, expected, check_signature, name)
         except BaseException as exc:
             file.close()
             if isinstance(exc, OSError):
-                raise BundleInvalid(f"cannot read the bundle {path}: {exc.strerror}") from exc
+                raise BundleInvalid(f"cannot read the bundle {name}: {exc.strerror}") from exc
             raise
 
     @classmethod
     def _verified(
-        cls, path: str, file: BinaryIO, expected: str | None, check_signature: SignatureCheck | None
+        cls, path: str, file: BinaryIO, expected: str | None, check_signature: SignatureCheck | None, name: str
     ) -> Bundle:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise BundleInvalid(f"{path} is not a regular file")
+            raise BundleInvalid(f"{name} is not a regular file")
         sha512 = hashlib.sha512() if check_signature else None
         digest = "sha256:" + hex_digest(file, sha512)
         size = file.tell()
         if expected and expected != digest:
-            raise DigestMismatch(f"{path} has the digest {digest}, expected {expected}")
+            raise DigestMismatch(f"{name} has the digest {digest}, expected {expected}")
         signed_by = check_signature(sha512.digest()) if check_signature and sha512 else ""
-        return cls(path, file, digest, size, signed_by, _Layout(path, file, size).contents())
+        return cls(path, file, digest, size, signed_by, _Layout(file, size).contents(), name)
 
     def __enter__(self) -> Bundle:
         return self
@@ -159,6 +186,10 @@ class Bundle:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def naming(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context that puts the name of the bundle into the messages of errors about its content."""
+        return _naming(self.name)
 
     def close(self) -> None:
         """Close the file."""
@@ -207,7 +238,7 @@ class Bundle:
         """
         media_type = next((media_type for media_type in self._layers if media_type != DELTA_TYPE), DELTA_TYPE)
         blob = self._reader(media_type)
-        with contextlib.ExitStack() as stack:
+        with self.naming(), contextlib.ExitStack() as stack:
             decoded = self._decoded(media_type, blob, source, stack)
             layer = stack.enter_context(contextlib.closing(LayerReader(decoded, self.manifest.layer_size)))
             yield from self._members(blob, layer, progress)
@@ -236,7 +267,7 @@ class Bundle:
         if media_type != DELTA_TYPE:
             return compression.reader(media_type, blob)  # type: ignore[arg-type]
         if source is None:
-            raise DeltaMismatch(f"{self.path} holds only a delta, which cannot be decoded without the source's files")
+            raise DeltaMismatch(f"{self.name} holds only a delta, which cannot be decoded without the source's files")
         reader = delta.DeltaReader(blob, delta.SourceFiles(source))  # type: ignore[arg-type]
         return stack.enter_context(contextlib.closing(reader))
 
@@ -250,6 +281,10 @@ class Bundle:
             BundleInvalid: The layer is damaged.
             DigestMismatch: A part does not match its digest.
         """
+        with self.naming():
+            self._verify()
+
+    def _verify(self) -> None:
         if DELTA_TYPE in self._layers:
             blob = self._reader(DELTA_TYPE)
             while blob.read(CHUNK):
@@ -267,8 +302,8 @@ class Bundle:
 class _Layout:
     """The OCI image layout in a tar of ``size`` bytes."""
 
-    def __init__(self, path: str, file: BinaryIO, size: int) -> None:
-        self._path, self._file, self._size = path, file, size
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
 
     def contents(self) -> _Contents:
         """Read and verify all parts except layers; raises :class:`BundleInvalid`, :class:`DigestMismatch`."""
@@ -293,7 +328,7 @@ class _Layout:
         """Return offset and size in bytes of every file in the archive, by name."""
         self._file.seek(0)
         if self._file.read(tar.BLOCK)[257:262] != b"ustar":
-            raise BundleInvalid(f"{self._path} is not a bundle: it does not begin like a tar archive")
+            raise BundleInvalid("the file is not a bundle: it does not begin like a tar archive")
         self._file.seek(0)
         files: dict[str, tuple[int, int]] = {}
         for header in tar.headers(self._file, self._skip):

@@ -130,16 +130,27 @@ def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = Fal
     return signed
 
 
-def read(path: str) -> bytes:
-    """Read a signature file; raises :class:`SignatureMissing`, :class:`SignatureInvalid`."""
+def read(path: str, name: str = "") -> bytes:
+    """
+    Read a signature file.
+
+    Args:
+        path: The file.
+        name: The declared source, for messages; default: the path.
+
+    Raises:
+        SignatureMissing: The file does not exist.
+        SignatureInvalid: It cannot be read, or is not a signature.
+    """
+    name = name or path
     try:
         return _read(path)
     except FileNotFoundError as exc:
-        raise SignatureMissing(f"{path} does not exist") from exc
+        raise SignatureMissing(f"{name} does not exist") from exc
     except OSError as exc:
-        raise SignatureInvalid(f"the signature {path} cannot be read: {exc.strerror}") from exc
+        raise SignatureInvalid(f"the signature {name} cannot be read: {exc.strerror}") from exc
     except SignatureMalformed as exc:
-        raise SignatureInvalid(f"the signature {path} is not valid: {exc}") from exc
+        raise SignatureInvalid(f"the signature {name} is not valid: {exc}") from exc
 
 
 def verify_signature(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], where: str) -> str:

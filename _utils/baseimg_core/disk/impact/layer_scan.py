@@ -116,6 +116,13 @@ def expected_paths(
         BundleInvalid: The layer is malformed.
         DeltaMismatch: The bundle has only a delta, and ``old`` is missing or differs from the source.
     """
+    with bundle.naming():
+        yield from _expected_paths(bundle, progress, old, files)
+
+
+def _expected_paths(
+    bundle: Bundle, progress: StepProgress | None, old: Stack | None, files: MutableMapping[bytes, NewFile] | None
+) -> Iterator[ExpectedPath]:
     leaders: dict[bytes, Member] = {}
     closed: set[bytes] = set()
     for member, stream in bundle.members(progress, old):

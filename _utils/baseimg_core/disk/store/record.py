@@ -95,11 +95,7 @@ class RecordFile:
     @property
     def fingerprint(self) -> tuple[int, int]:
         """Fingerprint (mtime in ns, inode) of the record file, to detect changes; zeros if there is none."""
-        try:
-            st = os.stat(self._layout.state)
-        except FileNotFoundError:
-            return 0, 0
-        return st.st_mtime_ns, st.st_ino
+        return files.fingerprint(self._layout.state)
 
     def history(self) -> list[dict[str, Any]]:
         """

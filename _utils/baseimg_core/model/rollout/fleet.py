@@ -20,11 +20,11 @@ _NAMES = 8  # names shown of each list in the table; the data has all of them
 _REASON = 300  # maximum length of a failure, in characters
 _TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     **dict.fromkeys(("base", "path", "version"), str),
-    **dict.fromkeys(("generations", "images"), list),
+    **dict.fromkeys(("generations", "images", "holds"), list),
     **dict.fromkeys(("containers", "error"), Mapping),
     "declared": (str, type(None)),
 }
-_HEADINGS = ("BASE", "VERSION", "NODES", "BEHIND", "DRIFTED", "OUTDATED", "UNKNOWN")
+_HEADINGS = ("BASE", "VERSION", "NODES", "BEHIND", "HELD", "DRIFTED", "OUTDATED", "UNKNOWN")
 
 
 class _Invalid(Exception):
@@ -44,8 +44,8 @@ def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = ""
         ``format``; the counts ``nodes`` and ``answered``; the lists ``unreachable`` and ``without`` (nodes without a
         base); the mappings ``failed`` (node -> reason) and ``unreadable`` (node -> errors of records). ``bases`` has
         for each reference the mappings ``versions`` (version -> nodes), ``behind`` (node -> declared version, if
-        another version is live), ``drifted`` (node -> reason), and ``outdated`` and ``unknown`` (node -> containers on
-        content of that kind).
+        another version is live), ``held`` (node -> held versions, each with the reason), ``drifted`` (node -> reason),
+        and ``outdated`` and ``unknown`` (node -> containers on content of that kind).
     """
     nodes = sorted({*expected, *answers}, key=natural)
     summary: dict[str, Any] = {
@@ -103,6 +103,9 @@ def _check(item: Any) -> None:
             raise _Invalid(f"{key} is {item[key]!r}")
     if not all(isinstance(generation, Mapping) for generation in item.get("generations", ())):
         raise _Invalid(f"generations is {item['generations']!r}")
+    for hold in item.get("holds", ()):
+        if not isinstance(hold, Mapping) or not {"version", "reason"} <= hold.keys():
+            raise _Invalid(f"holds is {item['holds']!r}")
     for content, names in item.get("containers", {}).items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise _Invalid(f"containers:{content} is {names!r}")
@@ -129,7 +132,7 @@ def _add(summary: dict[str, Any], node: str, items: Sequence[Mapping[str, Any]])
 
 
 def _new() -> dict[str, dict[str, Any]]:
-    return {key: {} for key in ("versions", "behind", "drifted", "outdated", "unknown")}
+    return {key: {} for key in ("versions", "behind", "held", "drifted", "outdated", "unknown")}
 
 
 def _add_base(base: dict[str, dict[str, Any]], node: str, item: Mapping[str, Any]) -> None:
@@ -137,6 +140,8 @@ def _add_base(base: dict[str, dict[str, Any]], node: str, item: Mapping[str, Any
     base["versions"].setdefault(version, []).append(node)
     if item.get("declared") not in (None, version):
         base["behind"][node] = item["declared"]
+    if holds := item.get("holds"):
+        base["held"][node] = [f"{hold['version']}: {hold['reason']}" for hold in holds]
     if reason := drift(item):
         base["drifted"][node] = reason
     for key in ("outdated", "unknown"):
@@ -229,7 +234,7 @@ def _rows(name: str, base: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         containers = [
             sum(len(base[key][node]) for node in members & base[key].keys()) for key in ("outdated", "unknown")
         ]
-        counts = [len(members & base["behind"].keys()), len(members & base["drifted"].keys()), *containers]
+        counts = [*(len(members & base[key].keys()) for key in ("behind", "held", "drifted")), *containers]
         yield "" if number else name, version, str(len(nodes)), *(str(count) if count else "-" for count in counts)
 
 
@@ -257,6 +262,9 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
     for name, base in summary["bases"].items():
         for reason, nodes in _by_reason(base["drifted"]).items():
             lines.append(f"{name} {reason} ({len(nodes)}): {first_names(nodes)}")
+        held = {node: "; ".join(holds) for node, holds in base["held"].items()}
+        for reason, nodes in _by_reason(held).items():
+            lines.append(f"{name} holds {reason} ({len(nodes)}): {first_names(nodes)}")
         for version, nodes in _by_reason(base["behind"]).items():
             lines.append(f"{name} is declared at {version} ({len(nodes)}): {first_names(nodes)}")
         if outdated := list(base["outdated"]):

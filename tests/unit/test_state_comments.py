@@ -1,0 +1,79 @@
+"""Comments of the state: at most ten lines, the most severe first, and a dry run reads like the run."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from typing import Any
+
+import pytest
+
+from tests.support.sources import REPO
+
+spec = importlib.util.spec_from_file_location("states_baseimg", REPO / "_states/baseimg.py")
+assert spec
+assert spec.loader
+STATE = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(STATE)
+LEFT = {"subject": "usr/bin/x", "text": "needs libx.so.1"}
+
+
+def image(name: str, verdict: str) -> dict[str, Any]:
+    return {"image": name, "verdict": verdict, "reasons": [LEFT], "covered": {}, "shadowed": [], "warnings": []}
+
+
+RESULT: dict[str, Any] = {
+    "changed": True,
+    "repaired": False,
+    "base": "corp/base:12.0",
+    "from": "12.0",
+    "to": "12.1",
+    "images": ["shop:1", "billing:1"],
+    "containers": {"current": [], "outdated": ["shop"], "unknown": []},
+    "protected": [],
+    "warnings": ["version 12.1 is unproven"],
+    "kept": [{"base": "corp/java:1", "version": "1", "images": ["app:1"], "declared": None}],
+    "restart": {"mode": "keep", "restarted": [], "started": [], "left": {}, "batches": []},
+    "bundles": ["12.1"],
+    "changes": {"added": 1, "modified": 2, "removed": 0},
+    "impact": {
+        "verdicts": {"breaks": 1, "impaired": 0, "not-checked": 0, "blocked": 0, "partly": 1, "effective": 3},
+        "images": [image("shop:1", "breaks"), image("billing:1", "partly")],
+        "containers": [],
+        "packages": {"unknown": "", "removed": {}, "added": {}, "changed": {"openssl": ["1", "2"]}},
+    },
+}
+
+
+def comment(result: dict[str, Any], test: bool, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(STATE, "__opts__", {"test": test}, raising=False)
+    ret = {"name": "corp/base:12.0", "result": True, "changes": {}, "comment": ""}
+    work = STATE._would_converge if test else STATE._converged
+    return str(work(ret, copy.deepcopy(result))["comment"]).split("\n")
+
+
+def test_the_most_severe_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = comment(RESULT, False, monkeypatch)
+    assert [line.split(" ")[0] for line in lines] == [
+        *("corp/base:12.0:", "Warning:", "Breaks:", "Partly:", "Not", "Stop", "Images:", "Packages:", "Bundles:"),
+    ]
+    assert lines[0] == "corp/base:12.0: 12.0 -> 12.1 (2 images)."
+
+
+def test_a_dry_run_reads_like_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, foretold = (comment(RESULT, test, monkeypatch) for test in (False, True))
+    assert foretold[0] == "corp/base:12.0: would go 12.0 -> 12.1 (2 images)."
+    assert foretold[1:] == done[1:]
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_ten_lines_at_most(monkeypatch: pytest.MonkeyPatch, test: bool) -> None:
+    """Many contents of one name, each a line, once hid everything that was wrong with them."""
+    content = {"chain_id": "sha256:1", "from": "12.0", "to": "12.1", "changed": True, "images": ["a"]}
+    warnings = [f"warning {number}" for number in range(4)]
+    many = {**RESULT, "contents": [content] * 20, "warnings": warnings}
+    lines = comment(many, test, monkeypatch)
+    assert len(lines) == 10
+    assert lines[3] == "(17 more contents of corp/base:12.0)"
+    assert lines[8].startswith("Breaks: ")
+    assert lines[9].startswith("(6 more lines: ")
