@@ -1,4 +1,4 @@
-"""Text from nodes, registries, containers and bundles, made safe to show."""
+"""Values for people: durations, and text from nodes, registries, containers and bundles, made safe to show."""
 
 from __future__ import annotations
 
@@ -21,3 +21,11 @@ def printable(value: object, limit: int = 500, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() or character in keep else REPLACEMENT for character in text)
+
+
+def duration(number: float) -> str:
+    """Format seconds: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    minutes = round(number / 60)
+    if number < 90:
+        return f"{number:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -98,8 +98,7 @@ class Simulation(Fleet):
 class QuietTransport(SaltTransport):
     """Progress is formatted, and not shown."""
 
-    @staticmethod
-    def say(text: str) -> None:
+    def say(self, text: str) -> None:
         text.isprintable()
 
 

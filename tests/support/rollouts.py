@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from typing import Any
 
 from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout.policy import Target
+from baseimg_core.rollout.screen import Screen
 
 BASE, OLD, NEW, NEWER = "corp/base:12.0", "12.0", "12.1", "12.2"
 DECLARED: dict[str, Any] = {"version": NEW, "bundles": {}, "chain_id": None, "missing": "ok", "repair": False}
@@ -59,6 +61,7 @@ class Fleet:
         #: Jobs in the order in which they were sent: function, nodes, arguments.
         self.sent: list[tuple[str, list[str], dict[str, Any]]] = []
         self.lines: list[str] = []
+        self.screen = Screen(io.StringIO())
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.targets: dict[Target, set[str]] = {}
         self._bus: deque[tuple[str, str]] = deque()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 import time
@@ -19,10 +20,11 @@ from baseimg_core.model.rollout import outcome
 from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout.policy import Target
 from baseimg_core.model.rollout.record import Rollout
-from baseimg_core.rollout import commands
+from baseimg_core.rollout import commands, recorder
 from baseimg_core.rollout.commands import Rollouts, check_master
 from baseimg_core.rollout.errors import MasterUnsuitable, RolloutBusy, RolloutEmpty, RolloutUnknown
 from baseimg_core.rollout.jobs import Jobs
+from baseimg_core.rollout.screen import Screen
 from baseimg_core.rollout.store import Store
 from tests.support.deadlines import Deadline
 from tests.support.rollouts import (
@@ -82,6 +84,23 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
+
+
+def test_a_live_line_on_a_terminal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes without problems are counted; failures and waves stay as lines."""
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr(recorder, "_REDRAW", 0)
+    fleet = site.nodes(GOOD, GOOD, WRONG)
+    fleet.screen = Screen(stream)
+    site.start(canary=1)
+    shown = stream.getvalue().split("\r\x1b[K")
+    assert f"{BASE} {NEW}: prepares: 3 of 3 nodes" in shown
+    assert any(text.startswith(f"{BASE} {NEW}: wave 'rest': 2 of 2 nodes, 1 failed") for text in shown)
+    assert shown[-1] == ""
+    assert [line for line in fleet.lines if "node1" in line] == []
+    assert any("node3: failed [gate-failed]" in line for line in fleet.lines)
+    assert any("wave 'canary' passed" in line for line in fleet.lines)
 
 
 class TestFinished:

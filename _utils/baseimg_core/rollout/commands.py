@@ -392,6 +392,8 @@ class Rollouts:
             move(Driver(self._transport, self._jobs, self._store, rollout, self._by))
         except BaseimgError as exc:
             error = {"error": exc.as_dict()}
+        finally:
+            self._transport.screen.close()
         summary = {**_summary(rollout, is_rollback, is_halt), **error}
         return {**summary, "retcode": summary["retcode"] or outcome.INTERRUPTED} if error else summary
 

@@ -312,6 +312,7 @@ class NodeOperations:
             self._recorder.save(durable=False)
         if lost:
             self._ask_for_outcome(lost)
+        self._recorder.show_progress()
         return heard
 
     def poll(self, wait: float) -> set[str]:

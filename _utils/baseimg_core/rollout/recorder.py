@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..display import printable
+from ..model.rollout import progress as rollout_progress
 from ..model.rollout.record import Rollout, RolloutNode
 from .store import Store
 from .transport import SaltTransport
 
 _HALT_CHECK = 0.5  # seconds between two checks for a request to halt
+_REDRAW = 0.2  # seconds between two changes of the live line
 
 
 class Recorder:
@@ -27,20 +29,23 @@ class Recorder:
     def __init__(self, transport: SaltTransport, store: Store, rollout: Rollout) -> None:
         self._transport, self._store, self.rollout = transport, store, rollout
         self._checked, self._halt = float("-inf"), False
+        self._step, self._step_began, self._done_before, self._drawn = "", 0.0, 0, float("-inf")
 
-    def note(self, text: str, tag: str, **data: Any) -> None:
+    def note(self, text: str, tag: str, is_said: bool = True, **data: Any) -> None:
         """
         Add an event to the record and publish it; the caller saves the record.
 
         Args:
             text: the event, as a sentence.
             tag: the end of the tag on the event bus.
+            is_said: False to write no line.
             data: further fields of the event on the bus.
         """
         rollout, at = self.rollout, now()
         text = printable(text, 1000)
         rollout.add_event(at, text)
-        self._transport.say(f"{at[11:19]} {rollout.base} {rollout.version}: {text}")
+        if is_said:
+            self._transport.say(f"{at[11:19]} {rollout.base} {rollout.version}: {text}")
         event = {"id": rollout.id, "base": rollout.base, "version": rollout.version, "text": text, **data}
         self._transport.fire(f"salt/baseimg/rollout/{rollout.id}/{tag}", event)
 
@@ -50,10 +55,23 @@ class Recorder:
         self.save()
 
     def note_node(self, name: str) -> None:
-        """Add an event with a node's present state."""
+        """Add an event with a node's present state. On a terminal the live line counts the nodes without problems."""
         node = self.rollout.nodes[name]
         reason = f" [{node.code}] {node.message}" if node.code else ""
-        self.note(f"{name}: {node.state}{reason}", f"node/{name}", state=node.state, code=node.code)
+        is_said = bool(reason) or not self._transport.screen.is_live
+        self.note(f"{name}: {node.state}{reason}", f"node/{name}", is_said, state=node.state, code=node.code)
+
+    def show_progress(self) -> None:
+        """Redraw the live line, at most five times a second."""
+        moment = time.monotonic()
+        if not self._transport.screen.is_live or moment - self._drawn < _REDRAW:
+            return
+        progress = rollout_progress.progress(self.rollout)
+        if progress.step != self._step:
+            self._step, self._step_began, self._done_before = progress.step, moment, progress.done
+        text = rollout_progress.line(progress, self._done_before, moment - self._step_began)
+        self._transport.screen.show(f"{self.rollout.base} {self.rollout.version}: {text}")
+        self._drawn = moment
 
     def fail(self, name: str, state: str, code: str, message: str) -> RolloutNode:
         """

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..display import printable
 from ..errors import ArgumentInvalid
 from ..model.rollout.policy import Target
 from .errors import MasterUnreachable
+from .screen import Screen
 
 Returns = Callable[[str, Iterable[str]], dict[str, Any]]
 
@@ -51,6 +51,8 @@ class SaltTransport:
         self._client, self._bus, self.new_jid = client, bus, new_jid
         self._check_minions, self._patience = check_minions, patience
         self.returns = read_returns
+        #: Progress on stderr; stdout holds only the result.
+        self.screen = Screen(sys.stderr)
 
     def match(self, target: Target) -> set[str]:
         """Return the nodes that a target matches, reachable or not. Raises :class:`ArgumentInvalid`."""
@@ -114,11 +116,9 @@ class SaltTransport:
         except Exception as exc:  # each transport raises its own errors
             self.say(f"the event {tag} could not be sent: {exc or type(exc).__name__}")
 
-    @staticmethod
-    def say(text: str) -> None:
-        """Write a line of progress to stderr; stdout holds only the result."""
-        sys.stderr.write(printable(text, 1000) + "\n")
-        sys.stderr.flush()
+    def say(self, text: str) -> None:
+        """Write a line of progress."""
+        self.screen.say(text)
 
 
 def local_cache(directory: Callable[[str], str], load: Callable[[bytes], Any]) -> Returns:
