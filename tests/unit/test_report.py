@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from baseimg_core.display import duration
+from baseimg_core.model.rollout import fleet
 from baseimg_core.report import data, style
 from baseimg_core.report.html import Html, tag, text
 from baseimg_core.report.page import page
@@ -66,7 +68,19 @@ def hostile(value: Any) -> Any:
 
 
 _KEYS = (
-    *("format", "nodes", "answered", "unreachable", "failed", "without", "unreadable", "bases", "versions", "behind"),
+    *(
+        "held",
+        "format",
+        "nodes",
+        "answered",
+        "unreachable",
+        "failed",
+        "without",
+        "unreadable",
+        "bases",
+        "versions",
+        "behind",
+    ),
     *("drifted", "outdated", "unknown", "id", "base", "version", "by", "created", "ended", "state", "reason", "waves"),
     *("wave", "code", "message", "name", "started", "node", "impact", "to", "images", "packages", "image", "verdict"),
     *("covered", "shadowed", "warnings", "containers", "path", "what", "changed", "added", "removed", "manager"),
@@ -219,4 +233,36 @@ class TestParts:
         [(5, "5 s"), (600, "10 min"), (3599, "1 h 00 min"), (3700, "1 h 02 min"), (90000, "25 h 00 min")],
     )
     def test_durations(self, number: float, told: str) -> None:
-        assert data.duration(number) == told
+        assert duration(number) == told
+
+
+class TestTiles:
+    def test_up_to_date_means_every_container_without_drift(self) -> None:
+        quiet = {"current": [], "outdated": [], "unknown": []}
+        shown = {
+            "n1": fleets.status(fleets.NEW),
+            "n2": fleets.status(fleets.OLD),
+            "n3": fleets.status(fleets.NEW, containers={**quiet, "outdated": ["shop"]}),
+            "n4": fleets.status(fleets.NEW, containers={**quiet, "unknown": ["shop"]}),
+            "n5": fleets.status(fleets.NEW, interrupted=True),
+            "n6": fleets.status(fleets.NEW, holds=[{"version": "12.2", "reason": "shop does not start"}]),
+        }
+        found = fleet.collect([*shown, "n7"], {node: {"bases": [item]} for node, item in shown.items()})
+        assert data.up_to_date(found) == {"n1", "n6"}
+        seen = page(found, fleets.NOW)
+        assert "<dt>up to date</dt><dd>2</dd>" in seen
+        assert "<dt>held</dt><dd>1</dd>" in seen
+
+    def test_holds_are_among_the_failures_with_their_reason(self) -> None:
+        hold = {"version": "12.2", "reason": "shop does not start"}
+        found = fleet.collect(["n1"], {"n1": {"bases": [fleets.status(fleets.OLD, holds=[hold])]}})
+        assert ("held", f"{fleets.BASE} 12.2: shop does not start", ["n1"]) in data.failures(found, None)
+        (row,) = data.rows(found, None)
+        assert row.notes == ["holds 12.2: shop does not start"]
+
+
+def test_what_is_wrong_comes_before_the_squares_and_the_box_beside_what_it_filters() -> None:
+    source = whole()
+    places = [source.index(text) for text in ('id="failures"', 'id="nodes"', 'class="find"', 'class="map"', 'id="all"')]
+    assert places == sorted(places)
+    assert "</section><section" not in source[places[2] : places[4]]

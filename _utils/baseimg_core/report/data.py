@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..model.rollout.fleet import natural
 
 # kinds of nodes on the map, the worst first; WORDS maps each kind to its text
 UNREACHABLE, FAILED, DRIFTED, BEHIND, CURRENT = "unreachable", "failed", "drifted", "behind", "current"
+HELD = "held"  # not a kind: a held node is as declared, or behind
 WORDS = {
     CURRENT: "as declared",
     BEHIND: "behind",
@@ -43,6 +44,16 @@ def groups(base: Mapping[str, Any]) -> list[Group]:
             kinds[kind].append(node)
         result += [Group(kind, version, members) for kind, members in kinds.items() if members]
     return result
+
+
+def up_to_date(fleet: Mapping[str, Any]) -> set[str]:
+    """Return the nodes whose bases show the declared versions, without drift, in every container."""
+    nodes: set[str] = set()
+    others = set(fleet["unreadable"])
+    for base in fleet["bases"].values():
+        nodes |= {node for members in base["versions"].values() for node in members}
+        others |= {node for key in ("behind", "drifted", "outdated", "unknown") for node in base[key]}
+    return nodes - others
 
 
 def silent(fleet: Mapping[str, Any]) -> list[Group]:
@@ -86,8 +97,8 @@ def rows(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[Ro
                 node_row.kind = worst(node_row.kind, group.kind)
         for node, names in base["outdated"].items():
             row(node).outdated += names
-        for node, reason in base["drifted"].items():
-            row(node).notes.append(reason)
+        for node, notes in _notes(base):
+            row(node).notes += notes
     for node in fleet["unreachable"]:
         row(node).kind = UNREACHABLE
     for node, reason in fleet["failed"].items():
@@ -100,6 +111,14 @@ def rows(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[Ro
     for node, outcome in (rollout or {}).get("nodes", {}).items():
         _add_rollout(row(node), outcome, rollout or {})
     return sorted(by_node.values(), key=lambda node_row: natural(node_row.node))
+
+
+def _notes(base: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield nodes with notes about their drift and their holds."""
+    for node, reason in base["drifted"].items():
+        yield node, [reason]
+    for node, holds in base["held"].items():
+        yield node, [f"holds {hold}" for hold in holds]
 
 
 def _add_rollout(row: Row, outcome: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
@@ -132,6 +151,9 @@ def failures(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> lis
     for name, base in fleet["bases"].items():
         for node, reason in base["drifted"].items():
             nodes_by_reason.setdefault((DRIFTED, f"{name}: {reason}"), []).append(node)
+        for node, holds in base["held"].items():
+            for hold in holds:
+                nodes_by_reason.setdefault((HELD, f"{name} {hold}"), []).append(node)
     for node, reasons in fleet["unreadable"].items():
         for reason in reasons:
             nodes_by_reason.setdefault(("unreadable record", reason), []).append(node)
@@ -156,14 +178,6 @@ def seconds(at: object) -> float | None:
     except ValueError:
         return None
     return moment.replace(tzinfo=moment.tzinfo or datetime.timezone.utc).timestamp()
-
-
-def duration(number: float) -> str:
-    """Format seconds: ``45 s``, ``12 min``, ``3 h 20 min``."""
-    minutes = round(number / 60)
-    if number < 90:
-        return f"{number:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @dataclass(slots=True)

@@ -65,8 +65,10 @@ def table(caption: str, headings: list[str], rows: list[list[object]], numbers: 
         numbers: indexes of the columns that are aligned to the right.
 
     Returns:
-        The table in a scrollable region.
+        The table in a scrollable region. On a narrow screen each row is a card: the style has the headings, by column,
+        as values for the labels of its cells.
     """
+    labels = ";".join(f"--h{at}:'{heading}'" for at, heading in enumerate(headings, 1))
     head = [tag("th", cell, scope="col", class_="n" if at in numbers else None) for at, cell in enumerate(headings)]
     body = []
     for row in rows:
@@ -77,7 +79,7 @@ def table(caption: str, headings: list[str], rows: list[list[object]], numbers: 
         body.append(tag("tr", *cells))
     return tag(
         "div",
-        tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *body)),
+        tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *body), style=labels),
         class_="wide",
         role="region",
         aria_label=caption,

@@ -32,13 +32,13 @@ def page(
         The HTML document.
     """
     parts = [("rollout", "Rollout", sections.rollout(rollout, now))] if rollout else []
-    parts.append(("nodes", "Nodes by version", sections.nodes(fleet)))
     parts.append(("failures", "Failures", sections.failures(fleet, rollout)))
+    parts.append(("nodes", "Nodes by version", sections.nodes(fleet, rollout)))
     if impacts:
         parts.append(("impact", "Impact on application images", sections.impact(impacts)))
         parts.append(("packages", "Packages", sections.packages(impacts)))
-    parts.append(("all", "All nodes", sections.all_nodes(fleet, rollout)))
-    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in parts]
+    anchors = [*((anchor, title) for anchor, title, _ in parts), ("all", "All nodes")]
+    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title in anchors]
     made = now.replace("T", " ").replace("Z", " UTC")
     body = join(
         tag("a", "Skip to the content", href="#main", class_="skip"),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..display import duration
 from . import data
 from .html import Html, details, join, table, tag
 from .timeline import timeline
@@ -28,7 +29,9 @@ def tiles(fleet: Mapping[str, Any]) -> Html:
     bases = fleet["bases"].values()
     figures = [
         ("nodes", fleet["nodes"]),
+        ("up to date", len(data.up_to_date(fleet))),
         ("behind", len({node for base in bases for node in base["behind"]})),
+        ("held", len({node for base in bases for node in base["held"]})),
         ("drifted", len({node for base in bases for node in base["drifted"]})),
         ("outdated containers", sum(len(names) for base in bases for names in base["outdated"].values())),
         ("failed", len(fleet["failed"])),
@@ -71,10 +74,11 @@ def rollout(record: Mapping[str, Any], now: str) -> Html:
 def _wave(wave: Mapping[str, Any], states: Mapping[str, int]) -> list[object]:
     total = sum(states.values())
     began, ended = data.seconds(wave["started"]), data.seconds(wave["ended"])
-    took = data.duration(ended - began) if began and ended else ""
+    took = duration(ended - began) if began and ended else ""
     figures = [total, *(states.get(state, 0) for state in ("updated", "failed", "unreachable"))]
     cells = [f"{figure:,}" if figure else NOTHING for figure in figures]
-    return [wave["name"], wave["state"], *cells, _share(states, total), _time(wave["started"]), took]
+    times = (text and tag("span", text, class_="word") for text in (_time(wave["started"]), took))
+    return [wave["name"], wave["state"], *cells, _share(states, total), *times]
 
 
 def _share(states: Mapping[str, int], total: int) -> Html:
@@ -91,8 +95,8 @@ def _share(states: Mapping[str, int], total: int) -> Html:
     return tag("div", *parts, class_="share", role="img", aria_label=words)
 
 
-def nodes(fleet: Mapping[str, Any]) -> Html:
-    """Return, for each base, node counts by version and a map with one square for each node."""
+def nodes(fleet: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> Html:
+    """Return, for each base, node counts by version and a map with one square for each node; then the list of nodes."""
     parts: list[object] = [_find(), _legend()]
     for name, base in fleet["bases"].items():
         parts.append(tag("h3", name))
@@ -101,7 +105,7 @@ def nodes(fleet: Mapping[str, Any]) -> Html:
         parts += [tag("h3", "Without an answer"), *(_group(group) for group in silent)]
     if not fleet["bases"]:
         parts.append(tag("p", "No node has a recorded base.", class_="soft"))
-    return join(*parts)
+    return join(*parts, _all_nodes(fleet, record))
 
 
 def _find() -> Html:
@@ -149,7 +153,7 @@ def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html
             names = details(f"{', '.join(members[:3])} and {len(members) - 3} more", tag("p", names, class_="names"))
         rows.append([kind, tag("span", reason or "no reason was given", class_="mono"), f"{len(members):,}", names])
     if not rows:
-        return tag("p", "Nothing failed, drifted or was unreachable.")
+        return tag("p", "Nothing failed, drifted, is held or was unreachable.")
     return table("Failures and their reasons", ["What", "Reason", "Nodes", "Which"], rows, frozenset({2}))
 
 
@@ -221,7 +225,7 @@ def packages(impacts: Sequence[Mapping[str, Any]]) -> Html:
     return table("Packages", ["Package", "From", "To"], rows) if rows else tag("p", "No package changes.")
 
 
-def all_nodes(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html:
+def _all_nodes(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Html:
     """Return a folded table with a row for each node."""
     headings = [
         "Node",
@@ -236,7 +240,8 @@ def all_nodes(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Htm
         waves = [row.wave, row.state] if record else []
         state = join(mark(row.kind), data.WORDS[row.kind])
         rows.append([row.node, state, "; ".join(row.versions), *waves, ", ".join(row.outdated), "; ".join(row.notes)])
-    return details(f"All {len(rows):,} nodes", table("All nodes", headings, rows), class_="all")
+    listed = details(f"All {len(rows):,} nodes", table("All nodes", headings, rows), class_="all")
+    return tag("section", listed, id="all", aria_label="All nodes")
 
 
 def _time(text: str) -> str:

@@ -34,7 +34,7 @@ a { color: var(--focus); }
 .soft { color: var(--soft); }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; list-style: none; margin: .9rem 0 0; padding: 0; }
 nav { font-size: .9rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1px; margin: 1.4rem 0 0;
+.tiles { display: grid; grid-template-columns: repeat(8, 1fr); gap: 1px; margin: 1.4rem 0 0;
   background: var(--rule); border: 1px solid var(--rule); border-radius: 6px; overflow: hidden; }
 .tiles div { background: var(--card); padding: .6rem .85rem .65rem; display: flex; flex-direction: column-reverse;
   justify-content: flex-end; }
@@ -46,7 +46,7 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 th, td { text-align: left; vertical-align: top; padding: .34rem .9rem .34rem 0; border-bottom: 1px solid var(--rule); }
 td { overflow-wrap: break-word; }
-td code, td .mono { overflow-wrap: anywhere; }
+th code, td code, td .mono { overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; max-width: none; color: var(--soft); font-size: .9rem; }
 thead th { color: var(--soft); font-weight: 500; font-size: .8rem; white-space: nowrap; vertical-align: bottom; }
 tbody th { font-weight: 500; }
@@ -76,7 +76,7 @@ i.unreachable { background: transparent; border-style: dashed; }
 .map i.hit { outline: 2px solid var(--focus); outline-offset: 1px; }
 .group { margin: .9rem 0 0; }
 .group h4 { font-size: .9rem; font-weight: 500; margin: 0 0 .3rem; }
-.share { display: flex; height: 10px; min-width: 9rem; border-radius: 3px; overflow: hidden; background: var(--wash);
+.share { display: flex; height: 10px; min-width: 6rem; border-radius: 3px; overflow: hidden; background: var(--wash);
   margin-top: .36rem; }
 .share b { background: var(--c); border-right: 1px solid var(--paper); }
 .share b.updated { --c: var(--current); }
@@ -92,7 +92,8 @@ svg text { fill: var(--soft); } svg .name { fill: var(--ink); }
 svg .axis { stroke: var(--rule); } svg .bar { fill: var(--current); } svg .open { fill-opacity: .35; }
 svg .bad { fill: var(--failed); } svg .line { fill: none; stroke: var(--current); stroke-width: 2; }
 svg .under { fill: var(--current); fill-opacity: .1; stroke: none; }
-.find { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; margin: .6rem 0; }
+.find { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; padding: .6rem 0; position: sticky; top: 0;
+  background: var(--paper); z-index: 1; }
 .find input { font: inherit; padding: .25rem .5rem; width: 16rem; max-width: 100%; color: inherit;
   background: var(--card); border: 1px solid var(--unreachable); border-radius: 4px; }
 .all tbody th, .all td:nth-child(-n+3) { white-space: nowrap; }
@@ -100,6 +101,24 @@ svg .under { fill: var(--current); fill-opacity: .1; stroke: none; }
 [hidden] { display: none !important; }
 footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: .75rem; }
 footer { font-size: .85rem; color: var(--soft); }
+@media (max-width: 66rem) { .tiles { grid-template-columns: repeat(4, 1fr); } }
+@media (max-width: 42rem) {
+  body { padding: 1rem 1rem 3rem; }
+  .tiles { grid-template-columns: repeat(2, 1fr); }
+  table, tbody, tr, tbody th, td { display: block; }
+  thead { display: none; }
+  tbody tr { border-bottom: 1px solid var(--rule); padding: .5rem 0; }
+  tbody th, td { position: relative; border: 0; padding: .1rem 0 .1rem 6.8rem; text-align: left !important;
+    white-space: normal !important; }
+  tbody th::before { content: var(--h1); }
+  td:nth-child(2)::before { content: var(--h2); } td:nth-child(3)::before { content: var(--h3); }
+  td:nth-child(4)::before { content: var(--h4); } td:nth-child(5)::before { content: var(--h5); }
+  td:nth-child(6)::before { content: var(--h6); } td:nth-child(7)::before { content: var(--h7); }
+  td:nth-child(8)::before { content: var(--h8); } td:nth-child(9)::before { content: var(--h9); }
+  tbody th::before, td::before { position: absolute; left: 0; top: .2rem; width: 6.4rem; color: var(--soft);
+    font-size: .8rem; font-weight: 400; }
+  td:empty { display: none; }
+}
 @media print { body { max-width: none; font-size: 11px; } nav, .find { display: none; } .wide { overflow: visible; } }
 """
 
@@ -117,7 +136,7 @@ JS = """
     for (const cell of cells) cell.classList.toggle('hit', part !== '' && fits(cell.title));
     let count = 0;
     for (const row of rows) { row.hidden = !fits(name(row)); count += !row.hidden; }
-    if (list && part) list.open = true;
+    if (list) list.open = part !== '';
     said.textContent = part ? count + ' of ' + rows.length + ' nodes' : '';
   });
 })();

@@ -6,7 +6,8 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from .data import duration, seconds
+from ..display import duration
+from .data import seconds
 from .html import Html, tag
 
 _LEFT, _RIGHT, _WIDTH, _ROW, _CURVE = 132, 100, 1000, 24, 110
