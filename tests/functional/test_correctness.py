@@ -257,7 +257,7 @@ class TestBundles:
         counts = {"added": 1, "modified": 2, "removed": 1}
         assert made == {
             "bundle": str(lab.work / "b.tar"),
-            "digest": digest(lab.work / "b.tar"),
+            "hash": digest(lab.work / "b.tar"),
             "size": (lab.work / "b.tar").stat().st_size,
             **sides,
             "changes": counts,
