@@ -860,8 +860,8 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
     with _operation("trial", kwargs) as minion:
         declared = minion.bundles(_text(base, "base"), _text(version, "version"))
         given = {"command": command, "expect": expect, "timeout": timeout, "memory": memory}
-        (wanted,) = container_trial.parse([given])
-        result = ops_trial.trial(minion.context(trust=True), base, declared, _text(image, "image"), wanted)
+        (declared_trial,) = container_trial.parse([given])
+        result = ops_trial.trial(minion.context(trust=True), base, declared, _text(image, "image"), declared_trial)
     if not result["passed"]:
         __context__["retcode"] = 1
     return result
@@ -1082,13 +1082,13 @@ def doctor(full=False):
     try:
         with _operation() as minion:
             checks = minion.examine(salt.version.__version__, _VERSION)
-            found, lines = diagnosis.as_dict(checks), diagnosis.lines(checks)
+            findings, lines = diagnosis.as_dict(checks), diagnosis.lines(checks)
     except CommandExecutionError as exc:  # no core, a core of another version, or not root
         check = {"subject": "installation", "level": "failed", "message": exc.info["message"]}
         check.update(code=exc.info["code"], command=exc.info["hint"])
-        found, lines = {"format": 1, "ready": False, "checks": [check]}, [f"failed  installation: {exc}"]
-    __context__["retcode"] = 0 if found["ready"] else 1
-    return {**found, "time": time.time()} if full else lines
+        findings, lines = {"format": 1, "ready": False, "checks": [check]}, [f"failed  installation: {exc}"]
+    __context__["retcode"] = 0 if findings["ready"] else 1
+    return {**findings, "time": time.time()} if full else lines
 
 
 def order():

@@ -329,8 +329,8 @@ def doctor(tgt="*", tgt_type="glob", timeout=None):
         clocks = {node: answer["time"] for node, answer in answers.items() if isinstance(answer, dict)}
         skews = {node: skew(clock, sent, received) for node, clock in clocks.items()}
         late = {node: seconds for node, seconds in skews.items() if seconds > CLOCK_TOLERANCE}
-        found = diagnosis.fleet(expected, answers, _master_checks(), late)
-        return {**found, "retcode": 0 if found["ready"] else diagnosis.NOT_READY}
+        findings = diagnosis.fleet(expected, answers, _master_checks(), late)
+        return {**findings, "retcode": 0 if findings["ready"] else diagnosis.NOT_READY}
 
     return _answer(command, diagnosis.table)
 
@@ -523,10 +523,10 @@ def _answer(command, table=None):
     __context__["retcode"] = result.get("retcode", 0)  # for state.orchestrate
     if not (for_person and table):
         return result
-    shown = table(result)
-    if isinstance(shown, dict):
-        shown["retcode"] = result["retcode"]  # salt-run takes its exit code from here
-    return {"outputter": "txt", "data": shown}
+    text = table(result)
+    if isinstance(text, dict):
+        text["retcode"] = result["retcode"]  # salt-run takes its exit code from here
+    return {"outputter": "txt", "data": text}
 
 
 def _ask(tgt, tgt_type, timeout, function, *arguments, **named):

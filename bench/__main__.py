@@ -36,21 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     samples, start = Samples(), report.machine()
     path = options.results / f"{datetime.now():%Y-%m-%d-%H%M}-{start['name']}.json"
-    told: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         "baseimg": report.revision(),
         "runs": options.runs,
         "scale": options.scale,
         "caches": "warm" if options.warm else "dropped",
     }
-    told |= {key: getattr(options, key) for key in ("workloads", "filesystems", "peers")}
+    parameters |= {key: getattr(options, key) for key in ("workloads", "filesystems", "peers")}
     options.cache.mkdir(parents=True, exist_ok=True)
-    found: list[targets.Verdict] = []
+    results: list[targets.Verdict] = []
     for group in _measured(options):
         samples += group
-        found = targets.verdicts(samples)
-        report.write(path, [told], samples, found, start)
-    text = report.markdown(samples, found, [told], start)
+        results = targets.verdicts(samples)
+        report.write(path, [parameters], samples, results, start)
+    text = report.markdown(samples, results, [parameters], start)
     path.with_suffix(".md").write_text(text)
     print(text)
     say(f"wrote {path} and {path.with_suffix('.md').name}")
@@ -64,7 +64,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     known = [*MAKERS, NOOP, GROWTH]
     parser.add_argument("--workloads", type=names, default=list(known), help=f"some of {','.join(known)}")
     parser.add_argument("--filesystems", type=names, default=list(disk.MKFS), help="some of ext4,xfs")
-    every = [one.name for one in PEERS]
+    every = [peer.name for peer in PEERS]
     parser.add_argument("--peers", type=names, default=every, help=f"some of {','.join(every)}")
     parser.add_argument("--warm", action="store_true", help="do not drop caches before each step")
     parser.add_argument("--runs", type=int, default=5, help="of every step; the medians count")
@@ -94,12 +94,18 @@ def _measured(options: argparse.Namespace) -> Iterator[list[Sample]]:
         for kind in options.filesystems:
             say(f"{name}, {kind}: loading images")
             with placed(workload, kind, options.cache) as place:
-                peers = [one(place) for one in PEERS if one.name in options.peers and one.fits(place)]
+                peers = [
+                    peer_type(place) for peer_type in PEERS if peer_type.name in options.peers and peer_type.fits(place)
+                ]
                 long: set[tuple[str, str]] = set()
                 for run in range(1, options.runs + 1):
-                    found = _round(place, peers, run, options, long)
-                    long |= {(one.peer, one.step) for one in found if one.seconds > LONG_SECONDS and run == 1}
-                    yield found
+                    results = _round(place, peers, run, options, long)
+                    long |= {
+                        (peer_type.peer, peer_type.step)
+                        for peer_type in results
+                        if peer_type.seconds > LONG_SECONDS and run == 1
+                    }
+                    yield results
         if options.discard:
             shutil.rmtree(workload.node.parent)
 
@@ -112,27 +118,29 @@ def _round(
 
     Each run rotates the order, A B C then B C A, so background load affects all peers alike.
     """
-    found: list[Sample] = []
+    results: list[Sample] = []
     first = run % len(peers)
     turn = [*peers[first:], *peers[:first]]
     for step in ("build", "apply"):
         for peer in turn:
-            steps = [one for one in (step, *(["rollback"] if step == "apply" else [])) if one in peer.steps]
+            steps = [
+                step_name for step_name in (step, *(["rollback"] if step == "apply" else [])) if step_name in peer.steps
+            ]
             if step not in steps or (step in peer.once and run > 1):
                 continue
-            if not isinstance(peer, Baseimg) and not long.isdisjoint((peer.name, one) for one in steps):
+            if not isinstance(peer, Baseimg) and not long.isdisjoint((peer.name, step_name) for step_name in steps):
                 continue
             say(f"{place.workload.name}, {place.kind}, run {run} of {options.runs}: {peer.name}: {step}")
-            found += [_step(place, peer, one, run, options.warm) for one in steps]
+            results += [_step(place, peer, step_name, run, options.warm) for step_name in steps]
             if step == "apply":
                 peer.reset()
-    return found
+    return results
 
 
 def _step(place: Place, peer: Peer, step: str, run: int, warm: bool) -> Sample:
     before = place.used()
     if not warm:
-        place.settle()
+        place.sync_disk()
     sample: Sample = getattr(peer, step)()
     sample.workload, sample.filesystem = place.workload.name, place.kind
     sample.peer, sample.step, sample.run = peer.name, step, run

@@ -122,8 +122,8 @@ def _pack(path: Path, directory: Path, below: Sequence[Path]) -> Layer:
     for current, names, files in os.walk(directory):
         times = os.stat(current)
         for name in [*files, *names]:
-            found = os.lstat(os.path.join(current, name))
-            if found.st_rdev == 0 and (found.st_mode & 0o170000) == 0o020000:
+            status = os.lstat(os.path.join(current, name))
+            if status.st_rdev == 0 and (status.st_mode & 0o170000) == 0o020000:
                 os.unlink(os.path.join(current, name))
                 Path(current, f".wh.{name}").touch()
         if below and "trusted.overlay.opaque" in os.listxattr(current):

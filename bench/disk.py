@@ -44,7 +44,7 @@ def filesystem(kind: str, where: Path, size: int) -> Iterator[Path]:
         own.rmdir()
 
 
-def settle(point: Path) -> None:
+def sync_disk(point: Path) -> None:
     """Write all dirty pages and drop the caches."""
     _run("sync", "-f", point)
     Path("/proc/sys/vm/drop_caches").write_text("3")
@@ -53,8 +53,8 @@ def settle(point: Path) -> None:
 def used(point: Path) -> int:
     """Return the bytes used on the file system after a sync."""
     _run("sync", "-f", point)
-    found = os.statvfs(point)
-    return (found.f_blocks - found.f_bfree) * found.f_frsize
+    statistics = os.statvfs(point)
+    return (statistics.f_blocks - statistics.f_bfree) * statistics.f_frsize
 
 
 def _run(*command: str | Path) -> str:

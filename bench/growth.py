@@ -35,14 +35,14 @@ class Kind:
 def _megabytes(where: Path, size: int) -> tuple[list[Layer], list[Layer]]:
     files = [File(f"opt/{number}", size * MIB // 10, number) for number in range(10)]
     base = write_layer(where / "0.tar", files, extra=[BUSYBOX])
-    changed = [File(one.name, one.size, one.seed, max(1, one.size // 1000 // 1024)) for one in files]
+    changed = [File(file.name, file.size, file.seed, max(1, file.size // 1000 // 1024)) for file in files]
     return [base], [base, write_layer(where / "1.tar", changed, EPOCH + 1)]
 
 
 def _layers(where: Path, size: int) -> tuple[list[Layer], list[Layer]]:
     base = [write_layer(where / "0.tar", [], extra=[BUSYBOX])]
     for number in range(1, size):
-        files = [File(f"etc/{number}/{one}", 2000, 10 * number + one) for one in range(10)]
+        files = [File(f"etc/{number}/{index}", 2000, 10 * number + index) for index in range(10)]
         base.append(write_layer(where / f"{number}.tar", files))
     return base, [*base, write_layer(where / "new.tar", [File("etc/1/0", 2000, 1)], EPOCH + 1)]
 
@@ -101,7 +101,7 @@ def _workload(name: str, kind: Kind, count: int, cache: Path, say: Callable[[str
 def _once(peer: Baseimg, warm: bool) -> Iterator[tuple[str, Sample]]:
     for step in ("build", "apply"):
         if not warm:
-            peer.place.settle()
+            peer.place.sync_disk()
         yield step, getattr(peer, step)()
     declared = {"name": SOURCE, "version": VERSION, "bundles": {VERSION: {"source": str(peer.bundle)}}}
     yield "no-op", measure.ours(peer.place.engine.url, "baseimg.converge", 3, **declared)[0]

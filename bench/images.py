@@ -131,12 +131,12 @@ def write_archive(path: Path, images: Iterable[Image]) -> None:
     partial = path.with_suffix(".partial")
     with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
         for image in images:
-            names = [f"{one.diff_id.partition(':')[2]}/layer.tar" for one in image.layers]
-            for name, one in zip(names, image.layers, strict=True):
+            names = [f"{archived.diff_id.partition(':')[2]}/layer.tar" for archived in image.layers]
+            for name, archived in zip(names, image.layers, strict=True):
                 if name not in written:
                     written.add(name)
-                    with one.path.open("rb") as file:
-                        tar.addfile(_info(name, one.path.stat().st_size, 0o644), file)
+                    with archived.path.open("rb") as file:
+                        tar.addfile(_info(name, archived.path.stat().st_size, 0o644), file)
             config = json.dumps(_config(image), sort_keys=True).encode()
             named = hashlib.sha256(config).hexdigest() + ".json"
             tar.addfile(_info(named, len(config), 0o644), io.BytesIO(config))
@@ -153,6 +153,6 @@ def _config(image: Image) -> dict[str, Any]:
         "os": "linux",
         "created": created,
         "config": {"Labels": {"name": image.reference}},
-        "rootfs": {"type": "layers", "diff_ids": [one.diff_id for one in image.layers]},
+        "rootfs": {"type": "layers", "diff_ids": [image_layer.diff_id for image_layer in image.layers]},
         "history": [{"created": created, "created_by": "bench"} for _ in image.layers],
     }

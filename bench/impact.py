@@ -55,9 +55,9 @@ def paths() -> Iterator[str]:
 
 def application_layer(root: Path, number: int) -> None:
     """Create a layer's files; every fifth layer also has ten files of the base and a package database."""
-    for one in range(FILES):
-        directory = DIRECTORIES[one % len(DIRECTORIES)] if one % 4 == 0 else f"opt/application/{one % 8}"
-        put(root / directory / f"own-{number}-{one}", "own")
+    for index in range(FILES):
+        directory = DIRECTORIES[index % len(DIRECTORIES)] if index % 4 == 0 else f"opt/application/{index % 8}"
+        put(root / directory / f"own-{number}-{index}", "own")
     if number % 5 == 0:
         for path in list(paths())[number % 100 : CHANGED : CHANGED // 10]:
             put(root / path, "of the application")
@@ -102,17 +102,17 @@ def measure(engine: PlainEngine, path: str) -> dict[str, Any]:
     images = engine.images()
     engine.images = lambda: images  # type: ignore[method-assign]  # a real engine answers once
     start, cpu = time.perf_counter(), time.process_time()
-    found = impact.impact(context, BASE, DeclaredBundles({"": Source(path)}))
+    impacts = impact.impact(context, BASE, DeclaredBundles({"": Source(path)}))
     return {
         "seconds": round(time.perf_counter() - start, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
-        "images": len(found["images"]),
+        "images": len(impacts["images"]),
         "layers": LAYERS,
-        "distinct_layers": len({one for image in images for one in image.directories}),
-        "changed_paths": sum(found["changes"].values()),
-        "shadowed_paths": sum(count[0] for one in found["images"] for count in one["covered"].values()),
-        "verdicts": found["verdicts"],
-        "answer_bytes": len(json.dumps(found)),
+        "distinct_layers": len({entry for image in images for entry in image.directories}),
+        "changed_paths": sum(impacts["changes"].values()),
+        "shadowed_paths": sum(count[0] for entry in impacts["images"] for count in entry["covered"].values()),
+        "verdicts": impacts["verdicts"],
+        "answer_bytes": len(json.dumps(impacts)),
         "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 

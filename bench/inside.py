@@ -35,7 +35,7 @@ class Points(contextlib.AbstractContextManager["Points"]):
     """Seconds from the start of a step to each trace point and to its end."""
 
     def __enter__(self) -> Points:
-        self._found: list[tuple[str, float]] = []
+        self._times: list[tuple[str, float]] = []
         self._trace, Store.trace = Store.trace, staticmethod(self._passed)
         self._usage, self._start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         return self
@@ -47,10 +47,10 @@ class Points(contextlib.AbstractContextManager["Points"]):
         self._user, self._system = usage.ru_utime - self._usage.ru_utime, usage.ru_stime - self._usage.ru_stime
 
     def _passed(self, point: str) -> None:
-        self._found.append((point, time.perf_counter() - self._start))
+        self._times.append((point, time.perf_counter() - self._start))
 
-    def told(self) -> dict[str, Any]:
-        return {"points": self._found, "user_seconds": self._user, "system_seconds": self._system}
+    def result(self) -> dict[str, Any]:
+        return {"points": self._times, "user_seconds": self._user, "system_seconds": self._system}
 
 
 class Functions(contextlib.AbstractContextManager["Functions"]):
@@ -74,7 +74,7 @@ class Functions(contextlib.AbstractContextManager["Functions"]):
         self._main.disable()
         threading.Thread.run = self._run  # type: ignore[method-assign]
 
-    def told(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """Return the seconds of each group and of the ten slowest functions, for main and other threads."""
         return {"main": _grouped([self._main]), "threads": _grouped(self._threads)}
 

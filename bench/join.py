@@ -27,11 +27,11 @@ def main(paths: list[Path]) -> None:
     if not read:
         raise SystemExit("bench: which results are to be joined?")
     for key in ("name", "processor", "kernel"):
-        found = {one["machine"][key] for one in read}
-        if len(found) > 1:
-            raise SystemExit(f"bench: these are of different machines: {key} is {', '.join(sorted(found))}")
-    samples = Samples(Sample(**sample) for one in read for sample in one["samples"])
-    parts = [part for one in read for part in one["parts"]]
+        values = {data["machine"][key] for data in read}
+        if len(values) > 1:
+            raise SystemExit(f"bench: these are of different machines: {key} is {', '.join(sorted(values))}")
+    samples = Samples(Sample(**sample) for data in read for sample in data["samples"])
+    parts = [part for data in read for part in data["parts"]]
     verdicts, machine = targets.verdicts(samples), read[0]["machine"]
     path = paths[0].parent / f"{datetime.now():%Y-%m-%d-%H%M}-{machine['name']}{JOINED}.json"
     report.write(path, parts, samples, verdicts, machine)

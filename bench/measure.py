@@ -50,11 +50,13 @@ class Samples(list[Sample]):
 
     def median(self, figure: str, **which: str) -> float | None:
         """Return the median of a figure over the runs with these fields, or None without runs."""
-        found = [
-            getattr(one, figure) for one in self if all(getattr(one, key) == value for key, value in which.items())
+        values = [
+            getattr(sample, figure)
+            for sample in self
+            if all(getattr(sample, key) == value for key, value in which.items())
         ]
-        found = [value for value in found if value is not None]
-        return median(found) if found else None
+        values = [value for value in values if value is not None]
+        return median(values) if values else None
 
 
 now = time.perf_counter
@@ -73,10 +75,17 @@ def command(*words: str | Path, env: Mapping[str, str] | None = None) -> tuple[S
             text=True,
             check=False,
         )
-        told = json.loads(report.read_text()) if report.exists() else {"code": done.returncode}
-    if told["code"] != 0:
-        raise SystemExit(f"bench: {' '.join(map(str, words))} exited with {told['code']}:\n{done.stderr[-3000:]}")
-    sample = Sample(told["process_seconds"], told["process_seconds"], told["cpu_seconds"], told["peak_bytes"])
+        report_data = json.loads(report.read_text()) if report.exists() else {"code": done.returncode}
+    if report_data["code"] != 0:
+        raise SystemExit(
+            f"bench: {' '.join(map(str, words))} exited with {report_data['code']}:\n{done.stderr[-3000:]}"
+        )
+    sample = Sample(
+        report_data["process_seconds"],
+        report_data["process_seconds"],
+        report_data["cpu_seconds"],
+        report_data["peak_bytes"],
+    )
     return sample, done.stdout
 
 
@@ -98,7 +107,7 @@ def step(url: str, call: Mapping[str, Any], **options: Any) -> tuple[Sample, dic
     environment = {"PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "_utils")])}
     words = ["-m", "bench.step", url, json.dumps([call]), json.dumps(options)]
     sample, printed = command(sys.executable, *words, env=environment)
-    told: dict[str, Any] = json.loads(printed.splitlines()[-1])
-    sample.seconds = median(told["seconds"])
-    sample.exchange_seconds = told["exchange_seconds"]
-    return sample, told
+    result: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    sample.seconds = median(result["seconds"])
+    sample.exchange_seconds = result["exchange_seconds"]
+    return sample, result

@@ -37,7 +37,7 @@ def samples(cache: Path, runs: int, say: Callable[[str], None]) -> list[Sample]:
 def _samples(place: Place, bundle: Path, runs: int, say: Callable[[str], None]) -> list[Sample]:
     arguments: dict[str, Any] = {"version": "12.1", "bundles": {"12.1": {"source": str(bundle)}}}
     measure.ours(place.engine.url, "baseimg.apply", bundle=str(bundle))
-    found: list[Sample] = []
+    samples: list[Sample] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         caller = _caller(Path(name), place.engine.url, arguments)
         for state in ("converged", "nothing"):  # the first call compiles
@@ -45,10 +45,10 @@ def _samples(place: Place, bundle: Path, runs: int, say: Callable[[str], None]) 
         for run in range(1, runs + 1):
             for state in ("nothing", "converged") * CALLS:
                 say(f"no-op state.apply, {state}, run {run} of {runs}")
-                found.append(_named(_salt_call(caller, state), "salt-call", state, run))
+                samples.append(_named(_salt_call(caller, state), "salt-call", state, run))
             for state in ("nothing", "converged"):
-                found.append(_named(_minion(place, state, arguments), "minion", state, run))
-    return found
+                samples.append(_named(_minion(place, state, arguments), "minion", state, run))
+    return samples
 
 
 def _caller(root: Path, url: str, arguments: dict[str, Any]) -> Caller:

@@ -74,11 +74,11 @@ class Ostree(Peer):
 
     def _without_devices(self, name: str, layers: Sequence[Path]) -> Path:
         """Return the layers' merged view; whiteouts on top hide the file types that ostree rejects."""
-        shown, marks = self.place.mounted(list(layers)), self.home / name
+        merged, marks = self.place.mounted(list(layers)), self.home / name
         marks.mkdir()
-        shutil.copystat(shown, marks)
-        for current, _names, files in os.walk(shown):
-            below = os.path.relpath(current, shown)
+        shutil.copystat(merged, marks)
+        for current, _names, files in os.walk(merged):
+            below = os.path.relpath(current, merged)
             for file in files:
                 if stat.S_IFMT(os.lstat(os.path.join(current, file)).st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
                     (marks / below).mkdir(parents=True, exist_ok=True)
@@ -143,9 +143,9 @@ class Registry(contextlib.AbstractContextManager["Registry"]):
     """A private registry on a free port; its log counts the sent bytes."""
 
     def __init__(self, home: Path) -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{found.getsockname()[1]}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self._log = home / "registry.log"
         config = home / "registry.json"
         config.write_text(

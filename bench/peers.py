@@ -81,13 +81,13 @@ class Baseimg(Peer):
         return sample
 
     def apply(self) -> Sample:
-        sample, told = measure.ours(self.place.engine.url, "baseimg.apply", bundle=str(self.bundle))
-        assert told["returned"]["changed"], told
+        sample, result = measure.ours(self.place.engine.url, "baseimg.apply", bundle=str(self.bundle))
+        assert result["returned"]["changed"], result
         return sample
 
     def rollback(self) -> Sample:
-        sample, told = measure.ours(self.place.engine.url, "baseimg.rollback", base=SOURCE)
-        assert told["returned"]["changed"], told
+        sample, result = measure.ours(self.place.engine.url, "baseimg.rollback", base=SOURCE)
+        assert result["returned"]["changed"], result
         return sample
 
     def reset(self) -> None:
@@ -102,8 +102,8 @@ class Delta(Baseimg):
 
     @classmethod
     def fits(cls, place: Place) -> bool:
-        _sample, told = measure.ours(place.engine.url, "sys.argspec", module="baseimg.build")
-        return "delta" in told["returned"]["baseimg.build"]["args"]
+        _sample, result = measure.ours(place.engine.url, "sys.argspec", module="baseimg.build")
+        return "delta" in result["returned"]["baseimg.build"]["args"]
 
 
 class Old(Peer):
@@ -138,11 +138,11 @@ class Old(Peer):
     def reset(self) -> None:
         for name in ("tmp", "backup"):
             shutil.rmtree(self.overlay / name)
-        for found in self.layer.iterdir():
-            if found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found)
+        for entry in self.layer.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
             else:
-                found.unlink()
+                entry.unlink()
         subprocess.run(["cp", "-a", f"{self.pristine}/.", self.layer], check=True)
 
 
@@ -154,18 +154,18 @@ class Floor(Peer):
 
     def prepare(self) -> None:
         changes = self.place.changes()
-        changed = [one["path"] for action in ("added", "modified") for one in changes[action]]
+        changed = [change["path"] for action in ("added", "modified") for change in changes[action]]
         # the content of a directory that only changed stays
-        replaced = [one["path"] for one in changes["modified"] if one["type"] != "directory"]
-        gone = {*replaced, *(one["path"] for one in changes["removed"])}
-        self.shown = self.place.mounted(self.place.target)
+        replaced = [change["path"] for change in changes["modified"] if change["type"] != "directory"]
+        gone = {*replaced, *(change["path"] for change in changes["removed"])}
+        self.merged = self.place.mounted(self.place.target)
         self.changed, self.rest = self.home / "changed", self.home / "rest"
         self.changed.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in changed))
         self.rest.write_bytes(b"".join(path + b"\0" for path in _rest(self.place.source[0], gone)))
 
     def build(self) -> Sample:
         above = [layer for layer in self.place.target if layer not in self.place.source]
-        sample = measure.script("floor/build.sh", self.shown, self.changed, self.archive, *above)
+        sample = measure.script("floor/build.sh", self.merged, self.changed, self.archive, *above)
         sample.wire_bytes = self.archive.stat().st_size
         return sample
 
@@ -196,7 +196,7 @@ class Copy(Peer):
 
 def _rest(layer: Path, gone: set[str]) -> list[bytes]:
     """Return the layer's paths, except directories, that are neither changed nor removed."""
-    found = []
+    paths = []
     for current, names, files in os.walk(layer):
         below = os.path.relpath(current, layer)
         links = [name for name in names if os.path.islink(os.path.join(current, name))]
@@ -204,8 +204,8 @@ def _rest(layer: Path, gone: set[str]) -> list[bytes]:
             path = os.path.normpath(os.path.join(below, name))
             above = path.split("/")
             if not any("/".join(above[:depth]) in gone for depth in range(1, len(above) + 1)):
-                found.append(os.fsencode(path))
-    return sorted(found)
+                paths.append(os.fsencode(path))
+    return sorted(paths)
 
 
 def _docker(url: str) -> dict[str, str]:

@@ -27,8 +27,8 @@ class Place:
         self._stack = stack
         self.engine = self.another("engine")
         self.engine.load(workload.after)
-        self.source = [Path(one) for one in node.layer_dirs(self.engine, SOURCE)]
-        self.target = [Path(one) for one in node.layer_dirs(self.engine, TARGET)]
+        self.source = [Path(directory) for directory in node.layer_dirs(self.engine, SOURCE)]
+        self.target = [Path(directory) for directory in node.layer_dirs(self.engine, TARGET)]
 
     def another(self, name: str) -> Engine:
         """Start another engine with the base and the applications."""
@@ -47,12 +47,12 @@ class Place:
     def changes(self) -> dict[str, Any]:
         """Return the difference of the two versions, as baseimg reports it."""
         if not hasattr(self, "_changes"):
-            _sample, told = measure.ours(self.engine.url, "baseimg.diff", source=SOURCE, target=TARGET)
-            self._changes: dict[str, Any] = told["returned"]
+            _sample, result = measure.ours(self.engine.url, "baseimg.diff", source=SOURCE, target=TARGET)
+            self._changes: dict[str, Any] = result["returned"]
         return self._changes
 
-    def settle(self) -> None:
-        disk.settle(self.point)
+    def sync_disk(self) -> None:
+        disk.sync_disk(self.point)
 
     def used(self) -> int:
         return disk.used(self.point)

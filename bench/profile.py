@@ -41,28 +41,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _text(place: Place, warm: bool) -> Iterator[str]:
-    found = {look: dict(_steps(place, look, warm)) for look in ("points", "functions")}
+    probes = {probe: dict(_steps(place, probe, warm)) for probe in ("points", "functions")}
     yield from (f"## {place.workload.name}, {place.kind}", "")
     body = []
-    for step, (seconds, seen) in found["points"].items():
-        busy = seen["user_seconds"] + seen["system_seconds"]
-        shares = [f"{seen[key]:.2f}" for key in ("user_seconds", "system_seconds")]
-        body.append([step, f"{seconds:.2f}", *shares, f"{max(0.0, seconds - busy):.2f}", _between(seconds, seen)])
+    for step, (seconds, result) in probes["points"].items():
+        busy = result["user_seconds"] + result["system_seconds"]
+        shares = [f"{result[key]:.2f}" for key in ("user_seconds", "system_seconds")]
+        body.append([step, f"{seconds:.2f}", *shares, f"{max(0.0, seconds - busy):.2f}", _between(seconds, result)])
     yield from table(["step", "s", "user", "system", "waiting", "seconds until each point"], body)
     yield ""
-    yield from table(["step", "thread", "by kind of function", "most"], list(_functions(found["functions"])))
+    yield from table(["step", "thread", "by kind of function", "most"], list(_functions(probes["functions"])))
     yield ""
 
 
-def _steps(place: Place, look: str, warm: bool) -> Iterator[tuple[str, tuple[float, dict[str, Any]]]]:
+def _steps(place: Place, probe: str, warm: bool) -> Iterator[tuple[str, tuple[float, dict[str, Any]]]]:
     """Run build (full, delta), apply (first, second), converge with nothing to do, rollback and prune."""
     for step, function, arguments in _calls(str(place.point / "full.tar"), str(place.point / "delta.tar")):
         if not warm:
-            place.settle()
-        say(f"{place.workload.name}, {place.kind}: {look}: {step}")
-        call = {"function": f"baseimg.{function}", "arguments": arguments, "repeat": 1, "look": look}
-        _sample, told = measure.step(place.engine.url, call)
-        yield step, (told["seconds"][0], told["seen"])
+            place.sync_disk()
+        say(f"{place.workload.name}, {place.kind}: {probe}: {step}")
+        call = {"function": f"baseimg.{function}", "arguments": arguments, "repeat": 1, "look": probe}
+        _sample, result = measure.step(place.engine.url, call)
+        yield step, (result["seconds"][0], result["seen"])
     for name in ("full", "delta"):
         (place.point / f"{name}.tar").unlink()
 
@@ -81,21 +81,21 @@ def _calls(full: str, delta: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "prune, delta", "prune", {"base": SOURCE, "keep": 0}
 
 
-def _between(seconds: float, seen: dict[str, Any]) -> str:
+def _between(seconds: float, result: dict[str, Any]) -> str:
     parts, before = [], 0.0
-    for point, at in seen["points"]:
+    for point, at in result["points"]:
         if at - before >= LEAST * seconds:
             parts.append(f"{NAMES.get(point, point)} {at - before:.2f}")
         before = at
     return ", ".join(parts)
 
 
-def _functions(found: dict[str, tuple[float, dict[str, Any]]]) -> Iterator[list[str]]:
-    for step, (seconds, seen) in found.items():
+def _functions(functions: dict[str, tuple[float, dict[str, Any]]]) -> Iterator[list[str]]:
+    for step, (seconds, result) in functions.items():
         for thread in ("main", "threads"):
-            groups = sorted(seen[thread]["groups"].items(), key=lambda one: -one[1])
+            groups = sorted(result[thread]["groups"].items(), key=lambda item: -item[1])
             shares = [f"{name} {own:.2f}" for name, own in groups if own >= LEAST * seconds]
-            most = [f"{name} {own:.2f} ({calls} calls)" for own, calls, name in seen[thread]["functions"][:4]]
+            most = [f"{name} {own:.2f} ({calls} calls)" for own, calls, name in result[thread]["functions"][:4]]
             if shares:
                 yield [step, thread, ", ".join(shares), "; ".join(most).replace("|", "/")]
 

@@ -63,23 +63,25 @@ def _measured(place: Place, modes: dict[str, dict[str, Any]], runs: int) -> list
     for run in range(runs + 1):
         for mode in [*modes][run % len(modes) :] + [*modes][: run % len(modes)]:
             say(f"progress, {mode}, " + (f"run {run} of {runs}" if run else "counted"))
-            for step, (sample, told) in _once(place, {**modes[mode], "count": run == 0}).items():
+            for step, (sample, result) in _once(place, {**modes[mode], "count": run == 0}).items():
                 if run:
                     samples.setdefault((step, mode), []).append(sample)
                 else:
-                    counts[step, mode] = told["progress"]
+                    counts[step, mode] = result["progress"]
     events = _event_seconds(place, modes["events"])
     body = []
-    for (step, mode), found in sorted(samples.items(), key=lambda one: (one[0][0], [*modes].index(one[0][1]))):
-        seconds, cpu = (median(getattr(one, key) for one in found) for key in ("seconds", "cpu_seconds"))
-        without = median(one.seconds for one in samples[step, "nothing"])
+    for (step, mode), of_mode in sorted(
+        samples.items(), key=lambda measured: (measured[0][0], [*modes].index(measured[0][1]))
+    ):
+        seconds, cpu = (median(getattr(measured, key) for measured in of_mode) for key in ("seconds", "cpu_seconds"))
+        without = median(measured.seconds for measured in samples[step, "nothing"])
         calls, own = counts[step, mode]
         more = f"{100 * (seconds - without) / without:+.1f} %"
         body.append([step, mode, f"{seconds:.2f}", more, f"{cpu:.2f}", f"{calls:.0f}", f"{1000 * own:.1f}"])
     head = ["step", "shown", "time, s", "beside nothing", "processor, s", "calls", "of them, ms"]
     ranges = []
     for step in ("build", "apply"):
-        single = sorted(one.seconds for one in samples[step, "nothing"])
+        single = sorted(measured.seconds for measured in samples[step, "nothing"])
         ranges.append(f"{step} {single[0]:.2f} to {single[-1]:.2f} s")
     return [
         f"{place.workload.name}, {place.kind}, {runs} runs, warm caches",
@@ -98,7 +100,7 @@ def _once(place: Place, options: dict[str, Any]) -> dict[str, tuple[Sample, dict
         "build": {"source": SOURCE, "target": TARGET, "bundle": str(bundle)},
         "apply": {"bundle": str(bundle)},
     }
-    found = {
+    samples_by_step = {
         step: measure.step(
             place.engine.url, {"function": f"baseimg.{step}", "arguments": arguments, "repeat": 1}, **options
         )
@@ -106,7 +108,7 @@ def _once(place: Place, options: dict[str, Any]) -> dict[str, tuple[Sample, dict
     }
     for step, arguments in (("rollback", {}), ("prune", {"keep": 0})):
         measure.ours(place.engine.url, f"baseimg.{step}", base=SOURCE, **arguments)
-    return found
+    return samples_by_step
 
 
 def _event_seconds(place: Place, options: dict[str, Any]) -> float:
@@ -114,8 +116,8 @@ def _event_seconds(place: Place, options: dict[str, Any]) -> float:
     data = {"action": "apply", "step": "stage", "done": 1, "total": 2, "user": "root", "jid": "20200101000000000000"}
     arguments = {"tag": "salt/baseimg/progress/apply", "data": data}
     call = {"function": "event.send", "arguments": arguments, "repeat": EVENTS}
-    sample, told = measure.step(place.engine.url, call, **options)
-    if not told["returned"]:
+    sample, result = measure.step(place.engine.url, call, **options)
+    if not result["returned"]:
         raise SystemExit("bench: the minion's bus took no event")
     return sample.seconds
 

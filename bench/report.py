@@ -50,9 +50,9 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "salt": version("salt"), "zstandard": version("zstandard")}
-    found["baseimg"] = revision()
-    return found | {name: _first(*line.split()) for name, line in TOOLS.items()}
+    releases = {"python": platform.python_version(), "salt": version("salt"), "zstandard": version("zstandard")}
+    releases["baseimg"] = revision()
+    return releases | {name: _first(*line.split()) for name, line in TOOLS.items()}
 
 
 def revision() -> str:
@@ -71,7 +71,7 @@ def _first(*command: str) -> str:
 
 
 def write(
-    path: Path, parts: Sequence[dict[str, Any]], samples: Samples, found: Sequence[Verdict], start: dict[str, Any]
+    path: Path, parts: Sequence[dict[str, Any]], samples: Samples, verdicts: Sequence[Verdict], start: dict[str, Any]
 ) -> None:
     """
     Write all samples and the verdicts, also in the middle of a run.
@@ -84,9 +84,9 @@ def write(
         "machine": start,
         "versions": versions(),
         "parts": [*parts],
-        "targets": [one.as_dict() for one in found],
+        "targets": [item.as_dict() for item in verdicts],
         "summary": list(rows(samples)),
-        "samples": [one.as_dict() for one in samples],
+        "samples": [item.as_dict() for item in samples],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data, indent=1) + "\n")
@@ -94,9 +94,11 @@ def write(
 
 def rows(samples: Samples) -> Iterable[dict[str, Any]]:
     """Yield a row for each step of each peer: its medians and its number of runs."""
-    for key in dict.fromkeys((one.workload, one.filesystem, one.step, one.peer) for one in samples):
+    for key in dict.fromkeys((sample.workload, sample.filesystem, sample.step, sample.peer) for sample in samples):
         which = dict(zip(("workload", "filesystem", "step", "peer"), key, strict=True))
-        mine = Samples(one for one in samples if (one.workload, one.filesystem, one.step, one.peer) == key)
+        mine = Samples(
+            sample for sample in samples if (sample.workload, sample.filesystem, sample.step, sample.peer) == key
+        )
         yield {**which, "runs": len(mine), **{figure: mine.median(figure) for figure in COLUMNS}}
 
 
@@ -105,7 +107,9 @@ def described(machine: dict[str, Any]) -> str:
     return f"{machine['processors']} processors ({machine['processor']}), kernel {machine['kernel']}"
 
 
-def markdown(samples: Samples, found: Sequence[Verdict], parts: Sequence[dict[str, Any]], start: dict[str, Any]) -> str:
+def markdown(
+    samples: Samples, verdicts: Sequence[Verdict], parts: Sequence[dict[str, Any]], start: dict[str, Any]
+) -> str:
     """Return the tables, targets first."""
     lines = [f"# baseimg, measured: {described(start)}", "", "Medians of as many runs as the second table says.", ""]
     for part in parts:
@@ -117,13 +121,13 @@ def markdown(samples: Samples, found: Sequence[Verdict], parts: Sequence[dict[st
         ["target", "limit", "measured", "the floor reaches", ""],
         [
             [
-                one.work,
-                f"{one.sense} {one.limit:g} {one.figure}",
-                _number(one.measured, 1, 2),
-                _number(one.floor, 1, 2),
-                _passed(one),
+                verdict.work,
+                f"{verdict.sense} {verdict.limit:g} {verdict.figure}",
+                _number(verdict.measured, 1, 2),
+                _number(verdict.floor, 1, 2),
+                _passed(verdict),
             ]
-            for one in found
+            for verdict in verdicts
         ],
     )
     body = [
@@ -136,8 +140,8 @@ def markdown(samples: Samples, found: Sequence[Verdict], parts: Sequence[dict[st
     return "\n".join(lines) + "\n"
 
 
-def _passed(one: Verdict) -> str:
-    return {True: "met", False: "**missed**", None: "not measured"}[one.passed]
+def _passed(verdict: Verdict) -> str:
+    return {True: "met", False: "**missed**", None: "not measured"}[verdict.passed]
 
 
 def _number(value: float | None, unit: float, digits: int) -> str:

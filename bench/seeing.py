@@ -42,10 +42,10 @@ def make_layers(root: Path) -> None:
         layer = root / f"{number:064x}"
         (layer / "diff").mkdir(parents=True)
         if number % (LAYERS // RECORDS) == 0:
-            one = {"number": 0, "version": "12.0", "inode": os.stat(layer / "diff").st_ino, "damaged": False}
+            generation = {"number": 0, "version": "12.0", "inode": os.stat(layer / "diff").st_ino, "damaged": False}
             record = {"reference": f"corp/base{number}:12.0", "chain_id": "sha256:1", "intent": None}
             (layer / "baseimg").mkdir()
-            (layer / "baseimg/state.json").write_text(json.dumps({**record, "generations": [one]}))
+            (layer / "baseimg/state.json").write_text(json.dumps({**record, "generations": [generation]}))
 
 
 def grain(root: Path) -> Callable[[], Any]:
@@ -60,16 +60,16 @@ def grain(root: Path) -> Callable[[], Any]:
 
 
 def main() -> None:
-    seen, record, impacts = fleets.seen(NODES), fleets.rollout(NODES), fleets.impacts(200)
+    observed, record, impacts = fleets.observed_fleet(NODES), fleets.rollout(NODES), fleets.impacts(200)
     with tempfile.TemporaryDirectory() as root:
         make_layers(Path(root))
-        found = {
+        seconds = {
             "grain_ms": milliseconds(grain(Path(root))),
-            "table_ms": milliseconds(lambda: fleet.table(seen)),
-            "page_ms": milliseconds(lambda: page(seen, fleets.NOW, record, impacts)),
-            "page_bytes": len(page(seen, fleets.NOW, record, impacts).encode()),
+            "table_ms": milliseconds(lambda: fleet.table(observed)),
+            "page_ms": milliseconds(lambda: page(observed, fleets.NOW, record, impacts)),
+            "page_bytes": len(page(observed, fleets.NOW, record, impacts).encode()),
         }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(seconds, indent=1))
 
 
 if __name__ == "__main__":

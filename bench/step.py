@@ -47,8 +47,8 @@ class Timed:
 
 def main(url: str, calls: list[dict[str, Any]], options: dict[str, Any]) -> None:
     logging.disable()
-    shown = _terminal() if options.get("terminal") else contextlib.nullcontext()
-    with shown, tempfile.TemporaryDirectory(prefix="bench-") as root:
+    terminal = _terminal() if options.get("terminal") else contextlib.nullcontext()
+    with terminal, tempfile.TemporaryDirectory(prefix="bench-") as root:
         minion = Minion(Path(root), url, **options.get("minion", {}))
         exchange = Timed(syscalls.exchange)
         syscalls.exchange = exchange  # type: ignore[assignment]
@@ -56,25 +56,25 @@ def main(url: str, calls: list[dict[str, Any]], options: dict[str, Any]) -> None
         if options.get("count"):
             ours.Minion.progress = partialmethod(progress)  # type: ignore[method-assign, assignment]
         for call in calls:
-            for one in (exchange, progress):
-                one.reset()
-            told = _timed(minion, call)
-            told |= {"exchange_seconds": exchange.seconds, "progress": [progress.calls, progress.seconds]}
-            print(json.dumps(told, default=str), flush=True)
+            for timed in (exchange, progress):
+                timed.reset()
+            result = _timed(minion, call)
+            result |= {"exchange_seconds": exchange.seconds, "progress": [progress.calls, progress.seconds]}
+            print(json.dumps(result, default=str), flush=True)
 
 
 def _timed(minion: Minion, call: dict[str, Any]) -> dict[str, Any]:
     function = minion.modules[call["function"]]
     minion.modules["config.get"]("baseimg:link")  # Salt imports a hundred modules for it, once in a minion's life
-    seconds, returned, seen = [], None, None
-    looks: Any = inside.LOOKS.get(call.get("look", ""), contextlib.nullcontext)
+    seconds, returned, probe_result = [], None, None
+    probes: Any = inside.LOOKS.get(call.get("look", ""), contextlib.nullcontext)
     for _ in range(call["repeat"]):
-        with looks() as look:
+        with probes() as probe:
             start = time.perf_counter()
             returned = function(**call["arguments"])
             seconds.append(time.perf_counter() - start)
-        seen = look.told() if look else None
-    return {"seconds": seconds, "returned": returned, "seen": seen}
+        probe_result = probe.told() if probe else None
+    return {"seconds": seconds, "returned": returned, "seen": probe_result}
 
 
 @contextlib.contextmanager

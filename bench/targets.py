@@ -52,7 +52,7 @@ def _debian(samples: Samples) -> Iterator[Verdict]:
     for name in ("debian-jdk", "debian-jdk-rebuilt"):
         ratio = _ratios(samples, workload=name)
         for peer, limit in (("baseimg", 0.45), ("baseimg-delta", 0.11)):
-            archive, least = (ratio("wire_bytes", one, "old", **build) for one in (peer, "floor"))
+            archive, least = (ratio("wire_bytes", peer_name, "old", **build) for peer_name in (peer, "floor"))
             floor = least if peer == "baseimg" else None
             yield Verdict(f"bundle size, {name}, {_bundle(peer)}", "x old archive", "<=", limit, archive, floor)
         for kind in disk.MKFS:
@@ -82,7 +82,7 @@ def _nodes(samples: Samples) -> Iterator[Verdict]:
     for peer in ("baseimg", "baseimg-delta"):
         for kind in disk.MKFS:
             work, apply = f"20 applications, {_bundle(peer)}, {kind}", {"step": "apply", "filesystem": kind}
-            faster, most = (ratio("seconds", "docker pull", one, **apply) for one in (peer, "floor"))
+            faster, most = (ratio("seconds", "docker pull", peer_name, **apply) for peer_name in (peer, "floor"))
             yield Verdict(work, "x faster than docker pull", ">=", 20, faster, most if peer == "baseimg" else None)
         sent = samples.median("wire_bytes", workload="debian-jdk", peer="docker pull", step="apply")
         bundle = samples.median("wire_bytes", workload="debian-jdk", peer=peer, step="build")
@@ -110,9 +110,9 @@ def _rollback(samples: Samples, workload: str, filesystem: str, peer: str) -> fl
 
 
 def _always(samples: Samples) -> Iterator[Verdict]:
-    mine = [one for one in samples if one.peer.startswith("baseimg") and one.peak_bytes]
+    mine = [sample for sample in samples if sample.peer.startswith("baseimg") and sample.peak_bytes]
     for name, grown in (("any step of a workload", False), ("any step, however large", True)):
-        peaks = [(one.peak_bytes or 0) / MB for one in mine if one.workload.startswith(GROWTH) is grown]
+        peaks = [(sample.peak_bytes or 0) / MB for sample in mine if sample.workload.startswith(GROWTH) is grown]
         yield Verdict(f"peak memory, {name}", "MB", "<=", 200, max(peaks, default=None))
     for step in ("salt-call", "minion"):
         ours, nothing = (
@@ -129,12 +129,12 @@ def _growth(samples: Samples) -> Iterator[Verdict]:
     Time grows at most linearly, and is constant for steps that walk no layer. Memory does not grow with bytes.
     """
     counts = _sizes(samples, "entries")
-    for one, other in pairwise(counts):
-        span = f"{one:,} to {other:,} entries"
+    for smaller, larger in pairwise(counts):
+        span = f"{smaller:,} to {larger:,} entries"
         for step in ("build", "apply"):
             for figure, name in (("seconds", "time"), ("peak_bytes", "memory")):
-                grown = _grown(samples, "entries", one, other, figure, step)
-                linear = None if grown is None else grown / (other / one)
+                grown = _grown(samples, "entries", smaller, larger, figure, step)
+                linear = None if grown is None else grown / (larger / smaller)
                 yield Verdict(f"{step}: {name}, {span}", "x linear growth", "<=", 1.2, linear)
     for step in ("no-op", "rollback"):
         yield from _ends(samples, "entries", counts, "seconds", step)
@@ -151,11 +151,11 @@ def _ends(samples: Samples, kind: str, sizes: list[int], figure: str, step: str)
 
 def _sizes(samples: Samples, kind: str) -> list[int]:
     start = f"{GROWTH}:{kind}:"
-    return sorted({int(one.workload.removeprefix(start)) for one in samples if one.workload.startswith(start)})
+    return sorted({int(sample.workload.removeprefix(start)) for sample in samples if sample.workload.startswith(start)})
 
 
-def _grown(samples: Samples, kind: str, one: int, other: int, figure: str, step: str) -> float | None:
-    ends = (samples.median(figure, workload=f"{GROWTH}:{kind}:{size}", step=step) for size in (other, one))
+def _grown(samples: Samples, kind: str, smaller: int, larger: int, figure: str, step: str) -> float | None:
+    ends = (samples.median(figure, workload=f"{GROWTH}:{kind}:{size}", step=step) for size in (larger, smaller))
     return _divided(*ends)
 
 
@@ -164,11 +164,11 @@ def _bundle(peer: str) -> str:
 
 
 def _ratios(samples: Samples, workload: str) -> Callable[..., float | None]:
-    def ratio(figure: str, one: str, other: str, **which: str) -> float | None:
-        return _divided(*(samples.median(figure, workload=workload, peer=peer, **which) for peer in (one, other)))
+    def ratio(figure: str, peer_name: str, other: str, **which: str) -> float | None:
+        return _divided(*(samples.median(figure, workload=workload, peer=peer, **which) for peer in (peer_name, other)))
 
     return ratio
 
 
-def _divided(one: float | None, other: float | None) -> float | None:
-    return None if one is None or not other else one / other
+def _divided(dividend: float | None, divisor: float | None) -> float | None:
+    return None if dividend is None or not divisor else dividend / divisor

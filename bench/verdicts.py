@@ -155,10 +155,10 @@ curl: curl -s file:///etc/passwd
 def main() -> None:
     where = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="baseimg-verdicts-"))
     where.mkdir(exist_ok=True)
-    wanted = sys.argv[2:]
+    names = sys.argv[2:]
     results: list[dict[str, Any]] = []
     for old, new in PAIRS:
-        if not wanted or f"{old}-{new}" in wanted:
+        if not names or f"{old}-{new}" in names:
             results += judge_pair(where, old, new)
     report(results)
 
@@ -181,7 +181,7 @@ def judge_pair(where: Path, old: str, new: str) -> list[dict[str, Any]]:
         results.append(
             {
                 "pair": f"{old}-{new}", "application": application.name, "verdict": verdict.value, "works": code == 0,
-                "wrong": kind, "output": output[-300:], "reasons": shown(reasons),
+                "wrong": kind, "output": output[-300:], "reasons": reason_lines(reasons),
             }
         )  # fmt: skip
         (where / f"{old}-{new}.json").write_text(json.dumps(results, indent=1))
@@ -197,7 +197,7 @@ def wrong(verdict: Verdict, works: bool) -> str:
     return "false green" if is_green and not works else ""
 
 
-def shown(reasons: Sequence[Reason]) -> list[str]:
+def reason_lines(reasons: Sequence[Reason]) -> list[str]:
     return [f"{reason.verdict.value}: {reason.code}: {reason.subject} {reason.text}" for reason in reasons[:20]]
 
 

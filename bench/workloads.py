@@ -65,8 +65,12 @@ def entries(where: Path, count: int) -> tuple[list[Layer], list[Layer]]:
     def content(number: int) -> int:
         return number * 37 % 2000
 
-    base = write_layer(where / "0.tar", (File(name(one), content(one), one) for one in range(count)), extra=[BUSYBOX])
-    changed = (File(name(one), content(one) + 1, count + one) for one in range(0, count, 100))
+    base = write_layer(
+        where / "0.tar",
+        (File(name(position), content(position), position) for position in range(count)),
+        extra=[BUSYBOX],
+    )
+    changed = (File(name(position), content(position) + 1, count + position) for position in range(0, count, 100))
     return [base], [base, write_layer(where / "1.tar", changed, EPOCH + 1)]
 
 
@@ -130,7 +134,7 @@ def made(
         where.mkdir(parents=True, exist_ok=True)
         source, target = make()
         _archives(where, source, target, application_bytes, applications, rebuild)
-        layers = {one.diff_id: one.path for one in (*source, *target)}.values()
+        layers = {layer.diff_id: layer.path for layer in (*source, *target)}.values()
         size = sum(path.stat().st_size for path in layers)
         for path in layers:
             path.unlink()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/reference/compatibility.md"
-BEGIN, END = "<!-- engines: written by `make engines` -->\n", "<!-- engines: end -->\n"
+FIRST_LINE, LAST_LINE = "<!-- engines: written by `make engines` -->\n", "<!-- engines: end -->\n"
 NAMES = {
     "docker-overlay2": ("Docker", "overlay2"),
     "docker-userns": ("Docker", "overlay2, userns-remap"),
@@ -46,8 +46,8 @@ def _held(passed: int, failed: int) -> str:
 
 def main(report: str) -> None:
     cells = [json.loads(line) for line in Path(report).read_text(encoding="utf-8").splitlines()]
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    PAGE.write_text(before + BEGIN + table(cells) + END + rest.split(END)[1], encoding="utf-8")
+    before, rest = PAGE.read_text(encoding="utf-8").split(FIRST_LINE)
+    PAGE.write_text(before + FIRST_LINE + table(cells) + LAST_LINE + rest.split(LAST_LINE)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ NODES, IMAGES = 2000, 12
 
 
 def main() -> None:
-    source = page(fleets.seen(NODES), fleets.NOW, fleets.rollout(NODES), fleets.impacts(IMAGES))
+    source = page(fleets.observed_fleet(NODES), fleets.NOW, fleets.rollout(NODES), fleets.impacts(IMAGES))
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.html"
         report.write_text(source, encoding="utf-8")

@@ -35,16 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine, versions = report.machine(), report.versions()
     path = options.results / f"{datetime.now():%Y-%m-%d-%H%M}-{machine['name']}-fleet.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    told |= {"nodes": options.nodes, "sources": options.sources}
-    found: list[Step] = []
+    parameters: dict[str, Any] = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    parameters |= {"nodes": options.nodes, "sources": options.sources}
+    steps_done: list[Step] = []
     for size, pair in _measured(options):
-        told["bundle_bytes"] = size
-        found += pair
+        parameters["bundle_bytes"] = size
+        steps_done += pair
         # after each, so that a run that is stopped leaves what it has
-        data = {"format": FORMAT, **told, "machine": machine, "versions": versions}
-        path.write_text(json.dumps({**data, "steps": [one.as_dict() for one in found]}, indent=1) + "\n")
-    text = tables.markdown(found, told, machine, versions)
+        data = {"format": FORMAT, **parameters, "machine": machine, "versions": versions}
+        path.write_text(json.dumps({**data, "steps": [step.as_dict() for step in steps_done]}, indent=1) + "\n")
+    text = tables.markdown(steps_done, parameters, machine, versions)
     path.with_suffix(".md").write_text(text)
     print(text)
     say(f"wrote {path} and {path.with_suffix('.md').name}")
@@ -54,7 +54,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.fleet", description="Measure what a fleet costs its master.")
     counts = [1, 5, 10, 20, 40]
     parser.add_argument(
-        "--nodes", type=lambda text: [int(one) for one in text.split(",")], default=counts, help="ascending counts"
+        "--nodes",
+        type=lambda text: [int(number) for number in text.split(",")],
+        default=counts,
+        help="ascending counts",
     )
     parser.add_argument("--size", type=int, default=20, help="MiB of random content in the bundle")
     parser.add_argument("--sources", type=lambda text: text.split(","), default=list(SOURCES), help="some of salt,http")

@@ -134,22 +134,22 @@ class Fleet:
     def job(self, nodes: Sequence[str], function: str, *arguments: Any) -> dict[str, tuple[float, Any]]:
         """Run it on these nodes at once: by node, seconds until it answered and what it returned."""
         start = measure.now()
-        found: dict[str, tuple[float, Any]] = {}
+        answers: dict[str, tuple[float, Any]] = {}
         for node, answer in self._answers(nodes, JOB_SECONDS, function, *arguments):
             if answer.get("retcode", 1) != 0:
                 raise SystemExit(f"bench: {function} failed on {node}: {json.dumps(answer)[:3000]}")
-            found[node] = (measure.now() - start, answer["ret"])
-        silent = set(nodes) - set(found)
+            answers[node] = (measure.now() - start, answer["ret"])
+        silent = set(nodes) - set(answers)
         if silent:
             raise SystemExit(f"bench: {function}: no answer from {', '.join(sorted(silent))}")
-        return found
+        return answers
 
     def _answers(
         self, nodes: Sequence[str], seconds: int, function: str, *arguments: Any
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         with salt.client.get_local_client(mopts=dict(self.options)) as client:
-            for told in client.cmd_iter(list(nodes), function, arguments, timeout=seconds, tgt_type="list"):
-                yield from told.items()
+            for answer in client.cmd_iter(list(nodes), function, arguments, timeout=seconds, tgt_type="list"):
+                yield from answer.items()
 
     def _wait(self, bus: Any, nodes: Sequence[str]) -> None:
         """Until all of them have said that they started: before that they would miss what they are told."""

@@ -87,12 +87,12 @@ def stop(daemons: Sequence[Daemon]) -> None:
 
 def _of(sessions: set[int]) -> list[psutil.Process]:
     """All that lives of these sessions (setsid(2)), of which each daemon leads one."""
-    found = []
+    pids = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
             if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                pids.append(process)
+    return pids
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
@@ -102,22 +102,22 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     A child that was waited for is in its parent's figure, one that was not has a figure still: none counts twice.
     """
     ticks, children = _table()
-    found = 0
+    total = 0
     waiting = list(pids)
     while waiting:
         pid = waiting.pop()
-        found += ticks.get(pid, 0)
+        total += ticks.get(pid, 0)
         waiting += children.get(pid, ())
-    return found / TICKS
+    return total / TICKS
 
 
 def tree(pid: int) -> list[int]:
     """The process and all below it."""
     children = _table()[1]
-    found = [pid]
-    for one in found:
-        found += children.get(one, ())
-    return found
+    pids = [pid]
+    for parent in pids:
+        pids += children.get(parent, ())
+    return pids
 
 
 def _table() -> tuple[dict[int, int], dict[int, list[int]]]:
@@ -141,9 +141,9 @@ def memory(pid: int) -> tuple[int, int]:
     Python's libraries are files that minions on the same machine share: the more of them, the less is the master's.
     """
     whole = anonymous = 0
-    for one in tree(pid):
+    for process in tree(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+            for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
                 key, _, value = line.partition(":")
                 if key == "Pss":
                     whole += int(value.split()[0]) << 10
@@ -162,7 +162,7 @@ class Peak:
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> Peak:
-        self._look()
+        self._measure_once()
         self._thread.start()
         return self
 
@@ -171,12 +171,12 @@ class Peak:
     ) -> None:
         self._done.set()
         self._thread.join()
-        self._look()
+        self._measure_once()
 
     def _watch(self) -> None:
         while not self._done.wait(SAMPLE_SECONDS):
-            self._look()
+            self._measure_once()
 
-    def _look(self) -> None:
+    def _measure_once(self) -> None:
         whole, anonymous = memory(self._pid)
         self.whole, self.anonymous = max(self.whole, whole), max(self.anonymous, anonymous)

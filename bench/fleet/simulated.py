@@ -107,10 +107,10 @@ def measure(size: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bi-", dir="/var/tmp") as home:  # on a disk, for the record's fsync
         planning, planned, _ = _driven(size, Path(home) / "plan", Rollouts.plan)
         driving, fleet, elapsed = _driven(size, Path(home) / "start", Rollouts.start)
-        assert set(fleet.shown().values()) == {NEW}
+        assert set(fleet.live_versions().values()) == {NEW}
         records = Path(Store(str(Path(home) / "start")).home)
         written = sum(path.stat().st_size for path in records.iterdir())
-    assert set(planned.shown().values()) == {OLD}
+    assert set(planned.live_versions().values()) == {OLD}
     answers = fleets.answers(size)
     began = time.process_time()
     model_fleet.table(model_fleet.collect(fleets.names(size), answers))

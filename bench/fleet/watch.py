@@ -30,8 +30,8 @@ def private_network() -> None:
 def loopback_bytes() -> int:
     """All that was sent in our network so far: Salt's and HTTP's, headers and acknowledgements included."""
     lines = Path("/proc/net/dev").read_text().splitlines()
-    (found,) = (line.partition(":")[2].split() for line in lines if line.strip().startswith("lo:"))
-    return int(found[8])
+    (fields,) = (line.partition(":")[2].split() for line in lines if line.strip().startswith("lo:"))
+    return int(fields[8])
 
 
 class Files:
@@ -121,7 +121,7 @@ class Bus:
             self.events += 1
             self.bytes += len(salt.payload.dumps(event["data"]))
             return
-        for command, told in stats.items():
-            found = self.requests.setdefault(command, [0, 0.0])
-            found[0] += told["runs"]
-            found[1] += told["runs"] * told["mean"]
+        for command, stat in stats.items():
+            request = self.requests.setdefault(command, [0, 0.0])
+            request[0] += stat["runs"]
+            request[1] += stat["runs"] * stat["mean"]

@@ -78,9 +78,9 @@ class Shell:
         self._screen, self._directory = screen, directory
         self._environment = dict(environment)
 
-    def run(self, *words: str, shown: bool = True) -> str:
+    def run(self, *words: str, is_visible: bool = True) -> str:
         """Return the output of a command; raise :class:`DemoError` if it fails."""
-        if shown:
+        if is_visible:
             self._screen.command(shlex.join(words))
         return self._succeeded(words)
 

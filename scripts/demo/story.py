@@ -57,7 +57,7 @@ class Story:
         _write_minion(self.directory)
         path = self.directory / "images.tar"
         path.write_bytes(archive(self.images))
-        self.shell.run("docker", "load", "--quiet", "--input", str(path), shown=False)
+        self.shell.run("docker", "load", "--quiet", "--input", str(path), is_visible=False)
 
     def before(self) -> None:
         self.screen.step("Before", "Each application image has the base that it was built on. One of them runs.")
@@ -83,7 +83,7 @@ class Story:
         shown = self.shell.run("cat", "pillar/baseimg.sls")
         self.screen.block(shown.replace(bundle["hash"], f"{bundle['hash'][:15]}…"))
         self.apply_state(None, "test=True")
-        self.version_in_new_container(_BILLING, "12.0", shown=False)
+        self.version_in_new_container(_BILLING, "12.0", is_visible=False)
 
     def converge(self) -> None:
         self.screen.step("Apply", "One atomic exchange on the node updates every image on this base.")
@@ -114,7 +114,7 @@ class Story:
         self.shell.line("sed -i '/version:/s/12.1/12.0/' pillar/baseimg.sls")
         self.apply_state({"old": "12.1", "new": "12.0"})
         for image in APPLICATIONS:
-            self.version_in_new_container(image, "12.0", shown=image == _BILLING)
+            self.version_in_new_container(image, "12.0", is_visible=image == _BILLING)
 
     def save_works(self) -> None:
         self.screen.step("The original again", "The engine's checksums match again, for the base and the applications.")
@@ -134,21 +134,21 @@ class Story:
         expect(state["result"], None if version is None else True, f"the state's result ({state['comment']})")
         expect(state["changes"], {"version": version or {"old": "12.0", "new": "12.1"}}, "the state's changes")
 
-    def version_in_new_container(self, image: str, expected: str, shown: bool = True) -> None:
+    def version_in_new_container(self, image: str, expected: str, is_visible: bool = True) -> None:
         words = ("docker", "run", "--rm", "--network=none", image, "base", "version")
-        self.version(expected, *words, shown=shown)
+        self.version(expected, *words, is_visible=is_visible)
 
     def version_in_shop(self, expected: str, remark: str = "") -> None:
         self.version(expected, "docker", "exec", "shop", "base", "version", remark=remark)
 
-    def version(self, expected: str, *words: str, remark: str = "", shown: bool = True) -> None:
-        output = self.shell.run(*words, shown=shown)
-        if shown:
+    def version(self, expected: str, *words: str, remark: str = "", is_visible: bool = True) -> None:
+        output = self.shell.run(*words, is_visible=is_visible)
+        if is_visible:
             self.screen.result(output + remark)
         expect(output, expected, " ".join(words))
 
     def main_process(self) -> dict[str, Any]:
-        state = json.loads(self.shell.run("docker", "inspect", "--format={{json .State}}", "shop", shown=False))
+        state = json.loads(self.shell.run("docker", "inspect", "--format={{json .State}}", "shop", is_visible=False))
         expect(state["Running"], True, "the container shop runs")
         return {key: state[key] for key in ("Pid", "StartedAt")}
 

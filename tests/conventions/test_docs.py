@@ -42,8 +42,8 @@ def _kinds(*kinds: str) -> list[object]:
 
 
 def _function(name: str) -> Function:
-    (found,) = (one for one in public_functions(REPO / "_modules/baseimg.py") if one.name == name)
-    return found
+    (function,) = (candidate for candidate in public_functions(REPO / "_modules/baseimg.py") if candidate.name == name)
+    return function
 
 
 def _doc(function: Function) -> str:
@@ -52,8 +52,8 @@ def _doc(function: Function) -> str:
 
 def blocks(doc: str, language: str) -> list[str]:
     """Return the contents of a docstring's code blocks."""
-    found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:(?: +.*)?\n?)+)", doc, re.MULTILINE)
-    return [textwrap.dedent(block).strip() for block in found]
+    matches = re.findall(rf"^\.\. code-block:: {language}\n\n((?:(?: +.*)?\n?)+)", doc, re.MULTILINE)
+    return [textwrap.dedent(block).strip() for block in matches]
 
 
 def documented(doc: str) -> set[str]:
@@ -98,7 +98,7 @@ class TestStateFunctions:
             for declared in yaml.safe_load(example).values():
                 ((called, given),) = declared.items()
                 assert called == f"baseimg.{function.name}"
-                names = {name for one in given for name in one}
+                names = {name for group in given for name in group}
                 assert names <= set(arguments(function))
                 assert names >= _required(function) - {"name"}
 
@@ -136,12 +136,12 @@ class TestArgspec:
 
     @staticmethod
     def check_signatures(report: dict[str, dict[str, object]], promised: dict[str, dict[str, object]]) -> None:
-        for name, wanted in promised.items():
+        for name, expected in promised.items():
             spec = report[f"baseimg.{name}"]
             args, defaults = list(spec["args"] or ()), list(spec["defaults"] or ())
             padded = dict(zip(args, [...] * (len(args) - len(defaults)) + defaults, strict=True))
-            assert list(padded.items())[: len(wanted)] == list(wanted.items()), name
-            assert ... not in list(padded.values())[len(wanted) :], f"{name} asks for more than was promised"
+            assert list(padded.items())[: len(expected)] == list(expected.items()), name
+            assert ... not in list(padded.values())[len(expected) :], f"{name} asks for more than was promised"
 
     def test_execution_module(self, minion: Minion) -> None:
         self.check_signatures(minion.modules["sys.argspec"]("baseimg"), self.PROMISED)
@@ -153,7 +153,7 @@ class TestArgspec:
         """An import without a leading underscore becomes an execution function."""
         for kind, report in (("_modules", "sys.argspec"), ("_states", "sys.state_argspec")):
             offered = {name.partition(".")[2] for name in minion.modules[report]("baseimg")}
-            assert offered == {one.name for one in public_functions(REPO / kind / "baseimg.py")}
+            assert offered == {function.name for function in public_functions(REPO / kind / "baseimg.py")}
 
 
 def test_a_rollout_sends_only_arguments_that_converge_takes() -> None:
@@ -165,8 +165,8 @@ def test_a_rollout_sends_only_arguments_that_converge_takes() -> None:
 
 def classes() -> list[type[BaseimgError]]:
     named = [*vars(errors).values(), *vars(rollout_errors).values()]
-    found = [one for one in named if isinstance(one, type) and issubclass(one, BaseimgError)]
-    return [one for one in dict.fromkeys(found) if one is not BaseimgError]
+    subclasses = [value for value in named if isinstance(value, type) and issubclass(value, BaseimgError)]
+    return [value for value in dict.fromkeys(subclasses) if value is not BaseimgError]
 
 
 @cache
@@ -190,21 +190,21 @@ def used_names() -> frozenset[str]:
 
 class TestErrors:
     def test_codes_are_unique_and_easy_to_type(self) -> None:
-        codes = [one.code for one in classes()]
+        codes = [error_class.code for error_class in classes()]
         assert len(codes) == len(set(codes))
         assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in codes)
 
-    @pytest.mark.parametrize("one", classes(), ids=lambda one: one.__name__)
-    def test_each_has_a_code_and_a_docstring_of_its_own(self, one: type[BaseimgError]) -> None:
-        assert "code" in vars(one)
-        assert inspect.getdoc(one) not in (None, "", inspect.getdoc(BaseimgError))
+    @pytest.mark.parametrize("one", classes(), ids=lambda error_class: error_class.__name__)
+    def test_each_has_a_code_and_a_docstring_of_its_own(self, error_class: type[BaseimgError]) -> None:
+        assert "code" in vars(error_class)
+        assert inspect.getdoc(error_class) not in (None, "", inspect.getdoc(BaseimgError))
 
-    @pytest.mark.parametrize("one", classes(), ids=lambda one: one.__name__)
-    def test_each_says_what_to_do(self, one: type[BaseimgError]) -> None:
+    @pytest.mark.parametrize("one", classes(), ids=lambda error_class: error_class.__name__)
+    def test_each_says_what_to_do(self, error_class: type[BaseimgError]) -> None:
         """Each error has a hint, or a message that names the expected value."""
-        if one.hint:
+        if error_class.hint:
             return
-        calls = [(path, call) for path, call in raised() if call.func.id == one.__name__]  # type: ignore[attr-defined]
+        calls = [(path, call) for path, call in raised() if call.func.id == error_class.__name__]  # type: ignore[attr-defined]
         silent = [
             f"{path.relative_to(CORE)}:{call.lineno}"
             for path, call in calls
@@ -212,13 +212,13 @@ class TestErrors:
         ]
         assert silent == []
 
-    @pytest.mark.parametrize("one", classes(), ids=lambda one: one.__name__)
-    def test_each_is_raised_somewhere(self, one: type[BaseimgError]) -> None:
-        assert one.__name__ in used_names()
+    @pytest.mark.parametrize("one", classes(), ids=lambda error_class: error_class.__name__)
+    def test_each_is_raised_somewhere(self, error_class: type[BaseimgError]) -> None:
+        assert error_class.__name__ in used_names()
 
     def test_the_page_lists_every_code_and_no_others(self) -> None:
         words = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", ERRORS_PAGE.read_text()))
-        codes = {one.code for one in classes()}
+        codes = {error_class.code for error_class in classes()}
         assert codes - words == set()
         assert set(_headings(ERRORS_PAGE)) <= codes
 

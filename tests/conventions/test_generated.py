@@ -71,4 +71,4 @@ def test_every_key_is_documented(page: str, section: str, declared: frozenset[st
 
 def test_the_table_of_a_fleet_is_what_the_runner_prints() -> None:
     page = (REPO / "docs/operating/monitoring.md").read_text()
-    assert f"# salt-run baseimg.fleet\n{fleet.table(fleets.seen(2000))}\n```" in page
+    assert f"# salt-run baseimg.fleet\n{fleet.table(fleets.observed_fleet(2000))}\n```" in page

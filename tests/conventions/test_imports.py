@@ -78,20 +78,20 @@ OURS = "baseimg_core"
 
 def violations(tree: ast.AST, room: str, package: str) -> list[str]:
     rooms, others = ROOMS[room]
-    found = []
+    errors = []
     for line, name in imports(tree, package):
         top, _, rest = name.partition(".")
         if top == OURS:
             if rest.partition(".")[0] not in rooms:
-                found.append(f"{line}: {room} must not import {name}")
+                errors.append(f"{line}: {room} must not import {name}")
         elif room in PURE_ROOMS and top not in PURE | PURE_ROOMS[room]:
-            found.append(f"{line}: the {room} is pure and must not import {name}")
+            errors.append(f"{line}: the {room} is pure and must not import {name}")
         elif top not in sys.stdlib_module_names and top not in others:
-            found.append(f"{line}: {room} must not import {name}")
+            errors.append(f"{line}: {room} must not import {name}")
     if room in PURE_ROOMS:
         calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
-        found += [f"{call.lineno}: the {room} calls {ast.unparse(call.func)}" for call in calls if _impure(call)]
-    return found
+        errors += [f"{call.lineno}: the {room} calls {ast.unparse(call.func)}" for call in calls if _impure(call)]
+    return errors
 
 
 def _impure(call: ast.Call) -> bool:
@@ -140,9 +140,9 @@ def test_imports_run_one_way(path: Path) -> None:
 )
 def test_the_rule_itself(room: str, code: str, wrong: str) -> None:
     package = OURS if room == "errors" else f"{OURS}.{room}"
-    found = violations(ast.parse(code), room, package)
-    assert len(found) == bool(wrong)
-    assert wrong in "".join(found)
+    errors = violations(ast.parse(code), room, package)
+    assert len(errors) == bool(wrong)
+    assert wrong in "".join(errors)
 
 
 WITHOUT_REGISTRIES = """
@@ -188,13 +188,13 @@ def test_a_subject_has_the_same_name_on_every_layer() -> None:
 
 
 def test_nothing_in_the_core_imports_salt() -> None:
-    found = [
+    errors = [
         f"{path.relative_to(REPO)}:{line}"
         for path in core_files()
         for line, name in imports(parsed(path), place(path)[1])
         if name.partition(".")[0] == "salt"
     ]
-    assert found == []
+    assert errors == []
 
 
 EXCHANGE = {"exchange", "renameat2"}

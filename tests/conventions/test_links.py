@@ -26,12 +26,12 @@ def documents(*suffixes: str) -> list[object]:
 
 def anchors(page: str) -> set[str]:
     """Return the fragments of a page's headings as GitHub makes them: a repeated heading gets a number."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     fragments = set()
     for heading in re.findall(r"^#+ +(.+)$", CODE_BLOCK.sub("", page), re.MULTILINE):
         fragment = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        fragments.add(f"{fragment}-{found[fragment]}" if found[fragment] else fragment)
-        found[fragment] += 1
+        fragments.add(f"{fragment}-{counts[fragment]}" if counts[fragment] else fragment)
+        counts[fragment] += 1
     return fragments
 
 

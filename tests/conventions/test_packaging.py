@@ -46,8 +46,8 @@ def test_the_file_root_does_not_shadow_salt() -> None:
 def test_pins_satisfy_the_requirements(setup_cfg: configparser.ConfigParser) -> None:
     lines = _lines((REPO / "requirements/dev.txt").read_text())
     pins = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
-    wanted = [setup_cfg["options"]["install_requires"], *setup_cfg["options.extras_require"].values()]
-    for requirement in (Requirement(line) for value in wanted for line in _lines(value)):
+    requirement_lists = [setup_cfg["options"]["install_requires"], *setup_cfg["options.extras_require"].values()]
+    for requirement in (Requirement(line) for value in requirement_lists for line in _lines(value)):
         assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
 
 

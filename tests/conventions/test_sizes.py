@@ -29,7 +29,10 @@ class TestSizes:
         assert module_lines(parsed(path), path.read_text()) <= MODULE_LINES
 
     def test_functions(self, path: Path) -> None:
-        sizes = {f"{one.name}, line {one.lineno}": function_lines(one) for one in functions(parsed(path))}
+        sizes = {
+            f"{definition.name}, line {definition.lineno}": function_lines(definition)
+            for definition in functions(parsed(path))
+        }
         assert {name: lines for name, lines in sizes.items() if lines > FUNCTION_LINES} == {}
 
 
@@ -37,4 +40,4 @@ def test_the_measure_itself() -> None:
     text = '"""Doc.\n\nMore.\n"""\n\n@decorated\ndef f():\n    """One\n    two."""\n    x = 1\n\n    return x\n'
     tree = ast.parse(text)
     assert module_lines(tree, text) == 6
-    assert [function_lines(one) for one in functions(tree)] == [4]
+    assert [function_lines(definition) for definition in functions(tree)] == [4]

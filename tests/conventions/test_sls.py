@@ -75,12 +75,12 @@ def test_every_sls_is_found() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pillar", PILLARS.values(), ids=PILLARS.keys())
 def test_renders(minion: Minion, name: str, pillar: dict[str, Any]) -> None:
-    shown = show(minion, name, pillar)
-    assert isinstance(shown, dict), shown
-    for identifier, state in shown.items():
+    states = show(minion, name, pillar)
+    assert isinstance(states, dict), states
+    for identifier, state in states.items():
         assert state["__sls__"] == name, identifier
     if pillar is not EXAMPLE and name.startswith("baseimg"):
-        assert shown == {}
+        assert states == {}
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +103,13 @@ def test_states_requisites_and_arguments_are_sound(minion: Minion, specs: dict[s
             assert given <= set(specs[function]["args"])
 
 
-def _arguments(shown: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _arguments(states: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return name -> arguments of every state."""
-    found = {}
-    for state in shown.values():
-        arguments = {key: value for one in state["baseimg"] if isinstance(one, dict) for key, value in one.items()}
-        found[arguments["name"]] = arguments
-    return found
+    arguments_by_state = {}
+    for state in states.values():
+        arguments = {key: value for part in state["baseimg"] if isinstance(part, dict) for key, value in part.items()}
+        arguments_by_state[arguments["name"]] = arguments
+    return arguments_by_state
 
 
 def test_pillar_reaches_the_states_unchanged(minion: Minion) -> None:
@@ -255,16 +255,16 @@ def test_nothing_in_the_file_root_is_left_out_by_accident() -> None:
 
 class TestOrchestration:
     def test_waves_follow_one_another(self, minion: Minion) -> None:
-        shown = show(minion, "orch.waves", EXAMPLE)
-        waves = {name: _given(state["salt"]) for name, state in shown.items()}
-        assert {name: one["tgt"] for name, one in waves.items()} == {
+        states = show(minion, "orch.waves", EXAMPLE)
+        waves = {name: _given(state["salt"]) for name, state in states.items()}
+        assert {name: wave["tgt"] for name, wave in waves.items()} == {
             "baseimg wave 1": ["node1"],
             "baseimg canary is well": ["node1"],
             "baseimg wave 2": ["node2", "node3"],
             "baseimg wave 3": ["node4"],
         }
-        assert all((one["tgt_type"], one["expect_minions"]) == ("list", True) for one in waves.values())
-        assert [list(one.values()) for one in waves["baseimg wave 2"]["require"]] == [
+        assert all((wave["tgt_type"], wave["expect_minions"]) == ("list", True) for wave in waves.values())
+        assert [list(wave.values()) for wave in waves["baseimg wave 2"]["require"]] == [
             ["baseimg wave 1"],
             ["baseimg canary is well"],
         ]
@@ -276,7 +276,7 @@ class TestOrchestration:
 
 
 def _given(state: list[Any]) -> dict[str, Any]:
-    return {key: value for one in state if isinstance(one, dict) for key, value in one.items()}
+    return {key: value for part in state if isinstance(part, dict) for key, value in part.items()}
 
 
 class TestReactor:

@@ -116,5 +116,5 @@ def all_cells() -> list[Cell]:
         *here(),
         Cell("docker-userns"),
         *(Cell(kind, suite) for suite in suites for kind in KINDS),
-        *(replace(cell, file_system=one) for cell in stores for one in FILE_SYSTEMS),
+        *(replace(cell, file_system=file_system) for cell in stores for file_system in FILE_SYSTEMS),
     ]

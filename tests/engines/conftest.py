@@ -26,8 +26,8 @@ CELLS: dict[str, dict[str, object]] = {}
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "shared" in metafunc.fixturenames:
-        wanted = metafunc.definition.get_closest_marker("cells")
-        cells = [cell for cell in all_cells() if wanted is None or wanted.args[0](cell)]
+        marker = metafunc.definition.get_closest_marker("cells")
+        cells = [cell for cell in all_cells() if marker is None or marker.args[0](cell)]
         metafunc.parametrize("shared", cells, ids=str, indirect=True, scope="module")
 
 
@@ -38,9 +38,9 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with cell.engine(work) as engine:
         minion = Minion(work / "minion", pillar={"baseimg": {"engine": cell.declared(engine)}})
         node = Node(cell, engine, minion, work)
-        seen = {"kind": cell.kind, "suite": cell.suite, "version": node.call("engines")[0]["version"]}
+        identity = {"kind": cell.kind, "suite": cell.suite, "version": node.call("engines")[0]["version"]}
         CELLS.setdefault(
-            str(cell), {**seen, "file_system": cell.named(engine.root), "salt": str(salt.version.__version__)}
+            str(cell), {**identity, "file_system": cell.named(engine.root), "salt": str(salt.version.__version__)}
         )
         yield node
 

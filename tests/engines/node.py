@@ -20,7 +20,7 @@ from tests.support import images, kernel
 from tests.support.containerd import ContainerdEngine
 from tests.support.engine import Engine, EngineError
 from tests.support.images import ImageSpec, file
-from tests.support.kernel import Seen
+from tests.support.kernel import VisibleEntry
 from tests.support.minion import FULL, Minion
 
 BASE, NEW, APP = "registry.corp/base:12.0", "registry.corp/base:12.1", "registry.corp/app:1"
@@ -73,8 +73,8 @@ class Node:
     def patched(self) -> dict[str, Any]:
         """Load the images and apply 12.1; return the result."""
         self.load()
-        found: dict[str, Any] = self.call("apply", self.bundle())
-        return found
+        result: dict[str, Any] = self.call("apply", self.bundle())
+        return result
 
     def untag(self, reference: str) -> None:
         if isinstance(self.engine, ContainerdEngine):
@@ -86,12 +86,12 @@ class Node:
 
     def directories(self, reference: str) -> list[str]:
         """Return the image's layer directories as baseimg finds them, top first."""
-        found = self.call("layer", reference)
-        return [found["path"], *found["lower"]]
+        layer = self.call("layer", reference)
+        return [layer["path"], *layer["lower"]]
 
-    def show(self, reference: str) -> dict[bytes, Seen]:
+    def show(self, reference: str) -> dict[bytes, VisibleEntry]:
         """Return what the kernel shows for an image."""
-        return kernel.show([os.fsencode(one) for one in self.directories(reference)])
+        return kernel.show([os.fsencode(directory) for directory in self.directories(reference)])
 
     def mounted(self, container: str) -> list[str]:
         """Return a container's lower directories from the kernel's mount table, top first."""
@@ -113,9 +113,9 @@ class Node:
         return self.engine.run(image, "cat", "/etc/version").strip()
 
     def status(self) -> dict[str, Any]:
-        (found,) = self.call("status")["bases"]
-        assert "error" not in found, found
-        return dict(found)
+        (base,) = self.call("status")["bases"]
+        assert "error" not in base, base
+        return dict(base)
 
     def containers(self) -> dict[str, list[str]]:
         return dict(self.status()["containers"])
@@ -144,7 +144,7 @@ class Node:
             archive = self.engine.save(image)
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 (manifest,) = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
-                found = [hashlib.sha256(tar.extractfile(name).read()) for name in manifest["Layers"]]  # type: ignore[union-attr]
+                digests = [hashlib.sha256(tar.extractfile(name).read()) for name in manifest["Layers"]]  # type: ignore[union-attr]
         except (docker.errors.APIError, EngineError, tarfile.ReadError, OSError):
             return None
-        return ["sha256:" + one.hexdigest() for one in found]
+        return ["sha256:" + layer_digest.hexdigest() for layer_digest in digests]

@@ -61,9 +61,9 @@ class TestFinding:
     def test_an_image_leads_to_its_chain_and_directories(self, node: Node) -> None:
         node.load()
         for reference in (BASE, NEW, APP):
-            found = node.call("layer", reference)
-            assert found["chain_id"] == node.chain_id(reference)
-            assert found["diff_id"] == node.diff_ids(reference)[-1]
+            layer = node.call("layer", reference)
+            assert layer["chain_id"] == node.chain_id(reference)
+            assert layer["diff_id"] == node.diff_ids(reference)[-1]
             assert len(node.directories(reference)) == len(node.diff_ids(reference))
         node.start("one")
         # the mount holds the image's layers, below at most one that the engine adds
@@ -95,7 +95,7 @@ class TestFinding:
         """A no-op, the most common operation, needs no connection and no command for each image."""
         node.load()
         node.call("apply", node.bundle())
-        found = []
+        call_counts = []
         for count in (6, 9):  # from four images on, parallel requests use all connections
             for number in range(count - 3, count):
                 more = layer(file("more", f"{node.token} {number}".encode()))
@@ -103,8 +103,8 @@ class TestFinding:
             with asked() as counted:
                 done = node.call("converge", BASE, "12.1")
             assert (done["changed"], len(done["images"])) == (False, count)
-            found.append((counted["connections"], counted["commands"]))
-        assert found[0] == found[1]
+            call_counts.append((counted["connections"], counted["commands"]))
+        assert call_counts[0] == call_counts[1]
 
     def test_looking_leaves_nothing(self, node: Node) -> None:
         node.load()
@@ -280,8 +280,8 @@ class TestThereAndBack:
             assert while_patched == node.diff_ids(BASE)
         else:
             assert while_patched is None
-        (found,) = node.call("verify", BASE, deep=True)
-        assert (found["ok"], found["pristine"]) == (True, "proven")
+        (verified,) = node.call("verify", BASE, deep=True)
+        assert (verified["ok"], verified["pristine"]) == (True, "proven")
         node.call("rollback", BASE)
         assert node.saved(BASE) == node.diff_ids(BASE)
         assert node.saved(APP) == node.diff_ids(APP)
@@ -305,8 +305,8 @@ class TestThereAndBack:
     def test_a_damaged_original_is_seen(self, node: Node) -> None:
         node.load()
         (Path(node.directories(BASE)[0]) / "etc/version").write_text("12.X\n")
-        (found,) = node.call("verify", BASE, deep=True)
-        assert (found["ok"], found["pristine"]) == (False, "damaged")
+        (verified,) = node.call("verify", BASE, deep=True)
+        assert (verified["ok"], verified["pristine"]) == (False, "damaged")
 
     def test_images_that_come_later_share_it(self, node: Node) -> None:
         node.load(BASE, NEW)

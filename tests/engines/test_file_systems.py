@@ -20,8 +20,8 @@ def test_there_and_back(kind: str) -> None:
         pristine = node.view()
         for version in ("12.1", "12.2"):
             node.converge(version)
-            found = verify.verify(node.engine, bases.locate(node.engine, BASE), True)
-            assert (found["version"], found["findings"]) == (version, [])
+            verified = verify.verify(node.engine, bases.locate(node.engine, BASE), True)
+            assert (verified["version"], verified["findings"]) == (version, [])
         # unchanged live content does not count as changed; otherwise every run would repair it
         again = converge.converge(node.context, BASE, "12.2", node.bundles, repair=True)
         assert (again["changed"], again["repaired"]) == (False, False)

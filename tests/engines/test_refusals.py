@@ -45,9 +45,9 @@ class TestRootlessPodman:
                 tmp_path / "minion", pillar={"baseimg": {"engine": {"kind": "podman", "address": engine.url}}}
             )
             assert "rootless" in refused(minion, "storage-unsupported", "status")
-            (found, *_) = minion.modules["baseimg.engines"]()
-            assert (found["chosen"], found["supported"]) == (True, False)
-            assert "rootless" in found["reason"]
+            (engine_status, *_) = minion.modules["baseimg.engines"]()
+            assert (engine_status["chosen"], engine_status["supported"]) == (True, False)
+            assert "rootless" in engine_status["reason"]
             assert {path.stat().st_uid for path in engine.data_root.rglob("*")} == {USER}
 
     def test_root_s_podman_on_a_user_s_store(self, node: Node, tmp_path: Path) -> None:

@@ -76,18 +76,19 @@ def test_a_command_in_a_container(node: Node) -> None:
     node.load()
     node.start("one")
     engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
-    (one,) = engine.containers()
+    (container,) = engine.containers()
     for code in (0, 3):
-        assert engine.execute(one.id, ("sh", "-c", f"exit {code}"), scaled(SECONDS)) == code
+        assert engine.execute(container.id, ("sh", "-c", f"exit {code}"), scaled(SECONDS)) == code
     # more output than a pipe holds, and a child that keeps the pipe open
     assert (
-        engine.execute(one.id, ("sh", "-c", "head -c 1000000 /dev/zero; sleep 1000000 & exit 4"), scaled(SECONDS)) == 4
+        engine.execute(container.id, ("sh", "-c", "head -c 1000000 /dev/zero; sleep 1000000 & exit 4"), scaled(SECONDS))
+        == 4
     )
     with pytest.raises(TimeoutError, match="sleep did not end"):
-        engine.execute(one.id, ("sleep", "1234567"), 0.2)
+        engine.execute(container.id, ("sleep", "1234567"), 0.2)
     wait_until(lambda: "1234567" not in commands(), "the command is killed")
     with pytest.raises(TimeoutError):
-        engine.execute(one.id, ("sh", "-c", "sleep 1234568 & sleep 1234569"), 0.2)
+        engine.execute(container.id, ("sh", "-c", "sleep 1234568 & sleep 1234569"), 0.2)
     wait_until(lambda: not {"1234568", "1234569"} & commands(), "what it started is killed, too")
     assert node.version_in("one") == "12.0"
 
@@ -98,12 +99,12 @@ def test_a_process_elsewhere_is_never_killed(node: Node, monkeypatch: pytest.Mon
     node.load()
     node.start("one")
     engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
-    (one,) = engine.containers()
+    (container,) = engine.containers()
     assert isinstance(engine, Docker)
     with subprocess.Popen(["sleep", "1000"]) as victim:
         monkeypatch.setattr(engine._sdk, "exec_inspect", lambda _job: {"Running": True, "Pid": victim.pid})
         with pytest.raises(TimeoutError, match="not a process of this"):
-            engine.execute(one.id, ("true",), 0.2)
+            engine.execute(container.id, ("true",), 0.2)
         assert victim.poll() is None
         victim.kill()
 
@@ -114,10 +115,10 @@ def test_one_that_has_just_ended_is_started_on_the_new_content(node: Node) -> No
     node.start("one")
     node.call("apply", node.bundle())
     engine = detect.connect(detect.declared(node.cell.declared(node.engine)))
-    (one,) = engine.containers()
-    os.kill(one.pid, signal.SIGKILL)
-    wait_until(lambda: not engine.container(one.id).pid, "the engine sees the end")
-    engine.start(one.id)
+    (container,) = engine.containers()
+    os.kill(container.pid, signal.SIGKILL)
+    wait_until(lambda: not engine.container(container.id).pid, "the engine sees the end")
+    engine.start(container.id)
     assert node.version_in("one") == "12.1"
 
 

@@ -72,13 +72,17 @@ def test_the_whole_way(cell: Cell, program: Path, tmp_path: Path, request: pytes
         assert "modules.baseimg" in call("saltutil.sync_all")["modules"]
         assert call("baseimg.engines")[0]["supported"] is True
         node.start("running")
-        (state,) = [one for one in call("state.apply", "baseimg").values() if BASE in one["name"]]
+        (state,) = [
+            state_result for state_result in call("state.apply", "baseimg").values() if BASE in state_result["name"]
+        ]
         assert state["result"] is True
         assert state["changes"]
         assert call("baseimg.status", BASE)["bases"][0]["version"] == "12.1"
         assert (node.version(), node.version_in("running")) == ("12.1", "12.0")
         assert call("baseimg.verify", BASE, "deep=True")[0]["pristine"] == "proven"
-        (state,) = [one for one in call("state.apply", "baseimg").values() if BASE in one["name"]]
+        (state,) = [
+            state_result for state_result in call("state.apply", "baseimg").values() if BASE in state_result["name"]
+        ]
         assert (state["result"], state["changes"]) == (True, {})
         call("baseimg.build", BASE, NEW, str(tmp_path / "again.tar"))
         assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "bundle.tar").read_bytes()

@@ -143,7 +143,7 @@ class TestContainerd:
             options = [f"--annotation=io.kubernetes.cri.{name}={value}" for name, value in more.items()]
             node.engine.ctr(*node.engine._run(APP, f"c{number}", "--detach", "--null-io", *options), "sleep", "1000000")
             with asked() as counted:
-                assert node.containers()["current"] == [f"shop/web-{one}/web" for one in range(number + 1)]
+                assert node.containers()["current"] == [f"shop/web-{ordinal}/web" for ordinal in range(number + 1)]
             counts.append(counted["commands"])
         assert len(set(counts)) == 1
 
@@ -198,9 +198,9 @@ if suites():  # needs BuildKit
                 with pytest.raises(CommandExecutionError, match="storage driver is 'native'") as caught:
                     minion.modules["baseimg.status"]()
                 assert caught.value.info["code"] == "storage-unsupported"
-                (found, *_) = minion.modules["baseimg.engines"]()
-                assert (found["chosen"], found["supported"]) == (True, False)
-                assert "native" in found["reason"]
+                (engine_status, *_) = minion.modules["baseimg.engines"]()
+                assert (engine_status["chosen"], engine_status["supported"]) == (True, False)
+                assert "native" in engine_status["reason"]
 
         def test_with_userns_remap_a_layer_reaches_no_container_so_it_is_refused(self, node: Node) -> None:
             with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp", ignore_cleanup_errors=True) as name:
@@ -208,9 +208,9 @@ if suites():  # needs BuildKit
                 config = {"features": {"containerd-snapshotter": True}}
                 with UsernsEngine(Path(name) / "engine", "overlayfs", config=config, tree=node.cell.tree) as engine:
                     minion = Minion(Path(name) / "minion", engine.url)
-                    (found, *_) = minion.modules["baseimg.engines"]()
-                    assert not found["supported"]
-                    assert "each container has a copy of all files" in found["reason"]
+                    (engine_status, *_) = minion.modules["baseimg.engines"]()
+                    assert not engine_status["supported"]
+                    assert "each container has a copy of all files" in engine_status["reason"]
                     engine.load(images.archive([ImageSpec(BASE, node.stacks[BASE])]))
                     engine.client.create_container(BASE, ["sh"])
                     (layer, *_) = (at for at in engine.data_root.glob("**/snapshots/*/fs/bin") if at.stat().st_uid == 0)
@@ -221,23 +221,23 @@ if suites():  # needs BuildKit
 @only("podman")
 class TestPodman:
     def test_a_layer_of_an_additional_store_is_refused(self, node: Node, tmp_path: Path) -> None:
-        with self._shared_store(node, tmp_path) as beside:
+        with self._shared_store(node, tmp_path) as shared_store:
             # the application's layer is in this store, the base's in the additional store
-            beside.engine.load(images.archive([ImageSpec(APP, [*node.stacks[BASE], APP_LAYER])]))
-            assert beside.version() == "12.0"
-            assert str(node.engine.data_root) in beside.directories(BASE)[0]
-            before = os.stat(beside.directories(BASE)[0]).st_ino
-            message = refused(beside, "storage-unsupported", "apply", node.bundle())
+            shared_store.engine.load(images.archive([ImageSpec(APP, [*node.stacks[BASE], APP_LAYER])]))
+            assert shared_store.version() == "12.0"
+            assert str(node.engine.data_root) in shared_store.directories(BASE)[0]
+            before = os.stat(shared_store.directories(BASE)[0]).st_ino
+            message = refused(shared_store, "storage-unsupported", "apply", node.bundle())
             assert "outside of" in message
-            assert os.stat(beside.directories(BASE)[0]).st_ino == before
-            assert not (Path(beside.directories(BASE)[0]).parent / "baseimg").exists()
+            assert os.stat(shared_store.directories(BASE)[0]).st_ino == before
+            assert not (Path(shared_store.directories(BASE)[0]).parent / "baseimg").exists()
             # follow the hint
-            beside.engine.client.remove_image(APP)
-            beside.engine.args = []
-            beside.engine.restart()
-            beside.load()
-            assert beside.call("apply", node.bundle())["to"] == "12.1"
-            assert (beside.version(), node.version(BASE)) == ("12.1", "12.0")
+            shared_store.engine.client.remove_image(APP)
+            shared_store.engine.args = []
+            shared_store.engine.restart()
+            shared_store.load()
+            assert shared_store.call("apply", node.bundle())["to"] == "12.1"
+            assert (shared_store.version(), node.version(BASE)) == ("12.1", "12.0")
 
     @contextmanager
     def _shared_store(self, node: Node, work: Path) -> Iterator[Node]:
@@ -269,8 +269,8 @@ class TestPodman:
 
     def test_it_is_recognised_behind_docker_s_address(self, node: Node) -> None:
         minion = Minion(node.work / "docker", node.engine.url)
-        (found, *_) = minion.modules["baseimg.engines"]()
-        assert (found["kind"], found["storage"]) == ("podman", "podman/overlay")
+        (engine_status, *_) = minion.modules["baseimg.engines"]()
+        assert (engine_status["kind"], engine_status["storage"]) == ("podman", "podman/overlay")
 
 
 class TestWhatIsFound:
@@ -279,9 +279,9 @@ class TestWhatIsFound:
     def test_nothing_that_answers(self, tmp_path: Path) -> None:
         url = f"unix://{tmp_path}/none.sock"
         minion = Minion(tmp_path / "minion", url)
-        (found, *_) = minion.modules["baseimg.engines"]()
-        assert (found["address"], found["chosen"], found["supported"]) == (url, True, False)
-        assert "engine-unreachable" in found["reason"]
+        (engine_status, *_) = minion.modules["baseimg.engines"]()
+        assert (engine_status["address"], engine_status["chosen"], engine_status["supported"]) == (url, True, False)
+        assert "engine-unreachable" in engine_status["reason"]
 
     @pytest.mark.parametrize(
         ("declared", "named"),

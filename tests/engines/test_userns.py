@@ -37,11 +37,11 @@ STACKS = {BASE: [BUSYBOX, OLD], NEW: [BUSYBOX, OLD, CHANGES]}
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
     """Yield a node with userns-remap and a node without, with the same images."""
     with (
-        Cell("docker-userns").engine(tmp_path_factory.mktemp("u")) as one,
+        Cell("docker-userns").engine(tmp_path_factory.mktemp("u")) as shifted_engine,
         Cell("docker-overlay2").engine(tmp_path_factory.mktemp("p")) as other,
     ):
         nodes = []
-        for cell, engine in ((Cell("docker-userns"), one), (Cell("docker-overlay2"), other)):
+        for cell, engine in ((Cell("docker-userns"), shifted_engine), (Cell("docker-overlay2"), other)):
             work = tmp_path_factory.mktemp("node")
             minion = Minion(work / "minion", pillar={"baseimg": {"engine": cell.declared(engine)}})
             nodes.append(Node(cell, engine, minion, work))
@@ -52,8 +52,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]
 def test_one_bundle_serves_both(pair: tuple[Node, Node]) -> None:
     shifting, plain = pair
     bundles = [node.bundle() for node in pair]
-    with open(bundles[0], "rb") as one, open(bundles[1], "rb") as other:
-        assert one.read() == other.read()
+    with open(bundles[0], "rb") as first, open(bundles[1], "rb") as second:
+        assert first.read() == second.read()
     for node, bundle in zip(pair, reversed(bundles), strict=True):
         unpacked = node.show(NEW)
         pristine = node.show(BASE)
@@ -64,7 +64,7 @@ def test_one_bundle_serves_both(pair: tuple[Node, Node]) -> None:
         assert node.engine.run(BASE, "stat", "-c", "%u:%g %a", "/etc/own", "/srv") == "33:34 644\n7:9 2770\n"
         node.call("rollback", BASE)
         assert differences(node.show(BASE), pristine) == []
-    assert kernel.show([os.fsencode(one) for one in shifting.directories(NEW)])[b"etc/own"].uid == FIRST + 33
+    assert kernel.show([os.fsencode(first) for first in shifting.directories(NEW)])[b"etc/own"].uid == FIRST + 33
     assert plain.show(NEW)[b"etc/own"].uid == 33
     assert shifting.call("diff", BASE, NEW)["counts"] == plain.call("diff", BASE, NEW)["counts"]
 

@@ -16,7 +16,7 @@ from salt.exceptions import CommandExecutionError
 from tests.support import images, kernel, node
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec, Member, directory, file
-from tests.support.kernel import Seen
+from tests.support.kernel import VisibleEntry
 from tests.support.minion import FULL, Minion
 
 BASE, NEW, NEWER, APP = "corp/base:12.0", "corp/base:12.1", "corp/base:12.2", "corp/app:1"
@@ -81,7 +81,7 @@ class Lab:
     def dirs(self, image: str) -> list[str]:
         return node.layer_dirs(self.engine, image)
 
-    def show(self, image: str) -> dict[bytes, Seen]:
+    def show(self, image: str) -> dict[bytes, VisibleEntry]:
         """Return what the kernel shows for an image."""
         return kernel.show(self.dirs(image))
 

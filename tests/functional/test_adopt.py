@@ -15,7 +15,7 @@ from baseimg_core.disk.store.generations import Store
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, NEWER, SLEEP, Lab
 from tests.support import images, legacy, node
 from tests.support.images import directory, file, hardlink, opaque, symlink, whiteout
-from tests.support.kernel import Seen, differences
+from tests.support.kernel import VisibleEntry, differences
 from tests.support.stores import forget_previous
 
 pytestmark = pytest.mark.functional
@@ -74,7 +74,7 @@ class Site:
         self.upper = lab.dirs(BASE)[0]
         self.procedure = legacy.Procedure(url=lab.engine.url)
 
-    def show(self, image: str = BASE) -> dict[bytes, Seen]:
+    def show(self, image: str = BASE) -> dict[bytes, VisibleEntry]:
         return self.lab.show(image)
 
     def archive(self, target: str) -> Path:

@@ -26,7 +26,7 @@ from tests.functional.lab import (
 from tests.support import kernel, node
 from tests.support.engine import Engine
 from tests.support.images import busybox_members, chain_id, diff_id, directory, file, symlink, whiteout
-from tests.support.kernel import STRAY, Seen, differences, show
+from tests.support.kernel import STRAY, VisibleEntry, differences, show
 from tests.support.minion import Minion
 
 pytestmark = pytest.mark.functional
@@ -81,7 +81,7 @@ def needed_paths(found: dict[str, Any], bundle: str) -> set[str]:
     }
 
 
-def assert_only_what_differs(bundle: str, old: dict[bytes, Seen], new: dict[bytes, Seen]) -> None:
+def assert_only_what_differs(bundle: str, old: dict[bytes, VisibleEntry], new: dict[bytes, VisibleEntry]) -> None:
     entries = node.bundle_entries(bundle)
     assert entries
     for name in entries:

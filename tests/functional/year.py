@@ -33,7 +33,7 @@ from tests.support import images, kernel, node
 from tests.support.deadlines import SECONDS, scaled, wait_until
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
-from tests.support.kernel import Seen
+from tests.support.kernel import VisibleEntry
 from tests.support.minion import Minion
 from tests.support.stores import forget_previous
 
@@ -44,7 +44,7 @@ KILLS = 3
 FILLER_STEPS = (64 << 20, 1 << 20, 64 << 10, 4096)
 #: Paths that the engine adds to a container, and directories that it changes to add them.
 ENGINES_OWN = (b".dockerenv", b"dev", b"etc", b"proc", b"sys")
-View = dict[bytes, Seen]
+View = dict[bytes, VisibleEntry]
 
 
 @dataclass

@@ -62,7 +62,7 @@ class Fleet:
         """Run `salt '*' state.apply` without its sync, which takes seconds."""
         return self.master.salt("*", "state.apply", "baseimg", *arguments)
 
-    def shown(self, path: str = "/etc/version") -> dict[str, set[str]]:
+    def live_versions(self, path: str = "/etc/version") -> dict[str, set[str]]:
         """Return the file as new containers of the applications see it, by node."""
         return {node: {engine.run(app, "cat", path) for app in APPS} for node, engine in self.engines.items()}
 
@@ -103,7 +103,7 @@ def fleet(built_fleet: Fleet) -> Fleet:
         engine.remove_all()
         engine.load(images.archive(BASE_IMAGES))
     built_fleet.declare(NEW)
-    assert built_fleet.shown() == everywhere(OLD)
+    assert built_fleet.live_versions() == everywhere(OLD)
     assert built_fleet.traces() == []
     return built_fleet
 
@@ -147,7 +147,7 @@ class TestConverge:
             # etc keeps its metadata, so it does not count
             assert "paths: 1 added, 1 modified, 1 removed" in state["comment"]
         assert dry.code == 0
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
         assert fleet.traces() == []
 
         # the change itself
@@ -161,8 +161,8 @@ class TestConverge:
             assert ": 12.0 -> 12.1 (3 images)." in state["comment"]
             assert "Stop and start to pick it up (docker restart is not enough): old." in state["comment"]
         assert applied.code == 0
-        assert fleet.shown() == everywhere(NEW)
-        assert fleet.shown("/etc/new") == everywhere("")
+        assert fleet.live_versions() == everywhere(NEW)
+        assert fleet.live_versions("/etc/new") == everywhere("")
         assert len(fleet.traces()) == len(NODES)
 
         # running containers are left alone
@@ -176,18 +176,18 @@ class TestConverge:
             state = state_of(again, node)
             assert (state["result"], state["changes"]) == (True, {})
             assert state["comment"] == f"{BASE}: at {NEW} (3 images)."
-        assert fleet.shown() == everywhere(NEW)
+        assert fleet.live_versions() == everywhere(NEW)
 
     def test_and_back_by_declaring_the_older_version(self, fleet: Fleet) -> None:
         fleet.apply()
-        assert fleet.shown() == everywhere(NEW)
+        assert fleet.live_versions() == everywhere(NEW)
 
         fleet.declare(OLD)
         back = fleet.apply()
         for node in NODES:
             state = state_of(back, node)
             assert (state["result"], state["changes"]) == (True, {"version": {"old": NEW, "new": OLD}})
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
         for engine in fleet.engines.values():
             assert saved_layers(engine) == {spec.ref: spec.diff_ids for spec in BASE_IMAGES}
 
@@ -200,19 +200,19 @@ class TestConverge:
         finally:
             hidden.rename(fleet.bundle)
         assert all(state_of(forth, node)["result"] is True for node in NODES)
-        assert fleet.shown() == everywhere(NEW)
+        assert fleet.live_versions() == everywhere(NEW)
 
     def test_with_salt_call_on_one_node_alone(self, fleet: Fleet) -> None:
-        one, other = NODES
-        reply = fleet.master.call(fleet.minions[one], "state.apply", "baseimg")
+        first, other = NODES
+        reply = fleet.master.call(fleet.minions[first], "state.apply", "baseimg")
         assert reply.code == 0
-        assert state_of(reply, one)["changes"] == {"version": {"old": OLD, "new": NEW}}
-        assert fleet.shown() == {one: {NEW}, other: {OLD}}
+        assert state_of(reply, first)["changes"] == {"version": {"old": OLD, "new": NEW}}
+        assert fleet.live_versions() == {first: {NEW}, other: {OLD}}
 
-        status = fleet.master.call(fleet.minions[one], "baseimg.status", BASE).data[one]
+        status = fleet.master.call(fleet.minions[first], "baseimg.status", BASE).data[first]
         assert [(base["base"], base["version"]) for base in status["bases"]] == [(BASE, NEW)]
         history = fleet.master.salt("*", "baseimg.history", BASE).data
-        assert [(line["from"], line["to"]) for line in history[one]] == [(OLD, NEW)]
+        assert [(line["from"], line["to"]) for line in history[first]] == [(OLD, NEW)]
         assert history[other] == []
 
     def test_where_only_application_images_are_left(self, fleet: Fleet) -> None:
@@ -223,7 +223,7 @@ class TestConverge:
             fleet.declare(version)
             reply = fleet.master.call(fleet.minions[node], "state.apply", "baseimg")
             assert state_of(reply, node)["result"] is True
-            assert fleet.shown()[node] == {version}
+            assert fleet.live_versions()[node] == {version}
 
 
 class TestRefusals:
@@ -239,22 +239,22 @@ class TestRefusals:
                 assert (state["result"], state["changes"]) == (False, {})
                 assert state["comment"].startswith("[digest-mismatch] ")
                 assert wrong in state["comment"]
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
         assert fleet.traces() == []
 
         # the wrong bundle is neither kept nor mistaken for the right one later
         fleet.declare(NEW)
         assert fleet.apply().code == 0
-        assert fleet.shown() == everywhere(NEW)
+        assert fleet.live_versions() == everywhere(NEW)
 
     def test_a_mistake_in_pillar(self, fleet: Fleet) -> None:
         fleet.declare(12.1)  # type: ignore[arg-type]
         reply = fleet.apply()
         assert reply.code != 0
         for node in NODES:
-            told = json.dumps(reply.data[node])
-            assert f"[argument-invalid] baseimg:bases:{BASE}:version is '12.1' (float), expected a text" in told
-        assert fleet.shown() == everywhere(OLD)
+            text = json.dumps(reply.data[node])
+            assert f"[argument-invalid] baseimg:bases:{BASE}:version is '12.1' (float), expected a text" in text
+        assert fleet.live_versions() == everywhere(OLD)
         assert fleet.traces() == []
 
 
@@ -291,7 +291,7 @@ class TestNodesWithoutTheBase:
 
 def saved_layers(engine: Engine) -> dict[str, list[str]]:
     """Compute the diff IDs from `docker save`; the engine refuses to save a modified layer."""
-    found = {}
+    layers = {}
     saved = engine.save(*(str(spec.ref) for spec in BASE_IMAGES))
     with tarfile.open(fileobj=io.BytesIO(saved)) as archive:
 
@@ -301,5 +301,5 @@ def saved_layers(engine: Engine) -> dict[str, list[str]]:
             return file.read()
 
         for image in json.loads(content("manifest.json")):
-            found[image["RepoTags"][0]] = [images.diff_id(content(layer)) for layer in image["Layers"]]
-    return found
+            layers[image["RepoTags"][0]] = [images.diff_id(content(layer)) for layer in image["Layers"]]
+    return layers

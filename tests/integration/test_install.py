@@ -233,8 +233,8 @@ class TestRefusals:
 def set_version(source: Path, version: str, *, core: bool = True, module: bool = True) -> None:
     """Set the version as a release does."""
     places = [(source / "_utils/baseimg_core/__init__.py", "__version__"), (source / "_modules/baseimg.py", "_VERSION")]
-    for (path, name), wanted in zip(places, (core, module), strict=True):
-        if wanted:
+    for (path, name), release in zip(places, (core, module), strict=True):
+        if release:
             text, count = re.subn(rf'^{name} = ".*"$', f'{name} = "{version}"', path.read_text(), flags=re.MULTILINE)
             assert count == 1
             path.write_text(text)

@@ -30,7 +30,7 @@ from tests.support.daemons import Daemons, Master
 from tests.support.deadlines import SECONDS, scaled, wait_until
 from tests.support.engine import Engine, alive, wait_until_dead
 from tests.support.images import ImageSpec
-from tests.support.kernel import Seen, differences, show
+from tests.support.kernel import VisibleEntry, differences, show
 from tests.support.minion import Minion
 from tests.support.sources import REPO
 from tests.support.stores import OPTIONAL_FILES, STORE_FILES
@@ -109,7 +109,7 @@ CASES = [
 
 
 @dataclass
-class Site:
+class InterruptedNode:
     """One master, minion and engine. ``views`` has each base's content by version, ``stacks`` its layers."""
 
     master: Master
@@ -120,11 +120,11 @@ class Site:
     work: Path
 
     def __post_init__(self) -> None:
-        self.views: dict[tuple[str, str], dict[bytes, Seen]] = {}
+        self.views: dict[tuple[str, str], dict[bytes, VisibleEntry]] = {}
         self.stacks: dict[str, list[str]] = {}
         self.jobs: dict[str, str] = {}
         self.processes: dict[str, psutil.Process] = {}
-        self.seen: set[str] = set()
+        self.reached_points: set[str] = set()
         self.kept: set[str] = set()
         self.fifos = self.work / "steps"
         self.bundles = self.work / "served/bundles"
@@ -144,7 +144,7 @@ class Site:
                 legacy.pack(self.stacks[case.name][0], target, self.archive(case))
             else:
                 self.local.modules["baseimg.build"](case.base, case.target, str(self.bundle(case)))
-        self.master.pillar = {"baseimg": {"bases": {case.base: self.wanted(case) for case in CONVERGED}}}
+        self.master.pillar = {"baseimg": {"bases": {case.base: self.expected_result(case) for case in CONVERGED}}}
 
     def bundle(self, case: Case) -> Path:
         return self.bundles / f"{case.name}.tar"
@@ -152,7 +152,7 @@ class Site:
     def archive(self, case: Case) -> Path:
         return self.work / f"{case.name}-{NEW}-diff.tar.gz"
 
-    def wanted(self, case: Case) -> dict[str, Any]:
+    def expected_result(self, case: Case) -> dict[str, Any]:
         digest = "sha256:" + hashlib.sha256(self.bundle(case).read_bytes()).hexdigest()
         source = {"source": f"salt://bundles/{case.name}.tar", "hash": digest}
         return {"version": case.declared, "bundles": {NEW: source}}
@@ -183,37 +183,39 @@ class Site:
         """Return the IDs of the jobs that run on the minion."""
         return {job["jid"] for job in self.master.quick(NODE, "saltutil.running").data[NODE]}
 
-    def stop_at(self, wanted: dict[Case, str], call: Callable[[Case], tuple[str, list[Any], dict[str, Any]]]) -> None:
+    def stop_at(
+        self, expected_result: dict[Case, str], call: Callable[[Case], tuple[str, list[Any], dict[str, Any]]]
+    ) -> None:
         """Start a job for each case and wait until each job reaches its step."""
         shutil.rmtree(self.fifos, ignore_errors=True)
         self.fifos.mkdir()
         self.jobs.clear()
         self.processes.clear()
-        self.seen.clear()
+        self.reached_points.clear()
         os.mkfifo(self.fifos / "reached")
         reached = os.open(self.fifos / "reached", os.O_RDWR)
         try:
-            for case, point in wanted.items():
+            for case, point in expected_result.items():
                 os.mkfifo(self.fifos / case.name)
                 function, arguments, named = call(case)
                 stop = [point, str(self.fifos), case.name, function]
                 self.jobs[case.name] = self.publish("steps.stop_at", *stop, *arguments, **named)
-            self.wait_at(reached, {case.name: point for case, point in wanted.items()})
+            self.wait_at(reached, {case.name: point for case, point in expected_result.items()})
         finally:
             os.close(reached)
 
-    def wait_at(self, reached: int, wanted: dict[str, str]) -> None:
+    def wait_at(self, reached: int, expected_result: dict[str, str]) -> None:
         text = ""
-        while len(self.processes) < len(wanted):
+        while len(self.processes) < len(expected_result):
             if not select.select([reached], [], [], scaled(SECONDS))[0]:
-                name = min(set(wanted) - set(self.processes))
+                name = min(set(expected_result) - set(self.processes))
                 raise AssertionError(f"{name} was not reached: {self.returned(self.jobs[name])}")
             text += os.read(reached, 1 << 16).decode()
             *lines, text = text.split("\n")
             for name, pid, point in map(str.split, lines):
-                assert point == wanted[name]
+                assert point == expected_result[name]
                 self.processes[name] = psutil.Process(int(pid))
-                self.seen.add(point)
+                self.reached_points.add(point)
 
     def go_on(self) -> dict[str, Any]:
         """Resume all jobs; return their results."""
@@ -268,18 +270,18 @@ class Site:
         told = {one["path"]: one["version"] for one in self.local.modules["baseimg.status"](full=True)["bases"]}
         found = {}
         for case in CASES:
-            wanted, stack = version(case), self.stacks[case.name]
-            different = differences(show(stack), self.views[case.name, wanted])
+            expected_result, stack = version(case), self.stacks[case.name]
+            different = differences(show(stack), self.views[case.name, expected_result])
             # until adoption, the content of the old scripts counts as the original
             unrecorded = NEW if case.operation == "adopt" else OLD
-            found[case.name] = (told.get(stack[0], unrecorded), different)
-        assert found == {case.name: (version(case), []) for case in CASES}
+            mismatches[case.name] = (versions.get(stack[0], unrecorded), different)
+        assert mismatches == {case.name: (version(case), []) for case in CASES}
 
     def check_new_containers(self, version: Callable[[Case], str]) -> None:
         """Assert that new containers of applications on the bases see this version."""
         with ThreadPoolExecutor(4) as pool:
-            told = pool.map(lambda case: self.engine.run(case.app, "cat", "/etc/version"), CASES)
-        assert dict(zip(CASES, told, strict=True)) == {case: version(case) for case in CASES}
+            outputs = pool.map(lambda case: self.engine.run(case.app, "cat", "/etc/version"), CASES)
+        assert dict(zip(CASES, outputs, strict=True)) == {case: version(case) for case in CASES}
 
     def check_containers(self) -> None:
         """Assert that every container that ran still runs."""
@@ -303,16 +305,26 @@ class Site:
         layer = Path(self.stacks[case.name][0]).parent
         home = layer / "baseimg"
         record = json.loads((home / "state.json").read_text())
-        known = {str(one["number"]) for one in record["generations"] if one["inode"]}
+        known = {str(generation["number"]) for generation in record["generations"] if generation["inode"]}
         live = str(record["current"])
         wrong = [] if record["intent"] is None else ["intent"]
-        wrong += [f"not activated: {one['number']}" for one in record["generations"] if not one["activated"]]
+        wrong += [
+            f"not activated: {generation['number']}"
+            for generation in record["generations"]
+            if not generation["activated"]
+        ]
         wrong += (set(os.listdir(home)) - OPTIONAL_FILES) ^ STORE_FILES
         wrong += set(os.listdir(home / "generations")) ^ (known - {live})
         wrong += set(os.listdir(home / "index")) ^ {f"{number}.jsonl" for number in known}
         lines = [json.loads(line) for line in (home / "history.jsonl").read_text().splitlines()]
-        wrong += [f"twice: {one}" for one in lines if sum(one["id"] == two["id"] for two in lines) > 1]
-        wrong += [f"gap: {one}" for one, two in itertools.pairwise(lines) if one["after"] != two["before"]]
+        wrong += [
+            f"twice: {generation}" for generation in lines if sum(generation["id"] == two["id"] for two in lines) > 1
+        ]
+        wrong += [
+            f"gap: {generation}"
+            for generation, two in itertools.pairwise(lines)
+            if generation["after"] != two["before"]
+        ]
         return wrong + ([f"history ends with {lines[-1]}"] if lines[-1]["to"] != case.declared else [])
 
 
@@ -321,7 +333,7 @@ ADOPTED = [case for case in CASES if case.operation == "adopt"]
 
 
 @pytest.fixture(scope="module")
-def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InterruptedNode]:
     work = tmp_path_factory.mktemp("work")
     # containers outlive the daemon, as on production engines
     engine = Engine(work / "engine", args=["--live-restore"])
@@ -331,21 +343,21 @@ def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Itera
         master = daemons.master("interrupted", roots, tmp_path_factory.mktemp("pillar"))
         minion = daemons.minions(master, **{NODE: {"docker.url": engine.url, "baseimg": {"grace": 0}}})[NODE]
         client = salt.client.get_local_client(mopts=dict(master.factory.config))
-        site = Site(master, minion, engine, Minion(work / "local", engine.url), client, work)
-        site.build()
+        interrupted = InterruptedNode(master, minion, engine, Minion(work / "local", engine.url), client, work)
+        interrupted.build()
         assert master.quick(NODE, "saltutil.sync_all").code == 0
-        yield site
+        yield interrupted
         client.destroy()
     finally:
         engine.destroy()
 
 
 @pytest.fixture
-def site(started: Site) -> Iterator[Site]:
+def interrupted(started: InterruptedNode) -> Iterator[InterruptedNode]:
     """Stop every operation at one of its steps, on its own base."""
     try:
         started.prepare()
-        assert started.seen == set(POINTS)
+        assert started.reached_points == set(POINTS)
         yield started
     finally:
         _end(started.processes.values())
@@ -359,53 +371,53 @@ def _end(processes: Collection[psutil.Process]) -> None:
     wait_until_dead(list(processes), SECONDS)
 
 
-def test_killed_jobs(site: Site) -> None:
-    for job in site.jobs.values():
-        site.publish("saltutil.kill_job", job)
-    site.gone()
-    site.check_shown(lambda case: case.at_the_step)
-    site.check_new_containers(lambda case: case.at_the_step)
-    site.converge()
+def test_killed_jobs(interrupted: InterruptedNode) -> None:
+    for job in interrupted.jobs.values():
+        interrupted.publish("saltutil.kill_job", job)
+    interrupted.gone()
+    interrupted.check_shown(lambda case: case.at_the_step)
+    interrupted.check_new_containers(lambda case: case.at_the_step)
+    interrupted.converge()
 
 
-def test_a_minion_that_is_restarted(site: Site) -> None:
-    site.minion.terminate()
-    site.gone()
-    site.check_shown(lambda case: case.at_the_step)
-    site.check_new_containers(lambda case: case.at_the_step)
-    site.minion.start()
-    site.converge()
+def test_a_minion_that_is_restarted(interrupted: InterruptedNode) -> None:
+    interrupted.minion.terminate()
+    interrupted.gone()
+    interrupted.check_shown(lambda case: case.at_the_step)
+    interrupted.check_new_containers(lambda case: case.at_the_step)
+    interrupted.minion.start()
+    interrupted.converge()
 
 
-def test_an_engine_that_is_restarted(site: Site) -> None:
+def test_an_engine_that_is_restarted(interrupted: InterruptedNode) -> None:
     """Every job succeeds. Of two jobs on one base, the second waits for the first and changes nothing."""
-    site.engine.restart()
-    second = site.publish("baseimg.apply", "salt://bundles/apply-stage.filled.tar")
-    wait_until(lambda: second in site.running(), f"job {second} runs")
-    returned = site.go_on()
+    interrupted.engine.restart()
+    second = interrupted.publish("baseimg.apply", "salt://bundles/apply-stage.filled.tar")
+    wait_until(lambda: second in interrupted.running(), f"job {second} runs")
+    returned = interrupted.go_on()
     assert {name: value for name, value in returned.items() if not isinstance(value, list | dict)} == {}
-    assert site.returned(second)["changed"] is False
-    site.check_shown(lambda case: case.declared)
-    site.check_new_containers(lambda case: case.declared)
-    site.converge()
+    assert interrupted.returned(second)["changed"] is False
+    interrupted.check_shown(lambda case: case.declared)
+    interrupted.check_new_containers(lambda case: case.declared)
+    interrupted.converge()
 
 
-def test_an_engine_that_is_down(site: Site) -> None:
+def test_an_engine_that_is_down(interrupted: InterruptedNode) -> None:
     """Operations finish a swap that they have started; an error says which version the base shows."""
-    site.engine.kill()
-    returned = site.go_on()
+    interrupted.engine.kill()
+    returned = interrupted.go_on()
     for case in CASES:
-        told = str(returned[case.name])
+        message = str(returned[case.name])
         if case.operation in ("apply", "rollback"):
-            assert "[engine-unreachable]" in told
-            assert (f"shows {case.declared} now" in told) is (case.at_the_end == case.declared)
+            assert "[engine-unreachable]" in message
+            assert (f"shows {case.declared} now" in message) is (case.at_the_end == case.declared)
         is_local = case.operation == "adopt" or case.point in ("prune.removed", "prune.recorded")
-        assert ("[engine-unreachable]" in told) is not is_local
-    states = site.master.quick(NODE, "state.apply", "baseimg").states(NODE)
+        assert ("[engine-unreachable]" in message) is not is_local
+    states = interrupted.master.quick(NODE, "state.apply", "baseimg").states(NODE)
     comments = [state["comment"] for state in states.values()]
     assert len(comments) >= len(CONVERGED)
     assert all(comment.startswith("[engine-unreachable]") for comment in comments)
-    site.engine.start()
-    site.check_shown(lambda case: case.at_the_end)
-    site.check_new_containers(lambda case: case.at_the_end)
-    site.converge()
+    interrupted.engine.start()
+    interrupted.check_shown(lambda case: case.at_the_end)
+    interrupted.check_new_containers(lambda case: case.at_the_end)
+    interrupted.converge()

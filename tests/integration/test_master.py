@@ -27,7 +27,7 @@ CONVERGED = ("state.single", "baseimg.converged", "corp/base:12.0", "version=12.
 
 
 @dataclass(frozen=True)
-class Site:
+class ServedMaster:
     """A master whose only file root is ``salt/`` in a clone, and a minion of each way to run jobs."""
 
     master: Master
@@ -43,7 +43,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def served_master(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> ServedMaster:
     clone = copy_to(tmp_path_factory.mktemp("clone"))
     (clone / ".git").mkdir()
     (clone / ".git/config").write_text(f"[remote]\nurl = https://user:{SECRET}@git\n")
@@ -51,27 +51,27 @@ def site(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Site:
     master = daemons.master("site", [clone / "salt"], tmp_path_factory.mktemp("pillar"))
     engine = {"docker.url": NO_ENGINE}
     minions = daemons.minions(master, processes=engine, threads={**engine, "multiprocessing": False})
-    return Site(master, minions, clone)
+    return ServedMaster(master, minions, clone)
 
 
 class TestFileServer:
     """Minions read the files they need and no other file of the repository."""
 
-    def test_lists_states_and_loader_files_only(self, site: Site) -> None:
-        (files,) = site.master.quick(PROCESSES, "cp.list_master").data.values()
+    def test_lists_states_and_loader_files_only(self, served_master: ServedMaster) -> None:
+        (files,) = served_master.master.quick(PROCESSES, "cp.list_master").data.values()
         assert "baseimg/init.sls" in files
         assert "_modules/baseimg.py" in files
         assert "_states/baseimg.py" in files
         assert "_utils/baseimg_core/disk/store/generations.py" in files
-        wanted = re.compile(
+        pattern = re.compile(
             r"top\.sls|(baseimg|orch)/[\w/]+\.sls|_(modules|states|utils|runners|grains|beacons)/[\w/]+\.py"
         )
-        assert [name for name in files if not wanted.fullmatch(name)] == []
+        assert [name for name in files if not pattern.fullmatch(name)] == []
 
-    def test_lists_every_one_of_them(self, site: Site) -> None:
-        (files,) = site.master.quick(PROCESSES, "cp.list_master").data.values()
-        ours = [*site.clone.glob("_*/**/*.py"), *(site.clone / "salt").rglob("*.sls")]
-        assert set(files) == {str(path.relative_to(site.clone)).removeprefix("salt/") for path in ours}
+    def test_lists_every_one_of_them(self, served_master: ServedMaster) -> None:
+        (files,) = served_master.master.quick(PROCESSES, "cp.list_master").data.values()
+        ours = [*served_master.clone.glob("_*/**/*.py"), *(served_master.clone / "salt").rglob("*.sls")]
+        assert set(files) == {str(path.relative_to(served_master.clone)).removeprefix("salt/") for path in ours}
 
     @pytest.mark.parametrize(
         "path",
@@ -88,18 +88,18 @@ class TestFileServer:
             "../../../../../../../../etc/hostname",
         ],
     )
-    def test_serves_nothing_else(self, site: Site, path: str) -> None:
-        url = "salt://" + path.replace("{clone}", str(site.clone))
-        (text,) = site.master.quick(PROCESSES, "cp.get_file_str", url).data.values()
+    def test_serves_nothing_else(self, served_master: ServedMaster, path: str) -> None:
+        url = "salt://" + path.replace("{clone}", str(served_master.clone))
+        (text,) = served_master.master.quick(PROCESSES, "cp.get_file_str", url).data.values()
         assert not text
 
-    def test_serves_what_it_lists(self, site: Site) -> None:
+    def test_serves_what_it_lists(self, served_master: ServedMaster) -> None:
         """Listed files are served, so an empty result in the other tests means a refusal."""
         for path in ("baseimg/init.sls", "_utils/baseimg_core/__init__.py"):
-            (text,) = site.master.quick(PROCESSES, "cp.get_file_str", f"salt://{path}").data.values()
-            assert text.strip() == (site.clone / "salt" / path).read_text().strip()
+            (text,) = served_master.master.quick(PROCESSES, "cp.get_file_str", f"salt://{path}").data.values()
+            assert text.strip() == (served_master.clone / "salt" / path).read_text().strip()
 
-    def test_a_minion_that_asks_by_itself_gets_nothing_else_either(self, site: Site) -> None:
+    def test_a_minion_that_asks_by_itself_gets_nothing_else_either(self, served_master: ServedMaster) -> None:
         """A hostile client does not clean its paths; the master must refuse them."""
         tricks = [
             "../pillar/secret.sls",
@@ -110,9 +110,14 @@ class TestFileServer:
         tricks += ["pillar/secret.sls", "//../pillar/secret.sls", "./../pillar/secret.sls", "..%2fpillar/secret.sls"]
         tricks += ["..\\pillar\\secret.sls", "_utils/baseimg_core/../../pillar/secret.sls", "setup.cfg", ".git/config"]
         tricks += ["baseimg/../../pillar/secret.sls", "../tests/conftest.py", "../../../../../../../../etc/hostname"]
-        tricks += ["|../pillar/secret.sls", "_modules/..?index=0", f"{site.clone}/pillar/secret.sls", "../setup.cfg"]
+        tricks += [
+            "|../pillar/secret.sls",
+            "_modules/..?index=0",
+            f"{served_master.clone}/pillar/secret.sls",
+            "../setup.cfg",
+        ]
         tricks += [f"{trick}?index=0" for trick in tricks]
-        known, *others = asked(site.minions[PROCESSES], "baseimg/init.sls", *tricks)
+        known, *others = asked(served_master.minions[PROCESSES], "baseimg/init.sls", *tricks)
         assert "baseimg.converged" in known
         assert others == [""] * len(tricks)
 
@@ -149,12 +154,12 @@ class TestUpgrade:
     """The clone changes and is synced; the minion does not restart."""
 
     @pytest.fixture(autouse=True)
-    def _as_released(self, site: Site, minion: str) -> Iterator[None]:
+    def _as_released(self, served_master: ServedMaster, minion: str) -> Iterator[None]:
         """Reset the clone to the released files."""
-        copy_to(site.clone)
-        site.sync(minion)
+        copy_to(served_master.clone)
+        served_master.sync(minion)
         yield
-        (site.clone / "_utils/baseimg_core/brand_new.py").unlink(missing_ok=True)
+        (served_master.clone / "_utils/baseimg_core/brand_new.py").unlink(missing_ok=True)
 
     @staticmethod
     def comment(reply: Reply) -> str:
@@ -163,48 +168,48 @@ class TestUpgrade:
         (state,) = states.values()
         return str(state["comment"])
 
-    def test_the_core_changes(self, site: Site, minion: str) -> None:
-        assert "[argument-invalid]" in site.master.quick(minion, *WRONG).text
-        assert "[engine-unreachable]" in self.comment(site.master.quick(minion, *CONVERGED))
+    def test_the_core_changes(self, served_master: ServedMaster, minion: str) -> None:
+        assert "[argument-invalid]" in served_master.master.quick(minion, *WRONG).text
+        assert "[engine-unreachable]" in self.comment(served_master.master.quick(minion, *CONVERGED))
 
-        errors = site.clone / "_utils/baseimg_core/errors.py"
+        errors = served_master.clone / "_utils/baseimg_core/errors.py"
         edit(errors, 'code = "argument-invalid"', 'code = "argument-renamed"')
         edit(errors, 'code = "engine-unreachable"', 'code = "engine-renamed"')
-        changed = site.sync(minion)
+        changed = served_master.sync(minion)
 
         assert changed.data[minion]["utils"] == ["utils.baseimg_core.errors"]
         assert changed.data[minion]["modules"] == []
-        assert "[argument-renamed]" in site.master.quick(minion, *WRONG).text
-        assert "[engine-renamed]" in self.comment(site.master.quick(minion, *CONVERGED))
+        assert "[argument-renamed]" in served_master.master.quick(minion, *WRONG).text
+        assert "[engine-renamed]" in self.comment(served_master.master.quick(minion, *CONVERGED))
 
-    def test_module_and_core_change_together(self, site: Site, minion: str) -> None:
+    def test_module_and_core_change_together(self, served_master: ServedMaster, minion: str) -> None:
         """The module needs a part of the core that was just added."""
-        assert "[argument-invalid]" in site.master.quick(minion, *WRONG).text
+        assert "[argument-invalid]" in served_master.master.quick(minion, *WRONG).text
 
-        (site.clone / "_utils/baseimg_core/brand_new.py").write_text('WORD = "brand new"\n')
-        module = site.clone / "_modules/baseimg.py"
+        (served_master.clone / "_utils/baseimg_core/brand_new.py").write_text('WORD = "brand new"\n')
+        module = served_master.clone / "_modules/baseimg.py"
         edit(module, "    import baseimg_core\n", "    import baseimg_core\n    import baseimg_core.brand_new\n")
         module.write_text(module.read_text() + "\n\ndef word():\n    return baseimg_core.brand_new.WORD\n")
-        site.sync(minion)
+        served_master.sync(minion)
 
-        assert site.master.quick(minion, "baseimg.word").data == {minion: "brand new"}
-        assert "[argument-invalid]" in site.master.quick(minion, *WRONG).text
+        assert served_master.master.quick(minion, "baseimg.word").data == {minion: "brand new"}
+        assert "[argument-invalid]" in served_master.master.quick(minion, *WRONG).text
 
-    def test_a_new_version(self, site: Site, minion: str) -> None:
+    def test_a_new_version(self, served_master: ServedMaster, minion: str) -> None:
         """Module and core of different versions refuse to work together; once both are synced, they work."""
-        core = site.clone / "_utils/baseimg_core/__init__.py"
+        core = served_master.clone / "_utils/baseimg_core/__init__.py"
         old = re.search(r'^__version__ = "(.*)"$', core.read_text(), re.MULTILINE)
         assert old
-        assert site.master.quick(minion, "baseimg.declared").data == {minion: {}}
+        assert served_master.master.quick(minion, "baseimg.declared").data == {minion: {}}
 
-        edit(site.clone / "_modules/baseimg.py", f'_VERSION = "{old[1]}"', '_VERSION = "99.9.0"')
-        site.sync(minion)
-        refused = site.master.quick(minion, "baseimg.declared")
+        edit(served_master.clone / "_modules/baseimg.py", f'_VERSION = "{old[1]}"', '_VERSION = "99.9.0"')
+        served_master.sync(minion)
+        refused = served_master.master.quick(minion, "baseimg.declared")
         assert refused.code != 0
         assert re.search(rf"baseimg 99\.9\.0 cannot use the core of version {re.escape(old[1])} in /", refused.text)
 
         edit(core, f'__version__ = "{old[1]}"', '__version__ = "99.9.0"')
-        site.sync(minion)
-        accepted = site.master.quick(minion, "baseimg.declared")
+        served_master.sync(minion)
+        accepted = served_master.master.quick(minion, "baseimg.declared")
         assert accepted.code == 0
         assert accepted.data == {minion: {}}

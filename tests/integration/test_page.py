@@ -23,7 +23,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
 
 @pytest.fixture(scope="module")
 def source() -> str:
-    return page(fleets.seen(COUNT), fleets.NOW, fleets.rollout(COUNT), fleets.impacts())
+    return page(fleets.observed_fleet(COUNT), fleets.NOW, fleets.rollout(COUNT), fleets.impacts())
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def report(source: str, tmp_path: Path) -> Path:
 
 
 def part(tree: str, section: str) -> str:
-    (found,) = re.findall(rf'<section id="{section}".*?</section>', tree, re.DOTALL)
-    return found.replace("\n", " ")
+    (section_text,) = re.findall(rf'<section id="{section}".*?</section>', tree, re.DOTALL)
+    return section_text.replace("\n", " ")
 
 
 def rows(tree: str, section: str) -> list[str]:

@@ -98,9 +98,9 @@ def test_every_command_prints_what_the_documents_show(machine: Machine) -> None:
 
 def test_the_opening_shows_steps_of_the_quick_start() -> None:
     opening, _, rest = README.partition("## Quick start")
-    shown = [step for step in steps(opening) if isinstance(step, Command)]
-    assert shown
-    assert [step for step in shown if step not in list(steps(rest))] == []
+    opening_steps = [step for step in steps(opening) if isinstance(step, Command)]
+    assert opening_steps
+    assert [step for step in opening_steps if step not in list(steps(rest))] == []
 
 
 def test_no_command_of_the_readme_is_left_out() -> None:

@@ -61,8 +61,8 @@ class Fleet:
         """Declare the base in every node's pillar, and more settings in single nodes' pillar."""
         digest = "sha256:" + hashlib.sha256(self.bundle.read_bytes()).hexdigest()
         bundles = {NEW: {"source": f"salt://{self.bundle.name}", "hash": digest}}
-        told = {"baseimg": {"bases": {BASE: {"version": version, "bundles": bundles}}}}
-        (self.pillar / "all.sls").write_text(json.dumps(told))
+        pillar = {"baseimg": {"bases": {BASE: {"version": version, "bundles": bundles}}}}
+        (self.pillar / "all.sls").write_text(json.dumps(pillar))
         for name, more in nodes.items():
             (self.pillar / f"{name}.sls").write_text(json.dumps({"baseimg": more}))
         (self.pillar / "top.sls").write_text(json.dumps({"base": {"*": ["all"], **{name: [name] for name in nodes}}}))
@@ -92,11 +92,11 @@ class Fleet:
     def states(self) -> dict[str, str]:
         return {name: node["state"] for name, node in self.newest()["nodes"].items()}
 
-    def shown(self) -> dict[str, str]:
+    def live_versions(self) -> dict[str, str]:
         """Return the version that a new container of the application sees, by node."""
         with ThreadPoolExecutor() as pool:
-            found = pool.map(lambda engine: engine.run(APP, "cat", "/version"), self.engines.values())
-        return dict(zip(self.engines, found, strict=True))
+            outputs = pool.map(lambda engine: engine.run(APP, "cat", "/version"), self.engines.values())
+        return dict(zip(self.engines, outputs, strict=True))
 
     @contextlib.contextmanager
     def held(self, node: str) -> Iterator[None]:
@@ -198,30 +198,30 @@ class TestGood:
         # the policy is in the master's own pillar; arguments override it
         fleet.declare(**{fleet.runners.opts["id"]: {"rollout": {"canary": "node1", "waves": ["40%"]}}})
         planned = fleet.run("plan", BASE, canary="node3")
-        way = f"{OLD} to {NEW}"
+        transition = f"{OLD} to {NEW}"
         assert [(wave["name"], wave["nodes"]) for wave in planned["waves"]] == [
-            ("canary", {"node3": way}),
-            ("wave 1", {"node1": way, "node2": way}),
-            ("rest", {"node4": way, "node5": way}),
+            ("canary", {"node3": transition}),
+            ("wave 1", {"node1": transition, "node2": transition}),
+            ("rest", {"node4": transition, "node5": transition}),
         ]
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
         assert fleet.run("status") == {"format": 2, "rollouts": []}
 
         with fleet.salt_run("baseimg.rollout", BASE, "canary=node3", "max_unavailable=1") as process:
             out, err = process.communicate(timeout=scaled(SECONDS))
         assert process.returncode == 0, err
-        told = json.loads(out)
-        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
-        assert told["waves"] == {"canary": "passed", "wave 1": "passed", "rest": "passed"}
+        result = json.loads(out)
+        assert (result["state"], result["nodes"]) == ("done", {"updated": 5})
+        assert result["waves"] == {"canary": "passed", "wave 1": "passed", "rest": "passed"}
         assert "node3: updated" in err
-        assert fleet.shown() == everywhere(NEW)
+        assert fleet.live_versions() == everywhere(NEW)
 
         # one node after another, in the order of the waves
         nodes = fleet.newest()["nodes"]
         order = sorted(nodes, key=lambda name: nodes[name]["started"])
         assert order == ["node3", "node1", "node2", "node4", "node5"]
-        assert all(nodes[one]["ended"] <= nodes[two]["started"] for one, two in itertools.pairwise(order))
-        record = Path(fleet.master.factory.config["cachedir"]) / f"baseimg/rollouts/{told['id']}.json"
+        assert all(nodes[first]["ended"] <= nodes[second]["started"] for first, second in itertools.pairwise(order))
+        record = Path(fleet.master.factory.config["cachedir"]) / f"baseimg/rollouts/{result['id']}.json"
         assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
         # a second run is a no-op
@@ -239,8 +239,8 @@ class TestGood:
         # an accidental second run does not hide the rollback of the first
         assert "no changed node" in fleet.refused("rollout-empty", "rollback", again["id"])
         back = fleet.run("rollback", BASE)
-        assert (back["id"], back["state"], back["retcode"]) == (told["id"], "rolled-back", 0)
-        assert fleet.shown() == everywhere(OLD)
+        assert (back["id"], back["state"], back["retcode"]) == (result["id"], "rolled-back", 0)
+        assert fleet.live_versions() == everywhere(OLD)
         assert "has a changed node left" in fleet.refused("rollout-empty", "rollback", BASE)
 
     def test_fetching_ahead_moves_all_bytes(self, fleet: Fleet) -> None:
@@ -252,7 +252,7 @@ class TestGood:
         assert (fetched["needed"], fetched["bytes"]) == (True, fleet.bundle.stat().st_size)
         (bundle,) = fetched["bundles"]
         before = os.stat(bundle["path"])
-        assert fleet.shown()["node1"] == OLD
+        assert fleet.live_versions()["node1"] == OLD
 
         assert fleet.master.quick("node1", "baseimg.converge", BASE, NEW, bundles=bundles).data["node1"]["changed"]
         after = os.stat(bundle["path"])
@@ -278,19 +278,19 @@ class TestFailures:
         assert states["node4"] == "failed"
         assert {states["node1"], states["node2"]} == {"rolled-back"}
         assert set(states.values()) <= {"rolled-back", "failed", "skipped"}
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
 
     def test_a_wrong_bundle_is_found_before_anything_is_changed(self, fleet: Fleet) -> None:
         fleet.declare(node1={"bases": {BASE: {"bundles": {NEW: {"hash": WRONG}}}}})
         message = fleet.halted(outcome.REFUSED, "rollout", BASE, canary=1)
         assert "1 nodes refuse, 'refused' allows 0: node1 (digest-mismatch)" in message
         assert fleet.states() == {**everywhere("ready"), "node1": "failed"}
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
 
         # the operator fixes the setting and resumes
         fleet.declare()
         assert fleet.run("resume")["nodes"] == {"updated": 5}
-        assert fleet.shown() == everywhere(NEW)
+        assert fleet.live_versions() == everywhere(NEW)
 
     def test_a_node_that_does_not_answer_is_no_success(self, fleet: Fleet) -> None:
         fleet.minions["node4"].terminate()
@@ -303,13 +303,13 @@ class TestFailures:
         assert "node4 (node-silent)" in json.loads(out)["reason"]
         assert fleet.newest()["state"] == "halted"
         assert fleet.states() == {**everywhere("updated"), "node4": "unreachable", "node5": "ready"}
-        assert fleet.shown() == everywhere(NEW, node4=OLD, node5=OLD)
+        assert fleet.live_versions() == everywhere(NEW, node4=OLD, node5=OLD)
 
         # the node is back: a resume does not touch the updated nodes
         before = {name: node["job"] for name, node in fleet.newest()["nodes"].items()}
-        told = fleet.run("resume")
-        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
-        assert fleet.shown() == everywhere(NEW)
+        summary = fleet.run("resume")
+        assert (summary["state"], summary["nodes"]) == ("done", {"updated": 5})
+        assert fleet.live_versions() == everywhere(NEW)
         after = {name: node["job"] for name, node in fleet.newest()["nodes"].items()}
         assert {name for name in NODES if before[name] != after[name]} == {"node4", "node5"}
 
@@ -326,11 +326,11 @@ class TestHaltAndResume:
         assert process.returncode == outcome.HALTED_BY_REQUEST, err
         assert json.loads(out)["reason"] == "halted by request"
         assert fleet.newest()["state"] == "halted"
-        assert fleet.shown() == everywhere(OLD, node1=NEW)
+        assert fleet.live_versions() == everywhere(OLD, node1=NEW)
 
         # after a rollback of the updated nodes, no rollout can be resumed
         assert fleet.run("rollback")["nodes"] == {"rolled-back": 1, "skipped": 4}
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
         fleet.refused("rollout-unknown", "resume")
         fleet.refused("argument-invalid", "resume", soaking["id"])
 
@@ -340,7 +340,7 @@ class TestHaltAndResume:
         window = {"days": [far], "from": "01:00", "to": "02:00"}
         assert "the window is closed" in fleet.halted(outcome.HALTED_BY_WINDOW, "rollout", BASE, window=window)
         assert fleet.states() == everywhere("ready")
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
         assert "the window is closed" in fleet.halted(outcome.HALTED_BY_WINDOW, "resume", only="window")
 
     def test_a_process_that_was_killed_and_a_master_that_was_restarted(self, fleet: Fleet) -> None:
@@ -355,45 +355,45 @@ class TestHaltAndResume:
         fleet.master.factory.start()
         assert fleet.states()["node2"] == "applying"
 
-        told = fleet.run("resume")
+        summary = fleet.run("resume")
         # the reactor may have converged its node first
-        assert (told["state"], set(told["nodes"]) - {"skipped"}, sum(told["nodes"].values())) == (
+        assert (summary["state"], set(summary["nodes"]) - {"skipped"}, sum(summary["nodes"].values())) == (
             "done",
             {"updated"},
             5,
         )
-        assert fleet.shown() == everywhere(NEW)
+        assert fleet.live_versions() == everywhere(NEW)
 
     def test_an_answer_that_comes_too_late(self, fleet: Fleet) -> None:
         with fleet.held("node1"):
             message = fleet.halted(outcome.HALTED_BY_FAILURE, "rollout", BASE, canary=1, timeout=scaled(10))
             assert "node1 (node-timeout)" in message
             assert fleet.newest()["nodes"]["node1"]["answered"] is False
-        told = fleet.run("resume")
-        assert (told["state"], told["nodes"]) == ("done", {"updated": 5})
+        summary = fleet.run("resume")
+        assert (summary["state"], summary["nodes"]) == ("done", {"updated": 5})
         assert [line["to"] for line in fleet.master.quick("node1", "baseimg.history", BASE).data["node1"]] == [NEW]
 
 
 class TestPlainSLS:
     @staticmethod
     def orchestrate(fleet: Fleet, sls: str, **pillar: Any) -> Any:
-        told = {"rollout": {"base": BASE, "from": OLD, "nodes": list(NODES), "batch": 2, **pillar}}
+        extra_pillar = {"rollout": {"base": BASE, "from": OLD, "nodes": list(NODES), "batch": 2, **pillar}}
         return fleet.master.factory.salt_run_cli(timeout=scaled(SECONDS)).run(
-            "state.orchestrate", sls, pillar=json.dumps(told)
+            "state.orchestrate", sls, pillar=json.dumps(extra_pillar)
         )
 
     def test_good_and_back(self, fleet: Fleet) -> None:
         assert self.orchestrate(fleet, "orch.rollout", check="true").returncode == 0
-        assert fleet.shown() == everywhere(NEW)
+        assert fleet.live_versions() == everywhere(NEW)
         assert self.orchestrate(fleet, "orch.rollback").returncode == 0
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
 
     def test_a_failure_leads_back(self, fleet: Fleet) -> None:
         fleet.declare(node4={"reserve": 99})
         done = self.orchestrate(fleet, "orch.rollout")
         assert done.returncode != 0
         assert "space-exhausted" in done.stdout
-        assert fleet.shown() == everywhere(OLD)
+        assert fleet.live_versions() == everywhere(OLD)
 
 
 def test_a_minion_that_starts_converges(fleet: Fleet) -> None:
@@ -403,4 +403,4 @@ def test_a_minion_that_starts_converges(fleet: Fleet) -> None:
     wait_until(
         lambda: fleet.engines["node5"].run(APP, "cat", "/version") == NEW, "node5 shows the new version", SECONDS
     )
-    assert fleet.shown() == everywhere(OLD, node5=NEW)
+    assert fleet.live_versions() == everywhere(OLD, node5=NEW)

@@ -23,8 +23,8 @@ from tests.support.sources import REPO
 
 pytestmark = pytest.mark.integration
 
-ONE, TWO, DEAD = "node1", "node2", "node3"
-NODES = (ONE, TWO)  # DEAD has no engine
+FIRST, SECOND, DEAD = "node1", "node2", "node3"
+NODES = (FIRST, SECOND)  # DEAD has no engine
 BASE, TARGET, APP, LATE = "corp/base:12.0", "corp/base:12.1", "corp/app:1", "corp/late:1"
 OLD, NEW = "12.0", "12.1"
 GATHER_SECONDS = 3  # time for a node to report whether it runs a job
@@ -39,7 +39,7 @@ def application(reference: str) -> ImageSpec:
 
 
 @dataclass
-class Site:
+class ObservedFleet:
     master: Master
     engines: dict[str, Engine]
     events: Any
@@ -49,16 +49,16 @@ class Site:
 
     def wait_for_grain(self, node: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         deadline = Deadline()
-        while not holds(found := self.grain(node)):
-            assert not deadline.passed(), found
-        return found
+        while not holds(grain := self.grain(node)):
+            assert not deadline.passed(), grain
+        return grain
 
-    def event(self, what: str, node: str = TWO) -> dict[str, Any]:
+    def event(self, what: str, node: str = SECOND) -> dict[str, Any]:
         """Return the next event of this kind from the node's beacon on the master's bus."""
         tag = f"salt/beacon/{node}/baseimg/{what}"
-        found = self.events.get_event(scaled(SECONDS), tag=tag, full=True)
-        assert found is not None, f"no {tag}"
-        return {key: value for key, value in found["data"].items() if not key.startswith("_")}
+        event = self.events.get_event(scaled(SECONDS), tag=tag, full=True)
+        assert event is not None, f"no {tag}"
+        return {key: value for key, value in event["data"].items() if not key.startswith("_")}
 
     def matched(self, target: str, kind: str) -> set[str]:
         """Return the minions that answer a ping at this target."""
@@ -77,14 +77,16 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def observed(
+    engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ObservedFleet]:
     served = tmp_path_factory.mktemp("served")
     roots = [REPO / "salt", served]
     master = daemons.master(
         "seeing", roots, tmp_path_factory.mktemp("pillar"), gather_job_timeout=scaled(GATHER_SECONDS)
     )
     bundle = served / "b.tar"
-    engines[ONE].load(images.archive([ImageSpec(TARGET, NEW_LAYERS)]))
+    engines[FIRST].load(images.archive([ImageSpec(TARGET, NEW_LAYERS)]))
     for engine in engines.values():
         engine.load(images.archive([ImageSpec(BASE, LAYERS), application(APP)]))
     bases = {BASE: {"version": NEW, "bundles": {NEW: {"source": "salt://b.tar"}}}}
@@ -93,45 +95,45 @@ def site(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: pytest.
         name: {"docker.url": engine.url, "baseimg": {"layers_roots": [str(engine.data_root / "overlay2")]}}
         for name, engine in engines.items()
     }
-    options[TWO]["loop_interval"] = 1  # seconds; the fixtures use 20
-    options[TWO]["beacons"] = {"baseimg": [{"interval": 1}, {"outdated_after": 0}]}
+    options[SECOND]["loop_interval"] = 1  # seconds; the fixtures use 20
+    options[SECOND]["beacons"] = {"baseimg": [{"interval": 1}, {"outdated_after": 0}]}
     with salt.utils.event.get_event("master", opts=dict(master.factory.config), listen=True) as events:
         minions = daemons.minions(master, **options, **{DEAD: {}})
         minions[DEAD].terminate()
         assert master.run("saltutil.sync_all").code == 0
         for node in engines:
             assert master.quick(node, "saltutil.sync_all").code == 0
-        assert master.quick(ONE, "baseimg.build", BASE, TARGET, str(bundle)).code == 0
-        engines[ONE].client.remove_image(TARGET)
-        yield Site(master, engines, events)
+        assert master.quick(FIRST, "baseimg.build", BASE, TARGET, str(bundle)).code == 0
+        engines[FIRST].client.remove_image(TARGET)
+        yield ObservedFleet(master, engines, events)
 
 
 class TestAFleet:
     """The tests run in this order: two nodes converge, and one of them then drifts."""
 
-    def test_before_anything_was_applied(self, site: Site) -> None:
-        arrived = site.event("arrived")
+    def test_before_anything_was_applied(self, observed: ObservedFleet) -> None:
+        arrived = observed.event("arrived")
         assert arrived == {
-            "id": TWO, "base": BASE, "version": OLD, "declared": NEW, "images": [APP, BASE],
+            "id": SECOND, "base": BASE, "version": OLD, "declared": NEW, "images": [APP, BASE],
         }  # fmt: skip
-        assert site.grain(ONE) == {"bases": {}}
+        assert observed.grain(FIRST) == {"bases": {}}
 
-        found = site.fleet()
-        assert (found["nodes"], found["answered"]) == (3, 2)
-        assert found["unreachable"] == [DEAD]
-        assert found["failed"] == {}
-        base = found["bases"][BASE]
-        assert base["versions"] == {OLD: [ONE, TWO]}
-        assert base["behind"] == {ONE: NEW, TWO: NEW}
+        fleet = observed.fleet()
+        assert (fleet["nodes"], fleet["answered"]) == (3, 2)
+        assert fleet["unreachable"] == [DEAD]
+        assert fleet["failed"] == {}
+        base = fleet["bases"][BASE]
+        assert base["versions"] == {OLD: [FIRST, SECOND]}
+        assert base["behind"] == {FIRST: NEW, SECOND: NEW}
 
-    def test_an_image_that_arrives_later(self, site: Site) -> None:
-        site.engines[TWO].load(images.archive([application(LATE)]))
-        assert site.event("arrived")["images"] == [APP, BASE, LATE]
+    def test_an_image_that_arrives_later(self, observed: ObservedFleet) -> None:
+        observed.engines[SECOND].load(images.archive([application(LATE)]))
+        assert observed.event("arrived")["images"] == [APP, BASE, LATE]
 
-    def test_the_grain_follows_an_apply(self, site: Site) -> None:
-        applied = site.master.quick(ONE, "state.apply", "baseimg")
+    def test_the_grain_follows_an_apply(self, observed: ObservedFleet) -> None:
+        applied = observed.master.quick(FIRST, "state.apply", "baseimg")
         assert applied.code == 0, applied.text
-        grain = site.wait_for_grain(ONE, lambda grain: "versions" in grain)
+        grain = observed.wait_for_grain(FIRST, lambda grain: "versions" in grain)
         assert grain == {
             "versions": [f"{BASE}={NEW}"],
             "bases": {BASE: {"version": NEW, "generation": 1, "drift": ""}},
@@ -145,65 +147,65 @@ class TestAFleet:
             ("baseimg:versions:*", "grain"),
             (f"G@baseimg:versions:{BASE}={NEW} and node*", "compound"),
             (
-                f"L@{ONE},{TWO} and G@baseimg:* and not G@baseimg:drifted:*  and not G@baseimg:versions:{BASE}=x",
+                f"L@{FIRST},{SECOND} and G@baseimg:* and not G@baseimg:drifted:*  and not G@baseimg:versions:{BASE}=x",
                 "compound",
             ),
         ],
         ids=str,
     )
-    def test_nodes_are_targeted_by_what_they_show(self, site: Site, target: str, kind: str) -> None:
-        assert site.matched(target, kind) == ({ONE, TWO} if "baseimg:* " in target else {ONE})
+    def test_nodes_are_targeted_by_what_they_show(self, observed: ObservedFleet, target: str, kind: str) -> None:
+        assert observed.matched(target, kind) == ({FIRST, SECOND} if "baseimg:* " in target else {FIRST})
 
-    def test_with_a_delimiter(self, site: Site) -> None:
+    def test_with_a_delimiter(self, observed: ObservedFleet) -> None:
         """Grain targeting works on the command line with another delimiter."""
         target = f"baseimg|bases|{BASE}|version|{NEW}"
-        text = site.master.printed("salt", "--out=json", "-G", "--delimiter=|", target, "test.ping")
-        assert json.loads(text) == {ONE: True}
+        text = observed.master.printed("salt", "--out=json", "-G", "--delimiter=|", target, "test.ping")
+        assert json.loads(text) == {FIRST: True}
 
-    def test_containers_on_an_older_content(self, site: Site) -> None:
-        site.engines[TWO].start_container(APP, *SLEEP, name="shop")
-        applied = site.master.quick(TWO, "state.apply", "baseimg")
+    def test_containers_on_an_older_content(self, observed: ObservedFleet) -> None:
+        observed.engines[SECOND].start_container(APP, *SLEEP, name="shop")
+        applied = observed.master.quick(SECOND, "state.apply", "baseimg")
         assert applied.code == 0, applied.text
-        told = site.event("containers")
-        assert (told["base"], told["version"], told["containers"]) == (BASE, NEW, ["shop"])
+        event = observed.event("containers")
+        assert (event["base"], event["version"], event["containers"]) == (BASE, NEW, ["shop"])
 
-        base = site.fleet()["bases"][BASE]
-        assert base["versions"] == {NEW: [ONE, TWO]}
-        assert base["outdated"] == {TWO: ["shop"]}
+        base = observed.fleet()["bases"][BASE]
+        assert base["versions"] == {NEW: [FIRST, SECOND]}
+        assert base["outdated"] == {SECOND: ["shop"]}
         assert base["behind"] == base["drifted"] == {}
 
-    def test_a_layer_that_somebody_replaced(self, site: Site) -> None:
-        live = site.layer(TWO) / "diff"
+    def test_a_layer_that_somebody_replaced(self, observed: ObservedFleet) -> None:
+        live = observed.layer(SECOND) / "diff"
         shutil.move(live, live.with_name("stolen"))
         # a copy with the same ID and content would be the same generation
         subprocess.run(["cp", "-r", "--no-preserve=xattr", live.with_name("stolen"), live], check=True)
         (live / "stolen").write_text("stolen\n")
-        told = site.event("drift")
-        assert (told["base"], told["reason"]) == (BASE, "content-unknown")
+        event = observed.event("drift")
+        assert (event["base"], event["reason"]) == (BASE, "content-unknown")
 
-        assert site.master.quick(TWO, "saltutil.refresh_grains").code == 0
-        grain = site.wait_for_grain(TWO, lambda grain: "drifted" in grain)
+        assert observed.master.quick(SECOND, "saltutil.refresh_grains").code == 0
+        grain = observed.wait_for_grain(SECOND, lambda grain: "drifted" in grain)
         assert grain["bases"][BASE] == {"version": "unknown", "generation": None, "drift": "replaced"}
-        assert site.matched("baseimg:drifted:*", "grain") == {TWO}
+        assert observed.matched("baseimg:drifted:*", "grain") == {SECOND}
 
-    def test_a_table_for_people(self, site: Site) -> None:
-        text = site.master.printed("salt-run", "baseimg.fleet", f"timeout={scaled(GATHER_SECONDS)}")
+    def test_a_table_for_people(self, observed: ObservedFleet) -> None:
+        text = observed.master.printed("salt-run", "baseimg.fleet", f"timeout={scaled(GATHER_SECONDS)}")
         assert text.splitlines()[0] == "3 nodes: 2 answered, 1 unreachable, 0 failed"
         assert f"Unreachable (1): {DEAD}" in text
-        assert f"{BASE} content-unknown (1): {TWO}" in text
+        assert f"{BASE} content-unknown (1): {SECOND}" in text
 
-    def test_the_report(self, site: Site, tmp_path: Path) -> None:
-        record = Path(site.master.factory.config["cachedir"]) / "baseimg/rollouts/r1.json"
+    def test_the_report(self, observed: ObservedFleet, tmp_path: Path) -> None:
+        record = Path(observed.master.factory.config["cachedir"]) / "baseimg/rollouts/r1.json"
         record.parent.mkdir(parents=True)
         record.write_text(json.dumps({**fleets.rollout(40), "base": BASE, "events": []}))
         path = tmp_path / "report.html"
-        nodes = [f"tgt={ONE},{TWO}", "tgt_type=list"]
-        done = site.master.run("baseimg.report", f"path={path}", "rollout=r1", *nodes)
+        nodes = [f"tgt={FIRST},{SECOND}", "tgt_type=list"]
+        done = observed.master.run("baseimg.report", f"path={path}", "rollout=r1", *nodes)
         assert done.code == 0, done.text
         assert (done.data["path"], done.data["bytes"]) == (str(path), path.stat().st_size)
-        assert (done.data["nodes"], done.data["unreachable"], done.data["asked"]) == (2, [], [ONE])
+        assert (done.data["nodes"], done.data["unreachable"], done.data["asked"]) == (2, [], [FIRST])
         source = path.read_text()
-        assert all(f'title="{node}"' in source for node in (ONE, TWO))
+        assert all(f'title="{node}"' in source for node in (FIRST, SECOND))
         assert "content-unknown" in source
         assert "1 of 16 nodes are not updated" in source
 
@@ -216,17 +218,17 @@ class TestAFleet:
         ],
         ids=str,
     )
-    def test_reports_that_cannot_be(self, site: Site, arguments: list[str], code: str) -> None:
-        done = site.master.run("baseimg.report", *arguments)
+    def test_reports_that_cannot_be(self, observed: ObservedFleet, arguments: list[str], code: str) -> None:
+        done = observed.master.run("baseimg.report", *arguments)
         assert (done.code, done.data["error"]["code"]) == (1, code)
         assert done.data["error"]["hint"]
         assert "Traceback" not in done.text
 
-    def test_nothing_was_told_twice(self, site: Site) -> None:
+    def test_nothing_was_told_twice(self, observed: ObservedFleet) -> None:
         """The beacon ran every second and was recreated by each refresh, but repeated no event."""
-        site.engines[TWO].kill()
-        told = site.event("error")
-        assert told["code"] == "engine-unreachable"
-        left = list(iter(lambda: site.events.get_event(0.1, tag="salt/beacon/", full=True), None))
-        seen = [json.dumps([one["tag"], one["data"]], sort_keys=True, default=str) for one in left]
-        assert [one for one in seen if "/error" not in one and "/drift" not in one] == []
+        observed.engines[SECOND].kill()
+        error_event = observed.event("error")
+        assert error_event["code"] == "engine-unreachable"
+        left = list(iter(lambda: observed.events.get_event(0.1, tag="salt/beacon/", full=True), None))
+        texts = [json.dumps([item["tag"], item["data"]], sort_keys=True, default=str) for item in left]
+        assert [item for item in texts if "/error" not in item and "/drift" not in item] == []

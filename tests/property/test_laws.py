@@ -25,7 +25,7 @@ from baseimg_core.linux.files import remove_tree
 from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.stack.changes import Action, Change
 from baseimg_core.model.stack.ids import chain_id
-from tests.support.kernel import Seen, differences, show, snapshot
+from tests.support.kernel import VisibleEntry, differences, show, snapshot
 from tests.support.stacks import Step, layers, make_stack
 
 PLATFORM = {"os": "linux", "architecture": "amd64"}
@@ -67,7 +67,7 @@ def applied(
     return [new, *lower]
 
 
-def assert_same(found: dict[bytes, Seen], wanted: dict[bytes, Seen]) -> None:
+def assert_same(found: dict[bytes, VisibleEntry], wanted: dict[bytes, VisibleEntry]) -> None:
     assert differences(found, wanted) == []
 
 
@@ -251,7 +251,7 @@ def test_a_link_whose_first_path_a_later_changeset_hides(tmp_path, kind):
     assert_same(show(applied(tmp_path, [one, two], first)), show(third))
 
 
-def assert_each_differs(changes: list[Change], old: dict[bytes, Seen], new: dict[bytes, Seen]) -> None:
+def assert_each_differs(changes: list[Change], old: dict[bytes, VisibleEntry], new: dict[bytes, VisibleEntry]) -> None:
     """Assert that each changed path differs, and that its change has the right action."""
     for change in changes:
         before, after = old.get(change.path), new.get(change.path)

@@ -21,7 +21,7 @@ from baseimg_core.disk.store.mask import MaskWriter
 from baseimg_core.linux.files import remove_tree
 from baseimg_core.model.stack.mask import MaskEntry
 from baseimg_core.model.stack.overlay import Mark
-from tests.support.kernel import STRAY, Seen, differences, show, snapshot
+from tests.support.kernel import STRAY, VisibleEntry, differences, show, snapshot
 from tests.support.stacks import Step, layers, make_stack
 
 FEWEST = 500
@@ -50,12 +50,12 @@ def write(root: Path, entries: Sequence[MaskEntry], wanted: Sequence[Path], shar
     return root
 
 
-def clean(view: dict[bytes, Seen]) -> dict[bytes, Seen]:
+def clean(view: dict[bytes, VisibleEntry]) -> dict[bytes, VisibleEntry]:
     """Remove stray whiteouts from a view; they are not part of an image."""
     return {path: seen for path, seen in view.items() if seen.type != STRAY}
 
 
-def strays(view: dict[bytes, Seen]) -> set[bytes]:
+def strays(view: dict[bytes, VisibleEntry]) -> set[bytes]:
     return {path for path, seen in view.items() if seen.type == STRAY}
 
 

@@ -18,7 +18,7 @@ from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.impact.overrides import ExpectedPaths, combine, shadowed_paths
 from baseimg_core.model.stack.ids import chain_id
-from tests.support.kernel import STRAY, Seen, show
+from tests.support.kernel import STRAY, VisibleEntry, show
 from tests.support.stacks import Step, layers, make_stack
 
 programs = st.lists(layers, min_size=1, max_size=2)
@@ -39,7 +39,7 @@ def changed_paths(work: Path, name: str, source: list[Path], target: list[Path])
         return list(layer_scan.expected_paths(bundle))
 
 
-def visible(seen: dict[bytes, Seen], path: bytes) -> Seen | None:
+def visible(seen: dict[bytes, VisibleEntry], path: bytes) -> VisibleEntry | None:
     """Return a path's entry without its times and other names; None for a whiteout over nothing."""
     entry = seen.get(path)
     return replace(entry, mtime=0, links=frozenset()) if entry and entry.type != STRAY else None

@@ -64,9 +64,9 @@ def check_truth(record: Rollout, fleet: Fleet) -> None:
         machine = fleet.nodes[name]
         assert node.state not in (rollout_record.PREPARING, rollout_record.APPLYING), name
         if node.state == rollout_record.UPDATED:
-            assert (machine.shown, machine.dead, machine.owed) == (NEW, False, [])
+            assert (machine.live_version, machine.dead, machine.owed) == (NEW, False, [])
         if node.state == rollout_record.ROLLED_BACK:
-            assert (machine.shown, machine.dead) == (OLD, False)
+            assert (machine.live_version, machine.dead) == (OLD, False)
         if node.state in rollout_record.BAD | rollout_record.LEFT_OUT:
             assert node.code, name
         if node.state in rollout_record.BAD:
@@ -89,12 +89,12 @@ def test_any_fleet(seed: int) -> None:
         assert (code == outcome.DONE_WITH_REFUSALS) == bool(refused)
         assert len(refused) <= record.rules.refused.of(total)
         if policy["success_threshold"] == 100:
-            shown = {name: version for name, version in fleet.shown().items() if name not in refused}
+            shown = {name: version for name, version in fleet.live_versions().items() if name not in refused}
             assert set(shown.values()) <= {NEW}
             assert {fleet.nodes[name].behaviour for name in shown} <= {GOOD, QUIET, LOSES, THERE}
     elif record.state == rollout_record.ROLLED_BACK:
         assert code == outcome.ROLLED_BACK
-        assert {shown for name, shown in fleet.shown().items() if fleet.nodes[name].behaviour != THERE} <= {OLD}
+        assert {shown for name, shown in fleet.live_versions().items() if fleet.nodes[name].behaviour != THERE} <= {OLD}
     elif record.state == rollout_record.FAILED:
         assert code == outcome.ROLLBACK_INCOMPLETE
         assert {HALF, DIES} & set(behaviours)

@@ -18,7 +18,7 @@ SCRIPTS = Path(sys.executable).parent
 NO_ENGINE = "unix:///nonexistent/docker.sock"
 
 # Run by the interpreter before anything else. Tells at the end where things were loaded from, and hides packages.
-_SITE = """
+_SITECUSTOMIZE = """
 import atexit, json, os, sys
 
 class Hidden:
@@ -78,7 +78,7 @@ class Caller:
         self.cache = root / "var/cache/salt/minion"
         site = root / "site"
         site.mkdir(parents=True)
-        (site / "sitecustomize.py").write_text(_SITE)
+        (site / "sitecustomize.py").write_text(_SITECUSTOMIZE)
         config = {
             "id": "minion",
             "root_dir": str(root),

@@ -16,7 +16,7 @@ from baseimg_core.model.rollout.policy import DEFAULTS
 
 BASE, OLD, NEW = "corp/base:12.0", "12.0", "12.1"
 NOW = "2026-03-03T04:30:00Z"
-_BEGIN = datetime.datetime(2026, 3, 3, 2, 0, tzinfo=datetime.timezone.utc)
+_START = datetime.datetime(2026, 3, 3, 2, 0, tzinfo=datetime.timezone.utc)
 _HALF, _REST = 2, 3
 _WAVES = (("canary", 0.005), ("first", 0.1), ("half", 0.5), ("rest", 1.0))
 _SECONDS = ((0, 540), (1140, 2300), (2900, 4520))  # when the waves began and ended
@@ -40,7 +40,7 @@ class History:
 
 
 def at(seconds: float) -> str:
-    return (_BEGIN + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (_START + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def names(count: int) -> list[str]:
@@ -96,7 +96,7 @@ def _is_lost(earlier: list[History], count: int) -> bool:
     return (last - first - bad) * 100 < _THRESHOLD * (last - first)
 
 
-def seen(count: int) -> dict[str, Any]:
+def observed_fleet(count: int) -> dict[str, Any]:
     """What `baseimg.fleet` collects."""
     return fleet.collect(names(count), answers(count))
 

@@ -29,7 +29,7 @@ TYPES = {
 
 
 @dataclass(frozen=True)
-class Seen:
+class VisibleEntry:
     """One path as a container sees it. `links`: all visible paths of its inode, where there are several."""
 
     type: str
@@ -73,10 +73,10 @@ def mounted(layers: Sequence[Path | bytes]) -> Iterator[Path]:
             unmount(bytes(point))
 
 
-def snapshot(root: Path | bytes) -> dict[bytes, Seen]:
+def snapshot(root: Path | bytes) -> dict[bytes, VisibleEntry]:
     """Every path below `root` (relative, and b"" for `root` itself, of which only the type counts)."""
     top = os.fsencode(root)
-    seen: dict[bytes, Seen] = {b"": Seen(TYPES[stat.S_IFMT(os.lstat(top).st_mode)])}
+    entries: dict[bytes, VisibleEntry] = {b"": VisibleEntry(TYPES[stat.S_IFMT(os.lstat(top).st_mode)])}
     inodes: dict[tuple[int, int], set[bytes]] = {}
     pending = [b""]
     while pending:
@@ -86,26 +86,26 @@ def snapshot(root: Path | bytes) -> dict[bytes, Seen]:
             try:
                 status = os.lstat(os.path.join(top, path))
             except FileNotFoundError:
-                seen[path] = Seen(STRAY)
+                entries[path] = VisibleEntry(STRAY)
                 continue
-            seen[path] = _look(os.path.join(top, path), status)
+            entries[path] = _read_entry(os.path.join(top, path), status)
             if stat.S_ISDIR(status.st_mode):
                 pending.append(path)
             else:
                 inodes.setdefault((status.st_dev, status.st_ino), set()).add(path)
     for group in inodes.values():
         if len(group) > 1:
-            seen.update({path: replace(seen[path], links=frozenset(group)) for path in group})
-    return dict(sorted(seen.items()))
+            entries.update({path: replace(entries[path], links=frozenset(group)) for path in group})
+    return dict(sorted(entries.items()))
 
 
-def show(layers: Sequence[Path | bytes]) -> dict[bytes, Seen]:
+def show(layers: Sequence[Path | bytes]) -> dict[bytes, VisibleEntry]:
     """What the kernel shows for these layer directories, top first."""
     with mounted(layers) as point:
         return snapshot(point)
 
 
-def differences(a: dict[bytes, Seen], b: dict[bytes, Seen]) -> list[str]:
+def differences(a: dict[bytes, VisibleEntry], b: dict[bytes, VisibleEntry]) -> list[str]:
     """One line per path and property that differs; empty where both are the same."""
     lines = []
     for path in sorted(a.keys() | b.keys()):
@@ -119,9 +119,9 @@ def differences(a: dict[bytes, Seen], b: dict[bytes, Seen]) -> list[str]:
     return lines
 
 
-def _compare(a: Seen, b: Seen) -> list[str]:
+def _compare(a: VisibleEntry, b: VisibleEntry) -> list[str]:
     lines = []
-    for field in fields(Seen):
+    for field in fields(VisibleEntry):
         first, second = getattr(a, field.name), getattr(b, field.name)
         if first != second:
             if field.name == "mode":
@@ -132,9 +132,9 @@ def _compare(a: Seen, b: Seen) -> list[str]:
     return lines
 
 
-def _look(path: bytes, status: os.stat_result) -> Seen:
+def _read_entry(path: bytes, status: os.stat_result) -> VisibleEntry:
     kind = stat.S_IFMT(status.st_mode)
-    entry = Seen(
+    entry = VisibleEntry(
         TYPES[kind],
         mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,

@@ -19,7 +19,7 @@ from baseimg_core.ops import bases, preview
 from baseimg_core.ops import converge as ops_converge
 from baseimg_core.ops.preview import Goal
 from tests.support.images import digest
-from tests.support.kernel import Seen, show
+from tests.support.kernel import VisibleEntry, show
 from tests.support.plain import PlainEngine
 
 PLATFORM = {"os": "linux", "architecture": "amd64"}
@@ -50,7 +50,7 @@ class NestNode:
     #: The layer directories of each image and each version, top first.
     stacks: dict[str, list[Path]] = field(default_factory=dict)
     bundles: dict[str, dict[str, Source]] = field(default_factory=dict)
-    views: dict[tuple[str, str], dict[bytes, Seen]] = field(default_factory=dict)
+    views: dict[tuple[str, str], dict[bytes, VisibleEntry]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.engine = PlainEngine(self.root / "layers")
@@ -114,7 +114,7 @@ class NestNode:
     def rollback(self, base: str, to: str | None = None) -> dict[str, Any]:
         return ops_converge.roll_back(self.context, base, to)
 
-    def view(self, reference: str) -> dict[bytes, Seen]:
+    def view(self, reference: str) -> dict[bytes, VisibleEntry]:
         """What the kernel shows for an image now."""
         return show(self.stacks[reference])
 

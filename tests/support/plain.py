@@ -26,7 +26,7 @@ from baseimg_core.ops import converge as ops_converge
 from baseimg_core.ops import preview
 from baseimg_core.ops.preview import Goal
 from tests.support.images import digest, layer_from_directory
-from tests.support.kernel import Seen, show
+from tests.support.kernel import VisibleEntry, show
 from tests.support.legacy import tar_split
 
 BASE = "corp/base:12.0"
@@ -176,7 +176,7 @@ class Node:
     def plan(self, version: str, repair: bool = False) -> dict[str, object]:
         return preview.plan(self.context, Goal(BASE, version, self.bundles, repair=repair))
 
-    def view(self) -> dict[bytes, Seen]:
+    def view(self) -> dict[bytes, VisibleEntry]:
         """What the kernel shows for the base now."""
         return show(self.stack)
 

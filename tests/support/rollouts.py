@@ -35,7 +35,7 @@ class Machine:
     """One node in memory."""
 
     behaviour: str
-    shown: str = OLD
+    live_version: str = OLD
     dead: bool = False
     #: Containers that a restart owes a start.
     owed: list[str] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Fleet:
 
     def run(self, function: str, name: str, arguments: Mapping[str, Any], jid: str) -> None:
         machine = self.nodes[name]
-        before = machine.shown
+        before = machine.live_version
         if function in machine.odd:
             self.put(name, jid, machine.odd[function])
         elif function == "converge":
@@ -122,7 +122,7 @@ class Fleet:
             self.put(name, jid, "ERROR: [digest-mismatch] wrong")
         else:
             if function == "rollback":
-                machine.shown, machine.owed, machine.outdated = arguments["to"], [], []
+                machine.live_version, machine.owed, machine.outdated = arguments["to"], [], []
             self.put(name, jid, self._answer(function, machine, before, arguments))
 
     def _answer(self, function: str, machine: Machine, before: str, arguments: Mapping[str, Any]) -> Any:
@@ -130,17 +130,17 @@ class Fleet:
         declared = {} if machine.declared is None else {BASE: {**DECLARED, **machine.declared}}
         containers = {"current": [], "outdated": machine.outdated, "unknown": []}
         generations = [{"number": 0, "bundle": ""}]
-        shown = {"version": before, "generation": 0, "generations": generations, "images": ["shop:1"]}
+        status = {"version": before, "generation": 0, "generations": generations, "images": ["shop:1"]}
         batches = [machine.outdated] if machine.outdated and arguments.get("containers") == "restart" else []
         restart = {"mode": "keep", "batches": batches, "started": machine.owed, "left": {}}
-        changed = {"changed": before != machine.shown, "containers": containers}
+        changed = {"changed": before != machine.live_version, "containers": containers}
         holds = [{"version": version, "reason": reason} for version, reason in machine.holds.items()]
         skew = 3600 if machine.behaviour == STRAY else 0
         return {
             "refresh_pillar": True,
             "find_job": {},
             "declared": declared,
-            "status": {"bases": [{**shown, "containers": containers, "holds": holds}]},
+            "status": {"bases": [{**status, "containers": containers, "holds": holds}]},
             "fetch": {"needed": before != target, "from": before, "bytes": 1, "time": skew + time.time()},
             "plan": {
                 "changed": before != target,
@@ -156,9 +156,9 @@ class Fleet:
 
     def _converge(self, name: str, jid: str, arguments: Mapping[str, Any]) -> None:
         machine = self.nodes[name]
-        how, before = machine.behaviour, machine.shown
+        how, before = machine.behaviour, machine.live_version
         if how in (GOOD, BROKEN, QUIET, LOSES, HALF, GATED, THERE):
-            machine.shown = arguments["version"]
+            machine.live_version = arguments["version"]
         if how == GATED:
             machine.owed = ["shop"]
         elif how in (GOOD, QUIET, THERE):
@@ -170,7 +170,9 @@ class Fleet:
             self.put(name, jid, "ERROR: [gate-failed] no")
         elif how in (GOOD, QUIET, THERE):
             containers = {"current": [], "outdated": machine.outdated, "unknown": []}
-            self.put(name, jid, {"changed": machine.shown != before, "containers": containers}, on_bus=how != QUIET)
+            self.put(
+                name, jid, {"changed": machine.live_version != before, "containers": containers}, on_bus=how != QUIET
+            )
 
     def put(self, name: str, jid: str, data: Any, on_bus: bool = True) -> None:
         """Return a job: into the job cache, and mostly as an event."""
@@ -179,6 +181,6 @@ class Fleet:
         if on_bus:
             self._bus.append((name, jid))
 
-    def shown(self) -> dict[str, str]:
+    def live_versions(self) -> dict[str, str]:
         """What each node shows."""
-        return {name: machine.shown for name, machine in self.nodes.items()}
+        return {name: machine.live_version for name, machine in self.nodes.items()}

@@ -70,8 +70,8 @@ def selections() -> list[Selection]:
 
 def count(rows: Sequence[Selection]) -> list[int]:
     """How many tests each command selects."""
-    wanted = json.dumps([(row.files, row.expression) for row in rows])
-    command = [sys.executable, "-c", _COUNT, wanted]
+    rows_json = json.dumps([(row.files, row.expression) for row in rows])
+    command = [sys.executable, "-c", _COUNT, rows_json]
     done = subprocess.run(command, cwd=REPO, check=True, capture_output=True, text=True)
     counts: list[int] = json.loads(done.stdout.splitlines()[-1])
     return counts

@@ -34,8 +34,8 @@ def test_at_random_moments(disk: str) -> None:
         node = prepared(device, "first converge")
         version = "12.0"
         for number in range(RANDOM_CUTS):
-            wanted = random.choice([name for name in node.views if name != version])
-            cut_at_random(device, node, wanted, 0.5, flush=number % 2 == 0)
-            version = check_live_version(node, (version, wanted))
+            target = random.choice([name for name in node.views if name != version])
+            cut_at_random(device, node, target, 0.5, flush=number % 2 == 0)
+            version = check_live_version(node, (version, target))
             device.sync()
         check_recovery(node)

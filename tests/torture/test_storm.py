@@ -12,6 +12,6 @@ pytestmark = [pytest.mark.torture, pytest.mark.functional]
 
 
 def test_none_sees_half_a_base(lab: Lab) -> None:  # noqa: F811
-    seen = storm(lab, starts=300, grace=5)
-    assert seen.keys() <= set(WHOLE.values())
-    assert seen.total() == 300
+    views = storm(lab, starts=300, grace=5)
+    assert views.keys() <= set(WHOLE.values())
+    assert views.total() == 300

@@ -54,7 +54,7 @@ def test_errors_of_the_system_about_a_path() -> None:
     ],
 )
 def test_paths(path: bytes, shown: str) -> None:
-    assert overlay.shown(path) == shown
+    assert overlay.path_text(path) == shown
 
 
 def _engine(**of: Any) -> Any:

@@ -103,7 +103,7 @@ class TestCollect:
 
 class TestTable:
     def test_of_two_thousand_nodes(self) -> None:
-        lines = fleet.table(fleets.seen(2000)).splitlines()
+        lines = fleet.table(fleets.observed_fleet(2000)).splitlines()
         assert lines[:7] == [
             "2000 nodes: 1990 answered, 6 unreachable, 4 failed",
             "",

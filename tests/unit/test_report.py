@@ -55,7 +55,7 @@ class Seen(HTMLParser):
 
 
 def whole(count: int = 40) -> str:
-    return page(fleets.seen(count), fleets.NOW, fleets.rollout(count), fleets.impacts())
+    return page(fleets.observed_fleet(count), fleets.NOW, fleets.rollout(count), fleets.impacts())
 
 
 def hostile(value: Any) -> Any:
@@ -161,7 +161,9 @@ def luminance(colour: str) -> float:
 
 class TestHostile:
     def test_nothing_becomes_markup(self) -> None:
-        fleet, record, impacts = (hostile(one) for one in (fleets.seen(40), fleets.rollout(40), fleets.impacts()))
+        fleet, record, impacts = (
+            hostile(one) for one in (fleets.observed_fleet(40), fleets.rollout(40), fleets.impacts())
+        )
         source = page(fleet, fleets.NOW, record, impacts)
         calm, seen = Seen(whole()), Seen(source)
         assert seen.count["script"] == 1
@@ -182,7 +184,7 @@ class TestHostile:
 
 class TestParts:
     def test_without_a_rollout_and_without_impact(self) -> None:
-        seen = Seen(page(fleets.seen(40), fleets.NOW))
+        seen = Seen(page(fleets.observed_fleet(40), fleets.NOW))
         assert {"nodes", "failures", "all"} <= set(seen.ids)
         assert not {"rollout", "impact", "packages"} & set(seen.ids)
         assert seen.count["svg"] == 0
@@ -193,7 +195,7 @@ class TestParts:
 
     def test_several_bases(self) -> None:
         """A silent node is listed once, not once for each base."""
-        seen = fleets.seen(40)
+        seen = fleets.observed_fleet(40)
         seen["bases"]["other:1"] = seen["bases"][fleets.BASE]
         found = Seen(page(seen, fleets.NOW))
         squares = Counter(one["title"] for name, one in found.attributes if name == "i" and one.get("title"))
@@ -206,19 +208,19 @@ class TestParts:
             record["nodes"][node] |= {"wave": -1, "state": "skipped", "code": code}
         assert (
             "Nodes that were skipped: 2 at-version, 1 base-absent."
-            in Seen(page(fleets.seen(40), fleets.NOW, record)).text
+            in Seen(page(fleets.observed_fleet(40), fleets.NOW, record)).text
         )
 
     def test_a_rollout_that_has_not_begun(self) -> None:
         record = fleets.rollout(40)
         record["waves"] = [{**wave, "started": "", "ended": "", "state": "pending"} for wave in record["waves"]]
-        assert Seen(page(fleets.seen(40), fleets.NOW, record)).count["svg"] == 0
+        assert Seen(page(fleets.observed_fleet(40), fleets.NOW, record)).count["svg"] == 0
 
     def test_nodes_that_could_not_tell_the_impact(self) -> None:
         told = [*fleets.impacts(), {"node": "n9", "impact": "'baseimg.impact' is not available."}]
         assert (
             "n9 gave no answer: 'baseimg.impact' is not available."
-            in Seen(page(fleets.seen(9), fleets.NOW, None, told)).text
+            in Seen(page(fleets.observed_fleet(9), fleets.NOW, None, told)).text
         )
 
     def test_two_thousand_nodes_are_all_there(self) -> None:

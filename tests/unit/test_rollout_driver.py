@@ -109,10 +109,10 @@ class TestFinished:
     def test_a_canary_whose_gate_failed_is_not_finished(self, site: Site) -> None:
         fleet = site.nodes(GATED, GOOD, GOOD)
         assert site.start(canary=1)["retcode"] == outcome.HALTED_BY_FAILURE
-        assert fleet.shown() == {"node1": NEW, "node2": OLD, "node3": OLD}
+        assert fleet.live_versions() == {"node1": NEW, "node2": OLD, "node3": OLD}
         again = site.rollouts.resume(None)
         assert (again["retcode"], again["state"]) == (outcome.HALTED_BY_FAILURE, "halted")
-        assert fleet.shown() == {"node1": NEW, "node2": OLD, "node3": OLD}
+        assert fleet.live_versions() == {"node1": NEW, "node2": OLD, "node3": OLD}
         fleet.nodes["node1"].behaviour = GOOD
         assert site.rollouts.resume(None)["nodes"] == {"updated": 3}
         assert fleet.nodes["node1"].owed == []
@@ -125,7 +125,7 @@ class TestFinished:
         assert site.rollouts.resume(None)["retcode"] == outcome.HALTED_BY_FAILURE
         assert site.states() == {"node1": "updated", "node2": "failed"}
         site.rollouts.roll_back(None)
-        assert fleet.shown() == {"node1": OLD, "node2": OLD}
+        assert fleet.live_versions() == {"node1": OLD, "node2": OLD}
 
     def test_containers_that_a_swap_left_are_work_for_a_rollout(self, site: Site) -> None:
         """The swap ran with `containers: keep`; the rollout restarts the containers in waves."""
@@ -171,7 +171,7 @@ class TestNobody:
         with pytest.raises(RolloutEmpty, match=named):
             site.start(**policy)
         assert site.store.ids() == []
-        assert set(fleet.shown().values()) == {OLD}
+        assert set(fleet.live_versions().values()) == {OLD}
 
     def test_a_wave_of_nodes_that_are_at_the_version_is_no_mistake(self, site: Site) -> None:
         fleet = site.nodes(THERE, GOOD)
@@ -204,7 +204,7 @@ class TestRollback:
         assert site.start()["nodes"] == {"skipped": 2}
         result = site.rollouts.roll_back(BASE)
         assert (result["id"], result["nodes"], result["retcode"]) == (first["id"], {"rolled-back": 2}, outcome.OK)
-        assert set(fleet.shown().values()) == {OLD}
+        assert set(fleet.live_versions().values()) == {OLD}
 
     def test_without_a_name_it_takes_back_the_newest_change(self, site: Site) -> None:
         fleet = site.nodes(GOOD)
@@ -212,7 +212,7 @@ class TestRollback:
         site.start()  # changes nothing
         result = site.rollouts.roll_back(None)
         assert (result["id"], result["retcode"]) == (changed, outcome.OK)
-        assert fleet.shown() == {"node1": OLD}
+        assert fleet.live_versions() == {"node1": OLD}
         with pytest.raises(RolloutEmpty):
             site.rollouts.roll_back(None)
 
@@ -226,19 +226,19 @@ class TestRollback:
         for name in (first, other.id):
             assert name in caught.value.message
             assert f"salt-run baseimg.rollback {name}" in caught.value.hint
-        assert fleet.shown() == {"node1": NEW}
+        assert fleet.live_versions() == {"node1": NEW}
 
     def test_over_several_rollouts(self, site: Site) -> None:
         fleet = site.nodes(GOOD, GOOD, GOOD)
         first = site.start(target={"tgt": ["node1", "node2"], "tgt_type": "list"})
         site.start(NEWER, target={"tgt": ["node2", "node3"], "tgt_type": "list"})
-        assert fleet.shown() == {"node1": NEW, "node2": NEWER, "node3": NEWER}
+        assert fleet.live_versions() == {"node1": NEW, "node2": NEWER, "node3": NEWER}
         with pytest.raises(RolloutBusy) as caught:
             site.rollouts.roll_back(first["id"])
         assert f"since={first['id']}" in caught.value.hint
         result = site.rollouts.roll_back(BASE, first["id"])
         assert (result["nodes"], result["retcode"]) == ({"rolled-back": 3}, outcome.OK)
-        assert set(fleet.shown().values()) == {OLD}
+        assert set(fleet.live_versions().values()) == {OLD}
         with pytest.raises(RolloutEmpty):
             site.rollouts.roll_back(BASE, first["id"])
 
@@ -254,7 +254,7 @@ class TestRollback:
         with pytest.raises(RolloutEmpty):
             site.rollouts.roll_back(BASE, "2999-01-01")
         assert site.rollouts.roll_back(BASE, "2020-01-01")["retcode"] == outcome.OK
-        assert fleet.shown() == {"node1": OLD}
+        assert fleet.live_versions() == {"node1": OLD}
 
     def test_no_node_is_no_success(self, site: Site) -> None:
         site.nodes(THERE)
@@ -387,7 +387,7 @@ class TestOddAnswers:
         result = site.start(success_threshold=1, refused=1)
         node = site.newest().nodes["node2"]
         assert result["state"] in ("done", "done-with-refusals")
-        assert (fleet.nodes["node1"].shown, fleet.nodes["node3"].shown) == (NEW, NEW)
+        assert (fleet.nodes["node1"].live_version, fleet.nodes["node3"].live_version) == (NEW, NEW)
         assert node.state in ("failed", "refused", "skipped", "unreachable")
         assert node.code in ("answer-invalid", "node-error", "not-declared")
 
@@ -428,7 +428,7 @@ class TestRefusals:
         result = site.start()
         assert (result["retcode"], result["cause"]) == (outcome.REFUSED, "refusals")
         assert "1 nodes refuse, 'refused' allows 0: node1 (digest-mismatch)" in result["reason"]
-        assert set(fleet.shown().values()) == {OLD}
+        assert set(fleet.live_versions().values()) == {OLD}
         fleet.nodes["node1"].behaviour = GOOD
         assert site.rollouts.resume(None)["nodes"] == {"updated": 3}
 
@@ -477,7 +477,7 @@ class TestTargets:
     def test_excluded_nodes_take_no_part(self, site: Site) -> None:
         fleet = site.nodes(GOOD, GOOD, GOOD)
         assert site.start(exclude=["node1", {"tgt": ["node2"], "tgt_type": "list"}])["nodes"] == {"updated": 1}
-        assert fleet.shown() == {"node1": OLD, "node2": OLD, "node3": NEW}
+        assert fleet.live_versions() == {"node1": OLD, "node2": OLD, "node3": NEW}
 
     def test_nodes_that_are_known_to_be_dead_may_be_skipped(self, site: Site) -> None:
         site.nodes(DEAD, GOOD)
@@ -508,7 +508,7 @@ class TestFailureDomains:
         for names in batches:
             racks = [fleet.nodes[name].grains["rack"] for name in names]
             assert max(map(racks.count, racks)) <= most
-        assert set(fleet.shown().values()) == {NEW}
+        assert set(fleet.live_versions().values()) == {NEW}
 
 
 class Page(BaseHTTPRequestHandler):
@@ -550,7 +550,7 @@ class TestGates:
         result = site.start(target="node1", gate=[{"command": "true"}, gate], on_failure="rollback")
         assert result["retcode"] == outcome.ROLLED_BACK
         assert re.search(reason, result["reason"])
-        assert fleet.shown()["node1"] == OLD
+        assert fleet.live_versions()["node1"] == OLD
 
     def test_urls_for_the_whole_soak(self, site: Site, page: Any) -> None:
         """A service that is healthy at the end of the wave and fails during the soak halts the rollout."""
@@ -568,7 +568,7 @@ class TestGates:
         result = site.start(canary=1, soak=60, gate=[{"url": url, "match": "well"}], gate_interval=1)
         assert "status 503" in result["reason"]
         assert time.monotonic() - began < 30
-        assert fleet.shown() == {"node1": NEW, "node2": OLD}
+        assert fleet.live_versions() == {"node1": NEW, "node2": OLD}
         server.status, fleet.say = 200, say  # type: ignore[method-assign]
         assert site.start(soak=0, gate=[{"url": url, "match": "well"}])["retcode"] == outcome.OK
 
@@ -590,7 +590,7 @@ def test_unknown_names(site: Site, call: Callable[[Rollouts], Any]) -> None:
 def test_a_failed_apply_may_have_changed_its_node(site: Site) -> None:
     fleet = site.nodes(GOOD, BROKEN)
     assert site.start(on_failure="rollback")["retcode"] == outcome.ROLLED_BACK
-    assert set(fleet.shown().values()) == {OLD}
+    assert set(fleet.live_versions().values()) == {OLD}
 
 
 @pytest.mark.parametrize("options", [{"order_masters": True}, {"job_cache": False}, {"ext_job_cache": "redis"}])

@@ -94,7 +94,7 @@ class TestKernel:
         assert set(seen) == {
             *(b"", b"dir", b"merged", b"merged/lower", b"merged/one", b"merged/two", b"only", b"only/stray")
         }
-        assert seen[b""] == kernel.Seen("directory")
+        assert seen[b""] == kernel.VisibleEntry("directory")
         assert seen[b"only/stray"].type == kernel.STRAY
         assert seen[b"dir"].xattrs == ()
         assert seen[b"merged"].xattrs == (("user.kept", b"1"),)

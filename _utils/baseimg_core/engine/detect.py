@@ -114,14 +114,14 @@ def places(choice: Choice, engine: Engine) -> Iterator[Place]:
     """
     chosen = _chosen(choice)
     yield Place(chosen.name, lambda: engine)
-    seen = {_identity(chosen)}
+    identities = {_identity(chosen)}
     if isinstance(engine, DockerContainerd):  # its images are not another engine's
         address, namespace = engine.own_namespace
-        seen.add(_identity(Choice("containerd", address, namespace)))
+        identities.add(_identity(Choice("containerd", address, namespace)))
     for candidate in (chosen, *_listening()):
         for place in _namespaces(candidate):
-            if _identity(place) not in seen:
-                seen.add(_identity(place))
+            if _identity(place) not in identities:
+                identities.add(_identity(place))
                 yield Place(place.name, partial(_open, place))
 
 

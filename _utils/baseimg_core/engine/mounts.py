@@ -76,7 +76,7 @@ class MountTable:
 def read_table() -> MountTable:
     """Read the mounts of every process. Each pair of mount namespace and root directory is read once."""
     table = MountTable()
-    seen: set[tuple[str, str]] = set()
+    pairs: set[tuple[str, str]] = set()
     unnamed: list[int] = []
     for pid in _pids():
         try:
@@ -87,17 +87,17 @@ def read_table() -> MountTable:
             unnamed.append(pid)
             continue
         table.namespaces[pid] = namespace
-        if (namespace, root) not in seen:  # mountinfo shows only mounts below the root of the process
+        if (namespace, root) not in pairs:  # mountinfo shows only mounts below the root of the process
             mounts = list(_read(pid, namespace))
             if mounts or os.path.exists(f"/proc/{pid}/ns/mnt"):
-                seen.add((namespace, root))
+                pairs.add((namespace, root))
             table.mounts += mounts
     for pid in unnamed:
         _add_unnamed(table, pid)
     known = set(table.namespaces.values())
     for mount in table.mounts:
         if mount.kind == "nsfs" and _NAMESPACE.match(mount.root) and mount.root.decode() not in known:
-            table.unreadable.append(f"mount namespace {mount.root.decode()}, kept by {overlay.shown(mount.point)}")
+            table.unreadable.append(f"mount namespace {mount.root.decode()}, kept by {overlay.path_text(mount.point)}")
     return table
 
 

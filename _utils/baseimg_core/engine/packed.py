@@ -147,19 +147,19 @@ def _header(block: bytes, kind: bytes, size: int, records: dict[bytes, bytes]) -
     link = records.get(b"linkpath") or block[157:257].partition(b"\0")[0]
     if kind == tarfile.LNKTYPE:
         return Header(name, link=link)
-    found = Kind.DIRECTORY if kind == tarfile.AREGTYPE and name.endswith(b"/") else _KINDS.get(kind)
-    if found is None:
+    header_kind = Kind.DIRECTORY if kind == tarfile.AREGTYPE and name.endswith(b"/") else _KINDS.get(kind)
+    if header_kind is None:
         return None
     size = int(records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size") or size)
-    device = found in (Kind.CHAR, Kind.BLOCK)
+    device = header_kind in (Kind.CHAR, Kind.BLOCK)
     entry = Entry(
-        found,
+        header_kind,
         _number(block[100:108]) & 0o7777,
         int(records.get(b"uid") or _number(block[108:116])),
         int(records.get(b"gid") or _number(block[116:124])),
         _mtime(records[b"mtime"]) if b"mtime" in records else _number(block[136:148]) * NANO,
-        size if found is Kind.FILE else 0,
-        link if found is Kind.SYMLINK else b"",
+        size if header_kind is Kind.FILE else 0,
+        link if header_kind is Kind.SYMLINK else b"",
         (_number(block[329:337]), _number(block[337:345])) if device else (0, 0),
         _xattrs(records) if records else {},
     )
@@ -174,8 +174,8 @@ def _name(block: bytes) -> bytes:
 
 def _xattrs(records: dict[bytes, bytes]) -> dict[str, bytes]:
     names = sorted(key for key in records if key.startswith(_XATTR))
-    found = {name[len(_XATTR) :].decode("utf-8", "surrogateescape"): records[name] for name in names}
-    return {name: value for name, value in found.items() if overlay.carried(name)}
+    attributes = {name[len(_XATTR) :].decode("utf-8", "surrogateescape"): records[name] for name in names}
+    return {name: value for name, value in attributes.items() if overlay.carried(name)}
 
 
 def _number(raw: bytes) -> int:

@@ -102,12 +102,12 @@ def table(summary: Mapping[str, Any]) -> dict[str, str]:
     Returns:
         The number of nodes that are ready under ``fleet``; then the lines of the master and of each node.
     """
-    checks = {name: [Check(**check) for check in found] for name, found in summary["checks"].items()}
+    checks = {name: [Check(**check) for check in findings] for name, findings in summary["checks"].items()}
     for name in summary["unreachable"]:
         checks[name] = [Check("minion", FAILED, "did not answer", "node-unreachable", f"salt '{name}' test.ping")]
     for name, reason in summary["failed"].items():
         checks[name] = [Check("minion", FAILED, reason, "answer-invalid", f"salt '{name}' saltutil.sync_all")]
-    ready = summary["nodes"] - sum(not is_ready(found) for name, found in checks.items() if name)
+    ready = summary["nodes"] - sum(not is_ready(findings) for name, findings in checks.items() if name)
     order = sorted(checks, key=lambda name: (is_ready(checks[name]), name))
     counts = {"fleet": f"{ready} of {summary['nodes']} nodes are ready"}
     return {**counts, **{name or "master": "\n".join(lines(checks[name])) for name in order}}

@@ -25,7 +25,7 @@ _MAGIC = b"SSHSIG"
 _KEY_MAGIC = b"openssh-key-v1\0"
 _VERSION = 1
 _HASH = b"sha512"
-_BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----"
+_ARMOUR_START, _ARMOUR_END = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----"
 _WIDTH = 70
 _MIN_RSA = 2048  # bits
 _ED25519_SIZE = 32
@@ -88,8 +88,10 @@ def parse(data: bytes) -> Signature:
     if len(data) > MAX_SIZE:
         raise SignatureMalformed(f"it is larger than {MAX_SIZE} bytes")
     lines = data.strip().splitlines()
-    if len(lines) < 3 or lines[0] != _BEGIN or lines[-1] != _END:
-        raise SignatureMalformed(f"it does not begin with {_BEGIN.decode()}, or does not end with {_END.decode()}")
+    if len(lines) < 3 or lines[0] != _ARMOUR_START or lines[-1] != _ARMOUR_END:
+        raise SignatureMalformed(
+            f"it does not begin with {_ARMOUR_START.decode()}, or does not end with {_ARMOUR_END.decode()}"
+        )
     fields = _Fields(_decoded(b"".join(lines[1:-1])))
     if fields.take(len(_MAGIC)) != _MAGIC:
         raise SignatureMalformed("it is not an SSHSIG signature")
@@ -118,7 +120,7 @@ def dump(signature: Signature) -> bytes:
     blob = _MAGIC + _VERSION.to_bytes(4, "big") + _string(signature.key.blob) + _context() + _string(inner)
     text = base64.b64encode(blob)
     lines = [text[at : at + _WIDTH] for at in range(0, len(text), _WIDTH)]
-    return b"\n".join([_BEGIN, *lines, _END, b""])
+    return b"\n".join([_ARMOUR_START, *lines, _ARMOUR_END, b""])
 
 
 def signed_data(sha512: bytes) -> bytes:

@@ -120,7 +120,7 @@ class _Attempt:
             return exc.message
         self.files, self.missing, self.unnamed = made.files, made.missing, made.unnamed
         if made.missing:
-            listed = ", ".join(overlay.shown(path) for path in made.missing[:3])
+            listed = ", ".join(overlay.path_text(path) for path in made.missing[:3])
             return (
                 f"{len(made.missing)} of {len(headers)} paths are in no source as the engine recorded them: {listed}, …"
             )
@@ -214,7 +214,7 @@ def _result(
         "updates": legacy.updates,
         "misplaced": misplaced,
         "restored": dict(attempt.files) if attempt and not record.unproven else {},
-        "missing": [overlay.shown(path) for path in attempt.missing[:_LISTED]] if attempt else [],
+        "missing": [overlay.path_text(path) for path in attempt.missing[:_LISTED]] if attempt else [],
         "removable": removable,
         "space": sum(space.measure(path)[0] for path in removable),
         "images": [image.name for image in bases.images_on(context.engine, base.chain_id)],

@@ -92,13 +92,13 @@ def locate_all(engine: Engine, name: str, chain_id: str | None = None) -> list[B
         BaseAbsent: No image, container or record of this node matches.
     """
     first = locate(engine, name, chain_id)
-    found = {first.chain_id: first}
+    by_chain_id = {first.chain_id: first}
     for layer in () if chain_id or ids.is_digest(name) else engine.layers():
         with contextlib.suppress(BaseimgError):  # an unreadable record has no name, and status reports it
             record = Store(layer).read()
-            if record and record.chain_id not in found and name in (record.reference, *record.names):
-                found[record.chain_id] = by_chain(engine, record.chain_id, name, record.diff_ids)
-    return list(found.values())
+            if record and record.chain_id not in by_chain_id and name in (record.reference, *record.names):
+                by_chain_id[record.chain_id] = by_chain(engine, record.chain_id, name, record.diff_ids)
+    return list(by_chain_id.values())
 
 
 def _by_record(engine: Engine, name: str) -> Base:

@@ -65,7 +65,7 @@ def diff(engine: Engine, source: str, target: str, progress: Progress | None = N
     changes = _compare(below, above, progress, contents=True)
     listed: dict[str, list[dict[str, Any]]] = {action.value: [] for action in Action}
     for change in changes:
-        item: dict[str, Any] = {"path": overlay.shown(change.path)}
+        item: dict[str, Any] = {"path": overlay.path_text(change.path)}
         if change.entry:
             item["type"] = change.entry.kind.value
             if change.entry.kind is Kind.FILE:
@@ -231,15 +231,15 @@ def pristine_stacks(engine: Engine, *images: Image, required: bool = True) -> li
 
 
 def _pristine_stack(engine: Engine, image: Image, layers: dict[str, PackedLayer | None], required: bool) -> PackedStack:
-    shown: dict[str, PackedLayer | None] = {}
+    by_directory: dict[str, PackedLayer | None] = {}
     directories = pristine_directories(engine, image)
     for directory, chain_id, diff_id in zip(directories, image.chain_ids, image.diff_ids, strict=True):
         if chain_id not in layers:
             layers[chain_id] = engine.packed_layer(chain_id, diff_id)
         if layers[chain_id] is None and required:
             raise PackedLayerAbsent(f"the engine no longer has the layer {diff_id} of {image.name} as it was packed")
-        shown[directory] = layers[chain_id]
-    return PackedStack(dict(reversed(shown.items())), engine.owners)
+        by_directory[directory] = layers[chain_id]
+    return PackedStack(dict(reversed(by_directory.items())), engine.owners)
 
 
 def pristine_directories(engine: Engine, image: Image) -> list[str]:

@@ -81,7 +81,9 @@ def remember(context: Context, base: Base) -> None:
             base.store.save(record)
 
 
-def check_all_reach(context: Context, name: str, version: str, catalogue: Catalogue, found: Sequence[Base]) -> None:
+def check_all_reach(
+    context: Context, name: str, version: str, catalogue: Catalogue, named_bases: Sequence[Base]
+) -> None:
     """
     Refuse a version that one of several contents cannot reach, before any of them changes.
 
@@ -90,15 +92,15 @@ def check_all_reach(context: Context, name: str, version: str, catalogue: Catalo
         name: The declared reference.
         version: The declared version.
         catalogue: The declared bundles.
-        found: The contents that bear the name.
+        named_bases: The contents that bear the name.
 
     Raises:
         BaseAmbiguous: The message names every content, and why it cannot reach the version.
     """
-    if len(found) < 2:
+    if len(named_bases) < 2:
         return
     descriptions, failed = [], False
-    for base in found:
+    for base in named_bases:
         record = base.store.read()
         reason = ""
         try:
@@ -120,12 +122,12 @@ def _describe(engine: Engine, name: str, base: Base, record: Record | None) -> s
     return f"{base.chain_id} ({' and '.join(reasons)}, {len(images)} image{'' if len(images) == 1 else 's'})"
 
 
-def merge(found: Sequence[Base], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def merge(named_bases: Sequence[Base], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     Return one result for all contents of a name.
 
     Args:
-        found: The contents.
+        named_bases: The contents.
         results: The result of each, as in ``baseimg.converge`` or ``baseimg.plan``.
 
     Returns:
@@ -150,11 +152,11 @@ def merge(found: Sequence[Base], results: Sequence[dict[str, Any]]) -> dict[str,
                 "changed": result["changed"],
                 "images": result["images"],
             }
-            for base, result in zip(found, results, strict=True)
+            for base, result in zip(named_bases, results, strict=True)
         ]
         if held := [result["held"] for result in results if "held" in result]:
             merged["held"] = held[0]
-    base = found[0]
+    base = named_bases[0]
     if base.matched:
         merged["matched"] = (
             f"no image and no record is called {base.reference}; a declared bundle starts from {base.chain_id}, which "
@@ -177,12 +179,12 @@ def _merge_values(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def each(found: Sequence[Base], work: Callable[[Base], dict[str, Any]]) -> list[tuple[Base, dict[str, Any]]]:
+def each(named_bases: Sequence[Base], work: Callable[[Base], dict[str, Any]]) -> list[tuple[Base, dict[str, Any]]]:
     """
     Run an operation on every content that has what the operation asks for.
 
     Args:
-        found: The contents that bear a name.
+        named_bases: The contents that bear a name.
         work: The operation.
 
     Raises:
@@ -190,7 +192,7 @@ def each(found: Sequence[Base], work: Callable[[Base], dict[str, Any]]) -> list[
     """
     results: list[tuple[Base, dict[str, Any]]] = []
     missing: list[NoWayBack] = []
-    for base in found:
+    for base in named_bases:
         try:
             results.append((base, work(base)))
         except NoWayBack as exc:
@@ -202,10 +204,10 @@ def each(found: Sequence[Base], work: Callable[[Base], dict[str, Any]]) -> list[
 
 def history(engine: Engine, name: str) -> list[dict[str, Any]]:
     """Return the swaps of every content that bears a name, oldest first."""
-    found = bases.locate_all(engine, name)
-    if len(found) == 1:
-        return found[0].store.records.history()
-    lines = [{**line, "chain_id": base.chain_id} for base in found for line in base.store.records.history()]
+    named_bases = bases.locate_all(engine, name)
+    if len(named_bases) == 1:
+        return named_bases[0].store.records.history()
+    lines = [{**line, "chain_id": base.chain_id} for base in named_bases for line in base.store.records.history()]
     return sorted(lines, key=lambda line: str(line["at"]))
 
 

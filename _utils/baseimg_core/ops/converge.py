@@ -93,13 +93,13 @@ def converge(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        found = coverage.find_bases_or_coverage(context, name, catalogue, chain_id)
-        contents.check_all_reach(context, name, version, catalogue, found)
+        named_bases = coverage.find_bases_or_coverage(context, name, catalogue, chain_id)
+        contents.check_all_reach(context, name, version, catalogue, named_bases)
         results = []
-        for base in found:
+        for base in named_bases:
             results.append(Change(context, base, version, catalogue, policy, repair).run("converge"))
             contents.remember(context, base)
-        return contents.merge(found, results)
+        return contents.merge(named_bases, results)
 
 
 def roll_back(
@@ -125,8 +125,8 @@ def roll_back(
     """
     context.admit()
     policy = policy.for_rollback()
-    found = bases.locate_all(context.engine, name)
-    results = contents.each(found, lambda base: _roll_back(context, base, to, policy, reason))
+    named_bases = bases.locate_all(context.engine, name)
+    results = contents.each(named_bases, lambda base: _roll_back(context, base, to, policy, reason))
     done = contents.merge(*zip(*results, strict=True))
     holds = [hold for _base, result in results for hold in result["holds"]]
     return {**done, "holds": [hold for number, hold in enumerate(holds) if hold not in holds[:number]]}
@@ -219,7 +219,7 @@ def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
     """Return the base for a bundle: ``base``, else its source image, else a base with that content."""
     if base is not None and base != manifest.source.chain_id:
         named = bases.locate_all(engine, base)
-        return next((one for one in named if _leads_from(manifest, one)), named[0])
+        return next((named_base for named_base in named if _leads_from(manifest, named_base)), named[0])
     try:
         source = manifest.source
         return bases.by_chain(engine, source.chain_id, source.reference, source.diff_ids)

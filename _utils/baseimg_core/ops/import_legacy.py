@@ -111,4 +111,4 @@ def _not_expressed(unpacked: UnpackResult, changes: Sequence[Change]) -> list[di
         ("paths whose type differs: the archive may have the source's type", types),
         ("names in the root of the image that begin with a dot: left out", []),
     ]
-    return [{"what": what, "paths": [overlay.shown(path) for path in sorted(paths)]} for what, paths in gaps]
+    return [{"what": what, "paths": [overlay.path_text(path) for path in sorted(paths)]} for what, paths in gaps]

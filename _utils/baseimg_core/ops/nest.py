@@ -129,11 +129,11 @@ class Nest:
 
     def kept(self, content: str = "") -> list[Kept]:
         """Return the bases above that stay exact. ``content`` is the chain ID of the base's next content."""
-        shown = content or nests.content(self.changing.live)
+        own_content = content or nests.content(self.changing.live)
         exact = [
             member
             for member in self.upper
-            if self.is_exact(member, member.live) and nests.content(member.live) != shown
+            if self.is_exact(member, member.live) and nests.content(member.live) != own_content
         ]
         return [
             Kept(

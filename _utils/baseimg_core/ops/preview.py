@@ -73,12 +73,12 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
                     preview.check_preconditions()
                     restarted.update(*preview.restarts["batches"])
                     foreseen.update(preview.foresee())
-        found, results = [], []
+        planned_bases, results = [], []
         for preview in _previews(context, goal, stack, foreseen):
-            found.append(preview.base)
+            planned_bases.append(preview.base)
             results.append(preview.result(restarted))
             foreseen.update(preview.foresee())  # a mask that cannot be made is an error
-        return contents.merge(found, results)
+        return contents.merge(planned_bases, results)
 
 
 def _previews(
@@ -87,9 +87,9 @@ def _previews(
     """Yield the preview of every content that a goal stands for."""
     runner.check_can_restart(context.engine, goal.policy)
     catalogue = Catalogue(context, goal.bundles, stack)
-    found = coverage.find_bases_or_coverage(context, goal.name, catalogue, goal.chain_id)
-    contents.check_all_reach(context, goal.name, goal.version, catalogue, found)
-    for base in found:
+    named_bases = coverage.find_bases_or_coverage(context, goal.name, catalogue, goal.chain_id)
+    contents.check_all_reach(context, goal.name, goal.version, catalogue, named_bases)
+    for base in named_bases:
         yield _Preview(context, goal, base, catalogue, foreseen)
 
 

@@ -56,8 +56,8 @@ def pin(context: Context, name: str, version: str, pinned: bool) -> dict[str, An
     Raises:
         NoWayBack: The base has no generation of the version.
     """
-    found = bases.locate_all(context.engine, name)
-    results = [done for _base, done in contents.each(found, lambda base: _pin(context, base, version, pinned))]
+    named_bases = bases.locate_all(context.engine, name)
+    results = [done for _base, done in contents.each(named_bases, lambda base: _pin(context, base, version, pinned))]
     return {**results[0], "changed": any(done["changed"] for done in results)}
 
 

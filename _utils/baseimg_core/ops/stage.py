@@ -138,9 +138,8 @@ def _without_devices(members: Iterable[tuple[Member, LayerReader]]) -> Iterator[
     for member, stream in members:
         if member.entry and member.entry.is_unusual_device:
             major, minor = member.entry.device
-            raise DeviceRefused(
-                f"the bundle brings {overlay.shown(member.path)}, a {member.entry.kind.value} device {major}:{minor}"
-            )
+            path, kind = overlay.path_text(member.path), member.entry.kind.value
+            raise DeviceRefused(f"the bundle brings {path}, a {kind} device {major}:{minor}")
         yield member, stream
 
 

@@ -34,10 +34,10 @@ def survey(engine: Engine, declared: Mapping[str, Mapping[str, Any]]) -> list[di
         status["base"] = status["base"] or Store(os.path.dirname(status["path"])).records.reference
     for name, declaration in declared.items():
         try:
-            found = bases.locate_all(engine, name, declaration["chain_id"])
+            named_bases = bases.locate_all(engine, name, declaration["chain_id"])
         except BaseimgError:  # the base is absent, or its error is in the survey already
             continue
-        for base in found:
+        for base in named_bases:
             if base.directory not in statuses:
                 statuses[base.directory] = _status(engine, base)
             statuses[base.directory]["declared"] = declaration["version"]

@@ -113,8 +113,8 @@ def finish(
     except EngineUnreachable as exc:  # the engine stopped after the base was located; the swap needs no engine
         if swapped is None:
             raise
-        shown = record.generations[record.current].version
-        now = f"{record.reference} shows {shown} now, but its containers cannot be listed: {exc.message}"
+        live_version = record.generations[record.current].version
+        now = f"{record.reference} shows {live_version} now, but its containers cannot be listed: {exc.message}"
         raise EngineUnreachable(
             now, "start the engine, then run baseimg.status to see each container's content"
         ) from exc

@@ -16,7 +16,7 @@ from .nest import Nest
 from .plan import Catalogue, open_bundle
 
 
-def trial(context: Context, name: str, declared: DeclaredBundles, image: str, wanted: Trial) -> dict[str, Any]:
+def trial(context: Context, name: str, declared: DeclaredBundles, image: str, requested: Trial) -> dict[str, Any]:
     """
     Run a command in a throw-away container of an image over a version of its base.
 
@@ -28,7 +28,7 @@ def trial(context: Context, name: str, declared: DeclaredBundles, image: str, wa
         name: The base's reference or chain ID.
         declared: The bundles, and the version.
         image: The reference or ID of an image on the base.
-        wanted: The command, its limits and its expected outcome.
+        requested: The command, its limits and its expected outcome.
 
     Returns:
         The result of ``baseimg.trial``.
@@ -54,7 +54,7 @@ def trial(context: Context, name: str, declared: DeclaredBundles, image: str, wa
         generation = converge.obtain(context, base, version, catalogue, record)
         try:
             generation = nest.adapt_to_lower(generation)
-            outcome, failure = trials.run(context, base, record, generation, tried, wanted)
+            outcome, failure = trials.run(context, base, record, generation, tried, requested)
         finally:
             if generation.number not in known:
                 base.store.abandon(record, generation)

@@ -121,8 +121,8 @@ class Judgement:
 
 
 def _shadow(shadow: ShadowedPath) -> dict[str, str]:
-    fields = {"path": overlay.shown(shadow.path), "what": shadow.path_class.plural, "reason": shadow.reason}
-    return fields if shadow.by == shadow.path else {**fields, "by": overlay.shown(shadow.by)}
+    fields = {"path": overlay.path_text(shadow.path), "what": shadow.path_class.plural, "reason": shadow.reason}
+    return fields if shadow.by == shadow.path else {**fields, "by": overlay.path_text(shadow.by)}
 
 
 class ImageJudge:
@@ -196,7 +196,7 @@ class ImageJudge:
         """Return the paths that an image's own layers hide."""
         own = self._own(image)
         shadowed = overrides.shadowed_paths(self._changes.expected, self._scanner.stack(own))
-        return [overlay.shown(shadow.path) for shadow in shadowed if shadow.path in paths]
+        return [overlay.path_text(shadow.path) for shadow in shadowed if shadow.path in paths]
 
     @cached_property
     def _packages(self) -> dict[str, frozenset[bytes]]:
@@ -285,7 +285,7 @@ def _first_names(names: list[str]) -> str:
 
 def _paths(paths: Sequence[bytes]) -> str:
     more = f" and {len(paths) - _EXAMPLES} more" if len(paths) > _EXAMPLES else ""
-    return ", ".join(overlay.shown(path) for path in paths[:_EXAMPLES]) + more
+    return ", ".join(overlay.path_text(path) for path in paths[:_EXAMPLES]) + more
 
 
 def counts(judgements: Iterable[Judgement]) -> dict[str, int]:

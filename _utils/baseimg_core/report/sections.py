@@ -83,13 +83,13 @@ def _wave(wave: Mapping[str, Any], states: Mapping[str, int]) -> list[object]:
 
 def _share(states: Mapping[str, int], total: int) -> Html:
     """Return a bar of node states, labelled with the same counts for screen readers."""
-    shown = {"busy": sum(states.get(state, 0) for state in _BUSY)}
-    shown |= {state: states.get(state, 0) for state in ("updated", "skipped", "rolled-back", "failed", "unreachable")}
+    shares = {"busy": sum(states.get(state, 0) for state in _BUSY)}
+    shares |= {state: states.get(state, 0) for state in ("updated", "skipped", "rolled-back", "failed", "unreachable")}
     order = ("updated", "skipped", "busy", "rolled-back", "failed", "unreachable")
     parts = [
-        tag("b", class_=state, style=f"width:{100 * shown[state] / total:.2f}%", title=f"{state}: {shown[state]}")
+        tag("b", class_=state, style=f"width:{100 * shares[state] / total:.2f}%", title=f"{state}: {shares[state]}")
         for state in order
-        if shown[state]
+        if shares[state]
     ]
     words = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no nodes"
     return tag("div", *parts, class_="share", role="img", aria_label=words)

@@ -443,12 +443,12 @@ def _transition(rollout: Rollout, node: RolloutNode) -> str:
 def _blast_radius(rollout: Rollout, answers: Discovery) -> dict[str, Any]:
     """Count the affected nodes, and the images and running containers on the base there."""
     nodes = [name for name, node in rollout.nodes.items() if node.wave >= 0]
-    shown = [answers.shown[name] for name in nodes if name in answers.shown]
-    images = Counter(image for answer in shown for image in answer.images)
+    statuses = [answers.statuses[name] for name in nodes if name in answers.statuses]
+    images = Counter(image for answer in statuses for image in answer.images)
     return {
         "nodes": len(nodes),
         "images": dict(sorted(images.items())),
-        "containers": sum(len(answer.containers) for answer in shown),
+        "containers": sum(len(answer.containers) for answer in statuses),
     }
 
 

@@ -59,7 +59,7 @@ class Discovery:
         #: References of bases that pillars declare, for the message about an unknown base.
         self.declared_bases: set[str] = set()
         #: Answers of ``baseimg.status`` by node.
-        self.shown: dict[str, StatusAnswer] = {}
+        self.statuses: dict[str, StatusAnswer] = {}
 
     def ask(self, names: Iterable[str]) -> None:
         """
@@ -98,9 +98,9 @@ class Discovery:
         for name in rollout.in_state(PENDING):
             node = rollout.nodes[name]
             declared = rollout.declared[node.declared] if node.declared >= 0 else None
-            if declared and name in self.shown and self.shown[name].version == rollout.version:
+            if declared and name in self.statuses and self.statuses[name].version == rollout.version:
                 digest = declared["bundles"].get(rollout.version, {}).get("hash")
-                bundle = self.shown[name].bundle
+                bundle = self.statuses[name].bundle
                 if not bundle or digest in (None, bundle):
                     candidates.append(name)
         for name, planned in self.plans(candidates).items():
@@ -111,9 +111,9 @@ class Discovery:
         """Fail pending nodes with a hold on the version: they refuse it."""
         rollout = self._rollout
         for name in rollout.in_state(PENDING):
-            shown = self.shown.get(name)
-            if shown and shown.version != rollout.version and rollout.version in shown.holds:
-                message = f"{rollout.version} is held: {shown.holds[rollout.version]}"
+            statuses = self.statuses.get(name)
+            if statuses and statuses.version != rollout.version and rollout.version in statuses.holds:
+                message = f"{rollout.version} is held: {statuses.holds[rollout.version]}"
                 rollout.update(name, state=FAILED, code=HELD, message=message, failure=f"[{HELD}] {message}")
 
     def finish(self, name: str) -> None:
@@ -183,12 +183,12 @@ class Discovery:
         if answer.code == ABSENT and rollout.declared[node.declared]["missing"] == "ok":
             self._skip(name, ABSENT, answer.message)
             return
-        shown = self._read(name, answer, answers.status)
-        if shown is None:
+        statuses = self._read(name, answer, answers.status)
+        if statuses is None:
             return
-        self.shown[name] = shown
+        self.statuses[name] = statuses
         if not node.started:  # a rollback returns to the version before this rollout
-            rollout.update(name, from_version=shown.version, bundle=shown.bundle)
+            rollout.update(name, from_version=statuses.version, bundle=statuses.bundle)
 
     def _skip(self, name: str, code: str, message: str) -> None:
         self._rollout.update(name, state=SKIPPED, code=code, message=message)

@@ -35,7 +35,7 @@ from .errors import RolloutBusy, RolloutUnknown
 
 _RECORD, _JOURNAL, _HALT, _LOCK = ".json", ".journal", ".halt", ".lock"
 _LEAST = 1 << 20  # bytes up to which a journal needs no new snapshot
-_LOOK = 0.5  # seconds for which mover() may hold a lock
+_MOVER_CHECK = 0.5  # seconds for which mover() may hold a lock
 _HEAD = 4096  # bytes at a record's start that contain its base
 _BASE = re.compile(rb'"base":\s?("(?:[^"\\]|\\.)*")')
 _NUMBER = "number"  # the field with the number of a journal's line, or of the last line in a snapshot
@@ -240,7 +240,7 @@ class Store:
     @staticmethod
     def _take(descriptor: int, base: str) -> None:
         """Take the lock. Retries briefly, because :meth:`mover` holds it for a moment."""
-        deadline = time.monotonic() + _LOOK
+        deadline = time.monotonic() + _MOVER_CHECK
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,7 +249,7 @@ class Store:
                 if time.monotonic() >= deadline:
                     holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
                     raise RolloutBusy(f"another process moves a rollout of {base} ({holder})") from None
-            time.sleep(_LOOK / 10)
+            time.sleep(_MOVER_CHECK / 10)
 
     def mover(self, base: str) -> str:
         """Return the process that runs a rollout of a base, as ``pid N``; empty if there is none."""

@@ -291,7 +291,7 @@ class DeltaReader:
         data = self._old.read(part)
         if _sha256(data) != digest:
             raise DeltaMismatch(
-                f"{overlay.shown(part[0])} on this node is not the file that the delta was built against"
+                f"{overlay.path_text(part[0])} on this node is not the file that the delta was built against"
             )
         return data
 

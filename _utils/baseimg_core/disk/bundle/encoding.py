@@ -203,6 +203,6 @@ class LayerWriter:
     def _check_size(change: Change, size: int, expected: int) -> None:
         if size != expected:
             raise LayerUnsupported(
-                f"{overlay.shown(change.path)} changed while it was read",
+                f"{overlay.path_text(change.path)} changed while it was read",
                 "do not change images during a build; run it again",
             )

@@ -72,7 +72,9 @@ def header(change: Change, digest: str | None = None) -> bytes:
     if len(block) > _MAX_HEADER:
         problem = "has more than 1 MiB of extended attributes"
     if problem:
-        raise LayerUnsupported(f"{overlay.shown(change.path[:200])} {problem}", "change this path in the target image")
+        raise LayerUnsupported(
+            f"{overlay.path_text(change.path[:200])} {problem}", "change this path in the target image"
+        )
     return block
 
 
@@ -120,7 +122,7 @@ def members(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Member]:
     for head in headers(stream, skip):
         member = _member(head)
         if member.path <= previous:
-            raise BundleInvalid(f"entry {overlay.shown(head.name)!r} is out of order or a duplicate")
+            raise BundleInvalid(f"entry {overlay.path_text(head.name)!r} is out of order or a duplicate")
         previous = member.path
         yield member
 
@@ -132,12 +134,12 @@ def _member(head: Header) -> Member:
         return _whiteout(head, directory, name)
     checked_path(path)
     if head.size and KINDS.get(head.type) is not Kind.FILE:
-        raise BundleInvalid(f"entry {overlay.shown(path)!r} has content but is not a file")
+        raise BundleInvalid(f"entry {overlay.path_text(path)!r} has content but is not a file")
     if head.type == tarfile.LNKTYPE:
         return Member(path, link=checked_path(head.linkname))
     kind = KINDS.get(head.type)
     if kind is None:
-        raise BundleInvalid(f"entry {overlay.shown(path)!r} has the unknown type {head.type!r}")
+        raise BundleInvalid(f"entry {overlay.path_text(path)!r} has the unknown type {head.type!r}")
     digest = head.records.get(DIGEST_RECORD.encode(), b"").decode("ascii", "replace")
     entry = Entry(
         kind=kind,
@@ -151,13 +153,13 @@ def _member(head: Header) -> Member:
         xattrs=_xattrs(head.records),
     )
     if problem := _entry_problem(entry):
-        raise BundleInvalid(f"entry {overlay.shown(path)!r} {problem}")
+        raise BundleInvalid(f"entry {overlay.path_text(path)!r} {problem}")
     return Member(path, entry, digest=digest or None, leads=LEADS_RECORD.encode() in head.records)
 
 
 def _whiteout(head: Header, directory: bytes, name: bytes) -> Member:
     if head.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or head.size:
-        raise BundleInvalid(f"whiteout {overlay.shown(head.name)!r} is not an empty file")
+        raise BundleInvalid(f"whiteout {overlay.path_text(head.name)!r} is not an empty file")
     removed = name.removeprefix(overlay.WHITEOUT_PREFIX)
     return Member(checked_path(overlay.join(directory, removed)))
 
@@ -165,7 +167,7 @@ def _whiteout(head: Header, directory: bytes, name: bytes) -> Member:
 def checked_path(name: bytes) -> bytes:
     """Return ``name``; raises :class:`BundleInvalid` if it is not a plain relative path."""
     if problem := _path_problem(name):
-        raise BundleInvalid(f"entry name {overlay.shown(name[:200])!r} {problem}")
+        raise BundleInvalid(f"entry name {overlay.path_text(name[:200])!r} {problem}")
     return name
 
 

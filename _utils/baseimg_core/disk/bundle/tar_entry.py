@@ -27,7 +27,7 @@ def relative_path(name: str) -> bytes:
     """
     parts = [part for part in to_bytes(name).split(b"/") if part not in (b"", b".")]
     if b".." in parts or b"\0" in to_bytes(name):
-        raise LayerUnsupported(f"the name {overlay.shown(to_bytes(name)[:200])} leads out of the archive", _STRANGE)
+        raise LayerUnsupported(f"the name {overlay.path_text(to_bytes(name)[:200])} leads out of the archive", _STRANGE)
     return b"/".join(parts)
 
 
@@ -41,7 +41,7 @@ def entry_of(info: tarfile.TarInfo, kind: Kind | None = None) -> Entry:
     entry_kind = kind or _KINDS.get(info.type)
     if entry_kind is None or info.issparse():
         raise LayerUnsupported(
-            f"{overlay.shown(to_bytes(info.name)[:200])} has the unsupported type {info.type!r}",
+            f"{overlay.path_text(to_bytes(info.name)[:200])} has the unsupported type {info.type!r}",
             "a layer holds files, directories, links, FIFOs and devices",
         )
     return Entry(
@@ -63,7 +63,9 @@ def _mtime_ns(info: tarfile.TarInfo) -> int:
     try:
         time = int(whole) * NANO + int(fraction[:9].ljust(9, "0"))
     except ValueError:
-        raise LayerUnsupported(f"{overlay.shown(to_bytes(info.name)[:200])} has a malformed time", _STRANGE) from None
+        raise LayerUnsupported(
+            f"{overlay.path_text(to_bytes(info.name)[:200])} has a malformed time", _STRANGE
+        ) from None
     return max(time, 0)
 
 

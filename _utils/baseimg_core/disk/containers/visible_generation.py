@@ -161,9 +161,11 @@ class Generations:
             if f"{os.major(st.st_dev)}:{os.minor(st.st_dev)}" != device:  # another mount covers it
                 return everything
             for path, predicted in self._predictions:
-                seen = _visible_inode(root, st.st_dev, path, layers, complete)
-                if seen is not None and (seen in predicted.values() or (complete and _DEFERRED in predicted.values())):
-                    candidates &= _consistent(predicted, seen)
+                visible_inode = _visible_inode(root, st.st_dev, path, layers, complete)
+                if visible_inode is not None and (
+                    visible_inode in predicted.values() or (complete and _DEFERRED in predicted.values())
+                ):
+                    candidates &= _consistent(predicted, visible_inode)
                     if len(candidates) <= 1:
                         break
         return candidates or everything

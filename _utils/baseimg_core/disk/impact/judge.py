@@ -103,7 +103,7 @@ class Judge:
             hidden = [name for name in (path, *expected.below(path)) if name in expected.by_path] if path else []
             if hidden:
                 name = f"the volume {source}" if source else "a volume"
-                example = overlay.shown(hidden[-1])
+                example = overlay.path_text(hidden[-1])
                 text = f"{name} is mounted over {len(hidden)} changed paths ({example}), which do not arrive"
                 yield Reason(Verdict.PARTLY, "volume", destination, text)
 
@@ -156,11 +156,11 @@ class _Image:
         for path in self._visible("links"):
             if is_lost(self._old, self._new, path):
                 node = self._new.lookup(path)
-                target = overlay.shown(node.target) if node else ""
+                target = overlay.path_text(node.target) if node else ""
                 yield Reason(
                     Verdict.IMPAIRED,
                     "missing-target",
-                    overlay.shown(path),
+                    overlay.path_text(path),
                     f"is a symlink to {target}, which is missing",
                 )
         yield from self._texts()
@@ -194,7 +194,7 @@ class _Image:
             owners = [files.users if is_account else files.groups for files in self._walked]
             path = next((numbers[change.old] for numbers in owners if change.old in numbers), None)
             runs_as = change.name == (user if is_account else group)
-            files = f", and {overlay.shown(path)} belongs to number {change.old}" if path is not None else ""
+            files = f", and {overlay.path_text(path)} belongs to number {change.old}" if path is not None else ""
             if runs_as and (change.new is None or path is not None):
                 yield Reason(Verdict.BREAKS, "account", change.name, f"the image runs as {change.text}{files}")
             elif path is not None and change.old:
@@ -204,18 +204,18 @@ class _Image:
         """Yield the reasons for files that were generated from files of the old base."""
         own = list(self._visible("derived"))
         for path, source, command in derived.derivations(own, self._change.expected.paths):
-            text = f"was made from files of the old base ({overlay.shown(source)} changed) by {command}"
-            yield Reason(Verdict.PARTLY, "derived", overlay.shown(path), text)
+            text = f"was made from files of the old base ({overlay.path_text(source)} changed) by {command}"
+            yield Reason(Verdict.PARTLY, "derived", overlay.path_text(path), text)
         hidden = self._change.losses.hidden_sources
         for files in self._walked if hidden else ():
             for path, source in files.compiled:
                 node = self._new.lookup(source)
                 if source in hidden and node and not node.own:
-                    name = overlay.shown(source)
+                    name = overlay.path_text(source)
                     text = (
                         f"was compiled from the old {name}; Python keeps using it: the new file has equal size and time"
                     )
-                    yield Reason(Verdict.PARTLY, "derived", overlay.shown(path), text)
+                    yield Reason(Verdict.PARTLY, "derived", overlay.path_text(path), text)
 
     def ghosts(self) -> Iterator[Reason]:
         """
@@ -230,7 +230,7 @@ class _Image:
                     text = (
                         "is a ghost name: the image removed it, and the new base lacks its directory; ls and rm -r fail"
                     )
-                    yield Reason(Verdict.PARTLY, "ghost", overlay.shown(path), text)
+                    yield Reason(Verdict.PARTLY, "ghost", overlay.path_text(path), text)
 
     @staticmethod
     def _is_alone(layers: LayeredView, directory: bytes, layer: str) -> bool:
@@ -248,7 +248,7 @@ class _Image:
             try:
                 installed = parse(self._new.content(database))
             except Unreadable as exc:
-                yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.shown(database), str(exc))
+                yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.path_text(database), str(exc))
                 continue
             broken_relations = relations.broken_relations if parse is dpkg.by_name else apk.broken_relations
             own = [package for name, package in installed.items() if old.get(name) != package]
@@ -290,11 +290,13 @@ class _Image:
             if lost:
                 names = sorted(lost, key=lambda name: (classify(name, None), b"libc.so" not in name, len(name)))
                 is_code = any(classify(name, None) in CODE for name in lost)
-                examples = ", ".join(overlay.shown(name) for name in names[:_EXAMPLES])
+                examples = ", ".join(overlay.path_text(name) for name in names[:_EXAMPLES])
                 text = (
                     f"own directory where the new base has a {base.kind.value}: it hides {len(lost)} paths ({examples})"
                 )
-                yield Reason(Verdict.IMPAIRED if is_code else Verdict.PARTLY, "hidden-tree", overlay.shown(path), text)
+                yield Reason(
+                    Verdict.IMPAIRED if is_code else Verdict.PARTLY, "hidden-tree", overlay.path_text(path), text
+                )
 
     def _modules(self) -> Iterator[Reason]:
         lost = self._change.losses.runtimes
@@ -304,7 +306,7 @@ class _Image:
         for path, runtime in sorted(named, key=lambda pair: pair[0]):
             is_started = runtime.language in self._start.languages
             text = f"holds modules for {runtime.language} {runtime.version}, which the new base does not have"
-            yield Reason(Verdict.BREAKS if is_started else Verdict.IMPAIRED, "runtime", overlay.shown(path), text)
+            yield Reason(Verdict.BREAKS if is_started else Verdict.IMPAIRED, "runtime", overlay.path_text(path), text)
 
     def _texts(self) -> Iterator[Reason]:
         names = {path.rpartition(b"/")[2] for path in self._change.losses.paths}
@@ -317,8 +319,8 @@ class _Image:
                 continue
             for named in sorted(started.paths_in(text)):
                 if named.rpartition(b"/")[2] in names and is_lost(self._old, self._new, named):
-                    reason = f"names {overlay.shown(named)}, which is missing"
-                    yield Reason(Verdict.IMPAIRED, "missing-path", overlay.shown(path), reason)
+                    reason = f"names {overlay.path_text(named)}, which is missing"
+                    yield Reason(Verdict.IMPAIRED, "missing-path", overlay.path_text(path), reason)
 
 
 def _bounded(reasons: Sequence[Reason]) -> list[Reason]:

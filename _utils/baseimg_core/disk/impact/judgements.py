@@ -66,7 +66,9 @@ def read(path: str) -> Judgements:
             raw = json.load(file)
         return Judgements(
             {
-                str(generation): {str(image): [_reason(one) for one in reasons] for image, reasons in judged.items()}
+                str(generation): {
+                    str(image): [_reason(reason) for reason in reasons] for image, reasons in judged.items()
+                }
                 for generation, judged in raw["judged"].items()
             }
         )

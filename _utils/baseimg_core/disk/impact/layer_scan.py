@@ -127,12 +127,12 @@ def _expected_paths(
     closed: set[bytes] = set()
     for member, stream in bundle.members(progress, old):
         if any(ancestor in closed for ancestor in overlay.ancestors(member.path)):
-            raise BundleInvalid(f"{overlay.shown(member.path)} is below a path that is not a directory")
+            raise BundleInvalid(f"{overlay.path_text(member.path)} is below a path that is not a directory")
         if member.leads:
             leaders[member.path] = member
         source = leaders.get(member.link) if member.link is not None else member
         if source is None:
-            raise BundleInvalid(f"{overlay.shown(member.path)} is linked to a path that the bundle does not carry")
+            raise BundleInvalid(f"{overlay.path_text(member.path)} is linked to a path that the bundle does not carry")
         expected = ExpectedPath(member.path, source.entry, source.digest)
         if files is not None:
             files.pop(member.path, None)

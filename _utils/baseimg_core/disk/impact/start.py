@@ -36,7 +36,7 @@ class Start:
         self.languages: set[str] = set()
         #: Paths, in the old view, of programs that the new view lacks.
         self.missing: set[bytes] = set()
-        self._seen: set[bytes] = set()
+        self._checked_paths: set[bytes] = set()
 
     def command(self, command: Sequence[str]) -> Iterator[Reason]:
         """Yield the reasons for one command."""
@@ -73,7 +73,7 @@ class Start:
             verdict = Verdict.NOT_CHECKED
         elif code == "missing-library" and self._is_in_base_cache(problem.missing):
             code, text = "stale-cache", f"{text}: the image's own etc/ld.so.cache does not list its new place"
-        return Reason(verdict, code, overlay.shown(problem.path), text)
+        return Reason(verdict, code, overlay.path_text(problem.path), text)
 
     def _is_in_base_cache(self, name: bytes) -> bool:
         node = self._new.lookup(_LD_CACHE)
@@ -84,14 +84,14 @@ class Start:
 
     def _program(self, name: bytes, depth: int) -> Iterator[Reason]:
         before = dependencies.find_program(self._old, name, self._path)
-        if before is None or name in self._seen:
+        if before is None or name in self._checked_paths:
             return
-        self._seen.add(name)
+        self._checked_paths.add(name)
         place = dependencies.find_program(self._new, name, self._path)
         resolved = view.file_at(self._new, place) if place else None
         if place is None or resolved is None:
             self.missing.add(before)
-            yield Reason(Verdict.BREAKS, "missing-program", overlay.shown(name), "is started and is missing")
+            yield Reason(Verdict.BREAKS, "missing-program", overlay.path_text(name), "is started and is missing")
             return
         self._note_languages(place, resolved)
         if resolved in self.files:
@@ -131,15 +131,15 @@ class Start:
                 yield Reason(
                     Verdict.BREAKS,
                     "missing-path",
-                    overlay.shown(path),
-                    f"names {overlay.shown(named)}, which is missing",
+                    overlay.path_text(path),
+                    f"names {overlay.path_text(named)}, which is missing",
                 )
         if interpreters[-1].rpartition(b"/")[2] in (b"sh", b"bash", b"dash", b"ash"):
             for program in started.shell_programs(text.decode("utf-8", "replace")):
                 yield from self._program(program.encode(), depth + 1)
 
     def _note_languages(self, *places: bytes) -> None:
-        self.languages |= {runtimes.language_of(overlay.shown(place)) for place in places} - {""}
+        self.languages |= {runtimes.language_of(overlay.path_text(place)) for place in places} - {""}
 
 
 def is_lost(old: LayeredView, new: LayeredView, path: bytes) -> bool:

@@ -72,11 +72,11 @@ def read_new_file(path: bytes, size: int, read: Callable[[int], bytes | memoryvi
     if head != MAGIC:
         return NewFile(text=head + _read(read, min(size, TEXT) - len(head)) if head[:2] == b"#!" else head)
     if size > _MAX_ELF:
-        return NewFile(error=f"{overlay.shown(path)} has {size} bytes, more than are read of a program")
+        return NewFile(error=f"{overlay.path_text(path)} has {size} bytes, more than are read of a program")
     try:
         return NewFile(elf=read_elf(io.BytesIO(head + _read(read, size - len(head)))))
     except ElfInvalid as exc:
-        return NewFile(error=f"{overlay.shown(path)}: {exc}")
+        return NewFile(error=f"{overlay.path_text(path)}: {exc}")
 
 
 def _read(read: Callable[[int], bytes | memoryview], size: int) -> bytes:
@@ -188,7 +188,7 @@ class LayeredView:
         roots = tuple(os.fsencode(directory) for directory in own)
         self._base, self._memory = base, memory
         root = _PathSource(Kind.DIRECTORY, bool(own), 0o755, directories=roots, has_base=True)
-        self._found: dict[bytes, _PathSource | None] = {b"": root}
+        self._sources: dict[bytes, _PathSource | None] = {b"": root}
         self._cache: dict[bytes, list[bytes]] | None = None
 
     def lookup(self, path: bytes) -> ViewNode | None:
@@ -198,12 +198,12 @@ class LayeredView:
 
     def find(self, path: bytes) -> _PathSource | None:
         """Return the node at a path with its location. See :meth:`lookup`."""
-        if path not in self._found:
+        if path not in self._sources:
             directory, name = overlay.split(path)
             parent = self.find(directory)
             is_directory = parent is not None and parent.kind is Kind.DIRECTORY
-            self._found[path] = self._merge(parent, path, name) if parent and is_directory else None
-        return self._found[path]
+            self._sources[path] = self._merge(parent, path, name) if parent and is_directory else None
+        return self._sources[path]
 
     def real(self, path: bytes) -> bytes:
         """Return the absolute path on disk; empty for files in a bundle and for missing paths."""
@@ -249,7 +249,7 @@ class LayeredView:
             self._memory[place.real] = _elf_on_disk(place.real)
         elf = self._memory[place.real]
         if isinstance(elf, str):
-            raise Unreadable(f"{overlay.shown(path)}: {elf}")
+            raise Unreadable(f"{overlay.path_text(path)}: {elf}")
         return elf
 
     def text(self, path: bytes) -> bytes:
@@ -267,7 +267,7 @@ class LayeredView:
             with _open(place.real) as file:
                 return file.read(limit)
         except OSError as exc:
-            raise Unreadable(f"{overlay.shown(path)} cannot be read: {exc.strerror}") from exc
+            raise Unreadable(f"{overlay.path_text(path)} cannot be read: {exc.strerror}") from exc
 
     def libraries(self) -> Mapping[bytes, Sequence[bytes]]:
         """Return the absolute paths in ``ld.so.cache`` by library name."""

@@ -171,7 +171,7 @@ class _Unpacker:
         names = {path.split(b"/")[0] for path in (*self._directories, *self._leaves, *self.result.removed) if path}
         known = {name for name in names if self._source.find(name) is not None}
         if names and (not known or (not self._has_prefix and _PREFIX in names - known)):
-            listed = ", ".join(overlay.shown(name) for name in sorted(names)[:5])
+            listed = ", ".join(overlay.path_text(name) for name in sorted(names)[:5])
             raise LegacyInvalid(
                 f"{self._archive} has an unknown shape: the source image has none of {listed} in its root; expected "
                 "./diff with the files of the image, or the files themselves",
@@ -198,4 +198,6 @@ class _Unpacker:
         return entry_of(node.top, st, kind) if kind else None
 
     def _wrong(self, info: tarfile.TarInfo, problem: str) -> BaseimgError:
-        return LegacyInvalid(f"{self._archive}: {overlay.shown(tar_entry.to_bytes(info.name)[:200])} {problem}", _HINT)
+        return LegacyInvalid(
+            f"{self._archive}: {overlay.path_text(tar_entry.to_bytes(info.name)[:200])} {problem}", _HINT
+        )

@@ -118,7 +118,7 @@ class _Reconstruction:
                 self._make_directory(directory)
                 self._add_leaf(path, info, checksum)
         except (FileExistsError, NotADirectoryError) as exc:
-            raise LayerUnsupported(f"{overlay.shown(path)} cannot be reconstructed: {exc.strerror}") from exc
+            raise LayerUnsupported(f"{overlay.path_text(path)} cannot be reconstructed: {exc.strerror}") from exc
 
     def _make_directory(self, path: bytes) -> None:
         """Create a directory and its parents if they do not exist."""

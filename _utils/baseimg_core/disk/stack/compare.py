@@ -182,7 +182,7 @@ class _Comparison:
     ) -> None:
         if overlay.split(path)[1].startswith(overlay.WHITEOUT_PREFIX):
             raise LayerUnsupported(
-                f"the name of {overlay.shown(path)} means 'removed' in an image layer",
+                f"the name of {overlay.path_text(path)} means 'removed' in an image layer",
                 "rename the file in the base image: names must not begin with '.wh.'",
             )
         self.changes[path] = Change(path, action, what, entry, real)

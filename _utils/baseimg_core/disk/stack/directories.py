@@ -28,7 +28,7 @@ def read_xattrs(path: bytes | int) -> dict[str, bytes]:
     if not names:
         return {}
     if marks := overlay.UNSUPPORTED_MARKS.intersection(names):
-        where = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else overlay.shown(path)
+        where = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else overlay.path_text(path)
         raise LayerUnsupported(f"{where} carries {', '.join(sorted(marks))}")
     return {name: os.getxattr(path, name, follow_symlinks=follow) for name in sorted(names) if overlay.carried(name)}
 
@@ -180,17 +180,17 @@ class Stack:
                     yield real[len(layer) + 1 :], (st.st_dev, st.st_ino)
 
     def _merge(self, parent: StackNode, name: bytes, marks: list[Mark]) -> StackNode | None:
-        shown = overlay.visible(marks)
-        if len(shown) > 1 or (shown and marks[shown[0]] is Mark.DIRECTORY):
+        visible = overlay.visible(marks)
+        if len(visible) > 1 or (visible and marks[visible[0]] is Mark.DIRECTORY):
             # is_opaque costs a system call, so check only directories that may be merged
-            for position, index in enumerate(shown):
+            for position, index in enumerate(visible):
                 if self.is_opaque(parent.paths[index] + b"/" + name):
-                    shown = shown[: position + 1]
+                    visible = visible[: position + 1]
                     break
-        if not shown:
+        if not visible:
             return None
-        paths = tuple(parent.paths[index] + b"/" + name for index in shown)
-        return StackNode(paths, is_dir=marks[shown[0]] is not Mark.LEAF)
+        paths = tuple(parent.paths[index] + b"/" + name for index in visible)
+        return StackNode(paths, is_dir=marks[visible[0]] is not Mark.LEAF)
 
 
 def _listing(directory: bytes) -> Iterator[tuple[bytes, Mark]]:

@@ -119,7 +119,7 @@ def extras(root: str, layer: PackedLayer) -> Extras:
     Raises:
         PristineDamaged: The directory lacks a path of the tar, or has another type or size.
     """
-    found = Extras()
+    extra = Extras()
     pending = [b""]
     while pending:
         path = pending.pop()
@@ -130,15 +130,15 @@ def extras(root: str, layer: PackedLayer) -> Extras:
                 child, entry = overlay.join(path, item.name), expected.get(item.name)
                 missing.discard(item.name)
                 if entry is None:
-                    found.paths += not overlay.is_whiteout(*_mode_and_device(item))
+                    extra.paths += not overlay.is_whiteout(*_mode_and_device(item))
                     continue
                 _check(root, child, entry, item.stat(follow_symlinks=False))
-                found.attributes += len(read_xattrs(item.path).keys() - entry.xattrs.keys())
+                extra.attributes += len(read_xattrs(item.path).keys() - entry.xattrs.keys())
                 if entry.is_dir:
                     pending.append(child)
         if missing:
             raise _damaged(root, overlay.join(path, min(missing)))
-    return found
+    return extra
 
 
 def _mode_and_device(item: os.DirEntry[bytes]) -> tuple[int, int]:
@@ -152,4 +152,4 @@ def _check(root: str, path: bytes, entry: Entry, st: os.stat_result) -> None:
 
 
 def _damaged(root: str, path: bytes) -> PristineDamaged:
-    return PristineDamaged(f"{overlay.shown(path)} in {root} differs from the image's layer")
+    return PristineDamaged(f"{overlay.path_text(path)} in {root} differs from the image's layer")

@@ -107,7 +107,7 @@ class Flattener:
             for member, stream in members:
                 path = member.path
                 if any(above in leaves or above in removed for above in overlay.ancestors(path)):
-                    raise BundleInvalid(f"{overlay.shown(path)} is below a path that is not a directory")
+                    raise BundleInvalid(f"{overlay.path_text(path)} is below a path that is not a directory")
                 directory = member.entry is not None and member.entry.is_dir
                 if path in self._directories and not directory:
                     closed.add(path)
@@ -183,7 +183,7 @@ class Flattener:
     def _add_link(self, path: bytes, first: bytes) -> None:
         leader = self._leaders.get(first)
         if leader is None:
-            raise BundleInvalid(f"{overlay.shown(path)} is linked to a path that the bundle does not carry")
+            raise BundleInvalid(f"{overlay.path_text(path)} is linked to a path that the bundle does not carry")
         if isinstance(leader, Entry):
             self._make(path, leader)
             self._tree.set_metadata(path, leader)
@@ -211,7 +211,7 @@ class Flattener:
         try:
             self._tree.make(path, entry)
         except (NotADirectoryError, FileExistsError) as exc:
-            raise BundleInvalid(f"{overlay.shown(path)} cannot be made: {exc.strerror}") from exc
+            raise BundleInvalid(f"{overlay.path_text(path)} cannot be made: {exc.strerror}") from exc
 
     # --- a directory ---
 
@@ -364,5 +364,7 @@ class Flattener:
         """Return the metadata of a directory that only the lower layers describe."""
         node = None if self._shut(path) or path in self._closed else self.lower.find(path)
         if node is None or not node.is_dir:
-            raise BundleMismatch(f"the bundle expects a directory {overlay.shown(path)}, which the base does not have")
+            raise BundleMismatch(
+                f"the bundle expects a directory {overlay.path_text(path)}, which the base does not have"
+            )
         return entry_of(node.top, os.lstat(node.top), Kind.DIRECTORY)

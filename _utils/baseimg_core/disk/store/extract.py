@@ -63,4 +63,4 @@ class Filler:
     def _check(self, member: Member, digest: str) -> None:
         self.digests[member.path] = digest
         if member.digest not in (None, digest):
-            raise DigestMismatch(f"the content of {overlay.shown(member.path)} does not have its recorded digest")
+            raise DigestMismatch(f"the content of {overlay.path_text(member.path)} does not have its recorded digest")

@@ -42,7 +42,7 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as plain data."""
-        return {"path": overlay.shown(self.path), "finding": self.kind, "differs": list(self.what)}
+        return {"path": overlay.path_text(self.path), "finding": self.kind, "differs": list(self.what)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Comparison:
     @property
     def summary(self) -> str:
         """The first paths and the number of further ones, for messages."""
-        paths = [f"{overlay.shown(finding.path) or '/'}: {finding.kind}" for finding in self.findings[:_NAMED]]
+        paths = [f"{overlay.path_text(finding.path) or '/'}: {finding.kind}" for finding in self.findings[:_NAMED]]
         more = len(self.findings) - len(paths)
         return ", ".join(paths) + (f" and {more} more" if more else "")
 
@@ -149,14 +149,14 @@ def compare(path: str, directory: str, pristine: str | None, deep: bool) -> Comp
         if expected is None or expected[0] != name:
             comparison.findings.append(Finding(name, "added"))
             continue
-        seen = (st.st_ino, st.st_ctime_ns)
-        unchanged = seen == (expected[1].get("inode"), expected[1].get("ctime"))
+        identity = (st.st_ino, st.st_ctime_ns)
+        unchanged = identity == (expected[1].get("inode"), expected[1].get("ctime"))
         if deep or not unchanged:
             finding = _compare(name, real, (st, kind), expected[1], pristine)
             if finding:
                 comparison.findings.append(finding)
             elif name and not unchanged:  # every rename sets the root's ctime
-                comparison.stats[name] = seen
+                comparison.stats[name] = identity
         expected = next(recorded, None)
     while expected:
         comparison.findings.append(Finding(expected[0], "missing"))
@@ -270,7 +270,7 @@ def _read(path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 name = line["path"].encode("utf-8", "surrogateescape")
                 order = _order(name)
                 if not line.keys() >= _FIELDS or order <= last:
-                    raise ValueError(f"{overlay.shown(name)} is out of order, or a field is missing")
+                    raise ValueError(f"{overlay.path_text(name)} is out of order, or a field is missing")
                 last = order
                 yield name, line
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:

@@ -9,7 +9,7 @@ from .manifest import Manifest
 
 
 def route(
-    target: str, versions: Collection[str], shown: Collection[str], manifest_of: Callable[[str], Manifest]
+    target: str, versions: Collection[str], live_versions: Collection[str], manifest_of: Callable[[str], Manifest]
 ) -> list[str]:
     """
     Find the bundles that lead to ``target``.
@@ -20,7 +20,7 @@ def route(
     Args:
         target: The version to reach.
         versions: The versions that have a bundle.
-        shown: The chain IDs of the contents on the node.
+        live_versions: The chain IDs of the contents on the node.
         manifest_of: Returns the manifest of a version's bundle. Each call may fetch a bundle.
 
     Returns:
@@ -36,7 +36,7 @@ def route(
         )
     while True:
         source = manifest_of(steps[0]).source
-        if source.chain_id in shown:
+        if source.chain_id in live_versions:
             return steps
         # start with the version that has the source's name, to save fetches
         others = sorted(set(versions) - set(steps), key=lambda version: (version != source.version, version))

@@ -78,20 +78,20 @@ def user(name: str, passwd: str, group: str) -> User:
     Raises:
         UserUnknown: A name is missing in these files.
     """
-    wanted, _, wanted_group = (name or "0").partition(":")
+    user_name, _, group_name = (name or "0").partition(":")
     accounts, groups = _records(passwd, 6), _records(group, 3)
-    account = next((fields for fields in accounts if fields[0] == wanted), None) or next(
-        (fields for fields in accounts if fields[2] == wanted), None
+    account = next((fields for fields in accounts if fields[0] == user_name), None) or next(
+        (fields for fields in accounts if fields[2] == user_name), None
     )
-    if account is None and not wanted.isdecimal():
-        raise UserUnknown(f"the image has no user {wanted}")
-    uid = int(account[2] if account else wanted)
+    if account is None and not user_name.isdecimal():
+        raise UserUnknown(f"the image has no user {user_name}")
+    uid = int(account[2] if account else user_name)
     gid, more = int(account[3]) if account else 0, list[int]()
-    if wanted_group:
-        own = next((fields for fields in groups if wanted_group in (fields[0], fields[2])), None)
-        if own is None and not wanted_group.isdecimal():
-            raise UserUnknown(f"the image has no group {wanted_group}")
-        gid = int(own[2] if own else wanted_group)
+    if group_name:
+        own = next((fields for fields in groups if group_name in (fields[0], fields[2])), None)
+        if own is None and not group_name.isdecimal():
+            raise UserUnknown(f"the image has no group {group_name}")
+        gid = int(own[2] if own else group_name)
     elif account:
         more = [int(fields[2]) for fields in groups if account[0] in fields[3].split(",")]
     # the own group too: else a program that drops it gains what the group is denied (CVE-2022-36109)

@@ -46,9 +46,9 @@ class Problem:
     @property
     def text(self) -> str:
         """The problem as a clause, for people."""
-        missing = overlay.shown(self.missing)
+        missing = overlay.path_text(self.missing)
         if self.code == "missing-version":
-            return f"needs version {missing} of {overlay.shown(self.of)}, which the library it gets does not define"
+            return f"needs version {missing} of {overlay.path_text(self.of)}, which the library it gets does not define"
         if self.code == "unreadable":
             return f"cannot be judged: {missing}"
         if self.code == "missing-interpreter":
@@ -63,7 +63,7 @@ class Loader:
         """Create a loader; ``environment`` is the value of ``LD_LIBRARY_PATH``."""
         self._view = view
         self._environment = tuple(filter(None, environment.split(b":")))
-        self._found: dict[tuple[object, ...], bytes | None] = {}
+        self._resolved: dict[tuple[object, ...], bytes | None] = {}
 
     def problems(self, path: bytes) -> list[Problem]:
         """
@@ -83,18 +83,18 @@ class Loader:
 
     def files(self, path: bytes) -> set[bytes]:
         """Return the file, its interpreters and its libraries, as :meth:`problems` visits them."""
-        seen: set[bytes] = set()
+        paths_seen: set[bytes] = set()
         try:
-            while (script := interpreter_of(self._view, path)) and path not in seen:
-                seen.add(path)
+            while (script := interpreter_of(self._view, path)) and path not in paths_seen:
+                paths_seen.add(path)
                 resolved = views.file_at(self._view, script[0])
                 if resolved is None:
-                    return seen
+                    return paths_seen
                 path = resolved
             elf = self._view.elf(path)
         except Unreadable:
-            return seen | {path}
-        return seen | {path} | (set(self._load(path, elf, [], True).values()) if elf else set())
+            return paths_seen | {path}
+        return paths_seen | {path} | (set(self._load(path, elf, [], True).values()) if elf else set())
 
     def _check(self, path: bytes, depth: int, transitive: bool) -> Iterator[Problem]:
         try:
@@ -151,14 +151,14 @@ class Loader:
             return self._usable(name, elf)
         origin = b"/" + overlay.split(path)[0]
         key = (name, elf.bits, elf.machine, tuple(rpath), elf.runpath, origin if elf.runpath or rpath else b"", is_musl)
-        if key not in self._found:
+        if key not in self._resolved:
             directories = self._directories(elf, rpath, origin, is_musl)
             places = (directory + b"/" + name for directory in directories[0])
             cached = () if is_musl else self._view.libraries().get(name, ())
             defaults = (directory + b"/" + name for directory in directories[1])
             candidates = (self._usable(place, elf) for place in (*places, *cached, *defaults))
-            self._found[key] = next(filter(None, candidates), None)
-        return self._found[key]
+            self._resolved[key] = next(filter(None, candidates), None)
+        return self._resolved[key]
 
     def _directories(
         self, elf: Elf, rpath: Iterable[bytes], origin: bytes, is_musl: bool

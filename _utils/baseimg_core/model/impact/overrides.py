@@ -165,30 +165,30 @@ class _Stack:
     def run(self) -> Iterator[ShadowedPath]:
         """Yield every shadowed path."""
         for path in sorted(set().union(*self.layers)):
-            reach = self.merged.get(overlay.split(path)[0])
-            if reach is not None:  # None if an ancestor is not a directory
-                yield from self._path(path, reach)
+            merged_layers = self.merged.get(overlay.split(path)[0])
+            if merged_layers is not None:  # None if an ancestor is not a directory
+                yield from self._path(path, merged_layers)
         for path, reason in self.closed.items():
             for hidden in self.expected.below(path):
                 if hidden not in self.judged and self.expected.by_path[hidden].entry:
                     yield ShadowedPath(hidden, self.expected.classes[hidden], f"{reason} above", path)
 
-    def _path(self, path: bytes, reach: list[int]) -> Iterator[ShadowedPath]:
+    def _path(self, path: bytes, merged_layers: list[int]) -> Iterator[ShadowedPath]:
         expected = self.expected.by_path.get(path)
-        entries = [self.layers[index].get(path) for index in reach if index != self.base]
+        entries = [self.layers[index].get(path) for index in merged_layers if index != self.base]
         marks = [entry.mark if entry else Mark.ABSENT for entry in entries]
-        if self.base in reach:
+        if self.base in merged_layers:
             marks.append(expected.mark if expected else Mark.DIRECTORY)
-        shown = overlay.visible(marks)
-        if shown and marks[shown[0]] in (Mark.DIRECTORY, Mark.OPAQUE):
-            self.merged[path] = [reach[index] for index in shown]
+        visible = overlay.visible(marks)
+        if visible and marks[visible[0]] in (Mark.DIRECTORY, Mark.OPAQUE):
+            self.merged[path] = [merged_layers[index] for index in visible]
         closing = next((entry for entry in entries if entry and entry.mark is not Mark.DIRECTORY), None)
-        if closing and self.base in reach:
+        if closing and self.base in merged_layers:
             self.closed[path] = _describe(closing)
         if expected:
             self.judged.add(path)
-            top = entries[shown[0]] if shown and shown[0] < len(entries) else None
-            yield from self._judge(expected, top, bool(shown), closing)
+            top = entries[visible[0]] if visible and visible[0] < len(entries) else None
+            yield from self._judge(expected, top, bool(visible), closing)
 
     def _judge(
         self, expected: ExpectedPath, top: LayerEntry | None, visible: bool, closing: LayerEntry | None

@@ -43,7 +43,7 @@ def files(installed: bytes, names: Iterable[str]) -> dict[str, frozenset[bytes]]
     Returns:
         Relative paths by package, without packages that are not installed.
     """
-    wanted = set(names)
+    package_names = set(names)
     paths: dict[str, frozenset[bytes]] = {}
     for stanza in installed.split(b"\n\n"):
         name, directory, listed = "", b"", set()
@@ -55,7 +55,7 @@ def files(installed: bytes, names: Iterable[str]) -> dict[str, frozenset[bytes]]
                 directory = value
             elif field == b"R:":
                 listed.add(directory + b"/" + value if directory else value)
-        if name in wanted:
+        if name in package_names:
             paths[name] = frozenset(listed)
     return paths
 

@@ -132,7 +132,7 @@ def bundle_source(source: object, digest: object, key: str) -> Source:
             reference.parse(place)
         except reference.ReferenceMalformed as exc:
             raise _wrong(
-                f"{key}:source", reference.shown(place), f"docker://HOST/NAME@sha256:… or :TAG ({exc})"
+                f"{key}:source", reference.without_password(place), f"docker://HOST/NAME@sha256:… or :TAG ({exc})"
             ) from exc
     if not (place.startswith("/") or "://" in place):
         raise _wrong(f"{key}:source", source, "an absolute path or a URL such as salt://baseimg/bundles/base.tar")
@@ -339,11 +339,15 @@ def registries(raw: object) -> dict[str, Registry]:
     settings: dict[str, Registry] = {}
     for host, declaration in _mapping(raw, key, "registries' hosts, each with mirrors or insecure").items():
         if not reference.is_host(host):
-            raise _wrong(f"a name in {key}", reference.shown(host), "a host as in references: registry.corp:5000")
+            raise _wrong(
+                f"a name in {key}", reference.without_password(host), "a host as in references: registry.corp:5000"
+            )
         fields = _fields(declaration, _REGISTRY_KEYS, f"{key}:{host}", "a mapping with mirrors or insecure")
         mirrors, insecure = fields.get("mirrors") or [], fields.get("insecure", False)
         if not isinstance(mirrors, list) or not all(map(reference.is_mirror, mirrors)):
-            raise _wrong(f"{key}:{host}:mirrors", reference.shown(mirrors), "a list of URLs: https://mirror.corp:5000")
+            raise _wrong(
+                f"{key}:{host}:mirrors", reference.without_password(mirrors), "a list of URLs: https://mirror.corp:5000"
+            )
         if not isinstance(insecure, bool):
             raise _wrong(f"{key}:{host}:insecure", insecure, "true or false")
         settings[host] = Registry(tuple(mirrors), insecure)
@@ -362,7 +366,7 @@ def pushed_to(destination: object) -> reference.Reference:
     try:
         target = reference.parse(str(destination))
     except reference.ReferenceMalformed as exc:
-        raise _wrong("destination", reference.shown(destination), f"{expected} ({exc})") from exc
+        raise _wrong("destination", reference.without_password(destination), f"{expected} ({exc})") from exc
     if target.digest:
         raise _wrong("destination", destination, f"{expected} (the registry computes the digest)")
     return target

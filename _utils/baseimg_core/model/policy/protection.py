@@ -87,12 +87,12 @@ def matching_name(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -
         none matches.
     """
     names = {tag: (tag, tag.removesuffix(f":{ids.tag(tag)}")) for tag in tags} | {image_id: (image_id,)}
-    wanted = tuple(patterns)
+    all_patterns = tuple(patterns)
     return next(
         (
             name
             for name, forms in names.items()
-            if any(fnmatch.fnmatchcase(form, pattern) for pattern in wanted for form in forms)
+            if any(fnmatch.fnmatchcase(form, pattern) for pattern in all_patterns for form in forms)
         ),
         "",
     )

@@ -90,7 +90,7 @@ def parse(source: str) -> Reference:
     return Reference(match["host"], match["name"], match["tag"] or "", match["digest"] or "")
 
 
-def shown(value: object) -> str:
+def without_password(value: object) -> str:
     """Return a value without the password of a URL, for errors."""
     return re.sub(r".*@(?!sha256:)", "…@", str(value))
 

@@ -106,7 +106,7 @@ class Window:
     #: Days on which the window opens; 0 is Monday.
     days: frozenset[int]
     #: Minute of the day at which the window opens.
-    begin: int
+    start: int
     #: Minute of the day at which it closes; on the next day if it is not after ``begin``.
     end: int
     #: IANA name of the time zone of days and minutes.
@@ -114,9 +114,9 @@ class Window:
 
     def open_at(self, weekday: int, minute: int) -> bool:
         """Return True if the window is open on this day (0 is Monday) at this minute of the day."""
-        if self.begin < self.end:
-            return weekday in self.days and self.begin <= minute < self.end
-        return (weekday in self.days and minute >= self.begin) or ((weekday - 1) % 7 in self.days and minute < self.end)
+        if self.start < self.end:
+            return weekday in self.days and self.start <= minute < self.end
+        return (weekday in self.days and minute >= self.start) or ((weekday - 1) % 7 in self.days and minute < self.end)
 
 
 @dataclass(frozen=True, slots=True)

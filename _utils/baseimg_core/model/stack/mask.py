@@ -101,12 +101,14 @@ class _Mask:
         for name in set().union(*others) - children.keys():
             self._marks[overlay.join(path, name)] = Mark.WHITEOUT
         for name, node in children.items():
-            child, shown = overlay.join(path, name), [names.get(name) for names in others]
+            child, below_nodes = overlay.join(path, name), [names.get(name) for names in others]
             if not self._target.is_dir(node):
-                self._leaf(child, node, shown)
+                self._leaf(child, node, below_nodes)
                 continue
-            merged = [other for view, other in zip(self._below, shown, strict=True) if other and view.is_dir(other)]
-            if len(merged) == len(shown):
+            merged = [
+                other for view, other in zip(self._below, below_nodes, strict=True) if other and view.is_dir(other)
+            ]
+            if len(merged) == len(below_nodes):
                 yield child, node, merged
             else:
                 self._marks[child] = Mark.OPAQUE if merged else Mark.DIRECTORY

@@ -61,18 +61,18 @@ def visible(marks: Sequence[Mark]) -> list[int]:
         Indices into ``marks``, top first: empty if the name is absent, one index for a leaf, all merged layers for a
         directory.
     """
-    shown: list[int] = []
+    positions: list[int] = []
     for index, mark in enumerate(marks):
         if mark is Mark.ABSENT:
             continue
         if mark is Mark.WHITEOUT:
             break
         if mark is Mark.LEAF:
-            return shown or [index]
-        shown.append(index)
+            return positions or [index]
+        positions.append(index)
         if mark is Mark.OPAQUE:
             break
-    return shown
+    return positions
 
 
 def ancestors(path: bytes) -> Iterator[bytes]:
@@ -95,7 +95,7 @@ def split(path: bytes) -> tuple[bytes, bytes]:
     return directory, name
 
 
-def shown(path: bytes) -> str:
+def path_text(path: bytes) -> str:
     """Return a path for messages and JSON. Bytes outside of UTF-8 and control characters become ``\\xNN``."""
     text = path.decode("utf-8", "backslashreplace")
     if text.isprintable():

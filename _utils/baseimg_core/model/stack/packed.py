@@ -134,8 +134,9 @@ class PackedLayer:
         leader = self._leaders.get(target, target)
         entry = self.entry(leader)
         if entry is None or path == leader:
+            path_text, target_text = overlay.path_text(path), overlay.path_text(target)
             raise LayerUnsupported(
-                f"the hard link {overlay.shown(path)} refers to {overlay.shown(target)}, which is not in its layer",
+                f"the hard link {path_text} refers to {target_text}, which is not in its layer",
                 "build the image with a builder that packs both paths of a hard link",
             )
         self._unlink(path)

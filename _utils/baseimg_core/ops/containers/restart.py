@@ -351,9 +351,9 @@ class _Run:
         self._base.store.save(self._record)
         self._done.rolled_back = True
         runner.trace("back.swapped")
-        shown = usage.survey(self._engine, self._base, self._record).containers("current", self._record.current)
+        on_live = usage.survey(self._engine, self._base, self._record).containers("current", self._record.current)
         for noted in list(self._noted.batches):
-            batch = self._restarts_for_rollback(noted, shown)
+            batch = self._restarts_for_rollback(noted, on_live)
             refused = self._restarter.restart_batch(batch)
             self._note_starts(batch, refused)
             failing = self._restarter.wait(batch, refused, patient=True)
@@ -365,7 +365,7 @@ class _Run:
         record = self._record
         return number in record.present and number != record.current and not record.generations[number].damaged
 
-    def _restarts_for_rollback(self, noted: list[list[str]], shown: Collection[str]) -> Batch:
+    def _restarts_for_rollback(self, noted: list[list[str]], on_live: Collection[str]) -> Batch:
         """
         Return the containers of a batch to restart on the old content.
 
@@ -377,7 +377,7 @@ class _Run:
             for key in keys:
                 with contextlib.suppress(ContainerUnknown):
                     container = self._restarter.retry_unreachable(self._engine.container, key)
-                    done = container.state in _ENDED or key in shown
+                    done = container.state in _ENDED or key in on_live
                     if key not in self._noted.passed or not done:
                         group.append(container)
             groups.append(tuple(group))
@@ -463,18 +463,18 @@ def _final_result(
     result: dict[str, Any], record: Record, swapped: CompletedSwap | None, done: Outcome
 ) -> dict[str, Any]:
     """Return the result after a restart: the live content, and the outcome for containers."""
-    shown = record.generations[record.current]
-    changed = shown.number != swapped.before if swapped else done.rolled_back
+    live = record.generations[record.current]
+    changed = live.number != swapped.before if swapped else done.rolled_back
     return {
         **result,
         "changed": changed,
-        "to": shown.version,
-        "generation": shown.number,
+        "to": live.version,
+        "generation": live.number,
         "restart": done.as_dict(),
     }
 
 
-def explain(name: str, version: str, policy: Policy, done: Outcome, shown: str) -> str:
+def explain(name: str, version: str, policy: Policy, done: Outcome, live_version: str) -> str:
     """
     Describe failed gates for operators.
 
@@ -483,21 +483,23 @@ def explain(name: str, version: str, policy: Policy, done: Outcome, shown: str) 
         version: The version on which the gates failed.
         policy: The declared policy.
         done: The outcome of the restart.
-        shown: The version that is live now.
+        live_version: The version that is live now.
     """
     reasons = "; ".join(f"{container} {failure['reason']}" for container, failure in done.failed.items())
     text = f"{name} {version}: {reasons}. "
     if policy.continues_on_failure:
-        text += f"The base shows {shown}, the other containers were restarted"
+        text += f"The base shows {live_version}, the other containers were restarted"
     elif not done.rolled_back:
-        text += f"The base shows {shown}, and no other container was restarted after that"
+        text += f"The base shows {live_version}, and no other container was restarted after that"
         if policy.restarts and policy.on_failure == "rollback":
             text += ": no other content is present to go back to"
     else:
         again = [container for container in done.restarted if container not in done.still_failing]
-        text += f"The base shows {shown} again" + (f", and so do, restarted: {', '.join(again)}" if again else "")
+        text += f"The base shows {live_version} again" + (
+            f", and so do, restarted: {', '.join(again)}" if again else ""
+        )
     for container, failure in done.still_failing.items():
-        text += f". STILL FAILING on {shown}: {container} {failure['reason']}"
+        text += f". STILL FAILING on {live_version}: {container} {failure['reason']}"
     for container, failure in (done.failed | done.still_failing).items():
         if failure["log"]:
             text += f"\nThe last lines of {container}:\n  " + "\n  ".join(failure["log"][-5:])

@@ -163,5 +163,5 @@ def _programs(view: LayeredView, image: Image) -> Iterator[tuple[bytes, bytes] |
         if elf and elf.interpreter:
             yield elf.interpreter, place
         elif elf is None:
-            shown: Sequence[bytes] = dependencies.interpreter_of(view, resolved) or ()
-            pending += [(interpreter, os.fsdecode(place)) for interpreter in shown]
+            interpreters: Sequence[bytes] = dependencies.interpreter_of(view, resolved) or ()
+            pending += [(interpreter, os.fsdecode(place)) for interpreter in interpreters]

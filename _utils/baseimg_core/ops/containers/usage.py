@@ -161,7 +161,7 @@ class _Survey:
                     others.setdefault(f"{mount.device} {mount.root!r}", mount)
             for mount in others.values():
                 possible = self._possible(mount, generations)
-                holder = f"mount {overlay.shown(mount.point)} (process {mount.pid})"
+                holder = f"mount {overlay.path_text(mount.point)} (process {mount.pid})"
                 self._usage.uses.append(Use(holder, None, possible, self._layer.is_named_by(mount)))
 
     def _add_container(self, container: Container, used: list[Mount], generations: Generations) -> set[str]:

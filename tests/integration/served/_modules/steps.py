@@ -31,5 +31,5 @@ def stop_at(point, place, name, function, *arguments, **named):
 
 
 def _tell(path, line):
-    with open(path, "w", encoding="utf-8") as told:
-        told.write(line)
+    with open(path, "w", encoding="utf-8") as report:
+        report.write(line)
