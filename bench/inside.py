@@ -91,4 +91,4 @@ def _grouped(profiles: list[cProfile.Profile]) -> dict[str, Any]:
     return {"groups": groups, "functions": sorted(functions, reverse=True)[:10]}
 
 
-LOOKS = {"points": Points, "functions": Functions}
+PROBES = {"points": Points, "functions": Functions}

@@ -60,9 +60,9 @@ def _steps(place: Place, probe: str, warm: bool) -> Iterator[tuple[str, tuple[fl
         if not warm:
             place.sync_disk()
         say(f"{place.workload.name}, {place.kind}: {probe}: {step}")
-        call = {"function": f"baseimg.{function}", "arguments": arguments, "repeat": 1, "look": probe}
+        call = {"function": f"baseimg.{function}", "arguments": arguments, "repeat": 1, "probe": probe}
         _sample, result = measure.step(place.engine.url, call)
-        yield step, (result["seconds"][0], result["seen"])
+        yield step, (result["seconds"][0], result["probed"])
     for name in ("full", "delta"):
         (place.point / f"{name}.tar").unlink()
 

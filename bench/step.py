@@ -1,7 +1,7 @@
 """
 One step of baseimg in a separate process, through Salt's loader, as a minion runs it.
 
-`python -m bench.step URL CALLS [OPTIONS]`: CALLS is JSON, a list of {"function", "arguments", "repeat"}, and "look"
+`python -m bench.step URL CALLS [OPTIONS]`: CALLS is JSON, a list of {"function", "arguments", "repeat"}, and "probe"
 for the measurement inside the process (see inside.py). OPTIONS is JSON, too: "minion" has Salt's options, and
 "terminal" makes stderr a terminal. Prints one JSON object for each call: the seconds of every repetition, the
 exchange's seconds in all of them, the last result, the measurement inside, and the number of progress reports.
@@ -67,14 +67,14 @@ def _timed(minion: Minion, call: dict[str, Any]) -> dict[str, Any]:
     function = minion.modules[call["function"]]
     minion.modules["config.get"]("baseimg:link")  # Salt imports a hundred modules for it, once in a minion's life
     seconds, returned, probe_result = [], None, None
-    probes: Any = inside.LOOKS.get(call.get("look", ""), contextlib.nullcontext)
+    probes: Any = inside.PROBES.get(call.get("probe", ""), contextlib.nullcontext)
     for _ in range(call["repeat"]):
         with probes() as probe:
             start = time.perf_counter()
             returned = function(**call["arguments"])
             seconds.append(time.perf_counter() - start)
-        probe_result = probe.told() if probe else None
-    return {"seconds": seconds, "returned": returned, "seen": probe_result}
+        probe_result = probe.result() if probe else None
+    return {"seconds": seconds, "returned": returned, "probed": probe_result}
 
 
 @contextlib.contextmanager

@@ -194,12 +194,12 @@ class TestErrors:
         assert len(codes) == len(set(codes))
         assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in codes)
 
-    @pytest.mark.parametrize("one", classes(), ids=lambda error_class: error_class.__name__)
+    @pytest.mark.parametrize("error_class", classes(), ids=lambda error: error.__name__)
     def test_each_has_a_code_and_a_docstring_of_its_own(self, error_class: type[BaseimgError]) -> None:
         assert "code" in vars(error_class)
         assert inspect.getdoc(error_class) not in (None, "", inspect.getdoc(BaseimgError))
 
-    @pytest.mark.parametrize("one", classes(), ids=lambda error_class: error_class.__name__)
+    @pytest.mark.parametrize("error_class", classes(), ids=lambda error: error.__name__)
     def test_each_says_what_to_do(self, error_class: type[BaseimgError]) -> None:
         """Each error has a hint, or a message that names the expected value."""
         if error_class.hint:
@@ -212,7 +212,7 @@ class TestErrors:
         ]
         assert silent == []
 
-    @pytest.mark.parametrize("one", classes(), ids=lambda error_class: error_class.__name__)
+    @pytest.mark.parametrize("error_class", classes(), ids=lambda error: error.__name__)
     def test_each_is_raised_somewhere(self, error_class: type[BaseimgError]) -> None:
         assert error_class.__name__ in used_names()
 

@@ -222,11 +222,11 @@ SMALL, LARGE = b"small", b"large" * (1 << 19)  # a thread hashes large files and
 )
 def test_a_content_with_another_digest_than_recorded(node, forge, tmp_path, contents, wrong):
     def entries(digests: list[str]) -> list[bytes]:
-        recorded = [{"BASEIMG.sha256": one.removeprefix("sha256:")} for one in digests]
+        recorded = [{"BASEIMG.sha256": layer_digest.removeprefix("sha256:")} for layer_digest in digests]
         return [entry(f"{at}", contents[at], pax_headers=recorded[at]) for at in range(len(contents))]
 
     right = [digest(content) for content in contents]
-    damaged = [digest(b"other") if at == wrong else one for at, one in enumerate(right)]
+    damaged = [digest(b"other") if at == wrong else layer_digest for at, layer_digest in enumerate(right)]
     error = refused(node, forge.bundle(tmp_path / "b.tar", entries(damaged)), DigestMismatch)
     assert error.message == f"the content of {wrong} does not have its recorded digest"
     converge.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries(right)))))

@@ -32,9 +32,9 @@ pytestmark = pytest.mark.fault
 
 
 def record(node: Node) -> Record:
-    found = bases.locate(node.engine, BASE).store.read()
-    assert found
-    return found
+    saved_record = bases.locate(node.engine, BASE).store.read()
+    assert saved_record
+    return saved_record
 
 
 def verify_base(node: Node, deep: bool = False) -> dict:
@@ -89,7 +89,7 @@ class TestHandEdits:
         assert done["changed"]
         assert differences(node.view(), node.views["12.2"]) == []
         assert verify_base(node, deep=True)["ok"]
-        assert [one.damaged for one in record(node).generations.values()] == [False, True, False]
+        assert [generation.damaged for generation in record(node).generations.values()] == [False, True, False]
         with pytest.raises(NoWayBack, match="is damaged"):
             rollback(node)
         rollback(node, "pristine")
@@ -152,7 +152,7 @@ def test_what_verify_finds_stays_known(node):
     assert "etc/version: content" in again["warnings"][0]
     assert node.plan("12.1")["warnings"] == again["warnings"]
     status = bases.status(node.engine, bases.locate(node.engine, BASE))
-    assert [one["damaged"] for one in status["generations"]] == [False, True]
+    assert [generation["damaged"] for generation in status["generations"]] == [False, True]
     assert node.converge("12.1", repair=True)["repaired"]
     assert record(node).live.damage == ""
     assert node.converge("12.1")["warnings"] == []
@@ -218,7 +218,7 @@ class TestIdentity:
             node.converge("12.2")
         assert node.plan("12.2", repair=True)["from"] == "12.2"
         assert node.converge("12.2", repair=True)["from"] == "12.2"
-        versions = [one.version for one in record(node).generations.values()]
+        versions = [generation.version for generation in record(node).generations.values()]
         assert (versions, record(node).pristine_state) == (["12.0", "12.1", "12.2"], "kept")
         rollback(node, "pristine")
         assert differences(node.view(), node.views["12.0"]) == []
@@ -256,14 +256,14 @@ class Old(Node):
 
 class TestProof:
     def test_a_bundle_with_a_digest(self, node: Node) -> None:
-        one = record(node)
-        assert (one.pristine.proof, one.live.proof) == ("bundle", "bundle")
+        saved_record = record(node)
+        assert (saved_record.pristine.proof, saved_record.live.proof) == ("bundle", "bundle")
 
     def test_a_bundle_without_a_digest_needs_a_proven_start(self, tmp_path: Path) -> None:
         node = Old(tmp_path)
         node.converge("12.1")
-        one = record(node)
-        assert (one.pristine.proof, one.live.proof) == ("engine", "from-start")
+        saved_record = record(node)
+        assert (saved_record.pristine.proof, saved_record.live.proof) == ("engine", "from-start")
         node.converge("12.2")
         assert differences(node.view(), node.views["12.2"]) == []
         assert record(node).live.proof == "from-start"
@@ -292,7 +292,7 @@ class TestPreviousRelease:
         return node
 
     def test_it_is_read_and_upgraded(self, old: Node) -> None:
-        assert [one.proof for one in record(old).generations.values()] == ["", "", ""]
+        assert [generation.proof for generation in record(old).generations.values()] == ["", "", ""]
         assert node_ok(old)
         result = rollback(old)
         assert (result["to"], result["warnings"]) == (
@@ -300,7 +300,7 @@ class TestPreviousRelease:
             ["version 12.1 is unproven: it was never compared with an image"],
         )
         assert json.loads((old.layer / "baseimg/state.json").read_text())["format"] == 2
-        assert all(one.id for one in record(old).generations.values())
+        assert all(generation.id for generation in record(old).generations.values())
         assert differences(old.view(), old.views["12.1"]) == []
 
     def test_nothing_starts_from_an_unproven_content(self, old: Node) -> None:
@@ -415,13 +415,13 @@ def test_readers_without_a_lock_see_one_state(node):
     def read() -> None:
         while not over.is_set():
             try:
-                found = verify_base(node)
+                verified = verify_base(node)
                 status = bases.status(node.engine, bases.locate(node.engine, BASE))
             except Exception as exc:
                 failures.append(exc)
             else:
-                if not found["ok"] or status["version"] not in node.views:
-                    failures.append((found, status))
+                if not verified["ok"] or status["version"] not in node.views:
+                    failures.append((verified, status))
 
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:

@@ -78,11 +78,11 @@ def killed_at(point: str, work: Callable[[], object]) -> None:
 def check_live_version(node: Node, *possible: str) -> str:
     """Assert that the base shows exactly one of these versions and that status agrees; return it."""
     view = node.view()
-    found = [version for version in possible if not differences(view, node.views[version])]
-    assert len(found) == 1, {version: differences(view, node.views[version]) for version in possible}
+    matching = [version for version in possible if not differences(view, node.views[version])]
+    assert len(matching) == 1, {version: differences(view, node.views[version]) for version in possible}
     status = bases.status(node.engine, bases.locate(node.engine, BASE))
-    assert status["version"] == found[0]
-    return found[0]
+    assert status["version"] == matching[0]
+    return matching[0]
 
 
 def check_tidy(node: Node) -> None:
@@ -91,18 +91,18 @@ def check_tidy(node: Node) -> None:
     assert sorted(os.listdir(node.layer)) == ["baseimg", "diff"]
     assert set(os.listdir(home)) - OPTIONAL_FILES == STORE_FILES
     record = json.loads((home / "state.json").read_text())
-    known = {str(one["number"]) for one in record["generations"]}
+    known = {str(generation["number"]) for generation in record["generations"]}
     assert set(os.listdir(home / "generations")) == known - {str(record["current"])}
     assert set(os.listdir(home / "index")) == {f"{number}.jsonl" for number in known}
     assert record["intent"] is None
-    assert all(one["activated"] for one in record["generations"])
+    assert all(generation["activated"] for generation in record["generations"])
 
 
 def check_history(node: Node) -> None:
     """Assert that the history has every swap once, each starting at the previous one's result."""
     lines = bases.locate(node.engine, BASE).store.records.history()
     assert len({line["id"] for line in lines}) == len(lines)
-    assert all(one["after"] == two["before"] for one, two in itertools.pairwise(lines))
+    assert all(earlier["after"] == later["before"] for earlier, later in itertools.pairwise(lines))
     assert lines[-1]["to"] == check_live_version(node, "12.0", "12.1", "12.2")
 
 
@@ -269,15 +269,15 @@ def test_an_error_at_any_point_of_an_adoption(old_node, point):
 
 
 def test_every_point_is_passed(node):
-    seen: list[str] = []
-    with traced(seen.append):
+    passed_points: list[str] = []
+    with traced(passed_points.append):
         (node.root / "layers/tmp").mkdir()
         (node.root / "layers/tmp/baseimg.properties").write_text(f"base.dir={node.stack[0]}\nbase.ver=12.0\n")
         adopt(node)
         for version in ("12.1", "12.2", "12.0"):
             node.converge(version)
         prune.prune(node.context, BASE, 0, False)
-    assert set(seen) == set(generations.POINTS)
+    assert set(passed_points) == set(generations.POINTS)
 
 
 def test_random_kills(node):
@@ -288,16 +288,16 @@ def test_random_kills(node):
     whole = collections.deque([time.monotonic() - began], maxlen=8)
     version, killed = "12.1", 0
     for _ in range(RANDOM_KILLS):
-        wanted = rng.choice([one for one in node.views if one != version])
+        next_version = rng.choice([version_name for version_name in node.views if version_name != version])
         began = time.monotonic()
-        pid = forks.start(functools.partial(node.converge, wanted))
+        pid = forks.start(functools.partial(node.converge, next_version))
         descriptor = os.pidfd_open(pid)
         if select.select([descriptor], [], [], rng.uniform(0, max(whole)))[0]:
             whole.append(time.monotonic() - began)
         os.kill(pid, signal.SIGKILL)
         os.close(descriptor)
         killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-        version = check_live_version(node, version, wanted)
+        version = check_live_version(node, version, next_version)
     assert killed > RANDOM_KILLS // 4  # otherwise most moments were outside the operation
     node.converge("12.1")
     check_live_version(node, "12.1")
@@ -305,26 +305,26 @@ def test_random_kills(node):
     check_history(node)
 
 
-@pytest.mark.parametrize("wanted", ["12.1", "12.0"])
-def test_an_interrupt_right_after_the_exchange_loses_nothing(node, wanted, monkeypatch):
+@pytest.mark.parametrize("next_version", ["12.1", "12.0"])
+def test_an_interrupt_right_after_the_exchange_loses_nothing(node, next_version, monkeypatch):
     """The old content then lies under the new generation's name and must not be mistaken for it."""
     versions = {"12.1": "12.0", "12.0": "12.1"}
-    if wanted == "12.0":
+    if next_version == "12.0":
         node.converge("12.1")
     exchange = syscalls.exchange
 
-    def interrupted(one: str, other: str) -> None:
-        exchange(one, other)
-        if one == str(node.layer / "diff"):  # skips the probe of the file system
+    def interrupted(first: str, second: str) -> None:
+        exchange(first, second)
+        if first == str(node.layer / "diff"):  # skips the probe of the file system
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(syscalls, "exchange", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            node.converge(wanted)
-    check_live_version(node, wanted)
-    node.converge(versions[wanted])
-    check_live_version(node, versions[wanted])
+            node.converge(next_version)
+    check_live_version(node, next_version)
+    node.converge(versions[next_version])
+    check_live_version(node, versions[next_version])
     check_tidy(node)
     check_history(node)
 

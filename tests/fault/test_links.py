@@ -88,8 +88,8 @@ def root(disk: Path, tmp_path: Path) -> Path:
 def taken(root: Path) -> int:
     """Return the MiB used on a file system."""
     subprocess.run(["sync", "-f", root.parent], check=True)
-    found = os.statvfs(root.parent)
-    return round((found.f_blocks - found.f_bfree) * found.f_frsize / MIB)
+    statistics = os.statvfs(root.parent)
+    return round((statistics.f_blocks - statistics.f_bfree) * statistics.f_frsize / MIB)
 
 
 @pytest.mark.parametrize("link", ["auto", "reflink", "copy", "hardlink"])
@@ -159,12 +159,16 @@ def test_inodes_of_generations_are_no_links_of_the_layer(root, monkeypatch):
     """A build on a node with shared inodes gives the same links and does not search the whole layer."""
     node = Linked(root, "hardlink")
     source = Stack(node.stack)
-    before = [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source, siblings=siblings)]
+    before = [
+        (change.path, change.link, change.leads) for change in compare.compare(Stack([]), source, siblings=siblings)
+    ]
     node.converge("12.1")
     rolled = converge.roll_back(node.context, BASE, "pristine")
     assert rolled["to"] == "12.0"
     monkeypatch.setattr(Stack, "hard_links", lambda *_: pytest.fail("looked for links"))
-    assert [(one.path, one.link, one.leads) for one in compare.compare(Stack([]), source, siblings=siblings)] == before
+    assert [
+        (change.path, change.link, change.leads) for change in compare.compare(Stack([]), source, siblings=siblings)
+    ] == before
 
 
 @pytest.mark.parametrize("size", [0, 50_000])
@@ -197,7 +201,9 @@ def test_bytes_that_go(tmp_path):
     os.link(tmp_path / "a/both", tmp_path / "b/both")
     (tmp_path / "b/here").write_bytes(b"4444")
     os.link(tmp_path / "b/here", tmp_path / "b/too")
-    assert [space.released([str(tmp_path / one) for one in names]) for names in ("a", "b", "ab")] == [1, 4, 7]
+    assert [
+        space.released([str(tmp_path / generation_name) for generation_name in names]) for names in ("a", "b", "ab")
+    ] == [1, 4, 7]
 
 
 class TestDamage:
@@ -216,19 +222,21 @@ class TestDamage:
 
     def refused(self, node: Linked) -> None:
         """Assert that every rollback to the damaged content is refused."""
-        shown = node.base.store.read().current
+        live_number = node.base.store.read().current
         for to in ("pristine", "12.0", None):
             with pytest.raises(PristineDamaged, match="was changed") as caught:
                 converge.roll_back(node.context, BASE, to)
         assert "pull it again" in caught.value.hint
         assert bases.status(node.engine, node.base)["pristine"] == "damaged"
-        assert node.base.store.read().current == shown
+        assert node.base.store.read().current == live_number
 
     def test_in_the_live_content(self, node):
         self.write(node.layer / "diff/usr/lib/three")
-        found = verify.verify(node.engine, node.base, deep=False)
-        assert [(one["path"], one["finding"]) for one in found["findings"]] == [("usr/lib/three", "metadata")]
-        assert (found["ok"], found["shared"], found["pristine"]) == (False, ["12.0"], "damaged")
+        verified = verify.verify(node.engine, node.base, deep=False)
+        assert [(finding["path"], finding["finding"]) for finding in verified["findings"]] == [
+            ("usr/lib/three", "metadata")
+        ]
+        assert (verified["ok"], verified["shared"], verified["pristine"]) == (False, ["12.0"], "damaged")
         assert node.damaged == [0, 1]
         for operation in (node.plan, node.converge):
             with pytest.raises(PristineDamaged):
@@ -284,8 +292,8 @@ class TestDamage:
         self.write(path)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         for deep in (False, True):
-            found = verify.verify(node.engine, node.base, deep=deep)
-            assert (found["ok"], found["pristine"], found["shared"]) == (False, "damaged", ["12.0"])
+            verified = verify.verify(node.engine, node.base, deep=deep)
+            assert (verified["ok"], verified["pristine"], verified["shared"]) == (False, "damaged", ["12.0"])
         self.refused(node)
 
 

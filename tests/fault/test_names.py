@@ -85,8 +85,8 @@ def test_every_content_converges_with_a_bundle_that_leads_from_one_to_the_other(
 
 def test_rollback_history_prune_pin_and_status_know_every_content(node: NestNode) -> None:
     declared: dict[str, dict[str, Any]] = {BASE: {"version": "12.0", "chain_id": None}}
-    shown = {entry["path"]: entry for entry in status.survey(node.engine, declared)}
-    assert [entry["declared"] for entry in shown.values()] == ["12.0", "12.0"]
+    by_path = {entry["path"]: entry for entry in status.survey(node.engine, declared)}
+    assert [entry["declared"] for entry in by_path.values()] == ["12.0", "12.0"]
     assert [line["action"] for line in contents.history(node.engine, BASE)] == ["converge"]
     assert prune.pin(node.context, BASE, "12.1", True)["changed"] is True
     assert len(prune.prune(node.context, BASE, 1, True)) == 2

@@ -194,9 +194,9 @@ def test_killed_at_every_step(node: NestNode, point: str) -> None:
     node.converge(JAVA, "2")
     times = 1
     while killed(lambda: node.converge(OS, "2"), point, times):
-        shown = node.live(OS)
-        assert shown in ("1", "2")
-        for base, version in {OS: shown, JAVA: "2", FRAME: "2"}.items():
+        live_version = node.live(OS)
+        assert live_version in ("1", "2")
+        for base, version in {OS: live_version, JAVA: "2", FRAME: "2"}.items():
             check_exact_view(node, base, version)
         times += 1
     assert times > 1
@@ -225,10 +225,10 @@ def test_a_run_of_every_base_is_killed_at_every_step(deep: NestNode, point: str)
     times = 1
     while killed(lambda: run(deep, after), point, times):
         for base in after:
-            shown = deep.live(base)
-            assert shown in (before[base], after[base])
-            if shown != tag(base):
-                assert differences(deep.view(base), deep.views[base, shown]) == []
+            live_version = deep.live(base)
+            assert live_version in (before[base], after[base])
+            if live_version != tag(base):
+                assert differences(deep.view(base), deep.views[base, live_version]) == []
         times += 3
     assert times > 1
     run(deep, after)

@@ -122,7 +122,7 @@ class Fault:
         if sys._getframe(1).f_globals.get("__name__", "").startswith("baseimg_core"):
             self.calls += 1
             if self.calls == self._position:
-                path = next((one for one in arguments if isinstance(one, str | bytes)), None)
+                path = next((argument for argument in arguments if isinstance(argument, str | bytes)), None)
                 raise OSError(self._error, os.strerror(self._error), path)
         return self._real(*arguments, **named)
 

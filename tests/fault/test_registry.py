@@ -71,7 +71,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     for name in ("old", "new"):
         (root / name).mkdir()
     (root / "new/file").write_bytes(random.Random(1).randbytes(CONTENT))
-    sides = [ImageRef(f"corp/base:{one}", one, ids.chain_id([digest]), (digest,)) for one, digest in VERSIONS.items()]
+    sides = [
+        ImageRef(f"corp/base:{version}", version, ids.chain_id([digest]), (digest,))
+        for version, digest in VERSIONS.items()
+    ]
     changes = compare(Stack([str(root / "old")]), Stack([str(root / "new")]))
     path = str(root / "b.tar")
     writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
@@ -83,7 +86,10 @@ def other_bundle(root: Path) -> str:
     for name in ("old", "new"):
         (root / "other" / name).mkdir(parents=True)
     (root / "other/new/file").write_bytes(b"other")
-    sides = [ImageRef(f"corp/base:{one}", one, ids.chain_id([digest]), (digest,)) for one, digest in VERSIONS.items()]
+    sides = [
+        ImageRef(f"corp/base:{version}", version, ids.chain_id([digest]), (digest,))
+        for version, digest in VERSIONS.items()
+    ]
     changes = compare(Stack([str(root / "other/old")]), Stack([str(root / "other/new")]))
     path = str(root / "other/b.tar")
     writer.write(path, changes, *sides, {"os": "linux", "architecture": "amd64"})
@@ -119,13 +125,13 @@ class Node:
 
     def __init__(self, home: Path, **declared: Declared) -> None:
         self.home, self.declared = home, dict(declared)
-        self.told: list[tuple[str, int, int]] = []
+        self.progress_calls: list[tuple[str, int, int]] = []
 
     def fetch(self, source: str) -> str:
         return pull.BundleCache(str(self.home), self.declared, self.progress).fetch(source)
 
     def progress(self, step: str, done: int, total: int) -> None:
-        self.told.append((step, done, total))
+        self.progress_calls.append((step, done, total))
 
     @property
     def files(self) -> list[str]:
@@ -150,18 +156,18 @@ class TestTheSameFile:
     def test_by_digest_and_by_tag(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
         path = node.fetch(source)
         assert same(path, bundle)
-        assert node.told[-1] == ("fetching", node.told[-1][2], node.told[-1][2])
-        assert node.told[-1][2] > CONTENT  # bytes
+        assert node.progress_calls[-1] == ("fetching", node.progress_calls[-1][2], node.progress_calls[-1][2])
+        assert node.progress_calls[-1][2] > CONTENT  # bytes
         assert node.fetch(at(registry.host)) == path
 
     def test_what_is_there_is_not_fetched_again(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
-        with Flaky(registry.host) as way:
-            node.fetch(at(way.host, source))
-            before = list(way.sent)
-            node.fetch(at(way.host, source))
-            assert way.sent == before
-            node.fetch(at(way.host))  # a tag may have moved, so the cache asks for its manifest
-            assert 0 < sum(way.sent) - sum(before) < 4000
+        with Flaky(registry.host) as proxy:
+            node.fetch(at(proxy.host, source))
+            before = list(proxy.sent)
+            node.fetch(at(proxy.host, source))
+            assert proxy.sent == before
+            node.fetch(at(proxy.host))  # a tag may have moved, so the cache asks for its manifest
+            assert 0 < sum(proxy.sent) - sum(before) < 4000
         assert node.files == [f"{source.rpartition(':')[2]}.tar"]
 
     def test_what_is_there_is_not_pushed_again(self, registry: Registry, source: str, bundle: str) -> None:
@@ -223,17 +229,17 @@ class TestSignature:
 
 class TestBroken:
     def test_goes_on_where_it_broke_off(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
-        with Flaky(registry.host, limit=200_000, cuts=4) as way:
-            assert same(node.fetch(at(way.host, source)), bundle)
-            assert way.cuts == 0
-            assert CONTENT < sum(way.sent) < CONTENT + 100_000
-        done = [done for _step, done, _total in node.told]
+        with Flaky(registry.host, limit=200_000, cuts=4) as proxy:
+            assert same(node.fetch(at(proxy.host, source)), bundle)
+            assert proxy.cuts == 0
+            assert CONTENT < sum(proxy.sent) < CONTENT + 100_000
+        done = [done for _step, done, _total in node.progress_calls]
         assert done == sorted(done)
 
     def test_a_registry_that_is_only_starting(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
         """Each attempt probes HTTP and TLS again."""
-        with Flaky(registry.host, limit=0, cuts=2) as way:
-            assert same(node.fetch(at(way.host, source)), bundle)
+        with Flaky(registry.host, limit=0, cuts=2) as proxy:
+            assert same(node.fetch(at(proxy.host, source)), bundle)
 
     def test_two_jobs_fetch_it_once(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
         before = len(registry.requests())
@@ -346,9 +352,9 @@ class TestBroken:
         with pytest.raises(Killed):
             pull.BundleCache(str(node.home), {}, progress).fetch(source)
         (part,) = node.files
-        with Flaky(registry.host) as way:
-            assert same(node.fetch(at(way.host, source)), bundle)
-            assert sum(way.sent) < CONTENT // 2 + 100_000
+        with Flaky(registry.host) as proxy:
+            assert same(node.fetch(at(proxy.host, source)), bundle)
+            assert sum(proxy.sent) < CONTENT // 2 + 100_000
         assert node.files == [part.removesuffix(".part")]
 
     def test_a_part_that_is_wrong_is_fetched_anew(self, source: str, bundle: str, node: Node) -> None:
@@ -437,7 +443,7 @@ class TestMirrors:
             yield running
 
     def node(self, home: Path, own: str, *mirrors: str) -> Node:
-        return Node(home, **{own: Declared(tuple(f"http://{one}" for one in mirrors))})
+        return Node(home, **{own: Declared(tuple(f"http://{host}" for host in mirrors))})
 
     def test_comes_first(self, registry: Registry, source: str, bundle: str, tmp_path: Path, mirror: Registry) -> None:
         put(mirror.host, bundle)
@@ -470,7 +476,7 @@ def log_in(tmp_path: Path, host: str, password: str = PASSWORD, **more: Any) -> 
     (tmp_path / "docker/config.json").write_text(json.dumps(config))
 
 
-def told(caught: pytest.ExceptionInfo[BaseimgError], caplog: pytest.LogCaptureFixture) -> str:
+def leaked_text(caught: pytest.ExceptionInfo[BaseimgError], caplog: pytest.LogCaptureFixture) -> str:
     """Return every text that an error exposes: message, repr, data, traceback and log."""
     error = caught.value
     return "\n".join([str(error), repr(error), *error.as_dict().values(), *traceback.format_exception(error)]) + (
@@ -503,8 +509,8 @@ class TestPasswords:
         log_in(tmp_path, closed.host)
         done = put(closed.host, bundle)
         assert same(node.fetch(done["source"]), bundle)
-        shown = told(caught, caplog) + told(again, caplog) + str(done)
-        assert [secret for secret in SECRETS if secret in shown] == []
+        leaked = leaked_text(caught, caplog) + leaked_text(again, caplog) + str(done)
+        assert [secret for secret in SECRETS if secret in leaked] == []
 
     def test_of_a_credential_helper(
         self, closed: Registry, bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -531,7 +537,7 @@ class TestPasswords:
         path.write_text(json.dumps({"auths": {closed.host: {"auth": secret}}}))
         with pytest.raises(RegistryDenied, match="malformed") as caught:
             put(closed.host, bundle)
-        assert [word for word in (PASSWORD, secret) if word in told(caught, caplog)] == []
+        assert [word for word in (PASSWORD, secret) if word in leaked_text(caught, caplog)] == []
 
 
 class TestTokens:
@@ -596,16 +602,16 @@ class TestTokens:
             json.dumps({"auths": {registry.host: {"identitytoken": IDENTITY}}})
         )
         assert same(node.fetch(at(registry.host)), bundle)
-        shown = told(caught, caplog)
-        assert [secret for secret in (*SECRETS, *given, IDENTITY) if secret in shown] == []
+        leaked = leaked_text(caught, caplog)
+        assert [secret for secret in (*SECRETS, *given, IDENTITY) if secret in leaked] == []
 
     def test_no_password_goes_over_http_to_another_host(self, bundle: str, tmp_path: Path) -> None:
         """`insecure` allows plain HTTP to the declared registry, not to a token server on another host."""
-        seen: list[str] = []
+        requests_seen: list[str] = []
 
         class Front(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                seen.append(str(self.headers["Authorization"]))
+                requests_seen.append(str(self.headers["Authorization"]))
                 self.send_response(401)
                 self.send_header("WWW-Authenticate", 'Bearer realm="http://tokens.example:80/token",service="x"')
                 self.send_header("Content-Length", "0")
@@ -621,7 +627,7 @@ class TestTokens:
                 with pytest.raises(RegistryDenied, match="without TLS on another host") as caught:
                     put(host, bundle, **{host: Declared(insecure=True)})
                 assert [secret for secret in (*SECRETS, IDENTITY) if secret in str(caught.value)] == []
-        assert set(seen) == {"None"}
+        assert set(requests_seen) == {"None"}
 
 
 def jwt(certificate: Path, key: Path, access: list[dict[str, Any]]) -> str:
@@ -646,13 +652,13 @@ class TestStores:
         self, registry: Registry, source: str, bundle: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
-        seen: list[Any] = []
+        requests_seen: list[Any] = []
         busy: list[str] = []
-        blob, wanted = registry.blob(layer_of(bundle)), layer_of(bundle)
+        blob, layer = registry.blob(layer_of(bundle)), layer_of(bundle)
 
         class Store(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                seen.append(self.headers["Authorization"])
+                requests_seen.append(self.headers["Authorization"])
                 start = int((self.headers["Range"] or "bytes=0-")[6:-1])
                 data = blob.read_bytes()
                 self.send_response(206 if start else 200)
@@ -680,7 +686,7 @@ class TestStores:
                         self.send_response(503)
                         self.send_header("Retry-After", "0")
                         self.send_header("Content-Length", "0")
-                    elif self.path.endswith(wanted):
+                    elif self.path.endswith(layer):
                         self.send_response(307)
                         self.send_header("Location", f"http://{store}/blob?X-Amz-Signature=5ignature")
                         self.send_header("Content-Length", "0")
@@ -696,7 +702,7 @@ class TestStores:
             with served(Front) as front:
                 log_in(tmp_path, front)
                 assert same(Node(tmp_path / "cache").fetch(at(front, source)), bundle)
-        assert (len(busy), seen) == (1, [None, None])
+        assert (len(busy), requests_seen) == (1, [None, None])
         assert [word for word in ("5ignature", *SECRETS) if word in caplog.text] == []
 
 

@@ -81,7 +81,7 @@ def context(node: Node, trust: Trust) -> plan.Context:
 
 def converge(node: Node, trust: Trust, version: str = "12.1", **more: Any) -> dict[str, Any]:
     """Converge without declared digests, so only signatures prove a bundle."""
-    declared = {name: Source(one.source) for name, one in node.bundles.items()}
+    declared = {name: Source(source.source) for name, source in node.bundles.items()}
     return ops_converge.converge(context(node, trust), BASE, version, declared, **more)
 
 
@@ -92,7 +92,7 @@ def inodes(root: Path) -> dict[str, int]:
 def refused(node: Node, trust: Trust, kind: type[BaseimgError], match: str = ".") -> None:
     """Assert that each use of the bundle ends in the same error and leaves the node unchanged."""
     before = inodes(node.root / "layers")
-    declared = {name: Source(one.source) for name, one in node.bundles.items()}
+    declared = {name: Source(source.source) for name, source in node.bundles.items()}
     for use in (
         lambda: converge(node, trust),
         lambda: preview.plan(context(node, trust), Goal(BASE, "12.1", declared)),
@@ -135,7 +135,7 @@ def test_signed_by_a_trusted_key(node, ring, who, signer):
     assert differences(node.view(), node.views["12.1"]) == []
     (line,) = bases.locate(node.engine, BASE).store.records.history()
     assert line["signed_by"] == who
-    assert [one["signed_by"] for one in status(node)["generations"]] == ["", who]
+    assert [generation["signed_by"] for generation in status(node)["generations"]] == ["", who]
 
 
 def test_apply_by_hand(node, ring):
@@ -186,7 +186,7 @@ def test_a_forged_content_does_not_become_signed(node, ring):
     ssh.sign(str(genuine), ring.alice)
     assert converge(node, ring.trust("alice"))["changed"]
     assert differences(node.view(), node.views["12.1"]) == []
-    assert [one["signed_by"] for one in status(node)["generations"]] == ["", "", "alice"]
+    assert [generation["signed_by"] for generation in status(node)["generations"]] == ["", "", "alice"]
 
 
 def test_a_repair_is_checked_like_the_first_time(node, ring):
@@ -566,7 +566,7 @@ def minion(tmp_path_factory: pytest.TempPathFactory) -> Minion:
     return Minion(tmp_path_factory.mktemp("minion"), "unix:///nonexistent/docker.sock")
 
 
-def told(minion: Minion, config: Any, pillar: Any, function: str = "converge") -> dict[str, str]:
+def refusal(minion: Minion, config: Any, pillar: Any, function: str = "converge") -> dict[str, str]:
     """Return the error of a function that needs the absent engine; the configuration is checked first."""
     minion.configure(pillar={} if pillar is None else {"baseimg": pillar}, baseimg={} if config is None else config)
     arguments = ("/b.tar",) if function == "apply" else (BASE, "12.1")
@@ -608,19 +608,21 @@ def filled(declared: dict[str, Any], ring: Ring) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("where", ["config", "pillar"])
-@pytest.mark.parametrize(("declared", "key", "found", "expected"), MISTAKES, ids=[str(one[0]) for one in MISTAKES])
-def test_a_mistake_never_means_that_nothing_is_checked(minion, ring, where, declared, key, found, expected):
+@pytest.mark.parametrize(
+    ("declared", "key", "given_value", "expected"), MISTAKES, ids=[str(generation[0]) for generation in MISTAKES]
+)
+def test_a_mistake_never_means_that_nothing_is_checked(minion, ring, where, declared, key, given_value, expected):
     declared = filled(declared, ring)
-    info = told(minion, **{"config": None, "pillar": None, where: declared})
+    info = refusal(minion, **{"config": None, "pillar": None, where: declared})
     assert info["code"] == "argument-invalid"
     named, _is, rest = info["message"].partition(" is ")
-    shown, _comma, wanted = rest.partition(", expected ")
-    assert (named, found in shown, expected in wanted) == (key, True, True), info["message"]
+    value_text, _comma, expected_text = rest.partition(", expected ")
+    assert (named, given_value in value_text, expected in expected_text) == (key, True, True), info["message"]
 
 
 @pytest.mark.parametrize("function", ["converge", "plan", "apply"])
 def test_every_function_that_uses_bundles_reads_it(minion, function):
-    assert told(minion, None, {"trusted_keys": {}}, function)["message"].startswith(f"{KEYS} is ")
+    assert refusal(minion, None, {"trusted_keys": {}}, function)["message"].startswith(f"{KEYS} is ")
 
 
 def test_what_goes_back_does_not_depend_on_it(minion):
@@ -633,8 +635,8 @@ def test_what_goes_back_does_not_depend_on_it(minion):
 def test_sound_ones_pass(minion, ring):
     keys = {"trusted_keys": {"release@corp": ring.alice.public, "next": ring.rsa.public + "\n"}}
     for declared in (keys, {**keys, "require_signature": False}, {"require_signature": False}, {"lock_timeout": 5}):
-        assert told(minion, declared, None)["code"] == "engine-unreachable"
-        assert told(minion, None, declared)["code"] == "engine-unreachable"
+        assert refusal(minion, declared, None)["code"] == "engine-unreachable"
+        assert refusal(minion, None, declared)["code"] == "engine-unreachable"
 
 
 def test_pillar_cannot_weaken_what_the_minion_says(ring):
@@ -651,8 +653,8 @@ def test_no_grain_can(minion, ring):
     """Any process that writes files on the node can set grains, so trust never comes from grains."""
     minion.opts["grains"]["baseimg"] = {"require_signature": False, "trusted_keys": 5}
     try:
-        assert told(minion, None, {"trusted_keys": {}})["message"].startswith(f"{KEYS} is ")
-        assert told(minion, None, {"trusted_keys": {"me": ring.alice.public}})["code"] == "engine-unreachable"
+        assert refusal(minion, None, {"trusted_keys": {}})["message"].startswith(f"{KEYS} is ")
+        assert refusal(minion, None, {"trusted_keys": {"me": ring.alice.public}})["code"] == "engine-unreachable"
     finally:
         del minion.opts["grains"]["baseimg"]
 

@@ -101,9 +101,9 @@ def test_full_while_it_is_swapped_in(node, point):
             message = "the new content is live"
         except SpaceExhausted as exc:
             message = exc.message
-    shown = "12.1" if "the new content is live" in message else "12.0"
-    assert differences(node.view(), node.views[shown]) == []
-    assert bases.status(node.engine, bases.locate(node.engine, BASE))["version"] == shown
+    live_version = "12.1" if "the new content is live" in message else "12.0"
+    assert differences(node.view(), node.views[live_version]) == []
+    assert bases.status(node.engine, bases.locate(node.engine, BASE))["version"] == live_version
     node.converge("12.2")
     assert differences(node.view(), node.views["12.2"]) == []
 

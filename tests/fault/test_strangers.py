@@ -103,8 +103,13 @@ class TestRepair:
         planned = node.plan(version, repair=True)
         assert snapshot(node) == untouched
         done = node.converge(version, repair=True)
-        for told in (planned, done):
-            assert (told["changed"], told["repaired"], told["from"], told["to"]) == (True, True, "unknown", version)
+        for result in (planned, done):
+            assert (result["changed"], result["repaired"], result["from"], result["to"]) == (
+                True,
+                True,
+                "unknown",
+                version,
+            )
         assert differences(node.view(), node.views[version]) == []
         # the previous live content is kept unchanged
         (kept,) = [path for path in (node.layer / "baseimg/generations").iterdir() if path.stat().st_ino == inode]
@@ -121,8 +126,8 @@ class TestRepair:
         converge.roll_back(node.context, BASE, "pristine")
         self.damage_record(node)
         planned, done = node.plan("12.0", repair=True), node.converge("12.0", repair=True)
-        for told in (planned, done):
-            assert (told["changed"], told["repaired"], told["to"]) == (False, True, "12.0")
+        for result in (planned, done):
+            assert (result["changed"], result["repaired"], result["to"]) == (False, True, "12.0")
         assert node.converge("12.1")["changed"]
         assert differences(node.view(), node.views["12.1"]) == []
 
@@ -199,7 +204,9 @@ def test_a_generation_that_somebody_removed(node):
     shutil.rmtree(node.layer / "baseimg/generations/1")
     assert node.converge("12.1")["changed"]
     assert differences(node.view(), node.views["12.1"]) == []
-    numbers = [one["number"] for one in bases.status(node.engine, bases.locate(node.engine, BASE))["generations"]]
+    numbers = [
+        generation["number"] for generation in bases.status(node.engine, bases.locate(node.engine, BASE))["generations"]
+    ]
     assert numbers == [0, 2, 3]
 
 

@@ -89,7 +89,10 @@ class Rounds:
         self._client.start(created)
 
     def _inventory(self) -> dict[str, tuple[str, str]]:
-        return {one["Names"][0]: (one["Id"], one["State"]) for one in self._client.containers(all=True)}
+        return {
+            container["Names"][0]: (container["Id"], container["State"])
+            for container in self._client.containers(all=True)
+        }
 
     def _policy(self, probe: str) -> dict[str, Any]:
         """Return a policy that restarts a random selection of containers, in batches of random size."""

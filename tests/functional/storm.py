@@ -15,8 +15,10 @@ WHOLE = {
     "12.2": "12.2 fresh kept tool 12.1",
 }
 # prints the names of the base's files, and the contents of two of them
-LOOK = "cd /etc; echo $(cat version) $(for name in added fresh gone kept; do [ -e $name ] && echo $name; done) \
+READ_VERSIONS = (
+    "cd /etc; echo $(cat version) $(for name in added fresh gone kept; do [ -e $name ] && echo $name; done) \
 $(cat /usr/lib/tool)"
+)
 THREADS = 3
 
 
@@ -36,7 +38,7 @@ def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
     bundles = {"12.1": {"source": lab.bundle()}, "12.2": {"source": lab.bundle(NEW, NEWER)}}
     lab.converge(BASE, "12.1", bundles)
     lab.minion.configure(baseimg={"grace": grace})
-    seen: Counter[str] = Counter()
+    outputs: Counter[str] = Counter()
     left = iter(range(starts))
     lock = threading.Lock()
 
@@ -45,11 +47,11 @@ def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
             with lock:
                 if next(left, None) is None:
                     return
-            shown = lab.engine.run(APP, "sh", "-c", LOOK).strip()
+            printed = lab.engine.run(APP, "sh", "-c", READ_VERSIONS).strip()
             with lock:
-                seen[shown] += 1
+                outputs[printed] += 1
 
-    threads = [threading.Thread(target=_kept(start, seen, lock)) for _ in range(THREADS)]
+    threads = [threading.Thread(target=_kept(start, outputs, lock)) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     for version in itertools.cycle(("12.2", "12.0", "12.1")):
@@ -59,10 +61,10 @@ def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
         lab.prune(BASE, keep=0)
     for thread in threads:
         thread.join()
-    return seen
+    return outputs
 
 
-def _kept(work: Callable[[], None], seen: Counter[str], lock: threading.Lock) -> Callable[[], None]:
+def _kept(work: Callable[[], None], outputs: Counter[str], lock: threading.Lock) -> Callable[[], None]:
     """Wrap a thread's work so that an error counts as one more result."""
 
     def run() -> None:
@@ -70,6 +72,6 @@ def _kept(work: Callable[[], None], seen: Counter[str], lock: threading.Lock) ->
             work()
         except Exception as exc:
             with lock:
-                seen[repr(exc)] += 1
+                outputs[repr(exc)] += 1
 
     return run

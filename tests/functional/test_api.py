@@ -33,7 +33,9 @@ def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
     assert back == {**few, "containers": 2}  # the original is refused by no image
     lab.converge(BASE, "12.1", bundles)
     more = [layer(file("other", b"%d" % number)) for number in range(7)]
-    lab.load({f"corp/more:{number}": [BUSYBOX, VERSION_0, APP_LAYER, one] for number, one in enumerate(more)})
+    lab.load(
+        {f"corp/more:{number}": [BUSYBOX, VERSION_0, APP_LAYER, app_layer] for number, app_layer in enumerate(more)}
+    )
     with asked() as many:
         assert len(lab.converge(BASE, "12.1", bundles)["images"]) == 10
     assert many - few == {"images": 7, "connections": 1}  # the limit is four
@@ -56,14 +58,14 @@ def test_an_engine_that_restarts_meanwhile(make_engine: Callable[..., Engine]) -
 def test_images_that_are_asked_for_at_once(lab: Lab) -> None:
     lab.usual()
     api = Api(lab.engine.url)
-    wanted = api.image_ids * 5
-    assert [found["Id"] for found in api.inspect("images", wanted)] == wanted
-    assert [found["Id"] for found in api.inspect("images", [*wanted, "sha256:" + "0" * 64])] == wanted
-    half = api.inspect("images", wanted)  # an iterator that is closed early leaves no response on its connection
-    assert next(half)["Id"] == wanted[0]
+    image_ids = api.image_ids * 5
+    assert [answer["Id"] for answer in api.inspect("images", image_ids)] == image_ids
+    assert [answer["Id"] for answer in api.inspect("images", [*image_ids, "sha256:" + "0" * 64])] == image_ids
+    half = api.inspect("images", image_ids)  # an iterator that is closed early leaves no response on its connection
+    assert next(half)["Id"] == image_ids[0]
     half.close()
     lab.engine.restart()  # closes every connection
-    assert [found["Id"] for found in api.inspect("images", wanted)] == wanted
+    assert [answer["Id"] for answer in api.inspect("images", image_ids)] == image_ids
 
 
 def test_an_engine_that_is_at_no_unix_socket(lab: Lab, make_engine: Callable[..., Engine]) -> None:

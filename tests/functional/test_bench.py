@@ -45,7 +45,7 @@ def test_a_small_run(tmp_path: Path) -> None:
         assert (sample["wire_bytes"] is not None) == (sample["step"] == "build")
         assert (sample["disk_bytes"] is not None) == (sample["step"] == "apply")
     assert steps == STEPS
-    by_work = {(one["work"], one["figure"]): one for one in data["targets"]}
+    by_work = {(target["work"], target["figure"]): target for target in data["targets"]}
     back = by_work["rollback, small, ext4", "x faster than old"]
     assert back["passed"] is (back["measured"] >= back["limit"])
     assert by_work["apply, many, ext4", "x cp -a"]["passed"] is None
@@ -76,21 +76,21 @@ def written(path: Path, workload: str, steps: dict[str, float]) -> str:
 
 def test_runs_are_joined(tmp_path: Path) -> None:
     """A target that needs two workloads is judged even if separate runs measured them."""
-    one = written(tmp_path / "one.json", "small", {"old": 1.0, "baseimg": 0.1})
+    first_part = written(tmp_path / "one.json", "small", {"old": 1.0, "baseimg": 0.1})
     other = written(tmp_path / "other.json", "many", {"old": 20.0, "baseimg": 0.12})
 
-    joined = Path(run("bench.join", one, other).strip())
+    joined = Path(run("bench.join", first_part, other).strip())
 
     data = json.loads(joined.read_text())
     assert [part["workloads"] for part in data["parts"]] == [["small"], ["many"]]
     assert len(data["samples"]) == 4
-    found = {(target["work"], target["figure"]): target for target in data["targets"]}
-    sizes = found["rollback, many, ext4", "x that of small"]
+    targets = {(target["work"], target["figure"]): target for target in data["targets"]}
+    sizes = targets["rollback, many, ext4", "x that of small"]
     assert (round(sizes["measured"], 3), sizes["passed"]) == (1.2, True)
-    faster = found["rollback, many, ext4", "x faster than old"]
+    faster = targets["rollback, many, ext4", "x faster than old"]
     assert (round(faster["measured"]), faster["passed"]) == (167, True)
-    assert found["rollback, small, ext4", "x faster than old"]["passed"] is False
-    assert found["apply, many, ext4", "x cp -a"]["passed"] is None
+    assert targets["rollback, small, ext4", "x faster than old"]["passed"] is False
+    assert targets["apply, many, ext4", "x cp -a"]["passed"] is None
     assert "- small: today, 1 runs, caches warm, baseimg 1" in joined.with_suffix(".md").read_text()
 
 
@@ -123,13 +123,13 @@ def fleet(scratch: Path, *options: str) -> subprocess.Popen[str]:
 
 def daemons(scratch: Path) -> set[str]:
     """Return the fleet's running daemons: each has a path below ``scratch`` in its command line."""
-    found: set[str] = set()
+    names: set[str] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess):
             words = process.cmdline()
             if any(f"{scratch}/" in word for word in words):
-                found |= {Path(word).name for word in words}
-    return found & {"salt-master", "salt-minion", "dockerd"}
+                names |= {Path(word).name for word in words}
+    return names & {"salt-master", "salt-minion", "dockerd"}
 
 
 @pytest.mark.integration
@@ -143,9 +143,9 @@ def test_a_small_fleet(tmp_path: Path, scratch: Path) -> None:
     (written,) = tmp_path.glob("*.json")
     assert written.with_suffix(".md").read_text().strip() in printed
     data = json.loads(written.read_text())
-    found = {(step["nodes"], step["source"], step["run"]): step for step in data["steps"]}
-    assert list(found) == [(2, by, run) for by in ("salt", "http") for run in ("converge", "again")]
-    for (nodes, by, run), step in found.items():
+    steps = {(step["nodes"], step["source"], step["run"]): step for step in data["steps"]}
+    assert list(steps) == [(2, by, run) for by in ("salt", "http") for run in ("converge", "again")]
+    for (nodes, by, run), step in steps.items():
         assert len(step["answers"]) == nodes
         assert step["master_cpu_seconds"] > 0
         assert step["peak_bytes"] >= step["idle_bytes"] > 0

@@ -95,12 +95,15 @@ class Node:
 
     def inventory(self) -> dict[str, tuple[str, str]]:
         """Return the ID and state of every container by name."""
-        return {one["Names"][0].lstrip("/"): (one["Id"], one["State"]) for one in self.client.containers(all=True)}
+        return {
+            container["Names"][0].lstrip("/"): (container["Id"], container["State"])
+            for container in self.client.containers(all=True)
+        }
 
     def started(self, name: str) -> str:
         return str(self.client.inspect_container(name)["State"]["StartedAt"])
 
-    def shown(self) -> str:
+    def live_version(self) -> str:
         """Return the live version from the base's record."""
         return str(self.lab.status(BASE)["bases"][0]["version"])
 
@@ -297,8 +300,8 @@ class TestTheGate:
             True,
         )
         assert (node.inventory(), node.started("waits")) == (before, untouched)
-        assert (node.version("app"), node.shown(), node.lab.version()) == ("12.0", "12.0", "12.0")
-        assert [one["action"] for one in node.lab.history(BASE)] == ["apply", "gate-failed"]
+        assert (node.version("app"), node.live_version(), node.lab.version()) == ("12.0", "12.0", "12.0")
+        assert [entry["action"] for entry in node.lab.history(BASE)] == ["apply", "gate-failed"]
         assert node.tidy()
 
     def test_ends(self, node: Node) -> None:
@@ -410,7 +413,7 @@ class TestTheGate:
         assert "The base shows 12.0, the other containers were restarted" in info["message"]
         assert info["result"]["restart"]["restarted"] == ["aaa", "bbb"]
         assert {node.version(name) for name in ("aaa", "bbb")} == {"12.0"}
-        assert (node.inventory(), node.shown()) == (before, "12.0")
+        assert (node.inventory(), node.live_version()) == (before, "12.0")
 
     def test_where_nothing_was_swapped_they_go_back_to_what_they_ran_on(self, node: Node) -> None:
         node.run("picky", *PICKY)
@@ -454,7 +457,7 @@ class TestTheState:
         assert "no good" in done["comment"]
         halted = {"version": {"old": "12.0", "new": "12.1"}} if on_failure == "halt" else {}
         assert done["changes"] == {**halted, "containers": {"restarted": ["picky"]}}
-        assert node.shown() == ("12.1" if on_failure == "halt" else "12.0")
+        assert node.live_version() == ("12.1" if on_failure == "halt" else "12.0")
 
     def test_a_policy_that_is_none(self, node: Node) -> None:
         arguments = {"name": BASE, "version": "12.1", "containers": {"mode": "restart", "paralel": 2}}

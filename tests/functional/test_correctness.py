@@ -59,25 +59,25 @@ def test_apply_shows_the_target_and_rollback_the_base(
 
     assert differences(show(base), new) == []
     assert differences(lab.show(APP), new_app) == []
-    assert STRAY not in {seen.type for seen in show(base).values()}
+    assert STRAY not in {entry.type for entry in show(base).values()}
     lab.rollback(BASE)
     assert differences(show(base), old) == []
     assert differences(lab.show(APP), old_app) == []
     assert node.inodes(*base) == pristine
     assert node.saved_diff_ids(lab.engine, BASE, APP) == {
-        BASE: [diff_id(one) for one in case.base],
-        APP: [diff_id(one) for one in [*case.base, *case.app]],
+        BASE: [diff_id(layer) for layer in case.base],
+        APP: [diff_id(layer) for layer in [*case.base, *case.app]],
     }
 
 
-def needed_paths(found: dict[str, Any], bundle: str) -> set[str]:
+def needed_paths(differing: dict[str, Any], bundle: str) -> set[str]:
     """Return the differences without paths that only lost hard links: a bundle may omit them."""
     entries = node.bundle_entries(bundle)
     return {
-        sign + one["path"]
+        sign + change["path"]
         for word, sign in SIGNS.items()
-        for one in found[word]
-        if one.get("differs") != ["links"] or os.fsencode(one["path"]) in entries
+        for change in differing[word]
+        if change.get("differs") != ["links"] or os.fsencode(change["path"]) in entries
     }
 
 
@@ -134,21 +134,23 @@ def _below_usr(member: Any) -> Any:
 class TestOtherImages:
     def test_images_that_share_only_lower_layers_do_not_change(self, lab: Lab) -> None:
         old = [BUSYBOX, VERSION_0, layer(file("top", b"1"))]
-        beside = {
+        other_images = {
             "corp/lower:1": old[:2],
             "corp/beside:1": [*old[:2], layer(file("top", b"beside"))],
             "corp/same-layer-elsewhere:1": [BUSYBOX, old[2]],
         }
-        lab.load({BASE: old, NEW: [*old, VERSION_1, layer(file("top", b"2"))], **beside})
-        before = {image: (lab.show(image), node.inodes(*lab.dirs(image))) for image in beside}
+        lab.load({BASE: old, NEW: [*old, VERSION_1, layer(file("top", b"2"))], **other_images})
+        before = {image: (lab.show(image), node.inodes(*lab.dirs(image))) for image in other_images}
 
         done = lab.apply(lab.bundle())
 
         assert done["images"] == sorted([BASE, NEW])
-        assert {image: (lab.show(image), node.inodes(*lab.dirs(image))) for image in beside} == before
+        assert {image: (lab.show(image), node.inodes(*lab.dirs(image))) for image in other_images} == before
         assert lab.version("corp/beside:1") == "12.0"
-        saved = node.saved_diff_ids(lab.engine, *beside)
-        assert saved == {image: [diff_id(one) for one in layers] for image, layers in beside.items()}
+        saved = node.saved_diff_ids(lab.engine, *other_images)
+        assert saved == {
+            image: [diff_id(image_layer) for image_layer in layers] for image, layers in other_images.items()
+        }
 
     def test_an_image_with_the_same_layers_by_another_name_changes_too(self, lab: Lab) -> None:
         lab.usual()
@@ -159,10 +161,10 @@ class TestOtherImages:
 
     def test_the_target_image_itself_stays_as_it_is(self, lab: Lab) -> None:
         lab.usual()
-        wanted = lab.show(NEW)
+        expected_view = lab.show(NEW)
         bundle = lab.bundle()
         lab.apply(bundle)
-        assert differences(lab.show(NEW), wanted) == []
+        assert differences(lab.show(NEW), expected_view) == []
 
     def test_a_base_is_built_from_its_own_content_also_where_it_shows_a_newer_version(self, lab: Lab) -> None:
         lab.usual()
@@ -176,7 +178,7 @@ class TestWithoutItsTag:
     def test_a_base_is_found_in_an_application_image(self, lab: Lab) -> None:
         lab.usual()
         bundle = lab.bundle()
-        wanted = lab.show(NEW)
+        expected_view = lab.show(NEW)
         top = lab.top(BASE)
         lab.untag(BASE, NEW)
         own, base = lab.dirs(APP)[:1], lab.dirs(APP)[1:]
@@ -184,7 +186,7 @@ class TestWithoutItsTag:
         done = lab.apply(bundle)
 
         assert (done["base"], done["images"]) == (BASE, [APP])
-        assert differences(show(base), wanted) == []
+        assert differences(show(base), expected_view) == []
         assert Path(top, "baseimg/state.json").exists()
         assert lab.version() == "12.1"
         assert lab.status(BASE)["bases"][0]["version"] == "12.1"
@@ -300,7 +302,7 @@ class TestLayer:
         path, *lower = lab.dirs(APP)
         assert lab.layer(APP) == {
             "image": APP,
-            "chain_id": chain_id([diff_id(one) for one in (BUSYBOX, VERSION_0, APP_LAYER)]),
+            "chain_id": chain_id([diff_id(layer) for layer in (BUSYBOX, VERSION_0, APP_LAYER)]),
             "diff_id": diff_id(APP_LAYER),
             "path": path,
             "lower": lower,
@@ -339,7 +341,7 @@ class TestSeveralSteps:
             assert lab.rollback(BASE)["changed"] is True
             assert differences(lab.show(APP), old) == []
         assert [line["to"] for line in lab.history(BASE)] == ["12.1", "12.0"] * 3
-        assert [one["number"] for one in lab.status(BASE)["bases"][0]["generations"]] == [0, 1]
+        assert [generation["number"] for generation in lab.status(BASE)["bases"][0]["generations"]] == [0, 1]
 
     def test_a_base_that_is_removed_and_pulled_again_is_pristine(self, lab: Lab) -> None:
         lab.usual()
@@ -390,8 +392,8 @@ class TestSeveralSteps:
         middle = [*old, layer(whiteout("d/a"), whiteout("d/b"))]
         last = [*middle, layer(file("d/a", b"2"))]
         lab.load({BASE: old, NEW: middle, "corp/base:12.2": last, APP: [*old, APP_LAYER]})
-        wanted = lab.show("corp/base:12.2")
+        expected_view = lab.show("corp/base:12.2")
         lab.apply(lab.bundle())
         assert lab.apply(lab.bundle(NEW, "corp/base:12.2"), base=BASE)["to"] == "12.2"
-        assert differences(lab.show(BASE), wanted) == []
+        assert differences(lab.show(BASE), expected_view) == []
         assert lab.engine.run(APP, "ls", "/d") == "a\n"

@@ -179,21 +179,24 @@ def test_a_real_base(lab: Lab, debian: Debian) -> None:
     # the added layer and the rebuilt tree give the same bundle layer, to the byte
     bundle, other = lab.bundle(), lab.bundle(BASE, ANEW, version="12.1")
     assert lab.inspect(bundle, verify=True)["diff_id"] == lab.inspect(other, verify=True)["diff_id"]
-    found = lab.diff(BASE, NEW)
-    assert {"path": "usr/share/doc"} in found["removed"]
-    assert {"path": "usr/share/corp-tool", "type": "symlink", "differs": ["type"]} in found["modified"]
-    told = lab.impact(BASE, other)["packages"]
-    assert told["removed"] == {REMOVED: before[REMOVED]}
-    assert {**told["added"], **{name: new for name, (_, new) in told["changed"].items()}} == debian.packages
-    assert {name: old for name, (old, _) in told["changed"].items()}.items() <= before.items()
+    difference = lab.diff(BASE, NEW)
+    assert {"path": "usr/share/doc"} in difference["removed"]
+    assert {"path": "usr/share/corp-tool", "type": "symlink", "differs": ["type"]} in difference["modified"]
+    package_difference = lab.impact(BASE, other)["packages"]
+    assert package_difference["removed"] == {REMOVED: before[REMOVED]}
+    assert {
+        **package_difference["added"],
+        **{name: new for name, (_, new) in package_difference["changed"].items()},
+    } == debian.packages
+    assert {name: old for name, (old, _) in package_difference["changed"].items()}.items() <= before.items()
     bundles = {"12.1": {"source": other, "hash": digest(other)}}
     done = lab.minion.states["baseimg.converged"](name=BASE, version="12.1", bundles=bundles)
 
     assert done["result"] is True, done["comment"]
     assert done["changes"] == {"version": {"old": "12.0", "new": "12.1"}}
-    shown = show(base)
-    assert differences(shown, lab.show(NEW)) == []
-    assert STRAY not in {seen.type for seen in shown.values()}
+    base_view = show(base)
+    assert differences(base_view, lab.show(NEW)) == []
+    assert STRAY not in {entry.type for entry in base_view.values()}
     assert differences(lab.show(APP), show([*own, *lab.dirs(NEW)])) == []
     after = installed(lab, APP)
     assert REMOVED not in after

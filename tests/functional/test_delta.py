@@ -70,17 +70,17 @@ def test_a_chain_of_deltas(node: Lab) -> None:
     node.converge(BASE, "12.2", {"12.1": source(first), "12.2": source(second)})
     assert differences(show(node.dirs(BASE)), target) == []
     (base,) = node.status(BASE)["bases"]
-    assert [one["version"] for one in base["generations"]] == ["12.0", "12.2"]
+    assert [generation["version"] for generation in base["generations"]] == ["12.0", "12.2"]
     assert base["interrupted"] is False
 
 
 def test_what_it_would_do_is_told_as_of_a_full_one(node: Lab) -> None:
     full, only = build(node, "full.tar"), build(node, "only.tar", delta="only")
-    one, other = (node.impact(BASE, made["bundle"]) for made in (full, only))
-    assert other == one
-    one, other = (node.plan(BASE, "12.1", {"12.1": source(made["bundle"])}) for made in (full, only))
-    assert other == one
-    assert one["impact"]
+    of_full, of_delta = (node.impact(BASE, made["bundle"]) for made in (full, only))
+    assert of_delta == of_full
+    of_full, of_delta = (node.plan(BASE, "12.1", {"12.1": source(made["bundle"])}) for made in (full, only))
+    assert of_delta == of_full
+    assert of_full["impact"]
     # a delta that starts from the target of another delta cannot be read before that target exists
     second = node.bundle(NEW, NEWER, delta="only")
     chained = node.plan(BASE, "12.2", {"12.1": source(only["bundle"]), "12.2": source(second)})

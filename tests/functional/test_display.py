@@ -112,4 +112,4 @@ def test_no_result_steers_a_terminal(node: Lab) -> None:
     results["history"] = result_of(lambda: node.history(BASE))
     assert "owned" in str(results["impact"])  # the result contains texts of the image
     assert "owned" in str(results["verify"])
-    assert {name: found for name, result in results.items() if (found := unsafe(result))} == {}
+    assert {name: problems for name, result in results.items() if (problems := unsafe(result))} == {}

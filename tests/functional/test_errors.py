@@ -216,9 +216,9 @@ class TestVersions:
         lab.usual(NEWER)
         bundles = {"12.2": {"source": lab.bundle(NEW, NEWER)}, "12.1": {"source": lab.bundle(NEWER, NEW)}}
         for function in ("plan", "converge"):
-            for wanted in bundles:
-                error = lab.refused("version-unknown", function, BASE, wanted, bundles)
-                assert wanted in error.info["message"]
+            for version in bundles:
+                error = lab.refused("version-unknown", function, BASE, version, bundles)
+                assert version in error.info["message"]
 
     def test_to_roll_back_to(self, lab: Lab, bundles: dict[str, Any]) -> None:
         for to in (None, "13"):
@@ -299,16 +299,16 @@ class TestDevices:
     """Device nodes: by default a node accepts only those that every container has."""
 
     @pytest.mark.parametrize(
-        ("node", "told"),
+        ("node", "device_text"),
         [(blockdev("dev/sda", 8, 0), "dev/sda, a block device 8:0"), (chardev("mem", 1, 1), "mem, a char device 1:1")],
     )
-    def test_hardware_is_refused_unless_allowed(self, lab: Lab, node: Member, told: str) -> None:
+    def test_hardware_is_refused_unless_allowed(self, lab: Lab, node: Member, device_text: str) -> None:
         lab.load({BASE: [BUSYBOX], NEW: [BUSYBOX, layer(node)]})
         bundle = lab.bundle()
         bundles = {"12.1": {"source": bundle}}
         for function, arguments in {"apply": [bundle], "converge": [BASE, "12.1", bundles]}.items():
             error = lab.refused("device-refused", function, *arguments)
-            assert error.info["message"] == f"the bundle brings {told}"
+            assert error.info["message"] == f"the bundle brings {device_text}"
         lab.minion.configure(baseimg={"allow_devices": True})
         assert lab.apply(bundle)["changed"] is True
 

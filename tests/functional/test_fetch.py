@@ -36,30 +36,30 @@ def server(tmp_path: Path) -> Iterator[Server]:
             super().__init__(*arguments, directory=str(served))  # type: ignore[arg-type]
 
         def do_GET(self) -> None:
-            found.asked.append(self.path)
+            web_server.asked.append(self.path)
             super().do_GET()
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        found = Server(f"http://127.0.0.1:{running.server_address[1]}")
+        web_server = Server(f"http://127.0.0.1:{running.server_address[1]}")
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
-        yield found
+        yield web_server
         running.shutdown()
         thread.join()
 
 
 def offered(lab: Lab, server: Server, tmp_path: Path) -> dict[str, dict[str, str]]:
     """Build chained bundles to both newer versions; declare them by URL and digest."""
-    found = {}
+    sources = {}
     for source, target in ((BASE, NEW), (NEW, NEWER)):
         version = target.rpartition(":")[2]
         path = tmp_path / f"served/{version}.tar"
         lab.build(source, target, str(path))
-        found[version] = {"source": f"{server.url}/{version}.tar", "hash": digest(path)}
-    return found
+        sources[version] = {"source": f"{server.url}/{version}.tar", "hash": digest(path)}
+    return sources
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ class TestFetch:
         fetched = lab.fetch(BASE, "12.2", bundles=bundles)
         assert node.touched(before, lab.layers()) == []
         assert (fetched["needed"], fetched["from"], fetched["to"]) == (True, "12.0", "12.2")
-        assert [one["version"] for one in fetched["bundles"]] == ["12.1", "12.2"]
+        assert [fetched_bundle["version"] for fetched_bundle in fetched["bundles"]] == ["12.1", "12.2"]
         assert fetched["bytes"] == sum((tmp_path / f"served/{name}.tar").stat().st_size for name in ("12.1", "12.2"))
         for one in fetched["bundles"]:
             assert digest(one["path"]) == one["hash"] == bundles[one["version"]]["hash"]

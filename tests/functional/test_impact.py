@@ -103,7 +103,7 @@ def bundle(lab: Lab) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(lab: Lab, bundle: str) -> dict[str, Any]:
+def impacts(lab: Lab, bundle: str) -> dict[str, Any]:
     before = lab.layers()
     result: dict[str, Any] = lab.impact(BASE, bundle)
     assert node.touched(before, lab.layers()) == []
@@ -114,13 +114,13 @@ def nonzero(verdicts: dict[str, int]) -> dict[str, int]:
     return {verdict: count for verdict, count in verdicts.items() if count}
 
 
-def by_name(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {one["image"]: one for one in found["images"]}
+def by_name(impacts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {image["image"]: image for image in impacts["images"]}
 
 
 class TestVerdicts:
-    def test_every_image_on_the_base_has_one(self, found: dict[str, Any]) -> None:
-        verdicts = {name: one["verdict"] for name, one in by_name(found).items()}
+    def test_every_image_on_the_base_has_one(self, impacts: dict[str, Any]) -> None:
+        verdicts = {name: image["verdict"] for name, image in by_name(impacts).items()}
         assert verdicts == {
             BASE: "effective",
             NEW: "effective",
@@ -134,16 +134,16 @@ class TestVerdicts:
             DEEP: "partly",
             "corp/replacing:1": "blocked",
         }
-        assert nonzero(found["verdicts"]) == {"effective": 6, "partly": 4, "blocked": 1}
-        assert (found["version"], found["to"], found["generation"]) == ("12.0", "12.1", 0)
+        assert nonzero(impacts["verdicts"]) == {"effective": 6, "partly": 4, "blocked": 1}
+        assert (impacts["version"], impacts["to"], impacts["generation"]) == ("12.0", "12.1", 0)
 
-    def test_what_a_package_manager_leaves_behind_is_named_and_last(self, found: dict[str, Any]) -> None:
-        one = by_name(found)["corp/installed:1"]
-        assert one["covered"] == {"package databases": [1, 1], "caches": [1, 1]}
-        assert [shadow["path"] for shadow in one["shadowed"]] == [STATUS, "var/cache/ldconfig/aux-cache"]
+    def test_what_a_package_manager_leaves_behind_is_named_and_last(self, impacts: dict[str, Any]) -> None:
+        image = by_name(impacts)["corp/installed:1"]
+        assert image["covered"] == {"package databases": [1, 1], "caches": [1, 1]}
+        assert [shadow["path"] for shadow in image["shadowed"]] == [STATUS, "var/cache/ldconfig/aux-cache"]
 
-    def test_reasons(self, found: dict[str, Any]) -> None:
-        images = by_name(found)
+    def test_reasons(self, impacts: dict[str, Any]) -> None:
+        images = by_name(impacts)
         assert images["corp/library:1"]["shadowed"] == [
             {"path": f"{LIB}/libssl.so.3", "what": "libraries", "reason": "own file"}
         ]
@@ -161,33 +161,33 @@ class TestVerdicts:
             "reason": "opaque directory above",
             "by": "usr",
         }
-        assert "usr/bin/less" not in {one["path"] for one in replaced}  # absent from both
-        deep = {one["path"]: one["reason"] for one in images[DEEP]["shadowed"]}
+        assert "usr/bin/less" not in {image["path"] for image in replaced}  # absent from both
+        deep = {image["path"]: image["reason"] for image in images[DEEP]["shadowed"]}
         assert deep == {"usr/bin/openssl": "own file", "usr/bin/tree": "whiteout above"}
 
-    def test_images_without_layers_of_their_own_are_named(self, found: dict[str, Any]) -> None:
-        assert [name for name, one in by_name(found).items() if one["metadata_only"]] == [META]
+    def test_images_without_layers_of_their_own_are_named(self, impacts: dict[str, Any]) -> None:
+        assert [name for name, image in by_name(impacts).items() if image["metadata_only"]] == [META]
 
     def test_without_a_bundle_nothing_is_judged(self, lab: Lab) -> None:
-        found = lab.impact(BASE)
-        assert found["to"] is None
-        assert len(found["images"]) == 11
-        assert not any("verdict" in one for one in found["images"])
+        impact_result = lab.impact(BASE)
+        assert impact_result["to"] is None
+        assert len(impact_result["images"]) == 11
+        assert not any("verdict" in image for image in impact_result["images"])
 
 
 class TestPackages:
-    def test_the_manifest_tells_what_differs(self, lab: Lab, bundle: str, found: dict[str, Any]) -> None:
-        assert found["packages"] == {
+    def test_the_manifest_tells_what_differs(self, lab: Lab, bundle: str, impacts: dict[str, Any]) -> None:
+        assert impacts["packages"] == {
             "manager": "dpkg",
             "added": {"tree": "2.1.0-1"},
             "removed": {"less": "590-2"},
             "changed": {"libssl3": ["3.0.11-1", "3.0.15-1"], "openssl": ["3.0.11-1", "3.0.15-1"]},
             "unknown": "",
         }
-        assert lab.inspect(bundle)["packages"] == found["packages"]
+        assert lab.inspect(bundle)["packages"] == impacts["packages"]
 
-    def test_a_removed_package_that_an_image_has_as_installed_is_a_warning(self, found: dict[str, Any]) -> None:
-        warned = {name: one["warnings"] for name, one in by_name(found).items() if one["warnings"]}
+    def test_a_removed_package_that_an_image_has_as_installed_is_a_warning(self, impacts: dict[str, Any]) -> None:
+        warned = {name: image["warnings"] for name, image in by_name(impacts).items() if image["warnings"]}
         assert warned == {"corp/installed:1": ["its own package database still lists as installed: less"]}
 
 
@@ -214,9 +214,9 @@ class TestContainers:
             lab.engine.remove_container(container)
 
     def test_each_is_told_of(self, lab: Lab, containers: dict[str, str]) -> None:
-        found = {one["name"]: one for one in lab.impact(BASE)["containers"]}
-        assert found.keys() == containers.keys()
-        running, stopped, composed = found["running"], found["stopped"], found["composed"]
+        listed = {item["name"]: item for item in lab.impact(BASE)["containers"]}
+        assert listed.keys() == containers.keys()
+        running, stopped, composed = listed["running"], listed["stopped"], listed["composed"]
         assert (running["state"], running["content"], running["version"]) == ("running", "current", "12.0")
         assert running["since"]
         assert (running["restart"], running["project"], running["health"]) == ("no", "", "")
@@ -224,7 +224,7 @@ class TestContainers:
         assert (composed["state"], composed["project"], composed["restart"]) == ("created", "shop", "on-failure")
         assert composed["since"] == ""
         lab.engine.client.start(containers["composed"])
-        composed = next(one for one in lab.impact(BASE)["containers"] if one["name"] == "composed")
+        composed = next(image for image in lab.impact(BASE)["containers"] if image["name"] == "composed")
         assert composed["health"] in ("starting", "healthy")
         images = by_name(lab.impact(BASE))
         assert images["corp/library:1"]["containers"] == ["composed"]
@@ -235,17 +235,20 @@ class TestForetold:
         declared = {"12.1": {"source": bundle, "hash": digest(bundle)}}
         planned = lab.plan(BASE, "12.1", declared)["impact"]
         assert nonzero(planned["verdicts"]) == {"effective": 6, "partly": 4, "blocked": 1}
-        listed = [one["image"] for one in planned["images"]]
+        listed = [image["image"] for image in planned["images"]]
         assert listed[0] == "corp/replacing:1"
         assert "corp/plain:1" not in listed
 
-        told = lab.in_test_mode.states["baseimg.converged"](name=BASE, version="12.1", bundles=declared)
-        assert told["result"] is None
-        assert "Images: 1 blocked, 4 partly, 6 effective." in told["comment"]
-        assert "Blocked: corp/replacing:1 (1 of 1 libraries, 2 of 3 programs" in told["comment"]
-        assert f"corp/library:1 (1 of 1 libraries; {LIB}/libssl.so.3: own file)" in told["comment"]
-        assert "Packages: libssl3 3.0.11-1 -> 3.0.15-1" in told["comment"]
-        assert "Warning: corp/installed:1: its own package database still lists as installed: less" in told["comment"]
+        state_result = lab.in_test_mode.states["baseimg.converged"](name=BASE, version="12.1", bundles=declared)
+        assert state_result["result"] is None
+        assert "Images: 1 blocked, 4 partly, 6 effective." in state_result["comment"]
+        assert "Blocked: corp/replacing:1 (1 of 1 libraries, 2 of 3 programs" in state_result["comment"]
+        assert f"corp/library:1 (1 of 1 libraries; {LIB}/libssl.so.3: own file)" in state_result["comment"]
+        assert "Packages: libssl3 3.0.11-1 -> 3.0.15-1" in state_result["comment"]
+        assert (
+            "Warning: corp/installed:1: its own package database still lists as installed: less"
+            in state_result["comment"]
+        )
 
     def test_nothing_is_computed_where_nothing_would_change(self, lab: Lab) -> None:
         planned = lab.plan(BASE, "12.0", {"12.1": {"source": "/nonexistent/bundle.tar"}})
@@ -306,27 +309,28 @@ def applied(lab: Lab, bundle: str) -> Lab:
 class TestApplied:
     """The kernel's view after the apply, which matches the prediction. Runs last: it changes the node."""
 
-    def test_the_verdicts_hold(self, applied: Lab, found: dict[str, Any]) -> None:
+    def test_the_verdicts_hold(self, applied: Lab, impacts: dict[str, Any]) -> None:
         # NEW has its layers above the base, so it shows the bundle's content
         new = applied.show(NEW)
-        for one in found["images"]:
-            shown = applied.show(one["image"])
-            covered = {os.fsencode(shadow["path"]) for shadow in one["shadowed"]}
+        for image in impacts["images"]:
+            view = applied.show(image["image"])
+            covered = {os.fsencode(shadow["path"]) for shadow in image["shadowed"]}
             for path in (f"{LIB}/libssl.so.3", "usr/bin/openssl", "usr/bin/tree", "etc/version", "opt/tool", STATUS):
-                same = kernel.differences(
-                    {b"x": shown.get(os.fsencode(path), new[b""])}, {b"x": new[os.fsencode(path)]}
-                )
-                assert bool(same) == (os.fsencode(path) in covered), (one["image"], path)
+                same = kernel.differences({b"x": view.get(os.fsencode(path), new[b""])}, {b"x": new[os.fsencode(path)]})
+                assert bool(same) == (os.fsencode(path) in covered), (image["image"], path)
 
     def test_containers_by_generation(self, applied: Lab) -> None:
         applied.engine.start_container("corp/plain:1", *SLEEP, name="after")
-        found = {one["name"]: (one["generation"], one["content"]) for one in applied.impact(BASE)["containers"]}
+        containers = {
+            container["name"]: (container["generation"], container["content"])
+            for container in applied.impact(BASE)["containers"]
+        }
         applied.engine.remove_container("after")
-        assert found == {"before": (0, "outdated"), "after": (1, "current")}
+        assert containers == {"before": (0, "outdated"), "after": (1, "current")}
 
-    def test_what_was_applied_can_be_asked_for_again(self, applied: Lab, bundle: str, found: dict[str, Any]) -> None:
+    def test_what_was_applied_can_be_asked_for_again(self, applied: Lab, bundle: str, impacts: dict[str, Any]) -> None:
         again = applied.impact(BASE, bundle)
-        assert (again["version"], again["verdicts"]) == ("12.1", found["verdicts"])
+        assert (again["version"], again["verdicts"]) == ("12.1", impacts["verdicts"])
 
     def test_a_protected_image_that_came_later_is_told_of_and_gets_its_own_content_back(self, applied: Lab) -> None:
         state = applied.minion.states["baseimg.converged"](name=BASE, version="12.1", protect=[META])

@@ -43,7 +43,7 @@ CHANGES = images.layer_tar(
 
 
 @pytest.fixture
-def site(lab: Lab) -> Lab:
+def legacy_lab(lab: Lab) -> Lab:
     old = [BUSYBOX, TOP]
     lab.load({BASE: old, NEW: [*old, CHANGES], APP: [*old, APP_LAYER]})
     return lab
@@ -53,36 +53,36 @@ def pack(lab: Lab, name: str = "BASE-12.1-diff.tar.gz") -> str:
     return str(legacy.pack(lab.dirs(BASE)[0], lab.dirs(NEW), lab.work / name))
 
 
-def test_a_bundle_of_what_differs(site: Lab) -> None:
-    archive, bundle = pack(site), str(site.work / "b.tar")
-    done = site.import_legacy(archive, BASE, bundle)
+def test_a_bundle_of_what_differs(legacy_lab: Lab) -> None:
+    archive, bundle = pack(legacy_lab), str(legacy_lab.work / "b.tar")
+    done = legacy_lab.import_legacy(archive, BASE, bundle)
     assert done["changes"] == {"added": 2, "modified": 2, "removed": 1}
     assert (done["source"]["version"], done["target"]["version"]) == ("12.0", "12.1")
     assert done["hash"] == digest(bundle)
     assert set(node.bundle_entries(bundle)) == {
         *(b"etc/version", b"etc/tool", b"etc/added", b"etc/link", b"etc/.wh.gone"),
     }
-    assert site.inspect(bundle, verify=True)["target"]["reference"] == "BASE-12.1-diff.tar.gz"
+    assert legacy_lab.inspect(bundle, verify=True)["target"]["reference"] == "BASE-12.1-diff.tar.gz"
 
 
-def test_it_leads_where_the_archive_led(site: Lab) -> None:
-    bundle = str(site.work / "b.tar")
-    wanted = site.show(NEW)
-    site.import_legacy(pack(site), BASE, bundle)
-    assert site.apply(bundle)["to"] == "12.1"
-    shown = site.show(BASE)
+def test_it_leads_where_the_archive_led(legacy_lab: Lab) -> None:
+    bundle = str(legacy_lab.work / "b.tar")
+    expected_view = legacy_lab.show(NEW)
+    legacy_lab.import_legacy(pack(legacy_lab), BASE, bundle)
+    assert legacy_lab.apply(bundle)["to"] == "12.1"
+    view = legacy_lab.show(BASE)
     # the archive has no extended attributes, so the source's are kept: losing a capability is worse
-    assert differences(shown, wanted) == [
+    assert differences(view, expected_view) == [
         "etc/same: xattrs (('user.kept', b'\\x01\\xff'),) != ()",
         "etc/tool: xattrs (('user.kept', b'too'),) != ()",
     ]
-    site.rollback(BASE, "pristine")
-    assert site.verify(BASE, deep=True)[0]["pristine"] == "proven"
+    legacy_lab.rollback(BASE, "pristine")
+    assert legacy_lab.verify(BASE, deep=True)[0]["pristine"] == "proven"
 
 
-def test_what_the_archive_says_nothing_of(site: Lab) -> None:
-    told = site.import_legacy(pack(site), BASE, str(site.work / "b.tar"))["not_expressed"]
-    paths = {one["what"].partition(":")[0]: one["paths"] for one in told}
+def test_what_the_archive_says_nothing_of(legacy_lab: Lab) -> None:
+    not_expressed = legacy_lab.import_legacy(pack(legacy_lab), BASE, str(legacy_lab.work / "b.tar"))["not_expressed"]
+    paths = {gap["what"].partition(":")[0]: gap["paths"] for gap in not_expressed}
     assert paths["removed paths"] == ["etc/gone", "etc/never-there"]
     assert paths["extended attributes, file capabilities among them"] == ["etc/same", "etc/tool"]
     assert "names in the root of the image that begin with a dot" in paths
@@ -97,43 +97,48 @@ def test_the_same_again_is_the_same(site: Lab) -> None:
     assert one["target"]["chain_id"] == chain
 
 
-def test_nothing_is_left_beside_the_bundle(site: Lab) -> None:
-    archive = pack(site)
-    out = site.work / "out"
+def test_nothing_is_left_beside_the_bundle(legacy_lab: Lab) -> None:
+    archive = pack(legacy_lab)
+    out = legacy_lab.work / "out"
     out.mkdir()
-    site.import_legacy(archive, BASE, str(out / "b.tar"))
+    legacy_lab.import_legacy(archive, BASE, str(out / "b.tar"))
     assert os.listdir(out) == ["b.tar"]
 
 
-def test_versions(site: Lab) -> None:
-    named, nameless = pack(site), pack(site, "diff.tar.gz")
-    bundle = str(site.work / "b.tar")
-    assert site.import_legacy(named, BASE, bundle, version="12.1-old")["target"]["version"] == "12.1-old"
-    assert site.import_legacy(nameless, BASE, bundle, version="12.1", compression="gzip")["target"]["version"] == "12.1"
-    site.refused("argument-invalid", "import_legacy", nameless, BASE, bundle)
-    site.refused("argument-invalid", "import_legacy", named, BASE, bundle, version="not a tag")
+def test_versions(legacy_lab: Lab) -> None:
+    named, nameless = pack(legacy_lab), pack(legacy_lab, "diff.tar.gz")
+    bundle = str(legacy_lab.work / "b.tar")
+    assert legacy_lab.import_legacy(named, BASE, bundle, version="12.1-old")["target"]["version"] == "12.1-old"
+    assert (
+        legacy_lab.import_legacy(nameless, BASE, bundle, version="12.1", compression="gzip")["target"]["version"]
+        == "12.1"
+    )
+    legacy_lab.refused("argument-invalid", "import_legacy", nameless, BASE, bundle)
+    legacy_lab.refused("argument-invalid", "import_legacy", named, BASE, bundle, version="not a tag")
 
 
-def test_refusals(site: Lab) -> None:
-    archive, bundle = pack(site), str(site.work / "b.tar")
-    nothing = legacy.pack(site.dirs(BASE)[0], site.dirs(BASE)[:1], site.work / "BASE-12.0-diff.tar.gz")
-    site.refused("images-equal", "import_legacy", str(nothing), BASE, bundle)
-    site.refused("image-unknown", "import_legacy", archive, "no/such:1", bundle)
-    site.refused("legacy-invalid", "import_legacy", "/nowhere/BASE-1-diff.tar.gz", BASE, bundle)
-    site.refused("argument-invalid", "import_legacy", "relative.tar.gz", BASE, bundle)
-    site.refused("destination-unwritable", "import_legacy", archive, BASE, "/nowhere/b.tar")
+def test_refusals(legacy_lab: Lab) -> None:
+    archive, bundle = pack(legacy_lab), str(legacy_lab.work / "b.tar")
+    nothing = legacy.pack(
+        legacy_lab.dirs(BASE)[0], legacy_lab.dirs(BASE)[:1], legacy_lab.work / "BASE-12.0-diff.tar.gz"
+    )
+    legacy_lab.refused("images-equal", "import_legacy", str(nothing), BASE, bundle)
+    legacy_lab.refused("image-unknown", "import_legacy", archive, "no/such:1", bundle)
+    legacy_lab.refused("legacy-invalid", "import_legacy", "/nowhere/BASE-1-diff.tar.gz", BASE, bundle)
+    legacy_lab.refused("argument-invalid", "import_legacy", "relative.tar.gz", BASE, bundle)
+    legacy_lab.refused("destination-unwritable", "import_legacy", archive, BASE, "/nowhere/b.tar")
     assert not Path(bundle).exists()
 
 
-def test_a_node_whose_base_the_scripts_changed_is_not_built_upon(site: Lab) -> None:
+def test_a_node_whose_base_the_scripts_changed_is_not_built_upon(legacy_lab: Lab) -> None:
     """Builds refuse a base that the scripts changed; their build machine may have one."""
-    archive = pack(site)
-    overlay = site.engine.data_root / "overlay2"
-    legacy.update(overlay, Path(archive), "12.1", site.dirs(BASE)[0], "12.0")
-    site.refused("content-unknown", "import_legacy", archive, BASE, str(site.work / "b.tar"))
-    site.refused("content-unknown", "build", BASE, NEW, str(site.work / "b.tar"))
-    site.adopt()
-    assert site.import_legacy(archive, BASE, str(site.work / "b.tar"))["changes"]["added"] == 2
+    archive = pack(legacy_lab)
+    overlay = legacy_lab.engine.data_root / "overlay2"
+    legacy.update(overlay, Path(archive), "12.1", legacy_lab.dirs(BASE)[0], "12.0")
+    legacy_lab.refused("content-unknown", "import_legacy", archive, BASE, str(legacy_lab.work / "b.tar"))
+    legacy_lab.refused("content-unknown", "build", BASE, NEW, str(legacy_lab.work / "b.tar"))
+    legacy_lab.adopt()
+    assert legacy_lab.import_legacy(archive, BASE, str(legacy_lab.work / "b.tar"))["changes"]["added"] == 2
     shutil.rmtree(overlay / "tmp")
 
 
@@ -146,14 +151,14 @@ def repacked(archive: str, path: Path, *command: str) -> str:
     return str(path)
 
 
-def test_everything_in_an_archive_lies_below_diff(site: Lab) -> None:
-    with tarfile.open(pack(site)) as archive:
+def test_everything_in_an_archive_lies_below_diff(legacy_lab: Lab) -> None:
+    with tarfile.open(pack(legacy_lab)) as archive:
         assert {os.path.normpath(name).split("/")[0] for name in archive.getnames()} == {"diff"}
 
 
-def test_an_archive_of_the_root_itself(site: Lab) -> None:
-    archive = repacked(pack(site), site.work / "BASE-12.1-diff.tar.gz2", "-C", "diff", ".")
-    done = site.import_legacy(archive, BASE, str(site.work / "b.tar"), version="12.1")
+def test_an_archive_of_the_root_itself(legacy_lab: Lab) -> None:
+    archive = repacked(pack(legacy_lab), legacy_lab.work / "BASE-12.1-diff.tar.gz2", "-C", "diff", ".")
+    done = legacy_lab.import_legacy(archive, BASE, str(legacy_lab.work / "b.tar"), version="12.1")
     assert done["changes"] == {"added": 2, "modified": 2, "removed": 1}
 
 
@@ -161,14 +166,14 @@ def test_an_archive_of_the_root_itself(site: Lab) -> None:
     "command",
     [(".",), ("diff", "log.log"), ("--transform=s,^diff,BASE-12.1/diff,", "diff"), ("--transform=s,^diff,x,", "diff")],
 )
-def test_an_archive_of_another_shape(site: Lab, command: tuple[str, ...]) -> None:
-    archive = pack(site)
-    root = site.work / "shape"
+def test_an_archive_of_another_shape(legacy_lab: Lab, command: tuple[str, ...]) -> None:
+    archive = pack(legacy_lab)
+    root = legacy_lab.work / "shape"
     root.mkdir()
     subprocess.run(["tar", "-xzf", archive, "-C", root], check=True)
     (root / "log.log").write_text("copied\n")
-    path = site.work / "BASE-12.2-diff.tar.gz"
+    path = legacy_lab.work / "BASE-12.2-diff.tar.gz"
     subprocess.run(["tar", "-czf", path, *command], check=True, cwd=root)
-    error = site.refused("legacy-invalid", "import_legacy", str(path), BASE, str(site.work / "b.tar"))
+    error = legacy_lab.refused("legacy-invalid", "import_legacy", str(path), BASE, str(legacy_lab.work / "b.tar"))
     assert "diff" in error.info["message"]
-    assert not (site.work / "b.tar").exists()
+    assert not (legacy_lab.work / "b.tar").exists()

@@ -76,9 +76,9 @@ def test_the_state_does_not_hide_a_damaged_original(linked):
     with (live(lab) / "usr/lib/large").open("r+b") as large:
         large.write(b"damage")
     for _ in range(2):
-        told = state(**arguments)
-        assert (told["result"], told["changes"]) == (False, {})
-        assert told["comment"].startswith("[pristine-damaged]")
+        state_result = state(**arguments)
+        assert (state_result["result"], state_result["changes"]) == (False, {})
+        assert state_result["comment"].startswith("[pristine-damaged]")
     lab.refused("pristine-damaged", "rollback", BASE, to="pristine")
     assert lab.verify(BASE)[0]["pristine"] == "damaged"
 

@@ -34,11 +34,11 @@ def bundles(lab: Lab) -> tuple[str, str]:
 
 def test_both_bases_change_in_either_order_and_back(lab: Lab, bundles: tuple[str, str]) -> None:
     pristine = lab.show(APP)
-    wanted = lab.show(INNER_NEW)
+    expected_view = lab.show(INNER_NEW)
     for first, second in (bundles, bundles[::-1]):
         lab.apply(first)
         lab.apply(second)
-        assert differences(lab.show(INNER), wanted) == []
+        assert differences(lab.show(INNER), expected_view) == []
         assert differences(lab.show(BASE), lab.show(NEWER)) == []
         assert lab.engine.run(APP, "cat", "/inner", "/etc/version") == "2\n12.0\n"
         lab.rollback(BASE)
@@ -85,8 +85,8 @@ def test_what_test_mode_says_of_a_nest_happens_in_any_order(lab: Lab, bundles: t
     """An SLS may run the states in any order; each plan takes the states before it into account."""
     sources = {BASE: {"12.2": {"source": bundles[0]}}, INNER: {"2": {"source": bundles[1]}}}
     names = [first, *(sources.keys() - {first})]
-    for wanted in ({BASE: "12.2", INNER: "2"}, {BASE: "12.2", INNER: "1"}, {BASE: "12.0", INNER: "2"}):
-        sls = {f"show {name}": _converged(name, wanted[name], sources[name]) for name in names}
+    for versions in ({BASE: "12.2", INNER: "2"}, {BASE: "12.2", INNER: "1"}, {BASE: "12.0", INNER: "2"}):
+        sls = {f"show {name}": _converged(name, versions[name], sources[name]) for name in names}
         (lab.work / "states").mkdir(exist_ok=True)
         (lab.work / "states" / "nest.sls").write_text(json.dumps(sls))
         lab.minion.configure(file_roots={"base": [str(lab.work / "states")]})
@@ -97,7 +97,7 @@ def test_what_test_mode_says_of_a_nest_happens_in_any_order(lab: Lab, bundles: t
             assert planned[tag]["changes"] == state["changes"]
             assert planned[tag]["result"] is (None if state["changes"] else True)
             assert _kept(planned[tag]) == _kept(state)
-        assert lab.engine.run(APP, "cat", "/inner").strip() == wanted[INNER]
+        assert lab.engine.run(APP, "cat", "/inner").strip() == versions[INNER]
 
 
 def _converged(name: str, version: str, bundles: dict[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,8 @@ CHANGES = ["etc/version", "opt", "srv/a/b/file", "srv/gone", "srv/new", "srv/new
 
 
 def changed(lab: Lab) -> list[str]:
-    found = lab.diff(BASE, NEW)
-    return sorted(item["path"] for action in ("added", "modified", "removed") for item in found[action])
+    difference = lab.diff(BASE, NEW)
+    return sorted(item["path"] for action in ("added", "modified", "removed") for item in difference[action])
 
 
 def unpacked_at(lab: Lab) -> int:

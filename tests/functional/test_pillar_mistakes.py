@@ -41,7 +41,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @dataclass
-class Site:
+class MistakenNode:
     """A node with the base and a file root with the bundles that the files name."""
 
     lab: Lab
@@ -69,7 +69,7 @@ class Site:
 
 
 @pytest.fixture
-def site(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
+def mistaken_node(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MistakenNode]:
     monkeypatch.setattr(repository, "_PAUSES", (0.01,))
     lab.usual(NEWER)
     served = tmp_path / "srv"
@@ -92,7 +92,7 @@ def site(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
         RESPIN_DIGEST: hashlib.sha256((bundles / "respin.tar").read_bytes()).hexdigest(),
     }
     try:
-        yield Site(lab, {**digests, SERVER_PORT: str(server.server_address[1])})
+        yield MistakenNode(lab, {**digests, SERVER_PORT: str(server.server_address[1])})
     finally:
         server.shutdown()
         server.server_close()
@@ -151,24 +151,24 @@ def test_every_file_has_an_outcome() -> None:
     assert {path.stem for path in FILES} == EXPECTED.keys()
 
 
-def test_a_mistake_fails_one_state(site: Site) -> None:
+def test_a_mistake_fails_one_state(mistaken_node: MistakenNode) -> None:
     pillar = {"base_img": {"bases": {BASE: {"version": "12.1"}}}}
-    (state,) = apply_sls(site.lab.minion, "baseimg", pillar).values()
+    (state,) = apply_sls(mistaken_node.lab.minion, "baseimg", pillar).values()
     assert (state["__id__"], state["result"], state["changes"]) == ("baseimg cannot run", False, {})
     assert "expected the key baseimg" in state["comment"]
 
 
-def test_each_ends_in_one_message_and_changes_nothing(site: Site, subtests: pytest.Subtests) -> None:
+def test_each_ends_in_one_message_and_changes_nothing(mistaken_node: MistakenNode, subtests: pytest.Subtests) -> None:
     for path in FILES:
         kind, texts = EXPECTED[path.stem]
-        before = site.lab.layers()
+        before = mistaken_node.lab.layers()
         with subtests.test(path.stem):
-            outcome, message = site.outcome(path)
+            outcome, message = mistaken_node.outcome(path)
             assert (outcome, [text for text in texts if text not in message]) == (kind, []), message
             assert "Traceback" not in message
             assert not re.search(r"\bOrderedDict\b", message)
             if kind != "went":
-                assert node.touched(before, site.lab.layers()) == []
-        if site.lab.layers() != before:
-            site.lab.engine.remove_all()
-            site.lab.usual(NEWER)
+                assert node.touched(before, mistaken_node.lab.layers()) == []
+        if mistaken_node.lab.layers() != before:
+            mistaken_node.lab.engine.remove_all()
+            mistaken_node.lab.usual(NEWER)

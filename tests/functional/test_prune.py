@@ -79,10 +79,10 @@ def test_what_is_told_is_what_goes(node, monkeypatch):
     """Test mode gives the real result; a real prune counts while it removes, without a second walk."""
     engine, minion = node
     engine.stop_container("old")
-    (told,) = minion.modules["baseimg.prune"](BASE, keep=0, test=True)
+    (planned,) = minion.modules["baseimg.prune"](BASE, keep=0, test=True)
     monkeypatch.delattr(space, "released")
     (done,) = minion.modules["baseimg.prune"](BASE, keep=0)
-    assert told == done
+    assert planned == done
     assert (done["removed"], done["freed"]) == (["2"], 1)
 
 
@@ -91,11 +91,11 @@ def test_pinned_and_newest_stay(node):
     engine.stop_container("old")
     assert minion.modules["baseimg.pin"](BASE, "2")["changed"]
     assert not minion.modules["baseimg.pin"](BASE, "2")["changed"]
-    (told,) = minion.modules["baseimg.prune"](BASE, keep=0, test=True)
-    assert (told["removed"], told["kept"]["2 (1)"]) == ([], "pinned")
+    (planned,) = minion.modules["baseimg.prune"](BASE, keep=0, test=True)
+    assert (planned["removed"], planned["kept"]["2 (1)"]) == ([], "pinned")
     minion.modules["baseimg.unpin"](BASE, "2")
-    (told,) = minion.modules["baseimg.prune"](BASE, keep=2, test=True)
-    assert (told["removed"], told["kept"]["2 (1)"]) == ([], "among the 2 newest")
+    (planned,) = minion.modules["baseimg.prune"](BASE, keep=2, test=True)
+    assert (planned["removed"], planned["kept"]["2 (1)"]) == ([], "among the 2 newest")
     assert minion.modules["baseimg.prune"](BASE)[0]["removed"] == ["2"]
 
 

@@ -75,7 +75,7 @@ def test_other_tools_take_it_for_the_ordinary_layout_that_it_is(lab: Lab, regist
     place = f"docker://{registry.host}/tools/base:{compression}"
     copied = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
     tool(*copied, f"oci-archive:{path}", place)
-    shown = json.loads(tool("skopeo", "inspect", "--tls-verify=false", place))
+    inspected = json.loads(tool("skopeo", "inspect", "--tls-verify=false", place))
     # skopeo and baseimg push identical content
     done = lab.push(path, place)
     assert (done["changed"], done["source"]) == (False, place.rpartition(":")[0] + "@" + shown["Digest"])
@@ -88,8 +88,8 @@ def test_other_tools_take_it_for_the_ordinary_layout_that_it_is(lab: Lab, regist
     assert blobs == {file.name: file.read_bytes() for file in (ours / "blobs/sha256").iterdir()}
     assert len(blobs) == 3
     tool("umoci", "ls", "--layout", theirs)
-    seen = json.loads(tool("umoci", "stat", "--image", f"{theirs}:12.1", "--json"))
-    assert [one["created"] for one in seen["history"]] == ["1970-01-01T00:00:00Z"]
+    umoci_status = json.loads(tool("umoci", "stat", "--image", f"{theirs}:12.1", "--json"))
+    assert [layer_entry["created"] for layer_entry in umoci_status["history"]] == ["1970-01-01T00:00:00Z"]
     if compression == "gzip":
         tool("umoci", "raw", "unpack", "--image", f"{theirs}:12.1", lab.work / "changes")
         assert (lab.work / "changes/etc/version").read_text() == "12.1\n"

@@ -24,12 +24,12 @@ def start(lab: Lab, name: str, image: str = APP, **options: object) -> str:
 
 
 def containers(lab: Lab) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = lab.status(BASE)["bases"][0]["containers"]
-    return found
+    containers_by_content: dict[str, list[str]] = lab.status(BASE)["bases"][0]["containers"]
+    return containers_by_content
 
 
-def only(**found: list[str]) -> dict[str, list[str]]:
-    return {"current": [], "outdated": [], "unknown": [], **found}
+def only(**versions_by_base: list[str]) -> dict[str, list[str]]:
+    return {"current": [], "outdated": [], "unknown": [], **versions_by_base}
 
 
 def version_in(lab: Lab, container: str) -> str:
@@ -178,9 +178,9 @@ class TestWhatIsSaidOfThem:
         start(lab, "covered")
         start(lab, "base", BASE)
         assert containers(lab) == only(current=["base", "covered"])
-        told = only(outdated=["base", "covered"])
+        lines = only(outdated=["base", "covered"])
         untold = only(outdated=["base"], unknown=["covered"])
-        assert lab.apply(lab.bundle())["containers"] == (untold if kernel == "does not" else told)
+        assert lab.apply(lab.bundle())["containers"] == (untold if kernel == "does not" else lines)
 
     def test_one_that_wrote_to_files_of_the_base_before_it_got_the_new_content(self, lab: Lab) -> None:
         """A copied-up file keeps the inode number of the base's old file."""
@@ -295,5 +295,5 @@ def test_two_bases_beside_each_other_know_only_their_own_containers(lab: Lab) ->
     assert containers(lab) == only(outdated=["app"])
     done = lab.apply(lab.bundle("corp/other:1", "corp/other:2"))
     assert done["containers"] == only(outdated=["other"])
-    found = {one["base"]: one["version"] for one in lab.status()["bases"]}
-    assert found == {BASE: "12.1", "corp/other:1": "2"}
+    versions_by_base = {base["base"]: base["version"] for base in lab.status()["bases"]}
+    assert versions_by_base == {BASE: "12.1", "corp/other:1": "2"}

@@ -47,13 +47,13 @@ class Node:
 
     def metrics(self) -> dict[str, Any]:
         """Parse the metrics as Prometheus does; return values by name and labels, without the base's."""
-        found = {}
+        series = {}
         for family in text_string_to_metric_families(self.lab.minion.modules["baseimg.metrics"]()):
             assert family.documentation
             for sample in family.samples:
                 labels = {key: value for key, value in sample.labels.items() if key not in ("base", "chain_id")}
-                found[(sample.name, *labels.values())] = sample.value
-        return found
+                series[(sample.name, *labels.values())] = sample.value
+        return series
 
     def edit(self, change: Callable[[dict[str, Any]], None]) -> None:
         record = json.loads(self.record.read_text())
@@ -156,7 +156,7 @@ class TestBeacon:
         assert node.beacon() == []
 
         node.options = [{"outdated_after": 0, "repeat": 0}]
-        assert [one["tag"] for one in node.beacon()] == ["containers"]
+        assert [beacon_event["tag"] for beacon_event in node.beacon()] == ["containers"]
         node.options = [{"outdated_after": 3600}]
         assert node.beacon() == []
 
@@ -173,7 +173,7 @@ class TestBeacon:
     def test_an_apply_at_this_moment_is_no_drift(self, applied: Node) -> None:
         applied.edit(interrupt)
         assert applied.beacon() == []
-        assert [one["reason"] for one in applied.beacon()] == ["interrupted"]
+        assert [beacon_event["reason"] for beacon_event in applied.beacon()] == ["interrupted"]
         assert applied.beacon() == []
 
     def test_what_was_kept_may_be_broken(self, applied: Node) -> None:
@@ -224,9 +224,9 @@ class TestAContainerThatDoesNotStart:
         for _run in range(2):
             (base,) = failed.lab.status(BASE)["bases"]
             assert (base["restarting"], base["interrupted"]) == (["shop"], True)
-            shown = failed.grain()
-            assert shown["bases"][BASE]["restarting"] == ["shop"]
-            assert (shown["bases"][BASE]["drift"], shown["drifted"]) == ("restart unfinished", [BASE])
+            grain = failed.grain()
+            assert grain["bases"][BASE]["restarting"] == ["shop"]
+            assert (grain["bases"][BASE]["drift"], grain["drifted"]) == ("restart unfinished", [BASE])
             values = failed.metrics()
             assert values["baseimg_base_containers_restarting",] == 1
             assert values["baseimg_base_drifted",] == 1
@@ -269,31 +269,31 @@ class TestAContainerThatDoesNotStart:
 
 class TestMetrics:
     def test_before_and_after(self, node: Node) -> None:
-        found = node.metrics()
-        assert found["baseimg_base_info", "12.0", "", "12.1", "12.0"] == 1
-        assert found["baseimg_base_as_declared",] == 0
-        assert ("baseimg_base_activated_timestamp_seconds",) not in found
+        metrics = node.metrics()
+        assert metrics["baseimg_base_info", "12.0", "", "12.1", "12.0"] == 1
+        assert metrics["baseimg_base_as_declared",] == 0
+        assert ("baseimg_base_activated_timestamp_seconds",) not in metrics
 
         node.lab.engine.start_container(APP, *SLEEP, name="shop")
         node.lab.apply(node.bundle)
-        found = node.metrics()
-        assert found["baseimg_base_info", "12.1", "", "12.1", "12.0"] == 1
-        assert found["baseimg_base_as_declared",] == 1
-        assert found["baseimg_base_drifted",] == 0
-        assert found["baseimg_base_generation",] == 1
-        assert found["baseimg_base_generations",] == 2
-        assert found["baseimg_base_kept_bytes",] > 0
-        assert found["baseimg_base_images",] == 3
-        assert found["baseimg_base_containers", "outdated"] == 1
-        assert found["baseimg_base_exchanges_total", "apply"] == 1
-        assert found["baseimg_base_activated_timestamp_seconds",] > 1.7e9
-        assert found["baseimg_unreadable_records",] == 0
+        metrics = node.metrics()
+        assert metrics["baseimg_base_info", "12.1", "", "12.1", "12.0"] == 1
+        assert metrics["baseimg_base_as_declared",] == 1
+        assert metrics["baseimg_base_drifted",] == 0
+        assert metrics["baseimg_base_generation",] == 1
+        assert metrics["baseimg_base_generations",] == 2
+        assert metrics["baseimg_base_kept_bytes",] > 0
+        assert metrics["baseimg_base_images",] == 3
+        assert metrics["baseimg_base_containers", "outdated"] == 1
+        assert metrics["baseimg_base_exchanges_total", "apply"] == 1
+        assert metrics["baseimg_base_activated_timestamp_seconds",] > 1.7e9
+        assert metrics["baseimg_unreadable_records",] == 0
 
         history = node.record.with_name("history.jsonl")
-        told = history.read_text()
+        history_text = history.read_text()
         history.write_text("{\n")  # a complete line: an incomplete last line counts as the trace of a crash
         assert node.metrics()["baseimg_base_drifted",] == 1
-        history.write_text(told)
+        history.write_text(history_text)
         assert node.metrics()["baseimg_base_drifted",] == 0
         node.replace_layer()
         assert node.metrics()["baseimg_base_drifted",] == 1
@@ -306,7 +306,7 @@ class TestMetrics:
         assert done == {"path": str(path), "bytes": path.stat().st_size}
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert path.read_text() == applied.lab.metrics()
-        assert [one.name for one in tmp_path.iterdir() if one.name.startswith("baseimg.prom")] == ["baseimg.prom"]
+        assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("baseimg.prom")] == ["baseimg.prom"]
         for wrong, code in (("x.prom", "argument-invalid"), ("/x.txt", "argument-invalid")):
             with pytest.raises(CommandExecutionError) as failure:
                 applied.lab.metrics(wrong)

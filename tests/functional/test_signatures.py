@@ -174,8 +174,8 @@ def test_over_http_with_a_query(lab: Lab, web: str, key: Key, other: Key) -> Non
     lab.sign(path, str(other.path))
     lab.refused("signature-invalid", "apply", source)
     cached = Path(lab.minion.opts["cachedir"]) / "extrn_files"
-    assert [one for one in cached.rglob("*") if one.is_file()] == []
+    assert [file for file in cached.rglob("*") if file.is_file()] == []
     lab.sign(path, str(key.path))
     assert lab.apply(source)["changed"]
-    assert len([one for one in cached.rglob("*") if one.is_file()]) == 2
+    assert len([file for file in cached.rglob("*") if file.is_file()]) == 2
     assert lab.history(BASE)[0]["signed_by"] == "release"

@@ -133,7 +133,7 @@ class TestConverged:
 
     def test_bundles_are_chained_in_one_swap(self, lab: Lab) -> None:
         lab.usual(NEWER)
-        wanted = lab.show(NEWER)
+        expected_view = lab.show(NEWER)
         bundles = {"12.1": declare(lab.bundle()), "12.2": declare(lab.bundle(NEW, NEWER))}
         lab.untag(NEW, NEWER)
 
@@ -141,32 +141,34 @@ class TestConverged:
 
         assert done["changes"] == done["foretold"]["changes"] == swapped("12.0", "12.2")
         assert "Bundles: 12.1, 12.2 " in done["foretold"]["comment"]
-        assert lab.show(BASE) == wanted
+        assert lab.show(BASE) == expected_view
         assert lab.version() == "12.2"
         assert [(line["from"], line["to"]) for line in lab.history(BASE)] == [("12.0", "12.2")]
-        assert [one["version"] for one in lab.status(BASE)["bases"][0]["generations"]] == ["12.0", "12.2"]
+        assert [generation["version"] for generation in lab.status(BASE)["bases"][0]["generations"]] == ["12.0", "12.2"]
         assert {path.name for path in Path(lab.top(BASE), "baseimg/generations").iterdir()} == {"0"}
 
     def test_the_second_bundle_alone_fits_a_base_that_shows_the_first_version(self, lab: Lab) -> None:
         lab.usual(NEWER)
-        wanted = lab.show(NEWER)
+        expected_view = lab.show(NEWER)
         second = declare(lab.bundle(NEW, NEWER))
         converged(lab, "12.1", {"12.1": declare(lab.bundle())})
         lab.untag(NEW, NEWER)
         done = converged(lab, "12.2", {"12.2": second})
         assert done["changes"] == swapped("12.1", "12.2")
-        assert lab.show(BASE) == wanted
-        assert lab.status(BASE)["bases"][0]["content"] == chain_id([diff_id(one) for one in [*NEW_LAYERS, VERSION_2]])
+        assert lab.show(BASE) == expected_view
+        assert lab.status(BASE)["bases"][0]["content"] == chain_id(
+            [diff_id(layer) for layer in [*NEW_LAYERS, VERSION_2]]
+        )
 
     def test_and_where_the_base_shows_something_else_by_now(self, lab: Lab) -> None:
         """The bundle starts from 12.1, which is a kept generation while the base shows 12.0."""
         lab.usual(NEWER)
-        wanted = lab.show(NEWER)
+        expected_view = lab.show(NEWER)
         second = declare(lab.bundle(NEW, NEWER))
         converged(lab, "12.1", {"12.1": declare(lab.bundle())})
         converged(lab, "12.0")
         assert converged(lab, "12.2", {"12.2": second})["changes"] == swapped("12.0", "12.2")
-        assert lab.show(BASE) == wanted
+        assert lab.show(BASE) == expected_view
 
     def test_the_second_bundle_alone_does_not_fit_a_pristine_base(self, lab: Lab) -> None:
         lab.usual(NEWER)
@@ -180,25 +182,25 @@ class TestConverged:
         """A bundle may lead from a newer base image to an older target."""
         lab.usual()
         lab.load({"corp/app:2": [*NEW_LAYERS, APP_LAYER]})
-        wanted = lab.show(BASE)
+        expected_view = lab.show(BASE)
         bundle = lab.bundle(NEW, BASE)
         done = both(lab, "converged", name=NEW, version="12.0", bundles={"12.0": declare(bundle)})
         assert done["changes"] == swapped("12.1", "12.0")
-        assert lab.show(NEW) == wanted
+        assert lab.show(NEW) == expected_view
         assert lab.version("corp/app:2") == "12.0"
 
     def test_another_file_with_the_same_content(self, lab: Lab) -> None:
         lab.usual()
-        one, other = (declare(lab.bundle(compression=kind)) for kind in ("zstd", "gzip"))
-        assert one["hash"] != other["hash"]
-        converged(lab, "12.1", {"12.1": one})
-        done = converged(lab, "12.1", {"12.1": other})
+        with_zstd, with_gzip = (declare(lab.bundle(compression=kind)) for kind in ("zstd", "gzip"))
+        assert with_zstd["hash"] != with_gzip["hash"]
+        converged(lab, "12.1", {"12.1": with_zstd})
+        done = converged(lab, "12.1", {"12.1": with_gzip})
         assert (done["result"], done["changes"]) == (True, {})
-        (found,) = lab.status(BASE)["bases"]
-        assert (found["generation"], len(found["generations"])) == (1, 2)
+        (base_status,) = lab.status(BASE)["bases"]
+        assert (base_status["generation"], len(base_status["generations"])) == (1, 2)
         assert len(lab.history(BASE)) == 1
-        Path(other["source"]).unlink()
-        done = converged(lab, "12.1", {"12.1": other})
+        Path(with_gzip["source"]).unlink()
+        done = converged(lab, "12.1", {"12.1": with_gzip})
         assert (done["result"], done["changes"]) == (True, {})
 
     def test_another_content_of_the_same_version_is_a_new_generation(self, lab: Lab) -> None:
@@ -403,8 +405,8 @@ class TestSls:
         lab.build(BASE, NEW, str(bundle))
         roots = [*lab.minion.opts["file_roots"]["base"], str(served)]
         lab.minion.configure(file_roots={"base": roots})
-        one = {"source": "salt://bundles/new.tar", "hash": digest(bundle)}
-        (state,) = apply_sls(lab.minion, "baseimg", base_pillar(version="12.1", bundles={"12.1": one})).values()
+        source = {"source": "salt://bundles/new.tar", "hash": digest(bundle)}
+        (state,) = apply_sls(lab.minion, "baseimg", base_pillar(version="12.1", bundles={"12.1": source})).values()
         assert (state["result"], state["changes"]) == (True, swapped("12.0", "12.1"))
         assert lab.version() == "12.1"
 

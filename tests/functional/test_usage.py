@@ -254,5 +254,5 @@ def test_who_uses_it_is_asked_again_before_it_goes(lab: Lab, tmp_path: Path, mon
     finally:
         unmount(os.fsencode(point))
     monkeypatch.undo()
-    assert [one["version"] for one in lab.status(BASE)["bases"][0]["generations"]] == ["12.0", "12.1", "12.2"]
+    assert [listed["version"] for listed in lab.status(BASE)["bases"][0]["generations"]] == ["12.0", "12.1", "12.2"]
     start(lab, "late")

@@ -171,7 +171,7 @@ def cases(elf: Mapping[str, bytes]) -> dict[str, Case]:
     fine = file("app/run", elf["plain"], 0o755)
     own = (file("app/run", b"x"),)
     moved, moved_config = file("app/run", elf["moved"], 0o755), {"Env": ["LD_LIBRARY_PATH=/libs"]}
-    found = file("app/run", elf["found"], 0o755)
+    script = file("app/run", elf["found"], 0o755)
     base = [("libcorp1", "1.0", ""), ("libkept1", "1.0", "")]
     return {
         "fine": Case("effective", ("", ""), (fine,), ("/app/run",), True),
@@ -294,11 +294,11 @@ def cases(elf: Mapping[str, bytes]) -> dict[str, Case]:
             False,
             moved_config,
         ),
-        "cached": Case("effective", ("", ""), (found,), ("/app/run",), True),
+        "cached": Case("effective", ("", ""), (script,), ("/app/run",), True),
         "stale": Case(
             "breaks",
             ("stale-cache", "app/run"),
-            (found, file("etc/ld.so.cache", elf["cache 1"])),
+            (script, file("etc/ld.so.cache", elf["cache 1"])),
             ("/app/run",),
             False,
         ),

@@ -35,16 +35,16 @@ def live(minion: Minion) -> Path:
 
 
 def verify(minion: Minion, deep: bool) -> dict:
-    (found,) = minion.modules["baseimg.verify"](BASE, deep=deep)
-    assert minion.retcode == (0 if found["ok"] else 1)
-    return found
+    (verified,) = minion.modules["baseimg.verify"](BASE, deep=deep)
+    assert minion.retcode == (0 if verified["ok"] else 1)
+    return verified
 
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_what_was_applied_is_there(node, deep):
-    found = verify(node, deep)
-    assert (found["ok"], found["findings"], found["version"]) == (True, [], "2")
-    assert found["pristine"] == ("proven" if deep else "not checked")
+    verified = verify(node, deep)
+    assert (verified["ok"], verified["findings"], verified["version"]) == (True, [], "2")
+    assert verified["pristine"] == ("proven" if deep else "not checked")
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_what_was_applied_is_there(node, deep):
 )
 def test_quick(node, change, finding, differs):
     change(live(node))
-    found = verify(node, deep=False)
-    assert not found["ok"]
-    kinds = {(one["path"], one["finding"]): one["differs"] for one in found["findings"]}
+    verified = verify(node, deep=False)
+    assert not verified["ok"]
+    kinds = {(entry["path"], entry["finding"]): entry["differs"] for entry in verified["findings"]}
     assert finding in kinds
     assert differs is None or differs in kinds[finding]
 
@@ -78,17 +78,17 @@ def test_a_content_that_hides(node, path, deep):
     before = real.stat()
     real.write_bytes(b"XXX")
     os.utime(real, ns=(before.st_atime_ns, before.st_mtime_ns))
-    found = verify(node, deep)
-    assert not found["ok"]
-    assert (path, "content") in {(one["path"], one["finding"]) for one in found["findings"]}
+    verified = verify(node, deep)
+    assert not verified["ok"]
+    assert (path, "content") in {(finding["path"], finding["finding"]) for finding in verified["findings"]}
 
 
 def test_a_damaged_pristine_content_is_found(node):
     generation = live(node).parent / "baseimg/generations/0/etc/two"
     generation.write_bytes(b"XXX")
     for deep in (False, True):
-        found = verify(node, deep)
-        assert (found["ok"], found["pristine"]) == (False, "damaged")
+        verified = verify(node, deep)
+        assert (verified["ok"], verified["pristine"]) == (False, "damaged")
     with pytest.raises(Exception, match="pristine-damaged"):
         node.modules["baseimg.rollback"](BASE)
     (base,) = node.modules["baseimg.status"](BASE, full=True)["bases"]

@@ -190,7 +190,9 @@ class Year:
     def _application_goes(self) -> None:
         if len(self._applications) > 1:
             name = self._rng.choice(sorted(self._applications))
-            for container in [one for one, user in self._containers.items() if user.application == name]:
+            for container in [
+                container_name for container_name, user in self._containers.items() if user.application == name
+            ]:
                 self._remove_container(container)
             self._engine.client.remove_image(name)
             del self._applications[name]
@@ -294,8 +296,10 @@ class Year:
         if live:
             return {} if status["generation"] == 0 else {status["version"]: Path(status["path"])}
         home = Path(status["path"]).parent / "baseimg/generations"
-        kept = [one for one in status["generations"] if one["number"] and not one["current"]]
-        return {one["version"]: home / str(one["number"]) for one in kept}
+        kept = [
+            generation for generation in status["generations"] if generation["number"] and not generation["current"]
+        ]
+        return {generation["version"]: home / str(generation["number"]) for generation in kept}
 
     # Operations
 
@@ -353,14 +357,17 @@ class Year:
         assert kernel.differences(view, real) == [], what
 
     def _states(self) -> dict[str, str]:
-        return {one["Names"][0].lstrip("/"): one["State"] for one in self._engine.client.containers(all=True)}
+        return {
+            container["Names"][0].lstrip("/"): container["State"]
+            for container in self._engine.client.containers(all=True)
+        }
 
     def _check(self, event: str) -> None:
         """Check the views of the base, every application and every container."""
         self._see()
         for name in self._applications:
-            shown = kernel.show(node.layer_dirs(self._engine, name))
-            self._equal(shown, self._real(name, self._live), f"{name} at {self._live} after {event}")
+            view = kernel.show(node.layer_dirs(self._engine, name))
+            self._equal(view, self._real(name, self._live), f"{name} at {self._live} after {event}")
         states = self._states()
         assert states == dict.fromkeys(self._containers, "running"), f"containers after {event}"
         for name, container in self._containers.items():
@@ -406,7 +413,7 @@ class Year:
         status = self._status()
         record = json.loads((layer / "baseimg/state.json").read_text())
         assert record["intent"] is None
-        assert {one["version"] for one in status["generations"]} == {PRISTINE, self._newest}
+        assert {generation["version"] for generation in status["generations"]} == {PRISTINE, self._newest}
         assert os.listdir(layer / "baseimg/generations") == ["0"]
         self._measure()
 
@@ -432,7 +439,7 @@ EVENTS: dict[str, Callable[[Year], None]] = {
 
 
 def _without_engines_own(view: View) -> View:
-    return {path: seen for path, seen in view.items() if path.split(b"/")[0] not in ENGINES_OWN}
+    return {path: entry for path, entry in view.items() if path.split(b"/")[0] not in ENGINES_OWN}
 
 
 def _fill(root: Path, leave: int) -> list[Path]:

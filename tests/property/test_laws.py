@@ -67,8 +67,8 @@ def applied(
     return [new, *lower]
 
 
-def assert_same(found: dict[bytes, VisibleEntry], wanted: dict[bytes, VisibleEntry]) -> None:
-    assert differences(found, wanted) == []
+def assert_same(actual: dict[bytes, VisibleEntry], expected: dict[bytes, VisibleEntry]) -> None:
+    assert differences(actual, expected) == []
 
 
 programs = st.lists(layers, min_size=1, max_size=3)
@@ -101,8 +101,8 @@ def test_a_delta_is_the_same_difference(shared, source, target):
         full, delta = packed(work, changes, "full"), packed(work, changes, "delta", old)
 
         assert_same(show(applied(work, [delta], old)), show(new))
-        with Bundle.open(str(full)) as one, Bundle.open(str(delta)) as other:
-            assert one.manifest == other.manifest
+        with Bundle.open(str(full)) as of_full, Bundle.open(str(delta)) as of_delta:
+            assert of_full.manifest == of_delta.manifest
 
 
 @given(shared=st.lists(layers, max_size=1), source=programs, target=programs)
@@ -115,15 +115,15 @@ def test_hard_links_to_the_start_show_in_the_number_of_links_only(shared, source
         old = make_stack(work / "s", source, common)
         new = make_stack(work / "t", target, common)
         bundle = packed(work, changed(old, new), "b")
-        before, shown = snapshot(old[0]), show(old)
+        before, view = snapshot(old[0]), show(old)
 
         result = applied(work, [bundle], old, "linked", Sharing(extents=True, inodes=True))
 
         assert_same(show(result), show(applied(work, [bundle], old, "copied")))
         assert changed(result, new) == []
-        assert (snapshot(old[0]), show(old)) == (before, shown)
+        assert (snapshot(old[0]), show(old)) == (before, view)
         remove_tree(str(result[0]))
-        assert (snapshot(old[0]), show(old)) == (before, shown)
+        assert (snapshot(old[0]), show(old)) == (before, view)
 
 
 @given(source=programs, extra=programs)
@@ -146,11 +146,11 @@ def test_two_differences_in_one_go(source, middle, target):
         first = make_stack(work / "s", source)
         second = make_stack(work / "m", middle, first[1:])
         third = make_stack(work / "t", target)
-        one = packed(work, changed(first, second), "one")
+        first_bundle = packed(work, changed(first, second), "one")
         two = packed(work, changed(second, third), "two")
 
-        assert_same(show(applied(work, [one, two], first, "both")), show(third))
-        step = applied(work, [one], first, "step")
+        assert_same(show(applied(work, [first_bundle, two], first, "both")), show(third))
+        step = applied(work, [first_bundle], first, "step")
         assert_same(show(applied(work, [two], step, "then")), show(third))
 
 
@@ -193,23 +193,26 @@ def test_the_view_digest_is_that_of_the_target_whatever_the_way(shared, source, 
         first = make_stack(work / "s", [source], lower)
         second = make_stack(work / "m", middle)
         third = make_stack(work / "t", target, lower)
-        one, two = packed(work, changed(first, second), "one"), packed(work, changed(second, third), "two")
+        first_bundle, second_bundle = (
+            packed(work, changed(first, second), "one"),
+            packed(work, changed(second, third), "two"),
+        )
         direct = packed(work, changed(first, third), "direct")
-        wanted = view_of(lower, third)
+        expected_digest = view_of(lower, third)
 
-        assert view_of(lower, applied(work, [direct], first, "directly")) == wanted
-        assert view_of(lower, applied(work, [one, two], first, "both")) == wanted
-        step = applied(work, [one], first, "step")
+        assert view_of(lower, applied(work, [direct], first, "directly")) == expected_digest
+        assert view_of(lower, applied(work, [first_bundle, second_bundle], first, "both")) == expected_digest
+        step = applied(work, [first_bundle], first, "step")
         assert view_of(lower, step) == view_of(lower, second)
-        assert view_of(lower, applied(work, [two], step, "then")) == wanted
+        assert view_of(lower, applied(work, [second_bundle], step, "then")) == expected_digest
 
 
 @given(shared=st.lists(layers, max_size=2), one=programs, other=programs)
-def test_view_digests_are_equal_if_and_only_if_the_views_are(shared, one, other):
+def test_view_digests_are_equal_if_and_only_if_the_views_are(shared, left_stack, right_stack):
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         lower = make_stack(work / "c", shared)
-        first, second = make_stack(work / "s", one, lower), make_stack(work / "t", other, lower)
+        first, second = make_stack(work / "s", left_stack, lower), make_stack(work / "t", right_stack, lower)
         same = changed(first, second) == []
 
         assert (view_of(lower, first) == view_of(lower, second)) == same
@@ -245,10 +248,10 @@ def test_a_link_whose_first_path_a_later_changeset_hides(tmp_path, kind):
     third = make_stack(tmp_path / "t", [[step(b"b", kind), step(b"d", kind)]])
     (third[0] / "d").unlink()
     os.link(third[0] / "b", third[0] / "d", follow_symlinks=False)
-    one = packed(tmp_path, changed(first, second), "one")
-    two = packed(tmp_path, [one for one in changed(second, third) if one.path == b"a"], "two")
+    first_bundle = packed(tmp_path, changed(first, second), "one")
+    second_bundle = packed(tmp_path, [change for change in changed(second, third) if change.path == b"a"], "two")
 
-    assert_same(show(applied(tmp_path, [one, two], first)), show(third))
+    assert_same(show(applied(tmp_path, [first_bundle, second_bundle], first)), show(third))
 
 
 def assert_each_differs(changes: list[Change], old: dict[bytes, VisibleEntry], new: dict[bytes, VisibleEntry]) -> None:

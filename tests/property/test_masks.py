@@ -33,15 +33,17 @@ def stack_of(paths: Sequence[Path]) -> Stack:
     return Stack([str(path) for path in paths])
 
 
-def masked(work: Path, wanted: Sequence[Path], below: Sequence[Sequence[Path]], name: str = "mask") -> Path:
+def masked(work: Path, target_stack: Sequence[Path], below: Sequence[Sequence[Path]], name: str = "mask") -> Path:
     """Return a directory with the mask for ``wanted`` over each stack of ``below``."""
-    entries = mask(stack_of(wanted), [stack_of(stack) for stack in below])
-    return write(work / name, entries, wanted)
+    entries = mask(stack_of(target_stack), [stack_of(stack) for stack in below])
+    return write(work / name, entries, target_stack)
 
 
-def write(root: Path, entries: Sequence[MaskEntry], wanted: Sequence[Path], sharing: Sharing = links.SEPARATE) -> Path:
+def write(
+    root: Path, entries: Sequence[MaskEntry], target_stack: Sequence[Path], sharing: Sharing = links.SEPARATE
+) -> Path:
     root.mkdir()
-    writer = MaskWriter(str(root), stack_of(wanted), sharing, str(wanted[0]))
+    writer = MaskWriter(str(root), stack_of(target_stack), sharing, str(target_stack[0]))
     try:
         writer.write(entries)
     finally:
@@ -52,20 +54,20 @@ def write(root: Path, entries: Sequence[MaskEntry], wanted: Sequence[Path], shar
 
 def clean(view: dict[bytes, VisibleEntry]) -> dict[bytes, VisibleEntry]:
     """Remove stray whiteouts from a view; they are not part of an image."""
-    return {path: seen for path, seen in view.items() if seen.type != STRAY}
+    return {path: visible for path, visible in view.items() if visible.type != STRAY}
 
 
 def strays(view: dict[bytes, VisibleEntry]) -> set[bytes]:
-    return {path for path, seen in view.items() if seen.type == STRAY}
+    return {path for path, visible in view.items() if visible.type == STRAY}
 
 
-def assert_shows(stacks: Sequence[Sequence[Path]], wanted: Sequence[Path]) -> None:
+def assert_shows(stacks: Sequence[Sequence[Path]], target_stack: Sequence[Path]) -> None:
     """Assert that each stack shows the wanted view and has no stray whiteout that the wanted stack lacks."""
-    expected = show(wanted)
+    expected = show(target_stack)
     for stack in stacks:
-        found = show(stack)
-        assert differences(clean(found), clean(expected)) == []
-        assert strays(found) <= strays(expected)
+        actual = show(stack)
+        assert differences(clean(actual), clean(expected)) == []
+        assert strays(actual) <= strays(expected)
 
 
 programs = st.lists(layers, min_size=1, max_size=2)
@@ -93,11 +95,11 @@ def make_nest(work: Path, nest) -> tuple[list[Path], list[list[Path]]]:
 def test_a_mask_shows_the_upper_image_over_every_content_below(nest):
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        wanted, below = make_nest(work, nest)
+        target_stack, below = make_nest(work, nest)
 
-        made = masked(work, wanted, below)
+        made = masked(work, target_stack, below)
 
-        assert_shows([[made, *stack] for stack in below], wanted)
+        assert_shows([[made, *stack] for stack in below], target_stack)
 
 
 @FEWER
@@ -105,20 +107,20 @@ def test_a_mask_shows_the_upper_image_over_every_content_below(nest):
 def test_an_application_on_a_mask_shows_what_it_shows_on_the_upper_image(nest, application):
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        wanted, below = make_nest(work, nest)
-        above = make_stack(work / "a", [application], wanted)[0]
+        target_stack, below = make_nest(work, nest)
+        above = make_stack(work / "a", [application], target_stack)[0]
 
-        made = masked(work, wanted, below)
+        made = masked(work, target_stack, below)
 
-        assert_shows([[above, made, *stack] for stack in below], [above, *wanted])
+        assert_shows([[above, made, *stack] for stack in below], [above, *target_stack])
 
 
 @FEWER
-@given(wanted=programs, below=st.lists(programs, min_size=1, max_size=3))
-def test_a_mask_shows_any_view_over_any_contents(wanted, below):
+@given(target_stack=programs, below=st.lists(programs, min_size=1, max_size=3))
+def test_a_mask_shows_any_view_over_any_contents(target_stack, below):
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        target = make_stack(work / "w", wanted)
+        target = make_stack(work / "w", target_stack)
         stacks = [make_stack(work / f"b{number}", program) for number, program in enumerate(below)]
 
         made = masked(work, target, stacks)
@@ -149,16 +151,16 @@ def test_hard_links_to_the_start_show_in_the_number_of_links_only(lower, other, 
         patch.setattr(links, "LINKED", 0)
         work = Path(name)
         below = [make_stack(work / "l", lower), make_stack(work / "o", other)]
-        wanted = make_stack(work / "x", [upper], below[0])
-        before = snapshot(wanted[0])
-        entries = mask(stack_of(wanted), [stack_of(stack) for stack in below])
+        target_stack = make_stack(work / "x", [upper], below[0])
+        before = snapshot(target_stack[0])
+        entries = mask(stack_of(target_stack), [stack_of(stack) for stack in below])
 
-        made = write(work / "mask", entries, wanted, Sharing(extents=True, inodes=True))
+        made = write(work / "mask", entries, target_stack, Sharing(extents=True, inodes=True))
 
-        assert_shows([[made, *below[1]]], wanted)
-        assert snapshot(wanted[0]) == before
+        assert_shows([[made, *below[1]]], target_stack)
+        assert snapshot(target_stack[0]) == before
         remove_tree(str(made))
-        assert snapshot(wanted[0]) == before
+        assert snapshot(target_stack[0]) == before
 
 
 # Rare cases, one for each rule.
@@ -170,36 +172,36 @@ def step(path: bytes, kind: str = "file", **other: object) -> Step:
     return replace(PLAIN, path=path, kind=kind, **other)
 
 
-def marks(work: Path, wanted: Sequence[Path], below: Sequence[Sequence[Path]]) -> dict[bytes, Mark]:
-    entries = mask(stack_of(wanted), [stack_of(stack) for stack in below])
-    made = write(work / "mask", entries, wanted)
-    assert_shows([[made, *stack] for stack in below], wanted)
+def marks(work: Path, target_stack: Sequence[Path], below: Sequence[Sequence[Path]]) -> dict[bytes, Mark]:
+    entries = mask(stack_of(target_stack), [stack_of(stack) for stack in below])
+    made = write(work / "mask", entries, target_stack)
+    assert_shows([[made, *stack] for stack in below], target_stack)
     return {entry.path: entry.mark for entry in entries if entry.path}
 
 
 def test_what_shows_through_everywhere_is_left_out(tmp_path: Path) -> None:
     old = make_stack(tmp_path / "o", [[step(b"a/b"), step(b"c")]])
     new = make_stack(tmp_path / "n", [[step(b"a/b"), step(b"c", content=b"y")]])
-    wanted = make_stack(tmp_path / "w", [[step(b"d")]], old)
+    target_stack = make_stack(tmp_path / "w", [[step(b"d")]], old)
 
-    assert marks(tmp_path, wanted, [old, new]) == {b"c": Mark.LEAF, b"d": Mark.LEAF}
+    assert marks(tmp_path, target_stack, [old, new]) == {b"c": Mark.LEAF, b"d": Mark.LEAF}
 
 
 def test_a_directory_on_one_side_is_opaque_and_complete(tmp_path: Path) -> None:
     old = make_stack(tmp_path / "o", [[step(b"a/b"), step(b"a/c/d")]])
     new = make_stack(tmp_path / "n", [[step(b"a", "symlink")]])
 
-    found = marks(tmp_path, old, [old, new])
+    marks_by_path = marks(tmp_path, old, [old, new])
 
-    assert found == {b"a": Mark.OPAQUE, b"a/b": Mark.LEAF, b"a/c": Mark.DIRECTORY, b"a/c/d": Mark.LEAF}
+    assert marks_by_path == {b"a": Mark.OPAQUE, b"a/b": Mark.LEAF, b"a/c": Mark.DIRECTORY, b"a/c/d": Mark.LEAF}
 
 
 def test_a_directory_that_nothing_below_has_is_plain(tmp_path: Path) -> None:
     old = make_stack(tmp_path / "o", [[step(b"a")]])
     new = make_stack(tmp_path / "n", [[]])
-    wanted = make_stack(tmp_path / "w", [[step(b"a/b")]], old)
+    target_stack = make_stack(tmp_path / "w", [[step(b"a/b")]], old)
 
-    assert marks(tmp_path, wanted, [old, new]) == {b"a": Mark.DIRECTORY, b"a/b": Mark.LEAF}
+    assert marks(tmp_path, target_stack, [old, new]) == {b"a": Mark.DIRECTORY, b"a/b": Mark.LEAF}
 
 
 def test_a_directory_with_a_stray_whiteout_is_merged(tmp_path: Path) -> None:
@@ -207,9 +209,9 @@ def test_a_directory_with_a_stray_whiteout_is_merged(tmp_path: Path) -> None:
     between = make_stack(tmp_path / "m", [[step(b"a/b", "whiteout"), step(b"a/c")]], old)[:1]
     new = make_stack(tmp_path / "n", [[]])
 
-    found = marks(tmp_path, [*between, *old], [[*between, *old], [*between, *new]])
+    marks_by_path = marks(tmp_path, [*between, *old], [[*between, *old], [*between, *new]])
 
-    assert found == {b"a": Mark.DIRECTORY}
+    assert marks_by_path == {b"a": Mark.DIRECTORY}
 
 
 @pytest.mark.parametrize("linked_in", ["old", "new"])

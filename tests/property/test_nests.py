@@ -17,12 +17,14 @@ from tests.support.kernel import differences, show
 from tests.support.nests import NestNode, files, tag
 
 FEWEST = 15
-SOME = settings(max_examples=max(FEWEST, settings().max_examples // 40))
+FEW_EXAMPLES = settings(max_examples=max(FEWEST, settings().max_examples // 40))
 
 # few names, so layers override each other's paths, and files replace directories
 paths = st.sampled_from(["a", "a/b", "a/b/c", "d/e", "d/f", "g"])
 contents = st.dictionaries(paths, st.sampled_from("123"), min_size=1, max_size=4).map(
-    lambda chosen: {path: chosen[path] for path in chosen if not any(one.startswith(f"{path}/") for one in chosen)}
+    lambda chosen: {
+        path: chosen[path] for path in chosen if not any(parent.startswith(f"{path}/") for parent in chosen)
+    }
 )
 
 
@@ -92,12 +94,12 @@ def check_every_view(node: NestNode, goals: Mapping[str, str]) -> None:
             assert differences(node.view(base), node.views[base, version]) == []
 
 
-@SOME
+@FEW_EXAMPLES
 @given(program=programs())
 def test_what_a_plan_foresees_happens_in_any_order(program: NestProgram) -> None:
     with tempfile.TemporaryDirectory() as root:
         node = make(Path(root), program)
-        shown = {name(number): "v0" for number in range(len(program.layers))}
+        live_versions = {name(number): "v0" for number in range(len(program.layers))}
         for numbers, order in program.declarations:
             goals = [(name(number), f"v{numbers[number]}") for number in order]
             earlier: list[tuple[str, str]] = []
@@ -109,14 +111,14 @@ def test_what_a_plan_foresees_happens_in_any_order(program: NestProgram) -> None
                     earlier.append((base, version))
             for (base, version), plan in zip(goals, planned, strict=True):
                 assert outcome(node.converge, base, version) == plan
-                shown[base] = version
-                check_every_view(node, shown)
+                live_versions[base] = version
+                check_every_view(node, live_versions)
             for base, version in goals:
                 assert not node.plan(base, version)["changed"]
-        for base in sorted(shown):
+        for base in sorted(live_versions):
             node.rollback(base, "pristine")
-            check_every_view(node, {**shown, base: "v0"})
-            shown[base] = "v0"
+            check_every_view(node, {**live_versions, base: "v0"})
+            live_versions[base] = "v0"
 
 
 def test_a_declaration_reaches_one_result_whatever_the_order_of_its_bases(tmp_path: Path) -> None:

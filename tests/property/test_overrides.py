@@ -39,9 +39,9 @@ def changed_paths(work: Path, name: str, source: list[Path], target: list[Path])
         return list(layer_scan.expected_paths(bundle))
 
 
-def visible(seen: dict[bytes, VisibleEntry], path: bytes) -> VisibleEntry | None:
+def visible(view: dict[bytes, VisibleEntry], path: bytes) -> VisibleEntry | None:
     """Return a path's entry without its times and other names; None for a whiteout over nothing."""
-    entry = seen.get(path)
+    entry = view.get(path)
     return replace(entry, mtime=0, links=frozenset()) if entry and entry.type != STRAY else None
 
 

@@ -89,12 +89,14 @@ def test_any_fleet(seed: int) -> None:
         assert (code == outcome.DONE_WITH_REFUSALS) == bool(refused)
         assert len(refused) <= record.rules.refused.of(total)
         if policy["success_threshold"] == 100:
-            shown = {name: version for name, version in fleet.live_versions().items() if name not in refused}
-            assert set(shown.values()) <= {NEW}
-            assert {fleet.nodes[name].behaviour for name in shown} <= {GOOD, QUIET, LOSES, THERE}
+            live_version = {name: version for name, version in fleet.live_versions().items() if name not in refused}
+            assert set(live_version.values()) <= {NEW}
+            assert {fleet.nodes[name].behaviour for name in live_version} <= {GOOD, QUIET, LOSES, THERE}
     elif record.state == rollout_record.ROLLED_BACK:
         assert code == outcome.ROLLED_BACK
-        assert {shown for name, shown in fleet.live_versions().items() if fleet.nodes[name].behaviour != THERE} <= {OLD}
+        assert {
+            live_version for name, live_version in fleet.live_versions().items() if fleet.nodes[name].behaviour != THERE
+        } <= {OLD}
     elif record.state == rollout_record.FAILED:
         assert code == outcome.ROLLBACK_INCOMPLETE
         assert {HALF, DIES} & set(behaviours)
@@ -135,9 +137,9 @@ def test_a_crash_at_any_moment_loses_nothing_that_was_decided() -> None:
             store = Store(home)
             if not _killed(store, fleet, policy, saves):
                 return
-            told = {name for function, names, _arguments in fleet.sent if "converge" in function for name in names}
+            converged = {name for function, names, _arguments in fleet.sent if "converge" in function for name in names}
             for record in Store(home).of_base(BASE):
-                assert told <= {name for name, node in record.nodes.items() if node.started}
+                assert converged <= {name for name, node in record.nodes.items() if node.started}
                 result = Rollouts(fleet, Store(home), GATHER, "test").resume(None)  # type: ignore[arg-type]
                 assert result["retcode"] == outcome.DONE_WITH_REFUSALS
                 check_truth(Store(home).of_base(BASE)[0], fleet)

@@ -39,14 +39,14 @@ def groups(*members: str) -> dict[bytes, frozenset[bytes]]:
 def test_relinked(before: list[str], after: list[str], changed: str, gone: str, expected: str) -> None:
     written = {letter.encode() for letter in changed}
 
-    found = relinked(groups(*before), groups(*after), written, lambda path: path.decode() not in gone)
+    relinked_paths = relinked(groups(*before), groups(*after), written, lambda path: path.decode() not in gone)
 
-    assert sorted(found) == [letter.encode() for letter in expected]
-    assert len(found) == len(set(found))
+    assert sorted(relinked_paths) == [letter.encode() for letter in expected]
+    assert len(relinked_paths) == len(set(relinked_paths))
     assert written == {letter.encode() for letter in changed + expected}
 
 
 def test_counts_name_every_action() -> None:
     assert counts([]) == {"added": 0, "modified": 0, "removed": 0}
-    some = [Change(b"a", Action.ADDED), Change(b"b", Action.REMOVED), Change(b"c", Action.REMOVED)]
-    assert counts(some) == {"added": 1, "modified": 0, "removed": 2}
+    changes = [Change(b"a", Action.ADDED), Change(b"b", Action.REMOVED), Change(b"c", Action.REMOVED)]
+    assert counts(changes) == {"added": 1, "modified": 0, "removed": 2}

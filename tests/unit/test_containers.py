@@ -23,7 +23,7 @@ COMPOSE = "com.docker.compose."
 
 
 @dataclass(frozen=True)
-class One:
+class FakeContainer:
     """A container, with the fields that the rules read."""
 
     id: str
@@ -34,21 +34,23 @@ class One:
     shares: Sequence[str] = ()
 
 
-def one(name: str, **more: Any) -> One:
-    return One(name, name, **more)
+def make_container(name: str, **more: Any) -> FakeContainer:
+    return FakeContainer(name, name, **more)
 
 
-def service(name: str, *needs: str, project: str = "shop", **more: Any) -> One:
+def service(name: str, *needs: str, project: str = "shop", **more: Any) -> FakeContainer:
     labels = {COMPOSE + "project": project, COMPOSE + "service": name}
     labels[COMPOSE + "depends_on"] = ",".join(f"{need}:service_started:false" for need in needs)
-    return one(more.pop("id", name), labels=labels, **more)
+    return make_container(more.pop("id", name), labels=labels, **more)
 
 
-def names(plan: Restarts[One]) -> list[list[list[str]]]:
+def names(plan: Restarts[FakeContainer]) -> list[list[list[str]]]:
     return [[[member.id for member in group] for group in batch] for batch in plan.batches]
 
 
-def plan(*containers: One, unknown: Sequence[str] = (), concerned: Sequence[str] | None = None, **policy: Any) -> Any:
+def plan(
+    *containers: FakeContainer, unknown: Sequence[str] = (), concerned: Sequence[str] | None = None, **policy: Any
+) -> Any:
     ids = [container.id for container in containers] if concerned is None else concerned
     return decide(containers, ids, unknown, parse({"mode": "restart", **policy}))
 
@@ -60,7 +62,7 @@ class TestPolicy:
         assert not parse(raw).restarts
 
     def test_everything(self) -> None:
-        found = parse(
+        parsed = parse(
             {
                 "mode": "restart",
                 "parallel": 3,
@@ -73,7 +75,7 @@ class TestPolicy:
                 "on_failure": "halt",
             }
         )
-        assert found == Policy(
+        assert parsed == Policy(
             "restart",
             3,
             (Selector("db", "tier"), Selector("web-*")),
@@ -91,7 +93,7 @@ class TestPolicy:
         assert parse("restart") == RESTART
 
     @pytest.mark.parametrize(
-        ("raw", "key", "found", "expected"),
+        ("raw", "key", "given_value", "expected"),
         [
             ("restrat", "mode", "'restrat' (str)", "one of: keep, restart"),
             (["restart"], "", "(list)", "one of: keep, restart, or a mapping with mode and more"),
@@ -126,16 +128,16 @@ class TestPolicy:
             ({"on_failure": "ignore"}, "on_failure", "'ignore' (str)", "one of: rollback, halt"),
         ],
     )
-    def test_a_mistake(self, raw: object, key: str, found: str, expected: str) -> None:
+    def test_a_mistake(self, raw: object, key: str, given_value: str, expected: str) -> None:
         with pytest.raises(ArgumentInvalid) as failure:
             parse(raw, "at")
         named, _is, rest = failure.value.message.partition(" is ")
         assert named == "at" + (f":{key}" if key else "")
-        assert found in rest
+        assert given_value in rest
         assert expected in rest
 
     def test_selectors(self) -> None:
-        web = one("shop-web", labels={"tier": "web", "empty": ""})
+        web = make_container("shop-web", labels={"tier": "web", "empty": ""})
         chosen = ("shop-*", "name=shop-w?b", "label=tier", "label=tier=web", "label=tier=w*", "label=empty")
         for selector in chosen:
             assert parse({"only": selector}).selects(web), selector
@@ -145,20 +147,26 @@ class TestPolicy:
 
     def test_the_first_probe_that_matches(self) -> None:
         policy = parse({"probe": [{"match": "db-*", "command": ["db"]}, {"match": "db-1", "command": ["other"]}]})
-        assert policy.probe(one("db-1")) == Probe((Selector("db-*"),), ("db",))
-        assert policy.probe(one("web")) is None
+        assert policy.probe(make_container("db-1")) == Probe((Selector("db-*"),), ("db",))
+        assert policy.probe(make_container("web")) is None
 
 
 class TestRules:
     def test_one_after_the_other_by_name(self) -> None:
-        assert names(plan(one("b"), one("a"))) == [[["a"]], [["b"]]]
+        assert names(plan(make_container("b"), make_container("a"))) == [[["a"]], [["b"]]]
 
     def test_only_what_is_concerned(self) -> None:
-        found = plan(one("a"), one("b"), concerned=["b"])
-        assert (names(found), found.left) == ([[["b"]]], {})
+        decided = plan(make_container("a"), make_container("b"), concerned=["b"])
+        assert (names(decided), decided.left) == ([[["b"]]], {})
 
     def test_order_then_dependencies(self) -> None:
-        given = [service("web", "api"), service("api", "db"), service("db"), one("first", labels={"x": "1"}), one("z")]
+        given = [
+            service("web", "api"),
+            service("api", "db"),
+            service("db"),
+            make_container("first", labels={"x": "1"}),
+            make_container("z"),
+        ]
         assert names(plan(*given, order=["label=x=1"], parallel=9)) == [
             [["first"]],
             [["db"], ["z"]],
@@ -179,7 +187,13 @@ class TestRules:
         assert names(plan(service("a", "b"), service("b", "a"), service("c", "a"))) == [[["a"]], [["b"]], [["c"]]]
 
     def test_who_shares_a_network_is_restarted_with_its_owner(self) -> None:
-        given = [one("a", shares=["owner"]), one("owner"), one("b", shares=["a"]), one("c"), one("d", shares=["owner"])]
+        given = [
+            make_container("a", shares=["owner"]),
+            make_container("owner"),
+            make_container("b", shares=["a"]),
+            make_container("c"),
+            make_container("d", shares=["owner"]),
+        ]
         assert names(plan(*given, concerned=["owner", "c"])) == [[["c"]], [["owner", "a", "b", "d"]]]
         assert names(plan(*given, concerned=["a"])) == [[["a", "b"]]]
         assert names(plan(*given, concerned=["owner"], only=["owner"])) == [[["owner", "a", "b", "d"]]]
@@ -188,46 +202,55 @@ class TestRules:
         "stays", [{"auto_remove": True}, {"state": "paused"}, {"labels": {"com.docker.swarm.service.id": "x"}}]
     )
     def test_nor_is_the_owner_where_one_of_them_must_stay(self, stays: dict[str, Any]) -> None:
-        found = plan(one("owner"), one("a", shares=["owner"], **stays))
-        assert names(found) == []
-        assert found.left["owner"].startswith("a shares its network or processes")
+        decided = plan(make_container("owner"), make_container("a", shares=["owner"], **stays))
+        assert names(decided) == []
+        assert decided.left["owner"].startswith("a shares its network or processes")
 
     def test_nor_where_one_of_them_is_excluded(self) -> None:
-        given = [one("owner"), one("a", shares=["owner"])]
+        given = [make_container("owner"), make_container("a", shares=["owner"])]
         assert names(plan(*given, **{"except": ["a"]})) == []
         assert names(plan(*given, only=["owner"])) == [[["owner", "a"]]]
 
     def test_who_shares_but_does_not_run_is_no_obstacle(self) -> None:
-        found = plan(one("owner"), one("a", shares=["owner"], state="exited", auto_remove=True), concerned=["owner"])
-        assert names(found) == [[["owner"]]]
+        decided = plan(
+            make_container("owner"),
+            make_container("a", shares=["owner"], state="exited", auto_remove=True),
+            concerned=["owner"],
+        )
+        assert names(decided) == [[["owner"]]]
 
-    @pytest.mark.parametrize("owner", [[], [one("owner", state="exited")], [one("owner", state="restarting")]])
-    def test_who_could_not_start_again_stays(self, owner: list[One]) -> None:
-        found = plan(one("a", shares=["owner"]), *owner, concerned=["a"])
-        assert (names(found), "could not start again" in found.left["a"]) == ([], True)
+    @pytest.mark.parametrize(
+        "owner", [[], [make_container("owner", state="exited")], [make_container("owner", state="restarting")]]
+    )
+    def test_who_could_not_start_again_stays(self, owner: list[FakeContainer]) -> None:
+        decided = plan(make_container("a", shares=["owner"]), *owner, concerned=["a"])
+        assert (names(decided), "could not start again" in decided.left["a"]) == ([], True)
 
     @pytest.mark.parametrize(
         ("container", "word"),
         [
-            (one("a", state="created"), "its next start"),
-            (one("a", state="exited"), "its next start"),
-            (one("a", state="dead"), "its next start"),
-            (one("a", state="exited", shares=["gone"]), "its next start"),
-            (one("a", state="paused"), "paused"),
-            (one("a", state="restarting"), "restart loop"),
-            (one("a", auto_remove=True), "--rm"),
-            (one("a", auto_remove=True, labels={"PODMAN_SYSTEMD_UNIT": "a.service"}), "systemctl restart a.service"),
-            (one("a", labels={"com.docker.swarm.service.id": "x"}), "service update --force x"),
-            (one("b"), "except"),
+            (make_container("a", state="created"), "its next start"),
+            (make_container("a", state="exited"), "its next start"),
+            (make_container("a", state="dead"), "its next start"),
+            (make_container("a", state="exited", shares=["gone"]), "its next start"),
+            (make_container("a", state="paused"), "paused"),
+            (make_container("a", state="restarting"), "restart loop"),
+            (make_container("a", auto_remove=True), "--rm"),
+            (
+                make_container("a", auto_remove=True, labels={"PODMAN_SYSTEMD_UNIT": "a.service"}),
+                "systemctl restart a.service",
+            ),
+            (make_container("a", labels={"com.docker.swarm.service.id": "x"}), "service update --force x"),
+            (make_container("b"), "except"),
         ],
     )
-    def test_who_is_left_alone_and_why(self, container: One, word: str) -> None:
-        found = plan(container, **{"except": ["b"]})
-        assert names(found) == []
-        assert word in found.left[container.id]
+    def test_who_is_left_alone_and_why(self, container: FakeContainer, word: str) -> None:
+        decided = plan(container, **{"except": ["b"]})
+        assert names(decided) == []
+        assert word in decided.left[container.id]
 
     def test_who_runs_on_nobody_knows_what(self) -> None:
-        assert "unknown" in plan(one("a"), unknown=["a"]).left["a"]
+        assert "unknown" in plan(make_container("a"), unknown=["a"]).left["a"]
 
 
 IDS = "abcdefgh"
@@ -235,21 +258,21 @@ STATES = ("running",) * 6 + ("paused", "exited", "created", "restarting")
 
 
 @st.composite
-def nodes(draw: st.DrawFn) -> list[One]:
+def nodes(draw: st.DrawFn) -> list[FakeContainer]:
     """Draw containers that share with or depend on earlier ones only: real engines have no cycles."""
-    found: list[One] = []
+    containers: list[FakeContainer] = []
     for position, key in enumerate(draw(st.permutations(IDS))):
-        before = [other.id for other in found]
-        some = st.lists(st.sampled_from(before), max_size=2, unique=True) if before else st.just([])
+        before = [other.id for other in containers]
+        sharers = st.lists(st.sampled_from(before), max_size=2, unique=True) if before else st.just([])
         labels = {COMPOSE + "project": "p", COMPOSE + "service": key}
-        labels[COMPOSE + "depends_on"] = ",".join(f"{need}:service_started:false" for need in draw(some))
+        labels[COMPOSE + "depends_on"] = ",".join(f"{need}:service_started:false" for need in draw(sharers))
         labels |= draw(st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from(["1", "2"])))
         if draw(st.integers(0, 9)) == 0:
             labels["com.docker.swarm.service.id"] = "s"
-        shares = draw(some) if draw(st.booleans()) and position else []
+        shares = draw(sharers) if draw(st.booleans()) and position else []
         state, removed = draw(st.sampled_from(STATES)), draw(st.integers(0, 9)) == 0
-        found.append(One(key, key, state, removed, labels, shares))
-    return found
+        containers.append(FakeContainer(key, key, state, removed, labels, shares))
+    return containers
 
 
 SELECTED = st.lists(st.sampled_from(["a", "b*", "label=x", "label=y=1", "[c-f]"]), max_size=2)
@@ -261,7 +284,7 @@ POLICIES = st.builds(
 )
 
 
-def home(plan: Restarts[One]) -> dict[str, int]:
+def home(plan: Restarts[FakeContainer]) -> dict[str, int]:
     return {key: number for number, batch in enumerate(names(plan)) for group in batch for key in group}
 
 
@@ -270,70 +293,85 @@ class TestLaws:
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), st.sets(st.sampled_from(IDS), max_size=1), POLICIES)
     def test_every_container_has_one_fate(
-        self, node: list[One], concerned: set[str], unknown: set[str], policy: Policy
+        self, node: list[FakeContainer], concerned: set[str], unknown: set[str], policy: Policy
     ) -> None:
-        found = decide(node, concerned, unknown & concerned, policy)
-        planned = [container.id for container in found.containers]
+        decided = decide(node, concerned, unknown & concerned, policy)
+        planned = [container.id for container in decided.containers]
         assert len(planned) == len(set(planned))
-        assert set(planned) | set(found.left) >= concerned
-        assert set(planned) & set(found.left) == set()
-        assert set(found.left) <= concerned
-        assert all(found.left.values())
+        assert set(planned) | set(decided.left) >= concerned
+        assert set(planned) & set(decided.left) == set()
+        assert set(decided.left) <= concerned
+        assert all(decided.left.values())
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
-    def test_nobody_is_touched_who_must_not_be(self, node: list[One], concerned: set[str], policy: Policy) -> None:
-        found = decide(node, concerned, [], policy)
-        for container in found.containers:
+    def test_nobody_is_touched_who_must_not_be(
+        self, node: list[FakeContainer], concerned: set[str], policy: Policy
+    ) -> None:
+        decided = decide(node, concerned, [], policy)
+        for container in decided.containers:
             assert container.state == "running"
             assert not container.auto_remove
             assert "com.docker.swarm.service.id" not in container.labels
             assert not policy.excludes(container)
-            assert container.id in concerned or set(container.shares) & home(found).keys()
+            assert container.id in concerned or set(container.shares) & home(decided).keys()
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
-    def test_nobody_loses_its_network(self, node: list[One], concerned: set[str], policy: Policy) -> None:
+    def test_nobody_loses_its_network(self, node: list[FakeContainer], concerned: set[str], policy: Policy) -> None:
         """A container restarts after its namespace owner, in the same group, and only if the owner runs."""
-        found = decide(node, concerned, [], policy)
+        decided = decide(node, concerned, [], policy)
         known = {container.id: container for container in node}
-        groups = [group for batch in names(found) for group in batch]
+        groups = [group for batch in names(decided) for group in batch]
         for container in node:
             for owner in container.shares:
                 (group,) = [group for group in groups if owner in group] or [None]
                 if group and container.state in ("running", "paused"):
                     assert container.id in group
                     assert group.index(owner) < group.index(container.id)
-                if container.id in home(found):
+                if container.id in home(decided):
                     assert known[owner].state in ("running", "paused")
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
-    def test_batches_are_no_larger_than_allowed(self, node: list[One], concerned: set[str], policy: Policy) -> None:
+    def test_batches_are_no_larger_than_allowed(
+        self, node: list[FakeContainer], concerned: set[str], policy: Policy
+    ) -> None:
         for batch in decide(node, concerned, [], policy).batches:
             assert len(batch) == 1 or sum(map(len, batch)) <= policy.parallel
             assert all(batch)
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
     def test_dependencies_come_first_and_then_the_order(
-        self, node: list[One], concerned: set[str], policy: Policy
+        self, node: list[FakeContainer], concerned: set[str], policy: Policy
     ) -> None:
-        alone = [One(one.id, one.name, one.state, one.auto_remove, one.labels) for one in node]
-        found = decide(alone, concerned, [], policy)
-        place = home(found)
-        for container in found.containers:
+        alone = [
+            FakeContainer(
+                make_container.id,
+                make_container.name,
+                make_container.state,
+                make_container.auto_remove,
+                make_container.labels,
+            )
+            for make_container in node
+        ]
+        decided = decide(alone, concerned, [], policy)
+        place = home(decided)
+        for container in decided.containers:
             needs = {part.partition(":")[0] for part in container.labels[COMPOSE + "depends_on"].split(",")}
             assert all(place[need] < place[container.id] for need in needs & place.keys())
-        free = [one for one in found.containers if not one.labels[COMPOSE + "depends_on"]]
-        if len(free) == len(found.containers):
-            ranks = [policy.rank(one) for one in found.containers]
+        free = [
+            make_container for make_container in decided.containers if not make_container.labels[COMPOSE + "depends_on"]
+        ]
+        if len(free) == len(decided.containers):
+            ranks = [policy.rank(make_container) for make_container in decided.containers]
             assert ranks == sorted(ranks)
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES, st.randoms())
     def test_the_order_in_which_the_engine_lists_them_does_not_matter(
-        self, node: list[One], concerned: set[str], policy: Policy, random: Any
+        self, node: list[FakeContainer], concerned: set[str], policy: Policy, random: Any
     ) -> None:
-        found = decide(node, concerned, [], policy)
+        decided = decide(node, concerned, [], policy)
         random.shuffle(node)
         again = decide(node, concerned, [], policy)
-        assert (again.batches, again.left) == (found.batches, found.left)
+        assert (again.batches, again.left) == (decided.batches, decided.left)
 
 
 class TestJournal:

@@ -42,10 +42,10 @@ def encode(old: Path, files: dict[str, bytes], renamed: dict[bytes, bytes] | Non
 
 
 def decode(old: Path, data: bytes) -> bytes:
-    reader, found = delta.DeltaReader(io.BytesIO(data), delta.SourceFiles(Stack([str(old)]))), b""
+    reader, decoded = delta.DeltaReader(io.BytesIO(data), delta.SourceFiles(Stack([str(old)]))), b""
     while part := reader.read(100_000):
-        found += part
-    return found
+        decoded += part
+    return decoded
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_parts_lie_in_the_old_file_and_are_bounded(new: int, old: int, values: s
 
 class TestCounterparts:
     @pytest.mark.parametrize(
-        ("added", "removed", "found"),
+        ("added", "removed", "expected_pairs"),
         [
             (["libz.so.1.3"], ["libz.so.1.2.11"], {"libz.so.1.3": "libz.so.1.2.11"}),
             (["lib/6.1.0-21/a.ko"], ["lib/6.1.0-18/a.ko"], {"lib/6.1.0-21/a.ko": "lib/6.1.0-18/a.ko"}),
@@ -168,9 +168,9 @@ class TestCounterparts:
             (["other"], ["a1"], {}),
         ],
     )
-    def test_pairs(self, added: list[str], removed: list[str], found: dict[str, str]) -> None:
+    def test_pairs(self, added: list[str], removed: list[str], expected_pairs: dict[str, str]) -> None:
         pairs = counterparts(map(str.encode, added), map(str.encode, removed))
-        assert {one.decode(): other.decode() for one, other in pairs.items()} == found
+        assert {new_path.decode(): old_path.decode() for new_path, old_path in pairs.items()} == expected_pairs
 
 
 class TestMismatch:

@@ -37,30 +37,30 @@ def test_a_warning_leaves_a_node_ready() -> None:
 class TestFleet:
     def test_every_node_that_is_not_ready_is_named(self) -> None:
         answers = {"a": answer(SOUND), "b": answer(SLOW, BROKEN), "c": "'baseimg.doctor' is not available.", "e": {}}
-        found = diagnosis.fleet("abcde", answers, [], {})
-        assert (found["ready"], found["nodes"], found["unreachable"]) == (False, 5, ["d"])
-        assert found["failed"].keys() == {"c", "e"}
-        assert found["checks"] == {"b": [asdict(SLOW), asdict(BROKEN)]}
-        table = diagnosis.table(found)
+        diagnosed = diagnosis.fleet("abcde", answers, [], {})
+        assert (diagnosed["ready"], diagnosed["nodes"], diagnosed["unreachable"]) == (False, 5, ["d"])
+        assert diagnosed["failed"].keys() == {"c", "e"}
+        assert diagnosed["checks"] == {"b": [asdict(SLOW), asdict(BROKEN)]}
+        table = diagnosis.table(diagnosed)
         assert list(table) == ["fleet", "b", "c", "d", "e"]
         assert table["fleet"] == "1 of 5 nodes are ready"
         assert table["b"].splitlines() == diagnosis.lines([BROKEN, SLOW])
         assert table["d"] == "failed  minion: [node-unreachable] did not answer -- salt 'd' test.ping"
 
     def test_a_clock_that_differs_is_found(self) -> None:
-        found = diagnosis.fleet("a", {"a": answer(SOUND)}, [], {"a": 61.5})
-        assert not found["ready"]
-        assert "[clock-skewed] differs from the master's by 62 s" in diagnosis.table(found)["a"]
+        diagnosed = diagnosis.fleet("a", {"a": answer(SOUND)}, [], {"a": 61.5})
+        assert not diagnosed["ready"]
+        assert "[clock-skewed] differs from the master's by 62 s" in diagnosis.table(diagnosed)["a"]
 
     def test_the_master_counts(self) -> None:
-        found = diagnosis.fleet("a", {"a": answer(SOUND)}, [SOUND, BROKEN], {})
-        assert not found["ready"]
-        table = diagnosis.table(found)
+        diagnosed = diagnosis.fleet("a", {"a": answer(SOUND)}, [SOUND, BROKEN], {})
+        assert not diagnosed["ready"]
+        table = diagnosis.table(diagnosed)
         assert table == {"fleet": "1 of 1 nodes are ready", "master": BROKEN.line}
 
     def test_a_sound_fleet(self) -> None:
-        found = diagnosis.fleet("a", {"a": answer(SOUND)}, [SOUND], {})
-        assert found == {
+        diagnosed = diagnosis.fleet("a", {"a": answer(SOUND)}, [SOUND], {})
+        assert diagnosed == {
             "format": diagnosis.FORMAT,
             "ready": True,
             "nodes": 1,
@@ -70,7 +70,7 @@ class TestFleet:
         }
 
     def test_control_characters_of_a_node_do_not_reach_the_terminal(self) -> None:
-        found = diagnosis.fleet("a", {"a": "\x1b[2Jgone"}, [], {})
-        assert "\x1b" not in diagnosis.table(found)["a"]
+        diagnosed = diagnosis.fleet("a", {"a": "\x1b[2Jgone"}, [], {})
+        assert "\x1b" not in diagnosis.table(diagnosed)["a"]
         hostile = answer(Check("engine", FAILED, "\x1b[2Jgone", "x", "y"))
         assert "\x1b" not in diagnosis.table(diagnosis.fleet("a", {"a": hostile}, [], {}))["a"]

@@ -43,7 +43,7 @@ def test_errors_of_the_system_about_a_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "shown"),
+    ("path", "expected"),
     [
         (b"etc/plain", "etc/plain"),
         ("etc/ünï".encode(), "etc/ünï"),
@@ -53,8 +53,8 @@ def test_errors_of_the_system_about_a_path() -> None:
         (b"etc/\xff", "etc/\\xff"),
     ],
 )
-def test_paths(path: bytes, shown: str) -> None:
-    assert overlay.path_text(path) == shown
+def test_paths(path: bytes, expected: str) -> None:
+    assert overlay.path_text(path) == expected
 
 
 def _engine(**of: Any) -> Any:

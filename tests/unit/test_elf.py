@@ -40,8 +40,8 @@ def oracle(path: Path) -> Elf:
         for section in elf.iter_sections():
             if isinstance(section, GNUVerNeedSection):
                 for need, names in section.iter_versions():
-                    wanted = needs.setdefault(need.name.encode(), set())
-                    wanted.update(name.name.encode() for name in names if not name.entry.vna_flags & 2)
+                    versions = needs.setdefault(need.name.encode(), set())
+                    versions.update(name.name.encode() for name in names if not name.entry.vna_flags & 2)
             if isinstance(section, GNUVerDefSection):
                 definitions.update(next(iter(names)).name.encode() for _, names in section.iter_versions())
 

@@ -34,55 +34,55 @@ ODD = [
 
 class TestCollect:
     def test_the_silent_are_named(self) -> None:
-        found = fleet.collect(["n10", "n2", "n1"], {"n1": answer(status(NEW))})
-        assert found["unreachable"] == ["n2", "n10"]
-        assert (found["nodes"], found["answered"]) == (3, 1)
-        assert found["bases"][BASE]["versions"] == {NEW: ["n1"]}
+        collected = fleet.collect(["n10", "n2", "n1"], {"n1": answer(status(NEW))})
+        assert collected["unreachable"] == ["n2", "n10"]
+        assert (collected["nodes"], collected["answered"]) == (3, 1)
+        assert collected["bases"][BASE]["versions"] == {NEW: ["n1"]}
 
     def test_who_answers_unexpectedly_counts_too(self) -> None:
         assert fleet.collect([], {"n1": answer()})["nodes"] == 1
 
     @pytest.mark.parametrize(
-        "told", ["ERROR: [engine-unreachable] no answer", None, [], {"bases": 3}, {"bases": [3]}, *ODD]
+        "answer_value", ["ERROR: [engine-unreachable] no answer", None, [], {"bases": 3}, {"bases": [3]}, *ODD]
     )
-    def test_whatever_else_a_node_returns_is_a_failure(self, told: Any) -> None:
-        found = fleet.collect(["n1", "n2"], {"n1": told, "n2": answer(status(NEW))})
-        text = told if isinstance(told, str) else f"[{fleet.INVALID}] "
-        assert list(found["failed"]) == ["n1"]
-        assert found["failed"]["n1"].startswith(text)
-        assert found["bases"][BASE]["versions"] == {NEW: ["n2"]}
-        assert found["unreachable"] == []
+    def test_whatever_else_a_node_returns_is_a_failure(self, answer_value: Any) -> None:
+        collected = fleet.collect(["n1", "n2"], {"n1": answer_value, "n2": answer(status(NEW))})
+        text = answer_value if isinstance(answer_value, str) else f"[{fleet.INVALID}] "
+        assert list(collected["failed"]) == ["n1"]
+        assert collected["failed"]["n1"].startswith(text)
+        assert collected["bases"][BASE]["versions"] == {NEW: ["n2"]}
+        assert collected["unreachable"] == []
 
     def test_an_invalid_answer_of_another_release_names_both(self) -> None:
-        found = fleet.collect(["n1"], {"n1": {"bases": 3, "suite": "0.1.0"}}, "0.2.0")
-        assert "(the node runs baseimg 0.1.0, this master 0.2.0)" in found["failed"]["n1"]
+        collected = fleet.collect(["n1"], {"n1": {"bases": 3, "suite": "0.1.0"}}, "0.2.0")
+        assert "(the node runs baseimg 0.1.0, this master 0.2.0)" in collected["failed"]["n1"]
 
     @given(json_values)
     def test_no_answer_ends_the_report_of_another_node(self, value: Any) -> None:
         answers = {"n1": {"bases": [{**status(NEW), "generations": value}]}, "n2": {"bases": value}, "n3": value}
-        found = fleet.collect([], {**answers, "n4": answer(status(NEW))})
-        assert "n4" in found["bases"][BASE]["versions"][NEW]
-        assert fleet.table(found)
+        collected = fleet.collect([], {**answers, "n4": answer(status(NEW))})
+        assert "n4" in collected["bases"][BASE]["versions"][NEW]
+        assert fleet.table(collected)
 
     def test_control_characters_are_neutralised(self) -> None:
         escape = "\x1b]0;owned\x07\u202e"
         containers = {"current": [], "outdated": [escape], "unknown": []}
-        found = fleet.collect(
+        collected = fleet.collect(
             ["n1", "n2"],
             {
                 "n1": answer(status(escape, base=escape, declared=escape, containers=containers)),
                 "n2": f"ERROR: [engine-unreachable] {escape}",
             },
         )
-        assert not {"\x1b", "\x07", "\u202e"} & set(json.dumps(found, ensure_ascii=False))
-        assert not {"\x1b", "\x07", "\u202e"} & set(fleet.table(found))
+        assert not {"\x1b", "\x07", "\u202e"} & set(json.dumps(collected, ensure_ascii=False))
+        assert not {"\x1b", "\x07", "\u202e"} & set(fleet.table(collected))
 
     def test_nodes_without_a_base(self) -> None:
         assert fleet.collect(["n1"], {"n1": answer()})["without"] == ["n1"]
 
     def test_what_a_base_shows(self) -> None:
         containers = {"current": ["a"], "outdated": ["b", "c"], "unknown": ["d"]}
-        found = fleet.collect(
+        collected = fleet.collect(
             ["n1", "n2", "n3"],
             {
                 "n1": answer(status(OLD, containers=containers)),
@@ -90,7 +90,7 @@ class TestCollect:
                 "n3": answer(status(OLD, declared=None), {"base": "", "path": "/x", "error": {"message": "damaged"}}),
             },
         )
-        assert found["bases"][BASE] == {
+        assert collected["bases"][BASE] == {
             "versions": {OLD: ["n1", "n3"], NEW: ["n2"]},
             "behind": {"n1": NEW},
             "held": {"n2": ["12.2: no shop"]},
@@ -98,7 +98,7 @@ class TestCollect:
             "outdated": {"n1": ["b", "c"]},
             "unknown": {"n1": ["d"]},
         }
-        assert found["unreadable"] == {"n3": ["/x: damaged"]}
+        assert collected["unreadable"] == {"n3": ["/x: damaged"]}
 
 
 class TestTable:
@@ -161,11 +161,11 @@ class TestHolds:
             "node6": None,
             "node8": "ERROR: [layer-busy] another job reads the text [base-absent]",
         }
-        found = fleet.sort_holds([*answers, "node7"], answers)
-        assert (found["changed"], found["unchanged"]) == (["node2", "node10"], ["node3"])
-        assert (found["without"], found["unreachable"]) == (["node4"], ["node7"])
-        assert found["failed"].keys() == {"node5", "node6", "node8"}
-        assert "\x1b" not in str(found["failed"]["node5"])
+        collected = fleet.sort_holds([*answers, "node7"], answers)
+        assert (collected["changed"], collected["unchanged"]) == (["node2", "node10"], ["node3"])
+        assert (collected["without"], collected["unreachable"]) == (["node4"], ["node7"])
+        assert collected["failed"].keys() == {"node5", "node6", "node8"}
+        assert "\x1b" not in str(collected["failed"]["node5"])
 
     @pytest.mark.parametrize(
         ("answers", "retcode"),

@@ -58,22 +58,22 @@ class TestRemovable:
 
     def test_times_mean_nothing(self) -> None:
         """The clock was set back, so the newest generation has the earliest activation time."""
-        one = record()
-        for number, generation in one.generations.items():
+        base_record = record()
+        for number, generation in base_record.generations.items():
             generation.activated = f"20{50 - number}-01-01T00:00:00Z"
-        assert removable(one, 1)[0] == [1]
+        assert removable(base_record, 1)[0] == [1]
 
     def test_a_damaged_one_goes_before_a_sound_one(self) -> None:
         assert removable(record(g2=True), 1) == ([2], {0: "pristine", 3: "current", 1: "the way back"})
         assert removable(record(current=0, previous=3, g2=True), 0)[0] == [2, 1]
 
     def test_masks_of_one_content_count_once(self) -> None:
-        one = record()
-        one.generations[1] = replace(one.generations[2], number=1)
-        assert removable(one, 1)[0] == [1]
-        one.generations[2] = replace(one.generations[3], number=2)
-        one.previous = None
-        assert removable(one, 1)[0] == [2]
+        base_record = record()
+        base_record.generations[1] = replace(base_record.generations[2], number=1)
+        assert removable(base_record, 1)[0] == [1]
+        base_record.generations[2] = replace(base_record.generations[3], number=2)
+        base_record.previous = None
+        assert removable(base_record, 1)[0] == [2]
 
     def test_after_a_rollback_there_is_none_to_keep_for_another(self) -> None:
         assert removable(record(current=0, previous=0), 0)[0] == [1, 2, 3]
@@ -89,23 +89,23 @@ class TestRemovable:
         assert removable(record(), 2, fail)[0] == []
 
     def test_in_use_and_pinned(self) -> None:
-        one = record()
-        one.generations[1].pinned = True
-        one.previous = 0
-        gone, reasons = removable(one, 0, lambda: {2: "in use by shop"})
+        base_record = record()
+        base_record.generations[1].pinned = True
+        base_record.previous = 0
+        gone, reasons = removable(base_record, 0, lambda: {2: "in use by shop"})
         assert (gone, reasons[1], reasons[2]) == ([], "pinned", "in use by shop")
 
     def test_nothing_while_pristine_is_missing(self) -> None:
-        one = record(g1=True)
-        one.pristine.inode = 0
-        gone, reasons = removable(one, 0)
+        base_record = record(g1=True)
+        base_record.pristine.inode = 0
+        gone, reasons = removable(base_record, 0)
         assert gone == []
         assert set(reasons) == {1, 2, 3}
 
     def test_the_base_was_adopted_without_a_pristine_content(self) -> None:
-        one = record()
-        one.pristine.inode, one.unproven = 0, "the engine keeps no record"
-        assert removable(one, 0)[0] == [1]
+        base_record = record()
+        base_record.pristine.inode, base_record.unproven = 0, "the engine keeps no record"
+        assert removable(base_record, 0)[0] == [1]
 
 
 @pytest.mark.parametrize(

@@ -30,22 +30,22 @@ def make(root: Path, tree: dict[tuple[str, ...], str]) -> dict[str, str]:
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(content * (ord(content) - ord("w")))
-    found = {}
+    identities = {}
     for parent, directories, names in os.walk(root):
         for name in (*directories, *names):
             place = Path(parent, name)
             os.utime(place, (1, 1))
-            found[str(place.relative_to(root))] = "" if place.is_dir() else place.read_text()
-    return found
+            identities[str(place.relative_to(root))] = "" if place.is_dir() else place.read_text()
+    return identities
 
 
 @given(one=TREES, other=TREES)
-def test_findings(one: dict[tuple[str, ...], str], other: dict[tuple[str, ...], str]) -> None:
+def test_findings(old_entries: dict[tuple[str, ...], str], new_entries: dict[tuple[str, ...], str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        before, after = make(home / "one", one), make(home / "other", other)
+        before, after = make(home / "one", old_entries), make(home / "other", new_entries)
         index.write(str(home / "index"), str(home / "one"), {})
-        found = {
+        comparisons = {
             (finding.path.decode(), finding.kind)
             for finding in index.compare(str(home / "index"), str(home / "other"), None, False).findings
             if finding.path and finding.what != ("mtime",)
@@ -53,7 +53,7 @@ def test_findings(one: dict[tuple[str, ...], str], other: dict[tuple[str, ...], 
     expected = {(path, "missing") for path in before.keys() - after.keys()}
     expected |= {(path, "added") for path in after.keys() - before.keys()}
     expected |= {(path, "content") for path in before.keys() & after.keys() if before[path] != after[path]}
-    assert found == expected
+    assert comparisons == expected
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_a_rollout_that_was_rolled_back(tmp_path: Path) -> None:
 
 def test_ids_are_bounded(tmp_path: Path) -> None:
     for number in range(0, 1500, 100):
-        job_terms.parse(None, [str(number + one) for one in range(100)], True, str(tmp_path)).check_terms()
+        job_terms.parse(None, [str(number + offset) for offset in range(100)], True, str(tmp_path)).check_terms()
     lines = (tmp_path / "baseimg/rolled-back").read_text().split()
     assert (len(lines), lines[-1]) == (1000, "1499")
 

@@ -31,7 +31,7 @@ FILE = Entry(Kind.FILE, 0o644)
 MANY = [b"usr/lib/file-%d" % number for number in range(100)]
 
 
-def wanted(*paths: bytes) -> ExpectedPaths:
+def expected_paths(*paths: bytes) -> ExpectedPaths:
     return ExpectedPaths({path: ExpectedPath(path, FILE) for path in paths})
 
 
@@ -44,7 +44,7 @@ def put(layer: Path, *paths: str) -> Path:
 
 def test_only_entries_at_changed_paths_are_returned(tmp_path: Path) -> None:
     layer = put(tmp_path, "usr/lib/file-7", "usr/lib/other", "usr/bin/tool", "opt/x", "etc/y")
-    assert scan_layer(str(layer), wanted(*MANY, b"etc")) == {
+    assert scan_layer(str(layer), expected_paths(*MANY, b"etc")) == {
         b"usr": LayerEntry(Mark.DIRECTORY, Kind.DIRECTORY),
         b"usr/lib": LayerEntry(Mark.DIRECTORY, Kind.DIRECTORY),
         b"usr/lib/file-7": LayerEntry(Mark.LEAF, Kind.FILE),
@@ -54,7 +54,7 @@ def test_only_entries_at_changed_paths_are_returned(tmp_path: Path) -> None:
 
 def test_few_names_and_many_are_looked_up_alike(tmp_path: Path) -> None:
     layer = put(tmp_path, *(path.decode() for path in MANY[:5]))
-    assert set(scan_layer(str(layer), wanted(*MANY))) == set(scan_layer(str(layer), wanted(*MANY[:5])))
+    assert set(scan_layer(str(layer), expected_paths(*MANY))) == set(scan_layer(str(layer), expected_paths(*MANY[:5])))
 
 
 def test_no_symlink_is_followed(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_no_symlink_is_followed(tmp_path: Path) -> None:
     put(tmp_path / "outside", "lib/file-1")
     layer = put(tmp_path / "layer", "lib/file-1")
     (layer / "usr").symlink_to(tmp_path / "outside")
-    assert scan_layer(str(layer), wanted(b"usr/lib/file-1")) == {b"usr": LayerEntry(Mark.LEAF, Kind.SYMLINK)}
+    assert scan_layer(str(layer), expected_paths(b"usr/lib/file-1")) == {b"usr": LayerEntry(Mark.LEAF, Kind.SYMLINK)}
 
 
 def test_a_layer_is_read_once(tmp_path: Path) -> None:
     shared, own = put(tmp_path / "shared", "usr/lib/file-1"), put(tmp_path / "own", "usr/lib/file-2")
-    layers = LayerScanner(wanted(*MANY))
+    layers = LayerScanner(expected_paths(*MANY))
     first = layers.stack([str(own), str(shared)])
     shutil.rmtree(shared)
     assert layers.stack([str(shared)]) == first[1:]
@@ -75,7 +75,7 @@ def test_a_layer_is_read_once(tmp_path: Path) -> None:
 
 def test_a_layer_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(LayerUnsupported, match="disappeared"):
-        LayerScanner(wanted(b"a")).stack([str(tmp_path / "gone")])
+        LayerScanner(expected_paths(b"a")).stack([str(tmp_path / "gone")])
 
 
 class TestImages:
@@ -103,19 +103,19 @@ class TestImages:
 
     def test_unknown(self, engine: PlainEngine, bundle: str) -> None:
         context = Context(engine, lambda source: source.source, "test", 0.0)
-        found = impact.impact(context, BASE, DeclaredBundles({"": Source(bundle)}))
-        verdicts = {one["image"]: one["verdict"] for one in found["images"]}
+        impacts = impact.impact(context, BASE, DeclaredBundles({"": Source(bundle)}))
+        verdicts = {image["image"]: image["verdict"] for image in impacts["images"]}
         assert verdicts == {
             "corp/strange:1": "not-checked",
             "corp/gone:1": "not-checked",
             BASE: "effective",
             "corp/plain:1": "effective",
         }
-        assert {verdict: count for verdict, count in found["verdicts"].items() if count} == {
+        assert {verdict: count for verdict, count in impacts["verdicts"].items() if count} == {
             "effective": 2,
             "not-checked": 2,
         }
-        warnings = {one["image"]: one["warnings"] for one in found["images"] if one["warnings"]}
+        warnings = {image["image"]: image["warnings"] for image in impacts["images"] if image["warnings"]}
         assert "metacopy" in warnings["corp/strange:1"][0]
         assert "disappeared" in warnings["corp/gone:1"][0]
 

@@ -41,8 +41,8 @@ class TestProperties:
         ],
     )
     def test_sound(self, text: str) -> None:
-        found = properties.parse(text, "file")
-        assert (found.directory, found.version) == ("/var/lib/docker/overlay2/abc/diff", "12.1")
+        parsed = properties.parse(text, "file")
+        assert (parsed.directory, parsed.version) == ("/var/lib/docker/overlay2/abc/diff", "12.1")
 
     @pytest.mark.parametrize("text", ["", "base.dir", SOUND.replace("/var", "var"), SOUND.replace("12.1", "a/b")])
     def test_malformed(self, text: str) -> None:
@@ -55,11 +55,11 @@ class TestProperties:
     def test_anything(self, text: str) -> None:
         """Any text gives two valid values or one typed error."""
         try:
-            found = properties.parse(text, "file")
+            parsed = properties.parse(text, "file")
         except LegacyInvalid:
             return
-        assert found.directory.startswith("/")
-        assert found.version
+        assert parsed.directory.startswith("/")
+        assert parsed.version
 
     @pytest.mark.parametrize(
         ("name", "version"),
@@ -95,8 +95,8 @@ class TestChecksum:
         assert crc64.update(0, data) == textbook(data)
 
     @given(st.binary(max_size=300), st.binary(max_size=300))
-    def test_in_parts(self, one: bytes, two: bytes) -> None:
-        assert crc64.update(crc64.update(0, one), two) == crc64.update(0, one + two)
+    def test_in_parts(self, first: bytes, second: bytes) -> None:
+        assert crc64.update(crc64.update(0, first), second) == crc64.update(0, first + second)
 
 
 MEMBERS = [
@@ -122,12 +122,12 @@ def record(path: Path, tar: bytes) -> str:
 
 class TestRecord:
     def test_headers(self, tmp_path: Path) -> None:
-        found = tarsplit.headers(record(tmp_path / "r", images.layer_tar(MEMBERS)))
-        assert found is not None
-        assert [info.name.encode("utf-8", "surrogateescape") for info, _ in found] == [
+        headers = tarsplit.headers(record(tmp_path / "r", images.layer_tar(MEMBERS)))
+        assert headers is not None
+        assert [info.name.encode("utf-8", "surrogateescape") for info, _ in headers] == [
             os.fsencode(member.path) for member in MEMBERS
         ]
-        for (info, checksum), member in zip(found, MEMBERS, strict=True):
+        for (info, checksum), member in zip(headers, MEMBERS, strict=True):
             assert checksum == (textbook(member.content).to_bytes(8, "big") if member.content else b"")
             assert tar_entry.entry_of(info, None if not info.islnk() else tar_entry.Kind.FILE).mode == (
                 0o4755 if info.islnk() else member.mode
@@ -141,10 +141,10 @@ class TestRecord:
                 info = tarfile.TarInfo(name)
                 info.size = 3
                 tar.addfile(info, io.BytesIO(b"abc"))
-        found = tarsplit.headers(record(tmp_path / "r", out.getvalue()))
-        assert found is not None
-        assert [info.name for info, _ in found] == ["short", "long" * 60]
-        assert {checksum for _, checksum in found} == {textbook(b"abc").to_bytes(8, "big")}
+        headers = tarsplit.headers(record(tmp_path / "r", out.getvalue()))
+        assert headers is not None
+        assert [info.name for info, _ in headers] == ["short", "long" * 60]
+        assert {checksum for _, checksum in headers} == {textbook(b"abc").to_bytes(8, "big")}
 
     @pytest.mark.parametrize(
         "content",
@@ -309,9 +309,9 @@ class TestHostileArchives:
         (tmp_path / "a").write_bytes(_tar(*members))
         for name in ("root", "truth", "source/etc"):
             (tmp_path / name).mkdir(parents=True)
-        found = legacy_archive.unpack(str(tmp_path / "a"), str(tmp_path / "root"), Stack([str(tmp_path / "source")]))
+        unpacked = legacy_archive.unpack(str(tmp_path / "a"), str(tmp_path / "root"), Stack([str(tmp_path / "source")]))
         os.system(f"tar -xpzf {tmp_path / 'a'} -C {tmp_path / 'truth'}")
-        assert found.removed == [b"etc/gone"]
-        seen, truth = snapshot(tmp_path / "root"), snapshot(tmp_path / "truth")
-        assert seen.pop(b"etc/gone").rdev == truth.pop(b"etc/gone").rdev == (0, 0)
-        assert differences(seen, truth) == []
+        assert unpacked.removed == [b"etc/gone"]
+        view, truth = snapshot(tmp_path / "root"), snapshot(tmp_path / "truth")
+        assert view.pop(b"etc/gone").rdev == truth.pop(b"etc/gone").rdev == (0, 0)
+        assert differences(view, truth) == []

@@ -13,7 +13,7 @@ from baseimg_core.model.bundle import manifest
 from baseimg_core.model.bundle.manifest import ImageRef, Manifest, Totals
 from baseimg_core.model.stack.ids import chain_id
 
-ONE, TWO, THREE = ("sha256:" + digit * 64 for digit in "123")
+CHAIN_1, CHAIN_2, CHAIN_3 = ("sha256:" + digit * 64 for digit in "123")
 
 
 def image(version: str, *diff_ids: str) -> ImageRef:
@@ -21,8 +21,8 @@ def image(version: str, *diff_ids: str) -> ImageRef:
 
 
 SOUND = Manifest(
-    source=image("12.0", ONE, TWO),
-    target=image("12.1", ONE, THREE),
+    source=image("12.0", CHAIN_1, CHAIN_2),
+    target=image("12.1", CHAIN_1, CHAIN_3),
     diff_id="sha256:" + "d" * 64,
     layer_size=10240,
     totals=Totals(added=1, modified=2, removed=3, entries=6, bytes=4096),
@@ -68,10 +68,13 @@ TEXTS = [f"{side}.{name}" for side in ("source", "target") for name in ("referen
 LISTS = ["source.diff_ids", "target.diff_ids"]
 OBJECTS = ["source", "target", "totals"]
 BAD = {
-    "digest": (DIGESTS, [MISSING, None, "", 1, ONE[:-1], ONE + "\n", ONE.upper(), "md5:" + "1" * 32, [ONE]]),
+    "digest": (
+        DIGESTS,
+        [MISSING, None, "", 1, CHAIN_1[:-1], CHAIN_1 + "\n", CHAIN_1.upper(), "md5:" + "1" * 32, [CHAIN_1]],
+    ),
     "count": (COUNTS, [MISSING, None, -1, 1.5, "1", True, [], 1 << 62]),
     "text": (TEXTS, [MISSING, None, "", 12.1, ["a"], "a\nb", "\x1b[31mred", "\ud800"]),
-    "list": (LISTS, [MISSING, None, [], ONE, [1], [ONE, None], [ONE, "x"], {ONE: ONE}]),
+    "list": (LISTS, [MISSING, None, [], CHAIN_1, [1], [CHAIN_1, None], [CHAIN_1, "x"], {CHAIN_1: CHAIN_1}]),
     "object": (OBJECTS, [MISSING, None, [], "x", 1]),
 }
 

@@ -14,9 +14,9 @@ from tests.support.fleets import BASE, NEW, status
 
 
 def node(**more: Any) -> str:
-    told = {"chain_id": "sha256:1", "pristine_version": "12.0", "generation": 1, "space": 5, "activated": 1.7e9}
-    one = {**status(NEW), **told, "exchanges": {"apply": 2, "rollback": 1}, **more}
-    return metrics.render(metrics.of_node("0.1.0", "docker/overlay2", [one]))
+    fields = {"chain_id": "sha256:1", "pristine_version": "12.0", "generation": 1, "space": 5, "activated": 1.7e9}
+    base_status = {**status(NEW), **fields, "exchanges": {"apply": 2, "rollback": 1}, **more}
+    return metrics.render(metrics.of_node("0.1.0", "docker/overlay2", [base_status]))
 
 
 @pytest.mark.parametrize("value", ['"', "\\", "\n", '\\n"\\', "ä", "a{b}=,", ""])
@@ -48,8 +48,10 @@ def test_big_numbers_stay_exact() -> None:
 def test_no_series_is_there_twice() -> None:
     """A moved tag leaves two records with the same reference, but each series appears once."""
     broken = {"base": BASE, "path": "/y", "declared": None, "error": {"code": "content-unknown"}}
-    one = {**status(NEW), "chain_id": "sha256:1", "generation": 1, "space": 5, "activated": 0, "exchanges": {}}
-    text = metrics.render(metrics.of_node("0.1.0", "docker/overlay2", [one, {**one, "chain_id": "sha256:2"}, broken]))
+    base_status = {**status(NEW), "chain_id": "sha256:1", "generation": 1, "space": 5, "activated": 0, "exchanges": {}}
+    text = metrics.render(
+        metrics.of_node("0.1.0", "docker/overlay2", [base_status, {**base_status, "chain_id": "sha256:2"}, broken])
+    )
     series = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
     assert len(series) == len(set(series))
     assert f'baseimg_base_drifted{{base="{BASE}@/y"}} 1\n' in text

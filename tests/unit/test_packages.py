@@ -20,7 +20,7 @@ from baseimg_core.model.packages import dpkg
 from baseimg_core.model.packages.difference import MAX_PACKAGES, MAX_TEXT, Packages, combine, difference, parse
 from tests.unit.test_manifest import SOUND
 
-SOME = Packages("dpkg", {"tree": "1"}, {"less": "590-2"}, {"openssl": ("3.0.11-1", "3.0.15-1")})
+PACKAGES = Packages("dpkg", {"tree": "1"}, {"less": "590-2"}, {"openssl": ("3.0.11-1", "3.0.15-1")})
 DPKG, APK = "var/lib/dpkg/status", "lib/apk/db/installed"
 
 
@@ -40,16 +40,16 @@ def differ(old: Path, new: Path) -> Packages | None:
     return databases.difference(Stack([str(old)]), Stack([str(new)]))
 
 
-def told(old: Path, new: Path) -> Packages:
-    found = differ(old, new)
-    assert found is not None
-    return found
+def read_difference(old: Path, new: Path) -> Packages:
+    result = differ(old, new)
+    assert result is not None
+    return result
 
 
 class TestManifest:
     def test_round_trip(self) -> None:
         with_packages = manifest.Manifest(
-            SOUND.source, SOUND.target, SOUND.diff_id, SOUND.layer_size, SOUND.totals, SOME
+            SOUND.source, SOUND.target, SOUND.diff_id, SOUND.layer_size, SOUND.totals, PACKAGES
         )
         assert manifest.parse(with_packages.dump()) == with_packages
         assert json.loads(with_packages.dump())["packages"]["changed"] == {"openssl": ["3.0.11-1", "3.0.15-1"]}
@@ -83,7 +83,7 @@ class TestManifest:
         ],
     )
     def test_what_is_damaged_is_named(self, field: str, value: object) -> None:
-        data: dict[str, Any] = {**SOUND.as_dict(), "packages": {**SOME.as_dict(), field: value}}
+        data: dict[str, Any] = {**SOUND.as_dict(), "packages": {**PACKAGES.as_dict(), field: value}}
         with pytest.raises(BundleInvalid, match=r"manifest field packages.* ") as failure:
             manifest.parse(json.dumps(data))
         assert len(failure.value.message) < 300
@@ -104,11 +104,11 @@ class TestManifest:
 
 class TestDifference:
     def test_of_two_databases(self) -> None:
-        found = difference("dpkg", {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"})
-        assert found == Packages("dpkg", {"d": "1"}, {"a": "1"}, {"b": ("1", "2")})
+        packages = difference("dpkg", {"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"})
+        assert packages == Packages("dpkg", {"d": "1"}, {"a": "1"}, {"b": ("1", "2")})
         names = [f"p{number}" for number in range(100)]
-        found = difference("dpkg", dict.fromkeys(reversed(names), "1"), dict.fromkeys(names, "2"))
-        assert list(found.changed) == sorted(names)
+        packages = difference("dpkg", dict.fromkeys(reversed(names), "1"), dict.fromkeys(names, "2"))
+        assert list(packages.changed) == sorted(names)
 
     def test_what_no_manifest_could_hold_is_unknown(self) -> None:
         many = {f"p{number}": "1" for number in range(MAX_PACKAGES + 1)}
@@ -119,17 +119,17 @@ class TestDifference:
             assert "name or version" in difference("apk", {}, strange).unknown
 
     def test_over_several_bundles(self) -> None:
-        one = Packages(
+        first = Packages(
             "dpkg", {"new": "1", "gone": "1"}, {"old": "1", "back": "1"}, {"a": ("1", "2"), "same": ("1", "2")}
         )
         two = Packages("dpkg", {"back": "2"}, {"gone": "1", "a": "2"}, {"same": ("2", "1"), "b": ("1", "2")})
-        assert combine([one, two]) == Packages(
+        assert combine([first, two]) == Packages(
             "dpkg", {"new": "1"}, {"old": "1", "a": "1"}, {"b": ("1", "2"), "back": ("1", "2")}
         )
-        assert combine([one]) == one
-        assert combine([one, None]) is combine([]) is None
-        assert combine([one, Packages("dpkg", unknown="why")]) == Packages("dpkg", unknown="why")
-        assert "differs" in combine([one, Packages("apk")]).unknown  # type: ignore[union-attr]
+        assert combine([first]) == first
+        assert combine([first, None]) is combine([]) is None
+        assert combine([first, Packages("dpkg", unknown="why")]) == Packages("dpkg", unknown="why")
+        assert "differs" in combine([first, Packages("apk")]).unknown  # type: ignore[union-attr]
 
 
 class TestDpkg:
@@ -146,10 +146,10 @@ class TestDpkg:
 
     def test_images_made_without_dpkg(self, tmp_path: Path) -> None:
         """Distroless images have one file for each package, next to digest lists, and no status field."""
-        one = "Package: openssl\nVersion: 3.0.11\nArchitecture: amd64\n"
-        old = put(tmp_path / "old", f"{DPKG}.d/openssl", one)
+        stanza_text = "Package: openssl\nVersion: 3.0.11\nArchitecture: amd64\n"
+        old = put(tmp_path / "old", f"{DPKG}.d/openssl", stanza_text)
         put(old, f"{DPKG}.d/openssl.md5sums", "0123  usr/bin/openssl\n")
-        new = put(tmp_path / "new", f"{DPKG}.d/openssl", one.replace("11", "15"))
+        new = put(tmp_path / "new", f"{DPKG}.d/openssl", stanza_text.replace("11", "15"))
         put(new, f"{DPKG}.d/tzdata", "Package: tzdata\nVersion: 2025a\n")
         assert differ(old, new) == Packages("dpkg", {"tzdata": "2025a"}, {}, {"openssl": ("3.0.11", "3.0.15")})
         assert databases.listed(str(old), "dpkg", ["openssl", "tzdata"]) == {"openssl"}
@@ -159,8 +159,8 @@ class TestDpkg:
         command = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"]
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
         known = {name: version for state, name, version in map(str.split, lines) if state == "installed"}
-        found = difference("dpkg", {}, databases._dpkg(Stack(["/"])) or {})
-        assert {name.partition(":")[0]: version for name, version in found.added.items()} == known
+        database_difference = difference("dpkg", {}, databases._dpkg(Stack(["/"])) or {})
+        assert {name.partition(":")[0]: version for name, version in database_difference.added.items()} == known
         assert databases.listed("/", "dpkg", [*known, "no-such-package"]) == set(known)
 
     def test_both_readers_of_the_machines_status_agree(self) -> None:
@@ -190,15 +190,17 @@ class TestDpkg:
 
     @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"no fields at all", b"Package: a\n", b"\n\n\n"])
     def test_nonsense_is_no_package(self, tmp_path: Path, content: bytes) -> None:
-        found = told(put(tmp_path / "a", DPKG, content), put(tmp_path / "b", DPKG, stanza("a", "1")))
-        assert found.added == {"a": "1"} or "damaged" in found.unknown
+        database_difference = read_difference(
+            put(tmp_path / "a", DPKG, content), put(tmp_path / "b", DPKG, stanza("a", "1"))
+        )
+        assert database_difference.added == {"a": "1"} or "damaged" in database_difference.unknown
 
     def test_no_symlink_is_followed(self, tmp_path: Path) -> None:
         """A symlink at the file, or at a directory above it, could point out of the image."""
         (tmp_path / "a/var/lib/dpkg").mkdir(parents=True)
         (tmp_path / "a" / DPKG).symlink_to("/var/lib/dpkg/status")
-        found = told(tmp_path / "a", tmp_path / "a")
-        assert "cannot be read" in found.unknown
+        database_difference = read_difference(tmp_path / "a", tmp_path / "a")
+        assert "cannot be read" in database_difference.unknown
         (tmp_path / "b/var").mkdir(parents=True)
         (tmp_path / "b/var/lib").symlink_to("/var/lib")
         assert differ(tmp_path / "b", tmp_path / "b") is None
@@ -276,14 +278,14 @@ class TestRpm:
     @pytest.mark.parametrize("content", [b"", b"nonsense", b"SQLite format 3\0" + b"x" * 4096])
     def test_what_is_damaged_is_unknown(self, tmp_path: Path, content: bytes) -> None:
         root = put(tmp_path, "var/lib/rpm/rpmdb.sqlite", content)
-        found = told(root, root)
-        assert "damaged" in found.unknown
+        packages = read_difference(root, root)
+        assert "damaged" in packages.unknown
 
     @pytest.mark.parametrize("name", ["Packages", "Packages.db"])
     def test_older_databases_are_said_to_be_unknown(self, tmp_path: Path, name: str) -> None:
         root = put(tmp_path, f"var/lib/rpm/{name}", b"\0" * 4096)
-        found = told(root, root)
-        assert "older kind" in found.unknown
+        packages = read_difference(root, root)
+        assert "older kind" in packages.unknown
         assert databases.listed(str(root), "rpm", ["a"]) is None
 
 

@@ -37,8 +37,8 @@ class TestSound:
         assert policy_pillar.declared(pillar) == {"bases": {}, "builds": {}}
 
     def test_defaults(self) -> None:
-        found = policy_pillar.declared({**base(), **build()})
-        assert found["bases"] == {
+        declared = policy_pillar.declared({**base(), **build()})
+        assert declared["bases"] == {
             BASE: {
                 "version": "12.1",
                 "bundles": {},
@@ -56,7 +56,7 @@ class TestSound:
             }
         }
         built = {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd", "key": None, "delta": None}
-        assert found["builds"] == {BUILD: built}
+        assert declared["builds"] == {BUILD: built}
 
     def test_everything_declared(self) -> None:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
@@ -66,8 +66,8 @@ class TestSound:
         fields["containers"] = {"mode": "restart", "except": ["db"]}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
         built["delta"] = "both"
-        found = policy_pillar.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
-        assert found == {"bases": {BASE: fields}, "builds": {BUILD: built}}
+        declared = policy_pillar.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
+        assert declared == {"bases": {BASE: fields}, "builds": {BUILD: built}}
 
     def test_bundles(self) -> None:
         raw = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
@@ -154,19 +154,19 @@ MISTAKES: list[tuple[object, str, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("pillar", "key", "found", "expected"),
+    ("pillar", "key", "given_value", "expected"),
     MISTAKES,
-    ids=[f"{key} {found}" for _pillar, key, found, _expected in MISTAKES],
+    ids=[f"{key} {given_value}" for _pillar, key, given_value, _expected in MISTAKES],
 )
-def test_a_mistake(pillar: object, key: str, found: str, expected: str) -> None:
+def test_a_mistake(pillar: object, key: str, given_value: str, expected: str) -> None:
     with pytest.raises(ArgumentInvalid) as failure:
         policy_pillar.declared(pillar)
     message = failure.value.message
     named, _is, rest = message.partition(" is ")
     assert named == key
-    shown, _comma, wanted = rest.partition(", expected ")
-    assert found in shown
-    assert expected in wanted
+    value_text, _comma, expected_text = rest.partition(", expected ")
+    assert given_value in value_text
+    assert expected in expected_text
 
 
 def test_a_long_value_is_cut() -> None:

@@ -12,9 +12,9 @@ from tests.unit.test_policy import BASE, DIGEST, URL
 
 def test_protection() -> None:
     bases = pillar.declared({"bases": {BASE: {"version": "1", "chain_id": DIGEST, "protect": ["a:*"]}}})["bases"]
-    found = protection.protection(["b"], bases)
-    assert found.of(BASE, "x") == found.of("other", DIGEST) == ("b", "a:*")
-    assert found.of("other", "x") == protection.protection(("b",), {}).of(BASE, DIGEST) == ("b",)
+    parsed = protection.protection(["b"], bases)
+    assert parsed.of(BASE, "x") == parsed.of("other", DIGEST) == ("b", "a:*")
+    assert parsed.of("other", "x") == protection.protection(("b",), {}).of(BASE, DIGEST) == ("b",)
     assert protection.protection(None, {}).of(BASE, DIGEST) == ()
 
 
@@ -50,9 +50,13 @@ def test_the_bundles_to_tell_the_impact_of() -> None:
     bases = pillar.declared({"bases": {BASE: {**declared, "chain_id": DIGEST}}})["bases"]
     assert protection.declared_bundles(BASE, URL, {}) == protection.DeclaredBundles({"": Source(URL)})
     for name in (BASE, DIGEST):
-        wanted = protection.declared_bundles(name, None, bases)
-        assert wanted is not None
-        assert (wanted.version, set(wanted.bundles), wanted.chain_id) == ("12.1", {"12.1", "12.2"}, DIGEST)
+        declared_bundles = protection.declared_bundles(name, None, bases)
+        assert declared_bundles is not None
+        assert (declared_bundles.version, set(declared_bundles.bundles), declared_bundles.chain_id) == (
+            "12.1",
+            {"12.1", "12.2"},
+            DIGEST,
+        )
         other = protection.declared_bundles(name, "12.2", bases)
         assert other is not None
         assert other.version == "12.2"

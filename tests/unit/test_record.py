@@ -14,17 +14,19 @@ from baseimg_core.model.store import record as model
 from baseimg_core.model.store.record import Generation, Intent, Record
 
 THEN = "2026-01-01T00:00:00Z"
-ONE, TWO, THREE = ("sha256:" + digit * 64 for digit in "123")
+CHAIN_1, CHAIN_2, CHAIN_3 = ("sha256:" + digit * 64 for digit in "123")
 
 
 def record(**fields: Any) -> Record:
     generations = {
-        0: Generation(0, "12.0", ONE, 100, activated=THEN),
-        1: Generation(1, "12.1", TWO, 101, bundle="sha256:" + "a" * 64, bytes=5, paths=2, by="root", activated=THEN),
-        2: Generation(2, "12.2", THREE, 102, activated=THEN),
-        3: Generation(3, "12.1", TWO, 103, activated=THEN),
+        0: Generation(0, "12.0", CHAIN_1, 100, activated=THEN),
+        1: Generation(
+            1, "12.1", CHAIN_2, 101, bundle="sha256:" + "a" * 64, bytes=5, paths=2, by="root", activated=THEN
+        ),
+        2: Generation(2, "12.2", CHAIN_3, 102, activated=THEN),
+        3: Generation(3, "12.1", CHAIN_2, 103, activated=THEN),
     }
-    return Record("corp/base:12.0", ONE, (ONE,), generations, **fields)
+    return Record("corp/base:12.0", CHAIN_1, (CHAIN_1,), generations, **fields)
 
 
 @pytest.mark.parametrize(
@@ -41,10 +43,10 @@ def test_round_trip(sound: Record) -> None:
 
 
 def test_the_file_is_stable_and_ends_with_a_newline() -> None:
-    one, other = record(), record()
+    first, other = record(), record()
     other.generations = dict(reversed(other.generations.items()))
-    assert one.dump() == other.dump()
-    assert one.dump().endswith(b"}\n")
+    assert first.dump() == other.dump()
+    assert first.dump().endswith(b"}\n")
 
 
 class TestLookup:
@@ -59,25 +61,25 @@ class TestLookup:
         assert record().pristine.number == 0
 
     def test_by_chain_gives_the_newest(self) -> None:
-        assert record().by_chain(TWO).number == 3  # type: ignore[union-attr]
+        assert record().by_chain(CHAIN_2).number == 3  # type: ignore[union-attr]
         assert record().by_chain("sha256:" + "f" * 64) is None
 
     def test_a_number_is_not_used_again(self) -> None:
-        one = record()
-        del one.generations[1]
-        assert one.next_number == 4
-        one.highest = 7
-        assert one.next_number == 8
+        base_record = record()
+        del base_record.generations[1]
+        assert base_record.next_number == 4
+        base_record.highest = 7
+        assert base_record.next_number == 8
 
     @pytest.mark.parametrize(
         "fields", [{"damaged": True}, {"activated": ""}, {"inode": 0}], ids=["damaged", "never activated", "gone"]
     )
     def test_what_cannot_be_shown_is_not_found(self, fields: dict[str, Any]) -> None:
-        one = record()
+        base_record = record()
         for name, value in fields.items():
-            setattr(one.generations[3], name, value)
-        assert one.by_version("12.1").number == 1  # type: ignore[union-attr]
-        assert one.by_chain(TWO).number == 1  # type: ignore[union-attr]
+            setattr(base_record.generations[3], name, value)
+        assert base_record.by_version("12.1").number == 1  # type: ignore[union-attr]
+        assert base_record.by_chain(CHAIN_2).number == 1  # type: ignore[union-attr]
 
 
 def _without(*path: str) -> Callable[[dict[str, Any]], None]:
@@ -131,19 +133,19 @@ DATA = Path(__file__).parent / "data"
 class TestOtherReleases:
     def test_a_record_of_the_previous_release(self) -> None:
         """Release 0.1 wrote this file, format 1."""
-        found = model.parse((DATA / "state-1.json").read_bytes(), "state.json")
-        assert (found.format, found.current, found.previous, found.highest) == (1, 2, 1, 2)
-        assert [one.version for one in found.generations.values()] == ["12.0", "12.1", "12.2"]
-        assert all(not (one.id or one.proof or one.view or one.damage) for one in found.generations.values())
-        assert [one.can_be_source for one in found.generations.values()] == [True, False, False]
-        assert json.loads(found.dump())["format"] == model.FORMAT
+        read_record = model.parse((DATA / "state-1.json").read_bytes(), "state.json")
+        assert (read_record.format, read_record.current, read_record.previous, read_record.highest) == (1, 2, 1, 2)
+        assert [item.version for item in read_record.generations.values()] == ["12.0", "12.1", "12.2"]
+        assert all(not (item.id or item.proof or item.view or item.damage) for item in read_record.generations.values())
+        assert [item.can_be_source for item in read_record.generations.values()] == [True, False, False]
+        assert json.loads(read_record.dump())["format"] == model.FORMAT
 
     def test_unknown_fields_are_kept(self) -> None:
         data = json.loads(record(intent=Intent("id", 0, 1, "apply", THEN, "root")).dump())
         data["nest"], data["intent"]["nest"], data["generations"][1]["nest"] = [1], {"a": 2}, "three"
-        found = model.parse(json.dumps(data).encode(), "state.json")
-        found.generations[1].damaged = True
-        kept = json.loads(found.dump())
+        read_record = model.parse(json.dumps(data).encode(), "state.json")
+        read_record.generations[1].damaged = True
+        kept = json.loads(read_record.dump())
         data["generations"][1]["damaged"] = True
         assert kept == data
 

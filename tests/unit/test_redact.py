@@ -27,8 +27,8 @@ SIGNED = "X-Amz-Credential=AKIA%2F2026&X-Amz-Signature=5ignature"
 )
 def test_hidden_in_errors(text: str, secrets: list[str]) -> None:
     error = BundleUnavailable(text, hint=text)
-    for shown in (str(error), repr(error), *error.as_dict().values(), *map(str, error.args)):
-        assert [secret for secret in secrets if secret in shown] == []
+    for redacted in (str(error), repr(error), *error.as_dict().values(), *map(str, error.args)):
+        assert [secret for secret in secrets if secret in redacted] == []
     assert "cannot" not in text or "cannot" in error.message
 
 

@@ -14,7 +14,7 @@ DIGEST = "sha256:" + "1" * 64
 
 class TestParse:
     @pytest.mark.parametrize(
-        ("text", "found"),
+        ("text", "expected_reference"),
         [
             ("registry.corp/base:12.1", Reference("registry.corp", "base", "12.1")),
             ("docker://registry.corp:5000/a/b-c/d__e:1", Reference("registry.corp:5000", "a/b-c/d__e", "1")),
@@ -24,8 +24,8 @@ class TestParse:
             ("docker://10.0.0.1/b:A_b.c-D", Reference("10.0.0.1", "b", "A_b.c-D")),
         ],
     )
-    def test_sound(self, text: str, found: Reference) -> None:
-        assert reference.parse(text) == found
+    def test_sound(self, text: str, expected_reference: Reference) -> None:
+        assert reference.parse(text) == expected_reference
 
     @pytest.mark.parametrize(
         "text",

@@ -51,9 +51,9 @@ def status(*packages: tuple[str, str, str]) -> dict[str, dpkg_status.Package]:
     ],
 )
 def test_relations(own: str, base: tuple[str, str, str], broken: str) -> None:
-    found = relations.broken_relations(status(("app", "1", own)).values(), status(base))
-    assert [one.text for one in found] == ([broken] if broken else [])
-    assert all(one.package == "app" for one in found)
+    violations = relations.broken_relations(status(("app", "1", own)).values(), status(base))
+    assert [broken_relation.text for broken_relation in violations] == ([broken] if broken else [])
+    assert all(broken_relation.package == "app" for broken_relation in violations)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.support import fleets
 HOSTILE = "<script>alert(1)</script>\"'><img src=//evil.example/x onerror=alert(2)>&amp;\x1b[31m\u202e\udcff"
 
 
-class Seen(HTMLParser):
+class ParsedPage(HTMLParser):
     """The page as a browser parses it: balanced elements, attributes, and text by element."""
 
     VOID = frozenset({"input", "meta"})
@@ -61,9 +61,9 @@ def whole(count: int = 40) -> str:
 def hostile(value: Any) -> Any:
     """Return the same structure with hostile texts, except for the record's own keywords."""
     if isinstance(value, dict):
-        return {key if key in _KEYS else HOSTILE + str(key): hostile(one) for key, one in value.items()}
+        return {key if key in _KEYS else HOSTILE + str(key): hostile(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [hostile(one) for one in value]
+        return [hostile(item) for item in value]
     return HOSTILE if isinstance(value, str) else value
 
 
@@ -91,12 +91,14 @@ class TestComplete:
     def test_it_asks_nothing_of_anybody(self) -> None:
         source = whole()
         assert not re.search(r"https?:|//[a-z]|url\(|@import|src=", source.replace("unix:///var/run", ""))
-        seen = Seen(source)
-        assert not {"img", "link", "iframe", "object", "video", "base", "form"} & seen.count.keys()
-        (policy,) = (one["content"] for name, one in seen.attributes if one.get("http-equiv"))
+        parsed_page = ParsedPage(source)
+        assert not {"img", "link", "iframe", "object", "video", "base", "form"} & parsed_page.count.keys()
+        (policy,) = (
+            attributes["content"] for name, attributes in parsed_page.attributes if attributes.get("http-equiv")
+        )
         assert policy
         assert policy.startswith("default-src 'none'; ")
-        assert seen.count["script"] == 1
+        assert parsed_page.count["script"] == 1
 
     def test_only_our_script_runs(self) -> None:
         source = whole()
@@ -105,38 +107,40 @@ class TestComplete:
         assert "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in source
 
     def test_links_lead_to_sections(self) -> None:
-        seen = Seen(whole())
-        targets = [one["href"] for name, one in seen.attributes if name == "a"]
+        parsed_page = ParsedPage(whole())
+        targets = [attributes["href"] for name, attributes in parsed_page.attributes if name == "a"]
         assert len(targets) == 7
-        assert {target[1:] for target in targets if target} <= set(seen.ids)
-        assert len(set(seen.ids)) == len(seen.ids)
+        assert {target[1:] for target in targets if target} <= set(parsed_page.ids)
+        assert len(set(parsed_page.ids)) == len(parsed_page.ids)
 
 
 class TestAccessible:
     def test_landmarks_and_headings(self) -> None:
-        seen = Seen(whole())
+        parsed_page = ParsedPage(whole())
         for name in ("header", "nav", "main", "footer", "h1"):
-            assert seen.count[name] == 1, name
-        levels = [int(name[1]) for name, _ in seen.attributes if re.fullmatch(r"h\d", name)]
+            assert parsed_page.count[name] == 1, name
+        levels = [int(name[1]) for name, _ in parsed_page.attributes if re.fullmatch(r"h\d", name)]
         assert levels[0] == 1
         assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
 
     def test_tables_have_captions_and_headers(self) -> None:
-        seen = Seen(whole())
-        assert seen.count["caption"] == seen.count["table"] == 5
-        assert all(one.get("scope") in ("col", "row") for name, one in seen.attributes if name == "th")
-        rows = seen.count["tr"] - seen.count["thead"]
-        assert sum(one.get("scope") == "row" for _, one in seen.attributes) == rows
+        parsed_page = ParsedPage(whole())
+        assert parsed_page.count["caption"] == parsed_page.count["table"] == 5
+        assert all(
+            attributes.get("scope") in ("col", "row") for name, attributes in parsed_page.attributes if name == "th"
+        )
+        rows = parsed_page.count["tr"] - parsed_page.count["thead"]
+        assert sum(attributes.get("scope") == "row" for _, attributes in parsed_page.attributes) == rows
 
     def test_pictures_are_told_in_words(self) -> None:
-        seen = Seen(whole())
-        for name, one in seen.attributes:
-            if one.get("role") == "img":
-                assert one["aria-label"]
+        parsed_page = ParsedPage(whole())
+        for name, attributes in parsed_page.attributes:
+            if attributes.get("role") == "img":
+                assert attributes["aria-label"]
             if name == "i":
-                assert one.get("aria-hidden") == "true" or one.get("title")
+                assert attributes.get("aria-hidden") == "true" or attributes.get("title")
         for kind in data.WORDS.values():
-            assert kind in seen.text
+            assert kind in parsed_page.text
 
     @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
     def test_contrast(self, scheme: int) -> None:
@@ -147,8 +151,8 @@ class TestAccessible:
                 assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
 
 
-def contrast(one: str, other: str) -> float:
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+def contrast(first: str, second: str) -> float:
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -162,16 +166,16 @@ def luminance(colour: str) -> float:
 class TestHostile:
     def test_nothing_becomes_markup(self) -> None:
         fleet, record, impacts = (
-            hostile(one) for one in (fleets.observed_fleet(40), fleets.rollout(40), fleets.impacts())
+            hostile(attributes) for attributes in (fleets.observed_fleet(40), fleets.rollout(40), fleets.impacts())
         )
         source = page(fleet, fleets.NOW, record, impacts)
-        calm, seen = Seen(whole()), Seen(source)
-        assert seen.count["script"] == 1
-        assert seen.count["img"] == 0
-        assert set(seen.count) <= set(calm.count)
-        allowed = {key for _, one in calm.attributes for key in one}
-        assert {key for _, one in seen.attributes for key in one} <= allowed
-        assert "<script>alert(1)</script>" in seen.text
+        calm, parsed_page = ParsedPage(whole()), ParsedPage(source)
+        assert parsed_page.count["script"] == 1
+        assert parsed_page.count["img"] == 0
+        assert set(parsed_page.count) <= set(calm.count)
+        allowed = {key for _, attributes in calm.attributes for key in attributes}
+        assert {key for _, attributes in parsed_page.attributes for key in attributes} <= allowed
+        assert "<script>alert(1)</script>" in parsed_page.text
         source.encode()
         assert "\x1b" not in source
         assert "\u202e" not in source
@@ -184,21 +188,25 @@ class TestHostile:
 
 class TestParts:
     def test_without_a_rollout_and_without_impact(self) -> None:
-        seen = Seen(page(fleets.observed_fleet(40), fleets.NOW))
-        assert {"nodes", "failures", "all"} <= set(seen.ids)
-        assert not {"rollout", "impact", "packages"} & set(seen.ids)
-        assert seen.count["svg"] == 0
+        parsed_page = ParsedPage(page(fleets.observed_fleet(40), fleets.NOW))
+        assert {"nodes", "failures", "all"} <= set(parsed_page.ids)
+        assert not {"rollout", "impact", "packages"} & set(parsed_page.ids)
+        assert parsed_page.count["svg"] == 0
 
     def test_of_an_empty_fleet(self) -> None:
         empty = fleets.fleet.collect([], {})
-        assert "No node has a recorded base" in Seen(page(empty, fleets.NOW)).text
+        assert "No node has a recorded base" in ParsedPage(page(empty, fleets.NOW)).text
 
     def test_several_bases(self) -> None:
         """A silent node is listed once, not once for each base."""
-        seen = fleets.observed_fleet(40)
-        seen["bases"]["other:1"] = seen["bases"][fleets.BASE]
-        found = Seen(page(seen, fleets.NOW))
-        squares = Counter(one["title"] for name, one in found.attributes if name == "i" and one.get("title"))
+        parsed_page = fleets.observed_fleet(40)
+        parsed_page["bases"]["other:1"] = parsed_page["bases"][fleets.BASE]
+        squares_page = ParsedPage(page(parsed_page, fleets.NOW))
+        squares = Counter(
+            attributes["title"]
+            for name, attributes in squares_page.attributes
+            if name == "i" and attributes.get("title")
+        )
         assert squares["web-0027.fra1"] == 1
         assert squares["web-0001.fra1"] == 2
 
@@ -208,30 +216,34 @@ class TestParts:
             record["nodes"][node] |= {"wave": -1, "state": "skipped", "code": code}
         assert (
             "Nodes that were skipped: 2 at-version, 1 base-absent."
-            in Seen(page(fleets.observed_fleet(40), fleets.NOW, record)).text
+            in ParsedPage(page(fleets.observed_fleet(40), fleets.NOW, record)).text
         )
 
     def test_a_rollout_that_has_not_begun(self) -> None:
         record = fleets.rollout(40)
         record["waves"] = [{**wave, "started": "", "ended": "", "state": "pending"} for wave in record["waves"]]
-        assert Seen(page(fleets.observed_fleet(40), fleets.NOW, record)).count["svg"] == 0
+        assert ParsedPage(page(fleets.observed_fleet(40), fleets.NOW, record)).count["svg"] == 0
 
     def test_nodes_that_could_not_tell_the_impact(self) -> None:
-        told = [*fleets.impacts(), {"node": "n9", "impact": "'baseimg.impact' is not available."}]
+        impacts = [*fleets.impacts(), {"node": "n9", "impact": "'baseimg.impact' is not available."}]
         assert (
             "n9 gave no answer: 'baseimg.impact' is not available."
-            in Seen(page(fleets.observed_fleet(9), fleets.NOW, None, told)).text
+            in ParsedPage(page(fleets.observed_fleet(9), fleets.NOW, None, impacts)).text
         )
 
     def test_two_thousand_nodes_are_all_there(self) -> None:
         source = whole(2000)
-        seen = Seen(source)
-        squares = [one["title"] for name, one in seen.attributes if name == "i" and one.get("title")]
+        parsed_page = ParsedPage(source)
+        squares = [
+            attributes["title"]
+            for name, attributes in parsed_page.attributes
+            if name == "i" and attributes.get("title")
+        ]
         assert Counter(squares) == Counter(fleets.names(2000))
         assert len(source) < 1_000_000
 
     @pytest.mark.parametrize(
-        ("number", "told"),
+        ("number", "expected"),
         [(5, "5 s"), (600, "10 min"), (3599, "1 h 00 min"), (3700, "1 h 02 min"), (90000, "25 h 00 min")],
     )
     def test_durations(self, number: float, told: str) -> None:

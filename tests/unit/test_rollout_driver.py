@@ -47,7 +47,7 @@ from tests.support.rollouts import (
 BEFORE = "2026-11-24T03:00:00+00:00"
 
 
-class Site:
+class FakeMaster:
     """A master with an in-memory fleet."""
 
     def __init__(self, home: Path) -> None:
@@ -76,14 +76,14 @@ class Site:
     def states(self) -> dict[str, str]:
         return {name: node.state for name, node in self.newest().nodes.items()}
 
-    def told(self, function: str) -> list[str]:
+    def sent_to(self, function: str) -> list[str]:
         """Return the nodes that received this function, in order."""
         return [name for sent, names, _arguments in self.fleet.sent if sent == f"baseimg.{function}" for name in names]
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def fake_master(tmp_path: Path) -> FakeMaster:
+    return FakeMaster(tmp_path)
 
 
 def test_a_live_line_on_a_terminal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,41 +106,43 @@ def test_a_live_line_on_a_terminal(site: Site, monkeypatch: pytest.MonkeyPatch) 
 class TestFinished:
     """Every check uses the same definition of a finished node."""
 
-    def test_a_canary_whose_gate_failed_is_not_finished(self, site: Site) -> None:
-        fleet = site.nodes(GATED, GOOD, GOOD)
-        assert site.start(canary=1)["retcode"] == outcome.HALTED_BY_FAILURE
+    def test_a_canary_whose_gate_failed_is_not_finished(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GATED, GOOD, GOOD)
+        assert fake_master.start(canary=1)["retcode"] == outcome.HALTED_BY_FAILURE
         assert fleet.live_versions() == {"node1": NEW, "node2": OLD, "node3": OLD}
-        again = site.rollouts.resume(None)
+        again = fake_master.rollouts.resume(None)
         assert (again["retcode"], again["state"]) == (outcome.HALTED_BY_FAILURE, "halted")
         assert fleet.live_versions() == {"node1": NEW, "node2": OLD, "node3": OLD}
         fleet.nodes["node1"].behaviour = GOOD
-        assert site.rollouts.resume(None)["nodes"] == {"updated": 3}
+        assert fake_master.rollouts.resume(None)["nodes"] == {"updated": 3}
         assert fleet.nodes["node1"].owed == []
 
-    def test_a_node_that_this_rollout_updated_stays_updated_and_can_be_rolled_back(self, site: Site) -> None:
+    def test_a_node_that_this_rollout_updated_stays_updated_and_can_be_rolled_back(
+        self, fake_master: FakeMaster
+    ) -> None:
         """The node failed and the operator repaired it by hand, so the resume sees a finished node."""
-        fleet = site.nodes(GATED, WRONG)
-        site.start(waves=["50%"])
+        fleet = fake_master.nodes(GATED, WRONG)
+        fake_master.start(waves=["50%"])
         fleet.nodes["node1"].owed = []
-        assert site.rollouts.resume(None)["retcode"] == outcome.HALTED_BY_FAILURE
-        assert site.states() == {"node1": "updated", "node2": "failed"}
-        site.rollouts.roll_back(None)
+        assert fake_master.rollouts.resume(None)["retcode"] == outcome.HALTED_BY_FAILURE
+        assert fake_master.states() == {"node1": "updated", "node2": "failed"}
+        fake_master.rollouts.roll_back(None)
         assert fleet.live_versions() == {"node1": OLD, "node2": OLD}
 
-    def test_containers_that_a_swap_left_are_work_for_a_rollout(self, site: Site) -> None:
+    def test_containers_that_a_swap_left_are_work_for_a_rollout(self, fake_master: FakeMaster) -> None:
         """The swap ran with `containers: keep`; the rollout restarts the containers in waves."""
-        fleet = site.nodes(THERE, THERE)
+        fleet = fake_master.nodes(THERE, THERE)
         for machine in fleet.nodes.values():
             machine.outdated = ["shop"]
             machine.declared = {"containers": "keep"}
-        assert site.start()["nodes"] == {"skipped": 2}
+        assert fake_master.start()["nodes"] == {"skipped": 2}
         for machine in fleet.nodes.values():
             machine.declared = {"containers": "restart"}
-        assert site.start(canary=1)["nodes"] == {"updated": 2}
+        assert fake_master.start(canary=1)["nodes"] == {"updated": 2}
         assert [machine.outdated for machine in fleet.nodes.values()] == [[], []]
 
-    def test_a_node_whose_containers_stop_while_soaking_fails_the_wave(self, site: Site) -> None:
-        fleet = site.nodes(GOOD, GOOD)
+    def test_a_node_whose_containers_stop_while_soaking_fails_the_wave(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD)
         say = fleet.say
 
         def stop(text: str) -> None:
@@ -149,10 +151,10 @@ class TestFinished:
                 fleet.nodes["node1"].owed = ["shop"]
 
         fleet.say = stop  # type: ignore[method-assign]
-        result = site.start(canary=1, soak=1)
+        result = fake_master.start(canary=1, soak=1)
         assert result["retcode"] == outcome.HALTED_BY_FAILURE
-        assert site.newest().nodes["node1"].code == "unfinished"
-        assert "owed a start: shop" in site.newest().nodes["node1"].message
+        assert fake_master.newest().nodes["node1"].code == "unfinished"
+        assert "owed a start: shop" in fake_master.newest().nodes["node1"].message
 
 
 class TestNobody:
@@ -166,81 +168,81 @@ class TestNobody:
             ({"target": "none*"}, "none\\* matches no minion"),
         ],
     )
-    def test_a_target_that_matches_nobody(self, site: Site, policy: dict[str, Any], named: str) -> None:
-        fleet = site.nodes(GOOD, GOOD)
+    def test_a_target_that_matches_nobody(self, fake_master: FakeMaster, policy: dict[str, Any], named: str) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD)
         with pytest.raises(RolloutEmpty, match=named):
-            site.start(**policy)
-        assert site.store.ids() == []
+            fake_master.start(**policy)
+        assert fake_master.store.ids() == []
         assert set(fleet.live_versions().values()) == {OLD}
 
-    def test_a_wave_of_nodes_that_are_at_the_version_is_no_mistake(self, site: Site) -> None:
-        fleet = site.nodes(THERE, GOOD)
+    def test_a_wave_of_nodes_that_are_at_the_version_is_no_mistake(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(THERE, GOOD)
         fleet.targets[Target("first*")] = {"node1"}
-        assert site.start(canary="first*")["nodes"] == {"updated": 1, "skipped": 1}
+        assert fake_master.start(canary="first*")["nodes"] == {"updated": 1, "skipped": 1}
 
-    def test_an_unknown_base_suggests_the_likely_name(self, site: Site) -> None:
-        site.nodes(GOOD, GOOD)
+    def test_an_unknown_base_suggests_the_likely_name(self, fake_master: FakeMaster) -> None:
+        fake_master.nodes(GOOD, GOOD)
         for version in (NEW, None):
             with pytest.raises(RolloutEmpty) as caught:
-                site.rollouts.start("corp/bsae:12.0", version, {})
+                fake_master.rollouts.start("corp/bsae:12.0", version, {})
             assert "corp/base:12.0" in caught.value.hint
 
-    def test_everybody_at_the_version_is_a_success(self, site: Site) -> None:
-        site.nodes(THERE, THERE)
-        assert site.start()["retcode"] == outcome.OK
+    def test_everybody_at_the_version_is_a_success(self, fake_master: FakeMaster) -> None:
+        fake_master.nodes(THERE, THERE)
+        assert fake_master.start()["retcode"] == outcome.OK
 
-    def test_only_nodes_that_declare_nothing(self, site: Site) -> None:
-        fleet = site.nodes(GOOD, GOOD)
+    def test_only_nodes_that_declare_nothing(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD)
         for machine in fleet.nodes.values():
             machine.declared = None
         with pytest.raises(RolloutEmpty):
-            site.start()
+            fake_master.start()
 
 
 class TestRollback:
-    def test_an_accidental_second_run_does_not_take_the_way_back_away(self, site: Site) -> None:
-        fleet = site.nodes(GOOD, GOOD)
-        first = site.start()
-        assert site.start()["nodes"] == {"skipped": 2}
-        result = site.rollouts.roll_back(BASE)
+    def test_an_accidental_second_run_does_not_take_the_way_back_away(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD)
+        first = fake_master.start()
+        assert fake_master.start()["nodes"] == {"skipped": 2}
+        result = fake_master.rollouts.roll_back(BASE)
         assert (result["id"], result["nodes"], result["retcode"]) == (first["id"], {"rolled-back": 2}, outcome.OK)
         assert set(fleet.live_versions().values()) == {OLD}
 
-    def test_without_a_name_it_takes_back_the_newest_change(self, site: Site) -> None:
-        fleet = site.nodes(GOOD)
-        changed = site.start()["id"]
-        site.start()  # changes nothing
-        result = site.rollouts.roll_back(None)
+    def test_without_a_name_it_takes_back_the_newest_change(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
+        changed = fake_master.start()["id"]
+        fake_master.start()  # changes nothing
+        result = fake_master.rollouts.roll_back(None)
         assert (result["id"], result["retcode"]) == (changed, outcome.OK)
         assert fleet.live_versions() == {"node1": OLD}
         with pytest.raises(RolloutEmpty):
-            site.rollouts.roll_back(None)
+            fake_master.rollouts.roll_back(None)
 
-    def test_without_a_name_and_with_changes_of_two_bases_nothing_is_guessed(self, site: Site) -> None:
-        fleet = site.nodes(GOOD)
-        first = site.start()["id"]
-        other = replace(site.store.read(first), id="20990101T000000-0000", base="corp/java:17")
-        site.store.save(other)
+    def test_without_a_name_and_with_changes_of_two_bases_nothing_is_guessed(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
+        first = fake_master.start()["id"]
+        other = replace(fake_master.store.read(first), id="20990101T000000-0000", base="corp/java:17")
+        fake_master.store.save(other)
         with pytest.raises(RolloutUnknown) as caught:
-            site.rollouts.roll_back(None)
+            fake_master.rollouts.roll_back(None)
         for name in (first, other.id):
             assert name in caught.value.message
             assert f"salt-run baseimg.rollback {name}" in caught.value.hint
         assert fleet.live_versions() == {"node1": NEW}
 
-    def test_over_several_rollouts(self, site: Site) -> None:
-        fleet = site.nodes(GOOD, GOOD, GOOD)
-        first = site.start(target={"tgt": ["node1", "node2"], "tgt_type": "list"})
-        site.start(NEWER, target={"tgt": ["node2", "node3"], "tgt_type": "list"})
+    def test_over_several_rollouts(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD, GOOD)
+        first = fake_master.start(target={"tgt": ["node1", "node2"], "tgt_type": "list"})
+        fake_master.start(NEWER, target={"tgt": ["node2", "node3"], "tgt_type": "list"})
         assert fleet.live_versions() == {"node1": NEW, "node2": NEWER, "node3": NEWER}
         with pytest.raises(RolloutBusy) as caught:
-            site.rollouts.roll_back(first["id"])
+            fake_master.rollouts.roll_back(first["id"])
         assert f"since={first['id']}" in caught.value.hint
-        result = site.rollouts.roll_back(BASE, first["id"])
+        result = fake_master.rollouts.roll_back(BASE, first["id"])
         assert (result["nodes"], result["retcode"]) == ({"rolled-back": 3}, outcome.OK)
         assert set(fleet.live_versions().values()) == {OLD}
         with pytest.raises(RolloutEmpty):
-            site.rollouts.roll_back(BASE, first["id"])
+            fake_master.rollouts.roll_back(BASE, first["id"])
 
     @pytest.mark.parametrize("end", ["0533", "a1b2"])
     def test_an_id_is_not_read_as_a_time_with_an_offset(self, end: str) -> None:
@@ -248,26 +250,26 @@ class TestRollback:
         assert commands._is_since(rollout, f"20261129T100658-{end}")
         assert not commands._is_since(rollout, f"20261129T100659-{end}")
 
-    def test_since_a_time(self, site: Site) -> None:
-        fleet = site.nodes(GOOD)
-        site.start()
+    def test_since_a_time(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
+        fake_master.start()
         with pytest.raises(RolloutEmpty):
-            site.rollouts.roll_back(BASE, "2999-01-01")
-        assert site.rollouts.roll_back(BASE, "2020-01-01")["retcode"] == outcome.OK
+            fake_master.rollouts.roll_back(BASE, "2999-01-01")
+        assert fake_master.rollouts.roll_back(BASE, "2020-01-01")["retcode"] == outcome.OK
         assert fleet.live_versions() == {"node1": OLD}
 
-    def test_no_node_is_no_success(self, site: Site) -> None:
-        site.nodes(THERE)
-        identity = site.start()["id"]
+    def test_no_node_is_no_success(self, fake_master: FakeMaster) -> None:
+        fake_master.nodes(THERE)
+        identity = fake_master.start()["id"]
         for name in (BASE, identity):
             with pytest.raises(RolloutEmpty):
-                site.rollouts.roll_back(name)
+                fake_master.rollouts.roll_back(name)
 
-    def test_a_job_says_until_when_it_may_begin_and_for_which_rollout(self, site: Site) -> None:
-        fleet = site.nodes(GOOD)
+    def test_a_job_says_until_when_it_may_begin_and_for_which_rollout(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
         before = time.time()
-        identity = site.start()["id"]
-        site.rollouts.roll_back(BASE)
+        identity = fake_master.start()["id"]
+        fake_master.rollouts.roll_back(BASE)
         ((_, _, converge), (_, _, rollback)) = [
             job for job in fleet.sent if job[0] in ("baseimg.converge", "baseimg.rollback")
         ]
@@ -275,28 +277,28 @@ class TestRollback:
         for job in (converge, rollback):
             assert before < job["not_after"] < 200 + time.time()
 
-    def test_a_node_whose_clock_is_wrong_is_refused_before_anything_is_changed(self, site: Site) -> None:
-        site.nodes(GOOD, STRAY)
-        result = site.start()
+    def test_a_node_whose_clock_is_wrong_is_refused_before_anything_is_changed(self, fake_master: FakeMaster) -> None:
+        fake_master.nodes(GOOD, STRAY)
+        result = fake_master.start()
         assert (result["retcode"], result["cause"]) == (outcome.REFUSED, rollout_record.BY_REFUSALS)
-        assert site.newest().nodes["node2"].code == "clock-skewed"
-        assert site.told("converge") == []
+        assert fake_master.newest().nodes["node2"].code == "clock-skewed"
+        assert fake_master.sent_to("converge") == []
 
 
 class TestRecord:
-    def test_a_failure_is_not_rewritten(self, site: Site) -> None:
+    def test_a_failure_is_not_rewritten(self, fake_master: FakeMaster) -> None:
         """Skipping the rest does not change the state of a node that failed while applying."""
-        fleet = site.nodes(GOOD, WRONG, GOOD)
-        site.start(canary=2, max_unavailable=1)
+        fleet = fake_master.nodes(GOOD, WRONG, GOOD)
+        fake_master.start(canary=2, max_unavailable=1)
         fleet.nodes["node2"].behaviour = UNFIT
-        site.rollouts.resume(None)
-        site.rollouts.roll_back(None)
-        node = site.newest().nodes["node2"]
+        fake_master.rollouts.resume(None)
+        fake_master.rollouts.roll_back(None)
+        node = fake_master.newest().nodes["node2"]
         assert (node.state, node.code) == ("failed", "digest-mismatch")
-        assert site.newest().nodes["node3"].code == "rollout-ended"
+        assert fake_master.newest().nodes["node3"].code == "rollout-ended"
 
-    def test_a_node_in_between_at_the_end_has_failed(self, site: Site) -> None:
-        site.nodes(GOOD)
+    def test_a_node_in_between_at_the_end_has_failed(self, fake_master: FakeMaster) -> None:
+        fake_master.nodes(GOOD)
         record = Rollout(
             "1", BASE, NEW, "ops", BEFORE, {}, [rollout_record.WaveRecord("rest", 100)],
             {
@@ -312,61 +314,61 @@ class TestRecord:
             "c": ("skipped", "rollout-ended"),
         }
 
-    def test_who_did_what_is_kept(self, site: Site) -> None:
-        fleet = site.nodes(WRONG)
-        site.start()
+    def test_who_did_what_is_kept(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(WRONG)
+        fake_master.start()
         fleet.nodes["node1"].behaviour = GOOD
-        site.rollouts.resume(None)
-        assert [action[1:] for action in site.newest().actions] == [["ops", "started"], ["ops", "resumed"]]
+        fake_master.rollouts.resume(None)
+        assert [action[1:] for action in fake_master.newest().actions] == [["ops", "started"], ["ops", "resumed"]]
 
-    def test_a_damaged_record_of_another_base_does_not_matter(self, site: Site, tmp_path: Path) -> None:
-        site.nodes(GOOD)
+    def test_a_damaged_record_of_another_base_does_not_matter(self, fake_master: FakeMaster, tmp_path: Path) -> None:
+        fake_master.nodes(GOOD)
         other = Rollout("0", "other:1", NEW, "ops", BEFORE, {}, [], {}, state=rollout_record.DONE)
-        site.store.save(other)
+        fake_master.store.save(other)
         path = tmp_path / "baseimg/rollouts/0.json"
         path.write_bytes(path.read_bytes()[:-30])
-        assert site.start()["retcode"] == outcome.OK
-        assert site.rollouts.roll_back(BASE)["retcode"] == outcome.OK
-        listed = site.rollouts.status(None)["rollouts"]
+        assert fake_master.start()["retcode"] == outcome.OK
+        assert fake_master.rollouts.roll_back(BASE)["retcode"] == outcome.OK
+        listed = fake_master.rollouts.status(None)["rollouts"]
         assert [entry.get("error", {}).get("code") for entry in listed] == [None, "record-invalid"]
 
 
 class TestSeveralBases:
-    def test_halt_and_resume_without_a_name(self, site: Site) -> None:
-        site.nodes(GOOD)
+    def test_halt_and_resume_without_a_name(self, fake_master: FakeMaster) -> None:
+        fake_master.nodes(GOOD)
         for number, base in enumerate((BASE, "other:1")):
             record = Rollout(str(number), base, NEW, "ops", BEFORE, {}, [], {}, state=rollout_record.RUNNING)
-            site.store.save(record)
-        halted = site.rollouts.halt(None)
+            fake_master.store.save(record)
+        halted = fake_master.rollouts.halt(None)
         assert {key: value["state"] for key, value in halted["rollouts"].items()} == {"0": "halted", "1": "halted"}
         assert halted["retcode"] == outcome.OK
-        resumed = site.rollouts.resume(None)
+        resumed = fake_master.rollouts.resume(None)
         assert {key: value["state"] for key, value in resumed["rollouts"].items()} == {"0": "done", "1": "done"}
         with pytest.raises(RolloutUnknown):
-            site.rollouts.resume(None)
+            fake_master.rollouts.resume(None)
 
-    def test_a_scheduled_resume_moves_only_what_a_window_halted(self, site: Site) -> None:
-        fleet = site.nodes(WRONG)
-        site.start()
+    def test_a_scheduled_resume_moves_only_what_a_window_halted(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(WRONG)
+        fake_master.start()
         fleet.nodes["node1"].behaviour = GOOD
-        assert site.rollouts.resume(None, "window") == {"rollouts": {}, "retcode": outcome.OK}
-        record = site.newest()
+        assert fake_master.rollouts.resume(None, "window") == {"rollouts": {}, "retcode": outcome.OK}
+        record = fake_master.newest()
         record.set(cause=rollout_record.BY_WINDOW)
-        site.store.save(record)
-        assert site.rollouts.resume(None, "window")["state"] == "done"
+        fake_master.store.save(record)
+        assert fake_master.rollouts.resume(None, "window")["state"] == "done"
         with pytest.raises(ArgumentInvalid, match="only is 'all'"):
-            site.rollouts.resume(None, "all")
+            fake_master.rollouts.resume(None, "all")
 
 
-def test_a_dead_process_is_told_apart_from_one_that_moves_the_rollout(site: Site) -> None:
-    site.nodes(GOOD)
-    site.store.save(Rollout("1", BASE, NEW, "ops", BEFORE, {}, [], {}, state=rollout_record.RUNNING))
-    status = site.rollouts.status("1")
+def test_a_dead_process_is_told_apart_from_one_that_moves_the_rollout(fake_master: FakeMaster) -> None:
+    fake_master.nodes(GOOD)
+    fake_master.store.save(Rollout("1", BASE, NEW, "ops", BEFORE, {}, [], {}, state=rollout_record.RUNNING))
+    status = fake_master.rollouts.status("1")
     assert (status["moved_by"], "salt-run baseimg.resume 1" in status["next"]) == ("nobody", True)
-    with site.store.lock(BASE):
-        assert site.rollouts.status("1")["moved_by"].startswith("pid ")
+    with fake_master.store.lock(BASE):
+        assert fake_master.rollouts.status("1")["moved_by"].startswith("pid ")
     with pytest.raises(RolloutBusy) as caught:
-        site.start()
+        fake_master.start()
     assert "no process drives it" in caught.value.message
     assert "salt-run baseimg.resume 1" in caught.value.hint
 
@@ -381,28 +383,28 @@ ODD = [
 class TestOddAnswers:
     @pytest.mark.parametrize("function", ["declared", "status", "fetch", "converge"])
     @pytest.mark.parametrize("value", ODD, ids=str)
-    def test_one_fails_its_own_node_only(self, site: Site, function: str, value: Any) -> None:
-        fleet = site.nodes(GOOD, GOOD, GOOD)
+    def test_one_fails_its_own_node_only(self, fake_master: FakeMaster, function: str, value: Any) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD, GOOD)
         fleet.nodes["node2"].odd = {function: value}
-        result = site.start(success_threshold=1, refused=1)
-        node = site.newest().nodes["node2"]
+        result = fake_master.start(success_threshold=1, refused=1)
+        node = fake_master.newest().nodes["node2"]
         assert result["state"] in ("done", "done-with-refusals")
         assert (fleet.nodes["node1"].live_version, fleet.nodes["node3"].live_version) == (NEW, NEW)
         assert node.state in ("failed", "refused", "skipped", "unreachable")
         assert node.code in ("answer-invalid", "node-error", "not-declared")
 
-    def test_releases_are_named_where_they_differ(self, site: Site) -> None:
-        fleet = site.nodes(GOOD)
+    def test_releases_are_named_where_they_differ(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
         fleet.nodes["node1"].odd = {"fetch": {"suite": "0.0.9"}}
-        site.start()
-        assert "the node runs baseimg 0.0.9, this master" in site.newest().nodes["node1"].message
+        fake_master.start()
+        assert "the node runs baseimg 0.0.9, this master" in fake_master.newest().nodes["node1"].message
 
-    def test_control_characters_are_neutralised(self, site: Site) -> None:
-        fleet = site.nodes(GOOD)
+    def test_control_characters_are_neutralised(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
         fleet.nodes["node1"].odd = {"fetch": "ERROR: [gate-failed] \x1b]0;owned\x07"}
-        result = site.start()
+        result = fake_master.start()
         assert "\x1b" not in str(result) + "".join(fleet.lines)
-        assert "\x1b" not in site.newest().nodes["node1"].message
+        assert "\x1b" not in fake_master.newest().nodes["node1"].message
 
 
 class TestSpoofedEvents:
@@ -423,73 +425,73 @@ class TestSpoofedEvents:
 
 
 class TestRefusals:
-    def test_more_than_allowed_refuse_the_rollout(self, site: Site) -> None:
-        fleet = site.nodes(UNFIT, GOOD, GOOD)
-        result = site.start()
+    def test_more_than_allowed_refuse_the_rollout(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(UNFIT, GOOD, GOOD)
+        result = fake_master.start()
         assert (result["retcode"], result["cause"]) == (outcome.REFUSED, "refusals")
         assert "1 nodes refuse, 'refused' allows 0: node1 (digest-mismatch)" in result["reason"]
         assert set(fleet.live_versions().values()) == {OLD}
         fleet.nodes["node1"].behaviour = GOOD
-        assert site.rollouts.resume(None)["nodes"] == {"updated": 3}
+        assert fake_master.rollouts.resume(None)["nodes"] == {"updated": 3}
 
-    def test_a_version_that_is_held_on_a_node(self, site: Site) -> None:
-        fleet = site.nodes(GOOD, GOOD)
+    def test_a_version_that_is_held_on_a_node(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD)
         fleet.nodes["node1"].holds = {NEW: "shop does not start"}
-        assert "node1 (base-held)" in site.start()["reason"]
-        assert site.newest().nodes["node1"].message == "12.1 is held: shop does not start"
-        assert site.told("converge") == []
+        assert "node1 (base-held)" in fake_master.start()["reason"]
+        assert fake_master.newest().nodes["node1"].message == "12.1 is held: shop does not start"
+        assert fake_master.sent_to("converge") == []
 
-    def test_a_hold_that_came_meanwhile_is_a_failure(self, site: Site) -> None:
-        fleet = site.nodes(GOOD)
+    def test_a_hold_that_came_meanwhile_is_a_failure(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
         containers = {"current": [], "outdated": [], "unknown": []}
         fleet.nodes["node1"].odd = {"converge": {"changed": False, "containers": containers, "held": "12.1 is held"}}
-        assert site.start()["retcode"] == outcome.HALTED_BY_FAILURE
-        assert site.newest().nodes["node1"].code == "base-held"
+        assert fake_master.start()["retcode"] == outcome.HALTED_BY_FAILURE
+        assert fake_master.newest().nodes["node1"].code == "base-held"
 
-    def test_a_rollback_holds_the_version(self, site: Site) -> None:
-        fleet = site.nodes(GOOD)
-        site.start()
-        site.rollouts.roll_back(BASE)
+    def test_a_rollback_holds_the_version(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
+        fake_master.start()
+        fake_master.rollouts.roll_back(BASE)
         (job,) = (arguments for function, _names, arguments in fleet.sent if function == "baseimg.rollback")
         assert (job["hold"], "rolled back by request" in job["reason"]) == (True, True)
 
-    def test_as_many_as_allowed_are_left_out(self, site: Site) -> None:
-        site.nodes(UNFIT, GOOD, GOOD)
-        result = site.start(refused="40%")
+    def test_as_many_as_allowed_are_left_out(self, fake_master: FakeMaster) -> None:
+        fake_master.nodes(UNFIT, GOOD, GOOD)
+        result = fake_master.start(refused="40%")
         assert (result["state"], result["retcode"]) == ("done-with-refusals", outcome.DONE_WITH_REFUSALS)
         assert result["nodes"] == {"updated": 2, "refused": 1}
         assert "[digest-mismatch]" in result["refused"]["node1"]
 
-    def test_failed_nodes_alone_are_tried_again(self, site: Site) -> None:
-        fleet = site.nodes(UNFIT, WRONG, GOOD)
-        first = site.start(refused=1, success_threshold=50)
+    def test_failed_nodes_alone_are_tried_again(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(UNFIT, WRONG, GOOD)
+        first = fake_master.start(refused=1, success_threshold=50)
         for machine in fleet.nodes.values():
             machine.behaviour = GOOD
-        told = len(site.told("converge"))
-        result = site.rollouts.retry(first["id"])
+        sent = len(fake_master.sent_to("converge"))
+        result = fake_master.rollouts.retry(first["id"])
         assert result["nodes"] == {"updated": 2}
-        assert sorted(site.told("converge")[told:]) == ["node1", "node2"]
+        assert sorted(fake_master.sent_to("converge")[sent:]) == ["node1", "node2"]
         with pytest.raises(RolloutEmpty):
-            site.rollouts.retry(result["id"])
+            fake_master.rollouts.retry(result["id"])
 
 
 class TestTargets:
-    def test_excluded_nodes_take_no_part(self, site: Site) -> None:
-        fleet = site.nodes(GOOD, GOOD, GOOD)
-        assert site.start(exclude=["node1", {"tgt": ["node2"], "tgt_type": "list"}])["nodes"] == {"updated": 1}
+    def test_excluded_nodes_take_no_part(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD, GOOD)
+        assert fake_master.start(exclude=["node1", {"tgt": ["node2"], "tgt_type": "list"}])["nodes"] == {"updated": 1}
         assert fleet.live_versions() == {"node1": OLD, "node2": OLD, "node3": NEW}
 
-    def test_nodes_that_are_known_to_be_dead_may_be_skipped(self, site: Site) -> None:
-        site.nodes(DEAD, GOOD)
-        assert site.start()["retcode"] == outcome.HALTED_BY_FAILURE
-        result = site.start(unreachable="skip")
+    def test_nodes_that_are_known_to_be_dead_may_be_skipped(self, fake_master: FakeMaster) -> None:
+        fake_master.nodes(DEAD, GOOD)
+        assert fake_master.start()["retcode"] == outcome.HALTED_BY_FAILURE
+        result = fake_master.start(unreachable="skip")
         assert (result["retcode"], result["nodes"]) == (outcome.OK, {"updated": 1, "skipped": 1})
         assert "[node-silent]" in result["skipped"]["node1"]
 
-    def test_a_plan_shows_the_blast_radius(self, site: Site) -> None:
-        fleet = site.nodes(GOOD, GOOD, THERE)
+    def test_a_plan_shows_the_blast_radius(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD, THERE)
         fleet.nodes["node1"].outdated = ["shop"]
-        assert site.rollouts.plan(BASE, NEW, {})["blast_radius"] == {
+        assert fake_master.rollouts.plan(BASE, NEW, {})["blast_radius"] == {
             "nodes": 2,
             "images": {"shop:1": 2},
             "containers": 1,
@@ -498,12 +500,14 @@ class TestTargets:
 
 class TestFailureDomains:
     @pytest.mark.parametrize(("policy", "most"), [({}, 3), ({"min_available": 2}, 2), ({"min_available": "50%"}, 2)])
-    def test_max_unavailable_holds_in_each_of_them(self, site: Site, policy: dict[str, Any], most: int) -> None:
+    def test_max_unavailable_holds_in_each_of_them(
+        self, fake_master: FakeMaster, policy: dict[str, Any], most: int
+    ) -> None:
         """Of eight nodes, four per rack, 75 % may be down, but never all four of one rack."""
-        fleet = site.nodes(*[GOOD] * 8)
+        fleet = fake_master.nodes(*[GOOD] * 8)
         for number, machine in enumerate(fleet.nodes.values()):
             machine.grains = {"rack": f"r{number // 4}"}
-        site.start(max_unavailable="75%", group_by="rack", **policy)
+        fake_master.start(max_unavailable="75%", group_by="rack", **policy)
         batches = [names for function, names, _ in fleet.sent if function == "baseimg.converge"]
         for names in batches:
             racks = [fleet.nodes[name].grains["rack"] for name in names]
@@ -545,17 +549,19 @@ class TestGates:
             ({"function": "test.ping", "tgt": "none*"}, "matches no minion"),
         ],
     )
-    def test_one_that_does_not_hold_fails_the_wave(self, site: Site, gate: dict[str, Any], reason: str) -> None:
-        fleet = site.nodes(GOOD, UNFIT)
-        result = site.start(target="node1", gate=[{"command": "true"}, gate], on_failure="rollback")
+    def test_one_that_does_not_hold_fails_the_wave(
+        self, fake_master: FakeMaster, gate: dict[str, Any], reason: str
+    ) -> None:
+        fleet = fake_master.nodes(GOOD, UNFIT)
+        result = fake_master.start(target="node1", gate=[{"command": "true"}, gate], on_failure="rollback")
         assert result["retcode"] == outcome.ROLLED_BACK
         assert re.search(reason, result["reason"])
         assert fleet.live_versions()["node1"] == OLD
 
-    def test_urls_for_the_whole_soak(self, site: Site, page: Any) -> None:
+    def test_urls_for_the_whole_soak(self, fake_master: FakeMaster, page: Any) -> None:
         """A service that is healthy at the end of the wave and fails during the soak halts the rollout."""
         server, url = page
-        fleet = site.nodes(GOOD, GOOD)
+        fleet = fake_master.nodes(GOOD, GOOD)
         say = fleet.say
 
         def break_service(text: str) -> None:
@@ -565,31 +571,34 @@ class TestGates:
 
         fleet.say = break_service  # type: ignore[method-assign]
         began = time.monotonic()
-        result = site.start(canary=1, soak=60, gate=[{"url": url, "match": "well"}], gate_interval=1)
+        result = fake_master.start(canary=1, soak=60, gate=[{"url": url, "match": "well"}], gate_interval=1)
         assert "status 503" in result["reason"]
         assert time.monotonic() - began < 30
         assert fleet.live_versions() == {"node1": NEW, "node2": OLD}
         server.status, fleet.say = 200, say  # type: ignore[method-assign]
-        assert site.start(soak=0, gate=[{"url": url, "match": "well"}])["retcode"] == outcome.OK
+        assert fake_master.start(soak=0, gate=[{"url": url, "match": "well"}])["retcode"] == outcome.OK
 
 
-def test_old_records_are_pruned(site: Site) -> None:
-    site.nodes(THERE)
+def test_old_records_are_pruned(fake_master: FakeMaster) -> None:
+    fake_master.nodes(THERE)
     for _ in range(5):
-        site.start(keep_records=2)
-    assert len(site.store.ids()) == 3  # the limit counts the records that exist before the newest is created
+        fake_master.start(keep_records=2)
+    assert len(fake_master.store.ids()) == 3  # the limit counts the records that exist before the newest is created
 
 
-@pytest.mark.parametrize("call", [lambda one: one.resume("1"), lambda one: one.halt("1"), lambda one: one.retry("1")])
-def test_unknown_names(site: Site, call: Callable[[Rollouts], Any]) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [lambda rollouts: rollouts.resume("1"), lambda rollouts: rollouts.halt("1"), lambda rollouts: rollouts.retry("1")],
+)
+def test_unknown_names(fake_master: FakeMaster, call: Callable[[Rollouts], Any]) -> None:
     with pytest.raises(BaseimgError) as caught:
-        call(site.rollouts)
+        call(fake_master.rollouts)
     assert caught.value.code == "rollout-unknown"
 
 
-def test_a_failed_apply_may_have_changed_its_node(site: Site) -> None:
-    fleet = site.nodes(GOOD, BROKEN)
-    assert site.start(on_failure="rollback")["retcode"] == outcome.ROLLED_BACK
+def test_a_failed_apply_may_have_changed_its_node(fake_master: FakeMaster) -> None:
+    fleet = fake_master.nodes(GOOD, BROKEN)
+    assert fake_master.start(on_failure="rollback")["retcode"] == outcome.ROLLED_BACK
     assert set(fleet.live_versions().values()) == {OLD}
 
 
@@ -601,16 +610,16 @@ def test_masters_that_do_not_know_the_outcomes_are_refused(options: dict[str, An
 
 
 class TestArrivals:
-    def test_only_an_event_of_the_node_itself(self, site: Site) -> None:
-        fleet = site.nodes(GOOD)
+    def test_only_an_event_of_the_node_itself(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
         for tag in ("salt/beacon/node2/baseimg/arrived", "salt/minion/node1/start/x", None):
             with pytest.raises(ArgumentInvalid):
-                site.rollouts.arrived(tag, "node1")
+                fake_master.rollouts.arrived(tag, "node1")
         assert fleet.sent == []
 
-    def test_nodes_of_an_open_rollout_are_left_alone(self, site: Site) -> None:
-        fleet = site.nodes(WRONG)
-        site.start()
+    def test_nodes_of_an_open_rollout_are_left_alone(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(WRONG)
+        fake_master.start()
         sent = len(fleet.sent)
-        assert "open rollout" in site.rollouts.arrived("salt/minion/node1/start", "node1")["left"]
+        assert "open rollout" in fake_master.rollouts.arrived("salt/minion/node1/start", "node1")["left"]
         assert len(fleet.sent) == sent

@@ -93,9 +93,9 @@ class TestSound:
 class TestWindow:
     @staticmethod
     def window(**keys: Any) -> Window:
-        found = parsed(window={"from": "22:00", "to": "04:30", **keys}).window
-        assert found
-        return found
+        parsed_window = parsed(window={"from": "22:00", "to": "04:30", **keys}).window
+        assert parsed_window
+        return parsed_window
 
     def test_defaults(self) -> None:
         assert self.window() == Window(EVERY_DAY, 22 * 60, 4 * 60 + 30, "UTC")

@@ -135,8 +135,8 @@ class TestJournal:
         old = {"format": 1, "id": "1", "base": "b:1", "version": "2", "by": "root", "created": AT, "policy": {}}
         nodes = {"a": {"wave": -1, "state": "updated", "from_version": "1"}}
         path.write_text(json.dumps({**old, "state": "halted", "waves": [], "nodes": nodes, "events": []}, indent=1))
-        found = store.read("1")
-        assert (found.state, found.nodes["a"].from_version) == (record.state, "1")
+        rollout = store.read("1")
+        assert (rollout.state, rollout.nodes["a"].from_version) == (record.state, "1")
 
 
 def large(store: Store, count: int) -> Rollout:

@@ -33,9 +33,9 @@ class Bundles:
             self.asked.append(version)
         return self._manifests[version]
 
-    def route(self, wanted: str, *shown: str) -> list[str]:
-        present = {image(content).chain_id for content in shown}
-        return bundle_route.route(wanted, self._manifests.keys(), present, self.manifest)
+    def route(self, target_chain: str, *live_versions: str) -> list[str]:
+        present = {image(content).chain_id for content in live_versions}
+        return bundle_route.route(target_chain, self._manifests.keys(), present, self.manifest)
 
 
 CHAIN = {"b": ("a", "b"), "c": ("b", "c"), "d": ("c", "d"), "x": ("w", "x"), "aa": ("z", "aa")}
@@ -69,12 +69,12 @@ class TestFetching:
     """Requesting a manifest can download the bundle."""
 
     @pytest.mark.parametrize(
-        ("wanted", "shown", "asked"),
+        ("target_chain", "live_versions", "asked"),
         [("b", "a", {"b"}), ("d", "c", {"d"}), ("d", "b", {"d", "c"}), ("d", "a", {"d", "c", "b"})],
     )
-    def test_only_the_bundles_on_the_way(self, wanted: str, shown: str, asked: set[str]) -> None:
+    def test_only_the_bundles_on_the_way(self, target_chain: str, live_versions: str, asked: set[str]) -> None:
         bundles = Bundles(**CHAIN)
-        bundles.route(wanted, shown)
+        bundles.route(target_chain, live_versions)
         assert set(bundles.asked) == asked
 
     def test_the_wanted_one_first_then_backwards(self) -> None:

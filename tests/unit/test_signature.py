@@ -223,9 +223,9 @@ class TestPrivateKeys:
     def refused(path: Path, reason: str, *secrets: str) -> None:
         with pytest.raises(ArgumentInvalid, match=reason) as caught:
             bundle_signature.load(str(path))
-        told = str(caught.value)
-        assert told.startswith(f"[argument-invalid] the key {path} ")
-        assert not any(secret in told for secret in secrets)
+        message = str(caught.value)
+        assert message.startswith(f"[argument-invalid] the key {path} ")
+        assert not any(secret in message for secret in secrets)
         assert caught.value.__cause__ is None or isinstance(caught.value.__cause__, OSError | SignatureMalformed)
 
     @pytest.mark.parametrize("kind", KINDS)

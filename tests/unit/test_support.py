@@ -55,9 +55,9 @@ class TestImages:
             assert os.fsencode(tar.getnames()[0]) == ODD
 
     def test_chain_id_follows_the_oci_image_spec(self) -> None:
-        one, two = "sha256:" + "1" * 64, "sha256:" + "2" * 64
-        assert images.chain_id([one]) == one
-        assert images.chain_id([one, two]) == images.digest(f"{one} {two}".encode())
+        first, second = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+        assert images.chain_id([first]) == first
+        assert images.chain_id([first, second]) == images.digest(f"{first} {second}".encode())
 
     def test_layer_from_directory(self, tmp_path: Path) -> None:
         (tmp_path / ".dot").write_text("x")
@@ -90,16 +90,16 @@ class TestKernel:
         return [top, bottom]
 
     def test_a_stack_is_seen_as_a_container_sees_it(self, layers: list[Path]) -> None:
-        seen = kernel.show(layers)
-        assert set(seen) == {
+        view = kernel.show(layers)
+        assert set(view) == {
             *(b"", b"dir", b"merged", b"merged/lower", b"merged/one", b"merged/two", b"only", b"only/stray")
         }
-        assert seen[b""] == kernel.VisibleEntry("directory")
-        assert seen[b"only/stray"].type == kernel.STRAY
-        assert seen[b"dir"].xattrs == ()
-        assert seen[b"merged"].xattrs == (("user.kept", b"1"),)
-        assert seen[b"merged/one"].links == {b"merged/one", b"merged/two"}
-        assert seen[b"merged/lower"].links == frozenset()
+        assert view[b""] == kernel.VisibleEntry("directory")
+        assert view[b"only/stray"].type == kernel.STRAY
+        assert view[b"dir"].xattrs == ()
+        assert view[b"merged"].xattrs == (("user.kept", b"1"),)
+        assert view[b"merged/one"].links == {b"merged/one", b"merged/two"}
+        assert view[b"merged/lower"].links == frozenset()
 
     def test_one_directory_is_a_stack_too(self, layers: list[Path]) -> None:
         assert b"gone" not in kernel.show(layers[:1])
@@ -169,16 +169,16 @@ class TestEngine:
 
     def test_the_kernel_shows_what_was_put_in(self, engine: Engine) -> None:
         engine.load(images.image_archive("support/seen:1", [BASE, TOP]))
-        seen = kernel.show(_layer_dirs(engine, "support/seen:1"))
-        assert seen[b"bin/sh"].target == b"busybox"
-        assert b"etc/a" not in seen
-        assert b"old/below" not in seen
-        assert seen[b"etc/b"].uid == 5
-        assert seen[b"etc/b"].mode == 0o4755
-        assert seen[ODD].xattrs == (("user.raw", b"\xff\x00="),)
-        assert seen[b"null"].rdev == (1, 3)
-        assert seen[b"tmp"].mode == 0o1777
-        assert {seen[name].type for name in (b"pipe", b"link", b"null")} == {"fifo", "symlink", "chardev"}
+        view = kernel.show(_layer_dirs(engine, "support/seen:1"))
+        assert view[b"bin/sh"].target == b"busybox"
+        assert b"etc/a" not in view
+        assert b"old/below" not in view
+        assert view[b"etc/b"].uid == 5
+        assert view[b"etc/b"].mode == 0o4755
+        assert view[ODD].xattrs == (("user.raw", b"\xff\x00="),)
+        assert view[b"null"].rdev == (1, 3)
+        assert view[b"tmp"].mode == 0o1777
+        assert {view[name].type for name in (b"pipe", b"link", b"null")} == {"fifo", "symlink", "chardev"}
 
     def test_containers(self, engine: Engine) -> None:
         engine.load(images.image_archive("support/long:1", [BASE, TOP]))
@@ -197,26 +197,26 @@ class TestEngine:
             engine.load(b"no archive" * 100)
 
     def test_two_engines_a_restart_and_a_crash(self, make_engine: Callable[..., Engine]) -> None:
-        one, two = make_engine(), make_engine(storage_driver="vfs")
-        one.load(images.image_archive("support/base:1", [BASE]))
-        assert two.client.images() == []
-        assert two.client.info()["Driver"] == "vfs"
-        container = one.start_container("support/base:1", "sleep", "1000")
-        process = psutil.Process(one.client.inspect_container(container)["State"]["Pid"])
-        one.kill()
+        first, second = make_engine(), make_engine(storage_driver="vfs")
+        first.load(images.image_archive("support/base:1", [BASE]))
+        assert second.client.images() == []
+        assert second.client.info()["Driver"] == "vfs"
+        container = first.start_container("support/base:1", "sleep", "1000")
+        process = psutil.Process(first.client.inspect_container(container)["State"]["Pid"])
+        first.kill()
         assert alive(process)
-        one.start()
-        one.client.start(container)
-        one.restart()
-        assert not one.client.inspect_container(container)["State"]["Running"]
-        one.client.start(container)
-        one.kill()
-        one.stop()
-        assert not mounts_below(one.root)
-        assert not one.run_dir.exists()
-        assert one.data_root.exists()
-        one.start()
-        assert len(one.client.images()) == 1
+        first.start()
+        first.client.start(container)
+        first.restart()
+        assert not first.client.inspect_container(container)["State"]["Running"]
+        first.client.start(container)
+        first.kill()
+        first.stop()
+        assert not mounts_below(first.root)
+        assert not first.run_dir.exists()
+        assert first.data_root.exists()
+        first.start()
+        assert len(first.client.images()) == 1
 
     def test_live_restore(self, make_engine: Callable[..., Engine]) -> None:
         engine = make_engine(args=("--live-restore",))

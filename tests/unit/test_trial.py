@@ -134,7 +134,9 @@ class TestConfiguration:
 
     def test_nothing_of_the_host(self) -> None:
         config = self.configured({}, User(0, 0))
-        assert {"pid", "network", "ipc", "uts", "mount"} == {one["type"] for one in config["linux"]["namespaces"]}
+        assert {"pid", "network", "ipc", "uts", "mount"} == {
+            namespace["type"] for namespace in config["linux"]["namespaces"]
+        }
         assert not [mount for mount in config["mounts"] if mount["type"] == "bind"]
         assert config["linux"]["resources"]["memory"] == {"limit": 1 << 20}
         assert config["linux"]["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
