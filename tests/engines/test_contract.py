@@ -46,8 +46,8 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
         yield registry
 
 
-def only(**found: list[str]) -> dict[str, list[str]]:
-    return {"current": [], "outdated": [], "unknown": [], **found}
+def only(**containers: list[str]) -> dict[str, list[str]]:
+    return {"current": [], "outdated": [], "unknown": [], **containers}
 
 
 class TestFinding:

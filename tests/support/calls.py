@@ -76,9 +76,9 @@ class Caller:
         self.hidden, self.prefix = hidden, prefix
         # Where the option is not given, salt-call overrides what the configuration says.
         self.cache = root / "var/cache/salt/minion"
-        site = root / "site"
-        site.mkdir(parents=True)
-        (site / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+        modules = root / "site"
+        modules.mkdir(parents=True)
+        (modules / "sitecustomize.py").write_text(_SITECUSTOMIZE)
         config = {
             "id": "minion",
             "root_dir": str(root),

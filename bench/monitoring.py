@@ -2,7 +2,7 @@
 The cost of monitoring: the grain on a node, and the table and the page of a fleet on the master.
 
 The node has 2,000 layers, twenty of them bases with a record; the fleet has 2,000 nodes. Prints JSON: milliseconds (the
-median of several runs) and the page's bytes. Run it as ``.venv/bin/python bench/seeing.py``.
+median of several runs) and the page's bytes. Run it as ``.venv/bin/python bench/monitoring.py``.
 """
 
 from __future__ import annotations
