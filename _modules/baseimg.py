@@ -357,7 +357,7 @@ def apply(
             minion.context(trust=True, protect=protect, accept=accept),
             container_policy.parse(containers),
         )
-        return _shown(ops_converge.apply(context, source, base, restarts), full)
+        return _visible_part(ops_converge.apply(context, source, base, restarts), full)
 
 
 def converge(
@@ -425,7 +425,7 @@ def converge(
         declaration = minion.declaration(name, version, bundles, chain_id)
         terms, restarts = minion.terms(not_after, rollout), container_policy.parse(containers)
         context = minion.context(trust=True, protect=protect, accept=accept, terms=terms)
-        return _shown(ops_converge.converge(context, *declaration, bool(repair), restarts), full)
+        return _visible_part(ops_converge.converge(context, *declaration, bool(repair), restarts), full)
 
 
 def plan(
@@ -469,7 +469,7 @@ def plan(
     with _operation(saltenv=saltenv) as minion:
         goal = minion.goal(name, version, bundles, chain_id, repair, containers)
         context = minion.context(trust=True, protect=protect, accept=accept)
-        return _shown(ops_preview.plan(context, goal, [minion.goal(**arguments) for arguments in earlier]), full)
+        return _visible_part(ops_preview.plan(context, goal, [minion.goal(**arguments) for arguments in earlier]), full)
 
 
 def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
@@ -554,7 +554,7 @@ def rollback(
         policy = container_policy.parse(containers)
         context = minion.context(terms=minion.terms(not_after, rollout, cancels=True))
         result = ops_converge.roll_back(context, base, version, policy, why)
-        return _shown(short.of_rollback(result, version, minion.declared_version(result["base"])), full)
+        return _visible_part(short.of_rollback(result, version, minion.declared_version(result["base"])), full)
 
 
 def hold(base, version, reason, until=None, **kwargs):
@@ -748,8 +748,8 @@ def status(base=None, declared=False, full=False):
             statuses = ops_status.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
         else:
             statuses = [bases.status(engine, named) for named in bases.locate_all(engine, _text(base, "base"))]
-        found = {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage}
-        return {**found, "bases": _shown(statuses, full)}
+        answer = {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage}
+        return {**answer, "bases": _visible_part(statuses, full)}
 
 
 def summary():
@@ -1130,7 +1130,7 @@ def problem():
     return ""
 
 
-def _shown(result, full):
+def _visible_part(result, full):
     """The result of an operation; by default without empty keys."""
     return result if full else short.without_empty(result)
 

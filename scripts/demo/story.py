@@ -80,8 +80,8 @@ class Story:
         self.screen.step("Declare the version in pillar, and do a dry run", "Test mode changes nothing.")
         pillar = _PILLAR.format(base=BASE, source=f"salt://{_BUNDLE}", digest=bundle["hash"])
         (self.directory / "pillar/baseimg.sls").write_text(pillar)
-        shown = self.shell.run("cat", "pillar/baseimg.sls")
-        self.screen.block(shown.replace(bundle["hash"], f"{bundle['hash'][:15]}…"))
+        printed = self.shell.run("cat", "pillar/baseimg.sls")
+        self.screen.block(printed.replace(bundle["hash"], f"{bundle['hash'][:15]}…"))
         self.apply_state(None, "test=True")
         self.version_in_new_container(_BILLING, "12.0", is_visible=False)
 

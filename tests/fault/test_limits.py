@@ -215,10 +215,10 @@ def test_generations_that_are_renamed_during_a_survey(tmp_path: Path, monkeypatc
     paths, swaps = Store.paths, ["12.2"]
 
     def swapped_afterwards(store: Store, record: Record, numbers: Iterable[int]) -> dict[int, str]:
-        found = paths(store, record, numbers)
+        paths_by_number = paths(store, record, numbers)
         if swaps:
             node.converge(swaps.pop())
-        return found
+        return paths_by_number
 
     monkeypatch.setattr(Store, "paths", swapped_afterwards)
     view = os.fsencode(tmp_path / "view")

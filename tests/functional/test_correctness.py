@@ -267,12 +267,12 @@ class TestBundles:
             "dropped": {"paths": 0, "attributes": 0},
         }
         assert lab.diff(BASE, NEW)["counts"] == counts
-        shown = lab.inspect(made["bundle"], verify=True)
-        assert shown["verified"] is True
-        assert (shown["hash"], shown["size"]) == (made["hash"], made["size"])
-        assert {side: {key: shown[side][key] for key in sides[side]} for side in sides} == sides
-        assert shown["target"]["diff_ids"] == [diff_id(one) for one in (BUSYBOX, VERSION_0, VERSION_1)]
-        assert {word: shown["totals"][word] for word in counts} == counts
+        description = lab.inspect(made["bundle"], verify=True)
+        assert description["verified"] is True
+        assert (description["hash"], description["size"]) == (made["hash"], made["size"])
+        assert {side: {key: description[side][key] for key in sides[side]} for side in sides} == sides
+        assert description["target"]["diff_ids"] == [diff_id(layer) for layer in (BUSYBOX, VERSION_0, VERSION_1)]
+        assert {word: description["totals"][word] for word in counts} == counts
 
     def test_a_version_of_its_own(self, lab: Lab) -> None:
         lab.usual()

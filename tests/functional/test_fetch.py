@@ -163,8 +163,8 @@ class TestFetch:
         assert (fetched["needed"], fetched["from"], fetched["to"]) == (True, "12.0", "12.2")
         assert [fetched_bundle["version"] for fetched_bundle in fetched["bundles"]] == ["12.1", "12.2"]
         assert fetched["bytes"] == sum((tmp_path / f"served/{name}.tar").stat().st_size for name in ("12.1", "12.2"))
-        for one in fetched["bundles"]:
-            assert digest(one["path"]) == one["hash"] == bundles[one["version"]]["hash"]
+        for bundle_entry in fetched["bundles"]:
+            assert digest(bundle_entry["path"]) == bundle_entry["hash"] == bundles[bundle_entry["version"]]["hash"]
         assert sorted(server.asked) == ["/12.1.tar", "/12.2.tar"]
 
         assert lab.converge(BASE, "12.2", bundles=bundles)["changed"]

@@ -88,13 +88,13 @@ def test_what_the_archive_says_nothing_of(legacy_lab: Lab) -> None:
     assert "names in the root of the image that begin with a dot" in paths
 
 
-def test_the_same_again_is_the_same(site: Lab) -> None:
-    archive = pack(site)
-    one = site.import_legacy(archive, BASE, str(site.work / "1.tar"))
-    two = site.import_legacy(archive, BASE, str(site.work / "2.tar"))
-    assert one["hash"] == two["hash"]
-    chain = images.chain_id([site.layer(BASE)["chain_id"], digest(archive)])
-    assert one["target"]["chain_id"] == chain
+def test_the_same_again_is_the_same(legacy_lab: Lab) -> None:
+    archive = pack(legacy_lab)
+    first = legacy_lab.import_legacy(archive, BASE, str(legacy_lab.work / "1.tar"))
+    two = legacy_lab.import_legacy(archive, BASE, str(legacy_lab.work / "2.tar"))
+    assert first["hash"] == two["hash"]
+    chain = images.chain_id([legacy_lab.layer(BASE)["chain_id"], digest(archive)])
+    assert first["target"]["chain_id"] == chain
 
 
 def test_nothing_is_left_beside_the_bundle(legacy_lab: Lab) -> None:

@@ -55,9 +55,9 @@ def test_one_image_loaded_at_two_times_gives_one_bundle(lab: Lab, make_engine: C
     lab.minion.configure(**{"docker.url": other.engine.url})
     second = other.build(BASE, NEW, str(lab.work / "second.tar"))
     assert second["hash"] == first["hash"] == digest(lab.work / "second.tar")
-    shown = other.inspect(second["bundle"])
-    assert shown["target"]["unspecified"] == ["etc", "srv", "srv/a", "srv/a/b", "srv/new"]
-    assert shown["source"]["unspecified"] == ["etc", "srv", "srv/a", "srv/a/b"]
+    description = other.inspect(second["bundle"])
+    assert description["target"]["unspecified"] == ["etc", "srv", "srv/a", "srv/a/b", "srv/new"]
+    assert description["source"]["unspecified"] == ["etc", "srv", "srv/a", "srv/a/b"]
 
     # the bundle applies on the other engine and leaves unnamed directories unchanged
     before = {path: os.stat(os.path.join(other.dirs(BASE)[0], path)).st_mtime_ns for path in ("etc", "srv/a")}

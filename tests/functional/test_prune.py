@@ -43,7 +43,7 @@ def node(engine: Engine, tmp_path: Path):
 
 def versions(minion: Minion) -> list[str]:
     (base,) = minion.modules["baseimg.status"](BASE, full=True)["bases"]
-    return [one["version"] for one in base["generations"]]
+    return [generation["version"] for generation in base["generations"]]
 
 
 def test_what_is_in_use_stays(node):

@@ -78,7 +78,7 @@ def test_other_tools_take_it_for_the_ordinary_layout_that_it_is(lab: Lab, regist
     inspected = json.loads(tool("skopeo", "inspect", "--tls-verify=false", place))
     # skopeo and baseimg push identical content
     done = lab.push(path, place)
-    assert (done["changed"], done["source"]) == (False, place.rpartition(":")[0] + "@" + shown["Digest"])
+    assert (done["changed"], done["source"]) == (False, place.rpartition(":")[0] + "@" + inspected["Digest"])
     assert lab.inspect(place)["hash"] == digest(path)
 
     ours, theirs = lab.work / "ours", lab.work / "theirs"

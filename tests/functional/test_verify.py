@@ -157,10 +157,10 @@ class TestRepair:
     def test_what_the_record_does_not_tell(self, node, arguments, how, code):
         getattr(self, how)(node)
         state = node.states["baseimg.converged"]
-        told = state(**arguments)
-        assert (told["result"], told["changes"]) == (False, {})
-        assert told["comment"].startswith(f"[{code}]")
-        assert "repair: true" in told["comment"]
+        state_result = state(**arguments)
+        assert (state_result["result"], state_result["changes"]) == (False, {})
+        assert state_result["comment"].startswith(f"[{code}]")
+        assert "repair: true" in state_result["comment"]
         (listed,) = node.modules["baseimg.status"](full=True)["bases"]
         assert listed["error"]["code"] == code
 
@@ -186,7 +186,7 @@ class TestRepair:
         (live(node) / "etc/one").unlink()
         node.states["baseimg.converged"](**arguments, repair=True)
         (base,) = node.modules["baseimg.status"](BASE, full=True)["bases"]
-        assert [(one["version"], one["damaged"]) for one in base["generations"]] == [
+        assert [(recorded["version"], recorded["damaged"]) for recorded in base["generations"]] == [
             ("1", False),
             ("2", True),
             ("2", False),

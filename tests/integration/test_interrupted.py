@@ -267,8 +267,8 @@ class InterruptedNode:
 
     def check_shown(self, version: Callable[[Case], str]) -> None:
         """Assert that each base shows exactly this version and that status agrees for recorded bases."""
-        told = {one["path"]: one["version"] for one in self.local.modules["baseimg.status"](full=True)["bases"]}
-        found = {}
+        versions = {base["path"]: base["version"] for base in self.local.modules["baseimg.status"](full=True)["bases"]}
+        mismatches = {}
         for case in CASES:
             expected_result, stack = version(case), self.stacks[case.name]
             different = differences(show(stack), self.views[case.name, expected_result])

@@ -207,7 +207,7 @@ def test_the_view_digest_is_that_of_the_target_whatever_the_way(shared, source, 
         assert view_of(lower, applied(work, [second_bundle], step, "then")) == expected_digest
 
 
-@given(shared=st.lists(layers, max_size=2), one=programs, other=programs)
+@given(shared=st.lists(layers, max_size=2), left_stack=programs, right_stack=programs)
 def test_view_digests_are_equal_if_and_only_if_the_views_are(shared, left_stack, right_stack):
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)

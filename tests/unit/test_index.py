@@ -39,7 +39,7 @@ def make(root: Path, tree: dict[tuple[str, ...], str]) -> dict[str, str]:
     return identities
 
 
-@given(one=TREES, other=TREES)
+@given(old_entries=TREES, new_entries=TREES)
 def test_findings(old_entries: dict[tuple[str, ...], str], new_entries: dict[tuple[str, ...], str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)

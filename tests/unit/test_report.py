@@ -246,14 +246,14 @@ class TestParts:
         ("number", "expected"),
         [(5, "5 s"), (600, "10 min"), (3599, "1 h 00 min"), (3700, "1 h 02 min"), (90000, "25 h 00 min")],
     )
-    def test_durations(self, number: float, told: str) -> None:
-        assert duration(number) == told
+    def test_durations(self, number: float, expected: str) -> None:
+        assert duration(number) == expected
 
 
 class TestTiles:
     def test_up_to_date_means_every_container_without_drift(self) -> None:
         quiet = {"current": [], "outdated": [], "unknown": []}
-        shown = {
+        statuses = {
             "n1": fleets.status(fleets.NEW),
             "n2": fleets.status(fleets.OLD),
             "n3": fleets.status(fleets.NEW, containers={**quiet, "outdated": ["shop"]}),
@@ -261,17 +261,17 @@ class TestTiles:
             "n5": fleets.status(fleets.NEW, interrupted=True),
             "n6": fleets.status(fleets.NEW, holds=[{"version": "12.2", "reason": "shop does not start"}]),
         }
-        found = fleet.collect([*shown, "n7"], {node: {"bases": [item]} for node, item in shown.items()})
-        assert data.up_to_date(found) == {"n1", "n6"}
-        seen = page(found, fleets.NOW)
-        assert "<dt>up to date</dt><dd>2</dd>" in seen
-        assert "<dt>held</dt><dd>1</dd>" in seen
+        collected = fleet.collect([*statuses, "n7"], {node: {"bases": [item]} for node, item in statuses.items()})
+        assert data.up_to_date(collected) == {"n1", "n6"}
+        html = page(collected, fleets.NOW)
+        assert "<dt>up to date</dt><dd>2</dd>" in html
+        assert "<dt>held</dt><dd>1</dd>" in html
 
     def test_holds_are_among_the_failures_with_their_reason(self) -> None:
         hold = {"version": "12.2", "reason": "shop does not start"}
-        found = fleet.collect(["n1"], {"n1": {"bases": [fleets.status(fleets.OLD, holds=[hold])]}})
-        assert ("held", f"{fleets.BASE} 12.2: shop does not start", ["n1"]) in data.failures(found, None)
-        (row,) = data.rows(found, None)
+        collected = fleet.collect(["n1"], {"n1": {"bases": [fleets.status(fleets.OLD, holds=[hold])]}})
+        assert ("held", f"{fleets.BASE} 12.2: shop does not start", ["n1"]) in data.failures(collected, None)
+        (row,) = data.rows(collected, None)
         assert row.notes == ["holds 12.2: shop does not start"]
 
 

@@ -86,18 +86,18 @@ def fake_master(tmp_path: Path) -> FakeMaster:
     return FakeMaster(tmp_path)
 
 
-def test_a_live_line_on_a_terminal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_line_on_a_terminal(fake_master: FakeMaster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes without problems are counted; failures and waves stay as lines."""
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: True)
     monkeypatch.setattr(recorder, "_REDRAW", 0)
-    fleet = site.nodes(GOOD, GOOD, WRONG)
+    fleet = fake_master.nodes(GOOD, GOOD, WRONG)
     fleet.screen = Screen(stream)
-    site.start(canary=1)
-    shown = stream.getvalue().split("\r\x1b[K")
-    assert f"{BASE} {NEW}: prepares: 3 of 3 nodes" in shown
-    assert any(text.startswith(f"{BASE} {NEW}: wave 'rest': 2 of 2 nodes, 1 failed") for text in shown)
-    assert shown[-1] == ""
+    fake_master.start(canary=1)
+    lines = stream.getvalue().split("\r\x1b[K")
+    assert f"{BASE} {NEW}: prepares: 3 of 3 nodes" in lines
+    assert any(text.startswith(f"{BASE} {NEW}: wave 'rest': 2 of 2 nodes, 1 failed") for text in lines)
+    assert lines[-1] == ""
     assert [line for line in fleet.lines if "node1" in line] == []
     assert any("node3: failed [gate-failed]" in line for line in fleet.lines)
     assert any("wave 'canary' passed" in line for line in fleet.lines)

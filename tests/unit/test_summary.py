@@ -121,12 +121,12 @@ def impact(images: list[dict[str, Any]], containers: list[dict[str, Any]] | None
 
 class TestImpact:
     def test_counts_and_the_worst(self) -> None:
-        found = summary.of_impact(impact([image(1, "breaks"), image(2, "effective")]))
-        assert found["images"] == 2
-        assert found["verdicts"] == {"breaks": 1, "effective": 2}
-        assert found["packages"] == {"changed": 1, "removed": 1}
-        assert found["config"] == ["Env PATH"]
-        assert found["worst"] == ["breaks  app:1: usr/bin/x needs libx.so.1; rebuild"]
+        summarised = summary.of_impact(impact([image(1, "breaks"), image(2, "effective")]))
+        assert summarised["images"] == 2
+        assert summarised["verdicts"] == {"breaks": 1, "effective": 2}
+        assert summarised["packages"] == {"changed": 1, "removed": 1}
+        assert summarised["config"] == ["Env PATH"]
+        assert summarised["worst"] == ["breaks  app:1: usr/bin/x needs libx.so.1; rebuild"]
 
     def test_at_most_ten(self) -> None:
         lines = summary.of_impact(impact([image(number, "partly") for number in range(34)]))["worst"]
@@ -136,17 +136,17 @@ class TestImpact:
     def test_a_container_is_listed_if_it_is_worse_than_its_image(self) -> None:
         container = {"name": "c", "image": "app:1", "image_id": "app:1", "content": "current", "reasons": [REASON]}
         listed = [{**container, "verdict": "breaks"}, {**container, "verdict": "partly", "content": "none"}]
-        found = summary.of_impact(impact([image(1, "partly")], listed))
-        assert [line.split(":")[0] for line in found["worst"]] == ["breaks  container c (app", "partly  app"]
-        assert found["containers"] == {"current": 1, "stopped": 1}
+        summarised = summary.of_impact(impact([image(1, "partly")], listed))
+        assert [line.split(":")[0] for line in summarised["worst"]] == ["breaks  container c (app", "partly  app"]
+        assert summarised["containers"] == {"current": 1, "stopped": 1}
 
     def test_images_without_a_name_are_a_group(self) -> None:
         nameless = [image(number, "partly", tags=[]) for number in range(3)]
         assert summary.of_impact(impact(nameless))["worst"] == ["partly  3 images without a name"]
 
     def test_images_that_were_not_judged(self) -> None:
-        found = impact([{"image": "a", "id": "a", "tags": ["a"]}])
-        assert summary.of_impact({**found, "to": None, "packages": None, "config": None})["worst"] == []
+        summarised = impact([{"image": "a", "id": "a", "tags": ["a"]}])
+        assert summary.of_impact({**summarised, "to": None, "packages": None, "config": None})["worst"] == []
 
 
 class TestDiff:
@@ -154,7 +154,7 @@ class TestDiff:
         added = [{"path": f"etc/{number}", "type": "file", "size": number} for number in range(12)]
         modified = [{"path": "usr/lib/x", "type": "file", "size": 2_500_000, "differs": ["content"]}]
         counts = {"added": 12, "modified": 1, "removed": 0}
-        found = summary.of_diff(
+        summarised = summary.of_diff(
             {
                 "source": "a",
                 "target": "b",
@@ -165,10 +165,10 @@ class TestDiff:
                 "modified": modified,
             }
         )
-        assert found["counts"] == counts
-        assert found["bytes"] == 2_500_066
-        assert found["biggest"][:2] == ["2.5 MB  modified  usr/lib/x", "11 B  added  etc/11"]
-        assert found["biggest"][-1] == "and 3 more: see full=True"
+        assert summarised["counts"] == counts
+        assert summarised["bytes"] == 2_500_066
+        assert summarised["biggest"][:2] == ["2.5 MB  modified  usr/lib/x", "11 B  added  etc/11"]
+        assert summarised["biggest"][-1] == "and 3 more: see full=True"
 
 
 @pytest.mark.parametrize(

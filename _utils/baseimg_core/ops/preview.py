@@ -223,6 +223,6 @@ class _Preview:
             "containers": bases.containers(context.engine, self.base, self._on_disk, self._number),
             "protected": swap.protected_images(context, self.base, self.record, images),
             "warnings": swap.warnings_of(steps.generation),
-            "kept": [one.as_dict() for one in kept],
+            "kept": [effect.as_dict() for effect in kept],
             "restart": self.restarts,
         }

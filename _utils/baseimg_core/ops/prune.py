@@ -154,8 +154,8 @@ def _users(context: Context, base: Base, record: Record) -> Iterator[tuple[int, 
     for holder in table.unreadable:
         yield from ((number, f"may be in use by {holder}") for number in record.present)
     old = [number for number in record.present if number != record.current]
-    found = base.store.paths(record, old)
-    places = {number: os.fsencode(os.path.realpath(path)) for number, path in found.items()}
+    paths_by_number = base.store.paths(record, old)
+    places = {number: os.fsencode(os.path.realpath(path)) for number, path in paths_by_number.items()}
     for opened, holder in mounts.read_open_files(table, places):
         for number in old if opened is None else [opened]:
             yield number, f"{'may be in use' if opened is None else 'in use'} by {holder}"

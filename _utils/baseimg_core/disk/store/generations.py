@@ -141,11 +141,11 @@ class Store:
         """
         directories = {**self.layout.others(), self.layout.live: describe(self.layout.live)}
         by_inode = {directory.inode: path for path, directory in directories.items()}
-        found = {number: by_inode.get(record.generations[number].inode, "") for number in numbers}
-        for number, path in found.items():
+        paths_by_number = {number: by_inode.get(record.generations[number].inode, "") for number in numbers}
+        for number, path in paths_by_number.items():
             if not path or not self._is(record.generations[number], directories[path]):
                 raise RecordInvalid(f"the content of generation {number} is missing below {self.layout.generations}")
-        return found
+        return paths_by_number
 
     @staticmethod
     def _is(generation: Generation, directory: Directory) -> bool:
