@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import functools
 import gzip
 import os
 import resource
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,13 +21,17 @@ from typing import Any
 import pytest
 
 from baseimg_core.disk.bundle import tar
+from baseimg_core.disk.containers.journal import Journal
 from baseimg_core.disk.store import generations
 from baseimg_core.errors import BaseimgError, BundleInvalid, SourceUnreadable, SpaceExhausted, StorageFailed
 from baseimg_core.linux import syscalls
 from baseimg_core.linux.files import remove_tree
 from baseimg_core.linux.oserrors import translate_os_errors
 from baseimg_core.model.policy.pillar import Source
-from baseimg_core.ops import bases, converge, prune, verify
+from baseimg_core.model.policy.protection import DeclaredBundles
+from baseimg_core.ops import adopt, bases, build, converge, hold, impact, import_legacy, prune, verify
+from baseimg_core.ops.containers import give_up
+from tests.support import legacy
 from tests.support.fs import MIB, loop_fs, shut_down
 from tests.support.kernel import differences
 from tests.support.mounts import MS_RDONLY, MS_REMOUNT, mount
@@ -66,6 +72,55 @@ class Operation:
     run: Callable[[Node], Any]
     #: The live version afterwards.
     after: str
+    #: Prepares the node before the operation; changes ``views`` if it changes the live content.
+    prepare: Callable[[Node], object] = lambda _node: None
+
+
+def add_images(node: Node) -> None:
+    """Add two images whose layers the engine knows as packed."""
+    layers = {"other": {"etc/version": "1", "usr/lib/tool": "tool"}, "more": {"etc/version": "2", "usr/lib/new": "new"}}
+    node.engine.add("corp/other:1", "other")
+    node.engine.add("corp/other:2", *layers)
+    for layer, files in layers.items():
+        node._write(layer, files)
+        node.engine.remember(layer)
+
+
+def archive(node: Node) -> str:
+    """Return the path of an archive of the old scripts; it has a third version."""
+    path = node.root / "BASE-12.3-diff.tar.gz"
+    if not path.exists():
+        (target,) = node._version("12.3", {"etc/version": "12.3"})
+        legacy.pack(str(node.stack[0]), [str(target), str(node.stack[0])], path)
+    return str(path)
+
+
+def update_as_the_old_scripts(node: Node) -> None:
+    legacy.update(node.root / "layers", Path(archive(node)), "12.3", str(node.stack[0]), "12.0")
+    node.views["12.0"] = node.view()  # an adoption does not change the live content
+
+
+def import_archive(node: Node) -> dict[str, Any]:
+    return import_legacy.import_legacy(node.engine, archive(node), BASE, str(node.root / "imported.tar"))
+
+
+def build_bundle(node: Node) -> dict[str, Any]:
+    return build.build(node.engine, "corp/other:1", "corp/other:2", str(node.root / "built.tar"))
+
+
+def put_hold(node: Node) -> None:
+    hold.hold(node.context, BASE, "12.2", "broken")
+
+
+def note_restart(node: Node) -> None:
+    """Note a container in the journal, as a restart does before it stops the container."""
+    noted = Journal()
+    noted.note([["1"]], {"1": "shop"}, {})
+    noted.save(bases.locate(node.engine, BASE).store.layout.restarting)
+
+
+def judge(node: Node) -> dict[str, Any]:
+    return impact.impact(node.context, BASE, DeclaredBundles(node.bundles, "12.1"))
 
 
 OPERATIONS = {
@@ -78,6 +133,14 @@ OPERATIONS = {
         ("12.1", "12.2", "12.0", "12.2"), lambda node: prune.prune(node.context, BASE, 0, False), "12.2"
     ),
     "pin": Operation(("12.1",), lambda node: prune.pin(node.context, BASE, "12.1", True), "12.1"),
+    "apply": Operation((), lambda node: converge.apply(node.context, node.bundles["12.1"]), "12.1"),
+    "adopt": Operation((), lambda node: adopt.adopt(node.context), "12.0", update_as_the_old_scripts),
+    "build": Operation((), build_bundle, "12.0", add_images),
+    "import_legacy": Operation((), import_archive, "12.0", archive),
+    "impact": Operation((), judge, "12.0"),
+    "hold": Operation(("12.1",), lambda node: hold.hold(node.context, BASE, "12.2", "broken"), "12.1"),
+    "unhold": Operation(("12.1",), lambda node: hold.unhold(node.context, BASE), "12.1", put_hold),
+    "give_up": Operation(("12.1",), lambda node: give_up.give_up(node.context, BASE, "shop"), "12.1", note_restart),
     "status": Operation(("12.1",), status, "12.1"),
     "verify": Operation(("12.1",), verify_deep, "12.1"),
 }
@@ -132,8 +195,21 @@ def prepared(root: Path, operation: Operation) -> Iterator[Node]:
     node = Node(root)
     for version in operation.before:
         node.converge(version)
+    operation.prepare(node)
     yield node
     shutil.rmtree(root)
+
+
+@functools.cache
+def count_calls(name: str) -> dict[str, int]:
+    """Return how often an operation calls each function of :data:`CALLS`."""
+    with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
+        node = stack.enter_context(prepared(Path(root) / "node", OPERATIONS[name]))
+        faults = {call: Fault(owner, function, 0, 0) for call, (owner, function, _errors) in CALLS.items()}
+        for fault in faults.values():
+            stack.enter_context(fault)
+        OPERATIONS[name].run(node)
+    return {call: fault.calls for call, fault in faults.items()}
 
 
 def check_call(root: Path, name: str, call: str, whole: bool) -> None:
@@ -148,10 +224,9 @@ def check_call(root: Path, name: str, call: str, whole: bool) -> None:
     """
     operation = OPERATIONS[name]
     owner, function, errors = CALLS[call]
-    with prepared(root / "count", operation) as node, Fault(owner, function, errors[0], 0) as fault:
-        operation.run(node)
-    middle = (fault.calls + 1) // 2
-    for position in sorted({1, middle, fault.calls} if whole else {middle}) if fault.calls else ():
+    calls = count_calls(name)[call]
+    middle = (calls + 1) // 2
+    for position in sorted({1, middle, calls} if whole else {middle}) if calls else ():
         for error in errors if whole else errors[:1]:
             with prepared(root / "node", operation) as node:
                 _check(node, operation, Fault(owner, function, error, position), error)

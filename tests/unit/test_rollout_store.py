@@ -195,7 +195,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
             record = saved(store, "1")
             record.add_event(AT, "text")
             store.save(record)
-            store.ask_to_halt("1")
+            store.request_halt("1")
         job_terms.parse(None, ["1"], True, str(tmp_path)).check_terms()
     finally:
         os.umask(before)
