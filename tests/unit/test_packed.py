@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import io
 import os
 import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from baseimg_core.disk.stack import view_digest
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.stack.packed import Extras, PackedStack, extras
-from baseimg_core.engine import tarsplit
+from baseimg_core.engine import snapshots, tarsplit
 from baseimg_core.engine.base import Image
-from baseimg_core.engine.packed import Sequential, read_layer
+from baseimg_core.engine.packed import Sequential, TarDamaged, read_layer
 from baseimg_core.errors import LayerUnsupported, PristineDamaged
 from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.stack import ids
@@ -155,8 +158,75 @@ class TestForms:
     @pytest.mark.parametrize("cut", [1, 511, 600, 1100])
     def test_a_truncated_tar_is_damaged(self, cut: int) -> None:
         tar = images.layer_tar([file("n" * 150, b"1"), file("m" * 150, b"1")])
-        with pytest.raises(ValueError, match=r"tar|record|invalid"):
+        with pytest.raises(TarDamaged, match=r"tar|record|invalid"):
             read_layer(Sequential(io.BytesIO(tar[:cut])))  # type: ignore[arg-type]
+
+
+class Broken(io.BytesIO):
+    """A stream with the tar of a layer, whose second read fails."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(images.layer_tar([file("f", b"1" * 100_000)]))
+        self._error = error
+
+    def peek(self, size: int = 0, /) -> bytes:
+        return self.getvalue()[:size]
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell():
+            raise self._error
+        return super().read(size)
+
+
+class TestBlob:
+    """A blob of containerd's content store, plain or compressed."""
+
+    @staticmethod
+    def blob(data: bytes) -> io.BufferedReader:
+        return io.BufferedReader(io.BytesIO(data))  # type: ignore[arg-type]
+
+    def test_it_is_read_only_if_its_digest_is_right(self, tmp_path: Path) -> None:
+        tar = images.layer_tar([file("f", b"1")])
+        for data in (tar, gzip.compress(tar), zstandard.compress(tar)):
+            layer = snapshots._read_packed(self.blob(data), images.diff_id(tar))
+            assert layer is not None
+            assert layer.mark(b"f") is Mark.LEAF
+            assert snapshots._read_packed(self.blob(data), "sha256:0") is None
+            (tmp_path / "f").write_bytes(b"1")
+            assert snapshots._compare(self.blob(data), images.diff_id(tar), os.fsencode(tmp_path))
+
+    @pytest.mark.parametrize("cut", [0, 3, 40, -9, -1])
+    @pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress])
+    def test_a_damaged_one_proves_nothing(self, tmp_path: Path, compress: Callable[[bytes], bytes], cut: int) -> None:
+        tar = images.layer_tar([file("f", os.urandom(3000))])
+        whole = compress(tar)
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 255
+        for data in (whole[:cut], bytes(flipped)):
+            assert snapshots._read_packed(self.blob(data), images.diff_id(tar)) is None
+            assert snapshots._compare(self.blob(data), images.diff_id(tar), os.fsencode(tmp_path)) is None
+
+    @pytest.mark.parametrize(
+        "error", [io.UnsupportedOperation("not readable"), OSError(errno.EIO, "failed"), TypeError()]
+    )
+    def test_other_errors_are_not_hidden(self, tmp_path: Path, error: Exception) -> None:
+        """They are a failing disk, or a mistake in the program: a layer without its packed form looks the same."""
+        for read in (
+            lambda blob: snapshots._read_packed(blob, "sha256:0"),
+            lambda blob: snapshots._compare(blob, "sha256:0", os.fsencode(tmp_path)),
+        ):
+            with pytest.raises(type(error)):
+                read(Broken(error))
+
+    def test_an_unreadable_file_is_not_a_changed_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tar = images.layer_tar([file("f", b"1")])
+
+        def fails(*_arguments: object) -> int:
+            raise OSError(errno.EIO, "failed")
+
+        monkeypatch.setattr(snapshots.os, "open", fails)
+        with pytest.raises(OSError, match="failed"):
+            snapshots._compare(self.blob(tar), images.diff_id(tar), os.fsencode(tmp_path))
 
 
 class TestTarSplit:

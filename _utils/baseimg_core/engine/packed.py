@@ -43,6 +43,10 @@ _HEADER_ONLY = {
 }
 
 
+class TarDamaged(Exception):
+    """A layer's tar, or its compression, is damaged or unknown."""
+
+
 class TarStream(Protocol):
     """A layer's tar."""
 
@@ -79,7 +83,7 @@ def read_layer(stream: TarStream) -> PackedLayer:
     Read the headers of a layer's tar.
 
     Raises:
-        ValueError: The tar is damaged.
+        TarDamaged: The tar is damaged.
         LayerUnsupported: The tar has a form that no bundle can carry.
     """
     return PackedLayer(_headers(stream))
@@ -90,20 +94,22 @@ def _headers(stream: TarStream) -> Iterator[Header]:
     records: dict[bytes, bytes] = {}
     while (block := stream.read(BLOCK)) and block.count(0) != BLOCK:
         if len(block) != BLOCK:
-            raise ValueError("the tar is truncated")
+            raise TarDamaged("the tar is truncated")
         kind = block[156:157]
         size = _number(block[124:136])
         if kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
             _collect(kind, _content(stream, size), records, shared)
             continue
         merged = {**shared, **records} if shared else records
-        size = int(merged.get(b"size", size))
+        size = _integer(merged[b"size"]) if b"size" in merged else size
         real = size
         if kind == tarfile.GNUTYPE_SPARSE:
             real = _number(block[483:495])
             extended = block[482]
             while extended:
-                extended = stream.read(BLOCK)[504]
+                if len(more := stream.read(BLOCK)) != BLOCK:
+                    raise TarDamaged("the tar is truncated")
+                extended = more[504]
         if kind not in _HEADER_ONLY:
             stream.skip(size + -size % BLOCK)
         if header := _header(block, kind, real, merged):
@@ -127,7 +133,7 @@ def _parse_records(data: bytes, records: dict[bytes, bytes]) -> None:
     while start < len(data):
         length, space, _rest = data[start : start + 20].partition(b" ")
         if not space or not length.isdigit() or not len(length) < int(length) <= len(data) - start:
-            raise ValueError("a pax record is malformed")
+            raise TarDamaged("a pax record is malformed")
         key, _equals, value = data[start + len(length) + 1 : start + int(length) - 1].partition(b"=")
         start += int(length)
         if value:
@@ -138,7 +144,7 @@ def _parse_records(data: bytes, records: dict[bytes, bytes]) -> None:
 
 def _content(stream: TarStream, size: int) -> bytes:
     if not 0 <= size <= _MAX_RECORDS:
-        raise ValueError(f"a tar header carries {size} bytes of records")
+        raise TarDamaged(f"a tar header carries {size} bytes of records")
     return stream.read(size + -size % BLOCK)[:size]
 
 
@@ -150,13 +156,14 @@ def _header(block: bytes, kind: bytes, size: int, records: dict[bytes, bytes]) -
     header_kind = Kind.DIRECTORY if kind == tarfile.AREGTYPE and name.endswith(b"/") else _KINDS.get(kind)
     if header_kind is None:
         return None
-    size = int(records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size") or size)
+    sparse = records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size")
+    size = _integer(sparse) if sparse else size
     device = header_kind in (Kind.CHAR, Kind.BLOCK)
     entry = Entry(
         header_kind,
         _number(block[100:108]) & 0o7777,
-        int(records.get(b"uid") or _number(block[108:116])),
-        int(records.get(b"gid") or _number(block[116:124])),
+        _integer(records[b"uid"]) if b"uid" in records else _number(block[108:116]),
+        _integer(records[b"gid"]) if b"gid" in records else _number(block[116:124]),
         _mtime(records[b"mtime"]) if b"mtime" in records else _number(block[136:148]) * NANO,
         size if header_kind is Kind.FILE else 0,
         link if header_kind is Kind.SYMLINK else b"",
@@ -183,10 +190,17 @@ def _number(raw: bytes) -> int:
     if raw[0] & 0x80:
         value = int.from_bytes(raw, "big") & ((1 << (8 * len(raw) - 1)) - 1)
         return value - (1 << (8 * len(raw) - 1)) if raw[0] & 0x40 else value
-    return int(raw.partition(b"\0")[0].strip() or b"0", 8)
+    return _integer(raw.partition(b"\0")[0].strip() or b"0", 8)
+
+
+def _integer(text: bytes, base: int = 10) -> int:
+    try:
+        return int(text, base)
+    except ValueError:
+        raise TarDamaged(f"{text[:40]!r} in the tar is an invalid number") from None
 
 
 def _mtime(record: bytes) -> int:
     whole, _, fraction = record.partition(b".")
-    nanoseconds = int(fraction[:9].ljust(9, b"0"))
-    return int(whole) * NANO + (-nanoseconds if whole.startswith(b"-") else nanoseconds)
+    nanoseconds = _integer(fraction[:9].ljust(9, b"0"))
+    return _integer(whole) * NANO + (-nanoseconds if whole.startswith(b"-") else nanoseconds)

@@ -18,13 +18,12 @@ from ..model.stack import ids
 from ..model.stack.packed import PackedLayer
 from . import tarsplit
 from .ctr import SNAPSHOTTER, Absent, Ctr
-from .packed import Sequential, read_layer
+from .packed import Sequential, TarDamaged, read_layer
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
 _Read = TypeVar("_Read")
-# damaged, or an unknown compression
-_UNREADABLE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
+_DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)
 
 
 class Directories(Sequence[str]):
@@ -193,9 +192,9 @@ class OnSnapshots:
 
 
 class _HashingReader(io.RawIOBase):
-    """A stream that hashes the data read from it. Errors of type ``damaged`` become ``OSError``."""
+    """A stream that hashes the data read from it. Errors of these types become :class:`TarDamaged`."""
 
-    def __init__(self, stream: io.BufferedIOBase, damaged: type[Exception] = OSError) -> None:
+    def __init__(self, stream: io.BufferedIOBase, damaged: tuple[type[Exception], ...] = _DAMAGED) -> None:
         self._stream, self._damaged, self.sha = stream, damaged, hashlib.sha256()
 
     def readable(self) -> bool:
@@ -207,7 +206,7 @@ class _HashingReader(io.RawIOBase):
         try:
             data = self._stream.read(size)
         except self._damaged as exc:
-            raise OSError(str(exc)) from exc
+            raise TarDamaged(str(exc)) from exc
         self.sha.update(data)
         return data
 
@@ -219,7 +218,7 @@ class _HashingReader(io.RawIOBase):
 
 
 def _plain(blob: io.BufferedReader) -> _HashingReader:
-    """Return the decompressed blob; raise ``OSError`` for a compression that cannot be read here."""
+    """Return the decompressed blob. Raises :class:`TarDamaged` for a compression that cannot be read here."""
     magic = blob.peek(4)[:4]
     if magic[:2] == _GZIP:
         return _HashingReader(gzip.GzipFile(fileobj=blob))
@@ -228,10 +227,10 @@ def _plain(blob: io.BufferedReader) -> _HashingReader:
     try:
         import zstandard  # imported on use: the package is optional, and few layers are zstd
     except ImportError:
-        raise OSError("zstd layers need the Python package zstandard") from None
+        raise TarDamaged("zstd layers need the Python package zstandard") from None
     decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
     plain = decompressor.stream_reader(blob, read_across_frames=True)
-    return _HashingReader(cast(io.BufferedIOBase, plain), zstandard.ZstdError)
+    return _HashingReader(cast(io.BufferedIOBase, plain), (zstandard.ZstdError,))
 
 
 def _read_packed(blob: io.BufferedReader, diff_id: str) -> PackedLayer | None:
@@ -240,7 +239,7 @@ def _read_packed(blob: io.BufferedReader, diff_id: str) -> PackedLayer | None:
         tar = Sequential(stream)
         layer = read_layer(tar)
         tar.finish()
-    except _UNREADABLE:
+    except TarDamaged:
         return None
     return layer if "sha256:" + stream.sha.hexdigest() == diff_id else None
 
@@ -252,7 +251,9 @@ def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | 
             members = list(_checked(tar, directory))
         while stream.read(CHUNK):
             pass
-    except _UNREADABLE:
+    except io.UnsupportedOperation:  # it is a ValueError, too
+        raise
+    except (TarDamaged, tarfile.TarError, ValueError):  # tarfile raises ValueError for some damaged sparse files
         return None
     if "sha256:" + stream.sha.hexdigest() != diff_id:
         return None
@@ -279,5 +280,7 @@ def _has_same_content(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: 
             while data := content.read(CHUNK):
                 same = same and file.read(len(data)) == data
             return same and not file.read(1)
-    except OSError:
+    except OSError as exc:
+        if exc.errno not in tarsplit.REPLACED:
+            raise
         return False

@@ -28,11 +28,11 @@ from ..linux import files
 from ..linux.files import CHUNK
 from ..model.stack.overlay import WHITEOUT_PREFIX
 from ..model.stack.packed import PackedLayer
-from .packed import read_layer
+from .packed import TarDamaged, read_layer
 
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
-# a path of the layer is missing, or was replaced by a symlink, a directory, or a file in place of a parent
-_REPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
+#: A path of the layer is missing, or was replaced by a symlink, a directory, or a file in place of a parent
+REPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 
 
 class _RecordDamaged(Exception):
@@ -64,7 +64,7 @@ def matches(record: str, directory: str, diff_id: str) -> bool | None:
     except _RecordDamaged:
         return None
     except OSError as exc:
-        if exc.errno not in _REPLACED:
+        if exc.errno not in REPLACED:
             raise
         return False
 
@@ -122,7 +122,7 @@ def layer(record: str) -> PackedLayer | None:
     """Return the layer as packed; ``None`` without a usable record."""
     try:
         return read_layer(_Segments(record))
-    except (_RecordDamaged, *_DAMAGED):
+    except (_RecordDamaged, TarDamaged):
         return None
 
 
@@ -160,7 +160,7 @@ class _Segments:
         if item is None:
             return False
         is_raw = item["type"] == 2
-        self._data, self._position = base64.b64decode(item["payload"]) if is_raw else b"", 0
+        self._data, self._position = _payload(item) if is_raw else b"", 0
         self._hole = 0 if is_raw else item.get("size", 0)
         return True
 
@@ -217,17 +217,25 @@ def _items(record: str) -> Iterator[dict[str, Any]]:
         with gzip.open(record, "rb") as lines:
             for line in itertools.chain([lines.readline()], lines):  # an empty record fails at its first line
                 item = json.loads(line)
-                if item["type"] not in (1, 2) or item.get("size", 0) < 0:
+                if item["type"] not in (1, 2) or not isinstance(item.get("size", 0), int) or item.get("size", 0) < 0:
                     raise ValueError(f"unknown item {item!r}")
                 yield item
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error) as exc:
         raise _RecordDamaged(f"{record}: {exc}") from exc
 
 
+def _payload(item: dict[str, Any]) -> bytes:
+    """Return the bytes of an item. Raises :class:`_RecordDamaged`."""
+    try:
+        return base64.b64decode(item["payload"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise _RecordDamaged(f"an item has no payload: {exc}") from exc
+
+
 def _tar(record: str, directory: bytes) -> Iterator[bytes]:
     for item in _items(record):
         try:
-            data = base64.b64decode(item["payload"]) if item["type"] == 2 else b""
+            data = _payload(item) if item["type"] == 2 else b""
             name = base64.b64decode(item["name_raw"]) if "name_raw" in item else item.get("name", "").encode()
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise _RecordDamaged(f"{record}: {exc}") from exc
