@@ -944,7 +944,7 @@ def metrics(path=None):
         text = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"])
         if path is None:
             return text
-        return {"path": path, "bytes": ops_status.publish(path, text)}
+        return {"path": path, "bytes": ops_status.write_public_file(path, text)}
 
 
 def adopt(overlay_dir=None, **kwargs):

@@ -418,7 +418,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         summary = model_fleet.collect(expected, answers, baseimg_core.__version__)
         bases = [record["base"]] if record else list(summary["bases"])
         impacts = [impact for base in bases for impact in _impacts(base, answers, timeout)]
-        size = ops_status.publish(path, page(summary, now(), record, impacts))
+        size = ops_status.write_public_file(path, page(summary, now(), record, impacts))
         asked = [impact["node"] for impact in impacts]
         counts = {"nodes": summary["nodes"], "unreachable": summary["unreachable"]}
         return {"path": path, "bytes": size, **counts, "asked": asked}

@@ -131,7 +131,7 @@ class Minion:
         below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
         versions = {name: (base["chain_id"] or name, base["version"]) for name, base in bases.items()}
         engine = self.engine()
-        self._records_before = (engine, status.written(engine))
+        self._records_before = (engine, status.record_fingerprints(engine))
         context = Context(
             engine,
             self.fetch,
@@ -447,7 +447,7 @@ class Minion:
         if self._records_before is None:
             return False
         engine, before = self._records_before
-        return status.written(engine) != before
+        return status.record_fingerprints(engine) != before
 
     def _daemon(self) -> bool:
         """True if a minion may be listening. Without one, Salt waits one second for it."""

@@ -164,8 +164,8 @@ def many(tmp_path: Path) -> Node:
 
 def test_more_generations_than_open_files(many: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described: list[str] = []
-    describe = layout.describe
-    monkeypatch.setattr(layout, "describe", lambda path: describe(described.append(path) or path))
+    describe = layout.identify_directory
+    monkeypatch.setattr(layout, "identify_directory", lambda path: describe(described.append(path) or path))
     base = bases.locate(many.engine, BASE)
     view = os.fsencode(tmp_path / "view")
     os.mkdir(view)

@@ -152,7 +152,7 @@ class TestDpkg:
         new = put(tmp_path / "new", f"{DPKG}.d/openssl", stanza_text.replace("11", "15"))
         put(new, f"{DPKG}.d/tzdata", "Package: tzdata\nVersion: 2025a\n")
         assert differ(old, new) == Packages("dpkg", {"tzdata": "2025a"}, {}, {"openssl": ("3.0.11", "3.0.15")})
-        assert databases.listed(str(old), "dpkg", ["openssl", "tzdata"]) == {"openssl"}
+        assert databases.list_installed(str(old), "dpkg", ["openssl", "tzdata"]) == {"openssl"}
 
     def test_the_machines_own(self) -> None:
         """The reader agrees with dpkg about the packages of this machine."""
@@ -161,7 +161,7 @@ class TestDpkg:
         known = {name: version for state, name, version in map(str.split, lines) if state == "installed"}
         database_difference = difference("dpkg", {}, databases._dpkg(Stack(["/"])) or {})
         assert {name.partition(":")[0]: version for name, version in database_difference.added.items()} == known
-        assert databases.listed("/", "dpkg", [*known, "no-such-package"]) == set(known)
+        assert databases.list_installed("/", "dpkg", [*known, "no-such-package"]) == set(known)
 
     def test_both_readers_of_the_machines_status_agree(self) -> None:
         """The status reader and python-debian agree on name, version and relations of every package."""
@@ -182,11 +182,11 @@ class TestDpkg:
         text = "\n".join([stanza("a", "1"), stanza("b", "1", f"install ok {state}")])
         root = put(tmp_path / "a", DPKG, text)
         assert databases._dpkg(Stack([str(root)])) == {"a": "1"}
-        assert databases.listed(str(root), "dpkg", ["a", "b"]) == {"a"}
+        assert databases.list_installed(str(root), "dpkg", ["a", "b"]) == {"a"}
 
     def test_what_only_was_installed_is_not_listed(self, tmp_path: Path) -> None:
         text = "\n".join([stanza("a", "1"), stanza("vim", "9", "deinstall ok config-files"), stanza("b", "1")])
-        assert databases.listed(str(put(tmp_path, DPKG, text)), "dpkg", ["a", "b", "vim", "c"]) == {"a", "b"}
+        assert databases.list_installed(str(put(tmp_path, DPKG, text)), "dpkg", ["a", "b", "vim", "c"]) == {"a", "b"}
 
     @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"no fields at all", b"Package: a\n", b"\n\n\n"])
     def test_nonsense_is_no_package(self, tmp_path: Path, content: bytes) -> None:
@@ -204,7 +204,7 @@ class TestDpkg:
         (tmp_path / "b/var").mkdir(parents=True)
         (tmp_path / "b/var/lib").symlink_to("/var/lib")
         assert differ(tmp_path / "b", tmp_path / "b") is None
-        assert databases.listed(str(tmp_path / "b"), "dpkg", ["dpkg"]) is None
+        assert databases.list_installed(str(tmp_path / "b"), "dpkg", ["dpkg"]) is None
 
 
 def test_apk(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_apk(tmp_path: Path) -> None:
     assert differ(old, new) == Packages(
         "apk", {"ssl_client": "1-r0"}, {"zlib": "1.2.13-r1"}, {"musl": ("1.2.4-r2", "1.2.4-r3")}
     )
-    assert databases.listed(str(old), "apk", ["zlib", "ssl_client"]) == {"zlib"}
+    assert databases.list_installed(str(old), "apk", ["zlib", "ssl_client"]) == {"zlib"}
 
 
 def test_without_any_database(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ class TestRpm:
         new = self.database(work, "new", "usr/lib/sysimage/rpm", "alpha-1.1-1", "gamma-1-1")
         before = sorted(old.rglob("*"))
         assert differ(old, new) == Packages("rpm", {"gamma": "1-1"}, {"beta": "3:2-1"}, {"alpha": ("1.0-1", "1.1-1")})
-        assert databases.listed(str(old), "rpm", ["beta", "gamma"]) == {"beta"}
+        assert databases.list_installed(str(old), "rpm", ["beta", "gamma"]) == {"beta"}
         assert sorted(old.rglob("*")) == before
 
     @pytest.mark.parametrize("content", [b"", b"nonsense", b"SQLite format 3\0" + b"x" * 4096])
@@ -286,7 +286,7 @@ class TestRpm:
         root = put(tmp_path, f"var/lib/rpm/{name}", b"\0" * 4096)
         packages = read_difference(root, root)
         assert "older kind" in packages.unknown
-        assert databases.listed(str(root), "rpm", ["a"]) is None
+        assert databases.list_installed(str(root), "rpm", ["a"]) is None
 
 
 def test_managers_have_readers() -> None:

@@ -336,11 +336,11 @@ def _owners(root: str) -> Owners:
     uid, _, gid = os.path.basename(root).partition(".")
     if not (uid.isdecimal() and gid.isdecimal()):
         raise StorageUnsupported(f"the engine runs with userns-remap, and its data-root {root} does not end in UID.GID")
-    count = min(_range("/etc/subuid", int(uid)), _range("/etc/subgid", int(gid)))
+    count = min(_id_range_size("/etc/subuid", int(uid)), _id_range_size("/etc/subgid", int(gid)))
     return Owners(int(uid), int(gid), count)
 
 
-def _range(path: str, start: int) -> int:
+def _id_range_size(path: str, start: int) -> int:
     """Return the size of the ID range at ``start`` (subuid(5)); the default size if it is not listed."""
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8", errors="replace") as file:
         for line in file:

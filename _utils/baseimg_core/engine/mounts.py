@@ -138,7 +138,7 @@ def read_open_files(table: MountTable, places: Mapping[int, bytes]) -> Iterator[
             yield number, f"process {pid} ({_command(pid)})"
 
 
-def check_host() -> None:
+def check_host_overlays() -> None:
     """
     Refuse a host whose overlays have ``metacopy=on`` by default; such mounts break after a swap.
 
@@ -154,7 +154,7 @@ def check_host() -> None:
         raise LayerUnsupported(f"overlay mounts have metacopy on by default ({_METACOPY})")
 
 
-def check_configured(options: frozenset[str]) -> None:
+def check_engine_overlays(options: frozenset[str]) -> None:
     """
     Refuse an engine that is configured to mount overlays that would break after a swap.
 

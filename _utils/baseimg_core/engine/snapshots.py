@@ -40,7 +40,7 @@ class Directories(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        return self._snapshots.of_chain(self._chain)[index]
+        return self._snapshots.chain_directories(self._chain)[index]
 
 
 class Snapshots:
@@ -85,7 +85,7 @@ class Snapshots:
             raise self._not_unpacked(chain[-1])
         return Directories(self, chain)
 
-    def of_chain(self, chain: list[str]) -> tuple[str, ...]:
+    def chain_directories(self, chain: list[str]) -> tuple[str, ...]:
         """Return the directories of a chain of layers, bottom first, by their chain IDs."""
         if chain[-1] not in self._known:
             directories = self._view(chain[-1])

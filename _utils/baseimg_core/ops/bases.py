@@ -14,7 +14,7 @@ from ..disk.impact import judgements
 from ..disk.legacy import node
 from ..disk.store import holds
 from ..disk.store.generations import Store
-from ..disk.store.layout import describe, now
+from ..disk.store.layout import identify_directory, now
 from ..disk.store.observe import observe
 from ..engine import mounts
 from ..engine.base import Container, Engine, Image
@@ -175,8 +175,8 @@ def check_swappable(engine: Engine, base: Base) -> None:
             "converge the base on the machine that fills that store; or remove its images from this engine, remove the "
             "store from storage.conf (additionalimagestores, imagestore), and pull the images again",
         )
-    mounts.check_host()
-    mounts.check_configured(engine.mount_options)
+    mounts.check_host_overlays()
+    mounts.check_engine_overlays(engine.mount_options)
     users = usage.survey(engine, base, None, stopped=True)
     for container in users.listed:
         if container.id in users.on_base and container.pid:
@@ -288,7 +288,9 @@ def _plain(generation: Generation) -> dict[str, Any]:
 
 def pristine_record(base: Base) -> Record:
     """Return the record of an unchanged base: its live content is the pristine generation."""
-    pristine = Generation(0, base.version, base.chain_id, describe(base.store.layout.live).inode, activated=now())
+    pristine = Generation(
+        0, base.version, base.chain_id, identify_directory(base.store.layout.live).inode, activated=now()
+    )
     return Record(base.reference, base.chain_id, base.diff_ids, {0: pristine})
 
 

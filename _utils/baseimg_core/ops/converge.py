@@ -166,7 +166,7 @@ def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, rea
             ops_hold.add(base, Hold(live.version, reason, context.by, now()))
         nest.keep_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
-        finished = swap.finish(context, base, record, policy, swapped)
+        finished = swap.restart_and_report(context, base, record, policy, swapped)
         return {**finished, "kept": [kept.as_dict() for kept in nest.kept()], "holds": bases.active_holds(base)}
 
 
@@ -305,7 +305,7 @@ class Change:
             self.audit.refresh(record)
             masked = nest.keep_uppers(generation)
             swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
-            done = swap.finish(context, base, record, self.policy, swapped, damaged or rebuilt)
+            done = swap.restart_and_report(context, base, record, self.policy, swapped, damaged or rebuilt)
             arrivals.check_images(context, nest, generation, self.judged)
             kept = [effect.as_dict() for effect in nest.kept()]
             return {**done, **self.description, "changed": done["changed"] or masked, "kept": kept}

@@ -221,7 +221,7 @@ def _engine(node: MinionFacts) -> list[Check]:
 
 
 def _overlay() -> str:
-    mounts.check_host()
+    mounts.check_host_overlays()
     return "metacopy is off"
 
 

@@ -93,7 +93,7 @@ def _previews(
         yield _Preview(context, goal, base, catalogue, foreseen)
 
 
-def _skip(result: dict[str, Any], restarted: Collection[str]) -> None:
+def _remove_planned_restarts(result: dict[str, Any], restarted: Collection[str]) -> None:
     """Remove the containers that an earlier converge of the run restarts; they then show the live content."""
     restarts, containers = result["restart"], result["containers"]
     batches = [[name for name in batch if name not in restarted] for batch in restarts["batches"]]
@@ -129,7 +129,7 @@ class _Preview:
         self, context: Context, goal: Goal, base: Base, catalogue: Catalogue, foreseen: Mapping[str, Record]
     ) -> None:
         self._context, self._goal, self.base, self._catalogue = context, goal, base, catalogue
-        self._rebuilt = ops_repair.compose(context.engine, base) if goal.repair else None
+        self._rebuilt = ops_repair.rebuild_record(context.engine, base) if goal.repair else None
         self._on_disk = self._rebuilt or base.store.read() or bases.initial_record(context.engine, base)
         self.record = copy.deepcopy(foreseen.get(os.path.dirname(base.directory))) or self._on_disk
         change = Change(context, base, goal.version, self._catalogue, goal.policy, goal.repair)
@@ -148,7 +148,7 @@ class _Preview:
         self.check_preconditions()
         result = self.describe()
         if not self.is_change:
-            _skip(result, restarted)
+            _remove_planned_restarts(result, restarted)
         return result
 
     @property

@@ -52,7 +52,7 @@ def pristine(context: Context, base: Base, record: Record, manifests: Iterable[M
         generation.view = view_digest.generation_digest(context, base, directory, digests)
 
 
-def staged(
+def prove_staged(
     context: Context, base: Base, generation: Generation, target: ImageRef, directory: str, digests: Mapping[bytes, str]
 ) -> None:
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..context import Context
 from ..disk.store import index
-from ..disk.store.layout import describe, now
+from ..disk.store.layout import identify_directory, now
 from ..engine.base import Engine
 from ..errors import ContentUnknown, RecordInvalid
 from ..linux.oserrors import translate_os_errors
@@ -29,17 +29,17 @@ def heal(context: Context, base: Base) -> bool:
     Raises:
         RecordInvalid: The record is unusable, and no directory matches the engine's checksum of the pristine content.
     """
-    if compose(context.engine, base) is None:
+    if rebuild_record(context.engine, base) is None:
         return False
     with base.store.lock(context.lock_timeout, context.by), translate_os_errors(base.store.layout.home):
-        record = compose(context.engine, base)  # another job may have changed it before this job got the lock
+        record = rebuild_record(context.engine, base)  # another job may have changed it before this job got the lock
         if record:
             base.store.save(record)
             base.store.recover()
     return record is not None
 
 
-def compose(engine: Engine, base: Base) -> Record | None:
+def rebuild_record(engine: Engine, base: Base) -> Record | None:
     """Return the record that :func:`heal` would write; ``None`` if the existing record matches the disk."""
     try:
         record = base.store.read()
@@ -124,7 +124,7 @@ def _is_content(engine: Engine, base: Base, generation: Generation, path: str) -
 def _directories(base: Base) -> dict[str, Directory]:
     """Return all directories that may be a generation, by path, the live directory first."""
     layout = base.store.layout
-    return {layout.live: describe(layout.live), **layout.others()}
+    return {layout.live: identify_directory(layout.live), **layout.others()}
 
 
 def _add_unknown(base: Base, record: Record) -> None:

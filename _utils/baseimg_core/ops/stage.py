@@ -117,7 +117,7 @@ def _stage(
     new.signed_by = catalogue.signed_by(start, route)
 
     def prove_content(path: str, digests: Mapping[bytes, str]) -> None:
-        prove.staged(context, base, new, last.manifest.target, path, digests)
+        prove.prove_staged(context, base, new, last.manifest.target, path, digests)
 
     try:
         return base.store.stage(record, new, fill, prove_content)

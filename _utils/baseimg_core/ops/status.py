@@ -68,7 +68,7 @@ def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, An
     return model_metrics.render(model_metrics.of_node(version, engine.storage, statuses))
 
 
-def publish(path: str, text: str) -> int:
+def write_public_file(path: str, text: str) -> int:
     """Write a world-readable file atomically. Return its size in bytes."""
     data = text.encode(errors="replace")
     with translate_os_errors(path):
@@ -91,7 +91,7 @@ def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
     return {"activated": moment, "exchanges": Counter(line["action"] for line in history)}
 
 
-def written(engine: Engine) -> dict[str, Any]:
+def record_fingerprints(engine: Engine) -> dict[str, Any]:
     """Return the fingerprints of each layer's record and holds. They change with every write."""
     stores = {layer: Store(layer) for layer in engine.layers()}
     return {

@@ -88,7 +88,7 @@ def activate(context: Context, nest: Nest, generation: Generation, action: str) 
     return swapped
 
 
-def finish(
+def restart_and_report(
     context: Context, base: Base, record: Record, policy: Policy, swapped: CompletedSwap | None, repaired: bool = False
 ) -> dict[str, Any]:
     """

@@ -263,7 +263,7 @@ class ImageJudge:
             return []
         for directory in own:
             if directory not in self._installed:
-                self._installed[directory] = databases.listed(directory, packages.manager, packages.removed)
+                self._installed[directory] = databases.list_installed(directory, packages.manager, packages.removed)
             installed = self._installed[directory]
             if installed is not None:  # an image shows its topmost database
                 names = _first_names(sorted(installed))

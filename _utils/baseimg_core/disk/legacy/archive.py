@@ -120,7 +120,7 @@ class _Unpacker:
     def _make_directory(self, path: bytes) -> None:
         for above in [*reversed(list(overlay.ancestors(path))), path]:
             if above not in self._directories:
-                self._tree.make(above, Entry(Kind.DIRECTORY, 0o700))
+                self._tree.make_node(above, Entry(Kind.DIRECTORY, 0o700))
                 self._directories[above] = None
 
     def _add_leaf(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo) -> None:
@@ -142,7 +142,7 @@ class _Unpacker:
         if entry.kind is Kind.FILE:
             self._add_file(tar, path, info, entry)
         else:
-            self._tree.make(path, entry)
+            self._tree.make_node(path, entry)
             self._tree.set_metadata(path, entry)
         self._leaves[path] = entry.kind
 

@@ -77,7 +77,7 @@ class LegacyState:
         the recorded version is trusted.
         """
         directory = dict(self.unpacked).get(self.properties.version)
-        return directory is None or all(_is_same(path, os.path.join(live, name)) for name, path in _files(directory))
+        return directory is None or all(_is_copied(path, os.path.join(live, name)) for name, path in _files(directory))
 
 
 def read(home: str) -> LegacyState:
@@ -155,7 +155,7 @@ def _files(directory: str) -> Iterator[tuple[str, str]]:
                 yield os.path.relpath(path, directory), path
 
 
-def _is_same(path: str, live: str) -> bool:
+def _is_copied(path: str, live: str) -> bool:
     """True if ``live`` has the content of ``path``, or is a non-file that ``cp`` cannot replace."""
     try:
         mode = os.lstat(live).st_mode

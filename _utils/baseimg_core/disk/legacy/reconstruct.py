@@ -124,7 +124,7 @@ class _Reconstruction:
         """Create a directory and its parents if they do not exist."""
         for above in [*reversed(list(overlay.ancestors(path))), path]:
             if above not in self._directories:
-                self._tree.make(above, Entry(Kind.DIRECTORY, 0o700))
+                self._tree.make_node(above, Entry(Kind.DIRECTORY, 0o700))
                 self._directories[above] = None
 
     def _add_leaf(self, path: bytes, info: tarfile.TarInfo, checksum: bytes) -> None:
@@ -133,7 +133,7 @@ class _Reconstruction:
             return
         entry = tar_entry.entry_of(info)
         if entry.kind is not Kind.FILE:
-            self._tree.make(path, entry)
+            self._tree.make_node(path, entry)
             self._tree.set_metadata(path, entry)
         elif not self._add_file(path, entry, checksum):
             self.result.missing.append(path)

@@ -57,7 +57,7 @@ def difference(source: Stack, target: Stack) -> Packages | None:
     return None
 
 
-def listed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
+def list_installed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
     """
     List the packages that a layer's own database records as installed.
 

@@ -76,7 +76,7 @@ class Tree:
             self._trail.append((part, open_directory(part, self._trail[-1][1])))
         return self._trail[-1][1]
 
-    def make(self, path: bytes, entry: Entry) -> None:
+    def make_node(self, path: bytes, entry: Entry) -> None:
         """Create a directory, symlink, FIFO or device without its metadata; raises ``FileExistsError``."""
         parent, name = self._parent(path)
         if entry.kind is Kind.DIRECTORY:

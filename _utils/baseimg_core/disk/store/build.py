@@ -209,7 +209,7 @@ class Flattener:
 
     def _make(self, path: bytes, entry: Entry) -> None:
         try:
-            self._tree.make(path, entry)
+            self._tree.make_node(path, entry)
         except (NotADirectoryError, FileExistsError) as exc:
             raise BundleInvalid(f"{overlay.path_text(path)} cannot be made: {exc.strerror}") from exc
 
@@ -331,7 +331,7 @@ class Flattener:
         if kind is None:
             return  # a socket, which no layer can carry
         entry = entry_of(b"/proc/self/fd/%d/%s" % (directory, name), st, kind)
-        self._tree.make(path, entry)
+        self._tree.make_node(path, entry)
         self._tree.set_metadata(path, entry)
 
     # --- the end ---

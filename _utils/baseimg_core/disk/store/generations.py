@@ -37,7 +37,7 @@ from ...linux.oserrors import translate_os_errors
 from ...model.store.generations import ID_XATTR, Directory
 from ...model.store.record import ENGINE, Generation, Intent, Record
 from . import index, lifetimes
-from .layout import Layout, describe, now
+from .layout import Layout, identify_directory, now
 from .links import LINKED
 from .lock import LayerLock
 from .record import RecordFile
@@ -139,7 +139,7 @@ class Store:
         Raises:
             RecordInvalid: A generation has no directory.
         """
-        directories = {**self.layout.others(), self.layout.live: describe(self.layout.live)}
+        directories = {**self.layout.others(), self.layout.live: identify_directory(self.layout.live)}
         by_inode = {directory.inode: path for path, directory in directories.items()}
         paths_by_number = {number: by_inode.get(record.generations[number].inode, "") for number in numbers}
         for number, path in paths_by_number.items():
@@ -203,7 +203,7 @@ class Store:
 
     def _find(self, generation: Generation) -> str | None:
         """Return the path of a generation without an ID, by its inode."""
-        paths = {self.layout.live: describe(self.layout.live), **self.layout.others()}
+        paths = {self.layout.live: identify_directory(self.layout.live), **self.layout.others()}
         return next((path for path, directory in paths.items() if directory.inode == generation.inode), None)
 
     def stage(
@@ -346,7 +346,7 @@ class Store:
     def _forget(self, record: Record, intent: Intent) -> None:
         """Undo a swap that failed before its exchange. After the exchange, :meth:`recover` completes it."""
         generation = record.generations[intent.after]
-        if self._is(generation, describe(self.layout.live)):
+        if self._is(generation, identify_directory(self.layout.live)):
             return
         record.intent = None
         if generation.activated:
@@ -543,6 +543,6 @@ class Store:
 
 def _identify(path: str) -> str:
     """Return the ID of a generation's directory; create one if it has none."""
-    identity = describe(path).id or secrets.token_hex(16)
+    identity = identify_directory(path).id or secrets.token_hex(16)
     os.setxattr(path, ID_XATTR, identity.encode())
     return identity

@@ -83,18 +83,18 @@ class Layout:
             paths = [os.path.join(self.generations, name) for name in names]
             with contextlib.suppress(FileNotFoundError):  # the lock's holder has just renamed one: list again
                 states = {path: os.lstat(path) for path in paths}
-                return {path: describe(path) for path, st in states.items() if stat.S_ISDIR(st.st_mode)}
+                return {path: identify_directory(path) for path, st in states.items() if stat.S_ISDIR(st.st_mode)}
         return {}
 
     def others(self) -> dict[str, Directory]:
         """Return all directories, except the live one, that may be a complete generation, by path."""
         directories = self.kept()
         with contextlib.suppress(FileNotFoundError):
-            directories[self.staging] = describe(self.staging)
+            directories[self.staging] = identify_directory(self.staging)
         return directories
 
 
-def describe(path: str) -> Directory:
+def identify_directory(path: str) -> Directory:
     """
     Return the name, inode and ID of a directory.
 

@@ -87,7 +87,7 @@ class MaskWriter:
         elif entry.mark is Mark.LEAF:
             self._write_leaf(entry.path)
         elif entry.path:
-            self._tree.make(entry.path, Entry(Kind.DIRECTORY, 0o700))
+            self._tree.make_node(entry.path, Entry(Kind.DIRECTORY, 0o700))
 
     def _note_link(self, path: bytes, leader: bytes) -> None:
         if leader in self.own:
@@ -104,7 +104,7 @@ class MaskWriter:
             self._write_file(path, real, st)
             return
         entry = entry_of(real, st, kind)
-        self._tree.make(path, entry)
+        self._tree.make_node(path, entry)
         self._tree.set_metadata(path, entry)
 
     def _write_file(self, path: bytes, real: bytes, st: os.stat_result) -> None:

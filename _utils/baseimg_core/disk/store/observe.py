@@ -11,7 +11,7 @@ from typing import TypeVar
 from ...errors import BaseimgError
 from ...model.store.record import Record
 from .generations import Store
-from .layout import describe
+from .layout import identify_directory
 
 _ATTEMPTS = 20
 _PAUSE = 0.05  # seconds; after an exchange the names follow within milliseconds
@@ -50,7 +50,7 @@ def observe(store: Store, work: Callable[[Record | None], Observed]) -> Observed
 def _fingerprint(store: Store) -> tuple[object, ...]:
     with contextlib.suppress(FileNotFoundError):
         names = sorted(os.listdir(store.layout.generations))
-        return (*store.records.fingerprint, describe(store.layout.live), *names)
+        return (*store.records.fingerprint, identify_directory(store.layout.live), *names)
     return store.records.fingerprint
 
 

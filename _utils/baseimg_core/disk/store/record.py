@@ -14,7 +14,7 @@ from ...linux import files, syscalls
 from ...model.store import record as model_record
 from ...model.store.generations import directory_of
 from ...model.store.record import Record
-from .layout import Layout, describe
+from .layout import Layout, identify_directory
 
 _MAX_HISTORY = 1 << 20  # bytes, about 2,500 swaps; a larger file is rotated, and one rotated file is kept
 _ROTATED = ".1"
@@ -65,7 +65,7 @@ class RecordFile:
         Raises:
             ContentUnknown: The live directory is not a generation in the record.
         """
-        live = describe(self._layout.live)
+        live = identify_directory(self._layout.live)
         directories = [live, *self._layout.others().values()]
         ids = [generation.id for generation in record.generations.values() if generation.id]
         current = None
