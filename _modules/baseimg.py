@@ -472,14 +472,18 @@ def plan(
         return _visible_part(ops_preview.plan(context, goal, [minion.goal(**arguments) for arguments in earlier]), full)
 
 
-def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
+def fetch(
+    name, version, bundles=None, chain_id=None, saltenv=None, repair=False, protect=None, accept=None, containers="keep"
+):
     """
-    Fetch and check the bundles that :py:func:`baseimg.converge` would need. Changes nothing else.
+    Fetch the bundles that :py:func:`baseimg.converge` would need, and check everything that would make it fail:
+    signatures, decompressors, space and inodes, protected images, holds, and what the new content breaks. Changes
+    nothing else.
 
     A later converge fetches nothing: a file with its declared digest is not sent again. Bundles from HTTP need a
     declared ``hash`` for this.
 
-    name, version, bundles, chain_id, saltenv
+    name, version, bundles, chain_id, saltenv, repair, protect, accept, containers
         As there.
 
     Returns ``needed`` (false if the base shows the version), ``base``, ``from`` and ``to`` (versions), ``bundles`` in
@@ -494,7 +498,8 @@ def fetch(name, version, bundles=None, chain_id=None, saltenv=None):
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("fetch", saltenv=saltenv) as minion:
-        fetched = ops_fetch.fetch(minion.context(trust=True), *minion.declaration(name, version, bundles, chain_id))
+        goal = minion.goal(name, version, bundles, chain_id, repair, containers)
+        fetched = ops_fetch.fetch(minion.context(trust=True, protect=protect, accept=accept), goal)
         return {**fetched, "time": time.time(), "suite": _VERSION}
 
 

@@ -34,6 +34,7 @@ from .containers import trial as trials
 from .containers.restart import Outcome
 from .nest import Nest
 from .plan import Catalogue, Plan, check_pristine, confirmed, decide, known_damage, open_bundle
+from .stage import check_preconditions as check_staging
 from .stage import discarding, stage
 
 _KEEP = Policy()
@@ -363,6 +364,7 @@ class Change:
         try:
             steps = self.decide(record)
             swap.check_preconditions(self.context, self.base, record, steps)
+            check_staging(self.context, self.base, record, steps, self.catalogue)
             nest = Nest(self.context, self.base, record, targets(steps, self.catalogue))
             judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
             if judge:

@@ -24,7 +24,7 @@ from ..model.policy.pillar import Source
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import ASSUMED, Generation, Record
-from . import aliases, arrivals, bases, contents, coverage, impact, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, coverage, impact, stage, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import repair as ops_repair
 from .bases import Base
@@ -69,28 +69,28 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
         restarted: set[str] = set()
         for before in earlier:
             with contextlib.suppress(BaseimgError):  # its own converge reports the error, and changes nothing
-                for preview in _previews(context, before, stack, foreseen):
+                for preview in previews(context, before, stack, foreseen):
                     preview.check_preconditions()
                     restarted.update(*preview.restarts["batches"])
                     foreseen.update(preview.foresee())
         planned_bases, results = [], []
-        for preview in _previews(context, goal, stack, foreseen):
+        for preview in previews(context, goal, stack, foreseen):
             planned_bases.append(preview.base)
             results.append(preview.result(restarted))
             foreseen.update(preview.foresee())  # a mask that cannot be made is an error
         return contents.merge(planned_bases, results)
 
 
-def _previews(
+def previews(
     context: Context, goal: Goal, stack: contextlib.ExitStack, foreseen: Mapping[str, Record]
-) -> Iterator[_Preview]:
+) -> Iterator[Preview]:
     """Yield the preview of every content that a goal stands for."""
     runner.check_can_restart(context.engine, goal.policy)
     catalogue = Catalogue(context, goal.bundles, stack)
     named_bases = coverage.find_bases_or_coverage(context, goal.name, catalogue, goal.chain_id)
     contents.check_all_reach(context, goal.name, goal.version, catalogue, named_bases)
     for base in named_bases:
-        yield _Preview(context, goal, base, catalogue, foreseen)
+        yield Preview(context, goal, base, catalogue, foreseen)
 
 
 def _remove_planned_restarts(result: dict[str, Any], restarted: Collection[str]) -> None:
@@ -122,7 +122,7 @@ def _step(engine: Engine, goal: Goal) -> Step:
     return Step(goal.name, 0, False)
 
 
-class _Preview:
+class Preview:
     """The converge of one base, on foreseen records."""
 
     def __init__(
@@ -180,10 +180,25 @@ class _Preview:
         if self.is_change and not self.hold:
             aliases.check_aliases(self._context, self.base, self._goal.version)
             swap.check_preconditions(self._context, self.base, self.record, self._steps)
+            stage.check_preconditions(self._context, self.base, self.record, self._steps, self._catalogue)
         if self._judge:
             verdicts.check_verdicts(self._context, self.base, self._judge)
         elif self._steps.generation and not self.hold:
             arrivals.check_images(self._context, self._nest, self._steps.generation, save=False)
+
+    def fetched(self) -> dict[str, Any]:
+        """Fetch the bundles of the plan, and return the result of ``baseimg.fetch``."""
+        bundles = {step: self._catalogue.bundle(step) for step in self._steps.route}
+        return {
+            "needed": self._steps.generation is not self.record.live,
+            "base": self.record.reference,
+            "from": self.record.live.version,
+            "to": self._steps.version,
+            "bundles": [
+                {"version": step, "path": bundle.path, "bytes": bundle.size, "hash": bundle.digest}
+                for step, bundle in bundles.items()
+            ],
+        }
 
     def foresee(self) -> dict[str, Record]:
         """Change the records in memory as the converge would; return the changed records by layer directory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -52,6 +53,56 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
     finally:
         for generation in intermediate:
             base.store.abandon(record, generation)
+
+
+def check_preconditions(context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue) -> None:
+    """
+    Check that the bundles of a plan can be decoded, and that all its steps fit. Writes nothing that stays.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        plan: A plan; one without a ``route`` makes no content.
+        catalogue: The declared bundles.
+
+    Raises:
+        CompressionUnsupported: A Python package is missing.
+        SpaceExhausted: The content does not fit. A step that starts from another bundle's target needs that content
+            on disk, so the sizes add up.
+    """
+    if not plan.route:
+        return
+    for version in plan.route:
+        catalogue.bundle(version).check_decompressor()
+    start, layer = plan.start or record.pristine, os.path.dirname(base.directory)
+    origin, sharing = base.store.path(record, start.number), links.choose(context.link, layer)
+    _measure_start(base, record, start)
+    legs = [[catalogue.manifest(version) for version in leg] for leg in _legs(plan.route, catalogue)]
+
+    def check(linked: int) -> None:
+        size, paths = _peak(start, legs, sharing, linked)
+        space.check_space(layer, size, paths, context.reserve, lambda: prunable(base, record))
+
+    try:
+        check(0)
+    except SpaceExhausted:
+        if sharing.extents or not sharing.inodes:
+            raise
+        check(space.content_bytes(origin, sharing.links))  # walks the tree, so only if the result depends on it
+
+
+def _peak(start: Generation, legs: list[list[Manifest]], sharing: Sharing, linked: int) -> tuple[int, int]:
+    """Return the content bytes and paths of all steps together; ``linked`` bytes of the start are hard-linked."""
+    size = paths = 0
+    carried_bytes, carried_paths = start.bytes - linked, start.paths
+    for manifests in legs:
+        added = sum(manifest.totals.bytes for manifest in manifests)
+        carried_paths += sum(manifest.totals.entries for manifest in manifests)
+        size += added if sharing.extents else added + carried_bytes
+        paths += carried_paths
+        carried_bytes += added
+    return size, paths
 
 
 @contextlib.contextmanager
@@ -154,8 +205,7 @@ def _check_space(
 ) -> tuple[int, int]:
     """Return the maximum content bytes and paths of a new generation; raise :class:`SpaceExhausted`."""
     origin = base.store.path(record, start.number)
-    if not start.paths:
-        start.bytes, start.paths = space.measure(origin)
+    _measure_start(base, record, start)
     paths = start.paths + sum(manifest.totals.entries for manifest in manifests)
     added = sum(manifest.totals.bytes for manifest in manifests)
     size = added if sharing.extents else added + start.bytes
@@ -171,6 +221,12 @@ def _check_space(
         size -= space.content_bytes(origin, sharing.links)  # walks the tree, so only if the result depends on it
         check()
     return size, paths
+
+
+def _measure_start(base: Base, record: Record, start: Generation) -> None:
+    """Fill in the size of a start that no operation measured: the pristine content before the first apply."""
+    if not start.paths:
+        start.bytes, start.paths = space.measure(base.store.path(record, start.number))
 
 
 def prunable(base: Base, record: Record) -> str:

@@ -32,6 +32,8 @@ CLOCK_TOLERANCE = 30.0  # allowed difference of a node's clock from the master's
 START_SECONDS = 120.0  # within which a node must begin a job; a later start is stale, and the node refuses it
 _QUERY_AGAIN = 60.0  # minimum seconds between two queries of a silent node
 _TRIES = 2  # attempts at a fetch or an apply if its job is lost
+# fields of a declaration that decide whether a converge would fail
+_PREFLIGHT = ("bundles", "chain_id", "repair", "protect", "accept", "containers")
 _FETCH, _CONVERGE, _PLAN, _ROLLBACK = "baseimg.fetch", "baseimg.converge", "baseimg.plan", "baseimg.rollback"
 
 
@@ -120,7 +122,7 @@ class NodeOperations:
             room = min(limit - busy, len(queue))
             if pacer.may_send(room, busy):
                 batch = [queue.popleft() for _ in range(room)]
-                for arguments, group in alike(rollout, batch, ("bundles", "chain_id")):
+                for arguments, group in alike(rollout, batch, _PREFLIGHT):
                     self._send(_FETCH, group, arguments, PREPARING)
             heard = self.take(self._jobs.poll(TICK))
             again = (name for name in heard if rollout.nodes[name].state == PENDING)

@@ -218,6 +218,16 @@ class Bundle:
         """Return a reader of the compressed layer blob. The caller verifies the digest."""
         return self._reader(next(iter(self._layers)))  # type: ignore[return-value]
 
+    def check_decompressor(self) -> None:
+        """
+        Check that this node can decode the encoding that :meth:`members` reads.
+
+        Raises:
+            CompressionUnsupported: The package for its compression is missing.
+        """
+        with self.naming():
+            compression.check_compression(self.compression)
+
     def members(
         self, progress: StepProgress | None = None, source: Stack | None = None
     ) -> Iterator[tuple[Member, LayerReader]]:

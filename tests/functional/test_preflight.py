@@ -1,0 +1,93 @@
+"""Whatever makes a converge fail is found by the plan, by the state in test mode and by the preparation, alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from baseimg_core.disk.bundle import compression
+from baseimg_core.disk.store.links import Sharing
+from baseimg_core.model.store.record import Generation
+from baseimg_core.ops import stage
+from tests.functional.lab import BASE, Lab
+
+pytestmark = pytest.mark.functional
+
+
+def full_disk(lab: Lab, _monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    lab.minion.configure(baseimg={"reserve": 99, "grace": 0})
+    return {}
+
+
+def without_zstandard(_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(compression, "zstandard", lambda: None)
+    return {}
+
+
+def protected(_lab: Lab, _monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"protect": ["corp/app:*"]}
+
+
+@pytest.mark.parametrize(
+    ("code", "prepare"),
+    [
+        ("space-exhausted", full_disk),
+        ("compression-unsupported", without_zstandard),
+        ("image-protected", protected),
+    ],
+    ids=str,
+)
+def test_every_preparation_finds_it(
+    lab: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    prepare: Callable[[Lab, pytest.MonkeyPatch], dict[str, Any]],
+) -> None:
+    """On a full disk, and without zstandard, the dry run said "would go" and the fetch succeeded."""
+    lab.usual()
+    bundles = {"12.1": {"source": lab.bundle()}}
+    named = prepare(lab, monkeypatch)
+    messages = {
+        lab.refused(code, function, BASE, "12.1", bundles, **named).info["message"]
+        for function in ("plan", "fetch", "converge")
+    }
+    assert len(messages) == 1
+    lab.minion.configure(test=True)
+    before = lab.layers()
+    ret = lab.minion.states["baseimg.converged"](BASE, "12.1", bundles, **named)
+    assert ret["result"] is False
+    assert ret["comment"].startswith(f"[{code}] {messages.pop()}")
+    assert lab.layers() == before
+
+
+def test_a_hold_stops_the_preparation(lab: Lab) -> None:
+    lab.usual()
+    bundles = {"12.1": {"source": lab.bundle()}}
+    lab.hold(BASE, "12.1", "shop does not start")
+    assert "shop does not start" in lab.plan(BASE, "12.1", bundles)["held"]
+    assert "shop does not start" in lab.refused("base-held", "fetch", BASE, "12.1", bundles).info["message"]
+    assert lab.fetch(BASE, "12.0")["needed"] is False
+
+
+class Manifest:
+    """A bundle that adds 10 bytes in 2 paths."""
+
+    class totals:  # noqa: N801
+        bytes, entries = 10, 2
+
+
+@pytest.mark.parametrize(
+    ("sharing", "linked", "expected"),
+    [
+        # each step starts from the content of the one before, and all of them are on disk together
+        (Sharing(extents=False, inodes=False), 0, (110 + 120 + 130, 7 + 9 + 11)),
+        (Sharing(extents=False, inodes=True), 60, (50 + 60 + 70, 7 + 9 + 11)),
+        (Sharing(extents=True, inodes=False), 0, (30, 7 + 9 + 11)),
+    ],
+)
+def test_the_steps_of_a_chain_of_deltas_add_up(sharing: Sharing, linked: int, expected: tuple[int, int]) -> None:
+    start = Generation(0, "12.0", "", 1, bytes=100, paths=5)
+    legs: Any = [[Manifest], [Manifest], [Manifest]]
+    assert stage._peak(start, legs, sharing, linked) == expected
