@@ -45,6 +45,11 @@ class TestNode:
             "corp/base:12.0  12.0  3 images"
         ]
 
+    def test_after_a_rollback(self) -> None:
+        """A rollback leads to the previous generation, which is live then."""
+        back = status(version="12.0", declared=None)
+        assert summary.of_node([back]) == ["corp/base:12.0  12.0  3 images"]
+
     def test_whatever_needs_a_person_has_a_line(self) -> None:
         hold = {"version": "12.2", "by": "root", "until": "", "reason": "shop does not start", "at": "x"}
         broken = {"image": "billing:1", "verdict": "breaks", "subject": "libx", "text": "is gone", "remedy": "rebuild"}

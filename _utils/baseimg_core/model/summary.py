@@ -55,7 +55,7 @@ def _base(status: Mapping[str, Any]) -> str:
         return printable(f"{name}  [{status['error']['code']}] {status['error']['message']}", _LINE)
     version, images = status["version"], status["images"]
     former = {item["number"]: item["version"] for item in status["generations"]}.get(status["previous"])
-    cells = [name, version, f"(was {former})" if former else "", _images(images)]
+    cells = [name, version, f"(was {former})" if former not in (None, version) else "", _images(images)]
     if status.get("declared") not in (None, version):
         cells.append(f"declared: {status['declared']}")
     cells += [
