@@ -1137,7 +1137,7 @@ def problem():
 
 def _visible_part(result, full):
     """The result of an operation; by default without empty keys."""
-    return result if full else short.without_empty(result)
+    return result if full else short.of_operation(result)
 
 
 def _text(value, key):

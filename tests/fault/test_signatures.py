@@ -123,7 +123,7 @@ def test_signed_by_a_trusted_key(node, ring, who, signer):
             "changed": True,
             "bundle": str(bundle(node)),
             "signature": f"{bundle(node)}.sig",
-            "digest": node.bundles["12.1"].digest,
+            "hash": node.bundles["12.1"].digest,
             "key": key.fingerprint,
         }
         assert ssh.verify(bundle(node), Path(signed["signature"]), {"me": key.public}, "me")

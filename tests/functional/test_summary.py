@@ -20,6 +20,7 @@ def test_a_node_at_a_glance(lab: Lab) -> None:
     bundle = lab.bundle()
     applied = function["baseimg.apply"](bundle)
     assert applied["containers"] == {"outdated": ["shop"]}
+    assert applied["impact"] == {"verdicts": {"effective": 3}}
     assert applied["restart"] == {"mode": "keep", "rolled_back": False}
     lab.hold(BASE, "12.2", "reboots")
     first, *others = function["baseimg.status"]()

@@ -46,6 +46,8 @@ NEW_LAYERS = [*OLD_LAYERS, images.layer_tar([images.file("version", NEW.encode()
 ON_NODES = [ImageSpec(BASE, OLD_LAYERS), ImageSpec(APP, [*OLD_LAYERS, images.layer_tar([images.file("app")])])]
 REACTOR = [{"salt/minion/node5/start": [str(REPO / "reactor/baseimg.sls")]}]
 WRONG = "sha256:" + "0" * 64
+# a trial runs over the new content, so it is the one check that the preparation cannot make
+FAILS: dict[str, Any] = {"bases": {BASE: {"trial": [{"command": "exit 3"}]}}}
 
 
 @dataclass
@@ -263,13 +265,12 @@ class TestGood:
 
 class TestFailures:
     def test_a_node_that_fails_ends_it_and_what_was_updated_goes_back(self, fleet: Fleet) -> None:
-        # with this reserve, the file system never has enough free space
-        fleet.declare(node4={"reserve": 99})
+        fleet.declare(node4=FAILS)
         with fleet.salt_run("baseimg.rollout", BASE, "canary=2", "on_failure=rollback") as process:
             out, err = process.communicate(timeout=scaled(SECONDS))
         result = json.loads(out)
         assert (process.returncode, result["retcode"]) == (outcome.ROLLED_BACK, outcome.ROLLED_BACK)
-        assert "node4 (space-exhausted)" in result["reason"]
+        assert "node4 (trial-failed)" in result["reason"]
         assert "Traceback" not in out + err
         record = fleet.newest()
         assert record["state"] == "rolled-back"
@@ -281,13 +282,15 @@ class TestFailures:
         assert fleet.live_versions() == everywhere(OLD)
 
     def test_a_wrong_bundle_is_found_before_anything_is_changed(self, fleet: Fleet) -> None:
-        fleet.declare(node1={"bases": {BASE: {"bundles": {NEW: {"hash": WRONG}}}}})
+        # with this reserve, the file system never has enough free space
+        wrong = {"bases": {BASE: {"bundles": {NEW: {"hash": WRONG}}}}}
+        fleet.declare(node1=wrong, node4={"reserve": 99})
         message = fleet.halted(outcome.REFUSED, "rollout", BASE, canary=1)
-        assert "1 nodes refuse, 'refused' allows 0: node1 (digest-mismatch)" in message
-        assert fleet.states() == {**everywhere("ready"), "node1": "failed"}
+        assert "2 nodes refuse, 'refused' allows 0: node1 (digest-mismatch), node4 (space-exhausted)" in message
+        assert fleet.states() == {**everywhere("ready"), "node1": "failed", "node4": "failed"}
         assert fleet.live_versions() == everywhere(OLD)
 
-        # the operator fixes the setting and resumes
+        # the operator fixes the settings and resumes
         fleet.declare()
         assert fleet.run("resume")["nodes"] == {"updated": 5}
         assert fleet.live_versions() == everywhere(NEW)
@@ -389,10 +392,10 @@ class TestPlainSLS:
         assert fleet.live_versions() == everywhere(OLD)
 
     def test_a_failure_leads_back(self, fleet: Fleet) -> None:
-        fleet.declare(node4={"reserve": 99})
+        fleet.declare(node4=FAILS)
         done = self.orchestrate(fleet, "orch.rollout")
         assert done.returncode != 0
-        assert "space-exhausted" in done.stdout
+        assert "trial-failed" in done.stdout
         assert fleet.live_versions() == everywhere(OLD)
 
 

@@ -31,6 +31,15 @@ def without_empty(value: Any) -> Any:
     return [without_empty(item) for item in value] if isinstance(value, list) else value
 
 
+def of_operation(result: Any) -> Any:
+    """Return the result of an operation, or a list of statuses, without empty keys and without verdicts of no image."""
+    short = without_empty(result)
+    if isinstance(short, dict) and "impact" in short:
+        verdicts = {verdict: count for verdict, count in short["impact"]["verdicts"].items() if count}
+        short["impact"] = {**short["impact"], "verdicts": verdicts}
+    return short
+
+
 def of_node(statuses: Iterable[Mapping[str, Any]]) -> list[str]:
     """
     Return the state of a node: one line for each base, and one for each image or container that needs a person.
