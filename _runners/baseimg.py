@@ -362,8 +362,9 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
     ``salt-run`` without ``--out`` prints a table. With ``--out=json``, in orchestration and over the API, the function
     returns data: ``format``; the counts ``nodes`` and ``answered``; ``unreachable``, ``failed``, ``without`` (nodes
     without a base) and ``unreadable`` (broken records by node). Under ``bases``, for each base: ``versions`` (nodes of
-    each version), ``behind`` (nodes whose version is not the declared version), ``drifted`` (reasons by node), and
-    ``outdated`` and ``unknown`` (containers by node).
+    each version), ``behind`` (nodes whose version is not the declared version), ``held`` (held versions with reasons by
+    node), ``drifted`` (reasons by node), and ``outdated`` and ``unknown`` (containers by node). A target that matches
+    no minion is an error.
 
     CLI Example:
 

@@ -15,6 +15,7 @@ __virtualname__ = "baseimg"
 _RECORDED = {"record": {"old": "damaged", "new": "made again"}}
 _NAMED = 10  # names in one line of a comment
 _LINES = 10  # lines of a comment
+_NAMELESS = "sha256:"  # how the ID of an image without a name begins
 _CONTENTS = 3  # lines about contents that bear the same name
 _GOAL = ("name", "version", "bundles", "chain_id", "repair", "containers")  # arguments that decide what changes
 
@@ -332,9 +333,10 @@ def _attention(result):
         own = f"Declare {effect['base']} to bring them to another version."
         if effect["declared"] is not None:
             own = f"{effect['base']} has its own declaration: {effect['declared']}."
-        lines.append(f"Not changed: {count} on {effect['base']}, kept at {effect['version']} ({_first(images)}). {own}")
+        names = _first(_named(images))
+        lines.append(f"Not changed: {count} on {effect['base']}, kept at {effect['version']} ({names}). {own}")
     if result["protected"]:
-        lines.append(f"Protected, but created after the change: {_first(result['protected'])}.")
+        lines.append(f"Protected, but created after the change: {_first(_named(result['protected']))}.")
     lines += _running(result)
     if "matched" in result:
         lines.append(f"Matched through a bundle: {result['matched']}.")
@@ -370,14 +372,27 @@ def _missed(impact):
     """The images and containers that do not get the whole change, the worst verdict first."""
     lines = []
     for verdict in impact["verdicts"]:
-        images = [_judged(image) for image in impact["images"] if image["verdict"] == verdict != "effective"]
+        images = _grouped(impact["images"], verdict) if verdict != "effective" else []
         containers = [_judged(judgement) for judgement in impact["containers"] if judgement["verdict"] == verdict]
         if images:
-            lines.append(f"{verdict.capitalize()}: {_first(images, impact['verdicts'][verdict])}.")
+            lines.append(f"{verdict.capitalize()}: {_first(images)}{_unlisted(impact, verdict)}.")
         if containers:
             lines.append(f"{verdict.capitalize()}, containers: {_first(containers)}.")
     warned = [f"{image['image']}: {', '.join(image['warnings'])}" for image in impact["images"] if image["warnings"]]
     return [*lines, f"Warning: {'; '.join(warned[:_NAMED])}."] if warned else lines
+
+
+def _grouped(images, verdict):
+    """The images with a verdict and their first reasons; those without a name are one entry."""
+    judged = [image for image in images if image["verdict"] == verdict]
+    named = [_judged(image) for image in judged if not image["image"].startswith(_NAMELESS)]
+    return [*named, f"{len(judged) - len(named)} without a name"] if len(named) < len(judged) else named
+
+
+def _unlisted(impact, verdict):
+    """How many images of a verdict the plan does not list: it has the first twenty of all."""
+    more = impact["verdicts"][verdict] - sum(image["verdict"] == verdict for image in impact["images"])
+    return f" and {more} more" if more > 0 else ""
 
 
 def _judged(image):
@@ -405,9 +420,15 @@ def _packages(packages):
     return lines
 
 
-def _first(names, count=None):
+def _named(images):
+    """The names of images; those without a name are one entry."""
+    named = [image for image in images if not image.startswith(_NAMELESS)]
+    return [*named, f"{len(images) - len(named)} without a name"] if len(named) < len(images) else named
+
+
+def _first(names):
     """The first of many names, and how many more there are."""
-    more = (count or len(names)) - len(names[:_NAMED])
+    more = len(names) - len(names[:_NAMED])
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 

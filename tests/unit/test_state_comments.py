@@ -60,6 +60,16 @@ def test_the_most_severe_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[0] == "corp/base:12.0: 12.0 -> 12.1 (2 images)."
 
 
+def test_images_without_a_name_are_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    nameless = [f"sha256:{number}" for number in range(3)]
+    kept = {**RESULT["kept"][0], "images": ["app:1", *nameless]}
+    images = [image("shop:1", "partly"), *(image(name, "partly") for name in nameless)]
+    impact = {**RESULT["impact"], "images": images, "verdicts": {"breaks": 0, "partly": 5, "effective": 0}}
+    lines = comment({**RESULT, "kept": [kept], "impact": impact}, False, monkeypatch)
+    assert lines[2] == "Partly: shop:1 (usr/bin/x needs libx.so.1), 3 without a name and 1 more."
+    assert "(app:1, 3 without a name)" in lines[3]
+
+
 def test_a_dry_run_reads_like_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     done, foretold = (comment(RESULT, test, monkeypatch) for test in (False, True))
     assert foretold[0] == "corp/base:12.0: would go 12.0 -> 12.1 (2 images)."
