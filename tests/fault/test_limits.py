@@ -83,7 +83,7 @@ def test_a_directory_instead_of_a_bundle_is_closed(tmp_path: Path) -> None:
 def test_a_file_that_is_not_a_bundle_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "passwd"
     path.write_bytes(content)
-    with pytest.raises(BundleInvalid, match=r"passwd is not a bundle: it does not begin like a tar archive"):
+    with pytest.raises(BundleInvalid, match=r"passwd: the file is not a bundle: it does not begin like a tar archive"):
         Bundle.open(str(path))
 
 
