@@ -37,4 +37,8 @@ def fetch(context: Context, goal: Goal) -> dict[str, Any]:
             results.append(preview.fetched())
         first = next((result for result in results if result["needed"]), results[0])
         bundles = {bundle["version"]: bundle for result in results for bundle in result["bundles"]}
-        return {**first, "bundles": list(bundles.values()), "bytes": sum(one["bytes"] for one in bundles.values())}
+        return {
+            **first,
+            "bundles": list(bundles.values()),
+            "bytes": sum(bundle["bytes"] for bundle in bundles.values()),
+        }

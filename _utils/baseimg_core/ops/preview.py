@@ -84,7 +84,18 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
 def previews(
     context: Context, goal: Goal, stack: contextlib.ExitStack, foreseen: Mapping[str, Record]
 ) -> Iterator[Preview]:
-    """Yield the preview of every content that a goal stands for."""
+    """
+    Yield the preview of every content that a goal stands for.
+
+    Args:
+        context: The context of the operation.
+        goal: The declared base.
+        stack: Closes the bundles.
+        foreseen: The records that earlier converges of the run would leave, by layer directory.
+
+    Raises:
+        BaseimgError: A converge would fail for the same reason.
+    """
     runner.check_can_restart(context.engine, goal.policy)
     catalogue = Catalogue(context, goal.bundles, stack)
     named_bases = coverage.find_bases_or_coverage(context, goal.name, catalogue, goal.chain_id)
