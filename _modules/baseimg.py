@@ -66,6 +66,7 @@ try:
         from baseimg_core.ops import hold as ops_hold
         from baseimg_core.ops import impact as impacting
         from baseimg_core.ops import import_legacy as ops_import_legacy
+        from baseimg_core.ops import prepare as ops_prepare
         from baseimg_core.ops import preview as ops_preview
         from baseimg_core.ops import prune as ops_prune
         from baseimg_core.ops import status as ops_status
@@ -501,6 +502,41 @@ def fetch(
         goal = minion.goal(name, version, bundles, chain_id, repair, containers)
         fetched = ops_fetch.fetch(minion.context(trust=True, protect=protect, accept=accept), goal)
         return {**fetched, "time": time.time(), "suite": _VERSION}
+
+
+def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None):
+    """
+    Make a version ready, so that :py:func:`baseimg.converge` to it is one swap, as short as a rollback.
+
+    Everything that converge does before its swap happens here: bundles are fetched and verified, images and containers
+    are judged, trials run, and the generation is made, synced, and recorded as prepared. The base shows its live
+    content throughout. Whatever would refuse the change refuses the preparation.
+
+    At most ``baseimg:prepare_rate`` MB are written a second (default 20), half of it while other processes of the node
+    wait for I/O, at the lowest CPU priority. The lock of the base is held meanwhile.
+
+    A prepared generation survives restarts. :py:func:`baseimg.prune` deletes it once pillar declares another version.
+
+    name, version, bundles, chain_id, protect, accept, saltenv
+        As for :py:func:`baseimg.converge`.
+
+    Returns ``changed`` (true if a generation was made), ``needed`` (false if the base shows the version), ``base``,
+    ``from`` and ``to`` (versions), the number of the ``generation``, the time at which it was ``prepared`` (empty if it
+    was live before), the ``bytes`` of its bundles, ``held`` if a hold blocks the version, the node's clock in ``time``
+    (seconds since the epoch), and the version of the ``suite``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.prepare corp/base:12.0 "'12.1'" \\
+            bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
+    """
+    with _operation("prepare", saltenv=saltenv) as minion:
+        declaration = minion.declaration(name, version, bundles, chain_id)
+        context = minion.context(trust=True, protect=protect, accept=accept)
+        prepared = ops_prepare.prepare(context, *declaration, minion.prepare_rate())
+        return {**prepared, "time": time.time(), "suite": _VERSION}
 
 
 def rollback(

@@ -67,9 +67,9 @@ def rollout(base, version=None, **kwargs):
     """
     Apply a version of a base on the fleet: a canary, then wave after wave, with a gate after each.
 
-    First every node fetches and verifies its bundle, so that applying needs no network. An unreachable node counts as
-    failed, unless ``unreachable`` is ``skip``. The master keeps the record: after a halt, a crash or a restart,
-    continue with ``baseimg.resume``. Progress goes to stderr, and to the event bus below
+    First every node prepares the version (``baseimg.prepare``), so that a wave needs no network and is one swap. An
+    unreachable node counts as failed, unless ``unreachable`` is ``skip``. The master keeps the record: after a halt, a
+    crash or a restart, continue with ``baseimg.resume``. Progress goes to stderr, and to the event bus below
     ``salt/baseimg/rollout/<id>/``.
 
     base
@@ -81,7 +81,7 @@ def rollout(base, version=None, **kwargs):
     All other arguments are keys of the policy. They override ``baseimg:rollout`` in the master's pillar, which
     overrides the same key in the master's configuration: ``target``, ``exclude``, ``unreachable``, ``refused``,
     ``canary``, ``waves``, ``success_threshold``, ``max_unavailable``, ``min_available``, ``group_by``,
-    ``prepare_at_once``, ``soak``, ``gate``, ``gate_interval``, ``on_failure``, ``window``, ``timeout``,
+    ``prepare``, ``prepare_at_once``, ``soak``, ``gate``, ``gate_interval``, ``on_failure``, ``window``, ``timeout``,
     ``keep_records`` (docs/operating/rollout.md).
 
     Returns the rollout's ``id``, ``state``, ``reason`` and ``cause``; its ``waves``; counts of ``nodes`` by state; the

@@ -1,5 +1,5 @@
 """
-Keep base images at a declared version, bundles built, and old generations pruned.
+Keep base images at a declared version, versions prepared, bundles built, and old generations pruned.
 
 The execution module ``baseimg`` does the work. The states compare, and write comments.
 
@@ -88,9 +88,7 @@ def converged(
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if missing not in ("ok", "fail"):
-        ret["result"] = False
-        ret["comment"] = f"[argument-invalid] missing is {missing!r}, expected one of: ok, fail"
-        return ret
+        return _bad_missing(ret, missing)
     arguments = (name, version, bundles, chain_id, repair, protect, accept)
     saltenv = globals().get("__env__")  # the environment of the SLS; Salt sets it for a run of states
     try:
@@ -174,6 +172,67 @@ def built(name, source, target, version=None, compression="zstd", key=None, delt
     )
     if "key" in new:
         ret["comment"] += f", signed with {new['key']}"
+    return ret
+
+
+def prepared(name, version, bundles=None, chain_id=None, missing="ok", protect=None, accept=None):
+    """
+    Make a version ready, so that ``converged`` is one swap: for runs before a maintenance window.
+
+    The live content does not change; see ``baseimg.prepare``. With ``test=True`` the comment says what ``converged``
+    would do.
+
+    name, version, bundles, chain_id, missing, protect, accept
+        As for ``converged``.
+
+    .. code-block:: yaml
+
+        corp/base:12.0:
+          baseimg.prepared:
+            - version: '12.1'
+            - bundles:
+                '12.1':
+                  source: salt://baseimg/bundles/corp-base_12.0_12.1.tar
+                  hash: sha256:4f9…
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if missing not in ("ok", "fail"):
+        return _bad_missing(ret, missing)
+    saltenv = globals().get("__env__")  # the environment of the SLS; Salt sets it for a run of states
+    try:
+        if __opts__["test"]:
+            arguments = (name, version, bundles, chain_id, False, protect, accept)
+            return _would_prepare(ret, __salt__["baseimg.plan"](*arguments, saltenv=saltenv, full=True))
+        done = __salt__["baseimg.prepare"](name, version, bundles, chain_id, protect, accept, saltenv=saltenv)
+    except CommandExecutionError as exc:
+        if _code(exc) == "base-absent" and missing == "ok":
+            return _absent(ret, exc)
+        return _failed(ret, exc)
+    if "held" in done:
+        ret["comment"] = f"{done['base']}: {done['to']} is not prepared. Held."
+        ret["warnings"] = [f"{done['base']}: {done['held']} (baseimg.unhold lifts it)"]
+    elif not done["needed"]:
+        ret["comment"] = f"{done['base']}: shows {done['to']}."
+    elif done["changed"]:
+        ret["changes"] = {"prepared": {"old": None, "new": done["to"]}}
+        ret["comment"] = f"{done['base']}: {done['to']} is prepared; shows {done['from']}."
+    else:
+        ret["comment"] = f"{done['base']}: {done['to']} was prepared before; shows {done['from']}."
+    return ret
+
+
+def _would_prepare(ret, planned):
+    if "held" in planned:
+        return _held(ret, planned)
+    if not planned["changed"]:
+        ret["comment"] = f"{planned['base']}: shows {planned['to']}."
+    elif not planned["bundles"]:
+        ret["comment"] = f"{planned['base']}: {planned['to']} is on this node; shows {planned['from']}."
+    else:
+        ret["result"] = None
+        ret["changes"] = {"prepared": {"old": None, "new": planned["to"]}}
+        lines = [f"{planned['base']}: {planned['to']} would be prepared; shows {planned['from']}."]
+        ret["comment"] = _lines(lines + (_missed(planned["impact"]) if planned["impact"] else []))
     return ret
 
 
@@ -273,6 +332,12 @@ def _lines(lines):
     if len(lines) > _LINES:
         lines = [*lines[: _LINES - 1], f"({len(lines) - _LINES + 1} more lines: see baseimg.impact and baseimg.status)"]
     return "\n".join(lines)
+
+
+def _bad_missing(ret, missing):
+    ret["result"] = False
+    ret["comment"] = f"[argument-invalid] missing is {missing!r}, expected one of: ok, fail"
+    return ret
 
 
 def _absent(ret, exc):

@@ -49,7 +49,8 @@
 #     max_unavailable: 25%       of all nodes, and of each failure domain; or a number
 #     min_available: 0           nodes of each failure domain that stay up
 #     group_by: rack             the grain that names the failure domain
-#     prepare_at_once: 50        nodes that fetch bundles at the same time
+#     prepare: stage             before the first wave make the new generations; or fetch: only fetch the bundles
+#     prepare_at_once: 50        nodes that prepare at the same time
 #     soak: 600                  seconds between two waves
 #     gate: [{url: 'https://shop.corp/health', match: ok}]    must hold after each wave and during the soak
 #     gate_interval: 30          seconds between two checks of the gates

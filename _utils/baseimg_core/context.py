@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .engine.base import Engine, Place
+from .linux.pace import Pace
 from .model.policy.pillar import Source, Trust
 from .model.policy.protection import Protection
 from .progress import Progress
 
 GRACE = 900  # seconds
+PREPARE_RATE = 20  # MB a second
 
 
 def _admit_all() -> None:
@@ -57,3 +59,5 @@ class Context:
     versions: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     #: Returns the digest of the file at a ``salt://`` URL, which the master computes; ``None`` if it cannot.
     master_digest: Callable[[str], str | None] = _no_digest
+    #: Bounds the rate at which a generation is written; ``None`` for no bound.
+    pace: Pace | None = None

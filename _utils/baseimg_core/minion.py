@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from .context import GRACE, Context
+from .context import GRACE, PREPARE_RATE, Context
 from .engine import detect
 from .engine.base import Engine
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
@@ -184,6 +184,13 @@ class Minion:
         if isinstance(grace, bool) or not isinstance(grace, int | float) or grace < 0:
             raise ArgumentInvalid(f"baseimg:grace is {grace!r}, expected seconds, 0 or more")
         return float(grace)
+
+    def prepare_rate(self) -> float:
+        """Return ``baseimg:prepare_rate`` in bytes a second; raise :class:`ArgumentInvalid` if it is wrong."""
+        rate = self._salt["config.get"]("baseimg:prepare_rate", PREPARE_RATE)
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
+            raise ArgumentInvalid(f"baseimg:prepare_rate is {rate!r}, expected MB a second, more than 0")
+        return rate * 1e6
 
     def _reserve(self) -> int:
         reserve = self._salt["config.get"]("baseimg:reserve", 2)

@@ -30,7 +30,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "sdk": ({"errors"}, {"docker"}),
     "engine": ({"display", "errors", "model", "linux", "sdk", "engine"}, {"zstandard"}),
     "registry": ({"errors", "progress", "model", "linux", "disk", "sdk", "registry"}, {"urllib3"}),
-    "context": ({"progress", "model", "engine"}, set()),
+    "context": ({"progress", "model", "linux", "engine"}, set()),
     "ops": ({"display", "errors", "progress", "context", "model", "linux", "disk", "engine", "ops"}, set()),
     "minion": ({"errors", "redact", "context", "model", "engine", "registry", "ops"}, set()),
     "report": ({"display", "errors", "model", "report"}, set()),

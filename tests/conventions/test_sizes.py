@@ -10,6 +10,7 @@ import pytest
 from tests.support.sources import LOADER_FILES, REPO, core_files, docstring_lines, functions, parsed
 
 MODULE_LINES = 400
+LOADER_LINES = 500  # Salt takes all functions of a name from one file
 FUNCTION_LINES = 40
 
 
@@ -26,7 +27,8 @@ def function_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 @pytest.mark.parametrize("path", [*core_files(), *LOADER_FILES], ids=lambda path: str(path.relative_to(REPO)))
 class TestSizes:
     def test_module(self, path: Path) -> None:
-        assert module_lines(parsed(path), path.read_text()) <= MODULE_LINES
+        limit = LOADER_LINES if path in LOADER_FILES else MODULE_LINES
+        assert module_lines(parsed(path), path.read_text()) <= limit
 
     def test_functions(self, path: Path) -> None:
         sizes = {

@@ -36,6 +36,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "order": (),
     "pin": (BASE, "'12.1'"),
     "plan": (BASE, "'12.1'"),
+    "prepare": (BASE, "'12.1'"),
     "prune": (),
     "push": ("/nowhere.tar", "127.0.0.1:1/b:1"),
     "rollback": (BASE,),

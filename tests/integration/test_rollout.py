@@ -348,7 +348,9 @@ class TestHaltAndResume:
 
     def test_a_process_that_was_killed_and_a_master_that_was_restarted(self, fleet: Fleet) -> None:
         with fleet.held("node2"):
-            with fleet.salt_run("baseimg.rollout", BASE, "canary=node2", f"timeout={scaled(SECONDS)}") as process:
+            with fleet.salt_run(
+                "baseimg.rollout", BASE, "canary=node2", "prepare=fetch", f"timeout={scaled(SECONDS)}"
+            ) as process:
                 fleet.wait_until(lambda record: record["nodes"]["node2"]["state"] == "applying")
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -369,7 +371,9 @@ class TestHaltAndResume:
 
     def test_an_answer_that_comes_too_late(self, fleet: Fleet) -> None:
         with fleet.held("node1"):
-            message = fleet.halted(outcome.HALTED_BY_FAILURE, "rollout", BASE, canary=1, timeout=scaled(10))
+            message = fleet.halted(
+                outcome.HALTED_BY_FAILURE, "rollout", BASE, canary=1, prepare="fetch", timeout=scaled(10)
+            )
             assert "node1 (node-timeout)" in message
             assert fleet.newest()["nodes"]["node1"]["answered"] is False
         summary = fleet.run("resume")

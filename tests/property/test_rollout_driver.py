@@ -39,6 +39,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "waves": ([], ["50%"], [1, 2]),
     "success_threshold": (100, 100, 60, 1),
     "max_unavailable": (1, 2, "50%", "100%"),
+    "prepare": ("stage", "fetch"),
     "prepare_at_once": (1, 50),
     "refused": (0, 1, "100%"),
     "on_failure": ("halt", "rollback"),

@@ -118,7 +118,7 @@ class Fleet:
             self.put(name, jid, machine.odd[function])
         elif function == "converge":
             self._converge(name, jid, arguments)
-        elif function == "fetch" and machine.behaviour == UNFIT:
+        elif function in ("fetch", "prepare") and machine.behaviour == UNFIT:
             self.put(name, jid, "ERROR: [digest-mismatch] wrong")
         else:
             if function == "rollback":
@@ -136,12 +136,14 @@ class Fleet:
         changed = {"changed": before != machine.live_version, "containers": containers}
         holds = [{"version": version, "reason": reason} for version, reason in machine.holds.items()]
         skew = 3600 if machine.behaviour == STRAY else 0
+        ready = {"needed": before != target, "from": before, "bytes": 1, "time": skew + time.time()}
         return {
             "refresh_pillar": True,
             "find_job": {},
             "declared": declared,
             "status": {"bases": [{**status, "containers": containers, "holds": holds}]},
-            "fetch": {"needed": before != target, "from": before, "bytes": 1, "time": skew + time.time()},
+            "fetch": ready,
+            "prepare": ready,
             "plan": {
                 "changed": before != target,
                 "repaired": False,

@@ -67,6 +67,20 @@ class TestRemovable:
         assert removable(record(g2=True), 1) == ([2], {0: "pristine", 3: "current", 1: "the way back"})
         assert removable(record(current=0, previous=3, g2=True), 0)[0] == [2, 1]
 
+    def test_a_prepared_one_stays_until_something_newer_was_made_that_nobody_declares(self) -> None:
+        base_record = record()
+        base_record.highest = 5
+        for number in (4, 5):
+            base_record.generations[number] = Generation(
+                number, f"12.{number}", f"c{number}", 104, id=f"id{number}", prepared=THEN
+            )
+        gone, reasons = removable(base_record, 1)
+        assert (gone, reasons[5]) == ([1, 4], "prepared")
+        assert rollback_target(base_record) == 2
+        base_record.generations[5].prepared = ""  # garbage
+        assert removable(base_record, 1)[0] == [1, 4]
+        assert removable(base_record, 1, declared={"12.4"})[1][4] == "prepared"
+
     def test_masks_of_one_content_count_once(self) -> None:
         base_record = record()
         base_record.generations[1] = replace(base_record.generations[2], number=1)

@@ -381,7 +381,7 @@ ODD = [
 
 
 class TestOddAnswers:
-    @pytest.mark.parametrize("function", ["declared", "status", "fetch", "converge"])
+    @pytest.mark.parametrize("function", ["declared", "status", "prepare", "converge"])
     @pytest.mark.parametrize("value", ODD, ids=str)
     def test_one_fails_its_own_node_only(self, fake_master: FakeMaster, function: str, value: Any) -> None:
         fleet = fake_master.nodes(GOOD, GOOD, GOOD)
@@ -395,13 +395,13 @@ class TestOddAnswers:
 
     def test_releases_are_named_where_they_differ(self, fake_master: FakeMaster) -> None:
         fleet = fake_master.nodes(GOOD)
-        fleet.nodes["node1"].odd = {"fetch": {"suite": "0.0.9"}}
+        fleet.nodes["node1"].odd = {"prepare": {"suite": "0.0.9"}}
         fake_master.start()
         assert "the node runs baseimg 0.0.9, this master" in fake_master.newest().nodes["node1"].message
 
     def test_control_characters_are_neutralised(self, fake_master: FakeMaster) -> None:
         fleet = fake_master.nodes(GOOD)
-        fleet.nodes["node1"].odd = {"fetch": "ERROR: [gate-failed] \x1b]0;owned\x07"}
+        fleet.nodes["node1"].odd = {"prepare": "ERROR: [gate-failed] \x1b]0;owned\x07"}
         result = fake_master.start()
         assert "\x1b" not in str(result) + "".join(fleet.lines)
         assert "\x1b" not in fake_master.newest().nodes["node1"].message

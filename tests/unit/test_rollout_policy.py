@@ -28,6 +28,7 @@ class TestSound:
             max_unavailable=Share(25, percent=True),
             min_available=Share(0),
             group_by="",
+            prepare="stage",
             prepare_at_once=Share(50),
             soak=0,
             gates=(),

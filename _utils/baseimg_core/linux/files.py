@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from . import syscalls
+from .pace import Pace
 
 #: Bytes read or written in one call.
 CHUNK = 1 << 20
@@ -364,9 +365,10 @@ class Copier:
     Use one object a tree: after the first refusal it stops trying to share extents.
     """
 
-    def __init__(self, share: bool = True) -> None:
+    def __init__(self, share: bool = True, pace: Pace | None = None) -> None:
         """With ``share=False`` copies never share extents, so copy_file_range(2) is not used."""
         self.clones = self._share = share
+        self._pace = pace
 
     def copy(self, source: int, target: int, size: int) -> None:
         """
@@ -381,12 +383,19 @@ class Copier:
             return
         if size <= _SMALL:
             write_all(target, os.read(source, size))
+            self._written(target, 0, size)
             return
         if not (self._share and self._copy_range(source, target, size)):
-            os.lseek(source, 0, os.SEEK_SET)
+            offset = os.lseek(source, 0, os.SEEK_SET)
             while data := os.read(source, CHUNK):
                 write_sparse(target, data)
+                self._written(target, offset, len(data))
+                offset += len(data)
         os.ftruncate(target, size)  # a hole at the end was not written
+
+    def _written(self, target: int, offset: int, count: int) -> None:
+        if self._pace:
+            self._pace.written(target, offset, count)
 
     def shares(self, directory: str) -> bool:
         """True if files in ``directory`` can share extents. Leaves no file behind."""
@@ -396,13 +405,14 @@ class Copier:
                 opened.callback(os.close, descriptor)
             return self._clone(*descriptors)
 
-    @staticmethod
-    def _copy_range(source: int, target: int, size: int) -> bool:
+    def _copy_range(self, source: int, target: int, size: int) -> bool:
         """Copy the data, without the holes, by copy_file_range(2); return False if it is not supported."""
         try:
             for start, end in _data_ranges(source, size):
                 done = start
-                while done < end and (count := os.copy_file_range(source, target, end - done, done, done)):
+                part = CHUNK if self._pace else end
+                while done < end and (count := os.copy_file_range(source, target, min(part, end - done), done, done)):
+                    self._written(target, done, count)
                     done += count
         except OSError as exc:
             if exc.errno not in _NO_COPY_RANGE:

@@ -17,6 +17,7 @@ import struct
 _AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _KEEP_SIZE = 1  # linux/falloc.h
+_WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # linux/fs.h, SYNC_FILE_RANGE_*
 _FICLONE = 0x40049409  # linux/fs.h, ioctl_ficlone(2)
 # linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
@@ -28,8 +29,8 @@ _OPEN_HOW = struct.Struct("=QQQ")
 _NO_CLONE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
 # asm/unistd_64.h for x86-64, asm-generic/unistd.h for aarch64
 _NUMBERS = {
-    "x86_64": {"renameat2": 316, "syncfs": 306, "openat2": 437},
-    "aarch64": {"renameat2": 276, "syncfs": 267, "openat2": 437},
+    "x86_64": {"renameat2": 316, "syncfs": 306, "sync_file_range": 277, "openat2": 437},
+    "aarch64": {"renameat2": 276, "syncfs": 267, "sync_file_range": 84, "openat2": 437},
 }
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -60,6 +61,28 @@ def sync_filesystem(path: str) -> None:
             raise OSError(number, os.strerror(number), path)
     finally:
         os.close(descriptor)
+
+
+def write_back(descriptor: int, offset: int, count: int, wait: bool) -> None:
+    """
+    Write dirty pages of a part of a file to the disk: sync_file_range(2). This makes nothing durable.
+
+    A file system or kernel without the call writes them later.
+
+    Args:
+        descriptor: The open file.
+        offset: Start of the part in bytes.
+        count: Its length in bytes.
+        wait: True to wait for the disk; False to start only.
+
+    Raises:
+        OSError: The pages cannot be written.
+    """
+    flags = _WAIT_BEFORE | _WRITE | _WAIT_AFTER if wait else _WRITE
+    if _call("sync_file_range", descriptor, ctypes.c_int64(offset), ctypes.c_int64(count), flags):
+        number = ctypes.get_errno()
+        if number not in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE):
+            raise OSError(number, os.strerror(number))
 
 
 def allocate(descriptor: int, size: int) -> None:
@@ -118,7 +141,7 @@ def clone(source: int, target: int) -> bool:
     return True
 
 
-def _call(name: str, *arguments: int | bytes) -> int:
+def _call(name: str, *arguments: int | bytes | ctypes.c_int64) -> int:
     """Call a C library function, or the system call of the same name if the library lacks it."""
     function = getattr(_libc, name, None)
     if function is not None:

@@ -32,6 +32,7 @@ def check_images(
     nest: Nest,
     generation: Generation,
     known: Mapping[str, Sequence[Reason]] | None = None,
+    passed: Mapping[str, list[str]] | None = None,
     save: bool = True,
 ) -> Mapping[str, Sequence[Reason]]:
     """
@@ -40,8 +41,9 @@ def check_images(
     Args:
         context: The context of the operation; ``protection`` has the accepted verdicts.
         nest: The nest of the base.
-        generation: A generation on this node. Judgements are recorded if it is live.
+        generation: A generation on this node. Judgements are recorded if it is live or prepared.
         known: Reasons by ID of images that were judged with the bundles of this generation.
+        passed: Keys of passed trials by image ID; they are recorded with the judgements.
         save: False to record nothing.
 
     Returns:
@@ -57,15 +59,17 @@ def check_images(
     judged = judgements.read(base.store.layout.judged)
     for image_id, reasons in (known or {}).items():
         judged.add(generation.id, image_id, reasons)
+    if passed:
+        judged.passed[generation.id] = dict(passed)
     acceptance = context.protection.acceptance(base.reference, base.chain_id)
     started, used = _started(context, nest, generation)
     images = [image for image in started if not protects(acceptance.patterns, image.id, image.tags)]
-    is_new = _judge(context, nest, generation, images, judged) or bool(known)
+    is_new = _judge(context, nest, generation, images, judged) or bool(known or passed)
     is_live = generation is record.live
     refused = verdicts.Refusals(f"{base.reference} shows {generation.version}" if is_live else "", acceptance)
     for image in images:
         refused.add(image.name, judged.reasons(generation.id, image.id) or (), image.id in used)
-    if save and is_new and is_live:
+    if save and is_new and (is_live or generation.is_prepared):
         _save(context, base, record, judged)
     refused.raise_if_any(base, generation.version)
     return judged.by_generation.get(generation.id, {})

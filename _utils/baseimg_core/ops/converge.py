@@ -201,8 +201,8 @@ def _rollback_generation(base: Base, record: Record, to: str | None) -> Generati
 
 def _version(base: Base, record: Record, version: str) -> Generation:
     generation = record.by_version(version)
-    if generation is None:
-        versions = ", ".join(usable.version for usable in record.usable)
+    if generation is None or generation.is_prepared:
+        versions = ", ".join(usable.version for usable in record.usable if not usable.is_prepared)
         raise NoWayBack(f"{base.reference} has no generation of version {version}; it has: {versions}")
     return generation
 
@@ -296,7 +296,7 @@ class Change:
             return swap.held_result(context, base, record, self.policy, hold, action)
         if action == "converge":
             aliases.check_aliases(context, base, self.version)
-        with ops_nest.locked(context, self._prepare(record), self._read_locked) as nest:
+        with ops_nest.locked(context, self.check_ahead(record), self.read_locked) as nest:
             record = nest.changing.record
             generation = nest.adapt_to_lower(self.obtain(record))
             with discarding(base, record, generation):
@@ -311,7 +311,7 @@ class Change:
             kept = [effect.as_dict() for effect in nest.kept()]
             return {**done, **self.description, "changed": done["changed"] or masked, "kept": kept}
 
-    def _read_locked(self) -> Nest:
+    def read_locked(self) -> Nest:
         """Read the nest again under its locks, and check the preconditions again: other jobs may have run."""
         self.context.admit()
         record = self.base.store.recover() or bases.initial_record(self.context.engine, self.base)
@@ -359,7 +359,7 @@ class Change:
         arrivals.check_images(self.context, nest, live)
         return result
 
-    def _prepare(self, record: Record) -> Nest:
+    def check_ahead(self, record: Record) -> Nest:
         """Fetch bundles and compare generations, before the lock. Damage that this finds is saved."""
         try:
             steps = self.decide(record)

@@ -409,8 +409,8 @@ def _layer(member: Member) -> str:
 
 
 def _abandon(member: Member, generation: Generation) -> None:
-    """Delete a generation that was never live."""
-    if not generation.activated:
+    """Delete a generation that is not kept."""
+    if generation.is_garbage:
         member.base.store.abandon(member.record, generation)
 
 

@@ -109,7 +109,9 @@ def _result(
 
 def _removable(context: Context, base: Base, record: Record, keep: int) -> tuple[list[int], dict[int, str]]:
     """Return the numbers of the generations to delete, and the reason for keeping each of the others."""
-    return generations.removable(record, keep, lambda: _in_use(context, base, record))
+    own = (record.chain_id, record.reference, *record.names)
+    declared = {version for name, (chain_id, version) in context.versions.items() if {name, chain_id} & set(own)}
+    return generations.removable(record, keep, lambda: _in_use(context, base, record), declared)
 
 
 def _remove(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:

@@ -108,7 +108,7 @@ def _peak(start: Generation, legs: list[list[Manifest]], sharing: Sharing, linke
 @contextlib.contextmanager
 def discarding(base: Base, record: Record, generation: Generation) -> Iterator[None]:
     """
-    Delete a generation that was never live if the block raises.
+    Delete a generation that is not kept if the block raises.
 
     Args:
         base: The base. It is locked.
@@ -118,7 +118,7 @@ def discarding(base: Base, record: Record, generation: Generation) -> Iterator[N
     try:
         yield
     except BaseException:
-        if not generation.activated:
+        if generation.is_garbage:
             base.store.abandon(record, generation)
         raise
 
@@ -152,7 +152,7 @@ def _stage(
         origin = base.store.path(record, start.number)
         lower = bases.pristine_lower(base)  # a bundle's source is defined over pristine layers
         sources = {route[0]: Stack([origin, *lower])}
-        with contextlib.closing(Flattener(path, Stack(lower), sharing)) as flattener:
+        with contextlib.closing(Flattener(path, Stack(lower), sharing, context.pace)) as flattener:
             for version, bundle in reversed(bundles.items()):
                 members = bundle.members(step_progress(context.progress, f"unpacking {version}"), sources.get(version))
                 applied = members if context.devices else _without_devices(members)

@@ -10,6 +10,7 @@ from typing import Any
 from .. import __version__
 from ..model.rollout import answers
 from ..model.rollout.answers import AnswerInvalid, PlanAnswer
+from ..model.rollout.policy import FETCH
 from ..model.rollout.record import (
     APPLYING,
     FAILED,
@@ -34,7 +35,9 @@ _QUERY_AGAIN = 60.0  # minimum seconds between two queries of a silent node
 _TRIES = 2  # attempts at a fetch or an apply if its job is lost
 # fields of a declaration that decide whether a converge would fail
 _PREFLIGHT = ("bundles", "chain_id", "repair", "protect", "accept", "containers")
-_FETCH, _CONVERGE, _PLAN, _ROLLBACK = "baseimg.fetch", "baseimg.converge", "baseimg.plan", "baseimg.rollback"
+_PREPARED = ("bundles", "chain_id", "protect", "accept")  # the declared arguments of baseimg.prepare
+_FETCH, _PREPARE = "baseimg.fetch", "baseimg.prepare"
+_CONVERGE, _PLAN, _ROLLBACK = "baseimg.converge", "baseimg.plan", "baseimg.rollback"
 
 
 class Pacer:
@@ -109,7 +112,8 @@ class NodeOperations:
             self._recorder.save()
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Fetch bundles on these nodes, on up to ``prepare_at_once`` nodes at the same time."""
+        """Make the new content on these nodes, or fetch its bundles, on ``prepare_at_once`` nodes at the same time."""
+        function, keys = (_FETCH, _PREFLIGHT) if self._rules.prepare == FETCH else (_PREPARE, _PREPARED)
         rollout, queue = self._rollout, deque(names)
         limit = self._rules.prepare_at_once.of(len(rollout.nodes))
         pacer = Pacer(limit)
@@ -122,8 +126,8 @@ class NodeOperations:
             room = min(limit - busy, len(queue))
             if pacer.may_send(room, busy):
                 batch = [queue.popleft() for _ in range(room)]
-                for arguments, group in alike(rollout, batch, _PREFLIGHT):
-                    self._send(_FETCH, group, arguments, PREPARING)
+                for arguments, group in alike(rollout, batch, keys):
+                    self._send(function, group, arguments, PREPARING)
             heard = self.take(self._jobs.poll(TICK))
             again = (name for name in heard if rollout.nodes[name].state == PENDING)
             queue.extend(sorted(name for name in again if name not in self._not_needed))
@@ -142,7 +146,7 @@ class NodeOperations:
             self._recorder.save()
 
     def _prepared(self, name: str, answer: Answer) -> None:
-        """Record the outcome of a fetch."""
+        """Record the outcome of a preparation."""
         rollout, node = self._rollout, self._rollout.nodes[name]
         if node.state != PREPARING:  # a late outcome: the rollout has moved on
             return
@@ -297,6 +301,7 @@ class NodeOperations:
         """Record outcomes; return the names of their nodes."""
         readers: dict[str, Callable[[str, Answer], None]] = {
             _FETCH: self._prepared,
+            _PREPARE: self._prepared,
             _CONVERGE: self._converged,
             _PLAN: self._planned,
             _ROLLBACK: self._rolled_back,

@@ -1,5 +1,5 @@
 """
-The images that were judged over a generation of a base, a file next to the record.
+The images that were judged and tried over a generation of a base, a file next to the record.
 
 Each pair of image and generation is judged once: neither changes.
 """
@@ -22,6 +22,8 @@ class Judgements:
 
     #: Reasons by generation ID and image ID.
     by_generation: dict[str, dict[str, list[Reason]]] = field(default_factory=dict)
+    #: Keys of the trials that passed, by generation ID and image ID.
+    passed: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def reasons(self, generation: str, image: str) -> list[Reason] | None:
         """Return the reasons to refuse an image over a generation; ``None`` if it was not judged."""
@@ -49,14 +51,20 @@ class Judgements:
             generations: IDs of the generations that are kept.
             images: IDs of the images that are kept.
         """
-        kept = {
+        judged = {
             generation: {
                 image: [reason.as_dict() for reason in reasons] for image, reasons in judged.items() if image in images
             }
             for generation, judged in self.by_generation.items()
             if generation in generations
         }
-        files.save(path, json.dumps({"format": FORMAT, "judged": kept}, indent=1, sort_keys=True).encode() + b"\n")
+        passed = {
+            generation: {image: keys for image, keys in passed.items() if image in images}
+            for generation, passed in self.passed.items()
+            if generation in generations
+        }
+        data = {"format": FORMAT, "judged": judged, "passed": passed}
+        files.save(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def read(path: str) -> Judgements:
@@ -64,14 +72,15 @@ def read(path: str) -> Judgements:
     try:
         with open(path, "rb") as file:
             raw = json.load(file)
-        return Judgements(
-            {
-                str(generation): {
-                    str(image): [_reason(reason) for reason in reasons] for image, reasons in judged.items()
-                }
-                for generation, judged in raw["judged"].items()
-            }
-        )
+        judged = {
+            str(generation): {str(image): [_reason(reason) for reason in reasons] for image, reasons in judged.items()}
+            for generation, judged in raw["judged"].items()
+        }
+        passed = {
+            str(generation): {str(image): [str(key) for key in keys] for image, keys in passed.items()}
+            for generation, passed in raw.get("passed", {}).items()
+        }
+        return Judgements(judged, passed)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Judgements()
 

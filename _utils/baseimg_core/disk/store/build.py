@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from ...errors import BundleInvalid, BundleMismatch
 from ...linux.files import Copier
+from ...linux.pace import Pace
 from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ..bundle.layer import Member
@@ -56,21 +57,22 @@ class Flattener:
         root: The empty directory.
         lower: The base's layers below the directory.
         sharing: The data that the directory may share with the starting generation.
+        pace: Bounds the rate of writing; ``None`` for no bound.
     """
 
-    def __init__(self, root: str, lower: Stack, sharing: Sharing = SEPARATE) -> None:
+    def __init__(self, root: str, lower: Stack, sharing: Sharing = SEPARATE, pace: Pace | None = None) -> None:
         self.lower = lower
         self._sharing = sharing
         #: Content bytes and paths written so far.
         self.bytes = self.paths = 0
-        self._filler = Filler()
+        self._filler = Filler(pace)
         #: Hex sha256 of the files from changesets, by path.
         self.digests = self._filler.digests
         #: The ctime of each shared file before it was linked, by inode.
         self.linked: dict[int, int] = {}
         self._root = root
         self._tree = Tree(root)
-        self._copier = Copier(sharing.extents)
+        self._copier = Copier(sharing.extents, pace)
         # every directory created so far; None if it was created only as a parent
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: set[bytes] = set()

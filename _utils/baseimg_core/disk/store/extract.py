@@ -8,6 +8,7 @@ import os
 from ...errors import DigestMismatch
 from ...linux.concurrency import AsyncHash
 from ...linux.files import CHUNK, write_sparse
+from ...linux.pace import Pace
 from ...model.stack import overlay
 from ...model.stack.entry import Entry
 from ..bundle.layer import Member
@@ -22,7 +23,8 @@ class Filler:
     A background thread hashes large files, so a mismatch may surface while a later file is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace | None = None) -> None:
+        self._pace = pace
         #: Hex sha256 of the written files, by path; complete after :meth:`join`.
         self.digests: dict[bytes, str] = {}
         self._coming: tuple[Member, AsyncHash] | None = None
@@ -44,6 +46,8 @@ class Filler:
         while left:
             data = stream.read1(left)
             write_sparse(descriptor, data)
+            if self._pace:
+                self._pace.written(descriptor, entry.size - left, len(data))
             sha.update(data)
             left -= len(data)
         os.ftruncate(descriptor, entry.size)  # a hole at the end was not written

@@ -12,8 +12,8 @@ I3. A generation is in the record, with its ID, before it leaves ``staging``. It
 I4. A swap is in the record as an intent, with both generations, before the exchange.
 I5. A complete generation never changes. It is built in ``staging`` and removed as a whole.
 I6. Generation 0, the pristine content, is never removed.
-I7. Anything neither live nor activated is garbage: ``staging``, a generation that was never swapped in, a generation
-    that is being pruned. :meth:`Store.recover` removes it.
+I7. Anything neither live nor activated nor prepared is garbage: ``staging``, a generation that was made for a swap that
+    failed, a generation that is being pruned. :meth:`Store.recover` removes it.
 
 :meth:`Store.adopt` turns a live content that baseimg did not make into a generation, unchanged. ``staging`` then holds
 the pristine content, which counts as activated because it was live before.
@@ -158,7 +158,7 @@ class Store:
         record = self.read()
         if record is None:
             return os.path.isdir(self.layout.home)
-        unused = any(not generation.activated for generation in record.generations.values())
+        unused = any(generation.is_garbage for number, generation in record.generations.items() if number)
         unused |= os.path.exists(self.layout.restarting)
         return unused or record.intent is not None or os.path.isdir(self.layout.staging)
 
@@ -349,10 +349,10 @@ class Store:
         if self._is(generation, identify_directory(self.layout.live)):
             return
         record.intent = None
-        if generation.activated:
-            self.records.save(record)
-        else:
+        if generation.is_garbage:
             self.abandon(record, generation)
+        else:
+            self.records.save(record)
 
     def adopt(self, record: Record, by: str, fill: Callable[[str], AdoptedContent | None]) -> None:
         """
@@ -439,16 +439,14 @@ class Store:
         """
         if record.pristine_state == "missing":
             return 0
-        marked = {
-            number: record.generations[number].activated for number in numbers if number not in (0, record.current)
-        }
+        marked = lifetimes.times(record, set(numbers) - {0, record.current})
         with translate_os_errors(self.layout.home):
-            lifetimes.mark(record, dict.fromkeys(marked, ""))
+            lifetimes.mark(record, dict.fromkeys(marked, ("", "")))
             self.records.save(record)
             self.trace("prune.marked")
             lifetimes.mark(record, marked)  # the mark stays on disk only: in_use must still see these generations
             used = set(in_use())
-            lifetimes.mark(record, {number: "" for number in marked if number not in used})
+            lifetimes.mark(record, {number: ("", "") for number in marked if number not in used})
             freed = sum(self._drop_garbage(record))
             self.trace("prune.removed")
             self.records.save(record)
@@ -502,7 +500,7 @@ class Store:
         garbage = [
             generation
             for generation in record.generations.values()
-            if generation.number and not (generation.activated and (generation.inode or missing))
+            if generation.number and (generation.is_garbage or not (generation.inode or missing))
         ]
         freed = []
         linked = self._links(garbage)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ...errors import RecordInvalid
@@ -105,10 +105,16 @@ def note(path: str, record: Record, intent: Intent, marker: int | None) -> None:
         files.discard(path)
 
 
-def mark(record: Record, activated: Mapping[int, str]) -> None:
-    """Set the activation time of generations, by number; an empty time marks them as garbage."""
-    for number, at in activated.items():
-        record.generations[number].activated = at
+def times(record: Record, numbers: Iterable[int]) -> dict[int, tuple[str, str]]:
+    """Return ``activated`` and ``prepared`` of generations, by number."""
+    chosen = {number: record.generations[number] for number in numbers}
+    return {number: (generation.activated, generation.prepared) for number, generation in chosen.items()}
+
+
+def mark(record: Record, times: Mapping[int, tuple[str, str]]) -> None:
+    """Set ``activated`` and ``prepared`` of generations, by number; empty times mark them as garbage."""
+    for number, (activated, prepared) in times.items():
+        record.generations[number].activated, record.generations[number].prepared = activated, prepared
 
 
 def uptime() -> float:

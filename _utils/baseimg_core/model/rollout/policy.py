@@ -12,6 +12,7 @@ from ...errors import ArgumentInvalid
 
 HALT, ROLLBACK = "halt", "rollback"
 WAIT, SKIP = "wait", "skip"
+STAGE, FETCH = "stage", "fetch"
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TARGET_TYPES = (
     *("glob", "pcre", "list", "grain", "grain_pcre", "pillar", "pillar_pcre", "pillar_exact"),
@@ -28,6 +29,7 @@ DEFAULTS: Mapping[str, Any] = {
     "max_unavailable": "25%",
     "min_available": 0,
     "group_by": None,
+    "prepare": STAGE,
     "prepare_at_once": 50,
     "soak": 0,
     "gate": [],
@@ -139,7 +141,9 @@ class Policy:
     min_available: Share
     #: The grain whose values are the failure domains; empty for none.
     group_by: str
-    #: How many nodes fetch bundles at the same time.
+    #: ``stage`` or ``fetch``: before the first wave, nodes make the new content, or fetch the bundles only.
+    prepare: str
+    #: How many nodes prepare at the same time.
     prepare_at_once: Share
     #: Seconds between two waves.
     soak: int
@@ -191,7 +195,7 @@ def parse(raw: Mapping[str, Any]) -> Policy:
         ArgumentInvalid: a value is invalid.
     """
     raw = {**DEFAULTS, **raw}
-    choices = {"on_failure": (HALT, ROLLBACK), "unreachable": (WAIT, SKIP)}
+    choices = {"on_failure": (HALT, ROLLBACK), "unreachable": (WAIT, SKIP), "prepare": (STAGE, FETCH)}
     for key, known in choices.items():
         if raw[key] not in known:
             raise _wrong(f"rollout:{key}", raw[key], f"one of: {', '.join(known)}")
@@ -204,6 +208,7 @@ def parse(raw: Mapping[str, Any]) -> Policy:
         max_unavailable=_share(raw["max_unavailable"], "rollout:max_unavailable"),
         min_available=_share(raw["min_available"], "rollout:min_available", 0),
         group_by="" if raw["group_by"] is None else _text(raw["group_by"], "rollout:group_by"),
+        prepare=raw["prepare"],
         prepare_at_once=_share(raw["prepare_at_once"], "rollout:prepare_at_once"),
         soak=_seconds(raw["soak"], "rollout:soak", 0),
         gates=_gates(raw["gate"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from . import nests
@@ -63,14 +63,17 @@ def rollback_target(record: Record) -> int | None:
     """
     if record.previous == record.current and record.pristine_state == "kept":
         return None
-    usable = {generation.number for generation in record.usable} - {record.current}
+    usable = {generation.number for generation in record.usable if not generation.is_prepared} - {record.current}
     if record.previous in usable:
         return record.previous
     return next(iter(nests.other_contents(record, usable)), None)
 
 
 def removable(
-    record: Record, keep: int, in_use: Callable[[], Mapping[int, str]] = dict
+    record: Record,
+    keep: int,
+    in_use: Callable[[], Mapping[int, str]] = dict,
+    declared: Collection[str] = (),
 ) -> tuple[list[int], dict[int, str]]:
     """
     Return the generations that prune may delete.
@@ -85,6 +88,8 @@ def removable(
             except pristine counts.
         in_use: Returns the reason why a generation is in use, by number. It is called only if a generation would be
             deleted otherwise.
+        declared: The versions that pillar declares for the base. A prepared generation stays if its version is
+            declared, or if no generation was made after it.
 
     Returns:
         The numbers to delete, in order, and the reason by number for each generation that stays.
@@ -95,6 +100,9 @@ def removable(
     for number in record.present:
         if record.generations[number].pinned:
             reasons.setdefault(number, "pinned")
+    prepared = [number for number in record.present if record.generations[number].is_prepared]
+    if prepared and (prepared[-1] == record.highest or record.generations[prepared[-1]].version in declared):
+        reasons.setdefault(prepared[-1], "prepared")
     back = rollback_target(record)
     if back is not None:
         reasons.setdefault(back, "the way back")
@@ -110,4 +118,4 @@ def removable(
 
 
 def _sound(record: Record) -> list[int]:
-    return [generation.number for generation in record.usable]
+    return [generation.number for generation in record.usable if not generation.is_prepared]

@@ -36,8 +36,10 @@ class Generation:
     paths: int = 0
     #: Time of its creation, ISO 8601 in UTC; empty if unknown.
     created: str = ""
-    #: Time at which it last became live, ISO 8601 in UTC; empty if it never was (garbage).
+    #: Time at which it last became live, ISO 8601 in UTC; empty if it never was.
     activated: str = ""
+    #: Time at which it was made ahead of its first swap, ISO 8601 in UTC; empty if it was not.
+    prepared: str = ""
     #: The requester of the operation that created it.
     by: str = ""
     #: True if prune must keep it.
@@ -65,6 +67,16 @@ class Generation:
     def can_be_source(self) -> bool:
         """True if a new generation may be built from it: undamaged, and pristine or proven."""
         return not self.damaged and bool(self.number == 0 or self.proof)
+
+    @property
+    def is_garbage(self) -> bool:
+        """True if it never was live and is not kept for a swap to come."""
+        return not (self.activated or self.prepared)
+
+    @property
+    def is_prepared(self) -> bool:
+        """True if it was made ahead and never was live."""
+        return bool(self.prepared) and not self.activated
 
     def shows_the_same_as(self, other: Generation) -> bool:
         """True if both have one image, version and bundle: one is a mask of the other."""
@@ -164,11 +176,11 @@ class Record:
 
     @property
     def present(self) -> list[int]:
-        """The numbers of the generations that have been live and have a directory, oldest first."""
+        """The numbers of the generations that were live or are prepared and have a directory, oldest first."""
         return [
             number
             for number, generation in sorted(self.generations.items())
-            if number == self.current or (generation.activated and generation.inode)
+            if number == self.current or (generation.inode and not generation.is_garbage)
         ]
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shlex
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 from ...context import Context
 from ...disk.containers.sandbox import Sandbox
+from ...disk.impact import judgements
 from ...disk.impact.view import BaseOnDisk, LayeredView
 from ...disk.stack.directories import Stack
 from ...engine.base import Image
@@ -30,14 +32,19 @@ _MISSING = "not found"  # printed by glibc's loader for a missing library
 _OUTPUT = 500  # characters of the output in an error
 
 
-def run_trials(context: Context, nest: Nest, generation: Generation) -> None:
+def run_trials(context: Context, nest: Nest, generation: Generation) -> dict[str, list[str]]:
     """
     Run the declared trials of a base over a generation. Returning to pristine is never refused.
+
+    A trial that passed when the generation was prepared is not repeated.
 
     Args:
         context: The context of the operation; ``protection`` has the declared trials.
         nest: The nest of the base. Its locks are held.
         generation: The generation to swap in.
+
+    Returns:
+        Keys of the passed trials by image ID, for :meth:`disk.impact.judged.Judged.passed`.
 
     Raises:
         TrialFailed: A trial failed.
@@ -46,26 +53,36 @@ def run_trials(context: Context, nest: Nest, generation: Generation) -> None:
     base, record = nest.changing.base, nest.changing.record
     declared = context.protection.acceptance(base.reference, base.chain_id).trials
     if not declared or not generation.number:
-        return
+        return {}
     unchanged = {name for kept in nest.kept(generation.chain_id) for name in kept.images}
+    passed = dict(judgements.read(base.store.layout.judged).passed.get(generation.id, {}))
     for image in bases.images_on(context.engine, base.chain_id):
         if image.tags and base.reference not in image.tags and image.name not in unchanged:
-            _check_image(context, base, record, generation, image, declared)
+            labels = image.config.get("Labels") or {}
+            selected = {_key(trial): trial for trial in declared if trials.selects(trial, image.tags, labels)}
+            known = passed.get(image.id, ())
+            pending = [trial for key, trial in selected.items() if key not in known]
+            _check_image(context, base, record, generation, image, pending)
+            passed[image.id] = list(selected)
+    return passed
+
+
+def _key(trial: Trial) -> str:
+    """Return a digest of a trial's declaration."""
+    return hashlib.sha256(repr(trial).encode()).hexdigest()
 
 
 def _check_image(
-    context: Context, base: Base, record: Record, generation: Generation, image: Image, declared: Sequence[Trial]
+    context: Context, base: Base, record: Record, generation: Generation, image: Image, pending: Sequence[Trial]
 ) -> None:
-    labels = image.config.get("Labels") or {}
-    for trial in declared:
-        if trials.selects(trial, image.tags, labels):
-            outcome, failure = run(context, base, record, generation, image, trial)
-            if failure:
-                output = outcome.output[-_OUTPUT:].strip()
-                raise TrialFailed(
-                    f"{base.reference} is not changed to {generation.version}: trial of {image.name}: "
-                    f"{shlex.join(trial.command) or 'the loader'} {failure}{output and f': {output}'}"
-                )
+    for trial in pending:
+        outcome, failure = run(context, base, record, generation, image, trial)
+        if failure:
+            output = outcome.output[-_OUTPUT:].strip()
+            raise TrialFailed(
+                f"{base.reference} is not changed to {generation.version}: trial of {image.name}: "
+                f"{shlex.join(trial.command) or 'the loader'} {failure}{output and f': {output}'}"
+            )
 
 
 def run(

@@ -1,0 +1,104 @@
+"""
+Writing at a bounded rate, for work that must not disturb what runs on the node.
+
+ioprio_set(2) does not cover buffered writes, and a device without an I/O scheduler ignores it. So the writer itself is
+slow: it starts the writeback of each part at once, drops written pages from the page cache, and waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from . import syscalls
+
+CHUNK = 1 << 20  # bytes that are written before the writer may wait
+_IN_FLIGHT = 32  # parts under writeback; their pages are dropped afterwards
+_BURST = 0.25  # seconds of the rate that may be written at once after a pause
+_PRESSURE = "/proc/pressure/io"  # Documentation/accounting/psi.rst
+_STALLED = 40.0  # percentage of the last 10 s in which a task waited for I/O; above it the rate is halved
+_LOWEST = 19  # setpriority(2)
+
+
+class Pace:
+    """
+    Bounds the rate of one writer.
+
+    Args:
+        rate: Bytes a second.
+        clock: Returns the time in seconds.
+        wait: Waits for a number of seconds.
+    """
+
+    def __init__(
+        self, rate: float, clock: Callable[[], float] = time.monotonic, wait: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._rate, self._clock, self._wait = rate, clock, wait
+        self._due = clock()  # when everything that was written so far is due at this rate
+        self._looked = float("-inf")
+        self._slower = 1
+        self._parts: deque[tuple[int, int, int]] = deque()  # own descriptor, offset, length
+
+    def written(self, descriptor: int, offset: int, count: int) -> None:
+        """
+        Start the writeback of a part of a file, and wait until the rate allows the next part.
+
+        Args:
+            descriptor: The open file.
+            offset: Start of the part in bytes.
+            count: Its length in bytes.
+        """
+        syscalls.write_back(descriptor, offset, count, wait=False)
+        self._parts.append((os.dup(descriptor), offset, count))
+        while len(self._parts) > _IN_FLIGHT:
+            self._drop(*self._parts.popleft())
+        now = self._clock()
+        self._due = max(self._due, now - _BURST) + count * self._factor(now) / self._rate
+        if self._due > now:
+            self._wait(self._due - now)
+
+    def close(self) -> None:
+        """Wait for the writeback of all parts."""
+        while self._parts:
+            self._drop(*self._parts.popleft())
+
+    @staticmethod
+    def _drop(descriptor: int, offset: int, count: int) -> None:
+        try:
+            syscalls.write_back(descriptor, offset, count, wait=True)
+            os.posix_fadvise(descriptor, offset, count, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+    def _factor(self, now: float) -> int:
+        """Return 2 while other tasks wait for I/O, else 1."""
+        if now - self._looked >= 1:
+            self._looked, self._slower = now, 2 if stalled() > _STALLED else 1
+        return self._slower
+
+
+def stalled() -> float:
+    """Return the percentage of the last 10 seconds in which a task waited for I/O; 0 if the kernel does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(_PRESSURE, encoding="ascii") as file:
+        return float(file.readline().split()[1].removeprefix("avg10="))
+    return 0.0
+
+
+@contextlib.contextmanager
+def low_priority() -> Iterator[None]:
+    """Give this thread the lowest CPU priority for the block; without the right to raise it again, change nothing."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, _LOWEST)
+        os.setpriority(os.PRIO_PROCESS, 0, before)
+    except PermissionError:
+        yield
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, _LOWEST)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)

@@ -1,0 +1,108 @@
+"""Make the generation of a version ahead of time, so that a later converge is one swap."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..context import Context
+from ..disk.store.layout import now
+from ..linux.pace import Pace, low_priority
+from ..model.containers.policy import Policy
+from ..model.policy.pillar import Source
+from ..model.store.hold import Hold
+from ..model.store.record import Generation, Record
+from . import aliases, arrivals, bases, contents, coverage
+from . import hold as ops_hold
+from . import nest as ops_nest
+from .bases import Base
+from .containers import trial as trials
+from .converge import Change
+from .plan import Catalogue, Plan
+from .stage import discarding
+
+
+def prepare(
+    context: Context, name: str, version: str, bundles: Mapping[str, Source], chain_id: str | None, rate: float
+) -> dict[str, Any]:
+    """
+    Fetch, verify and judge a version, try it, and make its generation. The live content stays as it is.
+
+    Args:
+        context: The context of the operation.
+        name: Reference of the base.
+        version: The version.
+        bundles: The declared bundles by version.
+        chain_id: Chain ID of the base, for nodes that lack its name.
+        rate: Bytes a second that are written at most.
+
+    Returns:
+        The result of ``baseimg.prepare``.
+
+    Raises:
+        BaseimgError: Whatever a converge to the version would raise before its swap.
+    """
+    with contextlib.ExitStack() as stack:
+        pace = Pace(rate)
+        stack.callback(pace.close)
+        stack.enter_context(low_priority())
+        context = replace(context, pace=pace)
+        catalogue = Catalogue(context, bundles, stack)
+        named_bases = coverage.find_bases_or_coverage(context, name, catalogue, chain_id)
+        contents.check_all_reach(context, name, version, catalogue, named_bases)
+        results = [_prepare(Change(context, base, version, catalogue, Policy())) for base in named_bases]
+        first = next((result for result in results if result["needed"]), results[0])
+        return {**first, "changed": any(result["changed"] for result in results)}
+
+
+def _prepare(change: Change) -> dict[str, Any]:
+    context, base = change.context, change.base
+    record = base.store.read() or bases.initial_record(context.engine, base)
+    if change.version != record.live.version and (hold := ops_hold.blocking(base, change.version)):
+        return _result(change, record, record.live, hold=hold)
+    aliases.check_aliases(context, base, change.version)
+    plan = change.decide(record)
+    if plan.generation is record.live:
+        return _result(change, record, record.live)
+    with ops_nest.locked(context, change.check_ahead(record), change.read_locked) as nest:
+        record = nest.changing.record
+        highest = record.highest
+        generation = nest.adapt_to_lower(change.obtain(record))
+        with discarding(base, record, generation):
+            judged = arrivals.check_images(context, nest, generation, change.judged)
+            passed = trials.run_trials(context, nest, generation)
+        _keep(base, record, generation)
+        arrivals.check_images(context, nest, generation, judged, passed)
+        return _result(change, record, generation, plan, changed=generation.number > highest)
+
+
+def _keep(base: Base, record: Record, generation: Generation) -> None:
+    """Mark a new generation as prepared, and save the record."""
+    if generation.is_garbage:
+        generation.prepared = now()
+        base.store.save(record)
+
+
+def _result(
+    change: Change,
+    record: Record,
+    generation: Generation,
+    plan: Plan | None = None,
+    changed: bool = False,
+    hold: Hold | None = None,
+) -> dict[str, Any]:
+    route = plan.route if plan else []
+    bundles = [change.catalogue.bundle(version) for version in route]
+    result = {
+        "changed": changed,
+        "needed": generation is not record.live,
+        "base": record.reference,
+        "from": record.live.version,
+        "to": change.version,
+        "generation": generation.number,
+        "prepared": generation.prepared if generation.is_prepared else "",
+        "bytes": sum(bundle.size for bundle in bundles),
+    }
+    return {**result, "held": str(hold)} if hold else result
