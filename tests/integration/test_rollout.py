@@ -46,7 +46,7 @@ NEW_LAYERS = [*OLD_LAYERS, images.layer_tar([images.file("version", NEW.encode()
 ON_NODES = [ImageSpec(BASE, OLD_LAYERS), ImageSpec(APP, [*OLD_LAYERS, images.layer_tar([images.file("app")])])]
 REACTOR = [{"salt/minion/node5/start": [str(REPO / "reactor/baseimg.sls")]}]
 WRONG = "sha256:" + "0" * 64
-# a trial runs over the new content, so it is the one check that the preparation cannot make
+# a trial runs over the new content, so it is the one check that `prepare: fetch` cannot make
 FAILS: dict[str, Any] = {"bases": {BASE: {"trial": [{"command": "exit 3"}]}}}
 
 
@@ -266,7 +266,7 @@ class TestGood:
 class TestFailures:
     def test_a_node_that_fails_ends_it_and_what_was_updated_goes_back(self, fleet: Fleet) -> None:
         fleet.declare(node4=FAILS)
-        with fleet.salt_run("baseimg.rollout", BASE, "canary=2", "on_failure=rollback") as process:
+        with fleet.salt_run("baseimg.rollout", BASE, "canary=2", "on_failure=rollback", "prepare=fetch") as process:
             out, err = process.communicate(timeout=scaled(SECONDS))
         result = json.loads(out)
         assert (process.returncode, result["retcode"]) == (outcome.ROLLED_BACK, outcome.ROLLED_BACK)
