@@ -42,6 +42,7 @@ try:
     from baseimg_core.model import diagnosis
     from baseimg_core.model.policy import validation
     from baseimg_core.model.rollout import fleet as model_fleet
+    from baseimg_core.model.rollout import shapes
     from baseimg_core.ops import doctor as ops_doctor
     from baseimg_core.ops import hold as ops_hold
     from baseimg_core.ops import status as ops_status
@@ -326,10 +327,12 @@ def doctor(tgt="*", tgt_type="glob", timeout=None):
         sent = time.time()
         expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.doctor", full=True)
         received = time.time()
-        clocks = {node: answer["time"] for node, answer in answers.items() if isinstance(answer, dict)}
-        skews = {node: skew(clock, sent, received) for node, clock in clocks.items()}
-        late = {node: seconds for node, seconds in skews.items() if seconds > CLOCK_TOLERANCE}
-        findings = diagnosis.fleet(expected, answers, _master_checks(), late)
+
+        def too_much(clock):
+            seconds = skew(clock, sent, received)
+            return seconds if seconds > CLOCK_TOLERANCE else 0
+
+        findings = diagnosis.fleet(expected, answers, _master_checks(), too_much)
         return {**findings, "retcode": 0 if findings["ready"] else diagnosis.NOT_READY}
 
     return _answer(command, diagnosis.table)
@@ -418,7 +421,8 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True, full=True)
         summary = model_fleet.collect(expected, answers, baseimg_core.__version__)
         bases = [record["base"]] if record else list(summary["bases"])
-        impacts = [impact for base in bases for impact in _impacts(base, answers, timeout)]
+        sound = {node: answer for node, answer in answers.items() if node not in summary["failed"]}
+        impacts = [impact for base in bases for impact in _impacts(base, sound, timeout)]
         size = ops_status.write_public_file(path, page(summary, now(), record, impacts))
         asked = [impact["node"] for impact in impacts]
         counts = {"nodes": summary["nodes"], "unreachable": summary["unreachable"]}
@@ -504,7 +508,7 @@ def _impacts(base, answers, timeout):
     """Query the impact of a new version on a few nodes that together have all images on a base."""
     nodes = model_fleet.cover(answers, base)
     impacts = _ask(nodes, "list", timeout, "baseimg.impact", base, full=True)[1] if nodes else {}
-    return [{"node": node, "impact": impacts.get(node, "did not answer")} for node in nodes]
+    return [{"node": node, "impact": shapes.impact(impacts.get(node, "did not answer"))} for node in nodes]
 
 
 def _answer(command, table=None):

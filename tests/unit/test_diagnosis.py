@@ -13,6 +13,10 @@ SLOW = Check("file system", WARNING, "without reflink", "no-reflink", "nothing")
 BROKEN = Check("engine", FAILED, "does not\nanswer", "engine-unreachable", "systemctl start docker")
 
 
+def in_time(_time: float) -> float:
+    return 0
+
+
 def answer(*checks: Check) -> dict[str, Any]:
     return {**diagnosis.as_dict(checks), "time": 0}
 
@@ -37,7 +41,7 @@ def test_a_warning_leaves_a_node_ready() -> None:
 class TestFleet:
     def test_every_node_that_is_not_ready_is_named(self) -> None:
         answers = {"a": answer(SOUND), "b": answer(SLOW, BROKEN), "c": "'baseimg.doctor' is not available.", "e": {}}
-        diagnosed = diagnosis.fleet("abcde", answers, [], {})
+        diagnosed = diagnosis.fleet("abcde", answers, [], in_time)
         assert (diagnosed["ready"], diagnosed["nodes"], diagnosed["unreachable"]) == (False, 5, ["d"])
         assert diagnosed["failed"].keys() == {"c", "e"}
         assert diagnosed["checks"] == {"b": [asdict(SLOW), asdict(BROKEN)]}
@@ -48,18 +52,18 @@ class TestFleet:
         assert table["d"] == "failed  minion: [node-unreachable] did not answer -- salt 'd' test.ping"
 
     def test_a_clock_that_differs_is_found(self) -> None:
-        diagnosed = diagnosis.fleet("a", {"a": answer(SOUND)}, [], {"a": 61.5})
+        diagnosed = diagnosis.fleet("a", {"a": answer(SOUND)}, [], lambda _time: 61.5)
         assert not diagnosed["ready"]
         assert "[clock-skewed] differs from the master's by 62 s" in diagnosis.table(diagnosed)["a"]
 
     def test_the_master_counts(self) -> None:
-        diagnosed = diagnosis.fleet("a", {"a": answer(SOUND)}, [SOUND, BROKEN], {})
+        diagnosed = diagnosis.fleet("a", {"a": answer(SOUND)}, [SOUND, BROKEN], in_time)
         assert not diagnosed["ready"]
         table = diagnosis.table(diagnosed)
         assert table == {"fleet": "1 of 1 nodes are ready", "master": BROKEN.line}
 
     def test_a_sound_fleet(self) -> None:
-        diagnosed = diagnosis.fleet("a", {"a": answer(SOUND)}, [SOUND], {})
+        diagnosed = diagnosis.fleet("a", {"a": answer(SOUND)}, [SOUND], in_time)
         assert diagnosed == {
             "format": diagnosis.FORMAT,
             "ready": True,
@@ -70,7 +74,7 @@ class TestFleet:
         }
 
     def test_control_characters_of_a_node_do_not_reach_the_terminal(self) -> None:
-        diagnosed = diagnosis.fleet("a", {"a": "\x1b[2Jgone"}, [], {})
+        diagnosed = diagnosis.fleet("a", {"a": "\x1b[2Jgone"}, [], in_time)
         assert "\x1b" not in diagnosis.table(diagnosed)["a"]
         hostile = answer(Check("engine", FAILED, "\x1b[2Jgone", "x", "y"))
-        assert "\x1b" not in diagnosis.table(diagnosis.fleet("a", {"a": hostile}, [], {}))["a"]
+        assert "\x1b" not in diagnosis.table(diagnosis.fleet("a", {"a": hostile}, [], in_time))["a"]

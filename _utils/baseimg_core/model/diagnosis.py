@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..display import printable
+from .rollout import shapes
 
 FORMAT = 1
 OK, WARNING, FAILED = "ok", "warning", "failed"
@@ -58,7 +59,7 @@ def lines(checks: Iterable[Check]) -> list[str]:
 
 
 def fleet(
-    expected: Iterable[str], answers: Mapping[str, Any], master: Iterable[Check], skews: Mapping[str, float]
+    expected: Iterable[str], answers: Mapping[str, Any], master: Iterable[Check], skew: Callable[[float], float]
 ) -> dict[str, Any]:
     """
     Aggregate the nodes' answers to ``baseimg.doctor full=True``.
@@ -67,11 +68,12 @@ def fleet(
         expected: Names of the nodes that should answer.
         answers: The function's return by node, or the error that replaced it.
         master: The checks of the master.
-        skews: Seconds by which a node's clock differs too much from the master's, by node.
+        skew: Returns the seconds by which a node's time differs too much from the master's; 0 if it does not.
 
     Returns:
         ``format``, ``ready``, ``nodes`` (their number), ``checks`` (node -> checks that are not ``ok``; the master's
-        under an empty name), ``unreachable`` (names), and ``failed`` (node -> the error of the function).
+        under an empty name), ``unreachable`` (names), and ``failed`` (node -> the error of the function; with the code
+        ``answer-invalid`` if the answer has another shape).
     """
     names = sorted({*expected, *answers})
     result: dict[str, Any] = {"format": FORMAT, "ready": False, "nodes": len(names), "checks": {}, "failed": {}}
@@ -81,18 +83,26 @@ def fleet(
         if name not in answers:
             continue
         try:
-            checks = [Check(**check) for check in answers[name]["checks"]]
-        except (TypeError, KeyError):
-            result["failed"][name] = printable(str(answers[name]), _REASON)
+            checks = _checks(answers[name])
+        except Exception as exc:  # no answer may fail more than its own node
+            error = isinstance(answers[name], str)
+            result["failed"][name] = printable(answers[name], _REASON) if error else shapes.invalid(exc)
             continue
-        if name in skews:
-            message = f"differs from the master's by {skews[name]:.0f} s; a rollout refuses the node"
+        if seconds := skew(answers[name]["time"]):
+            message = f"differs from the master's by {seconds:.0f} s; a rollout refuses the node"
             checks.append(Check("clock", FAILED, message, "clock-skewed", "timedatectl set-ntp true"))
         result["checks"][name] = [asdict(check) for check in checks if check.level != OK]
     result["checks"] = {name: checks for name, checks in result["checks"].items() if checks}
     failing = any(check["level"] == FAILED for checks in result["checks"].values() for check in checks)
     result["ready"] = not (failing or result["failed"] or result["unreachable"])
     return result
+
+
+def _checks(answer: Any) -> list[Check]:
+    """Return the checks of a node's answer. Raises :class:`~shapes.ShapeInvalid`."""
+    shapes.check_doctor(answer)
+    names = [field.name for field in fields(Check)]
+    return [Check(**{name: printable(check[name], _LINE, "\n") for name in names}) for check in answer["checks"]]
 
 
 def table(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from ..store.drift import drift
 FORMAT = 1
 INVALID = "answer-invalid"
 _NAMES = 8  # names shown of each list in the table; the data has all of them
+_DIGITS = 100  # longer numbers are compared as text
 _REASON = 300  # maximum length of a failure, in characters
 _TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     **dict.fromkeys(("base", "path", "version"), str),
@@ -184,7 +185,9 @@ def sort_holds(expected: Iterable[str], answers: Mapping[str, Any]) -> dict[str,
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Return a natural sort key: node2 comes before node10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    parts = (part for part in re.split(r"(\d+)", name) if part)
+    # int() refuses thousands of digits, which a node may send
+    return [(int(part), "") if part.isdecimal() and len(part) < _DIGITS else (-1, part) for part in parts]
 
 
 def cover(answers: Mapping[str, Any], base: str, limit: int = 20) -> list[str]:
