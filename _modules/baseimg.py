@@ -374,6 +374,7 @@ def converge(
     not_after=None,
     rollout=None,
     full=False,
+    keep=1,
     **kwargs,
 ):
     """
@@ -413,7 +414,13 @@ def converge(
     full
         True: return all keys. By default keys with an empty value are left out.
 
-    Returns what :py:func:`baseimg.apply` returns, and ``repaired``.
+    keep
+        How many contents stay beside the live and the pristine one, as for :py:func:`baseimg.prune`; the others are
+        deleted afterwards, also if the base had the version before.
+
+    Returns what :py:func:`baseimg.apply` returns, ``repaired``, and ``pruned``: the versions ``removed``, the bytes
+    ``freed``, ``warnings``, and ``in_use``, which describes for each base the generations that only stay because
+    containers or mounts use them (``generations``, ``since``, ``users``, ``bytes``).
 
     CLI Example:
 
@@ -426,7 +433,8 @@ def converge(
         declaration = minion.declaration(name, version, bundles, chain_id)
         terms, restarts = minion.terms(not_after, rollout), container_policy.parse(containers)
         context = minion.context(trust=True, protect=protect, accept=accept, terms=terms)
-        return _visible_part(ops_converge.converge(context, *declaration, bool(repair), restarts), full)
+        done = ops_converge.converge(context, *declaration, bool(repair), restarts, pillar.keep(keep))
+        return _visible_part(done, full)
 
 
 def plan(
@@ -441,11 +449,12 @@ def plan(
     saltenv=None,
     earlier=(),
     full=False,
+    keep=1,
 ):
     """
     Show what :py:func:`baseimg.converge` would do. Changes nothing.
 
-    name, version, bundles, chain_id, repair, protect, accept, containers, saltenv
+    name, version, bundles, chain_id, repair, protect, accept, containers, saltenv, keep
         As there.
 
     earlier
@@ -468,7 +477,7 @@ def plan(
         salt-call baseimg.plan corp/base:12.0 "'12.0'"
     """
     with _operation(saltenv=saltenv) as minion:
-        goal = minion.goal(name, version, bundles, chain_id, repair, containers)
+        goal = minion.goal(name, version, bundles, chain_id, repair, containers, pillar.keep(keep))
         context = minion.context(trust=True, protect=protect, accept=accept)
         return _visible_part(ops_preview.plan(context, goal, [minion.goal(**arguments) for arguments in earlier]), full)
 
@@ -693,7 +702,8 @@ def prune(base=None, keep=1, test=False, **kwargs):
         Only list what would be deleted.
 
     Returns for each base the versions ``removed``, those ``kept`` and why, the content bytes ``freed`` (without files
-    that another generation hard-links; an upper bound if generations share extents), and ``warnings``.
+    that another generation hard-links; an upper bound if generations share extents), ``in_use`` (as in the result of
+    :py:func:`baseimg.converge`), and ``warnings``.
 
     CLI Example:
 
@@ -702,11 +712,8 @@ def prune(base=None, keep=1, test=False, **kwargs):
         salt '*' baseimg.prune keep=0
     """
     with _operation("", kwargs) as minion:
-        if not isinstance(keep, int) or keep < 0:
-            raise ArgumentInvalid(f"keep is {keep!r}, expected a number of generations, 0 or more")
-        if base is not None:
-            pillar.text(base, "base")
-        return ops_prune.prune(minion.context(), base, keep, bool(test))
+        name = None if base is None else _text(base, "base")
+        return ops_prune.prune(minion.context(), name, pillar.keep(keep), bool(test))
 
 
 def pin(base, version, **kwargs):
@@ -768,8 +775,10 @@ def status(base=None, declared=False, full=False):
         True: return data, with all keys. By default keys with an empty value are left out.
 
     Returns ``format`` (of this structure), ``suite`` (its version), ``storage``, and ``bases``, a list: reference,
-    chain ID, live version and the chain ID of the image whose content it shows, pristine version, generations,
-    ``space`` (bytes of the generations that are not live), images on the base, those that were ``judged`` to break or
+    chain ID, live version and the chain ID of the image whose content it shows, pristine version, generations (each
+    with its ``users``, and why it is ``kept``; empty if the next prune may delete it), ``in_use`` (generations that
+    only stay because of their users: ``generations``, ``since``, ``users``, ``bytes``), ``space`` (bytes of the
+    generations that are not live), images on the base, those that were ``judged`` to break or
     to be impaired after they arrived, ``holds``, running containers by the content they run on, and ``restarting``
     (containers that a restart stopped and that have not passed their gate since). A record that cannot be read is an
     item with its ``path`` and an ``error``.
@@ -1189,6 +1198,7 @@ def _operation(action="", kwargs=None, saltenv=None):
     try:
         with translate_os_errors("a file of this node", "use"):
             yield minion
+        minion.finish()
     except BaseimgError as exc:
         minion.discard_rejected(exc)
         raise CommandExecutionError(str(exc), info=exc.as_dict()) from exc

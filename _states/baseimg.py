@@ -27,7 +27,16 @@ def __virtual__():
 
 
 def converged(
-    name, version, bundles=None, chain_id=None, missing="ok", repair=False, protect=None, accept=None, containers="keep"
+    name,
+    version,
+    bundles=None,
+    chain_id=None,
+    missing="ok",
+    repair=False,
+    protect=None,
+    accept=None,
+    containers="keep",
+    keep=1,
 ):
     """
     Converge a base to a version: every container that is created or started from now on shows it.
@@ -69,6 +78,10 @@ def converged(
         with ``mode: restart`` and more, see ``baseimg.apply``) stops and starts them. Each must pass its gate; if one
         fails, the base is swapped back and the state fails.
 
+    keep
+        How many contents stay beside the live and the pristine one; the others are deleted after a change, and by later
+        runs once no container uses them. See ``baseimg.prune``.
+
     With ``test=True`` the comment also says in how many images the new base takes effect, in which it does not, and
     which packages change; see ``baseimg.impact``.
 
@@ -94,12 +107,10 @@ def converged(
     try:
         if __opts__["test"]:
             planned = __salt__["baseimg.plan"](
-                *arguments, containers=containers, saltenv=saltenv, earlier=_earlier(), full=True
+                *arguments, containers, saltenv, earlier=_earlier(), full=True, keep=keep
             )
             return _would_converge(ret, planned)
-        return _converged(
-            ret, __salt__["baseimg.converge"](*arguments, containers=containers, saltenv=saltenv, full=True)
-        )
+        return _converged(ret, __salt__["baseimg.converge"](*arguments, containers, saltenv, full=True, keep=keep))
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             return _absent(ret, exc)
@@ -305,13 +316,14 @@ def _comment(result):
         lines += [f"Images: {counts or 'none'}.", *(_packages(impact["packages"]) if impact["packages"] else ())]
     if result["changed"] and "bundles" in result:
         lines.append(_route(result))
-    return _lines(lines)
+    return _lines([*lines, *_pruned(result)])
 
 
 def _warn(ret, result):
     """Let Salt show what must be known although the state is green."""
-    if result.get("warnings"):
-        ret["warnings"] = [f"{result['base']}: {warning}" for warning in result["warnings"]]
+    warnings = [*result.get("warnings", ()), *result.get("pruned", {}).get("warnings", ())]
+    if warnings:
+        ret["warnings"] = [f"{result['base']}: {warning}" for warning in warnings]
 
 
 def _held(ret, result):
@@ -419,13 +431,30 @@ def _route(planned):
     )
 
 
+def _pruned(result):
+    """Which generations were deleted, and which ones only stay because something uses them."""
+    pruned, lines = result["pruned"], []
+    if pruned["removed"]:
+        verb = "Would delete" if __opts__["test"] else "Deleted"
+        lines.append(f"{verb} old generations: {_first(pruned['removed'])} (up to {pruned['freed'] / 1e6:.1f} MB).")
+    for held in pruned["in_use"]:
+        count = "1 generation" if held["generations"] == 1 else f"{held['generations']} generations"
+        lines.append(
+            f"{held['base']}: {count} in use, oldest since {held['since'][:10]} ({held['bytes'] / 1e6:.1f} MB): "
+            f"{_first(held['users'])}."
+        )
+    return lines
+
+
 def _changes(result):
-    """What an operation changed: the version of the base, the record, containers."""
+    """What an operation changed: the version of the base, the record, containers, deleted generations."""
     changes = {"version": {"old": result["from"], "new": result["to"]}} if result["changed"] else {}
     if result.get("repaired") and not result["changed"]:
         changes = _RECORDED
     touched = {word: result["restart"][word] for word in ("restarted", "started") if result["restart"][word]}
-    return {**changes, "containers": touched} if touched else changes
+    removed = result.get("pruned", {}).get("removed")
+    changes = {**changes, "containers": touched} if touched else changes
+    return {**changes, "removed": removed} if removed else changes
 
 
 def _unfinished(exc):

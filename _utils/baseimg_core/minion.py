@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 _BAR_SECONDS = 0.2
 _EVENT_SECONDS = 5
-_FAILED_VERIFICATION = ("digest-mismatch", "signature-invalid", "bundle-invalid")
+#: Errors after which a fetched bundle is of no use: it failed verification, or the node does not have its base.
+_USELESS = ("digest-mismatch", "signature-invalid", "bundle-invalid", "base-absent")
+#: Directories of downloads below the minion's cache: those of Salt's file client, and that of registries.
+_DOWNLOADS = ("files", "extrn_files", os.path.join("baseimg", "registry"))
+#: Operations after which the content of a bundle is on the node as a generation.
+_MAKE_GENERATIONS = ("apply", "converge")
 
 
 @contextlib.contextmanager
@@ -148,6 +153,7 @@ class Minion:
             places=partial(detect.places, self._choice(), engine),
             versions=versions,
             master_digest=self.master_digest,
+            manifests=os.path.join(self._opts["cachedir"], "baseimg", "manifests"),
         )
         return replace(context, admit=terms.check_terms) if terms else context
 
@@ -350,6 +356,7 @@ class Minion:
         chain_id: object = None,
         repair: object = False,
         containers: object = "keep",
+        keep: int | None = None,
     ) -> Goal:
         """
         Return a declared base as a goal of a plan.
@@ -361,13 +368,14 @@ class Minion:
             chain_id: The chain ID of the base, or ``None``.
             repair: True to repair the base.
             containers: The policy for its containers.
+            keep: The number of contents to keep; ``None`` to delete none.
 
         Raises:
             ArgumentInvalid: An argument is wrong.
             BundleUnavailable: A hash file cannot be read.
         """
         declared = self.declaration(name, version, bundles, chain_id)
-        return Goal(*declared, bool(repair), container_policy.parse(containers))
+        return Goal(*declared, bool(repair), container_policy.parse(containers), keep)
 
     def with_digests(self, bundles: Mapping[str, policy_pillar.Source]) -> dict[str, policy_pillar.Source]:
         """Return the bundles with the digests from their hash files; raise :class:`BundleUnavailable`."""
@@ -416,9 +424,19 @@ class Minion:
         return policy_pillar.registries(self._salt["config.get"]("baseimg:registries", {}))
 
     def discard_rejected(self, error: BaseimgError) -> None:
-        """Remove downloads that failed verification from the cache."""
-        for path in self._fetched if error.code in _FAILED_VERIFICATION else ():
-            if path.startswith(self._opts["cachedir"] + os.sep):
+        """Remove downloads that failed verification, or whose base is not on this node, from the cache."""
+        if error.code in _USELESS:
+            self._discard_downloads()
+
+    def finish(self) -> None:
+        """Remove the downloads of a successful operation from the cache if their content is on the node now."""
+        if self._action in _MAKE_GENERATIONS:
+            self._discard_downloads()
+
+    def _discard_downloads(self) -> None:
+        homes = tuple(os.path.join(self._opts["cachedir"], name, "") for name in _DOWNLOADS)
+        for path in self._fetched:
+            if path.startswith(homes):  # with file_client: local, Salt returns the file of the file server itself
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
 

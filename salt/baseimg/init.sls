@@ -23,6 +23,7 @@ baseimg cannot run:
     - protect: {{ base.protect | json }}
     - accept: {{ base.accept | json }}
     - containers: {{ base.containers | json }}
+    - keep: {{ base.get('keep', 1) | json }}
 {%- else %}
 {}
 {%- endfor %}

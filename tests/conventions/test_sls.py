@@ -30,6 +30,7 @@ EXAMPLE = {
                 "repair": True,
                 "protect": ["corp/legacy:*", "*@x: y"],
                 "accept": ["corp/old:*"],
+                "keep": 2,
                 "containers": {"mode": "restart", "except": ["label=critical"], "probe": {"url": "http://127.0.0.1/"}},
             },
             "host:5000/other:1": {"version": "true"},
@@ -189,7 +190,7 @@ class TestPillar:
             assert example.modules["baseimg.declared"](what)
         base = pillar["baseimg"]["bases"][BASE]
         assert set(base) == {
-            *("version", "bundles", "chain_id", "missing", "repair", "containers", "below"),
+            *("version", "bundles", "chain_id", "missing", "repair", "containers", "below", "keep"),
             *("protect", "accept", "impaired", "breaks", "require", "trial"),
         }
         assert set(policy.merged(pillar["baseimg"]["rollout"])) == set(pillar["baseimg"]["rollout"])

@@ -81,13 +81,16 @@ class Manifest:
 @pytest.mark.parametrize(
     ("sharing", "linked", "expected"),
     [
-        # each step starts from the content of the one before, and all of them are on disk together
-        (Sharing(extents=False, inodes=False), 0, (110 + 120 + 130, 7 + 9 + 11)),
-        (Sharing(extents=False, inodes=True), 60, (50 + 60 + 70, 7 + 9 + 11)),
-        (Sharing(extents=True, inodes=False), 0, (30, 7 + 9 + 11)),
+        # each step starts from the content of the one before, which is deleted when the next one is made
+        (Sharing(extents=False, inodes=False), 0, (2 * 110, 2 * 7)),
+        (Sharing(extents=False, inodes=True), 60, (2 * 50, 2 * 7)),
+        (Sharing(extents=True, inodes=False), 0, (2 * 10, 2 * 7)),
     ],
 )
-def test_the_steps_of_a_chain_of_deltas_add_up(sharing: Sharing, linked: int, expected: tuple[int, int]) -> None:
+def test_a_chain_of_deltas_needs_room_for_two_contents(
+    sharing: Sharing, linked: int, expected: tuple[int, int]
+) -> None:
     start = Generation(0, "12.0", "", 1, bytes=100, paths=5)
-    legs: Any = [[Manifest], [Manifest], [Manifest]]
+    legs: Any = [[Manifest]] * 52
     assert stage._peak(start, legs, sharing, linked) == expected
+    assert stage._peak(start, legs[:1], sharing, linked) == (expected[0] // 2, expected[1] // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -117,10 +118,59 @@ def test_a_damaged_generation_goes_and_the_sound_way_back_stays(node, tmp_path):
     engine.stop_container("old")
     live = Path(minion.modules["baseimg.layer"](BASE)["path"])
     (live / "srv/version").write_text("by hand")
-    minion.modules["baseimg.converge"](BASE, "4", {"4": {"source": str(tmp_path / "4.tar")}}, repair=True)
-    (done,) = minion.modules["baseimg.prune"](BASE)
-    assert (done["removed"], done["kept"]["3 (2)"]) == (["4", "2"], "the way back")
+    bundles = {"4": {"source": str(tmp_path / "4.tar")}}
+    done = minion.modules["baseimg.converge"](BASE, "4", bundles, repair=True)
+    assert done["pruned"]["removed"] == ["4", "2"]
     assert minion.modules["baseimg.rollback"](BASE)["to"] == "3"
+
+
+def test_the_state_prunes_after_a_change_and_at_later_runs(node, tmp_path):
+    engine, minion = node
+
+    def converge(version: int, **more: object) -> dict[str, object]:
+        bundles = {str(number): {"source": str(tmp_path / f"{number}.tar")} for number in (2, 3, 4)}
+        done: dict[str, object] = minion.states["baseimg.converged"](BASE, str(version), bundles, **more)
+        assert done["result"] is not False, done
+        return done
+
+    held = f"{BASE}: 1 generation in use, oldest since {today()} (0.0 MB): old."
+    done = converge(1)
+    assert (done["changes"]["removed"], held in done["comment"]) == (["3"], True), done
+    assert versions(minion) == ["1", "2", "4"]
+    (status,) = minion.modules["baseimg.status"](BASE, full=True)["bases"]
+    assert {
+        generation["version"]: (generation["kept"], generation["users"]) for generation in status["generations"]
+    } == {
+        "1": ("current", []),
+        "2": ("in use by old", ["old"]),
+        "4": ("the way back", []),
+    }
+    assert {key: status["in_use"][key] for key in ("generations", "users")} == {"generations": 1, "users": ["old"]}
+    assert f'baseimg_base_in_use_generations{{base="{BASE}"}} 1' in minion.modules["baseimg.metrics"]()
+    again = converge(1)
+    assert (again["changes"], held in again["comment"]) == ({}, True)
+
+    engine.stop_container("old")
+    would = minion.configure(test=True).states["baseimg.converged"](BASE, "1")
+    assert (would["result"], would["changes"]) == (None, {"removed": ["2"]})
+    minion.configure(test=False)
+    assert converge(1, keep=2)["changes"] == {}
+    later = converge(1)
+    assert (later["changes"], "Deleted old generations: 2" in later["comment"]) == ({"removed": ["2"]}, True)
+    assert (converge(1)["changes"], versions(minion)) == ({}, ["1", "4"])
+
+
+def test_a_plan_foresees_what_the_change_lets_go(node, tmp_path):
+    engine, minion = node
+    engine.stop_container("old")
+    would = minion.configure(test=True).states["baseimg.converged"](BASE, "1")
+    minion.configure(test=False)
+    done = minion.states["baseimg.converged"](BASE, "1")
+    assert would["changes"]["removed"] == done["changes"]["removed"] == ["2", "3"]
+
+
+def today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def test_state_in_both_modes(node):

@@ -152,6 +152,7 @@ class TestApply:
         path.write_bytes(data)
         lab.refused(("digest-mismatch", "bundle-invalid"), "apply", source)
         assert lab.apply(source)["changed"]
+        assert cached(lab) == []  # the content is a generation now
 
     def test_state_from_pillar(self, lab: Lab, registry: Registry, keys: dict[str, ssh.Key]) -> None:
         lab.usual()

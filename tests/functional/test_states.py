@@ -53,7 +53,7 @@ def both(lab: Lab, state: str, **arguments: Any) -> dict[str, Any]:
         assert lab.layers() == disk[0] or done["result"]
         return done
     assert foretold["result"] is None
-    assert foretold["changes"].keys() == done["changes"].keys()
+    assert foretold["changes"].keys() == done["changes"].keys(), (foretold, done)
     assert done["result"] is True
     disk = (lab.layers(), node.inodes(lab.work))
     for test in (True, False):

@@ -15,6 +15,7 @@ from tests.support.fleets import BASE, NEW, status
 
 def node(**more: Any) -> str:
     fields = {"chain_id": "sha256:1", "pristine_version": "12.0", "generation": 1, "space": 5, "activated": 1.7e9}
+    fields.update({"in_use": {"generations": 12, "bytes": 7}, "in_use_since": 1.6e9})
     base_status = {**status(NEW), **fields, "exchanges": {"apply": 2, "rollback": 1}, **more}
     return metrics.render(metrics.of_node("0.1.0", "docker/overlay2", [base_status]))
 
@@ -29,7 +30,7 @@ def test_any_text_can_be_a_label(value: str) -> None:
 
 def test_names_follow_the_conventions() -> None:
     families = list(text_string_to_metric_families(node()))
-    assert len(families) == 14
+    assert len(families) == 17
     for family in families:
         assert re.fullmatch(r"baseimg(_[a-z]+)+", family.name)
         assert family.documentation.endswith(".")
@@ -42,13 +43,16 @@ def test_names_follow_the_conventions() -> None:
 
 def test_big_numbers_stay_exact() -> None:
     assert 'baseimg_base_kept_bytes{base="corp/base:12.0"} 123456789012\n' in node(space=123456789012)
-    assert 'timestamp_seconds{base="corp/base:12.0"} 1700000000\n' in node()
+    assert 'activated_timestamp_seconds{base="corp/base:12.0"} 1700000000\n' in node()
+    assert 'in_use_generations{base="corp/base:12.0"} 12\n' in node()
+    assert 'in_use_since_timestamp_seconds{base="corp/base:12.0"} 1600000000\n' in node()
 
 
 def test_no_series_is_there_twice() -> None:
     """A moved tag leaves two records with the same reference, but each series appears once."""
     broken = {"base": BASE, "path": "/y", "declared": None, "error": {"code": "content-unknown"}}
     base_status = {**status(NEW), "chain_id": "sha256:1", "generation": 1, "space": 5, "activated": 0, "exchanges": {}}
+    base_status.update({"in_use": {}, "in_use_since": 0})
     text = metrics.render(
         metrics.of_node("0.1.0", "docker/overlay2", [base_status, {**base_status, "chain_id": "sha256:2"}, broken])
     )

@@ -48,8 +48,9 @@ def of_node(version: str, storage: str, statuses: Sequence[Mapping[str, Any]]) -
     Args:
         version: the suite's version.
         storage: the engine's storage, as in ``baseimg.status``.
-        statuses: bases as :func:`ops.status.survey` returns them, with two more fields: ``activated`` (when the live
-            content was activated, in seconds since the epoch) and ``exchanges`` (counts by action).
+        statuses: bases as :func:`ops.status.survey` returns them, with more fields: ``activated`` (when the live
+            content was activated, in seconds since the epoch), ``in_use_since`` (the same for the oldest generation in
+            use; 0 without one), and ``exchanges`` (counts by action).
 
     Returns:
         Metric families; a family without samples is not rendered.
@@ -76,6 +77,9 @@ def _families() -> dict[str, Metric]:
         "generation": "Number of the live generation; 0 is the pristine one.",
         "generations": "Generations on this node.",
         "kept_bytes": "Content bytes of the generations that are not live.",
+        "in_use_generations": "Generations that prune cannot delete because something uses them.",
+        "in_use_bytes": "Content bytes of these generations.",
+        "in_use_since_timestamp_seconds": "Time at which the oldest of these generations was activated.",
         "images": "Images on a base, its own included.",
         "containers": "Running containers on a base, by the content that they have mounted.",
         "containers_restarting": "Containers that a restart stopped and that have not passed their gate since.",
@@ -105,6 +109,11 @@ def _add(families: Mapping[str, Metric], status: Mapping[str, Any]) -> None:
     sample("generation", status["generation"])
     sample("generations", len(status["generations"]))
     sample("kept_bytes", status["space"])
+    held = status["in_use"]
+    sample("in_use_generations", held.get("generations", 0))
+    sample("in_use_bytes", held.get("bytes", 0))
+    if status["in_use_since"]:
+        sample("in_use_since_timestamp_seconds", status["in_use_since"])
     sample("images", len(status["images"]))
     for content in ("current", "outdated", "unknown"):
         sample("containers", len(status["containers"][content]), content=content)

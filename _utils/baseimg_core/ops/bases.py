@@ -29,6 +29,7 @@ from ..errors import (
 )
 from ..model.policy import misspelling
 from ..model.stack import ids
+from ..model.store import generations
 from ..model.store.record import Generation, Record
 from .containers import usage
 
@@ -234,6 +235,10 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
     current = record.generations[record.current]
     kept = [record.generations[number] for number in record.present]
     images = images_on(engine, base.chain_id)
+    surveyed = usage.survey(engine, base, stored)
+    users = surveyed.users
+    reasons = {number: f"in use by {', '.join(names)}" for number, names in users.items()}
+    _unused, reasons = generations.removable(record, 1, lambda: reasons)
     return {
         "base": record.reference,
         "chain_id": base.chain_id,
@@ -249,11 +254,20 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "restarting": restarting(base),
         "holds": active_holds(base),
         "path": base.directory,
-        "generations": [{**_plain(generation), "current": generation is current} for generation in kept],
+        "generations": [
+            {
+                **_plain(generation),
+                "current": generation is current,
+                "kept": reasons.get(generation.number, ""),
+                "users": users.get(generation.number, []),
+            }
+            for generation in kept
+        ],
+        "in_use": generations.held(record, 1, users),
         "space": sum(generation.bytes for generation in kept if generation is not current),
         "images": [image.name for image in images],
         "judged": _judged(base, current, images),
-        "containers": containers(engine, base, stored, record.current),
+        "containers": surveyed.names(record.current),
     }
 
 

@@ -9,13 +9,14 @@ the same tag adds a content, and the images on the old one stay.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..context import Context
 from ..engine.base import Engine
 from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack, RecordInvalid
+from ..model.bundle.manifest import ImageRef
 from ..model.policy import validation
 from ..model.stack import ids
 from ..model.store.record import Record
@@ -24,14 +25,16 @@ from .bases import Base
 from .plan import Catalogue, decide
 
 
-def find_bases(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
+def find_bases(engine: Engine, name: str, version: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
     """
     Return every content on the node that bears a declared name.
 
     Args:
         engine: The engine.
         name: The declared reference.
-        catalogue: The declared bundles. They are opened only if the name is not on this node.
+        version: The declared version.
+        catalogue: The declared bundles. Only if the name is not on this node, those that lead to the version are
+            opened, unless their manifests are known.
         chain_id: The declared chain ID, which selects one content; ``None`` without one.
 
     Raises:
@@ -43,18 +46,32 @@ def find_bases(engine: Engine, name: str, catalogue: Catalogue, chain_id: str | 
     except (BaseAbsent, RecordInvalid):  # the base's own record may be the unusable one
         if chain_id or not engine.images():
             raise
-        for base in _sources(engine, name, sorted(catalogue.bundles), catalogue):
+        for base in _sources(engine, name, version, catalogue):
             return [_match(engine, base)]
         raise
 
 
-def _sources(engine: Engine, name: str, versions: Iterable[str], catalogue: Catalogue) -> Iterator[Base]:
-    """Yield the source of each version's bundle if it has the tag of a base and is on this node."""
-    for version in versions:
+def _sources(engine: Engine, name: str, version: str, catalogue: Catalogue) -> Iterator[Base]:
+    """
+    Yield contents on this node from which bundles lead to a version, and that have the tag of a base.
+
+    Follows the bundles backwards from the version, by name. Other bundles are not fetched.
+    """
+    passed: set[str] = set()
+    known = [other for other in sorted(catalogue.bundles) if catalogue.known_manifest(other)]
+    while version in catalogue.bundles and version not in passed:
+        passed.add(version)
         source = catalogue.manifest(version).source
-        if source.version == ids.tag(name):
-            with contextlib.suppress(BaseAbsent):
-                yield bases.by_chain(engine, source.chain_id, name, source.diff_ids)
+        yield from _tagged(engine, name, source)
+        version = source.version
+    for other in known:  # needs no request
+        yield from _tagged(engine, name, catalogue.manifest(other).source)
+
+
+def _tagged(engine: Engine, name: str, source: ImageRef) -> Iterator[Base]:
+    if source.version == ids.tag(name):
+        with contextlib.suppress(BaseAbsent):
+            yield bases.by_chain(engine, source.chain_id, name, source.diff_ids)
 
 
 def _match(engine: Engine, base: Base) -> Base:

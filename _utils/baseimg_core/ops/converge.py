@@ -24,7 +24,7 @@ from ..model.impact.verdict import Reason
 from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import aliases, arrivals, bases, contents, coverage, impact, prove, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, coverage, impact, prove, prune, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import nest as ops_nest
 from . import repair as ops_repair
@@ -75,6 +75,7 @@ def converge(
     chain_id: str | None = None,
     repair: bool = False,
     policy: Policy = _KEEP,
+    keep: int | None = None,
 ) -> dict[str, Any]:
     """
     Bring a base to a declared version in one swap, with an existing generation or with bundles.
@@ -88,19 +89,21 @@ def converge(
         repair: True to replace damaged live content, and to rebuild a record that is damaged, lost, or does not know
             the live directory.
         policy: The policy for the base's containers.
+        keep: The number of contents to keep (:func:`prune.prune`); ``None`` to delete none.
 
     Returns:
         The result of ``baseimg.converge``.
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        named_bases = coverage.find_bases_or_coverage(context, name, catalogue, chain_id)
+        named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
         contents.check_all_reach(context, name, version, catalogue, named_bases)
         results = []
         for base in named_bases:
             results.append(Change(context, base, version, catalogue, policy, repair).run("converge"))
             contents.remember(context, base)
-        return contents.merge(named_bases, results)
+        merged = contents.merge(named_bases, results)
+        return merged if keep is None else {**merged, "pruned": prune.tidy(context, named_bases, keep)}
 
 
 def roll_back(

@@ -6,34 +6,43 @@ from collections.abc import Callable
 
 from ..context import Context
 from ..engine.base import Engine
-from ..errors import BaseAbsent, BaseimgError
+from ..errors import BaseAbsent, BaseimgError, BundleUnavailable
 from . import contents
 from .bases import Base
 from .plan import Catalogue
 
 
-def find_bases_or_coverage(context: Context, name: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
+def find_bases_or_coverage(
+    context: Context, name: str, version: str, catalogue: Catalogue, chain_id: str | None
+) -> list[Base]:
     """
     Return every content that a declaration stands for.
 
     Args:
         context: The context of the operation.
         name: The declared reference.
+        version: The declared version.
         catalogue: The declared bundles.
         chain_id: The declared chain ID; ``None`` without one.
 
     Raises:
-        BaseAbsent: It is not in the engine of the operation; ``coverage`` names the engines that were examined.
+        BaseAbsent: It is not in the engine of the operation; ``coverage`` names the engines that were examined. Also if
+            a bundle that would tell the base's content is not available; the engines are then unexamined.
     """
 
     def search(engine: Engine) -> list[Base]:
-        return contents.find_bases(engine, name, catalogue, chain_id)
+        return contents.find_bases(engine, name, version, catalogue, chain_id)
 
     try:
         return search(context.engine)
     except BaseAbsent as exc:
         exc.coverage = _examine(context, search)
         raise
+    except BundleUnavailable as exc:
+        absent = BaseAbsent(f"no image on this node is called {name}, and its bundle cannot be read: {exc.message}")
+        absent.coverage = _examine(context, search)
+        absent.coverage["unexamined"] = absent.coverage["unexamined"] or [exc.message]
+        raise absent from exc
 
 
 def _examine(context: Context, search: Callable[[Engine], object]) -> dict[str, list[str]]:

@@ -9,7 +9,6 @@ from typing import Any
 from ..context import Context
 from ..engine.base import Container, Engine, Image
 from ..errors import BundleMismatch
-from ..model.bundle import route as bundle_route
 from ..model.impact import config as configs
 from ..model.impact.verdict import Reason, Verdict
 from ..model.policy.protection import DeclaredBundles
@@ -184,7 +183,7 @@ def _declared_changes(
     if declared.version:
         catalogue = Catalogue(context, declared.bundles, stack)
         present.discard(catalogue.manifest(declared.version).target.chain_id)
-        route = bundle_route.route(declared.version, catalogue.bundles.keys(), present, catalogue.manifest)
+        route = catalogue.route(declared.version, present)
         return read_changes(context, base, record, catalogue, route)
     (source,) = declared.bundles.values()
     bundle = stack.enter_context(open_bundle(context, source))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ..context import Context
 from ..disk.bundle import signature as bundle_signature
+from ..disk.bundle.facts import ManifestCache
 from ..disk.bundle.reader import Bundle
 from ..errors import (
     BundleMismatch,
@@ -56,6 +57,8 @@ class Catalogue:
         self._context, self.bundles, self._stack = context, bundles, stack
         self._open = dict(opened or {})
         self._digests: dict[str, str | None] = {}
+        self._known: dict[str, Manifest | None] = {}
+        self._manifests = ManifestCache(context.manifests) if context.manifests else None
 
     def bundle(self, version: str) -> Bundle:
         """
@@ -75,11 +78,25 @@ class Catalogue:
                     "declare the bundle under the version that it leads to",
                 )
             self._open[version] = bundle
+            if self._manifests and bundle.path not in source.places:  # it was fetched
+                self._manifests.write(bundle.digest, bundle.manifest)
         return self._open[version]
 
     def manifest(self, version: str) -> Manifest:
-        """Return the manifest of the bundle that leads to ``version``; see :meth:`bundle`."""
-        return self.bundle(version).manifest
+        """Return the manifest of the bundle that leads to ``version``; fetched only if it was never read."""
+        return self.known_manifest(version) or self.bundle(version).manifest
+
+    def known_manifest(self, version: str) -> Manifest | None:
+        """Return the manifest of the bundle that leads to ``version`` if no request is needed, else ``None``."""
+        digest = self.bundles[version].digest if version in self.bundles else None
+        if version not in self._open and version not in self._known and digest and self._manifests:
+            manifest = self._manifests.read(digest)
+            self._known[version] = manifest if manifest and manifest.target.version == version else None
+        return self._open[version].manifest if version in self._open else self._known.get(version)
+
+    def route(self, version: str, chain_ids: Collection[str]) -> list[str]:
+        """Return the bundles that lead from a content to ``version``; see :func:`model.bundle.route.route`."""
+        return bundle_route.route(version, self.bundles.keys(), chain_ids, self.manifest, self.known_manifest)
 
     def signed_by(self, start: Generation, route: list[str]) -> str:
         """Return the signers of these bundles and of their start; empty if one of them is unsigned."""
@@ -205,13 +222,13 @@ def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
         return Plan(version, generation, same_content=True)
     starts = [candidate for candidate in record.usable if candidate.can_be_source and catalogue.is_trusted(candidate)]
     try:
-        route = bundle_route.route(
-            version, catalogue.bundles.keys(), {candidate.chain_id for candidate in starts}, catalogue.manifest
-        )
+        route = catalogue.route(version, {candidate.chain_id for candidate in starts})
     except VersionUnknown as exc:
         check_pristine(record, exc)
         _check_excluded(record, version, catalogue, exc)
         raise
+    for step in route:  # now its bundles are needed, and only these
+        catalogue.bundle(step)
     chain_id = catalogue.manifest(route[0]).source.chain_id
     start = max(
         (candidate for candidate in starts if candidate.chain_id == chain_id), key=lambda candidate: candidate.number
@@ -235,9 +252,7 @@ def _check_excluded(record: Record, version: str, catalogue: Catalogue, cause: V
     """Raise for the generation that would lead to the version if it were sound and proven."""
     present = [record.generations[number] for number in record.present if number]
     try:
-        route = bundle_route.route(
-            version, catalogue.bundles.keys(), {generation.chain_id for generation in present}, catalogue.manifest
-        )
+        route = catalogue.route(version, {generation.chain_id for generation in present})
     except VersionUnknown:
         return
     chain_id = catalogue.manifest(route[0]).source.chain_id

@@ -50,7 +50,7 @@ def prepare(
         stack.enter_context(low_priority())
         context = replace(context, pace=pace)
         catalogue = Catalogue(context, bundles, stack)
-        named_bases = coverage.find_bases_or_coverage(context, name, catalogue, chain_id)
+        named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
         contents.check_all_reach(context, name, version, catalogue, named_bases)
         results = [_prepare(Change(context, base, version, catalogue, Policy())) for base in named_bases]
         first = next((result for result in results if result["needed"]), results[0])

@@ -24,7 +24,7 @@ from ..model.policy.pillar import Source
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import ASSUMED, Generation, Record
-from . import aliases, arrivals, bases, contents, coverage, impact, stage, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, coverage, impact, prune, stage, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import repair as ops_repair
 from .bases import Base
@@ -50,6 +50,8 @@ class Goal:
     repair: bool = False
     #: The policy for its containers.
     policy: Policy = field(default_factory=Policy)
+    #: The number of contents to keep; ``None`` to delete none.
+    keep: int | None = None
 
 
 def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str, Any]:
@@ -73,12 +75,16 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
                     preview.check_preconditions()
                     restarted.update(*preview.restarts["batches"])
                     foreseen.update(preview.foresee())
-        planned_bases, results = [], []
+        planned_bases, results, pruned = [], [], []
         for preview in previews(context, goal, stack, foreseen):
             planned_bases.append(preview.base)
             results.append(preview.result(restarted))
             foreseen.update(preview.foresee())  # a mask that cannot be made is an error
-        return contents.merge(planned_bases, results)
+            if goal.keep is not None:
+                record = foreseen.get(preview.base.store.layout.layer)
+                pruned.append(prune.foresee(context, preview.base, record, goal.keep))
+        merged = contents.merge(planned_bases, results)
+        return merged if goal.keep is None else {**merged, "pruned": prune.merge(pruned)}
 
 
 def previews(
@@ -98,7 +104,7 @@ def previews(
     """
     runner.check_can_restart(context.engine, goal.policy)
     catalogue = Catalogue(context, goal.bundles, stack)
-    named_bases = coverage.find_bases_or_coverage(context, goal.name, catalogue, goal.chain_id)
+    named_bases = coverage.find_bases_or_coverage(context, goal.name, goal.version, catalogue, goal.chain_id)
     contents.check_all_reach(context, goal.name, goal.version, catalogue, named_bases)
     for base in named_bases:
         yield Preview(context, goal, base, catalogue, foreseen)

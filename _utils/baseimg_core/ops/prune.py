@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..context import Context
 from ..disk.store import lifetimes, space
 from ..engine import mounts
-from ..errors import NoWayBack
+from ..errors import BaseimgError, NoWayBack
 from ..linux.oserrors import translate_os_errors
 from ..model.store import generations
 from ..model.store.record import Record
-from . import bases, contents
+from . import bases, contents, swap
 from .bases import Base
 from .containers import usage
 
@@ -34,7 +35,7 @@ def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dic
 
     Returns:
         For each base ``base``, the ``removed`` versions, the ``kept`` generations with the reasons, the content bytes
-        ``freed``, and ``warnings``.
+        ``freed``, ``in_use`` (:func:`generations.held`), and ``warnings``.
     """
     selected = bases.recorded(context.engine) if name is None else bases.locate_all(context.engine, name)
     return [_prune(context, base, keep, test) for base in selected]
@@ -76,26 +77,103 @@ def _pin(context: Context, base: Base, version: str, pinned: bool) -> dict[str, 
         return {"changed": bool(changed), "base": record.reference, "version": version, "pinned": pinned}
 
 
+def tidy(context: Context, converged: Sequence[Base], keep: int) -> dict[str, Any]:
+    """
+    Delete the generations of a converge's bases afterwards.
+
+    Args:
+        context: The context of the operation.
+        converged: The bases of the converge.
+        keep: As for :func:`prune`.
+
+    Returns:
+        The ``removed`` versions, the content bytes ``freed``, ``in_use`` (:func:`generations.held` of each base that
+        has such generations), and ``warnings``. A base whose generations cannot be deleted is a warning.
+    """
+    results, warnings = [], []
+    for base in converged:
+        try:
+            results.append(_prune(context, base, keep, False))
+        except BaseimgError as exc:
+            warnings.append(f"old generations of {base.reference} were not deleted: [{exc.code}] {exc.message}")
+    return merge(results, warnings)
+
+
+def foresee(context: Context, base: Base, record: Record | None, keep: int) -> dict[str, Any]:
+    """
+    Return what :func:`tidy` would do with a base after a change, as a result for :func:`merge`.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: The record as the change would leave it; ``None`` for no change.
+        keep: As for :func:`prune`.
+    """
+    on_disk = base.store.read()
+    if on_disk is None:
+        return {"base": base.reference, "removed": [], "freed": 0, "in_use": {}, "warnings": []}
+    record, users = copy.deepcopy(record or on_disk), _Users(context, base, on_disk)
+    if record.current != on_disk.current:
+        record.previous = swap.previous_after(on_disk, record.live)
+    swapped_out = {on_disk.current: "swapped out"} if context.grace else {}
+    declared = _declared(context, record)
+    unused, _reasons = generations.removable(record, keep, lambda: {**users.reasons, **swapped_out}, declared)
+    freed = space.released(base.store.paths(on_disk, unused).values())
+    return _result(context, record, unused, {}, freed, generations.held(record, keep, users.names))
+
+
+def merge(results: Sequence[Mapping[str, Any]], warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """
+    Return the results of several bases as one; see :func:`tidy`.
+
+    Args:
+        results: The results of :func:`prune` or :func:`foresee`.
+        warnings: Further warnings.
+    """
+    removed = [version for result in results for version in result["removed"]]
+    return {
+        "removed": removed,
+        "freed": sum(result["freed"] for result in results),
+        "in_use": [{"base": result["base"], **result["in_use"]} for result in results if result["in_use"]],
+        "warnings": [*warnings, *(results[0]["warnings"] if removed else ())],
+    }
+
+
 def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any]:
     record = base.store.read()
     if record is None:
-        return {"base": base.reference, "removed": [], "kept": {}, "freed": 0, "warnings": []}
-    unused, reasons = _removable(context, base, record, keep)
+        return {"base": base.reference, "removed": [], "kept": {}, "freed": 0, "in_use": {}, "warnings": []}
+    unused, reasons, held = _choose(context, base, record, keep)
     if test:
         freed = space.released(base.store.paths(record, unused).values())
-        return _result(context, record, unused, reasons, freed)
+        return _result(context, record, unused, reasons, freed, held)
     if not (unused or base.store.interrupted) and os.path.exists(base.store.layout.lifetimes):
-        return _result(context, record, unused, reasons, 0)  # takes no lock
+        return _result(context, record, unused, reasons, 0, held)  # takes no lock
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or record
-        unused, reasons = _removable(context, base, record, keep)
+        unused, reasons, held = _choose(context, base, record, keep)
         present = copy.deepcopy(record)
         freed = _remove(context, base, record, unused, reasons)
-        return _result(context, present, [number for number in unused if number not in reasons], reasons, freed)
+        removed = [number for number in unused if number not in reasons]
+        return _result(context, present, removed, reasons, freed, held)
+
+
+def _choose(
+    context: Context, base: Base, record: Record, keep: int
+) -> tuple[list[int], dict[int, str], dict[str, Any]]:
+    """Return the generations to delete, the reasons for keeping the others, and what is only kept by its users."""
+    users = _Users(context, base, record)
+    unused, reasons = generations.removable(record, keep, lambda: users.reasons, _declared(context, record))
+    return unused, reasons, generations.held(record, keep, users.names)
 
 
 def _result(
-    context: Context, record: Record, removed: list[int], reasons: Mapping[int, str], freed: int
+    context: Context,
+    record: Record,
+    removed: list[int],
+    reasons: Mapping[int, str],
+    freed: int,
+    held: Mapping[str, Any],
 ) -> dict[str, Any]:
     versions = {number: generation.version for number, generation in record.generations.items()}
     return {
@@ -103,15 +181,15 @@ def _result(
         "removed": [versions[number] for number in removed],
         "kept": {f"{versions[number]} ({number})": reason for number, reason in sorted(reasons.items())},
         "freed": freed,
+        "in_use": held,
         "warnings": _warnings(context),
     }
 
 
-def _removable(context: Context, base: Base, record: Record, keep: int) -> tuple[list[int], dict[int, str]]:
-    """Return the numbers of the generations to delete, and the reason for keeping each of the others."""
-    own = (record.chain_id, record.reference, *record.names)
-    declared = {version for name, (chain_id, version) in context.versions.items() if {name, chain_id} & set(own)}
-    return generations.removable(record, keep, lambda: _in_use(context, base, record), declared)
+def _declared(context: Context, record: Record) -> set[str]:
+    """Return the versions that pillar declares for a base."""
+    own = {record.chain_id, record.reference, *record.names}
+    return {version for name, (chain_id, version) in context.versions.items() if {name, chain_id} & own}
 
 
 def _remove(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:
@@ -123,7 +201,8 @@ def _remove(context: Context, base: Base, record: Record, unused: list[int], rea
         return 0
 
     def in_use() -> dict[int, str]:
-        reasons.update({number: reason for number, reason in _users(context, base, record) if number in unused})
+        users = _Users(context, base, record)
+        reasons.update({number: reason for number, reason in users.visible.items() if number in unused})
         return reasons
 
     return base.store.prune(record, unused, in_use)
@@ -135,29 +214,43 @@ def _warnings(context: Context) -> list[str]:
     return ["baseimg:grace is 0: a container that is being started right now may lose its files"]
 
 
-def _in_use(context: Context, base: Base, record: Record) -> dict[int, str]:
-    """Return why generations may be in use: their users, or a mount that is not visible yet."""
-    reasons: dict[int, str] = {}
-    for number, reason in _users(context, base, record):
-        reasons.setdefault(number, reason)
-    ages = lifetimes.read(base.store.layout.lifetimes, record)
-    for number in record.present:
-        if ages.age(number) < context.grace:
-            reasons.setdefault(number, f"swapped out less than {context.grace:g} s ago (baseimg:grace)")
-    return reasons
+class _Users:
+    """The users of a base's generations, read on first use."""
 
+    def __init__(self, context: Context, base: Base, record: Record) -> None:
+        self._context, self._base, self._record = context, base, record
+        #: The names of the users of each generation, by number.
+        self.names: dict[int, list[str]] = {}
 
-def _users(context: Context, base: Base, record: Record) -> Iterator[tuple[int, str]]:
-    """Yield the users of generations: containers, other mounts, and processes with open files."""
-    for use in usage.survey(context.engine, base, record).uses:
-        for number in use.possible:
-            yield number, f"{'in use' if use.generation is not None else 'may be in use'} by {use.holder}"
-    table = mounts.read_table()
-    for holder in table.unreadable:
-        yield from ((number, f"may be in use by {holder}") for number in record.present)
-    old = [number for number in record.present if number != record.current]
-    paths_by_number = base.store.paths(record, old)
-    places = {number: os.fsencode(os.path.realpath(path)) for number, path in paths_by_number.items()}
-    for opened, holder in mounts.read_open_files(table, places):
-        for number in old if opened is None else [opened]:
-            yield number, f"{'may be in use' if opened is None else 'in use'} by {holder}"
+    @functools.cached_property
+    def visible(self) -> dict[int, str]:
+        """Why generations may be in use: their first user, by number."""
+        reasons: dict[int, str] = {}
+        for number, holder, is_certain in self._read():
+            reasons.setdefault(number, f"{'in use' if is_certain else 'may be in use'} by {holder}")
+            self.names.setdefault(number, []).append(holder)
+        return reasons
+
+    @property
+    def reasons(self) -> dict[int, str]:
+        """As :attr:`visible`, and generations that a mount may use that is not visible yet."""
+        reasons, context = dict(self.visible), self._context
+        ages = lifetimes.read(self._base.store.layout.lifetimes, self._record)
+        for number in self._record.present:
+            if ages.age(number) < context.grace:
+                reasons.setdefault(number, f"swapped out less than {context.grace:g} s ago (baseimg:grace)")
+        return reasons
+
+    def _read(self) -> Iterator[tuple[int, str, bool]]:
+        """Yield containers, other mounts, and processes with open files: number, name, and whether it is proven."""
+        base, record = self._base, self._record
+        for use in usage.survey(self._context.engine, base, record).uses:
+            yield from ((number, use.holder, use.generation is not None) for number in use.possible)
+        table = mounts.read_table()
+        for holder in table.unreadable:
+            yield from ((number, holder, False) for number in record.present)
+        old = [number for number in record.present if number != record.current]
+        paths_by_number = base.store.paths(record, old)
+        places = {number: os.fsencode(os.path.realpath(path)) for number, path in paths_by_number.items()}
+        for opened, holder in mounts.read_open_files(table, places):
+            yield from ((number, holder, opened is not None) for number in (old if opened is None else [opened]))

@@ -31,6 +31,8 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
     """
     Make the generation of a plan from its start and its bundles, and prove its content.
 
+    Of a chain of deltas, at most one intermediate content exists beside the new one.
+
     Args:
         context: The context of the operation.
         base: The base.
@@ -43,16 +45,18 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
         PristineDamaged: The pristine content was changed before the first apply.
         SpaceExhausted: The content does not fit.
     """
-    start, intermediate = plan.start or record.pristine, []
+    start, intermediate = plan.start or record.pristine, None
     *legs, last = _legs(plan.route, catalogue)
     try:
         for leg in legs:
             start = _stage(context, base, record, start, leg, catalogue)
-            intermediate.append(start)
+            if intermediate:
+                base.store.abandon(record, intermediate)
+            intermediate = start
         return _stage(context, base, record, start, last, catalogue)
     finally:
-        for generation in intermediate:
-            base.store.abandon(record, generation)
+        if intermediate:
+            base.store.abandon(record, intermediate)
 
 
 def check_preconditions(context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue) -> None:
@@ -69,7 +73,7 @@ def check_preconditions(context: Context, base: Base, record: Record, plan: Plan
     Raises:
         CompressionUnsupported: A Python package is missing.
         SpaceExhausted: The content does not fit. A step that starts from another bundle's target needs that content
-            on disk, so the sizes add up.
+            on disk, so a chain of deltas needs room for two.
     """
     if not plan.route:
         return
@@ -93,16 +97,23 @@ def check_preconditions(context: Context, base: Base, record: Record, plan: Plan
 
 
 def _peak(start: Generation, legs: list[list[Manifest]], sharing: Sharing, linked: int) -> tuple[int, int]:
-    """Return the content bytes and paths of all steps together; ``linked`` bytes of the start are hard-linked."""
-    size = paths = 0
-    carried_bytes, carried_paths = start.bytes - linked, start.paths
-    for manifests in legs:
-        added = sum(manifest.totals.bytes for manifest in manifests)
-        carried_paths += sum(manifest.totals.entries for manifest in manifests)
-        size += added if sharing.extents else added + carried_bytes
-        paths += carried_paths
-        carried_bytes += added
-    return size, paths
+    """
+    Return the content bytes and paths of the contents that exist at the same time, beside the start.
+
+    These are the new one and, in a chain of deltas, the one before it. Versions change the same files again and again,
+    so the largest step stands for all of them; :func:`_check_space` knows the real start of each step.
+
+    Args:
+        start: The start of the first step.
+        legs: The manifests of the bundles of each step.
+        sharing: The data that a content shares with its start.
+        linked: Bytes of the start that are hard-linked.
+    """
+    changed = max(sum(manifest.totals.bytes for manifest in manifests) for manifests in legs)
+    entries = max(sum(manifest.totals.entries for manifest in manifests) for manifests in legs)
+    contents = min(len(legs), 2)
+    size = changed if sharing.extents else changed + start.bytes - linked
+    return contents * size, contents * (start.paths + entries)
 
 
 @contextlib.contextmanager

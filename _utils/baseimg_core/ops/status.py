@@ -77,7 +77,7 @@ def write_public_file(path: str, text: str) -> int:
 
 
 def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the activation time of the live content and the swaps by action, or this base's error."""
+    """Return the times of activation and the swaps by action, or this base's error."""
     if "error" in status:
         return {}
     (activated,) = (generation["activated"] for generation in status["generations"] if generation["current"])
@@ -85,10 +85,16 @@ def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
         history = Store(os.path.dirname(status["path"])).records.history()
     except BaseimgError as exc:
         return {"error": exc.as_dict()}
-    moment = (
-        datetime.datetime.fromisoformat(activated.replace("Z", "+00:00")).timestamp() if history and activated else 0
-    )
-    return {"activated": moment, "exchanges": Counter(line["action"] for line in history)}
+    return {
+        "activated": _seconds(activated) if history else 0,
+        "in_use_since": _seconds(status["in_use"].get("since", "")),
+        "exchanges": Counter(line["action"] for line in history),
+    }
+
+
+def _seconds(at: str) -> float:
+    """Return a time of a record in seconds since the epoch; 0 for an empty one."""
+    return datetime.datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp() if at else 0
 
 
 def record_fingerprints(engine: Engine) -> dict[str, Any]:

@@ -74,18 +74,33 @@ def activate(context: Context, nest: Nest, generation: Generation, action: str) 
     if generation is live:
         return None
     swapped = CompletedSwap(record.current, record.previous)
+    previous = previous_after(record, generation, action == "repair")
     try:
         base.store.activate(record, generation.number, action, context.by)
     except SpaceExhausted as exc:
         raise SpaceExhausted(
             exc.message, f"free 1 MB there, for the record, and run again; {prunable(base, record)}"
         ) from exc
-    if action == "repair" or (live.version, live.chain_id) == (generation.version, generation.chain_id):
-        # a rollback must lead to other content that is sound
-        record.previous = swapped.previous if swapped.previous != generation.number else None
+    if previous != live.number:
+        record.previous = previous
         base.store.save(record)
     nest.release_uppers()
     return swapped
+
+
+def previous_after(record: Record, after: Generation, is_repair: bool = False) -> int | None:
+    """
+    Return the previous generation after a swap forward: a rollback must lead to other sound content.
+
+    Args:
+        record: The record before the swap.
+        after: The generation that is swapped in.
+        is_repair: True if the live content is damaged.
+    """
+    live = record.live
+    if is_repair or (live.version, live.chain_id) == (after.version, after.chain_id):
+        return record.previous if record.previous != after.number else None
+    return live.number
 
 
 def restart_and_report(

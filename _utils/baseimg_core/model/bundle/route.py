@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Collection
 
-from ...errors import VersionUnknown
-from .manifest import Manifest
+from ...errors import BundleUnavailable, VersionUnknown
+from .manifest import ImageRef, Manifest
 
 
 def route(
-    target: str, versions: Collection[str], live_versions: Collection[str], manifest_of: Callable[[str], Manifest]
+    target: str,
+    versions: Collection[str],
+    live_versions: Collection[str],
+    manifest_of: Callable[[str], Manifest],
+    known: Callable[[str], Manifest | None] = lambda _version: None,
 ) -> list[str]:
     """
-    Find the bundles that lead to ``target``.
+    Find the bundles that lead to ``target``: of several routes the one that writes the fewest bytes.
 
     A bundle starts from exactly one content. The search follows bundles backwards from ``target`` to a content on the
-    node.
+    node. Only manifests that are known can offer several routes: no bundle is fetched to compare.
 
     Args:
         target: The version to reach.
         versions: The versions that have a bundle.
         live_versions: The chain IDs of the contents on the node.
         manifest_of: Returns the manifest of a version's bundle. Each call may fetch a bundle.
+        known: Returns the manifest of a version's bundle if this needs no fetch, else ``None``.
 
     Returns:
         The versions whose bundles must be applied, in this order.
@@ -29,24 +35,47 @@ def route(
     Raises:
         VersionUnknown: No sequence of bundles leads to ``target``.
     """
-    steps = [target]
     if target not in versions:
         raise VersionUnknown(
             f"version {target} is not on the node and no bundle leads to it; bundles lead to: {_names(versions)}"
         )
-    while True:
+    waiting = [(manifest_of(target).totals.bytes, [target])]
+    while waiting:
+        size, steps = heapq.heappop(waiting)
         source = manifest_of(steps[0]).source
         if source.chain_id in live_versions:
             return steps
-        # start with the version that has the source's name, to save fetches
-        others = sorted(set(versions) - set(steps), key=lambda version: (version != source.version, version))
-        before = next((version for version in others if manifest_of(version).target.chain_id == source.chain_id), None)
-        if before is None:
-            raise VersionUnknown(
-                f"the bundle for {steps[0]} starts from {source.reference} ({source.chain_id}), "
-                f"which this base cannot show; bundles lead to: {_names(versions)}"
-            )
-        steps.insert(0, before)
+        for before in _leading_to(source, set(versions) - set(steps), manifest_of, known):
+            heapq.heappush(waiting, (size + manifest_of(before).totals.bytes, [before, *steps]))
+    raise VersionUnknown(
+        f"the bundle for {steps[0]} starts from {source.reference} ({source.chain_id}), "
+        f"which this base cannot show; bundles lead to: {_names(versions)}"
+    )
+
+
+def _leading_to(
+    source: ImageRef,
+    versions: Collection[str],
+    manifest_of: Callable[[str], Manifest],
+    known: Callable[[str], Manifest | None],
+) -> list[str]:
+    """Return the versions whose bundles lead to an image: all known ones, else the first that is found."""
+    manifests = {version: known(version) for version in sorted(versions)}
+    leading = [
+        version for version, manifest in manifests.items() if manifest and manifest.target.chain_id == source.chain_id
+    ]
+    if leading:
+        return leading
+    unknown = [version for version, manifest in manifests.items() if manifest is None]
+    # start with the version that has the source's name, to save fetches
+    for version in sorted(unknown, key=lambda version: (version != source.version, version)):
+        try:
+            if manifest_of(version).target.chain_id == source.chain_id:
+                return [version]
+        except BundleUnavailable:
+            if version == source.version:
+                raise
+    return []
 
 
 def _names(versions: Collection[str]) -> str:

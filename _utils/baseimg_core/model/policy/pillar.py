@@ -30,7 +30,7 @@ _OPTIONS = frozenset(
 _PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS
 _BASE_KEYS = frozenset(
     {
-        *("version", "bundles", "chain_id", "missing", "repair", "containers", "below"),
+        *("version", "bundles", "chain_id", "missing", "repair", "containers", "below", "keep"),
         *("protect", "accept", "impaired", "breaks", "require", "trial"),
     }
 )
@@ -235,6 +235,7 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "trial": fields.get("trial"),
         "containers": fields.get("containers", "keep"),
         "below": fields.get("below"),
+        "keep": keep(fields.get("keep", 1), f"{key}:keep"),
     }
     policy.parse(arguments["containers"], f"{key}:containers")
     trial.parse(arguments["trial"], f"{key}:trial")
@@ -393,6 +394,18 @@ def check_delta(value: object, key: str) -> None:
     """
     if value is not None and value not in DELTAS:
         raise _wrong(key, value, f"one of: {', '.join(DELTAS)}")
+
+
+def keep(value: object, key: str = "keep") -> int:
+    """
+    Validate the number of contents that prune keeps; ``key`` names it in errors.
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _wrong(key, value, "a number of generations, 0 or more")
+    return value
 
 
 def check_base(version: object, chain_id: object, missing: object, key: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from . import nests
 from .record import Generation, Record
@@ -115,6 +116,30 @@ def removable(
             reasons.setdefault(number, reason)
     gone = [number for number in record.present if number not in reasons]
     return sorted(gone, key=lambda number: (not record.generations[number].damaged, number)), reasons
+
+
+def held(record: Record, keep: int, users: Mapping[int, Collection[str]]) -> dict[str, Any]:
+    """
+    Describe the generations that stay only because something uses them.
+
+    Args:
+        record: The record, matched with the existing directories.
+        keep: As for :func:`removable`.
+        users: The names of the users of each generation, by number.
+
+    Returns:
+        The number of ``generations``, since when the oldest of them was live (``since``, ISO 8601 in UTC), the names of
+        their ``users``, and their ``bytes``; empty if there are none.
+    """
+    numbers = [number for number in sorted(removable(record, keep)[0]) if users.get(number)]
+    if not numbers:
+        return {}
+    return {
+        "generations": len(numbers),
+        "since": record.generations[numbers[0]].activated,
+        "users": sorted({user for number in numbers for user in users[number]}),
+        "bytes": sum(record.generations[number].bytes for number in numbers),
+    }
 
 
 def _sound(record: Record) -> list[int]:

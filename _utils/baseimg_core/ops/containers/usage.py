@@ -73,6 +73,15 @@ class Usage:
         """The generation of each running container on the base by ID; ``None`` if it is not proven."""
         return {use.container.id: use.generation for use in self.uses if use.container}
 
+    @property
+    def users(self) -> dict[int, list[str]]:
+        """The users that may have mounted each generation, by number."""
+        users: dict[int, list[str]] = {}
+        for use in self.uses:
+            for number in use.possible if use.is_certain else ():
+                users.setdefault(number, []).append(use.holder)
+        return users
+
     def names(self, current: int | None) -> dict[str, list[str]]:
         """
         Return users by content: ``current``, ``outdated`` and ``unknown``.
