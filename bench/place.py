@@ -47,7 +47,7 @@ class Place:
     def changes(self) -> dict[str, Any]:
         """Return the difference of the two versions, as baseimg reports it."""
         if not hasattr(self, "_changes"):
-            _sample, result = measure.ours(self.engine.url, "baseimg.diff", source=SOURCE, target=TARGET)
+            _sample, result = measure.ours(self.engine.url, "baseimg.diff", source=SOURCE, target=TARGET, full=True)
             self._changes: dict[str, Any] = result["returned"]
         return self._changes
 
