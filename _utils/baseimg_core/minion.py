@@ -26,7 +26,7 @@ from .model.policy import pillar as policy_pillar
 from .model.policy import protection, reference
 from .ops import doctor, job_terms, preview, status
 from .ops.preview import Goal
-from .redact import redact_url
+from .redact import redact_url, redacted_logs
 
 if TYPE_CHECKING:
     from .registry import pull
@@ -301,7 +301,8 @@ class Minion:
         """Fetch with Salt's file client. ``?saltenv=`` in the URL overrides the operation's environment."""
         try:
             hex_digest = digest and digest.removeprefix("sha256:")
-            path = self._salt["cp.cache_file"](url, saltenv=self._saltenv, source_hash=hex_digest)
+            with redacted_logs(url):
+                path = self._salt["cp.cache_file"](url, saltenv=self._saltenv, source_hash=hex_digest)
         except Exception as exc:  # each transport raises its own exceptions
             # drop the cause: its traceback would show the URL
             raise BundleUnavailable(f"cannot fetch {url}: {redact_url(str(exc), url)}") from None
@@ -386,7 +387,10 @@ class Minion:
             return source
         name = source.source.partition("?")[0].rpartition("/")[2]
         try:
-            checksum = self._salt["file.get_source_sum"](name, source.source, source.hash_file, saltenv=self._saltenv)
+            with redacted_logs(source.hash_file):
+                checksum = self._salt["file.get_source_sum"](
+                    name, source.source, source.hash_file, saltenv=self._saltenv
+                )
         except Exception as exc:  # Salt's exceptions, and those of each transport
             reason = redact_url(str(exc), source.hash_file)
             raise BundleUnavailable(f"cannot read a digest from {source.hash_file}: {reason}") from None

@@ -6,7 +6,11 @@ Removes secrets from messages and logs: passwords and signed queries of URLs.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
+import traceback
+from collections.abc import Iterator
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 #: The replacement of a secret.
@@ -35,6 +39,41 @@ def redact_url(text: str, url: str) -> str:
     for secret in sorted(_secrets(url), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return redact(text)
+
+
+class _LogFilter(logging.Filter):
+    """Hides the secrets of one URL in every record of a handler."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace the record's message and traceback by redacted texts; keep the record."""
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # its arguments do not fit its format
+            text = str(record.msg)
+        if record.exc_info:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        record.msg, record.args = redact_url(text, self._url), ()
+        record.exc_info = record.exc_text = None
+        if hasattr(record, "exc_info_on_loglevel_instance"):  # Salt's own attribute with a traceback
+            record.exc_info_on_loglevel_instance = None
+        return True
+
+
+@contextlib.contextmanager
+def redacted_logs(url: str) -> Iterator[None]:
+    """Hide the secrets of ``url`` in what other programs log while the block runs, Salt's file client for example."""
+    handlers, log_filter = list(logging.root.handlers), _LogFilter(url)
+    for handler in handlers:
+        handler.addFilter(log_filter)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(log_filter)
 
 
 def _secrets(url: str) -> set[str]:

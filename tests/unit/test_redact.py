@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from baseimg_core.errors import BundleUnavailable
-from baseimg_core.redact import redact, redact_url
+from baseimg_core.redact import redact, redact_url, redacted_logs
 
 SIGNED = "X-Amz-Credential=AKIA%2F2026&X-Amz-Signature=5ignature"
 
@@ -52,3 +54,19 @@ def test_what_others_say_of_a_url() -> None:
         "HTTP 403 reading /b.tar?X-Amz-Credential=AKIA%2F2026 as nodes:s3cret (password s3cret, AKIA/2026, 5ignature)"
     )
     assert redact_url(said, url) == "HTTP 403 reading /b.tar?X-Amz-Credential=*** as *** (password ***, ***, ***)"
+
+
+def test_hidden_in_logs_of_other_programs(caplog: pytest.LogCaptureFixture) -> None:
+    """Salt's file client logs the URL of a failed fetch at level ERROR."""
+    url = "https://deploy:s3cr3t-w0rd@store.corp/b.tar?X-Amz-Signature=5ignature"
+    log = logging.getLogger("salt.loaded.int.module.cp")
+    with redacted_logs(url):
+        log.error("Unable to cache file '%s' from saltenv '%s'.", url, "base")
+        log.error("GET /b.tar?X-Amz-Signature=5ignature")
+        log.error("failed", exc_info=OSError(url))
+    log.error("plain %s", "text")
+    assert "Unable to cache file 'https://***@store.corp/b.tar" in caplog.text
+    assert "OSError" in caplog.text
+    assert "plain text" in caplog.text
+    assert [secret for secret in ("s3cr3t-w0rd", "5ignature") if secret in caplog.text] == []
+    assert all(not handler.filters for handler in logging.root.handlers)
