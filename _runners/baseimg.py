@@ -51,7 +51,7 @@ try:
     from baseimg_core.rollout.errors import MasterUnreachable
     from baseimg_core.rollout.node_ops import CLOCK_TOLERANCE, skew
     from baseimg_core.rollout.store import Store
-    from baseimg_core.rollout.transport import SaltTransport, local_cache
+    from baseimg_core.rollout.transport import SaltTransport, returns_reader
 
     _MISSING = None
 except ImportError as exc:
@@ -481,7 +481,7 @@ def _returns(client):
         except SaltDeserializationError as exc:
             raise ValueError(str(exc)) from exc
 
-    return local_cache(directory, load)
+    return returns_reader(directory, load)
 
 
 def _policies(kwargs):

@@ -406,7 +406,7 @@ class ContainerRefused(BaseimgError):
     hint = "try the same with the engine's own command, and read the engine's log"
 
 
-class ContentUnproven(BaseimgError):
+class ContainerUnproven(BaseimgError):
     """The content of a running container is unknown, so the container may still run on old content."""
 
     code = "content-unproven"

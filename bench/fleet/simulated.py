@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "_utils"))
 from baseimg_core.model.rollout import fleet as model_fleet  # noqa: E402
 from baseimg_core.rollout.commands import Rollouts  # noqa: E402
 from baseimg_core.rollout.store import Store  # noqa: E402
-from baseimg_core.rollout.transport import SaltTransport, local_cache  # noqa: E402
+from baseimg_core.rollout.transport import SaltTransport, returns_reader  # noqa: E402
 from tests.support import fleets  # noqa: E402
 from tests.support.rollouts import BASE, GOOD, NEW, OLD, Fleet  # noqa: E402
 
@@ -131,7 +131,7 @@ def measure(size: int) -> dict[str, Any]:
 def _driven(size: int, home: Path, command: Callable[..., Any]) -> tuple[float, Simulation, float]:
     """Processor seconds of a command, without the simulated nodes' part; the fleet, and the seconds that it took."""
     fleet = Simulation(size, home / "jobs")
-    returns = local_cache(fleet.directory, salt.payload.loads)
+    returns = returns_reader(fleet.directory, salt.payload.loads)
     transport = QuietTransport(fleet, fleet, fleet.new_jid, fleet.check_minions, returns)
     rollouts = Rollouts(transport, Store(str(home)), 3600, "bench")
     began, clock = time.process_time(), time.monotonic()

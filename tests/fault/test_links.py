@@ -165,7 +165,7 @@ def test_inodes_of_generations_are_no_links_of_the_layer(root, monkeypatch):
     node.converge("12.1")
     rolled = converge.roll_back(node.context, BASE, "pristine")
     assert rolled["to"] == "12.0"
-    monkeypatch.setattr(Stack, "hard_links", lambda *_: pytest.fail("looked for links"))
+    monkeypatch.setattr(Stack, "hard_link_paths", lambda *_: pytest.fail("looked for links"))
     assert [
         (change.path, change.link, change.leads) for change in compare.compare(Stack([]), source, siblings=siblings)
     ] == before

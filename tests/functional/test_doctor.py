@@ -12,7 +12,7 @@ import pytest
 
 from baseimg_core.disk.bundle import compression
 from baseimg_core.engine.roots import default_layers_roots
-from baseimg_core.linux import clock, probe
+from baseimg_core.linux import clock_sync, probe
 from baseimg_core.ops import doctor as ops_doctor
 from tests.functional.lab import BASE, Lab
 from tests.support.registry import Registry
@@ -133,10 +133,10 @@ class TestFindings:
         only(node, "clock", "clock-skewed")
 
     def test_no_time_service(self, node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(clock, "is_synchronised", lambda: False)
+        monkeypatch.setattr(clock_sync, "is_synchronised", lambda: False)
         checks = {check["subject"]: check for check in node.doctor(full=True)["checks"]}
         assert (checks["clock"]["code"], checks["clock"]["level"]) == ("clock-unsynchronised", "warning")
-        monkeypatch.setattr(clock, "is_synchronised", lambda: True)
+        monkeypatch.setattr(clock_sync, "is_synchronised", lambda: True)
         assert "[clock-" not in "".join(node.doctor())
 
     def test_two_installations(self, node: Lab) -> None:

@@ -48,7 +48,7 @@ class PlainEngine:
     diff_ids: dict[str, str] = field(default_factory=dict)
     mount_options: frozenset[str] = frozenset()
 
-    def unexamined(self) -> list[str]:
+    def unread_stores(self) -> list[str]:
         return []
 
     @property

@@ -64,8 +64,8 @@ class TestSignature:
     def test_place(self, source: str) -> None:
         place = Source(source, DIGEST).signature
         assert place.digest is None
-        assert reference.split_signature(place.source) == (reference.parse(source), True)
-        assert reference.split_signature(source) == (reference.parse(source), False)
+        assert reference.parse_source(place.source) == (reference.parse(source), True)
+        assert reference.parse_source(source) == (reference.parse(source), False)
 
     def test_tag_fits_the_grammar_of_tags(self) -> None:
         tag = reference.signature_tag(DIGEST)

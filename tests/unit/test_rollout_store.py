@@ -152,8 +152,8 @@ def test_one_process_at_a_time(store: Store) -> None:
             pass
         with store.lock("c:1"):
             pass
-        assert store.mover("b/x:1").startswith("pid ")
-    assert store.mover("b/x:1") == store.mover("never:1") == ""
+        assert store.driving_process("b/x:1").startswith("pid ")
+    assert store.driving_process("b/x:1") == store.driving_process("never:1") == ""
     with store.lock("b/x:1"):
         pass
 

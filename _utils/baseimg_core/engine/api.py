@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
-from .. import sdk
+from .. import docker_sdk
 from ..errors import EngineUnreachable
 
 TIMEOUT = 60  # seconds for one response of the engine
@@ -192,7 +192,7 @@ class _SdkTransport:
     """A transport for any other URL. The SDK handles TLS certificates and tunnels."""
 
     def __init__(self, url: str) -> None:
-        docker = sdk.docker()
+        docker = docker_sdk.package()
         version = docker.constants.MINIMUM_DOCKER_API_VERSION
         self._client = docker.APIClient(base_url=url, version=version, timeout=TIMEOUT, tls=tls(url))
         weakref.finalize(self, self._client.close)
@@ -206,7 +206,7 @@ class _SdkTransport:
 
 def tls(url: str) -> Any:
     """Return the TLS configuration in the variables of the ``docker`` command; False for a socket."""
-    return sdk.docker().utils.kwargs_from_env().get("tls", False) if url.startswith("tcp://") else False
+    return docker_sdk.package().utils.kwargs_from_env().get("tls", False) if url.startswith("tcp://") else False
 
 
 @contextlib.contextmanager
@@ -221,7 +221,7 @@ def reachable(url: str) -> Iterator[None]:
         yield
     # exceptions of requests, which the SDK uses, are OSErrors
     except Exception as exc:
-        failures = (OSError, http.client.HTTPException, json.JSONDecodeError, *sdk.failures())
+        failures = (OSError, http.client.HTTPException, json.JSONDecodeError, *docker_sdk.failures())
         if not isinstance(exc, failures):
             raise
         raise EngineUnreachable(f"no answer from the engine at {url}: {exc}") from exc

@@ -231,7 +231,7 @@ class Engine(Protocol):
             LayerUnsupported: The tar has a form that no bundle can carry.
         """
 
-    def unexamined(self) -> list[str]:
+    def unread_stores(self) -> list[str]:
         """Describe the stores of this engine that hold layers and that baseimg does not read."""
 
     def layers(self) -> Iterator[str]:

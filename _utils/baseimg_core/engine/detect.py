@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import ArgumentInvalid, BaseimgError, EngineUnreachable, StorageUnsupported
-from ..linux.sockets import listener
+from ..linux.socket_listener import listener
 from . import containerd
 from .api import Api
 from .base import Engine, Place

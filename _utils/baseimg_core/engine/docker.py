@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from .. import sdk
+from .. import docker_sdk
 from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, LayerUnsupported, NotUnpacked, StorageUnsupported
 from ..linux.processes import kill_session
 from ..model.stack.owners import Owners
@@ -54,7 +54,9 @@ class Docker:
     @cached_property
     def _sdk(self) -> Any:
         """Docker's SDK, for requests that change state."""
-        return sdk.docker().APIClient(base_url=self.url, version=self._api.version, timeout=TIMEOUT, tls=tls(self.url))
+        return docker_sdk.package().APIClient(
+            base_url=self.url, version=self._api.version, timeout=TIMEOUT, tls=tls(self.url)
+        )
 
     def _check(self, info: Mapping[str, Any]) -> None:
         """Refuse an engine with another storage driver."""
@@ -156,9 +158,9 @@ class Docker:
         with reachable(self.url):
             try:
                 yield
-            except (NotFound, sdk.docker().errors.NotFound) as exc:
+            except (NotFound, docker_sdk.package().errors.NotFound) as exc:
                 raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
-            except (RequestRefused, sdk.docker().errors.APIError) as exc:
+            except (RequestRefused, docker_sdk.package().errors.APIError) as exc:
                 reason = exc.message if isinstance(exc, RequestRefused) else exc.explanation or exc
                 raise ContainerRefused(f"the container {container_id[:12]} cannot be {what}: {reason}") from exc
 
@@ -178,7 +180,7 @@ class Docker:
     def _record(self, chain_id: str) -> str:
         return os.path.join(self._records, chain_id.removeprefix("sha256:"), "tar-split.json.gz")
 
-    def unexamined(self) -> list[str]:
+    def unread_stores(self) -> list[str]:
         """Return nothing: the engine has one store."""
         return []
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import EngineUnreachable
-from ..linux.sockets import listener
+from ..linux.socket_listener import listener
 from .api import Api
 from .ctr import SNAPSHOTTER, Ctr
 from .docker import ROOTLESS, Docker, check_driver, features_of

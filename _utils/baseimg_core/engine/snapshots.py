@@ -113,7 +113,7 @@ class Snapshots:
                 break
         return frozenset(self.ctr.mount_options)
 
-    def unexamined(self) -> list[str]:
+    def unread_stores(self) -> list[str]:
         """Describe the other snapshotters that hold layers of this namespace."""
         counts = {name: len(self.ctr.table("snapshots", "--snapshotter", name, "ls")) for name in self.ctr.snapshotters}
         where = f"containerd at {self.ctr.address}, namespace {self.ctr.namespace}"
@@ -178,9 +178,9 @@ class OnSnapshots:
         """Return the layer as packed, from its blob; ``None`` without a readable blob."""
         return self._snapshots.packed_layer(diff_id)
 
-    def unexamined(self) -> list[str]:
+    def unread_stores(self) -> list[str]:
         """Describe the other snapshotters that hold layers of this namespace."""
-        return self._snapshots.unexamined()
+        return self._snapshots.unread_stores()
 
     def layers(self) -> Iterator[str]:
         """Yield every layer's directory."""

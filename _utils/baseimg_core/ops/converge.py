@@ -288,7 +288,7 @@ class Change:
         """Run the operation and return its result; ``action`` names it in the history."""
         context, base = self.context, self.base
         swap.start_stopped(context, base, self.policy)
-        rebuilt = self.repair and ops_repair.heal(context, base)
+        rebuilt = self.repair and ops_repair.heal_record(context, base)
         damaged = self.repair and tamper.detect(context, base, self.audit)
         record = base.store.read() or bases.initial_record(context.engine, base)
         if not base.store.interrupted and not damaged:

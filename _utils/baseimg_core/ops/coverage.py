@@ -51,7 +51,7 @@ def _examine(context: Context, search: Callable[[Engine], object]) -> dict[str, 
     for place in context.places():
         try:
             engine = place.connect()
-            coverage["unexamined"] += engine.unexamined()
+            coverage["unexamined"] += engine.unread_stores()
             search(engine)
         except BaseAbsent:
             coverage["examined"].append(place.name)

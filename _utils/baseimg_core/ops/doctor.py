@@ -19,7 +19,7 @@ from ..engine import mounts
 from ..engine.base import Engine
 from ..engine.roots import default_layers_roots
 from ..errors import BaseimgError, SignatureUnsupported
-from ..linux import clock, files, probe
+from ..linux import clock_sync, files, probe
 from ..linux.oserrors import translate_os_errors
 from ..model.diagnosis import FAILED, OK, WARNING, Check, is_ready
 from ..model.policy import reference
@@ -290,7 +290,7 @@ def _clock(node: MinionFacts) -> list[Check]:
                 _COMMANDS["clock"],
             )
         ]
-    if clock.is_synchronised() is False:
+    if clock_sync.is_synchronised() is False:
         return [Check("clock", WARNING, "no time service keeps it", "clock-unsynchronised", _COMMANDS["clock"])]
     return [Check("clock", OK, now())]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 from urllib.request import parse_http_list
 
-from .. import sdk
+from .. import docker_sdk
 from ..errors import RegistryDenied
 from ..model.policy import reference
 
@@ -60,9 +60,9 @@ def credentials(host: str) -> Credentials:
         RegistryDenied: ``config.json`` is malformed, or the credential helper failed.
     """
     try:
-        known = sdk.docker().auth.load_config()
+        known = docker_sdk.package().auth.load_config()
         fields = known.resolve_authconfig(host) or {}
-    except sdk.docker().errors.DockerException:
+    except docker_sdk.package().errors.DockerException:
         raise RegistryDenied(f"config.json, or its credential helper, failed for {host}") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise RegistryDenied(f"config.json cannot be read: its entry for {host} or another is malformed") from None

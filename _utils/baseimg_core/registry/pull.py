@@ -79,7 +79,7 @@ class BundleCache:
             SignatureInvalid: The signature was not made by baseimg.push.
             SpaceExhausted: The file system has too little space.
         """
-        place, signature = reference.split_signature(source)
+        place, signature = reference.parse_source(source)
         with translate_os_errors(self._home):
             make_directories(self._home)
             path = self._signature(place) if signature else self._bundle(place)
@@ -95,7 +95,7 @@ class BundleCache:
             BundleUnavailable: The registry does not answer, or does not have the bundle.
             RegistryDenied: The registry rejected the credentials or the request.
         """
-        place, _signature = reference.split_signature(source)
+        place, _signature = reference.parse_source(source)
         self._manifest(place, place.digest or place.tag)
 
     def close(self) -> None:

@@ -355,7 +355,7 @@ class Rollouts:
         """Return the process that runs a rollout; if there is none, also the commands that continue it."""
         if rollout.state not in _UNFINISHED:
             return {}
-        mover = self._store.mover(rollout.base) if rollout.state in rollout_record.ACTIVE else ""
+        mover = self._store.driving_process(rollout.base) if rollout.state in rollout_record.ACTIVE else ""
         return {"moved_by": mover} if mover else {"moved_by": "nobody", "next": _next(rollout)}
 
     def _new_rollout(self, base: str, version: str | None, places: tuple[object, ...]) -> tuple[Rollout, Discovery]:

@@ -26,7 +26,7 @@ from ..model.rollout.record import (
 )
 from .gates import Gates
 from .jobs import Jobs
-from .node_ops import TICK, NodeOperations, Pacer
+from .node_ops import TICK, JobBatcher, NodeOperations
 from .recorder import Recorder, now
 from .store import Store
 from .transport import SaltTransport
@@ -68,7 +68,7 @@ class Driver:
     def run(self) -> None:
         """Run a new rollout until it ends or halts."""
         with self._ending():
-            self._nodes.just_asked(self._rollout.in_state(rollout_record.UNREACHABLE))
+            self._nodes.note_asked(self._rollout.in_state(rollout_record.UNREACHABLE))
             self._act("started")
             self._move(rollout_record.RUNNING, "begins")
             self._all_waves()
@@ -185,14 +185,14 @@ class Driver:
     def _change(self, index: int) -> None:
         """Apply to a wave's nodes in batches until the wave has a verdict. Raises :class:`RolloutHalt`."""
         rollout = self._rollout
-        pacer = Pacer(self._rules.max_unavailable.of(rollout.total))
+        batcher = JobBatcher(self._rules.max_unavailable.of(rollout.total))
         while rollout_waves.verdict(rollout, index) == rollout_record.RUNNING:
             busy = rollout.number_in(APPLYING)
             stop = self._stop()
             if stop and not busy:
                 raise stop
             batch = [] if stop else rollout_waves.next_batch(rollout, index)
-            if pacer.may_send(len(batch), busy):
+            if batcher.take_turn(len(batch), busy):
                 self._nodes.apply(batch)
             self._nodes.poll(TICK)
 
@@ -248,11 +248,11 @@ class Driver:
         queue = deque(self._to_roll_back())
         self._recorder.add_event(f"rolls back {len(queue)} nodes: {why}", "rolling-back", nodes=len(queue))
         limit = self._rules.max_unavailable.of(len(rollout.nodes))
-        pacer = Pacer(limit)
+        batcher = JobBatcher(limit)
         going: set[str] = set()
         while queue or self._nodes.busy():
             room = min(limit - len(going), len(queue))
-            if pacer.may_send(room, len(going)):
+            if batcher.take_turn(room, len(going)):
                 batch = [queue.popleft() for _ in range(room)]
                 going |= set(batch)
                 self._nodes.roll_back(batch)

@@ -94,12 +94,12 @@ class Jobs:
             jid: the job's ID.
         """
         known = self._transport.publish(function, nodes, named, jid)
-        self.watch(function, nodes, timeout, jid)
+        self.track(function, nodes, timeout, jid)
         for node in set(nodes) - known:  # the master no longer has its key, so nothing was sent
             self._open[node].misses = _MISSES
             self._schedule(node, 0.0)
 
-    def watch(self, function: str, nodes: Iterable[str], timeout: float, jid: str, at_once: bool = False) -> None:
+    def track(self, function: str, nodes: Iterable[str], timeout: float, jid: str, ask_now: bool = False) -> None:
         """
         Track a job that was sent earlier.
 
@@ -108,13 +108,13 @@ class Jobs:
             nodes: names of minions.
             timeout: seconds from now after which to give up.
             jid: the job's ID.
-            at_once: query the nodes about the job immediately.
+            ask_now: query the nodes about the job immediately.
         """
         now = time.monotonic()
         for node in nodes:
             self._given_up.pop(node, None)
             self._open[node] = _Job(function, jid, now + timeout, 0.0)
-            self._schedule(node, now if at_once else now + self._gather)
+            self._schedule(node, now if ask_now else now + self._gather)
 
     def busy(self) -> bool:
         """Return True if the outcome of any node is open."""

@@ -40,9 +40,9 @@ _FETCH, _PREPARE = "baseimg.fetch", "baseimg.prepare"
 _CONVERGE, _PLAN, _ROLLBACK = "baseimg.converge", "baseimg.plan", "baseimg.rollback"
 
 
-class Pacer:
+class JobBatcher:
     """
-    A pacer of jobs: it delays a job until the job has enough nodes.
+    A batcher of jobs: it delays a job until the job has enough nodes.
 
     Salt sends every job to every connected minion, so few large jobs are cheaper than many small ones.
 
@@ -53,7 +53,7 @@ class Pacer:
     def __init__(self, limit: int) -> None:
         self._least, self._sent = max(1, limit // 10), 0.0
 
-    def may_send(self, room: int, in_progress: int) -> bool:
+    def take_turn(self, room: int, in_progress: int) -> bool:
         """
         Return True if a job may be sent now; the caller then sends it.
 
@@ -93,7 +93,7 @@ class NodeOperations:
 
     # Discovery and preparation
 
-    def just_asked(self, names: Iterable[str]) -> None:
+    def note_asked(self, names: Iterable[str]) -> None:
         """Note that these nodes were queried just now."""
         self._asked.update(dict.fromkeys(names, time.monotonic()))
 
@@ -108,7 +108,7 @@ class NodeOperations:
         ]
         if names:
             self._discovery.ask(names)
-            self.just_asked(names)
+            self.note_asked(names)
             self._recorder.save()
 
     def prepare(self, names: Iterable[str]) -> None:
@@ -116,7 +116,7 @@ class NodeOperations:
         function, keys = (_FETCH, _PREFLIGHT) if self._rules.prepare == FETCH else (_PREPARE, _PREPARED)
         rollout, queue = self._rollout, deque(names)
         limit = self._rules.prepare_at_once.of(len(rollout.nodes))
-        pacer = Pacer(limit)
+        batcher = JobBatcher(limit)
         if queue:
             self._recorder.add_event(f"prepares {len(queue)} nodes", "prepare", nodes=len(queue))
         while queue or self._jobs.busy():
@@ -124,7 +124,7 @@ class NodeOperations:
                 queue.clear()
             busy = rollout.number_in(PREPARING)
             room = min(limit - busy, len(queue))
-            if pacer.may_send(room, busy):
+            if batcher.take_turn(room, busy):
                 batch = [queue.popleft() for _ in range(room)]
                 for arguments, group in alike(rollout, batch, keys):
                     self._send(function, group, arguments, PREPARING)
@@ -231,7 +231,7 @@ class NodeOperations:
         for name in names:
             rollout.update(name, state=APPLYING)
             if job := rollout.nodes[name].job:
-                self._jobs.watch(_CONVERGE, [name], self._rules.timeout, job, at_once=True)
+                self._jobs.track(_CONVERGE, [name], self._rules.timeout, job, ask_now=True)
         self._ask_for_outcome([name for name in names if not rollout.nodes[name].job])
         self.wait()
 

@@ -251,7 +251,7 @@ class Store:
                     raise RolloutBusy(f"another process moves a rollout of {base} ({holder})") from None
             time.sleep(_MOVER_CHECK / 10)
 
-    def mover(self, base: str) -> str:
+    def driving_process(self, base: str) -> str:
         """Return the process that runs a rollout of a base, as ``pid N``; empty if there is none."""
         try:
             descriptor = os.open(self._path(quote(base, safe=""), _LOCK), os.O_RDONLY | os.O_CLOEXEC)

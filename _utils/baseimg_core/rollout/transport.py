@@ -121,7 +121,7 @@ class SaltTransport:
         self.screen.say(text)
 
 
-def local_cache(directory: Callable[[str], str], load: Callable[[bytes], Any]) -> Returns:
+def returns_reader(directory: Callable[[str], str], load: Callable[[bytes], Any]) -> Returns:
     """
     Make a reader of returns in Salt's ``local_cache``, which has one file for each node.
 

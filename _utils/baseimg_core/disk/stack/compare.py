@@ -242,7 +242,7 @@ class _Links:
                 self.searched.add(inode)
                 searches.setdefault(self.layer[inode], set()).add(inode)
         for layer, inodes in searches.items():
-            for path, inode in self.stack.hard_links(layer, inodes):
+            for path, inode in self.stack.hard_link_paths(layer, inodes):
                 node = self.stack.find(path)
                 if node and node.top == layer + b"/" + path:
                     self.paths[inode].add(path)

@@ -90,7 +90,7 @@ class Stack:
     Layer directories, merged as the kernel's overlay merges them.
 
     Nodes hold absolute paths, so equal nodes of two stacks are the same files. The methods ``listing``, ``mark``,
-    ``is_opaque``, ``read`` and ``hard_links`` read one layer.
+    ``is_opaque``, ``read`` and ``hard_link_paths`` read one layer.
     """
 
     def __init__(self, roots: Sequence[str | bytes]) -> None:
@@ -170,7 +170,7 @@ class Stack:
         assert kind is not None  # a stack skips sockets
         return entry_of(path, st, kind), (st.st_dev, st.st_ino), st.st_nlink
 
-    def hard_links(self, layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]:
+    def hard_link_paths(self, layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]:
         """Yield the relative paths of hard-linked files in a layer; searches the layer."""
         for directory, _directories, names in files.walk(layer):
             for name in names:

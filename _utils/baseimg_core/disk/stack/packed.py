@@ -71,11 +71,11 @@ class PackedStack(Stack):
         group = layer.hard_links(relative)
         return packed, (path[: len(path) - len(relative)], group[0] if group else relative), max(len(group), 1)
 
-    def hard_links(self, layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]:
+    def hard_link_paths(self, layer: bytes, inodes: set[Inode]) -> Iterator[tuple[bytes, Inode]]:
         """Yield the relative paths of hard-linked files in a layer."""
         packed = self.layers[layer]
         if packed is None:
-            yield from super().hard_links(layer, inodes)
+            yield from super().hard_link_paths(layer, inodes)
             return
         for inode in inodes:
             for path in packed.hard_links(inode[1] if isinstance(inode[1], bytes) else b""):

@@ -100,7 +100,7 @@ def signature(source: str) -> str:
     return source + _SIGNATURE
 
 
-def split_signature(source: str) -> tuple[Reference, bool]:
+def parse_source(source: str) -> tuple[Reference, bool]:
     """Return the reference, and True if it refers to the signature."""
     place = source.removesuffix(_SIGNATURE)
     return parse(place), place != source

@@ -17,7 +17,14 @@ from ...disk.containers import journal, starts
 from ...disk.containers.journal import Journal
 from ...disk.containers.starts import Start
 from ...engine.base import Container, Engine
-from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, ContentUnproven, GateFailed, RestartInterrupted
+from ...errors import (
+    BaseimgError,
+    ContainerRefused,
+    ContainerUnknown,
+    ContainerUnproven,
+    GateFailed,
+    RestartInterrupted,
+)
 from ...model.containers import plan as containers_plan
 from ...model.containers.plan import Restarts
 from ...model.containers.policy import Policy
@@ -449,14 +456,16 @@ def check_proven(engine: Engine, base: Base, record: Record, policy: Policy, res
         result: The operation's result, for the error.
 
     Raises:
-        ContentUnproven: The content of a container is unknown.
+        ContainerUnproven: The content of a container is unknown.
     """
     if not policy.restarts or not result["containers"]["unknown"]:
         return
     unproven = plan_restarts(engine, base, record, policy, record.current).unproven
     if unproven:
         names = ", ".join(unproven)
-        raise ContentUnproven(f"{record.reference} shows {result['to']}; the content of {names} is unknown", "", result)
+        raise ContainerUnproven(
+            f"{record.reference} shows {result['to']}; the content of {names} is unknown", "", result
+        )
 
 
 def _final_result(

@@ -14,7 +14,7 @@ from typing import Any
 from .errors import DependencyMissing
 
 
-def docker() -> Any:
+def package() -> Any:
     """
     Return the package ``docker``.
 
