@@ -34,6 +34,7 @@ RESULT: dict[str, Any] = {
     "warnings": ["version 12.1 is unproven"],
     "kept": [{"base": "corp/java:1", "version": "1", "images": ["app:1"], "declared": None}],
     "restart": {"mode": "keep", "restarted": [], "started": [], "left": {}, "batches": []},
+    "pruned": {"removed": [], "freed": 0, "in_use": [], "warnings": []},
     "bundles": ["12.1"],
     "changes": {"added": 1, "modified": 2, "removed": 0},
     "impact": {
