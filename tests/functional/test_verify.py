@@ -114,6 +114,7 @@ class TestRepair:
 
     @pytest.fixture
     def arguments(self, node, tmp_path):
+        node.configure(baseimg={"grace": 900})  # the content that a repair replaces stays for a while
         return {"name": BASE, "version": "2", "bundles": {"2": {"source": str(tmp_path / "b.tar")}}}
 
     def test_not_unless_asked(self, node, arguments):
@@ -185,6 +186,7 @@ class TestRepair:
     def test_the_damaged_one_is_kept_but_never_shown_again(self, node, arguments):
         (live(node) / "etc/one").unlink()
         node.states["baseimg.converged"](**arguments, repair=True)
+        node.configure(baseimg={"grace": 0})
         (base,) = node.modules["baseimg.status"](BASE, full=True)["bases"]
         assert [(recorded["version"], recorded["damaged"]) for recorded in base["generations"]] == [
             ("1", False),

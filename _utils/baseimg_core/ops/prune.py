@@ -109,7 +109,10 @@ def foresee(context: Context, base: Base, record: Record | None, keep: int) -> d
         record: The record as the change would leave it; ``None`` for no change.
         keep: As for :func:`prune`.
     """
-    on_disk = base.store.read()
+    try:
+        on_disk = base.store.read()
+    except BaseimgError:  # a repair writes the record again
+        on_disk = None
     if on_disk is None:
         return {"base": base.reference, "removed": [], "freed": 0, "in_use": {}, "warnings": []}
     record, users = copy.deepcopy(record or on_disk), _Users(context, base, on_disk)
