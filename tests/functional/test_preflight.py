@@ -37,7 +37,7 @@ def protected(_lab: Lab, _monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ("compression-unsupported", without_zstandard),
         ("image-protected", protected),
     ],
-    ids=str,
+    ids=["space", "compression", "protection"],
 )
 def test_every_preparation_finds_it(
     lab: Lab,
