@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from baseimg_core.engine.docker import Docker
 from baseimg_core.model.containers.policy import parse
 from baseimg_core.model.policy.pillar import Source
 from baseimg_core.ops import converge, plan
-from baseimg_core.ops.containers import runner
+from baseimg_core.ops.containers import restart, runner
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, VERSION_1, Lab, layer
 from tests.functional.test_running import without_mount_ids
 from tests.functional.test_states import converged, declare, run
@@ -399,6 +400,23 @@ class TestTheGate:
         assert done["restart"]["started"] == ["picky"]
         assert {node.version(name) for name in ("aaa", "picky", "zzz")} == {"12.0"}
         assert node.tidy()
+
+    def test_one_that_ends_again_before_its_turn_is_a_failure(
+        self, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It runs when the restarts are planned, with content that is unknown, and has ended when its turn comes."""
+        node.run("picky", *PICKY)
+        node.fails(**PROBED, on_failure="halt")
+        plan_restarts = restart.plan_restarts
+
+        def planned(engine: Any, *arguments: Any) -> restart.RestartPlan:
+            made = plan_restarts(engine, *arguments)
+            (picky,) = (container for container in engine.containers(stopped=True) if container.name == "picky")
+            return replace(made, plan=replace(made.plan, batches=(((picky,),),)))
+
+        monkeypatch.setattr(restart, "plan_restarts", planned)
+        assert "picky has ended with exit code 7" in node.fails(**PROBED, on_failure="halt")[0]
+        assert not node.tidy()
 
     def test_a_rollback_does_not_go_forward_again(self, node: Node) -> None:
         node.lab.apply(node.bundle)

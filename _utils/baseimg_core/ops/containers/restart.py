@@ -124,13 +124,12 @@ def plan_restarts(
     stopped = {container.id for container in usage_now.listed if container.id in usage_now.on_base - running}
     concerned = stopped | unknown | usage_now.containers("outdated", current)
     plan = containers_plan.decide(usage_now.listed, concerned, left, policy)
-    names = {container.id: container.name for container in usage_now.listed}
     mounts = {
         use.holder: _MOUNT
         for use in usage_now.uses
         if not use.container and use.is_certain and use.content(current) != "current"
     }
-    return RestartPlan(plan, names, usage_now.generations, mounts)
+    return RestartPlan(plan, {each.id: each.name for each in usage_now.listed}, usage_now.generations, mounts)
 
 
 def _restarted_in_vain(base: Base, listed: list[Container], unknown: set[str], current: int | None) -> set[str]:
@@ -275,8 +274,10 @@ class _Run:
             with contextlib.suppress(ContainerUnknown):
                 now = self._restarter.retry_unreachable(self._engine.container, container.id)
                 if now.state in _ENDED:
-                    reason = f"has ended with exit code {now.exit_code}"
-                    self._done.failed[now.name] = {"reason": reason, "log": last_lines(self._engine, now)}
+                    self._done.failed[now.name] = self._failure(now)
+
+    def _failure(self, ended: Container) -> dict[str, Any]:
+        return {"reason": f"has ended with exit code {ended.exit_code}", "log": last_lines(self._engine, ended)}
 
     def _run_of(self, key: str) -> tuple[str, int]:
         container = self._restarter.retry_unreachable(self._engine.container, key)
@@ -331,7 +332,7 @@ class _Run:
             known.save(path, [container.id for container in self._engine.containers(stopped=True)])
 
     def _still_running(self, planned: Batch) -> Batch:
-        """Return the batch without containers that were stopped, paused or removed since planning."""
+        """Return the batch without containers that were stopped, paused or removed since planning, or have failed."""
         groups: list[tuple[Container, ...]] = []
         for group in planned:
             running: list[Container] = []
@@ -343,6 +344,8 @@ class _Run:
                     continue
                 if now.state == "running":
                     running.append(now)
+                elif now.state in _ENDED and now.id in self._noted.waiting:  # started by this run, and ended again
+                    self._done.failed[now.name] = self._failure(now)
                 else:
                     self._done.left[container.name] = f"{now.state} meanwhile"
             groups.append(tuple(running))
