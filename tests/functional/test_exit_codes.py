@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+from baseimg_core.disk.store.layout import TIME_FORMAT
 from tests.functional.lab import BASE, NEW, Lab
 from tests.support.calls import NO_ENGINE, Caller
 from tests.support.sources import REPO, public_functions
@@ -131,3 +133,13 @@ def test_functions_and_states_on_a_node(lab: Lab, tmp_path: Path) -> None:
     assert (done.code, done.state["result"]) == (0, True)
     assert "was changed on this node" in done.state["comment"]
     assert any("was changed on this node" in warning for warning in done.state["warnings"])
+
+    # a warning that repeats says since when
+    record = Path(lab.top(BASE), "baseimg/state.json")
+    data = json.loads(record.read_text())
+    (damaged,) = (generation for generation in data["generations"] if generation["damaged"])
+    earlier = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=41, minutes=1)
+    assert damaged["damaged_since"] > earlier.strftime(TIME_FORMAT)
+    damaged["damaged_since"] = earlier.strftime(TIME_FORMAT)
+    record.write_text(json.dumps(data))
+    assert "12.1 was changed on this node, for 41 days" in run("state.apply", "sound").state["comment"]

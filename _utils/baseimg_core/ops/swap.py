@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from datetime import datetime
 from typing import Any
 
 from ..context import Context
+from ..disk.store.layout import TIME_FORMAT, now
 from ..engine.base import Image
 from ..errors import BaseHeld, EngineUnreachable, SpaceExhausted
 from ..linux import probe
@@ -224,7 +227,17 @@ def warnings_of(generation: Generation | None) -> list[str]:
     """Return the warnings about the content that a base shows."""
     if generation and generation.damaged:
         damage = generation.damage or "see baseimg.verify"
-        return [f"version {generation.version} was changed on this node ({damage}); run with repair: true"]
+        age = _age(generation.damaged_since)
+        return [f"version {generation.version} was changed on this node{age} ({damage}); run with repair: true"]
     if generation and generation.number and not generation.proof:
-        return [f"version {generation.version} is unproven: it was never compared with an image"]
+        age = _age(generation.activated)
+        return [f"version {generation.version} is unproven{age}: it was never compared with an image"]
     return []
+
+
+def _age(since: str) -> str:
+    """Return how long a state has lasted, as the end of a clause; empty for less than two days, or if unknown."""
+    with contextlib.suppress(ValueError):
+        days = (datetime.strptime(now(), TIME_FORMAT) - datetime.strptime(since, TIME_FORMAT)).days
+        return f", for {days} days" if days > 1 else ""
+    return ""

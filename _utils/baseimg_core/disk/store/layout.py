@@ -11,6 +11,8 @@ from ...model.store.generations import ID_XATTR, Directory
 
 # The live directory's name: "diff" with overlay2 and Podman, "fs" with containerd's overlayfs snapshotter.
 _LIVE = ("diff", "fs")
+#: Times in records: ISO 8601, UTC, whole seconds (:func:`now`).
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 _ATTEMPTS = 100  # to list directories while another process renames one
 
 
@@ -119,4 +121,4 @@ def siblings(layer: bytes) -> list[bytes]:
 
 def now() -> str:
     """Return the current time for records: ISO 8601, UTC, whole seconds."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.datetime.now(datetime.timezone.utc).strftime(TIME_FORMAT)

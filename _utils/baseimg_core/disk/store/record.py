@@ -14,7 +14,7 @@ from ...linux import files, syscalls
 from ...model.store import record as model_record
 from ...model.store.generations import directory_of
 from ...model.store.record import Record
-from .layout import Layout, identify_directory
+from .layout import Layout, identify_directory, now
 
 _MAX_HISTORY = 1 << 20  # bytes, about 2,500 swaps; a larger file is rotated, and one rotated file is kept
 _ROTATED = ".1"
@@ -80,7 +80,8 @@ class RecordFile:
         return record
 
     def save(self, record: Record) -> None:
-        """Replace the record, atomically and durably."""
+        """Replace the record, atomically and durably. New damage gets the current time."""
+        record.date_damage(now())
         files.save_over_spare(self._layout.state, record.dump())
 
     @property

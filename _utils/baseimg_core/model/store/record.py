@@ -46,6 +46,8 @@ class Generation:
     pinned: bool = False
     #: True if out-of-band changes were detected. It is then no starting generation and no rollback target.
     damaged: bool = False
+    #: Time at which the changes were first recorded, ISO 8601 in UTC; empty if undamaged or unknown.
+    damaged_since: str = ""
     #: Identities that signed all bundles it was built from; empty if a bundle is unsigned.
     signed_by: str = ""
     #: Its ID, also in the attribute ``trusted.baseimg.id`` of its directory; empty in a record of format 1.
@@ -187,6 +189,11 @@ class Record:
     def next_number(self) -> int:
         """The number for a new generation."""
         return max(self.highest, *self.generations) + 1
+
+    def date_damage(self, now: str) -> None:
+        """Date damage that has no date yet, and clear the date of repaired generations; ``now`` is ISO 8601 in UTC."""
+        for generation in self.generations.values():
+            generation.damaged_since = (generation.damaged_since or now) if generation.damaged else ""
 
     def dump(self) -> bytes:
         """Return the record as JSON in the current format."""
