@@ -18,7 +18,7 @@ demo: ## the whole job on a private Docker engine, in 20 seconds; the first run 
 	@scripts/demo.sh
 
 test: lint ## lint and all tests
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 unit: setup ## the tests that need neither an engine nor daemons
 	@$(BIN)/python -m pytest -m 'not functional and not integration and not slow'

@@ -27,6 +27,19 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the files that take longest first, so that no worker is left with one of them at the end."""
+    order = ["integration", "slow", "functional"]
+
+    def rank(item: pytest.Item) -> int:
+        return min((order.index(mark.name) for mark in item.iter_markers() if mark.name in order), default=len(order))
+
+    ranks: dict[Path, int] = {}
+    for item in items:
+        ranks[item.path] = min(rank(item), ranks.get(item.path, len(order)))
+    items.sort(key=lambda item: ranks[item.path])
+
+
 def pytest_sessionfinish() -> None:
     # Salt's loggers write to streams that are already closed here.
     logging.raiseExceptions = False
