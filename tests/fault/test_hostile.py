@@ -228,7 +228,7 @@ def test_a_content_with_another_digest_than_recorded(node, forge, tmp_path, cont
     right = [digest(content) for content in contents]
     damaged = [digest(b"other") if at == wrong else layer_digest for at, layer_digest in enumerate(right)]
     error = refused(node, forge.bundle(tmp_path / "b.tar", entries(damaged)), DigestMismatch)
-    assert error.message == f"the content of {wrong} does not have its recorded digest"
+    assert error.message == f"{tmp_path / 'b.tar'}: the content of {wrong} does not have its recorded digest"
     converge.apply(node.context, Source(str(forge.bundle(tmp_path / "b.tar", entries(right)))))
 
 

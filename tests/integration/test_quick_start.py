@@ -7,6 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -49,7 +50,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Return a machine with Docker, Salt, and the quick start's images; it clones this checkout."""
     root = tmp_path_factory.mktemp("quick-start")
     commit(copy_to(root / "source"))
-    with Engine(root / "engine") as engine:
+    # short, because Salt's sockets lie below it (unix(7): 107 bytes)
+    with Engine(root / "engine") as engine, tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp") as salt:
         material = demo_material()
         engine.load(material.archive(material.images()))
         environment = {
@@ -60,7 +62,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         }
         with Machine(root / "machine", environment) as machine:
             ports = {"publish_port": free_port(), "ret_port": free_port()}
-            common = {"root_dir": str(root / "salt"), "fileserver_list_cache_time": 0, "log_level_logfile": "warning"}
+            common = {"root_dir": salt, "fileserver_list_cache_time": 0, "log_level_logfile": "warning"}
             master = {"interface": "127.0.0.1", "auto_accept": True, "worker_threads": 3, "timeout": 60, **ports}
             minion = {"id": "node1", "master": "127.0.0.1", "enable_fqdns_grains": False}
             minion |= {"master_port": ports["ret_port"], "publish_port": ports["publish_port"]}
