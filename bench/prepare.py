@@ -66,15 +66,15 @@ def run(place: Place, bundle: Path, reader: Reader) -> dict[str, Any]:
     alone = reader.end()
     reader.start()
     prepared, result = measure.ours(place.engine.url, "baseimg.prepare", **arguments)
-    beside = reader.end()
+    disturbed = reader.end()
     assert result["returned"]["changed"], result
     converged, _ = measure.ours(place.engine.url, "baseimg.converge", **arguments)
     back, _ = measure.ours(place.engine.url, "baseimg.rollback", base=SOURCE)
     measure.ours(place.engine.url, "baseimg.prune", base=SOURCE, keep=0)
     return {
         "alone": alone,
-        "beside": beside,
-        "reads_ratio": round(beside["iops"] / alone["iops"], 3),
+        "disturbed": disturbed,
+        "reads_ratio": round(disturbed["iops"] / alone["iops"], 3),
         "prepare_seconds": round(prepared.seconds, 1),
         "window_seconds": round(converged.seconds, 3),
         "rollback_seconds": round(back.seconds, 3),

@@ -259,7 +259,8 @@ class _Run:
                     self._noted.forget([key])
                     continue
                 before = self._restarter.retry_unreachable(resume, self._engine, self._noted, key, self._policy.timeout)
-                if (before.started, before.pid) != self._run_of(key):
+                now = self._restarter.retry_unreachable(self._engine.container, key)
+                if (before.started, before.pid) != (now.started, now.pid):
                     self._done.started.append(name)
                 existing.append(container)
             except ContainerUnknown:
@@ -278,10 +279,6 @@ class _Run:
 
     def _failure(self, ended: Container) -> dict[str, Any]:
         return {"reason": f"has ended with exit code {ended.exit_code}", "log": last_lines(self._engine, ended)}
-
-    def _run_of(self, key: str) -> tuple[str, int]:
-        container = self._restarter.retry_unreachable(self._engine.container, key)
-        return container.started, container.pid
 
     def _set_rollback_generation(self, swapped: CompletedSwap | None, planned: RestartPlan) -> None:
         """Choose the generation for a swap back: the last swapped-out one, else the containers' old one."""
