@@ -194,7 +194,7 @@ class Minion:
     def prepare_rate(self) -> float:
         """Return ``baseimg:prepare_rate`` in bytes a second; raise :class:`ArgumentInvalid` if it is wrong."""
         rate = self._salt["config.get"]("baseimg:prepare_rate", PREPARE_RATE)
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf"):
             raise ArgumentInvalid(f"baseimg:prepare_rate is {rate!r}, expected MB a second, more than 0")
         return rate * 1e6
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from baseimg_core.ops import verdicts
+from baseimg_core.ops import converge, verdicts
 from baseimg_core.ops.containers import trial as trials
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, VERSION_0, Lab, digest, layer
 from tests.support.images import file
@@ -82,6 +82,7 @@ class TestPrepared:
         assert done["prepared"]
         assert lab.show(APP) == before
         assert generations(lab) == {"12.0": "live", "12.1": "prepared"}
+        assert "prepared: 12.1" in lab.summary()[0]
         os.unlink(bundles["12.1"]["source"])  # a swap needs no bundle
         inode = os.stat(Path(lab.top(BASE), "baseimg/generations", str(done["generation"]))).st_ino
         swapped = lab.converge(BASE, "12.1", bundles)
@@ -107,7 +108,7 @@ class TestPrepared:
         lab.converge(BASE, "12.1", bundles)
         lab.prepare(BASE, "12.2", bundles)
         error = lab.refused("no-way-back", "rollback", BASE, to="12.2")
-        assert "12.2" in str(error)
+        assert "never showed version 12.2, which is prepared" in str(error)
         assert lab.rollback(BASE)["to"] == "12.0"
         assert generations(lab) == {"12.0": "live", "12.1": "kept", "12.2": "prepared"}
 
@@ -141,6 +142,36 @@ class TestPrepared:
         lab.refused("image-protected", "prepare", BASE, "12.1", bundles, protect=["corp/app:*"])
         lab.refused("version-unknown", "prepare", BASE, "12.9", bundles)
         assert generations(lab) == {"12.0": "live"}
+
+    def test_unfinished_content_of_a_killed_run_is_no_used_space(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lab.usual()
+        bundles = declared(lab, "12.1")
+        staging = Path(lab.top(BASE), "baseimg/staging")
+        check = converge.check_staging
+        counted: list[bool] = []
+
+        def counting(*arguments: Any) -> None:
+            counted.append(staging.exists())
+            check(*arguments)
+
+        monkeypatch.setattr(converge, "check_staging", counting)
+        for function in ("prepare", "converge"):
+            staging.mkdir(parents=True)
+            assert call(lab.minion, function, BASE, "12.1", bundles)["changed"]
+            assert not staging.exists()
+        assert counted == [False, False]
+        staging.mkdir()
+        lab.prune(BASE)
+        assert not staging.exists()
+
+    def test_a_killed_first_run_is_pruned(self, lab: Lab) -> None:
+        lab.usual()
+        staging = Path(lab.top(BASE), "baseimg/staging")
+        staging.mkdir(parents=True)
+        lab.prune(BASE)
+        assert not staging.exists()
 
     def test_a_hold(self, lab: Lab) -> None:
         lab.usual()
@@ -185,6 +216,20 @@ class TestJudgements:
         with pytest.raises(CommandExecutionError, match="trial of corp/app:1"):
             call(minion, "converge", BASE, "12.1", bundles)
         assert (tried, generations(lab)["12.1"]) == ([APP], "prepared")
+
+    def test_a_required_fix_that_was_declared_later(self, lab: Lab) -> None:
+        lab.usual()
+        bundles = declared(lab, "12.1")
+        lab.prepare(BASE, "12.1", bundles)
+        base = {"version": "12.1", "bundles": bundles, "require": ["/etc/nonexistent"]}
+        minion = Minion(lab.work / "requires", lab.engine.url, pillar={"baseimg": {"bases": {BASE: base}}})
+        for function in ("plan", "prepare", "converge"):
+            with pytest.raises(CommandExecutionError, match=r"\[fix-missing\].*/etc/nonexistent is not changed"):
+                call(minion, function, BASE, "12.1", bundles)
+        assert generations(lab) == {"12.0": "live", "12.1": "prepared"}
+        base["require"] = ["/etc/added"]
+        minion = Minion(lab.work / "satisfied", lab.engine.url, pillar={"baseimg": {"bases": {BASE: base}}})
+        assert call(minion, "converge", BASE, "12.1", bundles)["changed"]
 
 
 class TestState:

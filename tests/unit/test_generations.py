@@ -67,19 +67,27 @@ class TestRemovable:
         assert removable(record(g2=True), 1) == ([2], {0: "pristine", 3: "current", 1: "the way back"})
         assert removable(record(current=0, previous=3, g2=True), 0)[0] == [2, 1]
 
-    def test_a_prepared_one_stays_until_something_newer_was_made_that_nobody_declares(self) -> None:
+    def test_a_prepared_generation_stays_while_its_version_is_declared(self) -> None:
         base_record = record()
         base_record.highest = 5
         for number in (4, 5):
             base_record.generations[number] = Generation(
                 number, f"12.{number}", f"c{number}", 104, id=f"id{number}", prepared=THEN
             )
-        gone, reasons = removable(base_record, 1)
-        assert (gone, reasons[5]) == ([1, 4], "prepared")
         assert rollback_target(base_record) == 2
-        base_record.generations[5].prepared = ""  # garbage
-        assert removable(base_record, 1)[0] == [1, 4]
-        assert removable(base_record, 1, declared={"12.4"})[1][4] == "prepared"
+        gone, reasons = removable(base_record, 1, declared={"12.4"})
+        assert (gone, reasons[4]) == ([1, 5], "prepared")
+        assert removable(base_record, 1, declared={"12.3"})[0] == [1, 4, 5]
+        gone, reasons = removable(base_record, 1)  # pillar declares nothing for this base
+        assert (gone, reasons[5]) == ([1, 4], "prepared")
+        base_record.generations[5].damaged = True
+        assert removable(base_record, 1, declared={"12.5"})[0] == [5, 1, 4]
+
+    def test_a_prepared_generation_of_the_live_version_goes(self) -> None:
+        base_record = record()
+        base_record.generations[4] = Generation(4, "12.3", "chain3", 104, id="id4", prepared=THEN)
+        base_record.highest = 4
+        assert removable(base_record, 1, declared={"12.3"})[0] == [1, 4]
 
     def test_masks_of_one_content_count_once(self) -> None:
         base_record = record()

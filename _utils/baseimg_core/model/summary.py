@@ -67,6 +67,12 @@ def _base(status: Mapping[str, Any]) -> str:
     cells = [name, version, f"(was {former})" if former not in (None, version) else "", _images(images)]
     if status.get("declared") not in (None, version):
         cells.append(f"declared: {status['declared']}")
+    prepared = [
+        item["version"]
+        for item in status["generations"]
+        if item.get("prepared") and not item.get("activated") and not item.get("damaged")
+    ]
+    cells += [f"prepared: {', '.join(prepared)}"] if prepared else []
     cells += [
         f"{content}: {_names(status['containers'][content])}"
         for content in ("outdated", "unknown")

@@ -12,6 +12,7 @@ from ..context import Context
 from ..disk.impact import judgements
 from ..disk.impact.judgements import Judgements
 from ..disk.impact.view import BaseOnDisk
+from ..disk.packages import databases
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store.layout import siblings
@@ -52,6 +53,7 @@ def check_images(
     Raises:
         ImageBreaks: The start command of an image would fail.
         ImageImpaired: Another part of an image would fail.
+        FixMissing: A required package or path would not reach an image.
     """
     base, record = nest.changing.base, nest.changing.record
     if not generation.number or not generation.id or 0 not in record.present:
@@ -72,6 +74,11 @@ def check_images(
     if save and is_new and (is_live or generation.is_prepared):
         _save(context, base, record, judged)
     refused.raise_if_any(base, generation.version)
+    if acceptance.require and not is_live and not known:  # no bundle was read that would have told
+        everything = bases.images_on(context.engine, base.chain_id)
+        judge = ImageJudge(base, record, _changes(base, record, generation), everything)
+        others = [image for image in started if not image.height(generation.chain_id)]  # the target has its own fix
+        verdicts.check_required(judge, base, others, acceptance.require)
     return judged.by_generation.get(generation.id, {})
 
 
@@ -102,8 +109,9 @@ def _changes(base: Base, record: Record, generation: Generation) -> Changes:
     old = Stack([base.store.path(record, 0), *lower])
     new = Stack([base.store.path(record, generation.number), *lower])
     changes = compare(old, new, contents=True, siblings=siblings)
+    packages = databases.difference(old, new)
     expected = ExpectedPaths({change.path: ExpectedPath(change.path, change.entry) for change in changes})
-    return Changes(generation.version, expected, BaseOnDisk(new), packages=None, config=None)
+    return Changes(generation.version, expected, BaseOnDisk(new), packages, config=None)
 
 
 def _save(context: Context, base: Base, record: Record, judged: Judgements) -> None:

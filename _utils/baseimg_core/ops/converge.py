@@ -204,7 +204,11 @@ def _rollback_generation(base: Base, record: Record, to: str | None) -> Generati
 
 def _version(base: Base, record: Record, version: str) -> Generation:
     generation = record.by_version(version)
-    if generation is None or generation.is_prepared:
+    if generation and generation.is_prepared:
+        raise NoWayBack(
+            f"{base.reference} never showed version {version}, which is prepared", "use baseimg.converge to go forward"
+        )
+    if generation is None:
         versions = ", ".join(usable.version for usable in record.usable if not usable.is_prepared)
         raise NoWayBack(f"{base.reference} has no generation of version {version}; it has: {versions}")
     return generation
@@ -290,6 +294,7 @@ class Change:
         swap.start_stopped(context, base, self.policy)
         rebuilt = self.repair and ops_repair.heal_record(context, base)
         damaged = self.repair and tamper.detect(context, base, self.audit)
+        swap.drop_unfinished(context, base)
         record = base.store.read() or bases.initial_record(context.engine, base)
         if not base.store.interrupted and not damaged:
             result = self._unchanged(record)

@@ -14,7 +14,7 @@ from ..model.containers.policy import Policy
 from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import aliases, arrivals, bases, contents, coverage
+from . import aliases, arrivals, bases, contents, coverage, swap
 from . import hold as ops_hold
 from . import nest as ops_nest
 from .bases import Base
@@ -59,6 +59,7 @@ def prepare(
 
 def _prepare(change: Change) -> dict[str, Any]:
     context, base = change.context, change.base
+    swap.drop_unfinished(context, base)
     record = base.store.read() or bases.initial_record(context.engine, base)
     if change.version != record.live.version and (hold := ops_hold.blocking(base, change.version)):
         return _result(change, record, record.live, hold=hold)

@@ -145,6 +145,8 @@ def merge(results: Sequence[Mapping[str, Any]], warnings: Sequence[str] = ()) ->
 def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any]:
     record = base.store.read()
     if record is None:
+        if not test:  # a first run that was killed leaves unfinished content without a record
+            swap.drop_unfinished(context, base)
         return {"base": base.reference, "removed": [], "kept": {}, "freed": 0, "in_use": {}, "warnings": []}
     unused, reasons, held = _choose(context, base, record, keep)
     if test:

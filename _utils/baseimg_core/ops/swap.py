@@ -39,6 +39,13 @@ def start_stopped(context: Context, base: Base, policy: Policy) -> None:
             restart.recover(context, base)
 
 
+def drop_unfinished(context: Context, base: Base) -> None:
+    """Delete the unfinished content of an interrupted operation, so that it does not count as used space."""
+    if os.path.isdir(base.store.layout.staging):
+        with base.store.lock(context.lock_timeout, context.by):
+            base.store.recover()
+
+
 def check_preconditions(context: Context, base: Base, record: Record, plan: Plan) -> None:
     """
     Check the preconditions of a change. Returning to pristine is always allowed.

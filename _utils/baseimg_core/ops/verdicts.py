@@ -358,7 +358,7 @@ def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> dict[str,
         own = [reason for reason in own_judgements[container.id].reasons if reason not in known]
         refused.add(f"container {container.name}", own, True)
     refused.raise_if_any(base, judge.changes.version)
-    _check_required(judge, base, [image for image in judge.images if is_started(image, base, used)], acceptance.require)
+    check_required(judge, base, [image for image in judge.images if is_started(image, base, used)], acceptance.require)
     return judged
 
 
@@ -418,7 +418,19 @@ class Refusals:
                 raise error(f"{what}: {'; '.join(names[:_REFUSED])}{more}")
 
 
-def _check_required(judge: ImageJudge, base: Base, images: Iterable[Image], required: Sequence[str]) -> None:
+def check_required(judge: ImageJudge, base: Base, images: Iterable[Image], required: Sequence[str]) -> None:
+    """
+    Refuse a change that lacks a required fix, or that does not bring it to an image.
+
+    Args:
+        judge: The judge of the change.
+        base: The base.
+        images: The images that must get the fixes.
+        required: Names of packages, or paths.
+
+    Raises:
+        FixMissing: The message names each fix and image.
+    """
     missing: list[str] = []
     for name in required:
         paths = judge.paths_of(name)

@@ -90,7 +90,7 @@ def removable(
         in_use: Returns the reason why a generation is in use, by number. It is called only if a generation would be
             deleted otherwise.
         declared: The versions that pillar declares for the base. A prepared generation stays if its version is
-            declared, or if no generation was made after it.
+            declared; if pillar declares none, if no generation was made after it.
 
     Returns:
         The numbers to delete, in order, and the reason by number for each generation that stays.
@@ -101,9 +101,8 @@ def removable(
     for number in record.present:
         if record.generations[number].pinned:
             reasons.setdefault(number, "pinned")
-    prepared = [number for number in record.present if record.generations[number].is_prepared]
-    if prepared and (prepared[-1] == record.highest or record.generations[prepared[-1]].version in declared):
-        reasons.setdefault(prepared[-1], "prepared")
+    for number in _awaited(record, declared):
+        reasons.setdefault(number, "prepared")
     back = rollback_target(record)
     if back is not None:
         reasons.setdefault(back, "the way back")
@@ -140,6 +139,20 @@ def held(record: Record, keep: int, users: Mapping[int, Collection[str]]) -> dic
         "users": sorted({user for number in numbers for user in users[number]}),
         "bytes": sum(record.generations[number].bytes for number in numbers),
     }
+
+
+def _awaited(record: Record, declared: Collection[str]) -> list[int]:
+    """Return the sound prepared generations that a converge will show, the newest of each version."""
+    prepared = {
+        generation.version: generation.number
+        for generation in record.usable
+        if generation.is_prepared and generation.version != record.live.version
+    }
+    return [
+        number
+        for version, number in prepared.items()
+        if (version in declared if declared else number == record.highest)
+    ]
 
 
 def _sound(record: Record) -> list[int]:
