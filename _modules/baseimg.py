@@ -805,7 +805,7 @@ def status(base=None, declared=False, full=False):
 def summary():
     """
     Show every base on this node in one line: reference, live version, former version, number of images, and what is
-    unusual. Below it is one line for each image, container or hold that needs a person.
+    unusual. Below it is one line for each image, container or hold that needs an operator.
 
     Bases without a record are listed if pillar declares them.
 

@@ -214,8 +214,8 @@ def status(id=None):
     id
         The rollout's ID, or its base, for the newest rollout. Default: list all rollouts.
 
-    Returns the record, or the list. ``moved_by`` names the process that runs an unfinished rollout. ``nobody`` means
-    that no process runs it; then ``next`` has the commands that continue the rollout.
+    Returns the record, or the list. ``moved_by`` names the process that runs an unfinished rollout. If no process
+    runs it, ``moved_by`` is ``nobody``, and ``next`` has the commands that continue the rollout.
 
     CLI Example:
 
@@ -538,7 +538,7 @@ def _ask(tgt, tgt_type, timeout, function, *arguments, **named):
     """
     Run a function on nodes; return the expected nodes, and the answers by node.
 
-    A target that matches nobody is an error: a typing error must not look like a fleet without problems.
+    A target that matches no minion is an error. A misspelt target must not look like a fleet without problems.
     """
     matched = salt.utils.minions.CkMinions(__opts__).check_minions(tgt, tgt_type)
     if unknown := sorted(matched.get("missing", ())):

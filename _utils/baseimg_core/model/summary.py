@@ -42,13 +42,13 @@ def of_operation(result: Any) -> Any:
 
 def of_node(statuses: Iterable[Mapping[str, Any]]) -> list[str]:
     """
-    Return the state of a node: one line for each base, and one for each image or container that needs a person.
+    Return the state of a node: one line for each base, and one for each image or container that needs an operator.
 
     Args:
         statuses: Bases as :func:`ops.status.survey` returns them.
 
     Returns:
-        The lines; those that need a person are indented below their base.
+        The lines; those that need an operator are indented below their base.
     """
     lines = []
     for status in statuses:
@@ -95,7 +95,7 @@ def _is_nameless(image: str) -> bool:
 
 
 def _attention(status: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each image, container or hold of a base that needs a person, the most severe first."""
+    """Yield a line for each image, container or hold of a base that needs an operator, the most severe first."""
     if "error" in status:
         yield status["error"]["hint"]
         return

@@ -104,8 +104,8 @@ class Store:
         """
         Return every rollout of a base, newest first.
 
-        Damaged records of other bases are ignored, and so are records that do not tell their base: they would block
-        every base, although nobody can resume them or roll them back. :meth:`newest` returns their errors.
+        Damaged records of other bases are ignored, and so are records without a readable base: they would block every
+        base, although no rollout of them can be resumed or rolled back. :meth:`newest` returns their errors.
 
         Raises:
             RecordInvalid: a record of this base is damaged.
