@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.ops import verdicts
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, VERSION_0, Lab, layer
 from tests.support.images import file
 from tests.support.minion import Minion
@@ -27,20 +26,6 @@ def converge(lab: Lab, minion: Minion | None = None, **arguments: Any) -> dict[s
     bundles = {"12.1": {"source": str(lab.work / "12.0_12.1.tar")}}
     state = (minion or lab.minion).states["baseimg.converged"](name=BASE, version="12.1", bundles=bundles, **arguments)
     return dict(state)
-
-
-@pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Record the names of the images that are judged."""
-    names: list[str] = []
-    judge = verdicts.ImageJudge.image
-
-    def image(self: verdicts.ImageJudge, image: Any) -> verdicts.Judgement:
-        names.append(image.name)
-        return judge(self, image)
-
-    monkeypatch.setattr(verdicts.ImageJudge, "image", image)
-    return names
 
 
 def test_an_image_that_arrives_later_makes_the_state_false_until_it_is_accepted(lab: Lab, judged: list[str]) -> None:

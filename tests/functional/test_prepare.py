@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from baseimg_core.ops import converge, verdicts
+from baseimg_core.ops import converge
 from baseimg_core.ops.containers import trial as trials
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, VERSION_0, Lab, digest, layer
 from tests.support.images import file
@@ -42,20 +42,6 @@ def pillar(bundles: dict[str, Any], trial: list[dict[str, Any]]) -> dict[str, An
 
 def call(minion: Minion, function: str, *arguments: Any) -> Any:
     return minion.modules[f"baseimg.{function}"](*arguments)
-
-
-@pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Record the names of the images that are judged."""
-    names: list[str] = []
-    judge = verdicts.ImageJudge.image
-
-    def image(self: verdicts.ImageJudge, image: Any) -> verdicts.Judgement:
-        names.append(image.name)
-        return judge(self, image)
-
-    monkeypatch.setattr(verdicts.ImageJudge, "image", image)
-    return names
 
 
 @pytest.fixture

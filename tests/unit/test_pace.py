@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.linux import pace
-from baseimg_core.linux.pace import CHUNK, Pace, low_priority, stalled
+from baseimg_core.linux.files import CHUNK
+from baseimg_core.linux.pace import Pace, low_priority, stalled
 
 
 class Clock:

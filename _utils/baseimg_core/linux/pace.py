@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 
 from . import syscalls
 
-CHUNK = 1 << 20  # bytes that are written before the writer may wait
 _IN_FLIGHT = 32  # parts under writeback; their pages are dropped afterwards
 _BURST = 0.25  # seconds of the rate that may be written at once after a pause
 _PRESSURE = "/proc/pressure/io"  # Documentation/accounting/psi.rst
@@ -89,16 +88,11 @@ def stalled() -> float:
 
 @contextlib.contextmanager
 def low_priority() -> Iterator[None]:
-    """Give this thread the lowest CPU priority for the block; without the right to raise it again, change nothing."""
+    """Give this thread the lowest CPU priority for the block. Without the right to raise it again, it keeps it."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, _LOWEST)
-        os.setpriority(os.PRIO_PROCESS, 0, before)
-    except PermissionError:
-        yield
-        return
     os.setpriority(os.PRIO_PROCESS, 0, _LOWEST)
     try:
         yield
     finally:
-        os.setpriority(os.PRIO_PROCESS, 0, before)
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)

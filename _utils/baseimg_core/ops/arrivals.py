@@ -6,7 +6,8 @@ These are images that arrived after a swap, and images that no bundle could be j
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..context import Context
 from ..disk.impact import judgements
@@ -66,7 +67,8 @@ def check_images(
     acceptance = context.protection.acceptance(base.reference, base.chain_id)
     started, used = _started(context, nest, generation)
     images = [image for image in started if not protects(acceptance.patterns, image.id, image.tags)]
-    is_new = _judge(context, nest, generation, images, judged) or bool(known or passed)
+    build_judge = functools.cache(lambda: _build_judge(context, nest, generation))  # compares two directories
+    is_new = _judge(build_judge, generation, images, judged) or bool(known or passed)
     is_live = generation is record.live
     refused = verdicts.Refusals(f"{base.reference} shows {generation.version}" if is_live else "", acceptance)
     for image in images:
@@ -74,11 +76,9 @@ def check_images(
     if save and is_new and (is_live or generation.is_prepared):
         _save(context, base, record, judged)
     refused.raise_if_any(base, generation.version)
-    if acceptance.require and not is_live and not known:  # no bundle was read that would have told
-        everything = bases.images_on(context.engine, base.chain_id)
-        judge = ImageJudge(base, record, _changes(base, record, generation), everything)
+    if acceptance.require and not is_live and not known:  # the fixes were not checked with the bundles
         others = [image for image in started if not image.height(generation.chain_id)]  # the target has its own fix
-        verdicts.check_required(judge, base, others, acceptance.require)
+        verdicts.check_required(build_judge(), base, others, acceptance.require)
     return judged.by_generation.get(generation.id, {})
 
 
@@ -91,15 +91,20 @@ def _started(context: Context, nest: Nest, generation: Generation) -> tuple[list
     return [image for image in images if verdicts.is_started(image, base, used)], used
 
 
-def _judge(context: Context, nest: Nest, generation: Generation, images: Sequence[Image], judged: Judgements) -> bool:
+def _build_judge(context: Context, nest: Nest, generation: Generation) -> ImageJudge:
+    """Return the judge of all images on the base over a generation on this node."""
+    base, record = nest.changing.base, nest.changing.record
+    images = bases.images_on(context.engine, base.chain_id)
+    return ImageJudge(base, record, _changes(base, record, generation), images)
+
+
+def _judge(
+    build_judge: Callable[[], ImageJudge], generation: Generation, images: Sequence[Image], judged: Judgements
+) -> bool:
     """Judge the images that were not judged yet; return True if there were any."""
     pending = [image for image in images if judged.reasons(generation.id, image.id) is None]
-    if pending:
-        base, record = nest.changing.base, nest.changing.record
-        everything = bases.images_on(context.engine, base.chain_id)
-        judge = ImageJudge(base, record, _changes(base, record, generation), everything)
-        for image in pending:
-            judged.add(generation.id, image.id, judge.image(image).reasons)
+    for image in pending:
+        judged.add(generation.id, image.id, build_judge().image(image).reasons)
     return bool(pending)
 
 

@@ -114,7 +114,7 @@ def foresee(context: Context, base: Base, record: Record | None, keep: int) -> d
     except BaseimgError:  # a repair writes the record again
         on_disk = None
     if on_disk is None:
-        return {"base": base.reference, "removed": [], "freed": 0, "in_use": {}, "warnings": []}
+        return _nothing_kept(base)
     record, users = copy.deepcopy(record or on_disk), _Users(context, base, on_disk)
     if record.current != on_disk.current:
         record.previous = swap.previous_after(on_disk, record.live)
@@ -147,7 +147,7 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
     if record is None:
         if not test:  # a first run that was killed leaves unfinished content without a record
             swap.drop_unfinished(context, base)
-        return {"base": base.reference, "removed": [], "kept": {}, "freed": 0, "in_use": {}, "warnings": []}
+        return _nothing_kept(base)
     unused, reasons, held = _choose(context, base, record, keep)
     if test:
         freed = space.released(base.store.paths(record, unused).values())
@@ -189,6 +189,11 @@ def _result(
         "in_use": held,
         "warnings": _warnings(context),
     }
+
+
+def _nothing_kept(base: Base) -> dict[str, Any]:
+    """Return the result for a base without a record."""
+    return {"base": base.reference, "removed": [], "kept": {}, "freed": 0, "in_use": {}, "warnings": []}
 
 
 def _declared(context: Context, record: Record) -> set[str]:
