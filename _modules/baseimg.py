@@ -330,18 +330,21 @@ def apply(
     full
         True: return all keys. By default keys with an empty value are left out.
 
-    Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those on the
-    base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
+    Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those on
+    the base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
     ``unknown``), and ``protected`` (protected images that were created after the change). ``kept`` lists the bases
-    built on this one that do not change, each with ``base``, ``version``, ``images`` and ``declared`` (the version that
-    pillar declares for it, or None). A change also has ``bundles``, ``changes`` and ``impact``, as
-    :py:func:`baseimg.plan` has them. ``contents`` is there if several contents bear the name of the base: one item for
-    each, with ``chain_id``, ``from``, ``to``, ``changed`` and ``images``. ``matched`` says that only a declared bundle
-    led to the base. ``restart`` lists what
+    built on this one that do not change, each with ``base``, ``chain_id``, ``version``, ``images``, ``declared``
+    (the version that pillar declares for it, or None) and ``masked``: what these images do not get of the change,
+    as the number of ``paths`` and the ``packages`` (name → version shown, version of the change); None if nothing
+    changes or it is unknown. ``masked`` lists what the images on the base no longer get of the changes of bases
+    below, because the version was not built on them, each with ``base``, ``version``, ``paths`` and ``packages``. A
+    change also has ``bundles``, ``changes`` and ``impact``, as :py:func:`baseimg.plan` has them. ``contents`` is
+    there if several contents bear the name of the base: one item for each, with ``chain_id``, ``from``, ``to``,
+    ``changed`` and ``images``. ``matched`` says that only a declared bundle led to the base. ``restart`` lists what
     happened to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
     ``left`` (name → reason), ``failed`` (name → ``reason`` and the last lines of its ``log``), ``rolled_back``, and
-    ``still_failing`` afterwards. If a container fails its gate, the error has the code ``gate-failed`` and holds all of
-    this as ``info["result"]``.
+    ``still_failing`` afterwards. If a container fails its gate, the error has the code ``gate-failed`` and holds
+    all of this as ``info["result"]``.
 
     CLI Example:
 
@@ -849,7 +852,9 @@ def impact(base, bundle=None, full=False):
     ``text`` and ``remedy``), ``covered`` (how many changed paths its own layers override, and of how many),
     ``shadowed`` (the first 50 of these with reasons, the most important first), and ``warnings``. A container has
     ``verdict``, ``reasons``, ``state``, ``since``, ``health``, ``restart``, ``project`` (of compose), and the
-    ``generation`` that it has mounted.
+    ``generation`` that it has mounted. ``kept`` and ``masked`` are as in :py:func:`baseimg.converge`; images on a base
+    that stays exact have no verdict. ``contents`` is there if several contents bear the name: ``chain_id``,
+    ``version`` and ``to`` of each, with all their images and containers in the lists.
 
     CLI Example:
 

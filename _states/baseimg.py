@@ -266,19 +266,21 @@ def pruned(name, keep=1):
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     test = __opts__["test"]
     try:
-        (result,) = __salt__["baseimg.prune"](name, keep, test)
+        results = __salt__["baseimg.prune"](name, keep, test)
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent":
             return _absent(ret, exc)
         return _failed(ret, exc)
-    if not result["removed"]:
-        ret["comment"] = f"{result['base']}: no generation to delete."
+    base, removed = results[0]["base"], [version for result in results for version in result["removed"]]
+    if not removed:
+        ret["comment"] = f"{base}: no generation to delete."
         return ret
-    ret["warnings"] = result["warnings"]
-    ret["changes"] = {"removed": result["removed"], "freed": result["freed"]}
+    freed = sum(result["freed"] for result in results)
+    ret["warnings"] = results[0]["warnings"]
+    ret["changes"] = {"removed": removed, "freed": freed}
     ret["result"] = None if test else True
     verb = "would delete" if test else "deleted"
-    ret["comment"] = f"{result['base']}: {verb} {', '.join(result['removed'])} (up to {result['freed'] / 1e6:.1f} MB)."
+    ret["comment"] = f"{base}: {verb} {', '.join(removed)} (up to {freed / 1e6:.1f} MB)."
     return ret
 
 
@@ -412,12 +414,26 @@ def _attention(result):
             own = f"{effect['base']} has its own declaration: {effect['declared']}."
         names = _first(_named(images))
         lines.append(f"Not changed: {count} on {effect['base']}, kept at {effect['version']} ({names}). {own}")
+        if effect["masked"] and (hidden := _hidden(effect["masked"])):
+            lines.append(f"Does not reach the images on {effect['base']}, kept at {effect['version']}: {hidden}.")
+    for effect in result.get("masked", ()):
+        lines.append(
+            f"{'Would no longer' if __opts__['test'] and result['changed'] else 'No longer'} reach the images: "
+            f"{_hidden(effect)} of {effect['base']} {effect['version']}; {result['to']} was not built on it."
+        )
     if result["protected"]:
         lines.append(f"Protected, but created after the change: {_first(_named(result['protected']))}.")
     lines += _running(result)
     if "matched" in result:
         lines.append(f"Matched through a bundle: {result['matched']}.")
     return lines
+
+
+def _hidden(masked):
+    """The packages and the number of paths of a lower base's change that images do not get; empty for none."""
+    packages = [f"{name} {fixed} ({installed})" for name, (installed, fixed) in masked["packages"].items()]
+    paths = f"{masked['paths']} path{'' if masked['paths'] == 1 else 's'}" if masked["paths"] else ""
+    return ", ".join(filter(None, [_first(packages), paths]))
 
 
 def _route(planned):

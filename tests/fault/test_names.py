@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from baseimg_core.errors import BaseAmbiguous, DeclarationContradictory, NoWayBack
-from baseimg_core.ops import bases, contents, prune, status
+from baseimg_core.model.policy.protection import DeclaredBundles
+from baseimg_core.ops import bases, contents, impact, prune, status
 from tests.support.kernel import differences, show
 from tests.support.nests import NestNode, files
 
@@ -118,3 +119,12 @@ def test_a_base_that_matches_through_a_bundle_is_said_to_be_so(node: NestNode) -
     (entry,) = status.survey(node.engine, declared)
     assert entry["declared"] == "12.1"
     assert "matched" not in node.converge(BASE, "12.1")
+
+
+def test_impact_covers_every_content(node: NestNode) -> None:
+    listed = impact.impact(node.context, BASE)
+    assert {image["image"] for image in listed["images"]} == {APP, BASE}
+    assert [each["version"] for each in listed["contents"]] == ["12.0", "12.1"]
+    judged = impact.impact(node.context, BASE, DeclaredBundles(node.bundles[BASE], "12.1"))
+    assert [(each["version"], each["to"]) for each in judged["contents"]] == [("12.0", None), ("12.1", "12.1")]
+    assert judged["to"] == "12.1"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from baseimg_core.context import Context
 from baseimg_core.disk.bundle import writer
+from baseimg_core.disk.packages import databases
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.policy.pillar import Source
+from baseimg_core.model.policy.protection import DeclaredBundles, Protection
 from baseimg_core.model.stack.ids import chain_id
 from baseimg_core.ops import bases, preview
 from baseimg_core.ops import converge as ops_converge
@@ -50,6 +52,8 @@ class NestNode:
     #: The layer directories of each image and each version, top first.
     stacks: dict[str, list[Path]] = field(default_factory=dict)
     bundles: dict[str, dict[str, Source]] = field(default_factory=dict)
+    #: The protected images, the accepted verdicts and the required fixes.
+    protection: Protection = field(default_factory=Protection)
     views: dict[tuple[str, str], dict[bytes, VisibleEntry]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,7 +61,8 @@ class NestNode:
 
     @property
     def context(self) -> Context:
-        return Context(self.engine, lambda source: source.source, "test", 0.0, below=self.below, versions=self.versions)
+        context = Context(self.engine, lambda source: source.source, "test", 0.0)
+        return replace(context, below=self.below, versions=self.versions, protection=self.protection)
 
     def image(self, reference: str, below: str, *layers: Fill) -> None:
         """An image on the node, built on the image ``below`` (empty for none)."""
@@ -92,17 +97,20 @@ class NestNode:
     ) -> None:
         """Declare a bundle that leads from any content to a version of a base."""
         path = self.root / f"{base.replace('/', '-')}-{version}.tar"
-        changes = compare(stack_of(source_stack), stack_of(target))
+        start, end = stack_of(source_stack), stack_of(target)
+        changes, packages = compare(start, end), databases.difference(start, end)
         source = ImageRef(base, tag(base), chain_id(old), tuple(old))
         name = f"{base.partition(':')[0]}:{version}"
-        written = writer.write(
-            str(path), changes, source, ImageRef(name, version, chain_id(diff_ids), tuple(diff_ids)), PLATFORM
-        )
+        led_to = ImageRef(name, version, chain_id(diff_ids), tuple(diff_ids))
+        written = writer.write(str(path), changes, source, led_to, PLATFORM, packages=packages)
         self.bundles.setdefault(base, {})[version] = Source(str(path), written.digest)
         self.views[base, version] = show(target)
 
     def converge(self, base: str, version: str, chain_id: str | None = None) -> dict[str, Any]:
         return ops_converge.converge(self.context, base, version, self.bundles.get(base, {}), chain_id)
+
+    def declared(self, base: str, version: str) -> DeclaredBundles:
+        return DeclaredBundles(self.bundles[base], version)
 
     def plan(self, base: str, version: str, earlier: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
         """The plan of a base after the converges of ``earlier``, as a run of states with test=True makes it."""

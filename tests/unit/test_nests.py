@@ -33,7 +33,7 @@ MASK = Generation(2, "2", OTHER, 102, activated="2026-01-01T00:00:00Z", over={LO
     ],
 )
 def test_what_is_exact(live: Generation, below: str | None, is_version: bool, exact: bool) -> None:
-    assert nests.is_exact(BASE, live, below, is_version) is exact
+    assert nests.is_exact(BASE, nests.content(live), below, is_version) is exact
 
 
 def test_every_generation_is_right_over_the_pristine_contents() -> None:

@@ -32,7 +32,8 @@ RESULT: dict[str, Any] = {
     "containers": {"current": [], "outdated": ["shop"], "unknown": []},
     "protected": [],
     "warnings": ["version 12.1 is unproven"],
-    "kept": [{"base": "corp/java:1", "version": "1", "images": ["app:1"], "declared": None}],
+    "kept": [{"base": "corp/java:1", "version": "1", "images": ["app:1"], "declared": None, "masked": None}],
+    "masked": [],
     "restart": {"mode": "keep", "restarted": [], "started": [], "left": {}, "batches": []},
     "pruned": {"removed": [], "freed": 0, "in_use": [], "warnings": []},
     "bundles": ["12.1"],
@@ -88,3 +89,24 @@ def test_ten_lines_at_most(monkeypatch: pytest.MonkeyPatch, test: bool) -> None:
     assert lines[3] == "(17 more contents of corp/base:12.0)"
     assert lines[8].startswith("Breaks: ")
     assert lines[9].startswith("(6 more lines: ")
+
+
+NEST = {
+    "kept": [{**RESULT["kept"][0], "version": "2", "masked": {"paths": 14, "packages": {"openssl": ["1", "2"]}}}],
+    "masked": [{"base": "corp/os:1", "version": "5", "paths": 1, "packages": {}}],
+}
+
+
+@pytest.mark.parametrize(("test", "verb"), [(True, "Would no longer reach"), (False, "No longer reach")])
+def test_fixes_that_are_masked(monkeypatch: pytest.MonkeyPatch, test: bool, verb: str) -> None:
+    lines = comment({**RESULT, **NEST, "impact": None}, test, monkeypatch)
+    assert "Does not reach the images on corp/java:1, kept at 2: openssl 2 (1), 14 paths." in lines
+    assert f"{verb} the images: 1 path of corp/os:1 5; 12.1 was not built on it." in lines
+
+
+def test_pruned_reports_every_content_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [{"base": "corp/base:12.0", "removed": [name], "freed": 1e6, "warnings": []} for name in ("1", "2")]
+    monkeypatch.setattr(STATE, "__opts__", {"test": False}, raising=False)
+    monkeypatch.setattr(STATE, "__salt__", {"baseimg.prune": lambda *_arguments: results}, raising=False)
+    done = STATE.pruned("corp/base:12.0")
+    assert done["changes"] == {"removed": ["1", "2"], "freed": 2e6}

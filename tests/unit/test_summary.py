@@ -121,6 +121,7 @@ def impact(images: list[dict[str, Any]], containers: list[dict[str, Any]] | None
         "verdicts": {"breaks": 1, "partly": 0, "effective": 2},
         "images": images,
         "containers": containers or [],
+        "kept": [],
     }
 
 

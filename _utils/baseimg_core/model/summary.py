@@ -141,7 +141,8 @@ def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``format``, ``base``, ``version``, ``to``; the numbers of ``images``, of ``containers`` by content, of
-        ``verdicts``, ``changes`` and ``packages``; the names in ``config``; and ``worst``, ten lines, worst first.
+        ``verdicts``, ``changes`` and ``packages``; the names in ``config``; the bases that are ``kept``; and ``worst``,
+        ten lines, worst first.
     """
     packages, images = result["packages"] or {}, result["images"]
     counted = {word: len(packages[word]) for word in ("changed", "added", "removed") if packages.get(word)}
@@ -154,6 +155,7 @@ def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
         "verdicts": {verdict: count for verdict, count in result["verdicts"].items() if count},
         "packages": {"unknown": packages["unknown"]} if packages.get("unknown") else counted,
         "config": list(result["config"] or ()),
+        "kept": [f"{kept['base']} {kept['version']}: {len(kept['images'])} images" for kept in result["kept"]],
         "worst": _cut(_worst(images, result["containers"])),
     }
 

@@ -116,7 +116,7 @@ def _changes(base: Base, record: Record, generation: Generation) -> Changes:
     changes = compare(old, new, contents=True, siblings=siblings)
     packages = databases.difference(old, new)
     expected = ExpectedPaths({change.path: ExpectedPath(change.path, change.entry) for change in changes})
-    return Changes(generation.version, expected, BaseOnDisk(new), packages, config=None)
+    return Changes(generation.version, old, expected, BaseOnDisk(new), packages, config=None)
 
 
 def _save(context: Context, base: Base, record: Record, judged: Judgements) -> None:

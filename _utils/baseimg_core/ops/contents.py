@@ -154,7 +154,7 @@ def merge(named_bases: Sequence[Base], results: Sequence[dict[str, Any]]) -> dic
     first = next((result for result in results if result["changed"]), results[0])
     merged = dict(first)
     if len(results) > 1:
-        for key in ("images", "kept", "protected", "warnings", "bundles"):
+        for key in ("images", "kept", "masked", "protected", "warnings", "bundles"):
             if key in first:
                 merged[key] = [item for result in results for item in result.get(key, ())]
         for key in ("containers", "restart"):

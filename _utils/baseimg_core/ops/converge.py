@@ -22,6 +22,7 @@ from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
 from ..model.impact.verdict import Reason
 from ..model.policy.pillar import Source
+from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from . import aliases, arrivals, bases, contents, coverage, impact, prove, prune, swap, tamper, verdicts
@@ -32,6 +33,7 @@ from .bases import Base
 from .containers import restart
 from .containers import trial as trials
 from .containers.restart import Outcome
+from .masking import Masking, masking_of
 from .nest import Nest
 from .plan import Catalogue, Plan, check_pristine, confirmed, decide, known_damage, open_bundle
 from .stage import check_preconditions as check_staging
@@ -171,7 +173,13 @@ def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, rea
         nest.keep_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
         finished = swap.restart_and_report(context, base, record, policy, swapped)
-        return {**finished, "kept": [kept.as_dict() for kept in nest.kept()], "holds": bases.active_holds(base)}
+        return {**finished, **_masked(context, nest, generation), "holds": bases.active_holds(base)}
+
+
+def _masked(context: Context, nest: Nest, generation: Generation) -> dict[str, Any]:
+    """Return the bases that stay exact after a rollback, and the fixes below that the base hides now."""
+    masking = Masking(context, nest, Plan(generation.version, generation), nests.content(generation), None)
+    return {"kept": [kept.as_dict() for kept in nest.kept()], "masked": masking.masked()}
 
 
 def _check_rollback(context: Context, base: Base, record: Record, to: str | None, audit: tamper.Audit) -> None:
@@ -287,6 +295,7 @@ class Change:
         self.audit = tamper.Audit(base)
         self.judged: Mapping[str, Sequence[Reason]] = {}
         self.description: dict[str, Any] = {}
+        self.masking: Masking | None = None
 
     def run(self, action: str) -> dict[str, Any]:
         """Run the operation and return its result; ``action`` names it in the history."""
@@ -308,6 +317,7 @@ class Change:
             record = nest.changing.record
             generation = nest.adapt_to_lower(self.obtain(record))
             with discarding(base, record, generation):
+                masking = self._masking_of(nest, generation)
                 if generation is not record.live:
                     self.judged = arrivals.check_images(context, nest, generation, self.judged)
                     trials.run_trials(context, nest, generation)
@@ -316,8 +326,15 @@ class Change:
             swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
             done = swap.restart_and_report(context, base, record, self.policy, swapped, damaged or rebuilt)
             arrivals.check_images(context, nest, generation, self.judged)
-            kept = [effect.as_dict() for effect in nest.kept()]
-            return {**done, **self.description, "changed": done["changed"] or masked, "kept": kept}
+            effects = {"kept": masking.kept(nest), "masked": masking.masked()}
+            return {**done, **self.description, "changed": done["changed"] or masked, **effects}
+
+    def _masking_of(self, nest: Nest, generation: Generation) -> Masking:
+        """Return the masked fixes of the change, checked; of a content that had to be staged first, only now."""
+        if self.masking is None or self.masking.is_unknown:
+            self.masking = masking_of(self.context, nest, Plan(self.version, generation), self.catalogue, None)
+            self.masking.check_required()
+        return self.masking
 
     def read_locked(self) -> Nest:
         """Read the nest again under its locks, and check the preconditions again: other jobs may have run."""
@@ -362,7 +379,7 @@ class Change:
             return None
         outcome = Outcome(self.policy.mode, left=restarts.left)
         result = swap.result_of(self.context, self.base, record, None, outcome)
-        result["kept"] = [kept.as_dict() for kept in nest.kept()]
+        result.update(kept=[kept.as_dict() for kept in nest.kept()], masked=[])
         restart.check_proven(self.context.engine, self.base, record, self.policy, result)
         arrivals.check_images(self.context, nest, live)
         return result
@@ -377,6 +394,9 @@ class Change:
             judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
             if judge:
                 self.judged = verdicts.check_verdicts(self.context, self.base, judge)
+            self.masking = masking_of(self.context, nest, steps, self.catalogue, judge)
+            if steps.generation is not record.live:
+                self.masking.check_required()
             images = bases.images_on(self.context.engine, self.base.chain_id)
             self.description = impact.describe(self.context, steps, self.catalogue, judge, images)
             return nest

@@ -29,7 +29,7 @@ def fetch(context: Context, goal: Goal) -> dict[str, Any]:
     """
     with contextlib.ExitStack() as stack:
         results = []
-        for preview in previews(context, goal, stack, {}):
+        for preview in previews(context, goal, stack, {}, {}):
             if preview.hold:
                 raise BaseHeld(f"{preview.base.reference}: {preview.hold}")
             if preview.is_change:

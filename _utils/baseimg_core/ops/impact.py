@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..context import Context
 from ..engine.base import Container, Engine, Image
-from ..errors import BundleMismatch
+from ..errors import BaseimgError, BundleMismatch, VersionUnknown
 from ..model.impact import config as configs
 from ..model.impact.verdict import Reason, Verdict
 from ..model.policy.protection import DeclaredBundles
@@ -17,6 +17,8 @@ from . import bases, protection, verdicts
 from .bases import Base
 from .containers import usage
 from .containers.usage import Usage
+from .masking import Masking
+from .nest import Nest
 from .plan import Catalogue, Plan, open_bundle
 from .verdicts import PATHS, Changes, ImageJudge, Judgement, read_changes
 
@@ -43,38 +45,95 @@ def impact(context: Context, name: str, declared: DeclaredBundles | None = None)
         BaseAbsent: The base is not on this node.
         BundleMismatch: The only bundle has neither its source nor its target on the base.
     """
-    base = bases.locate(context.engine, name, declared.chain_id if declared else None)
+    results: list[dict[str, Any]] = []
+    failures: list[BaseimgError] = []
+    for base in bases.locate_all(context.engine, name, declared.chain_id if declared else None):
+        try:
+            results.append(_impact(context, base, declared))
+        except (BundleMismatch, VersionUnknown) as exc:  # no bundle leads from this content to the version
+            failures.append(exc)
+            results.append(_impact(context, base, None))
+    if len(failures) == len(results):
+        raise failures[0]
+    return results[0] if len(results) == 1 else _merge(results)
+
+
+def _merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return one result for all contents of a name: that of the first which can change, with all images."""
+    first = next((result for result in results if result["to"]), results[0])
+    joined = {
+        key: [item for result in results for item in result[key]] for key in ("images", "containers", "kept", "masked")
+    }
+    counts = [result["verdicts"] for result in results]
+    contents = [{key: result[key] for key in ("chain_id", "version", "to")} for result in results]
+    return {
+        **first,
+        **joined,
+        "images": _worst_first(joined["images"]),
+        "verdicts": {verdict: sum(count[verdict] for count in counts) for verdict in counts[0]},
+        "contents": contents,
+    }
+
+
+def _impact(context: Context, base: Base, declared: DeclaredBundles | None) -> dict[str, Any]:
     stored = base.store.read()
     record = stored or bases.pristine_record(base)
     users = bases.images_on(context.engine, base.chain_id)
-    protected = {image.id for image in protection.protected(context, base, users)}
     containers = _containers(usage.survey(context.engine, base, stored, stopped=True), users, record)
+    new, kept, masked = None, [], []
     with contextlib.ExitStack() as stack:
-        new = _declared_changes(context, stack, record, base, declared) if declared else None
-        judge = ImageJudge(base, record, new, users) if new else None
-    judged = [judge.image(image) for image in users] if judge else []
+        if declared:
+            new, target = _declared_changes(context, stack, record, base, declared)
+            nest = Nest(context, base, record, [target])
+            masking = Masking(context, nest, Plan(new.version), target, new)
+            kept, masked = masking.kept(), masking.masked()
+    unchanged = {image for effect in kept for image in effect["images"]}
+    judge = ImageJudge(base, record, new, [image for image in users if image.name not in unchanged]) if new else None
+    judged = {image.id: judge.image(image) for image in judge.images} if judge else {}
     if judge:
         containers = _judged_containers(judge, context.engine, containers)
-    images = [
-        {**_image(image, base, image.id in protected, containers), **(judged[number].as_dict(PATHS) if judged else {})}
-        for number, image in enumerate(users)
-    ]
     return {
         "format": FORMAT,
         "base": record.reference,
         "chain_id": base.chain_id,
         "version": record.generations[record.current].version,
         "generation": record.current,
-        "to": new.version if new else None,
-        "changes": {path_class.plural: count for path_class, count in new.expected.totals.items() if count}
-        if new
-        else {},
-        "packages": new.packages.as_dict() if new and new.packages else None,
-        "config": _config(new) if new else None,
-        "verdicts": verdicts.counts(judged),
-        "images": _worst_first(images),
+        **_of_changes(new),
+        "verdicts": verdicts.counts(judged.values()),
+        "images": _worst_first(_images(context, base, users, containers, judged)),
         "containers": containers,
+        "kept": kept,
+        "masked": masked,
     }
+
+
+def _of_changes(new: Changes | None) -> dict[str, Any]:
+    """Return the fields of a result that describe the change of the base."""
+    if new is None:
+        return {"to": None, "changes": {}, "packages": None, "config": None}
+    return {
+        "to": new.version,
+        "changes": {path_class.plural: count for path_class, count in new.expected.totals.items() if count},
+        "packages": new.packages.as_dict() if new.packages else None,
+        "config": _config(new),
+    }
+
+
+def _images(
+    context: Context,
+    base: Base,
+    users: list[Image],
+    containers: list[dict[str, Any]],
+    judged: Mapping[str, Judgement],
+) -> list[dict[str, Any]]:
+    protected = {image.id for image in protection.protected(context, base, users)}
+    return [
+        {
+            **_image(image, base, image.id in protected, containers),
+            **(judged[image.id].as_dict(PATHS) if image.id in judged else {}),
+        }
+        for image in users
+    ]
 
 
 def describe(
@@ -177,14 +236,15 @@ def _config(changes: Changes) -> dict[str, list[str]] | None:
 
 def _declared_changes(
     context: Context, stack: contextlib.ExitStack, record: Record, base: Base, declared: DeclaredBundles
-) -> Changes:
-    """Return the changes to the declared version from a generation of another version."""
+) -> tuple[Changes, str]:
+    """Return the changes to the declared version from a generation of another version, and its chain ID."""
     present = {record.generations[number].chain_id for number in record.present} | {base.chain_id}
     if declared.version:
         catalogue = Catalogue(context, declared.bundles, stack)
-        present.discard(catalogue.manifest(declared.version).target.chain_id)
+        target = catalogue.manifest(declared.version).target.chain_id
+        present.discard(target)
         route = catalogue.route(declared.version, present)
-        return read_changes(context, base, record, catalogue, route)
+        return read_changes(context, base, record, catalogue, route), target
     (source,) = declared.bundles.values()
     bundle = stack.enter_context(open_bundle(context, source))
     manifest = bundle.manifest
@@ -194,9 +254,8 @@ def _declared_changes(
             f"{base.reference} shows neither"
         )
     version = manifest.target.version
-    return read_changes(
-        context, base, record, Catalogue(context, {version: source}, stack, {version: bundle}), [version]
-    )
+    catalogue = Catalogue(context, {version: source}, stack, {version: bundle})
+    return read_changes(context, base, record, catalogue, [version]), manifest.target.chain_id
 
 
 def _worst_first(images: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -57,6 +57,8 @@ class Kept:
 
     #: The reference in the base's record.
     base: str
+    #: The chain ID of the base.
+    chain_id: str
     #: The live version.
     version: str
     #: Names of the images on it.
@@ -64,9 +66,9 @@ class Kept:
     #: The version that pillar declares for it; ``None`` without one.
     declared: str | None
 
-    def as_dict(self) -> dict[str, object]:
-        """Return plain data, for results."""
-        return asdict(self)
+    def as_dict(self, masked: dict[str, object] | None = None) -> dict[str, object]:
+        """Return plain data, for results; ``masked`` is what it hides of the change (:mod:`ops.masking`)."""
+        return {**asdict(self), "masked": masked}
 
 
 class Nest:
@@ -118,31 +120,39 @@ class Nest:
 
     def is_exact(self, member: Member, generation: Generation) -> bool:
         """True if a base shows its own image with a generation, whatever content is below it."""
+        return self.is_exact_with(member, nests.content(generation))
+
+    def is_exact_with(self, member: Member, content: str) -> bool:
+        """True if a base shows its own image with a content (:func:`nests.content`), whatever is below it."""
         declared = self._context.below
         names = (member.base.chain_id, member.base.reference, member.record.reference)
         below = next((declared[name] for name in names if name in declared), None)
-        return nests.is_exact(member.base.chain_id, generation, below, member.is_version)
+        return nests.is_exact(member.base.chain_id, content, below, member.is_version)
 
     def is_right_over_lower(self, generation: Generation) -> bool:
         """True if a generation of the changing base is right over the live contents below it."""
         return not self.is_exact(self.changing, generation) or nests.is_right(generation, self._contents(self.changing))
 
-    def kept(self, content: str = "") -> list[Kept]:
+    def exact_uppers(self, content: str = "") -> list[Member]:
         """Return the bases above that stay exact. ``content`` is the chain ID of the base's next content."""
         own_content = content or nests.content(self.changing.live)
-        exact = [
+        return [
             member
             for member in self.upper
             if self.is_exact(member, member.live) and nests.content(member.live) != own_content
         ]
+
+    def kept(self, content: str = "") -> list[Kept]:
+        """Return the bases above that stay exact, as :meth:`exact_uppers`, with their images."""
         return [
             Kept(
                 member.record.reference,
+                member.base.chain_id,
                 member.live.version,
                 [image.name for image in bases.images_on(self._context.engine, member.base.chain_id)],
                 self._declared(member),
             )
-            for member in exact
+            for member in self.exact_uppers(content)
         ]
 
     def _declared(self, member: Member) -> str | None:

@@ -30,6 +30,7 @@ from . import repair as ops_repair
 from .bases import Base
 from .containers import restart, runner
 from .converge import Change, targets
+from .masking import BaseDifference, masking_of
 from .nest import Nest
 from .plan import Catalogue
 
@@ -68,15 +69,18 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
     """
     with contextlib.ExitStack() as stack:
         foreseen: dict[str, Record] = {}
+        differences: dict[str, BaseDifference] = {}
         restarted: set[str] = set()
         for before in earlier:
             with contextlib.suppress(BaseimgError):  # its own converge reports the error, and changes nothing
-                for preview in previews(context, before, stack, foreseen):
+                for preview in previews(context, before, stack, foreseen, differences):
                     preview.check_preconditions()
                     restarted.update(*preview.restarts["batches"])
+                    if own := preview.masking.own:
+                        differences[preview.base.chain_id] = own
                     foreseen.update(preview.foresee())
         planned_bases, results, pruned = [], [], []
-        for preview in previews(context, goal, stack, foreseen):
+        for preview in previews(context, goal, stack, foreseen, differences):
             planned_bases.append(preview.base)
             results.append(preview.result(restarted))
             foreseen.update(preview.foresee())  # a mask that cannot be made is an error
@@ -88,7 +92,11 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
 
 
 def previews(
-    context: Context, goal: Goal, stack: contextlib.ExitStack, foreseen: Mapping[str, Record]
+    context: Context,
+    goal: Goal,
+    stack: contextlib.ExitStack,
+    foreseen: Mapping[str, Record],
+    differences: Mapping[str, BaseDifference],
 ) -> Iterator[Preview]:
     """
     Yield the preview of every content that a goal stands for.
@@ -98,6 +106,7 @@ def previews(
         goal: The declared base.
         stack: Closes the bundles.
         foreseen: The records that earlier converges of the run would leave, by layer directory.
+        differences: The changes that these converges would make, by chain ID.
 
     Raises:
         BaseimgError: A converge would fail for the same reason.
@@ -107,7 +116,7 @@ def previews(
     named_bases = coverage.find_bases_or_coverage(context, goal.name, goal.version, catalogue, goal.chain_id)
     contents.check_all_reach(context, goal.name, goal.version, catalogue, named_bases)
     for base in named_bases:
-        yield Preview(context, goal, base, catalogue, foreseen)
+        yield Preview(context, goal, base, catalogue, foreseen, differences)
 
 
 def _remove_planned_restarts(result: dict[str, Any], restarted: Collection[str]) -> None:
@@ -143,7 +152,13 @@ class Preview:
     """The converge of one base, on foreseen records."""
 
     def __init__(
-        self, context: Context, goal: Goal, base: Base, catalogue: Catalogue, foreseen: Mapping[str, Record]
+        self,
+        context: Context,
+        goal: Goal,
+        base: Base,
+        catalogue: Catalogue,
+        foreseen: Mapping[str, Record],
+        differences: Mapping[str, BaseDifference],
     ) -> None:
         self._context, self._goal, self.base, self._catalogue = context, goal, base, catalogue
         self._rebuilt = ops_repair.rebuild_record(context.engine, base) if goal.repair else None
@@ -157,6 +172,8 @@ class Preview:
         self._judge = (
             None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)
         )
+        #: The fixes that the converge would mask.
+        self.masking = masking_of(context, self._nest, self._steps, self._catalogue, self._judge, differences)
 
     def result(self, restarted: Collection[str]) -> dict[str, Any]:
         """Return the result of ``baseimg.plan``; ``restarted`` names containers that earlier converges restart."""
@@ -202,6 +219,8 @@ class Preview:
             verdicts.check_verdicts(self._context, self.base, self._judge)
         elif self._steps.generation and not self.hold:
             arrivals.check_images(self._context, self._nest, self._steps.generation, save=False)
+        if self._steps.generation is not self.record.live and not self.hold:
+            self.masking.check_required()
 
     def fetched(self) -> dict[str, Any]:
         """Fetch the bundles of the plan, and return the result of ``baseimg.fetch``."""
@@ -241,8 +260,7 @@ class Preview:
     def describe(self) -> dict[str, Any]:
         """Return the effect on the images and containers on the base, as ``baseimg.plan`` does."""
         context, steps, catalogue = self._context, self._steps, self._catalogue
-        target = steps.generation or catalogue.manifest(steps.route[-1]).target
-        kept = self._nest.kept(target.chain_id)
+        is_swap = steps.generation is not self.record.live
         images = bases.images_on(context.engine, self.base.chain_id)
         return {
             "changed": self.is_change,
@@ -255,6 +273,7 @@ class Preview:
             "containers": bases.containers(context.engine, self.base, self._on_disk, self._number),
             "protected": swap.protected_images(context, self.base, self.record, images),
             "warnings": swap.warnings_of(steps.generation),
-            "kept": [effect.as_dict() for effect in kept],
+            "kept": self.masking.kept(),
+            "masked": self.masking.masked() if is_swap else [],
             "restart": self.restarts,
         }

@@ -37,8 +37,9 @@ def trial(context: Context, name: str, declared: DeclaredBundles, image: str, re
         ArgumentInvalid: The image is not built on the base.
         TrialUnavailable: This node cannot run trials.
     """
-    base = bases.locate(context.engine, name, declared.chain_id)
     tried = context.engine.image(image)
+    named_bases = bases.locate_all(context.engine, name, declared.chain_id)
+    base = next((named for named in named_bases if named.chain_id in tried.chain_ids), named_bases[0])
     with contextlib.ExitStack() as stack:
         if declared.version:
             version, catalogue = declared.version, Catalogue(context, declared.bundles, stack)

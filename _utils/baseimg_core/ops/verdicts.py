@@ -44,6 +44,8 @@ class Changes:
 
     #: The target version.
     version: str
+    #: The content that the changes start from.
+    start: Stack
     #: The changed paths and their expected entries.
     expected: ExpectedPaths
     #: The content after the changes.
@@ -87,6 +89,7 @@ def read_changes(context: Context, base: Base, record: Record, catalogue: Catalo
     expected = ExpectedPaths(overrides.combine(steps))
     return Changes(
         version=manifests[-1].target.version,
+        start=start,
         expected=expected,
         new=BaseAfterBundles(BaseOnDisk(start), expected, files),
         packages=model_packages.combine([manifest.packages for manifest in manifests]),

@@ -57,6 +57,14 @@ def difference(source: Stack, target: Stack) -> Packages | None:
     return None
 
 
+def versions(stack: Stack, manager: str) -> Versions | None:
+    """Return the versions of a stack's packages by name; ``None`` if it has no readable database of the manager."""
+    try:
+        return _READERS[manager](stack)
+    except Unreadable:
+        return None
+
+
 def list_installed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
     """
     List the packages that a layer's own database records as installed.
@@ -74,11 +82,8 @@ def list_installed(layer: str, manager: str, names: Collection[str]) -> set[str]
     if manager == "dpkg":
         installed = _listed_by_dpkg(stack, names)
     else:
-        try:
-            versions = _READERS[manager](stack)
-        except Unreadable:
-            return None
-        installed = None if versions is None else set(versions)
+        listed = versions(stack, manager)
+        installed = None if listed is None else set(listed)
     return None if installed is None else installed.intersection(names)
 
 

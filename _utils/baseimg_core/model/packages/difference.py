@@ -1,7 +1,7 @@
 """
 Package differences between two images, as a manifest records them.
 
-Versions are compared for equality only.
+Differences compare versions for equality only. :func:`is_older` orders them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import BundleInvalid
+from . import apk, relations
 
 MANAGERS = ("dpkg", "apk", "rpm")
 MAX_TEXT = 256  # characters of a name or a version
@@ -75,6 +76,21 @@ def difference(manager: str, old: Mapping[str, str], new: Mapping[str, str]) -> 
         count = len(added) + len(removed) + len(changed)
         return Packages(manager, unknown=f"{count} packages differ, more than a manifest can hold")
     return packages
+
+
+def is_older(manager: str, installed: str, other: str) -> bool:
+    """
+    True if a version of a package is older than another one; for versions that cannot be ordered, if they differ.
+
+    Args:
+        manager: The package manager, which defines the order; rpm's is not implemented.
+        installed: The version.
+        other: The other version.
+    """
+    if manager == "rpm" or installed == other:
+        return installed != other
+    order = relations.compare(installed, other) if manager == "dpkg" else apk.compare(installed, other)
+    return order is None or order < 0
 
 
 def combine(steps: Sequence[Packages | None]) -> Packages | None:

@@ -53,13 +53,13 @@ def over(needed: Contents) -> dict[str, list[str]]:
     return {chain_id: sorted(contents) for chain_id, contents in sorted(needed.items())}
 
 
-def is_exact(chain_id: str, generation: Generation, below: str | None, is_version: bool) -> bool:
+def is_exact(chain_id: str, live: str, below: str | None, is_version: bool) -> bool:
     """
     True if a base must show its own image over all lower contents.
 
     Args:
         chain_id: Chain ID of the base.
-        generation: The generation that is live, or becomes live.
+        live: The content (:func:`content`) that is live, or becomes live.
         below: The declared value: ``exact``, ``follow``, or ``None`` without a declaration.
         is_version: True if the base is a version of a base that it is built on.
 
@@ -69,7 +69,7 @@ def is_exact(chain_id: str, generation: Generation, below: str | None, is_versio
     """
     if below is not None:
         return below == EXACT
-    return is_version or content(generation) != chain_id
+    return is_version or live != chain_id
 
 
 def find(record: Record, like: Generation, needed: Contents) -> Generation | None:

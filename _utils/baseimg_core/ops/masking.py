@@ -1,0 +1,239 @@
+"""
+Tell which fixes of a lower base do not reach the images on an exact base of a nest (ADR 16), and refuse required ones.
+
+An exact base shows its own image. A change below it reaches its images only as far as that image was built on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from ..context import Context
+from ..disk.impact.masked import ImageView, Masked, digest_of_file, masked
+from ..disk.packages import databases
+from ..disk.stack.compare import compare
+from ..disk.stack.directories import Stack
+from ..disk.store.layout import siblings
+from ..errors import FixMissing
+from ..model.impact.overrides import ExpectedPath, ExpectedPaths
+from ..model.packages.difference import Packages
+from ..model.store import nests
+from ..model.store.record import Generation
+from . import bases, verdicts
+from .nest import Member, Nest
+from .plan import Catalogue, Plan
+from .verdicts import Changes, ImageJudge
+
+_REFUSED = 5  # maximum fixes and images in an error
+_EXAMPLES = 3
+
+
+@dataclass(slots=True)
+class BaseDifference:
+    """A change of a base, as far as the images on other bases can get it."""
+
+    #: The content before the change.
+    start: Stack
+    #: The changed paths.
+    expected: ExpectedPaths
+    #: The changed packages; ``None`` if they are unknown.
+    packages: Packages | None
+    #: The files on disk by path, for digests that ``expected`` lacks.
+    files: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def digest_of(self, path: bytes) -> str | None:
+        """Return the digest of a changed file on disk; ``None`` if it is not on disk."""
+        return digest_of_file(self.files[path]) if self.files.get(path) else None
+
+    def hidden(self, view: ImageView) -> Masked:
+        """Return the parts of the change that an image does not show."""
+        return masked(self.expected, self.packages, view, self.digest_of)
+
+
+#: Changes of bases that the same run makes before, by chain ID.
+Earlier = Mapping[str, BaseDifference]
+
+
+class Masking:
+    """The fixes that a change of a base masks: its own for the bases above, and those below for its own images."""
+
+    def __init__(
+        self,
+        context: Context,
+        nest: Nest,
+        plan: Plan,
+        content: str,
+        changes: Changes | None,
+        earlier: Earlier = MappingProxyType({}),
+    ) -> None:
+        """
+        Args:
+            context: The context of the operation.
+            nest: The nest of the base.
+            plan: The planned change.
+            content: The chain ID of the content that becomes live.
+            changes: The changes of the plan's bundles; ``None`` without bundles, or if one is unreadable yet.
+            earlier: Changes of other bases that the same run makes before, by chain ID, for a plan.
+        """
+        self._context, self._nest, self._plan, self._content = context, nest, plan, content
+        self._changes, self._earlier = changes, earlier
+        #: True if the change cannot be read before its content is staged.
+        self.is_unknown = bool(plan.route) and changes is None
+
+    @cached_property
+    def own(self) -> BaseDifference | None:
+        """The change of the base; ``None`` if none is made, it is unreadable yet, or it leads to pristine content."""
+        generation = self._plan.generation
+        if generation is self._nest.changing.live:
+            return None
+        if self._changes:
+            return BaseDifference(self._changes.start, self._changes.expected, self._changes.packages)
+        on_node = _same_on_disk(self._nest.changing, generation) if generation and generation.number else None
+        return on_disk(self._nest.changing, on_node) if on_node else None
+
+    @cached_property
+    def above(self) -> dict[str, Masked]:
+        """What each base above that stays exact hides of the change, by its chain ID; unknown ones are absent."""
+        exact = self._nest.exact_uppers(self._content)
+        views = {member.base.chain_id: self._view(member) for member in exact if self.own}
+        return {chain_id: self.own.hidden(view) for chain_id, view in views.items() if view and self.own}
+
+    @cached_property
+    def below(self) -> list[tuple[Member, Masked]]:
+        """What the base, once it is exact, hides of the live changes of the bases below."""
+        changing = self._nest.changing
+        if not self._nest.lower or not self._nest.is_exact_with(changing, self._content):
+            return []
+        view = self._next_view()
+        changed = [member for member in self._nest.lower if member.record.current] if view else []
+        differences = [(member, self._difference(member)) for member in changed]
+        effects = [(member, own.hidden(view)) for member, own in differences if own and view]
+        return [(member, hidden) for member, hidden in effects if hidden.paths or hidden.packages]
+
+    def _difference(self, member: Member) -> BaseDifference | None:
+        own = _same_on_disk(member, member.live)
+        return on_disk(member, own) if own else self._earlier.get(member.base.chain_id)
+
+    def _view(self, member: Member) -> ImageView | None:
+        """Return the image of a base above: of its live generation, or of the one that an earlier plan makes."""
+        if own := _same_on_disk(member, member.live):
+            return ImageView(_stack(member, own))
+        before = self._earlier.get(member.base.chain_id)
+        return ImageView(before.start, before.expected, before.packages) if before else None
+
+    def _next_view(self) -> ImageView | None:
+        if self._plan.generation and (own := _same_on_disk(self._nest.changing, self._plan.generation)):
+            return ImageView(_stack(self._nest.changing, own))
+        changes = self._changes
+        return ImageView(changes.start, changes.expected, changes.packages) if changes else None
+
+    def kept(self, nest: Nest | None = None) -> list[dict[str, Any]]:
+        """Return the bases above that stay exact, as in the result of ``baseimg.converge``; ``nest`` is the one now."""
+        kept = nest.kept() if nest else self._nest.kept(self._content)
+        return [effect.as_dict(as_dict(self.above.get(effect.chain_id))) for effect in kept]
+
+    def masked(self) -> list[dict[str, Any]]:
+        """Return the fixes of the bases below that the images on the base lose, as in that result."""
+        return [
+            {"base": member.record.reference, "version": member.live.version, **(as_dict(hidden) or {})}
+            for member, hidden in self.below
+        ]
+
+    def check_required(self) -> None:
+        """
+        Refuse a change if a required fix does not reach an image that is started.
+
+        Raises:
+            FixMissing: The message names each fix and image.
+        """
+        changing = self._nest.changing
+        missing: list[str] = []
+        for member in self._nest.exact_uppers(self._content):
+            if hidden := self.above.get(member.base.chain_id):
+                where = f"kept at {member.record.reference} {member.live.version}"
+                missing += self._missing(changing, member, hidden, where)
+        for member, hidden in self.below:
+            missing += self._missing(member, changing, hidden, f"{self._plan.version} was not built on it")
+        if missing := list(dict.fromkeys(missing)):
+            more = f" and {len(missing) - _REFUSED} more" if len(missing) > _REFUSED else ""
+            raise FixMissing(f"{changing.base.reference} is not changed: {'; '.join(missing[:_REFUSED])}{more}")
+
+    def _missing(self, fixed: Member, exact: Member, hidden: Masked, reason: str) -> list[str]:
+        """Return the required fixes of one base that do not reach the images on another."""
+        names = self._context.protection.acceptance(fixed.base.reference, fixed.base.chain_id).require
+        missing = {name: parts for name in names if (parts := hidden.hides(name, self._files(fixed, name)))}
+        if not missing:
+            return []
+        used = self._context.engine.used_images()
+        images = bases.images_on(self._context.engine, exact.base.chain_id)
+        return [
+            f"{name} does not reach {image.name}, {reason}: {', '.join(parts[:_EXAMPLES])}"
+            for name, parts in missing.items()
+            for image in images
+            if verdicts.is_started(image, exact.base, used)
+        ]
+
+    def _files(self, fixed: Member, name: str) -> set[bytes]:
+        """Return the files of a package in the old content of a base; dpkg lists packaged paths without ``usr``."""
+        own = self.own if fixed is self._nest.changing else self._difference(fixed)
+        if own is None or own.packages is None or name[:1] == "/":
+            return set()
+        listed = databases.files(own.start, own.packages.manager, [name]).get(name, frozenset())
+        return {*listed, *(b"usr/" + path for path in listed)}
+
+
+def masking_of(
+    context: Context,
+    nest: Nest,
+    plan: Plan,
+    catalogue: Catalogue,
+    judge: ImageJudge | None,
+    earlier: Earlier = MappingProxyType({}),
+) -> Masking:
+    """
+    Return the fixes that a plan masks.
+
+    Args:
+        context: The context of the operation.
+        nest: The nest of the base.
+        plan: The planned change.
+        catalogue: The declared bundles.
+        judge: The judge of the plan's bundles; ``None`` without bundles, or if one is unreadable yet.
+        earlier: As for :class:`Masking`.
+    """
+    generation = plan.generation
+    content = nests.content(generation) if generation else catalogue.manifest(plan.route[-1]).target.chain_id
+    return Masking(context, nest, plan, content, judge.changes if judge else None, earlier)
+
+
+def on_disk(member: Member, generation: Generation) -> BaseDifference | None:
+    """Return the difference between the pristine content of a base and a generation; ``None`` without the former."""
+    if not member.record.pristine.inode:
+        return None
+    old, new = _stack(member, member.record.pristine), _stack(member, generation)
+    changes = compare(old, new, contents=True, siblings=siblings)
+    expected = ExpectedPaths({change.path: ExpectedPath(change.path, change.entry) for change in changes})
+    files = {change.path: change.real for change in changes}
+    return BaseDifference(old, expected, databases.difference(old, new), files)
+
+
+def as_dict(hidden: Masked | None) -> dict[str, Any] | None:
+    """Return the number of ``paths``, and the ``packages`` with both versions; ``None`` if unknown."""
+    if hidden is None:
+        return None
+    return {"paths": len(hidden.paths), "packages": {name: list(pair) for name, pair in hidden.packages.items()}}
+
+
+def _stack(member: Member, generation: Generation) -> Stack:
+    return Stack([member.path(generation.number), *bases.pristine_lower(member.base)])
+
+
+def _same_on_disk(member: Member, generation: Generation) -> Generation | None:
+    """Return a generation on disk with the same image; masks of one image are equal over the pristine contents."""
+    record = member.record
+    same = (other for other in record.usable if other.inode > 0 and other.shows_the_same_as(generation))
+    return next(same, None)
