@@ -525,7 +525,9 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
     content throughout. Whatever would refuse the change refuses the preparation.
 
     At most ``baseimg:prepare_rate`` MB are written a second (default 20), half of it while other processes of the node
-    wait for I/O, at the lowest CPU priority. The lock of the base is held meanwhile.
+    wait for I/O, at the lowest CPU priority. The lock of the base is held meanwhile. If another operation waits for it,
+    for example a rollback, the preparation gives way within seconds: it deletes what it made and fails with
+    ``layer-busy``. The fetched bundles stay.
 
     A prepared generation survives restarts. :py:func:`baseimg.prune` deletes it once pillar declares another version.
 
@@ -781,8 +783,9 @@ def status(base=None, declared=False, full=False):
     chain ID, live version and the chain ID of the image whose content it shows, pristine version, generations (each
     with its ``users``, and why it is ``kept``; empty if the next prune may delete it), ``in_use`` (generations that
     only stay because of their users: ``generations``, ``since``, ``users``, ``bytes``), ``space`` (bytes of the
-    generations that are not live), images on the base, those that were ``judged`` to break or
-    to be impaired after they arrived, ``holds``, running containers by the content they run on, and ``restarting``
+    generations that are not live), images on the base, those that were ``judged`` to break or to be impaired after they
+    arrived, ``holds``, ``running`` (the process that works on the base; empty without one), ``interrupted`` (true if an
+    operation crashed; the next one recovers), running containers by the content they run on, and ``restarting``
     (containers that a restart stopped and that have not passed their gate since). A record that cannot be read is an
     item with its ``path`` and an ``error``.
 

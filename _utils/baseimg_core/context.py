@@ -63,3 +63,13 @@ class Context:
     pace: Pace | None = None
     #: The directory of the manifests that were read before (:mod:`disk.bundle.facts`); empty to remember none.
     manifests: str = ""
+
+    @property
+    def is_preparation(self) -> bool:
+        """True if the operation is a preparation: it gives way to others, and no other gives way to it."""
+        return self.pace is not None
+
+    @property
+    def holder(self) -> str:
+        """The name of this operation for those that wait for its locks, and for ``baseimg.status``."""
+        return f"preparation by {self.by}" if self.is_preparation else self.by

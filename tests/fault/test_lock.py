@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from baseimg_core.errors import LayerBusy
-from baseimg_core.ops import bases, converge, plan
-from tests.support.deadlines import SECONDS, scaled
+from baseimg_core.model import summary
+from baseimg_core.model.store.drift import drift
+from baseimg_core.ops import bases, converge, plan, prepare
+from tests.support.deadlines import SECONDS, scaled, wait_until
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 from tests.support.trace import traced
@@ -71,7 +75,8 @@ def test_a_busy_base_names_the_holder(node, other):
 
 def test_reading_does_not_wait(node, other):
     status = bases.status(node.engine, bases.locate(node.engine, BASE))
-    assert (status["version"], status["interrupted"]) == ("12.0", True)
+    assert (status["version"], status["interrupted"]) == ("12.0", False)
+    assert status["running"].startswith(f"pid {other.process.pid}, test, since 20")
 
 
 def test_the_second_waits_and_has_nothing_to_do(node, other):
@@ -92,6 +97,44 @@ def test_the_lock_ends_with_its_holder(node, other):
 def test_another_base_does_not_wait(node, other, tmp_path):
     second = Node(tmp_path / "second")
     assert second.converge("12.1")["changed"]
+
+
+def prepare_slowly(node: Node, outcome: Connection) -> None:
+    """Prepare 12.1 at one byte a second, and send the outcome."""
+    try:
+        outcome.send(prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1))
+    except LayerBusy as exc:
+        outcome.send((exc.code, exc.message))
+
+
+@pytest.fixture
+def preparation(node):
+    """Return the process of a preparation that writes, and the end of a pipe that gets its outcome."""
+    outcome, sender = multiprocessing.Pipe(duplex=False)
+    process = forked.Process(target=prepare_slowly, args=(node, sender))
+    process.start()
+    staging = bases.locate(node.engine, BASE).store.layout.staging
+    wait_until(lambda: os.path.isdir(staging), "the preparation writes")
+    yield process, outcome
+    process.kill()
+    process.join(scaled(SECONDS))
+
+
+def test_a_preparation_gives_way(node, preparation):
+    process, outcome = preparation
+    base = bases.locate(node.engine, BASE)
+    status = bases.status(node.engine, base)
+    assert status["running"].startswith(f"pid {process.pid}, preparation by test, since 20")
+    assert (drift(status), status["interrupted"]) == ("", False)
+    assert any(line.strip().startswith("running  pid ") for line in summary.of_node([{**status, "declared": None}]))
+    with pytest.raises(LayerBusy):  # a preparation does not displace another one
+        prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1)
+    began = time.monotonic()
+    with base.store.lock(scaled(SECONDS), "an operator"):
+        assert time.monotonic() - began < scaled(5)
+        assert not os.path.exists(base.store.layout.staging)
+    assert outcome.recv() == ("layer-busy", f"the preparation of {BASE} 12.1 gave way to another operation")
+    assert node.converge("12.1")["changed"]
 
 
 def work(node: Node, version: str) -> None:

@@ -55,6 +55,7 @@ def status(version: str, declared: str | None = NEW, **more: Any) -> dict[str, A
         "version": version,
         "declared": declared,
         "interrupted": False,
+        "running": "",
         "restarting": [],
         "legacy": "",
         "generations": [{"number": 1, "current": True, "damaged": False, "activated": at(0)}],

@@ -43,6 +43,8 @@ class Machine:
     outdated: list[str] = field(default_factory=list)
     #: Functions whose answers are replaced: by function, the return.
     odd: dict[str, Any] = field(default_factory=dict)
+    #: Functions whose next answer is replaced: by function, the return.
+    once: dict[str, Any] = field(default_factory=dict)
     #: What its pillar declares beside the defaults; ``None`` for no such base.
     declared: dict[str, Any] | None = field(default_factory=dict)
     grains: dict[str, Any] = field(default_factory=dict)
@@ -116,6 +118,8 @@ class Fleet:
         before = machine.live_version
         if function in machine.odd:
             self.put(name, jid, machine.odd[function])
+        elif function in machine.once:
+            self.put(name, jid, machine.once.pop(function))
         elif function == "converge":
             self._converge(name, jid, arguments)
         elif function in ("fetch", "prepare") and machine.behaviour == UNFIT:

@@ -399,6 +399,12 @@ class TestOddAnswers:
         fake_master.start()
         assert "the node runs baseimg 0.0.9, this master" in fake_master.newest().nodes["node1"].message
 
+    def test_a_preparation_that_gave_way_is_repeated(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD)
+        fleet.nodes["node1"].once = {"prepare": "ERROR: [layer-busy] the preparation gave way to another operation"}
+        assert fake_master.start()["state"] == "done"
+        assert fleet.nodes["node1"].live_version == NEW
+
     def test_control_characters_are_neutralised(self, fake_master: FakeMaster) -> None:
         fleet = fake_master.nodes(GOOD)
         fleet.nodes["node1"].odd = {"prepare": "ERROR: [gate-failed] \x1b]0;owned\x07"}

@@ -28,6 +28,7 @@ def status(**more: Any) -> dict[str, Any]:
         "holds": [],
         "judged": [],
         "restarting": [],
+        "running": "",
         **more,
     }
 

@@ -19,6 +19,7 @@ _IN_FLIGHT = 32  # parts under writeback; their pages are dropped afterwards
 _BURST = 0.25  # seconds of the rate that may be written at once after a pause
 _PRESSURE = "/proc/pressure/io"  # Documentation/accounting/psi.rst
 _STALLED = 40.0  # percentage of the last 10 s in which a task waited for I/O; above it the rate is halved
+_INSTANT = 1e-6  # seconds that are not waited for
 _LOWEST = 19  # setpriority(2)
 
 
@@ -30,12 +31,17 @@ class Pace:
         rate: Bytes a second.
         clock: Returns the time in seconds.
         wait: Waits for a number of seconds.
+        check: Called after each part, and about once a second of a wait; may raise to stop the writer.
     """
 
     def __init__(
-        self, rate: float, clock: Callable[[], float] = time.monotonic, wait: Callable[[float], None] = time.sleep
+        self,
+        rate: float,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], None] = time.sleep,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._rate, self._clock, self._wait = rate, clock, wait
+        self._rate, self._clock, self._wait, self._check = rate, clock, wait, check
         self._due = clock()  # when everything that was written so far is due at this rate
         self._looked = float("-inf")
         self._slower = 1
@@ -56,8 +62,11 @@ class Pace:
             self._drop(*self._parts.popleft())
         now = self._clock()
         self._due = max(self._due, now - _BURST) + count * self._factor(now) / self._rate
-        if self._due > now:
-            self._wait(self._due - now)
+        self._check()
+        while self._due - now > _INSTANT:
+            self._wait(min(self._due - now, 1))
+            self._check()
+            now = self._clock()
 
     def close(self) -> None:
         """Wait for the writeback of all parts."""

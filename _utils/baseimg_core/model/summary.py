@@ -78,7 +78,7 @@ def _base(status: Mapping[str, Any]) -> str:
         for content in ("outdated", "unknown")
         if status["containers"][content]
     ]
-    cells += [drift(status), "held" if status["holds"] else ""]
+    cells += [drift(status), "running" if status["running"] else "", "held" if status["holds"] else ""]
     return printable("  ".join(cell for cell in cells if cell), _LINE)
 
 
@@ -99,6 +99,8 @@ def _attention(status: Mapping[str, Any]) -> Iterator[str]:
     if "error" in status:
         yield status["error"]["hint"]
         return
+    if status["running"]:
+        yield f"running  {status['running']}"
     if reason := drift(status):
         yield f"{reason}: {_REMEDIES.get(reason) or 'salt-call baseimg.verify ' + status['base']}"
     for finding in sorted(status["judged"], key=lambda finding: _RANKS[finding["verdict"]]):

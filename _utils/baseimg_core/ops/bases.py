@@ -234,6 +234,7 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
     record = stored or pristine_record(base)
     current = record.generations[record.current]
     kept = [record.generations[number] for number in record.present]
+    running = base.store.holder
     images = images_on(engine, base.chain_id)
     surveyed = usage.survey(engine, base, stored)
     users = surveyed.users
@@ -250,7 +251,8 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "legacy": "" if stored else _legacy_version(engine, base),
         "generation": current.number,
         "previous": record.previous,
-        "interrupted": base.store.interrupted,
+        "interrupted": base.store.interrupted and not running,
+        "running": running,
         "restarting": restarting(base),
         "holds": active_holds(base),
         "path": base.directory,

@@ -372,7 +372,7 @@ class Nest:
         sharing = links.choose(context.link, store.layout.home)
 
         def fill(root: str) -> FilledContent:
-            writer = MaskWriter(root, target, sharing, own)
+            writer = MaskWriter(root, target, sharing, own, context.pace)
             try:
                 writer.write(entries, self._report)
             finally:
@@ -473,6 +473,8 @@ def _locked(context: Context, layers: Mapping[str, bool]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for layer, changes in sorted(layers.items()):
             store = Store(layer)
-            lock = store.lock(context.lock_timeout, context.by) if changes else store.shared_lock(context.lock_timeout)
-            stack.enter_context(lock)
+            if changes:
+                stack.enter_context(store.lock(context.lock_timeout, context.holder, context.is_preparation))
+            else:
+                stack.enter_context(store.shared_lock(context.lock_timeout))
         yield

@@ -1,19 +1,27 @@
-"""Make the generation of a version ahead of time, so that a later converge is one swap."""
+"""
+Make the generation of a version ahead of time, so that a later converge is one swap.
+
+A preparation holds the base's lock for minutes. It gives way within seconds to an operation that waits for the lock.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..context import Context
+from ..disk.store.generations import Store
 from ..disk.store.layout import now
+from ..errors import LayerBusy
 from ..linux.pace import Pace, low_priority
 from ..model.containers.policy import Policy
 from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
+from ..progress import Progress
 from . import aliases, arrivals, bases, contents, coverage, swap
 from . import hold as ops_hold
 from . import nest as ops_nest
@@ -42,22 +50,65 @@ def prepare(
         The result of ``baseimg.prepare``.
 
     Raises:
+        LayerBusy: Another operation waited for the base. The content is deleted; the fetched bundles stay.
         BaseimgError: Whatever a converge to the version would raise before its swap.
     """
     with contextlib.ExitStack() as stack:
-        pace = Pace(rate)
+        waiters = _Waiters(name, version)
+        pace = Pace(rate, check=waiters.check)
         stack.callback(pace.close)
         stack.enter_context(low_priority())
-        context = replace(context, pace=pace)
+        context = replace(context, pace=pace, progress=waiters.checking(context.progress))
         catalogue = Catalogue(context, bundles, stack)
         named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
         contents.check_all_reach(context, name, version, catalogue, named_bases)
-        results = [_prepare(Change(context, base, version, catalogue, Policy())) for base in named_bases]
+        changes = [Change(context, base, version, catalogue, Policy()) for base in named_bases]
+        results = [_prepare(change, waiters) for change in changes]
         first = next((result for result in results if result["needed"]), results[0])
         return {**first, "changed": any(result["changed"] for result in results)}
 
 
-def _prepare(change: Change) -> dict[str, Any]:
+class _Waiters:
+    """The operations that wait for the locks of a preparation."""
+
+    def __init__(self, name: str, version: str) -> None:
+        self._what = f"the preparation of {name} {version}"
+        self._stores: list[Store] = []
+        self._checked = 0.0
+
+    @contextlib.contextmanager
+    def on(self, layers: Iterable[str]) -> Iterator[None]:
+        """Look at the locks of these layers during the block."""
+        self._stores = [Store(layer) for layer in layers]
+        try:
+            yield
+        finally:
+            self._stores = []
+
+    def check(self) -> None:
+        """
+        Stop the preparation if another operation waits. Looks once a second at most.
+
+        Raises:
+            LayerBusy: Another operation waits.
+        """
+        if self._stores and time.monotonic() - self._checked >= 1:
+            self._checked = time.monotonic()
+            if any(store.is_awaited for store in self._stores):
+                raise LayerBusy(f"{self._what} gave way to another operation", "run it again afterwards")
+
+    def checking(self, progress: Progress | None) -> Progress:
+        """Return a progress callback that also checks."""
+
+        def report(step: str, done: int, total: int) -> None:
+            self.check()
+            if progress:
+                progress(step, done, total)
+
+        return report
+
+
+def _prepare(change: Change, waiters: _Waiters) -> dict[str, Any]:
     context, base = change.context, change.base
     swap.drop_unfinished(context, base)
     record = base.store.read() or bases.initial_record(context.engine, base)
@@ -67,7 +118,8 @@ def _prepare(change: Change) -> dict[str, Any]:
     plan = change.decide(record)
     if plan.generation is record.live:
         return _result(change, record, record.live)
-    with ops_nest.locked(context, change.check_ahead(record), change.read_locked) as nest:
+    locked = ops_nest.locked(context, change.check_ahead(record), change.read_locked)
+    with locked as nest, waiters.on(nest.layers):
         record = nest.changing.record
         highest = record.highest
         generation = nest.adapt_to_lower(change.obtain(record))

@@ -42,7 +42,7 @@ def start_stopped(context: Context, base: Base, policy: Policy) -> None:
 def drop_unfinished(context: Context, base: Base) -> None:
     """Delete the unfinished content of an interrupted operation, so that it does not count as used space."""
     if os.path.isdir(base.store.layout.staging):
-        with base.store.lock(context.lock_timeout, context.by):
+        with base.store.lock(context.lock_timeout, context.holder, context.is_preparation):
             base.store.recover()
 
 

@@ -114,7 +114,7 @@ def _remember(base: Base, result: _Result) -> None:
     news |= {number for number in result.sound if generations[number].damaged}
     if not news:
         return
-    with contextlib.suppress(LayerBusy), base.store.lock(_PATIENCE, "baseimg.verify"):
+    with contextlib.suppress(LayerBusy), base.store.lock(_PATIENCE, "baseimg.verify", patient=True):
         record = base.store.recover() or pristine_record(base)
         for number, damage in result.damage.items():
             known = record.generations.get(number)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import __version__
+from ..errors import LayerBusy
 from ..model.rollout import answers
 from ..model.rollout.answers import AnswerInvalid, PlanAnswer
 from ..model.rollout.policy import FETCH
@@ -32,7 +33,7 @@ TICK = 1.0  # seconds within which a request to halt is noticed
 CLOCK_TOLERANCE = 30.0  # allowed difference of a node's clock from the master's, in seconds
 START_SECONDS = 120.0  # within which a node must begin a job; a later start is stale, and the node refuses it
 _QUERY_AGAIN = 60.0  # minimum seconds between two queries of a silent node
-_TRIES = 2  # attempts at a fetch or an apply if its job is lost
+_TRIES = 2  # attempts at a preparation or an apply if its job is lost, or gave way to another operation
 # fields of a declaration that decide whether a converge would fail
 _PREFLIGHT = ("bundles", "chain_id", "repair", "protect", "accept", "containers")
 _PREPARED = ("bundles", "chain_id", "protect", "accept")  # the declared arguments of baseimg.prepare
@@ -150,7 +151,8 @@ class NodeOperations:
         rollout, node = self._rollout, self._rollout.nodes[name]
         if node.state != PREPARING:  # a late outcome: the rollout has moved on
             return
-        if answer.kind == LOST and node.tries < _TRIES - 1:
+        gone = answer.kind == LOST or answer.code == LayerBusy.code
+        if gone and node.tries < _TRIES - 1:
             rollout.update(name, state=PENDING, tries=node.tries + 1)
             return
         fetched = self._read(name, answer, answers.fetched)

@@ -17,7 +17,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,8 @@ class Sandbox:
     place: str
     #: A unique name for container and control group.
     name: str
+    #: Called about once a second while a command runs; may raise to end it.
+    check: Callable[[], None] = lambda: None
 
     def run(self, command: Sequence[str], timeout: float, memory: int) -> Outcome:
         """
@@ -114,21 +116,23 @@ class Sandbox:
         arguments = [self.place, runtime, self.name, *attributes, json.dumps(config), *self.layers]
         namespaces = [unshare, "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
         try:
-            return _supervise([*namespaces, "/bin/sh", "-c", _SUPERVISOR, "baseimg-trial", *arguments], timeout)
+            return _supervise(
+                [*namespaces, "/bin/sh", "-c", _SUPERVISOR, "baseimg-trial", *arguments], timeout, self.check
+            )
         finally:
             _remove_cgroups(self.name)
 
 
-def _supervise(command: Sequence[str], timeout: float) -> Outcome:
+def _supervise(command: Sequence[str], timeout: float, check: Callable[[], None]) -> Outcome:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as supervisor:
         assert supervisor.stdin
         try:
-            output, log, in_time = _read(supervisor, time.monotonic() + timeout)
+            output, log, in_time = _read(supervisor, time.monotonic() + timeout, check)
             if not in_time:
                 supervisor.stdin.close()  # the supervisor kills the container
-                rest, more, ended = _read(supervisor, time.monotonic() + _GRACE)
+                rest, more, ended = _read(supervisor, time.monotonic() + _GRACE, check)
                 output, log = (output + rest)[-_OUTPUT:], log + more
                 if not ended:
                     supervisor.kill()
@@ -139,7 +143,7 @@ def _supervise(command: Sequence[str], timeout: float) -> Outcome:
     return _outcome(code if in_time else None, output.decode("utf-8", "replace"), log.decode("utf-8", "replace"))
 
 
-def _read(supervisor: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes, bool]:
+def _read(supervisor: subprocess.Popen[bytes], deadline: float, check: Callable[[], None]) -> tuple[bytes, bytes, bool]:
     """Return the end of both outputs, and whether they ended before the deadline. No process holds them afterwards."""
     parts = {supervisor.stdout: b"", supervisor.stderr: b""}
     with selectors.DefaultSelector() as selector:
@@ -150,7 +154,8 @@ def _read(supervisor: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, 
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return parts[supervisor.stdout], parts[supervisor.stderr], False
-            for key, _events in selector.select(remaining):
+            check()
+            for key, _events in selector.select(min(remaining, 1)):
                 data = os.read(key.fd, _OUTPUT)
                 if not data:
                     selector.unregister(key.fileobj)

@@ -111,13 +111,23 @@ class Store:
         self.records = RecordFile(self.layout)
         self._lock = LayerLock(self.layout)
 
-    def lock(self, timeout: float, holder: str) -> contextlib.AbstractContextManager[None]:
+    def lock(self, timeout: float, holder: str, patient: bool = False) -> contextlib.AbstractContextManager[None]:
         """Lock this base exclusively; see :meth:`LayerLock.held`."""
-        return self._lock.held(timeout, holder)
+        return self._lock.held(timeout, holder, patient)
 
     def shared_lock(self, timeout: float) -> contextlib.AbstractContextManager[None]:
         """Lock this base against changes by other processes; see :meth:`LayerLock.shared`."""
         return self._lock.shared(timeout)
+
+    @property
+    def is_awaited(self) -> bool:
+        """True if an operation that does not wait patiently waits for the lock."""
+        return self._lock.is_awaited
+
+    @property
+    def holder(self) -> str:
+        """The holder of the exclusive lock; see :attr:`LayerLock.holder`."""
+        return self._lock.holder
 
     def read(self) -> Record | None:
         """Return the record, matched with the existing directories; see :meth:`RecordFile.read`."""

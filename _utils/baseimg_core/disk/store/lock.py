@@ -1,4 +1,9 @@
-"""The lock of one base, which records its holder."""
+"""
+The lock of one base, which records its holder.
+
+Marks on the layer's directory (:mod:`linux.range_locks`) tell without the lock whether a process holds it and whether
+one waits for it, so a preparation can give way.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,13 @@ import time
 from collections.abc import Iterator
 
 from ...errors import BaseimgError, LayerBusy, LayerRemoved, SpaceExhausted
-from ...linux import files
+from ...linux import files, range_locks
 from ...linux.oserrors import translate_os_errors
 from .layout import Layout, now
 from .record import RecordFile
 
 _POLL = 0.1  # seconds between two tries for the lock
+_AWAITED, _HELD = 0, 1  # the bytes of the marks
 
 
 class LayerLock:
@@ -24,13 +30,14 @@ class LayerLock:
         self._layout = layout
 
     @contextlib.contextmanager
-    def held(self, timeout: float, holder: str) -> Iterator[None]:
+    def held(self, timeout: float, holder: str, patient: bool = False) -> Iterator[None]:
         """
         Hold the exclusive lock for a block, and create the directories of :class:`Layout`.
 
         Args:
             timeout: Seconds to wait for the lock.
             holder: The name of this operation, which other processes show.
+            patient: True if no holder should give way to this operation.
 
         Raises:
             LayerBusy: Another process held the lock for the whole timeout; the message names it.
@@ -38,7 +45,8 @@ class LayerLock:
         """
         layout = self._layout
         with self._opened_layer() as descriptor, self._detecting_removal(descriptor):
-            self._wait(descriptor, timeout)
+            self._wait(descriptor, timeout, patient)
+            range_locks.mark(descriptor, _HELD)
             with translate_os_errors(layout.home):
                 for path in (layout.home, layout.generations):
                     files.make_directory(path)
@@ -64,8 +72,22 @@ class LayerLock:
             LayerRemoved: The engine removed the layer.
         """
         with self._opened_layer() as descriptor:
-            self._wait(descriptor, timeout, fcntl.LOCK_SH)
+            self._wait(descriptor, timeout, mode=fcntl.LOCK_SH)
             yield
+
+    @property
+    def is_awaited(self) -> bool:
+        """True if a process that is not patient waits for the lock."""
+        with contextlib.suppress(LayerRemoved), self._opened_layer() as descriptor:
+            return range_locks.is_marked(descriptor, _AWAITED)
+        return False
+
+    @property
+    def holder(self) -> str:
+        """The holder of the exclusive lock: ``pid 4711, salt-call by root, since …``; empty without one."""
+        with contextlib.suppress(LayerRemoved), self._opened_layer() as descriptor:
+            return self._last_holder() if range_locks.is_marked(descriptor, _HELD) else ""
+        return ""
 
     def _write_holder(self, holder: str) -> None:
         """Record the holder. On a full disk the old name stays, because locking must work without free space."""
@@ -126,20 +148,29 @@ class LayerLock:
             return record is not None and record.pristine.damaged
         return True
 
-    def _wait(self, descriptor: int, timeout: float, mode: int = fcntl.LOCK_EX) -> None:
+    def _wait(self, descriptor: int, timeout: float, patient: bool = False, mode: int = fcntl.LOCK_EX) -> None:
         deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
+        try:
+            while not _try_lock(descriptor, mode):
                 if time.monotonic() >= deadline:
-                    raise LayerBusy(f"{self._layout.layer} is held by {self._holder()}") from None
-            time.sleep(_POLL)
+                    raise LayerBusy(f"{self._layout.layer} is held by {self._last_holder()}")
+                if not patient:
+                    range_locks.mark(descriptor, _AWAITED)
+                time.sleep(_POLL)
+        finally:
+            range_locks.unmark(descriptor, _AWAITED)
 
-    def _holder(self) -> str:
+    def _last_holder(self) -> str:
         try:
             with open(self._layout.holder, encoding="utf-8", errors="replace") as file:
                 return file.read(1000).strip() or "another process"
         except OSError:
             return "another process"
+
+
+def _try_lock(descriptor: int, mode: int) -> bool:
+    try:
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

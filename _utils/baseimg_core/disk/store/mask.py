@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Sequence
 
 from ...linux.files import Copier, hex_digest
+from ...linux.pace import Pace
 from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.mask import MaskEntry
@@ -34,7 +35,9 @@ class MaskWriter:
     a default ACL.
     """
 
-    def __init__(self, root: str, target: Stack, sharing: Sharing = SEPARATE, own: str = "") -> None:
+    def __init__(
+        self, root: str, target: Stack, sharing: Sharing = SEPARATE, own: str = "", pace: Pace | None = None
+    ) -> None:
         """
         Open the directory.
 
@@ -43,11 +46,12 @@ class MaskWriter:
             target: The stack whose view the mask shows.
             sharing: How files share data with the target stack.
             own: The directory of a generation of the same layer; only its files may be hard-linked. Empty for none.
+            pace: Bounds the rate of writing; ``None`` for no bound.
         """
         self._target, self._sharing = target, sharing
         self._own = os.fsencode(own) + b"/"
         self._tree = Tree(root)
-        self._copier = Copier(sharing.extents)
+        self._copier = Copier(sharing.extents, pace)
         #: Content bytes written so far.
         self.bytes = 0
         #: Paths written so far.

@@ -117,9 +117,8 @@ def run(
     os.mkdir(place, 0o700)
     try:
         accounts = (_text(view, b"etc/passwd"), _text(view, b"etc/group"))
-        sandbox = Sandbox(layers, image.config, accounts, place, f"baseimg-trial-{secrets.token_hex(8)}")
-        if context.progress:
-            context.progress(f"trial of {image.name}", 0, 0)
+        name = f"baseimg-trial-{secrets.token_hex(8)}"
+        sandbox = Sandbox(layers, image.config, accounts, place, name, lambda: _report(context, image))
         if not trial.command:
             return _load(view, sandbox, image, trial)
         outcome = sandbox.run(trial.command, trial.timeout, trial.memory << 20)
@@ -128,6 +127,11 @@ def run(
     finally:
         shutil.rmtree(place)
     return outcome, trials.failure(trial, outcome)
+
+
+def _report(context: Context, image: Image) -> None:
+    if context.progress:
+        context.progress(f"trial of {image.name}", 0, 0)
 
 
 def _text(view: LayeredView, path: bytes) -> str:
