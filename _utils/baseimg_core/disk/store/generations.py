@@ -112,7 +112,14 @@ class Store:
         self._lock = LayerLock(self.layout)
 
     def lock(self, timeout: float, holder: str, patient: bool = False) -> contextlib.AbstractContextManager[None]:
-        """Lock this base exclusively; see :meth:`LayerLock.held`."""
+        """
+        Lock this base exclusively; see :meth:`LayerLock.held`.
+
+        Args:
+            timeout: Seconds to wait for the lock.
+            holder: The name of this operation.
+            patient: True if no holder should give way to this operation.
+        """
         return self._lock.held(timeout, holder, patient)
 
     def shared_lock(self, timeout: float) -> contextlib.AbstractContextManager[None]:
