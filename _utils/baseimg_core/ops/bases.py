@@ -234,7 +234,7 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
     record = stored or pristine_record(base)
     current = record.generations[record.current]
     kept = [record.generations[number] for number in record.present]
-    running = base.store.holder
+    running = base.store.layer_lock.holder
     images = images_on(engine, base.chain_id)
     surveyed = usage.survey(engine, base, stored)
     users = surveyed.users

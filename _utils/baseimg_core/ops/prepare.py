@@ -94,7 +94,7 @@ class _Waiters:
         """
         if self._stores and time.monotonic() - self._checked >= 1:
             self._checked = time.monotonic()
-            if any(store.is_awaited for store in self._stores):
+            if any(store.layer_lock.is_awaited for store in self._stores):
                 raise LayerBusy(f"{self._what} gave way to another operation", "run it again afterwards")
 
     def checking(self, progress: Progress | None) -> Progress:

@@ -109,7 +109,8 @@ class Store:
     def __init__(self, layer: str) -> None:
         self.layout = Layout(layer)
         self.records = RecordFile(self.layout)
-        self._lock = LayerLock(self.layout)
+        #: The lock; :meth:`lock` and :meth:`shared_lock` take it.
+        self.layer_lock = LayerLock(self.layout)
 
     def lock(self, timeout: float, holder: str, patient: bool = False) -> contextlib.AbstractContextManager[None]:
         """
@@ -120,21 +121,11 @@ class Store:
             holder: The name of this operation.
             patient: True if no holder should give way to this operation.
         """
-        return self._lock.held(timeout, holder, patient)
+        return self.layer_lock.held(timeout, holder, patient)
 
     def shared_lock(self, timeout: float) -> contextlib.AbstractContextManager[None]:
         """Lock this base against changes by other processes; see :meth:`LayerLock.shared`."""
-        return self._lock.shared(timeout)
-
-    @property
-    def is_awaited(self) -> bool:
-        """True if an operation that does not wait patiently waits for the lock."""
-        return self._lock.is_awaited
-
-    @property
-    def holder(self) -> str:
-        """The holder of the exclusive lock; see :attr:`LayerLock.holder`."""
-        return self._lock.holder
+        return self.layer_lock.shared(timeout)
 
     def read(self) -> Record | None:
         """Return the record, matched with the existing directories; see :meth:`RecordFile.read`."""
