@@ -234,7 +234,6 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
     record = stored or pristine_record(base)
     current = record.generations[record.current]
     kept = [record.generations[number] for number in record.present]
-    running = base.store.layer_lock.holder
     images = images_on(engine, base.chain_id)
     surveyed = usage.survey(engine, base, stored)
     users = surveyed.users
@@ -251,8 +250,7 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "legacy": "" if stored else _legacy_version(engine, base),
         "generation": current.number,
         "previous": record.previous,
-        "interrupted": base.store.interrupted and not running,
-        "running": running,
+        **_operation(base),
         "restarting": restarting(base),
         "holds": active_holds(base),
         "path": base.directory,
@@ -271,6 +269,12 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "judged": _judged(base, current, images),
         "containers": surveyed.names(record.current),
     }
+
+
+def _operation(base: Base) -> dict[str, Any]:
+    """Return the operation that works on a base, and whether one crashed."""
+    running = base.store.layer_lock.holder
+    return {"interrupted": base.store.interrupted and not running, "running": running}
 
 
 def restarting(base: Base) -> list[str]:
