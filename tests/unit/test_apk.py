@@ -74,6 +74,26 @@ def test_relations(needs: str, base: tuple[str, str, str], broken: str) -> None:
     assert [violation.text for violation in violations] == ([broken] if broken else [])
 
 
+@pytest.mark.parametrize(
+    ("base", "broken", "is_revision"),
+    [
+        (("x", "1.0-r2", "libx=1.0-r2", ""), "x of the new base needs libx=1.0-r2", True),
+        (("x", "1.0-r2", "libx=1.1-r0", ""), "x of the new base needs libx=1.1-r0", False),
+        (("x", "1.0-r2", "so:libx.so.2", ""), "x of the new base needs so:libx.so.2", False),
+        (("x", "1.0-r2", "!libx", ""), "x of the new base conflicts libx", False),
+        (("x", "1.0-r2", "!libx<1", ""), "", False),
+    ],
+)
+def test_relations_of_the_new_base(base: tuple[str, str, str, str], broken: str, is_revision: bool) -> None:
+    own = apk.by_name(database(("libx", "1.0-r1", "", "so:libx.so.1")))
+    installed = apk.by_name(database(base, ("libx", "1.1-r0", "", "so:libx.so.2")))
+    violations = apk.broken_relations(own.values(), installed)
+    assert [(violation.text, violation.is_revision) for violation in violations] == [(broken, is_revision)] * bool(
+        broken
+    )
+    assert all(violation.package == "libx" for violation in violations)
+
+
 def test_files_of_packages() -> None:
     data = database(("a", "1", "", ""), ("b", "1", "", ""))
     assert apk.files(data, ["a", "none"]) == {"a": frozenset({b"usr/lib/a.so", b"top"})}

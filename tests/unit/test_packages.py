@@ -231,7 +231,10 @@ License: none
 BuildArch: noarch
 %description
 x
+%install
+install -D /dev/null %{{buildroot}}/etc/{name}
 %files
+/etc/{name}
 """
 
 
@@ -273,6 +276,11 @@ class TestRpm:
         before = sorted(old.rglob("*"))
         assert differ(old, new) == Packages("rpm", {"gamma": "1-1"}, {"beta": "3:2-1"}, {"alpha": ("1.0-1", "1.1-1")})
         assert databases.list_installed(str(old), "rpm", ["beta", "gamma"]) == {"beta"}
+        installed = databases.installed(
+            "rpm", lambda path: (old / path.decode()).read_bytes() if (old / path.decode()).exists() else None
+        )
+        assert installed["beta"].fields["Provides"] == "beta = 3:2-1"
+        assert databases.files(Stack([str(old)]), "rpm", ["beta", "none"]) == {"beta": frozenset({b"etc/beta"})}
         assert sorted(old.rglob("*")) == before
 
     @pytest.mark.parametrize("content", [b"", b"nonsense", b"SQLite format 3\0" + b"x" * 4096])

@@ -71,6 +71,16 @@ def test_another_revision_of_an_exact_version(needs: str, installed: str, is_rev
     assert violation.is_revision is is_revision
 
 
+def test_a_package_of_the_new_base_needs_more_than_the_application_has() -> None:
+    """The application's older package hides the one that the new base's runtime needs."""
+    own = status(("node-minimatch", "3.1", ""))
+    base = status(("libnode", "20", "Depends: node-minimatch (>= 9), lost\n"), ("node-minimatch", "9", ""))
+    (violation,) = relations.broken_relations(own.values(), base)
+    assert (violation.package, violation.text) == (
+        "node-minimatch", "libnode of the new base needs node-minimatch (>= 9)"
+    )  # fmt: skip
+
+
 def test_packages_that_are_removed_do_not_count() -> None:
     text = b"Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n"
     assert dpkg_status.by_name(text) == {}

@@ -14,19 +14,13 @@ from ...model.impact.elf import Elf
 from ...model.impact.overrides import ExpectedPaths
 from ...model.impact.runtimes import Runtime
 from ...model.impact.view import Unreadable
-from ...model.packages import apk, dpkg
 from ...model.packages.dpkg import Package
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
+from ..packages import databases
 from ..stack.directories import Stack
 from .view import BaseAfterBundles, BaseOnDisk, LayeredView
 
-#: Readers of package databases by path.
-DATABASES = {
-    b"var/lib/dpkg/status": dpkg.by_name,
-    b"lib/apk/db/installed": apk.by_name,
-    b"usr/lib/apk/db/installed": apk.by_name,
-}
 _PASSWD, _GROUP = b"etc/passwd", b"etc/group"
 
 
@@ -65,7 +59,7 @@ class BaseChange:
         self.old = BaseOnDisk(pristine)
         self.new = new
         self.memory: dict[bytes, Elf | str | None] = {}
-        self._packages: dict[bytes, tuple[Mapping[str, Package], Mapping[str, Package]]] = {}
+        self._packages: dict[str, tuple[Mapping[str, Package], Mapping[str, Package]]] = {}
         self.old_view, self.new_view = self.views(())
 
     def views(self, own: Iterable[str]) -> tuple[LayeredView, LayeredView]:
@@ -139,12 +133,21 @@ class BaseChange:
                 changed += accounts.renumbered(kind, self.old_view.content(path), self.new_view.content(path))
         return changed
 
-    def packages(self, database: bytes) -> tuple[Mapping[str, Package], Mapping[str, Package]]:
-        """Return the packages of the old and of the new base, by name; ``database`` is one of ``DATABASES``."""
-        if database not in self._packages:
-            parse = DATABASES[database]
-            self._packages[database] = (
-                parse(self.old_view.content(database)),
-                parse(self.new_view.content(database)),
-            )
-        return self._packages[database]
+    def changes_packages(self, manager: str) -> bool:
+        """True if the bundles change the database of a package manager, a key of ``databases.DATABASES``."""
+        paths = databases.DATABASES[manager]
+        return any(path in self.expected.by_path or path in self.losses.paths for path in paths)
+
+    def packages(self, manager: str) -> tuple[Mapping[str, Package], Mapping[str, Package]]:
+        """Return the packages of the old and of the new base, by name; raises :class:`Unreadable`."""
+        if manager not in self._packages:
+            self._packages[manager] = installed(self.old_view, manager), installed(self.new_view, manager)
+        return self._packages[manager]
+
+
+def installed(view: LayeredView, manager: str) -> Mapping[str, Package]:
+    """Return the packages of an image or a base, by name; raises :class:`Unreadable`."""
+    try:
+        return databases.installed(manager, lambda path: view.content(path) if view.find(path) else None)
+    except databases.Unreadable as exc:
+        raise Unreadable(str(exc)) from exc

@@ -14,16 +14,22 @@ from ...model.impact.path_class import CODE, classify
 from ...model.impact.runtimes import Runtime
 from ...model.impact.verdict import Reason, Verdict, ranked
 from ...model.impact.view import Unreadable
-from ...model.packages import apk, dpkg, relations
+from ...model.packages import apk, relations, rpm
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
-from .change import DATABASES, BaseChange
+from ..packages import databases
+from .change import BaseChange, installed
 from .own import OwnFiles, own_files
 from .start import Start, is_lost
 from .view import LayeredView
 
 _PASSWD, _GROUP = b"etc/passwd", b"etc/group"
 _EXAMPLES = 3
+_BROKEN_RELATIONS = {
+    "dpkg": relations.broken_relations,
+    "apk": apk.broken_relations,
+    "rpm": rpm.broken_relations,
+}
 _MAX_OF_A_KIND = 50  # reasons that are listed for each code
 
 
@@ -240,20 +246,19 @@ class _Image:
 
     def relations(self) -> Iterator[Reason]:
         """Yield the reasons for package relations that the new base violates."""
-        for database, parse in DATABASES.items():
-            node = self._new.lookup(database)
-            if node is None or not node.own or database not in self._change.expected.by_path:
+        for manager, broken_relations in _BROKEN_RELATIONS.items():
+            own = [path for path in databases.DATABASES[manager] if (node := self._new.lookup(path)) and node.own]
+            if not own or not self._change.changes_packages(manager):
                 continue
-            old, new = self._change.packages(database)
             try:
-                installed = parse(self._new.content(database))
+                old, new = self._change.packages(manager)
+                packages = installed(self._new, manager)
             except Unreadable as exc:
-                yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.path_text(database), str(exc))
+                yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.path_text(own[0]), str(exc))
                 continue
-            broken_relations = relations.broken_relations if parse is dpkg.by_name else apk.broken_relations
-            own = [package for name, package in installed.items() if old.get(name) != package]
-            before = set(broken_relations(own, old))
-            for violation in broken_relations(own, new):
+            added = [package for name, package in packages.items() if old.get(name) != package]
+            before = set(broken_relations(added, old))
+            for violation in broken_relations(added, new):
                 if violation not in before:
                     verdict = Verdict.PARTLY if violation.is_revision else Verdict.IMPAIRED
                     yield Reason(verdict, "relation", violation.package, violation.text)

@@ -21,6 +21,7 @@ from ...model.impact.view import Unreadable, ViewNode
 from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.overlay import Mark
+from ..packages import databases
 from ..stack.directories import Stack, is_opaque
 from .elf import MAGIC, ElfInvalid, read_elf
 
@@ -29,16 +30,7 @@ _MAX_ELF = 512 << 20  # bytes
 _MAX_WHOLE = 64 << 20
 _LD_CACHE = b"etc/ld.so.cache"
 # files of the new base that are kept completely
-WHOLE = frozenset(
-    {
-        b"etc/passwd",
-        b"etc/group",
-        _LD_CACHE,
-        b"var/lib/dpkg/status",
-        b"lib/apk/db/installed",
-        b"usr/lib/apk/db/installed",
-    }
-)
+WHOLE = frozenset({b"etc/passwd", b"etc/group", _LD_CACHE}) | databases.FILES
 _CACHE_MAGIC = b"glibc-ld.so.cache1.1"
 
 

@@ -4,9 +4,8 @@ Read the package databases of dpkg, apk and rpm in images.
 The readers run no program of an image and follow no symlink.
 
 dpkg: ``status``, and ``status.d`` in images built without dpkg (:mod:`model.packages.dpkg`). apk: ``installed``,
-stanzas of ``X:value`` lines. rpm: the table ``Packages`` of headers in ``rpmdb.sqlite`` (rpm.org, "RPM v4 package
-format", "Header"). Older rpm databases (Berkeley DB, ndb) are reported as unreadable, because no
-reliable parser exists.
+stanzas of ``X:value`` lines. rpm: the table ``Packages`` of headers in ``rpmdb.sqlite`` (:mod:`model.packages.rpm`).
+Older rpm databases (Berkeley DB, ndb) are reported as unreadable, because no reliable parser exists.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ import contextlib
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TypeVar
 
-from ...model.packages import apk, dpkg
+from ...model.packages import apk, dpkg, rpm
 from ...model.packages import difference as packages_difference
 from ...model.packages.difference import Packages
+from ...model.packages.dpkg import Package
 from ..stack.directories import Stack
 from ..stack.tree import read_below
 
@@ -34,11 +35,14 @@ _OLD_RPM = tuple(
     for name in (b"Packages", b"Packages.db")
 )
 _MAX = 256 << 20  # bytes; longer databases are refused
-# rpm.org, "RPM v4 package format": the header tags that 'rpm -qa' prints
-_NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
-_INT32, _STRING = 4, 6
+
+#: Files of the databases whose relations are known, by package manager.
+DATABASES = {"dpkg": (_DPKG,), "apk": _APK, "rpm": (*_RPM, *_OLD_RPM)}
+#: These files, and the write-ahead logs of SQLite.
+FILES = frozenset(path for paths in DATABASES.values() for path in paths) | {path + b"-wal" for path in _RPM}
 
 Versions = dict[str, str]
+_T = TypeVar("_T")
 
 
 class Unreadable(Exception):
@@ -65,6 +69,26 @@ def versions(stack: Stack, manager: str) -> Versions | None:
         return None
 
 
+def installed(manager: str, read: Callable[[bytes], bytes | None]) -> Mapping[str, Package]:
+    """
+    Return the packages of a database with their relations.
+
+    Args:
+        manager: The package manager, a key of ``DATABASES``.
+        read: Returns the content of a file of an image; ``None`` if it does not exist.
+
+    Returns:
+        The packages by name; empty without a database.
+
+    Raises:
+        Unreadable: The database is damaged, or of an unsupported kind.
+    """
+    if manager == "rpm":
+        return rpm.by_name(_parse_rpm(rpm.package, _rpm_headers(read)))
+    data = next((content for path in DATABASES[manager] if (content := read(path)) is not None), b"")
+    return dpkg.by_name(data) if manager == "dpkg" else apk.by_name(data)
+
+
 def list_installed(layer: str, manager: str, names: Collection[str]) -> set[str] | None:
     """
     List the packages that a layer's own database records as installed.
@@ -80,11 +104,11 @@ def list_installed(layer: str, manager: str, names: Collection[str]) -> set[str]
     """
     stack = Stack([layer])
     if manager == "dpkg":
-        installed = _listed_by_dpkg(stack, names)
+        listed = _listed_by_dpkg(stack, names)
     else:
-        listed = versions(stack, manager)
-        installed = None if listed is None else set(listed)
-    return None if installed is None else installed.intersection(names)
+        known = versions(stack, manager)
+        listed = None if known is None else set(known)
+    return None if listed is None else listed.intersection(names)
 
 
 def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozenset[bytes]]:
@@ -93,7 +117,7 @@ def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozens
 
     Args:
         stack: The image's layers.
-        manager: The package manager: dpkg or apk. The result for rpm is empty.
+        manager: The package manager.
         names: The packages.
 
     Returns:
@@ -102,8 +126,8 @@ def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozens
     if manager == "apk":
         data = next((content for path in _APK if (content := _read(stack, path)) is not None), b"")
         return apk.files(data, names)
-    if manager != "dpkg":
-        return {}
+    if manager == "rpm":
+        return _rpm_files(stack, set(names))
     node = stack.find(_DPKG_LISTS)
     # the name of a multi-arch package includes the architecture: libc6:amd64.list
     lists: dict[str, list[bytes]] = {}
@@ -155,18 +179,38 @@ def _apk(stack: Stack) -> Versions | None:
 
 
 def _rpm(stack: Stack) -> Versions | None:
+    headers = _rpm_headers(lambda path: _read(stack, path))
+    if headers is None:
+        return None
+    versions_by_name: dict[str, list[str]] = {}
+    for name, version in sorted((package.name, package.version) for package in _parse_rpm(rpm.package, headers)):
+        versions_by_name.setdefault(name, []).append(version)
+    return {name: ", ".join(versions) for name, versions in versions_by_name.items()}
+
+
+def _rpm_files(stack: Stack, names: Collection[str]) -> dict[str, frozenset[bytes]]:
+    paths: dict[str, frozenset[bytes]] = {}
+    headers = _rpm_headers(lambda path: _read(stack, path))
+    for name, own in _parse_rpm(lambda header: (rpm.package(header).name, rpm.files(header)), headers):
+        if name in names:
+            paths[name] = paths.get(name, frozenset()) | own
+    return paths
+
+
+def _rpm_headers(read: Callable[[bytes], bytes | None]) -> list[bytes] | None:
+    """Return the headers of all installed packages; ``None`` without a database."""
     for path in _RPM:
-        if (data := _read(stack, path)) is not None:
-            return _read_rpm(data, _read(stack, path + b"-wal"))
+        if (data := read(path)) is not None:
+            return _read_rpm(data, read(path + b"-wal"))
     for path in _OLD_RPM:
-        if (node := stack.find(path)) and not node.is_dir:
+        if read(path) is not None:
             raise Unreadable(
                 f"the rpm database {path.decode()} is not an SQLite database; older kinds are not supported"
             )
     return None
 
 
-def _read_rpm(data: bytes, log: bytes | None) -> Versions:
+def _read_rpm(data: bytes, log: bytes | None) -> list[bytes]:
     import sqlite3  # imported on use: few operations read packages
 
     # work on a copy: SQLite opens only files, and would write a journal into the image
@@ -178,31 +222,16 @@ def _read_rpm(data: bytes, log: bytes | None) -> Versions:
                     out.write(content)
         try:
             with contextlib.closing(sqlite3.connect(path)) as database:
-                headers = [_header(blob) for (blob,) in database.execute("SELECT blob FROM Packages")]
-        except (sqlite3.Error, struct.error, ValueError, TypeError, KeyError) as exc:
+                return [bytes(blob) for (blob,) in database.execute("SELECT blob FROM Packages")]
+        except (sqlite3.Error, TypeError) as exc:
             raise Unreadable(f"the rpm database is damaged: {exc}") from exc
-    versions_by_name: dict[str, list[str]] = {}
-    for name, version in sorted(headers):
-        versions_by_name.setdefault(name, []).append(version)
-    return {name: ", ".join(versions) for name, versions in versions_by_name.items()}
 
 
-def _header(blob: bytes) -> tuple[str, str]:
-    """
-    Parse an rpm header into the name and version of a package.
-
-    A header is an index of (tag, type, offset, count) entries, followed by their data.
-    """
-    (entries,) = struct.unpack_from(">I", blob)
-    data = 8 + 16 * entries
-    fields: dict[int, str] = {}
-    for tag, kind, offset, _count in struct.iter_unpack(">4I", blob[8:data]):
-        if tag in (_NAME, _VERSION, _RELEASE) and kind == _STRING:
-            fields[tag] = blob[data + offset : blob.index(b"\0", data + offset)].decode("utf-8", "replace")
-        elif tag == _EPOCH and kind == _INT32:
-            fields[tag] = str(*struct.unpack_from(">I", blob, data + offset))
-    epoch = f"{fields[_EPOCH]}:" if fields.get(_EPOCH, "0") != "0" else ""
-    return fields[_NAME], f"{epoch}{fields[_VERSION]}-{fields[_RELEASE]}"
+def _parse_rpm(parse: Callable[[bytes], _T], headers: Iterable[bytes] | None) -> list[_T]:
+    try:
+        return [parse(header) for header in headers or ()]
+    except (struct.error, ValueError, KeyError, IndexError) as exc:
+        raise Unreadable(f"the rpm database is damaged: {exc}") from exc
 
 
 def _read(stack: Stack, path: bytes) -> bytes | None:

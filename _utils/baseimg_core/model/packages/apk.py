@@ -62,7 +62,7 @@ def files(installed: bytes, names: Iterable[str]) -> dict[str, frozenset[bytes]]
 
 def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
     """
-    Check the relations between an application's own packages and the packages of a base.
+    Check the relations between an application's own packages and the packages of a base, in both directions.
 
     An application's package replaces the base's package of the same name.
 
@@ -74,17 +74,48 @@ def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> lis
         Every violated relation.
     """
     own = list(own)
-    installed = {**base, **{package.name: package for package in own}}
-    offered = _offered(installed.values())
+    names = {package.name for package in own}
+    kept = [package for package in base.values() if package.name not in names]
+    offered = _offered([*kept, *own])
+    own_offers = _offered(own)
     violations = []
     for package in own:
-        for dependency, conflicts, name, operator, version in _dependencies(package):
-            holders = [holder for holder, at in offered.get(name, ()) if satisfies(at, operator, version)]
-            if conflicts and set(holders) - {package.name}:
-                violations.append(BrokenRelation(package.name, "D", f"conflicts {dependency[1:]}"))
-            elif not conflicts and not holders and not name.startswith("/"):
-                violations.append(BrokenRelation(package.name, "D", f"needs {dependency}"))
+        for dependency, _, is_revision in _unmet(package, offered):
+            violations.append(BrokenRelation(package.name, "D", f"needs {dependency}", is_revision))
+        for _, dependency in _conflicts(package, offered):
+            violations.append(BrokenRelation(package.name, "D", f"conflicts {dependency}"))
+    base_offers = _offered(base.values())
+    for package in kept:
+        for dependency, name, is_revision in _unmet(package, offered):
+            replaced = next((holder for holder, _ in base_offers.get(name, ()) if holder in names), None)
+            if replaced:
+                text = f"{package.name} of the new base needs {dependency}"
+                violations.append(BrokenRelation(replaced, "D", text, is_revision))
+        for other, dependency in _conflicts(package, own_offers):
+            violations.append(BrokenRelation(other, "D", f"{package.name} of the new base conflicts {dependency}"))
     return violations
+
+
+def _unmet(package: Package, offered: Mapping[str, list[tuple[str, str]]]) -> Iterator[tuple[str, str, bool]]:
+    """Yield each dependency that is not met, its name, and whether only the revision differs. Paths are not judged."""
+    for dependency, conflicts, name, operator, version in _dependencies(package):
+        offers = [at for _, at in offered.get(name, ())]
+        if conflicts or name.startswith("/") or any(satisfies(at, operator, version) for at in offers):
+            continue
+        yield dependency, name, operator == "=" and any(_is_revision(at, version) for at in offers)
+
+
+def _conflicts(package: Package, offered: Mapping[str, list[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
+    """Yield the other packages that a package conflicts with, each with the dependency."""
+    for dependency, conflicts, name, operator, version in _dependencies(package):
+        for holder, at in offered.get(name, ()) if conflicts else ():
+            if holder != package.name and satisfies(at, operator, version):
+                yield holder, dependency[1:]
+
+
+def _is_revision(version: str, required: str) -> bool:
+    """True if two versions differ in the revision (``-r1``) only."""
+    return version.rpartition("-r")[0] == required.rpartition("-r")[0] != ""
 
 
 def _dependencies(package: Package) -> Iterator[tuple[str, bool, str, str, str]]:

@@ -26,13 +26,13 @@ class BrokenRelation:
     relation: str
     #: The clause, for people.
     text: str
-    #: True if an exact version is required and only the Debian revision differs, as in updates of one release.
+    #: True if an exact version is required and only the package's revision differs, as in updates of one release.
     is_revision: bool = field(default=False, compare=False)
 
 
 def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
     """
-    Check the relations between an application's own packages and the packages of a base.
+    Check the relations between an application's own packages and the packages of a base, in both directions.
 
     An application's package replaces the base's package of the same name.
 
@@ -44,25 +44,40 @@ def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> lis
         Every violated relation.
     """
     own = list(own)
-    installed = {**base, **{package.name: package for package in own}}
+    names = {package.name: package for package in own}
+    installed = {**base, **names}
     provided = _provided(installed.values())
     violations: list[BrokenRelation] = []
     for package in own:
-        for name in ("Pre-Depends", "Depends"):
-            for clause in _clauses(package.fields.get(name, "")):
-                if not any(_holds(*alternative, installed, provided) for alternative in _alternatives(clause)):
-                    text, is_revision = f"needs {clause}", _is_revision(clause, installed)
-                    violations.append(BrokenRelation(package.name, name, text, is_revision))
+        for name, clause in _unmet(package, installed, provided):
+            violations.append(BrokenRelation(package.name, name, f"needs {clause}", _is_revision(clause, installed)))
         for _, name, clause in _against(package, base):
             violations.append(BrokenRelation(package.name, name, f"{name.lower()} {clause}"))
-    names = {package.name: package for package in own}
     for package in base.values():
         if package.name not in names:
             violations += [
                 BrokenRelation(other, name, f"{package.name} of the new base {name.lower()} {clause}")
                 for other, name, clause in _against(package, names)
             ]
+            for name, clause in _unmet(package, installed, provided):
+                replaced = next((other for other, *_ in _alternatives(clause) if other in names), None)
+                if replaced:
+                    text, is_revision = (
+                        f"{package.name} of the new base needs {clause}",
+                        _is_revision(clause, installed),
+                    )
+                    violations.append(BrokenRelation(replaced, name, text, is_revision))
     return violations
+
+
+def _unmet(
+    package: Package, installed: Mapping[str, Package], provided: Mapping[str, list[str]]
+) -> Iterator[tuple[str, str]]:
+    """Yield the field and the clause of each dependency that is not met."""
+    for name in ("Pre-Depends", "Depends"):
+        for clause in _clauses(package.fields.get(name, "")):
+            if not any(_holds(*alternative, installed, provided) for alternative in _alternatives(clause)):
+                yield name, clause
 
 
 def _against(package: Package, others: Mapping[str, Package]) -> Iterator[tuple[str, str, str]]:
