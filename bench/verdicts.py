@@ -26,16 +26,10 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "_utils")]
 
-from baseimg_core.disk.impact.change import BaseChange  # noqa: E402
 from baseimg_core.disk.impact.judge import Judge  # noqa: E402
-from baseimg_core.disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile, read_new_file  # noqa: E402
-from baseimg_core.disk.stack.compare import compare  # noqa: E402
-from baseimg_core.disk.stack.directories import Stack  # noqa: E402
-from baseimg_core.linux.files import hex_digest  # noqa: E402
-from baseimg_core.model.impact.overrides import ExpectedPath, ExpectedPaths  # noqa: E402
 from baseimg_core.model.impact.verdict import Reason, Verdict, worst  # noqa: E402
-from baseimg_core.model.stack.entry import Kind  # noqa: E402
 from tests.support import apt  # noqa: E402
+from tests.support.judging import base_change  # noqa: E402
 from tests.support.mounts import unmount_below  # noqa: E402
 
 PAIRS = (
@@ -199,24 +193,6 @@ def wrong(verdict: Verdict, works: bool) -> str:
 
 def reason_lines(reasons: Sequence[Reason]) -> list[str]:
     return [f"{reason.verdict.value}: {reason.code}: {reason.subject} {reason.text}" for reason in reasons[:20]]
-
-
-def base_change(old: Path, new: Path) -> BaseChange:
-    """Return the change as a bundle between the two trees records it."""
-    expected: dict[bytes, ExpectedPath] = {}
-    files: dict[bytes, NewFile] = {}
-    root = str(new).encode()
-    for change in compare(Stack([str(old)]), Stack([str(new)])):
-        digest = None
-        if change.entry and change.entry.kind is Kind.FILE:
-            with open(root + b"/" + change.path, "rb") as file:
-                digest = hex_digest(file)
-                file.seek(0)
-                files[change.path] = read_new_file(change.path, change.entry.size, file.read)
-        expected[change.path] = ExpectedPath(change.path, change.entry, digest)
-    stack = Stack([str(old)])
-    paths = ExpectedPaths(expected)
-    return BaseChange(stack, BaseAfterBundles(BaseOnDisk(stack), paths, files), paths, {})
 
 
 def base(where: Path, name: str) -> Path:

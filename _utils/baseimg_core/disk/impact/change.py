@@ -82,8 +82,15 @@ class BaseChange:
             elif path.endswith(b".py") and self._is_hidden_source(path):
                 losses.hidden_sources.add(path)
         losses.code = losses.code or any(self._is_code(path) for path in losses.paths)
-        losses.runtimes = runtimes.runtimes(losses.paths)
+        losses.runtimes = runtimes.runtimes(losses.paths) | set(self._lost_node())
         return losses
+
+    def _lost_node(self) -> Iterable[Runtime]:
+        """Yield the ABI of a Node that the new base replaced: official images have one path for every version."""
+        for path in runtimes.NODE_HEADERS:
+            before, after = (runtimes.node_abi(view.content(path)) for view in (self.old_view, self.new_view))
+            if before and before != after:
+                yield Runtime("node", before)
 
     def _below(self, path: bytes) -> Iterable[bytes]:
         pending, paths = [path], []

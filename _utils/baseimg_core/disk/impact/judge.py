@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ...model.impact import config as configs
-from ...model.impact import derived, started
+from ...model.impact import derived, runtimes, started
 from ...model.impact.config import Config
 from ...model.impact.path_class import CODE, classify
 from ...model.impact.runtimes import Runtime
@@ -90,7 +90,7 @@ class Judge:
     def _is_walk_needed(self) -> bool:
         """True if a change of the new base can affect an application's own files."""
         losses = self._change.losses
-        if losses.paths or losses.code or losses.hidden_sources or self._change.renumbered:
+        if losses.paths or losses.code or losses.runtimes or losses.hidden_sources or self._change.renumbered:
             return True
         return any(map(derived.is_source, self._change.expected.paths))
 
@@ -308,10 +308,25 @@ class _Image:
         named: set[tuple[bytes, Runtime]] = set()
         for files in self._walked if lost else ():
             named.update((path, runtime) for path, runtime in files.modules if runtime in lost)
+        yield from self._addons()
         for path, runtime in sorted(named, key=lambda pair: pair[0]):
             is_started = runtime.language in self._start.languages
             text = f"holds modules for {runtime.language} {runtime.version}, which the new base does not have"
             yield Reason(Verdict.BREAKS if is_started else Verdict.IMPAIRED, "runtime", overlay.path_text(path), text)
+
+    def _addons(self) -> Iterator[Reason]:
+        """Yield the reasons for compiled modules of Node whose names do not tell their ABI."""
+        lost = sorted(runtime.version for runtime in self._change.losses.runtimes if runtime.language == "node")
+        verdict = Verdict.BREAKS if "node" in self._start.languages else Verdict.IMPAIRED
+        for path in self._visible("addons") if lost else ():
+            try:
+                is_lost_addon = runtimes.is_lost_addon(self._new.content(path), self._change.losses.runtimes)
+            except Unreadable as exc:
+                yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.path_text(path), str(exc))
+                continue
+            if is_lost_addon:
+                text = f"is a module for ABI {', '.join(lost)} of node, which the new base does not have"
+                yield Reason(verdict, "runtime", overlay.path_text(path), text)
 
     def _texts(self) -> Iterator[Reason]:
         names = {path.rpartition(b"/")[2] for path in self._change.losses.paths}

@@ -34,6 +34,8 @@ class OwnFiles:
     texts: list[bytes] = field(default_factory=list)
     #: Module directories and extension modules, each with its runtime.
     modules: list[tuple[bytes, Runtime]] = field(default_factory=list)
+    #: Compiled modules of Node whose names do not tell their ABI.
+    addons: list[bytes] = field(default_factory=list)
     #: Removed paths.
     whiteouts: list[bytes] = field(default_factory=list)
     #: Compiled Python files, each with its module.
@@ -94,8 +96,10 @@ def _add(files: OwnFiles, path: bytes, st: os.stat_result) -> None:
     if stat.S_ISLNK(mode):
         if not path.startswith(_DOCUMENTATION):
             files.links.append(path)
-    elif (stat.S_ISDIR(mode) or path.endswith(b".so")) and (runtime := runtimes.module_of(path)):
+    elif (stat.S_ISDIR(mode) or path.endswith((b".so", b".node"))) and (runtime := runtimes.module_of(path)):
         files.modules.append((path, runtime))
+    elif stat.S_ISREG(mode) and path.endswith(b".node"):
+        files.addons.append(path)
     if not stat.S_ISREG(mode):
         return
     if source := derived.source_of(path):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from ...model.impact import runtimes
 from ...model.impact.elf import Elf
 from ...model.impact.overrides import ExpectedPaths
 from ...model.impact.view import Unreadable, ViewNode
@@ -30,7 +31,7 @@ _MAX_ELF = 512 << 20  # bytes
 _MAX_WHOLE = 64 << 20
 _LD_CACHE = b"etc/ld.so.cache"
 # files of the new base that are kept completely
-WHOLE = frozenset({b"etc/passwd", b"etc/group", _LD_CACHE}) | databases.FILES
+WHOLE = frozenset({b"etc/passwd", b"etc/group", _LD_CACHE, *runtimes.NODE_HEADERS}) | databases.FILES
 _CACHE_MAGIC = b"glibc-ld.so.cache1.1"
 
 

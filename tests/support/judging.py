@@ -1,0 +1,31 @@
+"""The change between two trees, as a bundle records it: judges need neither an engine nor a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from baseimg_core.disk.impact.change import BaseChange
+from baseimg_core.disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile, read_new_file
+from baseimg_core.disk.stack.compare import compare
+from baseimg_core.disk.stack.directories import Stack
+from baseimg_core.linux.files import hex_digest
+from baseimg_core.model.impact.overrides import ExpectedPath, ExpectedPaths
+from baseimg_core.model.stack.entry import Kind
+
+
+def base_change(old: Path, new: Path) -> BaseChange:
+    """Return the change as a bundle between the two trees records it."""
+    expected: dict[bytes, ExpectedPath] = {}
+    files: dict[bytes, NewFile] = {}
+    root = str(new).encode()
+    for change in compare(Stack([str(old)]), Stack([str(new)])):
+        digest = None
+        if change.entry and change.entry.kind is Kind.FILE:
+            with open(root + b"/" + change.path, "rb") as file:
+                digest = hex_digest(file)
+                file.seek(0)
+                files[change.path] = read_new_file(change.path, change.entry.size, file.read)
+        expected[change.path] = ExpectedPath(change.path, change.entry, digest)
+    stack = Stack([str(old)])
+    paths = ExpectedPaths(expected)
+    return BaseChange(stack, BaseAfterBundles(BaseOnDisk(stack), paths, files), paths, {})

@@ -1,0 +1,170 @@
+"""Judge made-up layers over two trees of a base: language runtimes and package databases."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baseimg_core.disk.impact.judge import Judge
+from baseimg_core.model.impact.verdict import Reason
+from tests.support.judging import base_change
+
+NODE = {"usr/bin/node": b"\x7fELF?", "bin/sh": b"sh"}
+ABI_108, ABI_115 = b"#define NODE_MODULE_VERSION 108\n", b"#define NODE_MODULE_VERSION 115\n"
+HEADER = "usr/local/include/node/node_version.h"
+DEBIAN_NODE = "usr/lib/x86_64-linux-gnu/libnode.so"
+
+
+def tree(root: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files below a directory; those in a ``bin`` directory are programs."""
+    root.mkdir()
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o755 if "bin" in path.parts else 0o644)
+    return root
+
+
+def judge(
+    work: Path, old: Mapping[str, bytes], new: Mapping[str, bytes], own: Mapping[str, bytes], *command: str
+) -> list[Reason]:
+    """Judge an application of one layer; the command defaults to a shell."""
+    change = base_change(tree(work / "old", old), tree(work / "new", new))
+    config: dict[str, Any] = {"Cmd": list(command or ("sh",)), "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]}
+    return Judge(change, {}).reasons([str(tree(work / "own", own))], config)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "module", "program"),
+    [
+        ("usr/lib/ruby/3.1.0/x.rb", "usr/lib/ruby/3.3.0/x.rb", "var/lib/gems/3.1.0/gems/a.rb", "ruby"),
+        ("usr/lib/ruby/3.1.0/x.rb", "usr/lib/ruby/3.3.0/x.rb", "app/vendor/bundle/ruby/3.1.0/a.rb", "ruby"),
+        (
+            "usr/local/lib/ruby/3.1.0/x.rb",
+            "usr/local/lib/ruby/3.3.0/x.rb",
+            "usr/local/bundle/extensions/x86_64-linux/3.1.0/a/a.so",
+            "ruby",
+        ),
+        ("usr/lib/php/20220829/a.so", "usr/lib/php/20240924/a.so", "usr/lib/php/20220829/own.so", "php"),
+        (
+            "usr/local/lib/php/extensions/no-debug-non-zts-20220829/a.so",
+            "usr/local/lib/php/extensions/no-debug-non-zts-20240924/a.so",
+            "usr/local/lib/php/extensions/no-debug-non-zts-20220829/own.so",
+            "php",
+        ),
+        (f"{DEBIAN_NODE}.108", f"{DEBIAN_NODE}.115", "app/node_modules/a/build/Release/a.node", "node"),
+        (f"{DEBIAN_NODE}.108", f"{DEBIAN_NODE}.115", "app/prebuilds/linux-x64/node.abi108.node", "node"),
+        (f"{DEBIAN_NODE}.108", f"{DEBIAN_NODE}.115", "app/lib/binding/node-v108-linux-x64/a.node", "node"),
+    ],
+)
+@pytest.mark.parametrize("is_started", [True, False])
+def test_modules_of_a_lost_runtime(
+    tmp_path: Path, old: str, new: str, module: str, program: str, is_started: bool
+) -> None:
+    base = {f"usr/bin/{program}": b"\x7f", "bin/sh": b"sh"}
+    command = (program, "-e", "1") if is_started else ()
+    reasons = judge(tmp_path, {old: b"", **base}, {new: b"", **base}, {module: b"\x7f"}, *command)
+    verdicts = {(reason.code, reason.verdict.value) for reason in reasons}
+    assert verdicts == {("runtime", "breaks" if is_started else "impaired")}
+    assert all(f"{module}/".startswith(reason.subject) for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("module", "content", "is_lost"),
+    [
+        ("app/build/Release/a.node", b"..node_register_module_v108..", True),
+        ("app/build/Release/a.node", b"..node_register_module_v115..", False),
+        ("app/build/Release/a.node", b"..napi_register_module_v1..", False),
+        ("app/build/Release/a.node", b"..napi_module_register..", False),
+        ("app/build/Release/a.node", b"..node_module_register..", True),
+        ("app/prebuilds/linux-x64/node.abi115.node", b"", False),
+        ("app/index.js", b"", False),
+    ],
+)
+def test_compiled_modules_of_node(tmp_path: Path, module: str, content: bytes, is_lost: bool) -> None:
+    """Official images have the same paths for every version: the header tells the ABI."""
+    old, new = {HEADER: ABI_108, **NODE}, {HEADER: ABI_115, **NODE}
+    reasons = judge(tmp_path, old, new, {module: content}, "node", "/app/index.js")
+    assert [(reason.code, reason.verdict.value) for reason in reasons] == [("runtime", "breaks")] * is_lost
+
+
+def test_an_update_of_node_with_the_same_abi(tmp_path: Path) -> None:
+    old, new = {HEADER: ABI_108, **NODE}, {HEADER: ABI_108 + b"// 18.20\n", **NODE}
+    assert judge(tmp_path, old, new, {"app/a.node": b"node_register_module_v108"}, "node") == []
+
+
+Relations = Mapping[int, list[str]]
+PROVIDES, REQUIRES, CONFLICTS = (1047, 1112, 1113), (1049, 1048, 1050), (1054, 1053, 1055)
+
+
+def rpm_database(path: Path, *packages: tuple[str, str, dict[tuple[int, int, int], tuple[str, int, str]]]) -> bytes:
+    """Return an ``rpmdb.sqlite`` with headers: names, versions with a release, one relation of each kind."""
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL)")
+        for name, version, relations in packages:
+            upstream, _, release = version.partition("-")
+            entries: list[tuple[int, int, bytes]] = [
+                (1000, 6, name.encode() + b"\0"),
+                (1001, 6, upstream.encode() + b"\0"),
+                (1002, 6, release.encode() + b"\0"),
+            ]
+            for (names, flags, versions), (other, flag, at) in relations.items():
+                entries += [
+                    (names, 8, other.encode() + b"\0"),
+                    (flags, 4, struct.pack(">I", flag)),
+                    (versions, 8, at.encode() + b"\0"),
+                ]
+            database.execute("INSERT INTO Packages (blob) VALUES (?)", (_header(entries),))
+    database.close()
+    return path.read_bytes()
+
+
+def _header(entries: list[tuple[int, int, bytes]]) -> bytes:
+    index, data = b"", b""
+    for tag, kind, value in sorted(entries, key=lambda entry: entry[1] != 4):  # numbers first: they are aligned
+        index += struct.pack(">4I", tag, kind, len(data), 1)
+        data += value
+    return struct.pack(">2I", len(entries), len(data)) + index + data
+
+
+RPM = "usr/lib/sysimage/rpm/rpmdb.sqlite"
+EQUAL = 8
+
+
+@pytest.mark.parametrize(
+    ("needs", "verdict"),
+    [
+        (("libx.so.1", 0, ""), "impaired"),
+        (("libx", EQUAL, "1-1"), "impaired"),
+        (("liby", EQUAL, "1-1"), "partly"),  # another release, as in updates
+        (("liby", 0, ""), ""),
+    ],
+)
+def test_relations_of_rpm_packages(tmp_path: Path, needs: tuple[str, int, str], verdict: str) -> None:
+    old = [("libx", "1-1", {PROVIDES: ("libx.so.1", 0, "")}), ("liby", "1-1", {})]
+    new = [("libx", "2-1", {PROVIDES: ("libx.so.2", 0, "")}), ("liby", "1-2", {})]
+    bases = [{RPM: rpm_database(tmp_path / name, *rows)} for name, rows in (("a", old), ("b", new))]
+    own = {RPM: rpm_database(tmp_path / "c", *old, ("app", "1-1", {REQUIRES: needs}))}
+    reasons = judge(tmp_path, bases[0], bases[1], own)
+    found = [(reason.code, reason.subject, reason.verdict.value) for reason in reasons]
+    assert found == [("relation", "app", verdict)] * bool(verdict)
+
+
+@pytest.mark.parametrize("path", ["var/lib/rpm/Packages", "usr/lib/sysimage/rpm/Packages.db", RPM])
+def test_a_database_that_cannot_be_read_is_not_checked(tmp_path: Path, path: str) -> None:
+    """Berkeley DB, ndb, and a damaged SQLite database."""
+    reasons = judge(tmp_path, {path: b"old"}, {path: b"new"}, {path: b"own"})
+    assert [(reason.code, reason.subject, reason.verdict.value) for reason in reasons] == [
+        ("unreadable", path, "not-checked")
+    ]
+    shutil.rmtree(tmp_path / "own")
+    for name in ("old", "new"):
+        shutil.rmtree(tmp_path / name)
+    assert judge(tmp_path, {path: b"old"}, {path: b"new"}, {"app/x": b""}) == []
