@@ -65,6 +65,7 @@ PURE = {
         "shlex",
         "stat",
         "string",
+        "struct",
         "textwrap",
     ),
     *("types", "typing", "unicodedata"),
