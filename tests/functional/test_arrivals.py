@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, VERSION_0, Lab, layer
+from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, SLEEP, VERSION_0, Lab, layer
 from tests.support.images import file
 from tests.support.minion import Minion
 
@@ -92,3 +92,59 @@ def test_a_delta_to_another_bundles_target_is_judged_when_it_is_staged(lab: Lab)
     lab.refused("image-breaks", "converge", BASE, "12.2", bundles)
     assert lab.converge(BASE, "12.2", bundles, accept=[LATE])["changed"]
     assert lab.version() == "12.2"
+
+
+def status(**versions: str) -> bytes:
+    """Return the status file of dpkg with packages that are installed."""
+    return b"\n".join(
+        f"Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: {version}\n".encode()
+        for name, version in versions.items()
+    )
+
+
+@pytest.fixture
+def packaged(lab: Lab) -> Lab:
+    """Load a base with two packages, and images of which one has its own copy of a file of each package."""
+    lists = [file(f"var/lib/dpkg/info/{name}.list", f"/etc/{name}/data\n".encode()) for name in ("ca", "tz")]
+    old, new = (
+        layer(
+            *(file(f"etc/{name}/data", version) for name in ("ca", "tz")), file("var/lib/dpkg/status", packages), *lists
+        )
+        for version, packages in ((b"1", status(ca="1.0", tz="2024")), (b"2", status(ca="2.0", tz="2025")))
+    )
+    lab.load({BASE: [BUSYBOX, old], NEW: [BUSYBOX, new]})
+    for name, members in (("gets", [file("app/run", b"")]), ("keeps", [file("etc/ca/data", b"own")])):
+        lab.load({f"corp/{name}:1": [BUSYBOX, old, layer(*members)]}, {"Cmd": ["sleep", "1000"]})
+    return lab
+
+
+def test_status_says_which_fixes_reach_each_container_after_a_restart(packaged: Lab) -> None:
+    lab = packaged
+    bundles = {"12.1": {"source": lab.bundle()}}
+    for name, image in (("gets", "gets"), ("keeps", "keeps"), ("left", "gets")):
+        lab.engine.start_container(f"corp/{image}:1", *SLEEP, name=name)
+    lab.engine.start_container("corp/gets:1", *SLEEP, name="mounts", binds=["certificates:/etc/ca"])
+    restart = {"mode": "restart", "settle": 0, "except": ["left"]}
+    lab.converge(BASE, "12.1", bundles, containers=restart)
+    lab.engine.start_container("corp/keeps:1", *SLEEP, name="late")
+    (base,) = lab.status(BASE)["bases"]
+    assert base["fixes"] == {"ca": "2.0", "tz": "2025"}
+    evidence = {
+        item["container"]: (item["version"], item["content"], item["missing"], item["judged"], item["verdict"])
+        for item in base["evidence"]
+    }
+    assert evidence == {
+        "gets": ("12.1", "current", [], "container", "effective"),
+        "keeps": ("12.1", "current", ["ca"], "container", "partly"),
+        "mounts": ("12.1", "current", ["ca"], "container", "partly"),
+        "left": ("12.0", "outdated", ["ca", "tz"], "", ""),
+        "late": ("12.1", "current", ["ca"], "image", "partly"),
+    }
+    reasons = {item["container"]: [reason["text"] for reason in item["reasons"]] for item in base["evidence"]}
+    assert reasons["keeps"] == ["does not arrive: own etc/ca/data"]
+    assert reasons["mounts"][0].startswith("the volume certificates is mounted over 1 changed path")
+    lines = lab.minion.modules["baseimg.summary"]()
+    assert (
+        "  partly  keeps: ca does not arrive: own etc/ca/data; rebuild the image if the fix is among these paths"
+        in lines
+    )

@@ -153,8 +153,8 @@ def test_relations_of_rpm_packages(tmp_path: Path, needs: tuple[str, int, str], 
     bases = [{RPM: rpm_database(tmp_path / name, *rows)} for name, rows in (("a", old), ("b", new))]
     own = {RPM: rpm_database(tmp_path / "c", *old, ("app", "1-1", {REQUIRES: needs}))}
     reasons = judge(tmp_path, bases[0], bases[1], own)
-    found = [(reason.code, reason.subject, reason.verdict.value) for reason in reasons]
-    assert found == [("relation", "app", verdict)] * bool(verdict)
+    relations = [(reason.code, reason.subject, reason.verdict.value) for reason in reasons]
+    assert relations == [("relation", "app", verdict)] * bool(verdict)
 
 
 @pytest.mark.parametrize("path", ["var/lib/rpm/Packages", "usr/lib/sysimage/rpm/Packages.db", RPM])

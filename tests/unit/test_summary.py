@@ -27,6 +27,7 @@ def status(**more: Any) -> dict[str, Any]:
         "containers": {"current": ["a"], "outdated": [], "unknown": []},
         "holds": [],
         "judged": [],
+        "evidence": [],
         "restarting": [],
         "running": "",
         **more,

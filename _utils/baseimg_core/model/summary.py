@@ -105,6 +105,11 @@ def _attention(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"{reason}: {_REMEDIES.get(reason) or 'salt-call baseimg.verify ' + status['base']}"
     for finding in sorted(status["judged"], key=lambda finding: _RANKS[finding["verdict"]]):
         yield f"{finding['verdict']}  {finding['image']}: {finding['subject']} {finding['text']}; {finding['remedy']}"
+    for item in status["evidence"]:
+        if item["content"] == "current" and item["missing"]:
+            reason = next((each for each in item["reasons"] if each["subject"] in item["missing"]), item["reasons"][0])
+            text = f"{reason['subject']} {reason['text']}; {reason['remedy']}"
+            yield f"{item['verdict']}  {item['container']}: {text}"
     for name in status["restarting"]:
         yield f"stopped  {name}: a restart stopped it, and it has not passed its gate since"
     for name in status["containers"]["outdated"]:

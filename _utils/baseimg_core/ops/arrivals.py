@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..context import Context
 from ..disk.impact import judgements
-from ..disk.impact.judgements import Judgements
+from ..disk.impact.judgements import Judged, Judgements
 from ..disk.impact.view import BaseOnDisk
 from ..disk.packages import databases
 from ..disk.stack.compare import compare
@@ -19,8 +19,8 @@ from ..disk.stack.directories import Stack
 from ..disk.store.layout import siblings
 from ..engine.base import Image
 from ..linux.oserrors import translate_os_errors
+from ..model.impact.evidence import Evidence
 from ..model.impact.overrides import ExpectedPath, ExpectedPaths
-from ..model.impact.verdict import Reason
 from ..model.policy.protection import protects
 from ..model.store.record import Generation, Record
 from . import bases, verdicts
@@ -33,10 +33,10 @@ def check_images(
     context: Context,
     nest: Nest,
     generation: Generation,
-    known: Mapping[str, Sequence[Reason]] | None = None,
+    known: Judged | None = None,
     passed: Mapping[str, list[str]] | None = None,
     save: bool = True,
-) -> Mapping[str, Sequence[Reason]]:
+) -> Judged | None:
     """
     Refuse a generation that breaks or impairs an image, unless it is accepted. Pristine content is never refused.
 
@@ -44,12 +44,12 @@ def check_images(
         context: The context of the operation; ``protection`` has the accepted verdicts.
         nest: The nest of the base.
         generation: A generation on this node. Judgements are recorded if it is live or prepared.
-        known: Reasons by ID of images that were judged with the bundles of this generation.
+        known: The judgements that were made with the bundles of this generation; ``None`` without them.
         passed: Keys of passed trials by image ID; they are recorded with the judgements.
         save: False to record nothing.
 
     Returns:
-        The reasons to refuse by image ID, accepted ones included.
+        The judgements, accepted ones included; ``None`` for pristine content.
 
     Raises:
         ImageBreaks: The start command of an image would fail.
@@ -58,17 +58,19 @@ def check_images(
     """
     base, record = nest.changing.base, nest.changing.record
     if not generation.number or not generation.id or 0 not in record.present:
-        return {}  # pristine, or no pristine content to compare with
+        return None  # pristine, or no pristine content to compare with
     judged = judgements.read(base.store.layout.judged)
-    for image_id, reasons in (known or {}).items():
-        judged.add(generation.id, image_id, reasons)
+    if known:
+        for image_id, reasons in known.reasons.items():
+            judged.add(generation.id, image_id, reasons)
+        judged.add_evidence(generation.id, known.evidence)
     if passed:
         judged.passed[generation.id] = dict(passed)
     acceptance = context.protection.acceptance(base.reference, base.chain_id)
     started, used = _started(context, nest, generation)
     images = [image for image in started if not protects(acceptance.patterns, image.id, image.tags)]
     build_judge = functools.cache(lambda: _build_judge(context, nest, generation))  # compares two directories
-    is_new = _judge(build_judge, generation, images, judged) or bool(known or passed)
+    is_new = _judge(context, build_judge, generation, images, judged) or bool(known or passed)
     is_live = generation is record.live
     refused = verdicts.Refusals(f"{base.reference} shows {generation.version}" if is_live else "", acceptance)
     for image in images:
@@ -79,7 +81,7 @@ def check_images(
     if acceptance.require and not is_live and not known:  # the fixes were not checked with the bundles
         others = [image for image in started if not image.height(generation.chain_id)]  # the target has its own fix
         verdicts.check_required(build_judge(), base, others, acceptance.require)
-    return judged.by_generation.get(generation.id, {})
+    return Judged(judged.by_generation.get(generation.id, {}), judged.evidence.get(generation.id, Evidence()))
 
 
 def _started(context: Context, nest: Nest, generation: Generation) -> tuple[list[Image], set[str]]:
@@ -99,12 +101,20 @@ def _build_judge(context: Context, nest: Nest, generation: Generation) -> ImageJ
 
 
 def _judge(
-    build_judge: Callable[[], ImageJudge], generation: Generation, images: Sequence[Image], judged: Judgements
+    context: Context,
+    build_judge: Callable[[], ImageJudge],
+    generation: Generation,
+    images: Sequence[Image],
+    judged: Judgements,
 ) -> bool:
-    """Judge the images that were not judged yet; return True if there were any."""
-    pending = [image for image in images if judged.reasons(generation.id, image.id) is None]
-    for image in pending:
-        judged.add(generation.id, image.id, build_judge().image(image).reasons)
+    """Judge the images that were not judged yet, and their containers; return True if there were any."""
+    pending = {image.id: image for image in images if judged.reasons(generation.id, image.id) is None}
+    if pending:
+        verdicts_by_id = {image.id: build_judge().image(image) for image in pending.values()}
+        for image_id, judgement in verdicts_by_id.items():
+            judged.add(generation.id, image_id, judgement.reasons)
+        containers = [each for each in context.engine.containers(True) if each.image_id in pending]
+        judged.add_evidence(generation.id, build_judge().evidence(verdicts_by_id, containers))
     return bool(pending)
 
 
@@ -122,5 +132,6 @@ def _changes(base: Base, record: Record, generation: Generation) -> Changes:
 def _save(context: Context, base: Base, record: Record, judged: Judgements) -> None:
     generations: Collection[str] = {generation.id for generation in record.generations.values()}
     images = {image.id for image in bases.images_on(context.engine, base.chain_id)}
+    containers = {container.id for container in context.engine.containers(True)}
     with translate_os_errors(base.store.layout.judged):
-        judged.save(base.store.layout.judged, generations, images)
+        judged.save(base.store.layout.judged, generations, images, containers)

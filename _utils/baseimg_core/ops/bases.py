@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..disk.containers import journal
 from ..disk.containers.upper import find_metacopy
 from ..disk.impact import judgements
+from ..disk.impact.judgements import Judgements
 from ..disk.legacy import node
 from ..disk.store import holds
 from ..disk.store.generations import Store
@@ -31,6 +32,7 @@ from ..model.policy import misspelling
 from ..model.stack import ids
 from ..model.store import generations
 from ..model.store.record import Generation, Record
+from . import evidence
 from .containers import usage
 
 
@@ -236,6 +238,7 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
     kept = [record.generations[number] for number in record.present]
     images = images_on(engine, base.chain_id)
     surveyed = usage.survey(engine, base, stored)
+    judged = judgements.read(base.store.layout.judged)
     users = surveyed.users
     reasons = {number: f"in use by {', '.join(names)}" for number, names in users.items()}
     _unused, reasons = generations.removable(record, 1, lambda: reasons)
@@ -255,18 +258,15 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "holds": active_holds(base),
         "path": base.directory,
         "generations": [
-            {
-                **_plain(generation),
-                "current": generation is current,
-                "kept": reasons.get(generation.number, ""),
-                "users": users.get(generation.number, []),
-            }
+            {**_plain(generation), "current": generation is current, **_kept(generation.number, users, reasons)}
             for generation in kept
         ],
         "in_use": generations.held(record, 1, users),
         "space": sum(generation.bytes for generation in kept if generation is not current),
         "images": [image.name for image in images],
-        "judged": _judged(base, current, images),
+        "judged": _refused(judged, current, images),
+        "fixes": judged.evidence[current.id].packages if current.id in judged.evidence else {},
+        "evidence": evidence.of_containers(judged, record, surveyed, images),
         "containers": surveyed.names(record.current),
     }
 
@@ -275,6 +275,10 @@ def _operation(base: Base) -> dict[str, Any]:
     """Return the operation that works on a base, and whether one crashed."""
     running = base.store.layer_lock.holder
     return {"interrupted": base.store.interrupted and not running, "running": running}
+
+
+def _kept(number: int, users: Mapping[int, list[str]], reasons: Mapping[int, str]) -> dict[str, Any]:
+    return {"kept": reasons.get(number, ""), "users": users.get(number, [])}
 
 
 def restarting(base: Base) -> list[str]:
@@ -288,9 +292,8 @@ def restarting(base: Base) -> list[str]:
     return sorted(noted.names[key] for key in noted.waiting)
 
 
-def _judged(base: Base, live: Generation, images: Iterable[Image]) -> list[dict[str, str]]:
+def _refused(judged: Judgements, live: Generation, images: Iterable[Image]) -> list[dict[str, str]]:
     """Return the images that break or are impaired over the live generation, each with its worst reason."""
-    judged = judgements.read(base.store.layout.judged)
     reasons = {image.name: judged.reasons(live.id, image.id) for image in images}
     return [{"image": name, **worst[0].as_dict()} for name, worst in reasons.items() if worst]
 

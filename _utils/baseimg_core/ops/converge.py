@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..context import Context
+from ..disk.impact.judgements import Judged
 from ..disk.store.layout import now
 from ..engine.base import Engine
 from ..errors import (
@@ -20,7 +21,6 @@ from ..errors import (
 )
 from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
-from ..model.impact.verdict import Reason
 from ..model.policy.pillar import Source
 from ..model.store import nests
 from ..model.store.hold import Hold
@@ -293,7 +293,7 @@ class Change:
         self.context, self.base, self.catalogue, self.policy, self.repair = context, base, catalogue, policy, repair
         self.version = bases.version_or_pristine(context.engine, base, version, catalogue.bundles)
         self.audit = tamper.Audit(base)
-        self.judged: Mapping[str, Sequence[Reason]] = {}
+        self.judged: Judged | None = None
         self.description: dict[str, Any] = {}
         self.masking: Masking | None = None
 

@@ -11,6 +11,7 @@ from ..context import Context
 from ..disk.impact import layer_scan
 from ..disk.impact.change import BaseChange
 from ..disk.impact.judge import Judge
+from ..disk.impact.judgements import Judged
 from ..disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile
 from ..disk.packages import databases
 from ..disk.stack.directories import Stack
@@ -19,6 +20,7 @@ from ..errors import DeltaMismatch, FixMissing, ImageBreaks, ImageImpaired, Laye
 from ..linux import processes
 from ..model.impact import config as configs
 from ..model.impact import overrides
+from ..model.impact.evidence import Evidence, finding
 from ..model.impact.overrides import ExpectedPaths, ShadowedPath
 from ..model.impact.path_class import IGNORED, PathClass
 from ..model.impact.verdict import Reason, Verdict, ranked, worst
@@ -179,6 +181,18 @@ class ImageJudge:
             self._containers[container.id] = judgement
         return {container.id: self._containers[container.id] for container in on_base}
 
+    def evidence(self, images: Mapping[str, Judgement], containers: Iterable[Container]) -> Evidence:
+        """Return the findings on images, by ID, and on containers."""
+        packages: dict[str, str] = {}
+        if changed := self._changes.packages:
+            packages = {**dict.fromkeys(changed.removed, ""), **changed.added}
+            packages.update({name: versions[1] for name, versions in changed.changed.items()})
+        return Evidence(
+            packages,
+            {key: finding(own.verdict, own.reasons, packages) for key, own in images.items()},
+            {key: finding(own.verdict, own.reasons, packages) for key, own in self.containers(containers).items()},
+        )
+
     def _container(self, container: Container, image: Image, mapped: Collection[bytes]) -> Judgement:
         own = (container.upper, *self._own(image)) if container.upper else self._own(image)
         return self._judged(own, container.config or image.config, container.arguments, container.volumes, mapped)
@@ -223,6 +237,7 @@ class ImageJudge:
         try:
             shadowed = self._shadows(own)
             reasons = [*self._judge.reasons(own, config, arguments, volumes, mapped), *self._split_packages(own)]
+            reasons += self._packages_below({**dict.fromkeys(configs.parse(config).volumes, ""), **volumes})
         except LayerUnsupported as exc:
             reason = Reason(Verdict.NOT_CHECKED, "unreadable", "layers", exc.message)
             return Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [exc.message])
@@ -242,6 +257,15 @@ class ImageJudge:
                 yield Reason(Verdict.PARTLY, "split-package", package, text)
             elif own_files:
                 yield Reason(Verdict.PARTLY, "shadowed", package, f"does not arrive: own {_paths(own_files)}")
+
+    def _packages_below(self, volumes: Mapping[str, str]) -> Iterator[Reason]:
+        """Yield packages whose new files volumes hide, some or all of them."""
+        hidden = {path for destination in volumes for path in self.paths_of(destination)}
+        for package in self._packages if hidden else ():
+            below = sorted(self.paths_of(package) & hidden)
+            if below:
+                text = f"does not arrive at {_paths(below)}: a volume is mounted there"
+                yield Reason(Verdict.PARTLY, "volume", package, text)
 
     def _shadows(self, own: tuple[str, ...]) -> Judgement:
         if own not in self._shadowed:
@@ -325,7 +349,7 @@ def build_image_judge(context: Context, nest: Nest, plan: Plan, catalogue: Catal
     return ImageJudge(base, nest.changing.record, changes, images)
 
 
-def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> dict[str, Sequence[Reason]]:
+def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> Judged:
     """
     Refuse a change that breaks or impairs an image or container on the base, unless it is accepted.
 
@@ -335,7 +359,7 @@ def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> dict[str,
         judge: The judge of its images.
 
     Returns:
-        The reasons by ID of each image that was judged.
+        The judgements.
 
     Raises:
         ImageBreaks: The start command of an image or a container would fail.
@@ -347,8 +371,9 @@ def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> dict[str,
     used = {container.image_id for container in containers}
     refused = Refusals("", acceptance)
     judged: dict[str, Sequence[Reason]] = {}
-    for image in judge.images:
-        if is_started(image, base, used) and not protects(acceptance.patterns, image.id, image.tags):
+    started = [image for image in judge.images if is_started(image, base, used)]
+    for image in started:
+        if not protects(acceptance.patterns, image.id, image.tags):
             judged[image.id] = judge.image(image).reasons
             refused.add(image.name, judged[image.id], image.id in used)
     by_id = {image.id: image for image in judge.images}
@@ -361,8 +386,8 @@ def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> dict[str,
         own = [reason for reason in own_judgements[container.id].reasons if reason not in known]
         refused.add(f"container {container.name}", own, True)
     refused.raise_if_any(base, judge.changes.version)
-    check_required(judge, base, [image for image in judge.images if is_started(image, base, used)], acceptance.require)
-    return judged
+    check_required(judge, base, started, acceptance.require)
+    return Judged(judged, judge.evidence({image.id: judge.image(image) for image in started}, containers))
 
 
 def is_started(image: Image, base: Base, used: Collection[str]) -> bool:

@@ -7,13 +7,25 @@ Each pair of image and generation is judged once: neither changes.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...linux import files
+from ...model.impact import evidence as model_evidence
+from ...model.impact.evidence import Evidence
 from ...model.impact.verdict import Reason, Verdict
 
 FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The judgements of one operation over one generation."""
+
+    #: Reasons by ID of each image that may be refused.
+    reasons: Mapping[str, Sequence[Reason]]
+    #: The findings on all images and containers.
+    evidence: Evidence
 
 
 @dataclass(slots=True)
@@ -24,6 +36,8 @@ class Judgements:
     by_generation: dict[str, dict[str, list[Reason]]] = field(default_factory=dict)
     #: Keys of the trials that passed, by generation ID and image ID.
     passed: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    #: The fixes that reach images and containers, by generation ID.
+    evidence: dict[str, Evidence] = field(default_factory=dict)
 
     def reasons(self, generation: str, image: str) -> list[Reason] | None:
         """Return the reasons to refuse an image over a generation; ``None`` if it was not judged."""
@@ -42,7 +56,16 @@ class Judgements:
         kept = [first[verdict] for verdict in (Verdict.BREAKS, Verdict.IMPAIRED) if verdict in first]
         self.by_generation.setdefault(generation, {})[image] = kept
 
-    def save(self, path: str, generations: Collection[str], images: Collection[str]) -> None:
+    def add_evidence(self, generation: str, evidence: Evidence) -> None:
+        """Record findings over a generation, beside those on other images and containers."""
+        known = self.evidence.setdefault(generation, Evidence())
+        known.packages = evidence.packages
+        known.images.update(evidence.images)
+        known.containers.update(evidence.containers)
+
+    def save(
+        self, path: str, generations: Collection[str], images: Collection[str], containers: Collection[str]
+    ) -> None:
         """
         Replace the file.
 
@@ -50,6 +73,7 @@ class Judgements:
             path: The path of the file.
             generations: IDs of the generations that are kept.
             images: IDs of the images that are kept.
+            containers: IDs of the containers that are kept.
         """
         judged = {
             generation: {
@@ -63,7 +87,16 @@ class Judgements:
             for generation, passed in self.passed.items()
             if generation in generations
         }
-        data = {"format": FORMAT, "judged": judged, "passed": passed}
+        evidence = {
+            generation: Evidence(
+                over.packages,
+                {image: finding for image, finding in over.images.items() if image in images},
+                {container: finding for container, finding in over.containers.items() if container in containers},
+            ).as_dict()
+            for generation, over in self.evidence.items()
+            if generation in generations
+        }
+        data = {"format": FORMAT, "judged": judged, "passed": passed, "evidence": evidence}
         files.save(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n")
 
 
@@ -80,7 +113,8 @@ def read(path: str) -> Judgements:
             str(generation): {str(image): [str(key) for key in keys] for image, keys in passed.items()}
             for generation, passed in raw.get("passed", {}).items()
         }
-        return Judgements(judged, passed)
+        evidence = {str(generation): model_evidence.parse(item) for generation, item in raw.get("evidence", {}).items()}
+        return Judgements(judged, passed, evidence)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Judgements()
 

@@ -66,12 +66,12 @@ def by_name(packages: Iterable[Package]) -> dict[str, Package]:
     return named
 
 
-def _tags(header: bytes, wanted: Collection[int]) -> dict[int, list[str | int]]:
+def _tags(header: bytes, selected: Collection[int]) -> dict[int, list[str | int]]:
     (entries,) = struct.unpack_from(">I", header)
     data = 8 + 16 * entries
     tags: dict[int, list[str | int]] = {}
     for tag, kind, offset, count in struct.iter_unpack(">4I", header[8:data]):
-        if tag not in wanted:
+        if tag not in selected:
             continue
         if kind == _INT32:
             tags[tag] = list(struct.unpack_from(f">{count}I", header, data + offset))
