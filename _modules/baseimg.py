@@ -786,11 +786,11 @@ def status(base=None, declared=False, full=False):
     generations that are not live), images on the base, those that were ``judged`` to break or to be impaired after they
     arrived, ``holds``, ``running`` (the process that works on the base; empty without one), ``interrupted`` (true if an
     operation crashed; the next one recovers), running containers by the content they run on, and ``restarting``
-    (containers that a restart stopped and that have not passed their gate since).
-    ``fixes`` has the new versions of the packages that the live generation changes, and ``evidence`` for each running
-    container the ``version`` that it has mounted, its ``content``, the packages of ``fixes`` that are ``missing`` in it, and
-    the ``verdict`` and ``reasons`` of the judgement before the swap (``judged``: of the ``container`` itself, or of its
-    ``image`` if it is newer). A record that cannot be read is an item with its ``path`` and an ``error``.
+    (containers that a restart stopped and that have not passed their gate since). ``fixes`` has the new versions of
+    the packages that the live generation changes, and ``evidence`` for each running container the ``version`` that
+    it has mounted, its ``content``, the packages of ``fixes`` that are ``missing`` in it, and the ``verdict`` and
+    ``reasons`` of the judgement before the swap (``judged``: of the ``container`` itself, or of its ``image`` if it
+    is newer). A record that cannot be read is an item with its ``path`` and an ``error``.
 
     CLI Example:
 
