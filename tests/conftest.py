@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.engine import Engine
 from tests.support.minion import Minion
+from tests.support.mounts import enter_new_namespace
 
 CI = os.environ.get("CI") == "true"
 
@@ -25,6 +26,9 @@ hypothesis.settings.load_profile("ci" if CI else "dev")
 def pytest_configure() -> None:
     # SIGTERM (a CI timeout, for example) stops the run's engines and unmounts its file systems, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A container that another worker starts would copy this worker's mounts, and a prune would wait for that copy.
+    if os.geteuid() == 0:
+        enter_new_namespace()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

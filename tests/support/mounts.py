@@ -1,4 +1,4 @@
-"""mount(2), umount2(2), and the mounts below a directory."""
+"""mount(2), umount2(2), a mount namespace of one's own, and the mounts below a directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 MS_RDONLY = 0x1
 MS_REMOUNT = 0x20
 MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_SLAVE = 0x80000
 MNT_DETACH = 0x2
+CLONE_NEWNS = 0x20000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -19,6 +22,14 @@ def mount(source: bytes, target: bytes, kind: bytes = b"", flags: int = 0, optio
     if _libc.mount(source, target, kind, ctypes.c_ulong(flags), options) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"mount {kind!r} {options!r}: {os.strerror(code)}", target)
+
+
+def enter_new_namespace() -> None:
+    """Give this thread, and what it starts, mounts of its own; a mount that the machine makes later still arrives."""
+    if _libc.unshare(CLONE_NEWNS) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"unshare: {os.strerror(code)}")
+    mount(b"none", b"/", flags=MS_REC | MS_SLAVE)
 
 
 def unmount(target: bytes) -> None:
