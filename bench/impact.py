@@ -26,8 +26,8 @@ from baseimg_core.disk.bundle import writer  # noqa: E402
 from baseimg_core.disk.stack.compare import compare  # noqa: E402
 from baseimg_core.disk.stack.directories import Stack  # noqa: E402
 from baseimg_core.model.bundle.manifest import ImageRef  # noqa: E402
+from baseimg_core.model.policy.image_policy import DeclaredBundles  # noqa: E402
 from baseimg_core.model.policy.pillar import Source  # noqa: E402
-from baseimg_core.model.policy.protection import DeclaredBundles  # noqa: E402
 from baseimg_core.model.stack.ids import chain_id  # noqa: E402
 from baseimg_core.ops import impact  # noqa: E402
 from tests.support.images import digest  # noqa: E402

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from .engine.base import Engine, Place
 from .linux.pace import Pace
+from .model.policy.image_policy import Protection
 from .model.policy.pillar import Source, Trust
-from .model.policy.protection import Protection
 from .progress import Progress
 
 GRACE = 900  # seconds

@@ -22,8 +22,8 @@ from .engine.base import Engine
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
 from .model.containers import policy as container_policy
 from .model.diagnosis import Check
+from .model.policy import image_policy, reference
 from .model.policy import pillar as policy_pillar
-from .model.policy import protection, reference
 from .ops import doctor, job_terms, preview, status
 from .ops.preview import Goal
 from .redact import redact_url, redacted_logs
@@ -131,7 +131,7 @@ class Minion:
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy_pillar.Trust()
         # an invalid pillar must not block operations that do not need pillar, for example a rollback
-        rules = protection.protection(protect, self.declared()["bases"], accept) if trust else protection.Protection()
+        rules = image_policy.parse(protect, self.declared()["bases"], accept) if trust else image_policy.Protection()
         bases = self.declared_bases()
         below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
         versions = {name: (base["chain_id"] or name, base["version"]) for name, base in bases.items()}
@@ -265,9 +265,9 @@ class Minion:
             engine, [Goal(name, base["version"], {}, base["chain_id"]) for name, base in bases.items()]
         )
 
-    def bundles(self, base: str, bundle: object) -> protection.DeclaredBundles | None:
+    def bundles(self, base: str, bundle: object) -> image_policy.DeclaredBundles | None:
         """Return the bundles to judge: ``bundle`` (a path, URL or version), by default those in pillar."""
-        declared = protection.declared_bundles(base, bundle, self.declared()["bases"])
+        declared = image_policy.declared_bundles(base, bundle, self.declared()["bases"])
         return declared and replace(declared, bundles=self.with_digests(declared.bundles))
 
     def fetch(self, source: policy_pillar.Source) -> str:

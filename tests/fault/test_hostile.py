@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from baseimg_core.disk.bundle.reader import Bundle
 from baseimg_core.disk.store import index
 from baseimg_core.errors import BaseimgError, BundleInvalid, BundleMismatch, DigestMismatch
+from baseimg_core.model.policy.image_policy import DeclaredBundles
 from baseimg_core.model.policy.pillar import Source
-from baseimg_core.model.policy.protection import DeclaredBundles
 from baseimg_core.ops import converge, impact
 from tests.support.forge import END, Forge, device, entry, link, tar, xattr
 from tests.support.images import digest

@@ -72,7 +72,7 @@ def is_killed_at(point: str, work: Callable[[], object]) -> bool:
             os.kill(os.getpid(), signal.SIGKILL)
 
     status = in_child(work, trace)
-    assert status == 0 or os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+    assert status == 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL), status
     return status != 0
 
 
@@ -179,9 +179,7 @@ def test_prune(node, point):
     for version in ("12.1", "12.2", "12.0", "12.2"):
         node.converge(version)
     # a generation stays, and no point is reached, while another process's new mount namespace has a copy of a mount
-    wait_until(
-        lambda: is_killed_at(point, lambda: prune.prune(node.context, BASE, 0, False)), f"prune reaches {point}"
-    )
+    wait_until(lambda: is_killed_at(point, lambda: prune.prune(node.context, BASE, 0, False)), f"prune reaches {point}")
     check_live_version(node, "12.2")
 
     def pruned() -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from baseimg_core.errors import FixMissing
-from baseimg_core.model.policy.protection import Acceptance, Protection
+from baseimg_core.model.policy.image_policy import Acceptance, Protection
 from baseimg_core.ops import impact
 from tests.support.nests import NestNode, files
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from baseimg_core.errors import BaseAmbiguous, DeclarationContradictory, NoWayBack
-from baseimg_core.model.policy.protection import DeclaredBundles
+from baseimg_core.model.policy.image_policy import DeclaredBundles
 from baseimg_core.ops import bases, contents, impact, prune, status
 from tests.support.kernel import differences, show
 from tests.support.nests import NestNode, files

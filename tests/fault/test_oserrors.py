@@ -27,8 +27,8 @@ from baseimg_core.errors import BaseimgError, BundleInvalid, SourceUnreadable, S
 from baseimg_core.linux import syscalls
 from baseimg_core.linux.files import remove_tree
 from baseimg_core.linux.oserrors import translate_os_errors
+from baseimg_core.model.policy.image_policy import DeclaredBundles
 from baseimg_core.model.policy.pillar import Source
-from baseimg_core.model.policy.protection import DeclaredBundles
 from baseimg_core.ops import adopt, bases, build, converge, hold, impact, import_legacy, prune, verify
 from baseimg_core.ops.containers import give_up
 from tests.support import legacy

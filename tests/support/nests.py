@@ -14,8 +14,8 @@ from baseimg_core.disk.packages import databases
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.model.bundle.manifest import ImageRef
+from baseimg_core.model.policy.image_policy import DeclaredBundles, Protection
 from baseimg_core.model.policy.pillar import Source
-from baseimg_core.model.policy.protection import DeclaredBundles, Protection
 from baseimg_core.model.stack.ids import chain_id
 from baseimg_core.ops import bases, preview
 from baseimg_core.ops import converge as ops_converge

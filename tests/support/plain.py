@@ -137,7 +137,7 @@ class PlainEngine:
                 return image.directories[:height]
         return None
 
-    def layers(self) -> Iterator[str]:
+    def layer_homes(self) -> Iterator[str]:
         for path in sorted(self.root.iterdir()):
             yield str(path)
 

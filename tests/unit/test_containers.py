@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from baseimg_core.disk.containers import journal
 from baseimg_core.disk.containers.journal import Journal
 from baseimg_core.errors import ArgumentInvalid, RecordInvalid
-from baseimg_core.model.containers.plan import Restarts, decide
+from baseimg_core.model.containers.plan import Restarts, plan_restarts
 from baseimg_core.model.containers.policy import Policy, Probe, Selector, parse
 
 RESTART = Policy("restart")
@@ -52,7 +52,7 @@ def plan(
     *containers: FakeContainer, unknown: Sequence[str] = (), concerned: Sequence[str] | None = None, **policy: Any
 ) -> Any:
     ids = [container.id for container in containers] if concerned is None else concerned
-    return decide(containers, ids, unknown, parse({"mode": "restart", **policy}))
+    return plan_restarts(containers, ids, unknown, parse({"mode": "restart", **policy}))
 
 
 class TestPolicy:
@@ -295,7 +295,7 @@ class TestLaws:
     def test_every_container_has_one_fate(
         self, node: list[FakeContainer], concerned: set[str], unknown: set[str], policy: Policy
     ) -> None:
-        decided = decide(node, concerned, unknown & concerned, policy)
+        decided = plan_restarts(node, concerned, unknown & concerned, policy)
         planned = [container.id for container in decided.containers]
         assert len(planned) == len(set(planned))
         assert set(planned) | set(decided.left) >= concerned
@@ -307,7 +307,7 @@ class TestLaws:
     def test_nobody_is_touched_who_must_not_be(
         self, node: list[FakeContainer], concerned: set[str], policy: Policy
     ) -> None:
-        decided = decide(node, concerned, [], policy)
+        decided = plan_restarts(node, concerned, [], policy)
         for container in decided.containers:
             assert container.state == "running"
             assert not container.auto_remove
@@ -318,7 +318,7 @@ class TestLaws:
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
     def test_nobody_loses_its_network(self, node: list[FakeContainer], concerned: set[str], policy: Policy) -> None:
         """A container restarts after its namespace owner, in the same group, and only if the owner runs."""
-        decided = decide(node, concerned, [], policy)
+        decided = plan_restarts(node, concerned, [], policy)
         known = {container.id: container for container in node}
         groups = [group for batch in names(decided) for group in batch]
         for container in node:
@@ -334,7 +334,7 @@ class TestLaws:
     def test_batches_are_no_larger_than_allowed(
         self, node: list[FakeContainer], concerned: set[str], policy: Policy
     ) -> None:
-        for batch in decide(node, concerned, [], policy).batches:
+        for batch in plan_restarts(node, concerned, [], policy).batches:
             assert len(batch) == 1 or sum(map(len, batch)) <= policy.parallel
             assert all(batch)
 
@@ -352,7 +352,7 @@ class TestLaws:
             )
             for make_container in node
         ]
-        decided = decide(alone, concerned, [], policy)
+        decided = plan_restarts(alone, concerned, [], policy)
         place = home(decided)
         for container in decided.containers:
             needs = {part.partition(":")[0] for part in container.labels[COMPOSE + "depends_on"].split(",")}
@@ -368,9 +368,9 @@ class TestLaws:
     def test_the_order_in_which_the_engine_lists_them_does_not_matter(
         self, node: list[FakeContainer], concerned: set[str], policy: Policy, random: Any
     ) -> None:
-        decided = decide(node, concerned, [], policy)
+        decided = plan_restarts(node, concerned, [], policy)
         random.shuffle(node)
-        again = decide(node, concerned, [], policy)
+        again = plan_restarts(node, concerned, [], policy)
         assert (again.batches, again.left) == (decided.batches, decided.left)
 
 

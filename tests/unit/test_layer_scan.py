@@ -18,8 +18,8 @@ from baseimg_core.engine.base import Image
 from baseimg_core.errors import LayerUnsupported
 from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.impact.overrides import ExpectedPath, ExpectedPaths, LayerEntry
+from baseimg_core.model.policy.image_policy import DeclaredBundles
 from baseimg_core.model.policy.pillar import Source
-from baseimg_core.model.policy.protection import DeclaredBundles
 from baseimg_core.model.stack.entry import Entry, Kind
 from baseimg_core.model.stack.ids import chain_id
 from baseimg_core.model.stack.overlay import Mark

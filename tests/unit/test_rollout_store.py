@@ -123,7 +123,7 @@ class TestJournal:
         record.add_action(AT, "ops", "resumed")
         record.declare({"version": "3"})
         store.save(record)
-        monkeypatch.setattr(rollout_store.files, "discard", lambda path: None)  # killed before the discard
+        monkeypatch.setattr(rollout_store.files, "unlink_if_exists", lambda path: None)  # killed before that
         store._snapshot(record)
         assert (Path(store.home) / "1.journal").exists()
         assert store.read("1") == record

@@ -234,7 +234,7 @@ class Engine(Protocol):
     def unread_stores(self) -> list[str]:
         """Describe the stores of this engine that hold layers and that baseimg does not read."""
 
-    def layers(self) -> Iterator[str]:
+    def layer_homes(self) -> Iterator[str]:
         """Yield every layer's directory (the parent of its ``diff``)."""
 
     def chain(self, chain_id: str) -> Sequence[str] | None:

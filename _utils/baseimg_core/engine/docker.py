@@ -184,7 +184,7 @@ class Docker:
         """Return nothing: the engine has one store."""
         return []
 
-    def layers(self) -> Iterator[str]:
+    def layer_homes(self) -> Iterator[str]:
         """Yield every layer's directory."""
         with os.scandir(self.layers_root) as entries:
             for entry in entries:

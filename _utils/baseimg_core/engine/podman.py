@@ -56,7 +56,7 @@ class Podman(Docker):
     def _open(self, info: Mapping[str, Any]) -> None:
         self.layers_root = os.path.join(info["store"]["graphRoot"], "overlay")
         self._records = os.path.join(info["store"]["graphRoot"], "overlay-layers")
-        for layer in self.layers():
+        for layer in self.layer_homes():
             if os.path.isdir(os.path.join(layer, "composefs-data")):
                 raise StorageUnsupported(
                     f"the engine keeps the content of {layer} in composefs-data, so diff shows nothing of it",

@@ -123,7 +123,7 @@ class Snapshots:
             if count and name != SNAPSHOTTER
         ]
 
-    def layers(self) -> Iterator[str]:
+    def layer_homes(self) -> Iterator[str]:
         """Yield every snapshot's directory (the parent of its ``fs``)."""
         with os.scandir(self.root) as entries:
             for entry in entries:
@@ -182,9 +182,9 @@ class OnSnapshots:
         """Describe the other snapshotters that hold layers of this namespace."""
         return self._snapshots.unread_stores()
 
-    def layers(self) -> Iterator[str]:
+    def layer_homes(self) -> Iterator[str]:
         """Yield every layer's directory."""
-        return self._snapshots.layers()
+        return self._snapshots.layer_homes()
 
     def chain(self, chain_id: str) -> Sequence[str] | None:
         """Return the directories of a chain of layers, bottom first; ``None`` if they are not unpacked."""

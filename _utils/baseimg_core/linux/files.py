@@ -76,7 +76,7 @@ def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
             os.fsync(out.fileno())
         os.rename(temporary, path)
     except BaseException:
-        discard(temporary)
+        unlink_if_exists(temporary)
         raise
     sync_directory(os.path.dirname(path))
 
@@ -215,13 +215,13 @@ def overwrite(path: str, data: bytes) -> None:
         os.close(descriptor)
 
 
-def discard(path: str) -> None:
+def unlink_if_exists(path: str) -> None:
     """Delete a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
-def remove(path: str) -> int:
+def remove_any(path: str) -> int:
     """Remove a file, a symlink or a directory tree, and return the content bytes freed."""
     try:
         st = os.lstat(path)
@@ -370,28 +370,28 @@ class Copier:
         self.clones = self._share = share
         self._pace = pace
 
-    def copy(self, source: int, target: int, size: int) -> None:
+    def copy(self, source_fd: int, target_fd: int, size: int) -> None:
         """
         Copy an open file to an empty open file.
 
         Args:
-            source: Descriptor of the file to read.
-            target: Descriptor of the empty file.
+            source_fd: Descriptor of the file to read.
+            target_fd: Descriptor of the empty file.
             size: Size of the source in bytes.
         """
-        if not size or (self.clones and self._clone(source, target)):
+        if not size or (self.clones and self._clone(source_fd, target_fd)):
             return
         if size <= _SMALL:
-            write_all(target, os.read(source, size))
-            self._written(target, 0, size)
+            write_all(target_fd, os.read(source_fd, size))
+            self._written(target_fd, 0, size)
             return
-        if not (self._share and self._copy_range(source, target, size)):
-            offset = os.lseek(source, 0, os.SEEK_SET)
-            while data := os.read(source, CHUNK):
-                write_sparse(target, data)
-                self._written(target, offset, len(data))
+        if not (self._share and self._copy_range(source_fd, target_fd, size)):
+            offset = os.lseek(source_fd, 0, os.SEEK_SET)
+            while data := os.read(source_fd, CHUNK):
+                write_sparse(target_fd, data)
+                self._written(target_fd, offset, len(data))
                 offset += len(data)
-        os.ftruncate(target, size)  # a hole at the end was not written
+        os.ftruncate(target_fd, size)  # a hole at the end was not written
 
     def _written(self, target: int, offset: int, count: int) -> None:
         if self._pace:

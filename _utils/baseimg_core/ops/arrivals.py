@@ -21,7 +21,7 @@ from ..engine.base import Image
 from ..linux.oserrors import translate_os_errors
 from ..model.impact.evidence import Evidence
 from ..model.impact.overrides import ExpectedPath, ExpectedPaths
-from ..model.policy.protection import protects
+from ..model.policy.image_policy import protects
 from ..model.store.record import Generation, Record
 from . import bases, verdicts
 from .bases import Base

@@ -96,7 +96,7 @@ def locate_all(engine: Engine, name: str, chain_id: str | None = None) -> list[B
     """
     first = locate(engine, name, chain_id)
     by_chain_id = {first.chain_id: first}
-    for layer in () if chain_id or ids.is_digest(name) else engine.layers():
+    for layer in () if chain_id or ids.is_digest(name) else engine.layer_homes():
         with contextlib.suppress(BaseimgError):  # an unreadable record has no name, and status reports it
             record = Store(layer).read()
             if record and record.chain_id not in by_chain_id and name in (record.reference, *record.names):
@@ -106,7 +106,7 @@ def locate_all(engine: Engine, name: str, chain_id: str | None = None) -> list[B
 
 def _by_record(engine: Engine, name: str) -> Base:
     unreadable: list[BaseimgError] = []
-    for layer in engine.layers():
+    for layer in engine.layer_homes():
         try:
             record = Store(layer).read()
         except BaseimgError as exc:  # it may be this base's record: raise it if no other record matches
@@ -378,7 +378,7 @@ def recorded(engine: Engine) -> list[Base]:
 def survey(engine: Engine) -> list[dict[str, Any]]:
     """Return the status of every base with a record. A failure becomes that base's status."""
     statuses: list[dict[str, Any]] = []
-    for layer in engine.layers():
+    for layer in engine.layer_homes():
         try:
             if record := Store(layer).read():
                 statuses.append(status(engine, by_chain(engine, record.chain_id, record.reference, record.diff_ids)))
@@ -410,7 +410,7 @@ def version_or_pristine(engine: Engine, base: Base, version: str, bundles: Colle
 
 
 def _read_records(engine: Engine) -> Iterator[Record]:
-    for layer in engine.layers():
+    for layer in engine.layer_homes():
         record = Store(layer).read()
         if record:
             yield record

@@ -22,7 +22,7 @@ from ..model.stack import ids
 from ..model.store.record import Record
 from . import bases
 from .bases import Base
-from .plan import Catalogue, decide
+from .plan import Catalogue, plan_route
 
 
 def find_bases(engine: Engine, name: str, version: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
@@ -121,7 +121,7 @@ def check_all_reach(
         record = base.store.read()
         reason = ""
         try:
-            decide(record or bases.initial_record(context.engine, base), version, catalogue)
+            plan_route(record or bases.initial_record(context.engine, base), version, catalogue)
         except BaseimgError as exc:
             reason, failed = f": {exc.message}", True
         descriptions.append(f"{_describe(context.engine, name, base, record)}{reason}")

@@ -25,17 +25,16 @@ from ..model.policy.pillar import Source
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import aliases, arrivals, bases, contents, coverage, impact, prove, prune, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, coverage, impact, prove, prune, record_repair, swap, tamper, verdicts
 from . import hold as ops_hold
 from . import nest as ops_nest
-from . import repair as ops_repair
 from .bases import Base
 from .containers import restart
 from .containers import trial as trials
 from .containers.restart import Outcome
 from .masking import Masking, masking_of
 from .nest import Nest
-from .plan import Catalogue, Plan, check_pristine, confirmed, decide, known_damage, open_bundle
+from .plan import Catalogue, Plan, check_pristine, confirmed, known_damage, open_bundle, plan_route
 from .stage import check_preconditions as check_staging
 from .stage import discarding, stage
 
@@ -301,7 +300,7 @@ class Change:
         """Run the operation and return its result; ``action`` names it in the history."""
         context, base = self.context, self.base
         swap.start_stopped(context, base, self.policy)
-        rebuilt = self.repair and ops_repair.heal_record(context, base)
+        rebuilt = self.repair and record_repair.heal_record(context, base)
         damaged = self.repair and tamper.detect(context, base, self.audit)
         swap.drop_unfinished(context, base)
         record = base.store.read() or bases.initial_record(context.engine, base)
@@ -309,7 +308,7 @@ class Change:
             result = self._unchanged(record)
             if result:
                 return {**result, "repaired": rebuilt}
-        if self.version != record.live.version and (hold := ops_hold.blocking(base, self.version)):
+        if self.version != record.live.version and (hold := ops_hold.blocking_hold(base, self.version)):
             return swap.held_result(context, base, record, self.policy, hold, action)
         if action == "converge":
             aliases.check_aliases(context, base, self.version)
@@ -342,11 +341,11 @@ class Change:
         record = self.base.store.recover() or bases.initial_record(self.context.engine, self.base)
         if self.version != record.live.version:
             ops_hold.check_not_held(self.base, self.version)
-        steps = self.decide(record)
+        steps = self.plan_from_sound(record)
         swap.check_preconditions(self.context, self.base, record, steps)
         return Nest(self.context, self.base, record, targets(steps, self.catalogue))
 
-    def decide(self, record: Record) -> Plan:
+    def plan_from_sound(self, record: Record) -> Plan:
         """
         Plan with sound generations only. Compare each generation of the plan with its index.
 
@@ -359,7 +358,7 @@ class Change:
         if damage and record.current:
             return Plan(self.version, record.live)
         while True:
-            plan = decide(record, self.version, self.catalogue)
+            plan = plan_route(record, self.version, self.catalogue)
             generation = plan.generation or plan.start
             assert generation is not None  # a plan has a generation or a start
             stays = plan.generation is record.live and not plan.same_content
@@ -387,7 +386,7 @@ class Change:
     def check_ahead(self, record: Record) -> Nest:
         """Fetch bundles and compare generations, before the lock. Damage that this finds is saved."""
         try:
-            steps = self.decide(record)
+            steps = self.plan_from_sound(record)
             swap.check_preconditions(self.context, self.base, record, steps)
             check_staging(self.context, self.base, record, steps, self.catalogue)
             nest = Nest(self.context, self.base, record, targets(steps, self.catalogue))
@@ -407,7 +406,7 @@ class Change:
         """Return the generation to show: an existing one, or a new one from a sound start. Needs the lock."""
         self._prove_kept(record)
         while True:
-            plan = self.decide(record)
+            plan = self.plan_from_sound(record)
             if plan.generation:
                 if plan.same_content:
                     self._take_over(record, plan.generation)

@@ -299,7 +299,7 @@ def _newest_swap(node: MinionFacts) -> str:
     """Return the time of the newest swap on this node; empty without one."""
     times = [""]
     try:
-        for layer in node.connect().layers():
+        for layer in node.connect().layer_homes():
             record = Store(layer).read()
             times += [generation.activated for generation in record.generations.values()] if record else []
     except BaseimgError:

@@ -98,9 +98,9 @@ def add(base: Base, hold: Hold) -> bool:
     return True
 
 
-def blocking(base: Base, version: str) -> Hold | None:
+def blocking_hold(base: Base, version: str) -> Hold | None:
     """Return the active hold on a version of a base; ``None`` without one."""
-    return model_hold.blocking(stored.read(base.store.layout.holds), version, now())
+    return model_hold.blocking_hold(stored.read(base.store.layout.holds), version, now())
 
 
 def check_not_held(base: Base, version: str) -> None:
@@ -110,7 +110,7 @@ def check_not_held(base: Base, version: str) -> None:
     Raises:
         BaseHeld: The version is held on this node.
     """
-    if hold := blocking(base, version):
+    if hold := blocking_hold(base, version):
         raise BaseHeld(f"{base.reference}: {hold}")
 
 

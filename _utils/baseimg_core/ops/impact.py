@@ -11,9 +11,9 @@ from ..engine.base import Container, Engine, Image
 from ..errors import BaseimgError, BundleMismatch, VersionUnknown
 from ..model.impact import config as configs
 from ..model.impact.verdict import Reason, Verdict
-from ..model.policy.protection import DeclaredBundles
+from ..model.policy.image_policy import DeclaredBundles
 from ..model.store.record import Record
-from . import bases, protection, verdicts
+from . import bases, protected_images, verdicts
 from .bases import Base
 from .containers import usage
 from .containers.usage import Usage
@@ -126,7 +126,7 @@ def _images(
     containers: list[dict[str, Any]],
     judged: Mapping[str, Judgement],
 ) -> list[dict[str, Any]]:
-    protected = {image.id for image in protection.protected(context, base, users)}
+    protected = {image.id for image in protected_images.protected(context, base, users)}
     return [
         {
             **_image(image, base, image.id in protected, containers),

@@ -284,7 +284,7 @@ class Nest:
         members: dict[str, Member] = {}
         own = {os.path.dirname(directory) for directory in (base.directory, *base.lower)}
         # containerd takes two commands to tell an image's directories, so they are read only if one can matter
-        others = any(layer not in own and self._is_recorded(layer) for layer in engine.layers())
+        others = any(layer not in own and self._is_recorded(layer) for layer in engine.layer_homes())
         for image in bases.images_on(engine, base.chain_id):
             if not others and not set(versions).intersection(image.chain_ids):
                 continue

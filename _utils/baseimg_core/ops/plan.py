@@ -200,7 +200,7 @@ def known_damage(record: Record, version: str, catalogue: Catalogue) -> str:
     return live.damage or "out-of-band changes"
 
 
-def decide(record: Record, version: str, catalogue: Catalogue) -> Plan:
+def plan_route(record: Record, version: str, catalogue: Catalogue) -> Plan:
     """
     Plan the shortest route from a sound generation to ``version``.
 

@@ -112,10 +112,10 @@ def _prepare(change: Change, waiters: _Waiters) -> dict[str, Any]:
     context, base = change.context, change.base
     swap.drop_unfinished(context, base)
     record = base.store.read() or bases.initial_record(context.engine, base)
-    if change.version != record.live.version and (hold := ops_hold.blocking(base, change.version)):
+    if change.version != record.live.version and (hold := ops_hold.blocking_hold(base, change.version)):
         return _result(change, record, record.live, hold=hold)
     aliases.check_aliases(context, base, change.version)
-    plan = change.decide(record)
+    plan = change.plan_from_sound(record)
     if plan.generation is record.live:
         return _result(change, record, record.live)
     locked = ops_nest.locked(context, change.check_ahead(record), change.read_locked)

@@ -24,9 +24,8 @@ from ..model.policy.pillar import Source
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import ASSUMED, Generation, Record
-from . import aliases, arrivals, bases, contents, coverage, impact, prune, stage, swap, tamper, verdicts
+from . import aliases, arrivals, bases, contents, coverage, impact, prune, record_repair, stage, swap, tamper, verdicts
 from . import hold as ops_hold
-from . import repair as ops_repair
 from .bases import Base
 from .containers import restart, runner
 from .converge import Change, targets
@@ -161,13 +160,13 @@ class Preview:
         differences: Mapping[str, BaseDifference],
     ) -> None:
         self._context, self._goal, self.base, self._catalogue = context, goal, base, catalogue
-        self._rebuilt = ops_repair.rebuild_record(context.engine, base) if goal.repair else None
+        self._rebuilt = record_repair.rebuild_record(context.engine, base) if goal.repair else None
         self._on_disk = self._rebuilt or base.store.read() or bases.initial_record(context.engine, base)
         self.record = copy.deepcopy(foreseen.get(os.path.dirname(base.directory))) or self._on_disk
         change = Change(context, base, goal.version, self._catalogue, goal.policy, goal.repair)
         is_real = self.record.current in self._on_disk.generations  # a foreseen mask is sound
         self._damaged = goal.repair and is_real and tamper.audit_live(base, self.record, change.audit)
-        self._steps = change.decide(self.record)
+        self._steps = change.plan_from_sound(self.record)
         self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), foreseen)
         self._judge = (
             None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)
@@ -197,7 +196,7 @@ class Preview:
     def hold(self) -> Hold | None:
         """The hold that stops the converge; ``None`` without one."""
         version = self._goal.version
-        return None if version == self.record.live.version else ops_hold.blocking(self.base, version)
+        return None if version == self.record.live.version else ops_hold.blocking_hold(self.base, version)
 
     @property
     def restarts(self) -> dict[str, Any]:
@@ -271,7 +270,7 @@ class Preview:
             **impact.describe(context, steps, catalogue, self._judge, images),
             "images": [image.name for image in images],
             "containers": bases.containers(context.engine, self.base, self._on_disk, self._number),
-            "protected": swap.protected_images(context, self.base, self.record, images),
+            "protected": swap.later_protected_images(context, self.base, self.record, images),
             "warnings": swap.warnings_of(steps.generation),
             "kept": self.masking.kept(),
             "masked": self.masking.masked() if is_swap else [],

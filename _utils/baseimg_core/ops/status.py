@@ -99,7 +99,7 @@ def _seconds(at: str) -> float:
 
 def record_fingerprints(engine: Engine) -> dict[str, Any]:
     """Return the fingerprints of each layer's record and holds. They change with every write."""
-    stores = {layer: Store(layer) for layer in engine.layers()}
+    stores = {layer: Store(layer) for layer in engine.layer_homes()}
     return {
         layer: (files.fingerprint(store.layout.state), files.fingerprint(store.layout.holds))
         for layer, store in stores.items()

@@ -15,7 +15,7 @@ from ..linux import probe
 from ..model.containers.policy import Policy
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import bases, protection
+from . import bases, protected_images
 from .bases import Base
 from .containers import restart, runner
 from .containers.restart import CompletedSwap, Outcome
@@ -57,7 +57,7 @@ def check_preconditions(context: Context, base: Base, record: Record, plan: Plan
         plan: The planned change.
     """
     if plan.generation is None or plan.generation.number not in (0, record.current):
-        protection.check_not_protected(context, base)
+        protected_images.check_not_protected(context, base)
     if plan.generation is None:
         probe.check_features(os.path.dirname(base.directory))
     bases.check_swappable(context.engine, base)
@@ -175,7 +175,7 @@ def result_of(
         "generation": current.number,
         "images": [image.name for image in images],
         "containers": bases.containers(context.engine, base, base.store.read(), record.current),
-        "protected": protected_images(context, base, record, images),
+        "protected": later_protected_images(context, base, record, images),
         "warnings": warnings_of(current),
         "restart": restarted.as_dict(),
     }
@@ -209,7 +209,7 @@ def held_result(
     return {**planned, **result, "held": str(hold), "restart": {**result["restart"], "batches": []}}
 
 
-def protected_images(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
+def later_protected_images(context: Context, base: Base, record: Record, images: list[Image]) -> list[str]:
     """
     Return protected images that were created after the change. The base shows them other content.
 
@@ -222,7 +222,7 @@ def protected_images(context: Context, base: Base, record: Record, images: list[
     Returns:
         The names of the images.
     """
-    return [image.name for image in protection.protected(context, base, images)] if record.current else []
+    return [image.name for image in protected_images.protected(context, base, images)] if record.current else []
 
 
 def _direction(before: Generation, after: Generation) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..context import Context
 from ..model.containers.trial import Trial
-from ..model.policy.protection import DeclaredBundles
+from ..model.policy.image_policy import DeclaredBundles
 from . import bases, converge
 from . import nest as ops_nest
 from .bases import Base

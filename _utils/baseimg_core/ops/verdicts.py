@@ -26,7 +26,7 @@ from ..model.impact.path_class import IGNORED, PathClass
 from ..model.impact.verdict import Reason, Verdict, ranked, worst
 from ..model.packages import difference as model_packages
 from ..model.packages.difference import Packages
-from ..model.policy.protection import Acceptance, protects
+from ..model.policy.image_policy import Acceptance, protects
 from ..model.stack import overlay
 from ..model.store.record import Record
 from . import bases

@@ -27,7 +27,7 @@ from ..disk.bundle import frame
 from ..disk.bundle.reader import MAX_JSON, Descriptor, descriptors_of, manifest_of
 from ..disk.store import space
 from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing
-from ..linux.files import CHUNK, discard, make_directories, open_private, save, sync_directory, write_all
+from ..linux.files import CHUNK, make_directories, open_private, save, sync_directory, unlink_if_exists, write_all
 from ..linux.oserrors import translate_os_errors
 from ..model import signature as model_signature
 from ..model.policy import reference
@@ -148,7 +148,7 @@ class BundleCache:
             if path in self._used or age < _MIN_AGE:
                 continue
             if age > _MAX_AGE or total > _MAX_BYTES:
-                discard(path)
+                unlink_if_exists(path)
                 total -= size
 
     @staticmethod
@@ -170,7 +170,7 @@ class BundleCache:
         path = self._path(digest) + ".sig"
         image = repository.manifest(reference.signature_tag(digest))
         if image is None:
-            discard(path)
+            unlink_if_exists(path)
             raise SignatureMissing(
                 f"{place} has no signature", "sign the bundle, and push it again (docs/operating/registry.md)"
             )
@@ -219,7 +219,7 @@ class BundleCache:
         try:
             yield
         finally:
-            discard(lock)
+            unlink_if_exists(lock)
             os.close(descriptor)
 
 
@@ -294,7 +294,7 @@ class PartialBundle:
 
     def discard(self) -> None:
         """Delete the file."""
-        discard(self._path)
+        unlink_if_exists(self._path)
 
     def _resume(self) -> None:
         """Hash the bytes of an earlier transfer and continue after them; :meth:`verify_digest` verifies them."""

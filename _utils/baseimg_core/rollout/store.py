@@ -171,7 +171,7 @@ class Store:
         number = self._last_line(rollout.id)
         data = b'{"%s":%d,%s' % (_NUMBER.encode(), number, rollout.dump()[1:])
         files.save(self._path(rollout.id, _RECORD), data)
-        files.discard(self._path(rollout.id, _JOURNAL))
+        files.unlink_if_exists(self._path(rollout.id, _JOURNAL))
         if before := self._journals.get(rollout.id):
             before.close()
         self._journals[rollout.id] = _Journal(number, 0, len(data))
@@ -216,7 +216,7 @@ class Store:
                         _JOURNAL,
                         _HALT,
                     ):  # the snapshot first: a journal without a snapshot is ignored
-                        files.discard(self._path(name, kind))
+                        files.unlink_if_exists(self._path(name, kind))
                     removed.append(name)
         return removed
 
@@ -276,7 +276,7 @@ class Store:
 
     def clear_halt_request(self, name: str) -> None:
         """Remove the request to halt."""
-        files.discard(self._path(name, _HALT))
+        files.unlink_if_exists(self._path(name, _HALT))
 
     def _path(self, name: str, kind: str) -> str:
         return os.path.join(self.home, name + kind)

@@ -50,7 +50,7 @@ class ManifestCache:
         with os.scandir(self._home) as entries:
             paths = sorted((entry.stat().st_mtime, entry.path) for entry in entries)
         for _time, path in paths[:-_MAX_FILES]:
-            files.discard(path)
+            files.unlink_if_exists(path)
 
     def _path(self, digest: str) -> str:
         return os.path.join(self._home, digest.removeprefix("sha256:") + ".json")

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import ArgumentInvalid, SignatureInvalid, SignatureMissing, SignatureUnsupported
-from ...linux.files import discard, sync_directory
+from ...linux.files import sync_directory, unlink_if_exists
 from ...linux.oserrors import translate_os_errors
 from ...model import signature as model_signature
 from ...model.policy.pillar import SIGNATURE_SUFFIX
@@ -263,7 +263,7 @@ def _save(path: str, data: bytes) -> None:
             os.rename(temporary, path)
             sync_directory(directory)
         except BaseException:
-            discard(temporary)
+            unlink_if_exists(temporary)
             raise
 
 

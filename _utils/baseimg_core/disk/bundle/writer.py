@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from ...errors import DestinationUnwritable
 from ...linux.concurrency import in_background
-from ...linux.files import CHUNK, discard, hex_digest, sync_directory
+from ...linux.files import CHUNK, hex_digest, sync_directory, unlink_if_exists
 from ...linux.oserrors import translate_os_errors
 from ...model.bundle.manifest import LABEL, ImageRef, Manifest, Totals
 from ...model.packages.difference import Packages
@@ -164,5 +164,5 @@ def _removed_on_failure(path: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        discard(path)
+        unlink_if_exists(path)
         raise

@@ -71,7 +71,7 @@ class Journal:
             if self.names:
                 files.save(path, json.dumps(asdict(self), indent=1).encode() + b"\n")
             else:
-                files.discard(path)
+                files.unlink_if_exists(path)
 
 
 def read(path: str) -> Journal:

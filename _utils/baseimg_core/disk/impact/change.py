@@ -121,7 +121,7 @@ class BaseChange:
 
     def _is_hidden_source(self, path: bytes) -> bool:
         """True if a module changed but not its size and time, which ``.pyc`` files record (PEP 552)."""
-        changed, real = self.expected.by_path[path], self.old_view.real(path)
+        changed, real = self.expected.by_path[path], self.old_view.realpath(path)
         entry = changed.entry
         if entry is None or changed.digest is None or not real:
             return False

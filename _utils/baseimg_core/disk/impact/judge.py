@@ -268,7 +268,7 @@ class _Image:
         for layer, files in zip(self._layers, self._walked, strict=True):
             root = layer.encode("utf-8", "surrogateescape")
             for path in getattr(files, kind):
-                if self._old.real(path) == overlay.join(root, path):
+                if self._old.realpath(path) == overlay.join(root, path):
                     yield path
 
     def _is_executable(self, path: bytes) -> bool:

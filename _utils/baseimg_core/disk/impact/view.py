@@ -198,7 +198,7 @@ class LayeredView:
             self._sources[path] = self._merge(parent, path, name) if parent and is_directory else None
         return self._sources[path]
 
-    def real(self, path: bytes) -> bytes:
+    def realpath(self, path: bytes) -> bytes:
         """Return the absolute path on disk; empty for files in a bundle and for missing paths."""
         place = self.find(path)
         return place.real if place else b""

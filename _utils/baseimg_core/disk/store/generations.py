@@ -287,7 +287,7 @@ class Store:
 
     def discard_index(self, generation: Generation) -> None:
         """Delete the index of a generation whose content failed verification."""
-        files.discard(self.layout.index(generation.number))
+        files.unlink_if_exists(self.layout.index(generation.number))
         generation.index = generation.view = ""
 
     def _restamp(self, record: Record, before: Mapping[int, int]) -> None:
@@ -304,7 +304,7 @@ class Store:
         if recorded:
             self._remove(generation)
         self._restamp(record, linked)
-        files.discard(self.layout.index(generation.number))
+        files.unlink_if_exists(self.layout.index(generation.number))
         if recorded and os.path.exists(self.layout.state):
             self.records.save(record)
 
@@ -517,7 +517,7 @@ class Store:
             freed.append(self._remove(generation))
         self._restamp(record, linked)
         for generation in garbage:
-            files.discard(self.layout.index(generation.number))
+            files.unlink_if_exists(self.layout.index(generation.number))
         if record.previous not in record.generations:
             record.previous = None
         return freed
@@ -533,7 +533,7 @@ class Store:
     def _discard_indexes(self, known: Collection[int]) -> None:
         names = os.listdir(self.layout.indexes) if os.path.isdir(self.layout.indexes) else []
         for name in set(names) - {f"{number}.jsonl" for number in known}:
-            files.discard(os.path.join(self.layout.indexes, name))
+            files.unlink_if_exists(os.path.join(self.layout.indexes, name))
 
     def _remove(self, generation: Generation) -> int:
         # during a swap a name may be wrong, but an ID is always right (I2)
@@ -543,8 +543,8 @@ class Store:
     def _discard_staging(self) -> None:
         """Delete an unfinished generation and partly written files."""
         for path in self.layout.replaced:
-            files.discard(path + ".new")
-        files.remove(self.layout.staging)
+            files.unlink_if_exists(path + ".new")
+        files.remove_any(self.layout.staging)
 
 
 def _identify(path: str) -> str:

@@ -41,4 +41,4 @@ def write(path: str, holds: Sequence[Hold]) -> None:
         if holds:
             files.save(path, model_hold.dump(holds))
         else:
-            files.discard(path)
+            files.unlink_if_exists(path)

@@ -102,7 +102,7 @@ def note(path: str, record: Record, intent: Intent, marker: int | None) -> None:
         bounds.swap(record, intent.before, intent.after, marker)
         bounds.save(path)
     except (OSError, RecordInvalid):
-        files.discard(path)
+        files.unlink_if_exists(path)
 
 
 def times(record: Record, numbers: Iterable[int]) -> dict[int, tuple[str, str]]:

@@ -115,7 +115,7 @@ class LayerLock:
             remains = not os.path.isdir(self._layout.live) and not self._holds_content()
             if remains:
                 with contextlib.suppress(OSError):
-                    files.remove(self._layout.home)
+                    files.remove_any(self._layout.home)
                     os.rmdir(self._layout.layer)
             if remains or not files.is_at(self._layout.layer, descriptor):
                 raise self._removed() from exc
@@ -136,7 +136,7 @@ class LayerLock:
         if kept or os.listdir(layout.generations) or indexes or self._knows_damage():
             return
         for path in (layout.index(0), layout.history, layout.state, layout.state + files.SPARE, layout.holder):
-            files.discard(path)
+            files.unlink_if_exists(path)
         for directory in (layout.indexes, layout.generations, layout.home):
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(directory)

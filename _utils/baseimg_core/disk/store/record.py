@@ -127,7 +127,7 @@ class RecordFile:
             syscalls.allocate(descriptor, _RESERVED)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-                files.discard(path)
+                files.unlink_if_exists(path)
                 raise
         finally:
             os.close(descriptor)

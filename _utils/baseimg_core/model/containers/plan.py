@@ -75,7 +75,7 @@ class Restarts(Generic[C]):
         return [container for batch in self.batches for group in batch for container in group]
 
 
-def decide(
+def plan_restarts(
     everything: Collection[C], concerned: Collection[str], unknown: Collection[str], policy: Policy
 ) -> Restarts[C]:
     """

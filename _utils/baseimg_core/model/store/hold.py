@@ -40,7 +40,7 @@ def active(holds: Iterable[Hold], now: str) -> list[Hold]:
     return [hold for hold in holds if hold.is_active(now)]
 
 
-def blocking(holds: Iterable[Hold], version: str, now: str) -> Hold | None:
+def blocking_hold(holds: Iterable[Hold], version: str, now: str) -> Hold | None:
     """
     Return the first hold that blocks a version; ``None`` if the version is not blocked.
 

@@ -123,7 +123,7 @@ def plan_restarts(
     left = unknown if policy.unknown == "fail" else _restarted_in_vain(base, usage_now.listed, unknown, current)
     stopped = {container.id for container in usage_now.listed if container.id in usage_now.on_base - running}
     concerned = stopped | unknown | usage_now.containers("outdated", current)
-    plan = containers_plan.decide(usage_now.listed, concerned, left, policy)
+    plan = containers_plan.plan_restarts(usage_now.listed, concerned, left, policy)
     mounts = {
         use.holder: _MOUNT
         for use in usage_now.uses
@@ -169,10 +169,10 @@ def recover(context: Context, base: Base) -> None:
     for key in noted.waiting:
         # finish() retries and reports failures, once the declared content is live
         with contextlib.suppress(ContainerRefused, ContainerUnknown):
-            resume(context.engine, noted, key, Policy().timeout)
+            finish_restart(context.engine, noted, key, Policy().timeout)
 
 
-def resume(engine: Engine, noted: Journal, key: str, longest: float) -> Container:
+def finish_restart(engine: Engine, noted: Journal, key: str, longest: float) -> Container:
     """
     Start a container that an interrupted run left in the journal.
 
@@ -251,15 +251,16 @@ class _Run:
     def _start_noted(self) -> list[Container]:
         """Start the containers that an earlier run left stopped. Return those whose gate is pending."""
         existing: list[Container] = []
+        retry = self._restarter.retry_unreachable
         for key in self._noted.waiting:
             name = self._noted.names[key]
             try:
-                container = self._restarter.retry_unreachable(self._engine.container, key)
+                container = retry(self._engine.container, key)
                 if self._policy.excludes(container):  # the policy excludes it by name
                     self._noted.forget([key])
                     continue
-                before = self._restarter.retry_unreachable(resume, self._engine, self._noted, key, self._policy.timeout)
-                now = self._restarter.retry_unreachable(self._engine.container, key)
+                before = retry(finish_restart, self._engine, self._noted, key, self._policy.timeout)
+                now = retry(self._engine.container, key)
                 if (before.started, before.pid) != (now.started, now.pid):
                     self._done.started.append(name)
                 existing.append(container)

@@ -110,7 +110,7 @@ def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> boo
     return bool(matching_name(patterns, image_id, tags))
 
 
-def protection(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: object = None) -> Protection:
+def parse(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: object = None) -> Protection:
     """
     Combine arguments with the declared bases of pillar.
 

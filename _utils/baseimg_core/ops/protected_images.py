@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..context import Context
 from ..engine.base import Image
 from ..errors import ImageProtected
-from ..model.policy import protection
+from ..model.policy import image_policy
 from .bases import Base, images_on
 
 _NAMED = 10
@@ -27,7 +27,7 @@ def protected(context: Context, base: Base, images: list[Image] | None = None) -
     if not patterns:
         return []
     candidates = images_on(context.engine, base.chain_id) if images is None else images
-    return [image for image in candidates if protection.protects(patterns, image.id, image.tags)]
+    return [image for image in candidates if image_policy.protects(patterns, image.id, image.tags)]
 
 
 def check_not_protected(context: Context, base: Base) -> None:
@@ -41,7 +41,7 @@ def check_not_protected(context: Context, base: Base) -> None:
     if images:
         patterns = context.protection.of(base.reference, base.chain_id)
         names = ", ".join(
-            protection.matching_name(patterns, image.id, image.tags) or image.name for image in images[:_NAMED]
+            image_policy.matching_name(patterns, image.id, image.tags) or image.name for image in images[:_NAMED]
         )
         more = f" and {len(images) - _NAMED} more" if len(images) > _NAMED else ""
         raise ImageProtected(f"{base.reference} is not changed: it would change the protected images {names}{more}")
