@@ -470,8 +470,9 @@ def plan(
 
     Returns what ``converge`` would return, with ``bundles`` (the versions whose bundles would be applied, oldest first)
     and ``changes`` (their counts) instead of ``generation``. ``impact`` summarises the effect on each image (see
-    :py:func:`baseimg.impact`). ``restart`` has ``mode``, ``batches`` (containers that would restart together, one batch
-    after the other), ``started`` and ``left``.
+    :py:func:`baseimg.impact`). ``preparation`` is ``needed`` if :py:func:`baseimg.prepare` would make something,
+    ``ready`` if all content for the swap is on this node, ``live`` if the version is live. ``restart`` has ``mode``,
+    ``batches`` (containers that would restart together, one batch after the other), ``started`` and ``left``.
 
     CLI Example:
 

@@ -228,16 +228,16 @@ def prepared(name, version, bundles=None, chain_id=None, missing="ok", protect=N
         ret["changes"] = {"prepared": {"old": None, "new": done["to"]}}
         ret["comment"] = f"{done['base']}: {done['to']} is prepared; shows {done['from']}."
     else:
-        ret["comment"] = f"{done['base']}: {done['to']} was prepared before; shows {done['from']}."
+        ret["comment"] = f"{done['base']}: {done['to']} is on this node; shows {done['from']}."
     return ret
 
 
 def _would_prepare(ret, planned):
     if "held" in planned:
         return _held(ret, planned)
-    if not planned["changed"]:
+    if planned["preparation"] == "live":
         ret["comment"] = f"{planned['base']}: shows {planned['to']}."
-    elif not planned["bundles"]:
+    elif planned["preparation"] == "ready":
         ret["comment"] = f"{planned['base']}: {planned['to']} is on this node; shows {planned['from']}."
     else:
         ret["result"] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from baseimg_core.disk.store import generations
 from baseimg_core.disk.store.generations import Store
 from baseimg_core.errors import BaseNested, LayerBusy
 from baseimg_core.model.store.nests import FOLLOW
-from baseimg_core.ops import preview, prune
+from baseimg_core.ops import bases, mask_space, plan, prepare, preview, prune, verdicts
+from baseimg_core.ops.nest import Nest
 from tests.support import forks
 from tests.support.kernel import differences, show
 from tests.support.nests import NestNode, files, orders, tag
@@ -102,6 +104,49 @@ def test_a_base_that_is_declared_to_follow_shows_its_layer_over_what_is_below(no
     subprocess.run(["cp", "-a", str(node.stacks[JAVA][0]), str(top)], check=True)
     node.converge(OS, "2")
     assert differences(node.view(JAVA), show([top, *node.stacks[OS]])) == []
+
+
+def test_masks_are_prepared(node: NestNode) -> None:
+    for base in (FRAME, JAVA):
+        node.converge(base, "2")
+    uppers = [Store(str(node.stacks[base][0].parent)) for base in (JAVA, FRAME)]
+
+    def numbers() -> list[list[int]]:
+        return [record.present for store in uppers if (record := store.read())]
+
+    before = numbers()
+    goal = node.goal(OS, "2")
+    assert node.plan(OS, "2")["preparation"] == "needed"
+    assert prepare.prepare(node.context, OS, "2", goal.bundles, None, 1e9)["changed"]
+    prepared = numbers()
+    assert all(len(new) == len(old) + 1 for new, old in zip(prepared, before, strict=True))
+    assert node.plan(OS, "2")["preparation"] == "ready"
+    assert not prepare.prepare(node.context, OS, "2", goal.bundles, None, 1e9)["changed"]
+    prune.prune(node.context, None, 5, test=False)
+    assert numbers() == prepared
+    node.converge(OS, "2")
+    assert numbers() == prepared
+    for base in (OS, JAVA, FRAME):
+        check_exact_view(node, base, "2")
+    assert node.plan(OS, "2")["preparation"] == "live"
+
+
+def test_the_space_of_masks_is_foreseen(node: NestNode) -> None:
+    node.converge(FRAME, "2")
+    base = bases.locate(node.engine, OS)
+    record = bases.initial_record(node.engine, base)
+    with contextlib.ExitStack() as stack:
+        catalogue = plan.Catalogue(node.context, node.goal(OS, "2").bundles, stack)
+        steps = plan.decide(record, "2", catalogue)
+        nest = Nest(node.context, base, record, {catalogue.manifest("2").target.chain_id})
+        judge = verdicts.build_image_judge(node.context, nest, steps, catalogue)
+        foreseen = [mask_space.needed(nest, steps, catalogue, known) for known in (judge, None)]
+    node.converge(OS, "2")
+    made = Store(str(node.stacks[FRAME][0].parent)).read().live
+    judged, counted = foreseen
+    assert judged[0] >= made.bytes > 0
+    assert judged[1] >= made.paths
+    assert counted[0] >= made.bytes
 
 
 def test_a_version_of_the_base_stays_what_it_is(node: NestNode) -> None:

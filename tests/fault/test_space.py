@@ -12,7 +12,7 @@ import pytest
 
 from baseimg_core.disk.store import generations, space
 from baseimg_core.errors import SpaceExhausted
-from baseimg_core.ops import bases, converge, plan, prune
+from baseimg_core.ops import bases, converge, plan, prepare, prune
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -148,6 +148,24 @@ def test_rollback_needs_less_than_64_kib(node):
     os.truncate(filler, filler.stat().st_size - (64 << 10))
     converge.roll_back(node.context, BASE, "pristine")
     assert differences(node.view(), node.views["12.0"]) == []
+
+
+def test_a_prepared_version_needs_no_space(node):
+    prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1e9)
+    fill(node.root)
+    assert node.plan("12.1")["changed"]
+    assert node.converge("12.1")["changed"]
+    assert differences(node.view(), node.views["12.1"]) == []
+
+
+def test_space_for_the_record_is_checked_before(node):
+    prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1e9)
+    layout = bases.locate(node.engine, BASE).store.layout
+    os.unlink(layout.history)
+    fill(node.root)
+    for function in (node.plan, node.converge):
+        with pytest.raises(SpaceExhausted, match=r"0\.0 MB free, and the record of a swap takes up to 0\.3 MB"):
+            function("12.1")
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])

@@ -306,7 +306,8 @@ class TestDevices:
         lab.load({BASE: [BUSYBOX], NEW: [BUSYBOX, layer(node)]})
         bundle = lab.bundle()
         bundles = {"12.1": {"source": bundle}}
-        for function, arguments in {"apply": [bundle], "converge": [BASE, "12.1", bundles]}.items():
+        named = [BASE, "12.1", bundles]
+        for function, arguments in {"apply": [bundle], **dict.fromkeys(("plan", "fetch", "converge"), named)}.items():
             error = lab.refused("device-refused", function, *arguments)
             assert error.info["message"].endswith(f"12.0_12.1.tar: the bundle brings {device_text}")
         lab.minion.configure(baseimg={"allow_devices": True})

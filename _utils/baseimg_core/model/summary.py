@@ -71,6 +71,7 @@ def _base(status: Mapping[str, Any]) -> str:
         item["version"]
         for item in status["generations"]
         if item.get("prepared") and not item.get("activated") and not item.get("damaged")
+        if item["version"] != version
     ]
     cells += [f"prepared: {', '.join(prepared)}"] if prepared else []
     cells += [

@@ -161,6 +161,8 @@ def merge(named_bases: Sequence[Base], results: Sequence[dict[str, Any]]) -> dic
             merged[key] = _merge_values([result[key] for result in results])
         merged["changed"] = any(result["changed"] for result in results)
         merged["repaired"] = any(result["repaired"] for result in results)
+        if states := {result["preparation"] for result in results if "preparation" in result}:
+            merged["preparation"] = next(state for state in ("needed", "ready", "live") if state in states)
         merged["contents"] = [
             {
                 "chain_id": base.chain_id,

@@ -25,7 +25,21 @@ from ..model.policy.pillar import Source
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import aliases, arrivals, bases, contents, coverage, impact, prove, prune, record_repair, swap, tamper, verdicts
+from . import (
+    aliases,
+    arrivals,
+    bases,
+    contents,
+    coverage,
+    impact,
+    mask_space,
+    prove,
+    prune,
+    record_repair,
+    swap,
+    tamper,
+    verdicts,
+)
 from . import hold as ops_hold
 from . import nest as ops_nest
 from .bases import Base
@@ -393,6 +407,8 @@ class Change:
             judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
             if judge:
                 self.judged = verdicts.check_verdicts(self.context, self.base, judge)
+            if any(masks := mask_space.needed(nest, steps, self.catalogue, judge)):
+                check_staging(self.context, self.base, record, steps, self.catalogue, masks)
             self.masking = masking_of(self.context, nest, steps, self.catalogue, judge)
             if steps.generation is not record.live:
                 self.masking.check_required()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..context import Context
@@ -238,6 +239,7 @@ def _declared_changes(
     context: Context, stack: contextlib.ExitStack, record: Record, base: Base, declared: DeclaredBundles
 ) -> tuple[Changes, str]:
     """Return the changes to the declared version from a generation of another version, and its chain ID."""
+    context = replace(context, devices=True)  # impact refuses nothing
     present = {record.generations[number].chain_id for number in record.present} | {base.chain_id}
     if declared.version:
         catalogue = Catalogue(context, declared.bundles, stack)

@@ -27,7 +27,7 @@ from ..model.store import nests
 from ..model.store.record import ASSUMED, Generation, Record
 from . import bases
 from .bases import Base
-from .stage import prunable
+from .stage import keep_prepared, prunable
 
 
 @dataclass(slots=True)
@@ -198,16 +198,36 @@ class Nest:
         Returns:
             True if a mask was swapped in.
         """
+        staged = self._stage_uppers(generation)
+        for member, made in reversed(staged):
+            self._swap(member, made)
+        return bool(staged)
+
+    def prepare_uppers(self, generation: Generation) -> bool:
+        """
+        Make the masks that :meth:`keep_uppers` would make for ``generation``, and keep them as prepared.
+
+        Returns:
+            True if a mask was made.
+        """
+        new = [(member, made) for member, made in self._stage_uppers(generation) if made.is_garbage]
+        for member, made in new:
+            keep_prepared(member.base, member.record, made)
+        return bool(new)
+
+    def _stage_uppers(self, generation: Generation) -> list[tuple[Member, Generation]]:
+        """Return the bases above that need a mask for a swap to ``generation``, each with its mask, lowest first."""
         staged: list[tuple[Member, Generation]] = []
         for member in self.upper:
             member.record = member.base.store.recover() or member.record
         places = {self.changing.base.directory: [self.changing.path(generation.number)]}
         try:
             for member in self.upper:  # lowest first: each mask must be right over the masks below it
-                needed = self._contents(member, generation)
+                needed = self._contents(member, nests.content(generation))
                 if not self.is_exact(member, member.live) or nests.is_right(member.live, needed):
                     continue
-                made = self._mask_of(member, needed, places)
+                made = nests.find(member.record, member.live, needed)
+                made = made or self._make(member, member.live, needed, self._places(member, places))
                 staged.append((member, made))
                 places[member.base.directory] = [member.path(made.number)]
         except BaseException:
@@ -215,9 +235,22 @@ class Nest:
                 _abandon(member, made)
             _abandon(self.changing, generation)
             raise
-        for member, made in reversed(staged):
-            self._swap(member, made)
-        return bool(staged)
+        return staged
+
+    def unmasked_uppers(self, content: str) -> list[Member]:
+        """Return the bases above for which a swap to a content has to make a mask."""
+        return [
+            member
+            for member in self.upper
+            if self.is_exact(member, member.live)
+            and not nests.find(member.record, member.live, self._contents(member, content))
+        ]
+
+    def is_ready_for(self, generation: Generation) -> bool:
+        """True if a swap to an existing generation makes no mask."""
+        changing, content = self.changing, nests.content(generation)
+        own = self.is_right_over_lower(generation) or nests.find(changing.record, generation, self._contents(changing))
+        return bool(own) and not self.unmasked_uppers(content)
 
     def release_uppers(self) -> None:
         """Restore the own layers of the versions above if every base below is pristine. Needs the locks."""
@@ -251,7 +284,7 @@ class Nest:
         if not self.is_right_over_lower(generation):
             generation = self._foresee_mask(self.changing, generation, self._contents(self.changing))
         for member in self.upper:
-            needed = self._contents(member, generation)
+            needed = self._contents(member, nests.content(generation))
             if self.is_exact(member, member.live) and not nests.is_right(member.live, needed):
                 member.record.current = self._foresee_mask(member, member.live, needed).number
         self.changing.record.current = generation.number
@@ -311,19 +344,13 @@ class Nest:
         member.record.previous = previous if previous != generation.number else None
         member.base.store.save(member.record)
 
-    def _mask_of(self, member: Member, needed: nests.Contents, places: Mapping[str, list[str]]) -> Generation:
-        """Return a generation of a base above that has its live content and is right over the needed contents."""
-        if kept := nests.find(member.record, member.live, needed):
-            return kept
-        return self._make(member, member.live, needed, self._places(member, places))
-
-    def _contents(self, member: Member, after: Generation | None = None) -> dict[str, set[str]]:
-        """Return the live contents below a base, including the changing base's next content."""
+    def _contents(self, member: Member, after: str = "") -> dict[str, set[str]]:
+        """Return the live contents below a base, and the changing base's next content ``after``."""
         contents: dict[str, set[str]] = {}
         for below in self._below(member):
             contents[below.base.chain_id] = {nests.content(below.live)}
             if after and below is self.changing:
-                contents[below.base.chain_id].add(nests.content(after))
+                contents[below.base.chain_id].add(after)
         return contents
 
     def _below(self, member: Member) -> list[Member]:
@@ -404,6 +431,7 @@ def _like(generation: Generation, needed: nests.Contents, by: str) -> Generation
         proof=generation.proof or ("" if generation.number else ASSUMED),
         created="",
         activated="",
+        prepared="",
         by=by,
         pinned=False,
         over=nests.over(needed),

@@ -13,6 +13,7 @@ from ..disk.bundle.reader import Bundle
 from ..errors import (
     BundleMismatch,
     BundleUnavailable,
+    DeviceRefused,
     GenerationDamaged,
     GenerationUnproven,
     PristineDamaged,
@@ -25,6 +26,8 @@ from ..model.bundle import route as bundle_route
 from ..model.bundle.manifest import Manifest
 from ..model.policy import reference
 from ..model.policy.pillar import Source
+from ..model.stack import overlay
+from ..model.stack.entry import Entry
 from ..model.store.record import Generation, Record
 
 
@@ -42,6 +45,24 @@ class Plan:
     route: list[str] = field(default_factory=list)
     #: True if ``generation`` has the content of the declared bundle, but its record names another bundle.
     same_content: bool = False
+
+
+def check_device(context: Context, path: bytes, entry: Entry | None) -> None:
+    """
+    Refuse a device node that containers do not have by default, unless ``context.devices`` allows it.
+
+    Args:
+        context: The context of the operation.
+        path: The path in the bundle.
+        entry: The entry there; ``None`` for a removed path.
+
+    Raises:
+        DeviceRefused: It is a block device, or a character device that containers do not have by default.
+    """
+    if entry and entry.is_unusual_device and not context.devices:
+        major, minor = entry.device
+        device = f"{overlay.path_text(path)}, a {entry.kind.value} device {major}:{minor}"
+        raise DeviceRefused(f"the bundle brings {device}")
 
 
 class Catalogue:

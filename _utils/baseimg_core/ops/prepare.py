@@ -14,7 +14,6 @@ from typing import Any
 
 from ..context import Context
 from ..disk.store.generations import Store
-from ..disk.store.layout import now
 from ..errors import LayerBusy
 from ..linux.pace import Pace, low_priority
 from ..model.containers.policy import Policy
@@ -25,11 +24,10 @@ from ..progress import Progress
 from . import aliases, arrivals, bases, contents, coverage, swap
 from . import hold as ops_hold
 from . import nest as ops_nest
-from .bases import Base
 from .containers import trial as trials
 from .converge import Change
 from .plan import Catalogue, Plan
-from .stage import discarding
+from .stage import discarding, keep_prepared
 
 
 def prepare(
@@ -126,16 +124,10 @@ def _prepare(change: Change, waiters: _Waiters) -> dict[str, Any]:
         with discarding(base, record, generation):
             judged = arrivals.check_images(context, nest, generation, change.judged)
             passed = trials.run_trials(context, nest, generation)
-        _keep(base, record, generation)
+            masked = nest.prepare_uppers(generation)
+            keep_prepared(base, record, generation)
         arrivals.check_images(context, nest, generation, judged, passed)
-        return _result(change, record, generation, plan, changed=generation.number > highest)
-
-
-def _keep(base: Base, record: Record, generation: Generation) -> None:
-    """Mark a new generation as prepared, and save the record."""
-    if generation.is_garbage:
-        generation.prepared = now()
-        base.store.save(record)
+        return _result(change, record, generation, plan, changed=masked or generation.number > highest)
 
 
 def _result(

@@ -24,7 +24,21 @@ from ..model.policy.pillar import Source
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import ASSUMED, Generation, Record
-from . import aliases, arrivals, bases, contents, coverage, impact, prune, record_repair, stage, swap, tamper, verdicts
+from . import (
+    aliases,
+    arrivals,
+    bases,
+    contents,
+    coverage,
+    impact,
+    mask_space,
+    prune,
+    record_repair,
+    stage,
+    swap,
+    tamper,
+    verdicts,
+)
 from . import hold as ops_hold
 from .bases import Base
 from .containers import restart, runner
@@ -193,6 +207,14 @@ class Preview:
         )
 
     @property
+    def preparation(self) -> str:
+        """``live`` if the base shows the version, ``ready`` if its content and all masks exist, else ``needed``."""
+        generation = self._steps.generation
+        if generation is self.record.live:
+            return "live"
+        return "ready" if generation and self._nest.is_ready_for(generation) else "needed"
+
+    @property
     def hold(self) -> Hold | None:
         """The hold that stops the converge; ``None`` without one."""
         version = self._goal.version
@@ -213,7 +235,8 @@ class Preview:
         if self.is_change and not self.hold:
             aliases.check_aliases(self._context, self.base, self._goal.version)
             swap.check_preconditions(self._context, self.base, self.record, self._steps)
-            stage.check_preconditions(self._context, self.base, self.record, self._steps, self._catalogue)
+            masks = mask_space.needed(self._nest, self._steps, self._catalogue, self._judge)
+            stage.check_preconditions(self._context, self.base, self.record, self._steps, self._catalogue, masks)
         if self._judge:
             verdicts.check_verdicts(self._context, self.base, self._judge)
         elif self._steps.generation and not self.hold:
@@ -263,6 +286,7 @@ class Preview:
         images = bases.images_on(context.engine, self.base.chain_id)
         return {
             "changed": self.is_change,
+            "preparation": self.preparation,
             "repaired": self._damaged or self._rebuilt is not None,
             "base": self.record.reference,
             "from": self.record.live.version,

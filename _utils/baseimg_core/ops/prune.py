@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import os
@@ -10,10 +11,11 @@ from typing import Any
 
 from ..context import Context
 from ..disk.store import lifetimes, space
+from ..disk.store.generations import Store
 from ..engine import mounts
 from ..errors import BaseimgError, NoWayBack
 from ..linux.oserrors import translate_os_errors
-from ..model.store import generations
+from ..model.store import generations, nests
 from ..model.store.record import Record
 from . import bases, contents, swap
 from .bases import Base
@@ -119,8 +121,8 @@ def foresee(context: Context, base: Base, record: Record | None, keep: int) -> d
     if record.current != on_disk.current:
         record.previous = swap.previous_after(on_disk, record.live)
     swapped_out = {on_disk.current: "swapped out"} if context.grace else {}
-    declared = _declared(context, record)
-    unused, _reasons = generations.removable(record, keep, lambda: {**users.reasons, **swapped_out}, declared)
+    declared, below = _declared(context, record), _prepared_below(base)
+    unused, _reasons = generations.removable(record, keep, lambda: {**users.reasons, **swapped_out}, declared, below)
     freed = space.released(base.store.paths(on_disk, unused).values())
     return _result(context, record, unused, {}, freed, generations.held(record, keep, users.names))
 
@@ -168,7 +170,8 @@ def _choose(
 ) -> tuple[list[int], dict[int, str], dict[str, Any]]:
     """Return the generations to delete, the reasons for keeping the others, and what is only kept by its users."""
     users = _Users(context, base, record)
-    unused, reasons = generations.removable(record, keep, lambda: users.reasons, _declared(context, record))
+    declared, below = _declared(context, record), _prepared_below(base)
+    unused, reasons = generations.removable(record, keep, lambda: users.reasons, declared, below)
     return unused, reasons, generations.held(record, keep, users.names)
 
 
@@ -200,6 +203,17 @@ def _declared(context: Context, record: Record) -> set[str]:
     """Return the versions that pillar declares for a base."""
     own = {record.chain_id, record.reference, *record.names}
     return {version for name, (chain_id, version) in context.versions.items() if {name, chain_id} & own}
+
+
+def _prepared_below(base: Base) -> set[str]:
+    """Return the contents that are prepared for the bases below a base."""
+    contents: set[str] = set()
+    for directory in base.lower:
+        with contextlib.suppress(BaseimgError):  # a mask is made again if it is needed
+            record = Store(os.path.dirname(directory)).read()
+            prepared = [generation for generation in record.usable if generation.is_prepared] if record else []
+            contents.update(map(nests.content, prepared))
+    return contents
 
 
 def _remove(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:

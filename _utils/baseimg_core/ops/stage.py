@@ -14,17 +14,17 @@ from ..disk.stack.directories import Stack
 from ..disk.store import index, links, space
 from ..disk.store.build import Flattener
 from ..disk.store.generations import FilledContent
+from ..disk.store.layout import now
 from ..disk.store.links import Sharing
-from ..errors import DeviceRefused, SpaceExhausted
+from ..errors import SpaceExhausted
+from ..linux.oserrors import translate_os_errors
 from ..model.bundle.manifest import Manifest
-from ..model.stack import overlay
-from ..model.stack.owners import Owners
 from ..model.store import generations
 from ..model.store.record import Generation, Record
 from ..progress import step_progress
 from . import bases, prove
 from .bases import Base
-from .plan import Catalogue, Plan
+from .plan import Catalogue, Plan, check_device
 
 
 def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue) -> Generation:
@@ -59,9 +59,11 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
             base.store.abandon(record, intermediate)
 
 
-def check_preconditions(context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue) -> None:
+def check_preconditions(
+    context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue, masks: tuple[int, int] = (0, 0)
+) -> None:
     """
-    Check that the bundles of a plan can be decoded, and that all its steps fit. Writes nothing that stays.
+    Check that the bundles of a plan can be decoded, and that all it writes fits. Writes nothing that stays.
 
     Args:
         context: The context of the operation.
@@ -69,24 +71,30 @@ def check_preconditions(context: Context, base: Base, record: Record, plan: Plan
         record: Its record.
         plan: A plan; one without a ``route`` makes no content.
         catalogue: The declared bundles.
+        masks: Content bytes and paths of the masks that the swap needs (:func:`ops.mask_space.needed`).
 
     Raises:
         CompressionUnsupported: A Python package is missing.
         SpaceExhausted: The content does not fit. A step that starts from another bundle's target needs that content
             on disk, so a chain of deltas needs room for two.
     """
+    layer = os.path.dirname(base.directory)
+    if plan.generation is not record.live:
+        base.store.records.check_space(record)
     if not plan.route:
+        if any(masks):
+            space.check_space(layer, *masks, context.reserve, lambda: prunable(base, record))
         return
     for version in plan.route:
         catalogue.bundle(version).check_decompressor()
-    start, layer = plan.start or record.pristine, os.path.dirname(base.directory)
+    start = plan.start or record.pristine
     origin, sharing = base.store.path(record, start.number), links.choose(context.link, layer)
     _measure_start(base, record, start)
     legs = [[catalogue.manifest(version) for version in leg] for leg in _legs(plan.route, catalogue)]
 
     def check(linked: int) -> None:
         size, paths = _peak(start, legs, sharing, linked)
-        space.check_space(layer, size, paths, context.reserve, lambda: prunable(base, record))
+        space.check_space(layer, size + masks[0], paths + masks[1], context.reserve, lambda: prunable(base, record))
 
     try:
         check(0)
@@ -134,6 +142,22 @@ def discarding(base: Base, record: Record, generation: Generation) -> Iterator[N
         raise
 
 
+def keep_prepared(base: Base, record: Record, generation: Generation) -> None:
+    """
+    Mark a new generation as prepared, and reserve the space that its swap needs for the record.
+
+    Args:
+        base: The base. It is locked.
+        record: Its record; saved here.
+        generation: The generation; one that is kept already does not change.
+    """
+    if generation.is_garbage:
+        with translate_os_errors(base.store.layout.home):
+            base.store.records.reserve_history()
+        generation.prepared = now()
+        base.store.save(record)
+
+
 def _legs(route: list[str], catalogue: Catalogue) -> list[list[str]]:
     """
     Split the route into parts that are staged together.
@@ -166,9 +190,8 @@ def _stage(
         with contextlib.closing(Flattener(path, Stack(lower), sharing, context.pace)) as flattener:
             for version, bundle in reversed(bundles.items()):
                 members = bundle.members(step_progress(context.progress, f"unpacking {version}"), sources.get(version))
-                applied = members if context.devices else _without_devices(members)
                 with bundle.naming():
-                    flattener.add_changes(_stored(applied, context.engine.owners))
+                    flattener.add_changes(_stored(context, members))
             flattener.add_directory(origin, _copying(context, total))
             flattener.finish()
         known = index.digests(base.store.layout.index(start.number))
@@ -196,19 +219,11 @@ def _copying(context: Context, total: int) -> Callable[[int], None]:
     return report
 
 
-def _without_devices(members: Iterable[tuple[Member, LayerReader]]) -> Iterator[tuple[Member, LayerReader]]:
+def _stored(context: Context, members: Iterable[tuple[Member, LayerReader]]) -> Iterator[tuple[Member, LayerReader]]:
+    """Yield a bundle's members with the owners that this engine stores; refuse device nodes that are not allowed."""
     for member, stream in members:
-        if member.entry and member.entry.is_unusual_device:
-            major, minor = member.entry.device
-            path, kind = overlay.path_text(member.path), member.entry.kind.value
-            raise DeviceRefused(f"the bundle brings {path}, a {kind} device {major}:{minor}")
-        yield member, stream
-
-
-def _stored(members: Iterable[tuple[Member, LayerReader]], owners: Owners) -> Iterator[tuple[Member, LayerReader]]:
-    """Yield a bundle's members with the owners that this engine stores."""
-    for member, stream in members:
-        yield (replace(member, entry=owners.stored(member.entry)) if member.entry else member), stream
+        check_device(context, member.path, member.entry)
+        yield (replace(member, entry=context.engine.owners.stored(member.entry)) if member.entry else member), stream
 
 
 def _check_space(

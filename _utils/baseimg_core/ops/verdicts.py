@@ -21,7 +21,7 @@ from ..linux import processes
 from ..model.impact import config as configs
 from ..model.impact import overrides
 from ..model.impact.evidence import Evidence, finding
-from ..model.impact.overrides import ExpectedPaths, ShadowedPath
+from ..model.impact.overrides import ExpectedPath, ExpectedPaths, ShadowedPath
 from ..model.impact.path_class import IGNORED, PathClass
 from ..model.impact.verdict import Reason, Verdict, ranked, worst
 from ..model.packages import difference as model_packages
@@ -32,7 +32,7 @@ from ..model.store.record import Record
 from . import bases
 from .bases import Base
 from .nest import Nest
-from .plan import Catalogue, Plan
+from .plan import Catalogue, Plan, check_device
 
 PATHS = 50  # maximum shadowed paths listed for an image
 _NAMES = 10  # maximum packages in one warning
@@ -74,6 +74,7 @@ def read_changes(context: Context, base: Base, record: Record, catalogue: Catalo
 
     Raises:
         DeltaMismatch: A delta starts from another bundle's target, so it is unreadable before that bundle is applied.
+        DeviceRefused: A bundle brings a device node that is not allowed.
     """
     source = record.by_chain(catalogue.manifest(route[0]).source.chain_id)
     start = Stack([base.store.path(record, source.number) if source else base.directory, *bases.pristine_lower(base)])
@@ -84,10 +85,15 @@ def read_changes(context: Context, base: Base, record: Record, catalogue: Catalo
         if context.progress:
             context.progress("reading", done, total)
 
-    steps = (
-        layer_scan.expected_paths(catalogue.bundle(step), report, start if source and step == route[0] else None, files)
-        for step in route
-    )
+    def read(step: str) -> Iterator[ExpectedPath]:
+        old, bundle = start if source and step == route[0] else None, catalogue.bundle(step)
+        for expected in layer_scan.expected_paths(bundle, report, old, files):
+            if expected.entry and expected.entry.is_unusual_device:
+                with bundle.naming():
+                    check_device(context, expected.path, expected.entry)
+            yield expected
+
+    steps = map(read, route)
     expected = ExpectedPaths(overrides.combine(steps))
     return Changes(
         version=manifests[-1].target.version,

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ContentUnknown, RecordInvalid
+from ...errors import ContentUnknown, RecordInvalid, SpaceExhausted
 from ...linux import files, syscalls
 from ...model.store import record as model_record
 from ...model.store.generations import directory_of
@@ -18,6 +18,8 @@ from .layout import Layout, identify_directory, now
 
 _MAX_HISTORY = 1 << 20  # bytes, about 2,500 swaps; a larger file is rotated, and one rotated file is kept
 _ROTATED = ".1"
+_INTENT = 1 << 10  # bytes that an intent adds to a record
+_NEEDED = 1 << 18  # bytes of a record with its spare, the history, and the times of swaps
 _RESERVED = 1 << 14  # bytes allocated ahead for the next lines, so that a swap needs no free space
 
 
@@ -131,6 +133,26 @@ class RecordFile:
                 raise
         finally:
             os.close(descriptor)
+
+    def check_space(self, record: Record) -> None:
+        """
+        Check that a swap can be recorded. Needs no free space if earlier writes reserved it, except on btrfs.
+
+        Args:
+            record: The record to save.
+
+        Raises:
+            SpaceExhausted: The file system is full.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            spare = os.stat(self._layout.state + files.SPARE).st_size
+            if os.path.exists(self._layout.history) and spare >= len(record.dump()) + _INTENT:
+                return
+        st = os.statvfs(self._layout.layer)
+        if st.f_bavail * st.f_frsize < _NEEDED:
+            free = st.f_bavail * st.f_frsize / 1e6
+            needs = f"the record of a swap takes up to {_NEEDED / 1e6:.1f} MB"
+            raise SpaceExhausted(f"{self._layout.layer} has {free:.1f} MB free, and {needs}")
 
     def append(self, swap: Mapping[str, Any]) -> None:
         """Append a swap to the history, unless the last line has the same ``id``."""

@@ -75,6 +75,7 @@ def removable(
     keep: int,
     in_use: Callable[[], Mapping[int, str]] = dict,
     declared: Collection[str] = (),
+    prepared_below: Collection[str] = (),
 ) -> tuple[list[int], dict[int, str]]:
     """
     Return the generations that prune may delete.
@@ -91,6 +92,8 @@ def removable(
             deleted otherwise.
         declared: The versions that pillar declares for the base. A prepared generation stays if its version is
             declared; if pillar declares none, if no generation was made after it.
+        prepared_below: The contents (:func:`nests.content`) that are prepared for the bases below. A prepared mask of
+            the live content stays for the swap to one of them.
 
     Returns:
         The numbers to delete, in order, and the reason by number for each generation that stays.
@@ -101,7 +104,7 @@ def removable(
     for number in record.present:
         if record.generations[number].pinned:
             reasons.setdefault(number, "pinned")
-    for number in _awaited(record, declared):
+    for number in _awaited(record, declared, prepared_below):
         reasons.setdefault(number, "prepared")
     back = rollback_target(record)
     if back is not None:
@@ -141,18 +144,26 @@ def held(record: Record, keep: int, users: Mapping[int, Collection[str]]) -> dic
     }
 
 
-def _awaited(record: Record, declared: Collection[str]) -> list[int]:
-    """Return the sound prepared generations that a converge will show, the newest of each version."""
-    prepared = {
-        generation.version: generation.number
-        for generation in record.usable
-        if generation.is_prepared and generation.version != record.live.version
+def _awaited(record: Record, declared: Collection[str], prepared_below: Collection[str]) -> list[int]:
+    """Return the sound prepared generations that a swap will show, the newest of each version and of each mask."""
+    prepared = [generation for generation in record.usable if generation.is_prepared]
+    versions = {
+        generation.version: generation.number for generation in prepared if generation.version != record.live.version
     }
-    return [
+    masks = {
+        content: generation.number
+        for generation in prepared
+        if generation.shows_the_same_as(record.live)
+        for contents in generation.over.values()
+        for content in contents
+        if content in prepared_below
+    }
+    awaited = [
         number
-        for version, number in prepared.items()
+        for version, number in versions.items()
         if (version in declared if declared else number == record.highest)
     ]
+    return [*awaited, *masks.values()]
 
 
 def _sound(record: Record) -> list[int]:
