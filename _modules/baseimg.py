@@ -142,11 +142,12 @@ def diff(source, target, full=False):
     full
         True: return every change.
 
-    Returns ``source``, ``target``, ``counts`` (paths that are ``added``, ``modified`` and ``removed``), the ``bytes``
-    of all added and modified files, the ten ``biggest``, and under ``config`` the old and new configuration.
+    Returns ``source``, ``target``, ``counts`` (paths that are ``added``, ``modified`` and ``removed``; if there are
+    any, ``metadata``: modified paths with the same content, and ``inside``: paths in removed directories), the
+    ``bytes`` of all files with new content, the ten ``biggest``, and under ``config`` the old and new configuration.
     With ``full`` the changes themselves instead, under ``added``, ``modified`` and ``removed``: each with its ``path``,
-    ``type``, the ``size`` of a file in bytes, and for a modified path what ``differs``. A removed directory is one
-    change.
+    ``type``, the ``size`` of a file in bytes, for a modified path what ``differs``, and for a removed directory how
+    many paths were ``inside``. A removed directory is one change.
 
     CLI Example:
 
@@ -189,9 +190,9 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
         node needs ``zstandard`` for a delta, whatever ``compression`` says.
 
     Returns ``bundle``, ``hash`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
-    ``changes`` how many paths were ``added``, ``modified`` and ``removed``; under ``dropped`` how many ``paths`` and
-    ``attributes`` the layers' directories have and the image does not; with a key, also ``signature`` and ``key`` as
-    :py:func:`baseimg.sign` does.
+    ``changes`` how many paths were ``added``, ``modified`` and ``removed`` as in :py:func:`baseimg.diff`; under
+    ``dropped`` how many ``paths`` and ``attributes`` the layers' directories have and the image does not; with a
+    key, also ``signature`` and ``key`` as :py:func:`baseimg.sign` does.
 
     CLI Example:
 

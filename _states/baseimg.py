@@ -178,8 +178,7 @@ def built(name, source, target, version=None, compression="zstd", key=None, delt
     ret["result"] = None if test else True
     ret["changes"] = {"bundle": {"old": old and old["hash"], "new": new["hash"] or f"{source} to {target}"}}
     ret["comment"] = (
-        f"{'Would build' if test else 'Built'} {name} from {source} to {target} (paths: "
-        f"{counts['added']} added, {counts['modified']} modified, {counts['removed']} removed)"
+        f"{'Would build' if test else 'Built'} {name} from {source} to {target} (paths: {_counted(counts)})"
     )
     if "key" in new:
         ret["comment"] += f", signed with {new['key']}"
@@ -440,11 +439,15 @@ def _route(planned):
     """The bundles that lead to the version, and how many paths they change."""
     if not planned["bundles"]:
         return "Uses a generation that is already on the node."
-    counts = planned["changes"]
-    return (
-        f"Bundles: {', '.join(planned['bundles'])} (paths: {counts['added']} added, {counts['modified']} modified, "
-        f"{counts['removed']} removed)."
-    )
+    return f"Bundles: {', '.join(planned['bundles'])} (paths: {_counted(planned['changes'])})."
+
+
+def _counted(counts):
+    """The numbers of changed paths, those of content apart from those of metadata."""
+    metadata, inside = counts.get("metadata", 0), counts.get("inside", 0)
+    modified = f"{counts['modified'] - metadata} modified" + (f", {metadata} only in metadata" if metadata else "")
+    removed = f"{counts['removed']} removed" + (f" with {inside} paths inside" if inside else "")
+    return f"{counts['added']} added, {modified}, {removed}"
 
 
 def _pruned(result):

@@ -1,11 +1,12 @@
 """
 Accuracy of verdicts: real Debian applications, judged on a newer base and then run on it.
 
-Each application is a package (or files) installed above a base of one release; its command has to succeed there. It is
-judged for a newer base, and the command runs over that base in a chroot of an overlay. The first argument is the
-directory that keeps the trees, so a second run only judges. Run it as ``make verdicts``, or as
-``.venv/bin/python bench/verdicts.py DIRECTORY [PAIR…]`` with pairs such as ``bullseye-bookworm``. Needs root and a
-mirror of Debian.
+Each application is a package (or files, wheels of PyPI, a C program) installed above a base of one release; its command
+has to succeed there. It is judged for a newer base, and the command runs over that base in a chroot of an overlay. A
+base like those of rpm or apk has Debian's files, and a database of that kind with the same packages in place of dpkg's.
+The first argument is the directory that keeps the trees, so a second run only judges. Run it as ``make verdicts`` or
+``.venv/bin/python bench/verdicts.py DIRECTORY [PAIR…]`` with pairs such as ``bullseye-bookworm``. Needs root, gcc, and
+mirrors of Debian and PyPI.
 """
 
 from __future__ import annotations
@@ -31,15 +32,22 @@ from baseimg_core.model.impact.verdict import Reason, Verdict, worst  # noqa: E4
 from tests.support import apt  # noqa: E402
 from tests.support.judging import base_change  # noqa: E402
 from tests.support.mounts import unmount_below  # noqa: E402
+from tests.support.packages import as_apk, as_rpm  # noqa: E402
 
 PAIRS = (
     ("bullseye", "bookworm"),
     ("bookworm", "trixie"),
     ("bookworm", "bookworm-updated"),
     ("bookworm-languages", "trixie-languages"),
+    ("bookworm-rpm", "trixie-rpm"),
+    ("bookworm-apk", "trixie-apk"),
 )
+DATABASES = {"rpm": "usr/lib/sysimage/rpm/rpmdb.sqlite", "apk": "usr/lib/apk/db/installed"}
+OTHER_MANAGERS = 20  # applications on bases like those of rpm and apk
+STATUS = "var/lib/dpkg/status"
 LANGUAGES = ["python3", "perl", "ruby", "php-cli", "nodejs"]
 APT = ("apt-get", "-q", "--yes", "--no-install-recommends", "--option=APT::Sandbox::User=root")
+VENV = "opt/venv/lib/python3.11/site-packages"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS = 60
 
@@ -51,11 +59,20 @@ class Application:
     packages: tuple[str, ...]
     command: str
     files: tuple[tuple[str, str], ...] = ()
+    #: Wheels of PyPI, in the directory ``site``.
+    wheels: tuple[str, ...] = ()
+    site: str = "usr/local/lib/python3.11/dist-packages"
+    #: A command that runs in the tree before the wheels and files are written.
+    setup: str = ""
+    #: A C program at ``/app/run``, and the libraries of the base that it is linked with.
+    source: str = ""
+    libraries: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Return a name for the table."""
-        return "+".join(self.packages) or self.files[0][0]
+        names = [*self.packages, *self.wheels, *(path for path, _ in self.files), *self.libraries]
+        return "+".join(names) or "/app/run"
 
 
 def _apps(text: str) -> list[Application]:
@@ -143,6 +160,42 @@ curl: curl -s file:///etc/passwd
         (("/usr/local/lib/python3.11/dist-packages/shop.py", "price = 1\n"),),
     ),
     Application((), "python3 /app/main.py", (("/app/main.py", "import sys\nprint(sys.version)\n"),)),
+    Application((), "python3 -c 'import yaml; yaml.CSafeLoader'", wheels=("pyyaml",)),
+    Application(
+        (), "python3 -c 'import requests'", wheels=("requests", "urllib3", "idna", "certifi", "charset-normalizer")
+    ),
+    Application((), "python3 /app/main.py", (("/app/main.py", "import numpy\nnumpy.zeros(3)\n"),), wheels=("numpy",)),
+    Application((), "/app/main", (("/app/main", "#!/opt/venv/bin/python3\nimport jinja2\n"),),
+        wheels=("jinja2", "markupsafe"), site=VENV, setup="python3 -m venv --without-pip /opt/venv"),
+    Application((), "/opt/venv/bin/python3 -c 'import cryptography.fernet'",
+        wheels=("cryptography", "cffi", "pycparser"),
+        site=VENV, setup="python3 -m venv --without-pip /opt/venv"),
+    Application((), "/opt/venv/bin/python3 -c 'import json'", setup="python3 -m venv --without-pip /opt/venv"),
+    Application(
+        (), "PYTHONPATH=/app/lib python3 -c 'import yaml; yaml.safe_load(\"a: 1\")'", wheels=("pyyaml",), site="app/lib"
+    ),
+    Application(
+        (), "/app/run", source="const char *zlibVersion(void);\nint main(void) { return !zlibVersion(); }",
+        libraries=("libz.so.1",),
+    ),
+    Application((), "/app/run", source="int ruby_setup(void);\nint main(void) { return ruby_setup(); }",
+        libraries=("libruby-3.1.so.3.1",)),
+    Application((), "/app/run", source="#include <stdio.h>\nint main(void) { return puts(\"x\") < 0; }"),
+    *_apps(r"""
+node-iconv: node -e 'new (require("iconv").Iconv)("UTF-8", "ASCII")'
+node-sqlite3: node -e 'new (require("sqlite3").Database)(":memory:")'
+node-semver: node -e 'require("semver").valid("1.2.3") || process.exit(1)'
+ruby-bcrypt: ruby -e 'require "bcrypt"; BCrypt::Password.create("x")'
+ruby-sinatra: ruby -e 'require "sinatra/base"'
+php-mbstring: php -r 'exit(mb_strlen("x") - 1);'
+php-sqlite3: php -r 'new SQLite3(":memory:");'
+libtemplate-perl: perl -e 'use Template; Template->new'
+libdatetime-perl: perl -e 'use DateTime; DateTime->now'
+libjson-perl: perl -e 'use JSON; print encode_json([1])'
+python3-django: python3 -c 'import django.template'
+python3-pil: python3 -c 'from PIL import Image; Image.new("L", (2, 2))'
+python3-aiohttp: python3 -c 'import aiohttp'
+"""),
 ]  # fmt: skip
 
 
@@ -159,17 +212,20 @@ def main() -> None:
 
 def judge_pair(where: Path, old: str, new: str) -> list[dict[str, Any]]:
     """Judge and run every application of one base on another."""
-    trees = base(where, old), base(where, new)
-    change = base_change(*trees)
-    judge = Judge(change, {})
+    manager = old.partition("-")[2] if old.partition("-")[2] in DATABASES else ""
+    names = (old.removesuffix(f"-{manager}"), new.removesuffix(f"-{manager}")) if manager else (old, new)
+    bases = [with_database(where, [base(where, name)], name, manager) for name in names]
+    judge = Judge(base_change(*bases), {})
     applications = LANGUAGE_APPLICATIONS if old.endswith("-languages") else APPLICATIONS
     results = []
-    for number, application in enumerate(applications):
-        upper = install(where, old, trees[0], number, application)
+    for number, application in enumerate(applications[: OTHER_MANAGERS if manager else None]):
+        upper = install(where, names[0], bases[0][-1], number, application)
         if upper is None:
             continue
-        reasons = judge.reasons([str(upper)], {"Cmd": ["/bin/sh", "-c", application.command], "Env": [f"PATH={PATH}"]})
-        code, output = run([upper, trees[1]], application.command)
+        own = with_database(where, [upper, base(where, names[0])], f"{names[0]}.{number}", manager)[:-1]
+        config = {"Cmd": ["/bin/sh", "-c", application.command], "Env": [f"PATH={PATH}"]}
+        reasons = judge.reasons([str(layer) for layer in own], config)
+        code, output = run([*own, *bases[1]], application.command)
         verdict = worst(reason.verdict for reason in reasons)
         kind = wrong(verdict, works=code == 0)
         results.append(
@@ -228,11 +284,7 @@ def install(where: Path, name: str, tree: Path, number: int, application: Applic
             upper.mkdir()
             upper.with_suffix(".failed").touch()
             return None
-        for path, text in application.files:
-            target = point / path.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-            target.chmod(0o755)
+        write(point, tree, application)
         _clean(point)
         unmount_below(point)
         _call("cp", "-a", written, upper)
@@ -241,6 +293,53 @@ def install(where: Path, name: str, tree: Path, number: int, application: Applic
         upper.with_suffix(".failed").write_text(output)
         return None
     return upper
+
+
+def write(point: Path, tree: Path, application: Application) -> None:
+    """Write the wheels, the files and the program of an application into the root ``point`` above a base's tree."""
+    if application.setup:
+        _call("chroot", point, "/bin/sh", "-c", application.setup)
+    if application.wheels:
+        target = (
+            "--python-version=3.11",
+            "--implementation=cp",
+            "--platform=manylinux2014_x86_64",
+            "--only-binary=:all:",
+        )
+        _call(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", *target,
+              "--target", point / application.site, *application.wheels)  # fmt: skip
+    for path, text in application.files:
+        file = point / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(0o755)
+    if application.source:
+        (point / "app").mkdir()
+        libraries = [str(tree / "usr/lib/x86_64-linux-gnu" / name) for name in application.libraries]
+        with tempfile.TemporaryDirectory() as work:
+            source = Path(work) / "run.c"
+            source.write_text(application.source)
+            _call("gcc", "-o", point / "app/run", source, "-Wl,--unresolved-symbols=ignore-in-shared-libs", *libraries)
+
+
+def with_database(where: Path, layers: list[Path], name: str, manager: str) -> list[Path]:
+    """Return layers, top first, with a database of another package manager in place of dpkg's, above them."""
+    if not manager:
+        return layers
+    database = where / f"{name}.{manager}"
+    if not database.exists():
+        making = where / f"{name}.{manager}.new"
+        shutil.rmtree(making, ignore_errors=True)
+        with mounted(layers) as (point, _written):
+            status = (point / STATUS).read_bytes()
+            content = as_rpm(status) if manager == "rpm" else as_apk(status, point)
+        file = making / DATABASES[manager]
+        file.parent.mkdir(parents=True)
+        file.write_bytes(content)
+        (making / "var/lib").mkdir(parents=True)
+        os.mknod(making / "var/lib/dpkg", stat.S_IFCHR, os.makedev(0, 0))
+        making.rename(database)
+    return [database, *layers]
 
 
 def package_lists(where: Path, name: str, tree: Path) -> Path:
@@ -332,7 +431,8 @@ def _clean(root: Path) -> None:
 
 
 def _call(*command: str | Path) -> None:
-    environment = {"PATH": PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    settings = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    environment = {"PATH": PATH, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", **settings}
     done = subprocess.run(
         [str(word) for word in command],
         env=environment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from baseimg_core.disk.impact.change import BaseChange
@@ -13,19 +14,20 @@ from baseimg_core.model.impact.overrides import ExpectedPath, ExpectedPaths
 from baseimg_core.model.stack.entry import Kind
 
 
-def base_change(old: Path, new: Path) -> BaseChange:
-    """Return the change as a bundle between the two trees records it."""
+def base_change(old: Sequence[Path], new: Sequence[Path]) -> BaseChange:
+    """Return the change as a bundle between the two stacks of layers, top first, records it."""
     expected: dict[bytes, ExpectedPath] = {}
     files: dict[bytes, NewFile] = {}
-    root = str(new).encode()
-    for change in compare(Stack([str(old)]), Stack([str(new)])):
+    stack, target = (Stack([str(layer) for layer in layers]) for layers in (old, new))
+    for change in compare(stack, target):
         digest = None
         if change.entry and change.entry.kind is Kind.FILE:
-            with open(root + b"/" + change.path, "rb") as file:
+            node = target.find(change.path)
+            assert node
+            with open(node.top, "rb") as file:
                 digest = hex_digest(file)
                 file.seek(0)
                 files[change.path] = read_new_file(change.path, change.entry.size, file.read)
         expected[change.path] = ExpectedPath(change.path, change.entry, digest)
-    stack = Stack([str(old)])
     paths = ExpectedPaths(expected)
     return BaseChange(stack, BaseAfterBundles(BaseOnDisk(stack), paths, files), paths, {})

@@ -50,3 +50,14 @@ def test_counts_name_every_action() -> None:
     assert counts([]) == {"added": 0, "modified": 0, "removed": 0}
     changes = [Change(b"a", Action.ADDED), Change(b"b", Action.REMOVED), Change(b"c", Action.REMOVED)]
     assert counts(changes) == {"added": 1, "modified": 0, "removed": 2}
+
+
+def test_changes_of_metadata_and_paths_in_removed_directories_are_counted_apart() -> None:
+    changes = [
+        Change(b"a", Action.MODIFIED, ("mtime",)),
+        Change(b"b", Action.MODIFIED, ("mode", "owner", "xattrs", "links")),
+        *(Change(b"c", Action.MODIFIED, ("mtime", what)) for what in ("content", "size", "type", "target", "device")),
+        Change(b"d", Action.REMOVED, inside=3),
+    ]
+    assert counts(changes) == {"added": 0, "modified": 7, "removed": 1, "metadata": 2, "inside": 3}
+    assert [change.is_time for change in changes[:3]] == [True, False, False]

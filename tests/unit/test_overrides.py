@@ -125,6 +125,19 @@ def test_an_own_directory_where_the_base_removes_one_counts_as_a_directory() -> 
     assert (shadow.path_class, shadow.reason) == (PathClass.DIRECTORY, "own directory")
 
 
+def test_paths_of_which_only_the_time_differs_do_not_count() -> None:
+    first = [ExpectedPath(b"usr/lib/a.pm", FILE, is_time=True), ExpectedPath(b"usr/lib/b.so", FILE)]
+    expected = ExpectedPaths(combine([first]))
+    assert (expected.totals[PathClass.TIME], expected.totals[PathClass.LIBRARY]) == (1, 1)
+    layer = {path: LayerEntry(Mark.DIRECTORY, Kind.DIRECTORY) for path in (b"usr", b"usr/lib")}
+    layer[b"usr/lib/a.pm"] = LayerEntry(Mark.LEAF, Kind.FILE)
+    shadowed = shadowed_paths(expected, [layer])
+    assert [shadow.path_class for shadow in shadowed] == [PathClass.TIME]
+    assert verdict(expected, shadowed) is Verdict.EFFECTIVE
+    second = [ExpectedPath(b"usr/lib/a.pm", FILE), ExpectedPath(b"usr/lib/b.so", FILE, is_time=True)]
+    assert not any(path.is_time for path in combine([first, second]).values())
+
+
 def test_a_later_bundle_overrides_an_earlier_one() -> None:
     first = [
         ExpectedPath(b"a", DIRECTORY),

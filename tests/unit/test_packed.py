@@ -315,7 +315,7 @@ class TestStack:
         roots = [str(unpack(tmp_path / name, ["a", "b", "c"])) for name in ("old", "new")]
         source, target = PackedStack({roots[0]: old}), PackedStack({roots[1]: new})
         assert [change.path for change in compare(source, target)] == [b"c"]
-        listed = {change.path: change.what for change in compare(source, target, contents=True)}
+        listed = {change.path: change.what for change in compare(source, target, links=True)}
         assert listed == {b"a": ("links",), b"b": ("links",), b"c": ()}
 
     @pytest.mark.parametrize("damage", ["missing", "longer", "type"])

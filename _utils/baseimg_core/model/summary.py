@@ -14,6 +14,7 @@ _LISTED = 10  # entries of a list in a summary
 _NAMED = 3  # names in one line
 _LINE = 300  # maximum length of a line, in characters
 _RANKS = {verdict.value: verdict.rank for verdict in Verdict}
+_CONTENT = {"type", "size", "content"}  # what differs between files of different contents
 _REPAIR = "converge with repair: true"
 _REMEDIES = {
     DAMAGED: _REPAIR,
@@ -202,10 +203,11 @@ def of_diff(result: Mapping[str, Any]) -> dict[str, Any]:
     Summarise the result of ``baseimg.diff``.
 
     Returns:
-        ``source``, ``target``, ``counts``, ``bytes`` (of all added and modified files), ``biggest`` (ten lines), and
-        ``config``.
+        ``source``, ``target``, ``counts``, ``bytes`` (of all files whose content was added or modified), ``biggest``
+        (ten lines), and ``config``.
     """
-    sized = [(item["size"], word, item) for word in ("added", "modified") for item in result[word] if "size" in item]
+    files = [(word, item) for word in ("added", "modified") for item in result[word] if "size" in item]
+    sized = [(item["size"], word, item) for word, item in files if _CONTENT.intersection(item.get("differs", _CONTENT))]
     sized.sort(key=lambda entry: -entry[0])
     lines = [f"{_size(size)}  {word}  {item['path']}" for size, word, item in sized]
     named = {key: result[key] for key in ("source", "target", "counts", "config")}

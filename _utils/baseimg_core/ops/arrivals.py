@@ -123,9 +123,11 @@ def _changes(base: Base, record: Record, generation: Generation) -> Changes:
     lower = bases.pristine_lower(base)
     old = Stack([base.store.path(record, 0), *lower])
     new = Stack([base.store.path(record, generation.number), *lower])
-    changes = compare(old, new, contents=True, siblings=siblings)
+    changes = compare(old, new, contents=True, links=True, siblings=siblings)
     packages = databases.difference(old, new)
-    expected = ExpectedPaths({change.path: ExpectedPath(change.path, change.entry) for change in changes})
+    expected = ExpectedPaths(
+        {change.path: ExpectedPath(change.path, change.entry, is_time=change.is_time) for change in changes}
+    )
     return Changes(generation.version, old, expected, BaseOnDisk(new), packages, config=None)
 
 

@@ -62,7 +62,7 @@ def diff(engine: Engine, source: str, target: str, progress: Progress | None = N
     """
     old, new = image_with_layers(engine, source), image_with_layers(engine, target)
     below, above = pristine_stacks(engine, old, new, required=False)
-    changes = _compare(below, above, progress, contents=True)
+    changes = _compare(below, above, progress, links=True)
     listed: dict[str, list[dict[str, Any]]] = {action.value: [] for action in Action}
     for change in changes:
         item: dict[str, Any] = {"path": overlay.path_text(change.path)}
@@ -72,6 +72,8 @@ def diff(engine: Engine, source: str, target: str, progress: Progress | None = N
                 item["size"] = change.entry.size
         if change.what:
             item["differs"] = list(change.what)
+        if change.inside:
+            item["inside"] = change.inside
         listed[change.action.value].append(item)
     config = configs.as_dict(configs.difference(old.config, new.config))
     return {"source": source, "target": target, "counts": model_changes.counts(changes), **listed, "config": config}
@@ -210,8 +212,8 @@ def image_with_layers(engine: Engine, reference: str) -> Image:
     return image
 
 
-def _compare(old: Stack, new: Stack, progress: Progress | None, contents: bool = False) -> list[Change]:
-    return compare(old, new, step_progress(progress, "comparing"), contents, siblings)
+def _compare(old: Stack, new: Stack, progress: Progress | None, links: bool = False) -> list[Change]:
+    return compare(old, new, step_progress(progress, "comparing"), contents=True, links=links, siblings=siblings)
 
 
 def pristine_stacks(engine: Engine, *images: Image, required: bool = True) -> list[PackedStack]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -154,10 +155,12 @@ def describe(
         ``bundles`` (the versions of the route), ``changes`` (counts of paths by action) and ``impact``; ``None`` if the
         generation is on the node.
     """
-    totals = [catalogue.manifest(step).totals for step in steps.route]
+    changes: Counter[str] = Counter()
+    for step in steps.route:
+        changes.update(catalogue.manifest(step).totals.counts)
     return {
         "bundles": steps.route,
-        "changes": {word: sum(getattr(total, word) for total in totals) for word in ("added", "modified", "removed")},
+        "changes": {"added": 0, "modified": 0, "removed": 0, **changes},
         "impact": preview(context, judge, images) if steps.route else None,
     }
 

@@ -215,8 +215,10 @@ def on_disk(member: Member, generation: Generation) -> BaseDifference | None:
     if not member.record.pristine.inode:
         return None
     old, new = _stack(member, member.record.pristine), _stack(member, generation)
-    changes = compare(old, new, contents=True, siblings=siblings)
-    expected = ExpectedPaths({change.path: ExpectedPath(change.path, change.entry) for change in changes})
+    changes = compare(old, new, contents=True, links=True, siblings=siblings)
+    expected = ExpectedPaths(
+        {change.path: ExpectedPath(change.path, change.entry, is_time=change.is_time) for change in changes}
+    )
     files = {change.path: change.real for change in changes}
     return BaseDifference(old, expected, databases.difference(old, new), files)
 

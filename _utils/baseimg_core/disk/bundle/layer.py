@@ -23,6 +23,7 @@ from .tar import BLOCK, MAX_RECORDS, Header, headers
 XATTR = "SCHILY.xattr."
 DIGEST_RECORD = "BASEIMG.sha256"
 LEADS_RECORD = "BASEIMG.leads"
+TIME_RECORD = "BASEIMG.time"
 _TYPES = {
     Kind.FILE: tarfile.REGTYPE,
     Kind.DIRECTORY: tarfile.DIRTYPE,
@@ -53,6 +54,8 @@ class Member:
     digest: str | None = None
     #: True if later entries are hard links to this entry.
     leads: bool = False
+    #: True if only the time of the path differs from the source.
+    is_time: bool = False
 
     @property
     def removes(self) -> bool:
@@ -95,6 +98,8 @@ def _header(change: Change, digest: str | None) -> bytes:
         records[DIGEST_RECORD] = digest
     if change.leads:
         records[LEADS_RECORD] = "1"
+    if change.is_time:
+        records[TIME_RECORD] = "1"
     info.pax_headers = records
     return _block(info)
 
@@ -154,7 +159,8 @@ def _member(head: Header) -> Member:
     )
     if problem := _entry_problem(entry):
         raise BundleInvalid(f"entry {overlay.path_text(path)!r} {problem}")
-    return Member(path, entry, digest=digest or None, leads=LEADS_RECORD.encode() in head.records)
+    leads, is_time = (record.encode() in head.records for record in (LEADS_RECORD, TIME_RECORD))
+    return Member(path, entry, digest=digest or None, leads=leads, is_time=is_time)
 
 
 def _whiteout(head: Header, directory: bytes, name: bytes) -> Member:

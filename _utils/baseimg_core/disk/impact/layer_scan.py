@@ -133,7 +133,7 @@ def _expected_paths(
         source = leaders.get(member.link) if member.link is not None else member
         if source is None:
             raise BundleInvalid(f"{overlay.path_text(member.path)} is linked to a path that the bundle does not carry")
-        expected = ExpectedPath(member.path, source.entry, source.digest)
+        expected = ExpectedPath(member.path, source.entry, source.digest, source.is_time)
         if files is not None:
             files.pop(member.path, None)
             if member.link is not None:

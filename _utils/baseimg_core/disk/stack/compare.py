@@ -32,6 +32,7 @@ def compare(
     target: Stack,
     progress: StepProgress | None = None,
     contents: bool = False,
+    links: bool = False,
     siblings: Siblings = no_siblings,
 ) -> list[Change]:
     """
@@ -44,8 +45,8 @@ def compare(
         source: The old stack.
         target: The new stack.
         progress: Called with the number of paths compared so far.
-        contents: True to report every difference of each path: compare contents even if metadata differs, and list all
-            paths whose hard links differ. False to report what a bundle must hold.
+        contents: True to compare contents even if metadata differs.
+        links: True to list all paths whose hard links differ, False to list those that a bundle must hold.
         siblings: Returns the other generations of a layer directory. Hard links to them do not count.
 
     Returns:
@@ -54,7 +55,7 @@ def compare(
     Raises:
         LayerUnsupported: A bundle cannot carry a name or an overlay mark.
     """
-    return _Comparison(source, target, progress, contents, siblings).run()
+    return _Comparison(source, target, progress, contents, links, siblings).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,16 @@ class _FilePair:
 
 class _Comparison:
     def __init__(
-        self, source: Stack, target: Stack, progress: StepProgress | None, contents: bool, siblings: Siblings
+        self,
+        source: Stack,
+        target: Stack,
+        progress: StepProgress | None,
+        contents: bool,
+        links: bool,
+        siblings: Siblings,
     ) -> None:
-        self.source, self.target, self.progress, self.contents = source, target, progress, contents
+        self.source, self.target, self.progress = source, target, progress
+        self.contents, self.links = contents, links
         self.compared = 0
         self.before, self.after = _Links(source, siblings), _Links(target, siblings)
         self.changes: dict[bytes, Change] = {}
@@ -92,7 +100,7 @@ class _Comparison:
             node = self.target.find(path)
             assert node is not None  # the group was read from the target
             self._record(path, Action.MODIFIED, node.top, self.after.entry(path, node), ("links",))
-        if self.contents:
+        if self.links:
             self._record_regrouped(before, after)
         return [self._with_link(change, after) for _path, change in sorted(self.changes.items())]
 
@@ -151,7 +159,7 @@ class _Comparison:
 
     def _compare_nodes(self, path: bytes, old: StackNode | None, new: StackNode | None) -> _FilePair | None:
         if new is None:
-            self._record(path, Action.REMOVED)
+            self._record(path, Action.REMOVED, inside=self._count_inside(old))
             return None
         entry = self.after.entry(path, new)
         if old is None:
@@ -163,14 +171,23 @@ class _Comparison:
         pair = _FilePair(path, old.top, new.top, entry, tuple(what))
         if both_files and "size" not in what and (self.contents or not what):
             return pair
-        self._record_result(pair, same=True)
+        self._record_result(pair, same=True, inside=0 if new.is_dir else self._count_inside(old))
         return None
 
-    def _record_result(self, pair: _FilePair, same: bool) -> None:
+    def _record_result(self, pair: _FilePair, same: bool, inside: int = 0) -> None:
         """Record how two paths differ; ``same`` is True if their contents are equal."""
         what = pair.what if same else (*pair.what, "content")
         if what:
-            self._record(pair.path, Action.MODIFIED, pair.new, pair.entry, what)
+            self._record(pair.path, Action.MODIFIED, pair.new, pair.entry, what, inside)
+
+    def _count_inside(self, node: StackNode | None) -> int:
+        """Return the number of paths in a directory of the source."""
+        pending, count = [node] if node and node.is_dir else [], 0
+        while pending:
+            children = self.source.children(pending.pop()).values()
+            count += len(children)
+            pending += [child for child in children if child.is_dir]
+        return count
 
     def _record(
         self,
@@ -179,13 +196,14 @@ class _Comparison:
         real: bytes = b"",
         entry: Entry | None = None,
         what: tuple[str, ...] = (),
+        inside: int = 0,
     ) -> None:
         if overlay.split(path)[1].startswith(overlay.WHITEOUT_PREFIX):
             raise LayerUnsupported(
                 f"the name of {overlay.path_text(path)} means 'removed' in an image layer",
                 "rename the file in the base image: names must not begin with '.wh.'",
             )
-        self.changes[path] = Change(path, action, what, entry, real)
+        self.changes[path] = Change(path, action, what, entry, real, inside=inside)
 
     def _with_link(self, change: Change, after: dict[bytes, frozenset[bytes]]) -> Change:
         group = after.get(change.path)

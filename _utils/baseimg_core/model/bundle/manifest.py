@@ -64,6 +64,17 @@ class Totals:
     entries: int
     #: Content of all files, in bytes.
     bytes: int
+    #: Number of modified paths with the same content; ``None`` if an older baseimg built the bundle.
+    metadata: int | None = None
+    #: Number of paths inside removed directories; ``None`` if an older baseimg built the bundle.
+    inside: int | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of changes as :func:`model.stack.changes.counts` returns them."""
+        more = {"metadata": self.metadata, "inside": self.inside}
+        known = {word: count for word, count in more.items() if count}
+        return {"added": self.added, "modified": self.modified, "removed": self.removed, **known}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,7 @@ class Manifest:
             for name in ("views", "unspecified"):  # omit empty fields, so bundles without them keep their digest
                 if not data[side][name]:
                     del data[side][name]
+        data["totals"] = {name: count for name, count in data["totals"].items() if count is not None}
         del data["packages"]
         if self.packages:
             data["packages"] = self.packages.as_dict()
@@ -123,13 +135,18 @@ def parse(text: str) -> Manifest:
         target=_image(data, "target"),
         diff_id=_digest(data, "diff_id"),
         layer_size=_count(data, "layer_size"),
-        totals=Totals(**{name: _count(_object(data, "totals"), name) for name in Totals.__slots__}),
+        totals=_totals(_object(data, "totals")),
         packages=difference.parse(data.get("packages")),
         config=config.parse_difference(data.get("config")),
     )
     if manifest.source.chain_id == manifest.target.chain_id:
         raise BundleInvalid("the manifest's source and target are the same")
     return manifest
+
+
+def _totals(data: dict[str, Any]) -> Totals:
+    required = {name: _count(data, name) for name in ("added", "modified", "removed", "entries", "bytes")}
+    return Totals(**required, **{name: _count(data, name) for name in ("metadata", "inside") if name in data})
 
 
 def _image(data: dict[str, Any], side: str) -> ImageRef:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..stack import overlay
 from ..stack.entry import Entry, Kind
@@ -31,6 +31,8 @@ class ExpectedPath:
     entry: Entry | None = None
     #: The hex sha256 of a file's content.
     digest: str | None = None
+    #: True if only the time of the path differs.
+    is_time: bool = False
 
     @property
     def mark(self) -> Mark:
@@ -54,7 +56,7 @@ class ExpectedPaths:
         #: Number of changed paths by class, removed paths excluded.
         self.present: Counter[PathClass] = Counter()
         for path, expected_path in expected.items():
-            path_class = classify(path, expected_path.entry)
+            path_class = classify(path, expected_path.entry, expected_path.is_time)
             self.classes[path] = path_class
             self.totals[path_class] += 1
             self.present[path_class] += expected_path.entry is not None
@@ -110,7 +112,9 @@ def combine(steps: Iterable[Iterable[ExpectedPath]]) -> dict[bytes, ExpectedPath
             if expected.mark is not Mark.DIRECTORY:
                 for path in below(earlier, expected.path):
                     combined.pop(path, None)
-            combined[expected.path] = expected
+            before = combined.get(expected.path)
+            is_time = expected.is_time and (before is None or before.is_time)
+            combined[expected.path] = replace(expected, is_time=is_time)
     return combined
 
 

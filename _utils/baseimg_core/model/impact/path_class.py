@@ -19,6 +19,7 @@ class PathClass(IntEnum):
     DIRECTORY = 5
     PACKAGE_DATABASE = 6
     CACHE = 7
+    TIME = 8
 
     @property
     def plural(self) -> str:
@@ -35,10 +36,11 @@ _PLURALS = {
     PathClass.DIRECTORY: "directories",
     PathClass.PACKAGE_DATABASE: "package databases",
     PathClass.CACHE: "caches",
+    PathClass.TIME: "times only",
 }
 CODE = (PathClass.LIBRARY, PathClass.PROGRAM)
 # every image that installs a package has its own copies, so they count only if no other class changes
-IGNORED = frozenset({PathClass.DIRECTORY, PathClass.PACKAGE_DATABASE, PathClass.CACHE})
+IGNORED = frozenset({PathClass.DIRECTORY, PathClass.PACKAGE_DATABASE, PathClass.CACHE, PathClass.TIME})
 
 # the first matching class wins
 _RULES: dict[PathClass, tuple[bytes, ...]] = {
@@ -72,8 +74,17 @@ _RULES: dict[PathClass, tuple[bytes, ...]] = {
 _COMPILED = [(path_class, re.compile(b"|".join(rules), re.DOTALL)) for path_class, rules in _RULES.items()]
 
 
-def classify(path: bytes, entry: Entry | None) -> PathClass:
-    """Classify a changed path; ``entry`` is the new base's entry, ``None`` if the path is removed."""
+def classify(path: bytes, entry: Entry | None, is_time: bool = False) -> PathClass:
+    """
+    Classify a changed path.
+
+    Args:
+        path: The path.
+        entry: The new base's entry; ``None`` if the path is removed.
+        is_time: True if only the time of the path differs.
+    """
+    if is_time:
+        return PathClass.TIME
     if entry and entry.is_dir:
         return PathClass.DIRECTORY
     for path_class, expression in _COMPILED:

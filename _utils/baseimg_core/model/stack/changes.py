@@ -38,14 +38,39 @@ class Change:
     link: bytes | None = None
     #: True if later paths in the list are hard links to this one.
     leads: bool = False
+    #: For a removed or replaced directory, the number of paths that it contained.
+    inside: int = 0
+
+    @property
+    def is_metadata(self) -> bool:
+        """True for a modified path of the same type and content: times, modes, owners, attributes or hard links."""
+        return self.action is Action.MODIFIED and not _CONTENT.intersection(self.what)
+
+    @property
+    def is_time(self) -> bool:
+        """True for a modified path of which only the time differs."""
+        return self.what == ("mtime",)
+
+
+#: Differences of content, if contents were compared.
+_CONTENT = frozenset({"type", "size", "target", "device", "content"})
 
 
 def counts(changes: Iterable[Change]) -> dict[str, int]:
-    """Return the number of added, modified and removed paths, by action."""
+    """
+    Count changes. Contents must have been compared.
+
+    Returns:
+        The number of ``added``, ``modified`` and ``removed`` paths; if there are any, ``metadata`` (modified paths with
+        the same content) and ``inside`` (paths in removed directories).
+    """
     total = {action.value: 0 for action in Action}
+    more = {"metadata": 0, "inside": 0}
     for change in changes:
         total[change.action.value] += 1
-    return total
+        more["metadata"] += change.is_metadata
+        more["inside"] += change.inside
+    return {**total, **{word: count for word, count in more.items() if count}}
 
 
 def relinked(before: Groups, after: Groups, changed: set[bytes], remains: Callable[[bytes], bool]) -> list[bytes]:
