@@ -59,9 +59,9 @@ class Application:
     packages: tuple[str, ...]
     command: str
     files: tuple[tuple[str, str], ...] = ()
-    #: Wheels of PyPI, in the directory ``site``.
+    #: Wheels of PyPI, in the directory ``packages_directory``.
     wheels: tuple[str, ...] = ()
-    site: str = "usr/local/lib/python3.11/dist-packages"
+    packages_directory: str = "usr/local/lib/python3.11/dist-packages"
     #: A command that runs in the tree before the wheels and files are written.
     setup: str = ""
     #: A C program at ``/app/run``, and the libraries of the base that it is linked with.
@@ -166,13 +166,13 @@ curl: curl -s file:///etc/passwd
     ),
     Application((), "python3 /app/main.py", (("/app/main.py", "import numpy\nnumpy.zeros(3)\n"),), wheels=("numpy",)),
     Application((), "/app/main", (("/app/main", "#!/opt/venv/bin/python3\nimport jinja2\n"),),
-        wheels=("jinja2", "markupsafe"), site=VENV, setup="python3 -m venv --without-pip /opt/venv"),
+        wheels=("jinja2", "markupsafe"), packages_directory=VENV, setup="python3 -m venv --without-pip /opt/venv"),
     Application((), "/opt/venv/bin/python3 -c 'import cryptography.fernet'",
         wheels=("cryptography", "cffi", "pycparser"),
-        site=VENV, setup="python3 -m venv --without-pip /opt/venv"),
+        packages_directory=VENV, setup="python3 -m venv --without-pip /opt/venv"),
     Application((), "/opt/venv/bin/python3 -c 'import json'", setup="python3 -m venv --without-pip /opt/venv"),
     Application(
-        (), "PYTHONPATH=/app/lib python3 -c 'import yaml; yaml.safe_load(\"a: 1\")'", wheels=("pyyaml",), site="app/lib"
+        (), "PYTHONPATH=/app/lib python3 -c 'import yaml; yaml.safe_load(\"a: 1\")'", wheels=("pyyaml",), packages_directory="app/lib"
     ),
     Application(
         (), "/app/run", source="const char *zlibVersion(void);\nint main(void) { return !zlibVersion(); }",
@@ -307,7 +307,7 @@ def write(point: Path, tree: Path, application: Application) -> None:
             "--only-binary=:all:",
         )
         _call(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", *target,
-              "--target", point / application.site, *application.wheels)  # fmt: skip
+              "--target", point / application.packages_directory, *application.wheels)  # fmt: skip
     for path, text in application.files:
         file = point / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -88,15 +88,7 @@ def write(
         with open(descriptor, "w+b") as out, tempfile.TemporaryFile(dir=directory) as scratch:
             layer = _encode(out, scratch, changes, layer_encoding, progress)
             count = model_changes.counts(changes)
-            totals = Totals(
-                count["added"],
-                count["modified"],
-                count["removed"],
-                len(changes),
-                layer.content,
-                count.get("metadata", 0),
-                count.get("inside", 0),
-            )
+            totals = Totals(**{"metadata": 0, "inside": 0, **count}, entries=len(changes), bytes=layer.content)
             manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages, config)
             _finish_archive(out, layer.blobs, manifest, platform)
             out.flush()
