@@ -172,7 +172,8 @@ curl: curl -s file:///etc/passwd
         packages_directory=VENV, setup="python3 -m venv --without-pip /opt/venv"),
     Application((), "/opt/venv/bin/python3 -c 'import json'", setup="python3 -m venv --without-pip /opt/venv"),
     Application(
-        (), "PYTHONPATH=/app/lib python3 -c 'import yaml; yaml.safe_load(\"a: 1\")'", wheels=("pyyaml",), packages_directory="app/lib"
+        (), "PYTHONPATH=/app/lib python3 -c 'import yaml; yaml.safe_load(\"a: 1\")'",
+        wheels=("pyyaml",), packages_directory="app/lib",
     ),
     Application(
         (), "/app/run", source="const char *zlibVersion(void);\nint main(void) { return !zlibVersion(); }",
