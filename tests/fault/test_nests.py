@@ -137,7 +137,7 @@ def test_the_space_of_masks_is_foreseen(node: NestNode) -> None:
     record = bases.initial_record(node.engine, base)
     with contextlib.ExitStack() as stack:
         catalogue = plan.Catalogue(node.context, node.goal(OS, "2").bundles, stack)
-        steps = plan.decide(record, "2", catalogue)
+        steps = plan.plan_route(record, "2", catalogue)
         nest = Nest(node.context, base, record, {catalogue.manifest("2").target.chain_id})
         judge = verdicts.build_image_judge(node.context, nest, steps, catalogue)
         foreseen = [mask_space.needed(nest, steps, catalogue, known) for known in (judge, None)]

@@ -6,6 +6,7 @@ These are images that arrived after a swap, and images that no bundle could be j
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store.layout import siblings
 from ..engine.base import Image
+from ..errors import SpaceExhausted
 from ..linux.oserrors import translate_os_errors
 from ..model.impact.evidence import Evidence
 from ..model.impact.overrides import ExpectedPath, ExpectedPaths
@@ -76,7 +78,8 @@ def check_images(
     for image in images:
         refused.add(image.name, judged.reasons(generation.id, image.id) or (), image.id in used)
     if save and is_new and (is_live or generation.is_prepared):
-        _save(context, base, record, judged)
+        with contextlib.suppress(*[SpaceExhausted] if is_live else []):  # after a swap: the next run judges again
+            _save(context, base, record, judged)
     refused.raise_if_any(base, generation.version)
     if acceptance.require and not is_live and not known:  # the fixes were not checked with the bundles
         others = [image for image in started if not image.height(generation.chain_id)]  # the target has its own fix

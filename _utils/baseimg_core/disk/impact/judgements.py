@@ -6,6 +6,7 @@ Each pair of image and generation is judged once: neither changes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Judgements:
         self, path: str, generations: Collection[str], images: Collection[str], containers: Collection[str]
     ) -> None:
         """
-        Replace the file.
+        Replace the file if its content changes.
 
         Args:
             path: The path of the file.
@@ -97,7 +98,11 @@ class Judgements:
             if generation in generations
         }
         data = {"format": FORMAT, "judged": judged, "passed": passed, "evidence": evidence}
-        files.save(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n")
+        text = json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if file.read() == text:
+                return
+        files.save(path, text)
 
 
 def read(path: str) -> Judgements:
