@@ -13,10 +13,10 @@ The live version of each base on this node, as a grain for targeting.
       ready: true                        # the result of the last baseimg.doctor; absent if it never ran
 
 ``drift`` is empty or one of: ``damaged`` (out-of-band changes were detected), ``pristine damaged``,
-``pristine missing`` (the directory of the pristine content was removed), ``restart unfinished`` (an operation restarts
-containers, or crashed, or containers failed; ``restarting`` names them), ``interrupted`` (an operation is running or
-crashed), ``replaced`` (the record does not know the live directory). A base with holds has the blocked versions under
-``held``.
+``pristine missing`` (the directory of the pristine content was removed), ``mixed`` (files of another version of a base
+below show through), ``restart unfinished`` (an operation restarts containers, or crashed, or containers failed;
+``restarting`` names them), ``interrupted`` (an operation is running or crashed), ``replaced`` (the record does not know
+the live directory). A base with holds has the blocked versions under ``held``.
 
 References contain colons, which Salt also uses as the delimiter. Colons in list members work:
 
@@ -53,6 +53,9 @@ _OTHERS = [
 ]
 # The name of the live content in a layer's directory: overlay2 and Podman use the first, containerd the second.
 _LIVE = ("diff", "fs")
+_BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_LATER = ("restart unfinished", "interrupted", "")  # drift that is less severe than a mixed content
+_PASSING = ("mixed", "pristine missing", "replaced")  # drift that a swap between two reads can look like
 # the extended attribute with the ID of a generation's directory
 _ID = "trusted.baseimg.id"
 _LARGEST = 1 << 22  # maximum size of a record in bytes; a record of 100 generations has about 50,000
@@ -60,13 +63,9 @@ _LARGEST = 1 << 22  # maximum size of a record in bytes; a record of 100 generat
 
 def baseimg():
     """Return versions, generations and drift of the bases that have a record on this node."""
-    known, unreadable = [], []
-    for root in _roots():
-        for layer in _layers(root):
-            try:
-                known.append(_read(layer))
-            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                unreadable.append(layer)
+    known, unreadable = _survey()
+    if any(base["drift"] in _PASSING for _, _, base in known):  # a swap between two reads looks like drift
+        known, unreadable = _survey()
     bases = {}
     for reference, chain_id, base in sorted(known, key=lambda item: item[:2]):
         # two bases share a reference if the tag was moved to another image
@@ -78,6 +77,23 @@ def baseimg():
         "unreadable": sorted(unreadable),
     }
     return {"baseimg": {"bases": bases, **{name: members for name, members in lists.items() if members}, **_ready()}}
+
+
+def _survey():
+    """Return reference, chain ID and content of each base, and the layers whose record is broken."""
+    known, unreadable, records = [], [], []
+    for layer in (layer for root in _roots() for layer in _layers(root)):
+        try:
+            record, live = _load(layer)
+            known.append(_read(layer, record, live))
+            records.append((record, live))
+        except _BROKEN:
+            unreadable.append(layer)
+    for (record, live), (_, _, base) in zip(records, known, strict=True):
+        with contextlib.suppress(*_BROKEN):  # baseimg.status reports a record with wrong fields
+            if base["drift"] in _LATER and _mixed(record, live, records):
+                base["drift"] = "mixed"
+    return known, unreadable
 
 
 def _ready():
@@ -113,12 +129,38 @@ def _layers(root):
     return [f"{root}/{name}" for name in names if os.access(f"{root}/{name}/baseimg/state.json", os.F_OK)]
 
 
-def _read(layer):
-    """Return reference, chain ID and content of a layer's base. A broken record raises."""
+def _load(layer):
+    """Return the record of a layer's base, and its live generation; None if the record does not know that."""
     with open(os.path.join(layer, "baseimg/state.json"), "rb") as file:
         record = json.loads(file.read(_LARGEST))
     live = _describe(_live(layer))
-    generation = next((item for item in record["generations"] if _is_generation(item, live)), None)
+    return record, next((item for item in record["generations"] if _is_generation(item, live)), None)
+
+
+def _mixed(record, live, records):
+    """Return True if a base that must show its own image is not right over the live content of a base below it.
+
+    Equal to the core's rule (model.store.nests.mixed).
+    """
+    own, layers = _content(live), record["diff_ids"]
+    below = [(other, current) for other, current in records if layers[: len(other["diff_ids"])] == other["diff_ids"]]
+    below = [(other, current) for other, current in below if current and other["diff_ids"] != layers]
+    is_version = any(record["chain_id"] in {item["chain_id"] for item in other["generations"]} for other, _ in below)
+    declared = record.get("below", "")
+    if declared == "follow" or not (declared or is_version or own != record["chain_id"]):
+        return False
+    return any(
+        _content(current) not in (other["chain_id"], own, *live.get("over", {}).get(other["chain_id"], ()))
+        for other, current in below
+    )
+
+
+def _content(generation):
+    return generation["chain_id"] or f"generation {generation['number']}"
+
+
+def _read(layer, record, generation):
+    """Return reference, chain ID and content of a layer's base. A broken record raises."""
     restarting = _restarting(layer)
     if generation is None:
         drift, version, number = "replaced", "unknown", None

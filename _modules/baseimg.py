@@ -69,6 +69,7 @@ try:
         from baseimg_core.ops import prepare as ops_prepare
         from baseimg_core.ops import preview as ops_preview
         from baseimg_core.ops import prune as ops_prune
+        from baseimg_core.ops import rollback as ops_rollback
         from baseimg_core.ops import status as ops_status
         from baseimg_core.ops import trial as ops_trial
         from baseimg_core.ops import verify as ops_verify
@@ -610,7 +611,7 @@ def rollback(
         why = _text(reason, "reason") if hold else None
         policy = container_policy.parse(containers)
         context = minion.context(terms=minion.terms(not_after, rollout, cancels=True))
-        result = ops_converge.roll_back(context, base, version, policy, why)
+        result = ops_rollback.roll_back(context, base, version, policy, why)
         return _visible_part(short.of_rollback(result, version, minion.declared_version(result["base"])), full)
 
 
@@ -786,7 +787,9 @@ def status(base=None, declared=False, full=False):
     with its ``users``, and why it is ``kept``; empty if the next prune may delete it), ``in_use`` (generations that
     only stay because of their users: ``generations``, ``since``, ``users``, ``bytes``), ``space`` (bytes of the
     generations that are not live), images on the base, those that were ``judged`` to break or to be impaired after they
-    arrived, ``holds``, ``running`` (the process that works on the base; empty without one), ``interrupted`` (true if an
+    arrived, ``mixed`` (bases below, with ``version``, whose files show through although the base must show its own
+    image), ``unmasked`` (images that are versions of the base, arrived later, and show files of its live version),
+    ``holds``, ``running`` (the process that works on the base; empty without one), ``interrupted`` (true if an
     operation crashed; the next one recovers), running containers by the content they run on, and ``restarting``
     (containers that a restart stopped and that have not passed their gate since). ``fixes`` has the new versions of
     the packages that the live generation changes, and ``evidence`` for each running container the ``version`` that
@@ -948,7 +951,9 @@ def verify(base=None, deep=False):
     Returns for each base ``ok``, ``findings`` (paths that are ``missing`` or ``added``, or whose ``content`` or
     ``metadata`` differs), and the state of the ``pristine`` content: ``proven``, ``unproven`` (the engine keeps no
     checksum), ``damaged``, ``missing`` or ``not checked``. ``shared`` lists the versions that hard-link a changed file
-    of the live content and are damaged with it. ``proof`` says how the live content was proven: ``bundle``,
+    of the live content and are damaged with it. ``mixed`` lists the bases below, with ``version``, whose files show
+    through although the base must show its own image; with ``deep``, findings ``below`` are paths at which they do,
+    against the record. ``proof`` says how the live content was proven: ``bundle``,
     ``from-start``, ``engine``, ``assumed``, or empty for a content that was never compared with an image. The exit code
     is 1 if a base is not ``ok``.
 

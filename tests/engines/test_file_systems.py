@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from baseimg_core.ops import bases, converge, verify
+from baseimg_core.ops import bases, converge, rollback, verify
 from tests.engines.cells import FILE_SYSTEMS
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
@@ -25,5 +25,5 @@ def test_there_and_back(kind: str) -> None:
         # unchanged live content does not count as changed; otherwise every run would repair it
         again = converge.converge(node.context, BASE, "12.2", node.bundles, repair=True)
         assert (again["changed"], again["repaired"]) == (False, False)
-        converge.roll_back(node.context, BASE, "pristine")
+        rollback.roll_back(node.context, BASE, "pristine")
         assert differences(node.view(), pristine) == []

@@ -20,10 +20,12 @@ from baseimg_core.errors import (
     NoWayBack,
     PristineDamaged,
     PristineUnproven,
+    SignatureMissing,
 )
 from baseimg_core.model.policy.pillar import Trust
 from baseimg_core.model.store.record import Record
 from baseimg_core.ops import bases, converge, prune, verify
+from baseimg_core.ops import rollback as ops_rollback
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 from tests.support.release import downgrade
@@ -42,7 +44,7 @@ def verify_base(node: Node, deep: bool = False) -> dict:
 
 
 def rollback(node: Node, to: str | None = None) -> dict:
-    return converge.roll_back(node.context, BASE, to)
+    return ops_rollback.roll_back(node.context, BASE, to)
 
 
 @pytest.fixture
@@ -405,6 +407,15 @@ class TestProvenance:
         done = converge.converge(context, BASE, "12.1", node.bundles)
         assert done["generation"] in (1, 2)
         assert record(node).live.bundle == node.bundles["12.1"].digest
+
+    def test_with_required_signatures_no_rollback_leads_to_an_unsigned_content(self, node: Node) -> None:
+        context = Context(node.engine, lambda source: source.source, "test", 0.0, trust=Trust(keys=(), required=True))
+        node.converge("12.2")
+        for to in (None, "12.1"):
+            with pytest.raises(SignatureMissing):
+                ops_rollback.roll_back(context, BASE, to)
+        assert record(node).live.version == "12.2"
+        assert ops_rollback.roll_back(context, BASE, "pristine")["changed"] is True
 
 
 def test_readers_without_a_lock_see_one_state(node):

@@ -22,7 +22,7 @@ from baseimg_core.errors import PristineUnproven, SpaceExhausted
 from baseimg_core.linux import syscalls
 from baseimg_core.linux.files import temporary_directory
 from baseimg_core.ops import adopt as ops_adopt
-from baseimg_core.ops import bases, converge, prune
+from baseimg_core.ops import bases, prune, rollback
 from tests.support import forks, legacy
 from tests.support.deadlines import wait_until
 from tests.support.fs import XFS_MIN, loop_fs
@@ -147,9 +147,9 @@ def test_apply_then_another_version_is_wanted(node, point):
 @pytest.mark.parametrize("point", SWAPPING)
 def test_rollback(node, point):
     node.converge("12.1")
-    killed_at(point, lambda: converge.roll_back(node.context, BASE, "pristine"))
+    killed_at(point, lambda: rollback.roll_back(node.context, BASE, "pristine"))
     check_live_version(node, "12.0", "12.1")
-    converge.roll_back(node.context, BASE, "pristine")
+    rollback.roll_back(node.context, BASE, "pristine")
     check_live_version(node, "12.0")
     check_tidy(node)
     check_history(node)

@@ -17,7 +17,7 @@ from baseimg_core.disk.store import links as store_links
 from baseimg_core.disk.store.build import Flattener
 from baseimg_core.disk.store.layout import siblings
 from baseimg_core.errors import NoWayBack, PristineDamaged, StorageUnsupported
-from baseimg_core.ops import bases, converge, prune, verify
+from baseimg_core.ops import bases, prune, rollback, verify
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences, snapshot
 from tests.support.plain import BASE, Node
@@ -120,7 +120,7 @@ def test_every_value(root, link):
     (pruned,) = prune.prune(node.context, BASE, 0, test=False)
     assert (pruned["removed"], round(pruned["freed"] / MIB)) == (["12.1"], 3 if links else 6)
     assert differences(node.view(), node.views["12.2"]) == []
-    converge.roll_back(node.context, BASE, "pristine")
+    rollback.roll_back(node.context, BASE, "pristine")
     assert differences(node.view(), node.views["12.0"]) == []
 
 
@@ -163,7 +163,7 @@ def test_inodes_of_generations_are_no_links_of_the_layer(root, monkeypatch):
         (change.path, change.link, change.leads) for change in compare.compare(Stack([]), source, siblings=siblings)
     ]
     node.converge("12.1")
-    rolled = converge.roll_back(node.context, BASE, "pristine")
+    rolled = rollback.roll_back(node.context, BASE, "pristine")
     assert rolled["to"] == "12.0"
     monkeypatch.setattr(Stack, "hard_link_paths", lambda *_: pytest.fail("looked for links"))
     assert [
@@ -225,7 +225,7 @@ class TestDamage:
         live_number = node.base.store.read().current
         for to in ("pristine", "12.0", None):
             with pytest.raises(PristineDamaged, match="was changed") as caught:
-                converge.roll_back(node.context, BASE, to)
+                rollback.roll_back(node.context, BASE, to)
         assert "pull it again" in caught.value.hint
         assert bases.status(node.engine, node.base)["pristine"] == "damaged"
         assert node.base.store.read().current == live_number
@@ -250,14 +250,14 @@ class TestDamage:
         self.refused(node)
 
     def test_in_the_original_content_while_it_is_live(self, node):
-        converge.roll_back(node.context, BASE)
+        rollback.roll_back(node.context, BASE)
         self.write(node.layer / "diff/usr/lib/three")
         assert not verify.verify(node.engine, node.base, deep=True)["ok"]
         with pytest.raises(PristineDamaged):
             node.converge("12.1", repair=True)
         assert node.damaged == [0, 1]
         with pytest.raises((PristineDamaged, NoWayBack)):
-            converge.roll_back(node.context, BASE, "12.1")
+            rollback.roll_back(node.context, BASE, "12.1")
 
     def test_a_file_of_its_own_is_made_again(self, node):
         for name in ("usr/lib/small", "etc/large"):
@@ -266,7 +266,7 @@ class TestDamage:
         node.converge("12.1", repair=True)
         assert node.damaged == [1]
         assert verify.verify(node.engine, node.base, deep=True)["ok"]
-        converge.roll_back(node.context, BASE)
+        rollback.roll_back(node.context, BASE)
         assert differences(node.view(), node.views["12.0"]) == []
 
     def test_in_a_file_that_came_with_a_bundle(self, node):
@@ -279,10 +279,10 @@ class TestDamage:
         assert node.damaged == [1, 2]
         assert differences(node.view(), node.views["12.2"]) == []
         with pytest.raises(NoWayBack, match=r"version 12\.1, is damaged"):
-            converge.roll_back(node.context, BASE)
+            rollback.roll_back(node.context, BASE)
         with pytest.raises(NoWayBack, match=r"it has: 12\.0, 12\.2"):
-            converge.roll_back(node.context, BASE, "12.1")
-        converge.roll_back(node.context, BASE, "pristine")
+            rollback.roll_back(node.context, BASE, "12.1")
+        rollback.roll_back(node.context, BASE, "pristine")
         assert verify.verify(node.engine, node.base, deep=True)["ok"]
 
     def test_a_change_that_hides(self, node):
@@ -310,7 +310,7 @@ def test_links_and_removals_of_our_own_are_no_changes(tmp_path, kind, monkeypatc
         store = node.base.store
         with store.lock(1, "test"):
             assert store.prune(store.recover(), [1])
-        converge.roll_back(node.context, BASE, "pristine")
+        rollback.roll_back(node.context, BASE, "pristine")
         assert read == []
 
 

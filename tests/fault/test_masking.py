@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.errors import FixMissing
+from baseimg_core.errors import BaseNested, FixMissing, GenerationDamaged, PristineDamaged
 from baseimg_core.model.policy.image_policy import Acceptance, Protection
-from baseimg_core.ops import impact
+from baseimg_core.model.store.drift import drift
+from baseimg_core.model.store.record import Record
+from baseimg_core.ops import bases, impact, status, verify
+from tests.support.kernel import differences
 from tests.support.nests import NestNode, files
 
 pytestmark = pytest.mark.fault
@@ -17,7 +20,7 @@ pytestmark = pytest.mark.fault
 OS, JAVA, APP, OS_NEW = "corp/os:1", "corp/java:1", "corp/app:1", "corp/os:1.1"
 
 
-def status(**versions: str) -> str:
+def installed(**versions: str) -> str:
     """Return dpkg's status of installed packages."""
     return "".join(
         f"Package: {name}\nStatus: install ok installed\nVersion: {version}\n\n" for name, version in versions.items()
@@ -27,7 +30,7 @@ def status(**versions: str) -> str:
 def system(version: str, **packages: str) -> dict[str, str]:
     content = {f"lib/{name}": f"{name} {packages[name]}" for name in packages}
     lists = {f"var/lib/dpkg/info/{name}.list": f"/lib/{name}\n" for name in packages}
-    return {"etc/os": version, "var/lib/dpkg/status": status(**packages), **content, **lists}
+    return {"etc/os": version, "var/lib/dpkg/status": installed(**packages), **content, **lists}
 
 
 @pytest.fixture
@@ -122,3 +125,131 @@ def test_impact_names_the_images_that_are_kept(node: NestNode) -> None:
     assert verdicts[APP] is None
     assert verdicts[OS_NEW] is not None
     assert sum(judged["verdicts"].values()) == len(verdicts) - 2
+
+
+class TestMixed:
+    """A base that must show its own image, over contents for which its generation was not made."""
+
+    @pytest.fixture
+    def mixed(self, node: NestNode) -> NestNode:
+        """Return java 2 exact over os 2, with the files of os 2 showing through, as after the loss of its mask."""
+        node.converge(JAVA, "2")
+        node.below = {JAVA: "follow"}
+        node.converge(OS, "2")
+        node.below = {}
+        return node
+
+    def test_what_was_declared_to_follow_is_not_mixed(self, mixed: NestNode) -> None:
+        assert status_of(mixed, JAVA)["mixed"] == []
+
+    def test_everybody_knows_it(self, mixed: NestNode) -> None:
+        forget_below(mixed, JAVA)
+        assert status_of(mixed, JAVA)["mixed"] == [{"base": OS, "version": "2"}]
+        assert drift(status_of(mixed, JAVA)) == "mixed"
+        verified = verify.verify(mixed.engine, bases.locate(mixed.engine, JAVA), False)
+        assert (verified["ok"], verified["mixed"]) == (False, [{"base": OS, "version": "2"}])
+        assert 'baseimg_base_drifted{base="corp/java:1"} 1' in status.metrics(mixed.engine, "1", {})
+
+    def test_the_next_converge_makes_it_exact_again(self, mixed: NestNode) -> None:
+        forget_below(mixed, JAVA)
+        assert mixed.plan(JAVA, "2")["changed"] is mixed.converge(JAVA, "2")["changed"] is True
+        assert status_of(mixed, JAVA)["mixed"] == []
+        for deep in (False, True):
+            assert verify.verify(mixed.engine, bases.locate(mixed.engine, JAVA), deep)["ok"] is True
+
+    def test_a_mask_whose_record_claims_too_much(self, mixed: NestNode) -> None:
+        """verify deep compares what the stack shows; the record alone would be believed."""
+        forget_below(mixed, JAVA, over={record_of(mixed, OS).chain_id: [record_of(mixed, OS).live.chain_id]})
+        base = bases.locate(mixed.engine, JAVA)
+        assert verify.verify(mixed.engine, base, False)["ok"] is True
+        findings = verify.verify(mixed.engine, base, True)["findings"]
+        assert {finding["path"] for finding in findings if finding["finding"] == "below"} >= {"etc/os", "lib/ssl"}
+
+    def test_an_image_of_a_version_that_arrived_later(self, node: NestNode) -> None:
+        node.converge(OS, "1.1")
+        layers = node.engine.tags.pop(OS_NEW)
+        node.converge(OS, "2")
+        assert status_of(node, OS)["unmasked"] == []
+        node.engine.tags[OS_NEW] = layers
+        assert status_of(node, OS)["unmasked"] == [OS_NEW]
+        node.converge(OS, "2")
+        assert status_of(node, OS)["unmasked"] == []
+
+
+def status_of(node: NestNode, base: str) -> dict[str, Any]:
+    return bases.status(node.engine, bases.locate(node.engine, base))
+
+
+def record_of(node: NestNode, base: str) -> Record:
+    record = bases.locate(node.engine, base).store.read()
+    assert record
+    return record
+
+
+def forget_below(node: NestNode, base: str, **live: Any) -> None:
+    """Change a record as no operation does: the base follows no more, its live generation has these fields."""
+    record = record_of(node, base)
+    record.below = ""
+    for name, value in live.items():
+        setattr(record.live, name, value)
+    bases.locate(node.engine, base).store.save(record)
+
+
+class TestProvenContents:
+    """A mask is made of contents that were compared with their index, never of edited ones."""
+
+    def test_an_edited_upper_content(self, node: NestNode) -> None:
+        node.converge(JAVA, "2")
+        (node.stacks[JAVA][0] / "lib/java").write_text("edited")
+        with pytest.raises(GenerationDamaged):
+            node.converge(OS, "2")
+        assert node.live(OS) == "1"
+        assert record_of(node, JAVA).live.damaged is True
+        assert drift(status_of(node, JAVA)) == "damaged"
+
+    def test_an_edited_upper_content_with_a_sound_generation(self, node: NestNode) -> None:
+        """The mask is made of another generation that shows the same."""
+        node.converge(JAVA, "2")
+        node.converge(OS, "2")
+        (node.stacks[JAVA][0] / "lib/java").write_text("edited")
+        node.version(OS, "3", [], files({"etc/os": "3"}))
+        assert node.converge(OS, "3")["changed"] is True
+        assert differences(node.view(JAVA), node.views[JAVA, "2"]) == []
+
+    @pytest.mark.parametrize("live", ["1", "2"])
+    def test_an_edited_pristine_content_below(self, node: NestNode, live: str) -> None:
+        node.converge(OS, "2")
+        node.converge(OS, live)
+        (node.original(OS) / "lib/ssl").write_text("edited")
+        if live == "1":
+            node.converge(JAVA, "2")  # needs no mask yet
+        with pytest.raises(BaseNested):
+            node.converge(JAVA if live == "2" else OS, "2")
+        assert record_of(node, OS).pristine.damaged is True
+
+    def test_an_edited_live_content_below(self, node: NestNode) -> None:
+        node.converge(OS, "2")
+        (node.stacks[OS][0] / "lib/ssl").write_text("edited")
+        with pytest.raises(BaseNested):
+            node.converge(JAVA, "2")
+        assert record_of(node, OS).live.damaged is True
+        assert node.live(JAVA) == "1"
+
+    def test_a_rollback_of_a_lower_base_checks_them(self, node: NestNode) -> None:
+        for base, version in ((OS, "2"), (OS, "1"), (JAVA, "2")):
+            node.converge(base, version)
+        (node.stacks[JAVA][0] / "lib/java").write_text("edited")
+        with pytest.raises(GenerationDamaged):
+            node.rollback(OS, "2")
+        assert record_of(node, JAVA).live.damaged is True
+
+    def test_an_edited_image_of_a_version(self, node: NestNode) -> None:
+        """Its own layer has no index; the engine's checksum proves it before a mask is made of it."""
+        layer = node.stacks[OS_NEW][0]
+        node.engine.remember(layer.parent.name)
+        node.bundle(OS, "1.1", node.stacks[OS_NEW], node.engine.image(OS_NEW).diff_ids)
+        node.converge(OS, "1.1")
+        (layer / "lib").mkdir()
+        with pytest.raises(PristineDamaged):
+            node.converge(OS, "2")
+        assert node.live(OS) == "1.1"

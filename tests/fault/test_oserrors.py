@@ -29,7 +29,7 @@ from baseimg_core.linux.files import remove_tree
 from baseimg_core.linux.oserrors import translate_os_errors
 from baseimg_core.model.policy.image_policy import DeclaredBundles
 from baseimg_core.model.policy.pillar import Source
-from baseimg_core.ops import adopt, bases, build, converge, hold, impact, import_legacy, prune, verify
+from baseimg_core.ops import adopt, bases, build, converge, hold, impact, import_legacy, prune, rollback, verify
 from baseimg_core.ops.containers import give_up
 from tests.support import legacy
 from tests.support.fs import MIB, loop_fs, shut_down
@@ -128,7 +128,7 @@ OPERATIONS = {
     "first converge": Operation((), lambda node: node.converge("12.1"), "12.1"),
     "second converge": Operation(("12.1",), lambda node: node.converge("12.2"), "12.2"),
     "repair": Operation(("12.1",), lambda node: node.converge("12.1", repair=True), "12.1"),
-    "rollback": Operation(("12.1",), lambda node: converge.roll_back(node.context, BASE, "pristine"), "12.0"),
+    "rollback": Operation(("12.1",), lambda node: rollback.roll_back(node.context, BASE, "pristine"), "12.0"),
     "prune": Operation(
         ("12.1", "12.2", "12.0", "12.2"), lambda node: prune.prune(node.context, BASE, 0, False), "12.2"
     ),
@@ -259,7 +259,7 @@ def test_a_read_only_file_system() -> None:
         mount(b"", os.fsencode(root), b"", MS_REMOUNT | MS_RDONLY)
         for operation in (
             lambda: node.converge("12.2"),
-            lambda: converge.roll_back(node.context, BASE, "pristine"),
+            lambda: rollback.roll_back(node.context, BASE, "pristine"),
             lambda: prune.prune(node.context, BASE, 0, False),
         ):
             with pytest.raises(BaseimgError, match="Read-only file system") as caught:

@@ -12,7 +12,7 @@ import pytest
 
 from baseimg_core.disk.store import generations, space
 from baseimg_core.errors import SpaceExhausted
-from baseimg_core.ops import bases, converge, plan, prepare, prune
+from baseimg_core.ops import bases, converge, plan, prepare, prune, rollback
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -146,7 +146,7 @@ def test_rollback_needs_less_than_64_kib(node):
     node.converge("12.1")
     filler = fill(node.root)
     os.truncate(filler, filler.stat().st_size - (64 << 10))
-    converge.roll_back(node.context, BASE, "pristine")
+    rollback.roll_back(node.context, BASE, "pristine")
     assert differences(node.view(), node.views["12.0"]) == []
 
 
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_every_way_back_open(kind: str) -> None:
             (root / "another").mkdir()
         for version in ("12.1", "12.0", "12.2", "12.0", "12.1"):
             if version == "12.0":
-                converge.roll_back(node.context, BASE, "pristine")
+                rollback.roll_back(node.context, BASE, "pristine")
             else:
                 node.converge(version)
             assert differences(node.view(), node.views[version]) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.errors import ContentUnknown, PristineUnproven, RecordInvalid, RecordNewer
-from baseimg_core.ops import bases, converge, prune
+from baseimg_core.ops import bases, prune, rollback
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
 
@@ -37,7 +37,7 @@ def refused(node: Node, kind: type[Exception], match: str) -> None:
         lambda: node.converge("12.1"),
         lambda: node.converge("12.2"),
         lambda: node.converge("12.0"),
-        lambda: converge.roll_back(node.context, BASE, "pristine"),
+        lambda: rollback.roll_back(node.context, BASE, "pristine"),
         lambda: bases.status(node.engine, bases.locate(node.engine, BASE)),
     ):
         with pytest.raises(kind, match=match):
@@ -119,11 +119,11 @@ class TestRepair:
         assert (again["changed"], again["repaired"]) == (False, False)
         (pruned,) = prune.prune(node.context, BASE, 0, test=False)
         assert pruned["removed"] == ["unknown"]
-        converge.roll_back(node.context, BASE, "pristine")
+        rollback.roll_back(node.context, BASE, "pristine")
         assert differences(node.view(), node.views["12.0"]) == []
 
     def test_the_original_content_alone(self, node):
-        converge.roll_back(node.context, BASE, "pristine")
+        rollback.roll_back(node.context, BASE, "pristine")
         self.damage_record(node)
         planned, done = node.plan("12.0", repair=True), node.converge("12.0", repair=True)
         for result in (planned, done):
@@ -133,7 +133,7 @@ class TestRepair:
 
     def test_a_replaced_original(self, node):
         """The declared version becomes live; the original is unreachable, and the error says so."""
-        converge.roll_back(node.context, BASE, "pristine")
+        rollback.roll_back(node.context, BASE, "pristine")
         self.replace(node)
         assert node.converge("12.1", repair=True)["changed"]
         assert differences(node.view(), node.views["12.1"]) == []
@@ -192,7 +192,7 @@ def test_a_pristine_content_that_somebody_removed(node):
     with pytest.raises(PristineUnproven, match="its directory was removed"):
         node.converge("12.0")
     with pytest.raises(PristineUnproven):
-        converge.roll_back(node.context, BASE, "pristine")
+        rollback.roll_back(node.context, BASE, "pristine")
     status = bases.status(node.engine, bases.locate(node.engine, BASE))
     assert (status["version"], status["pristine_kept"]) == ("12.1", False)
     assert node.converge("12.2")["changed"]

@@ -19,6 +19,7 @@ from baseimg_core.model.policy.pillar import Source
 from baseimg_core.model.stack.ids import chain_id
 from baseimg_core.ops import bases, preview
 from baseimg_core.ops import converge as ops_converge
+from baseimg_core.ops import rollback as ops_rollback
 from baseimg_core.ops.preview import Goal
 from tests.support.images import digest
 from tests.support.kernel import VisibleEntry, show
@@ -120,7 +121,7 @@ class NestNode:
         return Goal(base, version, self.bundles.get(base, {}))
 
     def rollback(self, base: str, to: str | None = None) -> dict[str, Any]:
-        return ops_converge.roll_back(self.context, base, to)
+        return ops_rollback.roll_back(self.context, base, to)
 
     def view(self, reference: str) -> dict[bytes, VisibleEntry]:
         """What the kernel shows for an image now."""

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 
 from baseimg_core.disk.store import generations
-from baseimg_core.ops import bases, converge, prune
+from baseimg_core.ops import bases, prune, rollback
 from tests.support import forks
 from tests.support.deadlines import wait_until
 from tests.support.fs import Disk
@@ -21,7 +21,7 @@ from tests.support.trace import traced
 OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[[Node], object], tuple[str, ...]]] = {
     "first converge": ((), lambda node: node.converge("12.1"), ("12.0", "12.1")),
     "second converge": (("12.1",), lambda node: node.converge("12.2"), ("12.1", "12.2")),
-    "rollback": (("12.1",), lambda node: converge.roll_back(node.context, BASE, "pristine"), ("12.0", "12.1")),
+    "rollback": (("12.1",), lambda node: rollback.roll_back(node.context, BASE, "pristine"), ("12.0", "12.1")),
     "prune": (("12.1", "12.2", "12.0", "12.2"), lambda node: prune.prune(node.context, BASE, 0, False), ("12.2",)),
 }
 

@@ -18,6 +18,7 @@ from baseimg_core.disk.store import layout
 from baseimg_core.disk.store.generations import Store
 from baseimg_core.engine.ctr import SNAPSHOTTER
 from baseimg_core.errors import ContentUnknown
+from baseimg_core.model.store import nests
 from baseimg_core.model.store.drift import drift
 from baseimg_core.model.store.hold import Hold, active, dump
 from baseimg_core.model.store.record import Generation, Intent, Record
@@ -57,6 +58,9 @@ def status(**fields: Any) -> dict[str, Any]:
         ({"pristine": "missing", "interrupted": True}, "pristine missing"),
         ({"pristine": "damaged"}, "pristine damaged"),
         ({"pristine": "damaged", "generations": [{"current": True, "damaged": True}]}, "damaged"),
+        ({"mixed": [{"base": "os:1", "version": "2"}], "interrupted": True}, "mixed"),
+        ({"unmasked": ["b:2"], "legacy": "12.4"}, "mixed"),
+        ({"mixed": [{"base": "os:1", "version": "2"}], "pristine": "damaged"}, "pristine damaged"),
         ({"legacy": "12.4", "interrupted": True, "restarting": ["shop"]}, "not adopted"),
         ({"interrupted": True, "restarting": ["shop"]}, "restart unfinished"),
         ({"pristine": "damaged", "restarting": ["shop"]}, "pristine damaged"),
@@ -155,8 +159,63 @@ def test_core_and_grain(tmp_path: Path, live: str, change: str, reason: str) -> 
         getattr(layer, change)()
         if change != "replace":
             layer.save()
-    _reference, _chain_id, base = GRAIN._read(str(layer.path))
+    _reference, _chain_id, base = GRAIN._read(str(layer.path), *GRAIN._load(str(layer.path)))
     assert (base["drift"], core_drift(layer.path)) == (reason, reason)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_mixed"),
+    [
+        ({}, True),  # the live generation shows an image of its own, and is not right over version 1 below
+        ({"over": {"sha256:1": ["sha256:other"]}}, False),
+        ({"below": "follow"}, False),
+        ({"current": 0}, False),
+        ({"current": 0, "below": "exact"}, True),
+        ({"current": 0, "chain_id": "sha256:other"}, False),  # it is the version that is live below
+        ({"current": 0, "chain_id": "sha256:older"}, True),  # a version of the base below that is not live there
+    ],
+)
+def test_a_nest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], is_mixed: bool) -> None:
+    lower, upper = Layer(tmp_path / "lower"), Layer(tmp_path / "upper")
+    lower.record.generations[0].chain_id, lower.record.generations[1].chain_id = "sha256:1", "sha256:other"
+    lower.record.generations[2] = Generation(2, "2", "sha256:older", 0, activated="2026-11-29T00:00:00Z")
+    record = upper.record
+    record.reference, record.diff_ids, record.chain_id = "u:1", ("sha256:1", "sha256:2"), "sha256:2"
+    record.generations[1].chain_id = "sha256:new"
+    if fields.get("current") == 0:
+        upper.live.rename(tmp_path / "away")
+        upper.pristine.rename(upper.live)
+        (tmp_path / "away").rename(upper.path / "baseimg/generations/1")
+    record.current = fields.get("current", 1)
+    record.chain_id = record.generations[0].chain_id = fields.get("chain_id", record.chain_id)
+    record.generations[1].over = fields.get("over", {})
+    record.below = fields.get("below", "")
+    lower.save()
+    upper.save()
+    monkeypatch.setattr(
+        GRAIN, "__opts__", {"baseimg": {"layers_roots": [str(tmp_path)]}, "cachedir": ""}, raising=False
+    )
+    assert GRAIN.baseimg()["baseimg"]["bases"]["u:1"]["drift"] == ("mixed" if is_mixed else "")
+    assert [below.reference for below in nests.mixed(record, [lower.record])] == (["b:1"] if is_mixed else [])
+
+
+def test_the_grain_reads_again_if_a_swap_ran_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Layer(tmp_path / "layer")
+    away = layer.pristine.rename(tmp_path / "away")  # as between a swap's exchange and its renaming
+    surveys = []
+
+    def survey(original: Any = GRAIN._survey) -> Any:
+        surveys.append(original())
+        if not layer.pristine.exists():
+            away.rename(layer.pristine)
+        return surveys[-1]
+
+    monkeypatch.setattr(GRAIN, "_survey", survey)
+    monkeypatch.setattr(
+        GRAIN, "__opts__", {"baseimg": {"layers_roots": [str(tmp_path)]}, "cachedir": ""}, raising=False
+    )
+    assert GRAIN.baseimg()["baseimg"]["bases"]["b:1"]["drift"] == ""
+    assert surveys[0][0][0][2]["drift"] == "pristine missing"
 
 
 def test_the_grain_knows_the_holds(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..display import printable
 from .impact.verdict import Verdict
-from .store.drift import DAMAGED, INTERRUPTED, NOT_ADOPTED, RESTARTING, drift
+from .store.drift import DAMAGED, INTERRUPTED, MIXED, NOT_ADOPTED, RESTARTING, drift
 
 _LISTED = 10  # entries of a list in a summary
 _NAMED = 3  # names in one line
@@ -19,6 +19,7 @@ _REPAIR = "converge with repair: true"
 _REMEDIES = {
     DAMAGED: _REPAIR,
     INTERRUPTED: "another operation is running, or one crashed; the next converge recovers it",
+    MIXED: "files of another version of a base below show through; the next converge makes the content exact again",
     NOT_ADOPTED: "salt-call baseimg.adopt",
     RESTARTING: "the next converge starts these containers; baseimg.give_up stops waiting for one",
 }

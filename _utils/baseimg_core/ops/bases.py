@@ -30,7 +30,7 @@ from ..errors import (
 )
 from ..model.policy import misspelling
 from ..model.stack import ids
-from ..model.store import generations
+from ..model.store import generations, nests
 from ..model.store.record import Generation, Record
 from . import evidence
 from .containers import usage
@@ -234,14 +234,14 @@ def status(engine: Engine, base: Base) -> dict[str, Any]:
 
 def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]:
     record = stored or pristine_record(base)
-    current = record.generations[record.current]
+    current = record.live
     kept = [record.generations[number] for number in record.present]
     images = images_on(engine, base.chain_id)
     surveyed = usage.survey(engine, base, stored)
     judged = judgements.read(base.store.layout.judged)
     users = surveyed.users
-    reasons = {number: f"in use by {', '.join(names)}" for number, names in users.items()}
-    _unused, reasons = generations.removable(record, 1, lambda: reasons)
+    in_use = {number: f"in use by {', '.join(names)}" for number, names in users.items()}
+    _unused, reasons = generations.removable(record, 1, lambda: in_use)
     return {
         "base": record.reference,
         "chain_id": base.chain_id,
@@ -250,6 +250,7 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "pristine_version": record.pristine.version,
         "pristine_kept": bool(record.pristine.inode),
         "pristine": record.pristine_state,
+        **_mixtures(base, record, images),
         "legacy": "" if stored else _legacy_version(engine, base),
         "generation": current.number,
         "previous": record.previous,
@@ -279,6 +280,42 @@ def _operation(base: Base) -> dict[str, Any]:
 
 def _kept(number: int, users: Mapping[int, list[str]], reasons: Mapping[int, str]) -> dict[str, Any]:
     return {"kept": reasons.get(number, ""), "users": users.get(number, [])}
+
+
+def _mixtures(base: Base, record: Record, images: Iterable[Image]) -> dict[str, Any]:
+    return {"mixed": mixed(base, record), "unmasked": _unmasked(record, images)}
+
+
+def mixed(base: Base, record: Record) -> list[dict[str, str]]:
+    """
+    Return the lower bases whose live content shows through a base that must show its own image.
+
+    Args:
+        base: The base.
+        record: Its record.
+
+    Returns:
+        ``base`` and ``version`` of each; version ``unknown`` if a record below cannot be read.
+    """
+    lower: list[Record] = []
+    for directory in base.lower:
+        try:
+            below = Store(os.path.dirname(directory)).read()
+        except BaseimgError:
+            return [{"base": Store(os.path.dirname(directory)).records.reference, "version": "unknown"}]
+        lower += [below] if below else []
+    return [{"base": below.reference, "version": below.live.version} for below in nests.mixed(record, lower)]
+
+
+def _unmasked(record: Record, images: Iterable[Image]) -> list[str]:
+    """Return images that are versions of a base, arrived later, and show another version of it below their layers."""
+    others = nests.versions(record) - {record.live.chain_id} if record.current else set()
+    return [
+        image.name
+        for image in (image for image in images if others.intersection(image.chain_ids))
+        for directory, chain_id in zip(image.directories, image.chain_ids, strict=True)
+        if chain_id in others and not os.path.lexists(Store(os.path.dirname(directory)).layout.state)
+    ]
 
 
 def restarting(base: Base) -> list[str]:

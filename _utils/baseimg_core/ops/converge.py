@@ -1,4 +1,4 @@
-"""Converge a base to a version, and roll it back."""
+"""Converge a base to a version."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from typing import Any
 
 from ..context import Context
 from ..disk.impact.judgements import Judged
-from ..disk.store.layout import now
 from ..engine.base import Engine
 from ..errors import (
     ArgumentInvalid,
     BaseAbsent,
     BundleMismatch,
     GenerationDamaged,
-    NoWayBack,
     PristineDamaged,
     VersionUnknown,
 )
 from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
 from ..model.policy.pillar import Source
-from ..model.store import nests
-from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from . import (
     aliases,
@@ -33,6 +29,7 @@ from . import (
     coverage,
     impact,
     mask_space,
+    nest_locks,
     prove,
     prune,
     record_repair,
@@ -41,14 +38,13 @@ from . import (
     verdicts,
 )
 from . import hold as ops_hold
-from . import nest as ops_nest
 from .bases import Base
 from .containers import restart
 from .containers import trial as trials
 from .containers.restart import Outcome
 from .masking import Masking, masking_of
 from .nest import Nest
-from .plan import Catalogue, Plan, check_pristine, confirmed, known_damage, open_bundle, plan_route
+from .plan import Catalogue, Plan, confirmed, known_damage, open_bundle, plan_route
 from .stage import check_preconditions as check_staging
 from .stage import discarding, stage
 
@@ -121,129 +117,6 @@ def converge(
         return merged if keep is None else {**merged, "pruned": prune.tidy(context, named_bases, keep)}
 
 
-def roll_back(
-    context: Context, name: str, to: str | None = None, policy: Policy = _KEEP, reason: str | None = None
-) -> dict[str, Any]:
-    """
-    Swap an existing generation back in. Without ``to``, a second rollback is a no-op.
-
-    Args:
-        context: The context of the operation.
-        name: Reference or chain ID of the base.
-        to: A version or ``pristine``; by default the generation that was live before the last change.
-        policy: The policy for the base's containers.
-        reason: The reason of a hold on the version that is live now; ``None`` for no hold.
-
-    Returns:
-        The result of ``baseimg.rollback``.
-
-    Raises:
-        NoWayBack: The generation does not exist or is damaged.
-        PristineDamaged, PristineUnproven: The target is pristine and unavailable.
-        GenerationDamaged: The generation was changed out of band.
-    """
-    context.admit()
-    policy = policy.for_rollback()
-    named_bases = bases.locate_all(context.engine, name)
-    results = contents.each(named_bases, lambda base: _roll_back(context, base, to, policy, reason))
-    done = contents.merge(*zip(*results, strict=True))
-    holds = [hold for _base, result in results for hold in result["holds"]]
-    return {**done, "holds": [hold for number, hold in enumerate(holds) if hold not in holds[:number]]}
-
-
-def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, reason: str | None) -> dict[str, Any]:
-    to = to and bases.version_or_pristine(context.engine, base, to)
-    swap.start_stopped(context, base, policy)
-    audit = tamper.Audit(base)
-    record = base.store.read()
-    if record is None:
-        if to not in ("pristine", base.version):
-            raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
-        initial = bases.initial_record(context.engine, base)
-        done = swap.result_of(context, base, initial, None, Outcome(policy.mode))
-        return {**done, "holds": bases.active_holds(base)}
-    _check_rollback(context, base, record, to, audit)
-
-    def read_locked() -> Nest:
-        context.admit()
-        return Nest(context, base, base.store.recover() or bases.pristine_record(base))
-
-    with ops_nest.locked(context, Nest(context, base, record), read_locked) as nest:
-        record = nest.changing.record
-        generation = _rollback_generation(base, record, to)
-        if not audit.is_sound(record, generation.number):
-            base.store.save(record)
-            _rollback_generation(base, record, to)
-            raise _damaged(record, generation)
-        audit.refresh(record)
-        if generation.number:
-            bases.check_swappable(context.engine, base)
-        generation = nest.adapt_to_lower(generation)
-        live = record.live
-        if reason is not None and generation is not live:
-            # before the swap: a crash between the two leaves a hold on the live version, and the retry swaps
-            ops_hold.add(base, Hold(live.version, reason, context.by, now()))
-        nest.keep_uppers(generation)
-        swapped = swap.activate(context, nest, generation, "rollback")
-        finished = swap.restart_and_report(context, base, record, policy, swapped)
-        return {**finished, **_masked(context, nest, generation), "holds": bases.active_holds(base)}
-
-
-def _masked(context: Context, nest: Nest, generation: Generation) -> dict[str, Any]:
-    """Return the bases that stay exact after a rollback, and the fixes below that the base hides now."""
-    masking = Masking(context, nest, Plan(generation.version, generation), nests.content(generation), None)
-    return {"kept": [kept.as_dict() for kept in nest.kept()], "masked": masking.masked()}
-
-
-def _check_rollback(context: Context, base: Base, record: Record, to: str | None, audit: tamper.Audit) -> None:
-    """
-    Compare the target generation with its index, before the lock.
-
-    Record and refuse a damaged generation.
-    """
-    generation = _rollback_generation(base, record, to)
-    if not audit.is_sound(record, generation.number):
-        audit.persist(context)
-        _rollback_generation(base, record, to)
-        raise _damaged(record, generation)
-
-
-def _damaged(record: Record, generation: Generation) -> GenerationDamaged:
-    return GenerationDamaged(
-        f"generation {generation.number} of {record.reference}, version {generation.version}, was changed on this "
-        f"node: {generation.damage}"
-    )
-
-
-def _rollback_generation(base: Base, record: Record, to: str | None) -> Generation:
-    try:
-        return _previous(base, record) if to is None else _version(base, record, to)
-    except NoWayBack as exc:
-        check_pristine(record, exc)
-        raise
-
-
-def _version(base: Base, record: Record, version: str) -> Generation:
-    generation = record.by_version(version)
-    if generation and generation.is_prepared:
-        raise NoWayBack(
-            f"{base.reference} never showed version {version}, which is prepared", "use baseimg.converge to go forward"
-        )
-    if generation is None:
-        versions = ", ".join(usable.version for usable in record.usable if not usable.is_prepared)
-        raise NoWayBack(f"{base.reference} has no generation of version {version}; it has: {versions}")
-    return generation
-
-
-def _previous(base: Base, record: Record) -> Generation:
-    if record.previous is None:
-        raise NoWayBack(f"{base.reference} has no previous generation")
-    generation = record.generations[record.previous]
-    if generation.damaged:
-        raise NoWayBack(f"the previous generation of {base.reference}, version {generation.version}, is damaged")
-    return generation
-
-
 def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
     """Return the base for a bundle: ``base``, else its source image, else a base with that content."""
     if base is not None and base != manifest.source.chain_id:
@@ -306,6 +179,7 @@ class Change:
         self.context, self.base, self.catalogue, self.policy, self.repair = context, base, catalogue, policy, repair
         self.version = bases.version_or_pristine(context.engine, base, version, catalogue.bundles)
         self.audit = tamper.Audit(base)
+        self.audits = {base.store.layout.layer: self.audit}
         self.judged: Judged | None = None
         self.description: dict[str, Any] = {}
         self.masking: Masking | None = None
@@ -326,7 +200,7 @@ class Change:
             return swap.held_result(context, base, record, self.policy, hold, action)
         if action == "converge":
             aliases.check_aliases(context, base, self.version)
-        with ops_nest.locked(context, self.check_ahead(record), self.read_locked) as nest:
+        with nest_locks.locked(context, self.check_ahead(record), self.read_locked) as nest:
             record = nest.changing.record
             generation = nest.adapt_to_lower(self.obtain(record))
             with discarding(base, record, generation):
@@ -357,7 +231,7 @@ class Change:
             ops_hold.check_not_held(self.base, self.version)
         steps = self.plan_from_sound(record)
         swap.check_preconditions(self.context, self.base, record, steps)
-        return Nest(self.context, self.base, record, targets(steps, self.catalogue))
+        return Nest(self.context, self.base, record, targets(steps, self.catalogue), audits=self.audits)
 
     def plan_from_sound(self, record: Record) -> Plan:
         """
@@ -403,13 +277,14 @@ class Change:
             steps = self.plan_from_sound(record)
             swap.check_preconditions(self.context, self.base, record, steps)
             check_staging(self.context, self.base, record, steps, self.catalogue)
-            nest = Nest(self.context, self.base, record, targets(steps, self.catalogue))
+            nest = Nest(self.context, self.base, record, targets(steps, self.catalogue), audits=self.audits)
             judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
             if judge:
                 self.judged = verdicts.check_verdicts(self.context, self.base, judge)
             if any(masks := mask_space.needed(nest, steps, self.catalogue, judge)):
                 check_staging(self.context, self.base, record, steps, self.catalogue, masks)
             self.masking = masking_of(self.context, nest, steps, self.catalogue, judge)
+            nest.check_sources(self.masking.content)
             if steps.generation is not record.live:
                 self.masking.check_required()
             images = bases.images_on(self.context.engine, self.base.chain_id)

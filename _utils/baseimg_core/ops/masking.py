@@ -24,7 +24,8 @@ from ..model.packages.difference import Packages
 from ..model.store import nests
 from ..model.store.record import Generation
 from . import bases, verdicts
-from .nest import Member, Nest
+from .masks import Member
+from .nest import Nest
 from .plan import Catalogue, Plan
 from .verdicts import Changes, ImageJudge
 
@@ -79,7 +80,9 @@ class Masking:
             changes: The changes of the plan's bundles; ``None`` without bundles, or if one is unreadable yet.
             earlier: Changes of other bases that the same run makes before, by chain ID, for a plan.
         """
-        self._context, self._nest, self._plan, self._content = context, nest, plan, content
+        self._context, self._nest, self._plan = context, nest, plan
+        #: The chain ID of the content that becomes live.
+        self.content = content
         self._changes, self._earlier = changes, earlier
         #: True if the change cannot be read before its content is staged.
         self.is_unknown = bool(plan.route) and changes is None
@@ -98,7 +101,7 @@ class Masking:
     @cached_property
     def above(self) -> dict[str, Masked]:
         """What each base above that stays exact hides of the change, by its chain ID; unknown ones are absent."""
-        exact = self._nest.exact_uppers(self._content)
+        exact = self._nest.exact_uppers(self.content)
         views = {member.base.chain_id: self._view(member) for member in exact if self.own}
         return {chain_id: self.own.hidden(view) for chain_id, view in views.items() if view and self.own}
 
@@ -106,7 +109,7 @@ class Masking:
     def below(self) -> list[tuple[Member, Masked]]:
         """What the base, once it is exact, hides of the live changes of the bases below."""
         changing = self._nest.changing
-        if not self._nest.lower or not self._nest.is_exact_with(changing, self._content):
+        if not self._nest.lower or not self._nest.is_exact_with(changing, self.content):
             return []
         view = self._next_view()
         changed = [member for member in self._nest.lower if member.record.current] if view else []
@@ -133,7 +136,7 @@ class Masking:
 
     def kept(self, nest: Nest | None = None) -> list[dict[str, Any]]:
         """Return the bases above that stay exact, as in the result of ``baseimg.converge``; ``nest`` is the one now."""
-        kept = nest.kept() if nest else self._nest.kept(self._content)
+        kept = nest.kept() if nest else self._nest.kept(self.content)
         return [effect.as_dict(as_dict(self.above.get(effect.chain_id))) for effect in kept]
 
     def masked(self) -> list[dict[str, Any]]:
@@ -152,7 +155,7 @@ class Masking:
         """
         changing = self._nest.changing
         missing: list[str] = []
-        for member in self._nest.exact_uppers(self._content):
+        for member in self._nest.exact_uppers(self.content):
             if hidden := self.above.get(member.base.chain_id):
                 where = f"kept at {member.record.reference} {member.live.version}"
                 missing += self._missing(changing, member, hidden, where)

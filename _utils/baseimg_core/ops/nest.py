@@ -8,47 +8,22 @@ every intermediate state is allowed by the declarations, and a crash needs no re
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-import itertools
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 
 from ..context import Context
-from ..disk.stack.directories import Stack
-from ..disk.stack.mask import mask
-from ..disk.store import index, links, space
-from ..disk.store.generations import FilledContent, Store
-from ..disk.store.mask import MaskWriter, measure
-from ..errors import BaseNested, SpaceExhausted
+from ..disk.store.generations import Store
+from ..errors import BaseNested, GenerationDamaged
 from ..model.store import nests
-from ..model.store.record import ASSUMED, Generation, Record
-from . import bases
+from ..model.store.record import Generation, Record
+from . import bases, masks, prove
 from .bases import Base
-from .stage import keep_prepared, prunable
-
-
-@dataclass(slots=True)
-class Member:
-    """One base of a nest."""
-
-    #: The base.
-    base: Base
-    #: Its record; a new record if the base has none on disk.
-    record: Record
-    #: True if the base is a version of a lower base of the nest.
-    is_version: bool = False
-
-    @property
-    def live(self) -> Generation:
-        """The live generation."""
-        return self.record.generations[self.record.current]
-
-    def path(self, number: int) -> str:
-        """Return the current path of a generation's content."""
-        return self.base.store.path(self.record, number)
+from .masks import Member
+from .stage import keep_prepared
+from .tamper import Audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +56,7 @@ class Nest:
         record: Record,
         versions: Collection[str] = (),
         foreseen: Mapping[str, Record] | None = None,
+        audits: dict[str, Audit] | None = None,
     ) -> None:
         """
         Read the records of the nest.
@@ -91,15 +67,17 @@ class Nest:
             record: Its record.
             versions: Chain IDs of images that are versions of the base, in addition to those in its record.
             foreseen: Records to use in place of those on disk, by layer directory; see :meth:`foresee`.
+            audits: The comparisons of this operation, by layer directory; shared with the nest that it reads later.
 
         Raises:
             RecordInvalid, ContentUnknown: The record of a base in the nest does not match the disk.
         """
         self._context = context
-        self._versions = {*versions, *_contents_of(record)} - {base.chain_id, ""}
+        self._versions = {*versions, *nests.versions(record)} - {base.chain_id, ""}
         self._foreseen = foreseen or {}
+        self._audits = {} if audits is None else audits
         self.lower = self._read_lower(base)
-        below = {chain_id for member in self.lower for chain_id in _contents_of(member.record)}
+        below = {chain_id for member in self.lower for chain_id in nests.versions(member.record)}
         self.changing = Member(base, record, base.chain_id in below)
 
     @functools.cached_property
@@ -124,10 +102,13 @@ class Nest:
 
     def is_exact_with(self, member: Member, content: str) -> bool:
         """True if a base shows its own image with a content (:func:`nests.content`), whatever is below it."""
+        return nests.is_exact(member.base.chain_id, content, self._declared_below(member), member.is_version)
+
+    def _declared_below(self, member: Member) -> str | None:
+        """Return the value of ``below`` that pillar declares for a base by one of its names."""
         declared = self._context.below
         names = (member.base.chain_id, member.base.reference, member.record.reference)
-        below = next((declared[name] for name in names if name in declared), None)
-        return nests.is_exact(member.base.chain_id, content, below, member.is_version)
+        return next((declared[name] for name in names if name in declared), None)
 
     def is_right_over_lower(self, generation: Generation) -> bool:
         """True if a generation of the changing base is right over the live contents below it."""
@@ -172,12 +153,8 @@ class Nest:
         """
         if self.is_right_over_lower(generation):
             return generation
-        needed = self._contents(self.changing)
-        if kept := nests.find(self.changing.record, generation, needed):
-            _abandon(self.changing, generation)
-            return kept
         try:
-            return self._make(self.changing, generation, needed, self._places(self.changing))
+            return self._mask_of(self.changing, generation, self._contents(self.changing), {})
         finally:
             _abandon(self.changing, generation)
 
@@ -199,6 +176,7 @@ class Nest:
             True if a mask was swapped in.
         """
         staged = self._stage_uppers(generation)
+        self._note_below()
         for member, made in reversed(staged):
             self._swap(member, made)
         return bool(staged)
@@ -226,8 +204,7 @@ class Nest:
                 needed = self._contents(member, nests.content(generation))
                 if not self.is_exact(member, member.live) or nests.is_right(member.live, needed):
                     continue
-                made = nests.find(member.record, member.live, needed)
-                made = made or self._make(member, member.live, needed, self._places(member, places))
+                made = self._mask_of(member, member.live, needed, places)
                 staged.append((member, made))
                 places[member.base.directory] = [member.path(made.number)]
         except BaseException:
@@ -251,6 +228,14 @@ class Nest:
         changing, content = self.changing, nests.content(generation)
         own = self.is_right_over_lower(generation) or nests.find(changing.record, generation, self._contents(changing))
         return bool(own) and not self.unmasked_uppers(content)
+
+    def _note_below(self) -> None:
+        """Record the declared values of ``below``, so that status and the grain know them without pillar."""
+        for member in (self.changing, *self.upper):
+            below = self._declared_below(member) or ""
+            if member.record.below != below:
+                member.record.below = below
+                member.base.store.save(member.record)
 
     def release_uppers(self) -> None:
         """Restore the own layers of the versions above if every base below is pristine. Needs the locks."""
@@ -294,11 +279,11 @@ class Nest:
         return {_layer(member): member.record for member in (self.changing, *self.upper)}
 
     def _foresee_mask(self, member: Member, generation: Generation, needed: nests.Contents) -> Generation:
-        """Return the generation that :meth:`_make` would make, or the one on disk that makes it unnecessary."""
+        """Return the generation that :func:`masks.make` would make, or the one on disk that makes it unnecessary."""
         if kept := nests.find(member.record, generation, needed):
             return kept
         self._check_lower(member)
-        return nests.foresee(member.record, _like(generation, needed, self._context.by))
+        return nests.foresee(member.record, masks.like(generation, needed, self._context.by))
 
     def _read(self, layer: str) -> Record | None:
         # a copy: a plan that fails must not change what other plans foresee
@@ -344,6 +329,61 @@ class Nest:
         member.record.previous = previous if previous != generation.number else None
         member.base.store.save(member.record)
 
+    def _mask_of(
+        self, member: Member, generation: Generation, needed: nests.Contents, places: Mapping[str, list[str]]
+    ) -> Generation:
+        """Return a sound generation with the content of another one that is right over the needed contents."""
+        while kept := nests.find(member.record, generation, needed):
+            if self._audit(member).is_sound(member.record, kept.number):
+                return kept
+        source = self._sound_source(member, generation)
+        if not source.number:
+            prove.pristine(self._context, member.base, member.record, ())
+        return masks.make(self._context, member, source, needed, self._places(member, places))
+
+    def check_sources(self, content: str, save: bool = True) -> None:
+        """
+        Compare the contents that masks would be made of with their indexes, before the locks.
+
+        Args:
+            content: The chain ID of the changing base's next content.
+            save: False to record no damage.
+
+        Raises:
+            GenerationDamaged: A base that stays exact has no sound generation of its content.
+            BaseNested: A content below a mask was changed.
+        """
+        try:
+            for member in (self.changing, *self.upper):
+                live = member is not self.changing
+                after = content if live else ""
+                own = nests.content(member.live) if live else content
+                if self.is_exact_with(member, own) and nests.lacks(own, self._contents(member, after)):
+                    if live and not nests.is_right(member.live, self._contents(member, after)):
+                        self._sound_source(member, member.live)
+                    self._check_lower(member)
+        finally:
+            for audited in (*self.lower, self.changing, *self.upper):
+                if save and (audit := self._audits.get(_layer(audited))):
+                    audit.persist(self._context)
+
+    def _sound_source(self, member: Member, generation: Generation) -> Generation:
+        """Return a generation to make a mask of: this one, or the newest other one that shows the same and is sound."""
+        record = member.record
+        if nests.is_foreseen(generation):
+            return generation
+        same = [other for other in record.usable if other.inode > 0 and other.shows_the_same_as(generation)]
+        for source in [generation, *reversed([other for other in same if other is not generation])]:
+            if self._audit(member).is_sound(record, source.number):
+                return source
+        raise GenerationDamaged(
+            f"generation {generation.number} of {record.reference}, version {generation.version}, was changed on this "
+            f"node: {generation.damage or 'see baseimg.verify'}"
+        )
+
+    def _audit(self, member: Member) -> Audit:
+        return self._audits.setdefault(_layer(member), Audit(member.base))
+
     def _contents(self, member: Member, after: str = "") -> dict[str, set[str]]:
         """Return the live contents below a base, and the changing base's next content ``after``."""
         contents: dict[str, set[str]] = {}
@@ -369,77 +409,12 @@ class Nest:
     def _check_lower(self, member: Member) -> None:
         """Refuse a mask over content that is not as recorded."""
         for below in self._below(member):
-            if below is not self.changing:  # a repair replaces its content
-                _check_known(below, member)
-
-    @staticmethod
-    def _stacks(member: Member, places: Mapping[str, list[str]]) -> list[list[str]]:
-        """Return every combination of contents below a base, top first."""
-        return [
-            list(below) for below in itertools.product(*(places.get(lower, [lower]) for lower in member.base.lower))
-        ]
-
-    @staticmethod
-    def _target_view(member: Member, generation: Generation) -> Stack:
-        """Return the content of a base with a generation over the pristine contents below."""
-        return Stack([member.path(generation.number), *bases.pristine_lower(member.base)])
-
-    def _make(
-        self, member: Member, generation: Generation, needed: nests.Contents, places: Mapping[str, list[str]]
-    ) -> Generation:
-        """Make the mask of a generation."""
-        context, store = self._context, member.base.store
-        target = self._target_view(member, generation)
-        entries = mask(target, [Stack(below) for below in self._stacks(member, places)])
-        size = measure(entries, target)
-        space.check_space(
-            store.layout.home, size, len(entries), context.reserve, lambda: prunable(member.base, member.record)
-        )
-        own = member.path(generation.number)
-        sharing = links.choose(context.link, store.layout.home)
-
-        def fill(root: str) -> FilledContent:
-            writer = MaskWriter(root, target, sharing, own, context.pace)
-            try:
-                writer.write(entries, self._report)
-            finally:
-                writer.close()
-            known = index.digests(store.layout.index(generation.number)) if generation.number else {}
-            kept = {path: known[path] for path in writer.own if path in known}
-            return FilledContent(writer.bytes, writer.paths, {**kept, **writer.digests})
-
-        made = _like(generation, needed, context.by)
-        try:
-            return store.stage(member.record, made, fill, _prove)
-        except SpaceExhausted as exc:
-            hint = prunable(member.base, member.record)
-            raise space.exhausted_while_writing(store.layout.home, size, len(entries), hint, exc) from exc
-
-    def _report(self, paths: int) -> None:
-        if self._context.progress:
-            self._context.progress("masking", paths, 0)
-
-
-def _like(generation: Generation, needed: nests.Contents, by: str) -> Generation:
-    """Return the record of a mask that shows a generation; staging sets its ID and index."""
-    return replace(
-        generation,
-        number=-1,
-        inode=0,
-        id="",
-        index="",
-        proof=generation.proof or ("" if generation.number else ASSUMED),
-        created="",
-        activated="",
-        prepared="",
-        by=by,
-        pinned=False,
-        over=nests.over(needed),
-    )
-
-
-def _prove(_root: str, _digests: Mapping[bytes, str]) -> None:
-    """Skip the proof: a mask inherits the proof and the view digest of its generation."""
+            # a repair replaces the live content of the changing base
+            numbers = {0} if below is self.changing else {0, below.record.current}
+            for number in numbers:
+                if below.record.generations[number].inode > 0:
+                    self._audit(below).is_sound(below.record, number)
+            _check_known(below, member, below is not self.changing)
 
 
 def _layer(member: Member) -> str:
@@ -452,57 +427,12 @@ def _abandon(member: Member, generation: Generation) -> None:
         member.base.store.abandon(member.record, generation)
 
 
-def _check_known(below: Member, member: Member) -> None:
+def _check_known(below: Member, member: Member, with_live: bool) -> None:
     """Refuse a mask over content that differs from its record or has lost its pristine content."""
-    state = "damaged" if below.live.damaged else below.record.pristine_state
-    if below.live.damaged or state != "kept":
+    is_damaged = with_live and below.live.damaged
+    state = "damaged" if is_damaged else below.record.pristine_state
+    if state != "kept":
         raise BaseNested(
             f"{member.record.reference} is built on {below.record.reference}, whose "
-            f"{'live' if below.live.damaged else 'original'} content is {state}"
+            f"{'live' if is_damaged else 'original'} content is {state}"
         )
-
-
-def _contents_of(record: Record) -> set[str]:
-    """Return the chain IDs of the images that a base has shown, except its own."""
-    return {generation.chain_id for generation in record.generations.values()} - {record.chain_id, ""}
-
-
-@contextlib.contextmanager
-def locked(context: Context, nest: Nest, read: Callable[[], Nest]) -> Iterator[Nest]:
-    """
-    Lock the layers of a nest, in the same order on every node, and read the nest again.
-
-    If a base joined the nest before the locks were held, all locks are released and taken again with its own.
-
-    Args:
-        context: The context of the operation.
-        nest: The nest as read without locks.
-        read: Reads the nest under its locks.
-
-    Returns:
-        The nest as read under its locks.
-
-    Raises:
-        LayerBusy: Another operation kept one of the locks until the timeout.
-    """
-    layers = nest.layers
-    while True:
-        with _locked(context, layers):
-            nest = read()
-            needed = nest.layers
-            if all(layers.get(layer, False) >= changes for layer, changes in needed.items()):
-                yield nest
-                return
-        layers = needed
-
-
-@contextlib.contextmanager
-def _locked(context: Context, layers: Mapping[str, bool]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for layer, changes in sorted(layers.items()):
-            store = Store(layer)
-            if changes:
-                stack.enter_context(store.lock(context.lock_timeout, context.holder, context.is_preparation))
-            else:
-                stack.enter_context(store.shared_lock(context.lock_timeout))
-        yield

@@ -21,9 +21,8 @@ from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from ..progress import Progress
-from . import aliases, arrivals, bases, contents, coverage, swap
+from . import aliases, arrivals, bases, contents, coverage, nest_locks, swap
 from . import hold as ops_hold
-from . import nest as ops_nest
 from .containers import trial as trials
 from .converge import Change
 from .plan import Catalogue, Plan
@@ -116,7 +115,7 @@ def _prepare(change: Change, waiters: _Waiters) -> dict[str, Any]:
     plan = change.plan_from_sound(record)
     if plan.generation is record.live:
         return _result(change, record, record.live)
-    locked = ops_nest.locked(context, change.check_ahead(record), change.read_locked)
+    locked = nest_locks.locked(context, change.check_ahead(record), change.read_locked)
     with locked as nest, waiters.on(nest.layers):
         record = nest.changing.record
         highest = record.highest

@@ -241,6 +241,8 @@ class Preview:
             verdicts.check_verdicts(self._context, self.base, self._judge)
         elif self._steps.generation and not self.hold:
             arrivals.check_images(self._context, self._nest, self._steps.generation, save=False)
+        if self.is_change and not self.hold:
+            self._nest.check_sources(self.masking.content, save=False)
         if self._steps.generation is not self.record.live and not self.hold:
             self.masking.check_required()
 

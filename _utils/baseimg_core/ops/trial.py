@@ -8,8 +8,7 @@ from typing import Any
 from ..context import Context
 from ..model.containers.trial import Trial
 from ..model.policy.image_policy import DeclaredBundles
-from . import bases, converge
-from . import nest as ops_nest
+from . import bases, converge, nest_locks
 from .bases import Base
 from .containers import trial as trials
 from .nest import Nest
@@ -49,7 +48,7 @@ def trial(context: Context, name: str, declared: DeclaredBundles, image: str, re
             version = bundle.manifest.target.version
             catalogue = Catalogue(context, {version: source}, stack, {version: bundle})
         nest = Nest(context, base, base.store.read() or bases.initial_record(context.engine, base))
-        nest = stack.enter_context(ops_nest.locked(context, nest, lambda: _read_locked(context, base)))
+        nest = stack.enter_context(nest_locks.locked(context, nest, lambda: _read_locked(context, base)))
         record = nest.changing.record
         known = set(record.generations)
         generation = converge.obtain(context, base, version, catalogue, record)

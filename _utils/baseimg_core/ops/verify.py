@@ -6,12 +6,15 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..disk.stack.compare import compare as compare_stacks
+from ..disk.stack.directories import Stack
 from ..disk.store.index import Comparison, Finding
+from ..disk.store.layout import siblings
 from ..disk.store.observe import observe
 from ..engine.base import Engine
 from ..errors import LayerBusy
 from ..model.store.record import ENGINE, Record
-from . import tamper
+from . import bases, tamper
 from .bases import Base, pristine_record
 
 _PATIENCE = 10.0  # seconds to wait for the lock, to save the result
@@ -33,11 +36,16 @@ class _Result:
     damage: dict[int, str] = field(default_factory=dict)
     #: Numbers of generations that are sound after a comparison of every file.
     sound: set[int] = field(default_factory=set)
+    #: The lower bases that show through although the base must show its own image.
+    mixed: list[dict[str, str]] = field(default_factory=list)
 
 
 def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
     """
     Compare live content with its index, and pristine content with its index or engine checksum.
+
+    A base of a nest that must show its own image is compared with the live content below it, too: the record says over
+    which contents its generation is right. ``deep`` compares what the stack shows with that image.
 
     Damage stays in the record until a later ``deep`` comparison shows that the content is sound.
 
@@ -62,7 +70,8 @@ def verify(engine: Engine, base: Base, deep: bool) -> dict[str, Any]:
         "deep": deep,
         "pristine": result.pristine,
         "proof": live.proof,
-        "ok": not result.findings and result.pristine not in ("damaged", "missing"),
+        "mixed": result.mixed,
+        "ok": not (result.findings or result.mixed) and result.pristine not in ("damaged", "missing"),
         "findings": [finding.as_dict() for finding in result.findings],
         "shared": [result.record.generations[number].version for number in sorted(result.shared)],
     }
@@ -85,7 +94,18 @@ def _verify(engine: Engine, base: Base, record: Record, deep: bool) -> _Result:
     for number in shared:
         result.damage.setdefault(number, f"shares a changed file with generation {live.number}")
     result.pristine = _pristine(engine, base, record, result, deep)
+    result.mixed = bases.mixed(base, record)
+    if deep and not result.mixed and live.over:
+        result.findings += _show_through(base, record)
     return result
+
+
+def _show_through(base: Base, record: Record) -> list[Finding]:
+    """Return the paths at which the live content below shows through a mask."""
+    live = base.store.path(record, record.current)
+    expected, actual = Stack([live, *bases.pristine_lower(base)]), Stack([live, *base.lower])
+    changes = compare_stacks(expected, actual, contents=True, siblings=siblings)
+    return [Finding(change.path, "below", change.what) for change in changes]
 
 
 def _pristine(engine: Engine, base: Base, record: Record, result: _Result, deep: bool) -> str:

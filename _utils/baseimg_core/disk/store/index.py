@@ -35,7 +35,7 @@ class Finding:
 
     #: Relative path.
     path: bytes
-    #: ``missing``, ``added``, ``content`` or ``metadata``.
+    #: ``missing``, ``added``, ``content`` or ``metadata``; ``below`` if another base's content shows through a mask.
     kind: str
     #: The fields that differ.
     what: tuple[str, ...] = ()

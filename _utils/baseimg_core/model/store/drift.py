@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 DAMAGED, INTERRUPTED, NOT_ADOPTED, RESTARTING = "damaged", "interrupted", "not adopted", "restart unfinished"
+#: The drift of a base, or of images on it, that show a content which no image has (:func:`nests.mixed`).
+MIXED = "mixed"
 #: The drift for each state of the pristine content that prevents a rollback to it.
 PRISTINE = {"damaged": "pristine damaged", "missing": "pristine missing"}
 
@@ -21,7 +23,7 @@ def drift(status: Mapping[str, Any]) -> str:
         status: The status of one base, as ``baseimg.status`` returns it.
 
     Returns:
-        An error code, ``damaged``, ``pristine damaged``, ``pristine missing``, ``not adopted``, ``restart
+        An error code, ``damaged``, ``pristine damaged``, ``pristine missing``, ``mixed``, ``not adopted``, ``restart
         unfinished``, ``interrupted``, or the empty string.
     """
     if "error" in status:
@@ -31,6 +33,8 @@ def drift(status: Mapping[str, Any]) -> str:
         return DAMAGED
     if status.get("pristine") in PRISTINE:
         return PRISTINE[status["pristine"]]
+    if status.get("mixed") or status.get("unmasked"):
+        return MIXED
     if status.get("legacy"):
         return NOT_ADOPTED
     if status.get("restarting"):

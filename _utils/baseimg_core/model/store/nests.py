@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from .record import Generation, Record
 
@@ -40,9 +41,20 @@ def missing(generation: Generation, needed: Contents) -> dict[str, list[str]]:
 
     A lower base that shows the generation's own image needs no check: that image is all that shows through.
     """
-    own = content(generation)
+    return lacks(content(generation), needed, generation.over)
+
+
+def lacks(own: str, needed: Contents, over: Contents = MappingProxyType({})) -> dict[str, list[str]]:
+    """
+    Return the needed contents over which a content is not known to be right, by base; see :func:`missing`.
+
+    Args:
+        own: The content (:func:`content`).
+        needed: The contents that can be live below it.
+        over: As :attr:`Generation.over`; empty for a content that is not made yet.
+    """
     lacking = {
-        chain_id: sorted(set(contents) - {chain_id, own, *generation.over.get(chain_id, ())})
+        chain_id: sorted(set(contents) - {chain_id, own, *over.get(chain_id, ())})
         for chain_id, contents in needed.items()
     }
     return {chain_id: contents for chain_id, contents in lacking.items() if contents}
@@ -70,6 +82,28 @@ def is_exact(chain_id: str, live: str, below: str | None, is_version: bool) -> b
     if below is not None:
         return below == EXACT
     return is_version or live != chain_id
+
+
+def versions(record: Record) -> set[str]:
+    """Return the chain IDs of the images that a base has shown, except its own."""
+    return {generation.chain_id for generation in record.generations.values()} - {record.chain_id, ""}
+
+
+def mixed(record: Record, lower: Iterable[Record]) -> list[Record]:
+    """
+    Return the lower bases whose live content shows through a base that must show its own image.
+
+    Such a base shows content that no image has. The grain repeats this rule (``tests/unit/test_drift.py``).
+
+    Args:
+        record: The record of the base.
+        lower: The records of the bases below it.
+    """
+    below = list(lower)
+    is_version = any(record.chain_id in versions(other) for other in below)
+    if not is_exact(record.chain_id, content(record.live), record.below or None, is_version):
+        return []
+    return [other for other in below if not is_right(record.live, {other.chain_id: {content(other.live)}})]
 
 
 def find(record: Record, like: Generation, needed: Contents) -> Generation | None:
@@ -113,6 +147,11 @@ def other_contents(record: Record, numbers: Iterable[int]) -> list[int]:
 
 def _identity(generation: Generation) -> tuple[str, str, str]:
     return content(generation), generation.version, generation.bundle
+
+
+def is_foreseen(generation: Generation) -> bool:
+    """True if a generation is on no disk (:func:`foresee`)."""
+    return generation.inode == _FORESEEN
 
 
 def foresee(record: Record, generation: Generation) -> Generation:

@@ -125,6 +125,8 @@ class Record:
     highest: int = 0
     #: Other names by which the base was declared.
     names: list[str] = field(default_factory=list)
+    #: The declared value of ``below`` at the last change of the nest (:mod:`nests`); empty for the default.
+    below: str = ""
     #: Why an adoption could not restore the pristine content, which then has no directory; else empty.
     unproven: str = ""
     #: The swap in progress; ``None`` if there is none.

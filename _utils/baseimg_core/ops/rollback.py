@@ -1,0 +1,154 @@
+"""Roll a base back: swap an existing generation in again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..context import Context
+from ..disk.store.layout import now
+from ..errors import GenerationDamaged, NoWayBack, SignatureMissing
+from ..model.containers.policy import Policy
+from ..model.store import nests
+from ..model.store.hold import Hold
+from ..model.store.record import Generation, Record
+from . import bases, contents, nest_locks, swap, tamper
+from . import hold as ops_hold
+from .bases import Base
+from .containers.restart import Outcome
+from .masking import Masking
+from .nest import Nest
+from .plan import Plan, check_pristine
+
+_KEEP = Policy()
+
+
+def roll_back(
+    context: Context, name: str, to: str | None = None, policy: Policy = _KEEP, reason: str | None = None
+) -> dict[str, Any]:
+    """
+    Swap an existing generation back in. Without ``to``, a second rollback is a no-op.
+
+    Args:
+        context: The context of the operation.
+        name: Reference or chain ID of the base.
+        to: A version or ``pristine``; by default the generation that was live before the last change.
+        policy: The policy for the base's containers.
+        reason: The reason of a hold on the version that is live now; ``None`` for no hold.
+
+    Returns:
+        The result of ``baseimg.rollback``.
+
+    Raises:
+        NoWayBack: The generation does not exist or is damaged.
+        PristineDamaged, PristineUnproven: The target is pristine and unavailable.
+        GenerationDamaged: The generation was changed out of band.
+    """
+    context.admit()
+    policy = policy.for_rollback()
+    named_bases = bases.locate_all(context.engine, name)
+    results = contents.each(named_bases, lambda base: _roll_back(context, base, to, policy, reason))
+    done = contents.merge(*zip(*results, strict=True))
+    holds = [hold for _base, result in results for hold in result["holds"]]
+    return {**done, "holds": [hold for number, hold in enumerate(holds) if hold not in holds[:number]]}
+
+
+def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, reason: str | None) -> dict[str, Any]:
+    to = to and bases.version_or_pristine(context.engine, base, to)
+    swap.start_stopped(context, base, policy)
+    audit = tamper.Audit(base)
+    record = base.store.read()
+    if record is None:
+        if to not in ("pristine", base.version):
+            raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
+        initial = bases.initial_record(context.engine, base)
+        done = swap.result_of(context, base, initial, None, Outcome(policy.mode))
+        return {**done, "holds": bases.active_holds(base)}
+    audits = {base.store.layout.layer: audit}
+    nest = Nest(context, base, record, audits=audits)
+    nest.check_sources(nests.content(_check_rollback(context, base, record, to, audit)))
+
+    def read_locked() -> Nest:
+        context.admit()
+        return Nest(context, base, base.store.recover() or bases.pristine_record(base), audits=audits)
+
+    with nest_locks.locked(context, nest, read_locked) as nest:
+        record = nest.changing.record
+        generation = _rollback_generation(base, record, to)
+        if not audit.is_sound(record, generation.number):
+            base.store.save(record)
+            _rollback_generation(base, record, to)
+            raise _damaged(record, generation)
+        audit.refresh(record)
+        if generation.number:
+            bases.check_swappable(context.engine, base)
+        generation = nest.adapt_to_lower(generation)
+        live = record.live
+        if reason is not None and generation is not live:
+            # before the swap: a crash between the two leaves a hold on the live version, and the retry swaps
+            ops_hold.add(base, Hold(live.version, reason, context.by, now()))
+        nest.keep_uppers(generation)
+        swapped = swap.activate(context, nest, generation, "rollback")
+        finished = swap.restart_and_report(context, base, record, policy, swapped)
+        return {**finished, **_masked(context, nest, generation), "holds": bases.active_holds(base)}
+
+
+def _masked(context: Context, nest: Nest, generation: Generation) -> dict[str, Any]:
+    """Return the bases that stay exact after a rollback, and the fixes below that the base hides now."""
+    masking = Masking(context, nest, Plan(generation.version, generation), nests.content(generation), None)
+    return {"kept": [kept.as_dict() for kept in nest.kept()], "masked": masking.masked()}
+
+
+def _check_rollback(context: Context, base: Base, record: Record, to: str | None, audit: tamper.Audit) -> Generation:
+    """
+    Return the target generation, compared with its index before the lock.
+
+    A damaged generation is recorded and refused, and so is an unsigned one if this node requires signatures.
+    """
+    generation = _rollback_generation(base, record, to)
+    if context.trust.required and generation.number and not generation.signed_by:
+        raise SignatureMissing(
+            f"generation {generation.number} of {record.reference}, version {generation.version}, was not made from "
+            "signed bundles alone",
+            "roll back to pristine, or converge to a version with a signed bundle",
+        )
+    if not audit.is_sound(record, generation.number):
+        audit.persist(context)
+        _rollback_generation(base, record, to)
+        raise _damaged(record, generation)
+    return generation
+
+
+def _damaged(record: Record, generation: Generation) -> GenerationDamaged:
+    return GenerationDamaged(
+        f"generation {generation.number} of {record.reference}, version {generation.version}, was changed on this "
+        f"node: {generation.damage}"
+    )
+
+
+def _rollback_generation(base: Base, record: Record, to: str | None) -> Generation:
+    try:
+        return _previous(base, record) if to is None else _version(base, record, to)
+    except NoWayBack as exc:
+        check_pristine(record, exc)
+        raise
+
+
+def _version(base: Base, record: Record, version: str) -> Generation:
+    generation = record.by_version(version)
+    if generation and generation.is_prepared:
+        raise NoWayBack(
+            f"{base.reference} never showed version {version}, which is prepared", "use baseimg.converge to go forward"
+        )
+    if generation is None:
+        versions = ", ".join(usable.version for usable in record.usable if not usable.is_prepared)
+        raise NoWayBack(f"{base.reference} has no generation of version {version}; it has: {versions}")
+    return generation
+
+
+def _previous(base: Base, record: Record) -> Generation:
+    if record.previous is None:
+        raise NoWayBack(f"{base.reference} has no previous generation")
+    generation = record.generations[record.previous]
+    if generation.damaged:
+        raise NoWayBack(f"the previous generation of {base.reference}, version {generation.version}, is damaged")
+    return generation
