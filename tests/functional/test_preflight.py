@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 
 from baseimg_core.disk.bundle import compression
-from baseimg_core.disk.store.links import Sharing
-from baseimg_core.model.store.record import Generation
-from baseimg_core.ops import stage
 from tests.functional.lab import BASE, Lab
 
 pytestmark = pytest.mark.functional
@@ -69,28 +66,3 @@ def test_a_hold_stops_the_preparation(lab: Lab) -> None:
     assert "shop does not start" in lab.plan(BASE, "12.1", bundles)["held"]
     assert "shop does not start" in lab.refused("base-held", "fetch", BASE, "12.1", bundles).info["message"]
     assert lab.fetch(BASE, "12.0")["needed"] is False
-
-
-class Manifest:
-    """A bundle that adds 10 bytes in 2 paths."""
-
-    class totals:  # noqa: N801
-        bytes, entries = 10, 2
-
-
-@pytest.mark.parametrize(
-    ("sharing", "linked", "expected"),
-    [
-        # each step starts from the content of the one before, which is deleted when the next one is made
-        (Sharing(extents=False, inodes=False), 0, (2 * 110, 2 * 7)),
-        (Sharing(extents=False, inodes=True), 60, (2 * 50, 2 * 7)),
-        (Sharing(extents=True, inodes=False), 0, (2 * 10, 2 * 7)),
-    ],
-)
-def test_a_chain_of_deltas_needs_room_for_two_contents(
-    sharing: Sharing, linked: int, expected: tuple[int, int]
-) -> None:
-    start = Generation(0, "12.0", "", 1, bytes=100, paths=5)
-    legs: Any = [[Manifest]] * 52
-    assert stage._peak(start, legs, sharing, linked) == expected
-    assert stage._peak(start, legs[:1], sharing, linked) == (expected[0] // 2, expected[1] // 2)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baseimg_core.disk.bundle import writer
@@ -21,6 +25,7 @@ from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.store import build, links
 from baseimg_core.disk.store.build import Flattener
 from baseimg_core.disk.store.links import SEPARATE, Sharing
+from baseimg_core.disk.store.steps import MergedSteps
 from baseimg_core.linux.files import remove_tree
 from baseimg_core.model.bundle.manifest import ImageRef
 from baseimg_core.model.stack.changes import Action, Change
@@ -152,6 +157,48 @@ def test_two_differences_in_one_go(source, middle, target):
         assert_same(show(applied(work, [first_bundle, two], first, "both")), show(third))
         step = applied(work, [first_bundle], first, "step")
         assert_same(show(applied(work, [two], step, "then")), show(third))
+
+
+@settings(max_examples=20)  # each makes several bundles
+@given(shared=st.lists(layers, max_size=1), versions=st.lists(programs, min_size=2, max_size=4))
+def test_a_chain_of_deltas_is_its_last_version(shared, versions):
+    """The steps are merged over the start, and no file of an intermediate version stays."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        common = make_stack(work / "c", shared)
+        stacks = [make_stack(work / f"v{number}", version, common) for number, version in enumerate(versions)]
+        deltas = [
+            packed(work, changed(old, new), f"d{number}", old)
+            for number, (old, new) in enumerate(itertools.pairwise(stacks))
+        ]
+        top, *lower = (str(path) for path in stacks[0])
+        before, new = show(stacks[0]), work / "new"
+        new.mkdir()
+        steps = MergedSteps(str(work / "steps"), [top, *lower])
+        for delta in deltas[:-1]:
+            steps.merge(partial(add_delta, delta))
+        with contextlib.closing(Flattener(str(new), Stack(lower))) as flattener:
+            steps.finish(flattener, partial(add_delta, deltas[-1]))
+            flattener.add_directory(top)
+            flattener.finish()
+
+        assert_same(show([new, *stacks[0][1:]]), show(stacks[-1]))
+        assert_same(show(stacks[0]), before)
+        assert not (work / "steps").exists()
+        files = {path for path in new.rglob("*") if stat.S_ISREG(path.lstat().st_mode)}
+        known = {path: steps.digests.get(os.fsencode(path.relative_to(new))) for path in files}
+        assert {path: content_digest(path) for path in files if known[path]} == {
+            path: digest for path, digest in known.items() if digest
+        }
+
+
+def content_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def add_delta(path: Path, flattener: Flattener, source: Stack) -> None:
+    with Bundle.open(str(path)) as bundle:
+        flattener.add_changes(bundle.members(source=source))
 
 
 @given(stack=programs)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from baseimg_core.context import Context
 from baseimg_core.disk.bundle import writer
+from baseimg_core.disk.bundle.encoding import FULL, Encoding
 from baseimg_core.disk.bundle.reader import Bundle
 from baseimg_core.disk.stack import view_digest
 from baseimg_core.disk.stack.compare import compare
@@ -201,10 +202,14 @@ class Node:
             Stack([str(directory) for directory in source]), Stack([str(directory) for directory in target])
         )
         sides = self._image(before, source), self._image(version, target)
-        written = writer.write(str(path), changes, *sides, {"os": "linux", "architecture": "amd64"})
+        platform = {"os": "linux", "architecture": "amd64"}
+        written = writer.write(str(path), changes, *sides, platform, self._encoding(source))
         with Bundle.open(str(path)) as bundle:
             bundle.verify()
         return Source(str(path), written.digest)
+
+    def _encoding(self, _source: list[Path]) -> Encoding:
+        return FULL
 
     def _image(self, version: str, stack: list[Path]) -> ImageRef:
         base = self.engine.image(BASE).diff_ids

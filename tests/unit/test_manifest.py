@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,6 +46,20 @@ def damaged(path: str, value: object) -> str:
 
 def test_round_trip() -> None:
     assert manifest.parse(SOUND.dump()) == SOUND
+
+
+def test_sizes_round_trip_and_are_optional() -> None:
+    sized = replace(SOUND, target=replace(SOUND.target, sizes={"": (10, 2), CHAIN_1: (4096, 3)}))
+    assert manifest.parse(sized.dump()) == sized
+    assert sized.target.size_over(()) == (10, 2)
+    assert SOUND.target.size_over(()) is None
+    assert "sizes" not in SOUND.dump()
+
+
+@pytest.mark.parametrize("sizes", [None, [], {"": 1}, {"": [1]}, {"": [1, -1]}, {"": [1, True]}, {"x": [1, 1]}])
+def test_damaged_sizes_are_named(sizes: object) -> None:
+    with pytest.raises(BundleInvalid, match=r"manifest field target\.sizes is "):
+        manifest.parse(damaged("target.sizes", sizes))
 
 
 def test_equal_manifests_are_equal_bytes() -> None:

@@ -25,7 +25,7 @@ class Bundles:
         self._manifests = {}
         for version, (source, target) in leads.items():
             start = image(source) if isinstance(source, str) else source
-            totals = Totals(1, 0, 0, 1, 0)
+            totals = Totals(1, 0, 0, 1, 10)
             self._manifests[version] = Manifest(start, image(target, version), "sha256:" + "0" * 64, 0, totals)
 
     def manifest(self, version: str) -> Manifest:
@@ -122,3 +122,25 @@ class TestNoWay:
     def test_a_cycle_is_left_where_a_content_is_present(self) -> None:
         bundles = Bundles(a=("c", "a"), b=("a", "b"), c=("b", "c"))
         assert bundles.route("a", "b") == ["c", "a"]
+
+
+class TestSpace:
+    """Two bundles lead to one content; they have the names `step` and `whole`."""
+
+    BUNDLES = Bundles(top=("middle", "top"), step=("near", "middle"), whole=("far", "middle"), near=("far", "near"))
+
+    def route(self, *fitting: list[str]) -> list[str]:
+        asked = self.BUNDLES
+        present = {image("far").chain_id}
+        versions = ("top", "step", "whole", "near")
+        return bundle_route.route(
+            "top", versions, present, asked.manifest, asked.manifest, lambda steps: steps in fitting
+        )
+
+    def test_the_shortest_that_fits(self) -> None:
+        short, long = ["whole", "top"], ["near", "step", "top"]
+        assert self.route(short, long) == short
+        assert self.route(long) == long
+
+    def test_if_none_fits_the_shortest_says_what_is_missing(self) -> None:
+        assert self.route() == ["whole", "top"]

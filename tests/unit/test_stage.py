@@ -1,54 +1,61 @@
-"""Stage a chain of deltas: how many contents exist at the same time."""
+"""The space that a chain of bundles takes while a new generation is made from it."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
-from baseimg_core.errors import SpaceExhausted
-from baseimg_core.model.store.record import Generation, Record
-from baseimg_core.ops import stage
-from baseimg_core.ops.plan import Plan
+from baseimg_core.model.bundle.manifest import ImageRef, Manifest, Totals
+from baseimg_core.model.bundle.peak import Size, peak
 
-STEPS = [f"12.{number}" for number in range(1, 53)]
-
-
-class Chain:
-    """A base whose versions are each reached by a delta from the version before."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails_at: int = 0) -> None:
-        self.record = Record("b:1", "", ("",), {0: Generation(0, "12.0", "", 1)})
-        self.present: set[str] = set()
-        self.peak, self._fails_at = 0, fails_at
-        monkeypatch.setattr(stage, "_stage", self._stage)
-
-    def run(self) -> Generation:
-        """Stage the whole route."""
-        store = SimpleNamespace(abandon=lambda _record, generation: self.present.remove(generation.version))
-        catalogue = SimpleNamespace(bundle=lambda _version: SimpleNamespace(encodings={"delta": 1}))
-        base: Any = SimpleNamespace(store=store)
-        unused: Any = None
-        return stage.stage(unused, base, self.record, Plan(STEPS[-1], None, None, STEPS), catalogue)  # type: ignore[arg-type]
-
-    def _stage(self, _context: Any, _base: Any, _record: Any, start: Generation, route: list[str], _all: Any) -> Any:
-        assert start.version in {"12.0", *self.present}
-        if start.number + 1 == self._fails_at:
-            raise SpaceExhausted("full")
-        self.present.add(route[0])
-        self.peak = max(self.peak, len(self.present))
-        return Generation(start.number + 1, route[0], "", 1)
+START = Size(bytes=100, paths=5)
+OWN = Size(bytes=10, paths=2)
+Sizes = tuple[int, int] | None
 
 
-def test_a_chain_of_deltas_keeps_one_content_beside_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = Chain(monkeypatch)
-    assert chain.run().version == STEPS[-1]
-    assert (chain.peak, chain.present) == (2, {STEPS[-1]})
+def step(before: Sizes = None, after: Sizes = None) -> Manifest:
+    """Return a bundle of 10 bytes in 2 paths, with the sizes of its source and its target."""
+    sides = [ImageRef("b:1", "1", "", (), sizes={"": size} if size else {}) for size in (before, after)]
+    return Manifest(*sides, diff_id="", layer_size=0, totals=Totals(0, OWN.paths, 0, OWN.paths, OWN.bytes))
 
 
-def test_a_failure_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = Chain(monkeypatch, fails_at=30)
-    with pytest.raises(SpaceExhausted):
-        chain.run()
-    assert chain.present == set()
+def chain(length: int, *sizes: tuple[int, int]) -> list[list[Manifest]]:
+    """Return a chain of deltas; ``sizes`` are those of the first source and of each target."""
+    return [[step(*sizes[number : number + 2]) if sizes else step()] for number in range(length)]
+
+
+@pytest.mark.parametrize(("shared", "expected"), [(0, 110), (60, 50), (100, 10)])
+def test_one_bundle_takes_its_changes_and_what_is_not_shared_of_the_start(shared: int, expected: int) -> None:
+    assert peak(START, chain(1), (), shared) == Size(expected, 7)
+
+
+def test_sizes_in_the_bundles_bound_the_merged_changes() -> None:
+    """52 steps that change the same files take one content, or two steps where extents are shared."""
+    steps = chain(52, *[(100, 5)] * 53)
+    assert peak(START, steps, (), 0) == Size(110, 7)
+    assert peak(START, steps, (), 100) == Size(110, 7)
+
+
+def test_without_sizes_no_step_is_known_to_replace_another() -> None:
+    assert peak(START, chain(52), (), 0) == Size(100 + 520, 5 + 104)
+
+
+def test_the_largest_intermediate_content_counts() -> None:
+    """Step 2 grows to 400 bytes, step 3 removes them again."""
+    large = Manifest(
+        ImageRef("b:1", "1", "", (), sizes={"": (110, 6)}),
+        ImageRef("b:2", "2", "", (), sizes={"": (400, 9)}),
+        "",
+        0,
+        Totals(3, 0, 0, 3, 290),
+    )
+    steps = [[step((100, 5), (110, 6))], [large], [step((400, 9), (110, 6))]]
+    assert peak(START, steps, (), 100) == Size(310, 7)
+
+
+def test_a_start_with_more_than_its_view_keeps_the_difference() -> None:
+    assert peak(Size(130, 9), chain(1, (100, 5), (110, 6)), (), 0) == Size(140, 10)
+
+
+def test_bundles_of_one_step_write_each_path_once() -> None:
+    steps = [[step((100, 5), (100, 5))] * 30]
+    assert peak(START, steps, (), 0) == Size(100, 5)

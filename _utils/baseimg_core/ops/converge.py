@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ..context import Context
@@ -46,7 +47,7 @@ from .masking import Masking, masking_of
 from .nest import Nest
 from .plan import Catalogue, Plan, confirmed, known_damage, open_bundle, plan_route
 from .stage import check_preconditions as check_staging
-from .stage import discarding, stage
+from .stage import discarding, fits, stage
 
 _KEEP = Policy()
 
@@ -246,7 +247,7 @@ class Change:
         if damage and record.current:
             return Plan(self.version, record.live)
         while True:
-            plan = plan_route(record, self.version, self.catalogue)
+            plan = plan_route(record, self.version, self.catalogue, partial(fits, self.context, self.base, record))
             generation = plan.generation or plan.start
             assert generation is not None  # a plan has a generation or a start
             stays = plan.generation is record.live and not plan.same_content

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from ..context import Context
@@ -115,9 +115,11 @@ class Catalogue:
             self._known[version] = manifest if manifest and manifest.target.version == version else None
         return self._open[version].manifest if version in self._open else self._known.get(version)
 
-    def route(self, version: str, chain_ids: Collection[str]) -> list[str]:
+    def route(
+        self, version: str, chain_ids: Collection[str], fits: Callable[[list[str]], bool] = lambda _steps: True
+    ) -> list[str]:
         """Return the bundles that lead from a content to ``version``; see :func:`model.bundle.route.route`."""
-        return bundle_route.route(version, self.bundles.keys(), chain_ids, self.manifest, self.known_manifest)
+        return bundle_route.route(version, self.bundles.keys(), chain_ids, self.manifest, self.known_manifest, fits)
 
     def signed_by(self, start: Generation, route: list[str]) -> str:
         """Return the signers of these bundles and of their start; empty if one of them is unsigned."""
@@ -221,9 +223,14 @@ def known_damage(record: Record, version: str, catalogue: Catalogue) -> str:
     return live.damage or "out-of-band changes"
 
 
-def plan_route(record: Record, version: str, catalogue: Catalogue) -> Plan:
+def plan_route(
+    record: Record,
+    version: str,
+    catalogue: Catalogue,
+    fits: Callable[[Generation, list[Manifest]], bool] = lambda _start, _manifests: True,
+) -> Plan:
     """
-    Plan the shortest route from a sound generation to ``version``.
+    Plan the shortest route from a sound generation to ``version``: of those that fit, the fewest bytes.
 
     Fetches only the bundles whose manifests it needs.
 
@@ -231,6 +238,7 @@ def plan_route(record: Record, version: str, catalogue: Catalogue) -> Plan:
         record: The record, matched with the directories on disk.
         version: The target version.
         catalogue: The declared bundles.
+        fits: Returns True if the disk has the space for bundles that are applied to a start, given their manifests.
 
     Raises:
         VersionUnknown: No chain of declared bundles leads to the version.
@@ -242,19 +250,24 @@ def plan_route(record: Record, version: str, catalogue: Catalogue) -> Plan:
     if version in catalogue.bundles and (generation := _same_content(record, version, catalogue)):
         return Plan(version, generation, same_content=True)
     starts = [candidate for candidate in record.usable if candidate.can_be_source and catalogue.is_trusted(candidate)]
+
+    def start_of(route: list[str]) -> Generation:
+        chain_id = catalogue.manifest(route[0]).source.chain_id
+        same = (candidate for candidate in starts if candidate.chain_id == chain_id)
+        return max(same, key=lambda candidate: candidate.number)
+
+    def has_space(route: list[str]) -> bool:
+        return fits(start_of(route), [catalogue.manifest(step) for step in route])
+
     try:
-        route = catalogue.route(version, {candidate.chain_id for candidate in starts})
+        route = catalogue.route(version, {candidate.chain_id for candidate in starts}, has_space)
     except VersionUnknown as exc:
         check_pristine(record, exc)
         _check_excluded(record, version, catalogue, exc)
         raise
     for step in route:  # now its bundles are needed, and only these
         catalogue.bundle(step)
-    chain_id = catalogue.manifest(route[0]).source.chain_id
-    start = max(
-        (candidate for candidate in starts if candidate.chain_id == chain_id), key=lambda candidate: candidate.number
-    )
-    return Plan(version, None, start, route)
+    return Plan(version, None, start_of(route), route)
 
 
 def _same_content(record: Record, version: str, catalogue: Catalogue) -> Generation | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..context import Context
 from ..disk.bundle.layer import Member
@@ -15,10 +16,11 @@ from ..disk.store import index, links, space
 from ..disk.store.build import Flattener
 from ..disk.store.generations import FilledContent
 from ..disk.store.layout import now
-from ..disk.store.links import Sharing
+from ..disk.store.steps import MergedSteps
 from ..errors import SpaceExhausted
 from ..linux.oserrors import translate_os_errors
 from ..model.bundle.manifest import Manifest
+from ..model.bundle.peak import NOTHING, Size, peak
 from ..model.store import generations
 from ..model.store.record import Generation, Record
 from ..progress import step_progress
@@ -31,7 +33,7 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
     """
     Make the generation of a plan from its start and its bundles, and prove its content.
 
-    Of a chain of deltas, at most one intermediate content exists beside the new one.
+    Of a chain of deltas, the changes are merged step by step; the start is copied once, at the end.
 
     Args:
         context: The context of the operation.
@@ -45,22 +47,62 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
         PristineDamaged: The pristine content was changed before the first apply.
         SpaceExhausted: The content does not fit.
     """
-    start, intermediate = plan.start or record.pristine, None
-    *legs, last = _legs(plan.route, catalogue)
+    size = _check_space(context, base, record, plan, catalogue)
+    start, last = plan.start or record.pristine, catalogue.bundle(plan.route[-1])
+    if not start.number:
+        prove.pristine(context, base, record, [catalogue.manifest(version) for version in plan.route])
+    new = Generation(-1, plan.route[-1], last.manifest.target.chain_id, 0, bundle=last.digest, by=context.by)
+    new.signed_by = catalogue.signed_by(start, plan.route)
+
+    def prove_content(path: str, digests: Mapping[bytes, str]) -> None:
+        prove.prove_staged(context, base, new, last.manifest.target, path, digests)
+
     try:
-        for leg in legs:
-            start = _stage(context, base, record, start, leg, catalogue)
-            if intermediate:
-                base.store.abandon(record, intermediate)
-            intermediate = start
-        return _stage(context, base, record, start, last, catalogue)
-    finally:
-        if intermediate:
-            base.store.abandon(record, intermediate)
+        return base.store.stage(record, new, _Staging(context, base, record, plan, catalogue).fill, prove_content)
+    except SpaceExhausted as exc:
+        home = base.store.layout.home
+        raise space.exhausted_while_writing(home, *size, prunable(base, record), exc) from exc
+
+
+class _Staging:
+    """Fills the directory of a new generation."""
+
+    def __init__(self, context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue) -> None:
+        self._context, self._catalogue, self._layout = context, catalogue, base.store.layout
+        self._start, self._steps = plan.start or record.pristine, _steps(plan.route, catalogue)
+        self._origin = base.store.path(record, self._start.number)
+        self._lower = bases.pristine_lower(base)  # a bundle's source is defined over pristine layers
+
+    def fill(self, path: str) -> FilledContent:
+        """Write the content into an empty directory."""
+        context, layout = self._context, self._layout
+        sharing, total = links.choose(context.link, layout.home), self._total()
+        steps = MergedSteps(layout.steps, [self._origin, *self._lower], context.pace)
+        for step in self._steps[:-1]:
+            steps.merge(partial(self._add_changes, step))
+        with contextlib.closing(Flattener(path, Stack(self._lower), sharing, context.pace)) as flattener:
+            steps.finish(flattener, partial(self._add_changes, self._steps[-1]))
+            flattener.add_directory(self._origin, _copying(context, total))
+            flattener.finish()
+        known = index.digests(layout.index(self._start.number))
+        return FilledContent(flattener.bytes, flattener.paths, {**known, **steps.digests}, flattener.linked)
+
+    def _total(self) -> int:
+        """Return the maximum number of paths, for progress."""
+        versions = [version for step in self._steps for version in step]
+        return self._start.paths + sum(self._catalogue.manifest(version).totals.added for version in versions)
+
+    def _add_changes(self, step: list[str], flattener: Flattener, source: Stack) -> None:
+        for version in reversed(step):
+            bundle = self._catalogue.bundle(version)
+            report = step_progress(self._context.progress, f"unpacking {version}")
+            members = bundle.members(report, source if version == step[0] else None)
+            with bundle.naming():
+                flattener.add_changes(_stored(self._context, members))
 
 
 def check_preconditions(
-    context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue, masks: tuple[int, int] = (0, 0)
+    context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue, masks: tuple[int, int] = NOTHING
 ) -> None:
     """
     Check that the bundles of a plan can be decoded, and that all it writes fits. Writes nothing that stays.
@@ -75,53 +117,70 @@ def check_preconditions(
 
     Raises:
         CompressionUnsupported: A Python package is missing.
-        SpaceExhausted: The content does not fit. A step that starts from another bundle's target needs that content
-            on disk, so a chain of deltas needs room for two.
+        SpaceExhausted: The content does not fit.
     """
-    layer = os.path.dirname(base.directory)
     if plan.generation is not record.live:
         base.store.records.check_space(record)
     if not plan.route:
         if any(masks):
+            layer = os.path.dirname(base.directory)
             space.check_space(layer, *masks, context.reserve, lambda: prunable(base, record))
         return
     for version in plan.route:
         catalogue.bundle(version).check_decompressor()
-    start = plan.start or record.pristine
-    origin, sharing = base.store.path(record, start.number), links.choose(context.link, layer)
-    _measure_start(base, record, start)
-    legs = [[catalogue.manifest(version) for version in leg] for leg in _legs(plan.route, catalogue)]
+    _check_space(context, base, record, plan, catalogue, masks)
 
-    def check(linked: int) -> None:
-        size, paths = _peak(start, legs, sharing, linked)
-        space.check_space(layer, size + masks[0], paths + masks[1], context.reserve, lambda: prunable(base, record))
+
+def fits(context: Context, base: Base, record: Record, start: Generation, manifests: Sequence[Manifest]) -> bool:
+    """
+    True if the disk has the space for bundles whose encodings are not known yet.
+
+    Args:
+        context: The context of the operation.
+        base: The base.
+        record: Its record.
+        start: The generation that the bundles are applied to.
+        manifests: The manifests of the bundles, oldest first.
+    """
+    try:
+        _check_fit(context, base, record, start, [[manifest] for manifest in manifests])
+    except SpaceExhausted:
+        return False
+    return True
+
+
+def _check_space(
+    context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue, masks: tuple[int, int] = NOTHING
+) -> Size:
+    """Return the peak of the space that a plan takes; raise :class:`SpaceExhausted` if it is not free."""
+    steps = [[catalogue.manifest(version) for version in step] for step in _steps(plan.route, catalogue)]
+    return _check_fit(context, base, record, plan.start or record.pristine, steps, masks)
+
+
+def _check_fit(
+    context: Context,
+    base: Base,
+    record: Record,
+    start: Generation,
+    steps: Sequence[Sequence[Manifest]],
+    masks: tuple[int, int] = NOTHING,
+) -> Size:
+    layer, origin = os.path.dirname(base.directory), base.store.path(record, start.number)
+    sharing = links.choose(context.link, layer)
+    if not start.paths:  # no operation measured it: the pristine content before the first apply
+        start.bytes, start.paths = space.measure(origin)
+
+    def check(shared: int) -> Size:
+        size = peak(Size(start.bytes, start.paths), steps, record.diff_ids[:-1], shared).plus(masks)
+        space.check_space(layer, *size, context.reserve, lambda: prunable(base, record))
+        return size
 
     try:
-        check(0)
+        return check(start.bytes if sharing.extents else 0)
     except SpaceExhausted:
         if sharing.extents or not sharing.inodes:
             raise
-        check(space.content_bytes(origin, sharing.links))  # walks the tree, so only if the result depends on it
-
-
-def _peak(start: Generation, legs: list[list[Manifest]], sharing: Sharing, linked: int) -> tuple[int, int]:
-    """
-    Return the content bytes and paths of the contents that exist at the same time, beside the start.
-
-    These are the new one and, in a chain of deltas, the one before it. Versions change the same files again and again,
-    so the largest step stands for all of them; :func:`_check_space` knows the real start of each step.
-
-    Args:
-        start: The start of the first step.
-        legs: The manifests of the bundles of each step.
-        sharing: The data that a content shares with its start.
-        linked: Bytes of the start that are hard-linked.
-    """
-    changed = max(sum(manifest.totals.bytes for manifest in manifests) for manifests in legs)
-    entries = max(sum(manifest.totals.entries for manifest in manifests) for manifests in legs)
-    contents = min(len(legs), 2)
-    size = changed if sharing.extents else changed + start.bytes - linked
-    return contents * size, contents * (start.paths + entries)
+        return check(space.content_bytes(origin, sharing.links))  # walks the tree, so only if the result depends on it
 
 
 @contextlib.contextmanager
@@ -158,57 +217,18 @@ def keep_prepared(base: Base, record: Record, generation: Generation) -> None:
         base.store.save(record)
 
 
-def _legs(route: list[str], catalogue: Catalogue) -> list[list[str]]:
+def _steps(route: list[str], catalogue: Catalogue) -> list[list[str]]:
     """
-    Split the route into parts that are staged together.
+    Split the route into parts that are unpacked together.
 
     A delta without a full encoding needs its source on disk.
     """
-    legs: list[list[str]] = []
+    steps: list[list[str]] = []
     for version in route:
-        if not legs or "full" not in catalogue.bundle(version).encodings:
-            legs.append([])
-        legs[-1].append(version)
-    return legs
-
-
-def _stage(
-    context: Context, base: Base, record: Record, start: Generation, route: list[str], catalogue: Catalogue
-) -> Generation:
-    bundles = {version: catalogue.bundle(version) for version in route}
-    sharing = links.choose(context.link, base.store.layout.home)
-    manifests = [bundle.manifest for bundle in bundles.values()]
-    size, paths = _check_space(context, base, record, start, manifests, sharing)
-    if not start.number:
-        prove.pristine(context, base, record, manifests)
-    total = start.paths + sum(manifest.totals.added for manifest in manifests)
-
-    def fill(path: str) -> FilledContent:
-        origin = base.store.path(record, start.number)
-        lower = bases.pristine_lower(base)  # a bundle's source is defined over pristine layers
-        sources = {route[0]: Stack([origin, *lower])}
-        with contextlib.closing(Flattener(path, Stack(lower), sharing, context.pace)) as flattener:
-            for version, bundle in reversed(bundles.items()):
-                members = bundle.members(step_progress(context.progress, f"unpacking {version}"), sources.get(version))
-                with bundle.naming():
-                    flattener.add_changes(_stored(context, members))
-            flattener.add_directory(origin, _copying(context, total))
-            flattener.finish()
-        known = index.digests(base.store.layout.index(start.number))
-        return FilledContent(flattener.bytes, flattener.paths, {**known, **flattener.digests}, flattener.linked)
-
-    last = bundles[route[-1]]
-    new = Generation(-1, route[-1], last.manifest.target.chain_id, 0, bundle=last.digest, by=context.by)
-    new.signed_by = catalogue.signed_by(start, route)
-
-    def prove_content(path: str, digests: Mapping[bytes, str]) -> None:
-        prove.prove_staged(context, base, new, last.manifest.target, path, digests)
-
-    try:
-        return base.store.stage(record, new, fill, prove_content)
-    except SpaceExhausted as exc:
-        home = base.store.layout.home
-        raise space.exhausted_while_writing(home, size, paths, prunable(base, record), exc) from exc
+        if not steps or "full" not in catalogue.bundle(version).encodings:
+            steps.append([])
+        steps[-1].append(version)
+    return steps
 
 
 def _copying(context: Context, total: int) -> Callable[[int], None]:
@@ -224,35 +244,6 @@ def _stored(context: Context, members: Iterable[tuple[Member, LayerReader]]) -> 
     for member, stream in members:
         check_device(context, member.path, member.entry)
         yield (replace(member, entry=context.engine.owners.stored(member.entry)) if member.entry else member), stream
-
-
-def _check_space(
-    context: Context, base: Base, record: Record, start: Generation, manifests: list[Manifest], sharing: Sharing
-) -> tuple[int, int]:
-    """Return the maximum content bytes and paths of a new generation; raise :class:`SpaceExhausted`."""
-    origin = base.store.path(record, start.number)
-    _measure_start(base, record, start)
-    paths = start.paths + sum(manifest.totals.entries for manifest in manifests)
-    added = sum(manifest.totals.bytes for manifest in manifests)
-    size = added if sharing.extents else added + start.bytes
-
-    def check() -> None:
-        space.check_space(base.store.layout.home, size, paths, context.reserve, lambda: prunable(base, record))
-
-    try:
-        check()
-    except SpaceExhausted:
-        if sharing.extents or not sharing.inodes:
-            raise
-        size -= space.content_bytes(origin, sharing.links)  # walks the tree, so only if the result depends on it
-        check()
-    return size, paths
-
-
-def _measure_start(base: Base, record: Record, start: Generation) -> None:
-    """Fill in the size of a start that no operation measured: the pristine content before the first apply."""
-    if not start.paths:
-        start.bytes, start.paths = space.measure(base.store.path(record, start.number))
 
 
 def prunable(base: Base, record: Record) -> str:

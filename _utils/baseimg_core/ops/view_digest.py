@@ -14,7 +14,8 @@ from ..disk.store.layout import siblings
 from ..engine.base import Image
 from ..linux.files import hex_digest
 from ..model.bundle.manifest import ImageRef
-from ..model.stack import ids
+from ..model.stack import ids, overlay
+from ..model.stack.changes import Change
 from . import bases
 from .bases import Base
 
@@ -23,14 +24,14 @@ Side = tuple[ImageRef, Image, PackedStack]
 
 def with_view_digests(source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
     """
-    Add view digests to both sides of a manifest, over the layers below the source's top layer.
+    Add view digests and sizes to both sides of a manifest, over the layers below the source's top layer.
 
     Args:
         source: The source's side, image and content.
         target: The target's side, image and content.
 
     Returns:
-        The two sides, source first, with view digests and unspecified paths.
+        The two sides, source first, with view digests, unspecified paths and sizes.
     """
     roots = list(source[2].layers)[1:]
     lower = PackedStack({os.fsdecode(root): source[2].layers[root] for root in roots})
@@ -47,9 +48,23 @@ def with_view_digests(source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
                 read[st.st_dev, st.st_ino] = _digest(real)
             return read[st.st_dev, st.st_ino]
 
-        computed = view_digest.digest(lower, over, stack, digest_of, unspecified, siblings=siblings)
-        sides.append(replace(side, views={over: computed}, unspecified=tuple(unspecified)))
+        size = _Size()
+        computed = view_digest.digest(lower, over, stack, digest_of, unspecified, siblings=siblings, count=size.add)
+        sizes = {over: (size.bytes, len(size.paths))}
+        sides.append(replace(side, views={over: computed}, unspecified=tuple(unspecified), sizes=sizes))
     return sides[0], sides[1]
+
+
+class _Size:
+    """The size of a directory that holds these changes, with their parents."""
+
+    def __init__(self) -> None:
+        self.bytes, self.paths = 0, set[bytes]()
+
+    def add(self, change: Change) -> None:
+        self.paths.update((change.path, *overlay.ancestors(change.path)))
+        if change.entry and change.link is None:
+            self.bytes += change.entry.size
 
 
 def generation_digest(

@@ -149,6 +149,11 @@ class Tree:
             return False
         return True
 
+    def move_from(self, path: bytes, directory: int, name: bytes) -> None:
+        """Move a file of another tree on the same file system to ``path``; arguments as :meth:`link_from`."""
+        parent, new = self._parent(path)
+        os.rename(name, new, src_dir_fd=directory, dst_dir_fd=parent)
+
     def link_descriptor(self, path: bytes, descriptor: int) -> None:
         """Link an unnamed open file (O_TMPFILE) to ``path``."""
         parent, name = self._parent(path)

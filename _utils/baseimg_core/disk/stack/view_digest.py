@@ -30,6 +30,7 @@ def digest(
     unspecified: Collection[bytes] = (),
     owners: Owners | None = None,
     siblings: Siblings = no_siblings,
+    count: Callable[[Change], None] = lambda _change: None,
 ) -> str:
     """
     Return the view digest of a base, ``sha256:…``.
@@ -42,12 +43,14 @@ def digest(
         unspecified: Directories whose metadata no packed layer specifies.
         owners: How the engine shifts owners; by default owners are not shifted.
         siblings: Returns the other generations of a layer directory (:func:`compare`).
+        count: Called with each path that the base shows differently from the layers below.
 
     Raises:
         LayerUnsupported: A path cannot be in a bundle, or an owner is outside the mapped range.
     """
     sha = hashlib.sha256(f"baseimg view 1 {chain_id}\n".encode())
     for change in compare(lower, view, siblings=siblings):
+        count(change)
         line = _line(change, digest_of, unspecified, owners or Owners())
         if line:
             sha.update(line.encode() + b"\n")

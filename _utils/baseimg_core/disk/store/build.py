@@ -73,6 +73,7 @@ class Flattener:
         self._root = root
         self._tree = Tree(root)
         self._copier = Copier(sharing.extents, pace)
+        self._moves = False
         # every directory created so far; None if it was created only as a parent
         self._directories: dict[bytes, Entry | None] = {b"": None}
         self._leaves: set[bytes] = set()
@@ -217,7 +218,7 @@ class Flattener:
 
     # --- a directory ---
 
-    def add_directory(self, path: str, progress: Callable[[int], None] | None = None) -> None:
+    def add_directory(self, path: str, progress: Callable[[int], None] | None = None, moves: bool = False) -> None:
         """
         Add a layer directory below the contributors added so far.
 
@@ -226,8 +227,9 @@ class Flattener:
         Args:
             path: The layer directory.
             progress: Called with the number of paths written so far, changesets included.
+            moves: True to move the files, for a directory that is deleted afterwards.
         """
-        source = Tree(path)
+        source, self._moves = Tree(path), moves
         waiting: deque[_QueuedFile] = deque()
         try:
             root = source.directory(b"")
@@ -285,7 +287,11 @@ class Flattener:
         if st.st_nlink > 1:
             self._inodes.setdefault(inode, path)
         self.paths += 1
-        if leader is not None:
+        if self._moves:
+            self._tree.move_from(path, directory, name)
+            self._leaves.add(path)
+            self.bytes += st.st_size if leader is None and stat.S_ISREG(st.st_mode) else 0
+        elif leader is not None:
             waiting.append(_QueuedFile(path, st, leader=leader))
         elif not stat.S_ISREG(st.st_mode):
             self._clone_special(directory, path, name, st)

@@ -544,6 +544,9 @@ class Store:
         """Delete an unfinished generation and partly written files."""
         for path in self.layout.replaced:
             files.unlink_if_exists(path + ".new")
+        files.remove_any(
+            self.layout.steps
+        )  # first: it never outlives ``staging``, which marks an interrupted operation
         files.remove_any(self.layout.staging)
 
 

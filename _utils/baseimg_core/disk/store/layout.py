@@ -34,6 +34,8 @@ class Layout:
         self.indexes = os.path.join(self.home, "index")
         #: The directory in which a new generation is built.
         self.staging = os.path.join(self.home, "staging")
+        #: The directory of the merged changes of a chain of deltas, while a generation is built.
+        self.steps = os.path.join(self.home, "steps")
         #: The file that names the last holder of the lock.
         self.holder = os.path.join(self.home, "lock")
         #: The record.

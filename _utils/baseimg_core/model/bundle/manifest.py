@@ -44,10 +44,16 @@ class ImageRef:
     views: dict[str, str] = field(default_factory=dict)
     #: Directories whose metadata no layer tar specifies; view digests exclude this metadata.
     unspecified: tuple[bytes, ...] = ()
+    #: Content bytes and paths of the base's top layer, by the same chain ID as ``views``.
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def view_over(self, diff_ids: Sequence[str]) -> str:
         """Return the view digest over these layers, bottom first; empty if the bundle does not record it."""
         return self.views.get(ids.chain_id(diff_ids) if diff_ids else "", "")
+
+    def size_over(self, diff_ids: Sequence[str]) -> tuple[int, int] | None:
+        """Return the content bytes and paths over these layers, bottom first; ``None`` if not recorded."""
+        return self.sizes.get(ids.chain_id(diff_ids) if diff_ids else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,8 @@ class Manifest:
         for side in ("source", "target"):
             data[side]["diff_ids"] = list(data[side]["diff_ids"])
             data[side]["unspecified"] = [_decoded(path) for path in data[side]["unspecified"]]
-            for name in ("views", "unspecified"):  # omit empty fields, so bundles without them keep their digest
+            data[side]["sizes"] = {over: list(size) for over, size in data[side]["sizes"].items()}
+            for name in ("views", "unspecified", "sizes"):  # omit empty fields: such bundles keep their digest
                 if not data[side][name]:
                     del data[side][name]
         data["totals"] = {name: count for name, count in data["totals"].items() if count is not None}
@@ -161,8 +168,24 @@ def _image(data: dict[str, Any], side: str) -> ImageRef:
     _expect(sound and all(over == "" or ids.is_digest(over) for over in views), f"{side}.views", views, "view digests")
     sound = isinstance(unspecified, list) and all(isinstance(path, str) for path in unspecified)
     _expect(sound, f"{side}.unspecified", unspecified, "a list of paths")
-    paths = tuple(path.encode("utf-8", "surrogateescape") for path in unspecified)
-    return ImageRef(_text(image, "reference"), _text(image, "version"), chain_id, tuple(diff_ids), dict(views), paths)
+    return ImageRef(
+        reference=_text(image, "reference"),
+        version=_text(image, "version"),
+        chain_id=chain_id,
+        diff_ids=tuple(diff_ids),
+        views=dict(views),
+        unspecified=tuple(path.encode("utf-8", "surrogateescape") for path in unspecified),
+        sizes=_sizes(image, side),
+    )
+
+
+def _sizes(image: dict[str, Any], side: str) -> dict[str, tuple[int, int]]:
+    sizes = image.get("sizes", {})
+    sound = isinstance(sizes, dict) and all(over == "" or ids.is_digest(over) for over in sizes)
+    sound = sound and all(isinstance(size, list) and len(size) == 2 for size in sizes.values())
+    sound = sound and all(_is_count(number) for size in sizes.values() for number in size)
+    _expect(sound, f"{side}.sizes", sizes, "bytes and paths by chain ID")
+    return {over: (size[0], size[1]) for over, size in sizes.items()}
 
 
 def _decoded(path: bytes) -> str:
@@ -191,8 +214,12 @@ def _text(data: dict[str, Any], name: str) -> str:
 
 def _count(data: dict[str, Any], name: str) -> int:
     value = data.get(name)
-    _expect(type(value) is int and 0 <= value < 1 << 62, name, value, "a number of 0 or more")
+    _expect(_is_count(value), name, value, "a number of 0 or more")
     return int(value or 0)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
 
 
 def _expect(holds: bool, name: str, actual: object, expected: str) -> None:

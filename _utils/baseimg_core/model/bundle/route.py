@@ -15,9 +15,10 @@ def route(
     live_versions: Collection[str],
     manifest_of: Callable[[str], Manifest],
     known: Callable[[str], Manifest | None] = lambda _version: None,
+    fits: Callable[[list[str]], bool] = lambda _steps: True,
 ) -> list[str]:
     """
-    Find the bundles that lead to ``target``: of several routes the one that writes the fewest bytes.
+    Find the bundles that lead to ``target``: of several routes that fit, the one that writes the fewest bytes.
 
     A bundle starts from exactly one content. The search follows bundles backwards from ``target`` to a content on the
     node. Only manifests that are known can offer several routes: no bundle is fetched to compare.
@@ -28,6 +29,7 @@ def route(
         live_versions: The chain IDs of the contents on the node.
         manifest_of: Returns the manifest of a version's bundle. Each call may fetch a bundle.
         known: Returns the manifest of a version's bundle if this needs no fetch, else ``None``.
+        fits: Returns True if the disk has the space that a route takes. If none fits, the first one is returned.
 
     Returns:
         The versions whose bundles must be applied, in this order.
@@ -39,14 +41,19 @@ def route(
         raise VersionUnknown(
             f"version {target} is not on the node and no bundle leads to it; bundles lead to: {_names(versions)}"
         )
-    waiting = [(manifest_of(target).totals.bytes, [target])]
+    waiting, first = [(manifest_of(target).totals.bytes, [target])], None
     while waiting:
         size, steps = heapq.heappop(waiting)
         source = manifest_of(steps[0]).source
         if source.chain_id in live_versions:
-            return steps
+            if not (first or waiting) or fits(steps):  # with one route, its check tells what is missing
+                return steps
+            first = first or steps
+            continue
         for before in _leading_to(source, set(versions) - set(steps), manifest_of, known):
             heapq.heappush(waiting, (size + manifest_of(before).totals.bytes, [before, *steps]))
+    if first:
+        return first
     raise VersionUnknown(
         f"the bundle for {steps[0]} starts from {source.reference} ({source.chain_id}), "
         f"which this base cannot show; bundles lead to: {_names(versions)}"

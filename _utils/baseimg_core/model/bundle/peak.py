@@ -1,0 +1,63 @@
+"""The peak of the disk space that a new generation takes while it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .manifest import Manifest
+
+
+class Size(NamedTuple):
+    """Content bytes, and paths, each of which takes an inode."""
+
+    bytes: int
+    paths: int
+
+    def plus(self, other: tuple[int, int]) -> Size:
+        """Return the sum of two sizes."""
+        return Size(self.bytes + other[0], self.paths + other[1])
+
+
+NOTHING = Size(0, 0)
+
+
+def peak(start: Size, steps: Sequence[Sequence[Manifest]], over: Sequence[str], shared: int) -> Size:
+    """
+    Return an upper bound of the space that a new generation takes while it is made.
+
+    The changes of a step are written before the changes of the steps before it, which they replace in part, are
+    deleted. The start is copied last.
+
+    Args:
+        start: The size of the start.
+        steps: The manifests of the bundles of each step.
+        over: The diff IDs of the layers below the base's top layer, bottom first.
+        shared: Bytes of the start that the new generation shares.
+    """
+    largest = merged = changed = NOTHING
+    content = None
+    for step in steps:
+        content = _content(start, steps[0][0], step[-1], over)
+        own = Size(sum(manifest.totals.bytes for manifest in step), sum(manifest.totals.entries for manifest in step))
+        changed = changed.plus(own)
+        largest = _each(max, largest, merged.plus(_each(min, own, content or own)))
+        merged = _each(min, changed, content or changed)
+    copied = Size(changed.bytes + start.bytes - shared, changed.paths + start.paths)
+    return _each(max, largest, _each(min, copied, content or copied))
+
+
+def _content(start: Size, first: Manifest, last: Manifest, over: Sequence[str]) -> Size | None:
+    """
+    Return the size of the content that ``last`` leads to; ``None`` if a bundle does not record it.
+
+    It is counted from the start, which may hold paths that equal those below it.
+    """
+    before, after = first.source.size_over(over), last.target.size_over(over)
+    if before is None or after is None:
+        return None
+    return Size(*(max(size + new - old, 0) for size, new, old in zip(start, after, before, strict=True)))
+
+
+def _each(choose: Callable[[int, int], int], left: Size, right: Size) -> Size:
+    return Size(choose(left.bytes, right.bytes), choose(left.paths, right.paths))
