@@ -135,8 +135,9 @@ def _changes(base: Base, record: Record, generation: Generation) -> Changes:
 
 
 def _save(context: Context, base: Base, record: Record, judged: Judgements) -> None:
+    """Replace the file of judgements. On a full disk it stays: the next run judges again, and the swap is done."""
     generations: Collection[str] = {generation.id for generation in record.generations.values()}
     images = {image.id for image in bases.images_on(context.engine, base.chain_id)}
     containers = {container.id for container in context.engine.containers(True)}
-    with translate_os_errors(base.store.layout.judged):
+    with contextlib.suppress(SpaceExhausted), translate_os_errors(base.store.layout.judged):
         judged.save(base.store.layout.judged, generations, images, containers)
