@@ -118,7 +118,14 @@ class Catalogue:
     def route(
         self, version: str, chain_ids: Collection[str], fits: Callable[[list[str]], bool] = lambda _steps: True
     ) -> list[str]:
-        """Return the bundles that lead from a content to ``version``; see :func:`model.bundle.route.route`."""
+        """
+        Return the bundles that lead to a version; see :func:`model.bundle.route.route`.
+
+        Args:
+            version: The version.
+            chain_ids: The chain IDs of the contents that a route may start from.
+            fits: Returns True if the disk has the space that a route takes.
+        """
         return bundle_route.route(version, self.bundles.keys(), chain_ids, self.manifest, self.known_manifest, fits)
 
     def signed_by(self, start: Generation, route: list[str]) -> str:

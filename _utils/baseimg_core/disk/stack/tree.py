@@ -150,7 +150,14 @@ class Tree:
         return True
 
     def move_from(self, path: bytes, directory: int, name: bytes) -> None:
-        """Move a file of another tree on the same file system to ``path``; arguments as :meth:`link_from`."""
+        """
+        Move a file of another tree on the same file system.
+
+        Args:
+            path: The new path in this tree.
+            directory: A descriptor of the file's directory.
+            name: The file's name in that directory.
+        """
         parent, new = self._parent(path)
         os.rename(name, new, src_dir_fd=directory, dst_dir_fd=parent)
 

@@ -541,13 +541,9 @@ class Store:
         return sum(files.remove_tree(path) for path in places)
 
     def _discard_staging(self) -> None:
-        """Delete an unfinished generation and partly written files."""
-        for path in self.layout.replaced:
-            files.unlink_if_exists(path + ".new")
-        files.remove_any(
-            self.layout.steps
-        )  # first: it never outlives ``staging``, which marks an interrupted operation
-        files.remove_any(self.layout.staging)
+        """Delete an unfinished generation, last of all since it marks an operation, and partly written files."""
+        for path in (*(path + ".new" for path in self.layout.replaced), self.layout.steps, self.layout.staging):
+            files.remove_any(path)
 
 
 def _identify(path: str) -> str:
