@@ -14,6 +14,7 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "baseimg"
 _RECORDED = {"record": {"old": "damaged", "new": "made again"}}
 _NAMED = 10  # names in one line of a comment
+_ADVISORIES = 2  # advisories of one package
 _LINES = 10  # lines of a comment
 _NAMELESS = "sha256:"  # how the ID of an image without a name begins
 _CONTENTS = 3  # lines about contents that bear the same name
@@ -308,7 +309,8 @@ def _would_converge(ret, planned):
 def _comment(result):
     """The comment of a plan or of a converge: the same lines in the same order, the most severe first."""
     impact = result.get("impact") if result["changed"] else None
-    lines = [*_transitions(result), *(f"Warning: {warning}." for warning in result.get("warnings", ()))]
+    lines = [*_transitions(result), *(_removed(impact) if impact else ())]  # removals are never cut off
+    lines += [f"Warning: {warning}." for warning in result.get("warnings", ())]
     if impact:
         lines += _missed(impact)
     lines += [*_attention(result), *_restarted(result["restart"])]
@@ -518,17 +520,22 @@ def _judged(image):
     return f"{image['image']} ({counts}{paths})" if counts else image["image"]
 
 
+def _removed(impact):
+    """The packages that the new base lacks, all of them."""
+    removed = impact["packages"]["removed"] if impact["packages"] else {}
+    return [f"Packages removed: {', '.join(f'{name} {old}' for name, old in removed.items())}."] if removed else []
+
+
 def _packages(packages):
-    """Which packages differ, removals first: a removal is never cut off."""
+    """The packages with security fixes, as far as known, then the others, those that images start first."""
     if packages["unknown"]:
         return [f"Packages: unknown, {packages['unknown']}."]
-    lines = []
-    if packages["removed"]:
-        removed = [f"{name} {version}" for name, version in packages["removed"].items()]
-        lines.append(f"Packages removed: {', '.join(removed)}.")
-    changed = [f"{name} {old} -> {new}" for name, (old, new) in packages["changed"].items()]
-    changed += [f"{name} {version} added" for name, version in packages["added"].items()]
-    if changed or not lines:
+    texts = {name: f"{name} {old} -> {new}" for name, (old, new) in packages["changed"].items()}
+    fixes = packages.get("fixes", {})
+    fixed = [f"{texts.pop(name)} ({_first(fixes[name], _ADVISORIES)})" for name in list(texts) if name in fixes]
+    changed = [*texts.values(), *(f"{name} {version} added" for name, version in packages["added"].items())]
+    lines = [f"Security fixes: {_first(fixed)}."] if fixed else []
+    if changed or not (lines or packages["removed"]):
         lines.append(f"Packages: {_first(changed) or 'the same'}.")
     return lines
 
@@ -539,10 +546,10 @@ def _named(images):
     return [*named, f"{len(images) - len(named)} without a name"] if len(named) < len(images) else named
 
 
-def _first(names):
+def _first(names, limit=_NAMED):
     """The first of many names, and how many more there are."""
-    more = len(names) - len(names[:_NAMED])
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - len(names[:limit])
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def _restarted(restart):

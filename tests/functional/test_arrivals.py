@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,8 @@ def status(**versions: str) -> bytes:
 def packaged(lab: Lab) -> Lab:
     """Load a base with two packages, and images of which one has its own copy of a file of each package."""
     lists = [file(f"var/lib/dpkg/info/{name}.list", f"/etc/{name}/data\n".encode()) for name in ("ca", "tz")]
+    changelog = b"ca (2.0) stable-security; urgency=high\n\n  * CVE-2024-0001\n\nca (1.0) stable; urgency=low\n"
+    lists.append(file("usr/share/doc/ca/changelog.gz", gzip.compress(changelog, mtime=0)))
     old, new = (
         layer(
             *(file(f"etc/{name}/data", version) for name in ("ca", "tz")), file("var/lib/dpkg/status", packages), *lists
@@ -125,7 +128,8 @@ def test_status_says_which_fixes_reach_each_container_after_a_restart(packaged: 
         lab.engine.start_container(f"corp/{image}:1", *SLEEP, name=name)
     lab.engine.start_container("corp/gets:1", *SLEEP, name="mounts", binds=["certificates:/etc/ca"])
     restart = {"mode": "restart", "settle": 0, "except": ["left"]}
-    lab.converge(BASE, "12.1", bundles, containers=restart)
+    packages = lab.converge(BASE, "12.1", bundles, containers=restart)["impact"]["packages"]
+    assert packages["fixes"] == {"ca": ["CVE-2024-0001"]}
     lab.engine.start_container("corp/keeps:1", *SLEEP, name="late")
     (base,) = lab.status(BASE)["bases"]
     assert base["fixes"] == {"ca": "2.0", "tz": "2025"}

@@ -412,14 +412,15 @@ class TestPolicy:
             lab.engine.remove_container("used")
 
     def test_a_required_fix_must_arrive(self, lab: Lab, bundle: str) -> None:
-        for required, missing in (
-            ("/etc/ssl/certs", "does not reach corp/certificates:1: etc/ssl/certs/ca-certificates.crt"),
-            ("libnone", "libnone is not changed by the bundle"),
-        ):
-            base = {"version": "12.1", "bundles": {"12.1": {"source": bundle}}, "require": [required]}
-            minion = Minion(lab.work / "requiring", lab.engine.url, pillar={"baseimg": {"bases": {BASE: base}}})
-            error = Lab(lab.engine, minion, lab.work).refused("fix-missing", "apply", bundle, accept=["corp/*"])
-            assert missing in error.info["message"]
+        required = ["/etc/ssl/certs", "libnone", "CVE-2024-0001"]
+        base = {"version": "12.1", "bundles": {"12.1": {"source": bundle}}, "require": required}
+        minion = Minion(lab.work / "requiring", lab.engine.url, pillar={"baseimg": {"bases": {BASE: base}}})
+        error = Lab(lab.engine, minion, lab.work).refused("fix-missing", "apply", bundle, accept=["corp/*"])
+        assert error.info["message"].partition(": ")[2].split("; ") == [
+            "/etc/ssl/certs does not reach corp/certificates:1: etc/ssl/certs/ca-certificates.crt",
+            "libnone is not changed by the bundle",
+            "CVE-2024-0001 is not changed by the bundle",
+        ]
 
 
 class TestContainers:

@@ -95,6 +95,16 @@ def test_compiled_modules_of_node(tmp_path: Path, module: str, content: bytes, i
     assert [(reason.code, reason.verdict.value) for reason in reasons] == [("runtime", "breaks")] * is_lost
 
 
+def test_a_directory_of_modules_without_files_is_no_reason(tmp_path: Path) -> None:
+    """`python3 -m venv --without-pip` makes one, Debian's package of Ruby another one."""
+    tree(tmp_path / "layer", {"app/x": b""})
+    (tmp_path / "layer/opt/venv/lib/python3.11/site-packages/empty").mkdir(parents=True)
+    change = base_change(
+        [tree(tmp_path / "old", {"usr/bin/python3.11": b""})], [tree(tmp_path / "new", {"usr/bin/python3.13": b""})]
+    )
+    assert Judge(change, {}).reasons([str(tmp_path / "layer")], {"Cmd": ["/usr/bin/python3"]}) == []
+
+
 def test_an_update_of_node_with_the_same_abi(tmp_path: Path) -> None:
     old, new = {HEADER: ABI_108, **NODE}, {HEADER: ABI_108 + b"// 18.20\n", **NODE}
     assert judge(tmp_path, old, new, {"app/a.node": b"node_register_module_v108"}, "node") == []

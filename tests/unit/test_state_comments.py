@@ -42,7 +42,13 @@ RESULT: dict[str, Any] = {
         "verdicts": {"breaks": 1, "impaired": 0, "not-checked": 0, "blocked": 0, "partly": 1, "effective": 3},
         "images": [image("shop:1", "breaks"), image("billing:1", "partly")],
         "containers": [],
-        "packages": {"unknown": "", "removed": {}, "added": {}, "changed": {"openssl": ["1", "2"]}},
+        "packages": {
+            "unknown": "",
+            "removed": {"less": "590"},
+            "added": {"tree": "2"},
+            "changed": {"openssl": ["1", "2"], "zlib1g": ["1", "2"]},
+            "fixes": {"openssl": ["CVE-2024-0001", "CVE-2024-0002", "CVE-2024-0003"]},
+        },
     },
 }
 
@@ -57,8 +63,11 @@ def comment(result: dict[str, Any], test: bool, monkeypatch: pytest.MonkeyPatch)
 def test_the_most_severe_first(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = comment(RESULT, False, monkeypatch)
     assert [line.split(" ")[0] for line in lines] == [
-        *("corp/base:12.0:", "Warning:", "Breaks:", "Partly:", "Not", "Stop", "Images:", "Packages:", "Bundles:"),
+        *("corp/base:12.0:", "Packages", "Warning:", "Breaks:", "Partly:", "Not", "Stop", "Images:", "Security"),
+        "(2",
     ]
+    assert lines[1] == "Packages removed: less 590."
+    assert lines[8] == "Security fixes: openssl 1 -> 2 (CVE-2024-0001, CVE-2024-0002 and 1 more)."
     assert lines[0] == "corp/base:12.0: 12.0 -> 12.1 (2 images)."
 
 
@@ -68,8 +77,8 @@ def test_images_without_a_name_are_a_group(monkeypatch: pytest.MonkeyPatch) -> N
     images = [image("shop:1", "partly"), *(image(name, "partly") for name in nameless)]
     impact = {**RESULT["impact"], "images": images, "verdicts": {"breaks": 0, "partly": 5, "effective": 0}}
     lines = comment({**RESULT, "kept": [kept], "impact": impact}, False, monkeypatch)
-    assert lines[2] == "Partly: shop:1 (usr/bin/x needs libx.so.1), 3 without a name and 1 more."
-    assert "(app:1, 3 without a name)" in lines[3]
+    assert lines[3] == "Partly: shop:1 (usr/bin/x needs libx.so.1), 3 without a name and 1 more."
+    assert "(app:1, 3 without a name)" in lines[4]
 
 
 def test_a_dry_run_reads_like_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,13 +91,13 @@ def test_a_dry_run_reads_like_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ten_lines_at_most(monkeypatch: pytest.MonkeyPatch, test: bool) -> None:
     """Many contents of one name, each a line, once hid everything that was wrong with them."""
     content = {"chain_id": "sha256:1", "from": "12.0", "to": "12.1", "changed": True, "images": ["a"]}
-    warnings = [f"warning {number}" for number in range(4)]
+    warnings = [f"warning {number}" for number in range(3)]
     many = {**RESULT, "contents": [content] * 20, "warnings": warnings}
     lines = comment(many, test, monkeypatch)
     assert len(lines) == 10
     assert lines[3] == "(17 more contents of corp/base:12.0)"
     assert lines[8].startswith("Breaks: ")
-    assert lines[9].startswith("(6 more lines: ")
+    assert lines[9].startswith("(7 more lines: ")
 
 
 NEST = {

@@ -132,7 +132,7 @@ class TestImpact:
         summarised = summary.of_impact(impact([image(1, "breaks"), image(2, "effective")]))
         assert summarised["images"] == 2
         assert summarised["verdicts"] == {"breaks": 1, "effective": 2}
-        assert summarised["packages"] == {"changed": 1, "removed": 1}
+        assert summarised["packages"] == {"changed": 1, "removed": ["a 1"]}
         assert summarised["config"] == ["Env PATH"]
         assert summarised["worst"] == ["breaks  app:1: usr/bin/x needs libx.so.1; rebuild"]
 

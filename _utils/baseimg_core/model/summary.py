@@ -151,11 +151,16 @@ def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``format``, ``base``, ``version``, ``to``; the numbers of ``images``, of ``containers`` by content, of
-        ``verdicts``, ``changes`` and ``packages``; the names in ``config``; the bases that are ``kept``; and ``worst``,
+        ``verdicts``, ``changes`` and ``packages`` (all that are removed, the first with security fixes); the names in
+        ``config``; the bases that are ``kept``; and ``worst``,
         ten lines, worst first.
     """
     packages, images = result["packages"] or {}, result["images"]
-    counted = {word: len(packages[word]) for word in ("changed", "added", "removed") if packages.get(word)}
+    counted: dict[str, Any] = {word: len(packages[word]) for word in ("changed", "added") if packages.get(word)}
+    if packages.get("removed"):
+        counted["removed"] = [f"{name} {version}" for name, version in packages["removed"].items()]
+    if packages.get("fixes"):
+        counted["fixes"] = _cut([_fix(name, packages) for name in packages["fixes"]])
     contents = Counter(container["content"] for container in result["containers"])
     named = {key: result[key] for key in ("format", "base", "version", "to", "changes")}
     return {
@@ -168,6 +173,12 @@ def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
         "kept": [f"{kept['base']} {kept['version']}: {len(kept['images'])} images" for kept in result["kept"]],
         "worst": _cut(_worst(images, result["containers"])),
     }
+
+
+def _fix(name: str, packages: Mapping[str, Any]) -> str:
+    """Return a line about a package with security fixes: old and new version, and advisories."""
+    old, new = packages["changed"][name]
+    return printable(f"{name} {old} -> {new}: {_names(packages['fixes'][name])}", _LINE)
 
 
 def _worst(images: Sequence[Mapping[str, Any]], containers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..disk.bundle import compression, signature, writer
 from ..disk.bundle.encoding import Encoding
 from ..disk.bundle.reader import Bundle
-from ..disk.packages import databases
+from ..disk.packages import changelogs
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.stack.packed import PackedStack, extras
@@ -137,7 +137,7 @@ def build(
     result.update(source=side_as_dict(sides[0]), target=side_as_dict(sides[1]), changes=model_changes.counts(changes))
     if test:
         return result
-    platform, differ = {"os": new.os, "architecture": new.architecture}, databases.difference(below, above)
+    platform, differ = {"os": new.os, "architecture": new.architecture}, changelogs.difference(below, above)
     encoding, report = Encoding(kind, below if delta else None, delta or ""), step_progress(progress, "writing")
     sides = view_digest.with_view_digests((sides[0], old, below), (sides[1], new, above))
     written = writer.write(path, changes, *sides, platform, encoding, report, differ, config)

@@ -100,7 +100,7 @@ def _impact(context: Context, base: Base, declared: DeclaredBundles | None) -> d
         "chain_id": base.chain_id,
         "version": record.generations[record.current].version,
         "generation": record.current,
-        **_of_changes(new),
+        **_of_changes(judge),
         "verdicts": verdicts.counts(judged.values()),
         "images": _worst_first(_images(context, base, users, containers, judged)),
         "containers": containers,
@@ -109,14 +109,15 @@ def _impact(context: Context, base: Base, declared: DeclaredBundles | None) -> d
     }
 
 
-def _of_changes(new: Changes | None) -> dict[str, Any]:
+def _of_changes(judge: ImageJudge | None) -> dict[str, Any]:
     """Return the fields of a result that describe the change of the base."""
-    if new is None:
+    if judge is None:
         return {"to": None, "changes": {}, "packages": None, "config": None}
+    new = judge.changes
     return {
         "to": new.version,
         "changes": {path_class.plural: count for path_class, count in new.expected.totals.items() if count},
-        "packages": new.packages.as_dict() if new.packages else None,
+        "packages": judge.packages(),
         "config": _config(new),
     }
 
@@ -190,7 +191,7 @@ def preview(context: Context, judge: ImageJudge | None, images: Sequence[Image])
         "verdicts": verdicts.counts(judged),
         "images": _worst_first(listed)[:_PLAN_IMAGES],
         "containers": _worst_first(_worse(judge, images, judged, context.engine.containers(True)))[:_PLAN_IMAGES],
-        "packages": changes.packages.as_dict() if changes.packages else None,
+        "packages": judge.packages(),
         "config": _config(changes),
     }
 

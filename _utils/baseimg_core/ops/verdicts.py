@@ -25,6 +25,7 @@ from ..model.impact.overrides import ExpectedPath, ExpectedPaths, ShadowedPath
 from ..model.impact.path_class import IGNORED, PathClass
 from ..model.impact.verdict import Reason, Verdict, ranked, worst
 from ..model.packages import difference as model_packages
+from ..model.packages.advisories import is_advisory
 from ..model.packages.difference import Packages
 from ..model.policy.image_policy import Acceptance, protects
 from ..model.stack import overlay
@@ -204,16 +205,35 @@ class ImageJudge:
         return self._judged(own, container.config or image.config, container.arguments, container.volumes, mapped)
 
     def paths_of(self, name: str) -> set[bytes]:
-        """Return the changed files of a package, or at and below an absolute path, without caches."""
+        """Return the changed files of a package or of an advisory's packages, or below a path, without caches."""
         expected = self._changes.expected
         if name.startswith("/"):
             path = name.strip("/").encode("utf-8", "surrogateescape")
             paths = {path, *expected.below(path)} & expected.by_path.keys()
+        elif is_advisory(name):
+            packages = self._changes.packages
+            fixed = [package for package, listed in packages.fixes.items() if name in listed] if packages else []
+            return {path for package in fixed for path in self.paths_of(package)}
         else:
             # dpkg lists packaged paths: /lib/x, although a merged /usr has the file at /usr/lib/x
             listed = self._packages.get(name, frozenset())
             paths = {path for path in (*listed, *(b"usr/" + path for path in listed)) if path in expected.by_path}
         return {path for path in paths if expected.classes[path] not in IGNORED and expected.by_path[path].entry}
+
+    def packages(self) -> dict[str, Any] | None:
+        """
+        Return the changed packages as plain data: security fixes first, then what the judged images start.
+
+        Returns:
+            The difference, with the names of the packages that are ``used``; ``None`` if the bundles do not record it.
+        """
+        packages = self._changes.packages
+        if packages is None:
+            return None
+        used = [name for name in self._packages if self.paths_of(name) & self._judge.started]
+        ranks = {**dict.fromkeys(used, 1), **dict.fromkeys(packages.fixes, 0)}
+        changed = sorted(packages.changed.items(), key=lambda item: (ranks.get(item[0], 2), item[0]))
+        return {**packages.as_dict(), "changed": {name: list(versions) for name, versions in changed}, "used": used}
 
     def hidden(self, image: Image, paths: Collection[bytes]) -> list[str]:
         """Return the paths that an image's own layers hide."""
@@ -460,7 +480,7 @@ def check_required(judge: ImageJudge, base: Base, images: Iterable[Image], requi
         judge: The judge of the change.
         base: The base.
         images: The images that must get the fixes.
-        required: Names of packages, or paths.
+        required: Names of packages, paths, or advisories (CVE-2024-5535).
 
     Raises:
         FixMissing: The message names each fix and image.

@@ -40,6 +40,8 @@ class Judge:
         """Create a judge; ``base_config`` is the base image's raw configuration, empty if unknown."""
         self._change, self._base_config = change, configs.parse(base_config)
         self._walked: dict[str, OwnFiles] = {}
+        #: The programs that the judged images and containers start, and their libraries.
+        self.started: set[bytes] = set()
 
     def reasons(
         self,
@@ -74,6 +76,7 @@ class Judge:
             *image.environment(),
             *image.accounts(),
         ]
+        self.started |= image.started_files
         reasons += [*image.derived(), *image.ghosts(), *image.relations()]
         reasons += self._configuration(raw)
         reasons += self._volumes({**dict.fromkeys(config.volumes, ""), **(volumes or {})})
@@ -133,6 +136,11 @@ class _Image:
             ((), ()),
             (base_config.entrypoint, base_config.command),
         )
+
+    @property
+    def started_files(self) -> set[bytes]:
+        """The started programs and their libraries, after :meth:`started`."""
+        return self._start.files
 
     def started(self, arguments: Sequence[str]) -> Iterator[Reason]:
         """Yield the reasons for the programs that the image or container starts."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ...errors import LayerUnsupported
-from ...model.impact import derived, runtimes
+from ...model.impact import derived, overrides, runtimes
 from ...model.impact.runtimes import Runtime
 from ...model.stack import overlay
 
@@ -61,14 +61,22 @@ def own_files(directory: str) -> OwnFiles:
     Raises:
         LayerUnsupported: The layer disappeared during the walk.
     """
-    files = OwnFiles()
+    files, filled = OwnFiles(), set[bytes]()
     try:
         for path, st in _walk(directory):
             _add(files, path, st)
+            if not stat.S_ISDIR(st.st_mode):
+                filled.add(overlay.split(path)[0])
     except FileNotFoundError as exc:
         raise LayerUnsupported(
             f"{directory} disappeared during the scan", "run again: an image was removed meanwhile"
         ) from exc
+    parents = sorted(filled)  # a virtual environment has an empty directory of modules
+    files.modules = [
+        (path, runtime)
+        for path, runtime in files.modules
+        if path.endswith((b".so", b".node")) or path in filled or overrides.below(parents, path)
+    ]
     return files
 
 
@@ -106,7 +114,7 @@ def _add(files: OwnFiles, path: bytes, st: os.stat_result) -> None:
         files.compiled.append((path, source))
     elif derived.PATTERN.fullmatch(path):
         files.derived.append(path)
-    elif mode & 0o111 or b".so" in path.rpartition(b"/")[2]:
+    elif mode & 0o111 or b".so" in path.rpartition(b"/")[2] or path.endswith(b".node"):
         files.programs.append(path)
     elif st.st_size <= _MAX_TEXT and not path.startswith(_UNSEARCHED):
         files.texts.append(path)

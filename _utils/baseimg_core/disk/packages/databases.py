@@ -197,6 +197,13 @@ def _rpm_files(stack: Stack, names: Collection[str]) -> dict[str, frozenset[byte
     return paths
 
 
+def rpm_changelogs(stack: Stack, names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return the changelog entries of rpm packages by name; raises :class:`Unreadable`."""
+    headers = _rpm_headers(lambda path: _read(stack, path))
+    entries = _parse_rpm(lambda header: (rpm.package(header).name, rpm.changelog(header)), headers)
+    return {name: texts for name, texts in entries if name in names}
+
+
 def _rpm_headers(read: Callable[[bytes], bytes | None]) -> list[bytes] | None:
     """Return the headers of all installed packages; ``None`` without a database."""
     for path in _RPM:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import BundleInvalid
-from . import apk, relations
+from . import apk, relations, rpm
 
 MANAGERS = ("dpkg", "apk", "rpm")
 MAX_TEXT = 256  # characters of a name or a version
@@ -34,6 +34,8 @@ class Packages:
     changed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     #: Why the difference is unknown; empty if it is known.
     unknown: str = ""
+    #: Advisories that the changelogs of changed packages name, by package.
+    fixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
@@ -49,6 +51,7 @@ class Packages:
             "removed": dict(self.removed),
             "changed": {name: list(versions) for name, versions in self.changed.items()},
             "unknown": self.unknown,
+            **({"fixes": {name: list(listed) for name, listed in self.fixes.items()}} if self.fixes else {}),
         }
 
 
@@ -83,12 +86,14 @@ def is_older(manager: str, installed: str, other: str) -> bool:
     True if a version of a package is older than another one; for versions that cannot be ordered, if they differ.
 
     Args:
-        manager: The package manager, which defines the order; rpm's is not implemented.
+        manager: The package manager, which defines the order.
         installed: The version.
         other: The other version.
     """
-    if manager == "rpm" or installed == other:
-        return installed != other
+    if installed == other:
+        return False
+    if manager == "rpm":
+        return rpm.satisfies(installed, "<", other)
     order = relations.compare(installed, other) if manager == "dpkg" else apk.compare(installed, other)
     return order is None or order < 0
 
@@ -111,7 +116,18 @@ def combine(steps: Sequence[Packages | None]) -> Packages | None:
         for name in step.removed:
             after[name] = ""
         after.update({**step.added, **{name: pair[1] for name, pair in step.changed.items()}})
-    return difference(manager, before, {name: version for name, version in after.items() if version})
+    combined = difference(manager, before, {name: version for name, version in after.items() if version})
+    fixes: dict[str, tuple[str, ...]] = {}
+    for step in known:
+        for name in step.fixes.keys() & combined.changed.keys():
+            fixes[name] = tuple(sorted({*fixes.get(name, ()), *step.fixes[name]}))
+    return with_fixes(combined, fixes)
+
+
+def with_fixes(packages: Packages, fixes: Mapping[str, tuple[str, ...]]) -> Packages:
+    """Return a difference with the advisories of its packages, without them if they do not fit into a manifest."""
+    complete = replace(packages, fixes=dict(sorted(fixes.items())))
+    return complete if complete.fits else packages
 
 
 def parse(raw: object) -> Packages | None:
@@ -133,7 +149,9 @@ def parse(raw: object) -> Packages | None:
     plain = {side: _versions(raw, side, _is_text, "a version") for side in ("added", "removed")}
     pairs = _versions(raw, "changed", _is_pair, "a list of two versions")
     changed = {name: (versions[0], versions[1]) for name, versions in pairs.items()}
-    packages = Packages(manager, plain["added"], plain["removed"], changed, unknown)
+    advised = _versions({"fixes": {}, **raw}, "fixes", _is_list, "a list of advisories")
+    fixes = {name: tuple(listed) for name, listed in advised.items()}
+    packages = Packages(manager, plain["added"], plain["removed"], changed, unknown, fixes)
     if not packages.fits:
         raise BundleInvalid(f"manifest field packages has more than {MAX_PACKAGES} packages or {MAX_JSON} bytes")
     return packages
@@ -151,6 +169,10 @@ def _versions(raw: dict[str, Any], side: str, holds: Any, expected: str) -> dict
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isprintable()
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _is_pair(value: object) -> bool:

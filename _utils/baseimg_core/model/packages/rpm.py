@@ -15,6 +15,7 @@ from .dpkg import Package
 from .relations import BrokenRelation
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCHITECTURE = 1000, 1001, 1002, 1003, 1022
+_CHANGELOG = 1082
 _DIRECTORY_INDEXES, _BASENAMES, _DIRECTORIES = 1116, 1117, 1118
 # names, flags and versions of each kind of relation
 _RELATIONS = {"Requires": (1049, 1048, 1050), "Conflicts": (1054, 1053, 1055), "Provides": (1047, 1112, 1113)}
@@ -56,6 +57,11 @@ def files(header: bytes) -> frozenset[bytes]:
     places = zip(tags.get(_DIRECTORY_INDEXES, ()), tags.get(_BASENAMES, ()), strict=True)
     paths = (f"{directories[int(index)]}{name}" for index, name in places)
     return frozenset(path.lstrip("/").encode("utf-8", "surrogateescape") for path in paths)
+
+
+def changelog(header: bytes) -> tuple[str, ...]:
+    """Return the texts of a package's changelog; raises as :func:`package`."""
+    return tuple(map(str, _tags(header, {_CHANGELOG}).get(_CHANGELOG, ())))
 
 
 def by_name(packages: Iterable[Package]) -> dict[str, Package]:
