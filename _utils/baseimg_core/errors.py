@@ -341,7 +341,7 @@ class PristineDamaged(BaseimgError):
     """A file of the pristine content was changed, so no bundle and no rollback can use it."""
 
     code = "pristine-damaged"
-    hint = "baseimg.verify names the file; remove every container and image on the base, and pull it again"
+    hint = "remove every container and image on the base and pull it again, or copy the layer from another node"
 
 
 class GenerationDamaged(BaseimgError):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.context import Context
+from baseimg_core.disk.store import layout
 from baseimg_core.errors import (
     ContentUnknown,
     GenerationDamaged,
@@ -131,6 +132,10 @@ class TestHandEdits:
         with pytest.raises(PristineDamaged):
             node.converge("12.0")
         assert differences(node.view(), node.views["12.1"]) == []
+        (warning,) = node.converge("12.1")["warnings"]  # known damage of the original is never green
+        assert "the original content was changed" in warning
+        assert "sound on this node: 12.1" in warning
+        assert node.plan("12.1")["warnings"] == [warning]
 
 
 @pytest.mark.parametrize("edit", [append, hide, add])
@@ -224,6 +229,20 @@ class TestIdentity:
         assert (versions, record(node).pristine_state) == (["12.0", "12.1", "12.2"], "kept")
         rollback(node, "pristine")
         assert differences(node.view(), node.views["12.0"]) == []
+
+    def test_the_digests_are_in_the_directory_too(self, node: Node) -> None:
+        """They survive the loss of the record, and tell a fleet audit which content a directory is."""
+        known = record(node).generations
+        for number, path in ((0, node.layer / "baseimg/generations/0"), (1, node.layer / "diff")):
+            assert layout.sealed(str(path)) == (known[number].index, known[number].view)
+            assert "" not in layout.sealed(str(path))
+        (node.layer / "baseimg/state.json").unlink()
+        node.converge("12.1", repair=True)
+        unknown = record(node).generations[1]
+        assert (unknown.version, unknown.view, unknown.index) == ("unknown", known[1].view, known[1].index)
+        assert unknown.damage == "its record was lost"
+        assert differences(node.view(), node.views["12.1"]) == []
+        assert verify_base(node, deep=True)["ok"] is True
 
     def lose_attributes(self, node: Node) -> None:
         """Remove the attributes, as a backup without attributes does."""

@@ -297,7 +297,7 @@ class Preview:
             "images": [image.name for image in images],
             "containers": bases.containers(context.engine, self.base, self._on_disk, self._number),
             "protected": swap.later_protected_images(context, self.base, self.record, images),
-            "warnings": swap.warnings_of(steps.generation),
+            "warnings": swap.warnings_of(self.record, steps.generation),
             "kept": self.masking.kept(),
             "masked": self.masking.masked() if is_swap else [],
             "restart": self.restarts,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..context import Context
+from ..disk.store.layout import seal
 from ..errors import GenerationDamaged, PristineDamaged
 from ..model.bundle.manifest import ImageRef, Manifest
 from ..model.store.record import ASSUMED, BUNDLE, ENGINE, FROM_START, Generation, Record
 from . import view_digest
 from .bases import Base
 
-_RECOVERY = (
+#: How to get the pristine content back, for messages.
+RECOVERY = (
     "remove every container and image on the base and pull it again ('docker rmi', 'docker pull'), or copy the layer's "
     "directory from another node with 'rsync -aHAX'"
 )
@@ -41,15 +43,17 @@ def pristine(context: Context, base: Base, record: Record, manifests: Iterable[M
         generation.view = view_digest.generation_digest(context, base, directory, digests, source.unspecified)
         if digest == generation.view:
             generation.proof = BUNDLE
+            seal(directory, generation)
             return
     matches = context.engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], directory)
     if matches is False or (matches is None and any(expected)):
         generation.damaged, generation.damage = True, "it differs from the engine's image"
         base.store.discard_index(generation)
-        raise PristineDamaged(f"the original content of {record.reference} was changed on this node", _RECOVERY)
+        raise PristineDamaged(f"the original content of {record.reference} was changed on this node", RECOVERY)
     generation.proof = ENGINE if matches else ASSUMED
     if not generation.view:
         generation.view = view_digest.generation_digest(context, base, directory, digests)
+    seal(directory, generation)
 
 
 def prove_staged(
@@ -102,5 +106,6 @@ def prove_kept(context: Context, base: Base, record: Record, target: ImageRef) -
         if view_digest.generation_digest(context, base, directory, {}, target.unspecified) == expected:
             base.store.write_index(generation, directory, {})
             generation.view, generation.proof = expected, BUNDLE
+            seal(directory, generation)
             return True
     return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..context import Context
 from ..disk.store import index
-from ..disk.store.layout import identify_directory, now
+from ..disk.store.layout import identify_directory, now, sealed
 from ..engine.base import Engine
 from ..errors import ContentUnknown, RecordInvalid
 from ..linux.oserrors import translate_os_errors
@@ -131,12 +131,15 @@ def _add_unknown(base: Base, record: Record) -> None:
     """Add a generation for each complete directory that the record does not know, including the live one."""
     directories = _directories(base)
     directories.pop(base.store.layout.staging, None)
-    for directory in reversed(list(directories.values())):
+    for path, directory in reversed(list(directories.items())):
         if _is_known(directory, record):
             continue
         numbered = directory.name.isdecimal() and int(directory.name) not in record.generations
         number = int(directory.name) if numbered else record.next_number
         generation = Generation(number, UNKNOWN, "", directory.inode, created=now(), activated=now(), damaged=True)
         generation.id, generation.damage = directory.id, "baseimg did not make it"
+        generation.index, generation.view = sealed(path)
+        if generation.view:
+            generation.damage = "its record was lost"
         record.generations[number] = generation
         record.highest = max(record.highest, number)

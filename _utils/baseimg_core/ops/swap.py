@@ -15,7 +15,7 @@ from ..linux import probe
 from ..model.containers.policy import Policy
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import bases, protected_images
+from . import bases, protected_images, prove
 from .bases import Base
 from .containers import restart, runner
 from .containers.restart import CompletedSwap, Outcome
@@ -176,7 +176,7 @@ def result_of(
         "images": [image.name for image in images],
         "containers": bases.containers(context.engine, base, base.store.read(), record.current),
         "protected": later_protected_images(context, base, record, images),
-        "warnings": warnings_of(current),
+        "warnings": warnings_of(record, current),
         "restart": restarted.as_dict(),
     }
 
@@ -230,12 +230,36 @@ def _direction(before: Generation, after: Generation) -> str:
     return "none" if before is after else "forward" if after.number > before.number else "back"
 
 
-def warnings_of(generation: Generation | None) -> list[str]:
-    """Return the warnings about the content that a base shows."""
+def warnings_of(record: Record, generation: Generation | None) -> list[str]:
+    """
+    Return the warnings about the content that a base shows, and about its pristine content.
+
+    Args:
+        record: The record of the base.
+        generation: The generation that is live, or becomes live; ``None`` if it is not made yet.
+    """
+    return [*_content_warnings(record, generation), *_pristine_warnings(record, generation)]
+
+
+def _pristine_warnings(record: Record, generation: Generation | None) -> list[str]:
+    """Return what is lost with the pristine content, what is still sound, and where the content can be had."""
+    state, pristine = record.pristine_state, record.pristine
+    if state not in ("damaged", "missing"):
+        return []
+    change = f"was changed on this node{_age(pristine.damaged_since)}" if state == "damaged" else "is missing"
+    if pristine.damage and generation is not pristine:
+        change += f" ({pristine.damage})"
+    sound = sorted({other.version for other in record.usable if other.number})
+    lost = f"the original content {change}: no rollback and no bundle can use it"
+    return [f"{lost}; sound on this node: {', '.join(sound) or 'no version'}; to get it back, {prove.RECOVERY}"]
+
+
+def _content_warnings(record: Record, generation: Generation | None) -> list[str]:
     if generation and generation.damaged:
         damage = generation.damage or "see baseimg.verify"
         age = _age(generation.damaged_since)
-        return [f"version {generation.version} was changed on this node{age} ({damage}); run with repair: true"]
+        remedy = "; run with repair: true" if record.pristine_state == "kept" else ""
+        return [f"version {generation.version} was changed on this node{age} ({damage}){remedy}"]
     if generation and generation.number and not generation.proof:
         age = _age(generation.activated)
         return [f"version {generation.version} is unproven{age}: it was never compared with an image"]

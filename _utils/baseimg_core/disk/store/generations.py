@@ -37,7 +37,7 @@ from ...linux.oserrors import translate_os_errors
 from ...model.store.generations import ID_XATTR, Directory
 from ...model.store.record import ENGINE, Generation, Intent, Record
 from . import index, lifetimes
-from .layout import Layout, identify_directory, now
+from .layout import Layout, identify_directory, now, seal
 from .links import LINKED
 from .lock import LayerLock
 from .record import RecordFile
@@ -248,6 +248,7 @@ class Store:
                 generation.bytes, generation.paths = filled.size, filled.paths
                 self.trace("stage.filled")
                 prove(self.layout.staging, self.write_index(generation, self.layout.staging, filled.digests))
+                seal(self.layout.staging, generation)
                 self._restamp(record, filled.linked)
                 self.trace("stage.proven")
                 syscalls.sync_filesystem(self.layout.staging)
@@ -412,11 +413,13 @@ class Store:
             live.inode = os.stat(self.layout.live).st_ino
             record.generations[live.number], record.current = live, live.number
             self.write_index(live, self.layout.live, {})
+            seal(self.layout.live, live)
         if adopted.pristine:
             pristine, record.pristine.created = record.pristine, now()
             pristine.id, pristine.inode = _identify(self.layout.staging), os.stat(self.layout.staging).st_ino
             pristine.proof = ENGINE
             self.write_index(pristine, self.layout.staging, {})
+            seal(self.layout.staging, pristine)
         syscalls.sync_filesystem(self.layout.home)
         self.trace("adopt.synced")
         record.intent = Intent(secrets.token_hex(8), 0, record.current, "adopt", now(), by)

@@ -7,7 +7,8 @@ import datetime
 import os
 import stat
 
-from ...model.store.generations import ID_XATTR, Directory
+from ...model.store.generations import ID_XATTR, INDEX_XATTR, VIEW_XATTR, Directory
+from ...model.store.record import Generation
 
 # The live directory's name: "diff" with overlay2 and Podman, "fs" with containerd's overlayfs snapshotter.
 _LIVE = ("diff", "fs")
@@ -113,6 +114,22 @@ def identify_directory(path: str) -> Directory:
     except OSError:  # ENODATA: it has no ID
         identity = ""
     return Directory(os.path.basename(path), inode, identity)
+
+
+def seal(path: str, generation: Generation) -> None:
+    """Write the digests of a generation into attributes of its directory, so that they survive a lost record."""
+    for name, value in ((INDEX_XATTR, generation.index), (VIEW_XATTR, generation.view)):
+        if value:
+            os.setxattr(path, name, value.encode())
+
+
+def sealed(path: str) -> tuple[str, str]:
+    """Return the index digest and the view digest in the attributes of a directory; empty without them."""
+    digests = ["", ""]
+    for position, name in enumerate((INDEX_XATTR, VIEW_XATTR)):
+        with contextlib.suppress(OSError):  # ENODATA
+            digests[position] = os.getxattr(path, name).decode("ascii", "replace")
+    return digests[0], digests[1]
 
 
 def siblings(layer: bytes) -> list[bytes]:

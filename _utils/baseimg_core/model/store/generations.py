@@ -11,6 +11,8 @@ from .record import Generation, Record
 
 #: The extended attribute that holds a generation's ID, on its directory.
 ID_XATTR = "trusted.baseimg.id"
+#: The extended attributes that hold its index digest and its view digest, as in the record.
+INDEX_XATTR, VIEW_XATTR = "trusted.baseimg.index", "trusted.baseimg.view"
 
 
 @dataclass(frozen=True, slots=True)
