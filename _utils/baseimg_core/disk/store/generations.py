@@ -34,10 +34,10 @@ from ...linux import files, syscalls
 from ...linux.concurrency import in_background
 from ...linux.mounts import next_mount_id
 from ...linux.oserrors import translate_os_errors
-from ...model.store.generations import ID_XATTR, Directory
+from ...model.store.generations import Directory
 from ...model.store.record import ENGINE, Generation, Intent, Record
 from . import index, lifetimes
-from .layout import Layout, identify_directory, now, seal
+from .layout import Layout, give_id, identify_directory, now, seal
 from .links import LINKED
 from .lock import LayerLock
 from .record import RecordFile
@@ -205,7 +205,7 @@ class Store:
         for generation in unnamed:
             path = self._find(generation)
             if path:
-                generation.id = _identify(path)
+                generation.id = give_id(path)
                 files.sync_directory(path)
         return bool(unnamed)
 
@@ -242,7 +242,7 @@ class Store:
         try:
             with translate_os_errors(self.layout.staging):
                 os.mkdir(self.layout.staging, 0o700)
-                generation.id = _identify(self.layout.staging)
+                generation.id = give_id(self.layout.staging)
                 self.trace("stage.begun")
                 filled = fill(self.layout.staging)
                 generation.bytes, generation.paths = filled.size, filled.paths
@@ -409,14 +409,14 @@ class Store:
         """Write and sync everything that the record refers to; return the intent."""
         if live := adopted.live:
             live.number = record.highest = record.next_number
-            live.id, live.created, live.by = _identify(self.layout.live), now(), by
+            live.id, live.created, live.by = give_id(self.layout.live), now(), by
             live.inode = os.stat(self.layout.live).st_ino
             record.generations[live.number], record.current = live, live.number
             self.write_index(live, self.layout.live, {})
             seal(self.layout.live, live)
         if adopted.pristine:
             pristine, record.pristine.created = record.pristine, now()
-            pristine.id, pristine.inode = _identify(self.layout.staging), os.stat(self.layout.staging).st_ino
+            pristine.id, pristine.inode = give_id(self.layout.staging), os.stat(self.layout.staging).st_ino
             pristine.proof = ENGINE
             self.write_index(pristine, self.layout.staging, {})
             seal(self.layout.staging, pristine)
@@ -547,10 +547,3 @@ class Store:
         """Delete an unfinished generation, last of all since it marks an operation, and partly written files."""
         for path in (*(path + ".new" for path in self.layout.replaced), self.layout.steps, self.layout.staging):
             files.remove_any(path)
-
-
-def _identify(path: str) -> str:
-    """Return the ID of a generation's directory; create one if it has none."""
-    identity = identify_directory(path).id or secrets.token_hex(16)
-    os.setxattr(path, ID_XATTR, identity.encode())
-    return identity

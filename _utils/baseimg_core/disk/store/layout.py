@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import secrets
 import stat
 
 from ...model.store.generations import ID_XATTR, INDEX_XATTR, VIEW_XATTR, Directory
@@ -114,6 +115,13 @@ def identify_directory(path: str) -> Directory:
     except OSError:  # ENODATA: it has no ID
         identity = ""
     return Directory(os.path.basename(path), inode, identity)
+
+
+def give_id(path: str) -> str:
+    """Return the ID of a generation's directory; create one if it has none."""
+    identity = identify_directory(path).id or secrets.token_hex(16)
+    os.setxattr(path, ID_XATTR, identity.encode())
+    return identity
 
 
 def seal(path: str, generation: Generation) -> None:
