@@ -89,6 +89,13 @@ def test_a_delta_to_another_bundles_target_is_judged_when_it_is_staged(lab: Lab)
     impact = lab.plan(BASE, "12.2", bundles)["impact"]
     assert impact["verdicts"]["not-checked"] == len(impact["images"]) > 0
     assert {image["reasons"][0]["code"] for image in impact["images"]} == {"unread"}
+    declaring = Minion(
+        lab.work / "declaring",
+        lab.engine.url,
+        pillar={"baseimg": {"bases": {BASE: {"version": "12.2", "bundles": bundles}}}},
+    )
+    alone = Lab(lab.engine, declaring, lab.work).impact(BASE)
+    assert (alone["to"], alone["verdicts"]["not-checked"]) == ("12.2", len(alone["images"]))
     arrive(lab)
     lab.refused("image-breaks", "converge", BASE, "12.2", bundles)
     assert lab.converge(BASE, "12.2", bundles, accept=[LATE])["changed"]

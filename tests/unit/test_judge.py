@@ -105,6 +105,16 @@ def test_a_directory_of_modules_without_files_is_no_reason(tmp_path: Path) -> No
     assert Judge(change, {}).reasons([str(tmp_path / "layer")], {"Cmd": ["/usr/bin/python3"]}) == []
 
 
+def test_the_command_of_a_declared_trial_counts_as_started(tmp_path: Path) -> None:
+    change = base_change(
+        [tree(tmp_path / "old", {"bin/tool": b"", "bin/sh": b""})], [tree(tmp_path / "new", {"bin/sh": b""})]
+    )
+    own = [str(tree(tmp_path / "own", {"app/x": b""}))]
+    assert Judge(change, {}).reasons(own, {"Cmd": ["sh"]}) == []
+    (reason,) = Judge(change, {}).reasons(own, {"Cmd": ["sh"]}, trials=[("tool", "--check")])
+    assert (reason.verdict.value, reason.code, reason.subject) == ("breaks", "missing-program", "tool")
+
+
 def test_an_update_of_node_with_the_same_abi(tmp_path: Path) -> None:
     old, new = {HEADER: ABI_108, **NODE}, {HEADER: ABI_108 + b"// 18.20\n", **NODE}
     assert judge(tmp_path, old, new, {"app/a.node": b"node_register_module_v108"}, "node") == []

@@ -100,7 +100,8 @@ def _build_judge(context: Context, nest: Nest, generation: Generation) -> ImageJ
     """Return the judge of all images on the base over a generation on this node."""
     base, record = nest.changing.base, nest.changing.record
     images = bases.images_on(context.engine, base.chain_id)
-    return ImageJudge(base, record, _changes(base, record, generation), images)
+    declared = context.protection.acceptance(base.reference, base.chain_id).trials
+    return ImageJudge(base, record, _changes(base, record, generation), images, declared)
 
 
 def _judge(

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..context import Context
 from ..engine.base import Container, Engine, Image
-from ..errors import BaseimgError, BundleMismatch, VersionUnknown
+from ..errors import BaseimgError, BundleMismatch, DeltaMismatch, VersionUnknown
 from ..model.impact import config as configs
 from ..model.impact.verdict import Reason, Verdict
 from ..model.policy.image_policy import DeclaredBundles
@@ -82,16 +82,21 @@ def _impact(context: Context, base: Base, declared: DeclaredBundles | None) -> d
     record = stored or bases.pristine_record(base)
     users = bases.images_on(context.engine, base.chain_id)
     containers = _containers(usage.survey(context.engine, base, stored, stopped=True), users, record)
-    new, kept, masked = None, [], []
-    with contextlib.ExitStack() as stack:
+    new, kept, masked, unread = None, [], [], ""
+    with contextlib.ExitStack() as stack, contextlib.suppress(DeltaMismatch):
         if declared:
+            unread = declared.version or "the version of this delta"
             new, target = _declared_changes(context, stack, record, base, declared)
             nest = Nest(context, base, record, [target])
             masking = Masking(context, nest, Plan(new.version), target, new)
             kept, masked = masking.kept(), masking.masked()
     unchanged = {image for effect in kept for image in effect["images"]}
-    judge = ImageJudge(base, record, new, [image for image in users if image.name not in unchanged]) if new else None
+    changing = [image for image in users if image.name not in unchanged]
+    trials = context.protection.acceptance(base.reference, base.chain_id).trials
+    judge = ImageJudge(base, record, new, changing, trials) if new else None
     judged = {image.id: judge.image(image) for image in judge.images} if judge else {}
+    if unread and not judge:
+        judged = {image.id: _unread_judgement() for image in users}
     if judge:
         containers = _judged_containers(judge, context.engine, containers)
     return {
@@ -100,7 +105,7 @@ def _impact(context: Context, base: Base, declared: DeclaredBundles | None) -> d
         "chain_id": base.chain_id,
         "version": record.generations[record.current].version,
         "generation": record.current,
-        **_of_changes(judge),
+        **_of_changes(judge, unread or None),
         "verdicts": verdicts.counts(judged.values()),
         "images": _worst_first(_images(context, base, users, containers, judged)),
         "containers": containers,
@@ -109,10 +114,10 @@ def _impact(context: Context, base: Base, declared: DeclaredBundles | None) -> d
     }
 
 
-def _of_changes(judge: ImageJudge | None) -> dict[str, Any]:
-    """Return the fields of a result that describe the change of the base."""
+def _of_changes(judge: ImageJudge | None, version: str | None) -> dict[str, Any]:
+    """Return the fields of a result that describe the change of the base to a version; ``None`` without one."""
     if judge is None:
-        return {"to": None, "changes": {}, "packages": None, "config": None}
+        return {"to": version, "changes": {}, "packages": None, "config": None}
     new = judge.changes
     return {
         "to": new.version,
@@ -196,9 +201,13 @@ def preview(context: Context, judge: ImageJudge | None, images: Sequence[Image])
     }
 
 
-def _unread(images: Sequence[Image]) -> dict[str, Any]:
+def _unread_judgement() -> Judgement:
     reason = Reason(Verdict.NOT_CHECKED, "unread", "the bundles", _UNREAD)
-    judgement = Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [])
+    return Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [])
+
+
+def _unread(images: Sequence[Image]) -> dict[str, Any]:
+    judgement = _unread_judgement()
     listed = [{"image": image.name, **judgement.as_dict(_PLAN_PATHS)} for image in images]
     return {
         "verdicts": verdicts.counts([judgement] * len(images)),

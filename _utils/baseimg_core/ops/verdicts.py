@@ -18,6 +18,7 @@ from ..disk.stack.directories import Stack
 from ..engine.base import Container, Image
 from ..errors import DeltaMismatch, FixMissing, ImageBreaks, ImageImpaired, LayerUnsupported
 from ..linux import processes
+from ..model.containers.trial import Trial, selects
 from ..model.impact import config as configs
 from ..model.impact import overrides
 from ..model.impact.evidence import Evidence, finding
@@ -140,9 +141,20 @@ def _shadow(shadow: ShadowedPath) -> dict[str, str]:
 class ImageJudge:
     """Judges images and containers on one base. Each layer is scanned once, however many images share it."""
 
-    def __init__(self, base: Base, record: Record, changes: Changes, images: Sequence[Image]) -> None:
-        """``images`` are the images on the base. The base's own image provides the inherited configuration."""
-        self.images = images
+    def __init__(
+        self, base: Base, record: Record, changes: Changes, images: Sequence[Image], declared: Sequence[Trial]
+    ) -> None:
+        """
+        Create a judge.
+
+        Args:
+            base: The base.
+            record: The base's record.
+            changes: The changes to judge.
+            images: The images on the base. The base's own image provides the inherited configuration.
+            declared: The declared trials; their commands count as started.
+        """
+        self.images, self._trials = images, declared
         self._height, self._changes = len(base.diff_ids), changes
         self._scanner = layer_scan.LayerScanner(changes.expected)
         pristine = base.store.path(record, 0) if 0 in record.present and record.current else base.directory
@@ -166,7 +178,9 @@ class ImageJudge:
     def image(self, image: Image) -> Judgement:
         """Judge an image with the command that its containers start. Each image is judged once."""
         if image.id not in self._images:
-            self._images[image.id] = self._judged(self._own(image), image.config, (), {})
+            labels = image.config.get("Labels") or {}
+            commands = [trial.command for trial in self._trials if selects(trial, image.tags, labels)]
+            self._images[image.id] = self._judged(self._own(image), image.config, (), {}, trials=commands)
         return self._images[image.id]
 
     def containers(self, containers: Iterable[Container]) -> dict[str, Judgement]:
@@ -259,10 +273,12 @@ class ImageJudge:
         arguments: Sequence[str],
         volumes: Mapping[str, str],
         mapped: Collection[bytes] = (),
+        trials: Sequence[Sequence[str]] = (),
     ) -> Judgement:
         try:
             shadowed = self._shadows(own)
-            reasons = [*self._judge.reasons(own, config, arguments, volumes, mapped), *self._split_packages(own)]
+            reasons = self._judge.reasons(own, config, arguments, volumes, mapped, trials)
+            reasons += self._split_packages(own)
             reasons += self._packages_below({**dict.fromkeys(configs.parse(config).volumes, ""), **volumes})
         except LayerUnsupported as exc:
             reason = Reason(Verdict.NOT_CHECKED, "unreadable", "layers", exc.message)
@@ -372,7 +388,8 @@ def build_image_judge(context: Context, nest: Nest, plan: Plan, catalogue: Catal
         return None
     unchanged = {name for kept in nest.kept(catalogue.manifest(plan.route[-1]).target.chain_id) for name in kept.images}
     images = [image for image in bases.images_on(context.engine, base.chain_id) if image.name not in unchanged]
-    return ImageJudge(base, nest.changing.record, changes, images)
+    declared = context.protection.acceptance(base.reference, base.chain_id).trials
+    return ImageJudge(base, nest.changing.record, changes, images, declared)
 
 
 def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> Judged:

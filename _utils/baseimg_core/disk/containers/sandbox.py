@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import TrialUnavailable
+from ...model.containers import seccomp
 from ...model.containers.sandbox import oci_config, user
 from ...model.containers.trial import Outcome
 
@@ -111,6 +112,8 @@ class Sandbox:
             raise TrialUnavailable(f"no {missing} in PATH: {os.environ.get('PATH', '')}")
         runs_as = user(str(self.config.get("User") or ""), *self.accounts)
         config = oci_config(command, self.config, runs_as, memory, self.name, _bounding())
+        if seccomp.is_supported(_version(runtime)):
+            config["linux"]["seccomp"] = seccomp.profile()
         root = os.stat(self.layers[0])
         attributes = [f"size={memory},mode=0755", f"{stat.S_IMODE(root.st_mode):o}", f"{root.st_uid}:{root.st_gid}"]
         arguments = [self.place, runtime, self.name, *attributes, json.dumps(config), *self.layers]
@@ -121,6 +124,11 @@ class Sandbox:
             )
         finally:
             _remove_cgroups(self.name)
+
+
+def _version(runtime: str) -> str:
+    printed = subprocess.run([runtime, "--version"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return printed.stdout.decode("utf-8", "replace")
 
 
 def _supervise(command: Sequence[str], timeout: float, check: Callable[[], None]) -> Outcome:

@@ -50,6 +50,7 @@ class Judge:
         arguments: Sequence[str] = (),
         volumes: Mapping[str, str] | None = None,
         mapped: Collection[bytes] = (),
+        trials: Sequence[Sequence[str]] = (),
     ) -> list[Reason]:
         """
         Judge an image or a container.
@@ -60,6 +61,7 @@ class Judge:
             arguments: The command of a container; empty for an image.
             volumes: The mounts of a container: sources by destination.
             mapped: Absolute paths of the files that its processes have loaded.
+            trials: The commands of declared trials, which count as started.
 
         Returns:
             The reasons why it breaks or misses changes of the new base, worst first.
@@ -70,7 +72,7 @@ class Judge:
         config = configs.parse(raw)
         image = _Image(self._change, own, config, self._base_config, [self._walk(layer) for layer in own])
         reasons = [
-            *image.started(arguments),
+            *image.started(arguments, trials),
             *image.loaded(mapped),
             *image.own_files(),
             *image.environment(),
@@ -142,9 +144,10 @@ class _Image:
         """The started programs and their libraries, after :meth:`started`."""
         return self._start.files
 
-    def started(self, arguments: Sequence[str]) -> Iterator[Reason]:
-        """Yield the reasons for the programs that the image or container starts."""
-        for command in [tuple(arguments)] if arguments else started.commands(self._config):
+    def started(self, arguments: Sequence[str], trials: Sequence[Sequence[str]]) -> Iterator[Reason]:
+        """Yield the reasons for the programs that the image or container starts, and those of its declared trials."""
+        own = [tuple(arguments)] if arguments else started.commands(self._config)
+        for command in [*own, *trials]:
             yield from self._start.command(command)
 
     def loaded(self, paths: Collection[bytes]) -> Iterator[Reason]:
