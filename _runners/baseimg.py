@@ -238,7 +238,8 @@ def arrived(tag, id):
     id
         The minion's ID, from the event's data.
 
-    A node in an unfinished rollout is left alone, because its wave determines when it changes.
+    A node in an unfinished rollout is left alone, because its wave determines when it changes. If the newest record of
+    a base cannot be read, every node is left alone, with ``retcode`` 14.
 
     Returns the ID of the ``job`` that was sent (``state.apply baseimg``), or why the node was ``left``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from baseimg_core.model.policy.image_policy import Acceptance, Protection
 from baseimg_core.model.store.drift import drift
 from baseimg_core.model.store.record import Record
 from baseimg_core.ops import bases, impact, status, verify
+from baseimg_core.ops import converge as ops_converge
+from tests.support.deadlines import wait_until
 from tests.support.kernel import differences
 from tests.support.nests import NestNode, files
 
@@ -253,3 +256,18 @@ class TestProvenContents:
         with pytest.raises(PristineDamaged):
             node.converge(OS, "2")
         assert node.live(OS) == "1.1"
+
+
+def test_an_undeclared_base_with_masks_is_pruned_by_the_base_below(node: NestNode) -> None:
+    """Each version of os adds a mask to java, which pillar does not declare."""
+    node.converge(JAVA, "2")
+    node.versions = {OS: ("", "2")}
+    context, store = replace(node.context, grace=0.0), bases.locate(node.engine, JAVA).store
+
+    def converge_and_count(version: str) -> int:
+        ops_converge.converge(context, OS, version, node.bundles[OS], keep=1)
+        return len(store.read().present)
+
+    converge_and_count("2")
+    wait_until(lambda: converge_and_count("1.1") == 2, "only the original and the mask remain")
+    assert node.view(JAVA) == node.views[JAVA, "2"]

@@ -63,6 +63,31 @@ def test_a_node_without_the_base_reads_the_route_once(node: Counting) -> None:
         assert (node.taken(), caught.value.coverage["unexamined"]) == (requests, [])
 
 
+def test_without_hashes_it_reads_the_route_once_a_day(node: Counting) -> None:
+    node.bundles = {version: Source(bundle.source) for version, bundle in node.bundles.items()}
+    node.lose_base()
+    for requests in (["12.2.tar", "12.1.tar"], [], []):
+        with pytest.raises(BaseAbsent):
+            node.converge("12.2")
+        assert node.taken() == requests
+    for path in (node.root / "manifests").glob("*.source"):
+        os.utime(path, (path.stat().st_mtime - 24 * 60 * 60, path.stat().st_mtime - 24 * 60 * 60))
+    with pytest.raises(BaseAbsent):
+        node.converge("12.2")
+    assert node.taken() == ["12.2.tar", "12.1.tar"]
+
+
+def test_without_hashes_what_was_read_before_finds_the_base_and_is_read_again(node: Counting) -> None:
+    node.bundles = {version: Source(bundle.source) for version, bundle in node.bundles.items()}
+    node.lose_base()
+    with pytest.raises(BaseAbsent):
+        node.converge("12.2")
+    node.engine.add("corp/app:1", "low", "top", "app")
+    node.taken()
+    assert node.converge("12.2")["changed"] is True
+    assert set(node.taken()) == {"12.1.tar", "12.2.tar"}
+
+
 def test_a_bundle_that_is_gone_does_not_fail_a_node_without_the_base(node: Counting) -> None:
     node.lose_base()
     os.unlink(node.root / "12.1.tar")

@@ -629,3 +629,13 @@ class TestArrivals:
         sent = len(fleet.sent)
         assert "open rollout" in fake_master.rollouts.arrived("salt/minion/node1/start", "node1")["left"]
         assert len(fleet.sent) == sent
+
+    def test_nodes_that_may_be_in_an_unreadable_rollout_are_left_alone(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(THERE)
+        fake_master.start()
+        sent, (identity,) = len(fleet.sent), fake_master.store.ids()
+        path = Path(fake_master.store.home) / f"{identity}.json"
+        path.write_bytes(path.read_bytes()[:-40])
+        result = fake_master.rollouts.arrived("salt/minion/node1/start", "node1")
+        assert (str(path) in result["left"], result["retcode"]) == (True, outcome.INTERRUPTED)
+        assert len(fleet.sent) == sent

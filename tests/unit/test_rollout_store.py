@@ -186,6 +186,15 @@ def test_a_record_that_does_not_tell_its_base_blocks_no_base(store: Store) -> No
     assert [type(error) for error in errors] == [RecordInvalid] * 3
 
 
+def test_damaged_records_are_pruned_like_ended_ones(store: Store) -> None:
+    for number in range(1, 5):
+        (Path(store.home)).mkdir(parents=True, exist_ok=True)
+        (Path(store.home) / f"{number}.json").write_bytes(b"{")
+    saved(store, "0")  # it is open
+    assert store.prune(3) == ["1"]
+    assert store.ids() == ["4", "3", "2", "0"]
+
+
 @pytest.mark.parametrize("mask", [0, 0o777])
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)

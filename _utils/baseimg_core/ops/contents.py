@@ -16,7 +16,7 @@ from typing import Any
 from ..context import Context
 from ..engine.base import Engine
 from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack, RecordInvalid
-from ..model.bundle.manifest import ImageRef
+from ..model.bundle.manifest import ImageRef, Manifest
 from ..model.policy import validation
 from ..model.stack import ids
 from ..model.store.record import Record
@@ -34,7 +34,7 @@ def find_bases(engine: Engine, name: str, version: str, catalogue: Catalogue, ch
         name: The declared reference.
         version: The declared version.
         catalogue: The declared bundles. Only if the name is not on this node, those that lead to the version are
-            opened, unless their manifests are known.
+            opened, unless their manifests are known or were read within a day.
         chain_id: The declared chain ID, which selects one content; ``None`` without one.
 
     Raises:
@@ -46,22 +46,32 @@ def find_bases(engine: Engine, name: str, version: str, catalogue: Catalogue, ch
     except (BaseAbsent, RecordInvalid):  # the base's own record may be the unusable one
         if chain_id or not engine.images():
             raise
-        for base in _sources(engine, name, version, catalogue):
-            return [_match(engine, base)]
+        if any(_sources(engine, name, version, catalogue, catalogue.remembered_manifest)):
+            for base in _sources(engine, name, version, catalogue, catalogue.manifest):
+                return [_match(engine, base)]
         raise
 
 
-def _sources(engine: Engine, name: str, version: str, catalogue: Catalogue) -> Iterator[Base]:
+def _sources(
+    engine: Engine, name: str, version: str, catalogue: Catalogue, manifest_of: Callable[[str], Manifest]
+) -> Iterator[Base]:
     """
     Yield contents on this node from which bundles lead to a version, and that have the tag of a base.
 
     Follows the bundles backwards from the version, by name. Other bundles are not fetched.
+
+    Args:
+        engine: The engine.
+        name: The reference of the base.
+        version: The version.
+        catalogue: The declared bundles.
+        manifest_of: Returns the manifest of the bundle that leads to a version.
     """
     passed: set[str] = set()
     known = [other for other in sorted(catalogue.bundles) if catalogue.known_manifest(other)]
     while version in catalogue.bundles and version not in passed:
         passed.add(version)
-        source = catalogue.manifest(version).source
+        source = manifest_of(version).source
         yield from _tagged(engine, name, source)
         version = source.version
     for other in known:  # needs no request

@@ -101,6 +101,7 @@ class Catalogue:
             self._open[version] = bundle
             if self._manifests and bundle.path not in source.places:  # it was fetched
                 self._manifests.write(bundle.digest, bundle.manifest)
+                self._manifests.write_source(source.source, bundle.digest)
         return self._open[version]
 
     def manifest(self, version: str) -> Manifest:
@@ -114,6 +115,16 @@ class Catalogue:
             manifest = self._manifests.read(digest)
             self._known[version] = manifest if manifest and manifest.target.version == version else None
         return self._open[version].manifest if version in self._open else self._known.get(version)
+
+    def remembered_manifest(self, version: str) -> Manifest:
+        """
+        Return the manifest that the bundle to ``version`` had; fetched only if it was not read within a day.
+
+        A bundle without a declared digest may have been replaced meanwhile.
+        """
+        source = self.bundles[version]
+        remembered = self._manifests.read_source(source.source) if self._manifests and not source.digest else None
+        return remembered or self.manifest(version)
 
     def route(
         self, version: str, chain_ids: Collection[str], fits: Callable[[list[str]], bool] = lambda _steps: True

@@ -97,9 +97,9 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
             planned_bases.append(preview.base)
             results.append(preview.result(restarted))
             foreseen.update(preview.foresee())  # a mask that cannot be made is an error
-            if goal.keep is not None:
-                record = foreseen.get(preview.base.store.layout.layer)
-                pruned.append(prune.foresee(context, preview.base, record, goal.keep))
+        if goal.keep is not None:
+            for base in (*planned_bases, *prune.undeclared_above(context, planned_bases)):
+                pruned.append(prune.foresee(context, base, foreseen.get(base.store.layout.layer), goal.keep))
         merged = contents.merge(planned_bases, results)
         return merged if goal.keep is None else {**merged, "pruned": prune.merge(pruned)}
 

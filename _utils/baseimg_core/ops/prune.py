@@ -79,9 +79,31 @@ def _pin(context: Context, base: Base, version: str, pinned: bool) -> dict[str, 
         return {"changed": bool(changed), "base": record.reference, "version": version, "pinned": pinned}
 
 
+def undeclared_above(context: Context, converged: Sequence[Base]) -> list[Base]:
+    """
+    Return the recorded bases above these bases that pillar does not declare: no converge of their own prunes them.
+
+    Args:
+        context: The context of the operation.
+        converged: The bases of a converge.
+    """
+    found = []
+    for layer in context.engine.layer_homes():
+        with contextlib.suppress(BaseimgError):  # status reports an unreadable record
+            record = Store(layer).read()
+            if record and not _declared(context, record) and any(_is_above(record, base) for base in converged):
+                found.append(bases.by_chain(context.engine, record.chain_id, record.reference, record.diff_ids))
+    return found
+
+
+def _is_above(record: Record, base: Base) -> bool:
+    height = len(base.diff_ids)
+    return len(record.diff_ids) > height and tuple(record.diff_ids[:height]) == base.diff_ids
+
+
 def tidy(context: Context, converged: Sequence[Base], keep: int) -> dict[str, Any]:
     """
-    Delete the generations of a converge's bases afterwards.
+    Delete the generations of a converge's bases afterwards, and those of undeclared bases above, which got masks.
 
     Args:
         context: The context of the operation.
@@ -93,7 +115,7 @@ def tidy(context: Context, converged: Sequence[Base], keep: int) -> dict[str, An
         has such generations), and ``warnings``. A base whose generations cannot be deleted is a warning.
     """
     results, warnings = [], []
-    for base in converged:
+    for base in (*converged, *undeclared_above(context, converged)):
         try:
             results.append(_prune(context, base, keep, False))
         except BaseimgError as exc:

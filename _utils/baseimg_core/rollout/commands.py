@@ -326,7 +326,7 @@ class Rollouts:
 
     def arrived(self, tag: object, node: object) -> dict[str, Any]:
         """
-        Converge a node that started or reported new images, unless it is in an unfinished rollout.
+        Converge a node that started or reported new images, unless it is, or may be, in an unfinished rollout.
 
         Args:
             tag: the event's tag.
@@ -344,9 +344,13 @@ class Rollouts:
             raise ArgumentInvalid(f"tag is {tag!r}, expected an event of {name}")
         if name not in self._transport.match(Target((name,), "list")):
             raise ArgumentInvalid(f"id is {name!r}, expected a minion whose key the master has accepted")
-        for rollout in self._store.newest()[0]:
+        newest, errors = self._store.newest()
+        for rollout in newest:
             if rollout.state in _UNFINISHED and name in rollout.nodes:
                 return {"left": f"{name} is a node of the open rollout {rollout.id} ({rollout.state})", "retcode": 0}
+        if errors:
+            left = f"{name} may be a node of a rollout whose record cannot be read: {errors[0]}"
+            return {"left": left, "retcode": outcome.INTERRUPTED}
         jid = self._transport.new_jid()
         self._transport.publish("state.apply", [name], {"mods": "baseimg", "queue": True}, jid)
         return {"job": jid, "retcode": outcome.OK}

@@ -203,22 +203,24 @@ class Store:
         return None
 
     def prune(self, keep: int) -> list[str]:
-        """Remove the records of ended rollouts except the newest ``keep``; return the removed IDs."""
-        removed, ended = [], 0
-        for name in self.ids():
-            with contextlib.suppress(RecordInvalid, RolloutUnknown):
-                if not self.read(name).ended:
-                    continue
-                ended += 1
-                if ended > keep:
-                    for kind in (
-                        _RECORD,
-                        _JOURNAL,
-                        _HALT,
-                    ):  # the snapshot first: a journal without a snapshot is ignored
-                        files.unlink_if_exists(self._path(name, kind))
-                    removed.append(name)
-        return removed
+        """
+        Remove the records of ended rollouts except the newest ``keep``; return the removed IDs.
+
+        A damaged record counts as ended, because nothing can continue its rollout.
+        """
+        ended = [name for name in self.ids() if self._has_ended(name)]
+        for name in ended[keep:]:
+            for kind in (_RECORD, _JOURNAL, _HALT):  # the snapshot first: a journal without a snapshot is ignored
+                files.unlink_if_exists(self._path(name, kind))
+        return ended[keep:]
+
+    def _has_ended(self, name: str) -> bool:
+        try:
+            return bool(self.read(name).ended)
+        except RecordInvalid:
+            return True
+        except RolloutUnknown:  # another process has removed it
+            return False
 
     @contextlib.contextmanager
     def lock(self, base: str) -> Iterator[None]:

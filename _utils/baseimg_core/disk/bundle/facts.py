@@ -1,13 +1,16 @@
 """
 The manifests of bundles that this node has read, by the digest of the bundle's file.
 
-A declared digest then tells what a bundle leads from and to, without a fetch. The cache may be deleted at any time.
+A declared digest then tells what a bundle leads from and to, without a fetch. Without a declared digest, the digest
+that a source had is remembered for a day. The cache may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import time
 
 from ...errors import BundleInvalid
 from ...linux import files
@@ -15,6 +18,7 @@ from ...model.bundle import manifest as bundle_manifest
 from ...model.bundle.manifest import Manifest
 
 _MAX_FILES = 512
+_SOURCE_SECONDS = 24 * 60 * 60
 
 
 class ManifestCache:
@@ -44,6 +48,24 @@ class ManifestCache:
             if self.read(digest) is None:
                 files.save(self._path(digest), manifest.dump().encode())
                 self._prune()
+
+    def read_source(self, source: str) -> Manifest | None:
+        """Return the manifest of the bundle that a source had; ``None`` if it was not read within a day."""
+        path = self._source_path(source)
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if 0 <= time.time() - os.stat(path).st_mtime < _SOURCE_SECONDS:
+                with open(path, encoding="ascii") as file:
+                    return self.read(file.read())
+        return None
+
+    def write_source(self, source: str, digest: str) -> None:
+        """Remember the digest, ``sha256:…``, of the bundle that was just read from a source."""
+        with contextlib.suppress(OSError):
+            files.save(self._source_path(source), digest.encode())
+
+    def _source_path(self, source: str) -> str:
+        name = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()  # it may have secrets
+        return os.path.join(self._home, name + ".source")
 
     def _prune(self) -> None:
         """Delete the files that were not used for the longest time, above the limit."""
