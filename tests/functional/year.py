@@ -41,6 +41,8 @@ PRISTINE = "12.0"
 BASE = f"corp/base:{PRISTINE}"
 EVENTS_A_WEEK = 4
 KILLS = 3
+#: Upper bounds of what a layer takes: for each path, for record and journals, and for the history before it rotates.
+PATH_BYTES, FIXED_BYTES, HISTORY_BYTES = 3 * 4096, 4 << 20, 2 << 20
 FILLER_STEPS = (64 << 20, 1 << 20, 64 << 10, 4096)
 #: Paths that the engine adds to a container, and directories that it changes to add them.
 ENGINES_OWN = (b".dockerenv", b"dev", b"etc", b"proc", b"sys")
@@ -258,6 +260,7 @@ class Year:
         finally:
             for path in fillers:
                 path.unlink(missing_ok=True)
+            _await_space(self._disk)
         self._converge(self._newest)
 
     def _edit_live(self) -> None:
@@ -398,6 +401,19 @@ class Year:
         history = layer / "baseimg/history.jsonl"
         size = history.stat().st_size if history.exists() else 0
         self.figures.growth.append((len(status["generations"]), used, size))
+        self._check_growth(status["generations"], used, size)
+
+    def _check_growth(self, generations: list[dict[str, Any]], used: int, history: int) -> None:
+        """
+        Check the bounds of what a node keeps, in any week.
+
+        The original, the live and one other content stay, and what a container shows. The layer holds these, with a
+        block and an index line for each path, and a record and a history of bounded size.
+        """
+        assert len(generations) <= 3 + len(self._containers), self.figures.as_text()
+        content = sum(generation["bytes"] + PATH_BYTES * generation["paths"] for generation in generations)
+        assert used <= content + FIXED_BYTES, self.figures.as_text()
+        assert history <= HISTORY_BYTES
 
     def _end(self) -> None:
         """Restart all containers and prune: two generations remain, and the record matches the disk."""
@@ -457,6 +473,17 @@ def _fill(root: Path, leave: int) -> list[Path]:
     spare.unlink()
     subprocess.run(["sync", "--file-system", root], check=True)
     return fillers
+
+
+def _await_space(root: Path) -> None:
+    """Wait until the space of deleted files is free: btrfs frees it in a later transaction."""
+
+    def is_free() -> bool:
+        subprocess.run(["sync", "--file-system", root], check=True)
+        state = os.statvfs(root)
+        return state.f_bavail * state.f_frsize > 64 << 20
+
+    wait_until(is_free, "the deleted files free their space")
 
 
 # Edits by hand. A hard-linked file is replaced first: a write to it would change the original content, too.

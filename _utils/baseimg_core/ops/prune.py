@@ -87,13 +87,13 @@ def undeclared_above(context: Context, converged: Sequence[Base]) -> list[Base]:
         context: The context of the operation.
         converged: The bases of a converge.
     """
-    found = []
+    above = []
     for layer in context.engine.layer_homes():
         with contextlib.suppress(BaseimgError):  # status reports an unreadable record
             record = Store(layer).read()
             if record and not _declared(context, record) and any(_is_above(record, base) for base in converged):
-                found.append(bases.by_chain(context.engine, record.chain_id, record.reference, record.diff_ids))
-    return found
+                above.append(bases.by_chain(context.engine, record.chain_id, record.reference, record.diff_ids))
+    return above
 
 
 def _is_above(record: Record, base: Base) -> bool:
