@@ -780,7 +780,8 @@ def status(base=None, declared=False, full=False):
         record yet. Each base has its declared version under ``declared``.
 
     full
-        True: return data, with all keys. By default keys with an empty value are left out.
+        True: return all data, for programs. By default ``bases`` has a short form for people: one line for each
+        generation and container, the first ten images, and no digests, paths and empty keys.
 
     Returns ``format`` (of this structure), ``suite`` (its version), ``storage``, and ``bases``, a list: reference,
     chain ID, live version and the chain ID of the image whose content it shows, pristine version, generations (each
@@ -813,7 +814,7 @@ def status(base=None, declared=False, full=False):
         else:
             statuses = [bases.status(engine, named) for named in bases.locate_all(engine, _text(base, "base"))]
         answer = {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage}
-        return {**answer, "bases": _visible_part(statuses, full)}
+        return {**answer, "bases": statuses if full else [short.of_base(status) for status in statuses]}
 
 
 def summary():
@@ -1097,9 +1098,9 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd"):
             pillar.text(value, key)
         if version is not None:
             pillar.text(version, "version")
-        path = minion.fetch(pillar.bundle_source(archive, None, "archive"))
+        given = pillar.bundle_source(archive, None, "archive")
         return ops_import_legacy.import_legacy(
-            minion.engine(), path, source, bundle, version, compression, minion.progress
+            minion.engine(), minion.fetch(given), source, bundle, version, compression, minion.progress, given.source
         )
 
 

@@ -193,9 +193,13 @@ class Minion:
 
     def prepare_rate(self) -> float:
         """Return ``baseimg:prepare_rate`` in bytes a second; raise :class:`ArgumentInvalid` if it is wrong."""
-        rate = self._salt["config.get"]("baseimg:prepare_rate", PREPARE_RATE)
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf"):
-            raise ArgumentInvalid(f"baseimg:prepare_rate is {rate!r}, expected MB a second, more than 0")
+        return self._rate("prepare_rate", PREPARE_RATE)
+
+    def _rate(self, option: str, default: float) -> float:
+        """Return an option in MB a second as bytes a second."""
+        rate = self._salt["config.get"](f"baseimg:{option}", default)
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= float("inf"):
+            raise ArgumentInvalid(f"baseimg:{option} is {rate!r}, expected MB a second, more than 0")
         return rate * 1e6
 
     def _reserve(self) -> int:
@@ -421,7 +425,8 @@ class Minion:
             home = os.path.join(self._opts["cachedir"], "baseimg", "registry")
             with _registry_code():
                 from .registry import pull
-            self._cache = pull.BundleCache(home, self._registries(), self.progress, self._reserve())
+            rate = self._rate("fetch_rate", float("inf"))
+            self._cache = pull.BundleCache(home, self._registries(), self.progress, self._reserve(), rate)
         return self._cache
 
     def _registries(self) -> dict[str, policy_pillar.Registry]:

@@ -341,6 +341,13 @@ class TestBroken:
         cache.close()
         assert sockets() == before
 
+    def test_a_bound_on_the_rate(self, source: str, bundle: str, node: Node) -> None:
+        before = time.monotonic()
+        cache = pull.BundleCache(str(node.home), {}, rate=2 * CONTENT)
+        assert same(cache.fetch(source), bundle)
+        cache.close()
+        assert time.monotonic() - before > 0.2  # half a second, less what may be sent at once
+
     def test_another_job_goes_on_with_it(self, registry: Registry, source: str, bundle: str, node: Node) -> None:
         class Killed(BaseException):
             """Stands for a signal in the middle of a transfer."""

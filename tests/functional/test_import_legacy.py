@@ -130,6 +130,17 @@ def test_refusals(legacy_lab: Lab) -> None:
     assert not Path(bundle).exists()
 
 
+def test_an_archive_from_a_file_server_is_named_as_given(legacy_lab: Lab) -> None:
+    before = legacy_lab.minion.opts["file_roots"]
+    root = legacy_lab.work / "files"
+    root.mkdir()
+    (root / "BASE-12.1-diff.tar.gz").write_bytes(b"no archive")
+    legacy_lab.minion.configure(file_roots={"base": [*before["base"], str(root)]})
+    given = "salt://BASE-12.1-diff.tar.gz"
+    error = legacy_lab.refused("legacy-invalid", "import_legacy", given, BASE, str(legacy_lab.work / "b.tar"))
+    assert error.info["message"].startswith(given)
+
+
 def test_a_node_whose_base_the_scripts_changed_is_not_built_upon(legacy_lab: Lab) -> None:
     """Builds refuse a base that the scripts changed; their build machine may have one."""
     archive = pack(legacy_lab)

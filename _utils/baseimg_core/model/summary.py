@@ -15,6 +15,8 @@ _NAMED = 3  # names in one line
 _LINE = 300  # maximum length of a line, in characters
 _RANKS = {verdict.value: verdict.rank for verdict in Verdict}
 _CONTENT = {"type", "size", "content"}  # what differs between files of different contents
+#: Keys of a status that people do not need.
+_FOR_PROGRAMS = frozenset({"chain_id", "content", "path", "generation", "pristine_version", "pristine_kept"})
 _REPAIR = "converge with repair: true"
 _REMEDIES = {
     DAMAGED: _REPAIR,
@@ -40,6 +42,51 @@ def of_operation(result: Any) -> Any:
         verdicts = {verdict: count for verdict, count in short["impact"]["verdicts"].items() if count}
         short["impact"] = {**short["impact"], "verdicts": verdicts}
     return short
+
+
+def of_base(status: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the status of one base for people: no digests and paths, one line for each generation and container.
+
+    Args:
+        status: The status as :func:`ops.bases.status` returns it.
+    """
+    if "error" in status:
+        return dict(without_empty(status))
+    versions = {generation["number"]: generation["version"] for generation in status["generations"]}
+    lines = {
+        "previous": versions.get(status["previous"], ""),
+        "pristine": "" if status["pristine"] == "kept" else status["pristine"],
+        "interrupted": status["interrupted"] or "",
+        "generations": [_generation(generation) for generation in status["generations"]],
+        "space": _size(status["space"]) if status["space"] else "",
+        "images": _cut(status["images"]),
+        "evidence": _cut([_evidence(finding) for finding in status["evidence"]]),
+    }
+    return dict(without_empty({key: item for key, item in {**status, **lines}.items() if key not in _FOR_PROGRAMS}))
+
+
+def _generation(generation: Mapping[str, Any]) -> str:
+    """Return the line of a generation: version, number, state, size, users, and why the next prune keeps it."""
+    kept = "" if generation["current"] or generation["kept"].startswith("in use") else generation["kept"]
+    state = f"prepared {generation['prepared']}" if generation["prepared"] and not generation["activated"] else ""
+    words = [
+        f"live since {generation['activated']}" if generation["current"] else state,
+        f"damaged: {generation['damage']}" if generation["damaged"] else "",
+        "pinned" if generation["pinned"] and kept != "pinned" else "",
+        "" if kept == state.partition(" ")[0] else kept,
+        f"used by {_names(generation['users'])}" if generation["users"] else "",
+        _size(generation["bytes"]),
+    ]
+    return printable(f"{generation['version']} ({generation['number']}): {', '.join(filter(None, words))}", _LINE)
+
+
+def _evidence(finding: Mapping[str, Any]) -> str:
+    """Return the line of a container: the version that it has mounted, and what it lacks."""
+    lacks = f", lacks {_names(list(finding['missing']))}" if finding.get("missing") else ""
+    verdict = f", {finding['verdict']}" if finding.get("verdict") else ""
+    shown = f"{finding['version'] or 'unknown'} ({finding['content']})"
+    return printable(f"{finding['container']}: {shown}{verdict}{lacks}, image {finding['image']}", _LINE)
 
 
 def of_node(statuses: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -191,7 +191,7 @@ class Change:
         swap.start_stopped(context, base, self.policy)
         rebuilt = self.repair and record_repair.heal_record(context, base)
         damaged = self.repair and tamper.detect(context, base, self.audit)
-        swap.drop_unfinished(context, base)
+        swap.drop_unfinished(context, base.store)
         record = base.store.read() or bases.initial_record(context.engine, base)
         if not base.store.interrupted and not damaged:
             result = self._unchanged(record)

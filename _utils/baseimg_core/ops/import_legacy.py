@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store.layout import siblings
 from ..engine.base import Engine
-from ..errors import ArgumentInvalid, DestinationUnwritable, ImagesEqual, LegacyInvalid
+from ..errors import ArgumentInvalid, BaseimgError, DestinationUnwritable, ImagesEqual, LegacyInvalid
 from ..linux.files import hex_digest, temporary_directory
 from ..linux.oserrors import translate_os_errors
 from ..model.legacy import properties
@@ -35,6 +36,7 @@ def import_legacy(
     version: str | None = None,
     kind: str = "zstd",
     progress: Progress | None = None,
+    name: str = "",
 ) -> dict[str, Any]:
     """
     Write the bundle from ``source`` to the source with a legacy archive unpacked over it.
@@ -50,6 +52,7 @@ def import_legacy(
         version: The version of the target; default: the version in the archive's name.
         kind: The compression, ``zstd`` or ``gzip``.
         progress: Called with the steps "comparing" and "writing".
+        name: The archive's source, for messages and for its version; default: its path.
 
     Returns:
         ``bundle``, ``hash``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``not_expressed``.
@@ -62,17 +65,21 @@ def import_legacy(
     compression.check_compression(kind)
     bases.check_owners(engine, "importing old archives")
     image = build.image_with_layers(engine, source)
-    name = os.path.basename(archive)
-    version = version or properties.version_of_archive(name)
+    shown = name or archive
+    file_name = os.path.basename(shown.partition("?")[0] if "://" in shown else shown)
+    version = version or properties.version_of_archive(file_name)
     if version is None:
-        raise ArgumentInvalid(f"the file name {name} has no version, expected BASE-<version>-diff.tar.gz, or version=")
-    target = replace(image, diff_ids=(*image.diff_ids, _digest(archive)))
-    sides = build.image_ref(source, image, None), build.image_ref(name, target, version)
+        raise ArgumentInvalid(
+            f"the file name {file_name} has no version, expected BASE-<version>-diff.tar.gz, or version="
+        )
+    target = replace(image, diff_ids=(*image.diff_ids, _digest(archive, shown)))
+    sides = build.image_ref(source, image, None), build.image_ref(file_name, target, version)
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise DestinationUnwritable(f"{directory} is not a directory")
     below = Stack(build.pristine_directories(engine, image)[::-1])
-    with translate_os_errors(path), temporary_directory(directory, ".baseimg-import-") as unpacked:
+    naming = _naming(archive, shown)
+    with naming, translate_os_errors(path), temporary_directory(directory, ".baseimg-import-") as unpacked:
         result = legacy_archive.unpack(archive, unpacked, below)
         above = Stack([unpacked, *below.root.paths])
         changes = compare(below, above, step_progress(progress, "comparing"), contents=True, siblings=siblings)
@@ -92,12 +99,23 @@ def import_legacy(
     }
 
 
-def _digest(archive: str) -> str:
+@contextlib.contextmanager
+def _naming(path: str, name: str) -> Iterator[None]:
+    """Put the name of an archive into messages in place of its path, which may be a cache's."""
+    try:
+        yield
+    except BaseimgError as exc:
+        if path == name or path not in exc.message:
+            raise
+        raise type(exc)(exc.message.replace(path, name), exc.hint) from exc
+
+
+def _digest(archive: str, name: str) -> str:
     try:
         with open(archive, "rb") as file:
             return "sha256:" + hex_digest(file)
     except OSError as exc:
-        raise LegacyInvalid(f"{archive} cannot be read: {exc.strerror}", "give the path of a file") from exc
+        raise LegacyInvalid(f"{name} cannot be read: {exc.strerror}", "give the path of a file") from exc
 
 
 def _not_expressed(unpacked: UnpackResult, changes: Sequence[Change]) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ class _Waiters:
 
 def _prepare(change: Change, waiters: _Waiters) -> dict[str, Any]:
     context, base = change.context, change.base
-    swap.drop_unfinished(context, base)
+    swap.drop_unfinished(context, base.store)
     record = base.store.read() or bases.initial_record(context.engine, base)
     if change.version != record.live.version and (hold := ops_hold.blocking_hold(base, change.version)):
         return _result(change, record, record.live, hold=hold)

@@ -39,8 +39,18 @@ def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dic
         For each base ``base``, the ``removed`` versions, the ``kept`` generations with the reasons, the content bytes
         ``freed``, ``in_use`` (:func:`generations.held`), and ``warnings``.
     """
+    if name is None and not test:
+        _drop_unfinished(context)
     selected = bases.recorded(context.engine) if name is None else bases.locate_all(context.engine, name)
     return [_prune(context, base, keep, test) for base in selected]
+
+
+def _drop_unfinished(context: Context) -> None:
+    """Delete the unfinished content of first runs that were killed: they leave no record."""
+    for layer in context.engine.layer_homes():
+        store = Store(layer)
+        if os.path.isdir(store.layout.staging):
+            swap.drop_unfinished(context, store)
 
 
 def pin(context: Context, name: str, version: str, pinned: bool) -> dict[str, Any]:
@@ -170,7 +180,7 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
     record = base.store.read()
     if record is None:
         if not test:  # a first run that was killed leaves unfinished content without a record
-            swap.drop_unfinished(context, base)
+            swap.drop_unfinished(context, base.store)
         return _nothing_kept(base)
     unused, reasons, held = _choose(context, base, record, keep)
     if test:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from ..context import Context
+from ..disk.store.generations import Store
 from ..disk.store.layout import TIME_FORMAT, now
 from ..engine.base import Image
 from ..errors import BaseHeld, EngineUnreachable, SpaceExhausted
@@ -39,11 +40,11 @@ def start_stopped(context: Context, base: Base, policy: Policy) -> None:
             restart.recover(context, base)
 
 
-def drop_unfinished(context: Context, base: Base) -> None:
+def drop_unfinished(context: Context, store: Store) -> None:
     """Delete the unfinished content of an interrupted operation, so that it does not count as used space."""
-    if os.path.isdir(base.store.layout.staging):
-        with base.store.lock(context.lock_timeout, context.holder, context.is_preparation):
-            base.store.recover()
+    if os.path.isdir(store.layout.staging):
+        with store.lock(context.lock_timeout, context.holder, context.is_preparation):
+            store.recover()
 
 
 def check_preconditions(context: Context, base: Base, record: Record, plan: Plan) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from ..disk.store import space
 from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing
 from ..linux.files import CHUNK, make_directories, open_private, save, sync_directory, unlink_if_exists, write_all
 from ..linux.oserrors import translate_os_errors
+from ..linux.pace import Pace
 from ..model import signature as model_signature
 from ..model.policy import reference
 from ..model.policy.pillar import Registry
@@ -52,7 +54,12 @@ class BundleCache:
     """
 
     def __init__(
-        self, home: str, declared: Mapping[str, Registry], progress: Progress | None = None, reserve: int = 0
+        self,
+        home: str,
+        declared: Mapping[str, Registry],
+        progress: Progress | None = None,
+        reserve: int = 0,
+        rate: float = math.inf,
     ) -> None:
         """
         Args:
@@ -60,7 +67,9 @@ class BundleCache:
             declared: The settings of registries by host.
             progress: Called with the step "fetching", the bytes done and the total bytes.
             reserve: The percentage of the file system that a download leaves free.
+            rate: Bytes a second that are downloaded at most.
         """
+        self._pace = Pace(rate) if rate < math.inf else None
         self._home, self._declared, self._progress, self._reserve = home, declared, progress, reserve
         self._used: set[str] = set()
         self._repositories: dict[tuple[str, str], Repository] = {}
@@ -99,7 +108,9 @@ class BundleCache:
         self._manifest(place, place.digest or place.tag)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections and files."""
+        if self._pace:
+            self._pace.close()
         for repository in self._repositories.values():
             repository.close()
 
@@ -121,7 +132,7 @@ class BundleCache:
         about = repository.fetch_bytes(config)
         version = manifest_of(about).target.version
         self._check_space(path, layer)
-        with PartialBundle(path + ".part", layer, self._progress) as part:
+        with PartialBundle(path + ".part", layer, self._pace, self._progress) as part:
             # wrong bytes may come from an earlier run or a mirror: retry once, from the registry itself
             if not self._layer(repository, layer, part, part.size > 0 or repository.has_mirrors):
                 repository.without_mirrors()
@@ -244,8 +255,8 @@ class PartialBundle:
     If a transfer is interrupted, the file is kept and the next run resumes. An ``OSError`` (disk full) deletes it.
     """
 
-    def __init__(self, path: str, layer: Descriptor, progress: Progress | None) -> None:
-        self._path, self._layer, self._progress = path, layer, progress
+    def __init__(self, path: str, layer: Descriptor, pace: Pace | None, progress: Progress | None) -> None:
+        self._path, self._layer, self._pace, self._progress = path, layer, pace, progress
         self._file = open(open_private(path, os.O_RDWR), "r+b", buffering=0)  # noqa: SIM115
         self._sha = hashlib.sha256()
         self._size = 0
@@ -267,6 +278,8 @@ class PartialBundle:
     def write(self, data: bytes) -> None:
         """Append the next bytes of the blob."""
         write_all(self._file.fileno(), data)
+        if self._pace:
+            self._pace.written(self._file.fileno(), frame.HEAD + self._size, len(data))
         self._sha.update(data)
         self._size += len(data)
         if self._progress:

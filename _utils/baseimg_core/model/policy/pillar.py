@@ -22,7 +22,8 @@ DELTAS = ("auto", "both", "only")
 LINKS = ("auto", "reflink", "copy", "hardlink")
 _OPTIONS = frozenset(
     {
-        *("engine", "lock_timeout", "reserve", "allow_devices", "layers_roots", "link", "grace", "prepare_rate"),
+        *("engine", "lock_timeout", "reserve", "allow_devices", "layers_roots", "link", "grace"),
+        *("prepare_rate", "fetch_rate"),
         *("trusted_keys", "require_signature", "registries"),
     }
 )
