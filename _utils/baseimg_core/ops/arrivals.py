@@ -78,8 +78,7 @@ def check_images(
     for image in images:
         refused.add(image.name, judged.reasons(generation.id, image.id) or (), image.id in used)
     if save and is_new and (is_live or generation.is_prepared):
-        with contextlib.suppress(*[SpaceExhausted] if is_live else []):  # after a swap: the next run judges again
-            _save(context, base, record, judged)
+        _save(context, base, record, judged)
     refused.raise_if_any(base, generation.version)
     if acceptance.require and not is_live and not known:  # the fixes were not checked with the bundles
         others = [image for image in started if not image.height(generation.chain_id)]  # the target has its own fix
