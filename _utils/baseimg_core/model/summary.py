@@ -85,8 +85,8 @@ def _evidence(finding: Mapping[str, Any]) -> str:
     """Return the line of a container: the version that it has mounted, and what it lacks."""
     lacks = f", lacks {_names(list(finding['missing']))}" if finding.get("missing") else ""
     verdict = f", {finding['verdict']}" if finding.get("verdict") else ""
-    shown = f"{finding['version'] or 'unknown'} ({finding['content']})"
-    return printable(f"{finding['container']}: {shown}{verdict}{lacks}, image {finding['image']}", _LINE)
+    mounted = f"{finding['version'] or 'unknown'} ({finding['content']})"
+    return printable(f"{finding['container']}: {mounted}{verdict}{lacks}, image {finding['image']}", _LINE)
 
 
 def of_node(statuses: Iterable[Mapping[str, Any]]) -> list[str]:

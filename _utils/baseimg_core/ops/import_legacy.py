@@ -65,20 +65,20 @@ def import_legacy(
     compression.check_compression(kind)
     bases.check_owners(engine, "importing old archives")
     image = build.image_with_layers(engine, source)
-    shown = name or archive
-    file_name = os.path.basename(shown.partition("?")[0] if "://" in shown else shown)
+    given = name or archive
+    file_name = os.path.basename(given.partition("?")[0] if "://" in given else given)
     version = version or properties.version_of_archive(file_name)
     if version is None:
         raise ArgumentInvalid(
             f"the file name {file_name} has no version, expected BASE-<version>-diff.tar.gz, or version="
         )
-    target = replace(image, diff_ids=(*image.diff_ids, _digest(archive, shown)))
+    target = replace(image, diff_ids=(*image.diff_ids, _digest(archive, given)))
     sides = build.image_ref(source, image, None), build.image_ref(file_name, target, version)
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise DestinationUnwritable(f"{directory} is not a directory")
     below = Stack(build.pristine_directories(engine, image)[::-1])
-    naming = _naming(archive, shown)
+    naming = _naming(archive, given)
     with naming, translate_os_errors(path), temporary_directory(directory, ".baseimg-import-") as unpacked:
         result = legacy_archive.unpack(archive, unpacked, below)
         above = Stack([unpacked, *below.root.paths])
