@@ -66,12 +66,7 @@ def import_legacy(
     bases.check_owners(engine, "importing old archives")
     image = build.image_with_layers(engine, source)
     given = name or archive
-    file_name = os.path.basename(given.partition("?")[0] if "://" in given else given)
-    version = version or properties.version_of_archive(file_name)
-    if version is None:
-        raise ArgumentInvalid(
-            f"the file name {file_name} has no version, expected BASE-<version>-diff.tar.gz, or version="
-        )
+    file_name, version = _version(given, version)
     target = replace(image, diff_ids=(*image.diff_ids, _digest(archive, given)))
     sides = build.image_ref(source, image, None), build.image_ref(file_name, target, version)
     directory = os.path.dirname(os.path.abspath(path))
@@ -97,6 +92,15 @@ def import_legacy(
         "changes": model_changes.counts(changes),
         "not_expressed": _not_expressed(result, changes),
     }
+
+
+def _version(archive: str, version: str | None) -> tuple[str, str]:
+    """Return the file name of an archive, and the version: a declared one, or that in the file name."""
+    name = os.path.basename(archive.partition("?")[0] if "://" in archive else archive)
+    version = version or properties.version_of_archive(name)
+    if version is None:
+        raise ArgumentInvalid(f"the file name {name} has no version, expected BASE-<version>-diff.tar.gz, or version=")
+    return name, version
 
 
 @contextlib.contextmanager
