@@ -50,7 +50,7 @@ def served_master(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) ->
     (clone / "pillar/secret.sls").write_text(f"password: {SECRET}\n")
     master = daemons.master("site", [clone / "salt"], tmp_path_factory.mktemp("pillar"))
     engine = {"docker.url": NO_ENGINE}
-    minions = daemons.minions(master, processes=engine, threads={**engine, "multiprocessing": False})
+    minions = daemons.minions(master, synced=False, processes=engine, threads={**engine, "multiprocessing": False})
     return ServedMaster(master, minions, clone)
 
 

@@ -101,8 +101,6 @@ def observed(
         minions = daemons.minions(master, **options, **{DEAD: {}})
         minions[DEAD].terminate()
         assert master.run("saltutil.sync_all").code == 0
-        for node in engines:
-            assert master.quick(node, "saltutil.sync_all").code == 0
         assert master.quick(FIRST, "baseimg.build", BASE, TARGET, str(bundle)).code == 0
         engines[FIRST].client.remove_image(TARGET)
         yield ObservedFleet(master, engines, events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -104,25 +105,46 @@ class Daemons:
             # New files would stay invisible for 20 seconds.
             "fileserver_list_cache_time": 0,
             "timeout": scaled(SECONDS),
+            **_few_messages("master"),
             **options,
         }
         factory = self._factories.salt_master_daemon(name, overrides=overrides, start_timeout=scaled(START_SECONDS))
         self._stack.enter_context(factory.started())
         return Master(factory, pillar_root)
 
-    def minions(self, master: Master, **options: Mapping[str, Any]) -> dict[str, Any]:
-        """Started minions by name, with their options."""
+    def minions(self, master: Master, synced: bool = True, **options: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Started minions by name, with their options.
+
+        ``synced``: they have the loader files and the core from the start, as after a ``saltutil.sync_all``, which
+        asks the master for hundreds of files one by one.
+        """
         factories = {
             name: master.factory.salt_minion_daemon(
                 name,
-                overrides={"enable_fqdns_grains": False, **overrides},
+                overrides={"enable_fqdns_grains": False, **_few_messages("minion"), **overrides},
                 start_timeout=scaled(START_SECONDS),
             )
             for name, overrides in options.items()
         }
+        for factory in factories.values() if synced else ():
+            _sync(master, Path(factory.config["extension_modules"]))
         self._stack.callback(_all, [factory.terminate for factory in factories.values()])
         _all([factory.start for factory in factories.values()])
         return factories
+
+
+def _sync(master: Master, extension_modules: Path) -> None:
+    """Copy what ``saltutil.sync_all`` brings into a minion's directory."""
+    for root in master.factory.config["file_roots"]["base"]:
+        for kind in Path(root).glob("_*"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(kind, extension_modules / kind.name[1:], ignore=ignored, dirs_exist_ok=True)
+
+
+def _few_messages(role: str) -> dict[str, Any]:
+    """Options of a quiet daemon: by default it sends every debug message to the tests, a tenth of its work."""
+    return {"log_level_logfile": "warning", f"pytest-{role}": {"log": {"level": "warning"}}}
 
 
 def _all(functions: Sequence[Callable[[], Any]]) -> None:
