@@ -6,6 +6,7 @@ After a kill and one complete run, the node has the same containers as before: t
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import select
@@ -115,7 +116,8 @@ class Rounds:
         probe = self._rng.choice(PROBES)
         policy = self._policy(probe)
         point, seconds = PHASES[phase]
-        skipped = self._rng.choice((0, 0, 1))  # batches that pass before the kill
+        batches = math.ceil(len(policy["only"]) / policy["parallel"])
+        skipped = self._rng.randrange(batches)  # batches that pass before the kill
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
