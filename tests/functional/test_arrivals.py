@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, SLEEP, VERSION_0, Lab, layer
-from tests.support.images import file
+from tests.support.images import Member, file, whiteout
 from tests.support.minion import Minion
+from tests.support.sources import REPO
 
 pytestmark = pytest.mark.functional
 
@@ -159,3 +160,52 @@ def test_status_says_which_fixes_reach_each_container_after_a_restart(packaged: 
         "  partly  keeps: ca does not arrive: own etc/ca/data; rebuild the image if the fix is among these paths"
         in lines
     )
+
+
+def package(name: str, old: str, new: str, *files: str) -> tuple[list[Member], list[Member]]:
+    """Return the dpkg files of a package in the old and in the new base, and its own files."""
+    listed = file(f"var/lib/dpkg/info/{name}.list", "".join(f"/{path}\n" for path in files).encode())
+    sides = ([listed, *(file(path, f"{name} {version}".encode()) for path in files)] for version in (old, new))
+    return next(sides), next(sides)
+
+
+def test_the_readme_shows_what_a_dry_run_says(lab: Lab) -> None:
+    """Ten lines at most that name what breaks, what is split, and what is fixed."""
+    versions = {
+        "libssl3": ("3.0.11-1", "3.0.15-1"),
+        "openssl": ("3.0.11-1", "3.0.15-1"),
+        "tzdata": ("2024a-0", "2025b-0"),
+    }
+    libraries = [f"usr/lib/x86_64-linux-gnu/lib{name}.so.3" for name in ("ssl", "crypto")]
+    files = {"libssl3": libraries, "openssl": ["usr/bin/openssl"], "tzdata": ["usr/share/zoneinfo/UTC"]}
+    sides: tuple[list[Member], list[Member]] = ([], [])
+    for name, paths in files.items():
+        old, replaced = package(name, *versions[name], *paths)
+        sides[0].extend(old)
+        sides[1].extend(replaced)
+    changelog = b"openssl (3.0.15-1) stable-security; urgency=high\n\n  * CVE-2024-5535, CVE-2024-4741\n"
+    for name in ("libssl3", "openssl"):
+        sides[1].append(file(f"usr/share/doc/{name}/changelog.Debian.gz", gzip.compress(changelog, mtime=0)))
+    installed = [{name: pair[number] for name, pair in versions.items()} for number in (0, 1)]
+    sides[0].append(file("var/lib/dpkg/status", status(**installed[0], telnet="0.17-44")))
+    sides[1].append(file("var/lib/dpkg/status", status(**installed[1])))
+    java = "opt/jdk-17.0.8/bin/java"
+    base = [BUSYBOX, layer(*sides[0], file(java, b"", 0o755), file("usr/bin/telnet", b"", 0o755))]
+    new = layer(
+        *sides[1], whiteout("opt/jdk-17.0.8"), whiteout("usr/bin/telnet"), file("opt/jdk-17.0.12/bin/java", b"")
+    )
+    lab.load({BASE: base, NEW: [*base, new], "corp/shop:7": [*base, layer(file("app/shop", b""))]})
+    lab.load({"corp/billing:2.0": [*base, layer(file(libraries[0], b"own"))]}, {"Cmd": list(SLEEP)})
+    lab.load({"corp/legacy:1": [*base, layer(file("app/x", b""))]}, {"Env": ["JAVA_HOME=/opt/jdk-17.0.8"]})
+    lab.engine.start_container("corp/billing:2.0", *SLEEP, name="billing")
+    bundles = {"12.1": {"source": lab.bundle()}}
+    state = lab.in_test_mode.states["baseimg.converged"](
+        name=BASE, version="12.1", bundles=bundles, accept=["corp/legacy:*"]
+    )
+    assert state["result"] is None
+    lines = state["comment"].splitlines()
+    assert len(lines) <= 10
+    example = (
+        (REPO / "README.md").read_text(encoding="utf-8").partition("names what breaks")[2].partition("```text\n")[2]
+    )
+    assert example.partition("```")[0].splitlines() == lines

@@ -293,9 +293,7 @@ class ImageJudge:
             paths = self.paths_of(package)
             own_files, new_files = sorted(paths & hidden), sorted(paths - hidden)
             if own_files and new_files:
-                text = (
-                    f"own {_paths(own_files)} stay as they are; {_paths(new_files)} will be the new ones: split package"
-                )
+                text = f"is split: own {_paths(own_files)} stays as it is, {_paths(new_files)} becomes new"
                 yield Reason(Verdict.PARTLY, "split-package", package, text)
             elif own_files:
                 yield Reason(Verdict.PARTLY, "shadowed", package, f"does not arrive: own {_paths(own_files)}")
