@@ -73,10 +73,13 @@ def layers(engine: Engine) -> Inodes:
     """
     All that the engine's layers hold, its containers' mounts left out.
 
-    What a lock leaves does not count: its file beside a record, and new times of the directories that it lies in.
+    What a lock leaves does not count: its file beside a record, and new times of the directories that it lies in. Nor
+    does the time of a live directory, which changes when it gets its ID.
     """
     root = engine.data_root / "overlay2"
     by_path = inodes(*root.iterdir())
+    for live in root.glob("*/diff"):
+        by_path[os.fsencode(live)] = by_path[os.fsencode(live)][:2]
     for home in root.glob("*/baseimg"):
         by_path[os.fsencode(home)] = (os.lstat(home).st_ino,)
         by_path.pop(os.fsencode(home / "lock"), None)
