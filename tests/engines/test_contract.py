@@ -24,7 +24,7 @@ from tests.functional.lab import BUSYBOX, layer
 from tests.support.asked import asked
 from tests.support.deadlines import wait_until
 from tests.support.engine import EngineError
-from tests.support.images import file, whiteout
+from tests.support.images import file, layer_tar, whiteout
 from tests.support.kernel import differences, mounted
 from tests.support.registry import Registry
 
@@ -38,6 +38,13 @@ NEW_FILES = layer(
     file("lib/lib.so.1.3", CONTENT[::-1] + b"more", uid=7, gid=8),
 )
 CHANGED = "integrity checksum failed"  # message of engines that repack a layer's directory
+
+
+# an image whose layers name no parents, which every engine dates when it unpacks them; equal in all cells
+PACKED = [BUSYBOX, layer_tar([file("etc/version", b"12.0\n"), file("srv/a/b/file", b"1"), file("srv/gone", b"1")])]
+UPDATED = layer_tar([file("etc/version", b"12.1\n"), whiteout("srv/gone"), file("srv/a/b/file", b"2"), file("srv/c/d")])
+#: The digests of the bundle by the cells that built it.
+DIGESTS: dict[str, list[str]] = {}
 
 
 @pytest.fixture
@@ -346,3 +353,26 @@ class TestThereAndBack:
         assert node.version() == "12.1"
         assert node.call("rollback", BASE)["to"] == "12.0"
         assert os.listdir(Path(node.status()["path"]).parent / "baseimg" / "generations") == ["1"]
+
+
+class TestBuild:
+    def test_one_image_gives_one_digest_on_every_engine(self, node: Node) -> None:
+        """Loaded at different seconds, since each cell starts an engine of its own."""
+        node.load_stacks({BASE: PACKED, NEW: [*PACKED, UPDATED]})
+        built = node.call("build", BASE, NEW, str(node.work / "one.tar"))
+        assert built["dropped"] == {"paths": 0, "attributes": 0}
+        DIGESTS.setdefault(built["hash"], []).append(str(node.cell))
+        assert len(DIGESTS) == 1, DIGESTS
+
+    @pytest.mark.cells(lambda cell: cell.kind == "containerd")
+    def test_without_the_packed_layers_it_is_refused(self, node: Node) -> None:
+        """As containerd leaves the images with ``discard_unpacked_layers``."""
+        node.load()
+        bundle = node.bundle()
+        for diff_id in node.diff_ids(NEW):
+            node.engine.ctr("content", "rm", diff_id)  # type: ignore[attr-defined]
+        with pytest.raises(CommandExecutionError) as caught:
+            node.bundle()
+        assert caught.value.info["code"] == "packed-layer-absent"
+        assert node.call("apply", bundle)["changed"] is True  # a node needs no packed layer
+        assert node.call("verify", BASE, deep=True)[0]["pristine"] == "unproven"

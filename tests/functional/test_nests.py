@@ -29,17 +29,21 @@ def bundles(lab: Lab) -> tuple[str, str]:
             APP: [*inner, APP_LAYER],
         }
     )
-    return lab.bundle(BASE, NEWER), lab.bundle(INNER, INNER_NEW)
+    return lab.bundle(BASE, NEWER, compression="gzip"), lab.bundle(INNER, INNER_NEW, compression="gzip")
 
 
 def test_both_bases_change_in_either_order_and_back(lab: Lab, bundles: tuple[str, str]) -> None:
     pristine = lab.show(APP)
     expected_view = lab.show(INNER_NEW)
+    digests = [lab.inspect(bundle)["hash"] for bundle in bundles]
     for first, second in (bundles, bundles[::-1]):
         lab.apply(first)
         lab.apply(second)
         assert differences(lab.show(INNER), expected_view) == []
         assert differences(lab.show(BASE), lab.show(NEWER)) == []
+        # a build machine whose own bases are swapped reads the pristine contents
+        again = [lab.bundle(*images, compression="gzip") for images in ((BASE, NEWER), (INNER, INNER_NEW))]
+        assert [lab.inspect(bundle)["hash"] for bundle in again] == digests
         assert lab.engine.run(APP, "cat", "/inner", "/etc/version") == "2\n12.0\n"
         lab.rollback(BASE)
         lab.rollback(INNER)
