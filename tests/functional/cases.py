@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tests.functional.lab import APP_LAYER, layer
+from tests.functional.lab import APP_LAYER, bare_layer
 from tests.support.images import (
     EPOCH,
     Member,
@@ -59,8 +59,8 @@ def above(
     app: Sequence[Sequence[Member]] | None = None,
 ) -> Case:
     """Return a case whose target is built on the base."""
-    old = [layer(*members) for members in base]
-    return _case(what, old, [*old, *(layer(*members) for members in more)], changes, app)
+    old = [bare_layer(*members) for members in base]
+    return _case(what, old, [*old, *(bare_layer(*members) for members in more)], changes, app)
 
 
 def instead(
@@ -71,7 +71,9 @@ def instead(
     app: Sequence[Sequence[Member]] | None = None,
 ) -> Case:
     """Return a case with a rebuilt target, which shares only equal bottom layers with the base."""
-    return _case(what, [layer(*members) for members in base], [layer(*members) for members in target], changes, app)
+    return _case(
+        what, [bare_layer(*members) for members in base], [bare_layer(*members) for members in target], changes, app
+    )
 
 
 def _case(
@@ -82,7 +84,7 @@ def _case(
     app: Sequence[Sequence[Member]] | None,
 ) -> Case:
     expected = set(changes.split()) if isinstance(changes, str) else changes
-    own = (APP_LAYER,) if app is None else [layer(*members) for members in app]
+    own = (APP_LAYER,) if app is None else [bare_layer(*members) for members in app]
     return Case(what, base, target, expected, own)
 
 
@@ -532,7 +534,8 @@ STACKS = [
           "~a -keep"),
     above("a base that shows nothing", [[], []], [[file("a"), file("d/b")]], "+a +d +d/b"),
     instead("a target that shows nothing", [ROOT, [file("a")]], [[]], "-keep -etc -a"),
-    above("a base of 40 layers", MANY, [[file("n", b"new"), whiteout("d/7"), whiteout("d/39"), file("d/7/in")]],
+    above("a base of 40 layers", MANY,
+          [[file("n", b"new"), whiteout("d/7"), whiteout("d/39"), directory("d/7"), file("d/7/in")]],
           "~n ~d/7 +d/7/in -d/39"),
     above("ten layers on top", [ROOT], MANY[:10], {"+n", "+sum", "+d", *(f"+d/{n}" for n in range(1, 10))}),
     instead("layers in place of others", [ROOT, *MANY[:8]], [ROOT, *MANY[:4], [file("x")], *MANY[4:8], [whiteout("d")]],

@@ -36,6 +36,11 @@ def layer(*members: Member) -> bytes:
     return images.layer_tar(given)
 
 
+def bare_layer(*members: Member) -> bytes:
+    """Return a layer's tar with these members alone, as many builders write it."""
+    return images.layer_tar(members)
+
+
 def _ancestors(path: str) -> list[str]:
     parts = path.split("/")[:-1]
     return ["/".join(parts[: count + 1]) for count in range(len(parts))]
