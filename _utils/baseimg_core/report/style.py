@@ -87,7 +87,8 @@ i.unreachable { background: transparent; border-style: dashed; }
 .share b.busy { background: repeating-linear-gradient(-45deg, var(--current) 0 2px, var(--wash) 2px 5px); }
 .word { white-space: nowrap; }
 .word.bad { color: var(--failed); } .word.half { color: var(--behind); } .word.good { color: var(--current); }
-svg { display: block; width: 100%; min-width: 44rem; height: auto; margin: .8rem 0; font-size: 12px; }
+svg { display: block; width: 100%; height: auto; margin: .8rem 0; font-size: 12px; }
+.narrow { display: none; }
 svg text { fill: var(--soft); } svg .name { fill: var(--ink); }
 svg .axis { stroke: var(--rule); } svg .bar { fill: var(--current); } svg .open { fill-opacity: .35; }
 svg .bad { fill: var(--failed); } svg .line { fill: none; stroke: var(--current); stroke-width: 2; }
@@ -103,6 +104,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: .75re
 footer { font-size: .85rem; color: var(--soft); }
 @media (max-width: 66rem) { .tiles { grid-template-columns: repeat(4, 1fr); } }
 @media (max-width: 42rem) {
+  .broad { display: none; } .narrow { display: block; max-width: 32rem; }
   body { padding: 1rem 1rem 3rem; }
   .tiles { grid-template-columns: repeat(2, 1fr); }
   table, tbody, tr, tbody th, td { display: block; }

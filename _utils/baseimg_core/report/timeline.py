@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..display import duration
 from .data import seconds
 from .html import Html, tag
 
-_LEFT, _RIGHT, _WIDTH, _ROW, _CURVE = 132, 100, 1000, 24, 110
-_TICKS = 6
+_ROW, _CURVE = 24, 110  # heights
 _STEPS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
 _POINTS = 400  # the curve has fewer than twice as many points, whatever the number of nodes
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The measures of a picture in CSS pixels, and how much text fits."""
+
+    width: int
+    left: int
+    right: int
+    ticks: int
+    name: int
+    style: str
+
+
+_FRAMES = (_Frame(1000, 132, 100, 6, 18, "broad"), _Frame(350, 92, 76, 2, 12, "narrow"))  # the style shows one
 
 
 def timeline(rollout: Mapping[str, Any], now: str) -> Html | None:
@@ -28,34 +43,41 @@ def timeline(rollout: Mapping[str, Any], now: str) -> Html | None:
     open_end = seconds(rollout.get("ended")) or seconds(now) or begun[-1]
     first = min(begun)
     last = max([first + 60, *ends, *(end or open_end for _, start, end in waves if start is not None)])
-    scale = _Scale(first, last)
-    parts: list[Html] = [tag("title", "Waves over time"), tag("desc", _description(waves, ends, first))]
-    height = len(waves) * _ROW + _CURVE + 44
-    parts += _axis(scale, height)
-    for at, (wave, start, end) in enumerate(waves):
-        parts += _bar(scale, at, wave, start, end or open_end, end is None)
-    parts += _curve(scale, len(waves) * _ROW + 16, ends, len(rollout["nodes"]))
-    view = f"0 0 {_WIDTH} {height}"
-    picture = tag("svg", *parts, viewBox=view, role="img", aria_label="Waves over time")
-    return tag("div", picture, class_="wide", tabindex="0", role="region", aria_label="Timeline")
+    described = _description(waves, ends, first)
+    pictures = []
+    for frame in _FRAMES:
+        scale = _Scale(frame, first, last)
+        parts: list[Html] = [tag("title", "Waves over time"), tag("desc", described)]
+        height = len(waves) * _ROW + _CURVE + 44
+        parts += _axis(scale, height)
+        for at, (wave, start, end) in enumerate(waves):
+            parts += _bar(scale, at, wave, start, end or open_end, end is None)
+        parts += _curve(scale, len(waves) * _ROW + 16, ends, len(rollout["nodes"]))
+        view = f"0 0 {frame.width} {height}"
+        pictures.append(tag("svg", *parts, viewBox=view, role="img", aria_label="Waves over time", class_=frame.style))
+    return tag("div", *pictures, class_="wide", tabindex="0", role="region", aria_label="Timeline")
 
 
 class _Scale:
     """Conversion of times (seconds since the epoch) to horizontal positions."""
 
-    def __init__(self, first: float, last: float) -> None:
-        self.first, self.last = first, last
-        self._unit = (_WIDTH - _LEFT - _RIGHT) / (last - first)
+    def __init__(self, frame: _Frame, first: float, last: float) -> None:
+        self.frame, self.first, self.last = frame, first, last
+        self._unit = (frame.width - frame.left - frame.right) / (last - first)
 
     def x(self, at: float) -> float:
         """Return the position of a time."""
-        return round(_LEFT + (at - self.first) * self._unit, 1)
+        return round(self.frame.left + (at - self.first) * self._unit, 1)
 
     @property
     def ticks(self) -> list[float]:
-        """The times at the axis: round, and about six."""
+        """The times at the axis: round, and few."""
         step = next(
-            (seconds_per_tick for seconds_per_tick in _STEPS if (self.last - self.first) / seconds_per_tick <= _TICKS),
+            (
+                seconds_per_tick
+                for seconds_per_tick in _STEPS
+                if (self.last - self.first) / seconds_per_tick <= self.frame.ticks
+            ),
             _STEPS[-1],
         )
         start = self.first - self.first % step + step
@@ -76,24 +98,25 @@ def _axis(scale: _Scale, height: int) -> list[Html]:
 
 
 def _bar(scale: _Scale, at: int, wave: Mapping[str, Any], start: float | None, end: float, going: bool) -> list[Html]:
-    y = at * _ROW + 4
-    name = wave["name"] if len(wave["name"]) <= 18 else wave["name"][:17] + "…"
-    label = tag("text", name, x=_LEFT - 12, y=y + 12, text_anchor="end", class_="name")
+    frame, y = scale.frame, at * _ROW + 4
+    name = wave["name"] if len(wave["name"]) <= frame.name else wave["name"][: frame.name - 1] + "…"
+    label = tag("text", name, x=frame.left - 12, y=y + 12, text_anchor="end", class_="name")
     if start is None:
-        return [label, tag("text", wave["state"], x=_LEFT, y=y + 12)]
+        return [label, tag("text", wave["state"], x=frame.left, y=y + 12)]
     x, width = scale.x(start), max(3.0, scale.x(max(end, start)) - scale.x(start))
     kind = f"bar{' open' if going else ''}{' bad' if wave['state'] == 'failed' else ''}"
     bar = tag("rect", x=x, y=y, width=round(width, 1), height=15, rx=2, class_=kind)
     caption = duration(end - start) + (f", {wave['state']}" if going or wave["state"] == "failed" else "")
-    right = x + width + 6 < _WIDTH - _RIGHT
+    right = x + width + 6 < frame.width - frame.right
     anchor = {"x": x + width + 6} if right else {"x": x - 6, "text_anchor": "end"}
     return [label, bar, tag("text", caption, y=y + 12, **anchor)]
 
 
 def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[Html]:
     """Return the number of updated nodes over time, as a step line."""
+    left, right = (scale.frame.left, scale.frame.width - scale.frame.right)
     bottom, step = top + _CURVE - 16, max(1, len(ends) // _POINTS)
-    path, y = f"M{_LEFT} {bottom}", float(bottom)
+    path, y = f"M{left} {bottom}", float(bottom)
     for count in [*range(step, len(ends), step), len(ends)] if ends else []:
         x = scale.x(ends[count - 1])
         y = round(bottom - (bottom - top) * count / total, 1)
@@ -101,11 +124,11 @@ def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[Html]
     path += f"H{scale.x(scale.last)}"
     label = f"{len(ends):,} of {total:,}"
     return [
-        tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=top, y2=top, class_="axis"),
-        tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=bottom, y2=bottom, class_="axis"),
-        tag("text", f"{total:,}", x=_LEFT - 12, y=top + 4, text_anchor="end"),
-        tag("text", "updated nodes", x=_LEFT - 12, y=(top + bottom) / 2 + 4, text_anchor="end", class_="name"),
-        tag("text", "0", x=_LEFT - 12, y=bottom + 4, text_anchor="end"),
+        tag("line", x1=left, x2=right, y1=top, y2=top, class_="axis"),
+        tag("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"),
+        tag("text", f"{total:,}", x=left - 12, y=top + 4, text_anchor="end"),
+        tag("text", "updated", x=left - 12, y=(top + bottom) / 2 + 4, text_anchor="end", class_="name"),
+        tag("text", "0", x=left - 12, y=bottom + 4, text_anchor="end"),
         tag("path", d=f"{path}V{bottom}Z", class_="under"),
         tag("path", d=path, class_="line"),
         tag("text", label, x=scale.x(scale.last) + 6, y=y + 4, class_="name"),
