@@ -191,7 +191,7 @@ class TestPillar:
         base = pillar["baseimg"]["bases"][BASE]
         assert set(base) == {
             *("version", "bundles", "chain_id", "missing", "repair", "containers", "below", "keep"),
-            *("protect", "accept", "impaired", "breaks", "require", "trial"),
+            *("protect", "accept", "impaired", "breaks", "ghosts", "require", "trial"),
         }
         assert set(policy.merged(pillar["baseimg"]["rollout"])) == set(pillar["baseimg"]["rollout"])
         (build,) = pillar["baseimg"]["builds"].values()

@@ -399,6 +399,11 @@ class TestPolicy:
 
     def test_pillar_accepts(self, lab: Lab, bundle: str) -> None:
         base = {"version": "12.1", "bundles": {"12.1": {"source": bundle}}, "impaired": "accept", "breaks": "unused"}
+        ghosts = Minion(
+            lab.work / "ghosts", lab.engine.url, pillar={"baseimg": {"bases": {BASE: {**base, "ghosts": "refuse"}}}}
+        )
+        error = Lab(lab.engine, ghosts, lab.work).refused("image-impaired", "plan", BASE, "12.1", base["bundles"])
+        assert "corp/ghost:1 (etc/conf.d/x is a ghost name" in error.info["message"]
         minion = Minion(lab.work / "accepting", lab.engine.url, pillar={"baseimg": {"bases": {BASE: base}}})
         accepting = Lab(lab.engine, minion, lab.work)
         assert accepting.plan(BASE, "12.1", base["bundles"])["changed"]

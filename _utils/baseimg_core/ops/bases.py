@@ -28,6 +28,7 @@ from ..errors import (
     LegacyInvalid,
     StorageUnsupported,
 )
+from ..model.impact.verdict import Verdict
 from ..model.policy import misspelling
 from ..model.stack import ids
 from ..model.store import generations, nests
@@ -332,7 +333,11 @@ def restarting(base: Base) -> list[str]:
 def _refused(judged: Judgements, live: Generation, images: Iterable[Image]) -> list[dict[str, str]]:
     """Return the images that break or are impaired over the live generation, each with its worst reason."""
     reasons = {image.name: judged.reasons(live.id, image.id) for image in images}
-    return [{"image": name, **worst[0].as_dict()} for name, worst in reasons.items() if worst]
+    return [
+        {"image": name, **worst[0].as_dict()}
+        for name, worst in reasons.items()
+        if worst and worst[0].verdict in (Verdict.BREAKS, Verdict.IMPAIRED)
+    ]
 
 
 def active_holds(base: Base) -> list[dict[str, str]]:

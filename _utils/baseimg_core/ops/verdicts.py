@@ -461,6 +461,9 @@ class Refusals:
             is_used: True if a container of the image exists.
         """
         accepted = self._acceptance
+        ghost = next((reason for reason in reasons if reason.code == "ghost"), None)
+        if ghost and accepted.refuses_ghosts:
+            self._names[Verdict.IMPAIRED].append(f"{name} ({ghost.subject} {ghost.text})")
         for verdict, names in self._names.items():
             first = next((reason for reason in reasons if reason.verdict is verdict), None)
             is_accepted = accepted.unused and not is_used if verdict is Verdict.BREAKS else accepted.impaired

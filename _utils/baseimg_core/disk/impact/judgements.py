@@ -51,10 +51,11 @@ class Judgements:
         Args:
             generation: The ID of the generation.
             image: The ID of the image.
-            reasons: All reasons, worst first. The first *breaks* and the first *impaired* are kept.
+            reasons: All reasons, worst first. The first *breaks*, the first *impaired* and the first ghost are kept.
         """
         first = {reason.verdict: reason for reason in reversed(reasons)}
         kept = [first[verdict] for verdict in (Verdict.BREAKS, Verdict.IMPAIRED) if verdict in first]
+        kept += [reason for reason in reasons if reason.code == "ghost"][:1]
         self.by_generation.setdefault(generation, {})[image] = kept
 
     def add_evidence(self, generation: str, evidence: Evidence) -> None:

@@ -25,6 +25,8 @@ class Acceptance:
     impaired: bool = False
     #: True if an image without a container may break.
     unused: bool = False
+    #: True if no image may show ghost names.
+    refuses_ghosts: bool = False
     #: Packages and paths that must reach every image.
     require: tuple[str, ...] = ()
     #: Trials that must pass before the content is swapped in.
@@ -52,6 +54,7 @@ class Protection:
             (*self.accept, *(pattern for acceptance in declared for pattern in acceptance.patterns)),
             any(acceptance.impaired for acceptance in declared),
             any(acceptance.unused for acceptance in declared),
+            any(acceptance.refuses_ghosts for acceptance in declared),
             tuple(dict.fromkeys(name for acceptance in declared for name in acceptance.require)),
             tuple(dict.fromkeys(trial for acceptance in declared for trial in acceptance.trials)),
         )
@@ -134,6 +137,7 @@ def parse(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: object = 
                 tuple(base["accept"]),
                 base["impaired"] == "accept",
                 base["breaks"] == "unused",
+                base["ghosts"] == "refuse",
                 tuple(base["require"]),
                 trials.parse(base["trial"]),
             )

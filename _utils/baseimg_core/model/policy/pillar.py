@@ -32,10 +32,10 @@ _PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS
 _BASE_KEYS = frozenset(
     {
         *("version", "bundles", "chain_id", "missing", "repair", "containers", "below", "keep"),
-        *("protect", "accept", "impaired", "breaks", "require", "trial"),
+        *("protect", "accept", "impaired", "breaks", "ghosts", "require", "trial"),
     }
 )
-_ACCEPTANCE = {"impaired": ("refuse", "accept"), "breaks": ("refuse", "unused")}
+_ACCEPTANCE = {"impaired": ("refuse", "accept"), "breaks": ("refuse", "unused"), "ghosts": ("accept", "refuse")}
 _BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
 _BUNDLE_KEYS = frozenset({"source", "hash", "source_hash"})
 _DIGEST = re.compile(r"(?:sha256[:=])?([0-9a-f]{64})", re.IGNORECASE)
@@ -232,6 +232,7 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "accept": list(patterns(fields.get("accept"), f"{key}:accept")),
         "impaired": fields.get("impaired", "refuse"),
         "breaks": fields.get("breaks", "refuse"),
+        "ghosts": fields.get("ghosts", "accept"),
         "require": list(patterns(fields.get("require"), f"{key}:require")),
         "trial": fields.get("trial"),
         "containers": fields.get("containers", "keep"),
