@@ -17,6 +17,7 @@
 #       accept: ['corp/old:*']   optional: image patterns, image IDs or container names that the new version may break
 #       impaired: refuse         optional: 'accept' where images may lose what they do not start (docs/operating/impact.md)
 #       breaks: refuse           optional: 'unused' where images without a container may break
+#       ghosts: accept           optional: 'refuse' where no image may show ghost names, which 'ls' fails on
 #       require: [libssl3]       optional: packages or paths that must reach every image, or nothing is changed
 #       trial: auto              optional: commands that must succeed over the new content (docs/operating/impact.md)
 #       containers:              optional: 'keep' (the default) touches no running container

@@ -49,6 +49,7 @@ class TestSound:
                 "accept": [],
                 "impaired": "refuse",
                 "breaks": "refuse",
+                "ghosts": "accept",
                 "require": [],
                 "trial": None,
                 "containers": "keep",
@@ -63,7 +64,9 @@ class TestSound:
         bundles = {"12.1": {"source": URL, "hash": DIGEST}, "12.2": {"source": "/srv/b.tar"}}
         fields = {"version": "12.2", "bundles": bundles, "chain_id": DIGEST, "missing": "fail", "repair": True}
         fields["protect"], fields["below"], fields["keep"] = ["corp/legacy:*"], "exact", 0
-        fields.update(accept=["a:*"], impaired="accept", breaks="unused", require=["libssl3"], trial="auto")
+        fields.update(
+            accept=["a:*"], impaired="accept", breaks="unused", ghosts="refuse", require=["libssl3"], trial="auto"
+        )
         fields["containers"] = {"mode": "restart", "except": ["db"]}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
         built["delta"] = "both"
@@ -106,12 +109,13 @@ MISTAKES: list[tuple[object, str, str, str]] = [
         base(verison="12.1"),
         f"{AT}:verison",
         "'12.1' (str)",
-        "only these keys: accept, below, breaks, bundles, chain_id, containers, impaired, keep, missing, protect,",
+        "only these keys: accept, below, breaks, bundles, chain_id, containers, ghosts, impaired, keep,",
     ),
     (base(accept="corp/x:*"), f"{AT}:accept", "'corp/x:*' (str)", "a list of image patterns"),
     (base(keep=-1), f"{AT}:keep", "'-1' (int)", "a number of generations, 0 or more"),
     (base(keep=True), f"{AT}:keep", "'True' (bool)", "a number of generations, 0 or more"),
     (base(impaired="yes"), f"{AT}:impaired", "'yes' (str)", "one of: refuse, accept"),
+    (base(ghosts="no"), f"{AT}:ghosts", "'no' (str)", "one of: accept, refuse"),
     (base(breaks=True), f"{AT}:breaks", "'True' (bool)", "one of: refuse, unused"),
     (base(require=[""]), f"{AT}:require:0", "'' (str)", "a text"),
     (base(protect="corp/x:*"), f"{AT}:protect", "'corp/x:*' (str)", "a list of image patterns"),

@@ -25,7 +25,7 @@ from .transport import SaltTransport
 
 ASK_SECONDS = 600  # a query takes a node a second, but thousands request their pillar from the master at once
 # fields of a declaration that are not sent: the version comes from the rollout, and the node reads the others itself
-_NO_ARGUMENTS = {"version", "missing", "below", "impaired", "breaks", "require", "trial"}
+_NO_ARGUMENTS = {"version", "missing", "below", "impaired", "breaks", "ghosts", "require", "trial"}
 AT_VERSION, NOT_DECLARED, ABSENT, HELD = "at-version", "not-declared", "base-absent", "base-held"
 
 
