@@ -532,6 +532,9 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
     for example a rollback, the preparation gives way within seconds: it deletes what it made and fails with
     ``layer-busy``. The fetched bundles stay.
 
+    The masks of the bases above are made, too (docs/design/adr/0016-nests.md). If a base below changes before the
+    window's swap of this one, its own mask is made again, inside the window.
+
     A prepared generation survives restarts. :py:func:`baseimg.prune` deletes it once pillar declares another version.
 
     name, version, bundles, chain_id, protect, accept, saltenv

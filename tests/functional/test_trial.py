@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from baseimg_core.disk.containers import sandbox
+from baseimg_core.errors import LayerBusy
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, VERSION_0, Lab, layer
 from tests.support import node
 from tests.support.deadlines import wait_until
@@ -263,3 +265,13 @@ class TestLoader:
     def test_a_missing_interpreter_fails(self, images: Lab) -> None:
         result = images.trial("corp/elf:1", str(images.work / "1_2.tar"), "corp/script:1")
         assert result["reason"] == "/app/run: its interpreter /bin/nothing is missing"
+
+
+def test_a_check_ends_a_running_command() -> None:
+    """A preparation gives way during its trials, too."""
+
+    def check() -> None:
+        raise LayerBusy("another operation waits")
+
+    with pytest.raises(LayerBusy):
+        sandbox._supervise(["sleep", "600"], 600, check)
