@@ -7,7 +7,19 @@ import random
 import pytest
 
 from tests.support.fs import Disk
-from tests.support.power import OPERATIONS, check_live_version, check_recovery, cut_at, cut_at_random, points, prepared
+from tests.support.power import (
+    OPERATIONS,
+    check_live_version,
+    check_nest,
+    check_recovery,
+    cut_at,
+    cut_at_random,
+    cut_nest_at,
+    nest,
+    nest_points,
+    points,
+    prepared,
+)
 
 pytestmark = pytest.mark.torture
 
@@ -22,8 +34,17 @@ def test_at_every_step(disk: str, operation: str, point: str, flush: bool) -> No
     with Disk(*DISKS[disk]) as device:
         node = prepared(device, operation)
         cut_at(device, node, operation, point, flush)
-        check_live_version(node, OPERATIONS[operation][2])
+        check_live_version(node, OPERATIONS[operation].possible)
         check_recovery(node)
+
+
+@pytest.mark.parametrize("step", nest_points())
+@pytest.mark.parametrize("disk", [name for name in DISKS if name != "ext4-writeback"])
+def test_at_every_step_of_a_nest(disk: str, step: str) -> None:
+    with Disk(*DISKS[disk]) as device:
+        node = nest(device)
+        cut_nest_at(device, node, step)
+        check_nest(node)
 
 
 @pytest.mark.parametrize("disk", [name for name in DISKS if name != "btrfs"])
