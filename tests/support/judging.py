@@ -28,6 +28,6 @@ def base_change(old: Sequence[Path], new: Sequence[Path]) -> BaseChange:
                 digest = hex_digest(file)
                 file.seek(0)
                 files[change.path] = read_new_file(change.path, change.entry.size, file.read)
-        expected[change.path] = ExpectedPath(change.path, change.entry, digest)
+        expected[change.path] = ExpectedPath(change.path, change.entry, digest, change.is_time)
     paths = ExpectedPaths(expected)
     return BaseChange(stack, BaseAfterBundles(BaseOnDisk(stack), paths, files), paths, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,6 +114,16 @@ def test_the_command_of_a_declared_trial_counts_as_started(tmp_path: Path) -> No
     assert Judge(change, {}).reasons(own, {"Cmd": ["sh"]}) == []
     (reason,) = Judge(change, {}).reasons(own, {"Cmd": ["sh"]}, trials=[("tool", "--check")])
     assert (reason.verdict.value, reason.code, reason.subject) == ("breaks", "missing-program", "tool")
+
+
+def test_sources_that_the_new_base_only_touched_derive_nothing(tmp_path: Path) -> None:
+    source, derived = "usr/share/ca-certificates/a.crt", "etc/ssl/certs/ca-certificates.crt"
+    old, new = (tree(tmp_path / name, {source: b"same"}) for name in ("old", "new"))
+    for directory in (new, *new.rglob("*")):
+        os.utime(directory, (0, 0))
+    change = base_change([old], [new])
+    own = [str(tree(tmp_path / "own", {derived: b"own"}))]
+    assert Judge(change, {}).reasons(own, {}, volumes={"/usr/share/ca-certificates": "certificates"}) == []
 
 
 def test_an_update_of_node_with_the_same_abi(tmp_path: Path) -> None:

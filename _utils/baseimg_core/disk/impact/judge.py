@@ -111,7 +111,8 @@ class Judge:
         for destination, source in sorted(volumes.items()):
             path = overlay_path(destination)
             expected = self._change.expected
-            hidden = [name for name in (path, *expected.below(path)) if name in expected.by_path] if path else []
+            below = [name for name in (path, *expected.below(path)) if name in expected.by_path] if path else []
+            hidden = [name for name in below if not expected.by_path[name].is_time]
             if hidden:
                 name = f"the volume {source}" if source else "a volume"
                 example = overlay.path_text(hidden[-1])
@@ -220,7 +221,9 @@ class _Image:
     def derived(self) -> Iterator[Reason]:
         """Yield the reasons for files that were generated from files of the old base."""
         own = list(self._visible("derived"))
-        for path, source, command in derived.derivations(own, self._change.expected.paths):
+        by_path = self._change.expected.by_path
+        changed = [path for path in by_path if not by_path[path].is_time]
+        for path, source, command in derived.derivations(own, changed) if own else ():
             text = f"was made from files of the old base ({overlay.path_text(source)} changed) by {command}"
             yield Reason(Verdict.PARTLY, "derived", overlay.path_text(path), text)
         hidden = self._change.losses.hidden_sources
