@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ PLATFORM = {"os": "linux", "architecture": "amd64"}
 Fill = Callable[[Path], None]
 
 
+EPOCH = 1_000_000_000
+
+
 def files(contents: Mapping[str, str]) -> Fill:
     """A layer with these files, all with one time."""
 
@@ -38,6 +42,8 @@ def files(contents: Mapping[str, str]) -> Fill:
         for path, content in contents.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(content)
+        for written in (root, *root.rglob("*")):
+            os.utime(written, (EPOCH, EPOCH), follow_symlinks=False)
 
     return fill
 
