@@ -191,7 +191,9 @@ class Driver:
             stop = self._stop()
             if stop and not busy:
                 raise stop
-            batch = [] if stop else rollout_waves.next_batch(rollout, index)
+            # list a batch only when it may be sent: otherwise each poll of a large fleet costs as much as a batch
+            due = not stop and batcher.is_due(rollout.room, busy)
+            batch = rollout_waves.next_batch(rollout, index) if due else []
             if batcher.take_turn(len(batch), busy):
                 self._nodes.apply(batch)
             self._nodes.poll(TICK)

@@ -65,10 +65,14 @@ class JobBatcher:
         Returns:
             True if there are enough nodes, no job is in progress, or the last job was sent ``TICK`` seconds ago.
         """
-        if room <= 0 or (room < self._least and in_progress and time.monotonic() - self._sent < TICK):
+        if not self.is_due(room, in_progress):
             return False
         self._sent = time.monotonic()
         return True
+
+    def is_due(self, room: int, in_progress: int) -> bool:
+        """Return whether a job may be sent now; see :meth:`take_turn`."""
+        return room > 0 and (room >= self._least or not in_progress or time.monotonic() - self._sent >= TICK)
 
 
 class NodeOperations:

@@ -265,10 +265,14 @@ class Rollout:
         """Names of nodes that may be down: applying, or with an unknown outcome of an apply. Sorted."""
         return sorted(self._index.unavailable)
 
+    @property
+    def room(self) -> int:
+        """How many more nodes of all may become unavailable."""
+        return self.rules.max_unavailable.of(self.total) - len(self._index.unavailable)
+
     def next_ready(self, wave: int) -> list[str]:
         """Return the ready nodes of a wave that may start now, sorted within each failure domain."""
-        room = self.rules.max_unavailable.of(self.total) - len(self._index.unavailable)
-        batch: list[str] = []
+        room, batch = self.room, list[str]()
         for group, queue in self._index.ready.get(wave, {}).items():
             limit, names = min(room - len(batch), self._room_in(group)), list[str]()
             while queue and len(names) < limit:
