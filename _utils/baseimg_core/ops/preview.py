@@ -92,16 +92,15 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
                     if own := preview.masking.own:
                         differences[preview.base.chain_id] = own
                     foreseen.update(preview.foresee())
-        planned_bases, results, pruned = [], [], []
+        planned_bases, results = [], []
         for preview in previews(context, goal, stack, foreseen, differences):
             planned_bases.append(preview.base)
             results.append(preview.result(restarted))
             foreseen.update(preview.foresee())  # a mask that cannot be made is an error
-        if goal.keep is not None:
-            for base in (*planned_bases, *prune.undeclared_above(context, planned_bases)):
-                pruned.append(prune.foresee(context, base, foreseen.get(base.store.layout.layer), goal.keep))
         merged = contents.merge(planned_bases, results)
-        return merged if goal.keep is None else {**merged, "pruned": prune.merge(pruned)}
+        if goal.keep is None:
+            return merged
+        return {**merged, "pruned": prune.foresee(context, planned_bases, foreseen, goal.keep)}
 
 
 def previews(

@@ -89,7 +89,7 @@ def _pin(context: Context, base: Base, version: str, pinned: bool) -> dict[str, 
         return {"changed": bool(changed), "base": record.reference, "version": version, "pinned": pinned}
 
 
-def undeclared_above(context: Context, converged: Sequence[Base]) -> list[Base]:
+def _undeclared_above(context: Context, converged: Sequence[Base]) -> list[Base]:
     """
     Return the recorded bases above these bases that pillar does not declare: no converge of their own prunes them.
 
@@ -125,24 +125,42 @@ def tidy(context: Context, converged: Sequence[Base], keep: int) -> dict[str, An
         has such generations), and ``warnings``. A base whose generations cannot be deleted is a warning.
     """
     results, warnings = [], []
-    for base in (*converged, *undeclared_above(context, converged)):
+    above = _undeclared_above(context, converged)
+    for base in (*converged, *above):
         try:
-            results.append(_prune(context, base, keep, False))
+            result = _prune(context, base, keep, False)
+            results.append(_without_masks(result) if base in above else result)
         except BaseimgError as exc:
             warnings.append(f"old generations of {base.reference} were not deleted: [{exc.code}] {exc.message}")
     return merge(results, warnings)
 
 
-def foresee(context: Context, base: Base, record: Record | None, keep: int) -> dict[str, Any]:
+def _without_masks(result: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of ``removed`` the masks of versions that stay: a swap below makes and replaces them by itself."""
+    stay = {kept.rpartition(" (")[0] for kept in result["kept"]}
+    return {**result, "removed": [version for version in result["removed"] if version not in stay]}
+
+
+def foresee(context: Context, converged: Sequence[Base], foreseen: Mapping[str, Record], keep: int) -> dict[str, Any]:
     """
-    Return what :func:`tidy` would do with a base after a change, as a result for :func:`merge`.
+    Return what :func:`tidy` would do after a change.
 
     Args:
         context: The context of the operation.
-        base: The base.
-        record: The record as the change would leave it; ``None`` for no change.
+        converged: The bases of the converge.
+        foreseen: The records that the change would leave, by layer directory.
         keep: As for :func:`prune`.
     """
+    above = _undeclared_above(context, converged)
+    results = []
+    for base in (*converged, *above):
+        result = _foresee(context, base, foreseen.get(base.store.layout.layer), keep)
+        results.append(_without_masks(result) if base in above else result)
+    return merge(results)
+
+
+def _foresee(context: Context, base: Base, record: Record | None, keep: int) -> dict[str, Any]:
+    """Return a base's result for :func:`merge`; ``record`` is as the change would leave it, ``None`` for no change."""
     try:
         on_disk = base.store.read()
     except BaseimgError:  # a repair writes the record again
@@ -154,9 +172,9 @@ def foresee(context: Context, base: Base, record: Record | None, keep: int) -> d
         record.previous = swap.previous_after(on_disk, record.live)
     swapped_out = {on_disk.current: "swapped out"} if context.grace else {}
     declared, below = _declared(context, record), _prepared_below(base)
-    unused, _reasons = generations.removable(record, keep, lambda: {**users.reasons, **swapped_out}, declared, below)
+    unused, reasons = generations.removable(record, keep, lambda: {**users.reasons, **swapped_out}, declared, below)
     freed = space.released(base.store.paths(on_disk, unused).values())
-    return _result(context, record, unused, {}, freed, generations.held(record, keep, users.names))
+    return _result(context, record, unused, reasons, freed, generations.held(record, keep, users.names))
 
 
 def merge(results: Sequence[Mapping[str, Any]], warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -164,7 +182,7 @@ def merge(results: Sequence[Mapping[str, Any]], warnings: Sequence[str] = ()) ->
     Return the results of several bases as one; see :func:`tidy`.
 
     Args:
-        results: The results of :func:`prune` or :func:`foresee`.
+        results: The results of :func:`prune`.
         warnings: Further warnings.
     """
     removed = [version for result in results for version in result["removed"]]
