@@ -49,14 +49,14 @@ try:
 
     # another version may lack what is imported next; then the versions are the better reason
     if baseimg_core.__version__ == _VERSION:
-        from baseimg_core.errors import ArgumentInvalid, BaseimgError
+        from baseimg_core.errors import BaseimgError
         from baseimg_core.linux.oserrors import translate_os_errors
         from baseimg_core.minion import Minion
         from baseimg_core.model import diagnosis
         from baseimg_core.model import summary as short
         from baseimg_core.model.containers import policy as container_policy
         from baseimg_core.model.containers import trial as container_trial
-        from baseimg_core.model.policy import pillar
+        from baseimg_core.model.policy import pillar, validation
         from baseimg_core.ops import adopt as ops_adopt
         from baseimg_core.ops import bases
         from baseimg_core.ops import build as ops_build
@@ -1011,8 +1011,8 @@ def metrics(path=None):
         salt '*' baseimg.metrics path=/var/lib/prometheus/node-exporter/baseimg.prom
     """
     with _operation() as minion:
-        if path is not None and not (isinstance(path, str) and path.startswith("/") and path.endswith(".prom")):
-            raise ArgumentInvalid(f"path is {path!r}, expected an absolute path that ends in .prom")
+        if path is not None:
+            validation.absolute_path(path, "path", ".prom")
         text = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"])
         if path is None:
             return text
@@ -1044,8 +1044,8 @@ def adopt(overlay_dir=None, **kwargs):
         salt '*' baseimg.adopt
     """
     with _operation("adopt", kwargs) as minion:
-        if overlay_dir is not None and not (isinstance(overlay_dir, str) and overlay_dir.startswith("/")):
-            raise ArgumentInvalid(f"overlay_dir is {overlay_dir!r}, expected an absolute path")
+        if overlay_dir is not None:
+            validation.absolute_path(overlay_dir, "overlay_dir")
         return ops_adopt.adopt(minion.context(), overlay_dir)
 
 
@@ -1124,9 +1124,7 @@ def declared(what="bases"):
     """
     with _operation() as minion:
         declarations = minion.declared()
-        if what not in declarations:
-            raise ArgumentInvalid(f"what is {what!r}, expected one of: {', '.join(declarations)}")
-        return declarations[what]
+        return declarations[validation.choice(what, "what", declarations)]
 
 
 def doctor(full=False):

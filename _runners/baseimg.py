@@ -416,8 +416,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
     """
 
     def command():
-        if not isinstance(path, str) or not os.path.isabs(path):
-            raise ArgumentInvalid(f"path is {path!r}, expected an absolute path")
+        validation.absolute_path(path, "path")
         record = None if rollout is None else _record(rollout)
         expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True, full=True)
         summary = model_fleet.collect(expected, answers, baseimg_core.__version__)

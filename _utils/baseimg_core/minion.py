@@ -22,7 +22,7 @@ from .engine.base import Engine
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
 from .model.containers import policy as container_policy
 from .model.diagnosis import Check
-from .model.policy import image_policy, reference
+from .model.policy import image_policy, reference, validation
 from .model.policy import pillar as policy_pillar
 from .ops import doctor, job_terms, preview, status
 from .ops.preview import Goal
@@ -124,9 +124,7 @@ class Minion:
         Raises:
             ArgumentInvalid: A value in the configuration or in pillar is wrong.
         """
-        devices = self._salt["config.get"]("baseimg:allow_devices", False)
-        if not isinstance(devices, bool):
-            raise ArgumentInvalid(f"baseimg:allow_devices is {devices!r}, expected true or false")
+        devices = validation.boolean(self._salt["config.get"]("baseimg:allow_devices", False), "baseimg:allow_devices")
         link = policy_pillar.link(self._salt["config.get"]("baseimg:link", "auto"))
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         trusted = self._trust() if trust else policy_pillar.Trust()
@@ -179,17 +177,15 @@ class Minion:
 
     def _lock_timeout(self) -> float:
         """Return ``baseimg:lock_timeout`` in seconds."""
-        timeout = self._salt["config.get"]("baseimg:lock_timeout", 60)
-        if not isinstance(timeout, int | float) or timeout < 0:
-            raise ArgumentInvalid(f"baseimg:lock_timeout is {timeout!r}, expected seconds, 0 or more")
-        return float(timeout)
+        return self._seconds("lock_timeout", 60)
 
     def _grace(self) -> float:
         """Return ``baseimg:grace`` in seconds."""
-        grace = self._salt["config.get"]("baseimg:grace", GRACE)
-        if isinstance(grace, bool) or not isinstance(grace, int | float) or grace < 0:
-            raise ArgumentInvalid(f"baseimg:grace is {grace!r}, expected seconds, 0 or more")
-        return float(grace)
+        return self._seconds("grace", GRACE)
+
+    def _seconds(self, option: str, default: float) -> float:
+        value = self._salt["config.get"](f"baseimg:{option}", default)
+        return float(validation.number(value, f"baseimg:{option}", "seconds, 0 or more"))
 
     def prepare_rate(self) -> float:
         """Return ``baseimg:prepare_rate`` in bytes a second; raise :class:`ArgumentInvalid` if it is wrong."""
@@ -198,15 +194,12 @@ class Minion:
     def _rate(self, option: str, default: float) -> float:
         """Return an option in MB a second as bytes a second."""
         rate = self._salt["config.get"](f"baseimg:{option}", default)
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= float("inf"):
-            raise ArgumentInvalid(f"baseimg:{option} is {rate!r}, expected MB a second, more than 0")
-        return rate * 1e6
+        expected = "MB a second, more than 0"
+        return validation.number(rate, f"baseimg:{option}", expected, sys.float_info.min) * 1e6
 
     def _reserve(self) -> int:
         reserve = self._salt["config.get"]("baseimg:reserve", 2)
-        if not isinstance(reserve, int) or not 0 <= reserve < 100:
-            raise ArgumentInvalid(f"baseimg:reserve is {reserve!r}, expected a percentage from 0 to 99")
-        return reserve
+        return validation.whole_number(reserve, "baseimg:reserve", "a percentage from 0 to 99", 0, 99)
 
     def _trust(self) -> policy_pillar.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)

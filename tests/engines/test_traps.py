@@ -290,7 +290,7 @@ class TestWhatIsFound:
             ({"address": "unix:///x"}, "baseimg:engine is"),
             ({"kind": ["docker"]}, "baseimg:engine is"),
             ({"kind": "containerd", "socket": "/x"}, "baseimg:engine:socket"),
-            ({"kind": "containerd", "address": 1}, "baseimg:engine:address is 1"),
+            ({"kind": "containerd", "address": 1}, "baseimg:engine:address is '1'"),
         ],
     )
     def test_a_wrong_declaration(self, tmp_path: Path, declared: object, named: str) -> None:

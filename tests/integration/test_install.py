@@ -154,7 +154,7 @@ def test_each_way_has_the_grain(installed: Installed) -> None:
 def test_a_mistake_is_told_with_its_code(installed: Installed) -> None:
     answer = installed.call("baseimg.declared", "nonsense")
     assert answer.code != 0
-    assert "[argument-invalid] what is 'nonsense', expected one of: bases, builds" in answer.err
+    assert "[argument-invalid] what is 'nonsense' (str), expected one of: bases, builds" in answer.err
 
 
 def test_a_file_root_and_the_example_are_enough(clone: Path, tmp_path: Path) -> None:

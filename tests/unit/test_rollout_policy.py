@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -133,6 +134,7 @@ class TestWindow:
     ("keys", "key"),
     [
         ({"canaries": 1}, "rollout:canaries"),
+        ({"window": {"from": "22:00", "to": "04:00", "days": [["mon"]]}}, "rollout:window:days"),
         ({"canary": 0}, "rollout:canary"),
         ({"canary": True}, "rollout:canary"),
         ({"canary": 0.5}, "rollout:canary"),
@@ -177,3 +179,17 @@ def test_mistakes_name_the_key(keys: dict[str, Any], key: str) -> None:
         rollout_policy.merged(keys)
     assert caught.value.message.startswith(f"{key} is ")
     assert ", expected " in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ({"canarry": 1}, "did you mean canary?"),
+        ({"group_by": 3}, "write it in quotes, '3'"),
+        ({"gate": [{"command": "-----BEGIN OPENSSH PRIVATE KEY-----\nsecret"}]}, "is a private key, which"),
+    ],
+)
+def test_mistakes_read_as_those_in_pillar(keys: dict[str, Any], hint: str) -> None:
+    with pytest.raises(ArgumentInvalid, match=re.escape(hint)) as caught:
+        rollout_policy.merged(keys)
+    assert "secret" not in caught.value.message

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ..errors import ArgumentInvalid, BaseimgError, EngineUnreachable, StorageUnsupported
+from ..errors import BaseimgError, EngineUnreachable, StorageUnsupported
 from ..linux.socket_listener import listener
+from ..model.policy import validation
 from . import containerd
 from .api import Api
 from .base import Engine, Place
@@ -25,7 +26,7 @@ _ADDRESSES = {
     "podman": ("unix:///run/podman/podman.sock",),
     "containerd": (containerd.ADDRESS, "/run/k3s/containerd/containerd.sock"),
 }
-_KEYS = {"kind", "address", "namespace", "containerd"}
+_KEYS = frozenset({"kind", "address", "namespace", "containerd"})
 Supported = Docker | DockerContainerd | Podman | Containerd
 
 
@@ -62,16 +63,12 @@ def declared(raw: object, url: str = "") -> Choice:
     """
     if raw is None or raw == "auto":
         return Choice(address=url)
-    fields: Mapping[str, Any] = {"kind": raw} if isinstance(raw, str) else raw if isinstance(raw, Mapping) else {}
+    expected = f"auto, a kind or {{kind: …}}: {', '.join(_ADDRESSES)}"
+    fields = {"kind": raw} if isinstance(raw, str) else validation.fields(raw, _KEYS, "baseimg:engine", expected)
     if fields.get("kind") not in tuple(_ADDRESSES):
-        raise ArgumentInvalid(
-            f"baseimg:engine is {raw!r}, expected auto, a kind or {{kind: …}}: {', '.join(_ADDRESSES)}"
-        )
+        raise validation.wrong("baseimg:engine", raw, expected)
     for key, value in fields.items():
-        if key not in _KEYS:
-            raise ArgumentInvalid(f"baseimg:engine:{key} is {value!r}, expected only: {', '.join(sorted(_KEYS))}")
-        if not isinstance(value, str) or not value:
-            raise ArgumentInvalid(f"baseimg:engine:{key} is {value!r}, expected a non-empty string")
+        validation.text(value, f"baseimg:engine:{key}")
     own = {"address": url} if fields["kind"] == "docker" and url else {}
     return Choice(**{**own, **fields})
 

@@ -17,9 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ArgumentInvalid, JobStale
+from ..errors import JobStale
 from ..linux import files
 from ..linux.oserrors import translate_os_errors
+from ..model.policy import validation
 
 _KEPT = 1000  # maximum number of IDs
 _LARGEST = 1 << 18  # maximum bytes of the file that are read
@@ -78,11 +79,10 @@ def parse(not_after: object, rollout: object, cancels: bool, cachedir: str) -> J
     Raises:
         ArgumentInvalid: An argument has a wrong type.
     """
-    if not_after is not None and (isinstance(not_after, bool) or not isinstance(not_after, int | float)):
-        raise ArgumentInvalid(f"not_after is {not_after!r}, expected seconds since the epoch")
+    deadline = None if not_after is None else validation.number(not_after, "not_after", "seconds since the epoch")
     rollouts: Sequence[object] = [] if rollout is None else rollout if isinstance(rollout, list | tuple) else [rollout]
     for identity in rollouts:
         if not isinstance(identity, str) or not identity or any(map(str.isspace, identity)):
-            raise ArgumentInvalid(f"rollout is {rollout!r}, expected an ID or a list of IDs")
+            raise validation.wrong("rollout", rollout, "an ID or a list of IDs")
     path = os.path.join(cachedir, "baseimg", "rolled-back")
-    return JobTerms(not_after, tuple(map(str, rollouts)), cancels, path)
+    return JobTerms(deadline, tuple(map(str, rollouts)), cancels, path)

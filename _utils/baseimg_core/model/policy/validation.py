@@ -9,9 +9,9 @@ from typing import Any
 from ...errors import ArgumentInvalid
 
 
-def text(value: object, key: str) -> None:
+def text(value: object, key: str) -> str:
     """
-    Refuse a value that is not a text. YAML reads an unquoted 12.10 as the number 12.1, another version.
+    Return a text. YAML reads an unquoted 12.10 as the number 12.1, another version.
 
     Raises:
         ArgumentInvalid: The value is wrong; the message has its key.
@@ -19,9 +19,97 @@ def text(value: object, key: str) -> None:
     if isinstance(value, str) and value and value.isprintable():
         if value != value.strip():
             raise wrong(key, value, f"a text without spaces at its ends: {value.strip()!r}")
-        return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    raise wrong(key, value, f"a text: write it in quotes, {quoted([str(value)])}" if number else "a text")
+        return value
+    expected = f"a text: write it in quotes, {quoted([str(value)])}" if _is_number(value) else "a text"
+    raise wrong(key, value, expected)
+
+
+def number(value: object, key: str, expected: str, least: float = 0) -> float:
+    """
+    Return a number that is ``least`` or more. ``true`` is no number, although Python counts it as 1.
+
+    Args:
+        value: The value.
+        key: Its key, for the error.
+        expected: A description of a correct value, for the error.
+        least: The smallest correct value.
+
+    Raises:
+        ArgumentInvalid: The value is wrong.
+    """
+    if not isinstance(value, int | float) or not _is_number(value) or not value >= least:  # NaN compares as False
+        raise wrong(key, value, expected)
+    return value
+
+
+def whole_number(value: object, key: str, expected: str, least: int = 0, most: float = float("inf")) -> int:
+    """
+    Return a whole number from ``least`` to ``most``.
+
+    Args:
+        value: The value.
+        key: Its key, for the error.
+        expected: A description of a correct value, for the error.
+        least: The smallest correct value.
+        most: The largest correct value.
+
+    Raises:
+        ArgumentInvalid: The value is wrong.
+    """
+    if not isinstance(value, int) or not _is_number(value) or not least <= value <= most:
+        raise wrong(key, value, expected)
+    return value
+
+
+def boolean(value: object, key: str) -> bool:
+    """
+    Return a boolean.
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
+    if not isinstance(value, bool):
+        raise wrong(key, value, "true or false")
+    return value
+
+
+def choice(value: object, key: str, known: Iterable[str]) -> str:
+    """
+    Return a value that is one of the known ones.
+
+    Args:
+        value: The value.
+        key: Its key, for the error.
+        known: The known values.
+
+    Raises:
+        ArgumentInvalid: The value is unknown.
+    """
+    names = list(known)
+    if not isinstance(value, str) or value not in names:
+        raise wrong(key, value, f"one of: {', '.join(names)}")
+    return value
+
+
+def absolute_path(value: object, key: str, suffix: str = "") -> str:
+    """
+    Return an absolute path.
+
+    Args:
+        value: The value.
+        key: Its key, for the error.
+        suffix: The end that the path must have, for example ``.prom``.
+
+    Raises:
+        ArgumentInvalid: The value is wrong.
+    """
+    if not isinstance(value, str) or not value.startswith("/") or not value.endswith(suffix):
+        raise wrong(key, value, f"an absolute path that ends in {suffix}" if suffix else "an absolute path")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def quoted(versions: Iterable[str]) -> str:
@@ -42,11 +130,11 @@ def untyped_version(key: str, value: object, known: Iterable[str]) -> ArgumentIn
         known: The known versions of the base.
     """
     names = sorted(set(known))
-    candidates = [name for name in names if _is_number(name, value)] or names or [str(value)]
+    candidates = [name for name in names if _is_read_as(name, value)] or names or [str(value)]
     return wrong(key, value, f"a text: write it in quotes, {quoted(candidates)}")
 
 
-def _is_number(version: str, value: object) -> bool:
+def _is_read_as(version: str, value: object) -> bool:
     """True if YAML could have read this version as the value."""
     try:
         return float(version) == value

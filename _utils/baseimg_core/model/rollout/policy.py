@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import ArgumentInvalid
+from ..policy import validation
+from ..policy.validation import wrong
 
 HALT, ROLLBACK = "halt", "rollback"
 WAIT, SKIP = "wait", "skip"
@@ -197,8 +198,7 @@ def parse(raw: Mapping[str, Any]) -> Policy:
     raw = {**DEFAULTS, **raw}
     choices = {"on_failure": (HALT, ROLLBACK), "unreachable": (WAIT, SKIP), "prepare": (STAGE, FETCH)}
     for key, known in choices.items():
-        if raw[key] not in known:
-            raise _wrong(f"rollout:{key}", raw[key], f"one of: {', '.join(known)}")
+        validation.choice(raw[key], f"rollout:{key}", known)
     return Policy(
         target=_target(raw["target"], "rollout:target"),
         exclude=_exclude(raw["exclude"]),
@@ -207,7 +207,7 @@ def parse(raw: Mapping[str, Any]) -> Policy:
         waves=_waves(raw),
         max_unavailable=_share(raw["max_unavailable"], "rollout:max_unavailable"),
         min_available=_share(raw["min_available"], "rollout:min_available", 0),
-        group_by="" if raw["group_by"] is None else _text(raw["group_by"], "rollout:group_by"),
+        group_by="" if raw["group_by"] is None else validation.text(raw["group_by"], "rollout:group_by"),
         prepare=raw["prepare"],
         prepare_at_once=_share(raw["prepare_at_once"], "rollout:prepare_at_once"),
         soak=_seconds(raw["soak"], "rollout:soak", 0),
@@ -216,14 +216,14 @@ def parse(raw: Mapping[str, Any]) -> Policy:
         on_failure=raw["on_failure"],
         window=None if raw["window"] is None else _window(raw["window"]),
         timeout=_seconds(raw["timeout"], "rollout:timeout", 1),
-        keep_records=_number(raw["keep_records"], "rollout:keep_records"),
+        keep_records=validation.whole_number(raw["keep_records"], "rollout:keep_records", "a number, 1 or more", 1),
     )
 
 
 def _waves(raw: Mapping[str, Any]) -> tuple[Wave, ...]:
     threshold = _percentage(raw["success_threshold"], "rollout:success_threshold")
     if not isinstance(raw["waves"], list | tuple | type(None)):
-        raise _wrong("rollout:waves", raw["waves"], "a list of waves")
+        raise wrong("rollout:waves", raw["waves"], "a list of waves")
     waves = [_wave(wave, f"wave {number}", threshold) for number, wave in enumerate(raw["waves"] or (), 1)]
     if raw["canary"] is not None:
         waves.insert(0, _wave(raw["canary"], "canary", threshold))
@@ -231,7 +231,7 @@ def _waves(raw: Mapping[str, Any]) -> tuple[Wave, ...]:
     names = [wave.name for wave in waves]
     for name in names:
         if names.count(name) > 1:
-            raise _wrong("rollout:waves", name, "a different name for each wave; 'rest' is the last wave's")
+            raise wrong("rollout:waves", name, "a different name for each wave; 'rest' is the last wave's")
     return tuple(waves)
 
 
@@ -245,7 +245,7 @@ def _exclude(raw: object) -> tuple[Target, ...]:
 
 def _gates(raw: object) -> tuple[Gate, ...]:
     if not isinstance(raw, list | tuple | type(None)):
-        raise _wrong("rollout:gate", raw, "a list of gates")
+        raise wrong("rollout:gate", raw, "a list of gates")
     return tuple(_gate(gate, f"rollout:gate:{number}") for number, gate in enumerate(raw or (), 1))
 
 
@@ -253,19 +253,19 @@ def _gate(raw: object, key: str) -> Gate:
     fields = _fields(raw, _GATE_KEYS, key)
     kinds = [kind for kind in _GATE_KINDS if kind in fields]
     if len(kinds) != 1:
-        raise _wrong(key, dict(fields), f"exactly one of: {', '.join(_GATE_KINDS)}")
+        raise wrong(key, fields, f"exactly one of: {', '.join(_GATE_KINDS)}")
     kind, match = kinds[0], fields.get("match", "")
-    subject = _text(fields[kind], f"{key}:{kind}")
+    subject = validation.text(fields[kind], f"{key}:{kind}")
     if kind == "url" and not subject.startswith(("http://", "https://")):
-        raise _wrong(f"{key}:url", subject, "a URL with http:// or https://")
+        raise wrong(f"{key}:url", subject, "a URL with http:// or https://")
     if not isinstance(match, str) or not _is_pattern(match):
-        raise _wrong(f"{key}:match", match, "a regular expression")
+        raise wrong(f"{key}:match", match, "a regular expression")
     arguments = fields.get("arg", [])
     if not isinstance(arguments, list | tuple):
-        raise _wrong(f"{key}:arg", arguments, "a list of arguments")
+        raise wrong(f"{key}:arg", arguments, "a list of arguments")
     target = {part: fields[part] for part in ("tgt", "tgt_type") if part in fields}
     if (kind == "function") != ("tgt" in target) or (arguments and kind != "function"):
-        raise _wrong(key, dict(fields), "tgt with a function, and tgt and arg with nothing else")
+        raise wrong(key, fields, "tgt with a function, and tgt and arg with nothing else")
     timeout = _seconds(fields.get("timeout", 10), f"{key}:timeout", 1)
     return Gate(kind, subject, match, _target(target, key) if target else None, tuple(arguments), timeout)
 
@@ -285,10 +285,10 @@ def _wave(raw: object, name: str, threshold: int) -> Wave:
         return Wave(name, who, threshold)
     fields = _fields(raw, _WAVE_KEYS, key)
     if ("tgt" in fields) == ("count" in fields):
-        raise _wrong(key, dict(fields), "either tgt or count")
+        raise wrong(key, fields, "either tgt or count")
     target = {part: fields[part] for part in ("tgt", "tgt_type") if part in fields}
     return Wave(
-        _text(fields.get("name", name), f"{key}:name"),
+        validation.text(fields.get("name", name), f"{key}:name"),
         _share(fields["count"], f"{key}:count") if "count" in fields else _target(target, key),
         _percentage(fields.get("success_threshold", threshold), f"{key}:success_threshold"),
     )
@@ -296,15 +296,13 @@ def _wave(raw: object, name: str, threshold: int) -> Wave:
 
 def _target(raw: object, key: str) -> Target:
     if isinstance(raw, str):
-        return Target(_text(raw, key))
+        return Target(validation.text(raw, key))
     fields = _fields(raw, frozenset({"tgt", "tgt_type"}), key)
-    kind = fields.get("tgt_type", "glob")
-    if kind not in TARGET_TYPES:
-        raise _wrong(f"{key}:tgt_type", kind, f"one of: {', '.join(TARGET_TYPES)}")
+    kind = validation.choice(fields.get("tgt_type", "glob"), f"{key}:tgt_type", TARGET_TYPES)
     tgt = fields.get("tgt")
     if kind == "list" and isinstance(tgt, list | tuple):
-        return Target(tuple(_text(name, f"{key}:tgt") for name in tgt), kind)
-    return Target(_text(tgt, f"{key}:tgt"), kind)
+        return Target(tuple(validation.text(name, f"{key}:tgt") for name in tgt), kind)
+    return Target(validation.text(tgt, f"{key}:tgt"), kind)
 
 
 def _is_share(raw: object) -> bool:
@@ -316,16 +314,16 @@ def _share(raw: object, key: str, least: int = 1) -> Share:
         return Share(raw)
     match = _PERCENT.fullmatch(raw) if isinstance(raw, str) else None
     if match is None:
-        raise _wrong(key, raw, f"a number of nodes, {least} or more, or a percentage such as 10%")
+        raise wrong(key, raw, f"a number of nodes, {least} or more, or a percentage such as 10%")
     return Share(int(match[1]), percent=True)
 
 
 def _window(raw: object) -> Window:
     fields = _fields(raw, _WINDOW_KEYS, "rollout:window")
     days = fields.get("days", list(DAYS))
-    if not isinstance(days, list | tuple) or not days or not set(days) <= set(DAYS):
-        raise _wrong("rollout:window:days", days, f"a list of: {', '.join(DAYS)}")
-    zone = _text(fields.get("timezone", "UTC"), "rollout:window:timezone")
+    if not isinstance(days, list | tuple) or not days or not all(day in DAYS for day in days):
+        raise wrong("rollout:window:days", days, f"a list of: {', '.join(DAYS)}")
+    zone = validation.text(fields.get("timezone", "UTC"), "rollout:window:timezone")
     numbers = frozenset(DAYS.index(day) for day in days)
     return Window(numbers, _minute(fields.get("from"), "from"), _minute(fields.get("to"), "to"), zone)
 
@@ -333,49 +331,20 @@ def _window(raw: object) -> Window:
 def _minute(raw: object, name: str) -> int:
     match = _TIME.fullmatch(raw) if isinstance(raw, str) else None
     if match is None:
-        raise _wrong(f"rollout:window:{name}", raw, "a time in quotes, such as '22:00'")
+        raise wrong(f"rollout:window:{name}", raw, "a time in quotes, such as '22:00'")
     return int(match[1]) * 60 + int(match[2])
 
 
-def _number(raw: object, key: str) -> int:
-    if not isinstance(raw, int) or isinstance(raw, bool) or raw < 1:
-        raise _wrong(key, raw, "a number, 1 or more")
-    return raw
-
-
 def _percentage(raw: object, key: str) -> int:
-    number = raw.rstrip(" %") if isinstance(raw, str) else raw
-    if isinstance(number, str) and number.isdecimal():
-        number = int(number)
-    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 100:
-        raise _wrong(key, raw, "a percentage from 1 to 100")
-    return number
+    digits = raw.rstrip(" %") if isinstance(raw, str) else ""
+    return validation.whole_number(
+        int(digits) if digits.isdecimal() else raw, key, "a percentage from 1 to 100", 1, 100
+    )
 
 
 def _seconds(raw: object, key: str, least: int) -> int:
-    if not isinstance(raw, int) or isinstance(raw, bool) or raw < least:
-        raise _wrong(key, raw, f"seconds, {least} or more")
-    return raw
-
-
-def _text(raw: object, key: str) -> str:
-    if not isinstance(raw, str) or not raw or not raw.isprintable():
-        raise _wrong(key, raw, "a text")
-    return raw
+    return validation.whole_number(raw, key, f"seconds, {least} or more", least)
 
 
 def _fields(raw: object, known: frozenset[str], key: str) -> Mapping[str, Any]:
-    """Return a mapping (``None`` becomes empty). Raises ArgumentInvalid for a key not in ``known``."""
-    if raw is None:
-        return {}
-    if not isinstance(raw, Mapping):
-        raise _wrong(key, raw, f"a mapping with some of: {', '.join(sorted(known))}")
-    for name in raw:
-        if name not in known:
-            raise _wrong(f"{key}:{name}", raw[name], f"only these keys: {', '.join(sorted(known))}")
-    return raw
-
-
-def _wrong(key: str, value: object, expected: str) -> ArgumentInvalid:
-    kind = "nothing" if value is None else f"{str(value)[:80]!r} ({type(value).__name__})"
-    return ArgumentInvalid(f"{key} is {kind}, expected {expected}")
+    return validation.fields(raw, known, key, f"a mapping with some of: {', '.join(sorted(known))}")
