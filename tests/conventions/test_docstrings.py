@@ -101,6 +101,28 @@ def test_every_public_name_has_a_docstring() -> None:
     assert [each.name for each in NAMES if not each.text and not overrides(each)] == []
 
 
+def dataclasses(path: Path) -> Iterator[ast.ClassDef]:
+    """Yield the dataclasses of a module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
+            yield node
+
+
+def undocumented_fields(path: Path) -> Iterator[str]:
+    """Yield the fields of dataclasses without a ``#:`` comment above or behind them."""
+    lines = path.read_text().splitlines()
+    for node in dataclasses(path):
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign):
+                own, above = lines[(field.end_lineno or field.lineno) - 1], lines[field.lineno - 2].lstrip()
+                if "  #: " not in own and not above.startswith("#:"):
+                    yield f"{path.name}: {node.name}.{ast.unparse(field.target)}"
+
+
+def test_every_field_of_a_dataclass_has_a_comment() -> None:
+    assert [field for path in sorted(CORE.rglob("*.py")) for field in undocumented_fields(path)] == []
+
+
 def test_more_than_two_arguments_are_listed() -> None:
     missing = []
     for name, node, text in FUNCTIONS:

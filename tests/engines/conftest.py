@@ -16,7 +16,7 @@ from tests.engines.cells import Cell, all_cells  # noqa: E402
 from tests.engines.node import Node  # noqa: E402
 from tests.support.minion import Minion  # noqa: E402
 
-# one line for each cell; `make engines` makes the README's table from it
+# one line for each cell; `make engines` makes the table of docs/reference/compatibility.md from it
 REPORT = os.environ.get("BASEIMG_ENGINES_REPORT")
 # test_salt.py needs environments with other releases of Salt
 collect_ignore = [] if os.environ.get("BASEIMG_SALTS") else ["test_salt.py"]

@@ -758,5 +758,5 @@ class TestCertificates:
         directory = tmp_path / "certs.d/127.0.0.1:1"
         directory.mkdir(parents=True)
         (directory / "ca.crt").write_text("none")
-        with pytest.raises(BaseimgError, match="certificate in PEM form"):
+        with pytest.raises(BaseimgError, match=r"cannot load the certificate .*; use PEM"):
             put("127.0.0.1:1", bundle)

@@ -85,7 +85,7 @@ def test_full_while_the_new_content_is_written(node, point):
         node.converge("12.1")
     figures = re.search(r"takes up to [\d.]+ MB, and [\d.]+ MB are free now", caught.value.message)
     assert figures or point in ("stage.recorded", "stage.kept")  # at these points only the record does not fit
-    assert re.fullmatch(r"free .+ there.*; baseimg\.prune with keep=0 brings up to 0\.0 MB", caught.value.hint)
+    assert re.fullmatch(r"free .+ there.*; baseimg\.prune with keep=0 frees up to 0\.0 MB", caught.value.hint)
     assert os.listdir(node.layer) == ["diff"]
     assert differences(node.view(), node.views["12.0"]) == []
     node.converge("12.1")

@@ -283,7 +283,7 @@ class TestFailures:
         wrong = {"bases": {BASE: {"bundles": {NEW: {"hash": WRONG}}}}}
         fleet.declare(node1=wrong, node4={"reserve": 99})
         message = fleet.halted(outcome.REFUSED, "rollout", BASE, canary=1)
-        assert "2 nodes refuse, 'refused' allows 0: node1 (digest-mismatch), node4 (space-exhausted)" in message
+        assert "2 nodes refused, 'refused' allows 0: node1 (digest-mismatch), node4 (space-exhausted)" in message
         assert fleet.states() == {**everywhere("ready"), "node1": "failed", "node4": "failed"}
         assert fleet.live_versions() == everywhere(OLD)
 

@@ -435,7 +435,7 @@ class TestRefusals:
         fleet = fake_master.nodes(UNFIT, GOOD, GOOD)
         result = fake_master.start()
         assert (result["retcode"], result["cause"]) == (outcome.REFUSED, "refusals")
-        assert "1 nodes refuse, 'refused' allows 0: node1 (digest-mismatch)" in result["reason"]
+        assert "1 node refused, 'refused' allows 0: node1 (digest-mismatch)" in result["reason"]
         assert set(fleet.live_versions().values()) == {OLD}
         fleet.nodes["node1"].behaviour = GOOD
         assert fake_master.rollouts.resume(None)["nodes"] == {"updated": 3}

@@ -148,7 +148,7 @@ def large(store: Store, count: int) -> Rollout:
 
 def test_one_process_at_a_time(store: Store) -> None:
     with store.lock("b/x:1"):
-        with pytest.raises(RolloutBusy, match=r"moves a rollout of b/x:1 \(pid \d+\)"), store.lock("b/x:1"):
+        with pytest.raises(RolloutBusy, match=r"drives a rollout of b/x:1 \(pid \d+\)"), store.lock("b/x:1"):
             pass
         with store.lock("c:1"):
             pass

@@ -58,6 +58,7 @@ class Mount:
 class MountTable:
     """The mounts of all processes."""
 
+    #: The mounts, in the order of reading.
     mounts: list[Mount] = field(default_factory=list)
     #: Mount namespaces by process ID.
     namespaces: dict[int, str] = field(default_factory=dict)

@@ -36,7 +36,7 @@ def check_aliases(context: Context, base: Base, version: str) -> None:
 
 
 def _chain_ids(context: Context, identifier: str) -> set[str]:
-    """Return the chain IDs of a declared base; none if it is not on this node, as its own state says."""
+    """Return the chain IDs of a base; empty if the base is not on this node (its own state reports that)."""
     with contextlib.suppress(BaseimgError):
         return {base.chain_id for base in bases.locate_all(context.engine, identifier)}
     return set()

@@ -85,7 +85,7 @@ def _tagged(engine: Engine, name: str, source: ImageRef) -> Iterator[Base]:
 
 
 def _match(engine: Engine, base: Base) -> Base:
-    """Return a base that only a bundle located, with its own name."""
+    """Return a base, found only through a bundle, under its own name."""
     try:
         record = base.store.read()
     except BaseimgError:  # the operation reports the record, or repairs it
@@ -210,7 +210,7 @@ def _merge_values(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def each(named_bases: Sequence[Base], work: Callable[[Base], dict[str, Any]]) -> list[tuple[Base, dict[str, Any]]]:
     """
-    Run an operation on every content that has what the operation asks for.
+    Run an operation on every content that it applies to.
 
     Args:
         named_bases: The contents that bear a name.

@@ -1,7 +1,8 @@
 """
-Tell which fixes of a lower base do not reach the images on an exact base of a nest (ADR 16), and refuse required ones.
+Find fixes of a lower base that do not reach the images on an exact base of a nest (ADR 16).
 
-An exact base shows its own image. A change below it reaches its images only as far as that image was built on it.
+An exact base shows its own image. A change below it reaches its images only as far as that image was built on it. The
+change is refused if a required fix is among those that do not arrive.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Masking:
 
     @cached_property
     def own(self) -> BaseDifference | None:
-        """The change of the base; ``None`` if none is made, it is unreadable yet, or it leads to pristine content."""
+        """The base's change; ``None`` if nothing changes, a bundle is not readable yet, or the target is pristine."""
         generation = self._plan.generation
         if generation is self._nest.changing.live:
             return None
@@ -100,14 +101,18 @@ class Masking:
 
     @cached_property
     def above(self) -> dict[str, Masked]:
-        """What each base above that stays exact hides of the change, by its chain ID; unknown ones are absent."""
+        """
+        The parts of the change that each exact base above hides, by chain ID.
+
+        Bases without a known answer are left out.
+        """
         exact = self._nest.exact_uppers(self.content)
         views = {member.base.chain_id: self._view(member) for member in exact if self.own}
         return {chain_id: self.own.hidden(view) for chain_id, view in views.items() if view and self.own}
 
     @cached_property
     def below(self) -> list[tuple[Member, Masked]]:
-        """What the base, once it is exact, hides of the live changes of the bases below."""
+        """The live changes of lower bases that this base hides once it is exact."""
         changing = self._nest.changing
         if not self._nest.lower or not self._nest.is_exact_with(changing, self.content):
             return []
@@ -135,7 +140,12 @@ class Masking:
         return ImageView(changes.start, changes.expected, changes.packages) if changes else None
 
     def kept(self, nest: Nest | None = None) -> list[dict[str, Any]]:
-        """Return the bases above that stay exact, as in the result of ``baseimg.converge``; ``nest`` is the one now."""
+        """
+        Return the bases above that stay exact, as in the result of ``baseimg.converge``.
+
+        Args:
+            nest: The nest with its locks held; ``None`` for the nest that was planned with.
+        """
         kept = nest.kept() if nest else self._nest.kept(self.content)
         return [effect.as_dict(as_dict(self.above.get(effect.chain_id))) for effect in kept]
 

@@ -368,7 +368,7 @@ class Nest:
                     audit.persist(self._context)
 
     def _sound_source(self, member: Member, generation: Generation) -> Generation:
-        """Return a generation to make a mask of: this one, or the newest other one that shows the same and is sound."""
+        """Return the source for a mask: this generation, or the newest other sound one with the same content."""
         record = member.record
         if nests.is_foreseen(generation):
             return generation

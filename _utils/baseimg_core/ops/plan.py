@@ -248,7 +248,7 @@ def plan_route(
     fits: Callable[[Generation, list[Manifest]], bool] = lambda _start, _manifests: True,
 ) -> Plan:
     """
-    Plan the shortest route from a sound generation to ``version``: of those that fit, the fewest bytes.
+    Plan the route with the fewest bytes from a sound generation to ``version``, among those that fit on the disk.
 
     Fetches only the bundles whose manifests it needs.
 

@@ -218,7 +218,7 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
 def _choose(
     context: Context, base: Base, record: Record, keep: int
 ) -> tuple[list[int], dict[int, str], dict[str, Any]]:
-    """Return the generations to delete, the reasons for keeping the others, and what is only kept by its users."""
+    """Return the generations to delete, why others stay, and the generations that only their users keep."""
     users = _Users(context, base, record)
     declared, below = _declared(context, record), _prepared_below(base)
     unused, reasons = generations.removable(record, keep, lambda: users.reasons, declared, below)

@@ -250,4 +250,4 @@ def prunable(base: Base, record: Record) -> str:
     """Return a hint on how to free space."""
     numbers, _reasons = generations.removable(record, 0)
     freed = space.released(base.store.paths(record, numbers).values())
-    return f"baseimg.prune with keep=0 brings up to {freed / 1e6:.1f} MB"
+    return f"baseimg.prune with keep=0 frees up to {freed / 1e6:.1f} MB"

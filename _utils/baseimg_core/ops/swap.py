@@ -243,7 +243,7 @@ def warnings_of(record: Record, generation: Generation | None) -> list[str]:
 
 
 def _pristine_warnings(record: Record, generation: Generation | None) -> list[str]:
-    """Return what is lost with the pristine content, what is still sound, and where the content can be had."""
+    """Return what is lost with the pristine content, what is still sound, and how to restore it."""
     state, pristine = record.pristine_state, record.pristine
     if state not in ("damaged", "missing"):
         return []

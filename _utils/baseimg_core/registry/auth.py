@@ -49,7 +49,7 @@ class Credentials:
         """The account, for error messages."""
         if self.identity_token:
             return "with the identity token of config.json"
-        return f"as {self.user!r}" if self.password else "without credentials, config.json has none for it"
+        return f"as {self.user!r}" if self.password else "without credentials: config.json has none for this host"
 
 
 def credentials(host: str) -> Credentials:

@@ -33,7 +33,7 @@ def tls_context(host: str, insecure: bool = False) -> ssl.SSLContext:
             try:
                 _load(context, path)
             except (OSError, ssl.SSLError) as exc:
-                raise ArgumentInvalid(f"{path} is {exc.strerror}, expected a certificate in PEM form") from None
+                raise ArgumentInvalid(f"cannot load the certificate {path}: {exc.strerror}; use PEM") from None
     return context
 
 

@@ -66,6 +66,7 @@ def silent(fleet: Mapping[str, Any]) -> list[Group]:
 class Row:
     """One node in the list of all nodes."""
 
+    #: The minion ID.
     node: str
     #: The worst kind among its bases.
     kind: str = CURRENT

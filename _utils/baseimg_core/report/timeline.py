@@ -18,13 +18,19 @@ _POINTS = 400  # the curve has fewer than twice as many points, whatever the num
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """The measures of a picture in CSS pixels, and how much text fits."""
+    """The measures of a picture, and how much text fits."""
 
+    #: Width of the picture in CSS pixels.
     width: int
+    #: Space left of the bars, for names, in CSS pixels.
     left: int
+    #: Space right of the bars in CSS pixels.
     right: int
+    #: The most ticks of the time axis.
     ticks: int
+    #: The most characters of a wave's name.
     name: int
+    #: The CSS class.
     style: str
 
 

@@ -263,7 +263,7 @@ class Rollouts:
     def _roll_back_since(self, base: str | None, since: str) -> dict[str, Any]:
         """Roll back several rollouts of a base at once, with one new record."""
         if base is None:
-            raise ArgumentInvalid("id is nothing, expected a base: since= rolls back the rollouts of one base")
+            raise ArgumentInvalid("since= needs a base: give it as id")
         base = self._store.find(base).base
         with self._store.lock(base):
             rollouts = [rollout for rollout in self._store.of_base(base) if _is_since(rollout, since)]

@@ -13,6 +13,7 @@ from ..errors import ArgumentInvalid
 from ..model.rollout import policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
+from ..model.rollout.fleet import counted
 from ..model.rollout.record import (
     APPLYING,
     FAILED,
@@ -133,7 +134,7 @@ class Driver:
                 self._recorder.add_event(f"wave {wave.name!r} passed", "wave", wave=wave.name, state=wave.state)
         refused = rollout.number_in(REFUSED)
         state = rollout_record.DONE_WITH_REFUSALS if refused else rollout_record.DONE
-        rollout_record.close(rollout, state, now(), f"{refused} nodes refused" if refused else "")
+        rollout_record.close(rollout, state, now(), f"{counted(refused, 'node')} refused" if refused else "")
         self._recorder.add_event(f"{state}: {self._counts()}", state)
 
     def _check_refusals(self) -> None:
@@ -144,12 +145,13 @@ class Driver:
         if len(refusing) > allowed:
             listed = ", ".join(f"{name} ({rollout.nodes[name].code})" for name in refusing[:10])
             more = f" and {len(refusing) - 10} more" if len(refusing) > 10 else ""
-            reason = f"{len(refusing)} nodes refuse, 'refused' allows {allowed}: {listed}{more}"
+            reason = f"{counted(len(refusing), 'node')} refused, 'refused' allows {allowed}: {listed}{more}"
             raise RolloutHalt(rollout_record.BY_REFUSALS, reason)
         for name in refusing:
             rollout.update(name, state=REFUSED)
         if refusing:
-            self._recorder.add_event(f"leaves out {len(refusing)} nodes that refuse", "refused", nodes=len(refusing))
+            text = f"leaves out {counted(len(refusing), 'node')}, which refused"
+            self._recorder.add_event(text, "refused", nodes=len(refusing))
 
     def _refuses(self, node: RolloutNode) -> bool:
         """Return True if a failed node refused: its wave is open, and no apply was sent to it."""
@@ -162,9 +164,8 @@ class Driver:
         if not nodes:
             return ""
         rollout.set_wave(index, state=rollout_record.RUNNING, started=wave.started or now())
-        self._recorder.add_event(
-            f"wave {wave.name!r} begins: {len(nodes)} nodes", "wave", wave=wave.name, state=wave.state
-        )
+        text = f"wave {wave.name!r} begins: {counted(len(nodes), 'node')}"
+        self._recorder.add_event(text, "wave", wave=wave.name, state=wave.state)
         self._nodes.query_again(nodes)
         self._nodes.prepare(name for name, node in nodes.items() if node.state == PENDING)
         self._change(index)
@@ -248,7 +249,8 @@ class Driver:
         rollout = self._rollout
         rollout.set(state=rollout_record.ROLLING_BACK, reason=why, cause="", soak_until="", ended="")
         queue = deque(self._to_roll_back())
-        self._recorder.add_event(f"rolls back {len(queue)} nodes: {why}", "rolling-back", nodes=len(queue))
+        text = f"rolls back {counted(len(queue), 'node')}: {why}"
+        self._recorder.add_event(text, "rolling-back", nodes=len(queue))
         limit = self._rules.max_unavailable.of(len(rollout.nodes))
         batcher = JobBatcher(limit)
         going: set[str] = set()

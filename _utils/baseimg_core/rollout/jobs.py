@@ -48,7 +48,9 @@ class Answer:
 class _Job:
     """One job on one node."""
 
+    #: The execution function.
     function: str
+    #: The job ID.
     jid: str
     #: When to give up (monotonic clock).
     deadline: float
@@ -286,7 +288,7 @@ class Jobs:
         if job.gone and job.misses >= _MISSES:
             return Answer(node, job.function, LOST, None, LOST, f"job {job.jid} ended there without a result")
         if job.misses >= _MISSES:
-            return Answer(node, job.function, SILENT, None, SILENT, f"does not answer, nor return job {job.jid}")
+            return Answer(node, job.function, SILENT, None, SILENT, f"did not answer and did not return job {job.jid}")
         return Answer(node, job.function, LATE, None, LATE, f"still runs job {job.jid}")
 
 

@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import LayerBusy
 from ..model.rollout import answers
 from ..model.rollout.answers import AnswerInvalid, PlanAnswer
+from ..model.rollout.fleet import counted
 from ..model.rollout.policy import FETCH
 from ..model.rollout.record import (
     APPLYING,
@@ -123,7 +124,7 @@ class NodeOperations:
         limit = self._rules.prepare_at_once.of(len(rollout.nodes))
         batcher = JobBatcher(limit)
         if queue:
-            self._recorder.add_event(f"prepares {len(queue)} nodes", "prepare", nodes=len(queue))
+            self._recorder.add_event(f"prepares {counted(len(queue), 'node')}", "prepare", nodes=len(queue))
         while queue or self._jobs.busy():
             if self._recorder.is_halt_requested():
                 queue.clear()
@@ -232,7 +233,7 @@ class NodeOperations:
         rollout, names = self._rollout, self._rollout.unavailable
         if names:
             listed = ", ".join(names[:10])
-            text = f"asks {len(names)} nodes for the outcome of their jobs: {listed}"
+            text = f"asks {counted(len(names), 'node')} for the outcome of their jobs: {listed}"
             self._recorder.add_event(text, "settling", nodes=len(names))
         for name in names:
             rollout.update(name, state=APPLYING)

@@ -250,7 +250,7 @@ class Store:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
-                    raise RolloutBusy(f"another process moves a rollout of {base} ({holder})") from None
+                    raise RolloutBusy(f"another process drives a rollout of {base} ({holder})") from None
             time.sleep(_MOVER_CHECK / 10)
 
     def driving_process(self, base: str) -> str:

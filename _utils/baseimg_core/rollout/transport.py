@@ -60,7 +60,7 @@ class SaltTransport:
         matched = self._check_minions(tgt, target.tgt_type)
         if matched.get("missing"):
             names = ", ".join(sorted(matched["missing"]))
-            raise ArgumentInvalid(f"the target {tgt} is {target.tgt_type} with unknown minions, expected none: {names}")
+            raise ArgumentInvalid(f"the target lists minions that the master does not know: {names}")
         return set(matched["minions"])
 
     def publish(self, function: str, nodes: Sequence[str], arguments: Mapping[str, Any], jid: str) -> set[str]:

@@ -40,6 +40,7 @@ class SigningKey:
 
     #: The public key.
     public: PublicKey
+    #: The private key; it signs, and is never shown.
     _private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
     def sign(self, data: bytes) -> Signature:
@@ -194,7 +195,7 @@ def _public(key: PublicKey, identity: str) -> serialization.SSHPublicKeyTypes:
     try:
         return serialization.load_ssh_public_key(key.line.encode())
     except (ValueError, UnsupportedAlgorithm) as exc:  # for example, a point that is not on the curve
-        raise ArgumentInvalid(f"baseimg:trusted_keys:{identity} is not a usable key, expected another: {exc}") from exc
+        raise ArgumentInvalid(f"baseimg:trusted_keys:{identity} is not a usable key: {exc}") from exc
 
 
 def _holds(key: serialization.SSHPublicKeyTypes, signature: Signature, data: bytes) -> bool:

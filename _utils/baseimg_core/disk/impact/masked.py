@@ -32,7 +32,7 @@ class Masked:
 
     def hides(self, name: str, files: frozenset[bytes] | set[bytes] = frozenset()) -> list[str]:
         """
-        Return what is hidden of a required fix; empty if all of it is visible.
+        Return the hidden parts of a required fix; empty if none.
 
         Args:
             name: The name of a package, or an absolute path.

@@ -52,7 +52,7 @@ class Layout:
         self.lifetimes = os.path.join(self.home, "lifetimes.json")
         #: The containers that baseimg started (:mod:`disk.containers.starts`).
         self.starts = os.path.join(self.home, "starts.json")
-        #: The images that were judged over each generation (:mod:`disk.impact.judged`).
+        #: The images that were judged over each generation (:mod:`disk.impact.judgements`).
         self.judged = os.path.join(self.home, "judged.json")
         #: The files of which a crash may leave a partly written ``.new`` file.
         self.replaced = (self.state, self.history, self.restarting, self.lifetimes, self.starts, self.judged)

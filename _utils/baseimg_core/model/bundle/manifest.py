@@ -95,6 +95,7 @@ class Manifest:
     diff_id: str
     #: Bytes of the uncompressed layer tar.
     layer_size: int
+    #: Counts of changed paths and bytes.
     totals: Totals
     #: Package differences; ``None`` if the images have no package database or an older baseimg built the bundle.
     packages: Packages | None = None

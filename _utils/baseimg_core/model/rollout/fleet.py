@@ -222,7 +222,7 @@ def table(summary: Mapping[str, Any]) -> str:
     """Render the result of :func:`collect` for a terminal. Lists of names are shortened."""
     silent, failed = len(summary["unreachable"]), len(summary["failed"])
     answered = summary["answered"] - failed
-    lines = [f"{_count(summary['nodes'], 'node')}: {answered} answered, {silent} unreachable, {failed} failed"]
+    lines = [f"{counted(summary['nodes'], 'node')}: {answered} answered, {silent} unreachable, {failed} failed"]
     rows = [row for name, base in summary["bases"].items() for row in _rows(name, base)]
     if rows:
         lines += ["", *_aligned([_HEADINGS, *rows])]
@@ -291,5 +291,6 @@ def first_names(nodes: Sequence[str], limit: int = _NAMES) -> str:
     return f"{text} and {len(nodes) - limit} more" if len(nodes) > limit else text
 
 
-def _count(number: int, word: str) -> str:
+def counted(number: int, word: str) -> str:
+    """Return a number with its word, such as ``1 node`` and ``2 nodes``."""
     return f"{number} {word}{'' if number == 1 else 's'}"

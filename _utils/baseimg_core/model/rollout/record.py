@@ -69,9 +69,9 @@ class RolloutNode:
     answered: bool = True
     #: How many jobs were sent whose outcome was lost.
     tries: int = 0
-    #: Why the node is in this state: an error code, and a message.
+    #: Why the node is in this state: an error code.
     code: str = ""
-    message: str = ""
+    message: str = ""  #: The message of that error.
     #: The last failure, as ``[code] message``; kept when the state changes.
     failure: str = ""
     #: When the node became ready.
@@ -90,30 +90,28 @@ class RolloutNode:
 class WaveRecord:
     """One wave."""
 
-    name: str
+    name: str  #: The name, as declared or counted.
     #: Percentage of the wave's nodes that must be updated.
     threshold: int
     #: ``pending``, ``running``, ``passed`` or ``failed``.
     state: str = PENDING
-    started: str = ""
-    ended: str = ""
+    started: str = ""  #: When the wave started; empty before.
+    ended: str = ""  #: When the wave passed or failed; empty before.
 
 
 @dataclass(slots=True)
 class Rollout:
     """The record of a rollout."""
 
-    id: str
-    base: str
-    #: The version to apply.
-    version: str
-    #: The user who started it.
-    by: str
-    created: str
+    id: str  #: The ID; IDs sort by time.
+    base: str  #: The reference of the base.
+    version: str  #: The version to apply.
+    by: str  #: The user who started it.
+    created: str  #: When it was created.
     #: The result of :func:`policy.merged`.
     policy: dict[str, Any]
-    waves: list[WaveRecord]
-    nodes: dict[str, RolloutNode]
+    waves: list[WaveRecord]  #: The waves, in their order.
+    nodes: dict[str, RolloutNode]  #: The nodes by minion ID.
     #: The different declarations of the base in nodes' pillars; most nodes share one.
     declared: list[dict[str, Any]] = field(default_factory=list)
     #: One of ``STATES``.
@@ -136,10 +134,14 @@ class Rollout:
     actions: list[list[str]] = field(default_factory=list)
     #: The newest events: (time, text).
     events: list[tuple[str, str]] = field(default_factory=list)
-    format: int = FORMAT
+    format: int = FORMAT  #: Version of the record's format.
+    #: The parsed ``policy``; ``None`` until it is read.
     _rules: Policy | None = field(default=None, init=False, repr=False, compare=False)
+    #: The nodes by state, wave and failure domain.
     _index: _Index = field(init=False, repr=False, compare=False)
+    #: The changes since the last line of the journal.
     _change: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    #: Positions in ``declared``, by the declaration's key.
     _numbers: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

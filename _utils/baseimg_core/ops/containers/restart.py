@@ -271,7 +271,7 @@ class _Run:
         return existing
 
     def _fail_ended(self, started: list[Container]) -> None:
-        """Without a gate, a container that has ended again since its start is a failure."""
+        """Fail containers without a gate that ended again after their start."""
         for container in started:
             with contextlib.suppress(ContainerUnknown):
                 now = self._restarter.retry_unreachable(self._engine.container, container.id)

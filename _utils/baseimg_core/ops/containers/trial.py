@@ -44,7 +44,7 @@ def run_trials(context: Context, nest: Nest, generation: Generation) -> dict[str
         generation: The generation to swap in.
 
     Returns:
-        Keys of the passed trials by image ID, for :meth:`disk.impact.judged.Judged.passed`.
+        Keys of the passed trials by image ID, for :attr:`disk.impact.judgements.Judgements.passed`.
 
     Raises:
         TrialFailed: A trial failed.
