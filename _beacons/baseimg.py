@@ -16,10 +16,15 @@ The events are ``salt/beacon/<minion>/baseimg/<event>``. All except ``error`` ha
     The content or its record differs from what baseimg wrote. ``reason``: ``damaged``, ``pristine damaged``,
     ``pristine missing``, ``mixed``, ``interrupted`` (in two checks in a row, so no operation is running),
     ``restart unfinished`` (the same; with the ``containers`` that a restart stopped and that have not passed their
-    gate), ``not adopted``, or an error's code, with its ``message``. ``arrived`` New ``images`` are on a base whose
-    live version is not the ``declared`` version. A change of pillar alone does not cause this event. ``containers``
-    ``containers`` have run on older content for ``outdated_after`` seconds or more. ``since``: when the live
-    content was activated. ``error`` The check failed: ``code``, ``message``, ``hint``.
+    gate), ``not adopted``, or an error's code, with its ``message``.
+``arrived``
+    New ``images`` are on a base whose live version is not the ``declared`` version. A change of pillar alone does not
+    cause this event.
+``containers``
+    ``containers`` have run on older content for ``outdated_after`` seconds or more. ``since``: when the live content
+    was activated.
+``error``
+    The check failed: ``code``, ``message``, ``hint``.
 
 The minion's cache directory keeps the reported facts, because Salt creates a new beacon at each refresh of grains,
 pillar or modules.

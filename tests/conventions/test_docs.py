@@ -30,6 +30,7 @@ from tests.support.sources import (
 )
 
 ERRORS_PAGE = REPO / "docs/reference/errors.md"
+README_LINES = 200
 
 
 def _kinds(*kinds: str) -> list[object]:
@@ -226,3 +227,7 @@ class TestErrors:
 def _headings(page: Path) -> list[str]:
     """Return the page's headings that are an error code, including codes of deleted errors."""
     return re.findall(r"^#+ `?([a-z]+(?:-[a-z]+)+)`?$", page.read_text(), re.MULTILINE)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((REPO / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES
