@@ -1,5 +1,5 @@
 """
-`python -m bench.fleet.simulated`: what driving a rollout costs the process that moves it, for fleets of any size.
+`python -m bench.fleet.simulated`: what driving a rollout costs the process that drives it, for fleets of any size.
 
 The nodes are simulated. The driver, the record with its journal on a disk, the transport, Salt's format of events and
 the files of Salt's job cache are real. The simulated nodes' own work, and the writing of the cache, are timed and left

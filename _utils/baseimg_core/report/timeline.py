@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..display import duration
+from ..model.rollout.fleet import counted
 from .data import seconds
 from .html import Html, tag
 
@@ -147,4 +148,4 @@ def _description(waves: list[Any], ends: list[float], first: float) -> str:
         for wave, start, end in waves
         if start is not None
     ]
-    return f"{'; '.join(sentences)}. {len(ends)} nodes were updated."
+    return f"{'; '.join(sentences)}. Updated: {counted(len(ends), 'node')}."

@@ -16,6 +16,7 @@ from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
 from ..model.rollout.answers import AnswerInvalid, PlanAnswer, StatusAnswer
+from ..model.rollout.fleet import counted
 from ..model.rollout.policy import Policy, Target
 from ..model.rollout.record import FAILED, PENDING, SKIPPED, UNREACHABLE, UPDATED, Rollout, WaveRecord
 from .errors import RolloutEmpty
@@ -341,7 +342,7 @@ def _declared_version(rollout: Rollout, discovery: Discovery) -> str:
         rollout.declared[node.declared]["version"] for node in rollout.nodes.values() if node.declared >= 0
     )
     if len(versions) > 1:
-        listed = ", ".join(f"{version} ({count} nodes)" for version, count in sorted(versions.items()))
+        listed = ", ".join(f"{version} ({counted(count, 'node')})" for version, count in sorted(versions.items()))
         raise ArgumentInvalid(f"version is missing, and nodes declare several: {listed}")
     if not versions:
         _check_members(rollout, discovery)
