@@ -129,7 +129,7 @@ class Rounds:
                 if reached == skipped + 1:
                     os.write(write, b".")
 
-            runner.trace = trace
+            runner.ContainerRestarter.trace = staticmethod(trace)
             try:
                 self._converge(version, policy)
             finally:

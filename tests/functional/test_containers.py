@@ -120,7 +120,12 @@ def in_child(node: Node, point: str, work: Callable[[plan.Context], object]) -> 
     """Run ``work`` in a process that is killed at ``point``."""
 
     def traced_work() -> None:
-        runner.trace = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == point else None
+
+        def kill_at_point(reached: str) -> None:
+            if reached == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        runner.ContainerRestarter.trace = staticmethod(kill_at_point)
         work(context(node.lab.engine))
 
     assert os.WIFSIGNALED(forks.run(traced_work)), f"{point} was never reached"
@@ -251,7 +256,7 @@ class TestInWhichOrder:
             elif point == "restart.started":
                 steps.append([name for name in ("aaa", "bbb", "ccc") if node.version(name) == "12.1"])
 
-        monkeypatch.setattr(runner, "trace", trace)
+        monkeypatch.setattr(runner.ContainerRestarter, "trace", staticmethod(trace))
         policy = parse({**QUICK, "parallel": 2})
         converge.apply(context(node.lab.engine), Source(node.bundle), policy=policy)
         assert steps == [["aaa", "bbb"], ["aaa", "bbb", "ccc"]]
@@ -615,7 +620,7 @@ class TestTheEngineInTheMiddle:
                 done.append(reached)
                 other.lab.engine.restart()
 
-        monkeypatch.setattr(runner, "trace", trace)
+        monkeypatch.setattr(runner.ContainerRestarter, "trace", staticmethod(trace))
         converge.apply(context(other.lab.engine), Source(other.bundle), policy=parse(QUICK))
         other.client = other.lab.engine.client
         assert done
@@ -625,9 +630,12 @@ class TestTheEngineInTheMiddle:
     def test_it_stays_away(self, other: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         other.run("aaa")
         before = other.inventory()
-        monkeypatch.setattr(
-            runner, "trace", lambda reached: other.lab.engine.kill() if reached == "restart.stopped" else None
-        )
+
+        def trace(reached: str) -> None:
+            if reached == "restart.stopped":
+                other.lab.engine.kill()
+
+        monkeypatch.setattr(runner.ContainerRestarter, "trace", staticmethod(trace))
         text, done = other.fails("restart-interrupted", timeout=scaled(1))
         assert "aaa" in text
         assert (done["changed"], done["to"]) == (True, "12.1")

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from baseimg_core.model.rollout.progress import Progress, line
+from baseimg_core.model.rollout.progress import RolloutProgress, line
 from baseimg_core.rollout.screen import Screen
 
 
@@ -18,19 +18,19 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(
     ("now", "before", "seconds", "text"),
     [
-        (Progress("prepares", 0, 1000, 0), 0, 5, "prepares: 0 of 1,000 nodes"),
+        (RolloutProgress("prepares", 0, 1000, 0), 0, 5, "prepares: 0 of 1,000 nodes"),
         (
-            Progress("wave 'half'", 250, 1000, 3),
+            RolloutProgress("wave 'half'", 250, 1000, 3),
             0,
             600,
             "wave 'half': 250 of 1,000 nodes, 3 failed, 25.0 a minute, 30 min left",
         ),
         # nodes that were done before the step began do not count for the rate
-        (Progress("rolls back", 20, 30, 0), 10, 60, "rolls back: 20 of 30 nodes, 10.0 a minute, 60 s left"),
-        (Progress("wave 'all'", 30, 30, 0), 10, 60, "wave 'all': 30 of 30 nodes"),
+        (RolloutProgress("rolls back", 20, 30, 0), 10, 60, "rolls back: 20 of 30 nodes, 10.0 a minute, 60 s left"),
+        (RolloutProgress("wave 'all'", 30, 30, 0), 10, 60, "wave 'all': 30 of 30 nodes"),
     ],
 )
-def test_the_line(now: Progress, before: int, seconds: float, text: str) -> None:
+def test_the_line(now: RolloutProgress, before: int, seconds: float, text: str) -> None:
     assert line(now, before, seconds) == text
 
 

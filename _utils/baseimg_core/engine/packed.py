@@ -18,7 +18,7 @@ from ..model.stack import overlay
 from ..model.stack.entry import NANO, Entry, Kind
 from ..model.stack.packed import Header, PackedLayer
 
-BLOCK = 512
+BLOCK = tarfile.BLOCKSIZE
 _MAX_RECORDS = 1 << 24  # bytes of one pax header or long name
 _XATTR = b"SCHILY.xattr."  # pax records of extended attributes, as in star(1) and Go's archive/tar
 _KINDS = {

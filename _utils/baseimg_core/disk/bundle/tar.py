@@ -16,7 +16,7 @@ from typing import BinaryIO
 from ...errors import BundleInvalid
 from ...model.stack.entry import NANO
 
-BLOCK = 512
+BLOCK = tarfile.BLOCKSIZE
 END = b"\0" * (2 * BLOCK)
 # bytes; a path and a dozen attributes fit, each up to 64 KiB (XATTR_SIZE_MAX)
 MAX_RECORDS = 1 << 20

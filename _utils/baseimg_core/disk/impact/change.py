@@ -21,7 +21,7 @@ from ..packages import databases
 from ..stack.directories import Stack
 from .view import BaseAfterBundles, BaseOnDisk, LayeredView
 
-_PASSWD, _GROUP = b"etc/passwd", b"etc/group"
+PASSWD, GROUP = b"etc/passwd", b"etc/group"
 
 
 @dataclass(slots=True)
@@ -135,7 +135,7 @@ class BaseChange:
     def renumbered(self) -> list[RenumberedAccount]:
         """Accounts and groups whose number changed."""
         changed = []
-        for kind, path in (("account", _PASSWD), ("group", _GROUP)):
+        for kind, path in (("account", PASSWD), ("group", GROUP)):
             if path in self.expected.by_path:
                 changed += accounts.renumbered(kind, self.old_view.content(path), self.new_view.content(path))
         return changed

@@ -18,12 +18,11 @@ from ...model.packages import apk, relations, rpm
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..packages import databases
-from .change import BaseChange, installed
+from .change import GROUP, PASSWD, BaseChange, installed
 from .own import OwnFiles, own_files
 from .start import Start, is_lost
 from .view import LayeredView
 
-_PASSWD, _GROUP = b"etc/passwd", b"etc/group"
 _EXAMPLES = 3
 _BROKEN_RELATIONS = {
     "dpkg": relations.broken_relations,
@@ -206,7 +205,7 @@ class _Image:
         user, _, group = self._config.user.partition(":")
         for change in self._change.renumbered:
             is_account = change.kind == "account"
-            node = self._new.lookup(_PASSWD if is_account else _GROUP)
+            node = self._new.lookup(PASSWD if is_account else GROUP)
             if node is None or node.own:
                 continue
             owners = [files.users if is_account else files.groups for files in self._walked]

@@ -24,6 +24,7 @@ from ..bundle import tar_entry
 from ..stack.directories import Stack, entry_of
 from ..stack.tree import Tree, set_metadata
 from ..store import space
+from .parents import make_directory
 
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, ValueError)
 _PREFIX = b"diff"
@@ -97,10 +98,10 @@ class _Unpacker:
         path = self._path(info, info.name)
         try:
             if info.isdir():
-                self._make_directory(path)
+                make_directory(self._tree, self._directories, path)
                 self._directories[path] = tar_entry.entry_of(info)
                 return
-            self._make_directory(overlay.split(path)[0])
+            make_directory(self._tree, self._directories, overlay.split(path)[0])
             self._add_leaf(tar, path, info)
         except (FileExistsError, NotADirectoryError) as exc:
             raise self._wrong(info, f"cannot be created: {exc.strerror}") from exc
@@ -116,12 +117,6 @@ class _Unpacker:
         if path != _PREFIX and not path.startswith(_PREFIX + b"/"):
             raise self._wrong(info, "is not below ./diff as the entries before it")
         return path[len(_PREFIX) + 1 :]
-
-    def _make_directory(self, path: bytes) -> None:
-        for above in [*reversed(list(overlay.ancestors(path))), path]:
-            if above not in self._directories:
-                self._tree.make_node(above, Entry(Kind.DIRECTORY, 0o700))
-                self._directories[above] = None
 
     def _add_leaf(self, tar: tarfile.TarFile, path: bytes, info: tarfile.TarInfo) -> None:
         if info.islnk():

@@ -23,6 +23,7 @@ from ...progress import StepProgress
 from ..bundle import tar_entry
 from ..stack.directories import entry_of
 from ..stack.tree import Tree, set_metadata
+from .parents import make_directory
 
 _OPAQUE = b".wh..wh..opq"
 _AUFS_MARK = b".wh..wh."  # marks of the aufs storage driver; engines ignore them
@@ -105,27 +106,20 @@ class _Reconstruction:
         try:
             if name == _OPAQUE:
                 self._opaque.add(directory)
-                self._make_directory(directory)
+                make_directory(self._tree, self._directories, directory)
             elif name.startswith(_AUFS_MARK):
                 return
             elif name.startswith(overlay.WHITEOUT_PREFIX):
-                self._make_directory(directory)
+                make_directory(self._tree, self._directories, directory)
                 self._tree.whiteout(overlay.join(directory, name.removeprefix(overlay.WHITEOUT_PREFIX)))
             elif info.isdir():
-                self._make_directory(path)
+                make_directory(self._tree, self._directories, path)
                 self._directories[path] = tar_entry.entry_of(info)
             else:
-                self._make_directory(directory)
+                make_directory(self._tree, self._directories, directory)
                 self._add_leaf(path, info, checksum)
         except (FileExistsError, NotADirectoryError) as exc:
             raise LayerUnsupported(f"{overlay.path_text(path)} cannot be reconstructed: {exc.strerror}") from exc
-
-    def _make_directory(self, path: bytes) -> None:
-        """Create a directory and its parents if they do not exist."""
-        for above in [*reversed(list(overlay.ancestors(path))), path]:
-            if above not in self._directories:
-                self._tree.make_node(above, Entry(Kind.DIRECTORY, 0o700))
-                self._directories[above] = None
 
     def _add_leaf(self, path: bytes, info: tarfile.TarInfo, checksum: bytes) -> None:
         if info.islnk():

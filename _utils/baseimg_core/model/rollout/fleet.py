@@ -13,6 +13,7 @@ from typing import Any
 from ...display import printable
 from ...errors import BaseAbsent
 from ..store.drift import drift
+from .answers import AnswerInvalid
 
 FORMAT = 1
 INVALID = "answer-invalid"
@@ -26,10 +27,6 @@ _TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
     "declared": (str, type(None)),
 }
 _HEADINGS = ("BASE", "VERSION", "NODES", "BEHIND", "HELD", "DRIFTED", "OUTDATED", "UNKNOWN")
-
-
-class _Invalid(Exception):
-    """An answer does not have the shape that this release expects; the message says why."""
 
 
 def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = "") -> dict[str, Any]:
@@ -77,15 +74,15 @@ def _failure(answer: Any, cause: Exception, suite: str) -> str:
         return printable(answer, _REASON)
     theirs = answer.get("suite") if isinstance(answer, Mapping) else None
     releases = f" (the node runs baseimg {theirs}, this master {suite})" if theirs and theirs != suite else ""
-    reason = str(cause) if isinstance(cause, _Invalid) else f"{type(cause).__name__}: {cause}"
+    reason = str(cause) if isinstance(cause, AnswerInvalid) else f"{type(cause).__name__}: {cause}"
     return printable(f"[{INVALID}] {reason}{releases}", _REASON)
 
 
 def _items(answer: Any) -> list[dict[str, Any]]:
-    """Return the statuses of a node's bases, with printable texts. Raises :class:`_Invalid`."""
+    """Return the statuses of a node's bases, with printable texts. Raises :class:`AnswerInvalid`."""
     items = answer.get("bases") if isinstance(answer, Mapping) else None
     if not isinstance(items, list):
-        raise _Invalid(f"baseimg.status returned {answer!r}")
+        raise AnswerInvalid(f"baseimg.status returned {answer!r}")
     for item in items:
         _check(item)
     safe = _safe(items)
@@ -96,20 +93,20 @@ def _items(answer: Any) -> list[dict[str, Any]]:
 
 
 def _check(item: Any) -> None:
-    """Raise :class:`_Invalid` if a field that :func:`collect` uses has the wrong type."""
+    """Raise :class:`AnswerInvalid` if a field that :func:`collect` uses has the wrong type."""
     if not isinstance(item, Mapping):
-        raise _Invalid(f"a base is {item!r}, expected a mapping")
+        raise AnswerInvalid(f"a base is {item!r}, expected a mapping")
     for key in _TYPES.keys() & item:
         if not isinstance(item[key], _TYPES[key]):
-            raise _Invalid(f"{key} is {item[key]!r}")
+            raise AnswerInvalid(f"{key} is {item[key]!r}")
     if not all(isinstance(generation, Mapping) for generation in item.get("generations", ())):
-        raise _Invalid(f"generations is {item['generations']!r}")
+        raise AnswerInvalid(f"generations is {item['generations']!r}")
     for hold in item.get("holds", ()):
         if not isinstance(hold, Mapping) or not {"version", "reason"} <= hold.keys():
-            raise _Invalid(f"holds is {item['holds']!r}")
+            raise AnswerInvalid(f"holds is {item['holds']!r}")
     for content, names in item.get("containers", {}).items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise _Invalid(f"containers:{content} is {names!r}")
+            raise AnswerInvalid(f"containers:{content} is {names!r}")
 
 
 def _safe(value: Any) -> Any:

@@ -9,7 +9,7 @@ from .record import BAD, FINAL, PREPARING, READY, ROLLED_BACK, ROLLING_BACK, SOA
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RolloutProgress:
     """The step that a rollout is in, and how far it is."""
 
     #: The step, in words.
@@ -22,23 +22,23 @@ class Progress:
     failures: int
 
 
-def progress(rollout: Rollout) -> Progress:
+def progress(rollout: Rollout) -> RolloutProgress:
     """Return the progress of a rollout from its record."""
     failures = rollout.number_in(*BAD)
     if rollout.state == ROLLING_BACK:
         left = rollout.number_in(UPDATED)
         done = rollout.number_in(ROLLED_BACK)
-        return Progress("rolls back", done, done + left, failures)
+        return RolloutProgress("rolls back", done, done + left, failures)
     index = rollout.current
     if index is None or not rollout.waves[index].started or rollout.number_in(PREPARING):
         done = rollout.number_in(READY, *FINAL)
-        return Progress("prepares", done, len(rollout.nodes), failures)
+        return RolloutProgress("prepares", done, len(rollout.nodes), failures)
     counts = rollout.wave_counts(index)
     step = f"wave {rollout.waves[index].name!r}" + (" soaks" if rollout.state == SOAKING else "")
-    return Progress(step, sum(counts.get(state, 0) for state in FINAL), sum(counts.values()), failures)
+    return RolloutProgress(step, sum(counts.get(state, 0) for state in FINAL), sum(counts.values()), failures)
 
 
-def line(now: Progress, done_before: int, seconds: float) -> str:
+def line(now: RolloutProgress, done_before: int, seconds: float) -> str:
     """
     Return the progress for a terminal.
 

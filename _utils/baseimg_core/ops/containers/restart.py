@@ -31,7 +31,7 @@ from ...model.containers.policy import Policy
 from ...model.store.record import Record
 from .. import bases
 from ..bases import Base
-from . import runner, usage
+from . import usage
 from .gate import last_lines
 from .runner import Batch, ContainerRestarter, Failures
 
@@ -306,12 +306,12 @@ class _Run:
         runs = {container.id: [container.started, container.pid] for group in batch for container in group}
         self._noted.note([[container.id for container in group] for group in batch], names, runs)
         self._noted.save(self._base.store.layout.restarting)
-        runner.trace("restart.noted")
+        self._restarter.trace("restart.noted")
         refused = self._restarter.restart_batch(batch)
         self._note_starts(batch, refused)
         self._done.restarted += names.values()
         failed = self._restarter.wait(batch, refused, self._policy.continues_on_failure)
-        runner.trace("restart.gated")
+        self._restarter.trace("restart.gated")
         if not failed:
             self._noted.passed += names
             self._noted.save(self._base.store.layout.restarting)
@@ -358,7 +358,7 @@ class _Run:
         self._record.previous = self._noted.previous
         self._base.store.save(self._record)
         self._done.rolled_back = True
-        runner.trace("back.swapped")
+        self._restarter.trace("back.swapped")
         on_live = usage.survey(self._engine, self._base, self._record).containers("current", self._record.current)
         for noted in list(self._noted.batches):
             batch = self._restarts_for_rollback(noted, on_live)
@@ -367,7 +367,7 @@ class _Run:
             failing = self._restarter.wait(batch, refused, patient=True)
             self._done.still_failing.update(failing)
             self._clear([key for group in noted for key in group if self._noted.names[key] not in failing])
-            runner.trace("back.started")
+            self._restarter.trace("back.started")
 
     def _can_show(self, number: int) -> bool:
         record = self._record

@@ -22,13 +22,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _ignore(_point: str) -> None:
-    """Do nothing. Tests replace this trace hook."""
-
-
-trace: Callable[[str], None] = _ignore
-
-
 def check_can_restart(engine: Engine, policy: Policy) -> None:
     """
     Refuse the policy ``restart`` for an engine whose containers another manager owns.
@@ -46,6 +39,9 @@ def check_can_restart(engine: Engine, policy: Policy) -> None:
 class ContainerRestarter:
     """Stops and starts containers by a policy. ``waiting`` is called with a description of each wait."""
 
+    #: Called at each point of ``POINTS``. Tests replace it.
+    trace: Callable[[str], None] = staticmethod(lambda _point: None)
+
     def __init__(self, engine: Engine, policy: Policy, waiting: Callable[[str], None]) -> None:
         self._engine, self._policy, self._waiting = engine, policy, waiting
         #: IDs of containers that kept their old mount at their start.
@@ -59,13 +55,13 @@ class ContainerRestarter:
         """
         with ThreadPoolExecutor(max(1, len(batch))) as pool:
             done = list(pool.map(self._restart_group, batch))
-        trace("restart.started")
+        self.trace("restart.started")
         return {key: reason for refused in done for key, reason in refused.items()}
 
     def _restart_group(self, group: Group) -> dict[str, str]:
         refused: dict[str, str] = {}
         self._each(self._stop, group[::-1], refused)
-        trace("restart.stopped")
+        self.trace("restart.stopped")
         self._each(self._start, group, refused)
         return refused
 
