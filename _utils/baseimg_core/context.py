@@ -45,7 +45,7 @@ class Context:
     devices: bool = False
     #: The protected images.
     protection: Protection = field(default_factory=Protection)
-    #: How a new generation shares data with the previous one (:func:`disk.store.links.choose`).
+    #: How a new generation shares data with the previous one (:func:`disk.store.links.resolve`).
     link: str = "auto"
     #: Declared values of ``below``, by a base's reference or chain ID (:mod:`model.store.nests`).
     below: Mapping[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from baseimg_core.disk.stack import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.store import index, space
 from baseimg_core.disk.store import links as store_links
-from baseimg_core.disk.store.build import Flattener
+from baseimg_core.disk.store.build import GenerationBuilder
 from baseimg_core.disk.store.layout import siblings
 from baseimg_core.errors import NoWayBack, PristineDamaged, StorageUnsupported
 from baseimg_core.ops import bases, prune, rollback, verify
@@ -189,12 +189,12 @@ def test_more_files_than_are_read_ahead(tmp_path, size):
     opened = os.listdir("/proc/self/fd")
     with loop_fs("ext4", 8 * MIB) as root:
         (root / "new").mkdir()
-        flattener = Flattener(str(root / "new"), Stack([]))
+        builder = GenerationBuilder(str(root / "new"), Stack([]))
         expected = pytest.raises(OSError, match="No space left") if size else contextlib.nullcontext()
         with expected:
-            flattener.add_directory(str(tmp_path / "start"))
-            flattener.finish()
-        flattener.close()
+            builder.add_directory(str(tmp_path / "start"))
+            builder.finish()
+        builder.close()
         if not size:
             assert differences(snapshot(root / "new"), snapshot(tmp_path / "start")) == []
     assert os.listdir("/proc/self/fd") == opened

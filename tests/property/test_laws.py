@@ -23,8 +23,8 @@ from baseimg_core.disk.stack import view_digest
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.store import build, links
-from baseimg_core.disk.store.build import Flattener
-from baseimg_core.disk.store.links import SEPARATE, Sharing
+from baseimg_core.disk.store.build import GenerationBuilder
+from baseimg_core.disk.store.links import SEPARATE, LinkPolicy
 from baseimg_core.disk.store.steps import MergedSteps
 from baseimg_core.linux.files import remove_tree
 from baseimg_core.model.bundle.manifest import ImageRef
@@ -56,19 +56,19 @@ def packed(work: Path, changes: list[Change], name: str, old: Sequence[Path] = (
 
 
 def applied(
-    work: Path, bundles: Sequence[Path], base: Sequence[Path], name: str = "new", shared: Sharing = SEPARATE
+    work: Path, bundles: Sequence[Path], base: Sequence[Path], name: str = "new", shared: LinkPolicy = SEPARATE
 ) -> list[Path]:
     """Rebuild the base's top layer: apply the bundles, oldest first, to the previous content."""
     top, *lower = base
     new = work / name
     new.mkdir()
-    flattener = Flattener(str(new), Stack([str(path) for path in lower]), shared)
+    builder = GenerationBuilder(str(new), Stack([str(path) for path in lower]), shared)
     for path in reversed(bundles):
         with Bundle.open(str(path)) as bundle:
-            flattener.add_changes(bundle.members(source=Stack([str(layer) for layer in base])))
-    flattener.add_directory(str(top))
-    flattener.finish()
-    flattener.close()
+            builder.add_changes(bundle.members(source=Stack([str(layer) for layer in base])))
+    builder.add_directory(str(top))
+    builder.finish()
+    builder.close()
     return [new, *lower]
 
 
@@ -122,7 +122,7 @@ def test_hard_links_to_the_start_show_in_the_number_of_links_only(shared, source
         bundle = packed(work, changed(old, new), "b")
         before, view = snapshot(old[0]), show(old)
 
-        result = applied(work, [bundle], old, "linked", Sharing(extents=True, inodes=True))
+        result = applied(work, [bundle], old, "linked", LinkPolicy(extents=True, inodes=True))
 
         assert_same(show(result), show(applied(work, [bundle], old, "copied")))
         assert changed(result, new) == []
@@ -177,10 +177,10 @@ def test_a_chain_of_deltas_is_its_last_version(shared, versions):
         steps = MergedSteps(str(work / "steps"), [top, *lower])
         for delta in deltas[:-1]:
             steps.merge(partial(add_delta, delta))
-        with contextlib.closing(Flattener(str(new), Stack(lower))) as flattener:
-            steps.finish(flattener, partial(add_delta, deltas[-1]))
-            flattener.add_directory(top)
-            flattener.finish()
+        with contextlib.closing(GenerationBuilder(str(new), Stack(lower))) as builder:
+            steps.finish(builder, partial(add_delta, deltas[-1]))
+            builder.add_directory(top)
+            builder.finish()
 
         assert_same(show([new, *stacks[0][1:]]), show(stacks[-1]))
         assert_same(show(stacks[0]), before)
@@ -196,9 +196,9 @@ def content_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def add_delta(path: Path, flattener: Flattener, source: Stack) -> None:
+def add_delta(path: Path, builder: GenerationBuilder, source: Stack) -> None:
     with Bundle.open(str(path)) as bundle:
-        flattener.add_changes(bundle.members(source=source))
+        builder.add_changes(bundle.members(source=source))
 
 
 @given(stack=programs)

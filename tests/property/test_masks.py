@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.stack.mask import mask
 from baseimg_core.disk.store import links
-from baseimg_core.disk.store.links import Sharing
+from baseimg_core.disk.store.links import LinkPolicy
 from baseimg_core.disk.store.mask import MaskWriter
 from baseimg_core.linux.files import remove_tree
 from baseimg_core.model.stack.mask import MaskEntry
@@ -40,7 +40,7 @@ def masked(work: Path, target_stack: Sequence[Path], below: Sequence[Sequence[Pa
 
 
 def write(
-    root: Path, entries: Sequence[MaskEntry], target_stack: Sequence[Path], sharing: Sharing = links.SEPARATE
+    root: Path, entries: Sequence[MaskEntry], target_stack: Sequence[Path], sharing: LinkPolicy = links.SEPARATE
 ) -> Path:
     root.mkdir()
     writer = MaskWriter(str(root), stack_of(target_stack), sharing, str(target_stack[0]))
@@ -155,7 +155,7 @@ def test_hard_links_to_the_start_show_in_the_number_of_links_only(lower, other, 
         before = snapshot(target_stack[0])
         entries = mask(stack_of(target_stack), [stack_of(stack) for stack in below])
 
-        made = write(work / "mask", entries, target_stack, Sharing(extents=True, inodes=True))
+        made = write(work / "mask", entries, target_stack, LinkPolicy(extents=True, inodes=True))
 
         assert_shows([[made, *below[1]]], target_stack)
         assert snapshot(target_stack[0]) == before

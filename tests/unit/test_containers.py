@@ -382,7 +382,7 @@ class TestJournal:
         noted.passed.append("3")
         noted.save(path)
         assert journal.read(path) == noted
-        assert noted.waiting == ["1", "2"]
+        assert noted.pending == ["1", "2"]
         noted.note([["2"]], {"2": "two"}, {})
         assert noted.batches == [[["1"], ["3"]], [["2"]]]
         noted.forget(["1", "2", "3"])

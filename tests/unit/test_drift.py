@@ -134,7 +134,7 @@ def core_drift(layer: Path) -> str:
         return "replaced"
     assert record
     generations = [{"current": True, "damaged": record.live.damaged}]
-    waiting = journal.read(store.layout.restarting).waiting
+    waiting = journal.read(store.layout.restarting).pending
     fields = {"generations": generations, "interrupted": store.interrupted, "restarting": waiting}
     return drift(status(pristine=record.pristine_state, **fields))
 

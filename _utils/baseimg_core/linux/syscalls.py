@@ -18,6 +18,12 @@ _AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _KEEP_SIZE = 1  # linux/falloc.h
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # linux/fs.h, SYNC_FILE_RANGE_*
+_AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
+_OPEN_TREE_CLONE = 1  # linux/mount.h
+_STATX_MNT_ID_UNIQUE = 0x4000  # linux/stat.h, Linux 6.8
+_STATX_SIZE, _STATX_MNT_ID = 256, 144  # size of struct statx, offset of stx_mnt_id
+_STATFS_SIZE = 256  # larger than struct statfs on every architecture
+_TIMEX_SIZE = 512  # larger than struct timex on every architecture; modes = 0 only reads
 _FICLONE = 0x40049409  # linux/fs.h, ioctl_ficlone(2)
 # linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
@@ -29,8 +35,28 @@ _OPEN_HOW = struct.Struct("=QQQ")
 _NO_CLONE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
 # asm/unistd_64.h for x86-64, asm-generic/unistd.h for aarch64
 _NUMBERS = {
-    "x86_64": {"renameat2": 316, "syncfs": 306, "sync_file_range": 277, "openat2": 437},
-    "aarch64": {"renameat2": 276, "syncfs": 267, "sync_file_range": 84, "openat2": 437},
+    "x86_64": {
+        "renameat2": 316,
+        "syncfs": 306,
+        "sync_file_range": 277,
+        "openat2": 437,
+        "fallocate": 285,
+        "statx": 332,
+        "open_tree": 428,
+        "statfs": 137,
+        "adjtimex": 159,
+    },
+    "aarch64": {
+        "renameat2": 276,
+        "syncfs": 267,
+        "sync_file_range": 84,
+        "openat2": 437,
+        "fallocate": 47,
+        "statx": 291,
+        "open_tree": 428,
+        "statfs": 43,
+        "adjtimex": 171,
+    },
 }
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -92,9 +118,55 @@ def allocate(descriptor: int, size: int) -> None:
     Raises:
         OSError: The call failed, for example because the file system is full.
     """
-    if _libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)):
+    if _call("fallocate", descriptor, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def mount_id(place: str | bytes | int) -> int | None:
+    """
+    Return the unique ID of the mount of a path or a descriptor: statx(2). ``None`` before Linux 6.8.
+
+    Raises:
+        OSError: The call failed.
+    """
+    directory, path, flags = (place, b"", _AT_EMPTY_PATH) if isinstance(place, int) else (_AT_FDCWD, place, 0)
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    _checked(_call("statx", directory, os.fsencode(path), flags, _STATX_MNT_ID_UNIQUE, buffer), place)
+    if not ctypes.c_uint32.from_buffer(buffer).value & _STATX_MNT_ID_UNIQUE:
+        return None
+    return ctypes.c_uint64.from_buffer(buffer, _STATX_MNT_ID).value
+
+
+def clone_mount(path: str) -> int:
+    """
+    Create a detached mount of a path: open_tree(2), Linux 5.2. Closing the descriptor removes it.
+
+    Returns:
+        A descriptor, which the caller closes.
+
+    Raises:
+        OSError: The call failed.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    return _checked(_call("open_tree", _AT_FDCWD, os.fsencode(path), flags), path)
+
+
+def file_system_type(path: str) -> int:
+    """
+    Return the magic number of the file system of a path: statfs(2).
+
+    Raises:
+        OSError: The call failed.
+    """
+    buffer = ctypes.create_string_buffer(_STATFS_SIZE)
+    _checked(_call("statfs", os.fsencode(path), buffer), path)
+    return ctypes.c_long.from_buffer(buffer).value
+
+
+def clock_state() -> int:
+    """Return the state of the system clock (``TIME_*``), or -1 if the kernel refuses: adjtimex(2), reading only."""
+    return _call("adjtimex", ctypes.create_string_buffer(_TIMEX_SIZE))
 
 
 def has_syncfs() -> bool:
@@ -141,7 +213,14 @@ def clone(source: int, target: int) -> bool:
     return True
 
 
-def _call(name: str, *arguments: int | bytes | ctypes.c_int64) -> int:
+def _checked(result: int, place: str | bytes | int) -> int:
+    if result < 0:
+        number = ctypes.get_errno() or errno.EIO
+        raise OSError(number, os.strerror(number), place)
+    return result
+
+
+def _call(name: str, *arguments: int | bytes | ctypes.c_int64 | ctypes.Array[ctypes.c_char]) -> int:
     """Call a C library function, or the system call of the same name if the library lacks it."""
     function = getattr(_libc, name, None)
     if function is not None:

@@ -327,7 +327,7 @@ def restarting(base: Base) -> list[str]:
         RecordInvalid: The journal is damaged.
     """
     noted = journal.read(base.store.layout.restarting)
-    return sorted(noted.names[key] for key in noted.waiting)
+    return sorted(noted.names[key] for key in noted.pending)
 
 
 def _refused(judged: Judgements, live: Generation, images: Iterable[Image]) -> list[dict[str, str]]:

@@ -94,7 +94,7 @@ def make(
         store.layout.home, size, len(entries), context.reserve, lambda: prunable(member.base, member.record)
     )
     own = member.path(generation.number)
-    sharing = links.choose(context.link, store.layout.home)
+    sharing = links.resolve(context.link, store.layout.home)
 
     def report(paths: int) -> None:
         if context.progress:

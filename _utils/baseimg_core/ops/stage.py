@@ -13,7 +13,7 @@ from ..disk.bundle.layer import Member
 from ..disk.bundle.streams import LayerReader
 from ..disk.stack.directories import Stack
 from ..disk.store import index, links, space
-from ..disk.store.build import Flattener
+from ..disk.store.build import GenerationBuilder
 from ..disk.store.generations import FilledContent
 from ..disk.store.layout import now
 from ..disk.store.steps import MergedSteps
@@ -76,29 +76,29 @@ class _Staging:
     def fill(self, path: str) -> FilledContent:
         """Write the content into an empty directory."""
         context, layout = self._context, self._layout
-        sharing, total = links.choose(context.link, layout.home), self._total()
+        sharing, total = links.resolve(context.link, layout.home), self._total()
         steps = MergedSteps(layout.steps, [self._origin, *self._lower], context.pace)
         for step in self._steps[:-1]:
             steps.merge(partial(self._add_changes, step))
-        with contextlib.closing(Flattener(path, Stack(self._lower), sharing, context.pace)) as flattener:
-            steps.finish(flattener, partial(self._add_changes, self._steps[-1]))
-            flattener.add_directory(self._origin, _copying(context, total))
-            flattener.finish()
+        with contextlib.closing(GenerationBuilder(path, Stack(self._lower), sharing, context.pace)) as builder:
+            steps.finish(builder, partial(self._add_changes, self._steps[-1]))
+            builder.add_directory(self._origin, _copying(context, total))
+            builder.finish()
         known = index.digests(layout.index(self._start.number))
-        return FilledContent(flattener.bytes, flattener.paths, {**known, **steps.digests}, flattener.linked)
+        return FilledContent(builder.bytes, builder.paths, {**known, **steps.digests}, builder.linked)
 
     def _total(self) -> int:
         """Return the maximum number of paths, for progress."""
         versions = [version for step in self._steps for version in step]
         return self._start.paths + sum(self._catalogue.manifest(version).totals.added for version in versions)
 
-    def _add_changes(self, step: list[str], flattener: Flattener, source: Stack) -> None:
+    def _add_changes(self, step: list[str], builder: GenerationBuilder, source: Stack) -> None:
         for version in reversed(step):
             bundle = self._catalogue.bundle(version)
             report = step_progress(self._context.progress, f"unpacking {version}")
             members = bundle.members(report, source if version == step[0] else None)
             with bundle.naming():
-                flattener.add_changes(_stored(self._context, members))
+                builder.add_changes(_stored(self._context, members))
 
 
 def check_preconditions(
@@ -166,7 +166,7 @@ def _check_fit(
     masks: tuple[int, int] = NOTHING,
 ) -> Size:
     layer, origin = os.path.dirname(base.directory), base.store.path(record, start.number)
-    sharing = links.choose(context.link, layer)
+    sharing = links.resolve(context.link, layer)
     if not start.paths:  # no operation measured it: the pristine content before the first apply
         start.bytes, start.paths = space.measure(origin)
 

@@ -39,7 +39,7 @@ class Journal:
     format: int = FORMAT
 
     @property
-    def waiting(self) -> list[str]:
+    def pending(self) -> list[str]:
         """The IDs of containers that were stopped and have not passed their health gate since."""
         return [key for key in self.names if key not in self.passed]
 

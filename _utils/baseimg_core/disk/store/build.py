@@ -25,8 +25,8 @@ from ..bundle.layer import Member
 from ..bundle.streams import LayerReader
 from ..stack.directories import Stack, entry_of, is_opaque
 from ..stack.tree import Tree
-from .extract import Filler
-from .links import SEPARATE, Sharing
+from .extract import FileWriter
+from .links import SEPARATE, LinkPolicy
 
 _AHEAD = 64  # files that the disk may read ahead while others are written
 _ADVISED = 1 << 17  # bytes to read ahead per file; the kernel reads ahead by itself after that
@@ -47,7 +47,7 @@ class _QueuedFile:
     leader: bytes = b""
 
 
-class Flattener:
+class GenerationBuilder:
     """
     Fills one empty directory with a new generation.
 
@@ -60,14 +60,14 @@ class Flattener:
         pace: Bounds the rate of writing; ``None`` for no bound.
     """
 
-    def __init__(self, root: str, lower: Stack, sharing: Sharing = SEPARATE, pace: Pace | None = None) -> None:
+    def __init__(self, root: str, lower: Stack, sharing: LinkPolicy = SEPARATE, pace: Pace | None = None) -> None:
         self.lower = lower
         self._sharing = sharing
         #: Content bytes and paths written so far.
         self.bytes = self.paths = 0
-        self._filler = Filler(pace)
+        self._writer = FileWriter(pace)
         #: Hex sha256 of the files from changesets, by path.
-        self.digests = self._filler.digests
+        self.digests = self._writer.digests
         #: The ctime of each shared file before it was linked, by inode.
         self.linked: dict[int, int] = {}
         self._root = root
@@ -125,7 +125,7 @@ class Flattener:
                 else:
                     self._add_leaf(member, stream)
                     leaves.add(path)
-        self._filler.join()
+        self._writer.join()
         self._restore_digests(visible)
         self._leaders.clear()
         self._leaves |= leaves
@@ -195,12 +195,12 @@ class Flattener:
         else:
             self._tree.link(path, leader)
         self._leaders[first] = path
-        self._filler.join()
+        self._writer.join()
         if first in self.digests:
             self.digests[path] = self.digests[first]
 
     def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: LayerReader) -> None:
-        self._filler.fill(descriptor, member, entry, stream)
+        self._writer.write(descriptor, member, entry, stream)
         self.bytes += entry.size
 
     def _make_parents(self, path: bytes) -> None:

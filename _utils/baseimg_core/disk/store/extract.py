@@ -16,7 +16,7 @@ from ..bundle.streams import LayerReader
 from ..stack.tree import set_metadata
 
 
-class Filler:
+class FileWriter:
     """
     Writes file contents and verifies their digests.
 
@@ -29,7 +29,7 @@ class Filler:
         self.digests: dict[bytes, str] = {}
         self._coming: tuple[Member, AsyncHash] | None = None
 
-    def fill(self, descriptor: int, member: Member, entry: Entry, stream: LayerReader) -> None:
+    def write(self, descriptor: int, member: Member, entry: Entry, stream: LayerReader) -> None:
         """
         Write content and metadata into an empty open file.
 

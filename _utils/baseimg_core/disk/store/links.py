@@ -19,7 +19,7 @@ _NEVER_LINKED = (b"etc/", b"var/")
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class LinkPolicy:
     """How a new generation may share data."""
 
     #: True to share extents if the file system supports it.
@@ -32,10 +32,10 @@ class Sharing:
         return self.inodes and st.st_size >= LINKED and not path.startswith(_NEVER_LINKED)
 
 
-SEPARATE = Sharing(extents=True, inodes=False)
+SEPARATE = LinkPolicy(extents=True, inodes=False)
 
 
-def choose(link: str, home: str) -> Sharing:
+def resolve(link: str, home: str) -> LinkPolicy:
     """
     Resolve a value of ``baseimg:link`` for the file system of the directory ``home``.
 
@@ -51,4 +51,4 @@ def choose(link: str, home: str) -> Sharing:
             f"baseimg:link is 'reflink', but the file system of {home} cannot share extents",
             "set 'baseimg:link: auto', or keep the engine's layers on btrfs, or on xfs that was made with reflink=1",
         )
-    return Sharing(can_clone, link == "hardlink" or (link == "auto" and not can_clone))
+    return LinkPolicy(can_clone, link == "hardlink" or (link == "auto" and not can_clone))

@@ -14,7 +14,7 @@ from ...model.stack.mask import MaskEntry
 from ...model.stack.overlay import Mark
 from ..stack.directories import Stack, entry_of
 from ..stack.tree import Tree
-from .links import SEPARATE, Sharing
+from .links import SEPARATE, LinkPolicy
 
 
 def measure(entries: Sequence[MaskEntry], target: Stack) -> int:
@@ -36,7 +36,7 @@ class MaskWriter:
     """
 
     def __init__(
-        self, root: str, target: Stack, sharing: Sharing = SEPARATE, own: str = "", pace: Pace | None = None
+        self, root: str, target: Stack, sharing: LinkPolicy = SEPARATE, own: str = "", pace: Pace | None = None
     ) -> None:
         """
         Open the directory.

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from ...linux import files
 from ...linux.pace import Pace
 from ..stack.directories import Stack
-from .build import Flattener
+from .build import GenerationBuilder
 
 #: Adds the changesets of one step to a directory, newest first. The stack is the source of the oldest one.
-AddChanges = Callable[[Flattener, Stack], None]
+AddChanges = Callable[[GenerationBuilder, Stack], None]
 
 
 class MergedSteps:
@@ -42,19 +42,19 @@ class MergedSteps:
         """Merge the changes of the next step."""
         path = os.path.join(self._home, str(self._count))
         os.makedirs(path, 0o700)
-        with contextlib.closing(Flattener(path, Stack(self._start), pace=self._pace)) as flattener:
-            self._add(flattener, add)
-            flattener.finish()
+        with contextlib.closing(GenerationBuilder(path, Stack(self._start), pace=self._pace)) as builder:
+            self._add(builder, add)
+            builder.finish()
         self._merged, self._count = [path], self._count + 1
 
-    def finish(self, flattener: Flattener, add: AddChanges) -> None:
+    def finish(self, builder: GenerationBuilder, add: AddChanges) -> None:
         """Add the changes of the last step and of all steps before it to a directory, and delete ``home``."""
-        self._add(flattener, add)
+        self._add(builder, add)
         files.remove_any(self._home)
 
-    def _add(self, flattener: Flattener, add: AddChanges) -> None:
-        add(flattener, Stack([*self._merged, *self._start]))
+    def _add(self, builder: GenerationBuilder, add: AddChanges) -> None:
+        add(builder, Stack([*self._merged, *self._start]))
         for directory in self._merged:
-            flattener.add_directory(directory, moves=True)
+            builder.add_directory(directory, moves=True)
             files.remove_any(directory)
-        self.digests.update(flattener.digests)
+        self.digests.update(builder.digests)

@@ -166,7 +166,7 @@ def preview(engine: Engine, base: Base, record: Record | None, policy: Policy, c
 def recover(context: Context, base: Base) -> None:
     """Start the containers that an interrupted run left stopped. They stay in the journal."""
     noted = journal.read(base.store.layout.restarting)
-    for key in noted.waiting:
+    for key in noted.pending:
         # finish() retries and reports failures, once the declared content is live
         with contextlib.suppress(ContainerRefused, ContainerUnknown):
             finish_restart(context.engine, noted, key, Policy().timeout)
@@ -252,7 +252,7 @@ class _Run:
         """Start the containers that an earlier run left stopped. Return those whose gate is pending."""
         existing: list[Container] = []
         retry = self._restarter.retry_unreachable
-        for key in self._noted.waiting:
+        for key in self._noted.pending:
             name = self._noted.names[key]
             try:
                 container = retry(self._engine.container, key)
@@ -342,7 +342,7 @@ class _Run:
                     continue
                 if now.state == "running":
                     running.append(now)
-                elif now.state in _ENDED and now.id in self._noted.waiting:  # started by this run, and ended again
+                elif now.state in _ENDED and now.id in self._noted.pending:  # started by this run, and ended again
                     self._done.failed[now.name] = self._failure(now)
                 else:
                     self._done.left[container.name] = f"{now.state} meanwhile"
@@ -520,7 +520,7 @@ def still_stopped(engine: Engine, base: Base) -> list[str]:
     """Return the names of containers that an earlier run stopped and that do not run now."""
     noted = journal.read(base.store.layout.restarting)
     ended = []
-    for key in noted.waiting:
+    for key in noted.pending:
         with contextlib.suppress(ContainerUnknown):
             if engine.container(key).state in _ENDED:
                 ended.append(noted.names[key])
