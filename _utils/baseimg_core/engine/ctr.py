@@ -39,7 +39,13 @@ class Ctr:
         self.mount_options: set[str] = set()
 
     def run(self, *arguments: str) -> str:
-        """Run a ``ctr`` command and return its output; raise :class:`EngineUnreachable` or :class:`Absent`."""
+        """
+        Run a ``ctr`` command and return its output.
+
+        Raises:
+            EngineUnreachable: containerd does not answer.
+            Absent: The object does not exist.
+        """
         try:
             process = subprocess.run(self._command(*arguments), capture_output=True, timeout=_TIMEOUT, check=False)
         except FileNotFoundError:

@@ -79,7 +79,12 @@ class Snapshots:
             return None
 
     def directories(self, diff_ids: tuple[str, ...]) -> Directories:
-        """Return the directories of an image's layers; raise :class:`NotUnpacked`."""
+        """
+        Return the directories of an image's layers.
+
+        Raises:
+            NotUnpacked: A layer has no snapshot.
+        """
         chain = ids.chain_ids(diff_ids)
         if chain[-1] not in self._parents:
             raise self._not_unpacked(chain[-1])

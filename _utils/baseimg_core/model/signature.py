@@ -71,7 +71,12 @@ class Signature:
 
 
 def public_key(line: str) -> PublicKey:
-    """Parse a line of a ``.pub`` file: type, base64, comment. Raises :class:`SignatureMalformed`."""
+    """
+    Parse a line of a ``.pub`` file: type, base64, comment.
+
+    Raises:
+        SignatureMalformed: The line is no public key of a supported type.
+    """
     kind, _, rest = line.strip().partition(" ")
     if kind not in ALGORITHMS:
         # never quote other text: it may be a secret, pasted by mistake
@@ -84,7 +89,12 @@ def public_key(line: str) -> PublicKey:
 
 
 def parse(data: bytes) -> Signature:
-    """Parse a detached, armored signature; raises :class:`SignatureMalformed`."""
+    """
+    Parse a detached, armored signature.
+
+    Raises:
+        SignatureMalformed: The text is no signature of a supported type.
+    """
     if len(data) > MAX_SIZE:
         raise SignatureMalformed(f"it is larger than {MAX_SIZE} bytes")
     lines = data.strip().splitlines()

@@ -205,7 +205,12 @@ def inspect(path: str, verify: bool = False, name: str = "") -> dict[str, Any]:
 
 
 def image_with_layers(engine: Engine, reference: str) -> Image:
-    """Return the image; raises :class:`ArgumentInvalid` if it has no layers."""
+    """
+    Return the image.
+
+    Raises:
+        ArgumentInvalid: It has no layers.
+    """
     image = engine.image(reference)
     if not image.diff_ids:
         raise ArgumentInvalid(f"image {reference} has no layers", "give an image that has at least one layer")

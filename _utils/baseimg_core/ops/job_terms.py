@@ -40,7 +40,12 @@ class JobTerms:
     path: str
 
     def check_terms(self) -> None:
-        """Check the terms. A job that rolls rollouts back stores their IDs. Raises :class:`JobStale`."""
+        """
+        Check the terms. A job that rolls rollouts back stores their IDs.
+
+        Raises:
+            JobStale: The job is late, or a rollout was rolled back on this node.
+        """
         late = 0.0 if self.not_after is None else time.time() - self.not_after
         if late > 0:
             raise JobStale(f"the job reached this node {late:.0f} s after the time until which it may begin")

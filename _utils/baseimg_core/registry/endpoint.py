@@ -131,7 +131,12 @@ class Endpoint:
         return self._base() + path
 
     def read(self, response: BaseHTTPResponse, limit: int) -> bytes:
-        """Read a body of at most ``limit`` bytes; raises :class:`BundleUnavailable` for a longer one."""
+        """
+        Read a body of at most ``limit`` bytes.
+
+        Raises:
+            BundleUnavailable: The body is longer.
+        """
         data = bytearray()
         for piece in self.stream(response, limit + 1):
             data += piece
@@ -140,7 +145,12 @@ class Endpoint:
         return bytes(data)
 
     def stream(self, response: BaseHTTPResponse, chunk: int) -> Iterator[bytes]:
-        """Yield a body in chunks of at most ``chunk`` bytes; a slow server raises :class:`BundleUnavailable`."""
+        """
+        Yield a body in chunks of at most ``chunk`` bytes.
+
+        Raises:
+            BundleUnavailable: The server is too slow, or the transfer broke.
+        """
         start, received = time.monotonic(), 0
         with contextlib.closing(response):
             while piece := self._receive(response, chunk):

@@ -293,7 +293,12 @@ class PartialBundle:
         self._sha, self._size = hashlib.sha256(), 0
 
     def verify_digest(self) -> None:
-        """Verify the digest of the complete blob; raises :class:`DigestMismatch`."""
+        """
+        Verify the digest of the complete blob.
+
+        Raises:
+            DigestMismatch: It differs.
+        """
         digest = "sha256:" + self._sha.hexdigest()
         if digest != self._layer.digest:
             raise DigestMismatch(f"the registry's blob {self._layer.digest} has the digest {digest}")

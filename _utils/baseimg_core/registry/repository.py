@@ -176,7 +176,12 @@ class Repository:
 
 
 def verified(data: bytes, name: str) -> bytes:
-    """Return ``data``; raises :class:`DigestMismatch` if ``name`` is a digest that does not match."""
+    """
+    Return ``data``.
+
+    Raises:
+        DigestMismatch: ``name`` is a digest that does not match.
+    """
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     if ids.is_digest(name) and digest != name:
         raise DigestMismatch(f"the registry returned data with the digest {digest} for {name}")

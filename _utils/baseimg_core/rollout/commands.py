@@ -485,7 +485,12 @@ def _joined(summaries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def check_master(options: Mapping[str, Any]) -> None:
-    """Check the master. Raises MasterUnsuitable if it uses syndics or does not cache returns of jobs."""
+    """
+    Check the master.
+
+    Raises:
+        MasterUnsuitable: It uses syndics, or does not cache returns of jobs.
+    """
     if options.get("order_masters"):
         raise MasterUnsuitable(
             "this master hands jobs to syndics (order_masters), and their minions are not known here",

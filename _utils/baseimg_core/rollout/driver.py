@@ -304,7 +304,12 @@ class Driver:
 
 
 def zone(name: str) -> tzinfo:
-    """Return a time zone by its IANA name; UTC needs no database. Raises :class:`ArgumentInvalid`."""
+    """
+    Return a time zone by its IANA name; UTC needs no database.
+
+    Raises:
+        ArgumentInvalid: The name is unknown.
+    """
     try:
         return UTC if name == "UTC" else ZoneInfo(name)
     except (KeyError, ValueError, OSError) as exc:

@@ -84,7 +84,13 @@ class Store:
         return []
 
     def read(self, name: str) -> Rollout:
-        """Read a record. Raises :class:`RolloutUnknown`, :class:`RecordInvalid`."""
+        """
+        Read a record.
+
+        Raises:
+            RolloutUnknown: There is none with this ID.
+            RecordInvalid: The record is damaged, of a newer format, or does not fit its journal.
+        """
         if name not in self.ids():
             raise RolloutUnknown(f"no rollout has the ID {name!r}")
         path = self._path(name, _RECORD)
@@ -127,7 +133,12 @@ class Store:
         return list(rollouts.values()), errors
 
     def find(self, name: str) -> Rollout:
-        """Return the rollout with this ID, or a base's newest. Raises :class:`RolloutUnknown`."""
+        """
+        Return the rollout with this ID, or a base's newest.
+
+        Raises:
+            RolloutUnknown: There is none.
+        """
         if name in self.ids():
             return self.read(name)
         for identity in self.ids():

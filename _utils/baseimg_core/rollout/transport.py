@@ -55,7 +55,12 @@ class SaltTransport:
         self.screen = Screen(sys.stderr)
 
     def match(self, target: Target) -> set[str]:
-        """Return the nodes that a target matches, reachable or not. Raises :class:`ArgumentInvalid`."""
+        """
+        Return the nodes that a target matches, reachable or not.
+
+        Raises:
+            ArgumentInvalid: The target lists unknown minions.
+        """
         tgt = list(target.tgt) if isinstance(target.tgt, tuple) else target.tgt
         matched = self._check_minions(tgt, target.tgt_type)
         if matched.get("missing"):

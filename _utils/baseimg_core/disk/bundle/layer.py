@@ -171,7 +171,12 @@ def _whiteout(head: Header, directory: bytes, name: bytes) -> Member:
 
 
 def checked_path(name: bytes) -> bytes:
-    """Return ``name``; raises :class:`BundleInvalid` if it is not a plain relative path."""
+    """
+    Return ``name`` if it is a plain relative path.
+
+    Raises:
+        BundleInvalid: It is not.
+    """
     if problem := _path_problem(name):
         raise BundleInvalid(f"entry name {overlay.path_text(name[:200])!r} {problem}")
     return name

@@ -429,7 +429,12 @@ def _descriptor(value: object, name: str, types: tuple[str, ...]) -> dict[str, A
 
 
 def manifest_of(config: bytes) -> Manifest:
-    """Return the manifest in a bundle's image config; raises :class:`BundleInvalid` for other images."""
+    """
+    Return the manifest in a bundle's image config.
+
+    Raises:
+        BundleInvalid: The image is not a bundle.
+    """
     fields = _object(config, "the image config")
     inner, rootfs = fields.get("config"), fields.get("rootfs")
     labels = inner.get("Labels") if isinstance(inner, dict) else None

@@ -27,7 +27,12 @@ class BlobReader:
         return data
 
     def finish(self) -> None:
-        """Verify length and digest after the last read; raises :class:`DigestMismatch`."""
+        """
+        Verify length and digest after the last read.
+
+        Raises:
+            DigestMismatch: One of them differs.
+        """
         if self._left or "sha256:" + self._sha.hexdigest() != self._digest:
             raise DigestMismatch("the layer blob has another digest than its descriptor declares")
 
@@ -56,7 +61,12 @@ class LayerReader:
         return b"".join(parts)
 
     def read1(self, count: int) -> memoryview:
-        """Return the next 1 to ``count`` bytes without copying; raises :class:`BundleInvalid`."""
+        """
+        Return the next 1 to ``count`` bytes without copying.
+
+        Raises:
+            BundleInvalid: The layer is damaged, truncated, or longer than its manifest declares.
+        """
         if count > self._size - self._done:
             raise BundleInvalid("the layer is longer than its manifest declares")
         data = self._ahead.read(count)
@@ -75,7 +85,13 @@ class LayerReader:
             count -= len(self.read1(count))
 
     def finish(self, diff_id: str) -> None:
-        """Verify length and digest at the end; raises :class:`BundleInvalid`, :class:`DigestMismatch`."""
+        """
+        Verify length and digest at the end.
+
+        Raises:
+            BundleInvalid: The length differs.
+            DigestMismatch: The digest differs.
+        """
         if self._done != self._size or self._ahead.read(1):
             raise BundleInvalid("the layer differs in length from its manifest")
         if "sha256:" + self._sha.hexdigest() != diff_id:

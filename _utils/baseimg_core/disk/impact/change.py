@@ -153,7 +153,12 @@ class BaseChange:
 
 
 def installed(view: LayeredView, manager: str) -> Mapping[str, Package]:
-    """Return the packages of an image or a base, by name; raises :class:`Unreadable`."""
+    """
+    Return the packages of an image or a base, by name.
+
+    Raises:
+        Unreadable: A database cannot be read.
+    """
     try:
         return databases.installed(manager, lambda path: view.content(path) if view.find(path) else None)
     except databases.Unreadable as exc:

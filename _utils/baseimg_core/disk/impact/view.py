@@ -229,7 +229,12 @@ class LayeredView:
         return _directory(top, directories, has_base=below is not None and below.kind is Kind.DIRECTORY)
 
     def elf(self, path: bytes) -> Elf | None:
-        """Return the dynamic section of an ELF file, else ``None``; raises :class:`Unreadable`."""
+        """
+        Return the dynamic section of an ELF file, else ``None``.
+
+        Raises:
+            Unreadable: The file cannot be read.
+        """
         place = self.find(path)
         if place is None or place.kind is not Kind.FILE:
             return None
@@ -250,7 +255,12 @@ class LayeredView:
         return self.content(path, TEXT)
 
     def content(self, path: bytes, limit: int = _MAX_WHOLE) -> bytes:
-        """Return up to ``limit`` bytes of a file, empty if it is missing; raises :class:`Unreadable`."""
+        """
+        Return up to ``limit`` bytes of a file, empty if it is missing.
+
+        Raises:
+            Unreadable: The file cannot be read.
+        """
         place = self.find(path)
         if place is None or place.kind is not Kind.FILE:
             return b""

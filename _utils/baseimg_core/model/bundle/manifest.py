@@ -127,7 +127,12 @@ class Manifest:
 
 
 def parse(text: str) -> Manifest:
-    """Parse and validate a manifest; raises :class:`BundleInvalid`, which names the invalid field."""
+    """
+    Parse and validate a manifest.
+
+    Raises:
+        BundleInvalid: A field is invalid; the message names it.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as exc:

@@ -119,7 +119,12 @@ def declaration(base: str) -> Callable[[Mapping[str, Any]], dict[str, Any] | Non
 
 
 def status(data: Mapping[str, Any]) -> StatusAnswer:
-    """Read the answer of ``baseimg.status`` for one base. Raises :class:`AnswerInvalid`."""
+    """
+    Read the answer of ``baseimg.status`` for one base.
+
+    Raises:
+        AnswerInvalid: A field is missing or has a wrong type.
+    """
     bases = _field(data, "bases", list)
     if len(bases) != 1:
         raise AnswerInvalid(f"bases has {len(bases)} items, expected one")
@@ -133,7 +138,12 @@ def status(data: Mapping[str, Any]) -> StatusAnswer:
 
 
 def fetched(data: Mapping[str, Any]) -> FetchAnswer:
-    """Read the answer of ``baseimg.fetch``. Raises :class:`AnswerInvalid`."""
+    """
+    Read the answer of ``baseimg.fetch``.
+
+    Raises:
+        AnswerInvalid: A field is missing or has a wrong type.
+    """
     clock, size = data.get("time"), data.get("bytes", 0)
     if not isinstance(clock, int | float | None) or not isinstance(size, int):
         raise AnswerInvalid(f"time is {clock!r}, bytes is {size!r}")
@@ -141,7 +151,12 @@ def fetched(data: Mapping[str, Any]) -> FetchAnswer:
 
 
 def planned(data: Mapping[str, Any]) -> PlanAnswer:
-    """Read the answer of ``baseimg.plan``. Raises :class:`AnswerInvalid`."""
+    """
+    Read the answer of ``baseimg.plan``.
+
+    Raises:
+        AnswerInvalid: A field is missing or has a wrong type.
+    """
     restart = _field(data, "restart", Mapping)
     batches = [", ".join(map(str, batch)) for batch in _field(restart, "batches", list)]
     owed = [str(name) for name in _field(restart, "started", list)]
@@ -161,7 +176,12 @@ def planned(data: Mapping[str, Any]) -> PlanAnswer:
 
 
 def done(data: Mapping[str, Any]) -> ConvergeAnswer:
-    """Read the answer of ``baseimg.converge`` or ``baseimg.rollback``. Raises :class:`AnswerInvalid`."""
+    """
+    Read the answer of ``baseimg.converge`` or ``baseimg.rollback``.
+
+    Raises:
+        AnswerInvalid: A field is missing or has a wrong type.
+    """
     outdated = _names(_field(data, "containers", Mapping), "outdated")
     return ConvergeAnswer(_field(data, "changed", bool), outdated, printable(data.get("held", ""), 300))
 

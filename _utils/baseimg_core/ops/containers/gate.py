@@ -39,7 +39,10 @@ class Gate:
         """
         Check the container once.
 
-        Return True if it passed, False if it needs more time; raise :class:`GateFailure`.
+        Return True if it passed, False if it needs more time.
+
+        Raises:
+            GateFailure: The container failed its gate.
         """
         try:
             works = self._check_once()
