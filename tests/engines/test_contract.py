@@ -247,7 +247,8 @@ class TestWhatUsesABase:
             node.engine.remove_container("shop")
             assert node.call("prune", BASE, keep=0)[0]["removed"] == []
             assert (view / "etc/version").read_text() == "12.1\n"
-        assert node.call("prune", BASE, keep=0)[0]["removed"] == ["12.1"]
+        # a container that another test starts has a copy of the mount for a moment
+        wait_until(lambda: node.call("prune", BASE, keep=0)[0]["removed"] == ["12.1"], "prune deletes the generation")
 
 
 class TestThereAndBack:

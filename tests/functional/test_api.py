@@ -36,6 +36,7 @@ def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
     lab.load(
         {f"corp/more:{number}": [BUSYBOX, VERSION_0, APP_LAYER, app_layer] for number, app_layer in enumerate(more)}
     )
+    lab.converge(BASE, "12.1", bundles)  # judges the new images
     with asked() as many:
         assert len(lab.converge(BASE, "12.1", bundles)["images"]) == 10
     assert many - few == {"images": 7, "connections": 1}  # the limit is four
