@@ -203,7 +203,7 @@ class Minion:
 
     def _trust(self) -> policy_pillar.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
-        return policy_pillar.trust(own, self._pillar.get("baseimg"))  # pillar.get masks values (Salt 3008)
+        return policy_pillar.trust(own, policy_pillar.value_of(self._pillar))  # pillar.get masks values (Salt 3008)
 
     def declared_version(self, base: str) -> str | None:
         """Return the version that pillar declares for a base; ``None`` without one, or if pillar is invalid."""
@@ -249,7 +249,7 @@ class Minion:
 
     def declared(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the declarations in pillar, validated, with defaults."""
-        return policy_pillar.declared(self._pillar.get("baseimg"))
+        return policy_pillar.declared(policy_pillar.value_of(self._pillar))
 
     def order(self) -> list[str]:
         """Return the references of the declared bases in the order in which they converge."""

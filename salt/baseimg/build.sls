@@ -5,6 +5,7 @@
 
 baseimg cannot build:
   test.fail_without_changes:
+    - name: {{ problem | json }}  # in test mode Salt replaces the comment
     - comment: {{ problem | json }}
 {%- else %}
 {%- for path, build in salt['baseimg.declared']('builds').items() %}

@@ -5,6 +5,7 @@
 
 baseimg cannot run:
   test.fail_without_changes:
+    - name: {{ problem | json }}  # in test mode Salt replaces the comment
     - comment: {{ problem | json }}
 {%- else %}
 {%- set bases = salt['baseimg.declared']() %}

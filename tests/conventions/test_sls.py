@@ -139,9 +139,10 @@ def test_a_mistake_in_pillar_fails_one_state_and_no_other(
     minion: Minion, name: str, pillar: dict[str, Any], key: str
 ) -> None:
     (state,) = show(minion, name, pillar).values()
-    assert state["test"][0] == {"comment": state["test"][0]["comment"]}
+    given = _given(state["test"])
+    assert given["name"] == given["comment"]
     assert "fail_without_changes" in state["test"]
-    assert state["test"][0]["comment"].startswith(f"[argument-invalid] {key} is ")
+    assert given["comment"].startswith(f"[argument-invalid] {key} is ")
 
 
 def test_the_published_tree_has_no_top_file(tmp_path: Path) -> None:

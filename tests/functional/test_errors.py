@@ -228,6 +228,20 @@ class TestVersions:
         error = lab.refused("no-way-back", "rollback", BASE, "12.2")
         assert "12.0, 12.1" in error.info["message"]
 
+    def test_a_pillar_that_was_not_rendered_declares_nothing_for_sure(self, lab: Lab, bundles: dict[str, Any]) -> None:
+        """Its protected images and trusted keys would be missing without a word."""
+        lab.converge(BASE, "12.1", bundles)
+        lab.minion.pillar = {"_errors": ["Rendering SLS 'baseimg' failed"]}
+        for function, *arguments in (
+            ("converge", BASE, "12.1", bundles),
+            ("apply", bundles["12.1"]["source"]),
+            ("declared",),
+        ):
+            error = lab.refused("argument-invalid", function, *arguments)
+            assert "Rendering SLS 'baseimg' failed" in error.info["message"]
+        assert "pillar is incomplete" in lab.minion.modules["baseimg.problem"]()
+        assert lab.rollback(BASE)["to"] == "12.0"
+
     def test_that_salt_made_a_number_of(self, lab: Lab, bundles: dict[str, Any]) -> None:
         error = lab.refused("argument-invalid", "converge", BASE, 12.1, bundles)
         assert "quotes" in error.info["message"]

@@ -68,6 +68,22 @@ class TestHold:
         (status,) = lab.status(BASE)["bases"]
         assert [(hold["version"], hold["reason"]) for hold in status["holds"]] == [("12.1", "shop does not start")]
 
+    def test_a_repeated_rollback_holds_what_the_first_one_left(self, lab: Lab, bundles: dict[str, Any]) -> None:
+        lab.converge(BASE, "12.1", bundles)
+        lab.converge(BASE, "12.2", bundles)
+        untouched = lab.rollback(BASE, to="12.2", hold=True, reason="broken")
+        assert any("no version is held" in warning for warning in untouched["warnings"])
+        lab.rollback(BASE)
+        again = lab.rollback(BASE, hold=True, reason="broken")
+        assert (again["changed"], [hold["version"] for hold in again["holds"]]) == (False, ["12.2"])
+        assert lab.converge(BASE, "12.2", bundles)["changed"] is False
+
+    def test_a_rollback_to_a_held_version_warns(self, lab: Lab, bundles: dict[str, Any]) -> None:
+        lab.converge(BASE, "12.1", bundles)
+        lab.converge(BASE, "12.2", bundles)
+        lab.hold(BASE, "12.1", reason="broken")
+        assert any("held version" in warning for warning in lab.rollback(BASE)["warnings"])
+
     def test_another_version_passes(self, lab: Lab, bundles: dict[str, Any]) -> None:
         lab.hold(BASE, "12.1", reason="broken")
         done = converged(lab, "12.2", bundles)
@@ -88,11 +104,11 @@ class TestHold:
         lab.unhold(BASE)
         assert not Path(lab.top(BASE), "baseimg").exists()
 
-    @pytest.mark.parametrize(
-        ("until", "held"), [("2020-01-01", False), ("2999-01-01T04:00Z", True), ("2999-01-01", True)]
-    )
+    @pytest.mark.parametrize(("until", "held"), [("2020-01-01T00:00:00Z", False), ("2998-01-01T04:00:00Z", True)])
     def test_it_ends_by_itself(self, lab: Lab, bundles: dict[str, Any], until: str, held: bool) -> None:
-        lab.hold(BASE, "12.1", reason="broken", until=until)
+        lab.hold(BASE, "12.1", reason="broken", until="2999-01-01T04:00Z")
+        path = Path(lab.top(BASE), "baseimg/holds.json")
+        path.write_text(path.read_text().replace("2999-01-01T04:00:00Z", until))
         assert lab.converge(BASE, "12.1", bundles)["changed"] is not held
 
     def test_a_damaged_hold_is_not_no_hold(self, lab: Lab, bundles: dict[str, Any]) -> None:
@@ -104,4 +120,8 @@ class TestHold:
         lab.refused("argument-invalid", "hold", BASE, 12.1, reason="broken")
         lab.refused("argument-invalid", "hold", BASE, "12.1", reason="")
         lab.refused("argument-invalid", "hold", BASE, "12.1", reason="broken", until="soon")
+        error = lab.refused("argument-invalid", "hold", BASE, "12.1", reason="broken", until="2020-01-01")
+        assert "a time in the future" in error.info["message"]
+        error = lab.refused("argument-invalid", "plan", BASE, 12.1, bundles)
+        assert "'12.1' or '12.10'" in error.info["message"]
         lab.refused("base-absent", "hold", "corp/none:1", "12.1", reason="broken")

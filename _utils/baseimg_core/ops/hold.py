@@ -29,7 +29,12 @@ def hold(context: Context, name: str, version: str, reason: str, until: str = ""
 
     Returns:
         ``changed``, ``base`` and all ``holds`` of the base.
+
+    Raises:
+        ArgumentInvalid: The expiry time has passed.
     """
+    if until and until <= now():
+        raise validation.wrong("until", until, f"a time in the future (it is {now()})")
     results = []
     for base in bases.locate_all(context.engine, name):
         with base.store.lock(context.lock_timeout, context.by):

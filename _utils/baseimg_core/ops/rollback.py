@@ -82,14 +82,32 @@ def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, rea
         if generation.number:
             bases.check_swappable(context.engine, base)
         generation = nest.adapt_to_lower(generation)
-        live = record.live
-        if reason is not None and generation is not live:
-            # before the swap: a crash between the two leaves a hold on the live version, and the retry swaps
-            ops_hold.add(base, Hold(live.version, reason, context.by, now()))
+        # before the swap: a crash between the two leaves a hold on the live version, and the retry swaps
+        warnings = _hold(context, base, record, generation, reason)
         nest.keep_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
-        finished = swap.restart_and_report(context, base, record, policy, swapped)
-        return {**finished, **_masked(context, nest, generation), "holds": bases.active_holds(base)}
+        done = swap.restart_and_report(context, base, record, policy, swapped)
+        done["warnings"] = [*done["warnings"], *warnings]
+        return {**done, **_masked(context, nest, generation), "holds": bases.active_holds(base)}
+
+
+def _hold(context: Context, base: Base, record: Record, generation: Generation, reason: str | None) -> list[str]:
+    """Hold the version that a rollback to a generation leaves, if there is a reason; return warnings about holds."""
+    warnings = []
+    left = record.live.version if generation is not record.live else _rolled_back_version(base, record)
+    if reason is not None and left:
+        ops_hold.add(base, Hold(left, reason, context.by, now()))
+    elif reason is not None:
+        warnings.append("nothing was rolled back, so no version is held: baseimg.hold holds one by name")
+    if hold := ops_hold.blocking_hold(base, generation.version):
+        warnings.append(f"a rollback leads to a held version: {hold}")
+    return warnings
+
+
+def _rolled_back_version(base: Base, record: Record) -> str:
+    """Return the version that a rollback to the live generation left, so that its retry holds it; else empty."""
+    last = (base.store.records.history() or [{}])[-1]
+    return str(last["from"]) if (last.get("action"), last.get("after")) == ("rollback", record.current) else ""
 
 
 def _masked(context: Context, nest: Nest, generation: Generation) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...errors import ArgumentInvalid
 from .. import signature as model_signature
 from ..bundle.manifest import MEDIA_TYPES
 from ..containers import policy, trial
@@ -44,6 +45,8 @@ _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
 # identities in ssh-keygen's allowed_signers, without patterns
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
+
+_ERROR_LENGTH = 300  # characters of an error of Salt's renderer
 
 
 def link(value: object) -> str:
@@ -180,6 +183,23 @@ def _declared_source(fields: Mapping[str, Any], key: str) -> Source:
         elif digest is None:
             raise _wrong(f"{key}:source_hash", raw, "sha256=<64 hex digits>, or the path or URL of a file with them")
     return Source(sources[0].source, digest, tuple(source.source for source in sources[1:]), hash_file)
+
+
+def value_of(raw: Mapping[str, Any]) -> object:
+    """
+    Return the pillar key ``baseimg``; ``None`` without it.
+
+    Raises:
+        ArgumentInvalid: A part of the pillar failed to render, so a declaration may be missing: keys, protected images.
+    """
+    if errors := raw.get("_errors"):
+        listed = errors if isinstance(errors, list | tuple) else [errors]
+        reason = " ".join(" ".join(map(str, listed)).split())[:_ERROR_LENGTH]
+        raise ArgumentInvalid(
+            f"pillar is incomplete, Salt could not render it: {reason}",
+            "mend the SLS file; salt-run pillar.show_pillar MINION shows the error",
+        )
+    return raw.get("baseimg")
 
 
 def check_top_level(raw: Mapping[str, Any]) -> None:

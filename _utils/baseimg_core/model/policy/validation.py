@@ -20,8 +20,14 @@ def text(value: object, key: str) -> str:
         if value != value.strip():
             raise wrong(key, value, f"a text without spaces at its ends: {value.strip()!r}")
         return value
-    expected = f"a text: write it in quotes, {quoted([str(value)])}" if _is_number(value) else "a text"
+    expected = f"a text: write it in quotes, {quoted(_spellings(value))}" if _is_number(value) else "a text"
     raise wrong(key, value, expected)
+
+
+def _spellings(value: object) -> list[str]:
+    """Return what was typed, perhaps: YAML drops a last zero, so 12.1 may have been 12.10."""
+    spelt = str(value)
+    return [spelt, f"{spelt}0"] if isinstance(value, float) and spelt[-2:-1] == "." else [spelt]
 
 
 def number(value: object, key: str, expected: str, least: float = 0) -> float:
@@ -130,7 +136,7 @@ def untyped_version(key: str, value: object, known: Iterable[str]) -> ArgumentIn
         known: The known versions of the base.
     """
     names = sorted(set(known))
-    candidates = [name for name in names if _is_read_as(name, value)] or names or [str(value)]
+    candidates = [name for name in names if _is_read_as(name, value)] or names or _spellings(value)
     return wrong(key, value, f"a text: write it in quotes, {quoted(candidates)}")
 
 
