@@ -19,7 +19,8 @@ from urllib.parse import parse_qsl
 from .context import GRACE, PREPARE_RATE, Context
 from .engine import detect
 from .engine.base import Engine
-from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable
+from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, SpaceExhausted
+from .linux.oserrors import FULL_ERRNOS
 from .model.containers import policy as container_policy
 from .model.diagnosis import Check
 from .model.policy import image_policy, reference, validation
@@ -302,6 +303,8 @@ class Minion:
                 path = self._salt["cp.cache_file"](url, saltenv=self._saltenv, source_hash=hex_digest)
         except Exception as exc:  # each transport raises its own exceptions
             # drop the cause: its traceback would show the URL
+            if isinstance(exc, OSError) and exc.errno in FULL_ERRNOS:
+                raise SpaceExhausted(f"{self._opts['cachedir']} has no space: cannot fetch {url}") from None
             raise BundleUnavailable(f"cannot fetch {url}: {redact_url(str(exc), url)}") from None
         if not path and url.startswith("salt://"):
             saltenv = dict(parse_qsl(url.partition("?")[2])).get("saltenv", self._saltenv)

@@ -21,7 +21,8 @@ from ..errors import (
     StorageFailed,
 )
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: No space is left, or a quota is full.
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OPEN_FILES = {errno.EMFILE, errno.ENFILE}
 # the device fails or the file system is damaged, for which xfs and btrfs return EUCLEAN and EBADMSG
 _FAILING = {errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.ESTALE}
@@ -54,7 +55,7 @@ def translate_os_errors(path: str, operation: str = "write", note: str = "") -> 
 def _typed_error(exc: OSError, path: str, operation: str, note: str) -> BaseimgError:
     detail = _filename(exc)
     where = f"{path} ({detail})" if detail and detail != path else path
-    if exc.errno in _FULL:
+    if exc.errno in FULL_ERRNOS:
         return SpaceExhausted(f"{_exhausted(exc, path)}: cannot {operation} {where}{note}")
     if exc.errno in _OPEN_FILES:
         return OpenFilesExhausted(f"too many open files: cannot {operation} {where}{note}")

@@ -8,6 +8,7 @@ from ..context import Context
 from ..disk.store.layout import now
 from ..errors import GenerationDamaged, NoWayBack, SignatureMissing
 from ..model.containers.policy import Policy
+from ..model.policy import validation
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
@@ -158,8 +159,8 @@ def _version(base: Base, record: Record, version: str) -> Generation:
             f"{base.reference} never showed version {version}, which is prepared", "use baseimg.converge to go forward"
         )
     if generation is None:
-        versions = ", ".join(usable.version for usable in record.usable if not usable.is_prepared)
-        raise NoWayBack(f"{base.reference} has no generation of version {version}; it has: {versions}")
+        versions = validation.quoted(usable.version for usable in record.usable if not usable.is_prepared)
+        raise NoWayBack(f"{base.reference} has no generation of version {version}; it has {versions}")
     return generation
 
 

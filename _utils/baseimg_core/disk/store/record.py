@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from ...errors import ContentUnknown, RecordInvalid, SpaceExhausted
 from ...linux import files, syscalls
+from ...linux.oserrors import FULL_ERRNOS
 from ...model.store import record as model_record
 from ...model.store.generations import directory_of
 from ...model.store.record import Record
@@ -128,7 +128,7 @@ class RecordFile:
         try:
             syscalls.allocate(descriptor, _RESERVED)
         except OSError as exc:
-            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            if exc.errno in FULL_ERRNOS:
                 files.unlink_if_exists(path)
                 raise
         finally:
