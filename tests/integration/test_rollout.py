@@ -319,7 +319,7 @@ class TestHaltAndResume:
         with fleet.salt_run("baseimg.rollout", BASE, "canary=1", "soak=600") as process:
             soaking = fleet.wait_until(lambda record: record["state"] == "soaking")
             # a base has one rollout at a time
-            assert "another process moves" in fleet.refused("rollout-busy", "rollout", BASE)
+            assert "another process drives" in fleet.refused("rollout-busy", "rollout", BASE)
             assert fleet.newest()["moved_by"].startswith("pid ")
             assert fleet.run("halt")["retcode"] == 0  # halt requests the halt, or finds it done
             out, err = process.communicate(timeout=scaled(SECONDS))
