@@ -7,6 +7,7 @@ Salt's dunder objects are arguments, so this module does not import Salt.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -20,7 +21,6 @@ from .context import GRACE, PREPARE_RATE, Context
 from .engine import detect
 from .engine.base import Engine
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, SpaceExhausted
-from .linux.oserrors import FULL_ERRNOS
 from .model.containers import policy as container_policy
 from .model.diagnosis import Check
 from .model.policy import image_policy, reference, validation
@@ -303,7 +303,7 @@ class Minion:
                 path = self._salt["cp.cache_file"](url, saltenv=self._saltenv, source_hash=hex_digest)
         except Exception as exc:  # each transport raises its own exceptions
             # drop the cause: its traceback would show the URL
-            if isinstance(exc, OSError) and exc.errno in FULL_ERRNOS:
+            if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise SpaceExhausted(f"{self._opts['cachedir']} has no space: cannot fetch {url}") from None
             raise BundleUnavailable(f"cannot fetch {url}: {redact_url(str(exc), url)}") from None
         if not path and url.startswith("salt://"):
