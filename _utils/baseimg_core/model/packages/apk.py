@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from . import offers
 from .dpkg import Package
+from .offers import Relation, Rules
 from .relations import BrokenRelation
 
 _DEPENDENCY = re.compile(r"(!?)([^<>=~!\s]+)(?:(>=|<=|=~|~=|[<>=~])(\S+))?")
@@ -73,44 +75,7 @@ def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> lis
     Returns:
         Every violated relation.
     """
-    own = list(own)
-    names = {package.name for package in own}
-    kept = [package for package in base.values() if package.name not in names]
-    offered = _offered([*kept, *own])
-    own_offers = _offered(own)
-    violations = []
-    for package in own:
-        for dependency, _, is_revision in _unmet(package, offered):
-            violations.append(BrokenRelation(package.name, "D", f"needs {dependency}", is_revision))
-        for _, dependency in _conflicts(package, offered):
-            violations.append(BrokenRelation(package.name, "D", f"conflicts {dependency}"))
-    base_offers = _offered(base.values())
-    for package in kept:
-        for dependency, name, is_revision in _unmet(package, offered):
-            replaced = next((holder for holder, _ in base_offers.get(name, ()) if holder in names), None)
-            if replaced:
-                text = f"{package.name} of the new base needs {dependency}"
-                violations.append(BrokenRelation(replaced, "D", text, is_revision))
-        for other, dependency in _conflicts(package, own_offers):
-            violations.append(BrokenRelation(other, "D", f"{package.name} of the new base conflicts {dependency}"))
-    return violations
-
-
-def _unmet(package: Package, offered: Mapping[str, list[tuple[str, str]]]) -> Iterator[tuple[str, str, bool]]:
-    """Yield each dependency that is not met, its name, and whether only the revision differs. Paths are not judged."""
-    for dependency, conflicts, name, operator, version in _dependencies(package):
-        offers = [at for _, at in offered.get(name, ())]
-        if conflicts or name.startswith("/") or any(satisfies(at, operator, version) for at in offers):
-            continue
-        yield dependency, name, operator == "=" and any(_is_revision(at, version) for at in offers)
-
-
-def _conflicts(package: Package, offered: Mapping[str, list[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
-    """Yield the other packages that a package conflicts with, each with the dependency."""
-    for dependency, conflicts, name, operator, version in _dependencies(package):
-        for holder, at in offered.get(name, ()) if conflicts else ():
-            if holder != package.name and satisfies(at, operator, version):
-                yield holder, dependency[1:]
+    return offers.broken_relations(_RULES, own, base)
 
 
 def _is_revision(version: str, required: str) -> bool:
@@ -118,22 +83,28 @@ def _is_revision(version: str, required: str) -> bool:
     return version.rpartition("-r")[0] == required.rpartition("-r")[0] != ""
 
 
-def _dependencies(package: Package) -> Iterator[tuple[str, bool, str, str, str]]:
-    """Yield each dependency, whether it is a conflict, and its name, operator and version."""
+def _needs(package: Package) -> Iterator[Relation]:
+    """Yield each dependency on a package. Paths are not judged."""
+    for is_conflict, relation in _dependencies(package):
+        if not is_conflict and not relation.name.startswith("/"):
+            yield relation
+
+
+def _conflicts(package: Package) -> Iterator[Relation]:
+    return (relation for is_conflict, relation in _dependencies(package) if is_conflict)
+
+
+def _dependencies(package: Package) -> Iterator[tuple[bool, Relation]]:
+    """Yield whether each dependency is a conflict, and the relation."""
     for dependency in package.fields.get("D", "").split():
         if match := _DEPENDENCY.fullmatch(dependency):
-            yield dependency, bool(match[1]), match[2], match[3] or "", match[4] or ""
+            yield bool(match[1]), Relation(dependency[len(match[1]) :], match[2], match[3] or "", match[4] or "")
 
 
-def _offered(packages: Iterable[Package]) -> dict[str, list[tuple[str, str]]]:
-    """Return the packages that offer each name, with the offered version; empty if unversioned."""
-    offered: dict[str, list[tuple[str, str]]] = {}
-    for package in packages:
-        offered.setdefault(package.name, []).append((package.name, package.version))
-        for provided in package.fields.get("p", "").split():
-            name, _, version = provided.partition("=")
-            offered.setdefault(name, []).append((package.name, version))
-    return offered
+def _provides(package: Package) -> Iterator[tuple[str, str]]:
+    for provided in package.fields.get("p", "").split():
+        name, _, version = provided.partition("=")
+        yield name, version
 
 
 def satisfies(version: str, operator: str, required: str) -> bool:
@@ -172,3 +143,6 @@ def compare(first: str, second: str) -> int | None:
 def _key(match: re.Match[str]) -> tuple[list[int], str, list[tuple[int, int]], int]:
     suffixes = [(_SUFFIXES[name], int(number or 0)) for name, number in _SUFFIX.findall(match[3])]
     return [int(part) for part in match[1].split(".")], match[2], [*suffixes, _END], int(match[4] or 0)
+
+
+_RULES = Rules("D", "D", _needs, _conflicts, _provides, satisfies, _is_revision)

@@ -11,7 +11,9 @@ import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from . import offers
 from .dpkg import Package
+from .offers import Relation, Rules
 from .relations import BrokenRelation
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCHITECTURE = 1000, 1001, 1002, 1003, 1022
@@ -112,62 +114,28 @@ def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> lis
     Returns:
         Every violated relation.
     """
-    own = list(own)
-    names = {each.name for each in own}
-    kept = [each for each in base.values() if each.name not in names]
-    offered = _offered([*kept, *own])
-    own_offers = _offered(own)
-    violations = []
-    for each in own:
-        for text, _, is_revision in _unmet(each, offered):
-            violations.append(BrokenRelation(each.name, "Requires", f"needs {text}", is_revision))
-        for _, text in _conflicts(each, offered):
-            violations.append(BrokenRelation(each.name, "Conflicts", f"conflicts {text}"))
-    base_offers = _offered(base.values())
-    for each in kept:
-        for need, name, is_revision in _unmet(each, offered):
-            replaced = next((holder for holder, _ in base_offers.get(name, ()) if holder in names), None)
-            if replaced:
-                text = f"{each.name} of the new base needs {need}"
-                violations.append(BrokenRelation(replaced, "Requires", text, is_revision))
-        for other, text in _conflicts(each, own_offers):
-            violations.append(BrokenRelation(other, "Conflicts", f"{each.name} of the new base conflicts {text}"))
-    return violations
+    return offers.broken_relations(_RULES, own, base)
 
 
-def _unmet(each: Package, offered: Mapping[str, list[tuple[str, str]]]) -> Iterator[tuple[str, str, bool]]:
-    """Yield each requirement that is not met, its name, and whether only the release differs."""
-    for text, name, operator, version in _relations(each, "Requires"):
-        offers = [at for _, at in offered.get(name, ())]
-        if not any(satisfies(at, operator, version) for at in offers):
-            yield text, name, operator == "=" and any(_is_revision(at, version) for at in offers)
-
-
-def _conflicts(each: Package, offered: Mapping[str, list[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
-    """Yield the other packages that a package conflicts with, each with the relation."""
-    for text, name, operator, version in _relations(each, "Conflicts"):
-        for other, at in offered.get(name, ()):
-            if other != each.name and satisfies(at, operator, version):
-                yield other, text
-
-
-def _relations(each: Package, field: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the text, name, operator and version of each judged relation."""
-    for text in each.fields.get(field, "").splitlines():
+def _relations(package: Package, field: str) -> Iterator[Relation]:
+    """Yield each judged relation of a field."""
+    for text in package.fields.get(field, "").splitlines():
         if not text.startswith(_NOT_JUDGED):
             name, _, rest = text.partition(" ")
             operator, _, version = rest.partition(" ")
-            yield text, name, operator, version
+            yield Relation(text, name, operator, version)
 
 
-def _offered(packages: Iterable[Package]) -> dict[str, list[tuple[str, str]]]:
-    """Return the packages that offer each name, with the offered version; empty if unversioned."""
-    offered: dict[str, list[tuple[str, str]]] = {}
-    for each in packages:
-        offered.setdefault(each.name, []).append((each.name, each.version))
-        for _, name, _, version in _relations(each, "Provides"):
-            offered.setdefault(name, []).append((each.name, version))
-    return offered
+def _needs(package: Package) -> Iterator[Relation]:
+    return _relations(package, "Requires")
+
+
+def _conflicts(package: Package) -> Iterator[Relation]:
+    return _relations(package, "Conflicts")
+
+
+def _provides(package: Package) -> Iterator[tuple[str, str]]:
+    return ((relation.name, relation.version) for relation in _relations(package, "Provides"))
 
 
 def satisfies(version: str, operator: str, required: str) -> bool:
@@ -229,3 +197,6 @@ def _compare_segment(left: str, right: str) -> int:
     if left.isdigit():
         return (int(left) > int(right)) - (int(left) < int(right))
     return (left > right) - (left < right)
+
+
+_RULES = Rules("Requires", "Conflicts", _needs, _conflicts, _provides, satisfies, _is_revision)
