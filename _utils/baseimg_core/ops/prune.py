@@ -128,17 +128,10 @@ def tidy(context: Context, converged: Sequence[Base], keep: int) -> dict[str, An
     above = _undeclared_above(context, converged)
     for base in (*converged, *above):
         try:
-            result = _prune(context, base, keep, False)
-            results.append(_without_masks(result) if base in above else result)
+            results.append(_prune(context, base, keep, False, masks=base not in above))
         except BaseimgError as exc:
             warnings.append(f"old generations of {base.reference} were not deleted: [{exc.code}] {exc.message}")
     return merge(results, warnings)
-
-
-def _without_masks(result: dict[str, Any]) -> dict[str, Any]:
-    """Leave out of ``removed`` the masks of versions that stay: a swap below makes and replaces them by itself."""
-    stay = {kept.rpartition(" (")[0] for kept in result["kept"]}
-    return {**result, "removed": [version for version in result["removed"] if version not in stay]}
 
 
 def foresee(context: Context, converged: Sequence[Base], foreseen: Mapping[str, Record], keep: int) -> dict[str, Any]:
@@ -152,14 +145,15 @@ def foresee(context: Context, converged: Sequence[Base], foreseen: Mapping[str, 
         keep: As for :func:`prune`.
     """
     above = _undeclared_above(context, converged)
-    results = []
-    for base in (*converged, *above):
-        result = _foresee(context, base, foreseen.get(base.store.layout.layer), keep)
-        results.append(_without_masks(result) if base in above else result)
-    return merge(results)
+    return merge(
+        [
+            _foresee(context, base, foreseen.get(base.store.layout.layer), keep, masks=base not in above)
+            for base in (*converged, *above)
+        ]
+    )
 
 
-def _foresee(context: Context, base: Base, record: Record | None, keep: int) -> dict[str, Any]:
+def _foresee(context: Context, base: Base, record: Record | None, keep: int, masks: bool) -> dict[str, Any]:
     """Return a base's result for :func:`merge`; ``record`` is as the change would leave it, ``None`` for no change."""
     try:
         on_disk = base.store.read()
@@ -174,7 +168,7 @@ def _foresee(context: Context, base: Base, record: Record | None, keep: int) -> 
     declared, below = _declared(context, record), _prepared_below(base)
     unused, reasons = generations.removable(record, keep, lambda: {**users.reasons, **swapped_out}, declared, below)
     freed = space.released(base.store.paths(on_disk, unused).values())
-    return _result(context, record, unused, reasons, freed, generations.held(record, keep, users.names))
+    return _result(context, record, unused, reasons, freed, generations.held(record, keep, users.names), masks)
 
 
 def merge(results: Sequence[Mapping[str, Any]], warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -194,7 +188,7 @@ def merge(results: Sequence[Mapping[str, Any]], warnings: Sequence[str] = ()) ->
     }
 
 
-def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any]:
+def _prune(context: Context, base: Base, keep: int, test: bool, masks: bool = True) -> dict[str, Any]:
     record = base.store.read()
     if record is None:
         if not test:  # a first run that was killed leaves unfinished content without a record
@@ -203,16 +197,16 @@ def _prune(context: Context, base: Base, keep: int, test: bool) -> dict[str, Any
     unused, reasons, held = _choose(context, base, record, keep)
     if test:
         freed = space.released(base.store.paths(record, unused).values())
-        return _result(context, record, unused, reasons, freed, held)
+        return _result(context, record, unused, reasons, freed, held, masks)
     if not (unused or base.store.interrupted) and os.path.exists(base.store.layout.lifetimes):
-        return _result(context, record, unused, reasons, 0, held)  # takes no lock
+        return _result(context, record, unused, reasons, 0, held, masks)  # takes no lock
     with base.store.lock(context.lock_timeout, context.by):
         record = base.store.recover() or record
         unused, reasons, held = _choose(context, base, record, keep)
         present = copy.deepcopy(record)
         freed = _remove(context, base, record, unused, reasons)
         removed = [number for number in unused if number not in reasons]
-        return _result(context, present, removed, reasons, freed, held)
+        return _result(context, present, removed, reasons, freed, held, masks)
 
 
 def _choose(
@@ -232,11 +226,14 @@ def _result(
     reasons: Mapping[int, str],
     freed: int,
     held: Mapping[str, Any],
+    masks: bool,
 ) -> dict[str, Any]:
+    """Return a base's result. Without ``masks``, ``removed`` leaves out deleted masks of versions that stay."""
     versions = {number: generation.version for number, generation in record.generations.items()}
+    stay = {versions[number] for number in reasons}
     return {
         "base": record.reference,
-        "removed": [versions[number] for number in removed],
+        "removed": [versions[number] for number in removed if masks or versions[number] not in stay],
         "kept": {f"{versions[number]} ({number})": reason for number, reason in sorted(reasons.items())},
         "freed": freed,
         "in_use": held,
