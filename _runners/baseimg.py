@@ -215,7 +215,7 @@ def status(id=None):
         The rollout's ID, or its base, for the newest rollout. Default: list all rollouts.
 
     Returns the record, or the list. ``moved_by`` names the process that runs an unfinished rollout. If no process
-    runs it, ``moved_by`` is ``nobody``, and ``next`` has the commands that continue the rollout.
+    runs it, ``moved_by`` has the text ``nobody``. Then ``next`` lists the commands that continue the rollout.
 
     CLI Example:
 

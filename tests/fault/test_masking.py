@@ -1,4 +1,4 @@
-"""Fixes of a lower base that do not reach the images on an exact base: they are told, and can be refused."""
+"""Results name the fixes of a lower base that do not reach the images on an exact base; policy can refuse them."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class TestMixed:
             assert verify.verify(mixed.engine, bases.locate(mixed.engine, JAVA), deep)["ok"] is True
 
     def test_a_mask_whose_record_claims_too_much(self, mixed: NestNode) -> None:
-        """verify deep compares what the stack shows; the record alone would be believed."""
+        """verify deep compares what the stack shows; without deep only the record is checked."""
         forget_below(mixed, JAVA, over={record_of(mixed, OS).chain_id: [record_of(mixed, OS).live.chain_id]})
         base = bases.locate(mixed.engine, JAVA)
         assert verify.verify(mixed.engine, base, False)["ok"] is True
@@ -190,7 +190,7 @@ def record_of(node: NestNode, base: str) -> Record:
 
 
 def forget_below(node: NestNode, base: str, **live: Any) -> None:
-    """Change a record as no operation does: the base follows no more, its live generation has these fields."""
+    """Write a record without ``below``, and with these fields of its live generation; no operation does so."""
     record = record_of(node, base)
     record.below = ""
     for name, value in live.items():

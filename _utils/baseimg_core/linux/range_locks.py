@@ -25,7 +25,7 @@ def unmark(descriptor: int, byte: int) -> None:
 
 
 def is_marked(descriptor: int, byte: int) -> bool:
-    """True if another descriptor has set the mark. Waits for nothing and disturbs nobody."""
+    """True if another descriptor has set the mark. Returns at once, and blocks no other process."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
     kind = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))[0]
     return bool(kind != fcntl.F_UNLCK)

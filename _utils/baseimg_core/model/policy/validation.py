@@ -25,7 +25,7 @@ def text(value: object, key: str) -> str:
 
 
 def _spellings(value: object) -> list[str]:
-    """Return what was typed, perhaps: YAML drops a last zero, so 12.1 may have been 12.10."""
+    """Return the versions that YAML reads as this number: it drops a last zero, so 12.1 may stand for 12.10."""
     spelt = str(value)
     return [spelt, f"{spelt}0"] if isinstance(value, float) and spelt[-2:-1] == "." else [spelt]
 
