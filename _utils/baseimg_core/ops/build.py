@@ -20,6 +20,7 @@ from ..engine.base import Engine, Image
 from ..errors import ArgumentInvalid, ImagesEqual, PackedLayerAbsent
 from ..model.bundle.manifest import ImageRef
 from ..model.impact import config as configs
+from ..model.policy.validation import wrong
 from ..model.stack import changes as model_changes
 from ..model.stack import ids, overlay
 from ..model.stack.changes import Action, Change
@@ -284,7 +285,7 @@ def image_ref(reference: str, image: Image, version: str | None) -> ImageRef:
     """
     name = version or ids.tag(reference) or image.chain_id.removeprefix("sha256:")[:12]
     if not _TAG.fullmatch(name):
-        raise ArgumentInvalid(f"version is {name!r}, expected at most 128 letters, digits, '.', '_', '-', as in a tag")
+        raise wrong("version", name, "at most 128 letters, digits, '.', '_', '-', as in a tag")
     return ImageRef(reference, name, image.chain_id, image.diff_ids)
 
 

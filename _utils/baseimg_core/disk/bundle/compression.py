@@ -9,8 +9,9 @@ import os
 import zlib
 from typing import Any, BinaryIO, cast
 
-from ...errors import ArgumentInvalid, BundleInvalid, CompressionUnsupported
+from ...errors import BundleInvalid, CompressionUnsupported
 from ...model.bundle.manifest import MEDIA_TYPES
+from ...model.policy.validation import wrong
 
 BY_MEDIA_TYPE = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 _ZSTD_LEVEL = 3
@@ -48,7 +49,7 @@ def check_compression(compression: str) -> None:
         CompressionUnsupported: Its package is missing.
     """
     if compression not in MEDIA_TYPES:
-        raise ArgumentInvalid(f"compression is {compression!r}, expected one of: {', '.join(MEDIA_TYPES)}")
+        raise wrong("compression", compression, f"one of: {', '.join(MEDIA_TYPES)}")
     if compression == "zstd" and not zstandard():
         raise CompressionUnsupported("zstd needs the Python package 'zstandard', which is not installed here")
 
