@@ -6,6 +6,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHON
+# Tests start hundreds of Python processes, which would all compile the same files.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list of targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile

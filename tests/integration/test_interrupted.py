@@ -1,5 +1,5 @@
 """
-Jobs are killed, and minions and engines restarted or down, at every step of every operation.
+Jobs are killed, and the engine is down, at every step of every operation. `make torture` restarts minion and engine.
 
 Bases are independent, so one restart serves them all: each step of each operation has a base and a job that waits at
 that step (``served/_modules/steps.py``) when the fault happens.
@@ -376,28 +376,6 @@ def test_killed_jobs(interrupted: InterruptedNode) -> None:
     interrupted.gone()
     interrupted.check_shown(lambda case: case.at_the_step)
     interrupted.check_new_containers(lambda case: case.at_the_step)
-    interrupted.converge()
-
-
-def test_a_minion_that_is_restarted(interrupted: InterruptedNode) -> None:
-    interrupted.minion.terminate()
-    interrupted.gone()
-    interrupted.check_shown(lambda case: case.at_the_step)
-    interrupted.check_new_containers(lambda case: case.at_the_step)
-    interrupted.minion.start()
-    interrupted.converge()
-
-
-def test_an_engine_that_is_restarted(interrupted: InterruptedNode) -> None:
-    """Every job succeeds. Of two jobs on one base, the second waits for the first and changes nothing."""
-    interrupted.engine.restart()
-    second = interrupted.publish("baseimg.apply", "salt://bundles/apply-stage.filled.tar")
-    wait_until(lambda: second in interrupted.running(), f"job {second} runs")
-    returned = interrupted.go_on()
-    assert {name: value for name, value in returned.items() if not isinstance(value, list | dict)} == {}
-    assert interrupted.returned(second)["changed"] is False
-    interrupted.check_shown(lambda case: case.declared)
-    interrupted.check_new_containers(lambda case: case.declared)
     interrupted.converge()
 
 
