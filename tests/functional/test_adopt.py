@@ -481,7 +481,10 @@ class TestUnproven:
         assert legacy_node.show()[b"etc/version"] == legacy_node.original[b"etc/version"]
         legacy_node.lab.refused("base-absent", "adopt")
         assert legacy_node.lab.apply(legacy_node.lab.bundle())["changed"]
-        assert differences(legacy_node.show(NEW), legacy_node.show()) == []
+        # neither layer has these directories: the engine made them, each when it unpacked the layer
+        made = {"usr: mtime", "usr/bin: mtime"}
+        unlike = differences(legacy_node.show(NEW), legacy_node.show())
+        assert [each for each in unlike if " ".join(each.split()[:2]) not in made] == []
 
 
 class TestBeforehand:

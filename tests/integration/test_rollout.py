@@ -36,7 +36,7 @@ from tests.support.sources import REPO
 pytestmark = pytest.mark.integration
 
 SECONDS = 120
-GATHER_SECONDS = 6  # time for a node to report whether it runs a job
+GATHER_SECONDS = 3  # time for a node to report whether it runs a job
 NODES = ("node1", "node2", "node3", "node4", "node5")
 BASE, TARGET, APP = "corp/base:12.0", "corp/base:12.1", "corp/app:1"
 OLD, NEW = "12.0", "12.1"
