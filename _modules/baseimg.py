@@ -244,8 +244,10 @@ def sign(bundle, key, test=False):
 
 def push(bundle, destination, test=False):
     """
-    Push a bundle, and its signature if it has one, to a registry. Nodes fetch it as ``docker://…`` and get the same
-    file, byte for byte. Blobs that the registry has are not sent again.
+    Push a bundle, and its signature if it has one, to a registry.
+
+    Nodes fetch it as ``docker://…`` and get the same file, byte for byte. Blobs that the registry has are not sent
+    again.
 
     bundle
         Path of a bundle that :py:func:`baseimg.build` wrote.
@@ -295,8 +297,10 @@ def apply(
     bundle, hash=None, base=None, protect=None, accept=None, containers="keep", saltenv=None, full=False, **kwargs
 ):
     """
-    Bring a base to the version that a bundle leads to. Running containers keep the old content until they are stopped
-    and started; see ``containers``. Applying the version that is already live is a no-op.
+    Bring a base to the version that a bundle leads to.
+
+    Running containers keep the old content until they are stopped and started; see ``containers``. Applying the
+    version that is already live is a no-op.
 
     bundle
         A path on this node, ``docker://HOST/NAME@sha256:…`` or ``:TAG`` in a registry, or anything that
@@ -571,8 +575,10 @@ def rollback(
     **kwargs,
 ):
     """
-    Swap a generation that is on this node back in. Constant time, whatever the size of the base. Rolling back again
-    changes nothing, unless ``to`` names another version.
+    Swap a generation that is on this node back in.
+
+    It takes the same time for any size of base. Rolling back again changes nothing, unless ``to`` names another
+    version.
 
     base
         The base's reference or chain ID.
@@ -620,8 +626,9 @@ def rollback(
 
 def hold(base, version, reason, until=None, **kwargs):
     """
-    Block a version of a base on this node. States, ``converge`` and rollouts leave the base where it is and warn; every
-    other version passes.
+    Block a version of a base on this node.
+
+    States, ``converge`` and rollouts leave the base where it is and warn; every other version passes.
 
     base
         The base's reference or chain ID.
@@ -650,9 +657,10 @@ def hold(base, version, reason, until=None, **kwargs):
 
 def give_up(base, container, **kwargs):
     """
-    Stop waiting for a container that a restart stopped and that does not start. Until then every operation on the base
-    tries to start it and fails, and ``status``, the grain, the beacon and the metrics show it. The container itself is
-    not touched.
+    Stop waiting for a container that a restart stopped and that does not start.
+
+    Until then every operation on the base tries to start it and fails, and ``status``, the grain, the beacon and the
+    metrics show it. The container itself is not touched.
 
     base
         The base's reference or chain ID.
@@ -822,8 +830,10 @@ def status(base=None, declared=False, full=False):
 
 def summary():
     """
-    Show every base on this node in one line: reference, live version, former version, number of images, and what is
-    unusual. Below it is one line for each image, container or hold that needs an operator.
+    Show every base on this node in one line.
+
+    The line has the reference, live version, former version, number of images, and what is unusual. Below it is one
+    line for each image, container or hold that needs an operator.
 
     Bases without a record are listed if pillar declares them.
 
@@ -839,9 +849,9 @@ def summary():
 
 def impact(base, bundle=None, full=False):
     """
-    Show whether every image and container on a base still runs on a new version, and whether the fix arrives. Changes
-    nothing.
-    docs/operating/impact.md explains the result.
+    Show whether every image and container on a base still runs on a new version, and whether the fix arrives.
+
+    It changes nothing. docs/operating/impact.md explains the result.
 
     base
         The base's reference or chain ID.
@@ -1069,8 +1079,9 @@ def engines():
 
 def import_legacy(archive, source, bundle, version=None, compression="zstd"):
     """
-    Convert an archive of the old shell scripts to a bundle, on a machine that has the source image. The same archive
-    and source give a byte-identical file.
+    Convert an archive of the old shell scripts to a bundle, on a machine that has the source image.
+
+    The same archive and source give a byte-identical file.
 
     archive
         ``BASE-<version>-diff.tar.gz``: a path, or anything that ``cp.cache_file`` takes.
@@ -1129,10 +1140,11 @@ def declared(what="bases"):
 
 def doctor(full=False):
     """
-    Check everything that must be right before a base can change: Python, Salt, the installation, Python packages, top
-    files, pillar, trusted keys, the engine and its store, the minion's mount namespace, the file system (exchange,
-    trusted xattrs, syncfs, reflink), space and inodes, the grain, the clock, and the registries in pillar. Changes
-    nothing but the grain ``baseimg:ready``.
+    Check everything that must be right before a base can change.
+
+    That is Python, Salt, the installation, Python packages, top files, pillar, trusted keys, the engine and its store,
+    the minion's mount namespace, the file system (exchange, trusted xattrs, syncfs, reflink), space and inodes, the
+    grain, the clock, and the registries in pillar. It changes nothing but the grain ``baseimg:ready``.
 
     full
         True: return data for programs, instead of one line for each check.

@@ -305,8 +305,10 @@ def unhold(base, version=None, tgt="*", tgt_type="glob", timeout=None):
 
 def doctor(tgt="*", tgt_type="glob", timeout=None):
     """
-    Check whether the fleet is ready for a rollout: ``baseimg.doctor`` on every node, the nodes' clocks against the
-    master's, and the master's job cache and top files. Changes nothing.
+    Check whether the fleet is ready for a rollout.
+
+    It runs ``baseimg.doctor`` on every node, and checks the nodes' clocks against the master's, and the master's job
+    cache and top files. It changes nothing.
 
     tgt, tgt_type, timeout
         As for :py:func:`baseimg.fleet`.
