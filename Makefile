@@ -32,7 +32,7 @@ lint: setup ## check format, lint and types
 	@MYPYPATH=_utils $(BIN)/mypy tests/support
 
 torture: setup ## power cuts, kills, every error of every call, a simulated year; up to an hour
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests/torture
+	@$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 --durations=20 tests/torture
 
 engines: setup ## the contract on more engines, file systems and releases of Salt; half an hour
 	@scripts/engines.sh

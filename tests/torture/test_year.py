@@ -10,7 +10,7 @@ import pytest
 from tests.functional.year import Year
 from tests.support.fs import MIB, loop_fs
 
-pytestmark = pytest.mark.torture
+pytestmark = [pytest.mark.torture, pytest.mark.slow]
 
 WEEKS = 52
 SEEDS = {"ext4": 4, "xfs": 5, "btrfs": 6}

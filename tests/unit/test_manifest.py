@@ -48,6 +48,12 @@ def test_round_trip() -> None:
     assert manifest.parse(SOUND.dump()) == SOUND
 
 
+def test_optional_totals_round_trip() -> None:
+    counted = replace(SOUND, totals=replace(SOUND.totals, metadata=0, inside=1, directories=7))
+    assert manifest.parse(counted.dump()) == counted
+    assert "directories" not in SOUND.dump()
+
+
 def test_sizes_round_trip_and_are_optional() -> None:
     sized = replace(SOUND, target=replace(SOUND.target, sizes={"": (10, 2), CHAIN_1: (4096, 3)}))
     assert manifest.parse(sized.dump()) == sized

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from baseimg_core.model.bundle.manifest import ImageRef, Manifest, Totals
@@ -37,6 +39,16 @@ def test_sizes_in_the_bundles_bound_the_merged_changes() -> None:
 
 def test_without_sizes_no_step_is_known_to_replace_another() -> None:
     assert peak(START, chain(52), (), 0) == Size(100 + 520, 5 + 104)
+
+
+def test_directories_that_lead_to_changes_count_and_exist_twice_while_files_are_moved() -> None:
+    steps = [[replace(one, totals=replace(one.totals, directories=4))] for (one,) in chain(2)]
+    assert peak(START, steps[:1], (), 0) == Size(110, 5 + 6)
+    assert peak(Size(100, 0), steps, (), 0) == Size(120, 6 + 6 + 4)
+
+
+def test_a_step_that_was_read_counts_as_read() -> None:
+    assert peak(START, [[step()] * 30], (), 0, [Size(10, 3)]) == Size(110, 8)
 
 
 def test_the_largest_intermediate_content_counts() -> None:

@@ -20,7 +20,8 @@ from ..disk.store.steps import MergedSteps
 from ..errors import SpaceExhausted
 from ..linux.oserrors import translate_os_errors
 from ..model.bundle.manifest import Manifest
-from ..model.bundle.peak import NOTHING, Size, peak
+from ..model.bundle.peak import NOTHING, Size, changes, peak
+from ..model.stack import overlay
 from ..model.store import generations
 from ..model.store.record import Generation, Record
 from ..progress import step_progress
@@ -153,8 +154,32 @@ def _check_space(
     context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue, masks: tuple[int, int] = NOTHING
 ) -> Size:
     """Return the peak of the space that a plan takes; raise :class:`SpaceExhausted` if it is not free."""
-    steps = [[catalogue.manifest(version) for version in step] for step in _steps(plan.route, catalogue)]
-    return _check_fit(context, base, record, plan.start or record.pristine, steps, masks)
+    versions, start = _steps(plan.route, catalogue), plan.start or record.pristine
+    steps = [[catalogue.manifest(version) for version in step] for step in versions]
+    try:
+        return _check_fit(context, base, record, start, steps, masks)
+    except SpaceExhausted:
+        if all(manifest.target.sizes for step in steps for manifest in step):
+            raise
+        written = [_written(step, catalogue) for step in versions]
+        return _check_fit(context, base, record, start, steps, masks, written)
+
+
+def _written(step: list[str], catalogue: Catalogue) -> Size:
+    """Return the size of the changes of a step. Reads the bundles of a step that has several."""
+    if len(step) == 1:
+        return changes([catalogue.manifest(step[0])])
+    total, paths = NOTHING, set[bytes]()
+    for version in reversed(step):
+        bundle = catalogue.bundle(version)
+        if "full" not in bundle.encodings:  # the first of a step; only its source decodes it
+            total = total.plus(changes([bundle.manifest]))
+            continue
+        for member, _stream in bundle.members():
+            if member.entry and (member.leads or member.path not in paths):  # a newer link keeps a hidden leader
+                total = total.plus((member.entry.size, 0))
+            paths.add(member.path)
+    return total.plus((0, len({*paths, *(above for path in paths for above in overlay.ancestors(path))})))
 
 
 def _check_fit(
@@ -164,6 +189,7 @@ def _check_fit(
     start: Generation,
     steps: Sequence[Sequence[Manifest]],
     masks: tuple[int, int] = NOTHING,
+    written: Sequence[Size] | None = None,
 ) -> Size:
     layer, origin = os.path.dirname(base.directory), base.store.path(record, start.number)
     sharing = links.resolve(context.link, layer)
@@ -171,7 +197,7 @@ def _check_fit(
         start.bytes, start.paths = space.measure(origin)
 
     def check(shared: int) -> Size:
-        size = peak(Size(start.bytes, start.paths), steps, record.diff_ids[:-1], shared).plus(masks)
+        size = peak(Size(start.bytes, start.paths), steps, record.diff_ids[:-1], shared, written).plus(masks)
         space.check_space(layer, *size, context.reserve, lambda: prunable(base, record))
         return size
 

@@ -23,6 +23,7 @@ from ...linux.oserrors import translate_os_errors
 from ...model.bundle.manifest import LABEL, ImageRef, Manifest, Totals
 from ...model.packages.difference import Packages
 from ...model.stack import changes as model_changes
+from ...model.stack import overlay
 from ...model.stack.changes import Change
 from ...progress import StepProgress
 from . import compression, encoding, frame, tar
@@ -87,8 +88,7 @@ def write(
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w+b") as out, tempfile.TemporaryFile(dir=directory) as scratch:
             layer = _encode(out, scratch, changes, layer_encoding, progress)
-            count = model_changes.counts(changes)
-            totals = Totals(**{"metadata": 0, "inside": 0, **count}, entries=len(changes), bytes=layer.content)
+            totals = _totals(changes, layer.content)
             manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages, config)
             _finish_archive(out, layer.blobs, manifest, platform)
             out.flush()
@@ -99,6 +99,15 @@ def write(
         os.rename(temporary, path)
         sync_directory(directory)
     return WrittenBundle(digest, size, manifest)
+
+
+def _totals(changes: Sequence[Change], content: int) -> Totals:
+    """Return the totals of a layer with ``content`` bytes of files."""
+    count = model_changes.counts(changes)
+    directories = {change.path for change in changes if change.entry and change.entry.is_dir}
+    directories.update(above for change in changes for above in overlay.ancestors(change.path))
+    numbers = {"metadata": 0, "inside": 0, **count, "entries": len(changes), "directories": len(directories)}
+    return Totals(**numbers, bytes=content)
 
 
 def _encode(

@@ -74,6 +74,8 @@ class Totals:
     metadata: int | None = None
     #: Number of paths inside removed directories; ``None`` if an older baseimg built the bundle.
     inside: int | None = None
+    #: Number of directories that have an entry or lead to one; ``None`` if an older baseimg built the bundle.
+    directories: int | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -159,7 +161,7 @@ def parse(text: str) -> Manifest:
 
 def _totals(data: dict[str, Any]) -> Totals:
     required = {name: _count(data, name) for name in ("added", "modified", "removed", "entries", "bytes")}
-    return Totals(**required, **{name: _count(data, name) for name in ("metadata", "inside") if name in data})
+    return Totals(**required, **{name: _count(data, name) for name in ("metadata", "inside", "directories") if name in data})
 
 
 def _image(data: dict[str, Any], side: str) -> ImageRef:
