@@ -129,9 +129,14 @@ def _layers(root):
     return [f"{root}/{name}" for name in names if os.access(f"{root}/{name}/baseimg/state.json", os.F_OK)]
 
 
+def _open(path):
+    """Open a file for reading; a FIFO there does not block."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
 def _load(layer):
     """Return the record of a layer's base, and its live generation; None if the record does not know that."""
-    with open(os.path.join(layer, "baseimg/state.json"), "rb") as file:
+    with _open(os.path.join(layer, "baseimg/state.json")) as file:
         record = json.loads(file.read(_LARGEST))
     live = _describe(_live(layer))
     return record, next((item for item in record["generations"] if _is_generation(item, live)), None)
@@ -178,7 +183,7 @@ def _read(layer, record, generation):
 def _held(layer):
     """Return the versions with an active hold, as the core does (model.store.hold)."""
     try:
-        with open(os.path.join(layer, "baseimg/holds.json"), "rb") as file:
+        with _open(os.path.join(layer, "baseimg/holds.json")) as file:
             holds = json.loads(file.read(_LARGEST))["holds"]
     except FileNotFoundError:
         return []
@@ -189,7 +194,7 @@ def _held(layer):
 def _restarting(layer):
     """Return the names of containers that a restart stopped and that have not passed their gate since."""
     try:
-        with open(os.path.join(layer, "baseimg/restarting.json"), "rb") as file:
+        with _open(os.path.join(layer, "baseimg/restarting.json")) as file:
             noted = json.loads(file.read(_LARGEST))
     except FileNotFoundError:
         return []

@@ -10,6 +10,7 @@ import gzip
 import os
 import resource
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ from baseimg_core.disk.containers.journal import Journal
 from baseimg_core.disk.store import generations
 from baseimg_core.errors import BaseimgError, BundleInvalid, SourceUnreadable, SpaceExhausted, StorageFailed
 from baseimg_core.linux import syscalls
-from baseimg_core.linux.files import remove_tree
+from baseimg_core.linux.files import remove_any, remove_tree
 from baseimg_core.linux.oserrors import translate_os_errors
 from baseimg_core.model.policy.image_policy import DeclaredBundles
 from baseimg_core.model.policy.pillar import Source
@@ -321,6 +322,51 @@ def test_a_dangling_symlink_among_the_generations(tmp_path: Path, target: str) -
     assert entry_point(lambda: status(node))["version"] == "12.1"
     entry_point(lambda: node.converge("12.2"))
     assert differences(node.view(), node.views["12.2"]) == []
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "FIFO": os.mkfifo,
+    "directory": lambda path: (path.mkdir(), (path / "file").touch()),
+    "dangling symlink": lambda path: path.symlink_to("/nowhere/file"),
+    "endless device": lambda path: os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5)),
+}
+OWN = [
+    f"{name}{end}" for name in ("holds.json", "lifetimes.json", "starts.json", "judged.json") for end in ("", ".new")
+]
+OWN += ["state.json.new", "state.json.spare", "history.jsonl", "history.jsonl.new", "lock", "restarting.json.new"]
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_no_file_of_our_own_is_a_regular_file(tmp_path: Path, kind: str) -> None:
+    """No operation blocks on a FIFO or reads a device without an end, and the next change replaces what it needs."""
+    node = Node(tmp_path)
+    node.converge("12.1")
+    home = node.layer / "baseimg"
+    for name in OWN:
+        remove_any(str(home / name))
+        ODD[kind](home / name)
+    for operation in (status, verify_deep, lambda node: prune.prune(node.context, BASE, 0, False)):
+        code_of(lambda operation=operation: operation(node))
+    for name in ("holds.json", "lifetimes.json"):  # errors name these: what a hold blocks is not guessed
+        remove_any(str(home / name))
+    node.converge("12.2")
+    assert differences(node.view(), node.views["12.2"]) == []
+    rollback.roll_back(node.context, BASE, "pristine")
+    assert differences(node.view(), node.views["12.0"]) == []
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_record_that_is_no_regular_file_is_repaired(tmp_path: Path, kind: str) -> None:
+    node = Node(tmp_path)
+    node.converge("12.1")
+    state = node.layer / "baseimg/state.json"
+    state.unlink()
+    ODD[kind](state)
+    assert code_of(lambda: status(node)) == "record-invalid"
+    for version in ("12.1", "12.2"):
+        node.converge(version, repair=True)
+        assert differences(node.view(), node.views[version]) == []
+    assert state.is_file()
 
 
 class Unrecorded(Node):

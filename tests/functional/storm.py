@@ -1,8 +1,10 @@
-"""Containers that start while a base is swapped and pruned; each must see one complete content."""
+"""Containers that start, builds and exports while a base is swapped and pruned; each must see one complete content."""
 
 from __future__ import annotations
 
+import io
 import itertools
+import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -20,19 +22,21 @@ READ_VERSIONS = (
 $(cat /usr/lib/tool)"
 )
 THREADS = 3
+#: The names and files that READ_VERSIONS prints, in an export.
+NAMES, READ = ("added", "fresh", "gone", "kept"), ("etc/version", "usr/lib/tool")
 
 
 def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
     """
-    Start containers in threads during swaps and prunes.
+    Start containers in threads during swaps and prunes; every third start is a step of a build, or an export.
 
     Args:
         lab: A node without images.
-        starts: How many containers to start.
+        starts: How many to start.
         grace: Seconds that prune keeps a generation after it was swapped out.
 
     Returns:
-        The number of containers by the content that they saw.
+        Their number by the content that they saw.
     """
     lab.usual(NEWER)
     bundles = {"12.1": {"source": lab.bundle()}, "12.2": {"source": lab.bundle(NEW, NEWER)}}
@@ -40,6 +44,7 @@ def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
     lab.minion.configure(baseimg={"grace": grace})
     outputs: Counter[str] = Counter()
     left = iter(range(starts))
+    see = itertools.cycle((_run, _run, _build, _run, _run, _export))
     lock = threading.Lock()
 
     def start() -> None:
@@ -47,7 +52,8 @@ def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
             with lock:
                 if next(left, None) is None:
                     return
-            printed = lab.engine.run(APP, "sh", "-c", READ_VERSIONS).strip()
+                seen_by = next(see)
+            printed = seen_by(lab)
             with lock:
                 outputs[printed] += 1
 
@@ -62,6 +68,33 @@ def storm(lab: Lab, starts: int, grace: float) -> Counter[str]:
     for thread in threads:
         thread.join()
     return outputs
+
+
+def _run(lab: Lab) -> str:
+    return lab.engine.run(APP, "sh", "-c", READ_VERSIONS).strip()
+
+
+def _build(lab: Lab) -> str:
+    """Run a step of the classic builder, which prints what the step prints."""
+    dockerfile = io.BytesIO(f"FROM {APP}\nRUN {READ_VERSIONS}\n".encode())
+    options = {"rm": True, "forcerm": True, "nocache": True, "network_mode": "none", "decode": True}
+    lines = [
+        line.get("stream", line.get("error", "")) for line in lab.engine.client.build(fileobj=dockerfile, **options)
+    ]
+    return next((line.strip() for line in lines if line.startswith("12.")), "".join(lines))
+
+
+def _export(lab: Lab) -> str:
+    """Export a container that never ran: the engine mounts it for the export alone."""
+    container = lab.engine.client.create_container(APP, ["true"], host_config={"NetworkMode": "none"})
+    data = b"".join(lab.engine.client.export(container))
+    lab.engine.client.remove_container(container)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        version, tool = (tar.extractfile(name) for name in READ)
+        names = [name for name in NAMES if f"etc/{name}" in tar.getnames()]
+        assert version
+        assert tool
+        return f"{version.read().decode().strip()} {' '.join(names)} {tool.read().decode().strip()}"
 
 
 def _kept(work: Callable[[], None], outputs: Counter[str], lock: threading.Lock) -> Callable[[], None]:

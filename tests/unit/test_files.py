@@ -1,12 +1,14 @@
-"""Removal of directory trees on each file system that holds layers."""
+"""Removal of directory trees on each file system that holds layers; paths in trees that are not trusted."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from baseimg_core.linux import files, syscalls
 from baseimg_core.linux.files import remove_tree
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.mounts import MS_BIND, mount, mounts_below, unmount_below
@@ -53,3 +55,32 @@ def test_a_mount_inside_a_tree_is_not_emptied(tmp_path: Path, place: str, bind: 
     finally:
         unmount_below(tmp_path / "tree")
     remove_tree(str(tmp_path / "tree"))
+
+
+@pytest.mark.parametrize("kernel", ["openat2", "before 5.6"])
+def test_a_path_in_a_foreign_tree_leads_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    """A container's symlink is not followed, and nothing asks the server of a file system that it mounts."""
+    (tmp_path / "tree/dir").mkdir(parents=True)
+    (tmp_path / "tree/dir/file").write_text("content")
+    (tmp_path / "tree/to-root").symlink_to("/")
+    (tmp_path / "tree/magic").symlink_to("/proc/self/root")
+    (tmp_path / "tree/mounted").mkdir()
+    mount(b"tmpfs", os.fsencode(tmp_path / "tree/mounted"), b"tmpfs")
+    if kernel == "before 5.6":
+
+        def openat2(*_arguments: object) -> int:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        monkeypatch.setattr(syscalls, "openat2", openat2)
+    (tmp_path / "tree/mounted/file").touch()
+    root = os.open(tmp_path / "tree", os.O_PATH)
+    try:
+        os.close(files.open_below(root, b"dir/file", os.O_PATH))
+        for path in (b"to-root/etc/passwd", b"magic/etc/passwd", b"mounted/file"):
+            with pytest.raises(OSError, match=r"symbolic links|Not a directory|cross-device"):
+                files.open_below(root, path, os.O_PATH)
+    finally:
+        os.close(root)
+        unmount_below(tmp_path / "tree")

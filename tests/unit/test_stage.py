@@ -42,7 +42,7 @@ def test_without_sizes_no_step_is_known_to_replace_another() -> None:
 
 
 def test_directories_that_lead_to_changes_count_and_exist_twice_while_files_are_moved() -> None:
-    steps = [[replace(one, totals=replace(one.totals, directories=4))] for (one,) in chain(2)]
+    steps = [[replace(manifest, totals=replace(manifest.totals, directories=4))] for (manifest,) in chain(2)]
     assert peak(START, steps[:1], (), 0) == Size(110, 5 + 6)
     assert peak(Size(100, 0), steps, (), 0) == Size(120, 6 + 6 + 4)
 

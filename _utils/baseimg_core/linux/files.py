@@ -28,6 +28,7 @@ _BELOW = (
 )
 #: Suffix of a spare file (:func:`save_over_spare`).
 SPARE = ".spare"
+_LARGEST = 1 << 28  # bytes of a file that is read whole
 _SLACK = 8192  # bytes of a spare file beyond the current content
 _NO_COPY_RANGE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
@@ -67,6 +68,7 @@ def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
         mode: Its permission bits; the umask does not apply.
     """
     temporary = path + ".new"
+    drop_irregular(temporary)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(temporary, flags, 0o600), "wb") as out:
@@ -74,6 +76,7 @@ def replacing(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
             out.flush()
             os.fchmod(out.fileno(), mode)
             os.fsync(out.fileno())
+        drop_irregular(path)
         os.rename(temporary, path)
     except BaseException:
         unlink_if_exists(temporary)
@@ -95,6 +98,7 @@ def save_over_spare(path: str, data: bytes) -> None:
     """
     spare = path + SPARE
     size = len(data) + _SLACK - len(data) % _SLACK
+    drop_irregular(spare)
     _fill(spare, data, size)
     if os.path.exists(path):
         syscalls.exchange(spare, path)
@@ -117,6 +121,43 @@ def _fill(path: str, data: bytes, size: int) -> None:
         os.close(descriptor)
 
 
+def drop_irregular(path: str) -> None:
+    """Remove what is at the path of one of our files if it is not a regular file: a FIFO there blocks, for example."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            remove_any(path)
+
+
+def open_regular(path: str) -> BinaryIO:
+    """
+    Open a file for reading that is a regular file. Does not block on a FIFO, and reads no device without an end.
+
+    Raises:
+        ValueError: It is not a regular file.
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is not a regular file")
+    return open(descriptor, "rb")
+
+
+def read_regular(path: str) -> bytes:
+    """
+    Read a regular file whole.
+
+    Raises:
+        ValueError: It is not a regular file, or larger than 256 MiB.
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise ValueError(f"{path} has more than {_LARGEST} bytes")
+    return data
+
+
 def last_line(path: str) -> bytes:
     """Return the last complete line of a file of short lines; empty if it has none."""
     with contextlib.suppress(FileNotFoundError):
@@ -131,8 +172,9 @@ def last_lines(path: str, size: int) -> list[bytes]:
 
     Raises:
         FileNotFoundError: The file is absent.
+        ValueError: It is not a regular file.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         start = max(0, file.seek(0, os.SEEK_END) - size)
         file.seek(start)
         if start:
@@ -201,12 +243,11 @@ def open_private(path: str, flags: int) -> int:
 
 def overwrite(path: str, data: bytes) -> None:
     """
-    Write a small file in place, neither atomically nor durably. A symlink is replaced, not followed.
+    Write a small file in place, neither atomically nor durably. What is not a regular file is replaced.
 
     The file's blocks are reused, so an existing file can be overwritten on a full file system.
     """
-    if os.path.islink(path):
-        os.unlink(path)
+    drop_irregular(path)
     descriptor = open_private(path, os.O_WRONLY | os.O_NONBLOCK)
     try:
         write_all(descriptor, data)

@@ -82,8 +82,7 @@ def read(path: str) -> Journal:
         RecordInvalid: The file is damaged or has another format.
     """
     try:
-        with open(path, "rb") as file:
-            raw = json.load(file)
+        raw = json.loads(files.read_regular(path))
         if raw["format"] != FORMAT:
             raise RecordInvalid(f"{path} has format version {raw['format']}, this baseimg reads {FORMAT}")
         journal = Journal(**raw)

@@ -70,8 +70,7 @@ class Starts:
 def read(path: str) -> Starts:
     """Read the starts. A damaged file counts as empty, because starts only add proof."""
     try:
-        with open(path, "rb") as file:
-            raw = json.load(file)
+        raw = json.loads(files.read_regular(path))
         return Starts({str(key): Start(**start) for key, start in raw["starts"].items()})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Starts()

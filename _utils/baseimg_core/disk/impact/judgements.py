@@ -100,8 +100,8 @@ class Judgements:
         }
         data = {"format": FORMAT, "judged": judged, "passed": passed, "evidence": evidence}
         text = json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            if file.read() == text:
+        with contextlib.suppress(OSError, ValueError):
+            if files.read_regular(path) == text:
                 return
         files.save(path, text)
 
@@ -109,8 +109,7 @@ class Judgements:
 def read(path: str) -> Judgements:
     """Read the judgements. A damaged file counts as empty: the images are judged again."""
     try:
-        with open(path, "rb") as file:
-            raw = json.load(file)
+        raw = json.loads(files.read_regular(path))
         judged = {
             str(generation): {str(image): [_reason(reason) for reason in reasons] for image, reasons in judged.items()}
             for generation, judged in raw["judged"].items()

@@ -536,7 +536,7 @@ class Store:
     def _discard_indexes(self, known: Collection[int]) -> None:
         names = os.listdir(self.layout.indexes) if os.path.isdir(self.layout.indexes) else []
         for name in set(names) - {f"{number}.jsonl" for number in known}:
-            files.unlink_if_exists(os.path.join(self.layout.indexes, name))
+            files.remove_any(os.path.join(self.layout.indexes, name))
 
     def _remove(self, generation: Generation) -> int:
         # during a swap a name may be wrong, but an ID is always right (I2)

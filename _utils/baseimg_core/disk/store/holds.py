@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...errors import RecordInvalid
 from ...linux import files
 from ...linux.oserrors import translate_os_errors
 from ...model.store import hold as model_hold
@@ -19,10 +20,11 @@ def read(path: str) -> list[Hold]:
         RecordInvalid: The file is damaged.
     """
     try:
-        with open(path, "rb") as file:
-            return model_hold.parse(file.read(), path)
+        return model_hold.parse(files.read_regular(path), path)
     except FileNotFoundError:
         return []
+    except ValueError as exc:
+        raise RecordInvalid(str(exc)) from exc
 
 
 def active(path: str) -> list[Hold]:

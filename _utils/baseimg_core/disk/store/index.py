@@ -10,6 +10,7 @@ their contents are read.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ _CONTENT = frozenset({"type", "size", "target", "device"})
 _FIELDS = _CONTENT | {"path", "mode", "owner", "mtime", "xattrs", "opaque", "sha256"}
 _STAT = ', "inode": '  # where a line's stable part ends
 _NAMED = 3  # paths in a summary
+_LONGEST = 1 << 20  # bytes of a line; a path has less than 4096, and attributes are hashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,8 @@ def digest(path: str) -> str:
     """
     sha = hashlib.sha256()
     try:
-        with open(path, encoding="ascii") as file:
-            for line in file:
-                sha.update(_stable(line).encode() + b"\n")
+        for line in _lines(path):
+            sha.update(_stable(line).encode() + b"\n")
     except (OSError, ValueError) as exc:
         raise RecordInvalid(f"{path} cannot be used: {exc}") from exc
     return "sha256:" + sha.hexdigest()
@@ -191,10 +192,9 @@ def refresh(path: str, stats: Mapping[bytes, Stat]) -> None:
         stats: The current inode and ctime, by path.
     """
     lines = []
-    with open(path, encoding="ascii") as file:
-        for text in file:
-            name = json.loads(text)["path"].encode("utf-8", "surrogateescape")
-            lines.append(_line(_stable(text), stats[name]) if name in stats else text)
+    for text in _lines(path):
+        name = json.loads(text)["path"].encode("utf-8", "surrogateescape")
+        lines.append(_line(_stable(text), stats[name]) if name in stats else text)
     files.save(path, "".join(lines).encode("ascii"))
 
 
@@ -264,17 +264,25 @@ def _read(path: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield each path with its line, in the order of :func:`write`; raises :class:`RecordInvalid`."""
     last: list[bytes] = []
     try:
-        with open(path, encoding="ascii") as file:
-            for text in file:
-                line = json.loads(text)
-                name = line["path"].encode("utf-8", "surrogateescape")
-                order = _order(name)
-                if not line.keys() >= _FIELDS or order <= last:
-                    raise ValueError(f"{overlay.path_text(name)} is out of order, or a field is missing")
-                last = order
-                yield name, line
+        for text in _lines(path):
+            line = json.loads(text)
+            name = line["path"].encode("utf-8", "surrogateescape")
+            order = _order(name)
+            if not line.keys() >= _FIELDS or order <= last:
+                raise ValueError(f"{overlay.path_text(name)} is out of order, or a field is missing")
+            last = order
+            yield name, line
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise RecordInvalid(f"{path} cannot be used: {exc}") from exc
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Yield the lines of an index; raises ``ValueError`` if it is not a regular file or has a line without an end."""
+    with io.TextIOWrapper(files.open_regular(path), encoding="ascii") as file:
+        while text := file.readline(_LONGEST):
+            if len(text) == _LONGEST:
+                raise ValueError(f"a line has {_LONGEST} characters or more")
+            yield text
 
 
 def _order(path: bytes) -> list[bytes]:

@@ -70,8 +70,7 @@ def read(path: str, record: Record) -> Lifetimes:
         RecordInvalid: The file is damaged.
     """
     try:
-        with open(path, "rb") as file:
-            raw = json.load(file)
+        raw = json.loads(files.read_regular(path))
         if raw["boot"] != boot_id():
             return Lifetimes()
         retired = {int(number): float(at) for number, at in raw["retired"].items()}

@@ -162,9 +162,9 @@ class LayerLock:
 
     def _last_holder(self) -> str:
         try:
-            with open(self._layout.holder, encoding="utf-8", errors="replace") as file:
-                return file.read(1000).strip() or "another process"
-        except OSError:
+            with files.open_regular(self._layout.holder) as file:
+                return file.read(1000).decode(errors="replace").strip() or "another process"
+        except (OSError, ValueError):
             return "another process"
 
 

@@ -51,12 +51,14 @@ class RecordFile:
         """
         state = self._layout.state
         try:
-            with open(state, "rb") as file:
-                return model_record.parse(file.read(), state)
+            data = files.read_regular(state)
         except FileNotFoundError:
             if self._layout.has_history or self._layout.kept():
                 raise RecordInvalid(f"{state} is missing, but generations exist beside it") from None
             return None
+        except ValueError as exc:
+            raise RecordInvalid(str(exc)) from exc
+        return model_record.parse(data, state)
 
     def match(self, record: Record) -> Record:
         """
@@ -90,9 +92,8 @@ class RecordFile:
     def reference(self) -> str:
         """The base's reference in the record; empty if the record is unreadable. Ignores the live directory."""
         try:
-            with open(self._layout.state, "rb") as file:
-                return model_record.parse(file.read(), self._layout.state).reference
-        except (OSError, RecordInvalid):
+            return model_record.parse(files.read_regular(self._layout.state), self._layout.state).reference
+        except (OSError, ValueError, RecordInvalid):
             return ""
 
     @property
@@ -122,6 +123,7 @@ class RecordFile:
             OSError: The file system has no space. The history does not exist then.
         """
         path = self._layout.history
+        files.drop_irregular(path)
         if os.path.exists(path):
             return
         descriptor = files.open_private(path, os.O_RDWR)
@@ -157,6 +159,7 @@ class RecordFile:
     def append(self, swap: Mapping[str, Any]) -> None:
         """Append a swap to the history, unless the last line has the same ``id``."""
         path = self._layout.history
+        files.drop_irregular(path)
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_size > _MAX_HISTORY:
                 os.replace(path, path + _ROTATED)

@@ -161,7 +161,9 @@ def parse(text: str) -> Manifest:
 
 def _totals(data: dict[str, Any]) -> Totals:
     required = {name: _count(data, name) for name in ("added", "modified", "removed", "entries", "bytes")}
-    return Totals(**required, **{name: _count(data, name) for name in ("metadata", "inside", "directories") if name in data})
+    return Totals(
+        **required, **{name: _count(data, name) for name in ("metadata", "inside", "directories") if name in data}
+    )
 
 
 def _image(data: dict[str, Any], side: str) -> ImageRef:
