@@ -11,6 +11,6 @@ pytestmark = [pytest.mark.fault, pytest.mark.functional]
 
 
 def test_none_sees_half_a_base(lab: Lab) -> None:
-    outputs = storm(lab, starts=24, grace=5)
+    outputs = storm(lab, starts=18, grace=5)
     assert outputs.keys() <= set(WHOLE.values())
-    assert outputs.total() == 24
+    assert outputs.total() == 18
