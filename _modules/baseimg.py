@@ -272,7 +272,7 @@ def push(bundle, destination, test=False):
         return minion.push(_text(bundle, "bundle"), pillar.pushed_to(destination), bool(test))
 
 
-def inspect(bundle, verify=False):
+def inspect(bundle, verify=False, saltenv=None):
     """
     Show the manifest of a bundle: source and target, counts, digests.
 
@@ -282,13 +282,16 @@ def inspect(bundle, verify=False):
     verify
         Read the whole file and check every digest first.
 
+    saltenv
+        The environment of ``salt://`` URLs; see :py:func:`baseimg.apply`.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt-call baseimg.inspect /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar verify=True
     """
-    with _operation() as minion:
+    with _operation(saltenv=saltenv) as minion:
         source = pillar.bundle_source(bundle, None, "bundle")
         return ops_build.inspect(minion.fetch(source), bool(verify), source.source)
 
@@ -847,7 +850,7 @@ def summary():
         return short.of_node(ops_status.survey(minion.engine(), minion.declared_bases()))
 
 
-def impact(base, bundle=None, full=False):
+def impact(base, bundle=None, full=False, saltenv=None):
     """
     Show whether every image and container on a base still runs on a new version, and whether the fix arrives.
 
@@ -862,6 +865,9 @@ def impact(base, bundle=None, full=False):
 
     full
         True: return every image and container.
+
+    saltenv
+        The environment of ``salt://`` URLs; see :py:func:`baseimg.apply`.
 
     Returns ``format`` (of this structure), ``base``, ``version`` (shown now), ``to`` (the new version), the numbers of
     ``images``, of ``containers`` by content, of ``verdicts``, of changed paths by class in ``changes``, and of
@@ -888,13 +894,13 @@ def impact(base, bundle=None, full=False):
         salt '*' baseimg.impact corp/base:12.0
         salt-call baseimg.impact corp/base:12.0 salt://baseimg/bundles/corp-base_12.0_12.1.tar
     """
-    with _operation("impact") as minion:
+    with _operation("impact", saltenv=saltenv) as minion:
         declared = minion.bundles(_text(base, "base"), bundle)
         result = impacting.impact(minion.context(trust=True), base, declared)
         return result if full else short.without_empty(short.of_impact(result))
 
 
-def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512, **kwargs):
+def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512, saltenv=None, **kwargs):
     """
     Run a command of an image over a version of its base, without changing the base.
 
@@ -925,6 +931,9 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
     memory
         The limit of memory and of files that the command writes, in MB.
 
+    saltenv
+        The environment of ``salt://`` URLs; see :py:func:`baseimg.apply`.
+
     Returns ``base``, ``version``, ``image``, ``passed``, the ``reason`` if it did not pass, the ``exit_code`` (``None``
     if the command did not start or was killed), and the end of its ``output``, at most 64 KiB; lines
     of stdout and of stderr have no common order. ``salt-call`` exits with
@@ -937,7 +946,7 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
         salt-call baseimg.trial corp/base:12.0 "'12.1'" corp/shop:7 '/app/run --check'
         salt '*' baseimg.trial corp/base:12.0 /srv/b.tar corp/shop:7 command=auto
     """
-    with _operation("trial", kwargs) as minion:
+    with _operation("trial", kwargs, saltenv) as minion:
         declared = minion.bundles(_text(base, "base"), _text(version, "version"))
         given = {"command": command, "expect": expect, "timeout": timeout, "memory": memory}
         (declared_trial,) = container_trial.parse([given])
@@ -1077,7 +1086,7 @@ def engines():
         return minion.engines()
 
 
-def import_legacy(archive, source, bundle, version=None, compression="zstd"):
+def import_legacy(archive, source, bundle, version=None, compression="zstd", saltenv=None):
     """
     Convert an archive of the old shell scripts to a bundle, on a machine that has the source image.
 
@@ -1098,6 +1107,9 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd"):
     compression
         ``zstd`` or ``gzip``.
 
+    saltenv
+        The environment of ``salt://`` URLs; see :py:func:`baseimg.apply`.
+
     Returns what :py:func:`baseimg.build` returns, and ``not_expressed``: what such an archive cannot express, with the
     ``paths`` for which it matters. Prefer ``build`` if the target image still exists.
 
@@ -1107,7 +1119,7 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd"):
 
         salt-call baseimg.import_legacy /srv/old/BASE-12.1-diff.tar.gz corp/base:12.0 /srv/salt/baseimg/bundles/b.tar
     """
-    with _operation("import") as minion:
+    with _operation("import", saltenv=saltenv) as minion:
         for key, value in (("source", source), ("bundle", bundle)):
             pillar.text(value, key)
         if version is not None:

@@ -82,8 +82,8 @@ def rollout(base, version=None, **kwargs):
     All other arguments are keys of the policy. They override ``baseimg:rollout`` in the master's pillar, which
     overrides the same key in the master's configuration: ``target``, ``exclude``, ``unreachable``, ``refused``,
     ``canary``, ``waves``, ``success_threshold``, ``max_unavailable``, ``min_available``, ``group_by``,
-    ``prepare``, ``prepare_at_once``, ``soak``, ``gate``, ``gate_interval``, ``on_failure``, ``window``, ``timeout``,
-    ``keep_records`` (docs/operating/rollout.md).
+    ``prepare``, ``prepare_at_once``, ``saltenv``, ``soak``, ``gate``, ``gate_interval``, ``on_failure``, ``window``,
+    ``timeout``, ``keep_records`` (docs/operating/rollout.md).
 
     Returns the rollout's ``id``, ``state``, ``reason`` and ``cause``; its ``waves``; counts of ``nodes`` by state; the
     ``failed``, ``refused``, ``unreachable`` and ``skipped`` nodes with reasons; and the ``retcode``.

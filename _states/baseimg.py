@@ -284,6 +284,29 @@ def pruned(name, keep=1):
     return ret
 
 
+def mod_watch(name, sfun, **kwargs):
+    """
+    Run a state again because a state that it watches, or listens to, has changed something.
+
+    ``converged`` then repairs: it compares the live content with its index, as with ``repair: true``. The other states
+    run as they do without a requisite.
+
+    name, sfun
+        The name and the function of the state, which Salt passes with its arguments.
+
+    .. code-block:: yaml
+
+        corp/base:12.0:
+          baseimg.converged:
+            - version: '12.1'
+            - watch:
+              - pkg: docker.io
+    """
+    if sfun == "converged":
+        return converged(name, **{**kwargs, "repair": True})
+    return {"built": built, "prepared": prepared, "pruned": pruned}[sfun](name, **kwargs)
+
+
 def _converged(ret, result):
     if "held" in result:
         return _held(ret, result)

@@ -53,6 +53,7 @@
 #     group_by: rack             the grain that names the failure domain
 #     prepare: stage             before the first wave make the new generations; or fetch: only fetch the bundles
 #     prepare_at_once: 50        nodes that prepare at the same time
+#     saltenv: prod              environment of salt:// URLs; default: that of each minion's configuration
 #     soak: 600                  seconds between two waves
 #     gate: [{url: 'https://shop.corp/health', match: ok}]    must hold after each wave and during the soak
 #     gate_interval: 30          seconds between two checks of the gates

@@ -118,6 +118,12 @@ class TestEnvironments:
         lab.minion.configure(saltenv="prod")
         assert lab.converge(BASE, "12.1", {"12.1": {"source": "salt://b.tar"}})["changed"]
 
+    def test_functions_that_fetch_take_the_environment(self, lab: Lab, environments: Path) -> None:
+        for function, arguments in (("inspect", ["salt://b.tar"]), ("impact", [BASE, "salt://b.tar"])):
+            lab.refused("bundle-unavailable", function, *arguments)
+            assert getattr(lab, function)(*arguments, saltenv="prod")
+        lab.refused("bundle-unavailable", "import_legacy", "salt://no.gz", BASE, "/b.tar", "1", saltenv="prod")
+
 
 class TestSalt:
     """Forms of source and hash that Salt's own states accept."""

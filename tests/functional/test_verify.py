@@ -141,6 +141,21 @@ class TestRepair:
         again = node.states["baseimg.converged"](**arguments, repair=True)
         assert (again["result"], again["changes"]) == (True, {})
 
+    @pytest.mark.parametrize("requisite", ["watch", "listen"])
+    def test_a_change_of_a_watched_state_repairs(self, node, arguments, requisite):
+        (live(node) / "etc/one").unlink()
+        options = [{key: value} for key, value in arguments.items()]
+        high = {
+            "engine": {"test": ["succeed_with_changes"]},
+            "base": {"baseimg": ["converged", *options, {requisite: [{"test": "engine"}]}]},
+        }
+        # in test mode the watched state changes nothing, and says so with `changes`
+        for test, result in ((True, None), (False, True)):
+            states = node.configure(test=test).modules["state.high"](high)
+            mended = [state for state in states.values() if "repair" in state["comment"]]
+            assert [(state["result"], state["name"]) for state in mended] == [(result, BASE)]
+            assert verify(node, deep=False)["ok"] is not test
+
     def replace(self, node):
         path = live(node)
         path.rename(path.with_name("moved"))

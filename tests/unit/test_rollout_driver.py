@@ -103,6 +103,17 @@ def test_a_live_line_on_a_terminal(fake_master: FakeMaster, monkeypatch: pytest.
     assert any("wave 'canary' passed" in line for line in fleet.lines)
 
 
+@pytest.mark.parametrize("saltenv", [None, "prod"])
+def test_the_environment_goes_with_every_job_that_may_fetch(fake_master: FakeMaster, saltenv: str | None) -> None:
+    """A node of an older release does not know the argument, so the default sends none."""
+    fleet = fake_master.nodes(GOOD, THERE)
+    fake_master.start(saltenv=saltenv)
+    fetching = [job for job in fleet.sent if job[0] in ("baseimg.converge", "baseimg.plan", "baseimg.prepare")]
+    assert {function for function, _, _ in fetching} == {"baseimg.converge", "baseimg.plan", "baseimg.prepare"}
+    assert {arguments.get("saltenv") for _, _, arguments in fetching} == {saltenv}
+    assert all("saltenv" not in arguments for _, _, arguments in fleet.sent) is (saltenv is None)
+
+
 class TestFinished:
     """Every check uses the same definition of a finished node."""
 

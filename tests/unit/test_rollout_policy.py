@@ -31,6 +31,7 @@ class TestSound:
             group_by="",
             prepare="stage",
             prepare_at_once=Share(50),
+            saltenv="",
             soak=0,
             gates=(),
             gate_interval=30,

@@ -293,6 +293,7 @@ def alike(
     Returns:
         (arguments, nodes) of each job.
     """
+    environment = {"saltenv": rollout.rules.saltenv} if rollout.rules.saltenv else {}
     groups: dict[int, list[str]] = {}
     for name in names:
         groups.setdefault(rollout.nodes[name].declared, []).append(name)
@@ -300,7 +301,12 @@ def alike(
     for number, group in groups.items():
         declared = rollout.declared[number]
         fields = declared.keys() - _NO_ARGUMENTS if keys is None else [key for key in keys if key in declared]
-        arguments = {"name": rollout.base, "version": rollout.version, **{key: declared[key] for key in fields}}
+        arguments = {
+            "name": rollout.base,
+            "version": rollout.version,
+            **{key: declared[key] for key in fields},
+            **environment,
+        }
         if keys is None:
             arguments["full"] = True
         jobs.append((arguments, group))

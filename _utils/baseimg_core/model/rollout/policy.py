@@ -32,6 +32,7 @@ DEFAULTS: Mapping[str, Any] = {
     "group_by": None,
     "prepare": STAGE,
     "prepare_at_once": 50,
+    "saltenv": None,
     "soak": 0,
     "gate": [],
     "gate_interval": 30,
@@ -146,6 +147,8 @@ class Policy:
     prepare: str
     #: How many nodes prepare at the same time.
     prepare_at_once: Share
+    #: The Salt environment of ``salt://`` URLs; empty for that of each minion's configuration.
+    saltenv: str
     #: Seconds between two waves.
     soak: int
     #: Checks after each wave and during the soak.
@@ -210,6 +213,7 @@ def parse(raw: Mapping[str, Any]) -> Policy:
         group_by="" if raw["group_by"] is None else validation.text(raw["group_by"], "rollout:group_by"),
         prepare=raw["prepare"],
         prepare_at_once=_share(raw["prepare_at_once"], "rollout:prepare_at_once"),
+        saltenv="" if raw["saltenv"] is None else validation.text(raw["saltenv"], "rollout:saltenv"),
         soak=_seconds(raw["soak"], "rollout:soak", 0),
         gates=_gates(raw["gate"]),
         gate_interval=_seconds(raw["gate_interval"], "rollout:gate_interval", 1),
