@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit engines docs picture bench bench-profile bench-fleet verdicts pins clean torture
+.PHONY: help setup demo test lint unit engines matrix docs picture bench bench-profile bench-fleet verdicts pins clean torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -30,12 +30,17 @@ lint: setup ## check format, lint and types
 	@$(BIN)/ruff check .
 	@MYPYPATH=_utils $(BIN)/mypy --strict -p baseimg_core
 	@MYPYPATH=_utils $(BIN)/mypy tests/support
+	@$(BIN)/vermin --quiet --target=3.10- --no-tips --violations _utils _modules _states _runners _grains _beacons
 
 torture: setup ## power cuts, kills, every error of every call, a simulated year; up to an hour
 	@$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 --durations=20 tests/torture
 
 engines: setup ## the contract on more engines, file systems and releases of Salt; half an hour
 	@scripts/engines.sh
+
+# CELLS="trixie:3008:lowest sid:3008:highest"
+matrix: setup ## tests on each Python, with the lowest and highest version of each dependency; half an hour
+	@scripts/matrix.sh $(CELLS)
 
 docs: ## write docs/reference/functions.md from the docstrings
 	@$(PYTHON) scripts/functions.py

@@ -47,5 +47,5 @@ REPORT=build/engines.jsonl
 rm -f "$REPORT"
 BASEIMG_ENGINES=$CACHE/engines BASEIMG_SALTS=$CACHE/salt BASEIMG_ENGINES_REPORT=$REPORT \
     .venv/bin/python -m pytest tests/engines "$@" || failed=$?
-.venv/bin/python scripts/matrix.py "$REPORT"
+.venv/bin/python scripts/tables.py engines "$REPORT"
 exit "${failed:-0}"

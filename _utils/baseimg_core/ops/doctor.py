@@ -25,7 +25,7 @@ from ..model.diagnosis import FAILED, OK, WARNING, Check, is_ready
 from ..model.policy import reference
 from ..model.policy.pillar import Trust
 
-PYTHON = (3, 11)  # setup.cfg, python_requires
+PYTHON = (3, 10)  # setup.cfg, python_requires
 SALT = 3006
 _MEGABYTE = 1_000_000
 _LEAST_FREE = 100 * _MEGABYTE  # bytes above the reserve: less is too little for any bundle

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from ..errors import ArgumentInvalid, BaseimgError
@@ -411,7 +411,7 @@ class Rollouts:
 
 def _identity() -> str:
     """Make an ID. IDs sort by time: the digits after the hyphen are the fraction of the second."""
-    moment = datetime.now(UTC)
+    moment = datetime.now(timezone.utc)
     return f"{moment:%Y%m%dT%H%M%S}-{moment.microsecond * 65536 // 1000000:04x}"
 
 
@@ -425,11 +425,11 @@ def _is_since(rollout: Rollout, since: str) -> bool:
     if _ID.fullmatch(since):  # four digits at its end would be read as an offset from UTC
         return rollout.id[:_ID_TIME] >= since[:_ID_TIME]
     try:
-        moment = datetime.fromisoformat(since)
+        moment = datetime.fromisoformat(since.replace("Z", "+00:00"))  # Python 3.10 reads no Z
     except ValueError:
         return rollout.id >= since
     began = datetime.fromisoformat(rollout.created)
-    return began.replace(tzinfo=began.tzinfo or UTC) >= moment.replace(tzinfo=moment.tzinfo or UTC)
+    return began.replace(tzinfo=began.tzinfo or timezone.utc) >= moment.replace(tzinfo=moment.tzinfo or timezone.utc)
 
 
 def _next(rollout: Rollout) -> str:

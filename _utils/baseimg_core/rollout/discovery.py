@@ -293,7 +293,7 @@ def alike(
     Returns:
         (arguments, nodes) of each job.
     """
-    environment = {"saltenv": rollout.rules.saltenv} if rollout.rules.saltenv else {}
+    environment: dict[str, Any] = {"saltenv": rollout.rules.saltenv} if rollout.rules.saltenv else {}
     groups: dict[int, list[str]] = {}
     for name in names:
         groups.setdefault(rollout.nodes[name].declared, []).append(name)

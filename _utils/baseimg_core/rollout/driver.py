@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
 from ..errors import ArgumentInvalid
@@ -223,11 +223,11 @@ class Driver:
         """Soak, and check the gates at intervals; return why a gate failed, or an empty text."""
         rollout = self._rollout
         if not rollout.soak_until:
-            until = datetime.now(UTC) + timedelta(seconds=self._rules.soak)
+            until = datetime.now(timezone.utc) + timedelta(seconds=self._rules.soak)
             rollout.set(soak_until=until.isoformat(timespec="milliseconds"))
         self._move(rollout_record.SOAKING, f"soaks until {rollout.soak_until}")
         until, checked, reason = datetime.fromisoformat(rollout.soak_until), time.monotonic(), ""
-        while not reason and (left := (until - datetime.now(UTC)).total_seconds()) > 0:
+        while not reason and (left := (until - datetime.now(timezone.utc)).total_seconds()) > 0:
             if self._recorder.is_halt_requested():
                 raise RolloutHalt(rollout_record.BY_REQUEST, "halted by request")
             self._nodes.poll(min(TICK, max(left, 0.01)))
@@ -311,6 +311,6 @@ def zone(name: str) -> tzinfo:
         ArgumentInvalid: The name is unknown.
     """
     try:
-        return UTC if name == "UTC" else ZoneInfo(name)
+        return timezone.utc if name == "UTC" else ZoneInfo(name)
     except (KeyError, ValueError, OSError) as exc:
         raise ArgumentInvalid(f"rollout:window:timezone is {name!r}, expected a name such as Europe/Berlin") from exc
