@@ -41,7 +41,7 @@ from salt.exceptions import CommandExecutionError
 getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 
 __virtualname__ = "baseimg"
-_VERSION = "0.1.0"
+_VERSION = "0.2.0"
 _FORMAT = 2
 
 try:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import os
 import sys
 
-__version__ = "0.1.0"
+from ._saltext import paths
+
+__all__ = ["__version__", "paths", "purge_if_stale"]
+__version__ = "0.2.0"
 
 
 def _fingerprint() -> frozenset[tuple[str, int, int]]:

@@ -98,6 +98,8 @@ class TestStateFunctions:
         for example in examples:
             for declared in yaml.safe_load(example).values():
                 ((called, given),) = declared.items()
+                if function.name == "mod_watch":  # Salt calls it, for another state
+                    continue
                 assert called == f"baseimg.{function.name}"
                 names = {name for group in given for name in group}
                 assert names <= set(arguments(function))

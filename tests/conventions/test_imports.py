@@ -18,7 +18,7 @@ from tests.support.sources import CORE, LOADER_FILES, REPO, core_files, imports,
 
 # room -> the rooms and the third-party packages that it may import. A room is a module or a package of the core.
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
-    "__init__": (set(), set()),
+    "__init__": ({"_saltext"}, set()),
     "_saltext": (set(), set()),
     "display": (set(), set()),
     "redact": (set(), set()),

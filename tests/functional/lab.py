@@ -146,4 +146,4 @@ class Lab:
 
 def digest(path: str | Path) -> str:
     with open(path, "rb") as stream:
-        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+        return "sha256:" + hashlib.sha256(stream.read()).hexdigest()

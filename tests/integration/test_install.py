@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -72,13 +73,21 @@ def pip_install(python: Path, *what: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def build_sdist(python: Path, source: Path) -> Path:
+    """Build the sdist as pip and `build` do; return its path."""
+    build = "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
+    done = subprocess.run([str(python), "-c", build], capture_output=True, text=True, check=False, cwd=source)
+    assert done.returncode == 0, done.stderr
+    return source / "dist" / done.stdout.splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
 def with_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the Python of a virtual environment with the suite installed by pip."""
+    """Return the Python of a virtual environment with the suite installed by pip, from its sdist."""
     where = tmp_path_factory.mktemp("pip")
     python = environment(where / "venv")
     # Setuptools builds inside the source tree, so it gets a copy.
-    pip_install(python, str(copy_to(where / "source")))
+    pip_install(python, str(build_sdist(python, copy_to(where / "source"))))
     return python
 
 
@@ -149,6 +158,17 @@ def test_each_way_has_the_grain(installed: Installed) -> None:
     answer = installed.call("grains.get", "baseimg")
     assert answer.code == 0
     assert "bases" in answer.data
+
+
+def test_pip_brings_the_sls_files_and_says_where(with_pip: Path, clone: Path) -> None:
+    ask = "import baseimg_core, json; print(json.dumps(baseimg_core.paths()))"
+    done = subprocess.run([str(with_pip), "-c", ask], capture_output=True, text=True, check=True, cwd="/")
+    paths = json.loads(done.stdout)
+    assert paths.keys() == {"salt", "pillar", "reactor"}
+    for name, directory in paths.items():
+        assert Path(directory).is_relative_to(with_pip.parents[1])
+        files = {path.relative_to(clone / name): path.read_bytes() for path in (clone / name).rglob("*.sls")}
+        assert {path.relative_to(directory): path.read_bytes() for path in Path(directory).rglob("*.*")} == files
 
 
 def test_a_mistake_is_told_with_its_code(installed: Installed) -> None:

@@ -336,7 +336,7 @@ class TestHaltAndResume:
 
     def test_a_closed_window(self, fleet: Fleet) -> None:
         """Every node is prepared, and no node changes."""
-        far = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).strftime("%a").lower()
+        far = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=3)).strftime("%a").lower()
         window = {"days": [far], "from": "01:00", "to": "02:00"}
         assert "the window is closed" in fleet.halted(outcome.HALTED_BY_WINDOW, "rollout", BASE, window=window)
         assert fleet.states() == everywhere("ready")

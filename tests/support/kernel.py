@@ -144,7 +144,7 @@ def _read_entry(path: bytes, status: os.stat_result) -> VisibleEntry:
     )
     if kind == stat.S_IFREG:
         with open(path, "rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
+            content = hashlib.sha256(stream.read()).hexdigest()
         return replace(entry, size=status.st_size, sha256=content)
     if kind == stat.S_IFLNK:
         return replace(entry, target=os.readlink(path))

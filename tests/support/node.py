@@ -35,7 +35,7 @@ def saved_diff_ids(engine: Engine, *images: str) -> dict[str, list[str]]:
     with tarfile.open(fileobj=io.BytesIO(engine.save(*images))) as tar:
         manifest = json.load(_member(tar, "manifest.json"))
         return {
-            tag: ["sha256:" + hashlib.file_digest(_member(tar, name), "sha256").hexdigest() for name in image["Layers"]]
+            tag: ["sha256:" + hashlib.sha256(_member(tar, name).read()).hexdigest() for name in image["Layers"]]
             for image in manifest
             for tag in image["RepoTags"]
         }

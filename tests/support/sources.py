@@ -18,7 +18,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def tracked() -> tuple[Path, ...]:
-    """What git has, and what is about to be added: everything but ignored files."""
+    """What git has, and what is about to be added: everything but ignored files. In an unpacked sdist, everything."""
+    if not (REPO / ".git").exists():
+        made = {"__pycache__", ".venv", "build", "dist"}
+        return tuple(sorted(path for path in REPO.rglob("*") if path.is_file() and not made.intersection(path.parts)))
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=REPO, check=True, capture_output=True).stdout.split(b"\0")
     paths = (REPO / name.decode() for name in names if name)
