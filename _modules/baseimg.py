@@ -92,7 +92,11 @@ def _check_installation():
     """Refuse to work with a missing core, with the core of another version, or without root."""
     if _MISSING is not None:
         core = (_MISSING.name or "").startswith("baseimg_core")
-        hint = "run saltutil.sync_all on this minion" if core else f"run: salt-pip install {_MISSING.name}"
+        hint = (
+            "run saltutil.sync_all on this minion; for salt-ssh, install baseimg with pip on the target"
+            if core
+            else f"run: salt-pip install {_MISSING.name}"
+        )
         raise _refused("dependency-missing", f"baseimg cannot run on this minion: {_MISSING}", hint)
     if baseimg_core.__version__ != _VERSION:
         where = os.path.dirname(baseimg_core.__file__)
