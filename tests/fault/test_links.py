@@ -152,6 +152,21 @@ def test_a_file_with_marks_of_overlay_is_copied_without_them(root):
     assert os.listxattr(node.layer / "diff/usr/lib/three") == []
 
 
+@pytest.mark.parametrize("link", ["copy", "hardlink"])
+def test_labels_of_selinux_stay(tmp_path, link):
+    """A new generation has the labels of the one that it replaces, of its root too; a bundle carries none."""
+    node = Linked(tmp_path / "n", link)
+    live = node.layer / "diff"
+    names = ("", "usr/lib", "usr/lib/one", "usr/lib/small")
+    labels = {name: f"system_u:object_r:container_ro_file_t:s0:{name}".encode() for name in names}
+    for name, label in labels.items():
+        os.setxattr(live / name, "security.selinux", label)
+    node.converge("12.1")
+    assert (live / NEW).exists()
+    assert {name: os.getxattr(live / name, "security.selinux") for name in names} == labels
+    assert verify.verify(node.engine, node.base, deep=True)["ok"]
+
+
 def test_a_file_with_as_many_links_as_can_be_is_copied(tmp_path):
     with loop_fs("ext4") as root:
         node = Linked(root / "n")

@@ -11,7 +11,7 @@ from functools import partial
 from ..context import Context
 from ..disk.bundle.layer import Member
 from ..disk.bundle.streams import LayerReader
-from ..disk.stack.directories import Stack
+from ..disk.stack.directories import Stack, copy_label
 from ..disk.store import index, links, space
 from ..disk.store.build import GenerationBuilder
 from ..disk.store.generations import FilledContent
@@ -78,6 +78,7 @@ class _Staging:
         """Write the content into an empty directory."""
         context, layout = self._context, self._layout
         sharing, total = links.resolve(context.link, layout.home), self._total()
+        copy_label(self._origin, path)
         steps = MergedSteps(layout.steps, [self._origin, *self._lower], context.pace)
         for step in self._steps[:-1]:
             steps.merge(partial(self._add_changes, step))

@@ -16,9 +16,13 @@ from ...model.stack.overlay import Mark
 _CACHED = 4096  # directories
 
 
-def read_xattrs(path: bytes | int) -> dict[str, bytes]:
+def read_xattrs(path: bytes | int, label: bool = False) -> dict[str, bytes]:
     """
     Return the extended attributes of a path or descriptor that a layer carries, by name.
+
+    Args:
+        path: The path, or an open descriptor.
+        label: True to include the host's label, for a copy on this host.
 
     Raises:
         LayerUnsupported: The path has an overlay mark that cannot be copied (redirect, metacopy, whiteout).
@@ -30,10 +34,17 @@ def read_xattrs(path: bytes | int) -> dict[str, bytes]:
     if marks := overlay.UNSUPPORTED_MARKS.intersection(names):
         where = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else overlay.path_text(path)
         raise LayerUnsupported(f"{where} carries {', '.join(sorted(marks))}")
-    return {name: os.getxattr(path, name, follow_symlinks=follow) for name in sorted(names) if overlay.carried(name)}
+    kept = [name for name in sorted(names) if overlay.carried(name) or (label and name == overlay.LABEL_XATTR)]
+    return {name: os.getxattr(path, name, follow_symlinks=follow) for name in kept}
 
 
-def entry_of(path: bytes | int, st: os.stat_result, kind: Kind) -> Entry:
+def copy_label(source: str, target: str) -> None:
+    """Give ``target`` the host's label of ``source``, if it has one. Files that are created below inherit it."""
+    if overlay.LABEL_XATTR in os.listxattr(source):
+        os.setxattr(target, overlay.LABEL_XATTR, os.getxattr(source, overlay.LABEL_XATTR))
+
+
+def entry_of(path: bytes | int, st: os.stat_result, kind: Kind, label: bool = False) -> Entry:
     """
     Return the entry of a path or descriptor.
 
@@ -41,6 +52,7 @@ def entry_of(path: bytes | int, st: os.stat_result, kind: Kind) -> Entry:
         path: The path, or an open descriptor; a symlink needs a path.
         st: Its ``lstat`` result.
         kind: Its type.
+        label: True to include the host's label, for a copy on this host.
 
     Raises:
         LayerUnsupported: The path has an overlay mark that cannot be copied.
@@ -54,7 +66,7 @@ def entry_of(path: bytes | int, st: os.stat_result, kind: Kind) -> Entry:
         size=st.st_size if kind is Kind.FILE else 0,
         target=os.readlink(path) if kind is Kind.SYMLINK and isinstance(path, bytes) else b"",
         device=(os.major(st.st_rdev), os.minor(st.st_rdev)) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
-        xattrs=read_xattrs(path),
+        xattrs=read_xattrs(path, label),
     )
 
 

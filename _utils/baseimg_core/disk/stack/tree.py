@@ -103,7 +103,7 @@ class Tree:
 
     def copy(self, path: bytes, source: int, st: os.stat_result, copier: Copier) -> None:
         """
-        Create a file as a copy of another one, with its metadata.
+        Create a file as a copy of another one on this host, with its metadata and label.
 
         Args:
             path: The new path.
@@ -114,7 +114,7 @@ class Tree:
         target = self.create(path, st.st_mode)
         try:
             copier.copy(source, target, st.st_size)
-            set_metadata(target, entry_of(source, st, Kind.FILE))
+            set_metadata(target, entry_of(source, st, Kind.FILE, label=True))
         finally:
             os.close(target)
 

@@ -14,7 +14,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import BundleInvalid, BundleMismatch
 from ...linux.files import Copier
@@ -233,7 +233,7 @@ class GenerationBuilder:
         waiting: deque[_QueuedFile] = deque()
         try:
             root = source.directory(b"")
-            self._directories[b""] = entry_of(root, os.fstat(root), Kind.DIRECTORY)
+            self._directories[b""] = entry_of(root, os.fstat(root), Kind.DIRECTORY, label=True)
             pending = [b""]
             while pending:
                 pending += reversed(self._clone_children(source, pending.pop(), waiting))
@@ -273,8 +273,12 @@ class GenerationBuilder:
         return below
 
     def _clone_directory(self, directory: int, path: bytes) -> None:
-        if self._directories.get(path) is None:
-            self._add_directory(path, entry_of(directory, os.fstat(directory), Kind.DIRECTORY))
+        known = self._directories.get(path)
+        if known is None:
+            self._add_directory(path, entry_of(directory, os.fstat(directory), Kind.DIRECTORY, label=True))
+        elif overlay.LABEL_XATTR in os.listxattr(directory):
+            label = {overlay.LABEL_XATTR: os.getxattr(directory, overlay.LABEL_XATTR)}
+            self._directories[path] = replace(known, xattrs={**known.xattrs, **label})
         if is_opaque(directory):
             self._closed.add(path)
 
@@ -338,7 +342,7 @@ class GenerationBuilder:
         kind = kind_of(st.st_mode)
         if kind is None:
             return  # a socket, which no layer can carry
-        entry = entry_of(b"/proc/self/fd/%d/%s" % (directory, name), st, kind)
+        entry = entry_of(b"/proc/self/fd/%d/%s" % (directory, name), st, kind, label=True)
         self._tree.make_node(path, entry)
         self._tree.set_metadata(path, entry)
 
@@ -375,4 +379,4 @@ class GenerationBuilder:
             raise BundleMismatch(
                 f"the bundle expects a directory {overlay.path_text(path)}, which the base does not have"
             )
-        return entry_of(node.top, os.lstat(node.top), Kind.DIRECTORY)
+        return entry_of(node.top, os.lstat(node.top), Kind.DIRECTORY, label=True)

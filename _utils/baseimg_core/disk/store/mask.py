@@ -107,7 +107,7 @@ class MaskWriter:
         if kind is Kind.FILE:
             self._write_file(path, real, st)
             return
-        entry = entry_of(real, st, kind)
+        entry = entry_of(real, st, kind, label=True)
         self._tree.make_node(path, entry)
         self._tree.set_metadata(path, entry)
 
@@ -140,7 +140,7 @@ class MaskWriter:
         if entry.mark is Mark.OPAQUE:
             self._tree.set_opaque(entry.path)
         real = self._real(entry.path)
-        self._tree.set_metadata(entry.path, entry_of(real, os.lstat(real), Kind.DIRECTORY))
+        self._tree.set_metadata(entry.path, entry_of(real, os.lstat(real), Kind.DIRECTORY, label=True))
 
     def _real(self, path: bytes) -> bytes:
         """Return the absolute path of the file that the target stack shows at ``path``."""

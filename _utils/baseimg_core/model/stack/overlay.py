@@ -18,8 +18,10 @@ OPAQUE_VALUE = b"y"
 OVERLAY_XATTRS = "trusted.overlay."
 # These marks refer to other paths or layers, so a copy would show different content.
 UNSUPPORTED_MARKS = frozenset({"trusted.overlay.redirect", "trusted.overlay.metacopy", "trusted.overlay.whiteout"})
+#: SELinux's label. A copy on the same host keeps it: containers may not read files with another label.
+LABEL_XATTR = "security.selinux"
 # These depend on the host's policy or on the inode, so they are wrong on another node.
-_HOST_XATTRS = frozenset({"security.selinux", "security.evm", "system.nfs4_acl"})
+_HOST_XATTRS = frozenset({LABEL_XATTR, "security.evm", "system.nfs4_acl"})
 # baseimg marks its own directories with these (model.store.generations).
 _OUR_XATTRS = "trusted.baseimg."
 
