@@ -9,6 +9,7 @@ containers and images that need attention, the contents of the change.
 
 import copy
 
+import salt.utils.args
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "baseimg"
@@ -302,9 +303,10 @@ def mod_watch(name, sfun, **kwargs):
             - watch:
               - pkg: docker.io
     """
+    arguments = salt.utils.args.clean_kwargs(**kwargs)
     if sfun == "converged":
-        return converged(name, **{**kwargs, "repair": True})
-    return {"built": built, "prepared": prepared, "pruned": pruned}[sfun](name, **kwargs)
+        return converged(name, **{**arguments, "repair": True})
+    return {"built": built, "prepared": prepared, "pruned": pruned}[sfun](name, **arguments)
 
 
 def _converged(ret, result):

@@ -67,18 +67,25 @@ def environment(where: Path) -> Path:
     return where / "bin/python"
 
 
-def pip_install(python: Path, *what: str) -> None:
-    command = [str(python), "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", *what]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+def build(python: Path, cwd: Path | str, *arguments: str) -> str:
+    """Run a build without isolation; return its output."""
+    # Salt pins a release of packaging that is too old for setuptools, which brings its own
+    (vendored,) = python.parents[1].glob("lib/*/site-packages/setuptools/_vendor")
+    environment = {**os.environ, "PYTHONPATH": str(vendored)}
+    command = [str(python), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def pip_install(python: Path, *what: str) -> None:
+    build(python, "/", "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", *what)
 
 
 def build_sdist(python: Path, source: Path) -> Path:
     """Build the sdist as pip and `build` do; return its path."""
-    build = "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
-    done = subprocess.run([str(python), "-c", build], capture_output=True, text=True, check=False, cwd=source)
-    assert done.returncode == 0, done.stderr
-    return source / "dist" / done.stdout.splitlines()[-1]
+    program = "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
+    return source / "dist" / build(python, source, "-c", program).splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
