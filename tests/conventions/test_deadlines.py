@@ -40,9 +40,9 @@ def _is_fixed(limit: ast.expr) -> bool:
     return isinstance(limit, ast.Name) and limit.id.isupper()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPO)))
-def test_no_time_limit_is_fixed(path: Path) -> None:
-    assert fixed_limits(parsed(path)) == []
+def test_no_time_limit_is_fixed() -> None:
+    fixed = {str(path.relative_to(REPO)): fixed_limits(parsed(path)) for path in FILES}
+    assert {path: lines for path, lines in fixed.items() if lines} == {}
 
 
 @pytest.mark.parametrize(

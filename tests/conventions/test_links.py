@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.support.sources import CORE, REPO, tracked
 
@@ -18,10 +17,15 @@ NAMED_FILE = re.compile(r"`((?:bench|reactor|requirements|scripts|tests)/[\w/.-]
 TEXT_FILES = (".md", ".py", ".sh", ".sls", ".cfg", ".toml")
 
 
-def documents(*suffixes: str) -> list[object]:
-    """Return the repository's files with these suffixes as parameters, without measurement results."""
+def documents(*suffixes: str) -> list[Path]:
+    """Return the repository's files with these suffixes, without measurement results."""
     paths = [path for path in tracked() if path.suffix in suffixes and not path.is_symlink()]
-    return [pytest.param(path, id=str(path.relative_to(REPO))) for path in paths if "results" not in path.parts]
+    return [path for path in paths if "results" not in path.parts]
+
+
+def by_file(broken: Callable[[Path], list[str]], paths: list[Path]) -> dict[str, list[str]]:
+    """Return what is broken in each file that has something broken."""
+    return {str(path.relative_to(REPO)): names for path in paths if (names := broken(path))}
 
 
 def anchors(page: str) -> set[str]:
@@ -48,9 +52,8 @@ def broken_links(document: Path) -> list[str]:
     return broken
 
 
-@pytest.mark.parametrize("document", documents(".md"))
-def test_links_resolve(document: Path) -> None:
-    assert broken_links(document) == []
+def test_links_resolve() -> None:
+    assert by_file(broken_links, documents(".md")) == {}
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
@@ -62,20 +65,27 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     assert broken_links(page) == bad
 
 
-@pytest.mark.parametrize("path", documents(*TEXT_FILES))
-def test_named_documents_exist(path: Path) -> None:
-    """Hints, docstrings and comments name documents by their path in the repository."""
-    named = set(NAMED_DOCUMENT.findall(path.read_text())) if path != Path(__file__) else set()
-    assert [name for name in sorted(named) if not (REPO / name).exists()] == []
+def missing_documents(path: Path) -> list[str]:
+    """Return the documents that a file names and that do not exist."""
+    return [name for name in sorted(set(NAMED_DOCUMENT.findall(path.read_text()))) if not (REPO / name).exists()]
 
 
-@pytest.mark.parametrize("document", documents(".md"))
-def test_named_files_exist(document: Path) -> None:
-    """Documents name files of the repository, and files of the core below ``_utils/baseimg_core``."""
+def missing_files(document: Path) -> list[str]:
+    """Return the files that a document names and that neither the core nor the repository has."""
     text = document.read_text()
     code = [name for name in NAMED_CODE.findall(text) if not (CORE / name).exists()]
-    files = [name for name in NAMED_FILE.findall(text) if not (REPO / name).exists()]
-    assert code + files == []
+    return code + [name for name in NAMED_FILE.findall(text) if not (REPO / name).exists()]
+
+
+def test_named_documents_exist() -> None:
+    """Hints, docstrings and comments name documents by their path in the repository."""
+    paths = [path for path in documents(*TEXT_FILES) if path != Path(__file__)]
+    assert by_file(missing_documents, paths) == {}
+
+
+def test_named_files_exist() -> None:
+    """Documents name files of the repository, and files of the core below ``_utils/baseimg_core``."""
+    assert by_file(missing_files, documents(".md")) == {}
 
 
 def test_the_index_lists_every_document() -> None:
