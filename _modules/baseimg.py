@@ -56,7 +56,7 @@ try:
         from baseimg_core.model import summary as short
         from baseimg_core.model.containers import policy as container_policy
         from baseimg_core.model.containers import trial as container_trial
-        from baseimg_core.model.policy import pillar, validation
+        from baseimg_core.model.policy import named_fixes, pillar, validation
         from baseimg_core.ops import adopt as ops_adopt
         from baseimg_core.ops import bases
         from baseimg_core.ops import build as ops_build
@@ -167,7 +167,7 @@ def diff(source, target, full=False):
         return result if full else short.without_empty(short.of_diff(result))
 
 
-def build(source, target, bundle, version=None, compression="zstd", test=False, key=None, delta=None):
+def build(source, target, bundle, version=None, compression="zstd", test=False, key=None, delta=None, fixes=None):
     """
     Build the bundle that brings ``source`` to ``target``. The same images give a byte-identical file.
 
@@ -194,10 +194,15 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
         in full, for nodes whose files differ or that lack ``zstandard``), or ``auto``, which keeps the smaller one. A
         node needs ``zstandard`` for a delta, whatever ``compression`` says.
 
+    fixes
+        Package or absolute path → advisories that the new version fixes, such as ``{openssl: [CVE-2024-5535]}``. They
+        are added to those that the changelogs in the target name.
+
     Returns ``bundle``, ``hash`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
     ``changes`` how many paths were ``added``, ``modified`` and ``removed`` as in :py:func:`baseimg.diff`; under
-    ``dropped`` how many ``paths`` and ``attributes`` the layers' directories have and the image does not; with a
-    key, also ``signature`` and ``key`` as :py:func:`baseimg.sign` does.
+    ``dropped`` how many ``paths`` and ``attributes`` the layers' directories have and the image does not; ``fixes``
+    (package → advisories) and ``unread`` (package → why its advisories are not all known: slim images have no
+    changelogs); with a key, also ``signature`` and ``key`` as :py:func:`baseimg.sign` does.
 
     CLI Example:
 
@@ -213,9 +218,8 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
         if key is not None:
             pillar.signing_key(key, "key")
         pillar.check_delta(delta, "delta")
-        return ops_build.build(
-            minion.engine(), source, target, bundle, version, compression, bool(test), minion.progress, key, delta
-        )
+        images, named = (minion.engine(), source, target), named_fixes.parse(fixes, "fixes")
+        return ops_build.build(*images, bundle, version, compression, bool(test), minion.progress, key, delta, named)
 
 
 def sign(bundle, key, test=False):

@@ -137,7 +137,7 @@ def _earlier():
     return [arguments for _number, arguments in sorted(before, key=lambda item: item[0])]
 
 
-def built(name, source, target, version=None, compression="zstd", key=None, delta=None):
+def built(name, source, target, version=None, compression="zstd", key=None, delta=None, fixes=None):
     """
     Build a bundle that leads from one image to another, on a machine that has both images.
 
@@ -159,6 +159,9 @@ def built(name, source, target, version=None, compression="zstd", key=None, delt
     delta
         ``only``, ``both`` or ``auto``; see ``baseimg.build``.
 
+    fixes
+        Package or path → advisories that the bundle fixes; see ``baseimg.build``.
+
     .. code-block:: yaml
 
         /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar:
@@ -171,9 +174,9 @@ def built(name, source, target, version=None, compression="zstd", key=None, delt
     try:
         images = [__salt__["baseimg.layer"](image)["chain_id"] for image in (source, target)]
         old = _present(name)
-        if old and _matches(old, images, version, compression, delta):
+        if old and _matches(old, images, version, compression, delta, fixes):
             return _signed(ret, old, __salt__["baseimg.sign"](name, key, test) if key else None)
-        new = __salt__["baseimg.build"](source, target, name, version, compression, test, key, delta)
+        new = __salt__["baseimg.build"](source, target, name, version, compression, test, key, delta, fixes)
     except CommandExecutionError as exc:
         return _failed(ret, exc)
     counts = new["changes"]
@@ -627,13 +630,18 @@ def _signed(ret, bundle, signed):
     return ret
 
 
-def _matches(bundle, images, version, compression, delta):
+def _matches(bundle, images, version, compression, delta, fixes):
+    recorded = (bundle.get("packages") or {}).get("named", {})
+    named = {
+        name: sorted({listed} if isinstance(listed, str) else set(listed)) for name, listed in (fixes or {}).items()
+    }
     allowed = {None: ({"full"},), "only": ({"delta"},), "both": ({"full", "delta"},), "auto": ({"full"}, {"delta"})}
     return (
         [bundle[side]["chain_id"] for side in ("source", "target")] == images
         and set(bundle["encodings"]) in allowed.get(delta, ())
         and ("full" not in bundle["encodings"] or bundle["compression"] == compression)
         and version in (None, bundle["target"]["version"])
+        and named == recorded
     )
 
 

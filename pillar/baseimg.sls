@@ -39,6 +39,8 @@
 #       version: '12.1'          optional: the target's tag by default
 #       compression: zstd        optional: 'gzip' for nodes without the Python package zstandard
 #       delta: only              optional: several times smaller; see baseimg.build for 'both' and 'auto'
+#       fixes:                   optional: advisories that no changelog names
+#         openssl: [CVE-2024-5535]
 #       key: /etc/salt/baseimg-signing-key   optional: signs the bundle with this private key (docs/operating/signatures.md)
 #   rollout:                     policy of 'salt-run baseimg.rollout'; read in the master's own pillar (docs/operating/rollout.md)
 #     target: '*'                minions: a glob, or tgt and tgt_type

@@ -19,6 +19,7 @@ baseimg cannot build:
     - compression: {{ build.compression | json }}
     - key: {{ build.key | json }}
     - delta: {{ build.delta | json }}
+    - fixes: {{ build.fixes | json }}
 {%- else %}
 {}
 {%- endfor %}

@@ -196,7 +196,7 @@ class TestPillar:
         }
         assert set(policy.merged(pillar["baseimg"]["rollout"])) == set(pillar["baseimg"]["rollout"])
         (build,) = pillar["baseimg"]["builds"].values()
-        assert set(build) == {"source", "target", "version", "compression", "key", "delta"}
+        assert set(build) == {"source", "target", "version", "compression", "key", "delta", "fixes"}
 
 
 def _uncommented(line: str) -> str:

@@ -57,7 +57,15 @@ class TestSound:
                 "keep": 1,
             }
         }
-        built = {"source": "b:1", "target": "b:2", "version": None, "compression": "zstd", "key": None, "delta": None}
+        built = {
+            "source": "b:1",
+            "target": "b:2",
+            "version": None,
+            "compression": "zstd",
+            "key": None,
+            "delta": None,
+            "fixes": None,
+        }
         assert declared["builds"] == {BUILD: built}
 
     def test_everything_declared(self) -> None:
@@ -69,7 +77,7 @@ class TestSound:
         )
         fields["containers"] = {"mode": "restart", "except": ["db"]}
         built = {"source": "b:1", "target": "b:2", "version": "2", "compression": "gzip", "key": "/etc/key"}
-        built["delta"] = "both"
+        built |= {"delta": "both", "fixes": {"openssl": ["CVE-2024-5535"], "/srv/x": "CORP-1"}}
         declared = policy_pillar.declared({"bases": {BASE: fields}, "builds": {BUILD: built}})
         assert declared == {"bases": {BASE: fields}, "builds": {BUILD: built}}
 
@@ -152,7 +160,15 @@ MISTAKES: list[tuple[object, str, str, str]] = [
     ({"builds": {BUILD: []}}, BUILT, "'[]' (list)", "a mapping with source and target"),
     (build(target=None), f"{BUILT}:target", "nothing", "a text"),
     (build(version=12.1), f"{BUILT}:version", "'12.1' (float)", "quotes, '12.1'"),
-    (build(bundle="x"), f"{BUILT}:bundle", "'x' (str)", "only these keys: compression, delta, key, source, target"),
+    (build(fixes=["CVE-2024-5535"]), f"{BUILT}:fixes", "(list)", "lists of advisories"),
+    (build(fixes={"openssl": []}), f"{BUILT}:fixes:openssl", "[]", "1 to 50 advisories"),
+    (build(fixes={"openssl": ["openssl"]}), f"{BUILT}:fixes:openssl", "'openssl'", "the ID of an advisory"),
+    (
+        build(bundle="x"),
+        f"{BUILT}:bundle",
+        "'x' (str)",
+        "only these keys: compression, delta, fixes, key, source, target",
+    ),
     (build(delta=True), f"{BUILT}:delta", "'True' (bool)", "one of: auto, both, only"),
     (build(compression="lzma"), f"{BUILT}:compression", "'lzma' (str)", "gzip"),
     # a misspelt key must not mean "nothing declared"

@@ -10,7 +10,7 @@ from typing import Any
 from ..disk.bundle import compression, signature, writer
 from ..disk.bundle.encoding import Encoding
 from ..disk.bundle.reader import Bundle
-from ..disk.packages import changelogs
+from ..disk.packages import fixes as disk_fixes
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.stack.packed import PackedStack, extras
@@ -20,6 +20,7 @@ from ..engine.base import Engine, Image
 from ..errors import ArgumentInvalid, ImagesEqual, PackedLayerAbsent
 from ..model.bundle.manifest import ImageRef
 from ..model.impact import config as configs
+from ..model.packages.difference import Packages
 from ..model.policy.validation import wrong
 from ..model.stack import changes as model_changes
 from ..model.stack import ids, overlay
@@ -91,6 +92,7 @@ def build(
     progress: Progress | None = None,
     key: str | None = None,
     delta: str | None = None,
+    named: Mapping[str, tuple[str, ...]] | None = None,
 ) -> dict[str, Any]:
     """
     Build the bundle from ``source`` to ``target``.
@@ -106,11 +108,13 @@ def build(
         progress: Called with the steps "comparing" and "writing".
         key: The path of a private key to sign with.
         delta: The delta encoding; see :class:`Encoding`.
+        named: Advisories that the operator names, by package or absolute path.
 
     Returns:
         ``bundle``, ``hash``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``config``, ``dropped`` (numbers
-        of ``paths`` and ``attributes`` that the layers' directories have and their tars lack); with ``key`` also
-        ``signature`` and ``key``.
+        of ``paths`` and ``attributes`` that the layers' directories have and their tars lack), ``fixes`` (advisories by
+        package), ``unread`` (packages whose fixes are unknown, with the reason); with ``key`` also ``signature`` and
+        ``key``.
 
     Raises:
         ImagesEqual: Both images show the same content.
@@ -134,11 +138,13 @@ def build(
     changes = _compare(below, above, progress) if old.chain_id != new.chain_id else []
     if not changes:
         raise _images_equal(source, target, config)
+    differ = disk_fixes.difference(below, above, {change.path for change in changes}, named or {})
+    result.update(_fixes(differ))
     sides = image_ref(source, old, None), image_ref(target, new, version)
     result.update(source=side_as_dict(sides[0]), target=side_as_dict(sides[1]), changes=model_changes.counts(changes))
     if test:
         return result
-    platform, differ = {"os": new.os, "architecture": new.architecture}, changelogs.difference(below, above)
+    platform = {"os": new.os, "architecture": new.architecture}
     encoding, report = Encoding(kind, below if delta else None, delta or ""), step_progress(progress, "writing")
     sides = view_digest.with_view_digests((sides[0], old, below), (sides[1], new, above))
     written = writer.write(path, changes, *sides, platform, encoding, report, differ, config)
@@ -147,6 +153,13 @@ def build(
         signed = signature.sign(path, signer, written.digest)
         result.update(signature=signed.path, key=signer.public.fingerprint)
     return result
+
+
+def _fixes(packages: Packages | None) -> dict[str, Any]:
+    """Return the advisories that a bundle fixes, and the packages whose advisories are not all known."""
+    if packages is None:
+        return {"fixes": {}, "unread": {}}
+    return {"fixes": {name: list(listed) for name, listed in packages.fixes.items()}, "unread": dict(packages.unread)}
 
 
 def _images_equal(source: str, target: str, config: Mapping[str, tuple[str, str]]) -> ImagesEqual:

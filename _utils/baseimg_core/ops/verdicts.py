@@ -247,7 +247,8 @@ class ImageJudge:
         used = [name for name in self._packages if self.paths_of(name) & self._judge.started]
         ranks = {**dict.fromkeys(used, 1), **dict.fromkeys(packages.fixes, 0)}
         changed = sorted(packages.changed.items(), key=lambda item: (ranks.get(item[0], 2), item[0]))
-        return {**packages.as_dict(), "changed": {name: list(versions) for name, versions in changed}, "used": used}
+        plain = {key: value for key, value in packages.as_dict().items() if key != "owners"}
+        return {**plain, "changed": {name: list(versions) for name, versions in changed}, "used": used}
 
     def hidden(self, image: Image, paths: Collection[bytes]) -> list[str]:
         """Return the paths that an image's own layers hide."""
@@ -261,6 +262,8 @@ class ImageJudge:
         packages = self._changes.packages
         if packages is None:
             return {}
+        if packages.owners is not None:
+            return {name: frozenset(packages.owned(name) or ()) for name in packages.changed}
         return databases.files(self._change.pristine, packages.manager, packages.changed)
 
     def _own(self, image: Image) -> tuple[str, ...]:

@@ -6,34 +6,40 @@ import zlib
 from collections.abc import Mapping
 
 from ...model.packages import advisories
-from ...model.packages.difference import Packages, with_fixes
+from ...model.packages.advisories import NO_CHANGELOG, Named
+from ...model.packages.difference import Packages
 from ...model.stack import overlay
 from ..stack.directories import Stack
 from ..stack.tree import read_below
 from . import databases
-from .databases import Unreadable, rpm_changelogs
+from .databases import Unreadable
 
 _DOCUMENTATION = b"usr/share/doc/"
 _NAMES = (b"changelog.Debian.gz", b"changelog.gz")  # the second one of native packages
 _MAX = 1 << 20  # bytes of a changelog; the newest entries are first
 
 
-def difference(source: Stack, target: Stack) -> Packages | None:
-    """Return the package difference between two stacks with the advisories; ``None`` if neither has a database."""
-    packages = databases.difference(source, target)
-    return with_fixes(packages, _fixes(source, target, packages)) if packages else None
+def read(source: Stack, target: Stack, packages: Packages) -> Mapping[str, Named]:
+    """
+    Return what the changelogs in an image name for each package that changed since another image.
+
+    Args:
+        source: The old image.
+        target: The new image, whose changelogs are read.
+        packages: The difference of both images.
+    """
+    if packages.manager == "rpm":
+        return _of_rpm(source, target, packages)
+    if packages.manager == "apk":  # apk's changelogs are not in images
+        return dict.fromkeys(packages.changed, Named(unread=NO_CHANGELOG))
+    old = databases.source_versions(source)
+    return {
+        name: _of_debian(target, name, old.get(name.partition(":")[0], versions[0]))
+        for name, versions in packages.changed.items()
+    }
 
 
-def _fixes(source: Stack, target: Stack, packages: Packages) -> Mapping[str, tuple[str, ...]]:
-    named: Mapping[str, tuple[str, ...]] = {}  # apk's changelogs are not in images
-    if packages.manager == "dpkg":
-        named = {name: _of_debian(target, name, versions[0]) for name, versions in packages.changed.items()}
-    elif packages.manager == "rpm":
-        named = _of_rpm(source, target, packages)
-    return {name: listed for name, listed in named.items() if listed}
-
-
-def _of_debian(target: Stack, name: str, installed: str) -> tuple[str, ...]:
+def _of_debian(target: Stack, name: str, installed: str) -> Named:
     directory = _DOCUMENTATION + name.partition(":")[0].encode()
     node = target.find(directory)
     if node and not node.is_dir:  # one package's directory may be a link to that of another one
@@ -46,14 +52,14 @@ def _of_debian(target: Stack, name: str, installed: str) -> tuple[str, ...]:
                 data = read_below(node.top[: -len(path) - 1], path, _MAX)
                 text = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, _MAX)
             except (OSError, zlib.error):
-                continue
+                return Named(unread="its changelog cannot be read")
             return advisories.of_debian(text.decode("utf-8", "replace"), installed)
-    return ()
+    return Named(unread=NO_CHANGELOG)
 
 
-def _of_rpm(source: Stack, target: Stack, packages: Packages) -> Mapping[str, tuple[str, ...]]:
+def _of_rpm(source: Stack, target: Stack, packages: Packages) -> Mapping[str, Named]:
     try:
-        old, new = (rpm_changelogs(stack, packages.changed) for stack in (source, target))
-    except Unreadable:
-        return {}
-    return {name: advisories.of_rpm(entries, old.get(name, ())) for name, entries in new.items()}
+        old, new = (databases.rpm_changelogs(stack, packages.changed) for stack in (source, target))
+    except Unreadable as exc:
+        return dict.fromkeys(packages.changed, Named(unread=str(exc)))
+    return {name: advisories.of_rpm(new.get(name, ()), old.get(name, ())) for name in packages.changed}

@@ -69,6 +69,12 @@ def versions(stack: Stack, manager: str) -> Versions | None:
         return None
 
 
+def source_versions(stack: Stack) -> Versions:
+    """Return the versions of the source packages that dpkg's packages were built from, by binary package."""
+    data = [_read(stack, _DPKG) or b"", *_distroless(stack)]
+    return {package.name: dpkg.source_version(package) for file in data for package in dpkg.installed(file)}
+
+
 def installed(manager: str, read: Callable[[bytes], bytes | None]) -> Mapping[str, Package]:
     """
     Return the packages of a database with their relations.

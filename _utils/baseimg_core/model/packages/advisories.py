@@ -4,48 +4,62 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from . import relations
 
 MAX_ADVISORIES = 50  # of one package
-_ADVISORY = re.compile(r"CVE-\d{4}-\d{4,7}")
+#: Why the advisories of a package are unknown in an image without documentation.
+NO_CHANGELOG = "the image has no changelog of it"
+_CVE = re.compile(r"CVE-\d{4}-\d{4,7}")
+# CVE-2024-5535, DSA-5678-1, RHSA-2024:1234, GHSA-xxxx-xxxx-xxxx; names of packages do not look like this
+_ADVISORY = re.compile(r"[A-Z]{2,16}-[0-9][0-9A-Za-z:.-]{0,46}|GHSA(-[0-9a-z]{4}){3}")
 _ENTRY = re.compile(r"\S+ \(([^)\s]+)\) ")
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The advisories that a changelog names between two versions of a package."""
+
+    #: IDs of advisories, sorted, at most ``MAX_ADVISORIES``.
+    advisories: tuple[str, ...] = ()
+    #: Why more advisories may be fixed than are listed; empty if the changelog was read completely.
+    unread: str = ""
+
+
 def is_advisory(name: str) -> bool:
-    """True for the ID of an advisory, such as CVE-2024-5535."""
+    """True for the ID of an advisory, such as CVE-2024-5535 or DSA-5678-1."""
     return _ADVISORY.fullmatch(name) is not None
 
 
-def of_debian(changelog: str, installed: str) -> tuple[str, ...]:
+def of_debian(changelog: str, installed: str) -> Named:
     """
     List the advisories in the entries of a Debian changelog that are newer than a version.
 
     Args:
         changelog: The changelog, newest entry first (deb-changelog(5)).
-        installed: The old version.
-
-    Returns:
-        IDs of advisories, at most ``MAX_ADVISORIES``.
+        installed: The old version of the source package.
     """
     lines = []
     for line in changelog.splitlines():
         if (entry := _ENTRY.match(line)) and relations.compare(entry[1], installed) <= 0:
-            break
+            return _named(lines)
         lines.append(line)
-    return _listed(lines)
+    return _named(lines, f"its changelog does not reach back to {installed}")
 
 
-def of_rpm(entries: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
-    """
-    List the advisories in the changelog entries of an rpm package that its old version does not have.
+def of_rpm(entries: Iterable[str], known: Collection[str]) -> Named:
+    """List the advisories in the changelog entries of an rpm package that its old version does not have."""
+    entries = list(entries)
+    if not entries:
+        return Named(unread=NO_CHANGELOG)
+    shared = any(entry in known for entry in entries)
+    reason = "" if shared or not known else "its changelog does not reach back to the old version"
+    return _named([entry for entry in entries if entry not in known], reason)
 
-    Returns:
-        IDs of advisories, at most ``MAX_ADVISORIES``.
-    """
-    return _listed(entry for entry in entries if entry not in known)
 
-
-def _listed(texts: Iterable[str]) -> tuple[str, ...]:
-    names = {name for text in texts for name in _ADVISORY.findall(text)}
-    return tuple(sorted(names)[:MAX_ADVISORIES])
+def _named(texts: Iterable[str], unread: str = "") -> Named:
+    names = sorted({name for text in texts for name in _CVE.findall(text)})
+    if len(names) > MAX_ADVISORIES:
+        unread = f"its changelog names {len(names)} advisories, of which {MAX_ADVISORIES} are listed"
+    return Named(tuple(names[:MAX_ADVISORIES]), unread)

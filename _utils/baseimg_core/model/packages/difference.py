@@ -7,12 +7,12 @@ Differences compare versions for equality only. :func:`is_older` orders them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import BundleInvalid
-from . import apk, relations, rpm
+from . import apk, path_lists, relations, rpm
 
 MANAGERS = ("dpkg", "apk", "rpm")
 MAX_TEXT = 256  # characters of a name or a version
@@ -34,8 +34,14 @@ class Packages:
     changed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     #: Why the difference is unknown; empty if it is known.
     unknown: str = ""
-    #: Advisories that the changelogs of changed packages name, by package.
+    #: Advisories that the update fixes, by package or, for files outside of packages, by absolute path.
     fixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Those of ``fixes`` that the operator named at build time; the others are from changelogs.
+    named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Why more advisories may be fixed than ``fixes`` lists, by package.
+    unread: Mapping[str, str] = field(default_factory=dict)
+    #: Changed paths by the package that owns them; ``None`` if an older baseimg built the bundle, or they do not fit.
+    owners: Mapping[str, tuple[bytes, ...]] | None = None
 
     @property
     def fits(self) -> bool:
@@ -51,8 +57,23 @@ class Packages:
             "removed": dict(self.removed),
             "changed": {name: list(versions) for name, versions in self.changed.items()},
             "unknown": self.unknown,
-            **({"fixes": {name: list(listed) for name, listed in self.fixes.items()}} if self.fixes else {}),
+            **_lists("fixes", self.fixes),
+            **_lists("named", self.named),
+            **({"unread": dict(self.unread)} if self.unread else {}),
+            **({} if self.owners is None else {"owners": path_lists.as_dict(self.owners)}),
         }
+
+    def owned(self, package: str) -> tuple[bytes, ...] | None:
+        """Return the changed paths that a package owns, or a changed path named ``/…``; ``None`` if unknown."""
+        if package.startswith("/"):
+            return (package.strip("/").encode("utf-8", "surrogateescape"),)
+        if self.owners is None:
+            return None
+        return self.owners.get(package, self.owners.get(package.partition(":")[0], ()))
+
+    def source(self, package: str, advisory: str) -> str:
+        """Return where the bundle's builder found that an update fixes an advisory: ``operator`` or ``changelog``."""
+        return "operator" if advisory in self.named.get(package, ()) else "changelog"
 
 
 def difference(manager: str, old: Mapping[str, str], new: Mapping[str, str]) -> Packages:
@@ -117,17 +138,71 @@ def combine(steps: Sequence[Packages | None]) -> Packages | None:
             after[name] = ""
         after.update({**step.added, **{name: pair[1] for name, pair in step.changed.items()}})
     combined = difference(manager, before, {name: version for name, version in after.items() if version})
-    fixes: dict[str, tuple[str, ...]] = {}
-    for step in known:
-        for name in step.fixes.keys() & combined.changed.keys():
-            fixes[name] = tuple(sorted({*fixes.get(name, ()), *step.fixes[name]}))
-    return with_fixes(combined, fixes)
+    return _with_facts_of(combined, known)
 
 
-def with_fixes(packages: Packages, fixes: Mapping[str, tuple[str, ...]]) -> Packages:
-    """Return a difference with the advisories of its packages, without them if they do not fit into a manifest."""
-    complete = replace(packages, fixes=dict(sorted(fixes.items())))
-    return complete if complete.fits else packages
+def _with_facts_of(combined: Packages, steps: Sequence[Packages]) -> Packages:
+    """Return a combined difference with the fixes and owners of its steps, unless a later step took them back."""
+    fixes: dict[str, set[str]] = {}
+    named: dict[str, set[str]] = {}
+    unread: dict[str, str] = {}
+    owners: dict[str, set[bytes]] = {}
+    for step in steps:
+        for total, own in ((fixes, step.fixes), (named, step.named)):
+            for name in own:
+                if not _is_undone(combined, step, name):
+                    total.setdefault(name, set()).update(own[name])
+        unread.update({name: reason for name, reason in step.unread.items() if name in combined.changed})
+        for name, paths in (step.owners or {}).items():
+            owners.setdefault(name, set()).update(paths)
+    return with_facts(
+        combined,
+        {name: tuple(sorted(listed)) for name, listed in fixes.items()},
+        {name: tuple(sorted(listed)) for name, listed in named.items()},
+        unread,
+        None if any(step.owners is None for step in steps) else {name: tuple(paths) for name, paths in owners.items()},
+    )
+
+
+def _is_undone(combined: Packages, step: Packages, name: str) -> bool:
+    """True if the version that a step fixed is no longer there at the end; a path stays."""
+    if name.startswith("/"):
+        return False
+    at_the_end = combined.changed.get(name, ("", combined.added.get(name, "")))[1]
+    fixed = step.changed.get(name, ("", step.added.get(name, "")))[1]
+    return not at_the_end or is_older(combined.manager, at_the_end, fixed)
+
+
+def with_facts(
+    packages: Packages,
+    fixes: Mapping[str, tuple[str, ...]],
+    named: Mapping[str, tuple[str, ...]],
+    unread: Mapping[str, str],
+    owners: Mapping[str, Iterable[bytes]] | None,
+) -> Packages:
+    """
+    Return a difference with what is known of its fixes, as far as it fits into a manifest.
+
+    Owners are left out first, then the fixes from changelogs; their packages then have a reason in ``unread``.
+
+    Args:
+        packages: The difference.
+        fixes: Advisories by package, those of the operator included.
+        named: The advisories that the operator named, by package or path.
+        unread: Why more advisories may be fixed, by package.
+        owners: Changed paths by package; ``None`` if unknown.
+    """
+    sorted_owners = None if owners is None else {name: tuple(sorted(paths)) for name, paths in sorted(owners.items())}
+    plain = replace(
+        packages,
+        fixes=dict(sorted(fixes.items())),
+        named=dict(sorted(named.items())),
+        unread=dict(sorted(unread.items())),
+    )
+    complete = replace(plain, owners=sorted_owners)
+    short = dict.fromkeys((*unread, *fixes), "more advisories are named than a manifest can hold")
+    least = replace(packages, fixes=plain.named, named=plain.named, unread=dict(sorted(short.items())))
+    return next((candidate for candidate in (complete, plain, least) if candidate.fits), packages)
 
 
 def parse(raw: object) -> Packages | None:
@@ -149,12 +224,20 @@ def parse(raw: object) -> Packages | None:
     plain = {side: _versions(raw, side, _is_text, "a version") for side in ("added", "removed")}
     pairs = _versions(raw, "changed", _is_pair, "a list of two versions")
     changed = {name: (versions[0], versions[1]) for name, versions in pairs.items()}
-    advised = _versions({"fixes": {}, **raw}, "fixes", _is_list, "a list of advisories")
-    fixes = {name: tuple(listed) for name, listed in advised.items()}
-    packages = Packages(manager, plain["added"], plain["removed"], changed, unknown, fixes)
+    fixes, named = (
+        {name: tuple(listed) for name, listed in _versions({side: {}, **raw}, side, _is_list, expected).items()}
+        for side, expected in (("fixes", "a list of advisories"), ("named", "a list of advisories"))
+    )
+    unread = _versions({"unread": {}, **raw}, "unread", _is_text, "a reason")
+    owners = path_lists.parse(raw["owners"], "packages.owners") if "owners" in raw else None
+    packages = Packages(manager, plain["added"], plain["removed"], changed, unknown, fixes, named, unread, owners)
     if not packages.fits:
         raise BundleInvalid(f"manifest field packages has more than {MAX_PACKAGES} packages or {MAX_JSON} bytes")
     return packages
+
+
+def _lists(name: str, lists: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+    return {name: {key: list(listed) for key, listed in lists.items()}} if lists else {}
 
 
 def _versions(raw: dict[str, Any], side: str, holds: Any, expected: str) -> dict[str, Any]:

@@ -11,7 +11,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-_FIELDS = ("Package", "Status", "Version", "Depends", "Pre-Depends", "Breaks", "Conflicts", "Provides", "Architecture")
+_FIELDS = (
+    *("Package", "Status", "Version", "Source", "Depends", "Pre-Depends", "Breaks", "Conflicts", "Provides"),
+    "Architecture",
+)
+_SOURCE = re.compile(r"\S+ \(([^)\s]+)\)")
+_BINARY_REBUILD = re.compile(r"\+b\d+$")
 _LINE = re.compile(rf"^({'|'.join(_FIELDS)}):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
 
 
@@ -34,6 +39,12 @@ def installed(status: bytes) -> Iterator[Package]:
         is_installed = fields.get("Status", "installed").split()[-1:] == ["installed"]  # not "half-installed"
         if is_installed and fields.get("Package") and fields.get("Version"):
             yield Package(fields["Package"], fields["Version"], fields)
+
+
+def source_version(package: Package) -> str:
+    """Return the version of a package's source, which its changelog has: ``Source: lvm2 (2.03.16-2)``."""
+    match = _SOURCE.fullmatch(package.fields.get("Source", ""))
+    return match[1] if match else _BINARY_REBUILD.sub("", package.version)
 
 
 def by_name(status: bytes) -> dict[str, Package]:

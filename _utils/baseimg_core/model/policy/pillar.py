@@ -15,7 +15,7 @@ from ..containers import policy, trial
 from ..signature import PublicKey
 from ..stack import ids
 from ..store.nests import BELOW
-from . import reference, validation
+from . import named_fixes, reference, validation
 
 MISSING = ("ok", "fail")
 text, _fields, _mapping, _wrong = validation.text, validation.fields, validation.mapping, validation.wrong
@@ -37,7 +37,7 @@ _BASE_KEYS = frozenset(
     }
 )
 _ACCEPTANCE = {"impaired": ("refuse", "accept"), "breaks": ("refuse", "unused"), "ghosts": ("accept", "refuse")}
-_BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta"})
+_BUILD_KEYS = frozenset({"source", "target", "version", "compression", "key", "delta", "fixes"})
 _BUNDLE_KEYS = frozenset({"source", "hash", "source_hash"})
 _DIGEST = re.compile(r"(?:sha256[:=])?([0-9a-f]{64})", re.IGNORECASE)
 _REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
@@ -286,7 +286,8 @@ def _build(path: object, raw: object, key: str) -> dict[str, Any]:
     if fields.get("key") is not None:
         signing_key(fields["key"], f"{key}:key")
     check_delta(fields.get("delta"), f"{key}:delta")
-    return {"version": None, "compression": "zstd", "key": None, "delta": None, **fields}
+    named_fixes.parse(fields.get("fixes"), f"{key}:fixes")
+    return {"version": None, "compression": "zstd", "key": None, "delta": None, "fixes": None, **fields}
 
 
 def patterns(raw: object, key: str) -> tuple[str, ...]:

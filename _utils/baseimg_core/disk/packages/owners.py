@@ -1,0 +1,39 @@
+"""Find the packages that own paths, in the file lists of package databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..stack.directories import Stack
+from . import databases
+
+
+def owners(stacks: Iterable[Stack], manager: str, paths: Iterable[bytes]) -> dict[str, set[bytes]]:
+    """
+    Return those of some paths that packages own.
+
+    dpkg lists paths as they were packaged: ``/lib/x``, although a merged ``/usr`` has the file at ``/usr/lib/x``.
+
+    Args:
+        stacks: The images whose databases list the packages' files.
+        manager: The package manager.
+        paths: Relative paths.
+
+    Returns:
+        The paths by package, without packages that own none of them.
+    """
+    searched = set(paths)
+    owned: dict[str, set[bytes]] = {}
+    for stack in stacks:
+        versions = databases.versions(stack, manager) or {}
+        names = {name.partition(":")[0] if manager == "dpkg" else name for name in versions}
+        for name, files in databases.files(stack, manager, names).items():
+            if found := located(files, searched):
+                owned.setdefault(name, set()).update(found)
+    return owned
+
+
+def located(listed: Iterable[bytes], paths: Iterable[bytes]) -> set[bytes]:
+    """Return those of the listed files of a package that are among ``paths``, with a merged ``/usr`` too."""
+    searched = paths if isinstance(paths, (set, frozenset, dict)) else set(paths)
+    return {path for file in listed for path in (file, b"usr/" + file) if path in searched}
