@@ -11,6 +11,9 @@ The live version of each base on this node, as a grain for targeting.
       held: ['corp/base:12.0']           # bases with a hold; absent if empty
       unreadable: [/var/lib/docker/overlay2/1f…]    # layers whose record is broken; absent if empty
       ready: true                        # the result of the last baseimg.doctor; absent if it never ran
+      fixes:                             # of the last baseimg.fixes; absent if it never ran
+        at: '2026-11-29T03:00:00Z'
+        pending: [CVE-2024-5535]         # advisories whose fix is not in effect everywhere; absent if empty
 
 ``drift`` is empty or one of: ``damaged`` (out-of-band changes were detected), ``pristine damaged``,
 ``pristine missing`` (the directory of the pristine content was removed), ``mixed`` (files of another version of a base
@@ -25,6 +28,7 @@ References contain colons, which Salt also uses as the delimiter. Colons in list
     salt -G 'baseimg:versions:corp/base:12.0=12.1' test.ping
     salt -G 'baseimg:drifted:*' test.ping
     salt -G 'baseimg:ready:false' baseimg.doctor
+    salt -G 'baseimg:fixes:pending:CVE-2024-5535' baseimg.fixes
     salt -C 'web* and not G@baseimg:versions:corp/base:12.0=12.1' test.ping
     salt -G --delimiter='|' 'baseimg|bases|corp/base:12.0|generation|1' test.ping
 
@@ -58,6 +62,7 @@ _LATER = ("restart unfinished", "interrupted", "")  # drift that is less severe 
 _PASSING = ("mixed", "pristine missing", "replaced")  # drift that a swap between two reads can look like
 # the extended attribute with the ID of a generation's directory
 _ID = "trusted.baseimg.id"
+_ADVISORIES = 50  # maximum advisories in the grain
 _LARGEST = 1 << 22  # maximum size of a record in bytes; a record of 100 generations has about 50,000
 
 
@@ -76,7 +81,14 @@ def baseimg():
         "held": sorted({reference for reference, _, base in known if "held" in base}),
         "unreadable": sorted(unreadable),
     }
-    return {"baseimg": {"bases": bases, **{name: members for name, members in lists.items() if members}, **_ready()}}
+    return {
+        "baseimg": {
+            "bases": bases,
+            **{name: members for name, members in lists.items() if members},
+            **_ready(),
+            **_fixes(),
+        }
+    }
 
 
 def _survey():
@@ -102,6 +114,17 @@ def _ready():
         with open(os.path.join(__opts__["cachedir"], "baseimg/doctor.json"), "rb") as file:
             return {"ready": bool(json.loads(file.read(_LARGEST))["ready"])}
     except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _fixes():
+    """Return the advisories that the last ``baseimg.fixes`` found not in effect; empty if it never ran."""
+    try:
+        with open(os.path.join(__opts__["cachedir"], "baseimg/fixes.json"), "rb") as file:
+            saved = json.loads(file.read(_LARGEST))
+        pending = sorted({str(advisory) for counts in saved["pending"].values() for advisory in counts})
+        return {"fixes": {"at": str(saved["at"]), **({"pending": pending[:_ADVISORIES]} if pending else {})}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -56,6 +56,7 @@ try:
         from baseimg_core.model import summary as short
         from baseimg_core.model.containers import policy as container_policy
         from baseimg_core.model.containers import trial as container_trial
+        from baseimg_core.model.fixes import summary as fixes_summary
         from baseimg_core.model.policy import named_fixes, pillar, validation
         from baseimg_core.ops import adopt as ops_adopt
         from baseimg_core.ops import bases
@@ -63,6 +64,7 @@ try:
         from baseimg_core.ops import contents as ops_contents
         from baseimg_core.ops import converge as ops_converge
         from baseimg_core.ops import fetch as ops_fetch
+        from baseimg_core.ops import fixes as ops_fixes
         from baseimg_core.ops import hold as ops_hold
         from baseimg_core.ops import impact as impacting
         from baseimg_core.ops import import_legacy as ops_import_legacy
@@ -858,6 +860,48 @@ def summary():
         return short.of_node(ops_status.survey(minion.engine(), minion.declared_bases()))
 
 
+def fixes(base=None, packages=None, full=False):
+    """
+    Show which fixes are in effect in the images and containers on this node, and where not and why. Changes nothing.
+    docs/operating/fixes.md explains the result.
+
+    A fix is in effect where the image or container shows the new files that its package owns. Own copies, masks of a
+    nest, mounted volumes and older content count, whatever a package database says.
+
+    base
+        A reference or chain ID. Default: every base with a record, and every base that pillar declares.
+
+    packages
+        Names of packages whose installed versions are returned, too, changed or not.
+
+    full
+        True: return all data, for programs and for the mine (``mine_functions``). By default ``bases`` has lines for
+        people: what is fixed, then each image and container in which a fix is not in effect, worst first.
+
+    Returns ``format``, ``at`` (the time), ``bases``, ``errors`` (bases and stores that could not be examined), and
+    ``others`` (images on none of these bases, with the chain IDs of their layers). Each base has ``updates`` (package →
+    ``from``, ``to``, ``advisories`` with their source, ``unread``), ``awaited`` (the declared version if another one is
+    live, with its ``updates``, the ``reason``, and whether it is ``held``), ``unknown`` (why nothing can be said), and
+    ``images`` and ``containers``, whose ``pending`` has the updates that are not in effect: package → ``state``,
+    ``reason``, ``paths``, ``hidden``. States: ``after restart``, ``overridden``, ``split``, ``masked``, ``unknown``;
+    ``not here`` holds for all that is ``awaited``, unless ``has_awaited`` says that the image has it itself.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.fixes
+        salt-call baseimg.fixes corp/base:12.0 full=True --out=json
+    """
+    with _operation() as minion:
+        names = validation.texts(packages, "packages")
+        name = None if base is None else _text(base, "base")
+        result = ops_fixes.fixes(minion.context(), minion.declared()["bases"], name, names)
+        if name is None:
+            ops_fixes.save(__opts__["cachedir"], result)
+        return result if full else fixes_summary.short(result)
+
+
 def impact(base, bundle=None, full=False, saltenv=None):
     """
     Show whether every image and container on a base still runs on a new version, and whether the fix arrives.
@@ -1040,7 +1084,9 @@ def metrics(path=None):
     with _operation() as minion:
         if path is not None:
             validation.absolute_path(path, "path", ".prom")
-        text = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"])
+        text = ops_status.metrics(
+            minion.engine(), _VERSION, minion.declared()["bases"], ops_fixes.saved(__opts__["cachedir"])
+        )
         if path is None:
             return text
         return {"path": path, "bytes": ops_status.write_public_file(path, text)}

@@ -28,6 +28,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "diff": (BASE, NEW),
     "engines": (),
     "fetch": (BASE, "'12.1'"),
+    "fixes": ("corp/none:1",),
     "history": (BASE,),
     "hold": (BASE, "'12.1'", "reason=x"),
     "impact": (BASE,),

@@ -11,7 +11,7 @@ from typing import Any
 
 from baseimg_core.context import Context
 from baseimg_core.disk.bundle import writer
-from baseimg_core.disk.packages import databases
+from baseimg_core.disk.packages import fixes
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.model.bundle.manifest import ImageRef
@@ -61,6 +61,8 @@ class NestNode:
     bundles: dict[str, dict[str, Source]] = field(default_factory=dict)
     #: The protected images, the accepted verdicts and the required fixes.
     protection: Protection = field(default_factory=Protection)
+    #: The advisories that the operator names for the next bundles.
+    fixes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     views: dict[tuple[str, str], dict[bytes, VisibleEntry]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,7 +107,8 @@ class NestNode:
         """Declare a bundle that leads from any content to a version of a base."""
         path = self.root / f"{base.replace('/', '-')}-{version}.tar"
         start, end = stack_of(source_stack), stack_of(target)
-        changes, packages = compare(start, end), databases.difference(start, end)
+        changes = compare(start, end)
+        packages = fixes.difference(start, end, {change.path for change in changes}, self.fixes)
         source = ImageRef(base, tag(base), chain_id(old), tuple(old))
         name = f"{base.partition(':')[0]}:{version}"
         led_to = ImageRef(name, version, chain_id(diff_ids), tuple(diff_ids))

@@ -48,6 +48,7 @@ class PlainEngine:
     owners: Owners = field(default_factory=Owners)
     diff_ids: dict[str, str] = field(default_factory=dict)
     mount_options: frozenset[str] = frozenset()
+    running: list[Container] = field(default_factory=list)
 
     def unread_stores(self) -> list[str]:
         return []
@@ -93,10 +94,10 @@ class PlainEngine:
         return [self.image(reference) for reference in self.tags]
 
     def containers(self, _stopped: bool = False) -> list[Container]:
-        return []
+        return self.running
 
     def used_images(self) -> set[str]:
-        return set()
+        return {container.image_id for container in self.running}
 
     def container(self, container_id: str) -> Container:
         raise ContainerUnknown(f"no container {container_id}")

@@ -10,7 +10,7 @@ STORE_FILES = frozenset(
     {"generations", "history.jsonl", "index", "lifetimes.json", "lock", "state.json", "state.json.spare"}
 )
 #: What is there only if an image was judged over a generation.
-OPTIONAL_FILES = frozenset({"judged.json"})
+OPTIONAL_FILES = frozenset({"judged.json", "delivered.json"})
 
 
 def forget_previous(store: Store) -> None:

@@ -30,6 +30,8 @@ class Image:
     architecture: str
     #: Configuration for containers as the engine reports it (OCI image spec, config.md, ``config``).
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    #: Names with the digest of the manifest that was pulled or pushed, ``NAME@sha256:…``; empty for local images.
+    digests: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

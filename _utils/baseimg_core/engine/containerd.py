@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, NotUnpacked
+from ..model.stack import ids
 from ..model.stack.owners import Owners
 from . import runtime_config
 from .base import Container, Image
@@ -154,6 +155,7 @@ class Containerd(OnSnapshots):
             os=config.get("os", "linux"),
             architecture=config.get("architecture", ""),
             config=config.get("config") or {},
+            digests=tuple(sorted({f"{_repository(tag)}@{digest}" for tag in tags})),
         )
 
     def _is_native(self, entry: Mapping[str, Any]) -> bool:
@@ -190,6 +192,11 @@ def short_name(name: str) -> str:
 def _is_tag(name: str) -> bool:
     """False for the digest names that Kubernetes adds to every image."""
     return "@" not in name and not name.startswith("sha256:")
+
+
+def _repository(reference: str) -> str:
+    """Return a reference without its tag."""
+    return reference.removesuffix(f":{ids.tag(reference)}")
 
 
 def _is_native(declared: Mapping[str, str]) -> bool:

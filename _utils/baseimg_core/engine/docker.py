@@ -222,6 +222,7 @@ class Docker:
             os=details.get("Os", "linux"),
             architecture=details.get("Architecture", ""),
             config=details.get("Config") or {},
+            digests=tuple(sorted(details.get("RepoDigests") or ())),
         )
 
     def _directories(self, details: Mapping[str, Any], diff_ids: tuple[str, ...]) -> Sequence[str]:

@@ -69,6 +69,28 @@ def of_node(version: str, storage: str, statuses: Sequence[Mapping[str, Any]]) -
     return [info, broken, *families.values()]
 
 
+def of_fixes(pending: Mapping[str, Mapping[str, int]], at: float) -> list[Metric]:
+    """
+    Return the metrics about fixes.
+
+    Args:
+        pending: Images and containers in which a fix is not in effect, by base and advisory; bounded by
+            :mod:`model.fixes.summary`.
+        at: When they were counted, in seconds since the epoch.
+    """
+    text = "Images and containers in which the fix of an advisory is not in effect."
+    samples = [
+        ({"base": base, "advisory": advisory}, float(count))
+        for base, counts in pending.items()
+        for advisory, count in counts.items()
+    ]
+    examined = "Time at which baseimg.fixes last examined this node."
+    return [
+        Metric("baseimg_fixes_pending", "gauge", text, list(samples)),
+        Metric("baseimg_fixes_timestamp_seconds", "gauge", examined, [({}, at)]),
+    ]
+
+
 def _families() -> dict[str, Metric]:
     gauges = {
         "info": "Names of a base, and the version that it shows.",

@@ -224,8 +224,9 @@ def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fix(name: str, packages: Mapping[str, Any]) -> str:
     """Return a line about a package with security fixes: old and new version, and advisories."""
-    old, new = packages["changed"][name]
-    return printable(f"{name} {old} -> {new}: {_names(packages['fixes'][name])}", _LINE)
+    old, new = packages["changed"].get(name, ("", packages["added"].get(name, "")))  # a path has no version
+    versions = f" {old} -> {new}" if old else f" {new}" if new else ""
+    return printable(f"{name}{versions}: {_names(packages['fixes'][name])}", _LINE)
 
 
 def _worst(images: Sequence[Mapping[str, Any]], containers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from functools import partial
 from ..context import Context
 from ..disk.bundle.layer import Member
 from ..disk.bundle.streams import LayerReader
+from ..disk.fixes import delivered
 from ..disk.stack.directories import Stack, copy_label
 from ..disk.store import index, links, space
 from ..disk.store.build import GenerationBuilder
@@ -22,6 +23,8 @@ from ..linux.oserrors import translate_os_errors
 from ..model.bundle.manifest import Manifest
 from ..model.bundle.peak import NOTHING, Size, changes, peak
 from ..model.stack import overlay
+from ..model.bundle.peak import NOTHING, Size, peak
+from ..model.packages import difference
 from ..model.store import generations
 from ..model.store.record import Generation, Record
 from ..progress import step_progress
@@ -59,10 +62,25 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
         prove.prove_staged(context, base, new, last.manifest.target, path, digests)
 
     try:
-        return base.store.stage(record, new, _Staging(context, base, record, plan, catalogue).fill, prove_content)
+        staged = base.store.stage(record, new, _Staging(context, base, record, plan, catalogue).fill, prove_content)
     except SpaceExhausted as exc:
         home = base.store.layout.home
         raise space.exhausted_while_writing(home, *size, prunable(base, record), exc) from exc
+    _record_packages(base, record, start, staged, [catalogue.manifest(version) for version in plan.route])
+    return staged
+
+
+def _record_packages(
+    base: Base, record: Record, start: Generation, staged: Generation, manifests: Sequence[Manifest]
+) -> None:
+    """Record what a new generation changes since the pristine content, if its start and all its bundles tell."""
+    path = base.store.layout.delivered
+    steps = [manifest.packages for manifest in manifests]
+    if start.number:
+        steps.insert(0, delivered.read(path).get(start.bundle))
+    if packages := difference.combine(steps):
+        kept = {generation.bundle for generation in record.generations.values()}
+        delivered.add(path, staged.bundle, packages, kept)
 
 
 class _Staging:

@@ -52,7 +52,9 @@ def _status(engine: Engine, base: Base) -> dict[str, Any]:
         return {"base": base.reference, "path": base.directory, "error": exc.as_dict()}
 
 
-def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, Any]]) -> str:
+def metrics(
+    engine: Engine, version: str, declared: Mapping[str, Mapping[str, Any]], fixes: Mapping[str, Any] | None = None
+) -> str:
     """
     Return this node's metrics in Prometheus' text format.
 
@@ -60,12 +62,16 @@ def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, An
         engine: The node's engine.
         version: The suite's version.
         declared: As for :func:`survey`.
+        fixes: The numbers of the last answer about fixes (:func:`ops.fixes.saved`).
 
     Returns:
         The text.
     """
     statuses = [{**status, **_activity(status)} for status in survey(engine, declared)]
-    return model_metrics.render(model_metrics.of_node(version, engine.storage, statuses))
+    families = model_metrics.of_node(version, engine.storage, statuses)
+    if fixes:
+        families += model_metrics.of_fixes(fixes["pending"], _seconds(fixes["at"]))
+    return model_metrics.render(families)
 
 
 def write_public_file(path: str, text: str) -> int:

@@ -145,6 +145,8 @@ def files(stack: Stack, manager: str, names: Iterable[str]) -> dict[str, frozens
         data = b"\n".join(_read(stack, _DPKG_LISTS + b"/" + name) or b"" for name in lists.get(package, ()))
         if data:
             paths[package] = frozenset(line.removeprefix(b"/") for line in data.splitlines() if len(line) > 2)
+        elif sums := _read(stack, b"%s/%s.md5sums" % (_DISTROLESS, os.fsencode(package))):
+            paths[package] = frozenset(line.split(b"  ", 1)[1] for line in sums.splitlines() if b"  " in line)
     return paths
 
 

@@ -58,6 +58,7 @@ def _owners(
     source: Stack, target: Stack, packages: Packages, paths: Collection[bytes]
 ) -> Mapping[str, set[bytes]] | None:
     try:
-        return owners((source, target), packages.manager, paths)
+        names = {name.partition(":")[0] if packages.manager == "dpkg" else name for name in packages.changed}
+        return owners((source, target), packages.manager, paths, names | packages.added.keys())
     except Unreadable:
         return None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ..stack.directories import Stack
 from . import databases
 
 
-def owners(stacks: Iterable[Stack], manager: str, paths: Iterable[bytes]) -> dict[str, set[bytes]]:
+def owners(
+    stacks: Iterable[Stack], manager: str, paths: Iterable[bytes], changed: Collection[str] = ()
+) -> dict[str, set[bytes]]:
     """
     Return those of some paths that packages own.
 
@@ -18,9 +20,10 @@ def owners(stacks: Iterable[Stack], manager: str, paths: Iterable[bytes]) -> dic
         stacks: The images whose databases list the packages' files.
         manager: The package manager.
         paths: Relative paths.
+        changed: Packages that are listed even if they own none of the paths.
 
     Returns:
-        The paths by package, without packages that own none of them.
+        The paths by package. A package of ``changed`` that is missing has no list of its files.
     """
     searched = set(paths)
     owned: dict[str, set[bytes]] = {}
@@ -28,7 +31,7 @@ def owners(stacks: Iterable[Stack], manager: str, paths: Iterable[bytes]) -> dic
         versions = databases.versions(stack, manager) or {}
         names = {name.partition(":")[0] if manager == "dpkg" else name for name in versions}
         for name, files in databases.files(stack, manager, names).items():
-            if found := located(files, searched):
+            if (found := located(files, searched)) or name in changed:
                 owned.setdefault(name, set()).update(found)
     return owned
 

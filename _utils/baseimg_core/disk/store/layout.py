@@ -54,8 +54,13 @@ class Layout:
         self.starts = os.path.join(self.home, "starts.json")
         #: The images that were judged over each generation (:mod:`disk.impact.judgements`).
         self.judged = os.path.join(self.home, "judged.json")
+        #: The package differences of contents (:mod:`disk.fixes.delivered`).
+        self.delivered = os.path.join(self.home, "delivered.json")
         #: The files of which a crash may leave a partly written ``.new`` file.
-        self.replaced = (self.state, self.history, self.restarting, self.lifetimes, self.starts, self.judged)
+        self.replaced = (
+            *(self.state, self.history, self.restarting, self.lifetimes, self.starts, self.judged),
+            self.delivered,
+        )
 
     @property
     def has_history(self) -> bool:

@@ -40,7 +40,7 @@ def of_debian(changelog: str, installed: str) -> Named:
         changelog: The changelog, newest entry first (deb-changelog(5)).
         installed: The old version of the source package.
     """
-    lines = []
+    lines: list[str] = []
     for line in changelog.splitlines():
         if (entry := _ENTRY.match(line)) and relations.compare(entry[1], installed) <= 0:
             return _named(lines)

@@ -40,7 +40,8 @@ class Packages:
     named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Why more advisories may be fixed than ``fixes`` lists, by package.
     unread: Mapping[str, str] = field(default_factory=dict)
-    #: Changed paths by the package that owns them; ``None`` if an older baseimg built the bundle, or they do not fit.
+    #: Changed paths by the package that owns them; a package without an entry has no list of its files. ``None`` if an
+    #: older baseimg built the bundle, or they do not fit.
     owners: Mapping[str, tuple[bytes, ...]] | None = None
 
     @property
@@ -64,12 +65,12 @@ class Packages:
         }
 
     def owned(self, package: str) -> tuple[bytes, ...] | None:
-        """Return the changed paths that a package owns, or a changed path named ``/…``; ``None`` if unknown."""
+        """Return the changed paths of a package, or the path ``/…`` itself; ``None`` without a list of its files."""
         if package.startswith("/"):
             return (package.strip("/").encode("utf-8", "surrogateescape"),)
         if self.owners is None:
             return None
-        return self.owners.get(package, self.owners.get(package.partition(":")[0], ()))
+        return self.owners.get(package, self.owners.get(package.partition(":")[0]))
 
     def source(self, package: str, advisory: str) -> str:
         """Return where the bundle's builder found that an update fixes an advisory: ``operator`` or ``changelog``."""

@@ -24,6 +24,25 @@ def text(value: object, key: str) -> str:
     raise wrong(key, value, expected)
 
 
+def texts(value: object, key: str) -> tuple[str, ...]:
+    """
+    Return a list of texts, or one text as a list; ``None`` is an empty list.
+
+    Args:
+        value: The value.
+        key: Its key, for the error.
+
+    Raises:
+        ArgumentInvalid: The value is something else.
+    """
+    items = () if value is None else (value,) if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise wrong(key, value, "a text or a list of texts")
+    for item in items:
+        text(item, key)
+    return tuple(items)
+
+
 def _spellings(value: object) -> list[str]:
     """Return the versions that YAML reads as this number: it drops a last zero, so 12.1 may stand for 12.10."""
     spelt = str(value)

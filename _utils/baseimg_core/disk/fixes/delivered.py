@@ -1,0 +1,48 @@
+"""
+What the contents of a base changed since its pristine content, a file next to the record.
+
+One entry for each bundle digest: masks and copies of a content share it. The file may be deleted: operations then read
+the packages and the changelogs of the contents on disk, and only the advisories that an operator named are lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection
+
+from ...errors import BundleInvalid, SpaceExhausted
+from ...linux import files
+from ...linux.oserrors import translate_os_errors
+from ...model.packages import difference
+from ...model.packages.difference import Packages
+
+FORMAT = 1
+
+
+def read(path: str) -> dict[str, Packages]:
+    """Return the package differences by bundle digest. A damaged file counts as empty."""
+    try:
+        with open(path, "rb") as file:
+            raw = json.load(file)["delivered"]
+        parsed = {str(digest): difference.parse(packages) for digest, packages in raw.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, BundleInvalid):
+        return {}
+    return {digest: packages for digest, packages in parsed.items() if packages}
+
+
+def add(path: str, digest: str, packages: Packages, kept: Collection[str]) -> None:
+    """
+    Add a difference. On a full disk the file stays as it is.
+
+    Args:
+        path: The path of the file.
+        digest: The digest of the bundle that led to the content.
+        packages: The difference between the pristine content and this content.
+        kept: Digests of the bundles of all generations; others are forgotten.
+    """
+    known = {**read(path), digest: packages}
+    data = {key: each.as_dict() for key, each in known.items() if key in kept or key == digest}
+    text = json.dumps({"format": FORMAT, "delivered": data}, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    with contextlib.suppress(SpaceExhausted), translate_os_errors(path):
+        files.save(path, text)

@@ -1,0 +1,221 @@
+"""The state of fixes in images and containers, over bases in plain directories."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baseimg_core.engine.base import Container
+from baseimg_core.errors import BaseAbsent
+from baseimg_core.model.fixes import summary
+from baseimg_core.model.fixes.effect import State
+from baseimg_core.ops import bases, status
+from baseimg_core.ops import fixes as ops_fixes
+from tests.support.images import digest
+from tests.support.nests import NestNode, files
+
+OS, JAVA = "corp/os:1", "corp/java:1"
+PACKAGES = {"openssl": ["/usr/bin/openssl", "/lib/libssl.so.3"], "zlib": ["/usr/lib/libz.so"], "gcc-base": []}
+
+
+def base(version: str, **own: str) -> dict[str, str]:
+    """Return the files of one version of the base, of three packages."""
+    stanzas = (f"Package: {name}\nStatus: install ok installed\nVersion: {version}\n" for name in PACKAGES)
+    lists = {
+        f"var/lib/dpkg/info/{name}.list": "".join(f"{line}\n" for line in ("/.", *paths, f"/usr/share/doc/{name}/NEWS"))
+        for name, paths in PACKAGES.items()
+    }
+    docs = {f"usr/share/doc/{name}/NEWS": version for name in PACKAGES}
+    content = {path.strip("/"): f"{path} {version}" for paths in PACKAGES.values() for path in paths}
+    # /usr is merged
+    content["usr/lib/libssl.so.3"] = content.pop("lib/libssl.so.3")
+    return {"var/lib/dpkg/status": "\n".join(stanzas), "etc/v": version, **docs, **lists, **content, **own}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> NestNode:
+    """Return a node with applications on a base of two packages with fixes, not converged."""
+    made = NestNode(tmp_path)
+    made.image(OS, "", files(base("1")))
+    made.image("corp/plain:1", OS, files({"app": "1", "usr/share/doc/openssl/NEWS": "own"}))
+    made.image("corp/split:1", OS, files({"usr/bin/openssl": "own"}))
+    made.image("corp/own:1", OS, files({"usr/bin/openssl": "own", "usr/lib/libssl.so.3": "own"}))
+    made.image("corp/same:1", OS, files({"usr/lib/libz.so": "/usr/lib/libz.so 2"}))
+    made.fixes = {"openssl": ("CVE-2024-5535",), "/etc/v": ("CORP-1",)}
+    made.version(OS, "2", [], files(base("2")))
+    return made
+
+
+def answer(node: NestNode, declared: str = "", name: str | None = None) -> dict[str, Any]:
+    declaration = {"version": declared, "bundles": node.bundles[OS], "chain_id": None}
+    result = ops_fixes.fixes(node.context, {OS: declaration} if declared else {}, name)
+    assert json.loads(json.dumps(result)) == result
+    assert not result["errors"]
+    (found,) = [each for each in result["bases"] if each["base"] == OS]
+    return dict(found)
+
+
+def states(found: dict[str, Any], kind: str = "images") -> dict[str, dict[str, str]]:
+    """Return the updates that are not in effect, with their states, by image or container."""
+    return {
+        item[kind[:-1]]: {name: effect["state"] for name, effect in item["pending"].items()}
+        for item in found[kind]
+        if item["pending"]
+    }
+
+
+def test_own_copies_and_the_files_that_decide(node: NestNode) -> None:
+    node.converge(OS, "2")
+    found = answer(node)
+    assert found["updates"]["openssl"] == {
+        "from": "1",
+        "to": "2",
+        "advisories": {"CVE-2024-5535": "operator"},
+        "unread": "the image has no changelog of it",
+    }
+    assert found["updates"]["/etc/v"]["advisories"] == {"CORP-1": "operator"}
+    # documentation carries no fix, and a copy that equals the new file is the fix
+    assert states(found) == {"corp/own:1": {"openssl": "overridden"}, "corp/split:1": {"openssl": "split"}}
+    (split,) = [image for image in found["images"] if image["image"] == "corp/split:1"]
+    assert split["pending"]["openssl"] == {
+        "state": "split",
+        "reason": "1 of 2 files are the image's own",
+        "paths": ["usr/bin/openssl"],
+        "hidden": 1,
+    }
+    assert {image["image"] for image in found["images"]} == {
+        "corp/plain:1",
+        "corp/split:1",
+        "corp/own:1",
+        "corp/same:1",
+    }
+
+
+def test_without_what_the_bundles_told_the_contents_are_read(node: NestNode) -> None:
+    node.converge(OS, "2")
+    with_file = answer(node)
+    os.unlink(bases.locate(node.engine, OS).store.layout.delivered)
+    without = answer(node)
+    assert states(without) == states(with_file)
+    assert without["updates"]["openssl"]["advisories"] == {}  # only the operator had named them
+
+
+def test_a_second_step_keeps_the_fixes_of_the_first(node: NestNode) -> None:
+    node.converge(OS, "2")
+    node.fixes = {"zlib": ("CVE-2024-9999",)}
+    second = [node.root / "targets/corp-os:1-2.0"]
+    third = node.root / "targets/third"
+    files(base("3"))(third)
+    node.bundle_from(OS, "3", (digest(f"{OS} 2".encode()),), second, [third], (digest(b"3"),))
+    awaited = answer(node, "3")["awaited"]["updates"]
+    assert (awaited["zlib"]["from"], awaited["openssl"]["advisories"]) == ("2", {})
+    node.converge(OS, "3")
+    updates = answer(node)["updates"]
+    assert {name: (each["from"], each["to"], *each["advisories"]) for name, each in updates.items()} == {
+        "/etc/v": ("", "", "CORP-1"),
+        "gcc-base": ("1", "3"),
+        "openssl": ("1", "3", "CVE-2024-5535"),
+        "zlib": ("1", "3", "CVE-2024-9999"),
+    }
+
+
+def test_a_node_behind_and_a_held_version(node: NestNode) -> None:
+    behind = answer(node, "2")
+    assert (behind["version"], behind["awaited"]["version"]) == ("1", "2")
+    assert behind["awaited"]["reason"] == "this node shows 1, 2 is declared"
+    assert behind["awaited"]["updates"]["openssl"]["advisories"] == {"CVE-2024-5535": "operator"}
+    node.converge(OS, "2")
+    assert answer(node, "2")["awaited"] is None
+
+
+def test_containers_on_older_content_and_with_own_files(node: NestNode, tmp_path: Path) -> None:
+    node.converge(OS, "2")
+    own = tmp_path / "own"
+    files({"usr/lib/libz.so": "changed at run time"})(own)
+    stopped = {"image_id": "corp/plain:1", "pid": 0, "state": "exited"}
+    node.engine.running = [
+        Container(id="1", name="copied-up", upper=str(own), **stopped),
+        Container(id="2", name="volume", volumes={"/usr/lib": "vol"}, **stopped),
+        Container(id="3", name="plain", **stopped),
+        Container(
+            id="4", name="orphan", image_id="gone", pid=0, layers=frozenset({bases.locate(node.engine, OS).directory})
+        ),
+    ]
+    found = answer(node)
+    assert states(found, "containers") == {
+        "copied-up": {"zlib": "overridden"},
+        "volume": {"openssl": "split", "zlib": "overridden"},
+        "orphan": dict.fromkeys(found["updates"], "unknown"),
+    }
+
+
+def test_a_base_of_a_nest_masks_the_fix(tmp_path: Path) -> None:
+    node = NestNode(tmp_path)
+    node.image(OS, "", files(base("1")))
+    node.image(JAVA, OS, files({"opt/java": "1"}))
+    node.image("corp/app:1", JAVA, files({"app": "1"}))
+    node.version(OS, "2", [], files(base("2")))
+    node.version(JAVA, "2", node.stacks[OS], files({"opt/java": "2"}))
+    node.converge(OS, "2")
+    assert states(answer(node)) == {}
+    node.converge(JAVA, "2")
+    masked = states(answer(node))["corp/app:1"]
+    assert masked["openssl"] == State.MASKED.value
+    (image,) = [image for image in answer(node)["images"] if image["image"] == "corp/app:1"]
+    assert JAVA in image["pending"]["openssl"]["reason"]
+
+
+def test_what_cannot_be_judged_is_unknown(node: NestNode) -> None:
+    node.converge(OS, "2")
+    store = bases.locate(node.engine, OS).store
+    record = store.read()
+    assert record
+    record.live.damaged = True
+    store.save(record)
+    found = answer(node)
+    assert "out of band" in found["unknown"]
+    assert states(found)["corp/plain:1"] == dict.fromkeys(found["updates"], "unknown")
+
+
+def test_images_on_no_known_base_are_listed(node: NestNode) -> None:
+    assert ops_fixes.fixes(node.context, {})["bases"] == []
+    others = ops_fixes.fixes(node.context, {})["others"]
+    assert {other["image"] for other in others} >= {OS, "corp/own:1"}
+    assert all(bases.locate(node.engine, OS).chain_id in other["chain_ids"] for other in others)
+    with pytest.raises(BaseAbsent):
+        ops_fixes.fixes(node.context, {}, "corp/none:1")
+
+
+def test_the_short_form_and_the_numbers(node: NestNode, tmp_path: Path) -> None:
+    node.converge(OS, "2")
+    result = ops_fixes.fixes(node.context, {})
+    (lines,) = summary.short(result)["bases"].values()
+    assert lines[0] == "2 advisories fixed in 2 packages"
+    assert lines[2] == (
+        "overridden  corp/own:1: openssl [CVE-2024-5535], the image has its own files of the package "
+        "(usr/bin/openssl, usr/lib/libssl.so.3)"
+    )
+    (tmp_path / "cache").mkdir()
+    ops_fixes.save(str(tmp_path / "cache"), result)
+    assert ops_fixes.saved(str(tmp_path / "cache"))["pending"] == {OS: {"CVE-2024-5535": 2}}
+    assert ops_fixes.saved(str(tmp_path)) == {}
+    text = status.metrics(node.engine, "1", {}, ops_fixes.saved(str(tmp_path / "cache")))
+    assert 'baseimg_fixes_pending{base="corp/os:1",advisory="CVE-2024-5535"} 2' in text.splitlines()
+
+
+def test_the_number_of_metrics_is_bounded() -> None:
+    advisories = {f"CVE-2024-{number:04}": "changelog" for number in range(200)}
+    item = {"image": "a", "has_awaited": False, "pending": {"x": {"state": "split"}}}
+    base = {
+        "base": OS,
+        "updates": {"x": {"advisories": advisories}},
+        "images": [item],
+        "containers": [],
+        "awaited": None,
+    }
+    counts = summary.pending({"bases": [base]})[OS]
+    assert (len(counts), counts["other"]) == (summary.MAX_ADVISORIES + 1, 1)
