@@ -22,6 +22,7 @@ import os
 import sys
 import time
 
+import salt.cache
 import salt.client
 import salt.payload
 import salt.utils.args
@@ -40,6 +41,9 @@ try:
     from baseimg_core.errors import ArgumentInvalid, BaseimgError
     from baseimg_core.linux.oserrors import translate_os_errors
     from baseimg_core.model import diagnosis
+    from baseimg_core.model.fixes import exposure
+    from baseimg_core.model.fixes import query as fixes_query
+    from baseimg_core.model.fixes.fleet import Fleet
     from baseimg_core.model.policy import validation
     from baseimg_core.model.rollout import fleet as model_fleet
     from baseimg_core.model.rollout import shapes
@@ -49,6 +53,7 @@ try:
     from baseimg_core.report.page import page
     from baseimg_core.rollout.commands import Rollouts, check_master, refusal
     from baseimg_core.rollout.errors import MasterUnreachable
+    from baseimg_core.rollout.fixes import CachedAnswers
     from baseimg_core.rollout.node_ops import CLOCK_TOLERANCE, skew
     from baseimg_core.rollout.store import Store
     from baseimg_core.rollout.transport import SaltTransport, returns_reader
@@ -388,6 +393,64 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
     return _answer(command, model_fleet.table)
 
 
+def exposed(advisory=None, package=None, max_age=3600, tgt="*", tgt_type="glob", timeout=None):
+    """
+    Show who is still exposed: the nodes, images and containers in which a fix is not in effect, grouped by the one
+    thing to do for each group.
+
+    advisory
+        The ID of an advisory: ``CVE-2024-5535``, or another ID that a bundle names.
+
+    package
+        Instead: a package and the first version that is not affected, ``'openssl<3.0.15-1~deb12u1'``. Every node is
+        asked then.
+
+    max_age
+        Seconds that an answer in the mine (``mine_functions: baseimg.fixes``) may be old. Nodes without a fresh one,
+        and nodes whose cached grains show another version of a base, are asked. 0 asks all nodes.
+
+    tgt, tgt_type, timeout
+        As for :py:func:`baseimg.fleet`.
+
+    ``salt-run`` without ``--out`` prints text. Otherwise the function returns data: ``query``; ``known`` (false if no
+    bundle names the advisory); ``fixed`` (numbers of ``images`` and ``containers``); ``groups``, each with ``state``,
+    ``base``, what to ``do``, ``nodes`` and ``items``; ``nodes`` (their number); ``silent`` (node → why nothing, or not
+    everything, is known of it); ``cached`` (number of ``nodes``, and the age of the ``oldest`` answer in seconds); and
+    ``retcode``: 0 if nobody is exposed and everybody answered, 20 if somebody is exposed, 21 if that is not certain.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.exposed CVE-2024-5535
+        salt-run baseimg.exposed package='openssl<3.0.15-1~deb12u1' --out=json
+    """
+
+    def command():
+        query = fixes_query.parse(advisory, package)
+        names = [query.package] if query.package else None
+        facts, expected, ages = _fixes(tgt, tgt_type, timeout, 0 if names else max_age, names)
+        return exposure.as_dict(query, exposure.answer(facts, query), facts, expected, ages)
+
+    return _answer(command, exposure.text)
+
+
+def _fixes(tgt, tgt_type, timeout, max_age, packages=None):
+    """Return what is known of fixes on nodes, the expected nodes, and the ages of the answers from the mine."""
+    age = validation.number(max_age, "max_age", "seconds, 0 or more")
+    expected = sorted(_match(tgt, tgt_type))
+    cached, facts, ages = CachedAnswers(salt.cache.factory(__opts__), time.time()), Fleet(), {}
+    for node in expected if age else ():
+        if found := cached.read(node, age):
+            facts.add(node, found[0])
+            ages[node] = found[1]
+    if stale := [node for node in expected if node not in ages]:
+        named = {"full": True, **({"packages": packages} if packages else {})}
+        for node, answer in _ask(stale, "list", timeout, "baseimg.fixes", **named)[1].items():
+            facts.add(node, answer)
+    return facts, expected, ages
+
+
 def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
     """
     Write a report on the fleet: one HTML file that needs no network and no server.
@@ -536,17 +599,23 @@ def _answer(command, table=None):
     return {"outputter": "txt", "data": text}
 
 
+def _match(tgt, tgt_type):
+    """Return the minions that a target matches. A target that matches no minion is an error."""
+    matched = salt.utils.minions.CkMinions(__opts__).check_minions(tgt, tgt_type)
+    if unknown := sorted(matched.get("missing", ())):
+        raise validation.wrong("tgt", tgt, f"names of minions; unknown: {', '.join(unknown)}")
+    if not matched["minions"]:
+        raise validation.wrong("tgt", tgt, f"a target of type {tgt_type} that matches a minion")
+    return matched["minions"]
+
+
 def _ask(tgt, tgt_type, timeout, function, *arguments, **named):
     """
     Run a function on nodes; return the expected nodes, and the answers by node.
 
     A target that matches no minion is an error. A misspelt target must not look like a fleet without problems.
     """
-    matched = salt.utils.minions.CkMinions(__opts__).check_minions(tgt, tgt_type)
-    if unknown := sorted(matched.get("missing", ())):
-        raise validation.wrong("tgt", tgt, f"names of minions; unknown: {', '.join(unknown)}")
-    if not matched["minions"]:
-        raise validation.wrong("tgt", tgt, f"a target of type {tgt_type} that matches a minion")
+    _match(tgt, tgt_type)
     with salt.client.get_local_client(mopts=__opts__) as client:
         replies = client.cmd_iter(tgt, function, arguments, timeout, tgt_type, kwarg=named, yield_pub_data=True)
         try:

@@ -51,6 +51,11 @@ class Effect:
         return {key: value for key, value in data.items() if value}
 
 
+def state_of(text: object) -> State:
+    """Return the state with this name; *unknown* for names that this release does not know."""
+    return next((state for state in State if state.value == text), State.UNKNOWN)
+
+
 IN_EFFECT = Effect(State.IN_EFFECT)
 
 

@@ -1,0 +1,49 @@
+"""What a question about fixes asks for: an advisory, or a package older than a version."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ...errors import ArgumentInvalid
+from ..packages.advisories import is_advisory
+
+_RELATION = re.compile(r"([A-Za-z0-9][A-Za-z0-9.+:_-]*)\s*<\s*(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An advisory, or a package and a version; the other is empty."""
+
+    #: The ID of the advisory.
+    advisory: str = ""
+    #: The name of the package.
+    package: str = ""
+    #: The first version that is not affected.
+    version: str = ""
+
+    def __str__(self) -> str:
+        return self.advisory or f"{self.package}<{self.version}"
+
+
+def parse(advisory: object, package: object) -> Query:
+    """
+    Return the question.
+
+    Args:
+        advisory: The ID of an advisory; ``None`` without one.
+        package: ``NAME<VERSION``; ``None`` without one.
+
+    Raises:
+        ArgumentInvalid: It is malformed, or there are both or neither.
+    """
+    if (advisory is None) == (package is None):
+        raise ArgumentInvalid("give an advisory (CVE-2024-5535) or package='NAME<VERSION'")
+    if advisory is not None:
+        if not isinstance(advisory, str) or not is_advisory(advisory):
+            raise ArgumentInvalid(f"advisory is {str(advisory)[:80]!r}, expected an ID such as CVE-2024-5535")
+        return Query(advisory)
+    match = _RELATION.fullmatch(package.strip()) if isinstance(package, str) else None
+    if match is None:
+        raise ArgumentInvalid(f"package is {str(package)[:80]!r}, expected 'NAME<VERSION', such as 'openssl<3.0.15-1'")
+    return Query(package=match[1], version=match[2])

@@ -1,0 +1,92 @@
+"""Cached answers of ``baseimg.fixes`` on the master: Salt's mine and grains, and whether they are fresh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+_AHEAD = 300  # seconds that a node's clock may be ahead of the master's
+_FUNCTION = "baseimg.fixes"
+_DATA = "__data__"  # Salt wraps mine data that have an access list
+
+
+class Cache(Protocol):
+    """Salt's cache (``salt.cache``)."""
+
+    def fetch(self, bank: str, key: str) -> Any:
+        """Return the data of a key; empty if there are none."""
+
+
+class CachedAnswers:
+    """Answers in the mine, read one by one: those of thousands of nodes together take too much memory."""
+
+    def __init__(self, cache: Cache, now: float) -> None:
+        """
+        Args:
+            cache: Salt's cache on this master.
+            now: The present time in seconds since the epoch.
+        """
+        self._cache, self._now = cache, now
+
+    def read(self, node: str, max_age: float) -> tuple[object, float] | None:
+        """
+        Return the answer of a node and its age in seconds; ``None`` without a fresh one.
+
+        An answer is stale, too, if the node's cached grains show another version of a base than the answer.
+
+        Args:
+            node: The name of the node.
+            max_age: The greatest age in seconds.
+        """
+        answer = self._fetch(node, "mine", "mine").get(_FUNCTION)
+        if isinstance(answer, Mapping) and _DATA in answer:
+            answer = answer[_DATA]
+        seconds = age(answer, self._now)
+        if seconds > max_age or not agrees(answer, self._fetch(node, "grains", "data").get("baseimg")):
+            return None
+        return answer, seconds
+
+    def _fetch(self, node: str, bank: str, key: str) -> Mapping[str, Any]:
+        """Return cached data of a node: Salt 3008 has one bank for each kind, older releases one for each node."""
+        data = self._cache.fetch(bank, node)
+        if not data:
+            data = self._cache.fetch(f"minions/{node}", key)
+            data = data.get("grains") if key == "data" and isinstance(data, Mapping) else data
+        return data if isinstance(data, Mapping) else {}
+
+
+def age(answer: object, now: float) -> float:
+    """
+    Return the age of an answer in seconds; infinity for something else, and for an answer from the future.
+
+    Args:
+        answer: The cached answer.
+        now: The present time in seconds since the epoch.
+    """
+    at = answer.get("at") if isinstance(answer, Mapping) else None
+    try:
+        seconds = now - datetime.fromisoformat(str(at).replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return math.inf
+    return max(seconds, 0.0) if seconds > -_AHEAD else math.inf
+
+
+def agrees(answer: object, grain: object) -> bool:
+    """
+    True unless a grain shows another version of a base than an answer, which is then from before a change.
+
+    Args:
+        answer: The cached answer.
+        grain: The cached grain ``baseimg`` of the same node; ``None`` without one.
+    """
+    live = grain.get("bases") if isinstance(grain, Mapping) else None
+    answered = answer.get("bases") if isinstance(answer, Mapping) else None
+    if not isinstance(live, Mapping) or not isinstance(answered, list):
+        return True
+    versions = {base.get("base"): base.get("version") for base in answered if isinstance(base, Mapping)}
+    return all(
+        not isinstance(base, Mapping) or versions.get(reference, base.get("version")) == base.get("version")
+        for reference, base in live.items()
+    )
