@@ -441,9 +441,9 @@ def _fixes(tgt, tgt_type, timeout, max_age, packages=None):
     expected = sorted(_match(tgt, tgt_type))
     cached, facts, ages = CachedAnswers(salt.cache.factory(__opts__), time.time()), Fleet(), {}
     for node in expected if age else ():
-        if found := cached.read(node, age):
-            facts.add(node, found[0])
-            ages[node] = found[1]
+        if fresh := cached.read(node, age):
+            facts.add(node, fresh[0])
+            ages[node] = fresh[1]
     if stale := [node for node in expected if node not in ages]:
         named = {"full": True, **({"packages": packages} if packages else {})}
         for node, answer in _ask(stale, "list", timeout, "baseimg.fixes", **named)[1].items():

@@ -67,7 +67,7 @@ def test_nobody_is_exposed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "state", "do"),
+    ("reply", "state", "do"),
     [
         (answer(image(openssl={"state": "overridden", "paths": ["usr/bin/openssl"]})), "overridden", "rebuild"),
         (answer(image(openssl={"state": "split"})), "split", "rebuild"),
@@ -82,8 +82,8 @@ def test_nobody_is_exposed() -> None:
         ({**answer(), "bases": [], "others": [UNDECLARED]}, "not here", "declare"),
     ],
 )  # fmt: skip
-def test_each_reason_has_one_remedy(found: dict[str, Any], state: str, do: str) -> None:
-    result = ask({"sound": answer(), "web1": found, "web2": found})
+def test_each_reason_has_one_remedy(reply: dict[str, Any], state: str, do: str) -> None:
+    result = ask({"sound": answer(), "web1": reply, "web2": reply})
     ((named, nodes, remedy),) = grouped(result)
     assert (named, nodes) == (state, ["web1", "web2"])
     assert do in remedy

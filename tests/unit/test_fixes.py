@@ -55,39 +55,39 @@ def answer(node: NestNode, declared: str = "", name: str | None = None) -> dict[
     result = ops_fixes.fixes(node.context, {OS: declaration} if declared else {}, name)
     assert json.loads(json.dumps(result)) == result
     assert not result["errors"]
-    (found,) = [each for each in result["bases"] if each["base"] == OS]
-    return dict(found)
+    (judged,) = [each for each in result["bases"] if each["base"] == OS]
+    return dict(judged)
 
 
-def states(found: dict[str, Any], kind: str = "images") -> dict[str, dict[str, str]]:
+def states(judged: dict[str, Any], kind: str = "images") -> dict[str, dict[str, str]]:
     """Return the updates that are not in effect, with their states, by image or container."""
     return {
         item[kind[:-1]]: {name: effect["state"] for name, effect in item["pending"].items()}
-        for item in found[kind]
+        for item in judged[kind]
         if item["pending"]
     }
 
 
 def test_own_copies_and_the_files_that_decide(node: NestNode) -> None:
     node.converge(OS, "2")
-    found = answer(node)
-    assert found["updates"]["openssl"] == {
+    judged = answer(node)
+    assert judged["updates"]["openssl"] == {
         "from": "1",
         "to": "2",
         "advisories": {"CVE-2024-5535": "operator"},
         "unread": "the image has no changelog of it",
     }
-    assert found["updates"]["/etc/v"]["advisories"] == {"CORP-1": "operator"}
+    assert judged["updates"]["/etc/v"]["advisories"] == {"CORP-1": "operator"}
     # documentation carries no fix, and a copy that equals the new file is the fix
-    assert states(found) == {"corp/own:1": {"openssl": "overridden"}, "corp/split:1": {"openssl": "split"}}
-    (split,) = [image for image in found["images"] if image["image"] == "corp/split:1"]
+    assert states(judged) == {"corp/own:1": {"openssl": "overridden"}, "corp/split:1": {"openssl": "split"}}
+    (split,) = [image for image in judged["images"] if image["image"] == "corp/split:1"]
     assert split["pending"]["openssl"] == {
         "state": "split",
         "reason": "1 of 2 files are the image's own",
         "paths": ["usr/bin/openssl"],
         "hidden": 1,
     }
-    assert {image["image"] for image in found["images"]} == {
+    assert {image["image"] for image in judged["images"]} == {
         "corp/plain:1",
         "corp/split:1",
         "corp/own:1",
@@ -95,7 +95,7 @@ def test_own_copies_and_the_files_that_decide(node: NestNode) -> None:
     }
 
 
-def test_without_what_the_bundles_told_the_contents_are_read(node: NestNode) -> None:
+def test_without_what_the_bundles_judged_the_contents_are_read(node: NestNode) -> None:
     node.converge(OS, "2")
     with_file = answer(node)
     os.unlink(bases.locate(node.engine, OS).store.layout.delivered)
@@ -145,11 +145,11 @@ def test_containers_on_older_content_and_with_own_files(node: NestNode, tmp_path
             id="4", name="orphan", image_id="gone", pid=0, layers=frozenset({bases.locate(node.engine, OS).directory})
         ),
     ]
-    found = answer(node)
-    assert states(found, "containers") == {
+    judged = answer(node)
+    assert states(judged, "containers") == {
         "copied-up": {"zlib": "overridden"},
         "volume": {"openssl": "split", "zlib": "overridden"},
-        "orphan": dict.fromkeys(found["updates"], "unknown"),
+        "orphan": dict.fromkeys(judged["updates"], "unknown"),
     }
 
 
@@ -176,9 +176,9 @@ def test_what_cannot_be_judged_is_unknown(node: NestNode) -> None:
     assert record
     record.live.damaged = True
     store.save(record)
-    found = answer(node)
-    assert "out of band" in found["unknown"]
-    assert states(found)["corp/plain:1"] == dict.fromkeys(found["updates"], "unknown")
+    judged = answer(node)
+    assert "out of band" in judged["unknown"]
+    assert states(judged)["corp/plain:1"] == dict.fromkeys(judged["updates"], "unknown")
 
 
 def test_images_on_no_known_base_are_listed(node: NestNode) -> None:

@@ -126,11 +126,7 @@ def build(
     compression.check_compression(kind)
     signer = signature.load(key) if key else None
     old, new = image_with_layers(engine, source), image_with_layers(engine, target)
-    if (old.os, old.architecture) != (new.os, new.architecture):
-        raise ArgumentInvalid(
-            f"{source} is for {old.os}/{old.architecture}, {target} for {new.os}/{new.architecture}",
-            "give two versions of one base for the same platform",
-        )
+    platform = _platform((source, old), (target, new))
     config = configs.difference(old.config, new.config)
     below, above = pristine_stacks(engine, old, new)
     result: dict[str, Any] = {"bundle": path, "hash": "", "size": 0, "config": configs.as_dict(config)}
@@ -144,7 +140,6 @@ def build(
     result.update(source=side_as_dict(sides[0]), target=side_as_dict(sides[1]), changes=model_changes.counts(changes))
     if test:
         return result
-    platform = {"os": new.os, "architecture": new.architecture}
     encoding, report = Encoding(kind, below if delta else None, delta or ""), step_progress(progress, "writing")
     sides = view_digest.with_view_digests((sides[0], old, below), (sides[1], new, above))
     written = writer.write(path, changes, *sides, platform, encoding, report, differ, config)
@@ -153,6 +148,17 @@ def build(
         signed = signature.sign(path, signer, written.digest)
         result.update(signature=signed.path, key=signer.public.fingerprint)
     return result
+
+
+def _platform(source: tuple[str, Image], target: tuple[str, Image]) -> dict[str, str]:
+    """Return the platform of two images, given with their names, which must have the same."""
+    old, new = source[1], target[1]
+    if (old.os, old.architecture) != (new.os, new.architecture):
+        raise ArgumentInvalid(
+            f"{source[0]} is for {old.os}/{old.architecture}, {target[0]} for {new.os}/{new.architecture}",
+            "give two versions of one base for the same platform",
+        )
+    return {"os": new.os, "architecture": new.architecture}
 
 
 def _fixes(packages: Packages | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -105,27 +105,27 @@ def _select(
 ) -> tuple[list[tuple[Base, _Declaration]], list[dict[str, str]]]:
     """Return the bases with their declarations, and the errors of those that cannot be judged."""
     engine = context.engine
-    found: dict[str, tuple[Base, _Declaration]] = {}
+    selected: dict[str, tuple[Base, _Declaration]] = {}
     errors: list[dict[str, str]] = []
     for reference, declaration in declared.items():
         try:
             for base in bases.locate_all(engine, reference, declaration["chain_id"]):
-                found[base.chain_id] = (base, declaration)
+                selected[base.chain_id] = (base, declaration)
         except BaseAbsent:
             continue
         except BaseimgError as exc:
             errors.append({"base": reference, "error": exc.message})
     for layer in engine.layer_homes():
         try:
-            if (record := Store(layer).read()) and record.chain_id not in found:
+            if (record := Store(layer).read()) and record.chain_id not in selected:
                 base = bases.by_chain(engine, record.chain_id, record.reference, record.diff_ids)
-                found[record.chain_id] = (base, None)
+                selected[record.chain_id] = (base, None)
         except BaseimgError as exc:
             errors.append({"base": Store(layer).records.reference, "error": exc.message})
     if name is not None:
         chain_ids = [base.chain_id for base in bases.locate_all(engine, name)]
-        found = {chain: found.get(chain, (bases.by_chain(engine, chain, name), None)) for chain in chain_ids}
-    return sorted(found.values(), key=lambda item: (item[0].reference, item[0].chain_id)), errors
+        selected = {chain: selected.get(chain, (bases.by_chain(engine, chain, name), None)) for chain in chain_ids}
+    return sorted(selected.values(), key=lambda item: (item[0].reference, item[0].chain_id)), errors
 
 
 def _others(context: Context, covered: set[str]) -> list[dict[str, Any]]:
@@ -154,16 +154,15 @@ class _Awaited:
     chain_id: str = ""
 
 
-@dataclass
 class _Answer:
     """The answer for one base."""
 
-    context: Context
-    base: Base
-    declaration: _Declaration
-    installed: tuple[str, ...]
-    _scanner: LayerScanner | None = field(default=None, init=False)
-    _hidden: dict[tuple[str, ...], Mapping[bytes, str]] = field(default_factory=dict, init=False)
+    def __init__(self, context: Context, base: Base, declaration: _Declaration, installed: tuple[str, ...]) -> None:
+        self.context, self.base, self.declaration, self.installed = context, base, declaration, installed
+        self._scanner: LayerScanner | None = None
+        self._hidden: dict[tuple[str, ...], Mapping[bytes, str]] = {}
+        # the files of all updates that count, filled with _owned
+        self._entries: dict[bytes, ExpectedPath] = {}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain data."""
@@ -374,10 +373,6 @@ class _Answer:
     @cached_property
     def _shown(self) -> Stack:
         return Stack([self.base.directory, *self.base.lower])
-
-    @cached_property
-    def _entries(self) -> dict[bytes, ExpectedPath]:
-        return {}
 
     @cached_property
     def _digests(self) -> Mapping[bytes, str]:

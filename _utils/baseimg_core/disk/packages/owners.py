@@ -31,8 +31,8 @@ def owners(
         versions = databases.versions(stack, manager) or {}
         names = {name.partition(":")[0] if manager == "dpkg" else name for name in versions}
         for name, files in databases.files(stack, manager, names).items():
-            if (found := located(files, searched)) or name in changed:
-                owned.setdefault(name, set()).update(found)
+            if (changed_files := located(files, searched)) or name in changed:
+                owned.setdefault(name, set()).update(changed_files)
     return owned
 
 

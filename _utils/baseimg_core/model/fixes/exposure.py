@@ -193,10 +193,10 @@ class _PackageJudge:
 
 def _worst(observed: Observed, item: Item, names: Iterable[str]) -> Exposure | None:
     """Return the worst exposure by updates that are here; ``None`` if all are in effect."""
-    found = [(state_of(item.pending[name]["state"]), name) for name in names if name in item.pending]
-    if not found:
+    states = [(state_of(item.pending[name]["state"]), name) for name in names if name in item.pending]
+    if not states:
         return None
-    state, name = min(found, key=lambda pair: pair[0].rank)
+    state, name = min(states, key=lambda pair: pair[0].rank)
     pending = item.pending[name]
     reason, paths = str(pending.get("reason", "")), tuple(map(str, pending.get("paths", ())))
     remedy = _remedy(state, observed, name, reason)
@@ -229,14 +229,14 @@ def _not_here(observed: Observed, item: Item, package: str, version: str) -> Exp
 
 
 def as_dict(
-    query: Query, found: Answer, fleet: Fleet, expected: Iterable[str], ages: Mapping[str, float]
+    query: Query, answered: Answer, fleet: Fleet, expected: Iterable[str], ages: Mapping[str, float]
 ) -> dict[str, Any]:
     """
     Return the result of ``baseimg.exposed``.
 
     Args:
         query: The question.
-        found: The answer.
+        answered: The answer.
         fleet: The nodes' answers.
         expected: The nodes that should have answered.
         ages: Ages of cached answers in seconds, by node; nodes that were asked are not in it.
@@ -247,14 +247,14 @@ def as_dict(
         for node in nodes
         if node in fleet.silent or node not in fleet.answered
     }
-    exposed = [each for each in found.exposures if each.state is not State.UNKNOWN]
-    uncertain = bool(silent or len(exposed) < len(found.exposures) or not found.is_known)
+    exposed = [each for each in answered.exposures if each.state is not State.UNKNOWN]
+    uncertain = bool(silent or len(exposed) < len(answered.exposures) or not answered.is_known)
     return {
         "format": 1,
         "query": str(query),
-        "known": found.is_known,
-        "fixed": {kind: found.fixed[kind] for kind in ("images", "containers")},
-        "groups": groups(found.exposures),
+        "known": answered.is_known,
+        "fixed": {kind: answered.fixed[kind] for kind in ("images", "containers")},
+        "groups": groups(answered.exposures),
         "nodes": len(nodes),
         "silent": silent,
         "cached": {"nodes": len(ages), "oldest": round(max(ages.values(), default=0))},

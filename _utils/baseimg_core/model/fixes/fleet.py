@@ -110,7 +110,9 @@ class Fleet:
     answered: set[str] = field(default_factory=set)
     #: Why nothing, or not everything, is known of a node.
     silent: dict[str, str] = field(default_factory=dict)
+    #: One object for equal values.
     _shared: dict[Any, Any] = field(default_factory=dict)
+    #: The distinct updates of bases.
     _updates: list[Updates] = field(default_factory=list)
 
     def add(self, node: str, answer: object) -> None:
@@ -125,9 +127,7 @@ class Fleet:
             self.silent[node] = printable(str(answer), 300)
             return
         try:
-            if answer.get("format") != FORMAT:
-                raise shapes.ShapeInvalid(f"its format is {answer.get('format')!r}, expected {FORMAT}")
-            shapes.check_shape(answer, _ANSWER, "the answer")
+            _check(answer)
             observed = [self._base(node, base) for base in answer["bases"]]
         except shapes.ShapeInvalid as exc:
             self.silent[node] = printable(f"[{INVALID}] {exc}", 300)
@@ -187,6 +187,12 @@ class Fleet:
         shapes.check_shape(updates, _UPDATES, "updates")
         self._updates.append(updates)
         return updates
+
+
+def _check(answer: Mapping[str, Any]) -> None:
+    if answer.get("format") != FORMAT:
+        raise shapes.ShapeInvalid(f"its format is {answer.get('format')!r}, expected {FORMAT}")
+    shapes.check_shape(answer, _ANSWER, "the answer")
 
 
 _NOTHING: Mapping[str, Mapping[str, Any]] = {}

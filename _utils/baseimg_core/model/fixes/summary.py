@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...display import printable
-from .effect import State
+from .effect import state_of
 
 MAX_ADVISORIES = 50  # of one base in the metrics, and of a node in the grain
 OTHER = "other"  # the advisory label of all further ones
@@ -32,28 +32,28 @@ def short(result: Mapping[str, Any]) -> dict[str, Any]:
 def _lines(base: Mapping[str, Any]) -> list[str]:
     advised = {name: update for name, update in base["updates"].items() if update["advisories"]}
     unread = sum("unread" in update for update in base["updates"].values())
-    found = [f"{len(_advisories(advised.values()))} advisories fixed in {len(advised)} packages"]
+    facts = [f"{len(_advisories(advised.values()))} advisories fixed in {len(advised)} packages"]
     if unread:
-        found.append(f"{unread} packages have no complete changelog: more may be fixed")
+        facts.append(f"{unread} packages have no complete changelog: more may be fixed")
     if base["unknown"]:
-        found = [f"unknown: {base['unknown']}"]
+        facts = [f"unknown: {base['unknown']}"]
     awaited = base["awaited"]
     if awaited:
         names = _named(_advisories(awaited["updates"].values())) if awaited["known"] else "its fixes are unknown"
-        found.append(f"not here: {awaited['reason']} ({names})")
+        facts.append(f"not here: {awaited['reason']} ({names})")
     pending = sorted((item for kind in ("images", "containers") for item in base[kind] if item["pending"]), key=_rank)
     lines = [_item(item, base["updates"]) for item in pending[:_LISTED]]
     more = len(pending) - _LISTED
-    return [printable(line, _LINE) for line in (*found, *lines, *([f"and {more} more: see full=True"] * (more > 0)))]
+    return [printable(line, _LINE) for line in (*facts, *lines, *([f"and {more} more: see full=True"] * (more > 0)))]
 
 
 def _rank(item: Mapping[str, Any]) -> int:
-    return min(State(found["state"]).rank for found in item["pending"].values())
+    return min(state_of(effect["state"]).rank for effect in item["pending"].values())
 
 
 def _item(item: Mapping[str, Any], updates: Mapping[str, Any]) -> str:
     name = f"container {item['container']}" if "container" in item else item["image"]
-    package, worst = min(item["pending"].items(), key=lambda pair: State(pair[1]["state"]).rank)
+    package, worst = min(item["pending"].items(), key=lambda pair: state_of(pair[1]["state"]).rank)
     more = len(item["pending"]) - 1
     others = f" and {more} more" if more else ""
     paths = f" ({', '.join(worst['paths'])})" if worst.get("paths") else ""

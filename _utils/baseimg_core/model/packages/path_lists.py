@@ -30,6 +30,9 @@ def parse(raw: Any, field: str) -> dict[str, tuple[bytes, ...]]:
         raw: The JSON form.
         field: The name of the manifest field, for messages.
 
+    Returns:
+        Sorted paths by name.
+
     Raises:
         BundleInvalid: It is malformed, or has a path that is not relative and normal.
     """

@@ -16,6 +16,9 @@ def parse(raw: object, key: str) -> dict[str, tuple[str, ...]]:
         raw: Package or absolute path → one advisory or a list of them; ``None`` for none.
         key: The key of the declaration, for the error.
 
+    Returns:
+        Sorted advisories by package or path.
+
     Raises:
         ArgumentInvalid: The value is malformed, or a name is no ID of an advisory.
     """
