@@ -184,8 +184,11 @@ class TestPackages:
             "removed": {"less": "590-2"},
             "changed": {"libssl3": ["3.0.11-1", "3.0.15-1"], "openssl": ["3.0.11-1", "3.0.15-1"]},
             "unknown": "",
+            "unread": dict.fromkeys(("libssl3", "openssl"), "the image has no changelog of it"),
         }
-        assert {**lab.inspect(bundle)["packages"], "used": []} == impacts["packages"]
+        recorded = lab.inspect(bundle)["packages"]
+        assert recorded.pop("owners").keys() <= {"libssl3", "openssl", "tree", "less"}  # nodes read them, people do not
+        assert {**recorded, "used": []} == impacts["packages"]
 
     def test_a_removed_package_that_an_image_has_as_installed_is_a_warning(self, impacts: dict[str, Any]) -> None:
         warned = {name: image["warnings"] for name, image in by_name(impacts).items() if image["warnings"]}

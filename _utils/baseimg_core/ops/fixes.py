@@ -361,17 +361,17 @@ class _Answer:
         """Return those of some paths at which the base has something that counts."""
         present = set()
         for path in paths:
-            node = self._shown.find(path)
+            node = self._live_stack.find(path)
             if node is None:
                 continue
-            entry, _inode, _links = self._shown.read(node.top)
+            entry, _inode, _links = self._live_stack.read(node.top)
             if classify(path, entry) not in IGNORED:
                 self._entries[path] = ExpectedPath(path, entry, self._digests.get(path))
                 present.add(path)
         return present
 
     @cached_property
-    def _shown(self) -> Stack:
+    def _live_stack(self) -> Stack:
         return Stack([self.base.directory, *self.base.lower])
 
     @cached_property
