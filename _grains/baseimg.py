@@ -120,7 +120,7 @@ def _ready():
 def _fixes():
     """Return the advisories that the last ``baseimg.fixes`` found not in effect; empty if it never ran."""
     try:
-        with open(os.path.join(__opts__["cachedir"], "baseimg/fixes.json"), "rb") as file:
+        with _open(os.path.join(__opts__["cachedir"], "baseimg/fixes.json")) as file:
             saved = json.loads(file.read(_LARGEST))
         pending = sorted({str(advisory) for counts in saved["pending"].values() for advisory in counts})
         return {"fixes": {"at": str(saved["at"]), **({"pending": pending[:_ADVISORIES]} if pending else {})}}

@@ -89,8 +89,7 @@ def save(cachedir: str, result: Mapping[str, Any]) -> None:
 def saved(cachedir: str) -> dict[str, Any]:
     """Return the numbers of the last answer: ``at`` and ``pending``; empty if there is none."""
     try:
-        with open(os.path.join(cachedir, _RESULT), "rb") as file:
-            data = json.load(file)
+        data = json.loads(files.read_regular(os.path.join(cachedir, _RESULT)))
         counts = {str(base): {str(key): int(each) for key, each in by.items()} for base, by in data["pending"].items()}
         return {"at": str(data["at"]), "pending": counts}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

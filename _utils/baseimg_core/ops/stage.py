@@ -22,9 +22,8 @@ from ..errors import SpaceExhausted
 from ..linux.oserrors import translate_os_errors
 from ..model.bundle.manifest import Manifest
 from ..model.bundle.peak import NOTHING, Size, changes, peak
-from ..model.stack import overlay
-from ..model.bundle.peak import NOTHING, Size, peak
 from ..model.packages import difference
+from ..model.stack import overlay
 from ..model.store import generations
 from ..model.store.record import Generation, Record
 from ..progress import step_progress

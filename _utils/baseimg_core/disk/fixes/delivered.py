@@ -23,8 +23,7 @@ FORMAT = 1
 def read(path: str) -> dict[str, Packages]:
     """Return the package differences by bundle digest. A damaged file counts as empty."""
     try:
-        with open(path, "rb") as file:
-            raw = json.load(file)["delivered"]
+        raw = json.loads(files.read_regular(path))["delivered"]
         parsed = {str(digest): difference.parse(packages) for digest, packages in raw.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, BundleInvalid):
         return {}
