@@ -76,6 +76,7 @@ try:
         from baseimg_core.ops import trial as ops_trial
         from baseimg_core.ops import verify as ops_verify
         from baseimg_core.ops.containers import give_up as ops_give_up
+        from baseimg_core.ops.containers import health as ops_health
     _MISSING = None
 except ImportError as exc:
     _MISSING = exc
@@ -900,6 +901,27 @@ def fixes(base=None, packages=None, full=False):
         if name is None:
             ops_fixes.save(__opts__["cachedir"], result)
         return result if full else fixes_summary.short(result)
+
+
+def containers(base):
+    """
+    Show the containers on a base as the engine sees them, stopped ones included.
+
+    base
+        The base's reference or chain ID.
+
+    Returns ``base``, and ``containers``: by ID ``name``, ``state``, ``health`` (empty without a health check),
+    ``restarts`` (by its policy, since its last start), ``exit_code``, and ``since`` (its last start). A rollout
+    compares them while it soaks.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.containers corp/base:12.0
+    """
+    with _operation() as minion:
+        return ops_health.health(minion.engine(), _text(base, "base"))
 
 
 def impact(base, bundle=None, full=False, saltenv=None):

@@ -41,21 +41,29 @@ try:
     from baseimg_core.errors import ArgumentInvalid, BaseimgError
     from baseimg_core.linux.oserrors import translate_os_errors
     from baseimg_core.model import diagnosis
+    from baseimg_core.model import metrics as model_metrics
     from baseimg_core.model.fixes import exposure
     from baseimg_core.model.fixes import query as fixes_query
     from baseimg_core.model.fixes.fleet import Fleet
     from baseimg_core.model.policy import validation
+    from baseimg_core.model.rollout import audit, mover, shapes
     from baseimg_core.model.rollout import fleet as model_fleet
-    from baseimg_core.model.rollout import shapes
+    from baseimg_core.model.rollout import metrics as rollout_metrics
     from baseimg_core.ops import doctor as ops_doctor
     from baseimg_core.ops import hold as ops_hold
     from baseimg_core.ops import status as ops_status
     from baseimg_core.report.page import page
-    from baseimg_core.rollout.commands import Rollouts, check_master, refusal
+    from baseimg_core.rollout import watch as rollout_watch
+    from baseimg_core.rollout.commands import Rollouts, check_master
     from baseimg_core.rollout.errors import MasterUnreachable
     from baseimg_core.rollout.fixes import CachedAnswers
+    from baseimg_core.rollout.fleet_query import FleetQuery
+    from baseimg_core.rollout.mover import Mover
     from baseimg_core.rollout.node_ops import CLOCK_TOLERANCE, skew
+    from baseimg_core.rollout.recorder import timestamp
+    from baseimg_core.rollout.screen import Screen
     from baseimg_core.rollout.store import Store
+    from baseimg_core.rollout.summaries import refusal
     from baseimg_core.rollout.transport import SaltTransport, returns_reader
 
     _MISSING = None
@@ -86,9 +94,9 @@ def rollout(base, version=None, **kwargs):
 
     All other arguments are keys of the policy. They override ``baseimg:rollout`` in the master's pillar, which
     overrides the same key in the master's configuration: ``target``, ``exclude``, ``unreachable``, ``refused``,
-    ``canary``, ``waves``, ``success_threshold``, ``max_unavailable``, ``min_available``, ``group_by``,
-    ``prepare``, ``prepare_at_once``, ``saltenv``, ``soak``, ``gate``, ``gate_interval``, ``on_failure``, ``window``,
-    ``timeout``, ``keep_records`` (docs/operating/rollout.md).
+    ``canary``, ``waves``, ``success_threshold``, ``max_unavailable``, ``min_available``, ``group_by``, ``prepare``,
+    ``prepare_at_once``, ``saltenv``, ``soak``, ``gate``, ``gate_interval``, ``before_node``, ``after_node``,
+    ``on_failure``, ``window``, ``windows``, ``timeout``, ``keep_records`` (docs/operating/rollout.md).
 
     Returns the rollout's ``id``, ``state``, ``reason`` and ``cause``; its ``waves``; counts of ``nodes`` by state; the
     ``failed``, ``refused``, ``unreachable`` and ``skipped`` nodes with reasons; and the ``retcode``.
@@ -109,8 +117,14 @@ def plan(base, version=None, **kwargs):
     base, version
         As for :py:func:`baseimg.rollout`. Keys of the policy are accepted, too.
 
-    Returns the ``waves`` with their nodes; ``max_unavailable`` as a number of nodes; the ``blast_radius`` (number of
-    ``nodes``, number of nodes for each of the ``images`` on the base, number of running ``containers`` on it); the
+    At most 20 nodes that together have all images fetch the bundles into their cache and judge the images
+    (``baseimg.impact``).
+
+    Returns the ``waves`` with their nodes; ``max_unavailable`` as a number of nodes; the ``blast_radius``: number of
+    ``nodes``, number of nodes for each of the ``images`` on the base, number of running ``containers`` on it,
+    ``packages`` that change, ``verdicts`` (number of images by verdict), ``breaks`` (image → verdict and reason),
+    ``refusals`` and ``not_judged`` (node → reason) of the nodes in ``judged_on``, ``bytes_per_node`` and ``bytes`` to
+    fetch, and the expected ``seconds`` by the rates of an earlier rollout (``rates_of``), without closed windows; the
     ``skipped``, ``failed`` and ``unreachable`` nodes with reasons; the nodes whose pillar declares another version
     (``declare_another_version``); and the complete ``policy``.
 
@@ -185,7 +199,7 @@ def halt(id=None):
     return _run(lambda rollouts: rollouts.halt(id))
 
 
-def rollback(id=None, since=None):
+def rollback(id=None, since=None, nodes=None):
     """
     Roll back the changes of a rollout, on the nodes that it changed and on no other.
 
@@ -200,6 +214,10 @@ def rollback(id=None, since=None):
     since
         An ID or a time (ISO 8601). With a base as ``id``: roll back every rollout of the base since then.
 
+    nodes
+        A name or a list of names: roll back these nodes only. They leave the rollout as ``rolled-back``; its state and
+        its other nodes do not change.
+
     Returns the same as :py:func:`baseimg.rollout`.
 
     CLI Example:
@@ -208,7 +226,11 @@ def rollback(id=None, since=None):
 
         salt-run baseimg.rollback 20261124T030000-1f3a
         salt-run baseimg.rollback corp/base:12.0 since=2026-11-24
+        salt-run baseimg.rollback 20261124T030000-1f3a nodes=web1
     """
+    names = nodes.split(",") if isinstance(nodes, str) else nodes
+    if names is not None:
+        return _run(lambda rollouts: rollouts.roll_back_nodes(id, names, since))
     return _run(lambda rollouts: rollouts.roll_back(id, None if since is None else str(since)))
 
 
@@ -368,7 +390,8 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
         out.
 
     A node is expected if the target matches it and the master has accepted its key. An expected node that does not
-    answer is ``unreachable``.
+    answer is ``unreachable``. The master checks which of the silent nodes are connected, and does not wait for the
+    others. ``cached`` has the versions that unreachable nodes last reported in their grains, and their ``age``.
 
     ``salt-run`` without ``--out`` prints a table. With ``--out=json``, in orchestration and over the API, the function
     returns data: ``format``; the counts ``nodes`` and ``answered``; ``unreachable``, ``failed``, ``without`` (nodes
@@ -388,7 +411,8 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
 
     def command():
         expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True, full=True)
-        return model_fleet.collect(expected, answers, baseimg_core.__version__)
+        cached = _cached_facts(set(expected) - answers.keys())
+        return model_fleet.collect(expected, answers, baseimg_core.__version__, cached)
 
     return _answer(command, model_fleet.table)
 
@@ -451,6 +475,17 @@ def _fixes(tgt, tgt_type, timeout, max_age, packages=None):
     return facts, expected, ages
 
 
+def _cached_facts(nodes):
+    """Return the age in seconds and the grain ``baseimg`` from the master's cache, for the nodes that it has."""
+    cache, facts = salt.cache.factory(__opts__), {}
+    for node in nodes:
+        grains = salt.utils.minions.get_minion_data(node, __opts__)[1]
+        bank = ("grains", node) if cache.contains("grains", node) else (f"minions/{node}", "data")  # before Salt 3008
+        if grains and (written := cache.updated(*bank)):
+            facts[node] = (max(time.time() - written, 0), grains.get("baseimg"))
+    return facts
+
+
 def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
     """
     Write a report on the fleet: one HTML file that needs no network and no server.
@@ -492,6 +527,128 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         asked = [impact["node"] for impact in impacts]
         counts = {"nodes": summary["nodes"], "unreachable": summary["unreachable"]}
         return {"path": path, "bytes": size, **counts, "asked": asked}
+
+    return _answer(command)
+
+
+def declared():
+    """
+    Show the rollouts that the master's pillar declares (``baseimg:rollouts``). Asks no node.
+
+    Returns ``rollouts``, by base: ``version``, ``state`` (that of the newest record, ``not-started``,
+    ``waiting-for-window``, or ``stalled``: a person must act), ``reason``, ``rollout`` (the record's ID), and ``step``:
+    what the engine does next (``start``, ``resume``, ``late``, or nothing).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.declared
+    """
+    return _answer(lambda: {"rollouts": _mover().survey(), "retcode": 0})
+
+
+def move(base):
+    """
+    Take the next step of a rollout that the master's pillar declares, and run it until it ends or halts. The engine
+    ``baseimg`` calls this function.
+
+    base
+        The base's reference, as in ``baseimg:rollouts``.
+
+    Returns the same as :py:func:`baseimg.rollout`; ``state``, ``reason`` and ``retcode`` if there was nothing to do.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.move corp/base:12.0
+    """
+    return _run(lambda rollouts: _mover().move(rollouts, base))
+
+
+def watch(id=None):
+    """
+    Follow a rollout that another process drives, until it ends or halts. Ctrl-C ends the watch, not the rollout.
+
+    id
+        The rollout's ID, or its base. Default: the newest rollout.
+
+    Returns the same as :py:func:`baseimg.rollout`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.watch
+    """
+    return _answer(lambda: rollout_watch.watch(Store(__opts__["cachedir"]), id, Screen(sys.stderr)))
+
+
+def metrics(path=None):
+    """
+    Write metrics of rollouts for Prometheus: the newest rollout of each base, its nodes and waves by state, and whether
+    a process drives it.
+
+    path
+        The file to write for node_exporter's textfile collector: an absolute path that ends in ``.prom``. The file is
+        replaced atomically and is readable by everybody. Default: return the text.
+
+    Returns the text, or the ``path`` and the number of ``bytes`` written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.metrics
+        salt-run baseimg.metrics path=/var/lib/prometheus/node-exporter/baseimg-rollouts.prom
+    """
+
+    def command():
+        if path is not None:
+            validation.absolute_path(path, "path", ".prom")
+        store = Store(__opts__["cachedir"])
+        newest, errors = store.newest()
+        driven = [(rollout, bool(store.driving_process(rollout.base))) for rollout in newest]
+        text = model_metrics.render(rollout_metrics.of_rollouts(driven, len(errors), timestamp))
+        if path is None:
+            return {"text": text}
+        return {"path": path, "bytes": ops_status.write_public_file(path, text)}
+
+    result = _answer(command)
+    return result.get("text", result)
+
+
+def history(base, since=None, tgt="*", tgt_type="glob", timeout=None):
+    """
+    Export who changed a base, when and to what: the swaps of every node, and the rollouts of this master.
+
+    base
+        The base's reference or chain ID.
+
+    since
+        A time (ISO 8601, UTC): leave out what is older. Default: everything.
+
+    tgt, tgt_type, timeout
+        As for :py:func:`baseimg.fleet`.
+
+    Returns ``swaps``, oldest first (``node``, ``at``, ``action``, ``by``, ``from``, ``to``, ``bundle``: its digest,
+    ``signed_by``, ``id``); ``rollouts`` with the ``actions`` of users; the nodes that are ``unreachable``, ``without``
+    the base, or ``failed``; and ``retcode``: 1 if a node is unreachable or failed. The times are the nodes' own.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.history corp/base:12.0 --out=json
+        salt-run baseimg.history corp/base:12.0 since=2026-11-01 --out=json
+    """
+
+    def command():
+        validation.text(base, "base")
+        moment = "" if since is None else ops_hold.utc_time(since, "since")
+        rollouts = Store(__opts__["cachedir"]).of_base(base)
+        return audit.collect(*_ask(tgt, tgt_type, timeout, "baseimg.history", base), rollouts, moment)
 
     return _answer(command)
 
@@ -549,16 +706,25 @@ def _returns(client):
     return returns_reader(directory, load)
 
 
-def _policies(kwargs):
-    """Return the parts of the policy; later parts override earlier ones."""
+def _settings():
+    """Return ``baseimg`` of the master's configuration, and of the pillar of the master's own ID."""
     pillar = __salt__["pillar.show_pillar"](__opts__["id"])
     if pillar.get("_errors"):
         raise ArgumentInvalid(f"cannot render the master's pillar: {pillar['_errors'][0]}")
     places = [place.get("baseimg") for place in (__opts__, pillar)]
-    return [
-        *(place.get("rollout") if isinstance(place, dict) else None for place in places),
-        salt.utils.args.clean_kwargs(**kwargs),
-    ]
+    return [place if isinstance(place, dict) else {} for place in places]
+
+
+def _policies(kwargs):
+    """Return the parts of the policy; later parts override earlier ones."""
+    return [*(place.get("rollout") for place in _settings()), salt.utils.args.clean_kwargs(**kwargs)]
+
+
+def _mover():
+    """Return the mover of the rollouts that pillar declares."""
+    settings = _settings()
+    rollouts = mover.parse(settings[-1].get("rollouts"))
+    return Mover(Store(__opts__["cachedir"]), rollouts, [place.get("rollout") for place in settings])
 
 
 def _record(name):
@@ -617,12 +783,15 @@ def _ask(tgt, tgt_type, timeout, function, *arguments, **named):
     """
     _match(tgt, tgt_type)
     with salt.client.get_local_client(mopts=__opts__) as client:
-        replies = client.cmd_iter(tgt, function, arguments, timeout, tgt_type, kwarg=named, yield_pub_data=True)
         try:
-            published = next(replies, None) or {}
-            answers = {node: data["ret"] for reply in replies for node, data in (reply or {}).items() if "ret" in data}
+            sent = client.run_job(tgt, function, arguments, tgt_type, timeout=timeout, kwarg=named, listen=True)
+            expected = sent.get("minions", [])
+            target = {"timeout": timeout, "tgt": tgt, "tgt_type": tgt_type, "block": False}
+            replies = client.get_iter_returns(sent["jid"], set(expected), **target) if expected else ()
+            query = FleetQuery(expected, salt.utils.minions.CkMinions(__opts__).connected_ids, Screen(sys.stderr))
+            answers = query.take(replies)
         except SaltClientError as exc:
             raise MasterUnreachable(
                 f"cannot send {function} to nodes: {exc}", "start salt-master and run again"
             ) from exc
-    return published.get("minions", []), answers
+    return expected, answers

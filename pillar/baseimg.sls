@@ -59,10 +59,15 @@
 #     soak: 600                  seconds between two waves
 #     gate: [{url: 'https://shop.corp/health', match: ok}]    must hold after each wave and during the soak
 #     gate_interval: 30          seconds between two checks of the gates
+#     before_node: {function: lb.drain, tgt: 'lb*', arg: ['{node}']}       runs before a node changes
+#     after_node: {function: lb.undrain, tgt: 'lb*', arg: ['{node}']}      … and after it changed well
 #     on_failure: rollback       or halt
 #     timeout: 900               seconds that one step may take on one node
-#     window: {days: [mon, tue], from: '22:00', to: '04:00', timezone: UTC}
+#     window: {days: [mon, tue], from: '22:00', to: '04:00', timezone: UTC, cutoff: 900}
+#     windows: {rack-b: {from: '01:00', to: '03:00'}}                      of single failure domains
 #     keep_records: 50           records of ended rollouts
+#   rollouts:                    rollouts that the engine 'baseimg' moves; read in the master's own pillar
+#     corp/base:12.0: {version: '12.1', late: converge, canary: 1}         and any key of 'rollout'
 #
 # If no bundle leads to the version directly, bundles are chained: with 12.0 -> 12.1 under '12.1' and 12.1 -> 12.2 under
 # '12.2', a base at 12.0 goes to 12.2 in one swap.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-KINDS = ("beacons", "grains", "modules", "runners", "states")
+KINDS = ("beacons", "engines", "grains", "modules", "runners", "states")
 # directory → a file that is there
 _FILES = {"pillar": "baseimg.sls", "reactor": "baseimg.sls", "salt": "baseimg/init.sls"}
 

@@ -148,7 +148,7 @@ def test_a_mistake_in_pillar_fails_one_state_and_no_other(
 def test_the_published_tree_has_no_top_file(tmp_path: Path) -> None:
     """A top.sls in the published tree would merge with the operator's, or replace it."""
     names = {path.name for path in (REPO / "salt").iterdir()}
-    assert names == {"_beacons", "_grains", "_modules", "_runners", "_states", "_utils", "baseimg", "orch"}
+    assert names == {"_beacons", "_engines", "_grains", "_modules", "_runners", "_states", "_utils", "baseimg", "orch"}
     own = tmp_path / "srv"
     own.mkdir()
     (own / "top.sls").write_text("base:\n  '*':\n    - site\n")

@@ -27,6 +27,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "declared": ("nonsense",),
     "diff": (BASE, NEW),
     "engines": (),
+    "containers": (BASE,),
     "fetch": (BASE, "'12.1'"),
     "fixes": ("corp/none:1",),
     "history": (BASE,),

@@ -100,6 +100,20 @@ class Fleet:
             outputs = pool.map(lambda engine: engine.run(APP, "cat", "/version"), self.engines.values())
         return dict(zip(self.engines, outputs, strict=True))
 
+    def reset(self) -> None:
+        """Load fresh images on every node, delete all rollouts, and declare the new version."""
+
+        def fresh(engine: Engine) -> None:
+            engine.remove_all()
+            engine.load(images.archive(ON_NODES))
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(fresh, self.engines.values()))
+        home = Path(self.master.factory.config["cachedir"]) / "baseimg/rollouts"
+        for path in home.glob("*") if home.exists() else ():
+            path.unlink()
+        self.declare()
+
     @contextlib.contextmanager
     def held(self, node: str) -> Iterator[None]:
         """Hold the lock of this node's base, so every apply on the node waits."""
@@ -179,18 +193,7 @@ def started(
 
 @pytest.fixture
 def fleet(started: Fleet) -> Fleet:
-    """Load fresh images on every node, delete all rollouts, and declare the new version."""
-
-    def fresh(engine: Engine) -> None:
-        engine.remove_all()
-        engine.load(images.archive(ON_NODES))
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(fresh, started.engines.values()))
-    home = Path(started.master.factory.config["cachedir"]) / "baseimg/rollouts"
-    for path in home.glob("*") if home.exists() else ():
-        path.unlink()
-    started.declare()
+    started.reset()
     return started
 
 

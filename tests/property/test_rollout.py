@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from baseimg_core.model.rollout import policy as rollout_policy
 from baseimg_core.model.rollout import record as rollout_record
-from baseimg_core.model.rollout import waves
+from baseimg_core.model.rollout import transitions, waves
 from baseimg_core.model.rollout.record import Rollout, RolloutNode, WaveRecord
 
 AT = "2026-11-24T03:00:00Z"
@@ -73,9 +73,9 @@ def drive(record: Rollout, outcomes: dict[str, str], data: st.DataObject) -> Non
         record.set_wave(index, state=waves.verdict(record, index))
         if record.waves[index].state == rollout_record.FAILED:
             waves.why_failed(record, index)
-            rollout_record.close(record, rollout_record.FAILED, AT)
+            transitions.close(record, rollout_record.FAILED, AT)
             return
-    rollout_record.close(record, rollout_record.DONE, AT)
+    transitions.close(record, rollout_record.DONE, AT)
 
 
 @given(policies, fleets, st.data())
@@ -119,7 +119,7 @@ def test_resuming_tries_again_and_never_forgets_who_is_not_heard_of(
     drive(record, outcomes, data)
     lost = record.unavailable
     good = record.in_state(rollout_record.UPDATED)
-    rollout_record.reset_open_waves(record)
+    transitions.reset_open_waves(record)
     assert record.unavailable == lost
     assert record.in_state(rollout_record.UPDATED) == good
     assert all(wave.state in (rollout_record.PENDING, rollout_record.PASSED) for wave in record.waves)

@@ -8,11 +8,15 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from baseimg_core.model.rollout import record as rollout_record
-from baseimg_core.model.rollout.policy import Target
+from baseimg_core.model.rollout.record import Rollout
+from baseimg_core.model.rollout.targets import Target
+from baseimg_core.rollout.commands import Rollouts
 from baseimg_core.rollout.screen import Screen
+from baseimg_core.rollout.store import Store
 
 BASE, OLD, NEW, NEWER = "corp/base:12.0", "12.0", "12.1", "12.2"
 DECLARED: dict[str, Any] = {"version": NEW, "bundles": {}, "chain_id": None, "missing": "ok", "repair": False}
@@ -48,6 +52,10 @@ class Machine:
     #: What its pillar declares beside the defaults; ``None`` for no such base.
     declared: dict[str, Any] | None = field(default_factory=dict)
     grains: dict[str, Any] = field(default_factory=dict)
+    #: The images in the answer of `baseimg.impact`.
+    judged: list[dict[str, Any]] = field(default_factory=list)
+    #: The answer of `baseimg.containers`.
+    running: dict[str, Any] = field(default_factory=dict)
     #: Versions that are held, with the reason.
     holds: dict[str, str] = field(default_factory=dict)
 
@@ -157,6 +165,8 @@ class Fleet:
                 "containers": containers,
             },
             "rollback": changed,
+            "containers": {"containers": machine.running},
+            "impact": {"to": target, "images": machine.judged, "packages": {"changed": {"openssl": ["1", "2"]}}},
             "get": machine.grains.get(str(arguments.get("key")), ""),
         }[function]
 
@@ -190,3 +200,37 @@ class Fleet:
     def live_versions(self) -> dict[str, str]:
         """What each node shows."""
         return {name: machine.live_version for name, machine in self.nodes.items()}
+
+
+class FakeMaster:
+    """A master with an in-memory fleet."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = str(home)
+        self.fleet = Fleet({})
+
+    def nodes(self, *behaviours: str) -> Fleet:
+        """Replace the fleet with node1, node2, … with these behaviours."""
+        self.fleet = Fleet({f"node{number}": how for number, how in enumerate(behaviours, 1)})
+        return self.fleet
+
+    @property
+    def store(self) -> Store:
+        return Store(self.home)
+
+    @property
+    def rollouts(self) -> Rollouts:
+        return Rollouts(self.fleet, self.store, GATHER, "ops")  # type: ignore[arg-type]
+
+    def start(self, version: str = NEW, **policy: Any) -> dict[str, Any]:
+        return self.rollouts.start(BASE, version, policy)
+
+    def newest(self) -> Rollout:
+        return self.store.of_base(BASE)[0]
+
+    def states(self) -> dict[str, str]:
+        return {name: node.state for name, node in self.newest().nodes.items()}
+
+    def sent_to(self, function: str) -> list[str]:
+        """Return the nodes that received this function, in order."""
+        return [name for sent, names, _arguments in self.fleet.sent if sent == f"baseimg.{function}" for name in names]

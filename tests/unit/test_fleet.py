@@ -39,6 +39,16 @@ class TestCollect:
         assert (collected["nodes"], collected["answered"]) == (3, 1)
         assert collected["bases"][BASE]["versions"] == {NEW: ["n1"]}
 
+    def test_the_last_facts_of_the_silent_have_an_age(self) -> None:
+        grain = {"bases": {"corp/base:12.0": {"version": "12.1"}, "odd": None}}
+        cached = {"b": (7500.5, grain), "c": (60, None), "a": (1, grain)}
+        summary = fleet.collect(["a", "b", "c"], {"a": {"bases": []}}, cached=cached)
+        assert summary["cached"] == {
+            "b": {"age": 7500, "versions": {"corp/base:12.0": "12.1"}},
+            "c": {"age": 60, "versions": {}},
+        }
+        assert "b last reported corp/base:12.0 at 12.1, 2 h 05 min ago" in fleet.table(summary)
+
     def test_who_answers_unexpectedly_counts_too(self) -> None:
         assert fleet.collect([], {"n1": answer()})["nodes"] == 1
 

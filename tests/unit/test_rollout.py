@@ -9,9 +9,9 @@ import pytest
 from baseimg_core.errors import RecordInvalid
 from baseimg_core.model.rollout import policy as rollout_policy
 from baseimg_core.model.rollout import record as rollout_record
-from baseimg_core.model.rollout import waves
-from baseimg_core.model.rollout.policy import Target
+from baseimg_core.model.rollout import transitions, waves
 from baseimg_core.model.rollout.record import EVENTS, Rollout, RolloutNode, WaveRecord
+from baseimg_core.model.rollout.targets import Target
 
 AT = "2026-11-24T03:00:00Z"
 
@@ -103,7 +103,7 @@ class TestVerdict:
 
 def test_closing_leaves_nobody_in_between() -> None:
     rollout = record(a=rollout_record.UPDATED, b=rollout_record.PENDING, c=rollout_record.READY)
-    rollout_record.close(rollout, rollout_record.ROLLED_BACK, AT, "why")
+    transitions.close(rollout, rollout_record.ROLLED_BACK, AT, "why")
     assert rollout.counts == {rollout_record.UPDATED: 1, rollout_record.SKIPPED: 2}
     assert (rollout.state, rollout.reason, rollout.ended, rollout.nodes["b"].code) == (
         "rolled-back",

@@ -16,23 +16,21 @@ from typing import Any
 import pytest
 
 from baseimg_core.errors import ArgumentInvalid, BaseimgError
-from baseimg_core.model.rollout import outcome
+from baseimg_core.model.rollout import outcome, transitions
 from baseimg_core.model.rollout import record as rollout_record
-from baseimg_core.model.rollout.policy import Target
 from baseimg_core.model.rollout.record import Rollout
+from baseimg_core.model.rollout.targets import Target
 from baseimg_core.rollout import commands, recorder
 from baseimg_core.rollout.commands import Rollouts, check_master
 from baseimg_core.rollout.errors import MasterUnsuitable, RolloutBusy, RolloutEmpty, RolloutUnknown
 from baseimg_core.rollout.jobs import Jobs
 from baseimg_core.rollout.screen import Screen
-from baseimg_core.rollout.store import Store
 from tests.support.deadlines import Deadline
 from tests.support.rollouts import (
     BASE,
     BROKEN,
     DEAD,
     GATED,
-    GATHER,
     GOOD,
     NEW,
     NEWER,
@@ -41,44 +39,11 @@ from tests.support.rollouts import (
     THERE,
     UNFIT,
     WRONG,
+    FakeMaster,
     Fleet,
 )
 
 BEFORE = "2026-11-24T03:00:00+00:00"
-
-
-class FakeMaster:
-    """A master with an in-memory fleet."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = str(home)
-        self.fleet = Fleet({})
-
-    def nodes(self, *behaviours: str) -> Fleet:
-        """Replace the fleet with node1, node2, … with these behaviours."""
-        self.fleet = Fleet({f"node{number}": how for number, how in enumerate(behaviours, 1)})
-        return self.fleet
-
-    @property
-    def store(self) -> Store:
-        return Store(self.home)
-
-    @property
-    def rollouts(self) -> Rollouts:
-        return Rollouts(self.fleet, self.store, GATHER, "ops")  # type: ignore[arg-type]
-
-    def start(self, version: str = NEW, **policy: Any) -> dict[str, Any]:
-        return self.rollouts.start(BASE, version, policy)
-
-    def newest(self) -> Rollout:
-        return self.store.of_base(BASE)[0]
-
-    def states(self) -> dict[str, str]:
-        return {name: node.state for name, node in self.newest().nodes.items()}
-
-    def sent_to(self, function: str) -> list[str]:
-        """Return the nodes that received this function, in order."""
-        return [name for sent, names, _arguments in self.fleet.sent if sent == f"baseimg.{function}" for name in names]
 
 
 @pytest.fixture
@@ -269,6 +234,37 @@ class TestRollback:
         assert fake_master.rollouts.roll_back(BASE, "2020-01-01")["retcode"] == outcome.OK
         assert fleet.live_versions() == {"node1": OLD}
 
+    def test_single_nodes(self, fake_master: FakeMaster) -> None:
+        """The other nodes stay, the rollout stays done, and the node takes no part in a later rollback."""
+        fleet = fake_master.nodes(GOOD, GOOD, DEAD)
+        fake_master.start(unreachable="skip")
+        identity = fake_master.newest().id
+        result = fake_master.rollouts.roll_back_nodes(identity, ["node2"])
+        assert (result["retcode"], result["state"], result["nodes"]["rolled-back"]) == (outcome.OK, "done", 1)
+        assert fleet.live_versions() == {"node1": NEW, "node2": OLD, "node3": OLD}
+        assert [action[2] for action in fake_master.newest().actions] == ["started", "rolled back node2"]
+        for nodes, error in ((["node2"], RolloutEmpty), (["node3"], RolloutEmpty), (["node9"], ArgumentInvalid)):
+            with pytest.raises(error):
+                fake_master.rollouts.roll_back_nodes(identity, nodes)
+        fake_master.rollouts.roll_back(identity)
+        assert fake_master.sent_to("rollback") == ["node2", "node1"]
+
+    def test_single_nodes_of_a_halted_rollout_that_goes_on(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, WRONG, GOOD)
+        fake_master.start(waves=[2])
+        fake_master.rollouts.roll_back_nodes(None, ["node1"])
+        fleet.nodes["node2"].behaviour = GOOD
+        assert fake_master.rollouts.resume(None)["state"] == "done"
+        assert fake_master.states() == {"node1": "rolled-back", "node2": "updated", "node3": "updated"}
+
+    def test_a_single_node_that_does_not_answer(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD)
+        fake_master.start()
+        fleet.nodes["node1"].dead = True
+        result = fake_master.rollouts.roll_back_nodes(None, ["node1"])
+        assert result["retcode"] == outcome.ROLLBACK_INCOMPLETE
+        assert fleet.live_versions() == {"node1": NEW, "node2": NEW}
+
     def test_no_node_is_no_success(self, fake_master: FakeMaster) -> None:
         fake_master.nodes(THERE)
         identity = fake_master.start()["id"]
@@ -318,7 +314,7 @@ class TestRecord:
                 "c": rollout_record.RolloutNode(0, "ready"),
             },
         )  # fmt: skip
-        rollout_record.close(record, rollout_record.FAILED, BEFORE)
+        transitions.close(record, rollout_record.FAILED, BEFORE)
         assert {name: (node.state, node.code) for name, node in record.nodes.items()} == {
             "a": ("failed", "gate-failed"),
             "b": ("failed", "outcome-unknown"),
@@ -508,11 +504,41 @@ class TestTargets:
     def test_a_plan_shows_the_blast_radius(self, fake_master: FakeMaster) -> None:
         fleet = fake_master.nodes(GOOD, GOOD, THERE)
         fleet.nodes["node1"].outdated = ["shop"]
+        reasons = [{"text": "bin/shop needs libssl.so.1"}, {"text": "more"}]
+        fleet.nodes["node1"].judged = [
+            {"image": "shop:1", "verdict": "breaks", "reasons": reasons},
+            {"image": "billing:1", "verdict": "effective"},
+        ]
         assert fake_master.rollouts.plan(BASE, NEW, {})["blast_radius"] == {
             "nodes": 2,
             "images": {"shop:1": 2},
             "containers": 1,
+            "judged_on": ["node1"],
+            "packages": {"changed": {"openssl": ["1", "2"]}},
+            "verdicts": {"breaks": 1, "effective": 1},
+            "breaks": {"shop:1": "breaks: bin/shop needs libssl.so.1"},
+            "bytes_per_node": 1,
+            "bytes": 2,
         }
+        assert fleet.live_versions()["node1"] == OLD
+
+    def test_a_plan_shows_who_would_refuse_and_who_cannot_judge(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(UNFIT)
+        fleet.nodes["node1"].odd["impact"] = {"images": 3}
+        radius = fake_master.rollouts.plan(BASE, NEW, {})["blast_radius"]
+        assert radius["refusals"] == {"node1": "[digest-mismatch] wrong"}
+        assert radius["not_judged"]["node1"].startswith("[answer-invalid]")
+        assert "bytes" not in radius
+
+    def test_a_plan_shows_how_long_it_takes_by_earlier_rates(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(*[GOOD] * 10)
+        fake_master.start(canary=1)
+        earlier = fake_master.newest()
+        for machine in fleet.nodes.values():
+            machine.live_version = OLD
+        radius = fake_master.rollouts.plan(BASE, NEW, {"canary": 1, "soak": 600, "max_unavailable": 2})["blast_radius"]
+        assert radius["rates_of"] == earlier.id
+        assert 600 <= radius["seconds"] < 660
 
 
 class TestFailureDomains:

@@ -9,7 +9,10 @@ import pytest
 
 from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.rollout import policy as rollout_policy
-from baseimg_core.model.rollout.policy import DEFAULTS, Gate, Policy, Share, Target, Wave, Window
+from baseimg_core.model.rollout.calls import Gate, Hook
+from baseimg_core.model.rollout.policy import DEFAULTS, Group, Policy, Share, Wave
+from baseimg_core.model.rollout.targets import Target
+from baseimg_core.model.rollout.windows import Window, closed_groups
 
 EVERY_DAY = frozenset(range(7))
 
@@ -26,6 +29,7 @@ class TestSound:
             unreachable="wait",
             refused=Share(0),
             waves=(Wave("rest", None, 100),),
+            is_by_group=False,
             max_unavailable=Share(25, percent=True),
             min_available=Share(0),
             group_by="",
@@ -35,8 +39,11 @@ class TestSound:
             soak=0,
             gates=(),
             gate_interval=30,
+            before_node=None,
+            after_node=None,
             on_failure="halt",
             window=None,
+            windows={},
             timeout=900,
             keep_records=50,
         )
@@ -67,6 +74,23 @@ class TestSound:
             Wave("east", Share(50, percent=True), 95),
             Wave("rest", None, 90),
         )
+
+    def test_failure_domains(self) -> None:
+        policy = parsed(group_by="rack", waves=[{"group": "r1"}, 1], windows={"r2": {"from": "01:00", "to": "02:00"}})
+        assert policy.waves[:2] == (Wave("group r1", Group("r1"), 100), Wave("wave 2", Share(1), 100))
+        assert policy.windows == {"r2": Window(EVERY_DAY, 60, 120, "UTC")}
+        each = parsed(group_by="rack", waves="groups", canary=1)
+        assert each.is_by_group
+        assert [wave.name for wave in each.waves] == ["canary", "rest"]
+
+    def test_hooks(self) -> None:
+        hook = {"function": "haproxy.disable_server", "tgt": "lb*", "arg": ["{node}", "web", 3]}
+        policy = parsed(before_node=hook, after_node={**hook, "function": "haproxy.enable_server", "timeout": 5})
+        assert policy.before_node == Hook("haproxy.disable_server", Target("lb*"), ("{node}", "web", 3), 60)
+        assert policy.after_node
+        assert policy.after_node.timeout == 5
+        assert policy.before_node
+        assert policy.before_node.arguments_for("node7") == ("node7", "web", 3)
 
     def test_gates(self) -> None:
         policy = parsed(
@@ -126,6 +150,20 @@ class TestWindow:
     def test_sunday_night(self) -> None:
         assert self.window(days=["sun"]).open_at(0, 60)
 
+    def test_no_node_starts_within_the_cutoff(self) -> None:
+        window = self.window(days=["fri"], cutoff=1800)
+        open_at = [window.open_at(4, 23 * 60), window.open_at(5, 3 * 60 + 59), window.open_at(5, 4 * 60)]
+        assert open_at == [True, True, False]
+        all_day = self.window(**{"from": "06:00", "to": "06:00"}, cutoff=3600)
+        assert all(all_day.open_at(3, minute) for minute in range(0, 1440, 30))
+
+    def test_failure_domains_have_windows_of_their_own(self) -> None:
+        night, day = self.window(), self.window(**{"from": "09:00", "to": "17:00", "timezone": "Asia/Tokyo"})
+        times = {"UTC": (0, 23 * 60), "Asia/Tokyo": (1, 8 * 60)}
+        assert closed_groups(night, {"tyo": day}, ["fra", "tyo"], times.__getitem__) == ["tyo"]
+        assert closed_groups(None, {"tyo": day}, ["fra", "tyo"], times.__getitem__) == ["tyo"]
+        assert closed_groups(day, {"tyo": night}, ["fra", "tyo"], times.__getitem__) == ["fra"]
+
     def test_the_same_time_twice_is_a_whole_day(self) -> None:
         window = self.window(days=["mon"], **{"from": "06:00", "to": "06:00"})
         assert [window.open_at(0, 300), window.open_at(0, 400), window.open_at(1, 300)] == [False, True, True]
@@ -160,6 +198,16 @@ class TestWindow:
         ({"window": {"from": "22:00", "to": "24:00"}}, "rollout:window:to"),
         ({"window": {"from": "22:00", "to": "04:00", "days": ["friday"]}}, "rollout:window:days"),
         ({"window": "night"}, "rollout:window"),
+        ({"window": {"from": "22:00", "to": "04:00", "cutoff": 6 * 3600}}, "rollout:window:cutoff"),
+        ({"windows": {"r1": {"from": "22:00", "to": "04:00"}}}, "rollout:group_by"),
+        ({"windows": {"r1": None}, "group_by": "rack"}, "rollout:windows:r1"),
+        ({"windows": [1], "group_by": "rack"}, "rollout:windows"),
+        ({"waves": "groups"}, "rollout:group_by"),
+        ({"waves": [{"group": "r1"}]}, "rollout:group_by"),
+        ({"waves": [{"group": "r1", "count": 1}], "group_by": "rack"}, "rollout:wave:1"),
+        ({"before_node": {"tgt": "lb"}}, "rollout:before_node:function"),
+        ({"after_node": {"function": "x.y"}}, "rollout:after_node:tgt"),
+        ({"after_node": {"function": "x.y", "tgt": "lb", "arg": "{node}"}}, "rollout:after_node:arg"),
         ({"unreachable": "ignore"}, "rollout:unreachable"),
         ({"refused": -1}, "rollout:refused"),
         ({"exclude": 3}, "rollout:exclude"),

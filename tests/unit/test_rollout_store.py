@@ -14,9 +14,9 @@ from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout.record import Rollout, RolloutNode, WaveRecord
 from baseimg_core.ops import job_terms
 from baseimg_core.rollout import store as rollout_store
-from baseimg_core.rollout.driver import zone
 from baseimg_core.rollout.errors import RolloutBusy, RolloutUnknown
 from baseimg_core.rollout.store import Store
+from baseimg_core.rollout.window_clock import zone
 
 AT = "2026-11-24T03:00:00Z"
 

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from ..errors import ArgumentInvalid, BaseimgError
+from ..errors import ArgumentInvalid, BaseimgError, RecordInvalid
 from ..model.policy import pillar
-from ..model.rollout import outcome
+from ..model.rollout import outcome, transitions
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
-from ..model.rollout.policy import Target
 from ..model.rollout.record import Rollout, RolloutNode
-from . import discovery
+from ..model.rollout.targets import Target
+from . import discovery, summaries
+from .blast_radius import blast_radius
 from .discovery import Discovery, Request
-from .driver import Driver, zone
+from .driver import Driver
 from .errors import MasterUnsuitable, RolloutBusy, RolloutEmpty, RolloutUnknown
 from .jobs import Jobs
 from .recorder import now
 from .store import Store
 from .transport import SaltTransport
+from .window_clock import zone
 
 _HALTABLE = frozenset({rollout_record.RUNNING, rollout_record.SOAKING})
 _UNFINISHED = rollout_record.ACTIVE | {rollout_record.HALTED}
-_LISTED = ("id", "base", "version", "state", "reason", "cause", "by", "created", "updated", "ended")
 WINDOW = "window"
 
 
@@ -73,7 +73,7 @@ class Rollouts:
             {
                 "name": wave.name,
                 "success_threshold": wave.threshold,
-                "nodes": {name: _transition(rollout, node) for name, node in rollout.of_wave(index).items()},
+                "nodes": {name: summaries.transition(rollout, node) for name, node in rollout.of_wave(index).items()},
             }
             for index, wave in enumerate(rollout.waves)
         ]
@@ -82,11 +82,18 @@ class Rollouts:
             "version": rollout.version,
             "waves": waves,
             "max_unavailable": rollout.rules.max_unavailable.of(rollout.total),
-            "blast_radius": _blast_radius(rollout, answers),
-            **_problems(rollout),
+            "blast_radius": blast_radius(rollout, answers, self._earlier(base)),
+            **summaries.problems(rollout),
             "policy": rollout.policy,
             "retcode": outcome.OK,
         }
+
+    def _earlier(self, base: str) -> Iterator[Rollout]:
+        """Yield readable rollouts: those of the base first, newest first; then the newest of other bases."""
+        newest, _errors = self._store.newest()
+        with suppress(RecordInvalid):
+            yield from self._store.of_base(base)
+        yield from (rollout for rollout in newest if rollout.base != base)
 
     def start(self, base: str, version: str | None, *places: object) -> dict[str, Any]:
         """
@@ -115,11 +122,36 @@ class Rollouts:
             rollout, _answers = self._new_rollout(base, version, places)
             for replaced in unfinished:
                 reason = f"halted, and replaced by rollout {rollout.id}"
-                rollout_record.close(replaced, rollout_record.FAILED, now(), reason)
+                transitions.close(replaced, rollout_record.FAILED, now(), reason)
                 self._store.save(replaced)
             self._store.save(rollout)
             self._store.prune(rollout.rules.keep_records)
             return self._moved(rollout, Driver.run)
+
+    def start_late(self, base: str, version: str, *places: object) -> dict[str, Any]:
+        """
+        Start a rollout for nodes that arrived after an earlier one; without such nodes, keep no record.
+
+        Args:
+            base: the base's reference.
+            version: the version to apply.
+            places: parts of the policy; later parts override earlier ones.
+
+        Returns:
+            The summary; without nodes to change, ``state``, ``reason`` and ``retcode``.
+
+        Raises:
+            ArgumentInvalid: an argument or a key of the policy is invalid.
+            RolloutBusy: a rollout of this base is in progress.
+        """
+        with self._store.lock(base):
+            with suppress(RolloutEmpty):
+                rollout, _answers = self._new_rollout(base, version, places)
+                if rollout.number_in(rollout_record.PENDING):
+                    self._store.save(rollout)
+                    self._store.prune(rollout.rules.keep_records)
+                    return self._moved(rollout, Driver.run)
+            return {"state": rollout_record.DONE, "reason": "no node arrived later", "retcode": outcome.OK}
 
     def retry(self, name: str) -> dict[str, Any]:
         """
@@ -161,7 +193,7 @@ class Rollouts:
         if only not in (None, WINDOW):
             raise ArgumentInvalid(f"only is {only!r}, expected {WINDOW}")
         rollouts = self._select(name, _UNFINISHED) if only is None else self._waiting(name)
-        return _joined([self._resume(rollout) for rollout in rollouts])
+        return summaries.joined([self._resume(rollout) for rollout in rollouts])
 
     def _waiting(self, name: str | None) -> list[Rollout]:
         """Return the rollouts that a closed window halted; possibly none."""
@@ -190,7 +222,7 @@ class Rollouts:
             RolloutUnknown: no rollout matches.
             ArgumentInvalid: the named rollout is not in progress.
         """
-        return _joined([self._halt(rollout) for rollout in self._select(name, _HALTABLE)])
+        return summaries.joined([self._halt(rollout) for rollout in self._select(name, _HALTABLE)])
 
     def _halt(self, rollout: Rollout) -> dict[str, Any]:
         self._store.request_halt(rollout.id)
@@ -198,11 +230,11 @@ class Rollouts:
             with self._locked(rollout) as current:
                 if current.state in _HALTABLE:
                     return self._moved(current, Driver.halt, is_halt=True)
-                return _summary(current, is_halt=True)
+                return summaries.summary(current, is_halt=True)
         except RolloutBusy:
             rollout = self._store.read(rollout.id)
             message = "requested; nodes that are applying finish first"
-            return {**_summary(rollout), "halt": message, "retcode": outcome.OK}
+            return {**summaries.summary(rollout), "halt": message, "retcode": outcome.OK}
 
     def roll_back(self, name: str | None, since: str | None = None) -> dict[str, Any]:
         """
@@ -230,9 +262,43 @@ class Rollouts:
             if later := [other for other in newer if _changed_something(other)]:
                 hint = f"to roll back both: salt-run baseimg.rollback {current.base} since={current.id}"
                 raise RolloutBusy(f"rollout {later[0].id} of {current.base} changed nodes after {current.id}", hint)
-            if not rollout_record.changed_nodes(current) and current.state != rollout_record.ROLLING_BACK:
+            if not transitions.changed_nodes(current) and current.state != rollout_record.ROLLING_BACK:
                 raise RolloutEmpty(f"rollout {current.id} has no changed node left to roll back")
             return self._moved(current, Driver.roll_back, is_rollback=True)
+
+    def roll_back_nodes(self, name: str | None, nodes: Sequence[str], since: object = None) -> dict[str, Any]:
+        """
+        Roll back single nodes of a rollout. Its state and its other nodes do not change.
+
+        Args:
+            name: as for :meth:`roll_back`.
+            nodes: names of nodes.
+            since: not accepted together with ``nodes``.
+
+        Returns:
+            The summary, with ``retcode``.
+
+        Raises:
+            ArgumentInvalid: a node is not in the rollout, or ``since`` is given.
+            RolloutBusy: a process drives the rollout, it is being rolled back, or a later rollout changed the nodes.
+            RolloutEmpty: one of the nodes has no change to roll back.
+        """
+        if since is not None:
+            raise ArgumentInvalid("since and nodes exclude each other")
+        with self._locked(self._select_for_rollback(name)) as current:
+            if unknown := sorted(set(nodes) - current.nodes.keys()):
+                raise ArgumentInvalid(f"nodes of rollout {current.id} are expected, unknown: {', '.join(unknown)}")
+            if current.state == rollout_record.ROLLING_BACK:
+                raise RolloutBusy(f"rollout {current.id} is being rolled back", _next(current))
+            for later in self._store.of_base(current.base):
+                if later.id > current.id and (both := set(nodes) & set(transitions.changed_nodes(later))):
+                    raise RolloutBusy(f"rollout {later.id} of {current.base} changed {', '.join(sorted(both))} later")
+            if untouched := sorted(set(nodes) - set(transitions.changed_nodes(current))):
+                listed = ", ".join(untouched)
+                raise RolloutEmpty(f"rollout {current.id} has no change to roll back on: {listed}")
+            result = self._moved(current, lambda driver: driver.roll_back_nodes(nodes))
+            left = [node for node in nodes if current.nodes[node].state != rollout_record.ROLLED_BACK]
+            return {**result, "retcode": outcome.ROLLBACK_INCOMPLETE if left else outcome.OK}
 
     def _select_for_rollback(self, name: str | None) -> Rollout:
         """Return the rollout with this ID, the newest change of this base, or the only one that can be meant."""
@@ -275,7 +341,7 @@ class Rollouts:
             for rollout in rollouts:
                 rollout.set(undone_by=rollback.id)
                 if rollout.state in _UNFINISHED:
-                    rollout_record.close(rollout, rollout_record.FAILED, now(), f"rolled back by {rollback.id}")
+                    transitions.close(rollout, rollout_record.FAILED, now(), f"rolled back by {rollback.id}")
                 self._store.save(rollout)
             return self._moved(rollback, Driver.roll_back, is_rollback=True)
 
@@ -285,7 +351,7 @@ class Rollouts:
         nodes: dict[str, RolloutNode] = {}
         declared: list[dict[str, Any]] = []
         for rollout in rollouts:
-            for name in rollout_record.changed_nodes(rollout):
+            for name in transitions.changed_nodes(rollout):
                 node = rollout.nodes[name]
                 before = nodes.get(name, node)
                 declaration = rollout.declared[node.declared]
@@ -320,7 +386,7 @@ class Rollouts:
             except BaseimgError as exc:  # a damaged record does not hide the others
                 rollouts.append({"id": identity, "error": exc.as_dict()})
                 continue
-            listed = {key: getattr(rollout, key) for key in _LISTED}
+            listed = {key: getattr(rollout, key) for key in summaries.LISTED}
             rollouts.append({**listed, "nodes": rollout.counts, **self._mover(rollout)})
         return {"format": rollout_record.FORMAT, "rollouts": rollouts}
 
@@ -368,9 +434,10 @@ class Rollouts:
         if version is not None:
             pillar.text(version, "version")
         policy = rollout_policy.merged(*places)
-        window = rollout_policy.parse(policy).window
-        if window:
-            zone(window.timezone)
+        rules = rollout_policy.parse(policy)
+        for window in (rules.window, *rules.windows.values()):
+            if window:
+                zone(window.timezone)
         self._transport.say(f"{now()[11:19]} {base}: asks the nodes for declared and live versions")
         request = Request(base, version, policy, self._by, _identity())
         return discovery.new_rollout(self._transport, self._jobs, request)
@@ -398,7 +465,7 @@ class Rollouts:
             error = {"error": exc.as_dict()}
         finally:
             self._transport.screen.close()
-        summary = {**_summary(rollout, is_rollback, is_halt), **error}
+        summary = {**summaries.summary(rollout, is_rollback, is_halt), **error}
         return {**summary, "retcode": summary["retcode"] or outcome.INTERRUPTED} if error else summary
 
     @contextmanager
@@ -417,7 +484,7 @@ def _identity() -> str:
 
 def _changed_something(rollout: Rollout) -> bool:
     """Return True if a rollout has changes that were not rolled back."""
-    return not rollout.undone_by and bool(rollout_record.changed_nodes(rollout))
+    return not rollout.undone_by and bool(transitions.changed_nodes(rollout))
 
 
 def _is_since(rollout: Rollout, since: str) -> bool:
@@ -440,50 +507,6 @@ def _next(rollout: Rollout) -> str:
     return f"{resume}, or salt-run baseimg.rollback {rollout.id}"
 
 
-def _transition(rollout: Rollout, node: RolloutNode) -> str:
-    return f"[{node.code}] {node.message}" if node.code else f"{node.from_version} to {rollout.version}"
-
-
-def _blast_radius(rollout: Rollout, answers: Discovery) -> dict[str, Any]:
-    """Count the affected nodes, and the images and running containers on the base there."""
-    nodes = [name for name, node in rollout.nodes.items() if node.wave >= 0]
-    statuses = [answers.statuses[name] for name in nodes if name in answers.statuses]
-    images = Counter(image for answer in statuses for image in answer.images)
-    return {
-        "nodes": len(nodes),
-        "images": dict(sorted(images.items())),
-        "containers": sum(len(answer.containers) for answer in statuses),
-    }
-
-
-def _problems(rollout: Rollout) -> dict[str, Any]:
-    """Return the nodes that need attention, with reasons, by kind of problem."""
-    states = (rollout_record.FAILED, rollout_record.UNREACHABLE, rollout_record.REFUSED, rollout_record.SKIPPED)
-    problems: dict[str, Any] = {
-        state: {name: f"[{rollout.nodes[name].code}] {rollout.nodes[name].message}" for name in rollout.in_state(state)}
-        for state in states
-    }
-    problems["declare_another_version"] = discovery.contradictions(rollout)
-    problems["outdated_containers"] = {name: node.containers for name, node in rollout.nodes.items() if node.containers}
-    return {key: value for key, value in problems.items() if value}
-
-
-def _summary(rollout: Rollout, is_rollback: bool = False, is_halt: bool = False) -> dict[str, Any]:
-    """Return a rollout's summary, which is a command's result."""
-    waves = {wave.name: wave.state for index, wave in enumerate(rollout.waves) if rollout.of_wave(index)}
-    listed = {key: getattr(rollout, key) for key in _LISTED}
-    code = outcome.retcode(rollout, is_rollback, is_halt)
-    return {**listed, "waves": waves, "nodes": rollout.counts, **_problems(rollout), "retcode": code}
-
-
-def _joined(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join summaries: one stays as it is; several are listed by ID, with the highest return code."""
-    if len(summaries) == 1:
-        return summaries[0]
-    codes: list[int] = [summary["retcode"] for summary in summaries]
-    return {"rollouts": {summary["id"]: summary for summary in summaries}, "retcode": max(codes, default=outcome.OK)}
-
-
 def check_master(options: Mapping[str, Any]) -> None:
     """
     Check the master.
@@ -501,11 +524,6 @@ def check_master(options: Mapping[str, Any]) -> None:
             "the master's job cache is off (job_cache: False, or ext_job_cache): outcomes are read from it",
             "set 'job_cache: True' without ext_job_cache in the master's configuration",
         )
-
-
-def refusal(error: BaseimgError) -> Mapping[str, Any]:
-    """Return the result of a command that was refused before it changed anything."""
-    return {"state": "refused", "error": error.as_dict(), "retcode": outcome.REFUSED}
 
 
 def _listed(rollouts: list[Rollout]) -> str:

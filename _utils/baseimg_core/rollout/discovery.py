@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,10 +16,11 @@ from ..model.rollout import answers
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
-from ..model.rollout.answers import AnswerInvalid, PlanAnswer, StatusAnswer
-from ..model.rollout.fleet import counted
-from ..model.rollout.policy import Policy, Target
+from ..model.rollout.answers import AnswerInvalid, ContainerState, PlanAnswer, StatusAnswer
+from ..model.rollout.fleet import counted, natural
+from ..model.rollout.policy import Group, Policy
 from ..model.rollout.record import FAILED, PENDING, SKIPPED, UNREACHABLE, UPDATED, Rollout, WaveRecord
+from ..model.rollout.targets import Target
 from .errors import RolloutEmpty
 from .jobs import SILENT, Answer, Jobs
 from .recorder import now
@@ -71,7 +73,7 @@ class Discovery:
         """
         rollout = self._rollout
         by_base: dict[str, list[str]] = {}
-        for name, answer in self._ask("baseimg.declared", self._refreshed(names), {}).items():
+        for name, answer in self.query("baseimg.declared", self._refreshed(names), {}).items():
             declared = self._read(name, answer, self._declaration)
             if declared is None:
                 continue
@@ -81,7 +83,7 @@ class Discovery:
             rollout.update(name, state=PENDING, code="", message="", declared=rollout.declare(declared))
             by_base.setdefault(declared["chain_id"] or rollout.base, []).append(name)
         for base, group in by_base.items():
-            for name, answer in self._ask("baseimg.status", group, {"base": base, "full": True}).items():
+            for name, answer in self.query("baseimg.status", group, {"base": base, "full": True}).items():
                 self._compare(name, answer)
         if rollout.version:
             self.skip_finished()
@@ -136,12 +138,33 @@ class Discovery:
         """
         plans: dict[str, PlanAnswer] = {}
         for arguments, group in alike(self._rollout, names):
-            for name, answer in self._ask("baseimg.plan", group, arguments).items():
+            for name, answer in self.query("baseimg.plan", group, arguments).items():
                 planned = self._read(name, answer, answers.planned)
                 if planned is not None:
                     plans[name] = planned
                     self._rollout.update(name, containers=list(planned.outdated))
         return plans
+
+    def containers(self, names: Iterable[str]) -> dict[str, dict[str, ContainerState]]:
+        """
+        Query the containers on the base by ID.
+
+        Args:
+            names: nodes whose declaration is known.
+
+        Returns:
+            The containers of each node that answered. The others, for example of an older release, are absent.
+        """
+        rollout, by_base = self._rollout, dict[str, list[str]]()
+        for name in names:
+            declared = rollout.declared[rollout.nodes[name].declared]
+            by_base.setdefault(declared["chain_id"] or rollout.base, []).append(name)
+        containers: dict[str, dict[str, ContainerState]] = {}
+        for base, group in by_base.items():
+            for name, answer in self.query("baseimg.containers", group, {"base": base}).items():
+                with contextlib.suppress(AnswerInvalid):
+                    containers[name] = answers.read(answers.containers, answer.data, __version__)
+        return containers
 
     def group(self) -> None:
         """Query the nodes' failure domain: the value of the grain ``group_by``."""
@@ -149,11 +172,22 @@ class Discovery:
         names = [name for name, node in self._rollout.nodes.items() if node.state not in rollout_record.LEFT_OUT]
         if not grain or not names:
             return
-        for name, answer in self._ask("grains.get", names, {"key": grain}).items():
+        for name, answer in self.query("grains.get", names, {"key": grain}).items():
             if answer.data is not None:
                 self._rollout.update(name, group=printable(answer.data, 100))
 
-    def _ask(self, function: str, names: Iterable[str], arguments: Mapping[str, Any]) -> dict[str, Answer]:
+    def query(self, function: str, names: Iterable[str], arguments: Mapping[str, Any]) -> dict[str, Answer]:
+        """
+        Call a function on nodes, and wait for every outcome.
+
+        Args:
+            function: an execution function that changes nothing.
+            names: the nodes.
+            arguments: arguments by name.
+
+        Returns:
+            The outcomes by node.
+        """
         return self._jobs.ask_all(function, sorted(names), arguments, ASK_SECONDS)
 
     def _read(self, name: str, answer: Answer, reader: Any) -> Any:
@@ -170,7 +204,7 @@ class Discovery:
     def _refreshed(self, names: Iterable[str]) -> list[str]:
         """Refresh the nodes' pillar, because minions cache it, and return the nodes that succeeded."""
         refreshed = []
-        for name, answer in self._ask("saltutil.refresh_pillar", names, {"wait": True}).items():
+        for name, answer in self.query("saltutil.refresh_pillar", names, {"wait": True}).items():
             if answer.data is True:
                 refreshed.append(name)
             else:
@@ -214,14 +248,13 @@ def new_rollout(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple
         RolloutEmpty: no node takes part, or a declared wave matches no node.
     """
     rules = rollout_policy.parse(request.policy)
-    waves = [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
     excluded = {name for target in rules.exclude for name in transport.match(target)}
     names = sorted(transport.match(rules.target) - excluded)
     if not names:
         raise RolloutEmpty(f"the target {rules.target.tgt} matches no minion")
     nodes = {name: rollout_record.RolloutNode(-1) for name in names}
     rollout = Rollout(
-        request.identity, request.base, request.version or "", request.by, now(), dict(request.policy), waves, nodes
+        request.identity, request.base, request.version or "", request.by, now(), dict(request.policy), [], nodes
     )
     discovery = Discovery(jobs, rollout)
     discovery.ask(nodes)
@@ -233,8 +266,17 @@ def new_rollout(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple
             rollout.update(name, state=SKIPPED, declared=-1)
     discovery.group()
     _check_members(rollout, discovery)
+    if rules.is_by_group:
+        rollout.set(policy={**rollout.policy, "waves": _group_waves(rollout)})
+        rules = rollout.rules
     _divide(rollout, rules, {target: transport.match(target) for target in _targets(rules)})
     return rollout, discovery
+
+
+def _group_waves(rollout: Rollout) -> list[dict[str, str]]:
+    """Declare one wave for each failure domain, in natural order."""
+    groups = {node.group for node in rollout.nodes.values() if node.state not in rollout_record.LEFT_OUT}
+    return [{"group": group} for group in sorted(groups - {""}, key=natural)]
 
 
 def _targets(rules: Policy) -> list[Target]:
@@ -242,13 +284,17 @@ def _targets(rules: Policy) -> list[Target]:
 
 
 def _divide(rollout: Rollout, rules: Policy, matched: Mapping[Target, set[str]]) -> None:
-    """Assign nodes to waves. Raises :class:`RolloutEmpty` if a wave's target matches no node."""
+    """Make the waves, and assign nodes to them. Raises :class:`RolloutEmpty` if a wave matches no node."""
+    rollout.waves += [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
     busy = [name for name, node in rollout.nodes.items() if node.state not in rollout_record.LEFT_OUT]
     members = {*busy, *(name for name in rollout.in_state(SKIPPED) if rollout.nodes[name].code == AT_VERSION)}
     for wave in rules.waves:
         if isinstance(wave.who, Target) and not members & matched[wave.who]:
             raise RolloutEmpty(f"the wave {wave.name!r} ({wave.who.tgt}) matches no node of the rollout")
-    for index, names in enumerate(rollout_waves.assign(rules, busy, matched)):
+        if isinstance(wave.who, Group) and not any(rollout.nodes[name].group == wave.who.name for name in members):
+            raise RolloutEmpty(f"the wave {wave.name!r} is of a group that no node of the rollout is in")
+    groups = {name: rollout.nodes[name].group for name in busy}
+    for index, names in enumerate(rollout_waves.assign(rules, busy, matched, groups)):
         for name in names:
             rollout.update(name, wave=index, to_version=rollout.version)
 

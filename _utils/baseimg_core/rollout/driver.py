@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone, tzinfo
-from zoneinfo import ZoneInfo
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone
 
-from ..errors import ArgumentInvalid
-from ..model.rollout import policy
+from ..model.rollout import policy, transitions
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
 from ..model.rollout.fleet import counted
@@ -31,6 +29,7 @@ from .node_ops import TICK, JobBatcher, NodeOperations
 from .recorder import Recorder, now
 from .store import Store
 from .transport import SaltTransport
+from .window_clock import WindowClock
 
 
 class RolloutHalt(Exception):
@@ -65,6 +64,7 @@ class Driver:
         self._nodes = NodeOperations(transport, jobs, self._recorder)
         self._gates = Gates(jobs, transport.match, rollout.rules.gates)
         self._rules = rollout.rules
+        self._clock = WindowClock(rollout.rules)
 
     def run(self) -> None:
         """Run a new rollout until it ends or halts."""
@@ -83,7 +83,7 @@ class Driver:
                 self._roll_back(rollout.reason)
                 return
             self._nodes.resolve_outstanding()
-            rollout_record.reset_open_waves(rollout)
+            transitions.reset_open_waves(rollout)
             self._move(rollout_record.RUNNING, "goes on")
             self._nodes.query_again({name: rollout.nodes[name] for name in rollout.in_state(PENDING)})
             self._all_waves()
@@ -112,6 +112,15 @@ class Driver:
             self._nodes.resolve_outstanding()
         self._roll_back("rolled back by request")
 
+    def roll_back_nodes(self, names: Sequence[str]) -> None:
+        """Roll back single nodes. The state of the rollout does not change."""
+        self._act(f"rolled back {', '.join(sorted(names))}")
+        self._nodes.resolve_outstanding()
+        self._send_rollbacks(deque(self._to_roll_back(names)))
+        counts = Counter(self._rollout.nodes[name].state for name in names)
+        text = f"rollback of {counted(len(names), 'node')}: {counts[ROLLED_BACK]} {ROLLED_BACK}"
+        self._recorder.add_event(text, "rolled-back-nodes", nodes=len(names))
+
     def _interrupted(self, cause: BaseException) -> None:
         """Record that the process ends early. A rollback in progress continues when it is resumed."""
         if self._rollout.state in (rollout_record.RUNNING, rollout_record.SOAKING):
@@ -134,7 +143,7 @@ class Driver:
                 self._recorder.add_event(f"wave {wave.name!r} passed", "wave", wave=wave.name, state=wave.state)
         refused = rollout.number_in(REFUSED)
         state = rollout_record.DONE_WITH_REFUSALS if refused else rollout_record.DONE
-        rollout_record.close(rollout, state, now(), f"{counted(refused, 'node')} refused" if refused else "")
+        transitions.close(rollout, state, now(), f"{counted(refused, 'node')} refused" if refused else "")
         self._recorder.add_event(f"{state}: {self._counts()}", state)
 
     def _check_refusals(self) -> None:
@@ -170,13 +179,14 @@ class Driver:
         self._nodes.prepare(name for name, node in nodes.items() if node.state == PENDING)
         self._change(index)
         self._nodes.take_late()
+        self._nodes.run_owed_hooks(nodes)
         if rollout_waves.verdict(rollout, index) != rollout_record.PASSED:
             return rollout_waves.why_failed(rollout, index)
         if reason := self._gates.failure():
             return reason
         is_last = not any(rollout.of_wave(later) for later in range(index + 1, len(rollout.waves)))
         if self._rules.soak and not is_last:
-            if reason := self._soak():
+            if reason := self._soak(index):
                 return reason
             self._nodes.check_updated([name for name, node in rollout.of_wave(index).items() if node.state == UPDATED])
             if rollout_waves.verdict(rollout, index) != rollout_record.PASSED:
@@ -189,12 +199,15 @@ class Driver:
         batcher = JobBatcher(self._rules.max_unavailable.of(rollout.total))
         while rollout_waves.verdict(rollout, index) == rollout_record.RUNNING:
             busy = rollout.number_in(APPLYING)
-            stop = self._stop()
-            if stop and not busy:
-                raise stop
+            is_halted = self._recorder.is_halt_requested()
+            if is_halted and not busy:
+                raise RolloutHalt(rollout_record.BY_REQUEST, "halted by request")
+            closed = self._clock.closed_groups(rollout.ready_groups(index))
+            if closed and not busy and not rollout.next_ready(index, closed):
+                raise RolloutHalt(rollout_record.BY_WINDOW, self._clock.why_closed(closed))
             # list a batch only when it may be sent: otherwise each poll of a large fleet costs as much as a batch
-            due = not stop and batcher.is_due(rollout.room, busy)
-            batch = rollout_waves.next_batch(rollout, index) if due else []
+            due = not is_halted and batcher.is_due(rollout.room, busy)
+            batch = rollout_waves.next_batch(rollout, index, closed) if due else []
             if batcher.take_turn(len(batch), busy):
                 self._nodes.apply(batch)
             self._nodes.poll(TICK)
@@ -207,25 +220,14 @@ class Driver:
             raise RolloutHalt(rollout_record.BY_FAILURE, reason)
         self._roll_back(reason)
 
-    def _stop(self) -> RolloutHalt | None:
-        """Return why no further node may start now; ``None`` if nodes may start."""
-        if self._recorder.is_halt_requested():
-            return RolloutHalt(rollout_record.BY_REQUEST, "halted by request")
-        window = self._rules.window
-        if window:
-            local_time = datetime.now(zone(window.timezone))
-            if not window.open_at(local_time.weekday(), local_time.hour * 60 + local_time.minute):
-                reason = f"the window is closed: it is {local_time:%a %H:%M} in {window.timezone}"
-                return RolloutHalt(rollout_record.BY_WINDOW, reason)
-        return None
-
-    def _soak(self) -> str:
-        """Soak, and check the gates at intervals; return why a gate failed, or an empty text."""
+    def _soak(self, index: int) -> str:
+        """Soak after a wave, and check gates and containers at intervals; return why one failed, or an empty text."""
         rollout = self._rollout
         if not rollout.soak_until:
             until = datetime.now(timezone.utc) + timedelta(seconds=self._rules.soak)
             rollout.set(soak_until=until.isoformat(timespec="milliseconds"))
         self._move(rollout_record.SOAKING, f"soaks until {rollout.soak_until}")
+        watch = self._nodes.watch(name for name, node in rollout.of_wave(index).items() if node.state == UPDATED)
         until, checked, reason = datetime.fromisoformat(rollout.soak_until), time.monotonic(), ""
         while not reason and (left := (until - datetime.now(timezone.utc)).total_seconds()) > 0:
             if self._recorder.is_halt_requested():
@@ -233,10 +235,17 @@ class Driver:
             self._nodes.poll(min(TICK, max(left, 0.01)))
             if time.monotonic() - checked >= self._rules.gate_interval:
                 reason, checked = self._gates.failure(), time.monotonic()
-        reason = reason or self._gates.failure()
+            watch.check()
+            reason = reason or self._lost(index)
+        watch.check(is_last=True)
+        reason = reason or self._lost(index) or self._gates.failure()
         rollout.set(soak_until="")
         self._move(rollout_record.RUNNING, reason or "soaked")
         return reason
+
+    def _lost(self, index: int) -> str:
+        """Return why a wave can no longer pass, or an empty text."""
+        return rollout_waves.why_failed(self._rollout, index) if rollout_waves.is_lost(self._rollout, index) else ""
 
     # The rollback
 
@@ -248,10 +257,20 @@ class Driver:
         """
         rollout = self._rollout
         rollout.set(state=rollout_record.ROLLING_BACK, reason=why, cause="", soak_until="", ended="")
-        queue = deque(self._to_roll_back())
+        queue = deque(self._to_roll_back(transitions.changed_nodes(rollout)))
         text = f"rolls back {counted(len(queue), 'node')}: {why}"
         self._recorder.add_event(text, "rolling-back", nodes=len(queue))
-        limit = self._rules.max_unavailable.of(len(rollout.nodes))
+        self._send_rollbacks(queue)
+        if lost := [name for name, node in rollout.nodes.items() if node.state == UPDATED or not node.answered]:
+            reason = f"{why}; not known to be rolled back: {', '.join(lost)}"
+            transitions.close(rollout, FAILED, now(), reason)
+        else:
+            transitions.close(rollout, ROLLED_BACK, now(), why)
+        self._recorder.add_event(f"{rollout.state}: {rollout.reason}", rollout.state)
+
+    def _send_rollbacks(self, queue: deque[str]) -> None:
+        """Roll back the nodes of a queue, ``max_unavailable`` at the same time."""
+        limit = self._rules.max_unavailable.of(len(self._rollout.nodes))
         batcher = JobBatcher(limit)
         going: set[str] = set()
         while queue or self._nodes.busy():
@@ -261,17 +280,11 @@ class Driver:
                 going |= set(batch)
                 self._nodes.roll_back(batch)
             going -= self._nodes.poll(TICK)
-        if lost := [name for name, node in rollout.nodes.items() if node.state == UPDATED or not node.answered]:
-            reason = f"{why}; not known to be rolled back: {', '.join(lost)}"
-            rollout_record.close(rollout, FAILED, now(), reason)
-        else:
-            rollout_record.close(rollout, ROLLED_BACK, now(), why)
-        self._recorder.add_event(f"{rollout.state}: {rollout.reason}", rollout.state)
 
-    def _to_roll_back(self) -> list[str]:
-        """Return the nodes to roll back. A node whose previous version has the same name fails instead."""
+    def _to_roll_back(self, changed: Iterable[str]) -> list[str]:
+        """Return the changed nodes to roll back. A node whose previous version has the same name fails instead."""
         rollout, names = self._rollout, []
-        for name in rollout_record.changed_nodes(rollout):
+        for name in sorted(changed):
             node = rollout.nodes[name]
             if node.from_version != (node.to_version or rollout.version):
                 names.append(name)
@@ -301,16 +314,3 @@ class Driver:
     def _counts(self) -> str:
         """Return the counts of nodes by state, as text."""
         return ", ".join(f"{count} {state}" for state, count in self._rollout.counts.items()) or "no nodes"
-
-
-def zone(name: str) -> tzinfo:
-    """
-    Return a time zone by its IANA name; UTC needs no database.
-
-    Raises:
-        ArgumentInvalid: The name is unknown.
-    """
-    try:
-        return timezone.utc if name == "UTC" else ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as exc:
-        raise ArgumentInvalid(f"rollout:window:timezone is {name!r}, expected a name such as Europe/Berlin") from exc

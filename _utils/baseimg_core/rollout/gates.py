@@ -9,7 +9,8 @@ import urllib.request
 from collections.abc import Callable
 
 from ..display import printable
-from ..model.rollout.policy import Gate, Target
+from ..model.rollout.calls import Gate
+from ..model.rollout.targets import Target
 from .jobs import Jobs
 
 _LARGEST = 1 << 20  # bytes read of a response

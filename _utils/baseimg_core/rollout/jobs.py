@@ -202,7 +202,7 @@ class Jobs:
         self._announced.pop((jid, node), None)
         for jobs in (self._open, self._given_up):
             if node in jobs and jobs[node].jid == jid:
-                yield _answer(node, jobs.pop(node).function, data)
+                yield read_return(node, jobs.pop(node).function, data)
                 return
         job = self._open.get(node)
         if job and jid in job.probes:  # the answer to an earlier query also shows that the node is alive
@@ -292,7 +292,18 @@ class Jobs:
         return Answer(node, job.function, LATE, None, LATE, f"still runs job {job.jid}")
 
 
-def _answer(node: str, function: str, event: Mapping[str, Any]) -> Answer:
+def read_return(node: str, function: str, event: Mapping[str, Any]) -> Answer:
+    """
+    Read a return from the job cache.
+
+    Args:
+        node: the minion.
+        function: the job's execution function.
+        event: the cached return.
+
+    Returns:
+        The outcome: the function's data, or the error with its code.
+    """
     data = event.get("return")
     if data is not None and not event.get("retcode"):
         return Answer(node, function, RETURNED, data)

@@ -26,8 +26,11 @@ from ..model.rollout.record import (
 )
 from . import discovery
 from .discovery import Discovery, alike
+from .hooks import FAILED as HOOK_FAILED
+from .hooks import Hooks
 from .jobs import LOST, RETURNED, Answer, Jobs
 from .recorder import Recorder, now
+from .soak_watch import SoakWatch
 from .transport import SaltTransport
 
 TICK = 1.0  # seconds within which a request to halt is noticed
@@ -36,7 +39,7 @@ START_SECONDS = 120.0  # within which a node must begin a job; a later start is 
 _QUERY_AGAIN = 60.0  # minimum seconds between two queries of a silent node
 _TRIES = 2  # attempts at a preparation or an apply if its job is lost, or gave way to another operation
 # fields of a declaration that decide whether a converge would fail
-_PREFLIGHT = ("bundles", "chain_id", "repair", "protect", "accept", "containers")
+PREFLIGHT = ("bundles", "chain_id", "repair", "protect", "accept", "containers")
 _PREPARED = ("bundles", "chain_id", "protect", "accept")  # the declared arguments of baseimg.prepare
 _FETCH, _PREPARE = "baseimg.fetch", "baseimg.prepare"
 _CONVERGE, _PLAN, _ROLLBACK = "baseimg.converge", "baseimg.plan", "baseimg.rollback"
@@ -96,6 +99,8 @@ class NodeOperations:
         self._asked: dict[str, float] = {}
         self._sent: dict[str, float] = {}  # job -> sending time by the master's clock
         self._not_needed: set[str] = set()
+        self._hooks = Hooks(transport)
+        self._well: set[str] = set()  # nodes whose change or rollback ended well, and whose hook is owed
 
     # Discovery and preparation
 
@@ -119,7 +124,7 @@ class NodeOperations:
 
     def prepare(self, names: Iterable[str]) -> None:
         """Make the new content on these nodes, or fetch its bundles, on ``prepare_at_once`` nodes at the same time."""
-        function, keys = (_FETCH, _PREFLIGHT) if self._rules.prepare == FETCH else (_PREPARE, _PREPARED)
+        function, keys = (_FETCH, PREFLIGHT) if self._rules.prepare == FETCH else (_PREPARE, _PREPARED)
         rollout, queue = self._rollout, deque(names)
         limit = self._rules.prepare_at_once.of(len(rollout.nodes))
         batcher = JobBatcher(limit)
@@ -178,12 +183,47 @@ class NodeOperations:
     # Applying
 
     def apply(self, names: Sequence[str]) -> None:
-        """Send an apply (``baseimg.converge``) to these nodes."""
+        """Run the hook before these nodes, and send an apply (``baseimg.converge``) to those without a failure."""
+        failures = self._before(names)
+        for name, reason in failures.items():
+            self._recorder.fail(name, FAILED, HOOK_FAILED, f"before the node: {reason}")
+            self._recorder.note_node(name)
+        names = [name for name in names if name not in failures]
         for arguments, group in alike(self._rollout, names):
             for name in group:
                 node = self._rollout.nodes[name]
                 self._rollout.update(name, answered=False, started=node.started or now(), tries=node.tries + 1)
             self._send(_CONVERGE, group, {**arguments, **self._terms()}, APPLYING)
+
+    def _before(self, names: Sequence[str]) -> dict[str, str]:
+        """Run the hook before nodes; return the failures. From now on the hook after them is owed."""
+        if self._rules.after_node:
+            for name in names:
+                self._rollout.update(name, hook_owed=True)
+            self._recorder.save()
+        return self._hooks.run(self._rules.before_node, names) if self._rules.before_node else {}
+
+    def run_owed_hooks(self, names: Iterable[str] = ()) -> None:
+        """
+        Run the hook after nodes that are well, and fail those where it fails.
+
+        Args:
+            names: nodes to include although their outcome is older than this process, if they are updated.
+        """
+        rollout, hook = self._rollout, self._rules.after_node
+        self._well.update(name for name in names if rollout.nodes[name].state in (UPDATED, ROLLED_BACK))
+        owed = [name for name in sorted(self._well) if rollout.nodes[name].hook_owed]
+        self._well.clear()
+        if not owed or hook is None:
+            return
+        failures = self._hooks.run(hook, owed)
+        for name in owed:
+            if name in failures:
+                self._recorder.fail(name, FAILED, HOOK_FAILED, f"after the node: {failures[name]}")
+                self._recorder.note_node(name)
+            else:
+                rollout.update(name, hook_owed=False)
+        self._recorder.save()
 
     def _terms(self) -> dict[str, Any]:
         """Return a job's latest start and its rollout, by which the node refuses a stale job."""
@@ -227,6 +267,7 @@ class NodeOperations:
         swapped = self._rollout.nodes[name].swapped or changed
         values: dict[str, Any] = {"code": "", "message": "", "swapped": swapped, "containers": list(outdated)}
         self._rollout.update(name, state=UPDATED, answered=True, **values)
+        self._well.add(name)
 
     def resolve_outstanding(self) -> None:
         """Resolve the outcome of applies that were open when the rollout's last process ended."""
@@ -265,11 +306,21 @@ class NodeOperations:
                 self._recorder.note_node(name)
         self._recorder.save()
 
+    def watch(self, names: Iterable[str]) -> SoakWatch:
+        """Begin to watch the containers of updated nodes."""
+        return SoakWatch(self._discovery, self._recorder, sorted(names))
+
     # Rollback
 
     def roll_back(self, names: Sequence[str]) -> None:
-        """Send a rollback to these nodes, to their version before the rollout."""
+        """
+        Send a rollback to these nodes, to their version before the rollout.
+
+        A failure of the hook before a node is an event only: a rollback does not wait for a load balancer.
+        """
         rollout = self._rollout
+        for name, reason in self._before(names).items():
+            self._recorder.note(f"{name}: [{HOOK_FAILED}] before the node: {reason}", f"node/{name}", code=HOOK_FAILED)
         groups: dict[tuple[int, str], list[str]] = {}
         for name in names:
             groups.setdefault((rollout.nodes[name].declared, rollout.nodes[name].from_version), []).append(name)
@@ -281,7 +332,10 @@ class NodeOperations:
                 *rollout.undoes,
             ]  # from now on the node refuses late jobs of these rollouts
             # the hold keeps the next state.apply from applying the version again
-            arguments |= {"hold": True, "reason": f"rollout {rollout.id}: {rollout.reason}"[:200]}
+            arguments |= {
+                "hold": True,
+                "reason": f"rollout {rollout.id}: {rollout.reason or 'rolled back by request'}"[:200],
+            }
             if "containers" in declared:
                 arguments["containers"] = declared["containers"]
             for name in group:
@@ -299,6 +353,7 @@ class NodeOperations:
             rollout.update(name, message=message, job="" if answer.kind == RETURNED else node.job)
             return
         rollout.update(name, answered=True)
+        self._well.add(name)
         if node.state == UPDATED or done.changed:
             rollout.update(name, state=ROLLED_BACK, code="", message="", containers=list(done.outdated))
 
@@ -326,6 +381,7 @@ class NodeOperations:
             self._recorder.save(durable=False)
         if lost:
             self._ask_for_outcome(lost)
+        self.run_owed_hooks()
         self._recorder.show_progress()
         return heard
 

@@ -99,6 +99,11 @@ class Recorder:
         return self._halt
 
 
+def timestamp(moment: str) -> float:
+    """Return a time of a record in seconds since the epoch."""
+    return datetime.fromisoformat(moment).timestamp()
+
+
 def now() -> str:
     """Return the present time for records: ISO 8601, UTC, milliseconds."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ArgumentInvalid
-from ..model.rollout.policy import Target
+from ..model.rollout.targets import Target
 from .errors import MasterUnreachable
 from .screen import Screen
 

@@ -28,8 +28,8 @@ _OPTIONS = frozenset(
         *("trusted_keys", "require_signature", "registries"),
     }
 )
-# model.rollout.policy checks "rollout", on the master
-_PILLAR_KEYS = frozenset({"bases", "builds", "rollout"}) | _OPTIONS
+# model.rollout checks "rollout" and "rollouts", on the master
+_PILLAR_KEYS = frozenset({"bases", "builds", "rollout", "rollouts"}) | _OPTIONS
 _BASE_KEYS = frozenset(
     {
         *("version", "bundles", "chain_id", "missing", "repair", "containers", "below", "keep"),

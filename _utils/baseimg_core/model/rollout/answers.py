@@ -64,6 +64,22 @@ class PlanAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerState:
+    """A container on a node, from the answer of ``baseimg.containers``."""
+
+    #: Its name.
+    name: str
+    #: The engine's word: ``running``, ``restarting``, ``exited``, ….
+    state: str
+    #: ``healthy``, ``unhealthy`` or ``starting``; empty without a health check.
+    health: str
+    #: Restarts by its policy since its last start.
+    restarts: int
+    #: Exit code of its last run.
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConvergeAnswer:
     """The answer of ``baseimg.converge`` or ``baseimg.rollback``."""
 
@@ -184,6 +200,25 @@ def done(data: Mapping[str, Any]) -> ConvergeAnswer:
     """
     outdated = _names(_field(data, "containers", Mapping), "outdated")
     return ConvergeAnswer(_field(data, "changed", bool), outdated, printable(data.get("held", ""), 300))
+
+
+def containers(data: Mapping[str, Any]) -> dict[str, ContainerState]:
+    """
+    Read the answer of ``baseimg.containers``.
+
+    Returns:
+        The containers by ID.
+
+    Raises:
+        AnswerInvalid: A field is missing or has a wrong type.
+    """
+    states = {}
+    for identity, item in _field(data, "containers", Mapping).items():
+        container = _typed(item, Mapping, "a container")
+        texts = [_text(container, key) for key in ("name", "state", "health")]
+        numbers = [_field(container, key, int) for key in ("restarts", "exit_code")]
+        states[str(identity)] = ContainerState(texts[0], texts[1], texts[2], numbers[0], numbers[1])
+    return states
 
 
 def _field(data: Mapping[str, Any], key: str, kind: Any) -> Any:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...display import printable
+from ...display import duration, printable
 from ...errors import BaseAbsent
 from ..store.drift import drift
 from .answers import AnswerInvalid
@@ -29,7 +29,12 @@ _TYPES: dict[str, type[Any] | tuple[type[Any], ...]] = {
 _HEADINGS = ("BASE", "VERSION", "NODES", "BEHIND", "HELD", "DRIFTED", "OUTDATED", "UNKNOWN")
 
 
-def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = "") -> dict[str, Any]:
+def collect(
+    expected: Iterable[str],
+    answers: Mapping[str, Any],
+    suite: str = "",
+    cached: Mapping[str, tuple[float, Any]] | None = None,
+) -> dict[str, Any]:
     """
     Aggregate the nodes' answers to ``baseimg.status declared=True full=True``.
 
@@ -37,10 +42,12 @@ def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = ""
         expected: names of the nodes that should answer.
         answers: the function's return by node, or the error that replaced it.
         suite: the master's release; a failure names both releases if the node's differs.
+        cached: for nodes without an answer, the age of their cached grain ``baseimg`` in seconds, and the grain.
 
     Returns:
         ``format``; the counts ``nodes`` and ``answered``; the lists ``unreachable`` and ``without`` (nodes without a
-        base); the mappings ``failed`` (node -> reason) and ``unreadable`` (node -> errors of records). ``bases`` has
+        base); the mappings ``failed`` (node -> reason), ``unreadable`` (node -> errors of records) and ``cached``
+        (unreachable node -> ``age`` in seconds, and ``versions`` by base, from its last grains). ``bases`` has
         for each reference the mappings ``versions`` (version -> nodes), ``behind`` (node -> declared version, if
         another version is live), ``held`` (node -> held versions, each with the reason), ``drifted`` (node -> reason),
         and ``outdated`` and ``unknown`` (node -> containers on content of that kind).
@@ -54,6 +61,7 @@ def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = ""
         "failed": {},
         "without": [],
         "unreadable": {},
+        "cached": {node: _cached(age, grain) for node, (age, grain) in (cached or {}).items() if node not in answers},
         "bases": {},
     }
     for node in nodes:
@@ -66,6 +74,18 @@ def collect(expected: Iterable[str], answers: Mapping[str, Any], suite: str = ""
                 _add(summary, node, items)
     summary["bases"] = {name: _in_order(base) for name, base in sorted(summary["bases"].items())}
     return summary
+
+
+def _cached(age: float, grain: Any) -> dict[str, Any]:
+    """Return the versions in a node's cached grain; a grain of another shape has none."""
+    bases = grain.get("bases") if isinstance(grain, Mapping) else None
+    known = bases.items() if isinstance(bases, Mapping) else ()
+    versions = {
+        printable(base): printable(facts["version"])
+        for base, facts in known
+        if isinstance(facts, Mapping) and isinstance(facts.get("version"), str)
+    }
+    return {"age": int(age), "versions": versions}
 
 
 def _failure(answer: Any, cause: Exception, suite: str) -> str:
@@ -204,6 +224,21 @@ def cover(answers: Mapping[str, Any], base: str, limit: int = 20) -> list[str]:
         for item in answer.get("bases", ()) if isinstance(answer, Mapping) else ():
             if isinstance(item, Mapping) and item.get("base") == base:
                 images.setdefault(node, set()).update(map(str, item.get("images", ())))
+    return cover_images(images, limit)
+
+
+def cover_images(images: Mapping[str, set[str]], limit: int = 20) -> list[str]:
+    """
+    Choose a small set of nodes that together have all images.
+
+    Args:
+        images: images by node.
+        limit: the maximum number of nodes.
+
+    Returns:
+        Names of nodes in natural order. If ``limit`` nodes do not suffice, some images are missing.
+    """
+    images = dict(images)
     chosen: list[str] = []
     while images and len(chosen) < limit:
         node = max(sorted(images), key=lambda name: len(images[name]))
@@ -255,6 +290,9 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
     lines = [""]
     if summary["unreachable"]:
         lines.append(f"Unreachable ({len(summary['unreachable'])}): {first_names(summary['unreachable'])}")
+    for node, facts in list(summary["cached"].items())[:_NAMES]:
+        versions = ", ".join(f"{base} at {version}" for base, version in facts["versions"].items()) or "no changed base"
+        lines.append(f"{node} last reported {versions}, {duration(facts['age'])} ago")
     for reason, nodes in _by_reason(summary["failed"]).items():
         lines.append(f"Failed ({len(nodes)}): {first_names(nodes)}: {reason}")
     for node, reasons in list(summary["unreadable"].items())[:_NAMES]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -82,6 +82,8 @@ class RolloutNode:
     ended: str = ""
     #: True if this rollout swapped the node's content.
     swapped: bool = False
+    #: True if the hook before the node ran, and the hook after it has not yet.
+    hook_owed: bool = False
     #: Containers that still run on older content.
     containers: list[str] = field(default_factory=list)
 
@@ -173,6 +175,8 @@ class Rollout:
         """Set fields of the rollout itself."""
         for key, value in values.items():
             setattr(self, key, value)
+        if "policy" in values:
+            self._rules = None
         self._change.setdefault("rollout", {}).update(values)
 
     def set_wave(self, index: int, **values: Any) -> WaveRecord:
@@ -272,10 +276,16 @@ class Rollout:
         """How many more nodes of all may become unavailable."""
         return self.rules.max_unavailable.of(self.total) - len(self._index.unavailable)
 
-    def next_ready(self, wave: int) -> list[str]:
-        """Return the ready nodes of a wave that may start now, sorted within each failure domain."""
+    def ready_groups(self, wave: int) -> list[str]:
+        """Return the failure domains of a wave that have, or once had, ready nodes."""
+        return list(self._index.ready.get(wave, {}))
+
+    def next_ready(self, wave: int, closed: Collection[str] = ()) -> list[str]:
+        """Return a wave's ready nodes that may start now, sorted within each failure domain that is not ``closed``."""
         room, batch = self.room, list[str]()
         for group, queue in self._index.ready.get(wave, {}).items():
+            if group in closed:
+                continue
             limit, names = min(room - len(batch), self._room_in(group)), list[str]()
             while queue and len(names) < limit:
                 name = heapq.heappop(queue)
@@ -424,54 +434,3 @@ def parse(data: bytes, where: str, changes: Iterable[Mapping[str, Any]] = ()) ->
     if not sound:
         raise RecordInvalid(f"{where} is damaged: it names states, waves or declarations that do not exist", hint)
     return rollout
-
-
-def reset_open_waves(rollout: Rollout) -> None:
-    """
-    Prepare a resume: reset open waves, and their failed and unfinished nodes, to ``pending``.
-
-    A wave is open if it has not passed. The rollout reads these nodes' pillar again. A node whose apply has an unknown
-    outcome keeps its state.
-    """
-    for name, node in rollout.nodes.items():
-        is_open = node.wave >= 0 and rollout.waves[node.wave].state != PASSED
-        if is_open and node.answered and node.state in BAD | {PENDING, PREPARING, READY}:
-            rollout.update(name, state=PENDING, code="", message="", ended="", declared=-1, tries=0)
-    for index, wave in enumerate(rollout.waves):
-        if wave.state != PASSED:
-            rollout.set_wave(index, state=PENDING, ended="")
-
-
-def close(rollout: Rollout, state: str, at: str, reason: str = "") -> None:
-    """
-    End a rollout permanently.
-
-    Nodes without a final state become ``skipped`` if no apply was sent, else ``failed``: with their last failure, or
-    because the outcome is unknown.
-
-    Args:
-        rollout: the record, which is changed.
-        state: the rollout's last state.
-        at: the time.
-        reason: why the rollout ended.
-    """
-    for name in rollout.in_state(*(state for state in NODE_STATES if state not in FINAL)):
-        node = rollout.nodes[name]
-        if not node.started:
-            message = "the rollout ended before it was this node's turn"
-            rollout.update(name, state=SKIPPED, code="rollout-ended", message=message, ended=at)
-        else:
-            code, _, message = node.failure.removeprefix("[").partition("] ")
-            unknown = ("outcome-unknown", "the rollout ended before the outcome of the apply was known")
-            code, message = (code, message) if message else unknown
-            rollout.update(name, state=FAILED, code=code, message=message, ended=node.ended or at)
-    rollout.set(state=state, reason=reason, cause="", ended=at, soak_until="")
-
-
-def changed_nodes(rollout: Rollout) -> list[str]:
-    """Return the names of nodes that the rollout (possibly) changed and has not rolled back, sorted."""
-    return sorted(
-        name
-        for name, node in rollout.nodes.items()
-        if node.state == UPDATED or (node.started and node.state not in (ROLLED_BACK, SKIPPED))
-    )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from .policy import Policy, Share, Target
+from .policy import Group, Policy, Share
 from .record import APPLYING, BAD, FAILED, PASSED, PENDING, PREPARING, READY, RUNNING, Rollout
+from .targets import Target
 
 
-def assign(policy: Policy, nodes: Iterable[str], matched: Mapping[Target, Iterable[str]]) -> list[list[str]]:
+def assign(
+    policy: Policy,
+    nodes: Iterable[str],
+    matched: Mapping[Target, Iterable[str]],
+    groups: Mapping[str, str] | None = None,
+) -> list[list[str]]:
     """
     Divide nodes into waves.
 
@@ -19,6 +25,7 @@ def assign(policy: Policy, nodes: Iterable[str], matched: Mapping[Target, Iterab
         policy: the rollout's policy.
         nodes: names of the nodes that need a change.
         matched: names of the matching nodes, by target.
+        groups: the nodes' failure domains by name, if a wave names one.
 
     Returns:
         One list of names for each of the policy's waves.
@@ -31,6 +38,8 @@ def assign(policy: Policy, nodes: Iterable[str], matched: Mapping[Target, Iterab
             taken = left
         elif isinstance(wave.who, Share):
             taken = left[: wave.who.of(total)]
+        elif isinstance(wave.who, Group):
+            taken = [name for name in left if (groups or {}).get(name, "") == wave.who.name]
         else:
             members = set(matched[wave.who])
             taken = [name for name in left if name in members]
@@ -59,9 +68,16 @@ def verdict(rollout: Rollout, index: int) -> str:
     return FAILED  # nodes without an outcome take up max_unavailable
 
 
-def next_batch(rollout: Rollout, index: int) -> list[str]:
-    """Return the ready nodes of a wave that may start now; none if the wave can no longer pass."""
-    return [] if is_lost(rollout, index) else rollout.next_ready(index)
+def next_batch(rollout: Rollout, index: int, closed: Collection[str] = ()) -> list[str]:
+    """
+    Return the ready nodes of a wave that may start now; none if the wave can no longer pass.
+
+    Args:
+        rollout: the record.
+        index: the wave.
+        closed: failure domains whose window is closed.
+    """
+    return [] if is_lost(rollout, index) else rollout.next_ready(index, closed)
 
 
 def is_lost(rollout: Rollout, index: int) -> bool:

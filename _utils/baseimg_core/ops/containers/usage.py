@@ -133,6 +133,12 @@ def _survey(engine: Engine, base: Base, record: Record | None, stopped: bool) ->
     return usage
 
 
+def on_base(engine: Engine, base: Base) -> list[Container]:
+    """Return every container on a base, stopped ones included."""
+    images = {image.id for image in engine.images() if image.height(base.chain_id)}
+    return [container for container in engine.containers(stopped=True) if _is_on(container, base, images)]
+
+
 def _is_on(container: Container, base: Base, images: set[str]) -> bool:
     if container.layers is None:
         return container.image_id in images

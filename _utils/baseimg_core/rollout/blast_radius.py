@@ -1,0 +1,114 @@
+"""The blast radius of a rollout: what it touches, what breaks, and how long it takes. Changes nothing on nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .. import __version__
+from ..model.rollout import answers as rollout_answers
+from ..model.rollout import fleet, forecast, shapes
+from ..model.rollout.answers import AnswerInvalid
+from ..model.rollout.record import Rollout
+from .discovery import Discovery, alike
+from .jobs import Answer
+from .node_ops import PREFLIGHT
+from .recorder import timestamp
+
+_BREAKING = ("breaks", "impaired")
+
+
+def blast_radius(rollout: Rollout, discovery: Discovery, earlier: Iterable[Rollout]) -> dict[str, Any]:
+    """
+    Return what a planned rollout affects.
+
+    A few nodes that together have all images fetch the bundles, and judge every image (``baseimg.impact``).
+
+    Args:
+        rollout: the planned rollout.
+        discovery: the answers of its nodes.
+        earlier: earlier rollouts, the best source of rates first.
+
+    Returns:
+        ``nodes``; ``images`` (image -> number of nodes) and running ``containers`` on the base; ``judged_on``;
+        ``packages`` (``added``, ``removed``, ``changed``); ``verdicts`` (number of images by verdict); ``breaks``
+        (image -> verdict and first reason); ``bytes_per_node`` and ``bytes``, to fetch; ``refusals`` and ``not_judged``
+        (node -> reason); ``seconds``, without closed windows, and ``rates_of``, the rollout that they come from. What
+        is not known is absent.
+    """
+    names = [name for name, node in rollout.nodes.items() if node.wave >= 0]
+    statuses = {name: discovery.statuses[name] for name in names if name in discovery.statuses}
+    images = Counter(image for answer in statuses.values() for image in answer.images)
+    chosen = fleet.cover_images({name: set(answer.images) for name, answer in statuses.items()})
+    return {
+        "nodes": len(names),
+        "images": dict(sorted(images.items())),
+        "containers": sum(len(answer.containers) for answer in statuses.values()),
+        "judged_on": chosen,
+        **_judged(_query(rollout, discovery, chosen)),
+        **_to_fetch(rollout, discovery, chosen, len(names)),
+        **_duration(rollout, earlier),
+    }
+
+
+def _query(rollout: Rollout, discovery: Discovery, names: Iterable[str]) -> dict[str, Any]:
+    """Return the impact of the version on each node, or a text with the reason why it is not known."""
+    arguments: dict[str, Any] = {"base": rollout.base, "bundle": rollout.version, "full": True}
+    if rollout.rules.saltenv:
+        arguments["saltenv"] = rollout.rules.saltenv
+    outcomes = discovery.query("baseimg.impact", names, arguments)
+    return {name: shapes.impact(answer.data or _reason(answer)) for name, answer in outcomes.items()}
+
+
+def _reason(answer: Answer) -> str:
+    return f"[{answer.code}] {answer.message}"
+
+
+def _judged(impacts: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the impacts of several nodes: each image once, with its worst verdict."""
+    sound = [impact for impact in impacts.values() if not isinstance(impact, str)]
+    judged: dict[str, Mapping[str, Any]] = {}
+    for image in (image for impact in sound for image in impact["images"] if image.get("verdict")):
+        present = judged.get(image["image"])
+        if present is None or (image["verdict"] in _BREAKING and present["verdict"] not in _BREAKING):
+            judged[image["image"]] = image
+    packages = next((impact["packages"] for impact in sound if impact.get("packages")), None)
+    breaks = {name: _broken(image) for name, image in sorted(judged.items()) if image["verdict"] in _BREAKING}
+    unjudged = {name: impact for name, impact in impacts.items() if isinstance(impact, str)}
+    return {
+        **({"packages": packages} if packages else {}),
+        "verdicts": dict(Counter(str(image["verdict"]) for image in judged.values())),
+        "breaks": breaks,
+        **({"not_judged": unjudged} if unjudged else {}),
+    }
+
+
+def _broken(image: Mapping[str, Any]) -> str:
+    reasons = [reason.get("text") or "" for reason in image.get("reasons", ())]
+    return f"{image['verdict']}: {reasons[0]}" if reasons else str(image["verdict"])
+
+
+def _to_fetch(rollout: Rollout, discovery: Discovery, names: Iterable[str], nodes: int) -> dict[str, Any]:
+    """Return the bytes to fetch, and the nodes that would refuse."""
+    sizes, refusals = list[int](), dict[str, str]()
+    for arguments, group in alike(rollout, names, PREFLIGHT):
+        for name, answer in discovery.query("baseimg.fetch", group, arguments).items():
+            try:
+                if answer.data is None:
+                    refusals[name] = _reason(answer)
+                else:
+                    sizes.append(rollout_answers.read(rollout_answers.fetched, answer.data, __version__).size)
+            except AnswerInvalid as exc:
+                refusals[name] = f"[{rollout_answers.INVALID}] {exc}"
+    size = {"bytes_per_node": max(sizes), "bytes": round(nodes * sum(sizes) / len(sizes))} if sizes else {}
+    return {**size, **({"refusals": refusals} if refusals else {})}
+
+
+def _duration(rollout: Rollout, earlier: Iterable[Rollout]) -> dict[str, Any]:
+    rates = forecast.measured(earlier, timestamp)
+    if rates is None:
+        return {}
+    waves = [sum(rollout.wave_counts(index).values()) for index in range(len(rollout.waves))]
+    limit = rollout.rules.max_unavailable.of(rollout.total)
+    return {"seconds": forecast.seconds(waves, limit, rollout.rules.soak, rates), "rates_of": rates.rollout}

@@ -1,0 +1,55 @@
+"""Follow a rollout from its record, while another process drives it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ..model.rollout import progress as rollout_progress
+from ..model.rollout import record as rollout_record
+from ..model.rollout.record import Rollout
+from . import summaries
+from .errors import RolloutUnknown
+from .screen import Screen
+from .store import Store
+
+INTERVAL = 2.0  # seconds between two reads of the record
+
+
+def watch(store: Store, name: str | None, screen: Screen) -> dict[str, Any]:
+    """
+    Write a rollout's events until it halts or ends, or until no process drives it.
+
+    Args:
+        store: the records.
+        name: an ID or a base; ``None`` for the newest rollout.
+        screen: where to write.
+
+    Returns:
+        The summary.
+
+    Raises:
+        RolloutUnknown: there is no such rollout.
+        RecordInvalid: the record is damaged.
+    """
+    rollout = _find(store, name)
+    written = ""
+    while True:
+        for at, text in rollout.events:
+            if at > written:
+                screen.say(f"{at[11:19]} {rollout.base} {rollout.version}: {text}")
+        written = rollout.events[-1][0] if rollout.events else written
+        if rollout.state not in rollout_record.ACTIVE or not store.driving_process(rollout.base):
+            screen.close()
+            return summaries.summary(store.read(rollout.id))
+        screen.show(rollout_progress.line(rollout_progress.progress(rollout), 0, 0.0))
+        time.sleep(INTERVAL)
+        rollout = store.read(rollout.id)
+
+
+def _find(store: Store, name: str | None) -> Rollout:
+    if name is not None:
+        return store.find(name)
+    if not store.ids():
+        raise RolloutUnknown("there is no rollout yet", "start one with 'salt-run baseimg.rollout'")
+    return store.read(store.ids()[0])
