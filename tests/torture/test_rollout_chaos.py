@@ -137,7 +137,7 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-def differences(record: dict[str, Any], shown: dict[str, str]) -> list[str]:
+def differences(record: dict[str, Any], live_versions: dict[str, str]) -> list[str]:
     """Compare a record with what new containers show; a node with an unknown outcome shows one of both versions."""
     wrong = []
     for name, node in record["nodes"].items():
@@ -146,8 +146,8 @@ def differences(record: dict[str, Any], shown: dict[str, str]) -> list[str]:
             "rolled-back": {node["from_version"]},
             "skipped": {NEW} if node["code"] == "at-version" else {node["from_version"] or OLD, OLD},
         }.get(node["state"], {OLD, NEW} if node["started"] else {node["from_version"] or OLD})
-        if shown[name] not in expected:
-            wrong.append(f"{name} shows {shown[name]}, the record says {json.dumps(node)}")
+        if live_versions[name] not in expected:
+            wrong.append(f"{name} shows {live_versions[name]}, the record says {json.dumps(node)}")
     return wrong
 
 
