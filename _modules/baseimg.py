@@ -656,7 +656,8 @@ def hold(base, version, reason, until=None, **kwargs):
     until
         When the hold ends by itself: ISO 8601 in UTC, ``'2026-12-01'`` or ``'2026-12-01T04:00Z'``. Default: never.
 
-    Returns ``changed``, ``base`` and its ``holds`` (``version``, ``reason``, ``by``, ``at``, ``until``).
+    Returns ``changed``, ``base`` and its ``holds`` (``version``, ``reason``, ``by``, ``at``, ``until`` if it ends), and a
+    ``note`` if neither this node nor pillar knows the version: it may be misspelt.
 
     CLI Example:
 
@@ -666,7 +667,8 @@ def hold(base, version, reason, until=None, **kwargs):
     """
     with _operation("", kwargs) as minion:
         named = _text(base, "base"), _text(version, "version"), _text(reason, "reason")
-        return ops_hold.hold(minion.context(), *named, ops_hold.utc_time(until, "until"))
+        ends, known = ops_hold.utc_time(until, "until"), minion.known_versions(base)
+        return short.without_empty(ops_hold.hold(minion.context(), *named, ends, known))
 
 
 def give_up(base, container, **kwargs):
@@ -705,7 +707,7 @@ def unhold(base, version=None, **kwargs):
     version
         The version; default: all.
 
-    Returns ``changed``, ``base`` and the remaining ``holds``.
+    Returns ``changed``, ``base`` and the remaining ``holds``, if there are any.
 
     CLI Example:
 
@@ -715,7 +717,7 @@ def unhold(base, version=None, **kwargs):
     """
     with _operation("", kwargs) as minion:
         held = None if version is None else _text(version, "version")
-        return ops_hold.unhold(minion.context(), _text(base, "base"), held)
+        return short.without_empty(ops_hold.unhold(minion.context(), _text(base, "base"), held))
 
 
 def prune(base=None, keep=1, test=False, **kwargs):
@@ -1051,8 +1053,8 @@ def verify(base=None, deep=False):
     of the live content and are damaged with it. ``mixed`` lists the bases below, with ``version``, whose files show
     through although the base must show its own image; with ``deep``, findings ``below`` are paths at which they do,
     against the record. ``proof`` says how the live content was proven: ``bundle``,
-    ``from-start``, ``engine``, ``assumed``, or empty for a content that was never compared with an image. The exit code
-    is 1 if a base is not ``ok``.
+    ``from-start``, ``engine``, ``assumed``, or absent for a content that was never compared with an image. Empty lists
+    are left out. The exit code is 1 if a base is not ``ok``.
 
     CLI Example:
 
@@ -1066,7 +1068,7 @@ def verify(base=None, deep=False):
         checked = bases.recorded(engine) if base is None else bases.locate_all(engine, _text(base, "base"))
         results = [ops_verify.verify(engine, checked_base, bool(deep)) for checked_base in checked]
     __context__["retcode"] = 0 if all(result["ok"] for result in results) else 1
-    return results
+    return short.without_empty(results)
 
 
 def history(base):
@@ -1076,6 +1078,8 @@ def history(base):
     base
         The base's reference or chain ID.
 
+    Returns for each swap what docs/reference/store-format.md lists, without empty keys.
+
     CLI Example:
 
     .. code-block:: bash
@@ -1083,7 +1087,7 @@ def history(base):
         salt-call baseimg.history corp/base:12.0
     """
     with _operation() as minion:
-        return ops_contents.history(minion.engine(), _text(base, "base"))
+        return short.without_empty(ops_contents.history(minion.engine(), _text(base, "base")))
 
 
 def metrics(path=None):

@@ -290,8 +290,9 @@ def hold(base, version, reason, until=None, tgt="*", tgt_type="glob", timeout=No
         As for :py:func:`baseimg.fleet`.
 
     Returns the names of the nodes that ``changed``, those that are ``unchanged`` (an equal hold exists), those
-    ``without`` the base, ``unreachable`` nodes, ``failed`` (node → error), and ``retcode``: 1 if a node is unreachable
-    or failed, or if no node has the base. The command can be repeated.
+    ``without`` the base, ``unreachable`` nodes, ``failed`` (node → error), ``notes`` (note → nodes) if a version may be
+    misspelt, and ``retcode``: 1 if a node is unreachable or failed, or if no node has the base. The command can be
+    repeated.
 
     CLI Example:
 

@@ -214,6 +214,11 @@ class Minion:
             return None
         return str(declared["version"]) if declared else None
 
+    def known_versions(self, base: str) -> set[str]:
+        """Return the versions that pillar declares for a base, and those of its bundles; empty if pillar is invalid."""
+        declared = self.declared_bases().get(base)
+        return {declared["version"], *declared["bundles"]} if declared else set()
+
     def examine(self, salt: str, suite: str) -> list[Check]:
         """
         Run every check of ``baseimg.doctor``, and save whether the node is ready, for the grain.

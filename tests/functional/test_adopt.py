@@ -407,7 +407,7 @@ class TestUnproven:
         status = legacy_node.status()
         assert (status["version"], status["pristine"], status["pristine_kept"]) == ("12.1", "unproven", False)
         (verified,) = legacy_node.lab.verify(BASE, deep=True)
-        assert (verified["pristine"], verified["findings"]) == ("unproven", [])
+        assert (verified["pristine"], "findings" in verified) == ("unproven", False)
         assert (
             "docs/operating/taking-over.md"
             in legacy_node.lab.refused("pristine-unproven", "converge", BASE, "12.0").info["hint"]

@@ -49,7 +49,7 @@ class TestRollbackAgain:
         lab.minion.pillar = {"baseimg": {"bases": {BASE: {"version": "12.1", "bundles": bundles}}}}
         assert "pillar still declares 12.1" in lab.rollback(BASE)["note"]
         lab.converge(BASE, "12.1", bundles)
-        assert "note" not in lab.rollback(BASE, hold=True)
+        assert "pillar still declares 12.1: the hold blocks it" in lab.rollback(BASE, hold=True)["note"]
 
 
 class TestHold:
@@ -95,9 +95,15 @@ class TestHold:
         assert lab.hold(BASE, "12.1", reason="broken")["changed"] is False
         assert lab.converge(BASE, "12.1", bundles)["changed"] is False
         lab.refused("base-held", "apply", bundles["12.1"]["source"])
-        assert lab.unhold(BASE, "12.1")["holds"] == []
+        assert "holds" not in lab.unhold(BASE, "12.1")
         assert lab.unhold(BASE)["changed"] is False
         assert lab.converge(BASE, "12.1", bundles)["changed"] is True
+
+    def test_a_version_that_nobody_knows_has_a_note(self, lab: Lab, bundles: dict[str, Any]) -> None:
+        lab.minion.pillar = {"baseimg": {"bases": {BASE: {"version": "12.1", "bundles": bundles}}}}
+        assert "note" not in lab.hold(BASE, "12.2", reason="broken")
+        done = lab.hold(BASE, "12.21", reason="broken")
+        assert (done["changed"], done["note"].partition("known: ")[2]) == (True, "'12.0' or '12.1' or '12.2'")
 
     def test_nothing_stays_behind_when_the_hold_is_lifted(self, lab: Lab, bundles: dict[str, Any]) -> None:
         lab.hold(BASE, "12.1", reason="broken")

@@ -43,7 +43,7 @@ def verify(minion: Minion, deep: bool) -> dict:
 @pytest.mark.parametrize("deep", [False, True])
 def test_what_was_applied_is_there(node, deep):
     verified = verify(node, deep)
-    assert (verified["ok"], verified["findings"], verified["version"]) == (True, [], "2")
+    assert (verified["ok"], "findings" in verified, verified["version"]) == (True, False, "2")
     assert verified["pristine"] == ("proven" if deep else "not checked")
 
 
@@ -65,7 +65,7 @@ def test_quick(node, change, finding, differs):
     change(live(node))
     verified = verify(node, deep=False)
     assert not verified["ok"]
-    kinds = {(entry["path"], entry["finding"]): entry["differs"] for entry in verified["findings"]}
+    kinds = {(entry["path"], entry["finding"]): entry.get("differs") for entry in verified["findings"]}
     assert finding in kinds
     assert differs is None or differs in kinds[finding]
 

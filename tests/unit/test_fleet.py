@@ -163,7 +163,7 @@ ABSENT = "ERROR: [base-absent] no image corp/base:12.0 and no record of it on th
 class TestHolds:
     def test_nodes_are_sorted_by_what_the_function_did(self) -> None:
         answers = {
-            "node10": CHANGED,
+            "node10": {**CHANGED, "note": "neither this node nor pillar knows version 12.9\x1b[2J"},
             "node2": CHANGED,
             "node3": UNCHANGED,
             "node4": ABSENT,
@@ -175,7 +175,8 @@ class TestHolds:
         assert (collected["changed"], collected["unchanged"]) == (["node2", "node10"], ["node3"])
         assert (collected["without"], collected["unreachable"]) == (["node4"], ["node7"])
         assert collected["failed"].keys() == {"node5", "node6", "node8"}
-        assert "\x1b" not in str(collected["failed"]["node5"])
+        assert list(collected["notes"].values()) == [["node10"]]
+        assert "\x1b" not in str(collected)
 
     @pytest.mark.parametrize(
         ("answers", "retcode"),

@@ -13,8 +13,8 @@ NAMELESS = "sha256:" + "1f" * 32
 
 def status(**more: Any) -> dict[str, Any]:
     generations = [
-        {"number": 0, "version": "12.0", "current": False, "damaged": False},
-        {"number": 1, "version": "12.1", "current": True, "damaged": False},
+        {"number": 0, "version": "12.0", "current": False, "damaged": False, "activated": "2026-01-01T00:00:00Z"},
+        {"number": 1, "version": "12.1", "current": True, "damaged": False, "activated": "2026-02-01T00:00:00Z"},
     ]
     return {
         "base": "corp/base:12.0",
@@ -43,14 +43,16 @@ class TestNode:
         assert summary.of_node([status()]) == ["corp/base:12.0  12.1  (was 12.0)  3 images"]
 
     def test_a_base_that_never_changed(self) -> None:
-        assert summary.of_node([status(version="12.0", previous=None, declared=None)]) == [
-            "corp/base:12.0  12.0  3 images"
-        ]
+        only = [{"number": 0, "version": "12.0", "current": True, "damaged": False, "activated": "2026-01-01T00:00:00Z"}]
+        quiet = status(version="12.0", previous=None, declared=None, generations=only)
+        assert summary.of_node([quiet]) == ["corp/base:12.0  12.0  3 images"]
 
     def test_after_a_rollback(self) -> None:
-        """A rollback leads to the previous generation, which is live then."""
+        """A rollback leads to the previous generation, which is live then; the version that it left is told."""
         back = status(version="12.0", declared=None)
-        assert summary.of_node([back]) == ["corp/base:12.0  12.0  3 images"]
+        for item, at in zip(back["generations"], ("2026-03-01T00:00:00Z", "2026-02-01T00:00:00Z"), strict=True):
+            item.update(current=item["number"] == 0, activated=at)
+        assert summary.of_node([back]) == ["corp/base:12.0  12.0  (was 12.1)  3 images"]
 
     def test_whatever_needs_a_person_has_a_line(self) -> None:
         hold = {"version": "12.2", "by": "root", "until": "", "reason": "shop does not start", "at": "x"}

@@ -112,8 +112,8 @@ def _base(status: Mapping[str, Any]) -> str:
     if "error" in status:
         return printable(f"{name}  [{status['error']['code']}] {status['error']['message']}", _LINE)
     version, images = status["version"], status["images"]
-    former = {item["number"]: item["version"] for item in status["generations"]}.get(status["previous"])
-    cells = [name, version, f"(was {former})" if former not in (None, version) else "", _images(images)]
+    former = _former(status)
+    cells = [name, version, f"(was {former})" if former not in ("", version) else "", _images(images)]
     if status.get("declared") not in (None, version):
         cells.append(f"declared: {status['declared']}")
     prepared = [
@@ -130,6 +130,17 @@ def _base(status: Mapping[str, Any]) -> str:
     ]
     cells += [drift(status), "running" if status["running"] else "", "held" if status["holds"] else ""]
     return printable("  ".join(cell for cell in cells if cell), _LINE)
+
+
+def _former(status: Mapping[str, Any]) -> str:
+    """Return the version that was live before; empty if it is unknown."""
+    others = [item for item in status["generations"] if not item["current"]]
+    for item in others:
+        if item["number"] == status["previous"]:
+            return str(item["version"])
+    # after a rollback the record has no way back but the live generation
+    left = [item for item in others if item["activated"] and item["version"] != status["version"]]
+    return str(max(left, key=lambda item: item["activated"])["version"]) if left else ""
 
 
 def _images(images: Sequence[str]) -> str:
@@ -187,8 +198,10 @@ def of_rollback(result: Mapping[str, Any], version: str | None, declared: str | 
     if not result["changed"] and version is None:
         notes.append(f"{result['base']} is rolled back to {result['to']} already; to= selects another version")
     held = {hold["version"] for hold in result["holds"]}
-    if declared not in (None, result["to"]) and declared not in held:
-        notes.append(f"pillar still declares {declared}: the next state.apply applies it again; baseimg.hold blocks it")
+    if declared not in (None, result["to"]):
+        blocked = "the hold blocks it until baseimg.unhold"
+        again = "the next state.apply applies it again; baseimg.hold blocks it"
+        notes.append(f"pillar still declares {declared}: {blocked if declared in held else again}")
     return {**result, "note": "; ".join(notes)} if notes else dict(result)
 
 

@@ -107,6 +107,7 @@ def locate_all(engine: Engine, name: str, chain_id: str | None = None) -> list[B
 
 def _by_record(engine: Engine, name: str) -> Base:
     unreadable: list[BaseimgError] = []
+    known = [tag for image in engine.images() for tag in image.tags]
     for layer in engine.layer_homes():
         try:
             record = Store(layer).read()
@@ -117,10 +118,15 @@ def _by_record(engine: Engine, name: str) -> Base:
         if record and name in (record.reference, *record.names):
             base = by_chain(engine, record.chain_id, name, record.diff_ids)
             return base if name == record.reference else replace(base, matched=record.reference)
+        known += [record.reference] if record else []
     if unreadable:
         raise unreadable[0]
-    tags = [tag for image in engine.images() for tag in image.tags]
-    raise BaseAbsent(f"no image {name} and no record of it on this node", suggestion=misspelling.suggest(name, tags))
+    similar = misspelling.of_similar_repository(name, known)
+    raise BaseAbsent(
+        f"no image {name} and no record of it on this node",
+        f"similar on this node: {similar}; normal on a node without this base" if similar else "",
+        misspelling.suggest(name, known),
+    )
 
 
 def _may_be(engine: Engine, layer: str, name: str) -> bool:

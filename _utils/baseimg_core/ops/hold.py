@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
 from typing import Any
 
 from ..context import Context
@@ -16,7 +17,9 @@ from . import bases
 from .bases import Base
 
 
-def hold(context: Context, name: str, version: str, reason: str, until: str = "") -> dict[str, Any]:
+def hold(
+    context: Context, name: str, version: str, reason: str, until: str = "", declared: Collection[str] = ()
+) -> dict[str, Any]:
     """
     Block a version of a base on this node.
 
@@ -26,20 +29,24 @@ def hold(context: Context, name: str, version: str, reason: str, until: str = ""
         version: The version to block. If it is live, it stays live, but the base never converges to it again.
         reason: The reason, for operators.
         until: The expiry time, ISO 8601 in UTC; empty for no expiry.
+        declared: The versions that pillar knows of the base.
 
     Returns:
-        ``changed``, ``base`` and all ``holds`` of the base.
+        ``changed``, ``base``, all ``holds`` of the base, and a ``note`` if neither the node nor pillar knows the version.
 
     Raises:
         ArgumentInvalid: The expiry time has passed.
     """
     if until and until <= now():
         raise validation.wrong("until", until, f"a time in the future (it is {now()})")
-    results = []
+    results, known = [], set(declared)
     for base in bases.locate_all(context.engine, name):
         with base.store.lock(context.lock_timeout, context.by):
             results.append(_result(base, add(base, Hold(version, reason, context.by, now(), until))))
-    return _merged(results)
+            record = base.store.read() or bases.pristine_record(base)
+            known |= {base.version, *(generation.version for generation in record.generations.values())}
+    note = f"neither this node nor pillar knows version {version}; known: {validation.quoted(sorted(known))}"
+    return {**_merged(results), "note": "" if version in known else note}
 
 
 def unhold(context: Context, name: str, version: str | None = None) -> dict[str, Any]:

@@ -159,8 +159,10 @@ def _version(base: Base, record: Record, version: str) -> Generation:
             f"{base.reference} never showed version {version}, which is prepared", "use baseimg.converge to go forward"
         )
     if generation is None:
-        versions = validation.quoted(usable.version for usable in record.usable if not usable.is_prepared)
-        raise NoWayBack(f"{base.reference} has no generation of version {version}; it has {versions}")
+        for damaged in (record.generations[number] for number in record.present):
+            if damaged.version == version:
+                raise _unusable(base, record, damaged)
+        raise NoWayBack(f"{base.reference} has no generation of version {version}; it has {_targets(record)}")
     return generation
 
 
@@ -169,5 +171,21 @@ def _previous(base: Base, record: Record) -> Generation:
         raise NoWayBack(f"{base.reference} has no previous generation")
     generation = record.generations[record.previous]
     if generation.damaged:
-        raise NoWayBack(f"the previous generation of {base.reference}, version {generation.version}, is damaged")
+        raise _unusable(base, record, generation)
     return generation
+
+
+def _unusable(base: Base, record: Record, damaged: Generation) -> NoWayBack:
+    """Return the error for a rollback to a generation that was changed out of band, which may be the live one."""
+    live = "is live and " if damaged is record.live else ""
+    damage = f" ({damaged.damage})" if damaged.damage else ""
+    return NoWayBack(
+        f"version {damaged.version} of {base.reference} {live}was changed on this node{damage}; sound on this node: "
+        f"{_targets(record) or 'no version'}",
+        "baseimg.converge with repair: true makes it again; to= rolls back to a sound version",
+    )
+
+
+def _targets(record: Record) -> str:
+    """Return the versions that a rollback can lead to, in quotes."""
+    return validation.quoted(usable.version for usable in record.usable if not usable.is_prepared)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 _SIMILAR = 0.8  # of 1: "corp/bsae" resembles "corp/base"; "corp/base" does not resemble "corp/java"
+_NAMED = 3  # references in one text
 
 
 def suggest(reference: str, known: Iterable[str]) -> str:
@@ -21,11 +22,22 @@ def suggest(reference: str, known: Iterable[str]) -> str:
         if name == reference:
             continue
         known_repository, known_tag = _split(name)
-        same_repository = repository == known_repository
-        alike = same_repository or difflib.SequenceMatcher(None, repository, known_repository).ratio() >= _SIMILAR
-        if alike and (tag == known_tag or (not tag and same_repository)):
+        without_tag = not tag and repository == known_repository
+        if without_tag or (tag == known_tag and _resemble(repository, known_repository)):
             matches.append(name)
-    return " or ".join(matches[:3])
+    return " or ".join(matches[:_NAMED])
+
+
+def of_similar_repository(reference: str, known: Iterable[str]) -> str:
+    """Return the known references whose repository is that of ``reference`` or resembles it, as text."""
+    repository, _tag = _split(reference)
+    matches = [name for name in sorted({*known} - {reference}) if _resemble(repository, _split(name)[0])]
+    more = f" and {len(matches) - _NAMED} more" if len(matches) > _NAMED else ""
+    return ", ".join(matches[:_NAMED]) + more
+
+
+def _resemble(repository: str, other: str) -> bool:
+    return repository == other or difflib.SequenceMatcher(None, repository, other).ratio() >= _SIMILAR
 
 
 def _split(reference: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...errors import ArgumentInvalid
@@ -20,7 +20,7 @@ def text(value: object, key: str) -> str:
         if value != value.strip():
             raise wrong(key, value, f"a text without spaces at its ends: {value.strip()!r}")
         return value
-    expected = f"a text: write it in quotes, {quoted(_spellings(value))}" if _is_number(value) else "a text"
+    expected = f"a text: write it in quotes, {_typed(_spellings(value))}" if _is_number(value) else "a text"
     raise wrong(key, value, expected)
 
 
@@ -138,11 +138,14 @@ def _is_number(value: object) -> bool:
 
 
 def quoted(versions: Iterable[str]) -> str:
-    """Return versions as operators type them, in YAML and in a shell."""
-    names = list(versions)
-    yaml = " or ".join(f"'{name}'" for name in names)
-    shell = " or ".join(f"\"'{name}'\"" for name in names)
-    return f"{yaml} (in a shell: {shell}; YAML reads 12.10 as 12.1)"
+    """Return versions in the quotes of YAML."""
+    return " or ".join(f"'{version}'" for version in versions)
+
+
+def _typed(versions: Sequence[str]) -> str:
+    """Return versions as operators type them, in YAML and in a shell, whose own quotes YAML does not see."""
+    shell = " or ".join(f"\"'{version}'\"" for version in versions)
+    return f"{quoted(versions)}, in a shell {shell}"
 
 
 def untyped_version(key: str, value: object, known: Iterable[str]) -> ArgumentInvalid:
@@ -156,7 +159,7 @@ def untyped_version(key: str, value: object, known: Iterable[str]) -> ArgumentIn
     """
     names = sorted(set(known))
     candidates = [name for name in names if _is_read_as(name, value)] or names or _spellings(value)
-    return wrong(key, value, f"a text: write it in quotes, {quoted(candidates)}")
+    return wrong(key, value, f"a text: write it in quotes, {_typed(candidates)}")
 
 
 def _is_read_as(version: str, value: object) -> bool:

@@ -184,19 +184,25 @@ def sort_holds(expected: Iterable[str], answers: Mapping[str, Any]) -> dict[str,
     Returns:
         The lists ``changed``, ``unchanged``, ``without`` (nodes without the base) and ``unreachable``, the mapping
         ``failed`` (node -> error), and ``retcode``: 1 if a node is unreachable or failed, or if no node has the base.
+        ``notes`` has the nodes of each note; absent without one.
     """
     result: dict[str, Any] = {"changed": [], "unchanged": [], "without": [], "unreachable": [], "failed": {}}
+    notes: dict[str, list[str]] = {}
     for node in sorted({*expected, *answers}, key=natural):
         answer = answers.get(node)
         if node not in answers:
             result["unreachable"].append(node)
         elif isinstance(answer, Mapping) and isinstance(answer.get("changed"), bool):
             result["changed" if answer["changed"] else "unchanged"].append(node)
+            if note := answer.get("note"):
+                notes.setdefault(printable(note, _REASON), []).append(node)
         elif isinstance(answer, str) and answer.startswith(f"ERROR: [{BaseAbsent.code}]"):
             result["without"].append(node)
         else:
             result["failed"][node] = printable(answer, _REASON)
     done = result["changed"] or result["unchanged"]
+    if notes:
+        result["notes"] = notes
     return {**result, "retcode": 0 if done and not (result["unreachable"] or result["failed"]) else 1}
 
 
