@@ -30,7 +30,10 @@ Every failure is a ``CommandExecutionError`` whose ``info`` holds a stable ``cod
 """
 
 import contextlib
+import importlib.util
 import os
+import re
+import shutil
 import sys
 import time
 
@@ -43,6 +46,14 @@ getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 __virtualname__ = "baseimg"
 _VERSION = "0.2.0"
 _FORMAT = 2
+# what the doctor also checks without the core; tests compare both with ops/doctor.py
+_PYTHON, _SALT = (3, 10), 3006
+_UPGRADE = "upgrade the package salt-minion"
+_PACKAGES = {  # subject: requirement, level and code if it is missing, and what then fails
+    "docker SDK": ("docker>=7.1,<8", "warning", "dependency-missing", "containers cannot be restarted"),
+    "zstd": ("zstandard", "failed", "compression-unsupported", "bundles are compressed with zstd by default"),
+    "signatures": ("cryptography", "warning", "signature-unsupported", "signed bundles cannot be verified"),
+}
 
 try:
     import baseimg_core
@@ -78,7 +89,7 @@ try:
         from baseimg_core.ops.containers import give_up as ops_give_up
         from baseimg_core.ops.containers import health as ops_health
     _MISSING = None
-except ImportError as exc:
+except (ImportError, SyntaxError) as exc:  # a Python that is too old may not read the core
     _MISSING = exc
 
 
@@ -94,19 +105,17 @@ def __virtual__():
 def _check_installation():
     """Refuse to work with a missing core, with the core of another version, or without root."""
     if _MISSING is not None:
-        core = (_MISSING.name or "").startswith("baseimg_core")
-        hint = (
-            "run saltutil.sync_all on this minion; for salt-ssh, install baseimg with pip on the target"
-            if core
-            else f"run: salt-pip install {_MISSING.name}"
-        )
+        name = getattr(_MISSING, "name", None) or "baseimg_core"
+        hint = f"{_sync()}; for salt-ssh, install baseimg with pip on the target"
+        hint = hint if name.startswith("baseimg_core") else _pip(f"install {name}")
+        hint = hint if sys.version_info[:2] >= _PYTHON else _UPGRADE
         raise _refused("dependency-missing", f"baseimg cannot run on this minion: {_MISSING}", hint)
     if baseimg_core.__version__ != _VERSION:
         where = os.path.dirname(baseimg_core.__file__)
         raise _refused(
             "version-mixed",
             f"baseimg {_VERSION} cannot use the core of version {baseimg_core.__version__} in {where}",
-            "install baseimg in one way only (file server or pip), then run saltutil.sync_all",
+            _pip("uninstall -y baseimg") if "site-packages" in where else _sync(),
         )
     if os.geteuid() != 0:
         raise _refused(
@@ -117,6 +126,43 @@ def _check_installation():
 def _refused(code, message, hint):
     """The error for an installation that cannot work; the core's own errors may be what is missing."""
     return CommandExecutionError(f"[{code}] {message} -- {hint}", info={"code": code, "message": message, "hint": hint})
+
+
+def _sync():
+    """The command that installs the files of the file server on this minion."""
+    return f"salt-call {'--local ' if __opts__.get('file_client') == 'local' else ''}saltutil.sync_all"
+
+
+def _pip(arguments):
+    """The command of pip for the Python that runs Salt."""
+    return f"{'salt-pip' if shutil.which('salt-pip') else f'{sys.executable} -m pip'} {arguments}"
+
+
+def _checks_without_core(problem):
+    """The checks of the doctor that need no core, as data; ``problem`` is why the core cannot be used."""
+    python, salt_version = ".".join(map(str, sys.version_info[:3])), salt.version.__version__
+    major = int(re.match(r"\d*", salt_version).group() or 0)
+    least = ".".join(map(str, _PYTHON))
+    old_python = ("failed", "python-old", f"{python}, {least} is the oldest that works", _UPGRADE)
+    old_salt = ("failed", "salt-old", f"{salt_version}, {_SALT} is the oldest that works", _UPGRADE)
+    checks = {
+        "installation": ("failed", problem["code"], problem["message"], problem["hint"]),
+        "Python": old_python if sys.version_info[:2] < _PYTHON else ("ok", "", python, ""),
+        "Salt": old_salt if major < _SALT else ("ok", "", salt_version, ""),
+    }
+    for subject, (requirement, level, code, failing) in _PACKAGES.items():
+        package = re.match(r"\w+", requirement).group()
+        missing = (level, code, f"{package} is not installed; {failing}", _pip(f"install '{requirement}'"))
+        checks[subject] = ("ok", "", "installed", "") if importlib.util.find_spec(package) else missing
+    names, order = ("level", "code", "message", "command"), ("failed", "warning", "ok")
+    ordered = sorted(checks.items(), key=lambda item: order.index(item[1][0]))
+    return [{"subject": subject, **dict(zip(names, check, strict=True))} for subject, check in ordered]
+
+
+def _line(check):
+    """The line of a check, as the core writes it."""
+    code, command = (f"[{check['code']}] ", f" -- {check['command']}") if check["code"] else ("", "")
+    return f"{check['level']:7} {check['subject']}: {code}{check['message']}{command}"
 
 
 def layer(image):
@@ -656,8 +702,8 @@ def hold(base, version, reason, until=None, **kwargs):
     until
         When the hold ends by itself: ISO 8601 in UTC, ``'2026-12-01'`` or ``'2026-12-01T04:00Z'``. Default: never.
 
-    Returns ``changed``, ``base`` and its ``holds`` (``version``, ``reason``, ``by``, ``at``, ``until`` if it ends), and a
-    ``note`` if neither this node nor pillar knows the version: it may be misspelt.
+    Returns ``changed``, ``base`` and its ``holds`` (``version``, ``reason``, ``by``, ``at``, ``until`` if it ends), and
+    a ``note`` if neither this node nor pillar knows the version: it may be misspelt.
 
     CLI Example:
 
@@ -1258,9 +1304,8 @@ def doctor(full=False):
             checks = minion.examine(salt.version.__version__, _VERSION)
             findings, lines = diagnosis.as_dict(checks), diagnosis.lines(checks)
     except CommandExecutionError as exc:  # no core, a core of another version, or not root
-        check = {"subject": "installation", "level": "failed", "message": exc.info["message"]}
-        check.update(code=exc.info["code"], command=exc.info["hint"])
-        findings, lines = {"format": 1, "ready": False, "checks": [check]}, [f"failed  installation: {exc}"]
+        checks = _checks_without_core(exc.info)
+        findings, lines = {"format": 1, "ready": False, "checks": checks}, [_line(check) for check in checks]
     __context__["retcode"] = 0 if findings["ready"] else 1
     return {**findings, "time": time.time()} if full else lines
 

@@ -18,6 +18,9 @@ the exit code of ``salt-run``:
 The other functions return an ``error`` with ``code``, ``message`` and ``hint``, and the ``retcode`` 1, if they fail.
 """
 
+import difflib
+import functools
+import inspect
 import os
 import sys
 import time
@@ -34,6 +37,7 @@ from salt.exceptions import SaltClientError, SaltDeserializationError
 getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 
 __virtualname__ = "baseimg"
+_ON_ROLLOUTS = ("rollout", "plan", "resume", "retry", "halt", "rollback", "status", "arrived")
 
 try:
     import baseimg_core
@@ -77,6 +81,52 @@ def __virtual__():
     return __virtualname__
 
 
+def _checked(function):
+    """
+    Refuse wrong arguments of a function in words.
+
+    Salt prints the documentation of the function instead, with the exit code 0.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        named = salt.utils.args.clean_kwargs(**kwargs)
+        try:
+            signature.bind(*args, **named)
+        except TypeError as exc:
+            error = _wrong_arguments(function.__name__, list(signature.parameters), named, exc)
+            return _failure(refusal(error) if function.__name__ in _ON_ROLLOUTS else {"retcode": 1}, error)
+        return function(*args, **named)
+
+    return checked
+
+
+def _wrong_arguments(name, parameters, named, cause):
+    """Return the error for arguments that a function does not take, or that it lacks."""
+    reason = str(cause)
+    unknown = "" if "kwargs" in parameters else next((key for key in named if key not in parameters), "")
+    if unknown:
+        similar = difflib.get_close_matches(unknown, parameters, 1)
+        reason = f"unknown argument {unknown}=" + (f" (did you mean {similar[0]}=?)" if similar else "")
+    takes = ", ".join(parameter for parameter in parameters if parameter != "kwargs")
+    return ArgumentInvalid(f"baseimg.{name}: {reason}; it takes: {takes}", f"run: salt-run -d baseimg.{name}")
+
+
+def _failure(result, error):
+    """Return the result of a command that failed: one line with code and hint for a person, data for a program."""
+    __context__["retcode"] = result["retcode"]  # for state.orchestrate
+    if _for_person():
+        return {"outputter": "txt", "data": {"error": str(error), "retcode": result["retcode"]}}
+    return {**result, "error": error.as_dict()}
+
+
+def _for_person():
+    """True for a command line of ``salt-run`` without an output format, from which ``__opts__`` comes."""
+    return str(__opts__.get("fun", "")).startswith("baseimg.") and "output" not in __opts__
+
+
+@_checked
 def rollout(base, version=None, **kwargs):
     """
     Apply a version of a base on the fleet: a canary, then wave after wave, with a gate after each.
@@ -110,6 +160,7 @@ def rollout(base, version=None, **kwargs):
     return _run(lambda rollouts: rollouts.start(base, version, *_policies(kwargs)))
 
 
+@_checked
 def plan(base, version=None, **kwargs):
     """
     Show the waves of a rollout and the change on each node. Changes nothing.
@@ -137,6 +188,7 @@ def plan(base, version=None, **kwargs):
     return _run(lambda rollouts: rollouts.plan(base, version, *_policies(kwargs)))
 
 
+@_checked
 def resume(id=None, only=None):
     """
     Resume rollouts that were halted or whose process ended.
@@ -163,6 +215,7 @@ def resume(id=None, only=None):
     return _run(lambda rollouts: rollouts.resume(id, only))
 
 
+@_checked
 def retry(id):
     """
     Start a new rollout to the failed, refused and unreachable nodes of an earlier one, in one wave.
@@ -181,6 +234,7 @@ def retry(id):
     return _run(lambda rollouts: rollouts.retry(id))
 
 
+@_checked
 def halt(id=None):
     """
     Halt rollouts: no further node starts, and nodes that are applying finish. ``resume`` continues.
@@ -199,6 +253,7 @@ def halt(id=None):
     return _run(lambda rollouts: rollouts.halt(id))
 
 
+@_checked
 def rollback(id=None, since=None, nodes=None):
     """
     Roll back the changes of a rollout, on the nodes that it changed and on no other.
@@ -234,6 +289,7 @@ def rollback(id=None, since=None, nodes=None):
     return _run(lambda rollouts: rollouts.roll_back(id, None if since is None else str(since)))
 
 
+@_checked
 def status(id=None):
     """
     Show a rollout with every node, or list all rollouts.
@@ -254,6 +310,7 @@ def status(id=None):
     return _run(lambda rollouts: rollouts.status(id))
 
 
+@_checked
 def arrived(tag, id):
     """
     Converge a node that started or reported new images; for ``reactor/baseimg.sls``.
@@ -279,6 +336,7 @@ def arrived(tag, id):
     return _run(lambda rollouts: rollouts.arrived(tag, id))
 
 
+@_checked
 def hold(base, version, reason, until=None, tgt="*", tgt_type="glob", timeout=None):
     """
     Block a version of a base on nodes: ``baseimg.hold`` on each of them.
@@ -309,6 +367,7 @@ def hold(base, version, reason, until=None, tgt="*", tgt_type="glob", timeout=No
     return _answer(command)
 
 
+@_checked
 def unhold(base, version=None, tgt="*", tgt_type="glob", timeout=None):
     """
     Lift the hold on a version of a base, or all holds of the base, on nodes: ``baseimg.unhold`` on each of them.
@@ -331,6 +390,7 @@ def unhold(base, version=None, tgt="*", tgt_type="glob", timeout=None):
     return _answer(lambda: _change_holds("baseimg.unhold", texts, "", tgt, tgt_type, timeout))
 
 
+@_checked
 def doctor(tgt="*", tgt_type="glob", timeout=None):
     """
     Check whether the fleet is ready for a rollout.
@@ -379,6 +439,7 @@ def _master_checks():
     return [*checks, *ops_doctor.check_top_files(__opts__["file_roots"])]
 
 
+@_checked
 def fleet(tgt="*", tgt_type="glob", timeout=None):
     """
     Show the fleet: versions of each base, drift, outdated containers, unreachable nodes.
@@ -418,6 +479,7 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
     return _answer(command, model_fleet.table)
 
 
+@_checked
 def exposed(advisory=None, package=None, max_age=3600, tgt="*", tgt_type="glob", timeout=None):
     """
     Show who is still exposed: the nodes, images and containers in which a fix is not in effect, grouped by the one
@@ -487,6 +549,7 @@ def _cached_facts(nodes):
     return facts
 
 
+@_checked
 def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
     """
     Write a report on the fleet: one HTML file that needs no network and no server.
@@ -532,6 +595,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
     return _answer(command)
 
 
+@_checked
 def declared():
     """
     Show the rollouts that the master's pillar declares (``baseimg:rollouts``). Asks no node.
@@ -549,6 +613,7 @@ def declared():
     return _answer(lambda: {"rollouts": _mover().survey(), "retcode": 0})
 
 
+@_checked
 def move(base):
     """
     Take the next step of a rollout that the master's pillar declares, and run it until it ends or halts. The engine
@@ -568,6 +633,7 @@ def move(base):
     return _run(lambda rollouts: _mover().move(rollouts, base))
 
 
+@_checked
 def watch(id=None):
     """
     Follow a rollout that another process drives, until it ends or halts. Ctrl-C ends the watch, not the rollout.
@@ -586,6 +652,7 @@ def watch(id=None):
     return _answer(lambda: rollout_watch.watch(Store(__opts__["cachedir"]), id, Screen(sys.stderr)))
 
 
+@_checked
 def metrics(path=None):
     """
     Write metrics of rollouts for Prometheus: the newest rollout of each base, its nodes and waves by state, and whether
@@ -620,6 +687,7 @@ def metrics(path=None):
     return result.get("text", result)
 
 
+@_checked
 def history(base, since=None, tgt="*", tgt_type="glob", timeout=None):
     """
     Export who changed a base, when and to what: the swaps of every node, and the rollouts of this master.
@@ -678,7 +746,7 @@ def _run(command):
             by = globals().get("__user__", "root")
             result = command(Rollouts(transport, Store(__opts__["cachedir"]), gather, by))
     except BaseimgError as exc:
-        result = refusal(exc)
+        return _failure(refusal(exc), exc)
     __context__["retcode"] = result.get("retcode", 0)  # for state.orchestrate
     return dict(result)
 
@@ -747,18 +815,15 @@ def _answer(command, table=None):
     """
     Run a command, and return its result for a program, or ``table`` of it for a person.
 
-    An error is a result, too: one line with code and hint for a person, instead of a traceback.
+    An error is a result, too, instead of a traceback.
     """
-    # __opts__ has the function and the output format of salt-run's command line; a person gives no format
-    for_person = str(__opts__.get("fun", "")).startswith("baseimg.") and "output" not in __opts__
     try:
         with translate_os_errors("a file of this master", "use"):
             result = command()
     except BaseimgError as exc:
-        result = {"error": str(exc) if for_person else exc.as_dict(), "retcode": 1}
-        table = dict if for_person else None
+        return _failure({"retcode": 1}, exc)
     __context__["retcode"] = result.get("retcode", 0)  # for state.orchestrate
-    if not (for_person and table):
+    if not (_for_person() and table):
         return result
     text = table(result)
     if isinstance(text, dict):

@@ -93,7 +93,9 @@ class TestHandEdits:
         assert differences(node.view(), node.views["12.2"]) == []
         assert verify_base(node, deep=True)["ok"]
         assert [generation.damaged for generation in record(node).generations.values()] == [False, True, False]
-        with pytest.raises(NoWayBack, match=r"version 12\.1 of corp/base:12\.0 was changed .*; sound .*: '12\.0' or '12\.2'"):
+        with pytest.raises(
+            NoWayBack, match=r"version 12\.1 of corp/base:12\.0 was changed .*; sound .*: '12\.0' or '12\.2'"
+        ):
             rollback(node)
         rollback(node, "pristine")
         assert differences(node.view(), node.views["12.0"]) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,11 +179,29 @@ class TestFindings:
         function = node.minion.modules["baseimg.doctor"]
         missing = ModuleNotFoundError("No module named 'baseimg_core'", name="baseimg_core")
         monkeypatch.setitem(function.__globals__, "_MISSING", missing)
-        (line,) = function()
-        assert line.startswith("failed  installation: [dependency-missing] ")
-        assert "saltutil.sync_all" in line
+        first, *others = function()
+        assert first.startswith("failed  installation: [dependency-missing] ")
+        assert first.endswith(" -- salt-call --local saltutil.sync_all")
+        subjects = ["Python", "Salt", "docker SDK", "zstd", "signatures"]
+        assert [line.split(":")[0] for line in others] == [f"ok      {subject}" for subject in subjects]
         assert function(full=True)["ready"] is False
         assert node.minion.retcode == 1
+
+    def test_a_node_without_the_core_and_without_packages(self, node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each is one line with the command that mends it, the failures first."""
+        function = node.minion.modules["baseimg.doctor"]
+        monkeypatch.setitem(function.__globals__, "_MISSING", SyntaxError("invalid syntax"))
+        monkeypatch.setitem(function.__globals__, "_PYTHON", (4, 0))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+        monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/salt-pip")
+        lines = [line.split(" -- ") for line in function()]
+        assert [(line.split("]")[0], command) for line, command in lines[:5]] == [
+            ("failed  installation: [dependency-missing", "upgrade the package salt-minion"),
+            ("failed  Python: [python-old", "upgrade the package salt-minion"),
+            ("failed  zstd: [compression-unsupported", "salt-pip install 'zstandard'"),
+            ("warning docker SDK: [dependency-missing", "salt-pip install 'docker>=7.1,<8'"),
+            ("warning signatures: [signature-unsupported", "salt-pip install 'cryptography'"),
+        ]
 
 
 def test_the_grain_reads_the_directories_that_the_doctor_expects(lab: Lab) -> None:
@@ -198,3 +217,8 @@ def test_the_grain_reads_the_directories_that_the_doctor_expects(lab: Lab) -> No
 
 def test_the_oldest_python_is_that_of_the_package() -> None:
     assert f"python_requires = >={'.'.join(map(str, ops_doctor.PYTHON))}\n" in (REPO / "setup.cfg").read_text()
+
+
+def test_the_checks_without_the_core_have_the_same_limits(lab: Lab) -> None:
+    without_core = lab.minion.modules["baseimg.doctor"].__globals__
+    assert (without_core["_PYTHON"], without_core["_SALT"]) == (ops_doctor.PYTHON, ops_doctor.SALT)

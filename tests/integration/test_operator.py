@@ -107,6 +107,12 @@ class TestErrors:
         assert_one_line(fleet.typed(*arguments), code)
 
     @pytest.mark.parametrize(
+        ("arguments", "retcode"), [(("baseimg.rollback", BASE, "to='12.0'"), 17), (("baseimg.hold", BASE), 1)], ids=str
+    )
+    def test_wrong_arguments(self, fleet: Fleet, arguments: tuple[str, ...], retcode: int) -> None:
+        assert_one_line(fleet.typed(*arguments), "argument-invalid", retcode)
+
+    @pytest.mark.parametrize(
         "arguments",
         [("baseimg.fleet",), ("baseimg.doctor",), ("baseimg.report", "path=/tmp/x.html"), ("baseimg.unhold", BASE)],
         ids=str,
@@ -118,13 +124,13 @@ class TestErrors:
         assert_one_line(fleet.typed(*arguments, config_dir=tmp_path), "master-unreachable")
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str], code: str) -> None:
+def assert_one_line(done: subprocess.CompletedProcess[str], code: str, retcode: int = 1) -> None:
     """The command failed, and printed the error as one line with a hint."""
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == retcode, done.stdout + done.stderr
     first, last = done.stdout.splitlines()
     assert first.startswith(f"error: [{code}] ")
     assert " -- " in first
-    assert last == "retcode: 1"
+    assert last == f"retcode: {retcode}"
     assert "Traceback" not in done.stderr
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from baseimg_core.display import duration
 from baseimg_core.model.rollout import fleet
-from baseimg_core.report import data, style
+from baseimg_core.report import data, style, timeline
 from baseimg_core.report.html import Html, tag, text
 from baseimg_core.report.page import page
 from tests.support import fleets
@@ -241,6 +241,15 @@ class TestParts:
         ]
         assert Counter(squares) == Counter(fleets.names(2000))
         assert len(source) < 1_000_000
+
+    @pytest.mark.parametrize("frame", timeline._FRAMES, ids=lambda frame: frame.style)
+    def test_each_time_axis_has_two_labels_and_room_for_them(self, frame: timeline._Frame) -> None:
+        for span in (60, 90, 250, 310, 1500, 2900, 3599, 5000, 40_000, 80_000, 90_000, 200_000, 700_000, 3_000_000):
+            for first in (1_790_000_000, 1_790_000_777):
+                scale = timeline._Scale(frame, first, first + span)
+                places = [scale.x(at) for at in scale.ticks]
+                assert len({scale.label(at) for at in scale.ticks}) >= 2, span
+                assert min(after - before for before, after in itertools.pairwise(places)) >= 55, span
 
     @pytest.mark.parametrize(
         ("number", "expected"),

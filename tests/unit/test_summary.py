@@ -43,7 +43,9 @@ class TestNode:
         assert summary.of_node([status()]) == ["corp/base:12.0  12.1  (was 12.0)  3 images"]
 
     def test_a_base_that_never_changed(self) -> None:
-        only = [{"number": 0, "version": "12.0", "current": True, "damaged": False, "activated": "2026-01-01T00:00:00Z"}]
+        only = [
+            {"number": 0, "version": "12.0", "current": True, "damaged": False, "activated": "2026-01-01T00:00:00Z"}
+        ]
         quiet = status(version="12.0", previous=None, declared=None, generations=only)
         assert summary.of_node([quiet]) == ["corp/base:12.0  12.0  3 images"]
 

@@ -32,7 +32,7 @@ def hold(
         declared: The versions that pillar knows of the base.
 
     Returns:
-        ``changed``, ``base``, all ``holds`` of the base, and a ``note`` if neither the node nor pillar knows the version.
+        ``changed``, ``base``, all ``holds`` of the base, and a ``note`` if neither node nor pillar knows the version.
 
     Raises:
         ArgumentInvalid: The expiry time has passed.

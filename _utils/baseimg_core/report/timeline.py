@@ -13,7 +13,7 @@ from .data import seconds
 from .html import Html, tag
 
 _ROW, _CURVE = 24, 110  # heights
-_STEPS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
+_STEPS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 2419200)
 _POINTS = 400  # the curve has fewer than twice as many points, whatever the number of nodes
 
 
@@ -78,7 +78,7 @@ class _Scale:
 
     @property
     def ticks(self) -> list[float]:
-        """The times at the axis: round, and few."""
+        """The times at the axis: round, and few; beginning and end if fewer than two round ones lie between them."""
         step = next(
             (
                 seconds_per_tick
@@ -88,19 +88,24 @@ class _Scale:
             _STEPS[-1],
         )
         start = self.first - self.first % step + step
-        return [start + step * at for at in range(int((self.last - start) // step) + 1)]
+        ticks = [start + step * at for at in range(int((self.last - start) // step) + 1)]
+        return ticks if len(ticks) > 1 else [self.first, self.last]
+
+    def label(self, at: float) -> str:
+        """Return the label of a tick: time of day, or the day."""
+        moment, span = datetime.datetime.fromtimestamp(at, datetime.timezone.utc), self.last - self.first
+        if span < 300:
+            return moment.strftime("%H:%M:%S")
+        is_end_of_days = span >= 86400 and at in (self.first, self.last)
+        return moment.strftime("%H:%M" if (moment.hour or moment.minute) and not is_end_of_days else "%d %b")
 
 
 def _axis(scale: _Scale, height: int) -> list[Html]:
     parts = []
     for at in scale.ticks:
         x = scale.x(at)
-        moment = datetime.datetime.fromtimestamp(at, datetime.timezone.utc)
-        time_format = (
-            "%H:%M:%S" if scale.last - scale.first < 300 else "%H:%M" if moment.hour or moment.minute else "%d %b"
-        )
         parts.append(tag("line", x1=x, x2=x, y1=4, y2=height - 24, class_="axis"))
-        parts.append(tag("text", moment.strftime(time_format), x=x, y=height - 8, text_anchor="middle"))
+        parts.append(tag("text", scale.label(at), x=x, y=height - 8, text_anchor="middle"))
     return parts
 
 
