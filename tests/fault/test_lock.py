@@ -127,7 +127,7 @@ def test_a_preparation_gives_way(node, preparation):
     assert status["running"].startswith(f"pid {process.pid}, preparation by test, since 20")
     assert (drift(status), status["interrupted"]) == ("", False)
     assert any(line.strip().startswith("running  pid ") for line in summary.of_node([{**status, "declared": None}]))
-    with pytest.raises(LayerBusy):  # a preparation does not displace another one
+    with pytest.raises(LayerBusy, match=r" is held by pid \d+, preparation by test, "):  # it displaces no other one
         prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1)
     began = time.monotonic()
     with base.store.lock(scaled(SECONDS), "an operator"):

@@ -20,7 +20,7 @@ _FOR_PROGRAMS = frozenset({"chain_id", "content", "path", "generation", "pristin
 _REPAIR = "converge with repair: true"
 _REMEDIES = {
     DAMAGED: _REPAIR,
-    INTERRUPTED: "another operation is running, or one crashed; the next converge recovers it",
+    INTERRUPTED: "an operation crashed; the next converge recovers it",
     MIXED: "files of another version of a base below show through; the next converge makes the content exact again",
     NOT_ADOPTED: "salt-call baseimg.adopt",
     RESTARTING: "the next converge starts these containers; baseimg.give_up stops waiting for one",

@@ -153,12 +153,23 @@ class LayerLock:
         try:
             while not _try_lock(descriptor, mode):
                 if time.monotonic() >= deadline:
-                    raise LayerBusy(f"{self._layout.layer} is held by {self._last_holder()}")
+                    raise LayerBusy(f"{self._name()} is held by {self._present_holder(descriptor)}")
                 if not patient:
                     range_locks.mark(descriptor, _AWAITED)
                 time.sleep(_POLL)
         finally:
             range_locks.unmark(descriptor, _AWAITED)
+
+    def _name(self) -> str:
+        """Return the reference of the base for messages; the layer's path without a readable record."""
+        with contextlib.suppress(BaseimgError):
+            return RecordFile(self._layout).reference or self._layout.layer
+        return self._layout.layer
+
+    def _present_holder(self, descriptor: int) -> str:
+        """Return the holder of the lock. Shared locks have no recorded holder."""
+        is_exclusive = range_locks.is_marked(descriptor, _HELD)
+        return self._last_holder() if is_exclusive else "an operation on another base of its nest"
 
     def _last_holder(self) -> str:
         try:
