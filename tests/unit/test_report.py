@@ -219,6 +219,14 @@ class TestParts:
             in ParsedPage(page(fleets.observed_fleet(40), fleets.NOW, record)).text
         )
 
+    def test_an_image_that_breaks_has_its_reasons_and_remedies(self) -> None:
+        reason = {"subject": "libssl3", "text": "split pair with its own libcrypto.so.3", "remedy": "rebuild it"}
+        impacts = fleets.impacts()
+        impacts[1]["impact"]["images"][0].update(verdict="breaks", reasons=[reason])
+        impact_page = ParsedPage(page(fleets.observed_fleet(9), fleets.NOW, None, impacts))
+        assert "✕ breaks" in impact_page.text
+        assert "libssl3 split pair with its own libcrypto.so.3; rebuild it" in impact_page.text
+
     def test_a_rollout_that_has_not_begun(self) -> None:
         record = fleets.rollout(40)
         record["waves"] = [{**wave, "started": "", "ended": "", "state": "pending"} for wave in record["waves"]]

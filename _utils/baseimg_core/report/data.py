@@ -200,12 +200,12 @@ _VERDICTS = tuple(verdict.value for verdict in Verdict)
 
 def images(impacts: Sequence[Mapping[str, Any]]) -> list[Image]:
     """Return images, the worst verdict first. An image has one item for each different result."""
-    by_result: dict[tuple[str, str, str], Image] = {}
+    by_result: dict[tuple[str, ...], Image] = {}
     for answer in impacts:
         for item in answer["impact"].get("images", ()):
             verdict = str(item.get("verdict", ""))
             if verdict:
-                key = (item["image"], verdict, str(item.get("covered")))
+                key = (item["image"], verdict, str(item.get("covered")), str(item.get("reasons")))
                 by_result.setdefault(key, Image(item["image"], verdict, item)).nodes.append(answer["node"])
     order = {verdict: at for at, verdict in enumerate(_VERDICTS)}
     return sorted(by_result.values(), key=lambda image: (order.get(image.verdict, len(order)), natural(image.name)))

@@ -163,7 +163,7 @@ def impact(impacts: Sequence[Mapping[str, Any]]) -> Html:
     queried = [answer["node"] for answer in judged]
     versions = sorted({str(answer["impact"].get("to")) for answer in judged if answer["impact"].get("to")})
     more = f" and {len(queried) - 8} more" if len(queried) > 8 else ""
-    headings = ["Image", "Verdict", "Containers", "Covered by its own layers"]
+    headings = ["Image", "Verdict", "Containers", "Reasons"]
     silent = [
         tag("p", f"{answer['node']} gave no answer: {answer['impact']}") for answer in impacts if answer not in judged
     ]
@@ -189,7 +189,11 @@ def _covered(image: data.Image) -> Html:
     counts = [f"{count} of {total} {what}" for what, (count, total) in image.item.get("covered", {}).items()]
     warned = [tag("p", text) for text in image.item.get("warnings", ())]
     reasons = [
-        tag("li", tag("code", reason.get("subject")), tag("span", f" {reason.get('text')}", class_="soft"))
+        tag(
+            "li",
+            tag("code", reason.get("subject")),
+            tag("span", f" {reason.get('text')}; {reason.get('remedy')}", class_="soft"),
+        )
         for reason in image.item.get("reasons", ())[:_LISTED]
         if isinstance(reason, Mapping)
     ]
