@@ -350,7 +350,8 @@ class Minion:
             BundleUnavailable: A hash file cannot be read.
         """
         policy_pillar.text(name, "name")
-        policy_pillar.check_base(version, chain_id, "ok", str(name))
+        known = bundles if isinstance(bundles, Mapping) else ()
+        policy_pillar.check_base(version, chain_id, "ok", str(name), known)
         sources = self.with_digests(policy_pillar.bundles(bundles, f"{name}:bundles"))
         return str(name), str(version), sources, None if chain_id is None else str(chain_id)
 

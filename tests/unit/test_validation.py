@@ -35,6 +35,20 @@ def test_a_rate_is_more_than_zero(rate: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("known", "meant"),
+    [
+        ((), """'12.1' or '12.10', in a shell "'12.1'" or "'12.10'\""""),
+        (("12.0", "12.10"), """'12.10', in a shell "'12.10'\""""),
+        (("12.0", 12.1, "new"), "'12.1' or '12.10', in a shell "),
+    ],
+)
+def test_a_number_names_the_versions_that_may_be_meant(known: tuple[object, ...], meant: str) -> None:
+    with pytest.raises(ArgumentInvalid) as caught:
+        validation.text(12.1, "version", known)
+    assert f"version is '12.1' (float), expected a text: write it in quotes, {meant}" in caught.value.message
+
+
+@pytest.mark.parametrize(
     ("check", "message"),
     [
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -268,7 +268,8 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         raise _wrong(f"{key}:repair", arguments["repair"], "true or false")
     if arguments["below"] not in (None, *BELOW):
         raise _wrong(f"{key}:below", arguments["below"], f"one of: {', '.join(BELOW)}")
-    check_base(arguments["version"], arguments["chain_id"], arguments["missing"], key)
+    known = arguments["bundles"] if isinstance(arguments["bundles"], Mapping) else ()
+    check_base(arguments["version"], arguments["chain_id"], arguments["missing"], key, known)
     return arguments
 
 
@@ -431,7 +432,7 @@ def keep(value: object, key: str = "keep") -> int:
     return value
 
 
-def check_base(version: object, chain_id: object, missing: object, key: str) -> None:
+def check_base(version: object, chain_id: object, missing: object, key: str, known: Iterable[object] = ()) -> None:
     """
     Validate the fields of one base.
 
@@ -440,11 +441,12 @@ def check_base(version: object, chain_id: object, missing: object, key: str) -> 
         chain_id: The declared chain ID; ``None`` without one.
         missing: The declared reaction to a missing base.
         key: The key of the base, for errors.
+        known: The versions of declared bundles.
 
     Raises:
         ArgumentInvalid: A field is wrong.
     """
-    text(version, f"{key}:version")
+    text(version, f"{key}:version", known)
     if chain_id is not None and not ids.is_digest(chain_id):
         raise _wrong(f"{key}:chain_id", chain_id, "sha256:<64 hex digits>, as baseimg.layer prints it")
     if missing not in MISSING:

@@ -9,9 +9,14 @@ from typing import Any
 from ...errors import ArgumentInvalid
 
 
-def text(value: object, key: str) -> str:
+def text(value: object, key: str, known: Iterable[object] = ()) -> str:
     """
     Return a text. YAML reads an unquoted 12.10 as the number 12.1, another version.
+
+    Args:
+        value: The value.
+        key: Its key, for the error.
+        known: Known values. The error for a number lists those that may be meant.
 
     Raises:
         ArgumentInvalid: The value is wrong; the message has its key.
@@ -20,8 +25,10 @@ def text(value: object, key: str) -> str:
         if value != value.strip():
             raise wrong(key, value, f"a text without spaces at its ends: {value.strip()!r}")
         return value
-    expected = f"a text: write it in quotes, {_typed(_spellings(value))}" if _is_number(value) else "a text"
-    raise wrong(key, value, expected)
+    if not _is_number(value):
+        raise wrong(key, value, "a text")
+    meant = sorted({name for name in known if isinstance(name, str) and _is_read_as(name, value)})
+    raise wrong(key, value, f"a text: write it in quotes, {_typed(meant or _spellings(value))}")
 
 
 def texts(value: object, key: str) -> tuple[str, ...]:
