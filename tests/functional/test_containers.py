@@ -368,6 +368,9 @@ class TestTheGate:
         assert reason.format(seconds) in text
         assert "STILL FAILING on 12.0: app" in text
         assert list(done["restart"]["still_failing"]) == ["app"]
+        # the next state.apply must not try the version again
+        (hold,) = node.lab.status(BASE, full=True)["bases"][0]["holds"]
+        assert (hold["version"], hold["reason"]) == ("12.1", "its automatic rollback failed: app")
         assert node.version("app") == "12.0"
         assert "sleep 12345" not in node.lab.engine.exec("app", "ps")
         # no run has seen it work since, so the next run checks it again

@@ -11,12 +11,13 @@ from ..context import Context
 from ..disk.store.generations import Store
 from ..disk.store.layout import TIME_FORMAT, now
 from ..engine.base import Image
-from ..errors import BaseHeld, EngineUnreachable, SpaceExhausted
+from ..errors import BaseHeld, EngineUnreachable, GateFailed, SpaceExhausted
 from ..linux import probe
 from ..model.containers.policy import Policy
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from . import bases, protected_images, prove
+from . import hold as ops_hold
 from .bases import Base
 from .containers import restart, runner
 from .containers.restart import CompletedSwap, Outcome
@@ -133,6 +134,7 @@ def restart_and_report(
 
     Raises:
         EngineUnreachable: The engine stopped after the base was located.
+        GateFailed: A container failed its gate. If it also fails on the old content, the version is held.
     """
     try:
         result = {**result_of(context, base, record, swapped, Outcome(policy.mode)), "repaired": repaired}
@@ -144,7 +146,14 @@ def restart_and_report(
         raise EngineUnreachable(
             now, "start the engine, then run baseimg.status to see each container's content"
         ) from exc
-    return restart.finish(context, base, record, policy, swapped, result)
+    try:
+        return restart.finish(context, base, record, policy, swapped, result)
+    except GateFailed as exc:
+        if still_failing := exc.result["restart"]["still_failing"]:
+            reason = f"its automatic rollback failed: {', '.join(still_failing)}"
+            ops_hold.add(base, Hold(result["to"], reason, context.by, now()))
+            exc.hint += f"; version {result['to']} is held on this node until baseimg.unhold"
+        raise
 
 
 def result_of(
