@@ -99,6 +99,7 @@ def _checked(function):
             return _failure(refusal(error) if function.__name__ in _ON_ROLLOUTS else {"retcode": 1}, error)
         return function(*args, **named)
 
+    del checked.__wrapped__  # Salt would look there for the arguments, and refuse some itself
     return checked
 
 
@@ -109,7 +110,7 @@ def _wrong_arguments(name, parameters, named, cause):
     if unknown:
         similar = difflib.get_close_matches(unknown, parameters, 1)
         reason = f"unknown argument {unknown}=" + (f" (did you mean {similar[0]}=?)" if similar else "")
-    takes = ", ".join(parameter for parameter in parameters if parameter != "kwargs")
+    takes = ", ".join("keys of the policy" if parameter == "kwargs" else parameter for parameter in parameters)
     return ArgumentInvalid(f"baseimg.{name}: {reason}; it takes: {takes}", f"run: salt-run -d baseimg.{name}")
 
 

@@ -32,7 +32,12 @@ def runner() -> ModuleType:
         ("rollback", [1, 2, 3], {}, "too many positional arguments; "),
         ("rollback", [1], {"id": 1}, "multiple values for argument 'id'; "),
         ("hold", ["corp/base:12.0", "12.1"], {}, "missing a required argument: 'reason'; it takes: base, version, "),
-        ("rollout", [], {"canary": 1}, "missing a required argument: 'base'; it takes: base, version -- "),
+        (
+            "rollout",
+            [],
+            {"canary": 1},
+            "missing a required argument: 'base'; it takes: base, version, keys of the policy -- ",
+        ),
     ],
 )
 def test_a_wrong_argument(
