@@ -15,6 +15,8 @@ the exit code of ``salt-run``:
 - 16: ``failed``: the rollback is incomplete
 - 17: refused: nothing was changed; ``error`` has ``code``, ``message`` and ``hint``, or ``reason`` names the nodes
 
+``salt-run`` without ``--out`` leaves out empty keys of these results.
+
 The other functions return an ``error`` with ``code``, ``message`` and ``hint``, and the ``retcode`` 1, if they fail.
 """
 
@@ -46,6 +48,7 @@ try:
     from baseimg_core.linux.oserrors import translate_os_errors
     from baseimg_core.model import diagnosis
     from baseimg_core.model import metrics as model_metrics
+    from baseimg_core.model import summary as short
     from baseimg_core.model.fixes import exposure
     from baseimg_core.model.fixes import query as fixes_query
     from baseimg_core.model.fixes.fleet import Fleet
@@ -749,7 +752,7 @@ def _run(command):
     except BaseimgError as exc:
         return _failure(refusal(exc), exc)
     __context__["retcode"] = result.get("retcode", 0)  # for state.orchestrate
-    return dict(result)
+    return short.without_empty(dict(result)) if _for_person() else dict(result)
 
 
 def _returns(client):

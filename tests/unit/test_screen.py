@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 
@@ -51,6 +52,15 @@ def test_plain_lines_elsewhere() -> None:
     screen.show("1 of 2")
     screen.close()
     assert stream.getvalue() == "begins\n"
+
+
+def test_a_terminal_that_reports_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`script` and some remote consoles report zero columns."""
+    stream = Terminal()
+    monkeypatch.setattr(stream, "fileno", lambda: 2)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _descriptor: os.terminal_size((0, 0)))
+    Screen(stream).show("x" * 300)
+    assert stream.getvalue() == "\r\x1b[K" + "x" * 79
 
 
 def test_a_line_never_wraps_or_steers_the_terminal() -> None:

@@ -226,7 +226,7 @@ class Driver:
         if not rollout.soak_until:
             until = datetime.now(timezone.utc) + timedelta(seconds=self._rules.soak)
             rollout.set(soak_until=until.isoformat(timespec="milliseconds"))
-        self._move(rollout_record.SOAKING, f"soaks until {rollout.soak_until}")
+        self._move(rollout_record.SOAKING, f"soaks until {rollout.soak_until[:19]}Z")
         watch = self._nodes.watch(name for name, node in rollout.of_wave(index).items() if node.state == UPDATED)
         until, checked, reason = datetime.fromisoformat(rollout.soak_until), time.monotonic(), ""
         while not reason and (left := (until - datetime.now(timezone.utc)).total_seconds()) > 0:

@@ -41,11 +41,12 @@ class Screen:
             self._write(_CLEAR)
 
     def _width(self) -> int:
-        """Return the columns of the terminal, less one: a full line would wrap."""
+        """Return the columns of the terminal, less one: a full line would wrap. ``script`` and others report zero."""
         try:
-            return max(os.get_terminal_size(self._stream.fileno()).columns - 1, 20)
+            columns = os.get_terminal_size(self._stream.fileno()).columns
         except (OSError, ValueError):
-            return _WIDTH - 1
+            columns = 0
+        return max((columns or _WIDTH) - 1, 20)
 
     def _write(self, text: str) -> None:
         self._stream.write(text)
