@@ -125,7 +125,14 @@ def _check_installation():
 
 def _refused(code, message, hint):
     """The error for an installation that cannot work; the core's own errors may be what is missing."""
-    return CommandExecutionError(f"[{code}] {message} -- {hint}", info={"code": code, "message": message, "hint": hint})
+    return _error(f"[{code}] {message} -- {hint}", {"code": code, "message": message, "hint": hint})
+
+
+def _error(text, info):
+    """An error of one line for people. Salt appends the whole ``info`` to the text if it gets both together."""
+    error = CommandExecutionError(text)
+    error.info = info
+    return error
 
 
 def _sync():
@@ -1370,7 +1377,7 @@ def _operation(action="", kwargs=None, saltenv=None):
         minion.finish()
     except BaseimgError as exc:
         minion.discard_rejected(exc)
-        raise CommandExecutionError(str(exc), info=exc.as_dict()) from exc
+        raise _error(str(exc), exc.as_dict()) from exc
     finally:
         minion.close()
 

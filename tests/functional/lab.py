@@ -140,7 +140,7 @@ class Lab:
         assert error.info["code"] in ((code,) if isinstance(code, str) else code)
         assert error.info["message"]
         assert error.info["hint"]
-        assert error.info["message"] in str(error)
+        assert str(error) == f"[{error.info['code']}] {error.info['message']} -- {error.info['hint']}"
         return error
 
 

@@ -90,6 +90,7 @@ def test_a_function_that_fails(nowhere: Caller, name: str) -> None:
     assert done.code == 1, done.out + done.err
     assert re.search(r"\[[a-z]+(-[a-z]+)+\]", done.out + done.err)
     assert "Traceback" not in done.out + done.err
+    assert "Additional info" not in done.out + done.err
 
 
 def test_the_engines_of_a_wrong_declaration(tmp_path: Path) -> None:
