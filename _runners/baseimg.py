@@ -266,9 +266,9 @@ def rollback(id=None, since=None, nodes=None):
     does not apply it again while pillar still declares it. ``baseimg.unhold`` lifts the hold.
 
     id
-        The rollout's ID, or its base, for the newest rollout that changed a node. Default: the only unfinished rollout;
-        if none is unfinished, the newest rollout that changed a node. If several bases have one, the function lists
-        them and changes nothing.
+        The rollout's ID, or its base, for the newest rollout that changed a node. Default: the only unfinished rollout,
+        or, if that halted before it changed a node, the newest of its base that changed one; if none is unfinished, the
+        newest rollout that changed a node. If several bases have one, the function lists them and changes nothing.
 
     since
         An ID or a time (ISO 8601). With a base as ``id``: roll back every rollout of the base since then.

@@ -194,6 +194,15 @@ class TestRollback:
         with pytest.raises(RolloutEmpty):
             fake_master.rollouts.roll_back(None)
 
+    def test_a_refused_attempt_does_not_hide_the_change_before_it(self, fake_master: FakeMaster) -> None:
+        fleet = fake_master.nodes(GOOD, GOOD)
+        changed = fake_master.start()["id"]
+        fleet.nodes["node1"].behaviour = UNFIT
+        assert fake_master.start(NEWER)["cause"] == "refusals"
+        fleet.nodes["node1"].behaviour = GOOD
+        assert fake_master.rollouts.roll_back(None)["id"] == changed
+        assert set(fleet.live_versions().values()) == {OLD}
+
     def test_without_a_name_and_with_changes_of_two_bases_nothing_is_guessed(self, fake_master: FakeMaster) -> None:
         fleet = fake_master.nodes(GOOD)
         first = fake_master.start()["id"]

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 from ..context import Context
 from ..disk.store.generations import Store
-from ..errors import BaseNested, GenerationDamaged
+from ..errors import BaseNested, GenerationDamaged, PristineDamaged
 from ..model.store import nests
 from ..model.store.record import Generation, Record
 from . import bases, masks, prove
@@ -434,5 +434,6 @@ def _check_known(below: Member, member: Member, with_live: bool) -> None:
     if state != "kept":
         raise BaseNested(
             f"{member.record.reference} is built on {below.record.reference}, whose "
-            f"{'live' if is_damaged else 'original'} content is {state}"
+            f"{'live' if is_damaged else 'original'} content is {state}",
+            "" if is_damaged else PristineDamaged.hint,
         )

@@ -241,8 +241,9 @@ class Rollouts:
         Roll back the changes of one or several rollouts.
 
         Args:
-            name: an ID, a base (its newest rollout that changed a node), or ``None``: the only unfinished rollout, or
-                if none is unfinished, the newest rollout that changed a node, if only one base has any.
+            name: an ID, a base (its newest rollout that changed a node), or ``None``: the only unfinished rollout (if
+                it halted before it changed a node, the newest of its base that changed one), or if none is unfinished,
+                the newest rollout that changed a node, if only one base has any.
             since: an ID or a time (ISO 8601): roll back every rollout of the base from then on.
 
         Returns:
@@ -315,7 +316,9 @@ class Rollouts:
         if len(rollouts) > 1:
             commands = "; ".join(f"salt-run baseimg.rollback {rollout.id}" for rollout in rollouts)
             raise RolloutUnknown(f"several rollouts can be meant: {_listed(rollouts)}", commands)
-        return rollouts[0]
+        (rollout,) = rollouts
+        was_refused = rollout.state == rollout_record.HALTED and not _changed_something(rollout)
+        return self._newest_change(rollout.base) if was_refused else rollout
 
     def _newest_change(self, base: str) -> Rollout:
         rollouts = self._store.of_base(base)
