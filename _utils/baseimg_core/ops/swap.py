@@ -142,9 +142,9 @@ def restart_and_report(
         if swapped is None:
             raise
         live_version = record.generations[record.current].version
-        now = f"{record.reference} shows {live_version} now, but its containers cannot be listed: {exc.message}"
+        message = f"{record.reference} shows {live_version} now, but its containers cannot be listed: {exc.message}"
         raise EngineUnreachable(
-            now, "start the engine, then run baseimg.status to see each container's content"
+            message, "start the engine, then run baseimg.status to see each container's content"
         ) from exc
     try:
         return restart.finish(context, base, record, policy, swapped, result)
