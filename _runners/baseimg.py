@@ -39,7 +39,7 @@ from salt.exceptions import SaltClientError, SaltDeserializationError
 getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 
 __virtualname__ = "baseimg"
-_ON_ROLLOUTS = ("rollout", "plan", "resume", "retry", "halt", "rollback", "status", "arrived")
+_ON_ROLLOUTS = ("rollout", "plan", "resume", "retry", "halt", "rollback", "status", "arrived", "move")
 
 try:
     import baseimg_core

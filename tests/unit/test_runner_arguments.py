@@ -27,9 +27,9 @@ def runner() -> ModuleType:
 @pytest.mark.parametrize(
     ("function", "arguments", "named", "reason"),
     [
-        ("rollback", ["corp/base:12.0"], {"to": "12.0"}, "unknown argument to=; it takes: id, since"),
+        ("rollback", ["corp/base:12.0"], {"to": "12.0"}, "unknown argument to=; it takes: id, since, nodes"),
         ("rollback", [], {"sinse": "2026-11-24"}, "unknown argument sinse= (did you mean since=?); "),
-        ("rollback", [1, 2, 3], {}, "too many positional arguments; "),
+        ("rollback", [1, 2, 3, 4], {}, "too many positional arguments; "),
         ("rollback", [1], {"id": 1}, "multiple values for argument 'id'; "),
         ("hold", ["corp/base:12.0", "12.1"], {}, "missing a required argument: 'reason'; it takes: base, version, "),
         (
