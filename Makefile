@@ -40,6 +40,7 @@ engines: setup ## the contract on more engines, file systems and releases of Sal
 
 # CELLS="trixie:3008:lowest sid:3008:highest"
 matrix: setup ## tests on each Python, with the lowest and highest version of each dependency; half an hour
+	@scripts/aarch64.sh
 	@scripts/matrix.sh $(CELLS)
 
 docs: ## write docs/reference/functions.md from the docstrings

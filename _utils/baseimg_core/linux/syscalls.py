@@ -125,7 +125,9 @@ def allocate(descriptor: int, size: int) -> None:
 
 def mount_id(place: str | bytes | int) -> int | None:
     """
-    Return the unique ID of the mount of a path or a descriptor: statx(2). ``None`` before Linux 6.8.
+    Return the unique ID of the mount of a path or a descriptor: statx(2).
+
+    ``None`` before Linux 6.8, and under an emulator that answers 0, which is no mount's ID.
 
     Raises:
         OSError: The call failed.
@@ -135,7 +137,7 @@ def mount_id(place: str | bytes | int) -> int | None:
     _checked(_call("statx", directory, os.fsencode(path), flags, _STATX_MNT_ID_UNIQUE, buffer), place)
     if not ctypes.c_uint32.from_buffer(buffer).value & _STATX_MNT_ID_UNIQUE:
         return None
-    return ctypes.c_uint64.from_buffer(buffer, _STATX_MNT_ID).value
+    return ctypes.c_uint64.from_buffer(buffer, _STATX_MNT_ID).value or None
 
 
 def clone_mount(path: str) -> int:
