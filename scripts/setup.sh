@@ -106,7 +106,7 @@ python_packages() {
 }
 
 command -v "$PYTHON" >/dev/null || apt_install python3 python3-venv
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed: PYTHON=/path/to/it make setup"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || die "Python 3.10 or newer is needed: PYTHON=/path/to/it make setup"
 mapfile -t MISSING < <(missing_packages)
 NEEDS_PYTHON=true
 if installed "$PINS" || { [ "$SET" = demo ] && installed requirements/dev.txt; }; then NEEDS_PYTHON=false; fi
@@ -115,8 +115,8 @@ if [ ${#MISSING[@]} -gt 0 ] || $NEEDS_PYTHON; then
 fi
 if [ ${#MISSING[@]} -gt 0 ]; then say "  Debian packages$(download_size "${MISSING[@]}"): ${MISSING[*]}"; fi
 if $NEEDS_PYTHON; then
-    # pip does not know sizes beforehand; the demo's were measured.
-    say "  $(grep -c == "$PINS") Python packages into $VENV$([ "$SET" != demo ] || echo " (download: 30 MB)")"
+    # pip does not know sizes beforehand; these were measured
+    say "  $(grep -c == "$PINS") Python packages into $VENV(download: $([ "$SET" = demo ] && echo 30 || echo 80) MB)"
 fi
 if [ ${#MISSING[@]} -gt 0 ]; then apt_install "${MISSING[@]}"; fi
 if $NEEDS_PYTHON; then python_packages; fi
