@@ -88,12 +88,12 @@ for cell in "${CELLS[@]}"; do
     IFS=: read -r suite salt resolution <<<"$cell"
     tree "$suite"
     say "$cell"
-    mkdir -p "$WORK/$cell"
-    git clone -q . "$WORK/$cell/repo"
-    requirements "$resolution" >"$WORK/$cell/requirements"
+    mkdir -p "$WORK/cell"
+    git clone -q . "$WORK/cell/repo"
+    requirements "$resolution" >"$WORK/cell/requirements"
     enter "$CACHE/$suite" \
-        bash -euc "$CELL" sh "$suite" "$salt" "$resolution" "$WORK/$cell" "${TESTS[@]}" 2>&1 | tee "build/matrix-$cell.log" | tail -30
-    rm -rf "${WORK:?}/$cell"
+        bash -euc "$CELL" sh "$suite" "$salt" "$resolution" "$WORK/cell" "${TESTS[@]}" 2>&1 | tee "build/matrix-${cell//:/-}.log" | tail -30
+    rm -rf "$WORK/cell"
 done
 .venv/bin/python scripts/tables.py matrix "$WORK/report"
 ! grep -q '"failed": [1-9]' "$WORK/report"

@@ -116,7 +116,7 @@ fi
 if [ ${#MISSING[@]} -gt 0 ]; then say "  Debian packages$(download_size "${MISSING[@]}"): ${MISSING[*]}"; fi
 if $NEEDS_PYTHON; then
     # pip does not know sizes beforehand; these were measured
-    say "  $(grep -c == "$PINS") Python packages into $VENV(download: $([ "$SET" = demo ] && echo 30 || echo 80) MB)"
+    say "  $(grep -c == "$PINS") Python packages into $VENV (download: $([ "$SET" = demo ] && echo 30 || echo 80) MB)"
 fi
 if [ ${#MISSING[@]} -gt 0 ]; then apt_install "${MISSING[@]}"; fi
 if $NEEDS_PYTHON; then python_packages; fi
