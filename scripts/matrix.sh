@@ -13,7 +13,10 @@ CELLS=("$@")
 )
 TESTS=(tests/unit tests/conventions tests/property tests/functional/test_states.py::TestSls::test_bases_from_pillar)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/baseimg-tests/pythons
-PACKAGES=(python3-venv python3-dev gcc libc6-dev git ca-certificates docker.io busybox-static util-linux openssh-client zstd xz-utils rpm)
+PACKAGES=(
+    python3-venv python3-dev gcc libc6-dev git ca-certificates docker.io busybox-static util-linux openssh-client zstd xz-utils rpm
+    e2fsprogs xfsprogs btrfs-progs
+)
 
 say() { echo "matrix: $*"; }
 

@@ -10,9 +10,15 @@ VENV=.venv
 STAMP=$VENV/.installed
 SET=${1:-test}
 
+# The package with Docker's client: since Debian 13 not the engine's.
+docker_client() {
+    (. /etc/os-release; [ "$ID" = debian ] && [ "${VERSION_ID:-99}" -ge 13 ] && echo docker-cli || echo docker.io)
+}
+
 # tool (as `have` looks for it) → Debian package
 DEMO_PACKAGES=(
     dockerd:docker.io        # the private engine
+    "docker:$(docker_client)" # its client
     busybox:busybox-static   # content of the base images
     setpriv:util-linux       # ends the private engine together with its parent
 )
@@ -70,7 +76,7 @@ missing_packages() {
     local pair
     for pair in "${PACKAGES[@]}"; do
         have "${pair%%:*}" || echo "${pair#*:}"
-    done
+    done | sort -u
 }
 
 # What apt would download, in MB; nothing if apt does not know yet.
