@@ -83,6 +83,7 @@ try:
         from baseimg_core.ops import preview as ops_preview
         from baseimg_core.ops import prune as ops_prune
         from baseimg_core.ops import rollback as ops_rollback
+        from baseimg_core.ops import sbom as ops_sbom
         from baseimg_core.ops import status as ops_status
         from baseimg_core.ops import trial as ops_trial
         from baseimg_core.ops import verify as ops_verify
@@ -977,6 +978,40 @@ def containers(base):
     """
     with _operation() as minion:
         return ops_health.health(minion.engine(), _text(base, "base"))
+
+
+def sbom(name, facts=False):
+    """
+    Return an SBOM of what an image or a container really shows on this node: CycloneDX 1.6.
+
+    docs/operating/scanners.md explains it. Each package has its purl and its version as delivered. An updated package
+    has its pedigree: the old version, the fixed advisories, and the bundle with its signer and the time of its swap. A
+    package whose update does not show, or not completely, has the properties ``baseimg:state``, ``baseimg:reason`` and
+    ``baseimg:paths``, and its old version.
+
+    name
+        Reference or ID of an image, or name or ID of a container.
+
+    facts
+        True: return the facts that a document is made of, for ``salt-run baseimg.sbom``: a node does not need the
+        Python packages ``cyclonedx-python-lib`` and ``packageurl-python`` then.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.sbom corp/app:1 --out=json
+    """
+    with _operation() as minion:
+        shown = ops_sbom.facts(minion.context(), _text(name, "name"))
+        if facts:
+            return shown
+        try:
+            from baseimg_core.report import sbom as report_sbom
+        except ImportError as exc:
+            hint = "salt-pip install cyclonedx-python-lib packageurl-python, or run salt-run baseimg.sbom on the master"
+            raise _refused("dependency-missing", f"documents cannot be made on this node: {exc}", hint) from exc
+        return report_sbom.document(shown, __opts__["id"], _VERSION)
 
 
 def impact(base, bundle=None, full=False, saltenv=None):

@@ -23,9 +23,11 @@ The other functions return an ``error`` with ``code``, ``message`` and ``hint``,
 import difflib
 import functools
 import inspect
+import json
 import os
 import sys
 import time
+import uuid
 
 import salt.cache
 import salt.client
@@ -50,6 +52,7 @@ try:
     from baseimg_core.model import metrics as model_metrics
     from baseimg_core.model import summary as short
     from baseimg_core.model.fixes import exposure
+    from baseimg_core.model.fixes import products as fixes_products
     from baseimg_core.model.fixes import query as fixes_query
     from baseimg_core.model.fixes.fleet import Fleet
     from baseimg_core.model.policy import validation
@@ -63,7 +66,7 @@ try:
     from baseimg_core.rollout import watch as rollout_watch
     from baseimg_core.rollout.commands import Rollouts, check_master
     from baseimg_core.rollout.errors import MasterUnreachable
-    from baseimg_core.rollout.fixes import CachedAnswers
+    from baseimg_core.rollout.fixes import CachedAnswers, VexDocuments
     from baseimg_core.rollout.fleet_query import FleetQuery
     from baseimg_core.rollout.mover import Mover
     from baseimg_core.rollout.node_ops import CLOCK_TOLERANCE, skew
@@ -524,6 +527,123 @@ def exposed(advisory=None, package=None, max_age=3600, tgt="*", tgt_type="glob",
         return exposure.as_dict(query, exposure.answer(facts, query), facts, expected, ages)
 
     return _answer(command, exposure.text)
+
+
+def sbom(node, name, path=None, timeout=None):
+    """
+    Make an SBOM of what an image or a container really shows on a node: CycloneDX 1.6, from the node's facts. Needs the
+    Python packages ``cyclonedx-python-lib`` and ``packageurl-python`` on the master.
+
+    node
+        The minion.
+
+    name
+        Reference or ID of an image, or name or ID of a container.
+
+    path
+        Absolute path of the file, which is replaced atomically and is world-readable. Default: return the document.
+
+    timeout
+        As for :py:func:`baseimg.fleet`.
+
+    Returns the document (``baseimg.sbom`` on the node explains it); with ``path``, the ``path`` and the number of
+    ``bytes``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.sbom web1 corp/app:1 path=/srv/sbom/web1-app.cdx.json
+    """
+
+    def command():
+        if path is not None:
+            validation.absolute_path(path, "path")
+        validation.text(node, "node")
+        try:
+            from baseimg_core.report import sbom as report_sbom
+        except ImportError as exc:
+            hint = "salt-pip install cyclonedx-python-lib packageurl-python"
+            raise ArgumentInvalid(f"documents cannot be made: {exc}", hint) from exc
+        facts = _ask([node], "list", timeout, "baseimg.sbom", name, facts=True)[1].get(node)
+        document = report_sbom.document(shapes.sbom(facts), node, baseimg_core.__version__)
+        if path is None:
+            return document
+        return {"path": path, "bytes": ops_status.write_public_file(path, json.dumps(document, indent=1) + "\n")}
+
+    return _answer(command)
+
+
+def vex(path=None, author=None, id=None, max_age=3600, timeout=None):
+    """
+    Write an OpenVEX 0.2 document about the fleet: which advisory matters in which image, on the nodes of this master.
+
+    A fix that is in effect on every node is ``not_affected``, with a statement that says "on the nodes of this fleet
+    only"; never ``fixed``, because the image's digest still has the old files. ``affected`` has what to do.
+    ``under_investigation`` is said where it is not certain, and of everything as long as a node does not answer
+    (docs/operating/scanners.md). Needs the Python package ``packageurl-python`` on the master.
+
+    path
+        Absolute path of the file, which is replaced atomically and is world-readable. Default: return the document.
+
+    author
+        The author. Default: ``baseimg:vex:author`` in the master's configuration.
+
+    id
+        The IRI of the document. Default: ``baseimg:vex:id`` in the master's configuration, else a UUID made from the
+        master's ID.
+
+    max_age, timeout
+        As for :py:func:`baseimg.exposed`.
+
+    The master keeps the last document. As long as nothing changes, the same one is returned; otherwise it has the next
+    ``version``, and unchanged statements keep their times and IDs.
+
+    Returns the document; with ``path``, the ``path``, the number of ``bytes``, and the ``version``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run baseimg.vex path=/srv/www/fleet.openvex.json author='Corp security'
+    """
+
+    def command():
+        if path is not None:
+            validation.absolute_path(path, "path")
+        head = _vex_head(author, id)
+        facts, _expected, _ages = _fixes("*", "glob", timeout, max_age)
+        documents = VexDocuments(__opts__["cachedir"])
+        document = documents.write(lambda before: _vex(facts, _expected, head, before), head["id"])
+        if path is None:
+            return document
+        size = ops_status.write_public_file(path, json.dumps(document, indent=1) + "\n")
+        return {"path": path, "bytes": size, "version": document["version"]}
+
+    return _answer(command)
+
+
+def _vex_head(author, id):
+    """Return the head of the VEX document, from arguments and the master's configuration."""
+    options = __opts__.get("baseimg")
+    declared = options.get("vex") if isinstance(options, dict) else None
+    declared = validation.fields(declared or {}, frozenset({"author", "id"}), "baseimg:vex", "a mapping")
+    author, identity = author or declared.get("author"), id or declared.get("id")
+    validation.text(author, "author")
+    identity = identity or f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_DNS, str(__opts__['id']))}"
+    if ":" not in validation.text(identity, "id"):
+        raise validation.wrong("id", identity, "an IRI, such as https://security.corp/vex/fleet")
+    return {"author": author, "id": identity, "tooling": f"baseimg {baseimg_core.__version__}"}
+
+
+def _vex(facts, expected, head, before):
+    """Return the VEX document after ``before``."""
+    try:
+        from baseimg_core.report import vex as report_vex
+    except ImportError as exc:
+        raise ArgumentInvalid(f"documents cannot be made: {exc}", "salt-pip install packageurl-python") from exc
+    silent = {node: facts.silent.get(node, "did not answer") for node in expected if node not in facts.answered}
+    return report_vex.document(fixes_products.statements(facts), {**facts.silent, **silent}, head, now(), before)
 
 
 def _fixes(tgt, tgt_type, timeout, max_age, packages=None):

@@ -46,7 +46,7 @@ import configparser, re, sys
 parser = configparser.ConfigParser()
 parser.read("setup.cfg")
 extras = parser["options.extras_require"]
-for value in (parser["options"]["install_requires"], extras["zstd"], extras["signatures"], extras["test"]):
+for value in (parser["options"]["install_requires"], extras["zstd"], extras["signatures"], extras["documents"], extras["test"]):
     for line in filter(None, map(str.strip, value.splitlines())):
         if not line.startswith("#"):
             print(re.sub(r">=([^,; ]+)(,<[^; ]+)?", r"==\1", line) if sys.argv[1] == "lowest" else line)

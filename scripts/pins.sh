@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 # A copy, because pip leaves build/ and *.egg-info in the tree that it installs.
 cp -r _utils _modules _states _runners _grains _beacons _engines setup.cfg pyproject.toml LICENSE "$work"
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install -q "$work[salt,zstd,test,lint]"
+"$work/venv/bin/python" -m pip install -q "$work[salt,zstd,documents,test,lint]"
 {
     head -1 requirements/dev.txt
     "$work/venv/bin/python" -m pip freeze --exclude baseimg

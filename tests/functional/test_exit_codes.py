@@ -44,6 +44,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "prune": (),
     "push": ("/nowhere.tar", "127.0.0.1:1/b:1"),
     "rollback": (BASE,),
+    "sbom": ("corp/none:1",),
     "sign": ("/nowhere.tar", "/nowhere.key"),
     "status": (),
     "summary": (),

@@ -177,6 +177,7 @@ class _Answer:
             "activated": live.activated if self.stored else "",
             "manager": packages.manager if packages else "",
             "unknown": self.unknown,
+            "distro": databases.distribution(self._live_stack),
             "updates": effect.updates(packages) if packages else {},
             "awaited": _awaited(awaited),
             **({"installed": self._installed()} if self.installed else {}),

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
+
+from ..errors import ArgumentInvalid
+from ..linux import files
+from ..linux.oserrors import translate_os_errors
 
 _AHEAD = 300  # seconds that a node's clock may be ahead of the master's
 _FUNCTION = "baseimg.fixes"
@@ -90,3 +97,40 @@ def agrees(answer: object, grain: object) -> bool:
         not isinstance(base, Mapping) or versions.get(reference, base.get("version")) == base.get("version")
         for reference, base in live.items()
     )
+
+
+class VexDocuments:
+    """The last VEX documents that this master made, one file for each ID."""
+
+    def __init__(self, cachedir: str) -> None:
+        """``cachedir`` is the master's cache."""
+        self._home = os.path.join(cachedir, "baseimg", "vex")
+
+    def write(self, make: Callable[[Mapping[str, Any] | None], dict[str, Any]], identity: str) -> dict[str, Any]:
+        """
+        Make the next document, and save it.
+
+        Args:
+            make: Returns the next document after the last one; ``None`` for the first.
+            identity: The ID of the document.
+
+        Returns:
+            The document.
+        """
+        path = os.path.join(self._home, hashlib.sha256(identity.encode()).hexdigest() + ".json")
+        document = make(_last(path))
+        with translate_os_errors(path):
+            files.make_directories(self._home)
+            files.save(path, json.dumps(document).encode())
+        return document
+
+
+def _last(path: str) -> Mapping[str, Any] | None:
+    """Return a saved document; ``None`` if there is none. A damaged one is an error: no version is used twice."""
+    try:
+        document = json.loads(files.read_regular(path))
+        return {**document, "version": int(document["version"]), "timestamp": str(document["timestamp"])}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ArgumentInvalid(f"{path} is damaged: {exc}", "remove the file, and give another id") from exc

@@ -249,6 +249,20 @@ def _parse_rpm(parse: Callable[[bytes], _T], headers: Iterable[bytes] | None) ->
         raise Unreadable(f"the rpm database is damaged: {exc}") from exc
 
 
+def distribution(stack: Stack) -> dict[str, str]:
+    """Return ``id`` and ``version`` of an image's distribution, as far as os-release(5) has them."""
+    for path in (b"usr/lib/os-release", b"etc/os-release"):
+        try:
+            text = (_read(stack, path) or b"").decode("utf-8", "replace")
+        except Unreadable:
+            continue
+        fields = dict(line.partition("=")[::2] for line in text.splitlines())
+        named = {"id": fields.get("ID", ""), "version": fields.get("VERSION_ID", "")}
+        if any(named.values()):
+            return {key: value.strip("\"'")[:64] for key, value in named.items() if value}
+    return {}
+
+
 def _read(stack: Stack, path: bytes) -> bytes | None:
     """Return the content of a file in a stack; ``None`` if the file does not exist."""
     node = stack.find(path)

@@ -75,10 +75,7 @@ def knowledge(fleet: Fleet, advisory: str) -> Knowledge:
     """Collect what all nodes know of an advisory."""
     known = Knowledge()
     for observed in fleet.observed:
-        sources = [(observed.updates, observed.version)]
-        if observed.awaited:
-            sources.append((observed.awaited.updates, observed.awaited.version))
-        for updates, version in sources:
+        for updates, version in observed.sources:
             if observed.chain_id not in known.fixed and (names := _fixing(updates, advisory)):
                 known.fixed[observed.chain_id] = ({name: updates[name]["to"] for name in names}, version)
     return known
@@ -103,12 +100,12 @@ def answer(fleet: Fleet, query: Query) -> Answer:
                     result.exposures.append(exposure)
                 else:
                     result.fixed["containers" if item.is_container else "images"] += 1
-    result.exposures += _undeclared(fleet, known)
+    result.exposures += undeclared(fleet, known)
     return result
 
 
-def _undeclared(fleet: Fleet, known: Knowledge) -> Iterator[Exposure]:
-    """Yield the images on a base that other nodes fix and that is declared on none of their own node."""
+def undeclared(fleet: Fleet, known: Knowledge) -> Iterator[Exposure]:
+    """Yield the images on a base that other nodes fix, on nodes that do not declare it."""
     for node, name, image_id, chain_ids in fleet.others:
         for chain_id in chain_ids:
             if chain_id in known.fixed:
@@ -157,6 +154,27 @@ class _AdvisoryJudge:
             return _unknown(observed, item, "", awaited.reason)
         name = self._unnamed[0]
         return _unknown(observed, item, name, f"the update of {name} names no advisories: build it with fixes=")
+
+
+def is_concerned(observed: Observed, advisory: str, known: Knowledge) -> bool:
+    """True if a base on a node has the fix of an advisory in some version, or may have it."""
+    return _AdvisoryJudge(observed, advisory, known).is_concerned
+
+
+def exposure_of(observed: Observed, advisory: str, known: Knowledge, item: Item) -> Exposure | None:
+    """
+    Return the exposure of an image or container to an advisory.
+
+    Args:
+        observed: Its base on its node; one that is concerned.
+        advisory: The advisory.
+        known: What all nodes know of it.
+        item: The image or container.
+
+    Returns:
+        The exposure; ``None`` if the fix is in effect.
+    """
+    return _AdvisoryJudge(observed, advisory, known).exposure(item)
 
 
 class _PackageJudge:

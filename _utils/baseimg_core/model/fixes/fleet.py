@@ -21,6 +21,7 @@ _BASE = {
     "images": [_IMAGE],
     "containers": [_CONTAINER],
     "installed?": {"*": str},
+    "distro?": {"*": str},
 }
 _AWAITED = {"version": str, "reason": str, "held": bool, "known": bool, "updates": {}}
 _OTHER = {"image": str, "id": str, "chain_ids": [str]}
@@ -94,8 +95,16 @@ class Observed:
     awaited: Awaited | None
     #: Versions of the packages that were asked for; ``None`` if none were.
     installed: Mapping[str, str] | None
+    #: ``id`` and ``version`` of the distribution, as far as known.
+    distro: Mapping[str, str]
     #: The images and containers.
     items: tuple[Item, ...]
+
+    @property
+    def sources(self) -> list[tuple[Updates, str]]:
+        """The updates of the live and of the awaited version, each with the version."""
+        awaited = [(self.awaited.updates, self.awaited.version)] if self.awaited else []
+        return [(self.updates, self.version), *awaited]
 
 
 @dataclass(slots=True)
@@ -171,8 +180,15 @@ class Fleet:
             for item in base["containers"]
         ]
         updates = self._same_updates(base["updates"])
+        distro = self._same(tuple(sorted(base.get("distro", {}).items())))
         return Observed(
-            node, **texts, updates=updates, awaited=awaited, installed=base.get("installed"), items=tuple(items)
+            node,
+            **texts,
+            updates=updates,
+            awaited=awaited,
+            installed=base.get("installed"),
+            distro=dict(distro),
+            items=tuple(items),
         )
 
     def _same(self, value: _T) -> _T:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...display import printable
+from ...errors import ArgumentInvalid
 
 INVALID = "answer-invalid"
 _REASON = 300  # maximum length of a reason, in characters
@@ -30,6 +31,20 @@ _JUDGED = {
 _IMPACT = {"to?": _OPTIONAL_TEXT, "images": [_JUDGED]}
 _CHECK = {"subject": str, "level": str, "message": str, "code": str, "command": str}
 _DOCTOR = {"checks": [_CHECK], "time": float}
+
+_COMPONENT = {
+    **dict.fromkeys(("name", "version"), str),
+    **dict.fromkeys(("from?", "to?", "state?", "reason?", "bundle?"), str),
+    "paths?": [str],
+    "advisories?": [str],
+}
+_SBOM = {
+    **dict.fromkeys(("at", "kind", "name", "image", "id", "manager"), str),
+    "digests": [str],
+    "distro": {"*": str},
+    "components": [_COMPONENT],
+    "bases": [dict.fromkeys(("base", "version", "bundle", "signed_by", "activated"), str)],
+}
 
 
 class ShapeInvalid(Exception):
@@ -114,6 +129,22 @@ def check_doctor(answer: Any) -> None:
     for check in answer["checks"]:
         if check["level"] not in ("ok", "warning", "failed"):
             raise ShapeInvalid(f"the level of a check is {printable(repr(check['level']), 100)}")
+
+
+def sbom(answer: Any) -> Any:
+    """
+    Return an answer of ``baseimg.sbom facts=True``.
+
+    Raises:
+        ArgumentInvalid: The node did not answer, failed, or sent something else.
+    """
+    if not isinstance(answer, Mapping):
+        raise ArgumentInvalid(f"no SBOM: {printable(answer or 'the node did not answer', _REASON)}")
+    try:
+        check_shape(answer, _SBOM, "the answer")
+    except ShapeInvalid as exc:
+        raise ArgumentInvalid(f"no SBOM: {invalid(exc)}") from exc
+    return answer
 
 
 def invalid(cause: Exception) -> str:

@@ -1,0 +1,194 @@
+"""The state of every advisory in every image of a fleet: what a VEX document states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from .effect import State
+from .exposure import Exposure, Knowledge, exposure_of, is_concerned, undeclared
+from .fleet import Fleet, Item, Observed, Updates
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """An image, by the digest that a registry knows, else by its ID."""
+
+    #: The name without tag and digest.
+    repository: str
+    #: ``sha256:…`` of the manifest, or the ID of a local image.
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package with a fix, as scanners see it in the image."""
+
+    #: The package manager.
+    manager: str
+    #: ``ID`` of the distribution; empty if unknown.
+    distro: str
+    #: The name.
+    name: str
+    #: The version before the fix; empty if the update added the package.
+    version: str
+
+
+@dataclass(slots=True)
+class Statement:
+    """What is known of one advisory in one image, on all nodes."""
+
+    #: What to do where the fix is not in effect.
+    remedies: set[str] = field(default_factory=set)
+    #: Why it is not certain that it is in effect.
+    doubts: set[str] = field(default_factory=set)
+    #: Digests of the bundles that brought it.
+    bundles: set[str] = field(default_factory=set)
+    #: The packages with the fix.
+    packages: set[Package] = field(default_factory=set)
+
+    def add(self, exposure: Exposure) -> None:
+        """Add an image or container in which the fix is not in effect, or may not be."""
+        if exposure.state is State.UNKNOWN:
+            self.doubts.add(exposure.reason)
+        else:
+            self.remedies.add(exposure.remedy)
+
+    def update(self, other: Statement) -> None:
+        """Add what another statement says."""
+        self.remedies |= other.remedies
+        self.doubts |= other.doubts
+        self.bundles |= other.bundles
+        self.packages |= other.packages
+
+
+Statements = Mapping[str, Mapping[Product, Statement]]
+
+
+def statements(fleet: Fleet) -> Statements:
+    """
+    Return what is known of each advisory in each image of a fleet.
+
+    Most items of a node share their base, version and declaration, and hide nothing: these are judged once.
+    """
+    return _Assessment(fleet).run()
+
+
+class _Assessment:
+    """The assessment of one fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._knowledge = _all_knowledge(fleet)
+        self._names = {item.image_id: _product(item) for observed in fleet.observed for item in observed.items[::-1]}
+        self._result: dict[str, dict[Product, Statement]] = {}
+        # kinds of observed bases: the outcome of each advisory in an item that hides nothing
+        self._kinds: dict[tuple[object, ...], dict[str, Statement]] = {}
+        # pairs of product and kind that are in the result
+        self._merged: set[tuple[Product, tuple[object, ...], bool]] = set()
+
+    def run(self) -> Statements:
+        """Return the statements by advisory and product."""
+        for observed in self._fleet.observed:
+            kind = _kind(observed)
+            for item in observed.items:
+                product = self._product(item)
+                if (product, kind, item.has_awaited) not in self._merged:
+                    self._merged.add((product, kind, item.has_awaited))
+                    for advisory, statement in self._outcomes(kind, observed, item).items():
+                        self._statement(advisory, product).update(statement)
+                if item.pending:
+                    self._add_pending(observed, item, product)
+        for advisory, known in self._knowledge.items():
+            for exposure in undeclared(self._fleet, known):
+                if exposure.item:
+                    self._statement(advisory, self._product(exposure.item)).add(exposure)
+        return self._result
+
+    def _product(self, item: Item) -> Product:
+        return self._names.get(item.image_id) or _product(item)
+
+    def _statement(self, advisory: str, product: Product) -> Statement:
+        return self._result.setdefault(advisory, {}).setdefault(product, Statement())
+
+    def _outcomes(self, kind: tuple[object, ...], observed: Observed, item: Item) -> dict[str, Statement]:
+        """Return the statement of each advisory for an item of this kind that hides nothing."""
+        key = (*kind, item.has_awaited)
+        if key not in self._kinds:
+            plain = Item(item.is_container, item.name, item.image_id, item.digests, item.has_awaited, {})
+            outcomes = {}
+            for advisory, known in self._knowledge.items():
+                if is_concerned(observed, advisory, known):
+                    outcomes[advisory] = statement = Statement()
+                    if exposure := exposure_of(observed, advisory, known, plain):
+                        statement.add(exposure)
+                    elif observed.bundle:
+                        statement.bundles.add(observed.bundle)
+                    statement.packages.update(_packages(observed, advisory))
+            self._kinds[key] = outcomes
+        return self._kinds[key]
+
+    def _add_pending(self, observed: Observed, item: Item, product: Product) -> None:
+        advisories = {
+            advisory
+            for name in item.pending
+            if name in observed.updates
+            for advisory in observed.updates[name]["advisories"]
+        }
+        for advisory in advisories:
+            if exposure := exposure_of(observed, advisory, self._knowledge[advisory], item):
+                self._statement(advisory, product).add(exposure)
+
+
+def _kind(observed: Observed) -> tuple[object, ...]:
+    """Return what decides the outcome of an item that hides nothing; equal updates are one object in a fleet."""
+    awaited = observed.awaited
+    declared = awaited and (awaited.version, awaited.reason, awaited.held, awaited.known, id(awaited.updates))
+    return (
+        observed.base,
+        observed.chain_id,
+        observed.version,
+        observed.bundle,
+        observed.unknown,
+        id(observed.updates),
+        declared,
+    )
+
+
+def _all_knowledge(fleet: Fleet) -> dict[str, Knowledge]:
+    """Return what all nodes together know, by advisory."""
+    known: dict[str, Knowledge] = {}
+    seen: set[tuple[str, int]] = set()
+    for observed in fleet.observed:
+        for updates, version in observed.sources:
+            if (observed.chain_id, id(updates)) not in seen:
+                seen.add((observed.chain_id, id(updates)))
+                for advisory, names in _by_advisory(updates).items():
+                    fixed = known.setdefault(advisory, Knowledge()).fixed
+                    fixed.setdefault(observed.chain_id, ({name: updates[name]["to"] for name in names}, version))
+    return dict(sorted(known.items()))
+
+
+def _by_advisory(updates: Updates) -> dict[str, list[str]]:
+    named: dict[str, list[str]] = {}
+    for name, update in updates.items():
+        for advisory in update["advisories"]:
+            named.setdefault(advisory, []).append(name)
+    return named
+
+
+def _packages(observed: Observed, advisory: str) -> Iterator[Package]:
+    for updates, _version in observed.sources:
+        for name, update in updates.items():
+            if advisory in update["advisories"] and not name.startswith("/"):
+                yield Package(observed.manager, observed.distro.get("id", ""), name.partition(":")[0], update["from"])
+
+
+def _product(item: Item) -> Product:
+    """Return the product of an image: its first name with a digest, else its name and ID."""
+    if item.digests:
+        repository, _, digest = item.digests[0].rpartition("@")
+        return Product(repository, digest)
+    name, _, tag = item.name.rpartition(":")
+    repository = name if name and "/" not in tag and not item.is_container else item.name
+    return Product(repository, item.image_id)

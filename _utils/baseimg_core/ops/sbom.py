@@ -1,0 +1,136 @@
+"""Facts for the SBOM of an image or a container: the packages that it really shows on this node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..context import Context
+from ..disk.packages import databases
+from ..disk.stack.directories import Stack
+from ..disk.store.generations import Store
+from ..disk.store.layout import now
+from ..engine.base import Container, Engine, Image
+from ..errors import ArgumentInvalid, BaseimgError, ImageUnknown
+from ..model.fixes.effect import State, state_of
+from ..model.packages import difference
+from . import bases
+from .containers import usage
+from .fixes import fixes
+
+FORMAT = 1
+
+
+def facts(context: Context, name: str) -> dict[str, Any]:
+    """
+    Return what an image or a container shows, for a document that another machine makes.
+
+    Args:
+        context: The context of the operation.
+        name: The reference or ID of an image, or the name or ID of a container.
+
+    Returns:
+        ``format``, ``at``, ``kind`` (``image`` or ``container``), ``name``, ``image``, ``id`` and ``digests`` of the
+        image, ``distro``, ``manager``, ``components`` (each with ``name``, ``version`` and ``architecture``; of updated
+        packages also ``from``, ``to``, ``state``, ``reason``, ``paths``, ``bundle``) and ``bases`` (``base``,
+        ``version``, ``bundle``, ``signed_by``, ``activated``).
+
+    Raises:
+        ArgumentInvalid: Neither an image nor a container has the name, or it has no package database.
+    """
+    container = _container(context.engine, name)
+    image = _image(context.engine, name, container)
+    layers = _layers(context.engine, image, container)
+    stack = Stack(layers)
+    installed = {each: versions for each in difference.MANAGERS if (versions := databases.versions(stack, each))}
+    if not installed:
+        raise ArgumentInvalid(f"{name} has no package database that can be read")
+    manager, versions = next(iter(installed.items()))
+    under = _bases_of(context, image)
+    items = [(base, _item(base, image, container)) for base in under]
+    return {
+        "format": FORMAT,
+        "at": now(),
+        "kind": "container" if container else "image",
+        "name": container.name if container else image.name,
+        "image": image.name,
+        "id": image.id,
+        "digests": list(image.digests),
+        "distro": databases.distribution(stack),
+        "manager": manager,
+        "components": [
+            {"name": package, "version": version, **_update(package, version, items)}
+            for package, version in sorted(versions.items())
+        ],
+        "bases": [
+            {key: base[key] for key in ("base", "version", "bundle", "signed_by", "activated")} for base in under
+        ],
+    }
+
+
+def _container(engine: Engine, name: str) -> Container | None:
+    return next((each for each in engine.containers(True) if name in (each.name, each.id)), None)
+
+
+def _image(engine: Engine, name: str, container: Container | None) -> Image:
+    if container:
+        for image in engine.images():
+            if image.id == container.image_id:
+                return image
+        raise ArgumentInvalid(f"the image of container {name} was removed")
+    try:
+        return engine.image(name)
+    except ImageUnknown as exc:
+        raise ArgumentInvalid(f"no image and no container is called {name}") from exc
+
+
+def _layers(engine: Engine, image: Image, container: Container | None) -> list[str]:
+    """Return the directories that an image or a container shows, top first: a container's are of its generation."""
+    layers = []
+    for height, directory in enumerate(image.directories, 1):
+        store = Store(os.path.dirname(directory))
+        record = store.read()
+        shown = directory
+        if container and container.pid and record:
+            base = bases.by_chain(engine, record.chain_id, record.reference, image.diff_ids[:height])
+            number = usage.survey(engine, base, record).generations.get(container.id)
+            if number is None:
+                raise ArgumentInvalid(f"it is not proven which content of {record.reference} {container.name} shows")
+            shown = store.path(record, number)
+        layers.append(shown)
+    return [*([container.upper] if container and container.upper else []), *reversed(layers)]
+
+
+def _bases_of(context: Context, image: Image) -> list[dict[str, Any]]:
+    """Return the answers of ``baseimg.fixes`` for the bases of an image that have a record, the lowest first."""
+    answers = []
+    for directory in image.directories:
+        if record := Store(os.path.dirname(directory)).read():
+            result = fixes(context, {}, record.chain_id)
+            if result["errors"]:
+                raise BaseimgError(result["errors"][0]["error"])
+            answers += result["bases"]
+    return answers
+
+
+def _item(base: Mapping[str, Any], image: Image, container: Container | None) -> Mapping[str, Any]:
+    """Return an image's or a container's item in the answer for one of its bases."""
+    if container:
+        return next((each for each in base["containers"] if each["id"] == container.id), {"pending": {}})
+    return next((each for each in base["images"] if each["id"] == image.id), {"pending": {}})
+
+
+def _update(package: str, version: str, items: list[tuple[dict[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the update of a package, with the version that the files are of."""
+    for base, item in reversed(items):
+        if update := base["updates"].get(package):
+            pending = item["pending"].get(package, {"state": State.IN_EFFECT.value})
+            more = {key: pending[key] for key in ("reason", "paths") if key in pending}
+            if state_of(pending["state"]) is State.IN_EFFECT:
+                version = update["to"]
+            elif version == update["to"]:  # the database is new, and the files are not
+                version = update["from"]
+            named = {"from": update["from"], "to": update["to"], "state": pending["state"], "bundle": base["bundle"]}
+            return {**named, **more, "version": version, "advisories": list(update["advisories"])}
+    return {}

@@ -1,0 +1,119 @@
+"""
+OpenVEX 0.2 for a fleet: which advisory matters in which image, on these nodes.
+
+The digest of an image is never *fixed*: whoever pulls it elsewhere has the old files. A fix that is in effect on every
+node makes the image *not affected* there, with a statement that says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ArgumentInvalid
+from ..model.fixes.products import Package, Product, Statement, Statements
+from . import purl
+
+CONTEXT = "https://openvex.dev/ns/v0.2.0"
+NOT_AFFECTED, AFFECTED, UNDER_INVESTIGATION = "not_affected", "affected", "under_investigation"
+_CACHED = 1 << 16  # URLs
+_TIMES = ("timestamp", "last_updated")
+
+
+def document(
+    stated: Statements, silent: Mapping[str, str], head: Mapping[str, str], now: str, previous: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """
+    Return the document.
+
+    Args:
+        stated: What is known of each advisory in each image.
+        silent: Nodes of which nothing, or not everything, is known, with the reason.
+        head: ``id``, ``author`` and ``tooling`` of the document.
+        now: The present time, ISO 8601 in UTC.
+        previous: The document that was issued before; ``None`` for the first one.
+
+    Returns:
+        The document: the previous one if nothing changed, else one with the next version. Statements that did not
+        change keep their times.
+
+    Raises:
+        ArgumentInvalid: There is nothing to state.
+    """
+    if not stated:
+        raise ArgumentInvalid("no bundle on any node names an advisory", "build bundles with changelogs or fixes=")
+    statements = [_with_id(statement, head["id"]) for statement in _statements(stated, silent)]
+    before = {statement["@id"]: statement for statement in (previous or {}).get("statements", ())}
+    dated = [_dated(statement, before.get(statement["@id"]), now) for statement in statements]
+    fields = {"@context": CONTEXT, "@id": head["id"], "author": head["author"], "tooling": head["tooling"]}
+    if previous and previous.get("statements") == dated and all(previous.get(key) == fields[key] for key in fields):
+        return dict(previous)
+    version = int(previous["version"]) + 1 if previous else 1
+    issued = previous["timestamp"] if previous else now
+    return {**fields, "timestamp": issued, "last_updated": now, "version": version, "statements": dated}
+
+
+def _dated(statement: dict[str, Any], before: Mapping[str, Any] | None, now: str) -> dict[str, Any]:
+    """Return a statement with the times of the equal one before it, if there is one."""
+    if before is None:
+        return {**statement, "timestamp": now}
+    if {key: value for key, value in before.items() if key not in _TIMES} == statement:
+        return dict(before)
+    return {**statement, "timestamp": before["timestamp"], "last_updated": now}
+
+
+def _with_id(statement: dict[str, Any], document_id: str) -> dict[str, Any]:
+    """Return a statement with an ID that stays the same as long as advisory, status and text do."""
+    texts = {key: value for key, value in statement.items() if key != "products"}
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+    return {"@id": f"{document_id}#{digest[:32]}", **statement}
+
+
+def _statements(stated: Statements, silent: Mapping[str, str]) -> list[dict[str, Any]]:
+    grouped: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for advisory, by_product in sorted(stated.items()):
+        for product, statement in by_product.items():
+            said = {"vulnerability": {"name": advisory}, **_status(statement, silent)}
+            key = json.dumps(said, sort_keys=True)
+            grouped.setdefault(key, (said, []))[1].append(_product(product, statement.packages))
+    return [
+        {**said, "products": sorted(products, key=lambda product: str(product["@id"]))}
+        for _key, (said, products) in sorted(grouped.items())
+    ]
+
+
+def _status(statement: Statement, silent: Mapping[str, str]) -> dict[str, Any]:
+    if statement.remedies:
+        return {"status": AFFECTED, "action_statement": "; ".join(sorted(statement.remedies))}
+    if statement.doubts or silent:
+        doubts = sorted({*statement.doubts, *(f"{node}: {reason}" for node, reason in silent.items())})
+        more = f" and {len(doubts) - 5} more" if len(doubts) > 5 else ""
+        return {"status": UNDER_INVESTIGATION, "status_notes": f"not known: {'; '.join(doubts[:5])}{more}"}
+    by = f", by bundle {', '.join(sorted(statement.bundles))}" if statement.bundles else ""
+    text = f"The fix is in effect on the nodes of this fleet only{by}. The image itself has the old files."
+    return {"status": NOT_AFFECTED, "impact_statement": text}
+
+
+def _product(product: Product, packages: set[Package]) -> dict[str, Any]:
+    url = _image_url(product)
+    urls = sorted(map(_package_url, packages))
+    hashes = {"sha-256": product.digest.removeprefix("sha256:")} if product.digest.startswith("sha256:") else {}
+    return {
+        "@id": url,
+        "identifiers": {"purl": url},
+        **({"hashes": hashes} if hashes else {}),
+        **({"subcomponents": [{"@id": each, "identifiers": {"purl": each}} for each in urls]} if urls else {}),
+    }
+
+
+@functools.lru_cache(_CACHED)
+def _image_url(product: Product) -> str:
+    return purl.of_image(product.repository, product.digest).to_string()
+
+
+@functools.lru_cache(_CACHED)
+def _package_url(package: Package) -> str:
+    return purl.of_package(package.manager, {"id": package.distro}, package.name, package.version).to_string()

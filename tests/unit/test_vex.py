@@ -1,0 +1,147 @@
+"""OpenVEX documents about a fleet: statuses, versions, IDs, and what a fresh reader sees in them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from packageurl import PackageURL
+
+from baseimg_core.errors import ArgumentInvalid
+from baseimg_core.model.fixes import exposure, products
+from baseimg_core.model.fixes import query as fixes_query
+from baseimg_core.model.fixes.fleet import Fleet
+from baseimg_core.report import vex
+from baseimg_core.rollout.fixes import VexDocuments
+from tests.support.openvex import SCHEMA
+from tests.unit.test_exposed import BASE, CVE, UNDECLARED, answer, behind, container, image
+
+HEAD = {"id": "https://corp.example/vex/fleet", "author": "Corp security", "tooling": "baseimg 0.2.0"}
+NOW, LATER = "2026-11-29T03:00:00Z", "2026-11-30T03:00:00Z"
+DIGEST = "sha256:" + "a" * 64
+SECOND = "CVE-2024-0001"
+
+
+def pulled(name: str, digest: str = DIGEST, **pending: dict[str, Any]) -> dict[str, Any]:
+    return {**image(f"{name}:1", **pending), "id": f"sha256:{name}", "digests": [f"{name}@{digest}"]}
+
+
+def fleet_of(answers: dict[str, Any]) -> Fleet:
+    fleet = Fleet()
+    for node, each in answers.items():
+        fleet.add(node, copy.deepcopy(each))
+    return fleet
+
+
+def make(answers: dict[str, Any], now: str = NOW, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    fleet = fleet_of(answers)
+    made = vex.document(products.statements(fleet), fleet.silent, HEAD, now, before)
+    jsonschema.validate(made, SCHEMA, format_checker=jsonschema.FormatChecker())
+    return made
+
+
+def statuses(document: dict[str, Any], advisory: str = CVE) -> dict[str, str]:
+    """Read a document as a scanner does: the status of each image, by repository, from purls alone."""
+    read: dict[str, str] = {}
+    for statement in document["statements"]:
+        if statement["vulnerability"]["name"] == advisory:
+            for product in statement["products"]:
+                purl = PackageURL.from_string(product["@id"])
+                assert purl.type == "oci"
+                read[str(purl.qualifiers.get("repository_url", purl.name))] = statement["status"]
+    return read
+
+
+def test_an_image_is_never_fixed() -> None:
+    document = make({"a": answer(pulled("reg.corp/app")), "b": answer(pulled("reg.corp/app"))})
+    (statement,) = document["statements"]
+    assert (statement["status"], document["version"], document["author"]) == ("not_affected", 1, "Corp security")
+    assert statement["impact_statement"] == (
+        "The fix is in effect on the nodes of this fleet only, by bundle sha256:b. The image itself has the old files."
+    )
+    (product,) = statement["products"]
+    url = PackageURL.from_string(product["@id"])
+    assert (url.type, url.name, url.version, url.qualifiers) == (
+        "oci",
+        "app",
+        DIGEST,
+        {"repository_url": "reg.corp/app"},
+    )
+    assert [part["@id"] for part in product["subcomponents"]] == ["pkg:deb/openssl@3.0.11-1"]
+
+
+@pytest.mark.parametrize(
+    ("other", "status", "text"),
+    [
+        (answer(pulled("reg.corp/app", openssl={"state": "overridden"})), "affected", "rebuild the images"),
+        (answer(pulled("reg.corp/app", openssl={"state": "unknown", "reason": "x"})), "under_investigation", "x"),
+        ({**answer(), "bases": [], "others": [{**UNDECLARED, "id": "sha256:reg.corp/app"}]}, "affected", "declare"),
+        ("Minion did not return", "under_investigation", "Minion did not return"),
+        ({**behind(), "bases": [{**behind()["bases"][0], "images": [pulled("reg.corp/app")]}]}, "affected", "converge"),
+    ],
+)
+def test_one_node_decides_for_the_fleet(other: Any, status: str, text: str) -> None:
+    document = make({"a": answer(pulled("reg.corp/app")), "b": other})
+    assert statuses(document) == {"reg.corp/app": status}
+    (statement,) = document["statements"]
+    assert text in str(statement)
+
+
+def test_a_container_counts_for_its_image() -> None:
+    shop = {**container("shop", openssl={"state": "after restart"}), "image_id": "sha256:reg.corp/app"}
+    assert statuses(make({"a": answer(pulled("reg.corp/app"), containers=[shop])})) == {"reg.corp/app": "affected"}
+
+
+def test_a_version_is_new_if_something_changed() -> None:
+    first = make({"a": answer(pulled("reg.corp/app"), pulled("reg.corp/b"))})
+    assert make({"a": answer(pulled("reg.corp/b"), pulled("reg.corp/app"))}, LATER, first) == first
+    second = make({"a": answer(pulled("reg.corp/app"))}, LATER, first)
+    assert (second["version"], second["timestamp"], second["last_updated"]) == (2, NOW, LATER)
+    (before,), (after,) = first["statements"], second["statements"]
+    assert (after["@id"], after["timestamp"], after["last_updated"]) == (before["@id"], NOW, LATER)
+
+
+def test_the_last_document_is_kept(tmp_path: Path) -> None:
+    documents = VexDocuments(str(tmp_path))
+    versions = [
+        documents.write(lambda last: {"version": 1 if last is None else last["version"] + 1, "timestamp": NOW}, "x")
+    ]
+    versions.append(
+        documents.write(lambda last: {"version": last["version"] + 1 if last else 0, "timestamp": NOW}, "x")
+    )
+    assert [document["version"] for document in versions] == [1, 2]
+    (path,) = (tmp_path / "baseimg/vex").iterdir()
+    path.write_text("{")
+    with pytest.raises(ArgumentInvalid, match="is damaged"):
+        documents.write(lambda _last: {}, "x")
+
+
+def test_there_must_be_something_to_state() -> None:
+    with pytest.raises(ArgumentInvalid, match="no bundle on any node names an advisory"):
+        make({"a": answer(updates={})})
+
+
+def test_a_fresh_reader_agrees_with_exposed() -> None:
+    updates = {
+        "openssl": {"from": "1", "to": "2", "advisories": {CVE: "changelog", SECOND: "changelog"}},
+        "zlib": {"from": "1", "to": "2", "advisories": {SECOND: "operator"}},
+    }
+    apps = [pulled(f"reg.corp/app{number}") for number in range(4)]
+    split = [pulled("reg.corp/app1", zlib={"state": "split"}), pulled("reg.corp/app2", openssl={"state": "masked"})]
+    answers = {
+        "a": answer(*apps[:3], updates=updates),
+        "b": answer(*split, updates=updates),
+        "c": answer(apps[3], version="12.0", updates={}, bundle=""),
+    }
+    document, fleet = make(answers), fleet_of(answers)
+    for advisory, affected in (
+        (CVE, {"reg.corp/app2", "reg.corp/app3"}),
+        (SECOND, {f"reg.corp/app{n}" for n in (1, 2, 3)}),
+    ):
+        read = {name for name, status in statuses(document, advisory).items() if status == "affected"}
+        exposures = exposure.answer(fleet, fixes_query.parse(advisory, None)).exposures
+        assert read == affected == {each.item.name.removesuffix(":1") for each in exposures if each.item}
+    assert BASE in {observed.base for observed in fleet.observed}
