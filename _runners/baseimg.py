@@ -529,6 +529,7 @@ def exposed(advisory=None, package=None, max_age=3600, tgt="*", tgt_type="glob",
     return _answer(command, exposure.text)
 
 
+@_checked
 def sbom(node, name, path=None, timeout=None):
     """
     Make an SBOM of what an image or a container really shows on a node: CycloneDX 1.6, from the node's facts. Needs the
@@ -574,6 +575,7 @@ def sbom(node, name, path=None, timeout=None):
     return _answer(command)
 
 
+@_checked
 def vex(path=None, author=None, id=None, max_age=3600, timeout=None):
     """
     Write an OpenVEX 0.2 document about the fleet: which advisory matters in which image, on the nodes of this master.

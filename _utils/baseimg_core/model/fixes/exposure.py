@@ -157,7 +157,14 @@ class _AdvisoryJudge:
 
 
 def is_concerned(observed: Observed, advisory: str, known: Knowledge) -> bool:
-    """True if a base on a node has the fix of an advisory in some version, or may have it."""
+    """
+    True if a base has the fix of an advisory in some version, or may have it.
+
+    Args:
+        observed: The base on its node.
+        advisory: The advisory.
+        known: What all nodes know of it.
+    """
     return _AdvisoryJudge(observed, advisory, known).is_concerned
 
 
