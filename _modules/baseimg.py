@@ -1003,15 +1003,15 @@ def sbom(name, facts=False):
         salt-call baseimg.sbom corp/app:1 --out=json
     """
     with _operation() as minion:
-        shown = ops_sbom.facts(minion.context(), _text(name, "name"))
+        answer = ops_sbom.facts(minion.context(), _text(name, "name"))
         if facts:
-            return shown
+            return answer
         try:
             from baseimg_core.report import sbom as report_sbom
         except ImportError as exc:
             hint = "salt-pip install cyclonedx-python-lib packageurl-python, or run salt-run baseimg.sbom on the master"
             raise _refused("dependency-missing", f"documents cannot be made on this node: {exc}", hint) from exc
-        return report_sbom.document(shown, __opts__["id"], _VERSION)
+        return report_sbom.document(answer, __opts__["id"], _VERSION)
 
 
 def impact(base, bundle=None, full=False, saltenv=None):

@@ -66,7 +66,7 @@ try:
     from baseimg_core.rollout import watch as rollout_watch
     from baseimg_core.rollout.commands import Rollouts, check_master
     from baseimg_core.rollout.errors import MasterUnreachable
-    from baseimg_core.rollout.fixes import CachedAnswers, VexDocuments
+    from baseimg_core.rollout.fixes import CachedAnswers, VexStates
     from baseimg_core.rollout.fleet_query import FleetQuery
     from baseimg_core.rollout.mover import Mover
     from baseimg_core.rollout.node_ops import CLOCK_TOLERANCE, skew
@@ -614,12 +614,11 @@ def vex(path=None, author=None, id=None, max_age=3600, timeout=None):
         if path is not None:
             validation.absolute_path(path, "path")
         head = _vex_head(author, id)
-        facts, _expected, _ages = _fixes("*", "glob", timeout, max_age)
-        documents = VexDocuments(__opts__["cachedir"])
-        document = documents.write(lambda before: _vex(facts, _expected, head, before), head["id"])
+        facts, expected, _ages = _fixes("*", "glob", timeout, max_age)
+        document = _vex(facts, expected, head, VexStates(__opts__["cachedir"], head["id"]))
         if path is None:
             return document
-        size = ops_status.write_public_file(path, json.dumps(document, indent=1) + "\n")
+        size = ops_status.write_public_file(path, json.dumps(document) + "\n")
         return {"path": path, "bytes": size, "version": document["version"]}
 
     return _answer(command)
@@ -638,14 +637,17 @@ def _vex_head(author, id):
     return {"author": author, "id": identity, "tooling": f"baseimg {baseimg_core.__version__}"}
 
 
-def _vex(facts, expected, head, before):
-    """Return the VEX document after ``before``."""
+def _vex(facts, expected, head, states):
+    """Return the next VEX document, and keep its state."""
     try:
         from baseimg_core.report import vex as report_vex
     except ImportError as exc:
         raise ArgumentInvalid(f"documents cannot be made: {exc}", "salt-pip install packageurl-python") from exc
     silent = {node: facts.silent.get(node, "did not answer") for node in expected if node not in facts.answered}
-    return report_vex.document(fixes_products.statements(facts), {**facts.silent, **silent}, head, now(), before)
+    stated, before = fixes_products.statements(facts), states.read()
+    document = report_vex.document(stated, {**facts.silent, **silent}, head, now(), before)
+    states.write(report_vex.state(document))
+    return document
 
 
 def _fixes(tgt, tgt_type, timeout, max_age, packages=None):

@@ -15,7 +15,7 @@ from baseimg_core.model.fixes import exposure, products
 from baseimg_core.model.fixes import query as fixes_query
 from baseimg_core.model.fixes.fleet import Fleet
 from baseimg_core.report import vex
-from baseimg_core.rollout.fixes import VexDocuments
+from baseimg_core.rollout.fixes import VexStates
 from tests.support.openvex import SCHEMA
 from tests.unit.test_exposed import BASE, CVE, UNDECLARED, answer, behind, container, image
 
@@ -38,7 +38,7 @@ def fleet_of(answers: dict[str, Any]) -> Fleet:
 
 def make(answers: dict[str, Any], now: str = NOW, before: dict[str, Any] | None = None) -> dict[str, Any]:
     fleet = fleet_of(answers)
-    made = vex.document(products.statements(fleet), fleet.silent, HEAD, now, before)
+    made = vex.document(products.statements(fleet), fleet.silent, HEAD, now, vex.state(before) if before else None)
     jsonschema.validate(made, SCHEMA, format_checker=jsonschema.FormatChecker())
     return made
 
@@ -104,19 +104,16 @@ def test_a_version_is_new_if_something_changed() -> None:
     assert (after["@id"], after["timestamp"], after["last_updated"]) == (before["@id"], NOW, LATER)
 
 
-def test_the_last_document_is_kept(tmp_path: Path) -> None:
-    documents = VexDocuments(str(tmp_path))
-    versions = [
-        documents.write(lambda last: {"version": 1 if last is None else last["version"] + 1, "timestamp": NOW}, "x")
-    ]
-    versions.append(
-        documents.write(lambda last: {"version": last["version"] + 1 if last else 0, "timestamp": NOW}, "x")
-    )
-    assert [document["version"] for document in versions] == [1, 2]
+def test_the_state_of_the_last_document_is_kept(tmp_path: Path) -> None:
+    states = VexStates(str(tmp_path), HEAD["id"])
+    assert states.read() is None
+    state = vex.state(make({"a": answer(pulled("reg.corp/app"))}))
+    states.write(state)
+    assert states.read() == state
     (path,) = (tmp_path / "baseimg/vex").iterdir()
     path.write_text("{")
     with pytest.raises(ArgumentInvalid, match="is damaged"):
-        documents.write(lambda _last: {}, "x")
+        states.read()
 
 
 def test_there_must_be_something_to_state() -> None:

@@ -91,14 +91,14 @@ def _layers(engine: Engine, image: Image, container: Container | None) -> list[s
     for height, directory in enumerate(image.directories, 1):
         store = Store(os.path.dirname(directory))
         record = store.read()
-        shown = directory
+        visible = directory
         if container and container.pid and record:
             base = bases.by_chain(engine, record.chain_id, record.reference, image.diff_ids[:height])
             number = usage.survey(engine, base, record).generations.get(container.id)
             if number is None:
                 raise ArgumentInvalid(f"it is not proven which content of {record.reference} {container.name} shows")
-            shown = store.path(record, number)
-        layers.append(shown)
+            visible = store.path(record, number)
+        layers.append(visible)
     return [*([container.upper] if container and container.upper else []), *reversed(layers)]
 
 

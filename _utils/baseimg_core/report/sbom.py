@@ -18,7 +18,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from . import purl
 
 _IN_EFFECT = "in effect"
-_SHOWN = "baseimg:"  # the namespace of our properties
+_NAMESPACE = "baseimg:"  # the namespace of our properties
 
 
 def document(facts: Mapping[str, Any], node: str, suite: str) -> dict[str, Any]:
@@ -116,4 +116,4 @@ def _pedigree(facts: Mapping[str, Any], component: Mapping[str, Any]) -> Pedigre
 
 
 def _properties(values: Mapping[str, str]) -> list[Property]:
-    return [Property(name=f"{_SHOWN}{name}", value=value) for name, value in values.items() if value]
+    return [Property(name=f"{_NAMESPACE}{name}", value=value) for name, value in values.items() if value]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ArgumentInvalid
@@ -34,7 +34,7 @@ def document(
         silent: Nodes of which nothing, or not everything, is known, with the reason.
         head: ``id``, ``author`` and ``tooling`` of the document.
         now: The present time, ISO 8601 in UTC.
-        previous: The document that was issued before; ``None`` for the first one.
+        previous: The :func:`state` of the document before; ``None`` for the first one.
 
     Returns:
         The document: the previous one if nothing changed, else one with the next version. Statements that did not
@@ -45,24 +45,46 @@ def document(
     """
     if not stated:
         raise ArgumentInvalid("no bundle on any node names an advisory", "build bundles with changelogs or fixes=")
-    statements = [_with_id(statement, head["id"]) for statement in _statements(stated, silent)]
-    before = {statement["@id"]: statement for statement in (previous or {}).get("statements", ())}
-    dated = [_dated(statement, before.get(statement["@id"]), now) for statement in statements]
+    before = (previous or {}).get("statements", {})
+    statements = [_dated(_with_id(statement, head["id"]), before, now) for statement in _statements(stated, silent)]
     fields = {"@context": CONTEXT, "@id": head["id"], "author": head["author"], "tooling": head["tooling"]}
-    if previous and previous.get("statements") == dated and all(previous.get(key) == fields[key] for key in fields):
-        return dict(previous)
-    version = int(previous["version"]) + 1 if previous else 1
-    issued = previous["timestamp"] if previous else now
-    return {**fields, "timestamp": issued, "last_updated": now, "version": version, "statements": dated}
+    document = {**fields, "timestamp": now, "last_updated": now, "version": 1, "statements": statements}
+    if previous:
+        is_same = fields == previous["fields"] and _times_by_id(document) == before
+        document["timestamp"] = previous["timestamp"]
+        document["version"] = previous["version"] + (0 if is_same else 1)
+        document["last_updated"] = previous["last_updated"] if is_same else now
+    return document
 
 
-def _dated(statement: dict[str, Any], before: Mapping[str, Any] | None, now: str) -> dict[str, Any]:
+def state(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the next document needs of this one: ``previous`` of :func:`document`."""
+    kept = {key: document[key] for key in ("version", "timestamp", "last_updated")}
+    fields = {key: document[key] for key in ("@context", "@id", "author", "tooling")}
+    return {**kept, "fields": fields, "statements": _times_by_id(document)}
+
+
+def _times_by_id(document: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the digest and the times of each statement, by ID."""
+    return {
+        statement["@id"]: [_digest(statement), statement["timestamp"], statement.get("last_updated", "")]
+        for statement in document["statements"]
+    }
+
+
+def _digest(statement: Mapping[str, Any]) -> str:
+    """Return the digest of a statement without its times."""
+    plain = {key: value for key, value in statement.items() if key not in _TIMES}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _dated(statement: dict[str, Any], before: Mapping[str, Sequence[str]], now: str) -> dict[str, Any]:
     """Return a statement with the times of the equal one before it, if there is one."""
-    if before is None:
+    if statement["@id"] not in before:
         return {**statement, "timestamp": now}
-    if {key: value for key, value in before.items() if key not in _TIMES} == statement:
-        return dict(before)
-    return {**statement, "timestamp": before["timestamp"], "last_updated": now}
+    digest, issued, updated = before[statement["@id"]]
+    updated = updated if digest == _digest(statement) else now
+    return {**statement, "timestamp": issued, **({"last_updated": updated} if updated else {})}
 
 
 def _with_id(statement: dict[str, Any], document_id: str) -> dict[str, Any]:
@@ -74,14 +96,18 @@ def _with_id(statement: dict[str, Any], document_id: str) -> dict[str, Any]:
 
 def _statements(stated: Statements, silent: Mapping[str, str]) -> list[dict[str, Any]]:
     grouped: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    products: dict[tuple[Product, frozenset[Package]], dict[str, Any]] = {}  # one object for equal ones: there are many
     for advisory, by_product in sorted(stated.items()):
         for product, statement in by_product.items():
             said = {"vulnerability": {"name": advisory}, **_status(statement, silent)}
             key = json.dumps(said, sort_keys=True)
-            grouped.setdefault(key, (said, []))[1].append(_product(product, statement.packages))
+            part = (product, frozenset(statement.packages))
+            if part not in products:
+                products[part] = _product(*part)
+            grouped.setdefault(key, (said, []))[1].append(products[part])
     return [
-        {**said, "products": sorted(products, key=lambda product: str(product["@id"]))}
-        for _key, (said, products) in sorted(grouped.items())
+        {**said, "products": sorted(listed, key=lambda product: str(product["@id"]))}
+        for _key, (said, listed) in sorted(grouped.items())
     ]
 
 
@@ -97,7 +123,7 @@ def _status(statement: Statement, silent: Mapping[str, str]) -> dict[str, Any]:
     return {"status": NOT_AFFECTED, "impact_statement": text}
 
 
-def _product(product: Product, packages: set[Package]) -> dict[str, Any]:
+def _product(product: Product, packages: frozenset[Package]) -> dict[str, Any]:
     url = _image_url(product)
     urls = sorted(map(_package_url, packages))
     hashes = {"sha-256": product.digest.removeprefix("sha256:")} if product.digest.startswith("sha256:") else {}

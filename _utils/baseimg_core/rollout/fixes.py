@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -99,38 +99,36 @@ def agrees(answer: object, grain: object) -> bool:
     )
 
 
-class VexDocuments:
-    """The last VEX documents that this master made, one file for each ID."""
+class VexStates:
+    """What the next VEX document needs of the last one that this master made, one file for each ID."""
 
-    def __init__(self, cachedir: str) -> None:
-        """``cachedir`` is the master's cache."""
-        self._home = os.path.join(cachedir, "baseimg", "vex")
-
-    def write(self, make: Callable[[Mapping[str, Any] | None], dict[str, Any]], identity: str) -> dict[str, Any]:
+    def __init__(self, cachedir: str, identity: str) -> None:
         """
-        Make the next document, and save it.
-
         Args:
-            make: Returns the next document after the last one; ``None`` for the first.
+            cachedir: The master's cache.
             identity: The ID of the document.
-
-        Returns:
-            The document.
         """
-        path = os.path.join(self._home, hashlib.sha256(identity.encode()).hexdigest() + ".json")
-        document = make(_last(path))
-        with translate_os_errors(path):
+        self._home = os.path.join(cachedir, "baseimg", "vex")
+        self._path = os.path.join(self._home, hashlib.sha256(identity.encode()).hexdigest() + ".json")
+
+    def read(self) -> Mapping[str, Any] | None:
+        """
+        Return the state of the last document; ``None`` if there is none.
+
+        Raises:
+            ArgumentInvalid: It is damaged: no version may be used twice.
+        """
+        try:
+            state = json.loads(files.read_regular(self._path))
+            texts = {key: str(state[key]) for key in ("timestamp", "last_updated")}
+            return {**state, **texts, "version": int(state["version"]), "statements": dict(state["statements"])}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise ArgumentInvalid(f"{self._path} is damaged: {exc}", "remove the file, and give another id") from exc
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replace the state."""
+        with translate_os_errors(self._path):
             files.make_directories(self._home)
-            files.save(path, json.dumps(document).encode())
-        return document
-
-
-def _last(path: str) -> Mapping[str, Any] | None:
-    """Return a saved document; ``None`` if there is none. A damaged one is an error: no version is used twice."""
-    try:
-        document = json.loads(files.read_regular(path))
-        return {**document, "version": int(document["version"]), "timestamp": str(document["timestamp"])}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ArgumentInvalid(f"{path} is damaged: {exc}", "remove the file, and give another id") from exc
+            files.save(self._path, json.dumps(state).encode())

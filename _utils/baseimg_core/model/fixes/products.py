@@ -158,11 +158,11 @@ def _kind(observed: Observed) -> tuple[object, ...]:
 def _all_knowledge(fleet: Fleet) -> dict[str, Knowledge]:
     """Return what all nodes together know, by advisory."""
     known: dict[str, Knowledge] = {}
-    seen: set[tuple[str, int]] = set()
+    collected: set[tuple[str, int]] = set()
     for observed in fleet.observed:
         for updates, version in observed.sources:
-            if (observed.chain_id, id(updates)) not in seen:
-                seen.add((observed.chain_id, id(updates)))
+            if (observed.chain_id, id(updates)) not in collected:
+                collected.add((observed.chain_id, id(updates)))
                 for advisory, names in _by_advisory(updates).items():
                     fixed = known.setdefault(advisory, Knowledge()).fixed
                     fixed.setdefault(observed.chain_id, ({name: updates[name]["to"] for name in names}, version))
