@@ -99,6 +99,24 @@ class TestPruneKeeps:
             assert process.stdout.read() == "12.1\n"
         assert_goes(lab, ["12.1"])
 
+    def test_not_a_container_of_an_engine_in_a_container(self, lab: Lab, tmp_path: Path) -> None:
+        """Its layers cannot be resolved here, but their names, random or a digest, are not this layer's."""
+        show(lab, "12.1")
+        store = tmp_path / "store"
+        store.mkdir()
+        script = (
+            'mount -t tmpfs tmpfs "$1" && cd "$1" && mkdir -p l "$2/diff" "$2/work" "$3/diff" merged'
+            ' && ln -s "../$3/diff" "l/$4" && mount -t overlay overlay'
+            ' -o "lowerdir=$1/l/$4,upperdir=$1/$2/diff,workdir=$1/$2/work" merged && echo mounted && cat >/dev/null'
+        )
+        names = [str(store), "ab" * 32, "cd" * 32, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", *names]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert process.stdout.readline() == "mounted\n"
+            show(lab, "12.2")
+            assert_goes(lab, ["12.1"])
+
     def test_a_mount_whose_layers_cannot_be_found(self, lab: Lab, tmp_path: Path) -> None:
         """An overlay counts even if its layer path is gone, as with idmapped layers."""
         show(lab, "12.1")

@@ -333,12 +333,17 @@ class Engine:
 
     def remove_all(self) -> None:
         """Remove every container and image, for tests that share one engine."""
+        self.remove_others("")
+
+    def remove_others(self, kept: str) -> None:
+        """Remove every container, and every image but `kept`."""
         for container in self.client.containers(all=True):
             self.remove_container(container["Id"])
         for image in self.client.images():
             tags = [tag for tag in image["RepoTags"] or () if tag != "<none>:<none>"]
             for name in tags or [image["Id"]]:
-                self.client.remove_image(name, force=True)
+                if name != kept:
+                    self.client.remove_image(name, force=True)
 
     def _create(self, image: str, command: Sequence[str], name: str | None, **host_config: Any) -> str:
         created = self.client.create_container(

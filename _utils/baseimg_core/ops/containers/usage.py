@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ..bases import Base
 
 _SHORT_NAME = re.compile(rb"[A-Z0-9]{26}")  # the name of a layer's link below l/
+# a layer's directory in an overlay store; the digits are random or a digest
+_LAYER = re.compile(rb"/([0-9a-f]{64})(?:-init)?/diff$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +313,9 @@ class _Layer:
         parent, name = os.path.split(path.rstrip(b"/"))
         if os.path.basename(parent) == b"l" and _SHORT_NAME.fullmatch(name):
             return name == self._short  # the link may have changed since the mount
+        layer = _LAYER.search(path)
+        if layer and layer[1] != os.path.basename(self._directory):
+            return False  # also where it cannot be resolved: in the mount namespace of an engine in a container
         if path in self._named or _is_below(path, self._directory):
             return True
         real = os.path.realpath(self._resolve(path))
