@@ -123,3 +123,47 @@ def test_resuming_tries_again_and_never_forgets_who_is_not_heard_of(
     assert record.unavailable == lost
     assert record.in_state(rollout_record.UPDATED) == good
     assert all(wave.state in (rollout_record.PENDING, rollout_record.PASSED) for wave in record.waves)
+
+
+@given(
+    st.lists(st.sampled_from(["r1", "r2", ""]), min_size=1, max_size=12),
+    shares,
+    st.integers(0, 5),
+    st.sets(st.sampled_from(["r1", "r2", ""])),
+    st.data(),
+)
+def test_failure_domains_keep_their_room_and_their_windows(
+    groups: list[str], share: object, least: int, closed: set[str], data: st.DataObject
+) -> None:
+    names = [f"node{number:02}" for number in range(len(groups))]
+    record = begun({"max_unavailable": share, "min_available": least, "group_by": "rack"}, names)
+    for name, group in zip(names, groups, strict=True):
+        record.update(name, state=rollout_record.READY, group=group)
+    while batch := waves.next_batch(record, 0, closed):
+        started = data.draw(st.lists(st.sampled_from(batch), min_size=1, unique=True))
+        for name in started:
+            assert record.nodes[name].group not in closed
+            record.update(name, state=rollout_record.APPLYING, answered=False)
+        assert len(record.unavailable) <= record.rules.max_unavailable.of(len(names))
+        for group in set(groups):
+            down = [name for name in record.unavailable if record.nodes[name].group == group]
+            members = groups.count(group)
+            assert len(down) <= record.rules.max_unavailable.of(members)
+            assert not down or members - len(down) >= least
+        for name in data.draw(st.lists(st.sampled_from(started), unique=True)):
+            record.update(name, state=rollout_record.UPDATED, answered=True)
+    waiting = record.in_state(rollout_record.READY)
+    assert set(closed) & set(groups) <= {record.nodes[name].group for name in waiting}
+
+
+@given(st.lists(st.text("ab", min_size=1), unique=True), st.data())
+def test_waves_of_groups_take_whole_groups(names: list[str], data: st.DataObject) -> None:
+    groups = {name: data.draw(st.sampled_from(["r1", "r2", ""])) for name in names}
+    raw = {"group_by": "rack", "waves": [{"group": "r2"}, {"group": "r1"}]}
+    taken = waves.assign(rollout_policy.parse(rollout_policy.merged(raw)), names, {}, groups)
+    assert [{groups[name] for name in wave} - {group} for wave, group in zip(taken, ("r2", "r1", ""), strict=True)] == [
+        set(),
+        set(),
+        set(),
+    ]
+    assert sorted(name for wave in taken for name in wave) == sorted(names)
