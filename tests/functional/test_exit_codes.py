@@ -66,7 +66,8 @@ def rows(section: str) -> list[list[str]]:
 @pytest.mark.parametrize("kind", HEADINGS)
 def test_every_function_is_in_one_row(kind: str) -> None:
     listed = [name for row in rows(HEADINGS[kind]) for name in row]
-    assert sorted(listed) == sorted(function.name for function in public_functions(REPO / kind / "baseimg.py"))
+    functions = [function.name for function in public_functions(REPO / kind / "baseimg.py")]
+    assert sorted(listed) == sorted(name for name in functions if name != "mod_watch")  # Salt calls it, people do not
 
 
 def call(where: Path, url: str, **options: object) -> Caller:
