@@ -128,6 +128,18 @@ class TestFunction:
         assert result["reason"].startswith("did not start:")
         assert "no such file or directory" in result["reason"]
 
+    def test_it_is_over_the_content_that_the_image_is_built_on(self, lab: Lab, bundle: str) -> None:
+        """Two contents bear the base's name, and the bundle leads from the one that has lost the tag."""
+        before = lab.engine.client.inspect_image(BASE)["Id"]
+        late = [BUSYBOX, layer(file("etc/version", b"late\n"))]
+        lab.load({BASE: late, "corp/late:1": [*late, layer(file("late", b""))]})
+        try:
+            assert lab.trial(BASE, bundle, APP, "cat /etc/version")["output"] == "12.1\n"
+            lab.refused("version-unknown", "trial", BASE, bundle, "corp/late:1", "true")
+        finally:
+            lab.engine.client.tag(before, *BASE.split(":"), force=True)
+            lab.engine.client.remove_image("corp/late:1")
+
     def test_the_limits(self, lab: Lab, bundle: str) -> None:
         result = lab.trial(BASE, bundle, APP, "echo begun; sleep 100000", timeout=2)
         assert (result["output"], result["reason"]) == ("begun\n", "was killed after 2 seconds")

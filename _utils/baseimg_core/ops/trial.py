@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 from ..context import Context
+from ..engine.base import Engine, Image
 from ..model.containers.trial import Trial
 from ..model.policy.image_policy import DeclaredBundles
 from . import bases, converge, nest_locks
@@ -37,8 +38,6 @@ def trial(context: Context, name: str, declared: DeclaredBundles, image: str, re
         TrialUnavailable: This node cannot run trials.
     """
     tried = context.engine.image(image)
-    named_bases = bases.locate_all(context.engine, name, declared.chain_id)
-    base = next((named for named in named_bases if named.chain_id in tried.chain_ids), named_bases[0])
     with contextlib.ExitStack() as stack:
         if declared.version:
             version, catalogue = declared.version, Catalogue(context, declared.bundles, stack)
@@ -47,6 +46,7 @@ def trial(context: Context, name: str, declared: DeclaredBundles, image: str, re
             bundle = stack.enter_context(open_bundle(context, source))
             version = bundle.manifest.target.version
             catalogue = Catalogue(context, {version: source}, stack, {version: bundle})
+        base = _base_below(context.engine, name, declared.chain_id, tried, catalogue, version)
         nest = Nest(context, base, base.store.read() or bases.initial_record(context.engine, base))
         nest = stack.enter_context(nest_locks.locked(context, nest, lambda: _read_locked(context, base)))
         record = nest.changing.record
@@ -67,6 +67,19 @@ def trial(context: Context, name: str, declared: DeclaredBundles, image: str, re
         "exit_code": outcome.exit_code,
         "output": outcome.output,
     }
+
+
+def _base_below(
+    engine: Engine, name: str, chain_id: str | None, tried: Image, catalogue: Catalogue, version: str
+) -> Base:
+    """Return the content that an image is built on: one that bears the name, else the source of the bundle."""
+    named_bases = bases.locate_all(engine, name, chain_id)
+    below = next((named for named in named_bases if named.chain_id in tried.chain_ids), None)
+    if not below and version in catalogue.bundles:
+        source = catalogue.manifest(version).source
+        if source.chain_id in tried.chain_ids:
+            return bases.by_chain(engine, source.chain_id, name, source.diff_ids)
+    return below or named_bases[0]
 
 
 def _read_locked(context: Context, base: Base) -> Nest:
