@@ -82,6 +82,10 @@ class Cell:
                 os.chmod(name, 0o711)
                 yield Path(name)
         elif self.file_system == HERE:
+            # on many hosts the data root is a symlink to another disk
+            for name in ("disk", "engine"):
+                (work / name).mkdir()
+            (work / "engine/data").symlink_to(work / "disk")
             yield work
         else:
             with loop_fs(self.file_system, max(XFS_MIN, 300 * MIB)) as point:

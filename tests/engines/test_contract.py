@@ -74,7 +74,8 @@ class TestFinding:
             assert len(node.directories(reference)) == len(node.diff_ids(reference))
         node.start("one")
         # the mount holds the image's layers, below at most one that the engine adds
-        assert node.mounted("one")[-len(node.directories(APP)) :] == node.directories(APP)
+        directories = [os.path.realpath(directory) for directory in node.directories(APP)]
+        assert node.mounted("one")[-len(directories) :] == directories
 
     def test_one_layer_only(self, node: Node) -> None:
         node.load_stacks({BASE: [layer(file("only", node.token.encode()))]})
