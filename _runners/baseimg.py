@@ -41,6 +41,7 @@ from salt.exceptions import SaltClientError, SaltDeserializationError
 getattr(sys.modules.get("baseimg_core"), "purge_if_stale", bool)()
 
 __virtualname__ = "baseimg"
+_REPORT_AGE = 3600  # seconds that answers about fixes may be old in the report
 _ON_ROLLOUTS = ("rollout", "plan", "resume", "retry", "halt", "rollback", "status", "arrived", "move")
 
 try:
@@ -643,11 +644,16 @@ def _vex(facts, expected, head, states):
         from baseimg_core.report import vex as report_vex
     except ImportError as exc:
         raise ArgumentInvalid(f"documents cannot be made: {exc}", "salt-pip install packageurl-python") from exc
-    silent = {node: facts.silent.get(node, "did not answer") for node in expected if node not in facts.answered}
     stated, before = fixes_products.statements(facts), states.read()
-    document = report_vex.document(stated, {**facts.silent, **silent}, head, now(), before)
+    document = report_vex.document(stated, _silent(facts, expected), head, now(), before)
     states.write(report_vex.state(document))
     return document
+
+
+def _silent(facts, expected):
+    """Return the nodes of which nothing, or not everything, is known, with the reason."""
+    absent = {node: "did not answer" for node in expected if node not in facts.answered}
+    return {**absent, **facts.silent}
 
 
 def _fixes(tgt, tgt_type, timeout, max_age, packages=None):
@@ -683,7 +689,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
     Write a report on the fleet: one HTML file that needs no network and no server.
 
     The report shows nodes by version, failures with reasons, the impact of a new base on each application image,
-    packages, and the waves of a rollout.
+    packages, the fixes by advisory, and the waves of a rollout.
 
     path
         Absolute path of the file. It is replaced atomically and is world-readable.
@@ -713,9 +719,11 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True, full=True)
         summary = model_fleet.collect(expected, answers, baseimg_core.__version__)
         bases = [record["base"]] if record else list(summary["bases"])
+        known = _fixes(sorted(answers), "list", timeout, _REPORT_AGE)[0] if answers else Fleet()
+        fixes = fixes_products.statements(known), _silent(known, expected)
         sound = {node: answer for node, answer in answers.items() if node not in summary["failed"]}
         impacts = [impact for base in bases for impact in _impacts(base, sound, timeout)]
-        size = ops_status.write_public_file(path, page(summary, now(), record, impacts))
+        size = ops_status.write_public_file(path, page(summary, now(), record, impacts, fixes))
         asked = [impact["node"] for impact in impacts]
         counts = {"nodes": summary["nodes"], "unreachable": summary["unreachable"]}
         return {"path": path, "bytes": size, **counts, "asked": asked}

@@ -29,8 +29,18 @@ BASE, TARGET, APP, LATE = "corp/base:12.0", "corp/base:12.1", "corp/app:1", "cor
 OLD, NEW = "12.0", "12.1"
 GATHER_SECONDS = 3  # time for a node to report whether it runs a job
 SYSTEM = images.layer_tar(images.busybox_members())
-LAYERS = [SYSTEM, images.layer_tar([images.file("version", OLD.encode())])]
-NEW_LAYERS = [*LAYERS, images.layer_tar([images.file("version", NEW.encode())])]
+CVE = "CVE-2024-5535"
+
+
+def version_layer(version: str) -> bytes:
+    """Return a layer of a base with one package, which owns /version."""
+    status = f"Package: corp\nStatus: install ok installed\nVersion: {version}\n"
+    contents = {"version": version, "var/lib/dpkg/status": status, "var/lib/dpkg/info/corp.list": "/version\n"}
+    return images.layer_tar([images.file(path, content.encode()) for path, content in contents.items()])
+
+
+LAYERS = [SYSTEM, version_layer(OLD)]
+NEW_LAYERS = [*LAYERS, version_layer(NEW)]
 SLEEP = ("sleep", "1000000")
 
 
@@ -101,7 +111,8 @@ def observed(
         minions = daemons.minions(master, **options, **{DEAD: {}})
         minions[DEAD].terminate()
         assert master.run("saltutil.sync_all").code == 0
-        assert master.quick(FIRST, "baseimg.build", BASE, TARGET, str(bundle)).code == 0
+        named = {"fixes": {"corp": [CVE]}}
+        assert master.quick(FIRST, "baseimg.build", BASE, TARGET, str(bundle), **named).code == 0
         engines[FIRST].client.remove_image(TARGET)
         yield ObservedFleet(master, engines, events)
 
@@ -191,6 +202,30 @@ class TestAFleet:
         assert text.splitlines()[0] == "3 nodes: 2 answered, 1 unreachable, 0 failed"
         assert f"Unreachable (1): {DEAD}" in text
         assert f"{BASE} content-unknown (1): {SECOND}" in text
+
+    def test_who_is_exposed(self, observed: ObservedFleet) -> None:
+        """One node has the fix, the content of another one is not as recorded, and the third is dead."""
+        timeout = f"timeout={scaled(GATHER_SECONDS)}"
+        asked = observed.master.run("baseimg.exposed", CVE, timeout)
+        assert asked.code == 21, asked.text
+        assert (asked.data["fixed"]["images"], asked.data["cached"]["nodes"]) == (1, 0)
+        assert asked.data["silent"][DEAD] == "did not answer"
+        sent = observed.master.quick(FIRST, "mine.send", "baseimg.fixes", full=True)
+        assert sent.code == 0, sent.text
+        cached = observed.master.run("baseimg.exposed", CVE, timeout)
+        assert (cached.code, cached.data["cached"]["nodes"]) == (21, 1)
+        assert cached.data["groups"] == asked.data["groups"]
+        assert observed.master.run("baseimg.exposed", "nonsense").code == 1
+
+    def test_documents(self, observed: ObservedFleet) -> None:
+        timeout = f"timeout={scaled(GATHER_SECONDS)}"
+        stated = observed.master.run("baseimg.vex", "author=Corp", timeout)
+        assert stated.code == 0, stated.text
+        assert {each["status"] for each in stated.data["statements"]} == {"under_investigation"}  # a node is silent
+        bill = observed.master.run("baseimg.sbom", FIRST, APP)
+        assert bill.code == 0, bill.text
+        (package,) = bill.data["components"]
+        assert (package["purl"], package["version"]) == (f"pkg:deb/corp@{NEW}", NEW)
 
     def test_the_report(self, observed: ObservedFleet, tmp_path: Path) -> None:
         record = Path(observed.master.factory.config["cachedir"]) / "baseimg/rollouts/r1.json"

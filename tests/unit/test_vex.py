@@ -15,6 +15,7 @@ from baseimg_core.model.fixes import exposure, products
 from baseimg_core.model.fixes import query as fixes_query
 from baseimg_core.model.fixes.fleet import Fleet
 from baseimg_core.report import vex
+from baseimg_core.report.fixes import section
 from baseimg_core.rollout.fixes import VexStates
 from tests.support.openvex import SCHEMA
 from tests.unit.test_exposed import BASE, CVE, UNDECLARED, answer, behind, container, image
@@ -142,3 +143,21 @@ def test_a_fresh_reader_agrees_with_exposed() -> None:
         exposures = exposure.answer(fleet, fixes_query.parse(advisory, None)).exposures
         assert read == affected == {each.item.name.removesuffix(":1") for each in exposures if each.item}
     assert BASE in {observed.base for observed in fleet.observed}
+
+
+def test_the_section_of_the_report() -> None:
+    hostile = "<script>alert(1)</script>"
+    zlib = {"zlib": {"from": "1", "to": "2", "advisories": {SECOND: "operator"}}}
+    fleet = fleet_of(
+        {
+            "a": answer(pulled(f"reg.corp/{hostile}", zlib={"state": "split"}), updates=zlib),
+            "b": answer(pulled("reg.corp/b")),
+            "c": hostile,
+        }
+    )
+    html = str(section(products.statements(fleet), fleet.silent))
+    assert "<script>" not in html
+    assert html.count("1 of 2 images") == 2  # b has the very version of zlib that another bundle fixed it with
+    assert "Not everything is known of 1 nodes: c." in html
+    assert "rebuild the images" in html
+    assert "No bundle" in str(section({}, {}))

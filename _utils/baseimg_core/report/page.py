@@ -7,7 +7,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..model.fixes.products import Statements
 from . import sections
+from .fixes import section as section_of_fixes
 from .html import Html, join, tag
 from .style import CSS, JS
 
@@ -17,6 +19,7 @@ def page(
     now: str,
     rollout: Mapping[str, Any] | None = None,
     impacts: Sequence[Mapping[str, Any]] = (),
+    fixes: tuple[Statements, Mapping[str, str]] | None = None,
 ) -> str:
     """
     Render the report.
@@ -27,6 +30,8 @@ def page(
         rollout: a rollout's record as plain data; ``None`` omits its section.
         impacts: mappings with ``node`` and ``impact``, the result of ``baseimg.impact`` on that node. None of them
             omits the sections on impact and packages.
+        fixes: the state of each advisory in each image, and the nodes of which not everything is known; ``None`` omits
+            the section.
 
     Returns:
         The HTML document.
@@ -34,6 +39,8 @@ def page(
     parts = [("rollout", "Rollout", sections.rollout(rollout, now))] if rollout else []
     parts.append(("failures", "Failures", sections.failures(fleet, rollout)))
     parts.append(("nodes", "Nodes by version", sections.nodes(fleet, rollout)))
+    if fixes:
+        parts.append(("fixes", "Fixes", section_of_fixes(*fixes)))
     if impacts:
         parts.append(("impact", "Impact on application images", sections.impact(impacts)))
         parts.append(("packages", "Packages", sections.packages(impacts)))

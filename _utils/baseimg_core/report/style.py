@@ -124,10 +124,23 @@ footer { font-size: .85rem; color: var(--soft); }
 @media print { body { max-width: none; font-size: 11px; } nav, .find { display: none; } .wide { overflow: visible; } }
 """
 
-# Filters the map and the list by a part of the node's name. Without it, the page lacks only the search box.
+# Filters the map and the list by a part of the node's name, and the fixes by a part of the advisory. Without it, the
+# page lacks only the search boxes.
 JS = """
 (() => {
-  const box = document.querySelector('.find'), input = box && box.querySelector('input');
+  const seek = document.querySelector('.find.advisory'), fixes = document.querySelectorAll('.advisories tbody tr');
+  if (seek) {
+    seek.hidden = false;
+    seek.querySelector('input').addEventListener('input', event => {
+      const part = event.target.value.trim().toLowerCase();
+      let count = 0;
+      for (const row of fixes) {
+        row.hidden = !row.firstElementChild.textContent.toLowerCase().includes(part); count += !row.hidden;
+      }
+      seek.querySelector('output').textContent = part ? count + ' of ' + fixes.length + ' advisories' : '';
+    });
+  }
+  const box = document.querySelector('.find:not(.advisory)'), input = box && box.querySelector('input');
   if (!input) return;
   const said = box.querySelector('output'), list = document.querySelector('.all');
   const cells = [...document.querySelectorAll('.map i')], rows = list ? [...list.querySelectorAll('tbody tr')] : [];
