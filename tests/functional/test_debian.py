@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from debian import changelog, debian_support
 
 from tests.functional.lab import APP, BASE, NEW, SLEEP, Lab, digest, layer
 from tests.support import apt, images, kernel, node
@@ -27,8 +30,9 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get --yes --no-install-recommends --option=APT::Sandbox::User=root --option=DPkg::Options::=--force-unsafe-io \\
     install /mnt/*.deb
 dpkg --purge {REMOVED}
-rm -r /usr/share/doc
 """
+SLIM = "rm -r /usr/share/doc"
+DOCUMENTED = "corp/base:documented"
 OWN_LAYER = layer(
     file("usr/bin/app", b"#!/bin/sh\necho app\n", 0o755),
     directory("var/lib/dpkg"),
@@ -149,10 +153,11 @@ def debian(engine: Engine, tmp_path: Path) -> Debian:
     base = images.layer_from_directory(tree)
     shutil.rmtree(tree)
     engine.load(images.image_archive(BASE, [base]))
-    container = engine.start_container(BASE, "sh", "-exc", UPGRADE, binds=[f"{packages}:/mnt:ro"])
-    status = engine.client.wait(container)["StatusCode"]
-    assert status == 0, engine.client.logs(container).decode()[-3000:]
-    engine.client.commit(container, *NEW.split(":"))
+    for source, target, script in ((BASE, DOCUMENTED, UPGRADE), (DOCUMENTED, NEW, SLIM)):
+        container = engine.start_container(source, "sh", "-exc", script, binds=[f"{packages}:/mnt:ro"])
+        status = engine.client.wait(container)["StatusCode"]
+        assert status == 0, engine.client.logs(container).decode()[-3000:]
+        engine.client.commit(container, *target.split(":"))
     versions = [run("dpkg-deb", "--show", package).split() for package in sorted(packages.glob("*.deb"))]
     return Debian(base, dict(versions))
 
@@ -162,6 +167,30 @@ def installed(lab: Lab, image: str) -> dict[str, str]:
     lines = lab.engine.run(image, "dpkg", "-l").splitlines()
     rows = [line.split() for line in lines if line.startswith("ii ")]
     return {row[1].partition(":")[0]: row[2] for row in rows}
+
+
+def check_advisories(lab: Lab, changed: dict[str, list[str]]) -> None:
+    """Compare the advisories of the update with what python-debian reads in the changelogs; slim images have none."""
+    built = lab.minion.modules["baseimg.build"](BASE, DOCUMENTED, str(lab.work / "documented.tar"))
+    with kernel.mounted(lab.dirs(DOCUMENTED)) as point:
+        expected = {name: advisories(Path(point), name, old) for name, (old, _new) in changed.items()}
+    assert built["fixes"] == {name: listed for name, listed in expected.items() if listed}
+    assert {name for name, listed in expected.items() if listed is None} <= built["unread"].keys()
+    slim = lab.inspect(str(lab.bundle(BASE, NEW, version="slim")))["packages"]
+    assert set(slim["unread"].values()) == {"the image has no changelog of it"}
+    assert slim["unread"].keys() == changed.keys()
+    assert slim["owners"]["corp-tool"]["usr/bin"] == ["corp-tool"]
+
+
+def advisories(root: Path, package: str, old: str) -> list[str] | None:
+    """Return the CVEs in a package's changelog since a version; None without a changelog."""
+    directory = root / "usr/share/doc" / package.partition(":")[0]
+    files = [directory / name for name in ("changelog.Debian.gz", "changelog.gz") if (directory / name).exists()]
+    if not files:
+        return None
+    entries = changelog.Changelog(gzip.decompress(files[0].read_bytes()).decode(), allow_empty_author=True)
+    newer = [str(entry) for entry in entries if entry.version > debian_support.Version(old.partition("+b")[0])]
+    return sorted(set(re.findall(r"CVE-\d{4}-\d{4,7}", "".join(newer))))[:50]
 
 
 def test_a_real_base(lab: Lab, debian: Debian) -> None:
@@ -190,6 +219,7 @@ def test_a_real_base(lab: Lab, debian: Debian) -> None:
         **{name: new for name, (_, new) in package_difference["changed"].items()},
     } == debian.packages
     assert {name: old for name, (old, _) in package_difference["changed"].items()}.items() <= before.items()
+    check_advisories(lab, package_difference["changed"])
     bundles = {"12.1": {"source": other, "hash": digest(other)}}
     done = lab.minion.states["baseimg.converged"](name=BASE, version="12.1", bundles=bundles)
 
