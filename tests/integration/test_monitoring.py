@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import salt.cache
 import salt.client
 import salt.utils.event
 
@@ -110,11 +111,19 @@ def observed(
     with salt.utils.event.get_event("master", opts=dict(master.factory.config), listen=True) as events:
         minions = daemons.minions(master, **options, **{DEAD: {}})
         minions[DEAD].terminate()
+        move_to_another_address(master, DEAD)
         assert master.run("saltutil.sync_all").code == 0
         named = {"fixes": {"corp": [CVE]}}
         assert master.quick(FIRST, "baseimg.build", BASE, TARGET, str(bundle), **named).code == 0
         engines[FIRST].client.remove_image(TARGET)
         yield ObservedFleet(master, engines, events)
+
+
+def move_to_another_address(master: Master, minion: str) -> None:
+    """Change a minion's cached grains: all minions of a test share one address, by which masters know connections."""
+    cache = salt.cache.factory(dict(master.factory.config))
+    grains = {**cache.fetch("grains", minion), "ipv4": ["192.0.2.9"], "ipv6": []}
+    cache.store("grains", minion, {**grains, "baseimg": {"bases": {BASE: {"version": OLD}}}})
 
 
 class TestAFleet:
@@ -129,6 +138,7 @@ class TestAFleet:
 
         fleet = observed.fleet()
         assert (fleet["nodes"], fleet["answered"]) == (3, 2)
+        assert fleet["cached"][DEAD]["versions"] == {BASE: OLD}
         assert fleet["unreachable"] == [DEAD]
         assert fleet["failed"] == {}
         base = fleet["bases"][BASE]
@@ -173,6 +183,9 @@ class TestAFleet:
 
     def test_containers_on_an_older_content(self, observed: ObservedFleet) -> None:
         observed.engines[SECOND].start_container(APP, *SLEEP, name="shop")
+        (container,) = observed.master.quick(SECOND, "baseimg.containers", BASE).data[SECOND]["containers"].values()
+        expected = {"name": "shop", "state": "running", "health": "", "restarts": 0, "exit_code": 0}
+        assert expected.items() <= container.items()
         applied = observed.master.quick(SECOND, "state.apply", "baseimg")
         assert applied.code == 0, applied.text
         event = observed.event("containers")
@@ -200,7 +213,7 @@ class TestAFleet:
     def test_a_table_for_people(self, observed: ObservedFleet) -> None:
         text = observed.master.printed("salt-run", "baseimg.fleet", f"timeout={scaled(GATHER_SECONDS)}")
         assert text.splitlines()[0] == "3 nodes: 2 answered, 1 unreachable, 0 failed"
-        assert f"Unreachable (1): {DEAD}" in text
+        assert f"Unreachable (1): {DEAD}\n{DEAD} last reported {BASE} at {OLD}, " in text
         assert f"{BASE} content-unknown (1): {SECOND}" in text
 
     def test_who_is_exposed(self, observed: ObservedFleet) -> None:
