@@ -178,10 +178,11 @@ def layer(image):
     Show where the top layer of an image lies on this machine.
 
     image
-        Reference or ID of an image.
+        Reference or ID of an image, or an image elsewhere; see :py:func:`baseimg.build`.
 
     Returns ``image``, ``chain_id``, ``diff_id`` (of the top layer), ``path`` (the top layer's directory), ``lower``
-    (the directories below it, top first) and ``storage``. Chain IDs are those of the OCI image spec, config.md.
+    (the directories below it, top first) and ``storage``; an image outside the engine has no directories. Chain IDs are
+    those of the OCI image spec, config.md.
 
     CLI Example:
 
@@ -189,27 +190,30 @@ def layer(image):
 
         salt-call baseimg.layer corp/base:12.0
     """
-    with _operation() as minion:
+    with _operation() as minion, minion.images() as images:
         pillar.text(image, "image")
-        return ops_build.layer(minion.engine(), image)
+        return ops_build.layer(images, image)
 
 
-def diff(source, target, full=False):
+def diff(source, target, full=False, platform=None):
     """
     Compare what two images show, path by path.
 
     source, target
-        References or IDs of two images.
+        References or IDs of two images, or images elsewhere; see :py:func:`baseimg.build`.
 
     full
         True: return every change.
 
-    Returns ``source``, ``target``, ``counts`` (paths that are ``added``, ``modified`` and ``removed``; if there are
-    any, ``metadata``: modified paths with the same content, and ``inside``: paths in removed directories), the
-    ``bytes`` of all files with new content, the ten ``biggest``, and under ``config`` the old and new configuration.
-    With ``full`` the changes themselves instead, under ``added``, ``modified`` and ``removed``: each with its ``path``,
-    ``type``, the ``size`` of a file in bytes, for a modified path what ``differs``, and for a removed directory how
-    many paths were ``inside``. A removed directory is one change.
+    platform
+        ``OS/ARCHITECTURE`` of images in an index; this machine's by default.
+
+    Returns ``source``, ``target``, ``platform``, ``counts`` (paths that are ``added``, ``modified`` and ``removed``; if
+    there are any, ``metadata``: modified paths with the same content, and ``inside``: paths in removed directories),
+    the ``bytes`` of all files with new content, the ten ``biggest``, and under ``config`` the old and new
+    configuration. With ``full`` the changes themselves instead, under ``added``, ``modified`` and ``removed``: each
+    with its ``path``, ``type``, the ``size`` of a file in bytes, for a modified path what ``differs``, and for a
+    removed directory how many paths were ``inside``. A removed directory is one change.
 
     CLI Example:
 
@@ -217,19 +221,33 @@ def diff(source, target, full=False):
 
         salt-call baseimg.diff corp/base:12.0 corp/base:12.1
     """
-    with _operation("diff") as minion:
+    with _operation("diff") as minion, minion.images(platform) as images:
         pillar.text(source, "source")
         pillar.text(target, "target")
-        result = ops_build.diff(minion.engine(), source, target, minion.progress)
+        result = ops_build.diff(images, source, target, minion.progress)
         return result if full else short.without_empty(short.of_diff(result))
 
 
-def build(source, target, bundle, version=None, compression="zstd", test=False, key=None, delta=None, fixes=None):
+def build(
+    source,
+    target,
+    bundle,
+    version=None,
+    compression="zstd",
+    test=False,
+    key=None,
+    delta=None,
+    fixes=None,
+    reference=None,
+    platform=None,
+):
     """
     Build the bundle that brings ``source`` to ``target``. The same images give a byte-identical file.
 
     source, target
-        References or IDs of two images on this machine.
+        References or IDs of two images of the engine on this machine, or images elsewhere, which need no engine and no
+        root: ``docker-archive:FILE[:REF]`` (of ``docker save`` or ``podman save``), ``oci:DIRECTORY[:REF]``,
+        ``oci-archive:FILE[:REF]``, ``docker://HOST/NAME:TAG`` or ``docker://HOST/NAME@DIGEST``.
 
     bundle
         Path of the file to write. It is written under a temporary name, readable by root only, and renamed.
@@ -255,8 +273,15 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
         Package or absolute path → advisories that the new version fixes, such as ``{openssl: [CVE-2024-5535]}``. They
         are added to those that the changelogs in the target name.
 
-    Returns ``bundle``, ``hash`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, and under
-    ``changes`` how many paths were ``added``, ``modified`` and ``removed`` as in :py:func:`baseimg.diff`; under
+    reference
+        The name of the source in the bundle, as nodes know it; by default its own. An OCI layout has no names: its
+        chain ID stands in. The target gets the same repository and ``version``.
+
+    platform
+        ``OS/ARCHITECTURE`` of images in an index; this machine's by default.
+
+    Returns ``bundle``, ``hash`` (``sha256:…`` of the file), ``size`` (bytes), ``source``, ``target``, ``platform``,
+    under ``changes`` how many paths were ``added``, ``modified`` and ``removed`` as in :py:func:`baseimg.diff`; under
     ``dropped`` how many ``paths`` and ``attributes`` the layers' directories have and the image does not; ``fixes``
     (package → advisories) and ``unread`` (package → why its advisories are not all known: slim images have no
     changelogs); with a key, also ``signature`` and ``key`` as :py:func:`baseimg.sign` does.
@@ -267,16 +292,17 @@ def build(source, target, bundle, version=None, compression="zstd", test=False, 
 
         salt-call baseimg.build corp/base:12.0 corp/base:12.1 /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar
     """
-    with _operation("build") as minion:
+    with _operation("build") as minion, minion.images(platform) as images:
         for name, value in (("source", source), ("target", target), ("bundle", bundle)):
             pillar.text(value, name)
-        if version is not None:
-            pillar.text(version, "version")
+        for name, value in (("version", version), ("reference", reference)):
+            if value is not None:
+                pillar.text(value, name)
         if key is not None:
             pillar.signing_key(key, "key")
         pillar.check_delta(delta, "delta")
-        images, named = (minion.engine(), source, target), named_fixes.parse(fixes, "fixes")
-        return ops_build.build(*images, bundle, version, compression, bool(test), minion.progress, key, delta, named)
+        arguments = (source, target, bundle, version, compression, bool(test), minion.progress, key, delta)
+        return ops_build.build(images, *arguments, named_fixes.parse(fixes, "fixes"), reference)
 
 
 def sign(bundle, key, test=False):

@@ -20,9 +20,12 @@ from urllib.parse import parse_qsl
 from .context import GRACE, PREPARE_RATE, Context
 from .engine import detect
 from .engine.base import Engine
+from .engine.images.blobs import Blobs
+from .engine.images.store import ImageSources
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, SpaceExhausted
 from .model.containers import policy as container_policy
 from .model.diagnosis import Check
+from .model.images import source as image_source
 from .model.policy import image_policy, reference, validation
 from .model.policy import pillar as policy_pillar
 from .ops import doctor, job_terms, preview, status
@@ -421,6 +424,25 @@ class Minion:
         with _registry_code():
             from .registry import push
         return push.push(bundle, place, self._registries(), test, self.progress)
+
+    @contextlib.contextmanager
+    def images(self, platform: object = None) -> Iterator[ImageSources]:
+        """
+        Provide the images of the engine, of archives and of registries, for one operation.
+
+        Args:
+            platform: The platform of images in indexes, ``OS/ARCHITECTURE``; ``None`` for that of this machine.
+
+        Raises:
+            ArgumentInvalid: The platform is malformed.
+        """
+        with ImageSources(self.engine, self._connect, image_source.parse_platform(platform)) as opened:
+            yield opened
+
+    def _connect(self, image: image_source.ImageSource, directory: str) -> tuple[Blobs, bytes]:
+        with _registry_code():
+            from .registry import images
+        return images.connect(image, directory, self._registries(), self.progress)
 
     def _registry(self) -> pull.BundleCache:
         if self._cache is None:

@@ -37,7 +37,9 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "rollout": ({"__version__", "display", "errors", "model", "linux", "disk", "rollout"}, set()),
 }
 # The packages within a layer. A subject has the same name in every layer.
-SUBJECTS = {"stack", "bundle", "store", "packages", "impact", "containers", "policy", "legacy", "rollout", "fixes"}
+SUBJECTS = {
+    *("stack", "bundle", "store", "packages", "images", "impact", "containers", "policy", "legacy", "rollout", "fixes"),
+}
 # Standard library modules for the model: none reads, writes, waits, or asks for the time. Add only modules like these.
 PURE = {
     *(

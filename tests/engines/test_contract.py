@@ -364,6 +364,14 @@ class TestBuild:
         built = node.call("build", BASE, NEW, str(node.work / "one.tar"))
         assert built["dropped"] == {"paths": 0, "attributes": 0}
         DIGESTS.setdefault(built["hash"], []).append(str(node.cell))
+        saved = node.work / "saved.tar"
+        if node.cell.kind == "containerd":
+            node.engine.ctr("images", "export", str(saved), BASE, NEW)  # type: ignore[attr-defined]
+        else:
+            saved.write_bytes(node.engine.save(BASE, NEW))
+        names = [f"docker-archive:{saved}:{name}" for name in (BASE, NEW)]
+        again = node.call("build", *names, str(node.work / "two.tar"), reference=BASE)
+        DIGESTS.setdefault(again["hash"], []).append(f"saved by {node.cell}")
         assert len(DIGESTS) == 1, DIGESTS
 
     @pytest.mark.cells(lambda cell: cell.kind == "containerd")

@@ -11,6 +11,7 @@ from typing import Any
 import docker
 import pytest
 
+from baseimg_core.engine.images.store import own_platform
 from baseimg_core.model.stack import overlay
 from tests.functional.cases import CASES, Case
 from tests.functional.lab import (
@@ -310,6 +311,7 @@ class TestBundles:
             "hash": digest(lab.work / "b.tar"),
             "size": (lab.work / "b.tar").stat().st_size,
             **sides,
+            "platform": str(own_platform()),
             "changes": counts,
             "config": {},
             "dropped": {"paths": 0, "attributes": 0},

@@ -95,6 +95,48 @@ def test_other_tools_take_it_for_the_ordinary_layout_that_it_is(lab: Lab, regist
         assert (lab.work / "changes/etc/version").read_text() == "12.1\n"
 
 
+class TestImages:
+    """Images outside the engine, for `build`, `diff` and `layer`."""
+
+    def test_one_bundle_from_every_source(self, lab: Lab, registry: Registry) -> None:
+        lab.usual()
+        made = lab.bundle()
+        saved = lab.work / "saved.tar"
+        saved.write_bytes(lab.engine.save(BASE, NEW))
+        sources = {"docker-archive": f"docker-archive:{saved}:{{}}"}
+        for name, place, compression in (
+            ("oci", f"oci:{lab.work / 'layout'}:{{}}", "gzip"),
+            ("oci-archive", f"oci-archive:{lab.work}/{{}}.oci", "zstd"),
+            ("docker", f"docker://{registry.host}/{{}}", "zstd"),
+        ):
+            for image in (BASE, NEW):
+                to = place.format(image.replace("/", "-") if name == "oci-archive" else image)
+                options = ["--dest-tls-verify=false", "--dest-compress-format", compression]
+                tool("skopeo", "copy", "-q", *options, f"docker-archive:{saved}:{image}", to)
+            sources[name] = place
+        for name, place in sources.items():
+            old, new = (place.format(ref.replace("/", "-") if name == "oci-archive" else ref) for ref in (BASE, NEW))
+            built = lab.build(old, new, str(lab.work / f"{name}.tar"), version="12.1", reference=BASE)
+            assert (name, built["hash"]) == (name, digest(made))
+        assert lab.layer(f"docker://{registry.host}/{BASE}")["chain_id"] == lab.layer(BASE)["chain_id"]
+        difference = lab.diff(BASE, f"docker://{registry.host}/{NEW}")
+        assert difference["counts"] == lab.diff(BASE, NEW)["counts"]
+        lab.refused("image-unknown", "diff", BASE, f"docker://{registry.host}/corp/base:13")
+
+    def test_a_damaged_layer(self, lab: Lab, registry: Registry) -> None:
+        lab.usual()
+        saved = lab.work / "saved.tar"
+        saved.write_bytes(lab.engine.save(BASE, NEW))
+        for image in (BASE, NEW):
+            place = f"docker://{registry.host}/damaged/{image}"
+            tool("skopeo", "copy", "-q", "--dest-tls-verify=false", f"docker-archive:{saved}:{image}", place)
+        place = f"docker://{registry.host}/damaged/{NEW}"
+        manifest = json.loads(tool("skopeo", "inspect", "--raw", "--tls-verify=false", place))
+        blob = registry.blob(manifest["layers"][-1]["digest"])
+        blob.write_bytes(blob.read_bytes()[:-1] + b"!")
+        lab.refused("digest-mismatch", "diff", BASE, place)
+
+
 @pytest.fixture
 def keys(lab: Lab, tmp_path: Path) -> dict[str, ssh.Key]:
     return {name: ssh.make_key(tmp_path / name) for name in ("release", "other")}

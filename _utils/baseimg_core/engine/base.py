@@ -32,6 +32,8 @@ class Image:
     config: Mapping[str, Any] = field(default_factory=dict, compare=False)
     #: Names with the digest of the manifest that was pulled or pushed, ``NAME@sha256:…``; empty for local images.
     digests: tuple[str, ...] = ()
+    #: False if the directories hold the contents of files alone, for an image that no engine unpacked.
+    unpacked: bool = True
 
     @property
     def name(self) -> str:
@@ -111,7 +113,40 @@ class Place:
     connect: Callable[[], Engine] = field(compare=False)
 
 
-class Engine(Protocol):
+class ImageStore(Protocol):
+    """A place that holds images with their packed layers: an engine, or archives and registries."""
+
+    @property
+    def owners(self) -> Owners:
+        """How the store shifts the owners of layers."""
+
+    @property
+    def storage(self) -> str:
+        """The name of the store that holds the layers, for operators: ``docker/overlay2``."""
+
+    def image(self, reference: str) -> Image:
+        """Return an image by reference or ID; raise :class:`ImageUnknown`."""
+
+    def images(self) -> list[Image]:
+        """Return every image, intermediate images included."""
+
+    def packed_layer(self, chain_id: str, diff_id: str) -> PackedLayer | None:
+        """
+        Return a layer as it was packed.
+
+        Args:
+            chain_id: Chain ID of the layer.
+            diff_id: Diff ID of the layer.
+
+        Returns:
+            The paths and metadata of the layer's tar; ``None`` if the engine no longer has the tar.
+
+        Raises:
+            LayerUnsupported: The tar has a form that no bundle can carry.
+        """
+
+
+class Engine(ImageStore, Protocol):
     """
     One engine on this node.
 
@@ -121,12 +156,6 @@ class Engine(Protocol):
     #: True if baseimg may stop and start its containers; False if another manager would interfere.
     restarts: bool
 
-    #: Name of the store that holds the layers, for operators: ``docker/overlay2``.
-    storage: str
-
-    #: How the store shifts the owners of layers.
-    owners: Owners
-
     @property
     def mount_options(self) -> frozenset[str]:
         """The options that the engine is configured to mount overlays with, as far as they concern layers."""
@@ -134,12 +163,6 @@ class Engine(Protocol):
     @property
     def layers_root(self) -> str:
         """The directory that holds one directory for each layer."""
-
-    def image(self, reference: str) -> Image:
-        """Return an image by reference or ID; raise :class:`ImageUnknown`."""
-
-    def images(self) -> list[Image]:
-        """Return every image, intermediate images included."""
 
     def containers(self, stopped: bool = False) -> list[Container]:
         """Return the containers with a process, also paused, by name; with ``stopped`` all containers."""
@@ -216,21 +239,6 @@ class Engine(Protocol):
         Returns:
             The headers in order, each with the CRC-64 of its content (:mod:`model.legacy.crc64`, big-endian); ``None``
             if the engine keeps no record of the tar.
-        """
-
-    def packed_layer(self, chain_id: str, diff_id: str) -> PackedLayer | None:
-        """
-        Return a layer as it was packed.
-
-        Args:
-            chain_id: Chain ID of the layer.
-            diff_id: Diff ID of the layer.
-
-        Returns:
-            The paths and metadata of the layer's tar; ``None`` if the engine no longer has the tar.
-
-        Raises:
-            LayerUnsupported: The tar has a form that no bundle can carry.
         """
 
     def unread_stores(self) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..linux.files import CHUNK
@@ -78,18 +78,33 @@ class Sequential:
             pass
 
 
-def read_layer(stream: TarStream) -> PackedLayer:
+#: Called with the layer so far, the path of its last entry, its header and the bytes of content that follow in the
+#: stream; returns the number of bytes that it read.
+ContentReader = Callable[[PackedLayer, bytes, Header, int], int]
+
+
+def read_layer(stream: TarStream, read_content: ContentReader | None = None) -> PackedLayer:
     """
     Read the headers of a layer's tar.
+
+    Args:
+        stream: The tar.
+        read_content: Called after each entry that the layer gets, whiteouts excluded.
 
     Raises:
         TarDamaged: The tar is damaged.
         LayerUnsupported: The tar has a form that no bundle can carry.
     """
-    return PackedLayer(_headers(stream))
+    layer = PackedLayer()
+    for header, size in headers(stream):
+        path = layer.add(header) if header else b""
+        done = read_content(layer, path, header, size) if header and path and read_content else 0
+        stream.skip(size + -size % BLOCK - done)
+    return layer
 
 
-def _headers(stream: TarStream) -> Iterator[Header]:
+def headers(stream: TarStream) -> Iterator[tuple[Header | None, int]]:
+    """Yield each header with the bytes of content that follow, which the caller reads or skips."""
     shared: dict[bytes, bytes] = {}
     records: dict[bytes, bytes] = {}
     while (block := stream.read(BLOCK)) and block.count(0) != BLOCK:
@@ -110,10 +125,7 @@ def _headers(stream: TarStream) -> Iterator[Header]:
                 if len(more := stream.read(BLOCK)) != BLOCK:
                     raise TarDamaged("the tar is truncated")
                 extended = more[504]
-        if kind not in _HEADER_ONLY:
-            stream.skip(size + -size % BLOCK)
-        if header := _header(block, kind, real, merged):
-            yield header
+        yield _header(block, kind, real, merged), 0 if kind in _HEADER_ONLY else size
         records = {}
 
 

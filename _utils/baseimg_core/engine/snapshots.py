@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import io
 import os
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TypeVar, cast, overload
+from typing import TypeVar, overload
 
 from ..errors import NotUnpacked
 from ..linux.files import CHUNK
 from ..model.stack import ids
 from ..model.stack.packed import PackedLayer
 from . import tarsplit
+from .compressed import plain
 from .ctr import SNAPSHOTTER, Absent, Ctr
 from .packed import Sequential, TarDamaged, read_layer
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
 _Read = TypeVar("_Read")
-_DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)
 
 
 class Directories(Sequence[str]):
@@ -196,62 +191,20 @@ class OnSnapshots:
         return self._snapshots.chain(chain_id)
 
 
-class _HashingReader(io.RawIOBase):
-    """A stream that hashes the data read from it. Errors of these types become :class:`TarDamaged`."""
-
-    def __init__(self, stream: io.BufferedIOBase, damaged: tuple[type[Exception], ...] = _DAMAGED) -> None:
-        self._stream, self._damaged, self.sha = stream, damaged, hashlib.sha256()
-
-    def readable(self) -> bool:
-        """Return True; a :class:`io.BufferedReader` asks."""
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Read and hash up to ``size`` bytes."""
-        try:
-            data = self._stream.read(size)
-        except self._damaged as exc:
-            raise TarDamaged(str(exc)) from exc
-        self.sha.update(data)
-        return data
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Read and hash up to the size of ``buffer``."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _plain(blob: io.BufferedReader) -> _HashingReader:
-    """Return the decompressed blob. Raises :class:`TarDamaged` for a compression that cannot be read here."""
-    magic = blob.peek(4)[:4]
-    if magic[:2] == _GZIP:
-        return _HashingReader(gzip.GzipFile(fileobj=blob))
-    if magic != _ZSTD:
-        return _HashingReader(blob)
-    try:
-        import zstandard  # imported on use: the package is optional, and few layers are zstd
-    except ImportError:
-        raise TarDamaged("zstd layers need the Python package zstandard") from None
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-    plain = decompressor.stream_reader(blob, read_across_frames=True)
-    return _HashingReader(cast(io.BufferedIOBase, plain), (zstandard.ZstdError,))
-
-
 def _read_packed(blob: io.BufferedReader, diff_id: str) -> PackedLayer | None:
     try:
-        stream = _plain(blob)
+        stream = plain(blob)
         tar = Sequential(stream)
         layer = read_layer(tar)
         tar.finish()
     except TarDamaged:
         return None
-    return layer if "sha256:" + stream.sha.hexdigest() == diff_id else None
+    return layer if stream.digest == diff_id else None
 
 
 def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | None:
     try:
-        stream = _plain(blob)
+        stream = plain(blob)
         with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
             members = list(_checked(tar, directory))
         while stream.read(CHUNK):
@@ -260,7 +213,7 @@ def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | 
         raise
     except (TarDamaged, tarfile.TarError, ValueError):  # tarfile raises ValueError for some damaged sparse files
         return None
-    if "sha256:" + stream.sha.hexdigest() != diff_id:
+    if stream.digest != diff_id:
         return None
     infos = [info for info, _ in members]
     return all(same for _, same in members) and tarsplit.paths(directory) <= tarsplit.names(infos)

@@ -276,14 +276,14 @@ def of_diff(result: Mapping[str, Any]) -> dict[str, Any]:
     Summarise the result of ``baseimg.diff``.
 
     Returns:
-        ``source``, ``target``, ``counts``, ``bytes`` (of all files whose content was added or modified), ``biggest``
-        (ten lines), and ``config``.
+        ``source``, ``target``, ``platform``, ``counts``, ``bytes`` (of all files whose content was added or modified),
+        ``biggest`` (ten lines), and ``config``.
     """
     files = [(word, item) for word in ("added", "modified") for item in result[word] if "size" in item]
     sized = [(item["size"], word, item) for word, item in files if _CONTENT.intersection(item.get("differs", _CONTENT))]
     sized.sort(key=lambda entry: -entry[0])
     lines = [f"{_size(size)}  {word}  {item['path']}" for size, word, item in sized]
-    named = {key: result[key] for key in ("source", "target", "counts", "config")}
+    named = {key: result[key] for key in ("source", "target", "platform", "counts", "config")}
     return {**named, "bytes": sum(size for size, _word, _item in sized), "biggest": _cut(lines)}
 
 

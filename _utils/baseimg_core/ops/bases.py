@@ -18,7 +18,7 @@ from ..disk.store.generations import Store
 from ..disk.store.layout import identify_directory, now
 from ..disk.store.observe import observe
 from ..engine import mounts
-from ..engine.base import Container, Engine, Image
+from ..engine.base import Container, Engine, Image, ImageStore
 from ..errors import (
     BaseAbsent,
     BaseimgError,
@@ -388,7 +388,7 @@ def check_owners(engine: Engine, what: str) -> None:
         raise StorageUnsupported(f"{what} is not supported for an engine with userns-remap, which shifts owners")
 
 
-def check_original(engine: Engine, directory: str) -> None:
+def check_original(engine: ImageStore, directory: str) -> None:
     """
     Refuse a layer directory that the legacy scripts updated and that was not adopted.
 
@@ -403,7 +403,7 @@ def check_original(engine: Engine, directory: str) -> None:
         )
 
 
-def _versions(engine: Engine, directory: str) -> set[str]:
+def _versions(engine: ImageStore, directory: str) -> set[str]:
     """Return the tags of the images whose top layer is this directory."""
     return {ids.tag(tag) for image in engine.images() if image.directories[-1] == directory for tag in image.tags}
 

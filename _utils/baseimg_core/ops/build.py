@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..disk.bundle import compression, signature, writer
@@ -16,9 +17,10 @@ from ..disk.stack.directories import Stack
 from ..disk.stack.packed import PackedStack, extras
 from ..disk.store.generations import Store
 from ..disk.store.layout import siblings
-from ..engine.base import Engine, Image
+from ..engine.base import Image, ImageStore
 from ..errors import ArgumentInvalid, ImagesEqual, PackedLayerAbsent
 from ..model.bundle.manifest import ImageRef
+from ..model.images.source import is_source
 from ..model.impact import config as configs
 from ..model.packages.difference import Packages
 from ..model.policy.validation import wrong
@@ -35,35 +37,42 @@ _NAMED = 10  # maximum configuration fields in a message
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 
-def layer(engine: Engine, reference: str) -> dict[str, Any]:
-    """Return the location of the image's top layer."""
-    image = image_with_layers(engine, reference)
+def layer(store: ImageStore, reference: str) -> dict[str, Any]:
+    """
+    Return the location of the image's top layer.
+
+    Args:
+        store: The engine that has the image, or :class:`ImageSources`.
+        reference: The name of the image.
+    """
+    image = image_with_layers(store, reference)
+    directories = image.directories if image.unpacked else [""]
     return {
         "image": reference,
         "chain_id": image.chain_id,
         "diff_id": image.diff_ids[-1],
-        "path": image.directories[-1],
-        "lower": list(reversed(image.directories[:-1])),
-        "storage": engine.storage,
+        "path": directories[-1],
+        "lower": list(reversed(directories[:-1])),
+        "storage": store.storage if image.unpacked else "",
     }
 
 
-def diff(engine: Engine, source: str, target: str, progress: Progress | None = None) -> dict[str, Any]:
+def diff(store: ImageStore, source: str, target: str, progress: Progress | None = None) -> dict[str, Any]:
     """
     List every path that differs between two images.
 
     Args:
-        engine: The engine that has both images.
-        source: The reference of the old image.
-        target: The reference of the new image.
+        store: The engine that has both images, or :class:`ImageSources`.
+        source: The name of the old image.
+        target: The name of the new image.
         progress: Called with the step "comparing".
 
     Returns:
-        ``source``, ``target``, ``counts`` by action, a list of paths for each action, and ``config`` (old and new
-        values by name).
+        ``source``, ``target``, ``platform``, ``counts`` by action, a list of paths for each action, and ``config`` (old
+        and new values by name).
     """
-    old, new = image_with_layers(engine, source), image_with_layers(engine, target)
-    below, above = pristine_stacks(engine, old, new, required=False)
+    old, new = image_with_layers(store, source), image_with_layers(store, target)
+    below, above = pristine_stacks(store, old, new, required=False)
     changes = _compare(below, above, progress, links=True)
     listed: dict[str, list[dict[str, Any]]] = {action.value: [] for action in Action}
     for change in changes:
@@ -78,11 +87,13 @@ def diff(engine: Engine, source: str, target: str, progress: Progress | None = N
             item["inside"] = change.inside
         listed[change.action.value].append(item)
     config = configs.as_dict(configs.difference(old.config, new.config))
-    return {"source": source, "target": target, "counts": model_changes.counts(changes), **listed, "config": config}
+    counts = model_changes.counts(changes)
+    sides = {"source": source, "target": target, "platform": f"{new.os}/{new.architecture}"}
+    return {**sides, "counts": counts, **listed, "config": config}
 
 
 def build(
-    engine: Engine,
+    store: ImageStore,
     source: str,
     target: str,
     path: str,
@@ -93,14 +104,15 @@ def build(
     key: str | None = None,
     delta: str | None = None,
     named: Mapping[str, tuple[str, ...]] | None = None,
+    reference: str | None = None,
 ) -> dict[str, Any]:
     """
     Build the bundle from ``source`` to ``target``.
 
     Args:
-        engine: The engine that has both images.
-        source: The reference of the old image.
-        target: The reference of the new image.
+        store: The engine that has both images, or :class:`ImageSources`.
+        source: The name of the old image.
+        target: The name of the new image.
         path: The file to write.
         version: The version of the target; default: its tag.
         kind: The compression, ``zstd`` or ``gzip``.
@@ -109,12 +121,13 @@ def build(
         key: The path of a private key to sign with.
         delta: The delta encoding; see :class:`Encoding`.
         named: Advisories that the operator names, by package or absolute path.
+        reference: The name of the source in the bundle; default: its own, or its chain ID.
 
     Returns:
-        ``bundle``, ``hash``, ``size`` in bytes, ``source``, ``target``, ``changes``, ``config``, ``dropped`` (numbers
-        of ``paths`` and ``attributes`` that the layers' directories have and their tars lack), ``fixes`` (advisories by
-        package), ``unread`` (packages whose fixes are unknown, with the reason); with ``key`` also ``signature`` and
-        ``key``.
+        ``bundle``, ``hash``, ``size`` in bytes, ``source``, ``target``, ``platform``, ``changes``, ``config``,
+        ``dropped`` (numbers of ``paths`` and ``attributes`` that the layers' directories have and their tars lack),
+        ``fixes`` (advisories by package), ``unread`` (packages whose fixes are unknown, with the reason); with ``key``
+        also ``signature`` and ``key``.
 
     Raises:
         ImagesEqual: Both images show the same content.
@@ -125,19 +138,20 @@ def build(
     """
     compression.check_compression(kind)
     signer = signature.load(key) if key else None
-    old, new = image_with_layers(engine, source), image_with_layers(engine, target)
+    old, new = image_with_layers(store, source), image_with_layers(store, target)
     platform = _platform((source, old), (target, new))
-    config = configs.difference(old.config, new.config)
-    below, above = pristine_stacks(engine, old, new)
+    config = configs.portable(configs.difference(old.config, new.config))
+    sides = _sides((source, old), (target, new), version, reference)
+    below, above = pristine_stacks(store, old, new)
     result: dict[str, Any] = {"bundle": path, "hash": "", "size": 0, "config": configs.as_dict(config)}
-    result["dropped"] = _extras(below, above)
+    result["dropped"] = _extras(*(stack for image, stack in ((old, below), (new, above)) if image.unpacked))
     changes = _compare(below, above, progress) if old.chain_id != new.chain_id else []
     if not changes:
         raise _images_equal(source, target, config)
     differ = disk_fixes.difference(below, above, {change.path for change in changes}, named or {})
     result.update(_fixes(differ))
-    sides = image_ref(source, old, None), image_ref(target, new, version)
     result.update(source=side_as_dict(sides[0]), target=side_as_dict(sides[1]), changes=model_changes.counts(changes))
+    result["platform"] = "/".join(platform.values())
     if test:
         return result
     encoding, report = Encoding(kind, below if delta else None, delta or ""), step_progress(progress, "writing")
@@ -166,6 +180,24 @@ def _fixes(packages: Packages | None) -> dict[str, Any]:
     if packages is None:
         return {"fixes": {}, "unread": {}}
     return {"fixes": {name: list(listed) for name, listed in packages.fixes.items()}, "unread": dict(packages.unread)}
+
+
+def _sides(
+    source: tuple[str, Image], target: tuple[str, Image], version: str | None, reference: str | None
+) -> tuple[ImageRef, ImageRef]:
+    """Return both sides of a bundle. With ``reference``, the target has the same repository."""
+    old, new = (_own_name(*side) for side in (source, target))
+    side = image_ref(new, target[1], version)
+    if reference is not None:
+        side = replace(side, reference=f"{ids.repository(reference)}:{side.version}")
+    return image_ref(reference or old, source[1], None), side
+
+
+def _own_name(name: str, image: Image) -> str:
+    """Return the name of an image in a bundle: as given for the engine, else its own, else its chain ID."""
+    if not is_source(name):
+        return name
+    return image.tags[0] if image.tags else image.chain_id
 
 
 def _images_equal(source: str, target: str, config: Mapping[str, tuple[str, str]]) -> ImagesEqual:
@@ -224,14 +256,14 @@ def inspect(path: str, verify: bool = False, name: str = "") -> dict[str, Any]:
         }
 
 
-def image_with_layers(engine: Engine, reference: str) -> Image:
+def image_with_layers(store: ImageStore, reference: str) -> Image:
     """
     Return the image.
 
     Raises:
         ArgumentInvalid: It has no layers.
     """
-    image = engine.image(reference)
+    image = store.image(reference)
     if not image.diff_ids:
         raise ArgumentInvalid(f"image {reference} has no layers", "give an image that has at least one layer")
     return image
@@ -241,12 +273,12 @@ def _compare(old: Stack, new: Stack, progress: Progress | None, links: bool = Fa
     return compare(old, new, step_progress(progress, "comparing"), contents=True, links=links, siblings=siblings)
 
 
-def pristine_stacks(engine: Engine, *images: Image, required: bool = True) -> list[PackedStack]:
+def pristine_stacks(store: ImageStore, *images: Image, required: bool = True) -> list[PackedStack]:
     """
     Return the pristine contents of images, even if a base below them shows another version.
 
     Args:
-        engine: The engine that has the images.
+        store: The engine that has the images, or :class:`ImageSources`.
         images: The images. Layers that they share are read once.
         required: False to show the directory of a layer that the engine no longer has as packed.
 
@@ -254,29 +286,31 @@ def pristine_stacks(engine: Engine, *images: Image, required: bool = True) -> li
         PackedLayerAbsent: The engine no longer has a layer as it was packed.
     """
     layers: dict[str, PackedLayer | None] = {}
-    return [_pristine_stack(engine, image, layers, required) for image in images]
+    return [_pristine_stack(store, image, layers, required) for image in images]
 
 
-def _pristine_stack(engine: Engine, image: Image, layers: dict[str, PackedLayer | None], required: bool) -> PackedStack:
+def _pristine_stack(
+    store: ImageStore, image: Image, layers: dict[str, PackedLayer | None], required: bool
+) -> PackedStack:
     by_directory: dict[str, PackedLayer | None] = {}
-    directories = pristine_directories(engine, image)
+    directories = pristine_directories(store, image)
     for directory, chain_id, diff_id in zip(directories, image.chain_ids, image.diff_ids, strict=True):
-        if chain_id not in layers:
-            layers[chain_id] = engine.packed_layer(chain_id, diff_id)
-        if layers[chain_id] is None and required:
+        if directory not in layers:
+            layers[directory] = store.packed_layer(chain_id, diff_id)
+        if layers[directory] is None and required:
             raise PackedLayerAbsent(f"the engine no longer has the layer {diff_id} of {image.name} as it was packed")
-        by_directory[directory] = layers[chain_id]
-    return PackedStack(dict(reversed(by_directory.items())), engine.owners)
+        by_directory[directory] = layers[directory]
+    return PackedStack(dict(reversed(by_directory.items())), store.owners)
 
 
-def pristine_directories(engine: Engine, image: Image) -> list[str]:
+def pristine_directories(store: ImageStore, image: Image) -> list[str]:
     """Return the directories of an image's pristine layers, bottom first, even if a base shows another version."""
     directories = []
     for directory in image.directories:
-        bases.check_original(engine, directory)
-        store = Store(os.path.dirname(directory))
-        record = store.read()
-        directories.append(store.path(record, 0) if record else directory)
+        bases.check_original(store, directory)
+        generations = Store(os.path.dirname(directory))
+        record = generations.read()
+        directories.append(generations.path(record, 0) if record else directory)
     return directories
 
 

@@ -72,11 +72,11 @@ class Repository:
         """Stop using mirrors."""
         self._mirrors.clear()
 
-    def manifest(self, name: str) -> bytes | None:
-        """Return the OCI manifest of a tag or digest; ``None`` if the registry does not have it."""
+    def manifest(self, name: str, accept: str = MANIFEST_TYPE) -> bytes | None:
+        """Return the manifest of a tag or digest, of a type in ``accept``; ``None`` if the registry has none."""
 
         def job(endpoint: Endpoint) -> bytes:
-            response = endpoint.request("GET", f"{self.path}/manifests/{name}", {"Accept": MANIFEST_TYPE})
+            response = endpoint.request("GET", f"{self.path}/manifests/{name}", {"Accept": accept})
             return verified(endpoint.read(response, MAX_JSON), name)
 
         try:

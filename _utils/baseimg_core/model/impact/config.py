@@ -32,6 +32,8 @@ _MAX_CHANGES = 512
 _MAX_JSON = 1 << 18  # bytes
 # a child image has its own labels, and no program reads those of its base
 _UNIMPORTANT = ("Labels.",)
+# Docker's alone: copies between formats drop them
+_DOCKER = ("Healthcheck", "Shell", "OnBuild")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,11 @@ def _is_change(item: tuple[str, object]) -> bool:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= _MAX_TEXT and (value.isprintable() or not value)
+
+
+def portable(changes: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Return the difference without the fields that an image has in Docker's format alone."""
+    return {name: pair for name, pair in changes.items() if name.partition(".")[0] not in _DOCKER}
 
 
 def as_dict(changes: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:

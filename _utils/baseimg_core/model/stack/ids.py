@@ -55,3 +55,10 @@ def tag(reference: str) -> str:
     if ":" in last:
         return last.partition(":")[2]
     return "" if at else "latest"
+
+
+def repository(reference: str) -> str:
+    """Return an image reference without its tag and digest."""
+    name = reference.partition("@")[0]
+    directory, slash, last = name.rpartition("/")
+    return directory + slash + last.partition(":")[0]

@@ -18,6 +18,7 @@ from .entry import Entry, Kind
 UNSPECIFIED = Entry(Kind.DIRECTORY, 0o755, specified=False)
 _OPAQUE = b".wh..wh..opq"
 _RESERVED = b".wh..wh."  # other names with this prefix belong to AUFS
+_MAX_PATH = 4096  # bytes, PATH_MAX
 _MAX_LINKS = 40  # symlinks in one path, as in path_resolution(7)
 
 
@@ -44,14 +45,14 @@ class _Directory:
 class PackedLayer:
     """The paths of one layer tar. Needs about 300 bytes of memory for each path."""
 
-    def __init__(self, headers: Iterable[Header]) -> None:
+    def __init__(self, headers: Iterable[Header] = ()) -> None:
         self._directories: dict[bytes, _Directory] = {b"": _Directory()}
         self._leaders: dict[bytes, bytes] = {}
         self._groups: dict[bytes, list[bytes]] = {}
         self._has_links = False
         self._last: tuple[bytes | None, bytes] = None, b""  # a parent as in the tar, and its path
         for header in headers:
-            self._add(header)
+            self.add(header)
 
     def entry(self, path: bytes) -> Entry | None:
         """Return the entry of a path; ``None`` if the tar does not have the path."""
@@ -94,11 +95,17 @@ class PackedLayer:
                 if entry is UNSPECIFIED:
                     yield overlay.join(path, name)
 
-    def _add(self, header: Header) -> None:
+    def add(self, header: Header) -> bytes:
+        """Add the next entry of the tar; returns its path, or nothing for the root and for marks of the overlay."""
+        if len(header.name) > _MAX_PATH:
+            raise LayerUnsupported(
+                f"the layer has a path of {len(header.name)} bytes: {overlay.path_text(header.name[:100])}…",
+                "Linux has no paths of more than 4096 bytes: build the image again",
+            )
         path = self._resolve(header.name)
         parent, name = overlay.split(path)
         if not path or (name.startswith(_RESERVED) and name != _OPAQUE):
-            return
+            return b""
         directory = self._directory(parent)
         if name == _OPAQUE:
             directory.opaque = True
@@ -106,6 +113,8 @@ class PackedLayer:
             directory.children.setdefault(name.removeprefix(overlay.WHITEOUT_PREFIX), None)
         else:
             self._put(directory, path, name, header)
+            return path
+        return b""
 
     def _put(self, directory: _Directory, path: bytes, name: bytes, header: Header) -> None:
         entry = header.entry
@@ -124,11 +133,15 @@ class PackedLayer:
 
     def _directory(self, path: bytes) -> _Directory:
         """Return a directory. If the tar has not named it, create it as unspecified."""
-        if path not in self._directories:
-            parent, name = overlay.split(path)
-            self._directory(parent).children[name] = UNSPECIFIED
-            self._directories[path] = _Directory()
-        return self._directories[path]
+        missing = []
+        while path not in self._directories:
+            missing.append(path)
+            path = overlay.split(path)[0]
+        directory = self._directories[path]
+        for path in reversed(missing):
+            directory.children[overlay.split(path)[1]] = UNSPECIFIED
+            directory = self._directories[path] = _Directory()
+        return directory
 
     def _link(self, path: bytes, target: bytes) -> Entry:
         leader = self._leaders.get(target, target)
@@ -159,10 +172,13 @@ class PackedLayer:
 
     def _remove_below(self, path: bytes) -> None:
         """Remove a directory that the tar later replaces with another type."""
-        if path in self._directories:
-            for name in self._directories.pop(path).children:
-                self._unlink(overlay.join(path, name))
-                self._remove_below(overlay.join(path, name))
+        pending = [path]
+        while pending:
+            parent = pending.pop()
+            directory = self._directories.pop(parent, None)
+            for name in directory.children if directory else ():
+                self._unlink(overlay.join(parent, name))
+                pending.append(overlay.join(parent, name))
 
     def _resolve(self, name: bytes) -> bytes:
         """Return the path that an unpacking program writes for a name, below the layer's root."""

@@ -1,0 +1,70 @@
+"""Decompress layer blobs as streams, whatever their media type says: gzip, zstd, or no compression."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from typing import BinaryIO, cast
+
+from .packed import TarDamaged
+
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
+_DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)
+
+
+def is_compressed(head: bytes) -> bool:
+    """True if a file that starts with ``head`` is compressed with gzip or zstd."""
+    return head[:2] == _GZIP or head[:4] == _ZSTD
+
+
+class HashingReader(io.RawIOBase):
+    """A stream that hashes and counts the data read from it. Errors of these types become :class:`TarDamaged`."""
+
+    def __init__(
+        self, stream: io.BufferedIOBase | io.RawIOBase | BinaryIO, damaged: tuple[type[Exception], ...] = _DAMAGED
+    ) -> None:
+        self._stream, self._damaged, self.sha, self.size = stream, damaged, hashlib.sha256(), 0
+
+    @property
+    def digest(self) -> str:
+        """The digest of the data read so far."""
+        return "sha256:" + self.sha.hexdigest()
+
+    def readable(self) -> bool:
+        """Return True; a :class:`io.BufferedReader` asks."""
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read and hash up to ``size`` bytes."""
+        try:
+            data = self._stream.read(size) or b""
+        except self._damaged as exc:
+            raise TarDamaged(str(exc)) from exc
+        self.sha.update(data)
+        self.size += len(data)
+        return data
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        """Read and hash up to the size of ``buffer``."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def plain(blob: io.BufferedReader) -> HashingReader:
+    """Return the decompressed blob. Raises :class:`TarDamaged` for a compression that cannot be read here."""
+    magic = blob.peek(4)[:4]
+    if magic[:2] == _GZIP:
+        return HashingReader(gzip.GzipFile(fileobj=blob))
+    if magic != _ZSTD:
+        return HashingReader(blob)
+    try:
+        import zstandard  # imported on use: the package is optional, and few layers are zstd
+    except ImportError:
+        raise TarDamaged("zstd layers need the Python package zstandard") from None
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+    stream = decompressor.stream_reader(blob, read_across_frames=True)
+    return HashingReader(cast(io.BufferedIOBase, stream), (zstandard.ZstdError,))

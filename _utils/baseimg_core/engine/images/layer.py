@@ -1,0 +1,164 @@
+"""
+Read a layer of an archive or a registry: its paths and metadata into memory, the contents of its files into a spool.
+
+The spool is a directory of regular files and directories at the layer's paths. They belong to the user that runs the
+program, with the modes 0600 and 0700. Owners, modes, attributes, symlinks and devices stay data in
+:class:`PackedLayer`, so no privilege is needed and no name in the tar can lead out of the spool.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from typing import BinaryIO
+
+from ...errors import DigestMismatch, LayerUnsupported
+from ...linux.files import CHUNK, remove_tree
+from ...linux.oserrors import translate_os_errors
+from ...model.images.manifest import Blob, malformed
+from ...model.stack import ids, overlay
+from ...model.stack.entry import Kind
+from ...model.stack.packed import Header, PackedLayer
+from ..compressed import HashingReader, plain
+from ..packed import Sequential, TarDamaged, read_layer
+
+_MAX_ENTRIES = 1 << 20
+_MAX_METADATA = 256 << 20  # bytes of names and attributes
+_MAX_PATH, _MAX_NAME = 4096, 255  # as in bundles
+_MAX_RATIO, _RATIO_FROM = 200, 1 << 30  # decompressed to compressed, of layers above this size
+_AGAIN = "copy or save the image again"
+
+
+def spool_layer(stream: BinaryIO, blob: Blob, diff_id: str, spool: str, where: str) -> PackedLayer:
+    """
+    Read a layer and verify its digest and its diff ID.
+
+    Args:
+        stream: The layer as stored, compressed or not.
+        blob: Its name and size.
+        diff_id: The digest of its tar.
+        spool: The directory for the contents of its files, which is created.
+        where: The image, for messages.
+
+    Raises:
+        DigestMismatch: The digest or the diff ID differs.
+        LayerUnsupported: The layer is damaged, or exceeds a limit.
+        SpaceExhausted: The spool's file system is full.
+    """
+    stored = HashingReader(stream)
+    try:
+        tar = plain(io.BufferedReader(stored, CHUNK))
+        bounded = _Bounded(tar, stored, where)
+        sequential = Sequential(bounded)
+        content = _Content(os.fsencode(spool), sequential, where)
+        with translate_os_errors(spool):
+            os.makedirs(spool, 0o700)
+            layer = read_layer(sequential, content.read)
+            sequential.finish()
+        while stored.read(CHUNK):
+            pass
+    except TarDamaged as exc:
+        raise malformed(where, f"has the damaged layer {diff_id}: {exc}") from None
+    if ids.is_digest(blob.name) and (stored.digest != blob.name or stored.size != blob.size):
+        raise DigestMismatch(f"{where} has a layer of {stored.size} bytes and {stored.digest} for {blob.name}", _AGAIN)
+    if tar.digest != diff_id:
+        raise DigestMismatch(f"{where} has a layer with the diff ID {tar.digest}, declared is {diff_id}", _AGAIN)
+    return layer
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed layer that refuses to grow without end."""
+
+    def __init__(self, tar: HashingReader, stored: HashingReader, where: str) -> None:
+        self._tar, self._stored, self._where = tar, stored, where
+
+    def readable(self) -> bool:
+        """Return True; a :class:`io.BufferedReader` asks."""
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        """Read the next bytes."""
+        size = self._tar.readinto(buffer)
+        if self._tar.size > max(_RATIO_FROM, _MAX_RATIO * self._stored.size):
+            raise malformed(self._where, f"has a layer that decompresses to more than {_MAX_RATIO} times its size")
+        return size
+
+
+class _Content:
+    """Writes the contents of a layer's files into the spool."""
+
+    def __init__(self, root: bytes, stream: Sequential, where: str) -> None:
+        self._root, self._stream, self._where = root, stream, where
+        self._entries = self._metadata = 0
+        self._parent: bytes | None = None
+
+    def read(self, layer: PackedLayer, path: bytes, header: Header, size: int) -> int:
+        """Spool one entry; returns the bytes read from the tar. See :data:`packed.ContentReader`."""
+        self._check(path, header)
+        entry, real = header.entry, self._root + b"/" + path
+        self._make_parent(overlay.split(path)[0])
+        if entry is None:
+            leader = self._root + b"/" + layer.hard_links(path)[0]
+            self._clear(real)
+            if os.path.lexists(leader):  # links to symlinks and devices have no content
+                os.link(leader, real)
+            return 0
+        if entry.kind is Kind.DIRECTORY:
+            self._make_directory(real)
+            return 0
+        self._clear(real)
+        return self._copy(real, path, entry.size, size) if entry.kind is Kind.FILE else 0
+
+    def _check(self, path: bytes, header: Header) -> None:
+        self._entries += 1
+        attributes = header.entry.xattrs.values() if header.entry else ()
+        self._metadata += len(header.name) + len(header.link) + sum(map(len, attributes))
+        if self._entries > _MAX_ENTRIES or self._metadata > _MAX_METADATA:
+            raise malformed(
+                self._where, f"has a layer with more than {_MAX_ENTRIES} paths or {_MAX_METADATA} bytes of names"
+            )
+        if len(self._root) + len(path) >= _MAX_PATH or any(len(part) > _MAX_NAME for part in path.split(b"/")):
+            raise malformed(self._where, f"has a layer with the long path {overlay.path_text(path[:100])}…")
+
+    def _copy(self, real: bytes, path: bytes, expected: int, size: int) -> int:
+        if expected != size:
+            raise LayerUnsupported(
+                f"{self._where} has the sparse file {overlay.path_text(path)}",
+                "build the image with a builder that packs whole files",
+            )
+        left = size
+        with open(os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb", 0) as file:
+            while left and (data := self._stream.read(min(left, CHUNK))):
+                file.write(data)
+                left -= len(data)
+        if left:
+            raise TarDamaged("the tar is truncated")
+        return size
+
+    def _make_parent(self, parent: bytes) -> None:
+        if parent == self._parent:
+            return
+        for path in (*reversed(list(overlay.ancestors(parent))), parent) if parent else ():
+            self._make_directory(self._root + b"/" + path)
+        self._parent = parent
+
+    def _make_directory(self, real: bytes) -> None:
+        try:
+            os.mkdir(real, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(real):  # the tar has the path again, as another type
+                os.unlink(real)
+                os.mkdir(real, 0o700)
+
+    def _clear(self, real: bytes) -> None:
+        """Remove what the tar had at a path before."""
+        try:
+            os.unlink(real)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            if exc.errno not in (errno.EISDIR, errno.EPERM):
+                raise
+            remove_tree(os.fsdecode(real))
+        self._parent = None

@@ -1,0 +1,218 @@
+"""
+Images in archives, layouts and registries, as an :class:`ImageStore`: what a build needs of an engine.
+
+Needs no engine and no root. Each layer is read once, when it is asked for, into a spool that :meth:`close` deletes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform as machine
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...errors import ImageUnknown, SpaceExhausted
+from ...model.images import manifest as documents
+from ...model.images import source as sources
+from ...model.images.manifest import Blob, Config, Manifest
+from ...model.images.source import ARCHIVE, LAYOUT, REGISTRY, ImageSource, Platform
+from ...model.stack import ids
+from ...model.stack.owners import Owners
+from ...model.stack.packed import PackedLayer
+from ..base import Engine, Image
+from .blobs import Archive, Blobs, Files, LayoutDirectory, read_document
+from .layer import spool_layer
+
+_MAX_INDEXES = 4  # indexes in indexes
+# uname(2) to Go's GOARCH; other names are equal
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+#: Connects to the repository of an image; returns its blobs and the manifest that the name means.
+Connect = Callable[[ImageSource, str], tuple[Blobs, bytes]]
+
+
+def own_platform() -> Platform:
+    """Return the platform of this machine."""
+    return Platform("linux", _ARCHITECTURES.get(machine.machine(), machine.machine()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    #: The layer as stored.
+    blob: Blob
+    #: The digest of its tar.
+    diff_id: str
+    #: The place of the layer.
+    blobs: Blobs
+    #: The image, for messages.
+    where: str
+
+
+class ImageSources:
+    """Images by name: those outside an engine, and all others from the engine."""
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        connect: Connect,
+        platform: Platform | None = None,
+        scratch: str | None = None,
+    ) -> None:
+        """
+        Args:
+            engine: Connects to the engine of this machine.
+            connect: Connects to a repository.
+            platform: The platform of images in indexes; default: this machine's.
+            scratch: The directory below which layers are spooled; default: ``TMPDIR``, else ``/tmp``.
+        """
+        self._connect_engine, self._connect = engine, connect
+        self._engine: Engine | None = None
+        self._wanted = platform
+        self._platform = platform or own_platform()
+        self._stack = contextlib.ExitStack()
+        self._scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="baseimg-", dir=scratch))
+        self._layers: dict[str, _Layer] = {}
+        self._packed: dict[str, PackedLayer] = {}
+        self._images: dict[str, Image] = {}
+
+    def __enter__(self) -> ImageSources:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the spool, and close files and connections."""
+        self._stack.close()
+
+    @property
+    def owners(self) -> Owners:
+        """How the engine shifts the owners of layers; packed layers have the image's owners."""
+        return self._engine.owners if self._engine else Owners()
+
+    @property
+    def storage(self) -> str:
+        """The name of the engine's store; empty if no image of the engine was asked for."""
+        return self._engine.storage if self._engine else ""
+
+    def engine(self) -> Engine:
+        """Return the engine of this machine."""
+        if self._engine is None:
+            self._engine = self._connect_engine()
+        return self._engine
+
+    def images(self) -> list[Image]:
+        """Return every image of the engine, if an image of the engine was asked for."""
+        return self._engine.images() if self._engine else []
+
+    def image(self, reference: str) -> Image:
+        """
+        Return an image by its name.
+
+        Raises:
+            ArgumentInvalid: The name is malformed, or means several images.
+            ImageUnknown: The place does not have the image.
+            LayerUnsupported: The image has a form that baseimg does not read.
+            DigestMismatch: A document has another digest than declared.
+        """
+        source = sources.parse(reference)
+        if source is None:
+            return self.engine().image(reference)
+        if reference not in self._images:
+            self._images[reference] = self._open(source)
+        return self._images[reference]
+
+    def packed_layer(self, chain_id: str, diff_id: str) -> PackedLayer | None:
+        """
+        Return a layer as it was packed, with its contents in its directory.
+
+        Args:
+            chain_id: Chain ID of the layer.
+            diff_id: Diff ID of the layer.
+
+        Raises:
+            DigestMismatch: The layer has another digest than declared.
+            LayerUnsupported: The layer has a form that baseimg does not read.
+        """
+        layer = self._layers.get(chain_id)
+        if layer is None:
+            return self.engine().packed_layer(chain_id, diff_id)
+        if chain_id not in self._packed:
+            with layer.blobs.open(layer.blob) as stream:
+                spool = self._directory(chain_id)
+                self._packed[chain_id] = spool_layer(stream, layer.blob, layer.diff_id, spool, layer.where)
+        return self._packed[chain_id]
+
+    def _open(self, source: ImageSource) -> Image:
+        blobs, manifest, image_id = self._resolve(source)
+        raw = read_document(blobs, manifest.config, source.name)
+        config = documents.parse_config(documents.document(raw, source.name), len(manifest.layers), source.name)
+        self._check_platform(config, source)
+        chain = ids.chain_ids(config.diff_ids)
+        missing = [
+            layer for layer, chain_id in zip(manifest.layers, chain, strict=True) if chain_id not in self._layers
+        ]
+        self._check_space(sum(layer.size or 0 for layer in missing), source.name)
+        for blob, diff_id, chain_id in zip(manifest.layers, config.diff_ids, chain, strict=True):
+            self._layers.setdefault(chain_id, _Layer(blob, diff_id, blobs, source.name))
+        names = manifest.names or ((source.reference,) if source.transport == REGISTRY else ())
+        directories = [self._directory(chain_id) for chain_id in chain]
+        platform = config.platform
+        return Image(
+            image_id,
+            names,
+            config.diff_ids,
+            directories,
+            platform.os,
+            platform.architecture,
+            config.config,
+            unpacked=False,
+        )
+
+    def _resolve(self, source: ImageSource) -> tuple[Blobs, Manifest, str]:
+        """Return the place of an image, its manifest and its digest."""
+        if source.transport == REGISTRY:
+            blobs, data = self._connect(source, self._scratch)
+            self._stack.callback(blobs.close)
+            return self._of_manifest(blobs, data, source, "")
+        files: Files = LayoutDirectory(source.path) if source.transport == LAYOUT else Archive(source.path)
+        self._stack.callback(files.close)
+        name = "manifest.json" if source.transport == ARCHIVE else "index.json"
+        listed = files.document(name)
+        if listed is None:
+            raise ImageUnknown(f"{source.path} has no {name}", f"check that it is of the kind {source.transport}")
+        if source.transport != ARCHIVE:
+            return self._of_manifest(files, listed, source, source.reference)
+        manifest = documents.parse_archive(documents.document(listed, source.path), source.reference, source.path)
+        return files, manifest, manifest.config.name
+
+    def _of_manifest(self, blobs: Blobs, data: bytes, source: ImageSource, wanted: str) -> tuple[Blobs, Manifest, str]:
+        """Follow indexes to the manifest of one platform."""
+        digest = ""
+        for _ in range(_MAX_INDEXES):
+            raw = documents.document(data, source.name)
+            if not documents.is_index(raw):
+                return blobs, documents.parse_manifest(raw, source.name), digest or source.name
+            blob = documents.choose(raw, self._platform, wanted, source.name)
+            data, digest, wanted = read_document(blobs, blob, source.name), blob.name, ""
+        raise documents.malformed(source.name, f"has more than {_MAX_INDEXES} indexes in one another")
+
+    def _check_platform(self, config: Config, source: ImageSource) -> None:
+        found, wanted = config.platform, self._wanted
+        if wanted and (found.os, found.architecture) != (wanted.os, wanted.architecture):
+            raise ImageUnknown(f"{source.name} is for {found}, not for {wanted}", "give another platform=")
+
+    def _check_space(self, size: int, where: str) -> None:
+        st = os.statvfs(self._scratch)
+        free = st.f_bavail * st.f_frsize
+        if size > free:
+            raise SpaceExhausted(
+                f"the layers of {where} take more than {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free in "
+                f"{self._scratch}",
+                "set TMPDIR to a directory with more space",
+            )
+
+    def _directory(self, chain_id: str) -> str:
+        return os.path.join(self._scratch, chain_id.removeprefix("sha256:"), "diff")
