@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "context": ({"progress", "model", "linux", "engine"}, set()),
     "ops": ({"display", "errors", "progress", "context", "model", "linux", "disk", "engine", "ops"}, set()),
     "minion": ({"errors", "redact", "context", "model", "engine", "registry", "ops"}, set()),
+    "cli": ({"__version__", "errors", "linux", "model", "engine", "registry", "ops"}, set()),
     "report": ({"display", "errors", "model", "report"}, {"packageurl", "cyclonedx"}),
     "rollout": ({"__version__", "display", "errors", "model", "linux", "disk", "rollout"}, set()),
 }

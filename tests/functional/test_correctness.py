@@ -315,6 +315,8 @@ class TestBundles:
             "changes": counts,
             "config": {},
             "dropped": {"paths": 0, "attributes": 0},
+            "fixes": {},
+            "unread": {},
         }
         assert lab.diff(BASE, NEW)["counts"] == counts
         description = lab.inspect(made["bundle"], verify=True)

@@ -95,6 +95,10 @@ def test_other_tools_take_it_for_the_ordinary_layout_that_it_is(lab: Lab, regist
         assert (lab.work / "changes/etc/version").read_text() == "12.1\n"
 
 
+def _file_name(reference: str) -> str:
+    return reference.replace("/", "-").replace(":", "-")
+
+
 class TestImages:
     """Images outside the engine, for `build`, `diff` and `layer`."""
 
@@ -110,12 +114,12 @@ class TestImages:
             ("docker", f"docker://{registry.host}/{{}}", "zstd"),
         ):
             for image in (BASE, NEW):
-                to = place.format(image.replace("/", "-") if name == "oci-archive" else image)
+                to = place.format(_file_name(image) if name == "oci-archive" else image)
                 options = ["--dest-tls-verify=false", "--dest-compress-format", compression]
                 tool("skopeo", "copy", "-q", *options, f"docker-archive:{saved}:{image}", to)
             sources[name] = place
         for name, place in sources.items():
-            old, new = (place.format(ref.replace("/", "-") if name == "oci-archive" else ref) for ref in (BASE, NEW))
+            old, new = (place.format(_file_name(ref) if name == "oci-archive" else ref) for ref in (BASE, NEW))
             built = lab.build(old, new, str(lab.work / f"{name}.tar"), version="12.1", reference=BASE)
             assert (name, built["hash"]) == (name, digest(made))
         assert lab.layer(f"docker://{registry.host}/{BASE}")["chain_id"] == lab.layer(BASE)["chain_id"]

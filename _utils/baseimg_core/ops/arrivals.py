@@ -100,7 +100,7 @@ def _build_judge(context: Context, nest: Nest, generation: Generation) -> ImageJ
     base, record = nest.changing.base, nest.changing.record
     images = bases.images_on(context.engine, base.chain_id)
     declared = context.protection.acceptance(base.reference, base.chain_id).trials
-    return ImageJudge(base, record, _changes(base, record, generation), images, declared)
+    return ImageJudge.of_base(base, record, _changes(base, record, generation), images, declared)
 
 
 def _judge(

@@ -93,7 +93,7 @@ def _impact(context: Context, base: Base, declared: DeclaredBundles | None) -> d
     unchanged = {image for effect in kept for image in effect["images"]}
     changing = [image for image in users if image.name not in unchanged]
     trials = context.protection.acceptance(base.reference, base.chain_id).trials
-    judge = ImageJudge(base, record, new, changing, trials) if new else None
+    judge = ImageJudge.of_base(base, record, new, changing, trials) if new else None
     judged = {image.id: judge.image(image) for image in judge.images} if judge else {}
     if unread and not judge:
         judged = {image.id: _unread_judgement() for image in users}

@@ -12,6 +12,7 @@ from ..disk.impact import layer_scan
 from ..disk.impact.change import BaseChange
 from ..disk.impact.judge import Judge
 from ..disk.impact.judgements import Judged
+from ..disk.impact.layers import UNPACKED, Layers
 from ..disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile
 from ..disk.packages import databases
 from ..disk.stack.directories import Stack
@@ -142,10 +143,43 @@ class ImageJudge:
     """Judges images and containers on one base. Each layer is scanned once, however many images share it."""
 
     def __init__(
-        self, base: Base, record: Record, changes: Changes, images: Sequence[Image], declared: Sequence[Trial]
+        self,
+        changes: Changes,
+        pristine: Stack,
+        height: int,
+        base_config: Mapping[str, Any],
+        images: Sequence[Image],
+        declared: Sequence[Trial] = (),
+        layers: Layers = UNPACKED,
     ) -> None:
         """
         Create a judge.
+
+        Args:
+            changes: The changes to judge.
+            pristine: The layers of the base's original content, on which the images were built.
+            height: The number of these layers.
+            base_config: The raw configuration of the base's own image; empty if it is unknown.
+            images: The images on the base.
+            declared: The declared trials; their commands count as started.
+            layers: Reads the layers.
+        """
+        self.images, self._trials = images, declared
+        self._height, self._changes = height, changes
+        self._scanner = layer_scan.LayerScanner(changes.expected, layers)
+        self._change = BaseChange(pristine, changes.new, changes.expected, changes.config or {}, layers)
+        self._judge = Judge(self._change, base_config)
+        self._installed: dict[str, set[str] | None] = {}
+        self._shadowed: dict[tuple[str, ...], Judgement] = {}
+        self._images: dict[str, Judgement] = {}
+        self._containers: dict[str, Judgement] = {}
+
+    @classmethod
+    def of_base(
+        cls, base: Base, record: Record, changes: Changes, images: Sequence[Image], declared: Sequence[Trial]
+    ) -> ImageJudge:
+        """
+        Return a judge for the images of a base on this node.
 
         Args:
             base: The base.
@@ -154,21 +188,9 @@ class ImageJudge:
             images: The images on the base. The base's own image provides the inherited configuration.
             declared: The declared trials; their commands count as started.
         """
-        self.images, self._trials = images, declared
-        self._height, self._changes = len(base.diff_ids), changes
-        self._scanner = layer_scan.LayerScanner(changes.expected)
         pristine = base.store.path(record, 0) if 0 in record.present and record.current else base.directory
-        self._change = BaseChange(
-            Stack([pristine, *bases.pristine_lower(base)]),
-            changes.new,
-            changes.expected,
-            changes.config or {},
-        )
-        self._judge = Judge(self._change, _base_config(base, images))
-        self._installed: dict[str, set[str] | None] = {}
-        self._shadowed: dict[tuple[str, ...], Judgement] = {}
-        self._images: dict[str, Judgement] = {}
-        self._containers: dict[str, Judgement] = {}
+        stack = Stack([pristine, *bases.pristine_lower(base)])
+        return cls(changes, stack, len(base.diff_ids), _base_config(base, images), images, declared)
 
     @property
     def changes(self) -> Changes:
@@ -390,7 +412,7 @@ def build_image_judge(context: Context, nest: Nest, plan: Plan, catalogue: Catal
     unchanged = {name for kept in nest.kept(catalogue.manifest(plan.route[-1]).target.chain_id) for name in kept.images}
     images = [image for image in bases.images_on(context.engine, base.chain_id) if image.name not in unchanged]
     declared = context.protection.acceptance(base.reference, base.chain_id).trials
-    return ImageJudge(base, nest.changing.record, changes, images, declared)
+    return ImageJudge.of_base(base, nest.changing.record, changes, images, declared)
 
 
 def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> Judged:

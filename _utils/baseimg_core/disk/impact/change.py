@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..packages import databases
 from ..stack.directories import Stack
+from .layers import UNPACKED, Layers
 from .view import BaseAfterBundles, BaseOnDisk, LayeredView
 
 PASSWD, GROUP = b"etc/passwd", b"etc/group"
@@ -47,6 +47,7 @@ class BaseChange:
         new: BaseAfterBundles | BaseOnDisk,
         expected: ExpectedPaths,
         config: Mapping[str, tuple[str, str]],
+        layers: Layers = UNPACKED,
     ) -> None:
         """
         Args:
@@ -54,9 +55,11 @@ class BaseChange:
             new: The new content, in bundles or on this node.
             expected: The paths that change.
             config: The difference of the base's configuration.
+            layers: Reads the layers of the base and of applications.
         """
+        self.layers = layers
         self.expected, self.config, self.pristine = expected, config, pristine
-        self.old = BaseOnDisk(pristine)
+        self.old = BaseOnDisk(pristine, layers)
         self.new = new
         self.memory: dict[bytes, Elf | str | None] = {}
         self._packages: dict[str, tuple[Mapping[str, Package], Mapping[str, Package]]] = {}
@@ -64,8 +67,9 @@ class BaseChange:
 
     def views(self, own: Iterable[str]) -> tuple[LayeredView, LayeredView]:
         """Return views of application layers, top first, over the old and over the new base."""
-        layers = tuple(own)
-        return LayeredView(layers, self.old, self.memory), LayeredView(layers, self.new, self.memory)
+        directories = tuple(own)
+        old = LayeredView(directories, self.old, self.memory, self.layers)
+        return old, LayeredView(directories, self.new, self.memory, self.layers)
 
     @cached_property
     def losses(self) -> Losses:
@@ -125,7 +129,7 @@ class BaseChange:
         entry = changed.entry
         if entry is None or changed.digest is None or not real:
             return False
-        st = os.lstat(real)
+        st = self.layers.status(real)
         if (st.st_size, int(st.st_mtime)) != (entry.size, entry.mtime):
             return False
         with open(real, "rb") as file:

@@ -87,7 +87,7 @@ class Judge:
         if not self._is_walk_needed:
             return OwnFiles()
         if layer not in self._walked:
-            self._walked[layer] = own_files(layer)
+            self._walked[layer] = own_files(layer, self._change.layers)
         return self._walked[layer]
 
     @cached_property

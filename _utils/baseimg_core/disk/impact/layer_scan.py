@@ -16,13 +16,15 @@ from ...errors import BundleInvalid, LayerUnsupported
 from ...linux.files import hex_digest
 from ...model.impact.overrides import ExpectedPath, ExpectedPaths, Layer, LayerEntry
 from ...model.stack import overlay
-from ...model.stack.entry import Kind, differences, kind_of
+from ...model.stack.entry import Entry, Kind, differences, kind_of
 from ...model.stack.overlay import Mark
+from ...model.stack.packed import PackedLayer
 from ...progress import StepProgress
 from ..bundle.layer import Member
 from ..bundle.reader import Bundle
 from ..stack.directories import Stack, entry_of, is_opaque
 from ..stack.tree import Tree
+from .layers import UNPACKED, Layers
 from .view import NewFile, read_new_file
 
 _FEW = 16  # up to this number, names are looked up one by one; above it, the directory is listed
@@ -32,8 +34,8 @@ _shared = functools.cache(LayerEntry)  # few distinct values for millions of pat
 class LayerScanner:
     """A scanner of application layers that scans each layer once, even if many images share it."""
 
-    def __init__(self, expected: ExpectedPaths) -> None:
-        self._expected = expected
+    def __init__(self, expected: ExpectedPaths, layers: Layers = UNPACKED) -> None:
+        self._expected, self._layers = expected, layers
         self._scanned: dict[str, Layer] = {}
 
     def stack(self, directories: Iterable[str]) -> list[Layer]:
@@ -53,8 +55,13 @@ class LayerScanner:
 
     def _layer(self, directory: str) -> Layer:
         if directory not in self._scanned:
+            packed = self._layers.packed(directory)
             try:
-                self._scanned[directory] = scan_layer(directory, self._expected)
+                self._scanned[directory] = (
+                    scan_packed_layer(packed, directory, self._expected)
+                    if packed
+                    else scan_layer(directory, self._expected)
+                )
             except FileNotFoundError as exc:
                 raise LayerUnsupported(
                     f"{directory} disappeared during the scan", "run again: an image was removed meanwhile"
@@ -92,6 +99,46 @@ def scan_layer(directory: str, expected: ExpectedPaths) -> Layer:
     finally:
         tree.close()
     return entries
+
+
+def scan_packed_layer(layer: PackedLayer, directory: str, expected: ExpectedPaths) -> Layer:
+    """
+    Scan one layer as packed.
+
+    Args:
+        layer: The layer.
+        directory: The directory with the contents of its files.
+        expected: The paths that the new base changes.
+
+    Returns:
+        As :func:`scan_layer`.
+    """
+    entries: dict[bytes, LayerEntry] = {}
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        children = layer.children(path)
+        for name in sorted(expected.names.get(path, set()) & children.keys()):
+            child, entry = overlay.join(path, name), children[name]
+            if entry is None:
+                entries[child] = _shared(Mark.WHITEOUT)
+                continue
+            mark = Mark.OPAQUE if layer.is_opaque(child) else Mark.DIRECTORY
+            same = _is_same_entry(entry, os.fsencode(directory) + b"/" + child, expected.by_path.get(child))
+            entries[child] = _shared(mark if entry.is_dir else Mark.LEAF, entry.kind, same)
+            if entry.is_dir and child in expected.names:
+                pending.append(child)
+    return entries
+
+
+def _is_same_entry(entry: Entry, real: bytes, expected: ExpectedPath | None) -> bool:
+    """As :func:`_is_same`, for a packed layer."""
+    if expected is None or expected.entry is None or set(differences(entry, expected.entry)) - {"mtime"}:
+        return False
+    if entry.kind is not Kind.FILE:
+        return True
+    with open(real, "rb") as file:
+        return hex_digest(file) == expected.digest
 
 
 def expected_paths(

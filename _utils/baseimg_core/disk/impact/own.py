@@ -15,6 +15,7 @@ from ...errors import LayerUnsupported
 from ...model.impact import derived, overrides, runtimes
 from ...model.impact.runtimes import Runtime
 from ...model.stack import overlay
+from .layers import UNPACKED, Layers, Status
 
 _MAX_TEXT = 1 << 16  # bytes; larger text files are not searched for paths
 _DOCUMENTATION = (b"usr/share/doc/", b"usr/share/man/", b"usr/share/info/", b"usr/share/locale/", b"usr/share/lintian/")
@@ -48,12 +49,13 @@ class OwnFiles:
     groups: dict[int, bytes] = field(default_factory=dict)
 
 
-def own_files(directory: str) -> OwnFiles:
+def own_files(directory: str, layers: Layers = UNPACKED) -> OwnFiles:
     """
     Walk one layer and classify its files.
 
     Args:
         directory: The layer's directory.
+        layers: Reads the layer.
 
     Returns:
         The relevant files.
@@ -63,7 +65,7 @@ def own_files(directory: str) -> OwnFiles:
     """
     files, filled = OwnFiles(), set[bytes]()
     try:
-        for path, st in _walk(directory):
+        for path, st in _walk(directory, layers):
             _add(files, path, st)
             if not stat.S_ISDIR(st.st_mode):
                 filled.add(overlay.split(path)[0])
@@ -80,21 +82,19 @@ def own_files(directory: str) -> OwnFiles:
     return files
 
 
-def _walk(root: str) -> Iterator[tuple[bytes, os.stat_result]]:
+def _walk(root: str, layers: Layers) -> Iterator[tuple[bytes, Status]]:
     top = os.fsencode(root)
     pending = [b""]
     while pending:
         path = pending.pop()
-        with os.scandir(overlay.join(top, path) if path else top) as entries:
-            for entry in entries:
-                child = overlay.join(path, entry.name)
-                st = entry.stat(follow_symlinks=False)
-                yield child, st
-                if stat.S_ISDIR(st.st_mode):
-                    pending.append(child)
+        for name, st in layers.entries(overlay.join(top, path) if path else top):
+            child = overlay.join(path, name)
+            yield child, st
+            if stat.S_ISDIR(st.st_mode):
+                pending.append(child)
 
 
-def _add(files: OwnFiles, path: bytes, st: os.stat_result) -> None:
+def _add(files: OwnFiles, path: bytes, st: Status) -> None:
     mode = st.st_mode
     if overlay.is_whiteout(mode, st.st_rdev):
         files.whiteouts.append(path)

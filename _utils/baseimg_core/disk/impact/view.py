@@ -23,8 +23,9 @@ from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.overlay import Mark
 from ..packages import databases
-from ..stack.directories import Stack, is_opaque
+from ..stack.directories import Stack
 from .elf import MAGIC, ElfInvalid, read_elf
+from .layers import UNPACKED, Layers
 
 TEXT = 1 << 16  # bytes of a text file that the rules read
 _MAX_ELF = 512 << 20  # bytes
@@ -105,13 +106,13 @@ class _PathSource:
 class BaseOnDisk:
     """A content of the base on this node."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
+    def __init__(self, stack: Stack, layers: Layers = UNPACKED) -> None:
+        self._stack, self._layers = stack, layers
 
     def lookup(self, path: bytes) -> _PathSource | None:
         """Return the base's node at a path; ``None`` if there is none."""
         node = self._stack.find(path)
-        return _on_disk(node.top, own=False) if node else None
+        return _on_disk(node.top, False, self._layers) if node else None
 
     def names(self, path: bytes) -> set[bytes]:
         """Return the names in a directory."""
@@ -159,13 +160,13 @@ def _in_bundle(path: bytes, entry: Entry) -> _PathSource:
     return _PathSource(entry.kind, False, entry.mode, entry.target, new=path, has_base=entry.is_dir)
 
 
-def _on_disk(path: bytes, own: bool) -> _PathSource | None:
+def _on_disk(path: bytes, own: bool, layers: Layers) -> _PathSource | None:
     try:
-        st = os.lstat(path)
+        st = layers.status(path)
         kind = kind_of(st.st_mode)
         if kind is None:
             return None
-        target = os.readlink(path) if kind is Kind.SYMLINK else b""
+        target = layers.target(path) if kind is Kind.SYMLINK else b""
     except OSError:
         return None
     return _PathSource(kind, own, stat.S_IMODE(st.st_mode), target, real=path)
@@ -175,11 +176,15 @@ class LayeredView:
     """Application layers, top first, over one content of the base: a :class:`~model.impact.view.View`."""
 
     def __init__(
-        self, own: Sequence[str], base: BaseOnDisk | BaseAfterBundles, memory: dict[bytes, Elf | str | None]
+        self,
+        own: Sequence[str],
+        base: BaseOnDisk | BaseAfterBundles,
+        memory: dict[bytes, Elf | str | None],
+        layers: Layers = UNPACKED,
     ) -> None:
         """Create a view; ``memory`` caches parsed files by absolute path and may be shared by views."""
         roots = tuple(os.fsencode(directory) for directory in own)
-        self._base, self._memory = base, memory
+        self._base, self._memory, self._layers = base, memory, layers
         root = _PathSource(Kind.DIRECTORY, bool(own), 0o755, directories=roots, has_base=True)
         self._sources: dict[bytes, _PathSource | None] = {b"": root}
         self._cache: dict[bytes, list[bytes]] | None = None
@@ -209,17 +214,17 @@ class LayeredView:
         for directory in parent.directories:
             place = directory + b"/" + name
             try:
-                st = os.lstat(place)
+                st = self._layers.status(place)
             except OSError:
                 continue
             is_directory = stat.S_ISDIR(st.st_mode)
             if not is_directory:
                 if top is None and not overlay.is_whiteout(st.st_mode, st.st_rdev):
-                    return _on_disk(place, own=True)
+                    return _on_disk(place, True, self._layers)
                 return _directory(top, directories, has_base=False) if top else None
-            top = top or _on_disk(place, own=True)
+            top = top or _on_disk(place, True, self._layers)
             directories.append(place)
-            if is_opaque(place):
+            if self._layers.is_opaque(place):
                 return _directory(top, directories, has_base=False) if top else None
         below = self._base.lookup(path) if parent.has_base else None
         if top is None:
@@ -285,7 +290,7 @@ class LayeredView:
             return set()
         names = set(self._base.names(path)) if place.has_base else set()
         for directory in place.directories:
-            names.update(os.listdir(directory))
+            names.update(name for name, _st in self._layers.entries(directory))
         return {name for name in names if self.find(overlay.join(path, name))}
 
 

@@ -1,0 +1,169 @@
+"""Judge images for a bundle without a node: images in archives, registries, or the engine of this machine."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..disk.bundle.reader import Bundle
+from ..disk.impact.layer_scan import expected_paths
+from ..disk.impact.layers import PackedLayers
+from ..disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile
+from ..disk.stack.packed import PackedStack
+from ..engine.base import Image, ImageStore
+from ..errors import ArgumentInvalid, BaseimgError
+from ..model.impact import overrides
+from ..model.impact.overrides import ExpectedPaths
+from ..model.impact.verdict import Reason, Verdict
+from ..model.stack.packed import PackedLayer
+from ..progress import Progress
+from .build import image_with_layers, pristine_directories
+from .verdicts import PATHS, Changes, ImageJudge, Judgement
+
+#: Exit codes by verdict, for pipelines.
+EXIT_CODES = {
+    Verdict.BREAKS: 1,
+    Verdict.IMPAIRED: 4,
+    Verdict.NOT_CHECKED: 2,
+    Verdict.BLOCKED: 3,
+    Verdict.PARTLY: 3,
+    Verdict.EFFECTIVE: 0,
+}
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    name: str
+    judgement: Judgement
+
+
+def judge(
+    store: ImageStore,
+    path: str,
+    names: Sequence[str],
+    accept: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """
+    Judge which images a bundle breaks, and which ones get its changes.
+
+    Args:
+        store: :class:`ImageSources`.
+        path: The bundle.
+        names: The images. If the base itself is one of them, it provides the inherited configuration.
+        accept: Patterns of images whose verdict does not count in ``retcode``.
+        progress: Called with the step "judging", the images done and the total.
+
+    Returns:
+        ``format``, ``bundle``, ``hash``, ``source``, ``target``, ``verdicts`` (counts), ``images`` (worst first, each
+        with its ``verdict``, ``reasons``, and ``accepted``), ``retcode``. An image that cannot be read, or that is not
+        on the base, is ``not-checked``.
+
+    Raises:
+        ArgumentInvalid: No image is given.
+        BundleInvalid: The bundle is malformed.
+    """
+    if not names:
+        raise ArgumentInvalid("no image is given", "name the images, or a file with one name a line")
+    with Bundle.open(path) as bundle:
+        session = _Session(store, bundle)
+        judged = []
+        for number, name in enumerate(dict.fromkeys(names)):
+            if progress:
+                progress("judging", number, len(names))
+            judged.append(_Judged(name, session.judge(name)))
+        manifest = bundle.manifest
+        return {
+            "format": FORMAT,
+            "bundle": path,
+            "hash": bundle.digest,
+            "source": manifest.source.reference,
+            "target": manifest.target.reference,
+            "version": manifest.target.version,
+            **_summary(judged, accept),
+        }
+
+
+def _summary(judged: Sequence[_Judged], accept: Sequence[str]) -> dict[str, Any]:
+    counts = {verdict.value: 0 for verdict in Verdict}
+    images = []
+    remaining = {Verdict.EFFECTIVE}
+    for one in sorted(judged, key=lambda item: (item.judgement.verdict.rank, item.name)):
+        verdict = one.judgement.verdict
+        accepted = verdict is not Verdict.EFFECTIVE and any(fnmatch.fnmatchcase(one.name, text) for text in accept)
+        counts[verdict.value] += 1
+        images.append({"image": one.name, **one.judgement.as_dict(PATHS), "accepted": accepted})
+        if not accepted:
+            remaining.add(verdict)
+    worst = min(remaining, key=lambda verdict: verdict.rank)
+    return {"verdicts": counts, "images": images, "retcode": EXIT_CODES[worst]}
+
+
+class _Session:
+    """The judge of one bundle, created with the first image that can be read: its lower layers are the base's."""
+
+    def __init__(self, store: ImageStore, bundle: Bundle) -> None:
+        self._store, self._bundle = store, bundle
+        self._base = bundle.manifest.source
+        self._packed: dict[str, PackedLayer] = {}
+        self._layers = PackedLayers(self._packed)
+        self._judge: ImageJudge | None = None
+
+    def judge(self, name: str) -> Judgement:
+        """Judge one image; errors become ``not-checked``."""
+        try:
+            image = image_with_layers(self._store, name)
+            if image.diff_ids[: len(self._base.diff_ids)] != self._base.diff_ids:
+                return _not_checked(name, f"is not built on {self._base.reference} ({self._base.chain_id})")
+            self._read(image)
+            if self._judge is None:
+                self._judge = self._of_base(image)
+            return self._judge.image(image)
+        except BaseimgError as exc:
+            return _not_checked(name, f"cannot be read: [{exc.code}] {exc.message}")
+
+    def _read(self, image: Image) -> None:
+        """Read the layers of an image as packed; those of an engine's image are on disk."""
+        if image.unpacked:
+            return
+        for directory, chain_id, diff_id in zip(image.directories, image.chain_ids, image.diff_ids, strict=True):
+            if directory not in self._packed:
+                layer = self._store.packed_layer(chain_id, diff_id)
+                assert layer is not None  # an archive and a registry have every layer
+                self._packed[directory] = layer
+
+    def _of_base(self, image: Image) -> ImageJudge:
+        """Return the judge of images on the base, whose layers are the lower ones of ``image``."""
+        height = len(self._base.diff_ids)
+        directories = pristine_directories(self._store, image) if image.unpacked else image.directories
+        roots = list(reversed(directories[:height]))
+        pristine = PackedStack({root: self._packed.get(root) for root in roots}, self._store.owners)
+        files: dict[bytes, NewFile] = {}
+        expected = ExpectedPaths(overrides.combine([expected_paths(self._bundle, None, pristine, files)]))
+        manifest = self._bundle.manifest
+        new = BaseAfterBundles(BaseOnDisk(pristine, self._layers), expected, files)
+        changes = Changes(manifest.target.version, pristine, expected, new, manifest.packages, manifest.config)
+        return ImageJudge(changes, pristine, height, {}, [], layers=self._layers)
+
+
+def _not_checked(name: str, text: str) -> Judgement:
+    reason = Reason(Verdict.NOT_CHECKED, "unreadable", name, text)
+    return Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [])
+
+
+def lines(result: Mapping[str, Any], limit: int = 10) -> Iterator[str]:
+    """Yield the result for people: one line of counts, then at most ``limit`` images that are not effective."""
+    counts = result["verdicts"]
+    total = sum(counts.values())
+    shown = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    yield f"{result['source']} -> {result['target']}: {total} images, {shown}"
+    rest = [image for image in result["images"] if image["verdict"] != Verdict.EFFECTIVE.value]
+    for image in rest[:limit]:
+        reason = next(iter(image["reasons"]), None)
+        why = f": {reason['subject']} {reason['text']}" if reason else ""
+        yield f"{image['verdict']}{' (accepted)' if image['accepted'] else ''}  {image['image']}{why}"
+    if len(rest) > limit:
+        yield f"and {len(rest) - limit} more; --json has all"
