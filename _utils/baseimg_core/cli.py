@@ -214,13 +214,13 @@ def _push(given: argparse.Namespace) -> Result:
     return result, [f"source: {result['source']}", f"hash: {result['hash']}"], 0
 
 
-_shown = [0.0]
+_progress_times = [0.0]
 
 
 def _progress(step: str, done: int, total: int) -> None:
     """Show a line on a terminal, five times a second."""
-    if sys.stderr.isatty() and time.monotonic() - _shown[0] > _PROGRESS_SECONDS:
-        _shown[0] = time.monotonic()
+    if sys.stderr.isatty() and time.monotonic() - _progress_times[0] > _PROGRESS_SECONDS:
+        _progress_times[0] = time.monotonic()
         share = f"{100 * done // total:3d} %" if total else f"{done} paths"
         sys.stderr.write(f"\r\033[K{step} {share}")
         sys.stderr.flush()

@@ -48,13 +48,14 @@ NAMES = [each for path in sorted(CORE.rglob("*.py")) for each in public(path)]
 CLASSES = {each.node.name: each.node for each in NAMES if isinstance(each.node, ast.ClassDef)}
 
 
-ENGINE = {each.name for each in CLASSES["Engine"].body if isinstance(each, ast.FunctionDef)}
+PROTOCOLS = ("Engine", "ImageStore")
+ENGINE = {each.name for name in PROTOCOLS for each in CLASSES[name].body if isinstance(each, ast.FunctionDef)}
 
 
 def overrides(method: Public) -> bool:
     """True if the method is one of the protocol ``Engine``, or if a base class in the core documents it."""
     if method.owner and method.name.startswith("engine/") and method.node.name in ENGINE:
-        return method.owner.name != "Engine"
+        return method.owner.name not in PROTOCOLS
     pending = list(method.owner.bases) if method.owner else []
     while pending:
         base = CLASSES.get(ast.unparse(pending.pop()))

@@ -38,7 +38,12 @@ class HashingReader(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """Read and hash up to ``size`` bytes."""
+        """
+        Read and hash up to ``size`` bytes.
+
+        Raises:
+            TarDamaged: The compressed data is damaged.
+        """
         try:
             data = self._stream.read(size) or b""
         except self._damaged as exc:
@@ -55,7 +60,12 @@ class HashingReader(io.RawIOBase):
 
 
 def plain(blob: io.BufferedReader) -> HashingReader:
-    """Return the decompressed blob. Raises :class:`TarDamaged` for a compression that cannot be read here."""
+    """
+    Return the decompressed blob.
+
+    Raises:
+        TarDamaged: The compression cannot be read here.
+    """
     magic = blob.peek(4)[:4]
     if magic[:2] == _GZIP:
         return HashingReader(gzip.GzipFile(fileobj=blob))

@@ -104,7 +104,12 @@ def read_layer(stream: TarStream, read_content: ContentReader | None = None) -> 
 
 
 def headers(stream: TarStream) -> Iterator[tuple[Header | None, int]]:
-    """Yield each header with the bytes of content that follow, which the caller reads or skips."""
+    """
+    Yield each header with the bytes of content that follow, which the caller reads or skips.
+
+    Raises:
+        TarDamaged: The tar is damaged.
+    """
     shared: dict[bytes, bytes] = {}
     records: dict[bytes, bytes] = {}
     while (block := stream.read(BLOCK)) and block.count(0) != BLOCK:

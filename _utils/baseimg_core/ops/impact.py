@@ -19,10 +19,11 @@ from . import bases, protected_images, verdicts
 from .bases import Base
 from .containers import usage
 from .containers.usage import Usage
+from .judgement import Judgement
 from .masking import Masking
 from .nest import Nest
 from .plan import Catalogue, Plan, open_bundle
-from .verdicts import PATHS, Changes, ImageJudge, Judgement, read_changes
+from .verdicts import PATHS, Changes, ImageJudge, read_changes
 
 FORMAT = 2
 _PLAN_IMAGES = 20  # maximum images in a plan

@@ -20,7 +20,8 @@ from ..model.impact.verdict import Reason, Verdict
 from ..model.stack.packed import PackedLayer
 from ..progress import Progress
 from .build import image_with_layers, pristine_directories
-from .verdicts import PATHS, Changes, ImageJudge, Judgement
+from .judgement import Judgement
+from .verdicts import PATHS, Changes, ImageJudge
 
 #: Exit codes by verdict, for pipelines.
 EXIT_CODES = {
@@ -36,7 +37,9 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
+    #: The image, as given.
     name: str
+    #: Its verdict and reasons.
     judgement: Judgement
 
 
@@ -91,11 +94,11 @@ def _summary(judged: Sequence[_Judged], accept: Sequence[str]) -> dict[str, Any]
     counts = {verdict.value: 0 for verdict in Verdict}
     images = []
     remaining = {Verdict.EFFECTIVE}
-    for one in sorted(judged, key=lambda item: (item.judgement.verdict.rank, item.name)):
-        verdict = one.judgement.verdict
-        accepted = verdict is not Verdict.EFFECTIVE and any(fnmatch.fnmatchcase(one.name, text) for text in accept)
+    for item in sorted(judged, key=lambda judged_image: (judged_image.judgement.verdict.rank, judged_image.name)):
+        verdict = item.judgement.verdict
+        accepted = verdict is not Verdict.EFFECTIVE and any(fnmatch.fnmatchcase(item.name, text) for text in accept)
         counts[verdict.value] += 1
-        images.append({"image": one.name, **one.judgement.as_dict(PATHS), "accepted": accepted})
+        images.append({"image": item.name, **item.judgement.as_dict(PATHS), "accepted": accepted})
         if not accepted:
             remaining.add(verdict)
     worst = min(remaining, key=lambda verdict: verdict.rank)
@@ -158,8 +161,8 @@ def lines(result: Mapping[str, Any], limit: int = 10) -> Iterator[str]:
     """Yield the result for people: one line of counts, then at most ``limit`` images that are not effective."""
     counts = result["verdicts"]
     total = sum(counts.values())
-    shown = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    yield f"{result['source']} -> {result['target']}: {total} images, {shown}"
+    listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    yield f"{result['source']} -> {result['target']}: {total} images, {listed}"
     rest = [image for image in result["images"] if image["verdict"] != Verdict.EFFECTIVE.value]
     for image in rest[:limit]:
         reason = next(iter(image["reasons"]), None)

@@ -23,7 +23,7 @@ from ..model.containers.trial import Trial, selects
 from ..model.impact import config as configs
 from ..model.impact import overrides
 from ..model.impact.evidence import Evidence, finding
-from ..model.impact.overrides import ExpectedPath, ExpectedPaths, ShadowedPath
+from ..model.impact.overrides import ExpectedPath, ExpectedPaths
 from ..model.impact.path_class import IGNORED, PathClass
 from ..model.impact.verdict import Reason, Verdict, ranked, worst
 from ..model.packages import difference as model_packages
@@ -34,6 +34,7 @@ from ..model.stack import overlay
 from ..model.store.record import Record
 from . import bases
 from .bases import Base
+from .judgement import Judgement
 from .nest import Nest
 from .plan import Catalogue, Plan, check_device
 
@@ -108,37 +109,6 @@ def read_changes(context: Context, base: Base, record: Record, catalogue: Catalo
     )
 
 
-@dataclass(slots=True)
-class Judgement:
-    """A verdict about an image or a container, and the reasons for it."""
-
-    #: The verdict.
-    verdict: Verdict
-    #: The reasons, worst first.
-    reasons: Sequence[Reason]
-    #: By class of path: the number of shadowed paths, and the number of changed paths.
-    covered: dict[str, list[int]]
-    #: The changed paths that own layers hide.
-    shadowed: Sequence[ShadowedPath]
-    #: Warnings about packages.
-    warnings: list[str]
-
-    def as_dict(self, limit: int) -> dict[str, Any]:
-        """Return plain data with at most ``limit`` reasons and shadowed paths."""
-        return {
-            "verdict": self.verdict.value,
-            "reasons": [reason.as_dict() for reason in self.reasons[:limit]],
-            "covered": self.covered,
-            "shadowed": [_shadow(shadow) for shadow in self.shadowed[:limit]],
-            "warnings": self.warnings,
-        }
-
-
-def _shadow(shadow: ShadowedPath) -> dict[str, str]:
-    fields = {"path": overlay.path_text(shadow.path), "what": shadow.path_class.plural, "reason": shadow.reason}
-    return fields if shadow.by == shadow.path else {**fields, "by": overlay.path_text(shadow.by)}
-
-
 class ImageJudge:
     """Judges images and containers on one base. Each layer is scanned once, however many images share it."""
 
@@ -189,8 +159,8 @@ class ImageJudge:
             declared: The declared trials; their commands count as started.
         """
         pristine = base.store.path(record, 0) if 0 in record.present and record.current else base.directory
-        stack = Stack([pristine, *bases.pristine_lower(base)])
-        return cls(changes, stack, len(base.diff_ids), _base_config(base, images), images, declared)
+        stack, config = Stack([pristine, *bases.pristine_lower(base)]), _base_config(base, images)
+        return cls(changes, stack, len(base.diff_ids), config, images, declared)
 
     @property
     def changes(self) -> Changes:

@@ -33,6 +33,9 @@ def connect(
         declared: The settings of registries by host.
         progress: Called with the step "fetching", the bytes done and the total bytes.
 
+    Returns:
+        The blobs of its repository, and the document.
+
     Raises:
         ImageUnknown: The registry does not have the image.
         BundleUnavailable: The registry does not answer.

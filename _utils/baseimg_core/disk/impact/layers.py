@@ -96,6 +96,8 @@ UNPACKED = UnpackedLayers()
 
 
 class _PackedStatus(NamedTuple):
+    """The :class:`Status` of a path as packed."""
+
     st_mode: int
     st_uid: int = 0
     st_gid: int = 0
@@ -122,7 +124,12 @@ class PackedLayers:
         return self._disk.status(path) if layer is None else _status(layer, relative)
 
     def target(self, path: bytes) -> bytes:
-        """Return the target of a symlink; raises ``OSError``."""
+        """
+        Return the target of a symlink.
+
+        Raises:
+            OSError: The layer does not have the path.
+        """
         layer, relative = self._locate(path)
         if layer is None:
             return self._disk.target(path)

@@ -69,7 +69,7 @@ class ImageSources:
         """
         self._connect_engine, self._connect = engine, connect
         self._engine: Engine | None = None
-        self._wanted = platform
+        self._requested = platform
         self._platform = platform or own_platform()
         self._stack = contextlib.ExitStack()
         self._scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="baseimg-", dir=scratch))
@@ -188,21 +188,21 @@ class ImageSources:
         manifest = documents.parse_archive(documents.document(listed, source.path), source.reference, source.path)
         return files, manifest, manifest.config.name
 
-    def _of_manifest(self, blobs: Blobs, data: bytes, source: ImageSource, wanted: str) -> tuple[Blobs, Manifest, str]:
+    def _of_manifest(self, blobs: Blobs, data: bytes, source: ImageSource, name: str) -> tuple[Blobs, Manifest, str]:
         """Follow indexes to the manifest of one platform."""
         digest = ""
         for _ in range(_MAX_INDEXES):
             raw = documents.document(data, source.name)
             if not documents.is_index(raw):
                 return blobs, documents.parse_manifest(raw, source.name), digest or source.name
-            blob = documents.choose(raw, self._platform, wanted, source.name)
-            data, digest, wanted = read_document(blobs, blob, source.name), blob.name, ""
+            blob = documents.choose(raw, self._platform, name, source.name)
+            data, digest, name = read_document(blobs, blob, source.name), blob.name, ""
         raise documents.malformed(source.name, f"has more than {_MAX_INDEXES} indexes in one another")
 
     def _check_platform(self, config: Config, source: ImageSource) -> None:
-        found, wanted = config.platform, self._wanted
-        if wanted and (found.os, found.architecture) != (wanted.os, wanted.architecture):
-            raise ImageUnknown(f"{source.name} is for {found}, not for {wanted}", "give another platform=")
+        own, requested = config.platform, self._requested
+        if requested and (own.os, own.architecture) != (requested.os, requested.architecture):
+            raise ImageUnknown(f"{source.name} is for {own}, not for {requested}", "give another platform=")
 
     def _check_space(self, size: int, where: str) -> None:
         st = os.statvfs(self._scratch)

@@ -102,14 +102,14 @@ def is_index(raw: Any) -> bool:
     return isinstance(raw, dict) and (raw.get("mediaType") in INDEX_TYPES or "manifests" in raw)
 
 
-def choose(raw: Any, platform: Platform, wanted: str, where: str) -> Blob:
+def choose(raw: Any, platform: Platform, reference: str, where: str) -> Blob:
     """
     Choose one image of an index.
 
     Args:
         raw: The index.
         platform: The platform of the image; ignored for the only image of an index.
-        wanted: The name of the image in an OCI layout; empty for any.
+        reference: The name of the image in an OCI layout; empty for any.
         where: The place of the index, for messages.
 
     Returns:
@@ -123,12 +123,12 @@ def choose(raw: Any, platform: Platform, wanted: str, where: str) -> Blob:
     entries = raw.get("manifests")
     if not isinstance(entries, list) or len(entries) > _MAX_MANIFESTS or not all(isinstance(e, dict) for e in entries):
         raise malformed(where, "has a malformed list of manifests")
-    if wanted:
-        entries = [entry for entry in entries if wanted in _names(entry)] or _absent(wanted, entries, where)
+    if reference:
+        entries = [entry for entry in entries if reference in _names(entry)] or _absent(reference, entries, where)
     entries = [entry for entry in entries if entry.get("mediaType") in (*INDEX_TYPES, *MANIFEST_TYPES)]
     matching = [entry for entry in entries if _matches(entry, platform)]
     if not matching:
-        known = sorted({str(found) for entry in entries if (found := _platform(entry)) and found.os != "unknown"})
+        known = sorted({str(other) for entry in entries if (other := _platform(entry)) and other.os != "unknown"})
         raise ImageUnknown(
             f"{where} has no image for {platform}" + (f", only for {', '.join(known)}" if known else ""),
             "give platform=OS/ARCHITECTURE of an image that it has",
@@ -139,9 +139,9 @@ def choose(raw: Any, platform: Platform, wanted: str, where: str) -> Blob:
     return blob(matching[0], where)
 
 
-def _absent(wanted: str, entries: Sequence[Mapping[str, Any]], where: str) -> list[Mapping[str, Any]]:
+def _absent(reference: str, entries: Sequence[Mapping[str, Any]], where: str) -> list[Mapping[str, Any]]:
     names = sorted({name for entry in entries for name in _names(entry)})
-    raise ImageUnknown(f"{where} has no image {wanted}" + (f", only {', '.join(names[:10])}" if names else ""))
+    raise ImageUnknown(f"{where} has no image {reference}" + (f", only {', '.join(names[:10])}" if names else ""))
 
 
 def _names(entry: Mapping[str, Any]) -> list[str]:
@@ -157,11 +157,11 @@ def _platform(entry: Mapping[str, Any]) -> Platform | None:
 
 
 def _matches(entry: Mapping[str, Any], platform: Platform) -> bool:
-    found = _platform(entry)
-    if found is None:  # the config has the platform
+    other = _platform(entry)
+    if other is None:  # the config has the platform
         return True
-    same = (found.os, found.architecture) == (platform.os, platform.architecture)
-    return same and platform.variant in ("", found.variant)
+    same = (other.os, other.architecture) == (platform.os, platform.architecture)
+    return same and platform.variant in ("", other.variant)
 
 
 def blob(raw: Any, where: str) -> Blob:
@@ -210,13 +210,13 @@ def _check_layer_type(media_type: str, where: str) -> None:
     raise LayerUnsupported(f"{where} has a layer of unknown type {media_type[:100]!r}", _REBUILD)
 
 
-def parse_archive(raw: Any, wanted: str, where: str) -> Manifest:
+def parse_archive(raw: Any, reference: str, where: str) -> Manifest:
     """
     Choose one image of a ``docker save`` archive.
 
     Args:
         raw: ``manifest.json``.
-        wanted: The name of the image; empty for the only one.
+        reference: The name of the image; empty for the only one.
         where: The archive, for messages.
 
     Raises:
@@ -227,21 +227,23 @@ def parse_archive(raw: Any, wanted: str, where: str) -> Manifest:
     if not isinstance(raw, list) or not raw or not all(map(_is_archived, raw)):
         raise malformed(where, "has a malformed manifest.json")
     names = [name for item in raw for name in item.get("RepoTags") or ()]
-    if wanted:
-        raw = [item for item in raw if _has_tag(item.get("RepoTags") or (), wanted)]
+    if reference:
+        raw = [item for item in raw if _has_tag(item.get("RepoTags") or (), reference)]
         if not raw:
-            raise ImageUnknown(f"{where} has no image {wanted}, only {', '.join(names[:10]) or 'one without a name'}")
+            raise ImageUnknown(
+                f"{where} has no image {reference}, only {', '.join(names[:10]) or 'one without a name'}"
+            )
     if len(raw) > 1:
         raise ArgumentInvalid(f"{where} has several images: {', '.join(names[:10])}", f"give {where}:REFERENCE")
     tags = raw[0].get("RepoTags") or ()
-    chosen = [wanted] if wanted else list(tags)
+    chosen = [reference] if reference else list(tags)
     return Manifest(Blob(raw[0]["Config"]), tuple(Blob(name) for name in raw[0]["Layers"]), tuple(chosen))
 
 
-def _has_tag(tags: Sequence[str], wanted: str) -> bool:
-    """True if one of the tags is ``wanted``, as docker.io and localhost may be omitted."""
+def _has_tag(tags: Sequence[str], reference: str) -> bool:
+    """True if one of the tags is ``reference``, as docker.io and localhost may be omitted."""
     return any(
-        wanted in (tag, *(tag.removeprefix(host) for host in ("docker.io/library/", "docker.io/", "localhost/")))
+        reference in (tag, *(tag.removeprefix(host) for host in ("docker.io/library/", "docker.io/", "localhost/")))
         for tag in tags
     )
 

@@ -96,7 +96,15 @@ class PackedLayer:
                     yield overlay.join(path, name)
 
     def add(self, header: Header) -> bytes:
-        """Add the next entry of the tar; returns its path, or nothing for the root and for marks of the overlay."""
+        """
+        Add the next entry of the tar.
+
+        Returns:
+            Its path; empty for the root and for marks of the overlay.
+
+        Raises:
+            LayerUnsupported: Its path is longer than 4096 bytes, or a hard link refers to a path outside the layer.
+        """
         if len(header.name) > _MAX_PATH:
             raise LayerUnsupported(
                 f"the layer has a path of {len(header.name)} bytes: {overlay.path_text(header.name[:100])}…",
