@@ -297,8 +297,9 @@ class TestRefused:
 
     def test_files_that_are_no_archives(self, opened: ImageSources, tmp_path: Path, saved: Path) -> None:
         path = tmp_path / "x"
-        path.write_bytes(os.urandom(4096))
-        self.refused(opened, f"oci-archive:{path}", LayerUnsupported, "no archive of an image")
+        for size in (b"\xff" * 12, b"\x80" + b"\xff" * 11, b"no number.."):  # negative, huge, malformed
+            path.write_bytes(b"x" * 124 + size.ljust(12) + b"0" * 4000)
+            self.refused(opened, f"oci-archive:{path}", LayerUnsupported, "no archive of an image")
         path.write_bytes(gzip.compress(saved.read_bytes()))
         self.refused(opened, f"docker-archive:{path}", ArgumentInvalid, "gunzip")
         path.write_bytes(saved.read_bytes()[:-300_000])

@@ -19,6 +19,7 @@ from ..packed import BLOCK, TarDamaged, headers
 
 MAX_DOCUMENT = 4 << 20  # bytes; registries accept no larger manifests
 _MAX_MEMBERS = 1 << 16
+_MAX_SIZE = 1 << 50  # bytes of a member
 _MAX_SYMLINKS = 8
 
 
@@ -191,8 +192,8 @@ class _Seekable:
 
     def skip(self, size: int, /) -> None:
         """Skip ``size`` bytes."""
-        if size < 0:
-            raise TarDamaged("a size is negative")
+        if not 0 <= size <= _MAX_SIZE:
+            raise TarDamaged(f"a member has {size} bytes")
         self._file.seek(size, os.SEEK_CUR)
 
 
