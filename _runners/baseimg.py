@@ -15,7 +15,7 @@ the exit code of ``salt-run``:
 - 16: ``failed``: the rollback is incomplete
 - 17: refused: nothing was changed; ``error`` has ``code``, ``message`` and ``hint``, or ``reason`` names the nodes
 
-``salt-run`` without ``--out`` leaves out empty keys of these results.
+``salt-run`` without ``--out`` leaves out empty keys.
 
 The other functions return an ``error`` with ``code``, ``message`` and ``hint``, and the ``retcode`` 1, if they fail.
 """
@@ -57,7 +57,7 @@ try:
     from baseimg_core.model.fixes import query as fixes_query
     from baseimg_core.model.fixes.fleet import Fleet
     from baseimg_core.model.policy import validation
-    from baseimg_core.model.rollout import audit, mover, shapes
+    from baseimg_core.model.rollout import audit, mover, outcome, shapes
     from baseimg_core.model.rollout import fleet as model_fleet
     from baseimg_core.model.rollout import metrics as rollout_metrics
     from baseimg_core.ops import doctor as ops_doctor
@@ -66,7 +66,7 @@ try:
     from baseimg_core.report.page import page
     from baseimg_core.rollout import watch as rollout_watch
     from baseimg_core.rollout.commands import Rollouts, check_master
-    from baseimg_core.rollout.errors import MasterUnreachable
+    from baseimg_core.rollout.errors import MasterUnreachable, RolloutInterrupted
     from baseimg_core.rollout.fixes import CachedAnswers, VexStates
     from baseimg_core.rollout.fleet_query import FleetQuery
     from baseimg_core.rollout.mover import Mover
@@ -104,7 +104,14 @@ def _checked(function):
         except TypeError as exc:
             error = _wrong_arguments(function.__name__, list(signature.parameters), named, exc)
             return _failure(refusal(error) if function.__name__ in _ON_ROLLOUTS else {"retcode": 1}, error)
-        return function(*args, **named)
+        try:
+            return function(*args, **named)
+        except (KeyboardInterrupt, SystemExit):  # on Ctrl-C and SIGTERM Salt raises the latter
+            if not _from_command_line():
+                raise
+            error = RolloutInterrupted(f"baseimg.{function.__name__} was interrupted")
+            result = {"state": "interrupted", "retcode": outcome.INTERRUPTED}
+            return _failure(result if function.__name__ in _ON_ROLLOUTS else {"retcode": 1}, error)
 
     del checked.__wrapped__  # Salt would look there for the arguments, and refuse some itself
     return checked
@@ -129,9 +136,14 @@ def _failure(result, error):
     return {**result, "error": error.as_dict()}
 
 
+def _from_command_line():
+    """True for a command line of ``salt-run``, from which ``__opts__`` comes."""
+    return str(__opts__.get("fun", "")).startswith("baseimg.")
+
+
 def _for_person():
-    """True for a command line of ``salt-run`` without an output format, from which ``__opts__`` comes."""
-    return str(__opts__.get("fun", "")).startswith("baseimg.") and "output" not in __opts__
+    """True for a command line of ``salt-run`` without an output format."""
+    return _from_command_line() and "output" not in __opts__
 
 
 @_checked
@@ -960,7 +972,7 @@ def _answer(command, table=None):
         return _failure({"retcode": 1}, exc)
     __context__["retcode"] = result.get("retcode", 0)  # for state.orchestrate
     if not (_for_person() and table):
-        return result
+        return short.without_empty(result) if _for_person() else result
     text = table(result)
     if isinstance(text, dict):
         text["retcode"] = result["retcode"]  # salt-run takes its exit code from here

@@ -58,6 +58,22 @@ def test_a_person_gets_one_line(runner: ModuleType, monkeypatch: pytest.MonkeyPa
     assert data["retcode"] == 17
 
 
+def test_an_interrupted_command_says_how_it_continues(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Salt exits in its handler of SIGINT and SIGTERM, and printed a traceback."""
+
+    def interrupted(_command: Any) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setitem(runner.__dict__, "_run", interrupted)
+    with pytest.raises(SystemExit):  # a daemon must end
+        runner.rollout("corp/base:12.0")
+    monkeypatch.setitem(runner.__dict__, "__opts__", {"fun": "baseimg.rollout"})
+    data = runner.rollout("corp/base:12.0")["data"]
+    assert data["error"].startswith("[rollout-interrupted] baseimg.rollout was interrupted -- ")
+    assert "baseimg.resume" in data["error"]
+    assert data["retcode"] == 14
+
+
 @pytest.mark.parametrize("function", [function.name for function in public_functions(RUNNER)])
 def test_every_function_refuses_an_unknown_argument(runner: ModuleType, function: str) -> None:
     if function not in ("rollout", "plan"):  # their other arguments are keys of the policy

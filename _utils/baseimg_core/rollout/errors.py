@@ -38,3 +38,13 @@ class MasterUnsuitable(BaseimgError):
 
     code = "master-unsuitable"
     hint = "see docs/operating/rollout.md, 'Requirements'"
+
+
+class RolloutInterrupted(BaseimgError):
+    """The process of a command ended early: Ctrl-C, or SIGTERM."""
+
+    code = "rollout-interrupted"
+    hint = (
+        "nodes that are applying finish; 'salt-run baseimg.status' shows the rollout, and 'salt-run baseimg.resume' "
+        "continues it"
+    )
