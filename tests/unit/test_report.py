@@ -219,6 +219,13 @@ class TestParts:
             in ParsedPage(page(fleets.observed_fleet(40), fleets.NOW, record)).text
         )
 
+    def test_a_rollback_by_request_has_its_reason_and_times_in_seconds(self) -> None:
+        record = {**fleets.rollout(40), "reason": "rolled back by request", "created": "2026-03-03T02:00:00.429+00:00"}
+        record["nodes"]["web-0000.fra1"].update(state="rolled-back", code="", message="")
+        rollback_page = ParsedPage(page(fleets.observed_fleet(40), fleets.NOW, record)).text
+        assert "rolled-back in the rolloutrolled back by request1web-0000.fra1" in rollback_page
+        assert "at 2026-03-03 02:00:00." in rollback_page
+
     def test_an_image_that_breaks_has_its_reasons_and_remedies(self) -> None:
         reason = {"subject": "libssl3", "text": "split pair with its own libcrypto.so.3", "remedy": "rebuild it"}
         impacts = fleets.impacts()

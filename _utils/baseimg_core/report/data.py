@@ -142,9 +142,8 @@ def failures(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> lis
     for node, outcome in (rollout or {}).get("nodes", {}).items():
         if outcome.get("state") in (FAILED, UNREACHABLE, "rolled-back"):
             code = f"[{outcome['code']}] " if outcome.get("code") else ""
-            nodes_by_reason.setdefault(
-                (f"{outcome['state']} in the rollout", code + outcome.get("message", "")), []
-            ).append(node)
+            reason = code + (outcome.get("message") or str((rollout or {}).get("reason", "")))
+            nodes_by_reason.setdefault((f"{outcome['state']} in the rollout", reason), []).append(node)
     for node in fleet["unreachable"]:
         nodes_by_reason.setdefault((UNREACHABLE, "did not answer when this page was made"), []).append(node)
     for node, reason in fleet["failed"].items():

@@ -249,4 +249,5 @@ def _all_nodes(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Ht
 
 
 def _time(text: str) -> str:
-    return text.replace("T", " ").removesuffix("Z")
+    """Return a record's time, ISO 8601 in UTC, as date and time of day in whole seconds."""
+    return text.replace("T", " ")[: len("2026-03-03 02:00:00")]
