@@ -181,7 +181,7 @@ class TestFindings:
         monkeypatch.setitem(function.__globals__, "_MISSING", missing)
         first, *others = function()
         assert first.startswith("failed  installation: [dependency-missing] ")
-        assert first.endswith(" -- salt-call --local saltutil.sync_all")
+        assert " -- salt-call --local saltutil.sync_all; for salt-ssh, " in first
         subjects = ["Python", "Salt", "docker SDK", "zstd", "signatures"]
         assert [line.split(":")[0] for line in others] == [f"ok      {subject}" for subject in subjects]
         assert function(full=True)["ready"] is False
