@@ -66,7 +66,7 @@ try:
     from baseimg_core.report.page import page
     from baseimg_core.rollout import watch as rollout_watch
     from baseimg_core.rollout.commands import Rollouts, check_master
-    from baseimg_core.rollout.errors import MasterUnreachable, RolloutInterrupted
+    from baseimg_core.rollout.errors import MasterUnreachable
     from baseimg_core.rollout.fixes import CachedAnswers, VexStates
     from baseimg_core.rollout.fleet_query import FleetQuery
     from baseimg_core.rollout.mover import Mover
@@ -74,7 +74,7 @@ try:
     from baseimg_core.rollout.recorder import timestamp
     from baseimg_core.rollout.screen import Screen
     from baseimg_core.rollout.store import Store
-    from baseimg_core.rollout.summaries import refusal
+    from baseimg_core.rollout.summaries import interruption, refusal
     from baseimg_core.rollout.transport import SaltTransport, returns_reader
 
     _MISSING = None
@@ -109,7 +109,7 @@ def _checked(function):
         except (KeyboardInterrupt, SystemExit):  # on Ctrl-C and SIGTERM Salt raises the latter
             if not _from_command_line():
                 raise
-            error = RolloutInterrupted(f"baseimg.{function.__name__} was interrupted")
+            error = interruption(f"baseimg.{function.__name__}")
             result = {"state": "interrupted", "retcode": outcome.INTERRUPTED}
             return _failure(result if function.__name__ in _ON_ROLLOUTS else {"retcode": 1}, error)
 

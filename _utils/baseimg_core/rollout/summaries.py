@@ -10,6 +10,7 @@ from ..model.rollout import outcome
 from ..model.rollout import record as rollout_record
 from ..model.rollout.record import Rollout, RolloutNode
 from . import discovery
+from .errors import RolloutInterrupted
 
 LISTED = ("id", "base", "version", "state", "reason", "cause", "by", "created", "updated", "ended")
 
@@ -55,6 +56,11 @@ def joined(summaries: list[dict[str, Any]]) -> dict[str, Any]:
         return summaries[0]
     codes: list[int] = [summary["retcode"] for summary in summaries]
     return {"rollouts": {summary["id"]: summary for summary in summaries}, "retcode": max(codes, default=outcome.OK)}
+
+
+def interruption(command: str) -> RolloutInterrupted:
+    """Return the error for a command whose process ends early."""
+    return RolloutInterrupted(f"{command} was interrupted")
 
 
 def refusal(error: BaseimgError) -> Mapping[str, Any]:
