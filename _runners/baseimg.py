@@ -20,7 +20,6 @@ the exit code of ``salt-run``:
 The other functions return an ``error`` with ``code``, ``message`` and ``hint``, and the ``retcode`` 1, if they fail.
 """
 
-import difflib
 import functools
 import inspect
 import json
@@ -102,7 +101,7 @@ def _checked(function):
         try:
             signature.bind(*args, **named)
         except TypeError as exc:
-            error = _wrong_arguments(function.__name__, list(signature.parameters), named, exc)
+            error = validation.wrong_arguments(f"baseimg.{function.__name__}", list(signature.parameters), named, exc)
             return _failure(refusal(error) if function.__name__ in _ON_ROLLOUTS else {"retcode": 1}, error)
         try:
             return function(*args, **named)
@@ -115,17 +114,6 @@ def _checked(function):
 
     del checked.__wrapped__  # Salt would look there for the arguments, and refuse some itself
     return checked
-
-
-def _wrong_arguments(name, parameters, named, cause):
-    """Return the error for arguments that a function does not take, or that it lacks."""
-    reason = str(cause)
-    unknown = "" if "kwargs" in parameters else next((key for key in named if key not in parameters), "")
-    if unknown:
-        similar = difflib.get_close_matches(unknown, parameters, 1)
-        reason = f"unknown argument {unknown}=" + (f" (did you mean {similar[0]}=?)" if similar else "")
-    takes = ", ".join("keys of the policy" if parameter == "kwargs" else parameter for parameter in parameters)
-    return ArgumentInvalid(f"baseimg.{name}: {reason}; it takes: {takes}", f"run: salt-run -d baseimg.{name}")
 
 
 def _failure(result, error):

@@ -218,6 +218,27 @@ def mapping(raw: object, key: str, expected: str) -> Mapping[str, Any]:
     return raw
 
 
+def wrong_arguments(
+    function: str, parameters: Sequence[str], named: Iterable[str], cause: TypeError
+) -> ArgumentInvalid:
+    """
+    Return the error for a call with arguments that a function does not take, or without those that it needs.
+
+    Args:
+        function: The function, as ``salt-run`` names it.
+        parameters: Its parameters; ``kwargs`` stands for keys of the policy.
+        named: The names of the arguments that were given by name.
+        cause: Python's own error.
+    """
+    reason = str(cause)
+    unknown = "" if "kwargs" in parameters else next((name for name in named if name not in parameters), "")
+    if unknown:
+        similar = difflib.get_close_matches(unknown, parameters, 1)
+        reason = f"unknown argument {unknown}=" + (f" (did you mean {similar[0]}=?)" if similar else "")
+    takes = ", ".join("keys of the policy" if parameter == "kwargs" else parameter for parameter in parameters)
+    return ArgumentInvalid(f"{function}: {reason}; it takes: {takes}", f"run: salt-run -d {function}")
+
+
 def wrong(key: str, value: object, expected: str) -> ArgumentInvalid:
     """
     Return the error for a wrong value. It never repeats a pasted private key.
