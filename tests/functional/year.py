@@ -27,6 +27,7 @@ from typing import Any
 from salt.exceptions import CommandExecutionError
 
 from baseimg_core.disk.store.generations import Store
+from baseimg_core.engine import mounts
 from tests.functional.lab import SLEEP
 from tests.functional.versions import RandomBase
 from tests.support import images, kernel, node
@@ -103,6 +104,8 @@ class Year:
         self.figures = Figures()
 
     def __enter__(self) -> Year:
+        self._all_pids = mounts._pids
+        mounts._pids = self._pids
         for engine in (self._builder, self._engine):
             engine.start()
         self._originals = list(self._base.layers)
@@ -115,8 +118,22 @@ class Year:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        mounts._pids = self._all_pids
         for engine in (self._engine, self._builder):
             engine.destroy()
+
+    def _pids(self) -> list[int]:
+        """
+        Return the processes that have mounts of this disk: no other process can show the node's layers.
+
+        A container of another test, on a disk that only that test has mounted, would keep every generation.
+        """
+        disk, pids = os.fsencode(self._disk), []
+        for pid in self._all_pids():
+            with contextlib.suppress(OSError):
+                if disk in Path(f"/proc/{pid}/mountinfo").read_bytes():
+                    pids.append(pid)
+        return pids
 
     def run(self, weeks: int) -> Figures:
         """Simulate weeks; fail if a view equals no real image or a container is lost."""
