@@ -40,14 +40,15 @@ tree() {
     mv "$root.new" "$root"
 }
 
-# What setup.cfg declares, one requirement a line; for `lowest` each at its lower bound.
+# What setup.cfg declares, one requirement a line; for `lowest` what nodes need, each at its lower bound.
 requirements() {
     .venv/bin/python - "$1" <<'PY'
 import configparser, re, sys
 parser = configparser.ConfigParser()
 parser.read("setup.cfg")
 extras = parser["options.extras_require"]
-for value in (parser["options"]["install_requires"], extras["zstd"], extras["signatures"], extras["documents"], extras["test"]):
+values = [parser["options"]["install_requires"], extras["zstd"], extras["signatures"]]
+for value in values if sys.argv[1] == "lowest" else [*values, extras["documents"], extras["test"]]:
     for line in filter(None, map(str.strip, value.splitlines())):
         if not line.startswith("#"):
             print(re.sub(r">=([^,; ]+)(,<[^; ]+)?", r"==\1", line) if sys.argv[1] == "lowest" else line)
@@ -69,7 +70,9 @@ read -r -d '' CELL <<'SH' || true
 suite=$1 salt=$2 resolution=$3 work=$4; shift 4
 cd "$work/repo"
 python3 -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install -q --disable-pip-version-check "salt==$salt.*" -r "$work/requirements"
+"$work/venv/bin/python" -m pip install -q --disable-pip-version-check "salt==$salt.*" -r "$work/highest"
+# Salt requires newer releases of some
+[ "$resolution" = highest ] || "$work/venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -r "$work/lowest"
 "$work/venv/bin/python" -m pytest -q -p no:cacheprovider -m 'not slow' --basetemp="$work/tmp" --junitxml="$work/tests.xml" "$@" || true
 "$work/venv/bin/python" - "$suite:$salt:$resolution" "$work/tests.xml" >"$work/cell.json" <<'PY'
 import json, platform, sys, xml.etree.ElementTree
@@ -96,7 +99,7 @@ for cell in "${CELLS[@]}"; do
     say "$cell"
     mkdir -p "$WORK/cell"
     git clone -q . "$WORK/cell/repo"
-    requirements "$resolution" >"$WORK/cell/requirements"
+    for name in highest lowest; do requirements "$name" >"$WORK/cell/$name"; done
     enter "$CACHE/$suite" \
         bash -euc "$CELL" sh "$suite" "$salt" "$resolution" "$WORK/cell" "${TESTS[@]}" 2>&1 | tee "build/matrix-${cell//:/-}.log" | tail -30
     sed -i "/\"cell\": \"$cell\"/d" "$REPORT"
