@@ -21,6 +21,7 @@ from .engine import detect
 from .engine.images.blobs import Blobs
 from .engine.images.store import ImageSources
 from .errors import ArgumentInvalid, BaseimgError
+from .linux.files import make_directories
 from .linux.oserrors import translate_os_errors
 from .model import summary
 from .model.images import source as image_source
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     images = argparse.ArgumentParser(add_help=False)
+    images.add_argument("--cache", metavar="DIR", help="keep layers of registries there, up to 10 GiB")
     images.add_argument("--platform", metavar="OS/ARCH", help="platform of images in an index (default: this machine)")
     both = argparse.ArgumentParser(add_help=False)
     both.add_argument("source", metavar="SOURCE", help="the old image")
@@ -140,14 +142,18 @@ def _images(given: argparse.Namespace) -> Iterator[ImageSources]:
     def engine() -> Any:
         return detect.connect(detect.declared(None, os.environ.get("DOCKER_HOST", "")))
 
-    with ImageSources(engine, _connect, image_source.parse_platform(given.platform)) as opened:
+    if given.cache:
+        with translate_os_errors(given.cache):
+            make_directories(given.cache)
+    platform = image_source.parse_platform(given.platform)
+    with ImageSources(engine, _connect, platform, cache=given.cache) as opened:
         yield opened
 
 
-def _connect(source: image_source.ImageSource, directory: str) -> tuple[Blobs, bytes]:
+def _connect(source: image_source.ImageSource, directory: str, keep: bool) -> tuple[Blobs, bytes]:
     from .registry import images
 
-    return images.connect(source, directory, {}, _progress)
+    return images.connect(source, directory, keep, {}, _progress)
 
 
 def _build(given: argparse.Namespace) -> Result:

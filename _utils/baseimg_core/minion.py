@@ -439,10 +439,10 @@ class Minion:
         with ImageSources(self.engine, self._connect, image_source.parse_platform(platform)) as opened:
             yield opened
 
-    def _connect(self, image: image_source.ImageSource, directory: str) -> tuple[Blobs, bytes]:
+    def _connect(self, image: image_source.ImageSource, directory: str, keep: bool) -> tuple[Blobs, bytes]:
         with _registry_code():
             from .registry import images
-        return images.connect(image, directory, self._registries(), self.progress)
+        return images.connect(image, directory, keep, self._registries(), self.progress)
 
     def _registry(self) -> pull.BundleCache:
         if self._cache is None:

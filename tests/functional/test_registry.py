@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from baseimg_core import cli
 from tests.functional.lab import APP, BASE, NEW, Lab, digest
 from tests.functional.test_states import apply_sls, swapped
-from tests.support import ssh
+from tests.support import images, ssh
 from tests.support.registry import Registry
 
 pytestmark = pytest.mark.functional
@@ -126,6 +128,33 @@ class TestImages:
         difference = lab.diff(BASE, f"docker://{registry.host}/{NEW}")
         assert difference["counts"] == lab.diff(BASE, NEW)["counts"]
         lab.refused("image-unknown", "diff", BASE, f"docker://{registry.host}/corp/base:13")
+
+    def test_the_cache_of_layers(self, registry: Registry, tmp_path: Path) -> None:
+        """A partial layer is resumed, a damaged one is fetched again, and the rest is not fetched twice."""
+        archive = tmp_path / "images.tar"
+        content = images.layer_tar([images.file("etc/version", b"12.0\n"), images.file("f", os.urandom(300_000))])
+        archive.write_bytes(images.image_archive(BASE, [content]))
+        place = f"docker://{registry.host}/cached/base:12.0"
+        tool("skopeo", "copy", "-q", "--dest-tls-verify=false", f"docker-archive:{archive}", place)
+        diff = ["diff", place, place, "--cache", str(tmp_path / "cache")]
+        assert cli.main(diff) == 0
+        layer = max((tmp_path / "cache").iterdir(), key=lambda path: path.stat().st_size)
+        whole = layer.read_bytes()
+
+        def fetched() -> list[str]:
+            return [line for line in registry.requests() if f"blobs/sha256:{layer.stem}" in line]
+
+        once = fetched()
+        assert cli.main(diff) == 0
+        assert fetched() == once
+        layer.rename(f"{layer}.part")
+        Path(f"{layer}.part").write_bytes(whole[:100_000])
+        assert cli.main(diff) == 0
+        assert layer.read_bytes() == whole
+        layer.write_bytes(whole[:-1] + b"!")
+        assert cli.main(diff) == 0
+        assert layer.read_bytes() == whole
+        assert not Path(f"{layer}.part").exists()
 
     def test_a_damaged_layer(self, lab: Lab, registry: Registry) -> None:
         lab.usual()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from baseimg_core import cli
+from baseimg_core.engine.images.store import ImageSources
 from tests.support import images, ssh
 from tests.support.images import ImageSpec, directory, file, symlink, whiteout
 
@@ -151,6 +153,22 @@ class TestJudge:
             "name": f"{BASE} to {NEW}", "tests": "5", "failures": "3", "errors": "0", "skipped": "1"
         }  # fmt: skip
         assert len(suite.findall("testcase/failure")) == 3
+
+    def test_contents_of_a_layer_go_with_the_last_image_that_has_it(
+        self, archive: str, bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        spooled: list[int] = []
+        release = ImageSources.release
+
+        def count(self: ImageSources, chain_id: str) -> None:
+            release(self, chain_id)
+            spooled.append(len(os.listdir(self._scratch)))
+
+        monkeypatch.setattr(ImageSources, "release", count)
+        names = [f"{archive}:corp/{name}:1" for name in ("good", "broken", "other", "blocked", "absent")]
+        assert self.judged(capsys, bundle, *names)[1]["good:1"] == "effective"
+        # good and broken have equal layers; the base's own layer stays
+        assert spooled == [1, 1]
 
     def test_no_image(self, bundle: str, tmp_path: Path) -> None:
         (tmp_path / "empty").write_text("# nothing\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from ..disk.impact.layer_scan import expected_paths
 from ..disk.impact.layers import PackedLayers
 from ..disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile
 from ..disk.stack.packed import PackedStack
-from ..engine.base import Image, ImageStore
+from ..engine.base import Image
+from ..engine.images.store import ImageSources
 from ..errors import ArgumentInvalid, BaseimgError
 from ..model.impact import overrides
 from ..model.impact.overrides import ExpectedPaths
@@ -44,7 +46,7 @@ class _Judged:
 
 
 def judge(
-    store: ImageStore,
+    store: ImageSources,
     path: str,
     names: Sequence[str],
     accept: Sequence[str] = (),
@@ -54,7 +56,7 @@ def judge(
     Judge which images a bundle breaks, and which ones get its changes.
 
     Args:
-        store: :class:`ImageSources`.
+        store: Opens the images.
         path: The bundle.
         names: The images. If the base itself is one of them, it provides the inherited configuration.
         accept: Patterns of images whose verdict does not count in ``retcode``.
@@ -72,12 +74,13 @@ def judge(
     if not names:
         raise ArgumentInvalid("no image is given", "name the images, or a file with one name a line")
     with Bundle.open(path) as bundle:
-        session = _Session(store, bundle)
+        session = _Session(store, bundle, tuple(dict.fromkeys(names)))
         judged = []
-        for number, name in enumerate(dict.fromkeys(names)):
+        for number, name in enumerate(session.names):
             if progress:
-                progress("judging", number, len(names))
+                progress("judging", number, len(session.names))
             judged.append(_Judged(name, session.judge(name)))
+            session.release(name)
         manifest = bundle.manifest
         return {
             "format": FORMAT,
@@ -108,15 +111,41 @@ def _summary(judged: Sequence[_Judged], accept: Sequence[str]) -> dict[str, Any]
 class _Session:
     """The judge of one bundle, created with the first image that can be read: its lower layers are the base's."""
 
-    def __init__(self, store: ImageStore, bundle: Bundle) -> None:
+    def __init__(self, store: ImageSources, bundle: Bundle, names: Sequence[str]) -> None:
+        self.names = names
         self._store, self._bundle = store, bundle
         self._base = bundle.manifest.source
         self._packed: dict[str, PackedLayer] = {}
         self._layers = PackedLayers(self._packed)
         self._judge: ImageJudge | None = None
+        self._base_config: Mapping[str, Any] = {}
+        self._failures: dict[str, BaseimgError] = {}
+        self._pending = Counter(chain_id for name in names for chain_id in self._chain(name))
+
+    def _chain(self, name: str) -> list[str]:
+        """Return the chain IDs of the layers that an image has above the base; none if it cannot be judged."""
+        try:
+            image = image_with_layers(self._store, name)
+        except BaseimgError as exc:
+            self._failures[name] = exc
+            return []
+        if image.chain_id == self._base.chain_id:
+            self._base_config = image.config
+        height = len(self._base.diff_ids)
+        on_base = image.diff_ids[:height] == self._base.diff_ids
+        return [] if image.unpacked or not on_base else image.chain_ids[height:]
+
+    def release(self, name: str) -> None:
+        """Delete the contents of an image's own layers that no other image in the list has."""
+        for chain_id in () if name in self._failures else self._chain(name):
+            self._pending[chain_id] -= 1
+            if not self._pending[chain_id]:
+                self._store.release(chain_id)
 
     def judge(self, name: str) -> Judgement:
         """Judge one image; errors become ``not-checked``."""
+        if name in self._failures:
+            return _unread(name, self._failures[name])
         try:
             image = image_with_layers(self._store, name)
             if image.diff_ids[: len(self._base.diff_ids)] != self._base.diff_ids:
@@ -126,7 +155,7 @@ class _Session:
                 self._judge = self._of_base(image)
             return self._judge.image(image)
         except BaseimgError as exc:
-            return _not_checked(name, f"cannot be read: [{exc.code}] {exc.message}")
+            return _unread(name, exc)
 
     def _read(self, image: Image) -> None:
         """Read the layers of an image as packed; those of an engine's image are on disk."""
@@ -149,7 +178,11 @@ class _Session:
         manifest = self._bundle.manifest
         new = BaseAfterBundles(BaseOnDisk(pristine, self._layers), expected, files)
         changes = Changes(manifest.target.version, pristine, expected, new, manifest.packages, manifest.config)
-        return ImageJudge(changes, pristine, height, {}, [], layers=self._layers)
+        return ImageJudge(changes, pristine, height, self._base_config, [], layers=self._layers)
+
+
+def _unread(name: str, error: BaseimgError) -> Judgement:
+    return _not_checked(name, f"cannot be read: [{error.code}] {error.message}")
 
 
 def _not_checked(name: str, text: str) -> Judgement:

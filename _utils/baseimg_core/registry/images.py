@@ -1,7 +1,18 @@
-"""Images in a registry: the manifest of a name, and its blobs. Interrupted downloads resume."""
+"""
+Images in a registry: the manifest of a name, and its blobs.
+
+::
+
+    <directory>/<hex>.blob          a layer, named after its digest
+    <directory>/<hex>.blob.part     the first bytes of a layer; an interrupted download resumes, also in the next run
+
+The directory is a cache of at most 10 GiB, or the scratch directory of one run. An operator may delete any file.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 from collections.abc import Mapping
@@ -9,7 +20,7 @@ from typing import BinaryIO
 
 from ..disk.bundle.reader import Descriptor
 from ..errors import DigestMismatch, ImageUnknown
-from ..linux.files import open_private, unlink_if_exists, write_all
+from ..linux.files import CHUNK, hex_digest, open_private, unlink_if_exists, write_all
 from ..linux.oserrors import translate_os_errors
 from ..model.images.manifest import INDEX_TYPES, MANIFEST_TYPES, Blob
 from ..model.images.source import ImageSource
@@ -18,11 +29,16 @@ from ..model.policy.pillar import Registry
 from ..progress import Progress
 from .repository import Repository
 
+_MAX_BYTES = 10 << 30  # of all layers in a directory
 _ACCEPT = ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))
 
 
 def connect(
-    source: ImageSource, directory: str, declared: Mapping[str, Registry], progress: Progress | None = None
+    source: ImageSource,
+    directory: str,
+    keep: bool,
+    declared: Mapping[str, Registry],
+    progress: Progress | None = None,
 ) -> tuple[RegistryBlobs, bytes]:
     """
     Ask a registry for the manifest or the index of an image.
@@ -30,6 +46,7 @@ def connect(
     Args:
         source: The image.
         directory: The directory for downloads.
+        keep: True if they stay there, for the next run.
         declared: The settings of registries by host.
         progress: Called with the step "fetching", the bytes done and the total bytes.
 
@@ -47,7 +64,7 @@ def connect(
         data = repository.manifest(place.digest or place.tag, _ACCEPT)
         if data is None:
             raise ImageUnknown(f"{place.host} does not have {place}", "check the name and the tag")
-        return RegistryBlobs(repository, directory, progress), data
+        return RegistryBlobs(repository, directory, keep, progress), data
     except BaseException:
         repository.close()
         raise
@@ -56,25 +73,31 @@ def connect(
 class RegistryBlobs:
     """The blobs of one repository. Each layer is downloaded, verified, and then read from the file."""
 
-    def __init__(self, repository: Repository, directory: str, progress: Progress | None = None) -> None:
-        """``directory`` holds the downloads; ``progress`` is called with "fetching" and the bytes."""
-        self._repository, self._directory, self._progress = repository, directory, progress
+    def __init__(
+        self, repository: Repository, directory: str, keep: bool = False, progress: Progress | None = None
+    ) -> None:
+        """``directory`` holds the layers; ``progress`` is called with "fetching" and the bytes."""
+        self._repository, self._directory, self._keep, self._progress = repository, directory, keep, progress
 
     def open(self, blob: Blob) -> BinaryIO:
         """
-        Download a blob and return it as a stream.
+        Return a blob as a stream; download it if the directory does not have it.
 
         Raises:
-            BundleUnavailable: The download failed.
+            BundleUnavailable: The download failed. The next run resumes it.
             DigestMismatch: The blob has another digest.
         """
         path = os.path.join(self._directory, blob.name.removeprefix("sha256:") + ".blob")
-        with translate_os_errors(path):
-            with _Download(path, blob, self._progress) as download:
+        with translate_os_errors(path), _Download(path, blob, self._progress) as download:
+            if not _is_intact(path, blob):
                 self._repository.download(Descriptor(blob.name, blob.size or 0), download)
-                download.verify()
+                download.complete()
             file = open(path, "rb")  # noqa: SIM115, the caller closes it
-            os.unlink(path)  # the open file keeps the content
+            if self._keep:
+                os.utime(path)  # mark as used, for _prune
+                _prune(self._directory)
+            else:
+                os.unlink(path)  # the open file keeps the content
         return file
 
     def close(self) -> None:
@@ -82,19 +105,53 @@ class RegistryBlobs:
         self._repository.close()
 
 
+def _is_intact(path: str, blob: Blob) -> bool:
+    """True if an earlier run left this blob with its digest; a damaged file is deleted."""
+    if not os.path.exists(path):
+        return False
+    with open(path, "rb") as file:
+        intact = "sha256:" + hex_digest(file) == blob.name
+    if not intact:
+        unlink_if_exists(path)
+    return intact
+
+
+def _prune(directory: str) -> None:
+    """Delete the layers that were not used for longest if all layers exceed the limit. Open files stay readable."""
+    files = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # another process prunes, too
+                if entry.name.endswith((".blob", ".blob.part")):
+                    files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
+    total = sum(size for _time, size, _path in files)
+    for _time, size, path in sorted(files)[:-1]:
+        if total <= _MAX_BYTES:
+            return
+        unlink_if_exists(path)
+        total -= size
+
+
 class _Download:
-    """A file that a download fills."""
+    """The file ``PATH.part`` of one blob, locked while it is open. Bytes of an earlier run are kept and verified."""
 
     def __init__(self, path: str, blob: Blob, progress: Progress | None) -> None:
         self._path, self._blob, self._progress = path, blob, progress
-        unlink_if_exists(path)
-        self._descriptor = open_private(path, os.O_RDWR)
+        self._descriptor = open_private(path + ".part", os.O_RDWR)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         self._sha, self.size = hashlib.sha256(), 0
+        while data := os.read(self._descriptor, CHUNK):
+            self._sha.update(data)
+            self.size += len(data)
+        if self.size > (blob.size or 0):
+            self.restart()
 
     def __enter__(self) -> _Download:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        if not self.size:
+            unlink_if_exists(self._path + ".part")
         os.close(self._descriptor)
 
     def write(self, data: bytes) -> None:
@@ -111,10 +168,17 @@ class _Download:
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         self._sha, self.size = hashlib.sha256(), 0
 
-    def verify(self) -> None:
-        """Raise :class:`DigestMismatch` if the complete blob has another digest."""
+    def complete(self) -> None:
+        """
+        Give the file its name.
+
+        Raises:
+            DigestMismatch: The blob has another digest; its bytes are discarded.
+        """
         digest = "sha256:" + self._sha.hexdigest()
         if digest != self._blob.name:
+            self.restart()
             raise DigestMismatch(
-                f"the registry's blob {self._blob.name} has the digest {digest}", "push the image again"
+                f"the registry's blob {self._blob.name} has the digest {digest}", "run again; if it repeats, push again"
             )
+        os.rename(self._path + ".part", self._path)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...errors import ImageUnknown, SpaceExhausted
+from ...linux.files import remove_tree
 from ...model.images import manifest as documents
 from ...model.images import source as sources
 from ...model.images.manifest import Blob, Config, Manifest
@@ -29,8 +30,9 @@ _MAX_INDEXES = 4  # indexes in indexes
 # uname(2) to Go's GOARCH; other names are equal
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
-#: Connects to the repository of an image; returns its blobs and the manifest that the name means.
-Connect = Callable[[ImageSource, str], tuple[Blobs, bytes]]
+#: Connects to the repository of an image, given the directory for downloads and whether they stay there; returns the
+#: blobs and the manifest that the name means.
+Connect = Callable[[ImageSource, str, bool], tuple[Blobs, bytes]]
 
 
 def own_platform() -> Platform:
@@ -59,6 +61,7 @@ class ImageSources:
         connect: Connect,
         platform: Platform | None = None,
         scratch: str | None = None,
+        cache: str | None = None,
     ) -> None:
         """
         Args:
@@ -66,6 +69,7 @@ class ImageSources:
             connect: Connects to a repository.
             platform: The platform of images in indexes; default: this machine's.
             scratch: The directory below which layers are spooled; default: ``TMPDIR``, else ``/tmp``.
+            cache: The directory in which layers of registries stay; default: they are deleted at the end.
         """
         self._connect_engine, self._connect = engine, connect
         self._engine: Engine | None = None
@@ -73,9 +77,11 @@ class ImageSources:
         self._platform = platform or own_platform()
         self._stack = contextlib.ExitStack()
         self._scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="baseimg-", dir=scratch))
+        self._downloads, self._keep = cache or self._scratch, cache is not None
         self._layers: dict[str, _Layer] = {}
         self._packed: dict[str, PackedLayer] = {}
         self._images: dict[str, Image] = {}
+        self._files: dict[tuple[str, str], Files] = {}
 
     def __enter__(self) -> ImageSources:
         return self
@@ -145,6 +151,11 @@ class ImageSources:
                 self._packed[chain_id] = spool_layer(stream, layer.blob, layer.diff_id, spool, layer.where)
         return self._packed[chain_id]
 
+    def release(self, chain_id: str) -> None:
+        """Delete the spool of a layer that is not needed again. A later request reads the layer again."""
+        if self._packed.pop(chain_id, None) is not None:
+            remove_tree(os.path.dirname(self._directory(chain_id)))
+
     def _open(self, source: ImageSource) -> Image:
         blobs, manifest, image_id = self._resolve(source)
         raw = read_document(blobs, manifest.config, source.name)
@@ -174,11 +185,10 @@ class ImageSources:
     def _resolve(self, source: ImageSource) -> tuple[Blobs, Manifest, str]:
         """Return the place of an image, its manifest and its digest."""
         if source.transport == REGISTRY:
-            blobs, data = self._connect(source, self._scratch)
+            blobs, data = self._connect(source, self._downloads, self._keep)
             self._stack.callback(blobs.close)
             return self._of_manifest(blobs, data, source, "")
-        files: Files = LayoutDirectory(source.path) if source.transport == LAYOUT else Archive(source.path)
-        self._stack.callback(files.close)
+        files = self._open_files(source)
         name = "manifest.json" if source.transport == ARCHIVE else "index.json"
         listed = files.document(name)
         if listed is None:
@@ -187,6 +197,15 @@ class ImageSources:
             return self._of_manifest(files, listed, source, source.reference)
         manifest = documents.parse_archive(documents.document(listed, source.path), source.reference, source.path)
         return files, manifest, manifest.config.name
+
+    def _open_files(self, source: ImageSource) -> Files:
+        """Open an archive or a layout. Images of one archive share it."""
+        key = (source.transport, source.path)
+        if key not in self._files:
+            opened: Files = LayoutDirectory(source.path) if source.transport == LAYOUT else Archive(source.path)
+            self._stack.callback(opened.close)
+            self._files[key] = opened
+        return self._files[key]
 
     def _of_manifest(self, blobs: Blobs, data: bytes, source: ImageSource, name: str) -> tuple[Blobs, Manifest, str]:
         """Follow indexes to the manifest of one platform."""
