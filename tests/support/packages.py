@@ -20,7 +20,11 @@ _CLAUSE = re.compile(r"\s*([^\s:(|]+)(?::\w+)?\s*(?:\(\s*([<>=]+)\s*([^)\s]+)\s*
 
 
 def rpm_database(packages: Iterable[Package]) -> bytes:
-    """Return an ``rpmdb.sqlite``; each field of a package has one relation a line: ``NAME [OPERATOR VERSION]``."""
+    """
+    Return an ``rpmdb.sqlite``; each field of a package has one relation a line: ``NAME [OPERATOR VERSION]``.
+
+    The field ``Changelog`` has one entry a line, ``Files`` one path a line.
+    """
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "rpmdb.sqlite"
         with sqlite3.connect(path) as database:
@@ -38,6 +42,12 @@ def _entries(package: Package) -> Iterator[tuple[int, int, list[str] | list[int]
     upstream, _, release = (rest if colon else package.version).partition("-")
     for tag, text in ((1000, package.name), (1001, upstream), (1002, release or "0")):
         yield tag, _TEXT, [text]
+    if entries := package.fields.get("Changelog", "").splitlines():
+        yield 1082, _TEXTS, entries
+    if paths := [path.rpartition("/") for path in package.fields.get("Files", "").splitlines()]:
+        yield 1116, _NUMBERS, list(range(len(paths)))
+        yield 1117, _TEXTS, [name for _directory, _slash, name in paths]
+        yield 1118, _TEXTS, [f"{directory}/" for directory, _slash, _name in paths]
     for field, (names, flags, versions) in _TAGS.items():
         relations = [(f"{line}  ").split(" ", 2) for line in package.fields.get(field, "").splitlines()]
         if relations:

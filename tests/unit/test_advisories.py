@@ -14,6 +14,8 @@ from baseimg_core.errors import ArgumentInvalid, BundleInvalid
 from baseimg_core.model.packages import advisories, difference
 from baseimg_core.model.packages.advisories import Named
 from baseimg_core.model.packages.difference import Packages
+from baseimg_core.model.packages.dpkg import Package
+from tests.support.packages import rpm_database
 
 CHANGELOG = """\
 openssl (3.0.15-1~deb12u1) bookworm-security; urgency=medium
@@ -97,6 +99,24 @@ def test_images_without_documentation_say_so(stacks: tuple[Stack, Stack], tmp_pa
     assert set(differ(stacks).unread.values()) == {advisories.NO_CHANGELOG}
     with pytest.raises(ArgumentInvalid, match="bash, which does not differ"):
         differ(stacks, {"bash": ("CVE-2024-5535",)})
+
+
+def test_an_rpm_base_with_changelogs_in_its_headers(tmp_path: Path) -> None:
+    entries = ["- fix CVE-2024-5535", "- fix CVE-2024-2511 and CVE-2024-4741", "- first build"]
+    stacks = []
+    for version, changelog in (("3.0.7-1", entries[2:]), ("3.0.7-2", entries)):
+        fields = {"Changelog": "\n".join(changelog), "Files": "/usr/lib64/libssl.so.3\n/usr/bin/openssl"}
+        silent = {"Files": "/usr/bin/openssl-tool"}
+        packages = [Package("openssl", f"1:{version}", fields), Package("tool", version, silent)]
+        (tmp_path / version / "var/lib/rpm").mkdir(parents=True)
+        (tmp_path / version / "var/lib/rpm/rpmdb.sqlite").write_bytes(rpm_database(packages))
+        stacks.append(Stack([str(tmp_path / version)]))
+    paths = {b"usr/lib64/libssl.so.3", b"usr/bin/openssl", b"var/lib/rpm/rpmdb.sqlite"}
+    read = fixes.difference(stacks[0], stacks[1], paths, {})
+    assert read
+    assert read.fixes == {"openssl": ("CVE-2024-2511", "CVE-2024-4741", "CVE-2024-5535")}
+    assert read.unread == {"tool": advisories.NO_CHANGELOG}
+    assert read.owners == {"openssl": (b"usr/bin/openssl", b"usr/lib64/libssl.so.3"), "tool": ()}
 
 
 def test_a_reader_of_release_0_1_ignores_what_it_does_not_know(stacks: tuple[Stack, Stack]) -> None:
