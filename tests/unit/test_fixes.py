@@ -17,7 +17,7 @@ from baseimg_core.engine.base import Container
 from baseimg_core.errors import ArgumentInvalid, BaseAbsent
 from baseimg_core.model.fixes import summary
 from baseimg_core.model.fixes.effect import State
-from baseimg_core.ops import bases, sbom, status
+from baseimg_core.ops import bases, hold, sbom, status
 from baseimg_core.ops import fixes as ops_fixes
 from baseimg_core.report import sbom as report_sbom
 from tests.support.images import digest
@@ -135,6 +135,11 @@ def test_a_node_behind_and_a_held_version(node: NestNode) -> None:
     assert behind["awaited"]["updates"]["openssl"]["advisories"] == {"CVE-2024-5535": "operator"}
     node.converge(OS, "2")
     assert answer(node, "2")["awaited"] is None
+    node.rollback(OS)
+    hold.hold(node.context, OS, "2", "shop does not start")
+    held = answer(node, "2")["awaited"]
+    assert (held["held"], held["reason"]) == (True, "2 is held on this node: shop does not start")
+    assert summary.pending({"bases": [answer(node, "2")]})[OS] == {"CORP-1": 4, "CVE-2024-5535": 4}
 
 
 def test_containers_on_older_content_and_with_own_files(node: NestNode, tmp_path: Path) -> None:
