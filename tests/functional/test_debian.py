@@ -239,7 +239,7 @@ def test_a_real_base(lab: Lab, debian: Debian) -> None:
     assert lab.engine.exec("running", "corp-tool") == "corp-tool 1.0\n"
     assert lab.status(BASE)["bases"][0]["containers"]["outdated"] == ["running"]
     (fixes,) = lab.minion.modules["baseimg.fixes"](BASE, full=True)["bases"]
-    (running,) = fixes["containers"]
+    (running,) = [container for container in fixes["containers"] if container["container"] == "running"]
     assert running["pending"]["corp-tool"] == {"state": "after restart", "reason": "the container runs on 12.0"}
     assert "corp-tool" not in next(image["pending"] for image in fixes["images"] if image["image"] == APP)
 
