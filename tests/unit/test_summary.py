@@ -170,6 +170,7 @@ class TestDiff:
             {
                 "source": "a",
                 "target": "b",
+                "platform": "linux/amd64",
                 "counts": counts,
                 "config": {},
                 "removed": [],
