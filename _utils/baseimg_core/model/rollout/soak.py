@@ -14,7 +14,7 @@ def troubles(before: Mapping[str, ContainerState], now: Mapping[str, ContainerSt
     """
     Return what went wrong with a node's containers.
 
-    A container that was removed counts as well: a deployment replaces containers.
+    A container that was removed is no trouble: deployments replace containers.
 
     Args:
         before: the containers by ID when the wave ended.
