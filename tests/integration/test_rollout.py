@@ -393,7 +393,7 @@ class TestHaltAndResume:
     def test_an_answer_that_comes_too_late(self, fleet: Fleet) -> None:
         with fleet.held("node1"):
             message = fleet.halted(
-                outcome.HALTED_BY_FAILURE, "rollout", BASE, canary=1, prepare="fetch", timeout=scaled(10)
+                outcome.HALTED_BY_FAILURE, "rollout", BASE, canary=1, prepare="fetch", timeout=scaled(5)
             )
             assert "node1 (node-timeout)" in message
             assert fleet.newest()["nodes"]["node1"]["answered"] is False

@@ -1,11 +1,11 @@
-"""The minion and the engine are restarted at every step of every operation."""
+"""The minion or the engine is restarted, or the engine is down, at every step of every operation."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.integration.conftest import daemons, salt_factories_config  # noqa: F401
-from tests.integration.test_interrupted import InterruptedNode, interrupted, started  # noqa: F401
+from tests.integration.test_interrupted import CASES, CONVERGED, NODE, InterruptedNode, interrupted, started  # noqa: F401
 from tests.support.deadlines import wait_until
 
 pytestmark = [pytest.mark.torture, pytest.mark.integration]
@@ -30,4 +30,25 @@ def test_an_engine_that_is_restarted(interrupted: InterruptedNode) -> None:  # n
     assert interrupted.returned(second)["changed"] is False
     interrupted.check_shown(lambda case: case.declared)
     interrupted.check_new_containers(lambda case: case.declared)
+    interrupted.converge()
+
+
+def test_an_engine_that_is_down(interrupted: InterruptedNode) -> None:  # noqa: F811
+    """Operations finish a swap that they have started; an error says which version the base shows."""
+    interrupted.engine.kill()
+    returned = interrupted.go_on()
+    for case in CASES:
+        message = str(returned[case.name])
+        if case.operation in ("apply", "rollback"):
+            assert "[engine-unreachable]" in message
+            assert (f"shows {case.declared} now" in message) is (case.at_the_end == case.declared)
+        is_local = case.operation == "adopt" or case.point in ("prune.removed", "prune.recorded")
+        assert ("[engine-unreachable]" in message) is not is_local
+    states = interrupted.master.quick(NODE, "state.apply", "baseimg").states(NODE)
+    comments = [state["comment"] for state in states.values()]
+    assert len(comments) >= len(CONVERGED)
+    assert all(comment.startswith("[engine-unreachable]") for comment in comments)
+    interrupted.engine.start()
+    interrupted.check_shown(lambda case: case.at_the_end)
+    interrupted.check_new_containers(lambda case: case.at_the_end)
     interrupted.converge()
