@@ -19,6 +19,7 @@ pytestmark = pytest.mark.functional
 
 
 def test_a_state_with_nothing_to_do_asks_once_for_each_thing(lab: Lab) -> None:
+    lab.engine.remove_all()
     lab.usual()
     bundle = lab.bundle()
     lab.apply(bundle)

@@ -368,6 +368,7 @@ class TestLayer:
         assert lab.diff(BASE, NEW) == {
             "source": BASE,
             "target": NEW,
+            "platform": "linux/amd64",
             "counts": {"added": 1, "modified": 2, "removed": 1},
             "added": [{"path": "etc/added", "type": "file", "size": 10}],
             "modified": [

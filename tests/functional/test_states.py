@@ -215,6 +215,7 @@ class TestConverged:
 
 class TestFindingTheBase:
     def test_a_node_without_the_base_is_converged(self, lab: Lab) -> None:
+        lab.engine.remove_all()
         done = converged(lab, "12.1", {"12.1": {"source": NOWHERE}})
         assert (done["result"], done["changes"]) == (True, {})
         assert BASE in done["comment"]
@@ -231,6 +232,7 @@ class TestFindingTheBase:
 
     @pytest.mark.parametrize("chain", [None, CHAIN])
     def test_unless_it_must_be_there(self, lab: Lab, chain: str | None) -> None:
+        lab.engine.remove_all()
         done = converged(lab, "12.1", {"12.1": {"source": NOWHERE}}, missing="fail", chain_id=chain)
         assert done["result"] is False
         assert "base-absent" in done["comment"]

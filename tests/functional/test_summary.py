@@ -43,6 +43,7 @@ def test_a_summary_of_an_impact_and_of_a_difference(lab: Lab) -> None:
     assert diff == {
         "source": BASE,
         "target": NEW,
+        "platform": "linux/amd64",
         "counts": {"added": 1, "modified": 2, "removed": 1},
         "bytes": 25,
         "biggest": ["10 B  added  etc/added", "10 B  modified  usr/lib/tool", "5 B  modified  etc/version"],

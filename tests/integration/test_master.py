@@ -64,13 +64,17 @@ class TestFileServer:
         assert "_states/baseimg.py" in files
         assert "_utils/baseimg_core/disk/store/generations.py" in files
         pattern = re.compile(
-            r"top\.sls|(baseimg|orch)/[\w/]+\.sls|_(modules|states|utils|runners|grains|beacons)/[\w/]+\.py"
+            r"(baseimg|orch)/[\w/]+\.sls|_(modules|states|utils|runners|grains|beacons|engines)/[\w/]+\.(py|typed)"
         )
         assert [name for name in files if not pattern.fullmatch(name)] == []
 
     def test_lists_every_one_of_them(self, served_master: ServedMaster) -> None:
         (files,) = served_master.master.quick(PROCESSES, "cp.list_master").data.values()
-        ours = [*served_master.clone.glob("_*/**/*.py"), *(served_master.clone / "salt").rglob("*.sls")]
+        ours = [
+            *served_master.clone.glob("_*/**/*.py"),
+            *served_master.clone.glob("_*/**/py.typed"),
+            *(served_master.clone / "salt").rglob("*.sls"),
+        ]
         assert set(files) == {str(path.relative_to(served_master.clone)).removeprefix("salt/") for path in ours}
 
     @pytest.mark.parametrize(

@@ -152,10 +152,9 @@ def read_regular(path: str) -> bytes:
         OSError: It cannot be read.
     """
     with open_regular(path) as file:
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise ValueError(f"{path} has more than {_LARGEST} bytes")
-    return data
+        if os.fstat(file.fileno()).st_size > _LARGEST:  # a read with a limit would allocate the limit
+            raise ValueError(f"{path} has more than {_LARGEST} bytes")
+        return file.read()
 
 
 def last_line(path: str) -> bytes:
