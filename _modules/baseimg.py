@@ -722,7 +722,7 @@ def hold(base, version, reason, until=None, **kwargs):
     """
     Block a version of a base on this node.
 
-    States, ``converge`` and rollouts leave the base where it is and warn; every other version passes.
+    States, ``converge`` and rollouts do not change the base to this version, and warn. Other versions are not blocked.
 
     base
         The base's reference or chain ID.
@@ -948,7 +948,7 @@ def fixes(base=None, packages=None, full=False):
     Show which fixes are in effect in the images and containers on this node, and where not and why. Changes nothing.
     docs/operating/fixes.md explains the result.
 
-    A fix is in effect where the image or container shows the new files that its package owns. Own copies, masks of a
+    A fix is in effect in an image or container that shows the new files of the fixed package. Own copies, masks of a
     nest, mounted volumes and older content count, whatever a package database says.
 
     base

@@ -511,7 +511,8 @@ def exposed(advisory=None, package=None, max_age=3600, tgt="*", tgt_type="glob",
     bundle names the advisory); ``fixed`` (numbers of ``images`` and ``containers``); ``groups``, each with ``state``,
     ``base``, what to ``do``, ``nodes`` and ``items``; ``nodes`` (their number); ``silent`` (node → why nothing, or not
     everything, is known of it); ``cached`` (number of ``nodes``, and the age of the ``oldest`` answer in seconds); and
-    ``retcode``: 0 if nobody is exposed and everybody answered, 20 if somebody is exposed, 21 if that is not certain.
+    ``retcode``: 0 if no image and no container is exposed and all nodes answered, 20 if one is exposed, 21 if that is
+    not certain.
 
     CLI Example:
 
@@ -583,8 +584,8 @@ def vex(path=None, author=None, id=None, max_age=3600, timeout=None):
 
     A fix that is in effect on every node is ``not_affected``, with a statement that says "on the nodes of this fleet
     only"; never ``fixed``, because the image's digest still has the old files. ``affected`` has what to do.
-    ``under_investigation`` is said where it is not certain, and of everything as long as a node does not answer
-    (docs/operating/scanners.md). Needs the Python package ``packageurl-python`` on the master.
+    ``under_investigation`` means that something is not certain; while a node does not answer, that is everything that
+    is not ``affected`` (docs/operating/scanners.md). Needs the Python package ``packageurl-python`` on the master.
 
     path
         Absolute path of the file, which is replaced atomically and is world-readable. Default: return the document.

@@ -1,4 +1,4 @@
-"""Where a pip installation has the directories for Salt's loader (entry point `salt.loader`), and the SLS files."""
+"""The directories of a pip installation: those for Salt's loader (entry point `salt.loader`) and the SLS files."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def loader_dirs() -> dict[str, list[str]]:
 
 def paths() -> dict[str, str]:
     """
-    Return where the SLS files of this installation are.
+    Return the directories of the SLS files, the example pillar and the reactors of this installation.
 
     Returns:
         ``salt``: a file root with the SLS of ``baseimg`` and ``orch``; ``pillar``: an example of each key; ``reactor``:
