@@ -200,7 +200,7 @@ class _Answer:
         """What the live content changes since the pristine content; ``None`` if that is unknown."""
         return self._of_generation(self.record.live)
 
-    @property
+    @cached_property
     def unknown(self) -> str:
         """Why nothing can be said about the live content; empty if it can be judged."""
         if self.record.live.damaged:
@@ -215,7 +215,7 @@ class _Answer:
     def awaited(self) -> _Awaited | None:
         """The declared version if another one is live."""
         live, declaration = self.record.live, self.declaration
-        if not declaration or declaration["version"] in (live.version, "") or not declaration["version"]:
+        if not declaration or not declaration["version"] or declaration["version"] == live.version:
             return None
         version = str(declaration["version"])
         if bases.version_or_pristine(self.context.engine, self.base, version, declaration["bundles"]) == "pristine":
@@ -238,8 +238,7 @@ class _Answer:
         """Return the difference between the pristine content and a generation."""
         layout, record = self.base.store.layout, self.record
         if generation.number == 0:
-            manager = self._manager()
-            return Packages(manager) if manager else None
+            return Packages(self._manager) if self._manager else None
         if generation.bundle and (known := delivered.read(layout.delivered).get(generation.bundle)):
             return known
         if 0 not in record.present or generation.number not in record.present:
@@ -249,13 +248,14 @@ class _Answer:
         paths = {change.path for change in compare(old, new, contents=True, links=True, siblings=siblings)}
         return disk_fixes.difference(old, new, paths, {})
 
+    @cached_property
     def _manager(self) -> str:
-        stack = Stack([self.base.directory, *self.base.lower])
+        """The package manager of the live content; empty without a database."""
+        stack = self._live_stack
         return next((name for name in difference.MANAGERS if databases.versions(stack, name) is not None), "")
 
     def _installed(self) -> dict[str, str]:
-        stack = Stack([self.base.directory, *self.base.lower])
-        versions = databases.versions(stack, self._manager()) if self._manager() else None
+        versions = databases.versions(self._live_stack, self._manager) if self._manager else None
         return {name: (versions or {}).get(name, "") for name in self.installed}
 
     @cached_property
@@ -351,11 +351,11 @@ class _Answer:
 
     def _owners_on_disk(self) -> Mapping[str, Collection[bytes]]:
         """Return the files of the updated packages from the live database, changed or not."""
-        packages, stack = self.packages, Stack([self.base.directory, *self.base.lower])
+        packages = self.packages
         if packages is None:
             return {}
-        files = databases.files(stack, packages.manager, effect.updates(packages))
-        return {name: {*paths, *(b"usr/" + path for path in paths)} for name, paths in files.items()}
+        listed = databases.files(self._live_stack, packages.manager, effect.updates(packages))
+        return {name: {*paths, *(b"usr/" + path for path in paths)} for name, paths in listed.items()}
 
     def _present(self, paths: Collection[bytes]) -> set[bytes]:
         """Return those of some paths at which the base has something that counts."""

@@ -86,13 +86,13 @@ def _fixing(updates: Updates, advisory: str) -> list[str]:
 
 
 def answer(fleet: Fleet, query: Query) -> Answer:
-    """Return where a fix is in effect, and where not."""
+    """Return the images and containers without a fix in effect, and the numbers of those with it."""
     known = knowledge(fleet, query.advisory)
     result = Answer(is_known=bool(known.fixed))
     for observed in fleet.observed:
         if query.package:
             result.is_known |= bool(observed.installed and observed.installed.get(query.package))
-        judge = _PackageJudge(observed, query) if query.package else _AdvisoryJudge(observed, query.advisory, known)
+        judge = _PackageJudge(observed, query) if query.package else AdvisoryJudge(observed, query.advisory, known)
         if judge.is_concerned:
             for item in observed.items:
                 exposure = judge.exposure(item)
@@ -117,10 +117,16 @@ def undeclared(fleet: Fleet, known: Knowledge) -> Iterator[Exposure]:
                 break
 
 
-class _AdvisoryJudge:
+class AdvisoryJudge:
     """Judges the items of one base on one node for an advisory."""
 
     def __init__(self, observed: Observed, advisory: str, known: Knowledge) -> None:
+        """
+        Args:
+            observed: The base on its node.
+            advisory: The advisory.
+            known: What all nodes know of it.
+        """
         self._observed, self._advisory = observed, advisory
         self._fixing = _fixing(observed.updates, advisory)
         self._unnamed: list[str] = []
@@ -138,7 +144,7 @@ class _AdvisoryJudge:
         return bool(self._fixing or self._unnamed or self._elsewhere or observed.unknown or is_unread)
 
     def exposure(self, item: Item) -> Exposure | None:
-        """Return the exposure of an item; ``None`` if the fix is in effect."""
+        """Return the exposure of an item of a concerned base; ``None`` if the fix is in effect."""
         observed, awaited = self._observed, self._observed.awaited
         if self._fixing:
             return _worst(observed, item, self._fixing)
@@ -154,34 +160,6 @@ class _AdvisoryJudge:
             return _unknown(observed, item, "", awaited.reason)
         name = self._unnamed[0]
         return _unknown(observed, item, name, f"the update of {name} names no advisories: build it with fixes=")
-
-
-def is_concerned(observed: Observed, advisory: str, known: Knowledge) -> bool:
-    """
-    True if a base has the fix of an advisory in some version, or may have it.
-
-    Args:
-        observed: The base on its node.
-        advisory: The advisory.
-        known: What all nodes know of it.
-    """
-    return _AdvisoryJudge(observed, advisory, known).is_concerned
-
-
-def exposure_of(observed: Observed, advisory: str, known: Knowledge, item: Item) -> Exposure | None:
-    """
-    Return the exposure of an image or container to an advisory.
-
-    Args:
-        observed: Its base on its node; one that is concerned.
-        advisory: The advisory.
-        known: What all nodes know of it.
-        item: The image or container.
-
-    Returns:
-        The exposure; ``None`` if the fix is in effect.
-    """
-    return _AdvisoryJudge(observed, advisory, known).exposure(item)
 
 
 class _PackageJudge:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .effect import State
-from .exposure import Exposure, Knowledge, exposure_of, is_concerned, undeclared
+from .exposure import AdvisoryJudge, Exposure, Knowledge, undeclared
 from .fleet import Fleet, Item, Observed, Updates
 
 
@@ -38,7 +38,7 @@ class Package:
 class Statement:
     """What is known of one advisory in one image, on all nodes."""
 
-    #: What to do where the fix is not in effect.
+    #: The remedies for images and containers without the fix in effect.
     remedies: set[str] = field(default_factory=set)
     #: Why it is not certain that it is in effect.
     doubts: set[str] = field(default_factory=set)
@@ -118,9 +118,10 @@ class _Assessment:
             plain = Item(item.is_container, item.name, item.image_id, item.digests, item.has_awaited, {})
             outcomes = {}
             for advisory, known in self._knowledge.items():
-                if is_concerned(observed, advisory, known):
+                judge = AdvisoryJudge(observed, advisory, known)
+                if judge.is_concerned:
                     outcomes[advisory] = statement = Statement()
-                    if exposure := exposure_of(observed, advisory, known, plain):
+                    if exposure := judge.exposure(plain):
                         statement.add(exposure)
                     elif observed.bundle:
                         statement.bundles.add(observed.bundle)
@@ -136,7 +137,7 @@ class _Assessment:
             for advisory in observed.updates[name]["advisories"]
         }
         for advisory in advisories:
-            if exposure := exposure_of(observed, advisory, self._knowledge[advisory], item):
+            if exposure := AdvisoryJudge(observed, advisory, self._knowledge[advisory]).exposure(item):
                 self._statement(advisory, product).add(exposure)
 
 
