@@ -119,25 +119,34 @@ class _Session:
         self._layers = PackedLayers(self._packed)
         self._judge: ImageJudge | None = None
         self._base_config: Mapping[str, Any] = {}
+        self._images: dict[str, Image] = {}
         self._failures: dict[str, BaseimgError] = {}
-        self._pending = Counter(chain_id for name in names for chain_id in self._chain(name))
+        for name in names:
+            self._open(name)
+        self._pending = Counter(chain_id for name in names for chain_id in self._spooled(name))
 
-    def _chain(self, name: str) -> list[str]:
-        """Return the chain IDs of the layers that an image has above the base; none if it cannot be judged."""
+    def _open(self, name: str) -> None:
         try:
-            image = image_with_layers(self._store, name)
+            image = self._images[name] = image_with_layers(self._store, name)
         except BaseimgError as exc:
             self._failures[name] = exc
-            return []
+            return
         if image.chain_id == self._base.chain_id:
             self._base_config = image.config
-        height = len(self._base.diff_ids)
-        on_base = image.diff_ids[:height] == self._base.diff_ids
-        return [] if image.unpacked or not on_base else image.chain_ids[height:]
+
+    def _is_on_base(self, image: Image) -> bool:
+        return image.diff_ids[: len(self._base.diff_ids)] == self._base.diff_ids
+
+    def _spooled(self, name: str) -> list[str]:
+        """Return the chain IDs of the layers above the base that the spool has for an image."""
+        image = self._images.get(name)
+        if image is None or image.unpacked or not self._is_on_base(image):
+            return []
+        return image.chain_ids[len(self._base.diff_ids) :]
 
     def release(self, name: str) -> None:
         """Delete the contents of an image's own layers that no other image in the list has."""
-        for chain_id in () if name in self._failures else self._chain(name):
+        for chain_id in self._spooled(name):
             self._pending[chain_id] -= 1
             if not self._pending[chain_id]:
                 self._store.release(chain_id)
@@ -146,10 +155,10 @@ class _Session:
         """Judge one image; errors become ``not-checked``."""
         if name in self._failures:
             return _unread(name, self._failures[name])
+        image = self._images[name]
+        if not self._is_on_base(image):
+            return _not_checked(name, f"is not built on {self._base.reference} ({self._base.chain_id})")
         try:
-            image = image_with_layers(self._store, name)
-            if image.diff_ids[: len(self._base.diff_ids)] != self._base.diff_ids:
-                return _not_checked(name, f"is not built on {self._base.reference} ({self._base.chain_id})")
             self._read(image)
             if self._judge is None:
                 self._judge = self._of_base(image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..model.fixes.products import Product, Statement, Statements
-from .html import Html, details, join, table, tag
+from .html import Html, details, find_box, join, table, tag
 
 _REMEDIES = 3  # of an advisory; the command lists all
 _FEW = 6  # images shown without folding
@@ -24,14 +24,7 @@ def section(stated: Statements, silent: Mapping[str, str]) -> Html:
         return tag("p", "No bundle on these nodes names an advisory.", class_="soft")
     rows = [_row(advisory, by_product) for advisory, by_product in sorted(stated.items(), key=_least_covered_first)]
     headings = ["Advisory", "Packages", "In effect", "Not in effect", "Not known", "To do"]
-    box = tag(
-        "div",
-        tag("label", "Find an advisory", for_="advisory"),
-        tag("input", id="advisory", type="search", autocomplete="off", spellcheck="false"),
-        tag("output", for_="advisory", class_="soft"),
-        class_="find advisory",
-        hidden=True,
-    )
+    box = find_box("advisory", "Find an advisory", "find advisory")
     return join(_note(silent), box, tag("div", table("Fixes", headings, rows), class_="advisories"))
 
 

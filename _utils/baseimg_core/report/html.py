@@ -90,3 +90,22 @@ def table(caption: str, headings: list[str], rows: list[list[object]], numbers: 
 def details(summary: object, *children: object, **attributes: object) -> Html:
     """Return an element that shows its children only when the reader opens it."""
     return tag("details", tag("summary", summary), *children, **attributes)
+
+
+def find_box(identity: str, label: str, css: str = "find") -> Html:
+    """
+    Return a search field with its label and its result, hidden until the page's script shows it.
+
+    Args:
+        identity: The ``id`` of the field.
+        label: The text of the label.
+        css: The classes of the box.
+    """
+    return tag(
+        "div",
+        tag("label", label, for_=identity),
+        tag("input", id=identity, type="search", autocomplete="off", spellcheck="false"),
+        tag("output", for_=identity, class_="soft"),
+        class_=css,
+        hidden=True,
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..display import duration
 from . import data
-from .html import Html, details, join, table, tag
+from .html import Html, details, find_box, join, table, tag
 from .timeline import timeline
 
 NOTHING = "\N{EN DASH}"
@@ -97,7 +97,7 @@ def _share(states: Mapping[str, int], total: int) -> Html:
 
 def nodes(fleet: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> Html:
     """Return, for each base, node counts by version and a map with one square for each node; then the list of nodes."""
-    parts: list[object] = [_find(), _legend()]
+    parts: list[object] = [find_box("find", "Find nodes by name"), _legend()]
     for name, base in fleet["bases"].items():
         parts.append(tag("h3", name))
         parts += [_group(group) for group in data.groups(base)]
@@ -106,17 +106,6 @@ def nodes(fleet: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> 
     if not fleet["bases"]:
         parts.append(tag("p", "No node has a recorded base.", class_="soft"))
     return join(*parts, _all_nodes(fleet, record))
-
-
-def _find() -> Html:
-    return tag(
-        "div",
-        tag("label", "Find nodes by name", for_="find"),
-        tag("input", id="find", type="search", autocomplete="off", spellcheck="false"),
-        tag("output", for_="find", class_="soft"),
-        class_="find",
-        hidden=True,
-    )
 
 
 def _legend() -> Html:

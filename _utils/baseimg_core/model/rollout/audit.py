@@ -46,11 +46,8 @@ def collect(
             result["failed"][node] = printable(answer, _LONGEST)
         else:
             swaps += [_swap(node, line) for line in answer]
-    swaps = sorted((swap for swap in swaps if swap["at"][:_SECONDS] >= since[:_SECONDS]), key=lambda swap: swap["at"])
-    kept = sorted(
-        (rollout for rollout in rollouts if rollout.created[:_SECONDS] >= since[:_SECONDS]),
-        key=lambda rollout: rollout.id,
-    )
+    swaps = sorted((swap for swap in swaps if _is_since(swap["at"], since)), key=lambda swap: swap["at"])
+    kept = sorted((each for each in rollouts if _is_since(each.created, since)), key=lambda each: each.id)
     retcode = 1 if result["unreachable"] or result["failed"] else 0
     return {**result, "swaps": swaps, "rollouts": [_rollout(rollout) for rollout in kept], "retcode": retcode}
 
