@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from baseimg_core.disk.store import lifetimes
 from baseimg_core.disk.store.generations import Store
+from baseimg_core.ops import prune
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, SLEEP, Lab
 from tests.functional.test_running import containers, only, start
 from tests.support.deadlines import wait_until
@@ -133,6 +135,23 @@ class TestPruneKeeps:
             assert pruned(lab) == []
             assert (view / "etc/version").read_text() == "12.1\n"
         assert_goes(lab, ["12.1"])
+
+    def test_a_mount_that_is_gone_a_moment_later(
+        self, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A new mount namespace has copies of all mounts, also of those whose directories were just deleted."""
+        show(lab, "12.1")
+        show(lab, "12.2")
+        top = [os.fsencode(tmp_path / name) for name in ("upper", "lower")]
+        for directory in top:
+            os.mkdir(directory)
+        with ExitStack() as stack:
+            stack.enter_context(overlay(lab, tmp_path / "view", top))
+            for directory in top:
+                os.rmdir(directory)
+            looks = iter([lambda: None, stack.close])
+            monkeypatch.setattr(prune, "time", SimpleNamespace(sleep=lambda _seconds: next(looks, lambda: None)()))
+            assert pruned(lab) == ["12.1"]
 
     def test_a_bind_mount_of_a_generation(self, lab: Lab, tmp_path: Path) -> None:
         """A bind mount's root follows the directory, so it identifies its generation."""

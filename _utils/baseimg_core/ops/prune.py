@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from ..model.store.record import Record
 from . import bases, contents, swap
 from .bases import Base
 from .containers import usage
+
+_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between looks at users that cannot be told
 
 
 def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dict[str, Any]]:
@@ -297,10 +300,25 @@ class _Users:
     def visible(self) -> dict[int, str]:
         """Why generations may be in use: their first user, by number."""
         reasons: dict[int, str] = {}
-        for number, holder, is_certain in self._read():
+        for number, holder, is_certain in self._read_again():
             reasons.setdefault(number, f"{'in use' if is_certain else 'may be in use'} by {holder}")
             self.names.setdefault(number, []).append(holder)
         return reasons
+
+    def _read_again(self) -> list[tuple[int, str, bool]]:
+        """
+        Return the users, looked at again for a moment while one of them may or may not use a generation.
+
+        A mount namespace that is being made has copies of all mounts, also of those whose directories somebody has just
+        deleted: such a copy cannot be resolved, and is gone when the new container has changed its root.
+        """
+        users = list(self._read())
+        for pause in _PAUSES:
+            if all(is_certain for _number, _holder, is_certain in users):
+                break
+            time.sleep(pause)
+            users = list(self._read())
+        return users
 
     @property
     def reasons(self) -> dict[int, str]:
