@@ -54,13 +54,16 @@ def mounted(layers: Sequence[Path | bytes]) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp") as name:
         work = Path(name)
-        point, empty = work / "m", work / "e"
-        point.mkdir()
-        empty.mkdir()
-        # Short links keep 127 layers below one page of options, and spare us to escape ':' and ','.
+        point, empty, links = work / "m", work / "e", work / "l"
+        for directory in (point, empty, links):
+            directory.mkdir()
+        # Short links keep 127 layers below one page of options, and spare us to escape ':' and ','. Where there is room
+        # they are named as an engine names them: a prune that cannot see these layers, as they lie on a file system of
+        # this worker alone, knows by such a name that they are not its own.
         lowers = [str(empty)]
+        width = 26 if len(layers) < 80 else 1
         for number, layer in enumerate(layers):
-            link = work / str(number)
+            link = links / f"{number:0{width}}"
             os.symlink(os.path.abspath(os.fsencode(layer)), os.fsencode(link))
             lowers.append(str(link))
         options = ("lowerdir=" + ":".join(lowers)).encode()
