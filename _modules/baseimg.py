@@ -461,7 +461,8 @@ def apply(
             minion.context(trust=True, protect=protect, accept=accept),
             container_policy.parse(containers),
         )
-        return _visible_part(ops_converge.apply(context, source, base, restarts), full)
+        result = ops_converge.apply(context, source, base, restarts)
+        return _visible_part(result, full)
 
 
 def converge(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from baseimg_core.disk.bundle import signature as bundle_signature
+from baseimg_core.disk.bundle.signature import TrustedSignature
 from baseimg_core.errors import (
     ArgumentInvalid,
     BaseimgError,
@@ -187,6 +187,13 @@ def test_a_forged_content_does_not_become_signed(node, ring):
     assert converge(node, ring.trust("alice"))["changed"]
     assert differences(node.view(), node.views["12.1"]) == []
     assert [generation["signed_by"] for generation in status(node)["generations"]] == ["", "", "alice"]
+
+
+def test_an_untrusted_signer_is_refused_before_the_bundle_is_fetched(node, ring):
+    ssh.sign(bundle(node), ring.mallory)
+    bundle(node).unlink()
+    with pytest.raises(SignatureInvalid, match="this node does not trust"):
+        converge(node, ring.trust("alice"))
 
 
 def test_a_repair_is_checked_like_the_first_time(node, ring):
@@ -435,14 +442,14 @@ def test_a_declared_digest_must_hold_as_well(node, ring):
 def test_a_file_that_is_replaced_after_the_check_is_not_used(node, ring, how, monkeypatch):
     """The file is opened once, so the verified bytes are the unpacked bytes."""
     ssh.sign(bundle(node), ring.alice)
-    check = bundle_signature.verify_signature
+    verify = TrustedSignature.verify
 
-    def replacing(*arguments: Any) -> str:
-        identity = check(*arguments)
+    def replacing(signature: TrustedSignature, sha512: bytes) -> str:
+        identity = verify(signature, sha512)
         os.replace(bundle(node, "12.2"), bundle(node))
         return identity
 
-    monkeypatch.setattr(bundle_signature, "verify_signature", replacing)
+    monkeypatch.setattr(TrustedSignature, "verify", replacing)
     if how == "converge":
         converge(node, ring.trust("alice"))
     else:

@@ -50,7 +50,7 @@ class TestBothWays:
     @pytest.mark.parametrize("kind", KINDS)
     def test_what_ssh_keygen_signs_we_accept(self, material: Material, kind: str) -> None:
         assert (
-            bundle_signature.verify_signature(material.signatures[kind], SHA512, material.trusted(kind), "x.sig")
+            bundle_signature.check_signer(material.signatures[kind], material.trusted(kind), "x.sig").verify(SHA512)
             == "release@corp"
         )
 
@@ -81,19 +81,21 @@ class TestBothWays:
     @pytest.mark.parametrize("kind", KINDS)
     def test_another_file_or_another_key(self, material: Material, kind: str) -> None:
         with pytest.raises(SignatureInvalid, match="does not match the file"):
-            bundle_signature.verify_signature(
-                material.signatures[kind], hashlib.sha512(b"").digest(), material.trusted(kind), "x.sig"
+            bundle_signature.check_signer(material.signatures[kind], material.trusted(kind), "x.sig").verify(
+                hashlib.sha512(b"").digest()
             )
         for other in set(KINDS) - {kind}:
             with pytest.raises(SignatureInvalid, match="this node does not trust") as caught:
-                bundle_signature.verify_signature(material.signatures[kind], SHA512, material.trusted(other), "x.sig")
+                bundle_signature.check_signer(material.signatures[kind], material.trusted(other), "x.sig").verify(
+                    SHA512
+                )
             assert material.keys[kind].fingerprint in caught.value.message
             assert material.keys[other].fingerprint in caught.value.message
 
     def test_the_identity_is_that_of_the_key(self, material: Material) -> None:
         trusted = {**material.trusted("rsa", "old"), **material.trusted("ed25519", "new")}
         for kind, identity in (("rsa", "old"), ("ed25519", "new")):
-            assert bundle_signature.verify_signature(material.signatures[kind], SHA512, trusted, "x.sig") == identity
+            assert bundle_signature.check_signer(material.signatures[kind], trusted, "x.sig").verify(SHA512) == identity
 
     def test_rsa_with_sha256(self, material: Material) -> None:
         """`ssh-keygen -Y sign` uses SHA-512 only, but an agent may answer with SHA-256."""
@@ -104,10 +106,10 @@ class TestBothWays:
         value = private.sign(model_signature.signed_data(SHA512), padding.PKCS1v15(), hashes.SHA256())  # type: ignore[union-attr,call-arg,arg-type]
         key = model_signature.public_key(material.keys["rsa"].public)
         signature = model_signature.dump(Signature(key, "rsa-sha2-256", value))
-        assert bundle_signature.verify_signature(signature, SHA512, {"me": key}, "x.sig") == "me"
+        assert bundle_signature.check_signer(signature, {"me": key}, "x.sig").verify(SHA512) == "me"
         mixed = model_signature.dump(Signature(key, "rsa-sha2-512", value))
         with pytest.raises(SignatureInvalid, match="does not match the file"):
-            bundle_signature.verify_signature(mixed, SHA512, {"me": key}, "x.sig")
+            bundle_signature.check_signer(mixed, {"me": key}, "x.sig").verify(SHA512)
 
 
 def ours(material: Material, kind: str) -> bytes:
@@ -123,9 +125,9 @@ class TestDamaged:
         for position in range(8 * len(blob)):
             blob[position // 8] ^= 1 << position % 8
             with pytest.raises(SignatureInvalid):
-                bundle_signature.verify_signature(armored(bytes(blob)), SHA512, material.trusted("ed25519"), "x.sig")
+                bundle_signature.check_signer(armored(bytes(blob)), material.trusted("ed25519"), "x.sig").verify(SHA512)
             blob[position // 8] ^= 1 << position % 8
-        assert bundle_signature.verify_signature(armored(bytes(blob)), SHA512, material.trusted("ed25519"), "x.sig")
+        assert bundle_signature.check_signer(armored(bytes(blob)), material.trusted("ed25519"), "x.sig").verify(SHA512)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_truncated_anywhere(self, material: Material, kind: str) -> None:
@@ -143,7 +145,7 @@ class TestDamaged:
         cut = data.draw(st.integers(0, 60))
         text = text[:position] + data.draw(st.binary(max_size=60)) + text[position + cut :]
         try:
-            bundle_signature.verify_signature(text, SHA512, material.trusted(kind), "x.sig")
+            bundle_signature.check_signer(text, material.trusted(kind), "x.sig").verify(SHA512)
         except SignatureInvalid:
             return
         assert model_signature.parse(text) == model_signature.parse(material.signatures[kind])
@@ -213,7 +215,7 @@ class TestPublicKeys:
         signature = model_signature.parse(material.signatures["ecdsa"])
         text = model_signature.dump(Signature(key, signature.algorithm, signature.value))
         with pytest.raises(ArgumentInvalid, match="baseimg:trusted_keys:me is not a usable key: "):
-            bundle_signature.verify_signature(text, SHA512, {"me": key}, "x.sig")
+            bundle_signature.check_signer(text, {"me": key}, "x.sig").verify(SHA512)
 
 
 class TestPrivateKeys:
@@ -308,9 +310,9 @@ def test_without_cryptography_it_says_what_to_install(material: Material, monkey
     monkeypatch.setattr(bundle_signature, "AVAILABLE", False)
     for call in (
         lambda: bundle_signature.load(str(material.keys["ed25519"].path)),
-        lambda: bundle_signature.verify_signature(
-            material.signatures["ed25519"], SHA512, material.trusted("ed25519"), "x.sig"
-        ),
+        lambda: bundle_signature.check_signer(
+            material.signatures["ed25519"], material.trusted("ed25519"), "x.sig"
+        ).verify(SHA512),
     ):
         with pytest.raises(SignatureUnsupported, match="'cryptography'") as caught:
             call()

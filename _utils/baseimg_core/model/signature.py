@@ -68,6 +68,8 @@ class Signature:
     algorithm: str
     #: The raw signature, in the format of its algorithm.
     value: bytes
+    #: The numbers r and s of an ECDSA signature that was parsed.
+    numbers: tuple[int, int] = (0, 0)
 
 
 def public_key(line: str) -> PublicKey:
@@ -121,7 +123,7 @@ def parse(data: bytes) -> Signature:
     inner.end()
     if algorithm not in ALGORITHMS[key.kind]:
         raise SignatureMalformed(f"its algorithm is {algorithm[:40]!r}, expected {' or '.join(ALGORITHMS[key.kind])}")
-    return Signature(key, algorithm, value)
+    return Signature(key, algorithm, value, ecdsa_numbers(value) if key.kind.startswith("ecdsa-") else (0, 0))
 
 
 def dump(signature: Signature) -> bytes:

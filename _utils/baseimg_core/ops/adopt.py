@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import tarfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,20 +49,32 @@ def adopt(context: Context, overlay_dir: str | None = None) -> dict[str, Any]:
         BaseAbsent: No image on this node has the updated directory.
         ContentUnknown: The scripts updated the base again after its adoption.
     """
-    bases.check_owners(context.engine, "adopting")
-    legacy = node.read(overlay_dir or context.engine.layers_root)
-    base = _base(context.engine, legacy)
-    with base.store.lock(context.lock_timeout, context.by):
-        record = base.store.recover()
+    target = _open(context.engine, overlay_dir)
+    with target.base.store.lock(context.lock_timeout, context.by):
+        record = target.base.store.recover()
         if record:
-            _check_untouched(record, base, legacy)
+            _check_untouched(record, target)
             if record.pristine_state != "unproven":
-                return _result(context, base, record, legacy, None)
-        fresh = record is None
-        record = record or _first_record(base, legacy)
-        attempt = _Attempt(context, base, legacy, record, fresh)
-        base.store.adopt(record, context.by, attempt.fill)
-        return _result(context, base, record, legacy, attempt)
+                return _result(target, record, None)
+        attempt = _Attempt(context, target, record or _first_record(target), record is None)
+        target.base.store.adopt(attempt.record, context.by, attempt.fill)
+        return _result(target, attempt.record, attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What the engine and the scripts' files say about the base that the scripts updated, read once."""
+
+    #: The state that the scripts left on the node.
+    legacy: LegacyState
+    #: The base whose top layer the scripts overwrote.
+    base: Base
+    #: The original tar headers of that layer, with checksums; ``None`` if the engine keeps none.
+    headers: Sequence[tuple[tarfile.TarInfo, bytes]] | None
+    #: The names of the images on the base.
+    images: list[str]
+    #: The updates that were made for another base: the name of its image, by version.
+    misplaced: dict[str, str]
 
 
 @dataclass(slots=True)
@@ -70,10 +83,8 @@ class _Attempt:
 
     #: The context of the operation.
     context: Context
-    #: The base.
-    base: Base
-    #: The state that the scripts left on the node.
-    legacy: LegacyState
+    #: The base, and what the scripts left of it.
+    target: _Target
     #: The record of the base.
     record: Record
     #: True if the base has no record yet.
@@ -105,8 +116,7 @@ class _Attempt:
 
     def _restore(self, staging: str) -> str:
         """Fill ``staging``; return the reason if the result is not pristine, else an empty string."""
-        base, engine = self.base, self.context.engine
-        headers = engine.original_tar_headers(base.chain_id)
+        base, headers = self.target.base, self.target.headers
         if headers is None:
             return "the engine keeps no record of the layer's tar"
         total = sum(info.size for info, _checksum in headers)
@@ -124,34 +134,38 @@ class _Attempt:
             return (
                 f"{len(made.missing)} of {len(headers)} paths are in no source as the engine recorded them: {listed}, …"
             )
-        if not engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], staging):
+        if not self.context.engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], staging):
             return "the reconstructed layer has another diff ID"
         return ""
 
     def _sources(self) -> list[tuple[str, str]]:
-        backups = [(f"backup {version}", directory) for version, directory in self.legacy.backups]
-        return [*backups, ("live", self.base.store.layout.live)]
+        backups = [(f"backup {version}", directory) for version, directory in self.target.legacy.backups]
+        return [*backups, ("live", self.target.base.store.layout.live)]
 
     def _is_live(self, staging: str) -> bool:
         """True if the live directory shows the pristine content."""
-        lower = self.base.lower
-        changes = compare(Stack([staging, *lower]), Stack([self.base.store.layout.live, *lower]), siblings=siblings)
+        live, lower = self.target.base.store.layout.live, self.target.base.lower
+        changes = compare(Stack([staging, *lower]), Stack([live, *lower]), siblings=siblings)
         return all(change.action is Action.MODIFIED and change.path in self.unnamed for change in changes)
 
     def _live(self) -> Generation:
-        version, taken = self.legacy.properties.version, {self.record.pristine.version, "pristine"}
-        if not self.legacy.is_complete(self.base.store.layout.live):
+        legacy, live = self.target.legacy, self.target.base.store.layout.live
+        version, taken = legacy.properties.version, {self.record.pristine.version, "pristine"}
+        if not legacy.is_complete(live):
             taken.add(version)
         version = model_legacy.adopted_version(version, taken)
-        size, paths = space.measure(self.base.store.layout.live)
+        size, paths = space.measure(live)
         return Generation(-1, version, model_legacy.CONTENT, 0, bytes=size, paths=paths)
 
 
-def _base(engine: Engine, legacy: LegacyState) -> Base:
-    """Return the base whose top layer the scripts overwrote, by the name in their properties."""
+def _open(engine: Engine, overlay_dir: str | None) -> _Target:
+    """Read the scripts' files, and find the base whose top layer they name."""
+    bases.check_owners(engine, "adopting")
+    images = engine.images()
+    legacy = node.read(overlay_dir or engine.layers_root)
     chain_ids = {
         image.chain_ids[height]
-        for image in engine.images()
+        for image in images
         for height, directory in enumerate(image.directories)
         if legacy.is_layer(directory)
     }
@@ -162,9 +176,15 @@ def _base(engine: Engine, legacy: LegacyState) -> Base:
             "remove the scripts' files in tmp/ and backup/",
         )
     chain_id = chain_ids.pop()
-    own = [image for image in bases.images_on(engine, chain_id) if image.chain_id == chain_id]
-    tags = [tag for image in own for tag in image.tags if ids.tag(tag) == _first_version(legacy)]
-    return bases.by_chain(engine, chain_id, tags[0] if tags else None)
+    on_base = bases.images_on(engine, chain_id)
+    tags = [tag for image in on_base if image.chain_id == chain_id for tag in image.tags]
+    name = next((tag for tag in tags if ids.tag(tag) == _first_version(legacy)), None)
+    base = bases.by_chain(engine, chain_id, name)
+    headers = engine.original_tar_headers(chain_id)
+    paths = {os.path.normpath(info.name) for info, _checksum in headers or ()}
+    others = {image.name: image.directories for image in images if base.directory not in image.directories}
+    misplaced = legacy.misplaced(base.lower, paths, others)
+    return _Target(legacy, base, headers, [image.name for image in on_base], misplaced)
 
 
 def _first_version(legacy: LegacyState) -> str:
@@ -172,80 +192,60 @@ def _first_version(legacy: LegacyState) -> str:
     return legacy.backups[0][0] if legacy.backups else legacy.properties.version
 
 
-def _first_record(base: Base, legacy: LegacyState) -> Record:
-    record = bases.pristine_record(base)
-    if ids.is_digest(base.reference) and legacy.backups:  # without a tag the backup names the version
-        record.pristine.version = _first_version(legacy)
+def _first_record(target: _Target) -> Record:
+    record = bases.pristine_record(target.base)
+    if ids.is_digest(target.base.reference) and target.legacy.backups:  # without a tag the backup names the version
+        record.pristine.version = _first_version(target.legacy)
     return record
 
 
-def _check_untouched(record: Record, base: Base, legacy: LegacyState) -> None:
+def _check_untouched(record: Record, target: _Target) -> None:
     """
     Refuse a base that the scripts updated after its adoption.
 
     They write in place, so inodes stay the same.
     """
     known = {generation.version for generation in record.generations.values()}
-    known |= {line[side] for line in base.store.records.history() for side in ("from", "to")}
+    known |= {line[side] for line in target.base.store.records.history() for side in ("from", "to")}
     known |= {model_legacy.base_version(version) for version in known}
-    if legacy.properties.version not in known:
+    if target.legacy.properties.version not in known:
         raise ContentUnknown(
-            f"the old scripts updated {record.reference} to {legacy.properties.version} after its adoption",
+            f"the old scripts updated {record.reference} to {target.legacy.properties.version} after its adoption",
             "stop running the scripts; baseimg.verify lists what they changed; the state's repair: true, or a rollback "
             "to pristine, restores the base",
         )
 
 
-def _result(
-    context: Context, base: Base, record: Record, legacy: LegacyState, attempt: _Attempt | None
-) -> dict[str, Any]:
+def _result(target: _Target, record: Record, attempt: _Attempt | None) -> dict[str, Any]:
     current = record.generations[record.current]
     state = {"kept": "proven"}.get(record.pristine_state, record.pristine_state)
-    removable = legacy.removable if record.pristine.inode else []
-    misplaced = _misplaced(context.engine, base, legacy)
+    removable = target.legacy.removable if record.pristine.inode else []
+    hints = [_hint(record, target.legacy, removable), *map(_misplaced_hint, target.misplaced.items())]
     return {
         "changed": bool(attempt and attempt.changed),
         "base": record.reference,
-        "chain_id": base.chain_id,
+        "chain_id": target.base.chain_id,
         "version": current.version,
         "generation": current.number,
         "pristine": state,
         "pristine_version": record.pristine.version,
-        "updates": legacy.updates,
-        "misplaced": misplaced,
+        "updates": target.legacy.updates,
+        "misplaced": [{"version": version, "image": image} for version, image in target.misplaced.items()],
         "restored": dict(attempt.files) if attempt and not record.unproven else {},
         "missing": [overlay.path_text(path) for path in attempt.missing[:_LISTED]] if attempt else [],
         "removable": removable,
         "space": sum(space.measure(path)[0] for path in removable),
-        "images": [image.name for image in bases.images_on(context.engine, base.chain_id)],
-        "hint": " ".join(filter(None, [_hint(record, legacy, removable), *map(_misplaced_hint, misplaced)])),
+        "images": target.images,
+        "hint": " ".join(filter(None, hints)),
     }
 
 
-def _misplaced(engine: Engine, base: Base, legacy: LegacyState) -> list[dict[str, str]]:
-    """
-    Return the updates that were made for another base, by version and image.
-
-    An archive mostly replaces files of its own image, so its paths identify that image.
-    """
-    headers = engine.original_tar_headers(base.chain_id) or []
-    names = {os.path.normpath(info.name) for info, _checksum in headers}
-    others = [image for image in engine.images() if base.directory not in image.directories]
-    misplaced = []
-    for version, unpacked in legacy.unpacked:
-        # if several images have these files, the smallest one is the base
-        ranks = [(node.count_known(unpacked, image.directories), -len(image.directories)) for image in others]
-        best = max(ranks, default=(0, 0))
-        if best[0] > node.count_known(unpacked, base.lower, names):
-            misplaced.append({"version": version, "image": others[ranks.index(best)].name})
-    return misplaced
-
-
-def _misplaced_hint(update: Mapping[str, str]) -> str:
+def _misplaced_hint(update: tuple[str, str]) -> str:
+    version, image = update
     return (
-        f"The update to {update['version']} seems to be of {update['image']}: the scripts have one properties file for "
+        f"The update to {version} seems to be of {image}: the scripts have one properties file for "
         "all bases, so they copied it over this base. Only a rollback to pristine, or a bundle, removes its files. "
-        f"{update['image']} itself was never updated."
+        f"{image} itself was never updated."
     )
 
 

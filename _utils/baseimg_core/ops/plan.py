@@ -10,6 +10,7 @@ from ..context import Context
 from ..disk.bundle import signature as bundle_signature
 from ..disk.bundle.facts import ManifestCache
 from ..disk.bundle.reader import Bundle
+from ..disk.bundle.signature import TrustedSignature
 from ..errors import (
     BundleMismatch,
     BundleUnavailable,
@@ -184,23 +185,22 @@ def open_bundle(context: Context, source: Source) -> Bundle:
         SignatureInvalid: The signature fails verification.
         BundleUnavailable, BundleInvalid: It cannot be fetched or read.
     """
-    if not context.trust.keys:
-        return Bundle.open(context.fetch(source), source.digest, name=source.source)
+    signature = _trusted_signature(context, source) if context.trust.keys else None
+    check = signature.verify if signature else None
+    return Bundle.open(context.fetch(source), source.digest, check, source.source)
+
+
+def _trusted_signature(context: Context, source: Source) -> TrustedSignature | None:
+    """Fetch the signature of a bundle; ``None`` if the bundle is unsigned and this node accepts that."""
     try:
-        signature = bundle_signature.read(context.fetch(source.signature), source.signature.source)
+        data = bundle_signature.read(context.fetch(source.signature), source.signature.source)
     except (BundleUnavailable, SignatureMissing) as exc:
         if isinstance(exc, BundleUnavailable) and reference.is_registry(source.source):
             raise  # only a registry reports reliably whether a signature exists
         if context.trust.required:
             raise SignatureMissing(f"{source.source} is not signed: {exc.message}") from exc
-        return Bundle.open(context.fetch(source), source.digest, name=source.source)
-    keys, where = context.trust.keys, source.signature.source
-    return Bundle.open(
-        context.fetch(source),
-        source.digest,
-        lambda sha512: bundle_signature.verify_signature(signature, sha512, keys, where),
-        source.source,
-    )
+        return None
+    return bundle_signature.check_signer(data, context.trust.keys, source.signature.source)
 
 
 def confirmed(record: Record, version: str, catalogue: Catalogue) -> Generation | None:

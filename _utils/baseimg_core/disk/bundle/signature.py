@@ -55,6 +55,39 @@ class SigningKey:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustedSignature:
+    """A signature by a trusted key. Whether it matches the bundle is not yet verified."""
+
+    #: The identity of the trusted key.
+    identity: str
+    #: The trusted key.
+    _key: serialization.SSHPublicKeyTypes
+    #: The signature.
+    _signature: Signature
+    #: The location of the signature, for messages.
+    _where: str
+
+    def verify(self, sha512: bytes) -> str:
+        """
+        Verify that the signature matches a file.
+
+        Args:
+            sha512: The raw SHA-512 digest of the file.
+
+        Returns:
+            The identity of the trusted key.
+
+        Raises:
+            SignatureInvalid: The signature is for another file.
+        """
+        if not _holds(self._key, self._signature, model_signature.signed_data(sha512)):
+            raise SignatureInvalid(
+                f"the signature {self._where} does not match the file: the bundle or the signature was changed"
+            )
+        return self.identity
+
+
+@dataclass(frozen=True, slots=True)
 class SigningResult:
     """The result of signing."""
 
@@ -120,7 +153,7 @@ def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = Fal
     def check_signature(sha512: bytes) -> str:
         nonlocal signature
         with contextlib.suppress(SignatureMissing, SignatureInvalid):
-            return verify_signature(read(target), sha512, {key.public.fingerprint: key.public}, target)
+            return check_signer(read(target), {key.public.fingerprint: key.public}, target).verify(sha512)
         signature = model_signature.dump(key.sign(model_signature.signed_data(sha512)))
         return ""
 
@@ -154,41 +187,35 @@ def read(path: str, name: str = "") -> bytes:
         raise SignatureInvalid(f"the signature {name} is not valid: {exc}") from exc
 
 
-def verify_signature(data: bytes, sha512: bytes, keys: Mapping[str, PublicKey], where: str) -> str:
+def check_signer(data: bytes, keys: Mapping[str, PublicKey], where: str) -> TrustedSignature:
     """
-    Verify a signature. No untrusted key is used for computation.
+    Parse a signature, and check that its key is trusted. No untrusted key is used for computation.
 
     Args:
         data: The content of the signature file.
-        sha512: The raw SHA-512 digest of the signed file.
         keys: The trusted keys by identity.
         where: The location of the signature, for messages.
 
     Returns:
-        The identity of the trusted key that made the signature.
+        The signature. The caller verifies that it matches the file.
 
     Raises:
-        SignatureInvalid: The signature is damaged, by an untrusted key, or for another file.
+        SignatureInvalid: The signature is damaged, or by an untrusted key.
         ArgumentInvalid: A trusted key is unusable.
         SignatureUnsupported: The package ``cryptography`` is missing.
     """
     _check_available()
     try:
         signature = model_signature.parse(data)
-        identity = next((name for name, key in keys.items() if key == signature.key), None)
-        if identity is None:
-            raise SignatureInvalid(
-                f"the signature {where} is by a key that this node does not trust: {signature.key.fingerprint}; "
-                f"trusted: {', '.join(f'{name} ({key.fingerprint})' for name, key in keys.items())}"
-            )
-        holds = _holds(_public(signature.key, identity), signature, model_signature.signed_data(sha512))
     except SignatureMalformed as exc:
         raise SignatureInvalid(f"the signature {where} is not valid: {exc}") from exc
-    if not holds:
+    identity = next((name for name, key in keys.items() if key == signature.key), None)
+    if identity is None:
         raise SignatureInvalid(
-            f"the signature {where} does not match the file: the bundle or the signature was changed"
+            f"the signature {where} is by a key that this node does not trust: {signature.key.fingerprint}; "
+            f"trusted: {', '.join(f'{name} ({key.fingerprint})' for name, key in keys.items())}"
         )
-    return identity
+    return TrustedSignature(identity, _public(signature.key, identity), signature, where)
 
 
 def _public(key: PublicKey, identity: str) -> serialization.SSHPublicKeyTypes:
@@ -203,8 +230,7 @@ def _holds(key: serialization.SSHPublicKeyTypes, signature: Signature, data: byt
         if isinstance(key, ed25519.Ed25519PublicKey):
             key.verify(signature.value, data)
         elif isinstance(key, ec.EllipticCurvePublicKey):
-            numbers = model_signature.ecdsa_numbers(signature.value)
-            key.verify(utils.encode_dss_signature(*numbers), data, ec.ECDSA(hashes.SHA256()))
+            key.verify(utils.encode_dss_signature(*signature.numbers), data, ec.ECDSA(hashes.SHA256()))
         elif isinstance(key, rsa.RSAPublicKey):
             algorithm = hashes.SHA512() if signature.algorithm == "rsa-sha2-512" else hashes.SHA256()
             key.verify(signature.value, data, padding.PKCS1v15(), algorithm)

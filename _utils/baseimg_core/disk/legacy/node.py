@@ -21,7 +21,7 @@ import filecmp
 import itertools
 import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import LegacyAbsent, LegacyInvalid
@@ -79,6 +79,31 @@ class LegacyState:
         directory = dict(self.unpacked).get(self.properties.version)
         return directory is None or all(_is_copied(path, os.path.join(live, name)) for name, path in _files(directory))
 
+    def misplaced(
+        self, lower: Sequence[str], names: Collection[str], others: Mapping[str, Sequence[str]]
+    ) -> dict[str, str]:
+        """
+        Find the updates that were made for another base.
+
+        An archive mostly replaces files of its own image, so its paths identify that image.
+
+        Args:
+            lower: The layer directories below the one that the scripts overwrote.
+            names: The original paths of the overwritten layer.
+            others: The layer directories of each image that is not built on that layer, by the image's name.
+
+        Returns:
+            The name of the other image, by the version of the update.
+        """
+        misplaced = {}
+        for version, unpacked in self.unpacked:
+            # if several images have these files, the smallest one is the base
+            ranks = {name: (_count_known(unpacked, layers), -len(layers)) for name, layers in others.items()}
+            best = max(ranks, key=ranks.__getitem__, default="")
+            if best and ranks[best][0] > _count_known(unpacked, lower, names):
+                misplaced[version] = best
+        return misplaced
+
 
 def read(home: str) -> LegacyState:
     """
@@ -113,18 +138,8 @@ def find(layer: str) -> LegacyState | None:
     return state if state.is_layer(layer) else None
 
 
-def count_known(unpacked: str, directories: Sequence[str], names: Collection[str] = ()) -> int:
-    """
-    Count the files of an unpacked archive that exist in a layer. At most 20 000 files are sampled.
-
-    Args:
-        unpacked: The directory of the unpacked archive.
-        directories: The layer directories to search.
-        names: Additional paths that count as existing.
-
-    Returns:
-        The number of files.
-    """
+def _count_known(unpacked: str, directories: Sequence[str], names: Collection[str] = ()) -> int:
+    """Count the files of an unpacked archive that exist in a layer or in ``names``, among the first 20 000 files."""
     return sum(
         name in names or any(os.path.lexists(os.path.join(directory, name)) for directory in directories)
         for name, _path in itertools.islice(_files(unpacked), _SAMPLE)
