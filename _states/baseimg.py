@@ -437,7 +437,7 @@ def _attention(result):
     lines = []
     for effect in result.get("kept", ()):
         images = effect["images"]
-        count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
+        count = _count(len(images), "image")
         own = f"Declare {effect['base']} to bring them to another version."
         if effect["declared"] is not None:
             own = f"{effect['base']} has its own declaration: {effect['declared']}."
@@ -461,7 +461,7 @@ def _attention(result):
 def _hidden(masked):
     """The packages and the number of paths of a lower base's change that images do not get; empty for none."""
     packages = [f"{name} {fixed} ({installed})" for name, (installed, fixed) in masked["packages"].items()]
-    paths = f"{masked['paths']} path{'' if masked['paths'] == 1 else 's'}" if masked["paths"] else ""
+    paths = _count(masked["paths"], "path") if masked["paths"] else ""
     return ", ".join(filter(None, [_first(packages), paths]))
 
 
@@ -476,7 +476,7 @@ def _counted(counts):
     """The numbers of changed paths, those of content apart from those of metadata."""
     metadata, inside = counts.get("metadata", 0), counts.get("inside", 0)
     modified = f"{counts['modified'] - metadata} modified" + (f", {metadata} only in metadata" if metadata else "")
-    removed = f"{counts['removed']} removed" + (f" with {inside} paths inside" if inside else "")
+    removed = f"{counts['removed']} removed" + (f" with {_count(inside, 'path')} inside" if inside else "")
     return f"{counts['added']} added, {modified}, {removed}"
 
 
@@ -487,7 +487,7 @@ def _pruned(result):
         verb = "Would delete" if __opts__["test"] else "Deleted"
         lines.append(f"{verb} old generations: {_first(pruned['removed'])} (up to {pruned['freed'] / 1e6:.1f} MB).")
     for held in pruned["in_use"]:
-        count = "1 generation" if held["generations"] == 1 else f"{held['generations']} generations"
+        count = _count(held["generations"], "generation")
         lines.append(
             f"{held['base']}: {count} in use, oldest since {held['since'][:10]} ({held['bytes'] / 1e6:.1f} MB): "
             f"{_first(held['users'])}."
@@ -594,8 +594,12 @@ def _restarted(restart):
 
 
 def _images(result):
-    count = len(result["images"])
-    return f"{count} image{'' if count == 1 else 's'}"
+    return _count(len(result["images"]), "image")
+
+
+def _count(number, noun):
+    """A number with its noun: ``1 image``, ``2 images``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _running(result):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from baseimg_core.display import counted
 from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.fixes import exposure
 from baseimg_core.model.fixes import query as fixes_query
@@ -52,7 +53,7 @@ def ask(answers: dict[str, Any], advisory: str | None = CVE, package: str | None
     query = fixes_query.parse(advisory, package)
     result = exposure.as_dict(query, exposure.answer(fleet, query), fleet, answers, {})
     assert json.loads(json.dumps(result)) == result
-    assert exposure.text(result).startswith(f"{query} on {len(answers)} nodes")
+    assert exposure.text(result).startswith(f"{query} on {counted(len(answers), 'node')}: ")
     return result
 
 

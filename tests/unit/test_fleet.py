@@ -115,7 +115,7 @@ class TestTable:
     def test_of_two_thousand_nodes(self) -> None:
         lines = fleet.table(fleets.observed_fleet(2000)).splitlines()
         assert lines[:7] == [
-            "2000 nodes: 1990 answered, 6 unreachable, 4 failed",
+            "2,000 nodes: 1,990 answered, 6 unreachable, 4 failed",
             "",
             "BASE            VERSION  NODES  BEHIND  HELD  DRIFTED  OUTDATED  UNKNOWN",
             "corp/base:12.0  12.0      1237    1237     -        3         -        -",

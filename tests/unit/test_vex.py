@@ -158,6 +158,6 @@ def test_the_section_of_the_report() -> None:
     html = str(section(products.statements(fleet), fleet.silent))
     assert "<script>" not in html
     assert html.count("1 of 2 images") == 2  # b has the very version of zlib that another bundle fixed it with
-    assert "Not everything is known of 1 nodes: c." in html
+    assert "Not everything is known of 1 node: c." in html
     assert "rebuild the images" in html
     assert "No bundle" in str(section({}, {}))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..display import printable
+from ..display import counted, printable
 from .impact.verdict import Verdict
 from .store.drift import DAMAGED, INTERRUPTED, MIXED, NOT_ADOPTED, RESTARTING, drift
 
@@ -146,7 +146,7 @@ def _former(status: Mapping[str, Any]) -> str:
 def _images(images: Sequence[str]) -> str:
     """Return the number of images; those without a name are one group."""
     named = sum(not _is_nameless(image) for image in images)
-    text = f"{named} image{'' if named == 1 else 's'}"
+    text = counted(named, "image")
     return text if named == len(images) else f"{text}, {len(images) - named} without a name"
 
 
@@ -216,11 +216,11 @@ def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
         ten lines, worst first.
     """
     packages, images = result["packages"] or {}, result["images"]
-    counted: dict[str, Any] = {word: len(packages[word]) for word in ("changed", "added") if packages.get(word)}
+    counts: dict[str, Any] = {word: len(packages[word]) for word in ("changed", "added") if packages.get(word)}
     if packages.get("removed"):
-        counted["removed"] = [f"{name} {version}" for name, version in packages["removed"].items()]
+        counts["removed"] = [f"{name} {version}" for name, version in packages["removed"].items()]
     if packages.get("fixes"):
-        counted["fixes"] = _cut([_fix(name, packages) for name in packages["fixes"]])
+        counts["fixes"] = _cut([_fix(name, packages) for name in packages["fixes"]])
     contents = Counter(container["content"] for container in result["containers"])
     named = {key: result[key] for key in ("format", "base", "version", "to", "changes")}
     return {
@@ -228,7 +228,7 @@ def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
         "images": len(images),
         "containers": {"stopped" if content == "none" else content: count for content, count in contents.items()},
         "verdicts": {verdict: count for verdict, count in result["verdicts"].items() if count},
-        "packages": {"unknown": packages["unknown"]} if packages.get("unknown") else counted,
+        "packages": {"unknown": packages["unknown"]} if packages.get("unknown") else counts,
         "config": list(result["config"] or ()),
         "kept": [f"{kept['base']} {kept['version']}: {len(kept['images'])} images" for kept in result["kept"]],
         "worst": _cut(_worst(images, result["containers"])),
@@ -260,7 +260,7 @@ def _worst(images: Sequence[Mapping[str, Any]], containers: Sequence[Mapping[str
             name = f"container {container['name']} ({container['image'] or 'its image was removed'})"
             ranked.append((_RANKS[container["verdict"]], _judged(name, container)))
     for verdict, count in nameless.items():
-        ranked.append((_RANKS[verdict], f"{verdict}  {count} image{'' if count == 1 else 's'} without a name"))
+        ranked.append((_RANKS[verdict], f"{verdict}  {counted(count, 'image')} without a name"))
     return [line for _rank, line in sorted(ranked, key=lambda item: item[0])]
 
 

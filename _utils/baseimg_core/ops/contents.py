@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..context import Context
+from ..display import counted
 from ..engine.base import Engine
 from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack, RecordInvalid
 from ..model.bundle.manifest import ImageRef, Manifest
@@ -146,7 +147,7 @@ def _describe(engine: Engine, name: str, base: Base, record: Record | None) -> s
     reasons = ["tagged"] if is_tagged else []
     if record:
         reasons.append(f"recorded as {record.live.version}")
-    return f"{base.chain_id} ({' and '.join(reasons)}, {len(images)} image{'' if len(images) == 1 else 's'})"
+    return f"{base.chain_id} ({' and '.join(reasons)}, {counted(len(images), 'image')})"
 
 
 def merge(named_bases: Sequence[Base], results: Sequence[dict[str, Any]]) -> dict[str, Any]:

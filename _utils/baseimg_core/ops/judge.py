@@ -13,6 +13,7 @@ from ..disk.impact.layer_scan import expected_paths
 from ..disk.impact.layers import PackedLayers
 from ..disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile
 from ..disk.stack.packed import PackedStack
+from ..display import counted
 from ..engine.base import Image
 from ..engine.images.store import ImageSources
 from ..errors import ArgumentInvalid, BaseimgError
@@ -204,7 +205,7 @@ def lines(result: Mapping[str, Any], limit: int = 10) -> Iterator[str]:
     counts = result["verdicts"]
     total = sum(counts.values())
     listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    yield f"{result['source']} -> {result['target']}: {total} images, {listed}"
+    yield f"{result['source']} -> {result['target']}: {counted(total, 'image')}, {listed}"
     rest = [image for image in result["images"] if image["verdict"] != Verdict.EFFECTIVE.value]
     for image in rest[:limit]:
         reason = next(iter(image["reasons"]), None)

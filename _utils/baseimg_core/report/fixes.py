@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..display import counted
 from ..model.fixes.products import Product, Statement, Statements
 from .html import Html, details, find_box, join, table, tag
 
@@ -53,7 +54,7 @@ def _row(advisory: str, by_product: Mapping[Product, Statement]) -> list[object]
 
 def _names(repositories: list[str]) -> object:
     listed = ", ".join(sorted(set(repositories)))
-    return listed if len(repositories) <= _FEW else details(f"{len(repositories)} images", listed)
+    return listed if len(repositories) <= _FEW else details(counted(len(repositories), "image"), listed)
 
 
 def _note(silent: Mapping[str, str]) -> Html:
@@ -61,4 +62,4 @@ def _note(silent: Mapping[str, str]) -> Html:
         return Html("")
     named = ", ".join(list(silent)[:_SILENT])
     more = f" and {len(silent) - _SILENT} more" if len(silent) > _SILENT else ""
-    return tag("p", f"Not everything is known of {len(silent)} nodes: {named}{more}.", class_="soft")
+    return tag("p", f"Not everything is known of {counted(len(silent), 'node')}: {named}{more}.", class_="soft")

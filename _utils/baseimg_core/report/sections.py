@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..display import duration
+from ..display import counted, duration
 from . import data
 from .html import Html, details, find_box, join, table, tag
 from .timeline import timeline
@@ -119,7 +119,7 @@ def mark(kind: str) -> Html:
 
 
 def _group(group: data.Group) -> Html:
-    count = f"{len(group.nodes):,} node{'' if len(group.nodes) == 1 else 's'}"
+    count = counted(len(group.nodes), "node")
     version = join(tag("strong", group.version), " · ") if group.version else None
     word = data.WORDS[group.kind]
     names = tag("p", ", ".join(group.nodes), class_="names")
@@ -193,7 +193,7 @@ def _covered(image: data.Image) -> Html:
     ]
     more = len(shadowed) - _LISTED
     folded = details(
-        f"{len(shadowed)} path{'' if len(shadowed) == 1 else 's'}",
+        counted(len(shadowed), "path"),
         tag("ul", *paths, class_="paths"),
         tag("p", f"and {more} more", class_="soft") if more > 0 else None,
     )

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..display import duration
-from ..model.rollout.fleet import counted
+from ..display import counted, duration
 from .data import seconds
 from .html import Html, tag
 

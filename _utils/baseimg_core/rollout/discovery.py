@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
-from ..display import printable
+from ..display import counted, printable
 from ..errors import ArgumentInvalid
 from ..model.rollout import answers
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
 from ..model.rollout.answers import AnswerInvalid, ContainerState, PlanAnswer, StatusAnswer
-from ..model.rollout.fleet import counted, natural
+from ..model.rollout.fleet import natural
 from ..model.rollout.policy import Group, Policy
 from ..model.rollout.record import FAILED, PENDING, SKIPPED, UNREACHABLE, UPDATED, Rollout, WaveRecord
 from ..model.rollout.targets import Target

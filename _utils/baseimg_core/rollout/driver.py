@@ -8,10 +8,10 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 
+from ..display import counted
 from ..model.rollout import policy, transitions
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
-from ..model.rollout.fleet import counted
 from ..model.rollout.record import (
     APPLYING,
     FAILED,

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import __version__
+from ..display import counted
 from ..errors import LayerBusy
 from ..model.rollout import answers
 from ..model.rollout.answers import AnswerInvalid, PlanAnswer
-from ..model.rollout.fleet import counted
 from ..model.rollout.policy import FETCH
 from ..model.rollout.record import (
     APPLYING,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from ..display import counted
 from ..model.rollout import soak
-from ..model.rollout.fleet import counted, first_names
+from ..model.rollout.fleet import first_names
 from ..model.rollout.record import FAILED
 from .discovery import Discovery
 from .recorder import Recorder

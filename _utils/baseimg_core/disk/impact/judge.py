@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from ...display import counted
 from ...model.impact import config as configs
 from ...model.impact import derived, runtimes, started
 from ...model.impact.config import Config
@@ -115,7 +116,7 @@ class Judge:
             if hidden:
                 name = f"the volume {source}" if source else "a volume"
                 example = overlay.path_text(hidden[-1])
-                text = f"{name} is mounted over {len(hidden)} changed paths ({example}), which do not arrive"
+                text = f"{name} is mounted over {counted(len(hidden), 'changed path')} ({example}), which do not arrive"
                 yield Reason(Verdict.PARTLY, "volume", destination, text)
 
 
@@ -309,9 +310,8 @@ class _Image:
                 names = sorted(lost, key=lambda name: (classify(name, None), b"libc.so" not in name, len(name)))
                 is_code = any(classify(name, None) in CODE for name in lost)
                 examples = ", ".join(overlay.path_text(name) for name in names[:_EXAMPLES])
-                text = (
-                    f"own directory where the new base has a {base.kind.value}: it hides {len(lost)} paths ({examples})"
-                )
+                hidden = f"{counted(len(lost), 'path')} ({examples})"
+                text = f"own directory where the new base has a {base.kind.value}: it hides {hidden}"
                 yield Reason(
                     Verdict.IMPAIRED if is_code else Verdict.PARTLY, "hidden-tree", overlay.path_text(path), text
                 )

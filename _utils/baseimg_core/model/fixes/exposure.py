@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...display import printable
+from ...display import counted, printable
 from ..packages.difference import is_older
 from .effect import State, state_of
 from .fleet import Fleet, Item, Observed, Updates
@@ -285,16 +285,17 @@ def groups(exposures: Iterable[Exposure]) -> list[dict[str, Any]]:
 def text(result: Mapping[str, Any]) -> str:
     """Return the result for people: one paragraph for each group."""
     fixed, query = result["fixed"], result["query"]
-    counts = f"in effect in {fixed['images']} images and {fixed['containers']} containers"
-    lines = [f"{query} on {result['nodes']} nodes: {counts}"]
+    counts = f"in effect in {counted(fixed['images'], 'image')} and {counted(fixed['containers'], 'container')}"
+    lines = [f"{query} on {counted(result['nodes'], 'node')}: {counts}"]
     if result["cached"]["nodes"]:
         oldest = result["cached"]["oldest"]
-        lines.append(f"{result['cached']['nodes']} nodes from the mine, up to {oldest} seconds old; max_age=0 asks all")
+        cached = counted(result["cached"]["nodes"], "node")
+        lines.append(f"{cached} from the mine, up to {counted(oldest, 'second')} old; max_age=0 asks all nodes")
     if not result["known"]:
         lines.append(f"no bundle on any node names {query}: check the spelling, or build the bundle with fixes=")
     for group in result["groups"]:
         items = group["items"]
-        lines.append(f"\n{group['state']}: {len(items)} on {len(group['nodes'])} nodes, {group['base']}")
+        lines.append(f"\n{group['state']}: {len(items)} on {counted(len(group['nodes']), 'node')}, {group['base']}")
         lines.append(f"  do: {group['do']}")
         if len(group["nodes"]) <= _TARGETS:
             lines.append(f"  on: salt -L {','.join(group['nodes'])}")
@@ -302,7 +303,7 @@ def text(result: Mapping[str, Any]) -> str:
         if len(items) > _LISTED:
             lines.append(f"  and {len(items) - _LISTED} more: --out=json lists all")
     if result["silent"]:
-        lines.append(f"\nnot known: {len(result['silent'])} nodes")
+        lines.append(f"\nnot known: {counted(len(result['silent']), 'node')}")
         lines += [f"  {node}: {reason}" for node, reason in _first(result["silent"])]
     elif not result["groups"] and result["known"]:
         lines.append("nobody is exposed")

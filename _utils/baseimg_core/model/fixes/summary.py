@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...display import printable
+from ...display import counted, printable
 from .effect import state_of
 
 MAX_ADVISORIES = 50  # of one base in the metrics, and of a node in the grain
@@ -32,7 +32,7 @@ def short(result: Mapping[str, Any]) -> dict[str, Any]:
 def _lines(base: Mapping[str, Any]) -> list[str]:
     advised = {name: update for name, update in base["updates"].items() if update["advisories"]}
     unread = sum("unread" in update for update in base["updates"].values())
-    facts = [f"{len(_advisories(advised.values()))} advisories fixed in {len(advised)} packages"]
+    facts = [f"{counted(len(_advisories(advised.values())), 'advisory')} fixed in {counted(len(advised), 'package')}"]
     if unread:
         facts.append(f"{unread} packages have no complete changelog: more may be fixed")
     if base["unknown"]:

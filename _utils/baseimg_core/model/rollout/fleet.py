@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...display import duration, printable
+from ...display import counted, duration, printable
 from ...errors import BaseAbsent
 from ..store.drift import drift
 from .answers import AnswerInvalid
@@ -260,7 +260,7 @@ def table(summary: Mapping[str, Any]) -> str:
     """Render the result of :func:`collect` for a terminal. Lists of names are shortened."""
     silent, failed = len(summary["unreachable"]), len(summary["failed"])
     answered = summary["answered"] - failed
-    lines = [f"{counted(summary['nodes'], 'node')}: {answered} answered, {silent} unreachable, {failed} failed"]
+    lines = [f"{counted(summary['nodes'], 'node')}: {answered:,} answered, {silent:,} unreachable, {failed:,} failed"]
     rows = [row for name, base in summary["bases"].items() for row in _rows(name, base)]
     if rows:
         lines += ["", *_aligned([_HEADINGS, *rows])]
@@ -330,8 +330,3 @@ def first_names(nodes: Sequence[str], limit: int = _NAMES) -> str:
     """Join the first names of a list, and append the number of the others."""
     text = ", ".join(nodes[:limit])
     return f"{text} and {len(nodes) - limit} more" if len(nodes) > limit else text
-
-
-def counted(number: int, word: str) -> str:
-    """Return a number with its word, such as ``1 node`` and ``2 nodes``."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
