@@ -937,7 +937,7 @@ def _record(name):
     """Return a rollout's record as plain data."""
     store = Store(__opts__["cachedir"])
     if name not in store.ids():
-        raise ArgumentInvalid(f"rollout is {name!r}, expected an ID that 'salt-run baseimg.status' lists")
+        raise validation.wrong("rollout", name, "an ID that 'salt-run baseimg.status' lists")
     return store.read(name).as_dict()
 
 

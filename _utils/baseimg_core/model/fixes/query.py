@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...errors import ArgumentInvalid
 from ..packages.advisories import is_advisory
+from ..policy.validation import wrong
 
 _RELATION = re.compile(r"([A-Za-z0-9][A-Za-z0-9.+:_-]*)\s*<\s*(\S+)")
 
@@ -41,9 +42,9 @@ def parse(advisory: object, package: object) -> Query:
         raise ArgumentInvalid("give an advisory (CVE-2024-5535) or package='NAME<VERSION'")
     if advisory is not None:
         if not isinstance(advisory, str) or not is_advisory(advisory):
-            raise ArgumentInvalid(f"advisory is {str(advisory)[:80]!r}, expected an ID such as CVE-2024-5535")
+            raise wrong("advisory", advisory, "an ID such as CVE-2024-5535")
         return Query(advisory)
     match = _RELATION.fullmatch(package.strip()) if isinstance(package, str) else None
     if match is None:
-        raise ArgumentInvalid(f"package is {str(package)[:80]!r}, expected 'NAME<VERSION', such as 'openssl<3.0.15-1'")
+        raise wrong("package", package, "'NAME<VERSION', such as 'openssl<3.0.15-1'")
     return Query(package=match[1], version=match[2])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import ArgumentInvalid
 from ..policy import reference
 from ..policy.validation import wrong
 
@@ -89,5 +88,5 @@ def parse_platform(text: object) -> Platform | None:
         return None
     parts = text.split("/") if isinstance(text, str) else []
     if len(parts) not in (2, 3) or not all(parts):
-        raise ArgumentInvalid(f"platform is {text!r}, expected OS/ARCHITECTURE", "give for example linux/amd64")
+        raise wrong("platform", text, "OS/ARCHITECTURE, such as linux/amd64")
     return Platform(*parts)

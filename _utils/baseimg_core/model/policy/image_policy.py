@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import ArgumentInvalid
 from ..containers import trial as trials
 from ..containers.trial import Trial
 from ..stack import ids
-from . import pillar
+from . import pillar, validation
 from .pillar import Source
 
 
@@ -169,8 +168,6 @@ def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str,
         return DeclaredBundles(bundles, version, declared["chain_id"] if declared else None)
     if bundle is not None:
         versions = ", ".join(sorted(bundles)) or "none"
-        raise ArgumentInvalid(
-            f"bundle is {str(bundle)[:80]!r} ({type(bundle).__name__}), expected a path, a URL, or in quotes a version "
-            f"that pillar declares for {name}: {versions}"
-        )
+        expected = f"a path, a URL, or in quotes a version that pillar declares for {name}: {versions}"
+        raise validation.wrong("bundle", bundle, expected)
     return None
