@@ -457,10 +457,8 @@ def apply(
         source = pillar.bundle_source(bundle, hash, "bundle")
         if base is not None:
             pillar.text(base, "base")
-        context, restarts = (
-            minion.context(trust=True, protect=protect, accept=accept),
-            container_policy.parse(containers),
-        )
+        context = minion.context(trust=True, protect=protect, accept=accept)
+        restarts = container_policy.parse(containers)
         result = ops_converge.apply(context, source, base, restarts)
         return _visible_part(result, full)
 

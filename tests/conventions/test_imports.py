@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "progress": (set(), set()),
     "model": ({"display", "errors", "model"}, set()),
     "linux": ({"errors", "linux"}, set()),
-    "disk": ({"errors", "progress", "model", "linux", "disk"}, {"zstandard", "cryptography"}),
+    "disk": ({"display", "errors", "progress", "model", "linux", "disk"}, {"zstandard", "cryptography"}),
     "docker_sdk": ({"errors"}, {"docker"}),
     "engine": ({"display", "errors", "model", "linux", "docker_sdk", "engine"}, {"zstandard"}),
     "registry": ({"errors", "progress", "model", "linux", "disk", "docker_sdk", "registry"}, {"urllib3"}),
