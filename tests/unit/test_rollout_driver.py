@@ -130,7 +130,7 @@ class TestFinished:
         result = fake_master.start(canary=1, soak=1)
         assert result["retcode"] == outcome.HALTED_BY_FAILURE
         assert fake_master.newest().nodes["node1"].code == "unfinished"
-        assert "owed a start: shop" in fake_master.newest().nodes["node1"].message
+        assert "stopped containers must be started: shop" in fake_master.newest().nodes["node1"].message
 
 
 class TestNobody:
@@ -595,7 +595,7 @@ class TestGates:
         [
             ({"command": "exit 3"}, "exit code 3"),
             ({"command": "echo 2 errors", "match": "^0 errors"}, "does not match"),
-            ({"command": "sleep 60", "timeout": 1}, "no end after 1 s"),
+            ({"command": "sleep 60", "timeout": 1}, "did not end within 1 s"),
             ({"url": "http://127.0.0.1:1/"}, "no answer"),
             ({"function": "fetch", "tgt": "node2"}, "\\[digest-mismatch\\]"),
             ({"function": "test.ping", "tgt": "none*"}, "matches no minion"),

@@ -21,7 +21,7 @@ def is_compressed(head: bytes) -> bool:
 
 
 class HashingReader(io.RawIOBase):
-    """A stream that hashes and counts the data read from it. Errors of these types become :class:`TarDamaged`."""
+    """A stream that hashes and counts the data read from it. Decompression errors become :class:`TarDamaged`."""
 
     def __init__(
         self, stream: io.BufferedIOBase | io.RawIOBase | BinaryIO, damaged: tuple[type[Exception], ...] = _DAMAGED
@@ -34,7 +34,7 @@ class HashingReader(io.RawIOBase):
         return "sha256:" + self.sha.hexdigest()
 
     def readable(self) -> bool:
-        """Return True; a :class:`io.BufferedReader` asks."""
+        """Return True, as :class:`io.BufferedReader` requires."""
         return True
 
     def read(self, size: int = -1, /) -> bytes:
@@ -64,7 +64,7 @@ def plain(blob: io.BufferedReader) -> HashingReader:
     Return the decompressed blob.
 
     Raises:
-        TarDamaged: The compression cannot be read here.
+        TarDamaged: This machine cannot decompress it.
     """
     magic = blob.peek(4)[:4]
     if magic[:2] == _GZIP:

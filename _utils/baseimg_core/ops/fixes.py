@@ -1,4 +1,4 @@
-"""Which fixes of a base are in effect in the images and containers of this node, and where not."""
+"""Which fixes of a base are in effect in the images and containers of this node."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _select(
 
 
 def _others(context: Context, covered: set[str]) -> list[dict[str, Any]]:
-    """Return the images on no base of this answer, with the chain IDs of their layers: a base may be among them."""
+    """Return the images on none of the ``covered`` bases, with chain IDs: another node may know their base."""
     used = context.engine.used_images()
     return [
         {"image": image.name, "id": image.id, "chain_ids": image.chain_ids}
@@ -219,7 +219,7 @@ class _Answer:
             return None
         version = str(declaration["version"])
         if bases.version_or_pristine(self.context.engine, self.base, version, declaration["bundles"]) == "pristine":
-            return None  # older than every content that a bundle made
+            return None  # the pristine content has no updates
         held = next((hold for hold in bases.active_holds(self.base) if hold["version"] == version), None)
         reason = f"this node shows {live.version}, {version} is declared"
         if held:
@@ -358,7 +358,7 @@ class _Answer:
         return {name: {*paths, *(b"usr/" + path for path in paths)} for name, paths in listed.items()}
 
     def _present(self, paths: Collection[bytes]) -> set[bytes]:
-        """Return those of some paths at which the base has something that counts."""
+        """Return the paths that exist in the base and whose class counts. Remember their entries."""
         present = set()
         for path in paths:
             node = self._live_stack.find(path)
@@ -376,7 +376,7 @@ class _Answer:
 
     @cached_property
     def _digests(self) -> Mapping[bytes, str]:
-        """The digests of the live content's files; without them, an own file counts as another one."""
+        """The digests of the live content's files. A file without a digest counts as different from an image's own."""
         try:
             return index.digests(self.base.store.layout.index(self.record.current))
         except RecordInvalid:
@@ -405,7 +405,7 @@ class _Answer:
         return self._hidden[layers]
 
     def _masking(self, image: Image) -> Iterator[tuple[int, str]]:
-        """Yield the bases above this one in an image that have a record: height and reference."""
+        """Yield height and reference of each base with a record above this one in an image."""
         own = len(self.base.diff_ids)
         for height, directory in enumerate(image.directories[own:], own + 1):
             if os.path.exists((store := Store(os.path.dirname(directory))).layout.state):

@@ -110,7 +110,7 @@ def _summary(judged: Sequence[_Judged], accept: Sequence[str]) -> dict[str, Any]
 
 
 class _Session:
-    """The judge of one bundle, created with the first image that can be read: its lower layers are the base's."""
+    """The judge of one bundle. The lower layers of the first readable image are the layers of the base."""
 
     def __init__(self, store: ImageSources, bundle: Bundle, names: Sequence[str]) -> None:
         self.names = names
@@ -168,7 +168,7 @@ class _Session:
             return _unread(name, exc)
 
     def _read(self, image: Image) -> None:
-        """Read the layers of an image as packed; those of an engine's image are on disk."""
+        """Read the layers of an image as packed. Layers of an engine are already on disk."""
         if image.unpacked:
             return
         for directory, chain_id, diff_id in zip(image.directories, image.chain_ids, image.diff_ids, strict=True):
@@ -178,7 +178,7 @@ class _Session:
                 self._packed[directory] = layer
 
     def _of_base(self, image: Image) -> ImageJudge:
-        """Return the judge of images on the base, whose layers are the lower ones of ``image``."""
+        """Return the judge of images on the base. The lower layers of ``image`` are the layers of the base."""
         height = len(self._base.diff_ids)
         directories = pristine_directories(self._store, image) if image.unpacked else image.directories
         roots = list(reversed(directories[:height]))

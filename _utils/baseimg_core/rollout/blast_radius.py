@@ -34,8 +34,8 @@ def blast_radius(rollout: Rollout, discovery: Discovery, earlier: Iterable[Rollo
         ``nodes``; ``images`` (image -> number of nodes) and running ``containers`` on the base; ``judged_on``;
         ``packages`` (``added``, ``removed``, ``changed``); ``verdicts`` (number of images by verdict); ``breaks``
         (image -> verdict and first reason); ``bytes_per_node`` and ``bytes``, to fetch; ``refusals`` and ``not_judged``
-        (node -> reason); ``seconds``, without closed windows, and ``rates_of``, the rollout that they come from. What
-        is not known is absent.
+        (node -> reason); ``seconds``, without closed windows, and ``rates_of``, the rollout that they come from.
+        Unknown keys are absent.
     """
     names = [name for name, node in rollout.nodes.items() if node.wave >= 0]
     statuses = {name: discovery.statuses[name] for name in names if name in discovery.statuses}

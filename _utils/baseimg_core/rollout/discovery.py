@@ -292,7 +292,7 @@ def _divide(rollout: Rollout, rules: Policy, matched: Mapping[Target, set[str]])
         if isinstance(wave.who, Target) and not members & matched[wave.who]:
             raise RolloutEmpty(f"the wave {wave.name!r} ({wave.who.tgt}) matches no node of the rollout")
         if isinstance(wave.who, Group) and not any(rollout.nodes[name].group == wave.who.name for name in members):
-            raise RolloutEmpty(f"the wave {wave.name!r} is of a group that no node of the rollout is in")
+            raise RolloutEmpty(f"no node of the rollout is in the group of the wave {wave.name!r}")
     groups = {name: rollout.nodes[name].group for name in busy}
     for index, names in enumerate(rollout_waves.assign(rules, busy, matched, groups)):
         for name in names:

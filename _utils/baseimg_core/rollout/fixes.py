@@ -27,7 +27,7 @@ class Cache(Protocol):
 
 
 class CachedAnswers:
-    """Answers in the mine, read one by one: those of thousands of nodes together take too much memory."""
+    """Answers in the mine, read one by one, because those of thousands of nodes need too much memory."""
 
     def __init__(self, cache: Cache, now: float) -> None:
         """
@@ -41,7 +41,7 @@ class CachedAnswers:
         """
         Return the answer of a node and its age in seconds; ``None`` without a fresh one.
 
-        An answer is stale, too, if the node's cached grains show another version of a base than the answer.
+        An answer is also stale if the node's cached grains show another version of a base than the answer.
 
         Args:
             node: The name of the node.
@@ -100,7 +100,7 @@ def agrees(answer: object, grain: object) -> bool:
 
 
 class VexStates:
-    """What the next VEX document needs of the last one that this master made, one file for each ID."""
+    """The state of the last VEX document of each ID, which the next document needs. One file for each ID."""
 
     def __init__(self, cachedir: str, identity: str) -> None:
         """
@@ -116,7 +116,7 @@ class VexStates:
         Return the state of the last document; ``None`` if there is none.
 
         Raises:
-            ArgumentInvalid: It is damaged: no version may be used twice.
+            ArgumentInvalid: It is damaged. A version must not be used twice.
         """
         try:
             state = json.loads(files.read_regular(self._path))

@@ -1,5 +1,5 @@
 """
-One question to many nodes, which does not wait for nodes that are not connected.
+A query to many nodes, which does not wait for nodes without a connection.
 
 The caller passes Salt's objects as arguments, so this module does not import Salt.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from .screen import Screen
 
 QUIET = 2.0  # seconds without an answer after which the query checks who is connected
-_SAMPLE = 5  # nodes that answered, by which the list of connections is checked
+_SAMPLE = 5  # nodes that answered, to verify the list of connections
 _REDRAW = 0.2  # seconds between two changes of the live line
 
 Connected = Callable[[set[str]], set[str]]
@@ -25,7 +25,7 @@ class FleetQuery:
 
     Args:
         expected: the nodes that the job was sent to.
-        connected: returns those of some nodes that have a connection to the master.
+        connected: returns the given nodes that have a connection to the master.
         screen: shows how many nodes have answered, on a terminal.
     """
 
@@ -64,7 +64,7 @@ class FleetQuery:
         Return the silent nodes without a connection.
 
         The master knows connections by address, from cached grains. Behind address translation it misses nodes that are
-        connected. So the list counts only if it has the nodes that have just answered.
+        connected. So the list is used only if it contains the nodes that have just answered.
         """
         silent = self._expected - self._answers.keys()
         sample = set(sorted(self._answers)[:_SAMPLE])

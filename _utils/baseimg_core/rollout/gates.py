@@ -73,7 +73,7 @@ def _check_command(gate: Gate) -> str:
             gate.subject, shell=True, capture_output=True, timeout=gate.timeout, check=False, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
-        return f"no end after {gate.timeout} s"
+        return f"did not end within {gate.timeout} s"
     output = (process.stdout + process.stderr).decode(errors="replace")
     if process.returncode:
         return f"exit code {process.returncode}: {output.strip()[-200:]}"

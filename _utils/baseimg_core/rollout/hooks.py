@@ -18,7 +18,7 @@ class Hooks:
     """
     Runs hooks and waits for their returns.
 
-    It reads the job cache and leaves the event bus alone, so it may run while nodes work. Their events wait.
+    It reads the job cache and not the event bus, so other jobs may be in progress. Their events wait.
 
     Args:
         transport: the master.

@@ -100,7 +100,9 @@ class NodeOperations:
         self._sent: dict[str, float] = {}  # job -> sending time by the master's clock
         self._not_needed: set[str] = set()
         self._hooks = Hooks(transport)
-        self._well: set[str] = set()  # nodes whose change or rollback ended well, and whose hook is owed
+        self._well: set[str] = (
+            set()
+        )  # nodes whose change or rollback succeeded, and whose hook after the node has not run yet
 
     # Discovery and preparation
 
@@ -170,7 +172,9 @@ class NodeOperations:
             return
         difference = skew(fetched.clock, self._sent.get(node.job), time.time())
         if difference > CLOCK_TOLERANCE:
-            message = f"its clock differs from the master's by {difference:.0f} s; a job could not be refused as stale"
+            message = (
+                f"its clock differs from the master's by {difference:.0f} s; the node could not refuse a stale job"
+            )
             self._recorder.fail(name, FAILED, "clock-skewed", message)
         elif not fetched.needed:
             rollout.update(name, state=PENDING, tries=0)
@@ -196,7 +200,7 @@ class NodeOperations:
             self._send(_CONVERGE, group, {**arguments, **self._terms()}, APPLYING)
 
     def _before(self, names: Sequence[str]) -> dict[str, str]:
-        """Run the hook before nodes; return the failures. From now on the hook after them is owed."""
+        """Run the hook before nodes; return the failures. From now on the hook after them must run."""
         if self._rules.after_node:
             for name in names:
                 self._rollout.update(name, hook_owed=True)
@@ -256,7 +260,7 @@ class NodeOperations:
         elif planned.open:
             # a retry is safe: it waits for a lost job that still runs, and is a no-op afterwards
             state = READY if node.tries < _TRIES else FAILED
-            code, message = node.code or LOST, f"{node.message or 'the job got lost'}; {planned.open}"
+            code, message = node.code or LOST, f"{node.message or 'the job was lost'}; {planned.open}"
             rollout.update(name, state=state, answered=True, code=code, message=message)
             rollout.update(name, failure=f"[{code}] {message}")
         else:

@@ -89,7 +89,7 @@ class Store:
 
         Raises:
             RolloutUnknown: There is none with this ID.
-            RecordInvalid: The record is damaged, of a newer format, or does not fit its journal.
+            RecordInvalid: The record is damaged, of a newer format, or does not match its journal.
         """
         if name not in self.ids():
             raise RolloutUnknown(f"no rollout has the ID {name!r}")
@@ -103,7 +103,7 @@ class Store:
             if not later or changes[0][0] <= head + 1:
                 return rollout_record.parse(_without_number(snapshot), path, later)
         raise RecordInvalid(
-            f"{path} and its journal do not fit together"
+            f"{path} and its journal do not match"
         )  # or another process wrote a snapshot during each attempt
 
     def of_base(self, base: str) -> list[Rollout]:
@@ -144,7 +144,7 @@ class Store:
         for identity in self.ids():
             if self._base_of(identity) == name:
                 return self.read(identity)
-        raise RolloutUnknown(f"no rollout has the ID {name!r}, and no rollout is of a base with that name")
+        raise RolloutUnknown(f"no rollout has the ID or the base {name!r}")
 
     def save(self, rollout: Rollout, durable: bool = True) -> None:
         """

@@ -1,5 +1,5 @@
 """
-What the contents of a base changed since its pristine content, a file next to the record.
+The file, next to the record, with the package differences between the contents of a base and its pristine content.
 
 One entry for each bundle digest: masks and copies of a content share it. The file may be deleted: operations then read
 the packages and the changelogs of the contents on disk, and only the advisories that an operator named are lost.

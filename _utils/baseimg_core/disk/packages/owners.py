@@ -12,7 +12,7 @@ def owners(
     stacks: Iterable[Stack], manager: str, paths: Iterable[bytes], changed: Collection[str] = ()
 ) -> dict[str, set[bytes]]:
     """
-    Return those of some paths that packages own.
+    Return the paths that packages own.
 
     dpkg lists paths as they were packaged: ``/lib/x``, although a merged ``/usr`` has the file at ``/usr/lib/x``.
 
@@ -37,6 +37,6 @@ def owners(
 
 
 def located(listed: Iterable[bytes], paths: Iterable[bytes]) -> set[bytes]:
-    """Return those of the listed files of a package that are among ``paths``, with a merged ``/usr`` too."""
+    """Return the listed files of a package that are in ``paths``, as they are or below a merged ``/usr``."""
     searched = paths if isinstance(paths, (set, frozenset, dict)) else set(paths)
     return {path for file in listed for path in (file, b"usr/" + file) if path in searched}

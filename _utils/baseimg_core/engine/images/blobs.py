@@ -45,7 +45,7 @@ def read_document(blobs: Blobs, blob: Blob, where: str) -> bytes:
     Read a document and verify its digest.
 
     Args:
-        blobs: The place of the document.
+        blobs: The files that contain the document.
         blob: The document.
         where: The image, for messages.
 
@@ -59,7 +59,7 @@ def read_document(blobs: Blobs, blob: Blob, where: str) -> bytes:
         data = _limited(file, where)
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     if ids.is_digest(blob.name) and digest != blob.name:
-        raise DigestMismatch(f"{where} has a document with the digest {digest} for {blob.name}", _AGAIN)
+        raise DigestMismatch(f"{where}: the document {blob.name} has the digest {digest}", _AGAIN)
     return data
 
 
@@ -82,10 +82,10 @@ class LayoutDirectory:
     """An OCI image layout in a directory."""
 
     def __init__(self, path: str) -> None:
-        """``path`` is the directory."""
+        """Use the layout in the directory ``path``."""
         self._path = path
         if not os.path.isdir(path):
-            raise ImageUnknown(f"{path} is no directory", "give the directory of an OCI image layout")
+            raise ImageUnknown(f"{path} is not a directory", "give the directory of an OCI image layout")
 
     def document(self, name: str) -> bytes | None:
         """Return a small file by its path; ``None`` if there is none."""
@@ -102,7 +102,7 @@ class LayoutDirectory:
             return open_regular(path)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file stays open."""
 
 
 class Archive:
@@ -114,7 +114,7 @@ class Archive:
 
         Raises:
             ArgumentInvalid: It is compressed.
-            LayerUnsupported: It is no tar, or has too many members.
+            LayerUnsupported: It is not a tar, or has too many members.
             SourceUnreadable: It cannot be read.
         """
         self._path = path
@@ -127,7 +127,7 @@ class Archive:
                 self._index()
             except TarDamaged as exc:
                 self.close()
-                raise malformed(path, f"is no archive of an image: {exc}") from None
+                raise malformed(path, f"is not an image archive: {exc}") from None
             except BaseException:
                 self.close()
                 raise
@@ -142,7 +142,7 @@ class Archive:
             if header is None or header.entry is None:
                 continue
             if len(self._members) >= _MAX_MEMBERS or len(header.name) > os.pathconf("/", "PC_PATH_MAX"):
-                raise malformed(self._path, f"has more than {_MAX_MEMBERS} members, or too long names")
+                raise malformed(self._path, f"has more than {_MAX_MEMBERS} members, or names that are too long")
             name = posixpath.normpath("/" + os.fsdecode(header.name))[1:]
             if header.entry.kind is Kind.SYMLINK:
                 self._members[name] = os.fsdecode(header.entry.target)
@@ -204,7 +204,7 @@ class _Slice(io.RawIOBase):
         self._descriptor, self._offset, self._end = descriptor, offset, offset + size
 
     def readable(self) -> bool:
-        """Return True; a :class:`io.BufferedReader` asks."""
+        """Return True, as :class:`io.BufferedReader` requires."""
         return True
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]

@@ -61,20 +61,22 @@ def spool_layer(stream: BinaryIO, blob: Blob, diff_id: str, spool: str, where: s
     except TarDamaged as exc:
         raise malformed(where, f"has the damaged layer {diff_id}: {exc}") from None
     if ids.is_digest(blob.name) and (stored.digest != blob.name or stored.size != blob.size):
-        raise DigestMismatch(f"{where} has a layer of {stored.size} bytes and {stored.digest} for {blob.name}", _AGAIN)
+        raise DigestMismatch(
+            f"{where}: the layer {blob.name} has {stored.size} bytes and the digest {stored.digest}", _AGAIN
+        )
     if tar.digest != diff_id:
-        raise DigestMismatch(f"{where} has a layer with the diff ID {tar.digest}, declared is {diff_id}", _AGAIN)
+        raise DigestMismatch(f"{where} has a layer with the diff ID {tar.digest}, expected {diff_id}", _AGAIN)
     return layer
 
 
 class _Bounded(io.RawIOBase):
-    """A decompressed layer that refuses to grow without end."""
+    """A decompressed layer whose size is limited."""
 
     def __init__(self, tar: HashingReader, stored: HashingReader, where: str) -> None:
         self._tar, self._stored, self._where = tar, stored, where
 
     def readable(self) -> bool:
-        """Return True; a :class:`io.BufferedReader` asks."""
+        """Return True, as :class:`io.BufferedReader` requires."""
         return True
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
@@ -147,12 +149,12 @@ class _Content:
         try:
             os.mkdir(real, 0o700)
         except FileExistsError:
-            if not os.path.isdir(real):  # the tar has the path again, as another type
+            if not os.path.isdir(real):  # an earlier entry of the tar has another type
                 os.unlink(real)
                 os.mkdir(real, 0o700)
 
     def _clear(self, real: bytes) -> None:
-        """Remove what the tar had at a path before."""
+        """Delete the earlier entry of the tar at a path."""
         try:
             os.unlink(real)
         except FileNotFoundError:

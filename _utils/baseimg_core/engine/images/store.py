@@ -1,7 +1,8 @@
 """
-Images in archives, layouts and registries, as an :class:`ImageStore`: what a build needs of an engine.
+An :class:`ImageStore` for images in archives, layouts and registries.
 
-Needs no engine and no root. Each layer is read once, when it is asked for, into a spool that :meth:`close` deletes.
+A build uses it in place of an engine. It needs no root. Each layer is read once, at its first use, into a spool that
+:meth:`close` deletes.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from ..base import Engine, Image
 from .blobs import Archive, Blobs, Files, LayoutDirectory, read_document
 from .layer import spool_layer
 
-_MAX_INDEXES = 4  # indexes in indexes
-# uname(2) to Go's GOARCH; other names are equal
+_MAX_INDEXES = 4  # nested
+# names of uname(2) that differ from those of Go's GOARCH
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
-#: Connects to the repository of an image, given the directory for downloads and whether they stay there; returns the
-#: blobs and the manifest that the name means.
+#: Connects to the repository of an image. Arguments: the image, the directory for downloads, and True to keep the
+#: downloads. Returns the blobs and the manifest or index of the image.
 Connect = Callable[[ImageSource, str, bool], tuple[Blobs, bytes]]
 
 
@@ -192,7 +193,7 @@ class ImageSources:
         name = "manifest.json" if source.transport == ARCHIVE else "index.json"
         listed = files.document(name)
         if listed is None:
-            raise ImageUnknown(f"{source.path} has no {name}", f"check that it is of the kind {source.transport}")
+            raise ImageUnknown(f"{source.path} has no {name}", f"check that {source.transport} is the right kind")
         if source.transport != ARCHIVE:
             return self._of_manifest(files, listed, source, source.reference)
         manifest = documents.parse_archive(documents.document(listed, source.path), source.reference, source.path)
@@ -216,7 +217,7 @@ class ImageSources:
                 return blobs, documents.parse_manifest(raw, source.name), digest or source.name
             blob = documents.choose(raw, self._platform, name, source.name)
             data, digest, name = read_document(blobs, blob, source.name), blob.name, ""
-        raise documents.malformed(source.name, f"has more than {_MAX_INDEXES} indexes in one another")
+        raise documents.malformed(source.name, f"has more than {_MAX_INDEXES} nested indexes")
 
     def _check_platform(self, config: Config, source: ImageSource) -> None:
         own, requested = config.platform, self._requested

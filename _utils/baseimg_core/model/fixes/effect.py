@@ -10,8 +10,8 @@ from typing import Any
 from ..packages.difference import Packages
 from ..stack import overlay
 
-PATHS = 5  # paths that are listed for one package of an image
-# no fix is in these files, and many images remove them
+PATHS = 5  # listed for one package of an image
+# these files contain no fix, and many images remove them
 _DOCUMENTATION = (b"usr/share/doc/", b"usr/share/man/", b"usr/share/info/", b"usr/share/locale/", b"usr/share/lintian/")
 
 
@@ -65,7 +65,7 @@ def unknown(reason: str) -> Effect:
 
 
 def decisive(paths: Iterable[bytes]) -> set[bytes]:
-    """Return those of a package's changed files that can carry a fix: all but its documentation."""
+    """Return the files that can carry a fix: all except documentation."""
     return {path for path in paths if not path.startswith(_DOCUMENTATION)}
 
 

@@ -126,7 +126,7 @@ class Fleet:
 
     def add(self, node: str, answer: object) -> None:
         """
-        Add the answer of a node. An answer that is no valid one makes the node silent, with the reason.
+        Add the answer of a node. An invalid answer counts as silence, with the reason.
 
         Args:
             node: The name of the node.

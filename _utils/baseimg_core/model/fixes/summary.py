@@ -10,7 +10,7 @@ from ...display import counted, printable
 from .effect import state_of
 
 MAX_ADVISORIES = 50  # of one base in the metrics, and of a node in the grain
-OTHER = "other"  # the advisory label of all further ones
+OTHER = "other"  # the label for all other advisories
 _LINE = 200  # characters
 _LISTED = 20  # images and containers of a base
 _NAMED = 4  # advisories of a line

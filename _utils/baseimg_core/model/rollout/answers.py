@@ -187,7 +187,7 @@ def planned(data: Mapping[str, Any]) -> PlanAnswer:
     if batches:
         steps.append(f"containers run on older content: {', '.join(batches)}")
     if owed:
-        steps.append(f"containers are stopped and owed a start: {', '.join(owed)}")
+        steps.append(f"stopped containers must be started: {', '.join(owed)}")
     return PlanAnswer(version, "; ".join(steps), _names(_field(data, "containers", Mapping), "outdated"))
 
 

@@ -66,7 +66,7 @@ def fields(raw: object, known: frozenset[str], key: str) -> Mapping[str, Any]:
         The mapping.
 
     Raises:
-        ArgumentInvalid: the value is no mapping, or a key is unknown.
+        ArgumentInvalid: the value is not a mapping, or a key is unknown.
     """
     return validation.fields(raw, known, key, f"a mapping with some of: {', '.join(sorted(known))}")
 
@@ -84,6 +84,6 @@ def seconds(raw: object, key: str, least: int) -> int:
         The number.
 
     Raises:
-        ArgumentInvalid: the value is no whole number, or too small.
+        ArgumentInvalid: the value is not a whole number, or is too small.
     """
     return validation.whole_number(raw, key, f"seconds, {least} or more", least)

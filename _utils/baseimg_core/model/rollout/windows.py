@@ -109,7 +109,7 @@ def closed_groups(
         local_time: the time in a time zone.
 
     Returns:
-        Those of ``groups`` that are closed.
+        The closed domains in ``groups``.
     """
     is_open: dict[Window, bool] = {}
     closed = []
