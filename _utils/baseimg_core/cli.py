@@ -1,7 +1,7 @@
 """
 The command ``baseimg``, for machines without Salt: build, compare, inspect, judge, sign and push.
 
-It calls the functions of the Salt module with the same words and error codes. It changes no node. Exit codes are in
+It has the operations of the Salt module, with the same words and error codes. It changes no node. Exit codes are in
 docs/operating/pipelines.md.
 """
 

@@ -131,9 +131,7 @@ class _Attempt:
         self.files, self.missing, self.unnamed = made.files, made.missing, made.unnamed
         if made.missing:
             listed = ", ".join(overlay.path_text(path) for path in made.missing[:3])
-            return (
-                f"{len(made.missing)} of {len(headers)} paths are in no source as the engine recorded them: {listed}, …"
-            )
+            return f"{len(made.missing)} of {len(headers)} paths are missing or differ in every source: {listed}, …"
         if not self.context.engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], staging):
             return "the reconstructed layer has another diff ID"
         return ""

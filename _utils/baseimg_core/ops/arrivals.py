@@ -1,7 +1,7 @@
 """
 Judge images over a generation that is on this node, each pair of image and generation once.
 
-These are images that arrived after a swap, and images that no bundle could be judged for before it was staged.
+These are images that arrived after a swap, and images whose bundle was unreadable before it was staged.
 """
 
 from __future__ import annotations

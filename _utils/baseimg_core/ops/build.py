@@ -165,7 +165,7 @@ def build(
 
 
 def _platform(source: tuple[str, Image], target: tuple[str, Image]) -> dict[str, str]:
-    """Return the platform of two images, given with their names, which must have the same."""
+    """Return the platform that both images have. Each image is given with its name."""
     old, new = source[1], target[1]
     if (old.os, old.architecture) != (new.os, new.architecture):
         raise ArgumentInvalid(

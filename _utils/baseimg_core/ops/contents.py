@@ -34,13 +34,13 @@ def find_bases(engine: Engine, name: str, version: str, catalogue: Catalogue, ch
         engine: The engine.
         name: The declared reference.
         version: The declared version.
-        catalogue: The declared bundles. Only if the name is not on this node, those that lead to the version are
-            opened, unless their manifests are known or were read within a day.
+        catalogue: The declared bundles. If the name is not on this node, the bundles that lead to the version are
+            opened, except if their manifests are known or were read within a day.
         chain_id: The declared chain ID, which selects one content; ``None`` without one.
 
     Raises:
         BaseAbsent: Neither the name nor a bundle locates the base.
-        RecordInvalid: The same, and a record that cannot be read may be that of the base.
+        RecordInvalid: Neither locates the base, and an unreadable record may be that of the base.
     """
     try:
         return bases.locate_all(engine, name, chain_id)

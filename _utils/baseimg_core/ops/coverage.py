@@ -26,8 +26,8 @@ def find_bases_or_coverage(
         chain_id: The declared chain ID; ``None`` without one.
 
     Raises:
-        BaseAbsent: It is not in the engine of the operation; ``coverage`` names the engines that were examined. Also if
-            a bundle that would tell the base's content is not available; the engines are then unexamined.
+        BaseAbsent: It is not in the engine of the operation; ``coverage`` names the engines that were examined. Or the
+            bundle that identifies the base is not available; then no engine was examined.
     """
 
     def search(engine: Engine) -> list[Base]:

@@ -43,7 +43,7 @@ def _below(nest: Nest, plan: Plan, catalogue: Catalogue, judge: ImageJudge | Non
     """Return the size and the number of the paths of the changing base that a swap replaces."""
     changing = nest.changing
     lower = bases.pristine_lower(changing.base)
-    old = Stack([changing.base.directory, *lower])  # an earlier change of the run may be foreseen only
+    old = Stack([changing.base.directory, *lower])
     if plan.generation and plan.generation.inode > 0:
         changes = compare(old, Stack([changing.path(plan.generation.number), *lower]))
         after: Mapping[bytes, Entry | None] = {change.path: change.entry for change in changes}

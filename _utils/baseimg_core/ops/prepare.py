@@ -41,7 +41,7 @@ def prepare(
         version: The version.
         bundles: The declared bundles by version.
         chain_id: Chain ID of the base, for nodes that lack its name.
-        rate: Bytes a second that are written at most.
+        rate: The maximum number of bytes written per second.
 
     Returns:
         The result of ``baseimg.prepare``.
@@ -84,7 +84,7 @@ class _Waiters:
 
     def check(self) -> None:
         """
-        Stop the preparation if another operation waits. Looks once a second at most.
+        Stop the preparation if another operation waits. Looks at most once a second.
 
         Raises:
             LayerBusy: Another operation waits.

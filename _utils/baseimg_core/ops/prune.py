@@ -94,7 +94,7 @@ def _pin(context: Context, base: Base, version: str, pinned: bool) -> dict[str, 
 
 def _undeclared_above(context: Context, converged: Sequence[Base]) -> list[Base]:
     """
-    Return the recorded bases above these bases that pillar does not declare: no converge of their own prunes them.
+    Return the recorded bases above these bases that pillar does not declare. No other converge prunes them.
 
     Args:
         context: The context of the operation.
