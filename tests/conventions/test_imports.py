@@ -24,6 +24,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "redact": (set(), set()),
     "errors": ({"display", "redact"}, set()),
     "progress": (set(), set()),
+    "http_get": (set(), set()),
     "model": ({"display", "errors", "model"}, set()),
     "linux": ({"errors", "linux"}, set()),
     "disk": ({"display", "errors", "progress", "model", "linux", "disk"}, {"zstandard", "cryptography"}),
@@ -31,11 +32,11 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "engine": ({"display", "errors", "model", "linux", "docker_sdk", "engine"}, {"zstandard"}),
     "registry": ({"errors", "progress", "model", "linux", "disk", "docker_sdk", "registry"}, {"urllib3"}),
     "context": ({"progress", "model", "linux", "engine"}, set()),
-    "ops": ({"display", "errors", "progress", "context", "model", "linux", "disk", "engine", "ops"}, set()),
+    "ops": ({"display", "errors", "progress", "http_get", "context", "model", "linux", "disk", "engine", "ops"}, set()),
     "minion": ({"errors", "redact", "context", "model", "engine", "registry", "ops"}, set()),
     "cli": ({"__version__", "errors", "linux", "model", "engine", "registry", "ops"}, set()),
     "report": ({"display", "errors", "model", "report"}, {"packageurl", "cyclonedx"}),
-    "rollout": ({"__version__", "display", "errors", "model", "linux", "disk", "rollout"}, set()),
+    "rollout": ({"__version__", "display", "errors", "http_get", "model", "linux", "disk", "rollout"}, set()),
 }
 # The packages within a layer. A subject has the same name in every layer.
 SUBJECTS = {
@@ -185,6 +186,19 @@ def test_a_minion_needs_no_code_for_registries() -> None:
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("[bundle-unavailable] registries cannot be used on this node")
     assert "install the Python package 'urllib3'" in run.stdout
+
+
+def test_two_http_stacks() -> None:
+    """The core uses ``http.client`` and ``urllib3``; the parser of a header is no stack (ADR 30)."""
+    used: dict[str, set[str]] = {}
+    for path in core_files():
+        room, package = place(path)
+        for _line, name in imports(parsed(path), package):
+            if name.startswith(("http.", "urllib.request", "urllib3", "requests", "aiohttp", "httpx")):
+                used.setdefault(name.partition(".")[0], set()).add(f"{room}: {name}")
+    assert set(used) == {"http", "urllib3", "urllib"}
+    assert used["urllib"] == {"registry: urllib.request.parse_http_list"}
+    assert {name.partition(":")[0] for name in used["urllib3"]} == {"registry"}
 
 
 def test_a_subject_has_the_same_name_on_every_layer() -> None:

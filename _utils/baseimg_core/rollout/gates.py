@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 
+from .. import http_get
 from ..display import printable
 from ..model.rollout.calls import Gate
 from ..model.rollout.targets import Target
@@ -55,14 +54,12 @@ class Gates:
 
 def _check_url(gate: Gate) -> str:
     try:
-        with urllib.request.urlopen(
-            gate.subject, timeout=gate.timeout
-        ) as response:  # the policy allows only http and https
-            text = response.read(_LARGEST).decode(errors="replace")
-    except urllib.error.HTTPError as exc:
-        return f"status {exc.code}"
-    except (OSError, ValueError) as exc:
+        response = http_get.get(gate.subject, gate.timeout, _LARGEST)
+    except http_get.Unanswered as exc:
         return f"no answer: {exc}"
+    if not 200 <= response.status < 300:
+        return f"status {response.status}"
+    text = response.body.decode(errors="replace")
     return "" if _matches(gate, text) else f"the response does not match {gate.match!r}"
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 import time
-import urllib.error
-import urllib.request
 
+from ... import http_get
 from ...display import printable
 from ...engine.base import Container, Engine
 from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, EngineUnreachable
@@ -92,15 +90,11 @@ class Gate:
 
 
 def _probe_url(url: str, seconds: float) -> str:
-    """Request ``url`` without a proxy. Return an empty string for a 2xx response, else the failure."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """Request ``url``. Return an empty string for a 2xx response, else the failure."""
     try:
-        with opener.open(url, timeout=seconds) as answer:
-            status = answer.status
-    except urllib.error.HTTPError as exc:
-        status = exc.code
-    except (OSError, ValueError, ssl.SSLError, urllib.error.URLError) as exc:
-        return f"has a probe without a response: {url}: {getattr(exc, 'reason', exc)}"
+        status = http_get.get(url, seconds).status
+    except http_get.Unanswered as exc:
+        return f"has a probe without a response: {url}: {exc}"
     return "" if 200 <= status < 300 else f"has a probe that returns status {status}: {url}"
 
 
