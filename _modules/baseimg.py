@@ -1,7 +1,7 @@
 """
 Bring newer versions of a base image to the images that are built on it, without rebuilding or pulling them.
 
-:depends: the Python package ``docker``; ``zstandard`` for bundles that are compressed with zstd; ``cryptography`` for
+:depends: the Python package ``docker``; ``zstandard`` (below Python 3.14) for zstd bundles; ``cryptography`` for
     signatures
 :configuration: all keys in the minion's configuration or in pillar, below ``baseimg``:
 
@@ -161,7 +161,9 @@ def _checks_without_core(problem):
     for subject, (requirement, level, code, failing) in _PACKAGES.items():
         package = re.match(r"\w+", requirement).group()
         missing = (level, code, f"{package} is not installed; {failing}", _pip(f"install '{requirement}'"))
-        checks[subject] = ("ok", "", "installed", "") if importlib.util.find_spec(package) else missing
+        # Python 3.14 brings zstd
+        found = importlib.util.find_spec(package) or (subject == "zstd" and importlib.util.find_spec("_zstd"))
+        checks[subject] = ("ok", "", "installed", "") if found else missing
     names, order = ("level", "code", "message", "command"), ("failed", "warning", "ok")
     ordered = sorted(checks.items(), key=lambda item: order.index(item[1][0]))
     return [{"subject": subject, **dict(zip(names, check, strict=True))} for subject, check in ordered]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.disk.bundle import compression
+from baseimg_core import zstd
 from baseimg_core.engine.roots import default_layers_roots
 from baseimg_core.linux import clock_sync, probe
 from baseimg_core.ops import doctor as ops_doctor
@@ -97,7 +97,7 @@ class TestFindings:
             node.minion.configure(**{"docker.url": node.engine.url})
 
     def test_no_zstandard(self, node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(compression, "zstandard", lambda: None)
+        monkeypatch.setattr(zstd, "library", lambda: None)
         assert "pip install 'zstandard'" in only(node, "zstd", "compression-unsupported")["command"]
 
     def test_no_docker_sdk(self, node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.disk.bundle import compression
+from baseimg_core import zstd
 from tests.functional.lab import BASE, Lab
 
 pytestmark = pytest.mark.functional
@@ -19,7 +19,7 @@ def full_disk(lab: Lab, _monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def without_zstandard(_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(compression, "zstandard", lambda: None)
+    monkeypatch.setattr(zstd, "library", lambda: None)
     return {}
 
 

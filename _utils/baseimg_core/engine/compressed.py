@@ -6,12 +6,12 @@ import gzip
 import hashlib
 import io
 import zlib
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
+from .. import zstd
 from .packed import TarDamaged
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
 _DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)
 
 
@@ -71,10 +71,8 @@ def plain(blob: io.BufferedReader) -> HashingReader:
         return HashingReader(gzip.GzipFile(fileobj=blob))
     if magic != _ZSTD:
         return HashingReader(blob)
-    try:
-        import zstandard  # imported on use: the package is optional, and few layers are zstd
-    except ImportError:
-        raise TarDamaged("zstd layers need the Python package zstandard") from None
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-    stream = decompressor.stream_reader(blob, read_across_frames=True)
-    return HashingReader(cast(io.BufferedIOBase, stream), (zstandard.ZstdError,))
+    library = zstd.library()
+    if library is None:
+        raise TarDamaged("zstd layers need the Python package zstandard")
+    stream = library.reader(blob)
+    return HashingReader(stream, (library.error, EOFError))

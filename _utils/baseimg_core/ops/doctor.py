@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..disk.bundle import compression
+from .. import zstd
 from ..disk.bundle import signature as bundle_signature
 from ..disk.store.generations import Store
 from ..disk.store.layout import now
@@ -164,7 +164,7 @@ def _docker_sdk() -> Check:
 
 
 def _zstd() -> Check:
-    if not compression.zstandard():
+    if not zstd.library():
         message = "zstandard is not installed; bundles are compressed with zstd by default"
         return Check("zstd", FAILED, message, "compression-unsupported", _pip("zstandard"))
     return Check("zstd", OK, "installed")

@@ -1,14 +1,13 @@
-"""Compression of layer blobs as streams: gzip, and zstd (needs the package ``zstandard``)."""
+"""Compression of layer blobs as streams: gzip, and zstd (:mod:`zstd`)."""
 
 from __future__ import annotations
 
-import functools
 import gzip
-import importlib
 import os
 import zlib
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
+from ... import zstd
 from ...errors import BundleInvalid, CompressionUnsupported
 from ...model.bundle.manifest import MEDIA_TYPES
 from ...model.policy.validation import wrong
@@ -17,27 +16,12 @@ BY_MEDIA_TYPE = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 _ZSTD_LEVEL = 3
 _ZSTD_THREADS = 4  # each thread uses several MB of memory
 _GZIP_LEVEL = 6
-_WINDOW = 1 << 27  # bytes of memory that a zstd frame may need
-
-
-@functools.cache
-def zstandard() -> Any:
-    """
-    Return the package ``zstandard``; ``None`` if it is not installed.
-
-    Nodes need it only for zstd bundles. It is imported on first use, because the import takes as long as
-    a request to an engine.
-    """
-    try:
-        return importlib.import_module("zstandard")
-    except ImportError:
-        return None
 
 
 def errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that the readers raise for damaged input."""
     own = (EOFError, gzip.BadGzipFile, zlib.error)
-    return (*own, zstandard().ZstdError) if zstandard() else own
+    return (*own, library.error) if (library := zstd.library()) else own
 
 
 def check_compression(compression: str) -> None:
@@ -50,8 +34,21 @@ def check_compression(compression: str) -> None:
     """
     if compression not in MEDIA_TYPES:
         raise wrong("compression", compression, f"one of: {', '.join(MEDIA_TYPES)}")
-    if compression == "zstd" and not zstandard():
+    if compression == "zstd":
+        zstd_library()
+
+
+def zstd_library() -> zstd.Library:
+    """
+    Return the zstd library.
+
+    Raises:
+        CompressionUnsupported: This Python has none.
+    """
+    library = zstd.library()
+    if library is None:
         raise CompressionUnsupported("zstd needs the Python package 'zstandard', which is not installed here")
+    return library
 
 
 def writer(compression: str, out: BinaryIO) -> BinaryIO:
@@ -65,8 +62,7 @@ def writer(compression: str, out: BinaryIO) -> BinaryIO:
         return cast(BinaryIO, gzip.GzipFile("", "wb", _GZIP_LEVEL, out, mtime=0))
     # always multithreaded: the output depends on the mode, but not on the number of threads
     threads = min(os.cpu_count() or 1, _ZSTD_THREADS)
-    compressor = zstandard().ZstdCompressor(level=_ZSTD_LEVEL, threads=threads, write_checksum=False)
-    return cast(BinaryIO, compressor.stream_writer(out, closefd=False))
+    return zstd_library().writer(out, _ZSTD_LEVEL, threads)
 
 
 def reader(media_type: str, stream: BinaryIO) -> BinaryIO:
@@ -83,5 +79,4 @@ def reader(media_type: str, stream: BinaryIO) -> BinaryIO:
     check_compression(compression)
     if compression == "gzip":
         return cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))
-    decompressor = zstandard().ZstdDecompressor(max_window_size=_WINDOW)
-    return cast(BinaryIO, decompressor.stream_reader(stream, read_across_frames=True, closefd=False))
+    return zstd_library().reader(stream)

@@ -26,14 +26,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ...errors import BundleInvalid, DeltaMismatch
 from ...model.stack import overlay
 from ..stack.directories import Stack
 from ..stack.tree import Tree
 from . import compression
-from .compression import zstandard
 from .layer import checked_path
 
 SEGMENT = 1 << 20  # bytes of the tar; larger segments use more memory and compress little better
@@ -225,20 +224,9 @@ def _encode(plain: bytes, before: list[bytes], needed: list[Part], files: Source
 
 
 def _compress(plain: bytes, reference: bytes) -> bytes:
-    parameters = zstandard().ZstdCompressionParameters.from_level(
-        _LEVEL,
-        source_size=len(plain),
-        dict_size=len(reference),
-        window_log=max(10, (len(plain) + len(reference) - 1).bit_length()),
-        hash_log=min(_HASH_LOG, max(17, len(reference).bit_length())),
-    )
-    compressor = zstandard().ZstdCompressor(dict_data=_dictionary(reference), compression_params=parameters)
-    return bytes(compressor.compress(plain))
-
-
-def _dictionary(reference: bytes) -> Any:
-    # zstandard refuses dictionaries shorter than 8 bytes
-    return zstandard().ZstdCompressionDict(reference, zstandard().DICT_TYPE_RAWCONTENT) if len(reference) >= 8 else None
+    window_log = max(10, (len(plain) + len(reference) - 1).bit_length())
+    hash_log = min(_HASH_LOG, max(17, len(reference).bit_length()))
+    return compression.zstd_library().compress(plain, reference, _LEVEL, window_log, hash_log)
 
 
 def _sha256(data: bytes) -> str:
@@ -298,10 +286,10 @@ class DeltaReader:
 
 def _decompress(frame: bytes, reference: bytes, most: int) -> bytes:
     """Decompress a frame. The library allocates the declared size, so ``most`` limits it first."""
-    if not 0 <= zstandard().frame_content_size(frame) <= most:
-        raise BundleInvalid("a frame of the delta declares no size, or a size above the limit")
-    decompressor = zstandard().ZstdDecompressor(dict_data=_dictionary(reference), max_window_size=_MAX_REFERENCE)
-    return bytes(decompressor.decompress(frame))
+    try:
+        return compression.zstd_library().decompress(frame, reference, most)
+    except ValueError as exc:
+        raise BundleInvalid(f"a segment of the delta is damaged: {exc}") from exc
 
 
 def _head(text: bytes) -> tuple[int, int, int, list[tuple[Part, str]]]:
