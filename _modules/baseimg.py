@@ -258,7 +258,7 @@ def build(
         The name of the new content; the target's tag by default.
 
     compression
-        ``zstd``, or ``gzip`` for nodes without the Python package ``zstandard``.
+        ``zstd``, or ``gzip`` for nodes that cannot read zstd.
 
     test
         Only compare; ``hash`` and ``size`` are empty.
@@ -268,8 +268,8 @@ def build(
 
     delta
         Encode the changes as the difference to the old files, which is several times smaller: ``only``, ``both`` (also
-        in full, for nodes whose files differ or that lack ``zstandard``), or ``auto``, which keeps the smaller one. A
-        node needs ``zstandard`` for a delta, whatever ``compression`` says.
+        in full, for nodes whose files differ or that cannot read zstd), or ``auto``, which keeps the smaller one. A
+        node needs zstd for a delta, whatever ``compression`` says.
 
     fixes
         Package or absolute path → advisories that the new version fixes, such as ``{openssl: [CVE-2024-5535]}``. They
