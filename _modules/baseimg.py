@@ -150,8 +150,7 @@ def _checks_without_core(problem):
     """The checks of the doctor that need no core, as data; ``problem`` is why the core cannot be used."""
     python, salt_version = ".".join(map(str, sys.version_info[:3])), salt.version.__version__
     major = int(re.match(r"\d*", salt_version).group() or 0)
-    least = ".".join(map(str, _PYTHON))
-    old_python = ("failed", "python-old", f"{python}, {least} is the oldest that works", _UPGRADE)
+    old_python = ("failed", "python-old", f"{python}, {'.'.join(map(str, _PYTHON))} is the oldest that works", _UPGRADE)
     old_salt = ("failed", "salt-old", f"{salt_version}, {_SALT} is the oldest that works", _UPGRADE)
     checks = {
         "installation": ("failed", problem["code"], problem["message"], problem["hint"]),
@@ -161,9 +160,8 @@ def _checks_without_core(problem):
     for subject, (requirement, level, code, failing) in _PACKAGES.items():
         package = re.match(r"\w+", requirement).group()
         missing = (level, code, f"{package} is not installed; {failing}", _pip(f"install '{requirement}'"))
-        # Python 3.14 brings zstd
-        found = importlib.util.find_spec(package) or (subject == "zstd" and importlib.util.find_spec("_zstd"))
-        checks[subject] = ("ok", "", "installed", "") if found else missing
+        modules = (package, "_zstd") if subject == "zstd" else (package,)  # Python 3.14 brings zstd
+        checks[subject] = ("ok", "", "installed", "") if any(map(importlib.util.find_spec, modules)) else missing
     names, order = ("level", "code", "message", "command"), ("failed", "warning", "ok")
     ordered = sorted(checks.items(), key=lambda item: order.index(item[1][0]))
     return [{"subject": subject, **dict(zip(names, check, strict=True))} for subject, check in ordered]

@@ -17,7 +17,14 @@ class Library(Protocol):
     error: type[Exception]
 
     def writer(self, out: BinaryIO, level: int, threads: int) -> BinaryIO:
-        """Return a stream that compresses into ``out``. Closing the stream leaves ``out`` open."""
+        """
+        Return a stream that compresses. Closing it leaves ``out`` open.
+
+        Args:
+            out: The stream for the compressed data.
+            level: The compression level.
+            threads: The number of threads.
+        """
 
     def reader(self, stream: BinaryIO) -> BinaryIO:
         """Return a stream that decompresses all frames of ``stream``, each with a window of at most 128 MiB."""

@@ -39,7 +39,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "minion": ({"errors", "redact", "context", "model", "engine", "registry", "ops"}, set()),
     "cli": ({"__version__", "errors", "linux", "model", "engine", "registry", "ops"}, set()),
-    "report": ({"display", "errors", "model", "report"}, {"packageurl", "cyclonedx"}),
+    "report": ({"display", "errors", "model", "report"}, {"jinja2", "markupsafe", "packageurl", "cyclonedx"}),
     "rollout": ({"__version__", "display", "errors", "http_get", "model", "linux", "disk", "rollout"}, set()),
 }
 # The packages within a layer. A subject has the same name in every layer.
@@ -79,8 +79,11 @@ PURE = {
     *("types", "typing", "unicodedata"),
 }
 # pure rooms -> modules that each may use in addition. `datetime` reads a given time and never asks for the present one;
-# `uuid` makes IDs from names (uuid5); the libraries for documents read and write nothing.
-PURE_ROOMS: dict[str, set[str]] = {"model": set(), "report": {"datetime", "html", "uuid", "packageurl", "cyclonedx"}}
+# `uuid` makes IDs from names (uuid5); the libraries for documents and pages read and write nothing.
+PURE_ROOMS: dict[str, set[str]] = {
+    "model": set(),
+    "report": {"datetime", "jinja2", "markupsafe", "uuid", "packageurl", "cyclonedx"},
+}
 # Functions that break purity without an import.
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "__import__", "breakpoint"}
 OURS = "baseimg_core"

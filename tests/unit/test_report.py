@@ -11,12 +11,14 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import Markup
 
 from baseimg_core.display import duration
 from baseimg_core.model.rollout import fleet
 from baseimg_core.report import data, style, timeline
-from baseimg_core.report.html import Html, tag, text
 from baseimg_core.report.page import page
+from baseimg_core.report.templates import render
 from tests.support import fleets
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=//evil.example/x onerror=alert(2)>&amp;\x1b[31m\u202e\udcff"
@@ -180,10 +182,14 @@ class TestHostile:
         assert "\x1b" not in source
         assert "\u202e" not in source
 
-    def test_of_elements(self) -> None:
-        assert tag("p", "<", title='"', hidden=None, open=True) == '<p title="&quot;" open>&lt;</p>'
-        assert text("a\tb\nc\0") == "a\tb\nc\ufffd"
-        assert text(Html("<b>")) == "<b>"
+    def test_of_values(self) -> None:
+        assert render("packages", note="<\"'&") == '<p class="soft">&lt;&#34;&#39;&amp;</p>\n'
+        assert "a\tb\nc\ufffd<" in render("packages", note="a\tb\nc\0")
+        assert "<b>" in render("packages", note=Markup("<b>"))
+
+    def test_a_value_that_is_missing_is_a_mistake(self) -> None:
+        with pytest.raises(UndefinedError):
+            render("packages")
 
 
 class TestParts:
@@ -222,7 +228,7 @@ class TestParts:
     def test_a_rollback_by_request_has_its_reason_and_times_in_seconds(self) -> None:
         record = {**fleets.rollout(40), "reason": "rolled back by request", "created": "2026-03-03T02:00:00.429+00:00"}
         record["nodes"]["web-0000.fra1"].update(state="rolled-back", code="", message="")
-        rollback_page = ParsedPage(page(fleets.observed_fleet(40), fleets.NOW, record)).text
+        rollback_page = ParsedPage(page(fleets.observed_fleet(40), fleets.NOW, record)).text.replace("\n", "")
         assert "rolled-back in the rolloutrolled back by request1web-0000.fra1" in rollback_page
         assert "at 2026-03-03 02:00:00." in rollback_page
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from ..display import counted
+from markupsafe import Markup
+
 from ..model.fixes.products import Product, Statement, Statements
-from .html import Html, details, find_box, join, table, tag
+from .templates import render
 
 _REMEDIES = 3  # of an advisory; the command lists all
 _FEW = 6  # images shown without folding
 _SILENT = 20  # nodes that are named
 
 
-def section(stated: Statements, silent: Mapping[str, str]) -> Html:
+def section(stated: Statements, silent: Mapping[str, str]) -> Markup:
     """
     Return the section.
 
@@ -21,12 +23,8 @@ def section(stated: Statements, silent: Mapping[str, str]) -> Html:
         stated: What is known of each advisory in each image.
         silent: Nodes of which nothing, or not everything, is known, with the reason.
     """
-    if not stated:
-        return tag("p", "No bundle on these nodes names an advisory.", class_="soft")
     rows = [_row(advisory, by_product) for advisory, by_product in sorted(stated.items(), key=_least_covered_first)]
-    headings = ["Advisory", "Packages", "In effect", "Not in effect", "Not known", "To do"]
-    box = find_box("advisory", "Find an advisory", "find advisory")
-    return join(_note(silent), box, tag("div", table("Fixes", headings, rows), class_="advisories"))
+    return render("fixes", few=_FEW, named=_SILENT, rows=rows, silent=list(silent))
 
 
 def _least_covered_first(item: tuple[str, Mapping[Product, Statement]]) -> tuple[float, str]:
@@ -34,7 +32,7 @@ def _least_covered_first(item: tuple[str, Mapping[Product, Statement]]) -> tuple
     return sum(not (each.remedies or each.doubts) for each in by_product.values()) / len(by_product), advisory
 
 
-def _row(advisory: str, by_product: Mapping[Product, Statement]) -> list[object]:
+def _row(advisory: str, by_product: Mapping[Product, Statement]) -> dict[str, Any]:
     exposed = [product.repository for product, each in by_product.items() if each.remedies]
     doubtful = [product.repository for product, each in by_product.items() if each.doubts and not each.remedies]
     packages = {package.name for each in by_product.values() for package in each.packages}
@@ -42,24 +40,11 @@ def _row(advisory: str, by_product: Mapping[Product, Statement]) -> list[object]
     covered = len(by_product) - len(exposed) - len(doubtful)
     more = len(remedies) - _REMEDIES
     rest = [f"and {more} more: salt-run baseimg.exposed {advisory}"] if more > 0 else []
-    return [
-        tag("code", advisory),
-        ", ".join(sorted(packages)),
-        f"{covered} of {len(by_product)} images",
-        _names(exposed),
-        _names(doubtful),
-        "; ".join([*sorted(remedies)[:_REMEDIES], *rest]),
-    ]
-
-
-def _names(repositories: list[str]) -> object:
-    listed = ", ".join(sorted(set(repositories)))
-    return listed if len(repositories) <= _FEW else details(counted(len(repositories), "image"), listed)
-
-
-def _note(silent: Mapping[str, str]) -> Html:
-    if not silent:
-        return Html("")
-    named = ", ".join(list(silent)[:_SILENT])
-    more = f" and {len(silent) - _SILENT} more" if len(silent) > _SILENT else ""
-    return tag("p", f"Not everything is known of {counted(len(silent), 'node')}: {named}{more}.", class_="soft")
+    return {
+        "advisory": advisory,
+        "packages": ", ".join(sorted(packages)),
+        "covered": f"{covered} of {len(by_product)} images",
+        "exposed": exposed,
+        "doubtful": doubtful,
+        "remedies": "; ".join([*sorted(remedies)[:_REMEDIES], *rest]),
+    }

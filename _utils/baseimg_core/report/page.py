@@ -7,11 +7,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from ..model.fixes.products import Statements
 from . import sections
 from .fixes import section as section_of_fixes
-from .html import Html, join, tag
 from .style import CSS, JS
+from .templates import render
 
 
 def page(
@@ -44,45 +46,21 @@ def page(
     if impacts:
         parts.append(("impact", "Impact on application images", sections.impact(impacts)))
         parts.append(("packages", "Packages", sections.packages(impacts)))
-    anchors = [*((anchor, title) for anchor, title, _ in parts), ("all", "All nodes")]
-    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title in anchors]
-    made = now.replace("T", " ").replace("Z", " UTC")
-    body = join(
-        tag("a", "Skip to the content", href="#main", class_="skip"),
-        tag(
-            "header",
-            tag("h1", "Base images on the fleet"),
-            tag("p", f"{', '.join(fleet['bases']) or 'No bases'} · {made}", class_="soft"),
-            tag("nav", tag("ul", *links), aria_label="Sections"),
-        ),
-        tag("main", sections.tiles(fleet), *(_section(*part) for part in parts), id="main"),
-        tag(
-            "footer",
-            f"Made by salt-run baseimg.report at {made}. This file is complete and contacts no server.",
-        ),
-        tag("script", Html(JS)),
+    document = render(
+        "page",
+        anchors=[*((anchor, title) for anchor, title, _ in parts), ("all", "All nodes")],
+        bases=list(fleet["bases"]),
+        css=Markup(CSS),
+        made=now.replace("T", " ").replace("Z", " UTC"),
+        policy=_policy(),
+        script=Markup(JS),
+        sections=parts,
+        tiles=sections.tiles(fleet),
     )
-    return "<!DOCTYPE html>\n" + tag("html", _head(made), "\n", tag("body", body), lang="en") + "\n"
-
-
-def _head(made: str) -> Html:
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_policy()),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("title", f"baseimg: the fleet at {made}"),
-        tag("style", Html(CSS)),
-    )
+    return str(document)  # plain text: what is joined to Markup is escaped
 
 
 def _policy() -> str:
     """Return a Content-Security-Policy that allows only the report's own script and inline styles."""
     digest = base64.b64encode(hashlib.sha256(JS.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
-
-
-def _section(anchor: str, title: str, content: Html) -> Html:
-    label = f"{anchor}-title"
-    return join("\n", tag("section", tag("h2", title, id=label), content, id=anchor, aria_labelledby=label))

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from ..display import counted, duration
 from .data import seconds
-from .html import Html, tag
+from .templates import render
 
 _ROW, _CURVE = 24, 110  # heights
 _STEPS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800, 2419200)
@@ -34,34 +36,43 @@ class _Frame:
     style: str
 
 
+_Shape = dict[str, Any]
+"""An SVG element: ``element``, ``attributes``, and for a text ``text``."""
+
 _FRAMES = (_Frame(1000, 132, 100, 6, 18, "broad"), _Frame(350, 92, 76, 2, 12, "narrow"))  # the style shows one
 
 
-def timeline(rollout: Mapping[str, Any], now: str) -> Html | None:
-    """Return the timeline; ``None`` if no wave has begun. Waves in progress end at ``now``."""
+def timeline(rollout: Mapping[str, Any], now: str) -> Markup:
+    """Return the timeline; empty if no wave has begun. Waves in progress end at ``now``."""
     waves = [(wave, seconds(wave["started"]), seconds(wave["ended"])) for wave in rollout["waves"]]
     begun = [start for _, start, _ in waves if start is not None]
     if not begun:
-        return None
+        return Markup()
     ends = sorted(
         at for node in rollout["nodes"].values() if node["state"] == "updated" and (at := seconds(node["ended"]))
     )
     open_end = seconds(rollout.get("ended")) or seconds(now) or begun[-1]
     first = min(begun)
     last = max([first + 60, *ends, *(end or open_end for _, start, end in waves if start is not None)])
-    described = _description(waves, ends, first)
     pictures = []
     for frame in _FRAMES:
         scale = _Scale(frame, first, last)
-        parts: list[Html] = [tag("title", "Waves over time"), tag("desc", described)]
         height = len(waves) * _ROW + _CURVE + 44
-        parts += _axis(scale, height)
+        shapes = _axis(scale, height)
         for at, (wave, start, end) in enumerate(waves):
-            parts += _bar(scale, at, wave, start, end or open_end, end is None)
-        parts += _curve(scale, len(waves) * _ROW + 16, ends, len(rollout["nodes"]))
-        view = f"0 0 {frame.width} {height}"
-        pictures.append(tag("svg", *parts, viewBox=view, role="img", aria_label="Waves over time", class_=frame.style))
-    return tag("div", *pictures, class_="wide", tabindex="0", role="region", aria_label="Timeline")
+            shapes += _bar(scale, at, wave, start, end or open_end, end is None)
+        shapes += _curve(scale, len(waves) * _ROW + 16, ends, len(rollout["nodes"]))
+        pictures.append({"width": frame.width, "height": height, "style": frame.style, "shapes": shapes})
+    return render("timeline", description=_description(waves, ends, first), pictures=pictures)
+
+
+def _shape(element: str, **attributes: object) -> _Shape:
+    """Return an SVG element; ``class_`` becomes class, ``text_anchor`` becomes text-anchor."""
+    return {"element": element, "attributes": {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items()}}
+
+
+def _text(content: str, **attributes: object) -> _Shape:
+    return {**_shape("text", **attributes), "text": content}
 
 
 class _Scale:
@@ -99,31 +110,31 @@ class _Scale:
         return moment.strftime("%H:%M" if (moment.hour or moment.minute) and not is_end_of_days else "%d %b")
 
 
-def _axis(scale: _Scale, height: int) -> list[Html]:
+def _axis(scale: _Scale, height: int) -> list[_Shape]:
     parts = []
     for at in scale.ticks:
         x = scale.x(at)
-        parts.append(tag("line", x1=x, x2=x, y1=4, y2=height - 24, class_="axis"))
-        parts.append(tag("text", scale.label(at), x=x, y=height - 8, text_anchor="middle"))
+        parts.append(_shape("line", x1=x, x2=x, y1=4, y2=height - 24, class_="axis"))
+        parts.append(_text(scale.label(at), x=x, y=height - 8, text_anchor="middle"))
     return parts
 
 
-def _bar(scale: _Scale, at: int, wave: Mapping[str, Any], start: float | None, end: float, going: bool) -> list[Html]:
+def _bar(scale: _Scale, at: int, wave: Mapping[str, Any], start: float | None, end: float, going: bool) -> list[_Shape]:
     frame, y = scale.frame, at * _ROW + 4
     name = wave["name"] if len(wave["name"]) <= frame.name else wave["name"][: frame.name - 1] + "…"
-    label = tag("text", name, x=frame.left - 12, y=y + 12, text_anchor="end", class_="name")
+    label = _text(name, x=frame.left - 12, y=y + 12, text_anchor="end", class_="name")
     if start is None:
-        return [label, tag("text", wave["state"], x=frame.left, y=y + 12)]
+        return [label, _text(wave["state"], x=frame.left, y=y + 12)]
     x, width = scale.x(start), max(3.0, scale.x(max(end, start)) - scale.x(start))
     kind = f"bar{' open' if going else ''}{' bad' if wave['state'] == 'failed' else ''}"
-    bar = tag("rect", x=x, y=y, width=round(width, 1), height=15, rx=2, class_=kind)
+    bar = _shape("rect", x=x, y=y, width=round(width, 1), height=15, rx=2, class_=kind)
     caption = duration(end - start) + (f", {wave['state']}" if going or wave["state"] == "failed" else "")
     right = x + width + 6 < frame.width - frame.right
     anchor = {"x": x + width + 6} if right else {"x": x - 6, "text_anchor": "end"}
-    return [label, bar, tag("text", caption, y=y + 12, **anchor)]
+    return [label, bar, _text(caption, y=y + 12, **anchor)]
 
 
-def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[Html]:
+def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[_Shape]:
     """Return the number of updated nodes over time, as a step line."""
     left, right = (scale.frame.left, scale.frame.width - scale.frame.right)
     bottom, step = top + _CURVE - 16, max(1, len(ends) // _POINTS)
@@ -135,14 +146,14 @@ def _curve(scale: _Scale, top: int, ends: list[float], total: int) -> list[Html]
     path += f"H{scale.x(scale.last)}"
     label = f"{len(ends):,} of {total:,}"
     return [
-        tag("line", x1=left, x2=right, y1=top, y2=top, class_="axis"),
-        tag("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"),
-        tag("text", f"{total:,}", x=left - 12, y=top + 4, text_anchor="end"),
-        tag("text", "updated", x=left - 12, y=(top + bottom) / 2 + 4, text_anchor="end", class_="name"),
-        tag("text", "0", x=left - 12, y=bottom + 4, text_anchor="end"),
-        tag("path", d=f"{path}V{bottom}Z", class_="under"),
-        tag("path", d=path, class_="line"),
-        tag("text", label, x=scale.x(scale.last) + 6, y=y + 4, class_="name"),
+        _shape("line", x1=left, x2=right, y1=top, y2=top, class_="axis"),
+        _shape("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"),
+        _text(f"{total:,}", x=left - 12, y=top + 4, text_anchor="end"),
+        _text("updated", x=left - 12, y=(top + bottom) / 2 + 4, text_anchor="end", class_="name"),
+        _text("0", x=left - 12, y=bottom + 4, text_anchor="end"),
+        _shape("path", d=f"{path}V{bottom}Z", class_="under"),
+        _shape("path", d=path, class_="line"),
+        _text(label, x=scale.x(scale.last) + 6, y=y + 4, class_="name"),
     ]
 
 
