@@ -1,13 +1,16 @@
 """
 Rollouts over five real minions while faults happen: after each round the record equals what new containers see.
 
-`ROUNDS=20 SEED=7 python -m pytest tests/torture/test_rollout_chaos.py` repeats a part of it.
+The rounds follow each other on the same nodes, so each begins with what the last one left.
+
+`ROUNDS=20 SEED=7 python -m pytest tests/torture/test_rollout_chaos.py` runs a part of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -15,30 +18,69 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import salt.client
+import salt.config
+import salt.loader
 
 from baseimg_core.model.rollout import outcome
-from tests.integration.conftest import daemons, engines, salt_factories_config  # noqa: F401
-from tests.integration.test_rollout import BASE, NEW, NODES, OLD, Fleet, started, wait_for_answers  # noqa: F401
+from tests.integration.conftest import daemons, salt_factories_config  # noqa: F401
+from tests.integration.test_rollout import (
+    APP,
+    BASE,
+    NEW,
+    NEW_LAYERS,
+    NODES,
+    OLD,
+    ON_NODES,
+    REPO,
+    TARGET,
+    Fleet,
+    wait_for_answers,
+)
+from tests.support import clocks, images, odd_answers
+from tests.support.daemons import Daemons
 from tests.support.deadlines import scaled
+from tests.support.engine import Engine
+from tests.support.fs import MIB, loop_fs
+from tests.support.images import ImageSpec
 
 pytestmark = [pytest.mark.torture, pytest.mark.integration]
 
 ROUNDS, SEED = int(os.environ.get("ROUNDS", "200")), int(os.environ.get("SEED", "1"))
 LONGEST = 8.0  # seconds after the start of a rollout within which a fault happens
-SHORT = 60  # seconds that one step may take on a node
-_ENDS = {outcome.OK, outcome.HALTED_BY_FAILURE, outcome.INTERRUPTED, outcome.ROLLED_BACK, outcome.ROLLBACK_INCOMPLETE}
+STEP_SECONDS = 90  # that one step may take on a node
+GATHER_SECONDS = 3  # that a node has to report whether it runs a job
+DISK = 160 * MIB
+SKEWS = (-86400, -3600, -60, 60, 3600, 86400)  # seconds
+_ENDS = {
+    outcome.OK,
+    outcome.HALTED_BY_FAILURE,
+    outcome.INTERRUPTED,
+    outcome.ROLLED_BACK,
+    outcome.ROLLBACK_INCOMPLETE,
+    outcome.REFUSED,
+    -signal.SIGKILL,
+}
 Fault = Callable[["Chaos", str], "contextlib.AbstractContextManager[None]"]
 
 
 class Chaos:
-    """One fleet, the rollout's process, and the faults."""
+    """One fleet, the process that drives the rollout, and the faults."""
 
-    def __init__(self, fleet: Fleet, dice: random.Random) -> None:
-        self.fleet, self.dice = fleet, dice
-        self.driver: subprocess.Popen[str] | None = None
+    def __init__(self, fleet: Fleet, wrong_clocks: dict[str, clocks.Clock], dice: random.Random, log: Path) -> None:
+        self.fleet, self.clocks, self.dice, self._log = fleet, wrong_clocks, dice, log
+        self.driver: BaseProcess | None = None
+        self.live_versions = dict.fromkeys(NODES, OLD)
+
+    @contextlib.contextmanager
+    def nothing(self, _node: str) -> Iterator[None]:
+        """No fault: the rollout must succeed, whatever the rounds before it left."""
+        yield
 
     @contextlib.contextmanager
     def stopped(self, node: str) -> Iterator[None]:
@@ -63,6 +105,7 @@ class Chaos:
 
     @contextlib.contextmanager
     def engine_killed(self, node: str) -> Iterator[None]:
+        """The engine dies, and starts again after the rollout."""
         self.fleet.engines[node].kill()
         yield
         self.fleet.engines[node].start()
@@ -77,12 +120,14 @@ class Chaos:
 
     @contextlib.contextmanager
     def driver_killed(self, _node: str) -> Iterator[None]:
-        if self.driver:
-            self.driver.kill()
+        """The process that drives the rollout dies."""
+        assert self.driver
+        self.driver.kill()
         yield
 
     @contextlib.contextmanager
     def master_restarted(self, _node: str) -> Iterator[None]:
+        """The master ends, and starts again at once."""
         self.fleet.master.factory.terminate()
         self.fleet.master.factory.start()
         yield
@@ -101,6 +146,31 @@ class Chaos:
         with self.fleet.held(node):
             yield
 
+    @contextlib.contextmanager
+    def clock_skewed(self, node: str) -> Iterator[None]:
+        """The node's clock jumps, and back again after the rollout."""
+        self.clocks[node].set(self.dice.choice(SKEWS))
+        yield
+        self.clocks[node].set(0)
+
+    @contextlib.contextmanager
+    def disk_full(self, node: str) -> Iterator[None]:
+        """The engine's file system has no free block."""
+        root = self.fleet.engines[node].root
+        filler, left = root / "filler", os.statvfs(root)
+        with filler.open("wb") as file, contextlib.suppress(OSError):  # something else may write now
+            os.posix_fallocate(file.fileno(), 0, left.f_bavail * left.f_frsize)
+        yield
+        filler.unlink()
+
+    @contextlib.contextmanager
+    def answers_odd(self, node: str) -> Iterator[None]:
+        """Some functions of the node return something else than they should."""
+        names = self.dice.sample(odd_answers.functions(), self.dice.randint(1, 3))
+        answers = {name: self.dice.choice(odd_answers.ODD) for name in names}
+        with odd_answers.OddAnswers(self.fleet.minions[node], answers):
+            yield
+
     def _processes(self, node: str) -> list[int]:
         pid = self.fleet.minions[node].pid
         children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
@@ -109,23 +179,53 @@ class Chaos:
     def round(self, fault: Fault) -> dict[str, Any]:
         """Run a rollout with a fault; then mend everything, and resume or roll back. Return the record."""
         fleet, dice = self.fleet, self.dice
-        policy = [f"canary={dice.choice(NODES)}", f"waves=[{dice.randint(1, 3)}]", f"timeout={scaled(SHORT)}"]
-        policy += [f"on_failure={dice.choice(['halt', 'rollback'])}", f"max_unavailable={dice.randint(1, 5)}"]
-        with fleet.salt_run("baseimg.rollout", BASE, NEW_QUOTED, *policy) as self.driver:
-            time.sleep(dice.uniform(0, scaled(LONGEST)))
-            with fault(self, dice.choice(NODES)):
-                self.driver.communicate(timeout=scaled(600))
-        assert self.driver.returncode in _ENDS | {-signal.SIGKILL, outcome.REFUSED, 1}, self.driver.returncode
+        before = fleet.newest().get("id")
+        versions = {OLD, NEW} - set(self.live_versions.values()) or {OLD, NEW}
+        policy = {"canary": dice.choice(NODES), "waves": [dice.randint(1, 3)], "timeout": STEP_SECONDS}
+        policy |= {"on_failure": dice.choice(["halt", "rollback"]), "max_unavailable": dice.randint(1, 5)}
+        policy |= {"prepare": dice.choice(["stage", "fetch"]), "refused": dice.randint(0, 1)}
+        self.driver = self._start(dice.choice(sorted(versions)), policy)
+        self.driver.join(dice.uniform(0, LONGEST))
+        with fault(self, dice.choice(NODES)):
+            self.driver.join(scaled(600))
+        assert self.driver.exitcode in _ENDS | {outcome.DONE_WITH_REFUSALS}, self.driver.exitcode
         wait_for_answers(fleet.master)
         record = fleet.newest()
-        if "nodes" in record and not record["ended"]:
+        if record.get("id") == before:
+            return {}
+        if not record["ended"]:
             fleet.run(dice.choice(["resume", "rollback"]), record["id"])
             record = fleet.newest()
         return record
 
+    def _start(self, version: str, policy: dict[str, Any]) -> BaseProcess:
+        """Start a rollout in a process of its own, without the seconds that `salt-run` takes to start."""
 
-NEW_QUOTED = f"'{NEW}'"
+        def run() -> None:
+            descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            result = self.fleet.run("rollout", BASE, version, **policy)
+            print(json.dumps(result), flush=True)
+            os._exit(result["retcode"])
+
+        driver = multiprocessing.get_context("fork").Process(target=run)
+        driver.start()
+        return driver
+
+    def show(self) -> dict[str, str]:
+        """Return what new containers see. Each node's own record must agree."""
+        with salt.client.get_local_client(mopts=dict(self.fleet.master.factory.config)) as client:
+            client.cmd("*", "baseimg.unhold", [BASE], timeout=scaled(STEP_SECONDS))  # a rollback set holds
+            statuses = client.cmd("*", "baseimg.status", [BASE], timeout=scaled(STEP_SECONDS), kwarg={"full": True})
+        self.live_versions = self.fleet.live_versions()
+        recorded = {node: status["bases"][0]["version"] for node, status in statuses.items()}
+        assert recorded == self.live_versions
+        return self.live_versions
+
+
 FAULTS: tuple[Fault, ...] = (
+    Chaos.nothing,
     Chaos.stopped,
     Chaos.killed,
     Chaos.engine_killed,
@@ -134,35 +234,81 @@ FAULTS: tuple[Fault, ...] = (
     Chaos.master_restarted,
     Chaos.pillar_changed,
     Chaos.busy,
+    Chaos.clock_skewed,
+    Chaos.disk_full,
+    Chaos.answers_odd,
 )
 
 
-def differences(record: dict[str, Any], live_versions: dict[str, str]) -> list[str]:
+def differences(record: dict[str, Any], before: dict[str, str], after: dict[str, str]) -> list[str]:
     """Compare a record with what new containers show; a node with an unknown outcome shows one of both versions."""
     wrong = []
     for name, node in record["nodes"].items():
-        expected = {
-            "updated": {NEW},
-            "rolled-back": {node["from_version"]},
-            "skipped": {NEW} if node["code"] == "at-version" else {node["from_version"] or OLD, OLD},
-        }.get(node["state"], {OLD, NEW} if node["started"] else {node["from_version"] or OLD})
-        if live_versions[name] not in expected:
-            wrong.append(f"{name} shows {live_versions[name]}, the record says {json.dumps(node)}")
+        if node["state"] == "updated" or node["code"] == "at-version":
+            expected = {record["version"]}
+        elif node["state"] == "rolled-back" or not node["started"]:
+            expected = {before[name]}
+        else:
+            expected = {before[name], record["version"]}
+        if after[name] not in expected:
+            wrong.append(f"{name} showed {before[name]}, shows {after[name]}, the record says {json.dumps(node)}")
     return wrong
 
 
-def test_the_record_equals_the_fleet(started: Fleet, report: Callable[[str], None]) -> None:  # noqa: F811
-    dice, ends = random.Random(SEED), Counter[str]()
-    chaos = Chaos(started, dice)
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
+    """Start an engine for each node, on a small file system of its own."""
+    with contextlib.ExitStack() as stack:
+        roots = {name: stack.enter_context(loop_fs("ext4", DISK)) for name in NODES}
+        yield {name: stack.enter_context(Engine(root / "engine")) for name, root in roots.items()}
+
+
+@pytest.fixture(scope="module")
+def chaos(
+    engines: dict[str, Engine],
+    daemons: Daemons,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Chaos:
+    """Return the fleet; its minions have clocks that can be changed, and answers that can be odd."""
+    served, pillar, home = (tmp_path_factory.mktemp(name) for name in ("served", "pillar", "home"))
+    roots = [REPO / "salt", served]
+    master = daemons.master("chaos", roots, pillar, gather_job_timeout=GATHER_SECONDS, auto_accept=True)
+    options = {"baseimg": {"lock_timeout": 5}}
+    minions = daemons.minions(
+        master, **{node: {"docker.url": engine.url, **options} for node, engine in engines.items()}
+    )
+    preload = clocks.library(home)
+    wrong_clocks = {node: clocks.Clock(home / f"{node}.clock", preload) for node in NODES}
+    for node, minion in minions.items():
+        minion.terminate()
+        odd_answers.install(minion)
+        minion.environ.update(wrong_clocks[node].environ)
+        minion.start()
+    wait_for_answers(master)
+    assert master.factory.salt_run_cli(timeout=scaled(STEP_SECONDS)).run("saltutil.sync_all").returncode == 0
+    engines[NODES[0]].load(images.archive([*ON_NODES, ImageSpec(TARGET, NEW_LAYERS)]))
+    bundle = served / "b.tar"
+    assert master.quick(NODES[0], "baseimg.build", BASE, TARGET, str(bundle)).code == 0
+    opts = salt.config.master_config(str(Path(master.factory.config_dir) / "master"))
+    fleet = Fleet(master, minions, engines, bundle, pillar, salt.loader.runner(opts))
+    fleet.reset()
+    return Chaos(fleet, wrong_clocks, random.Random(SEED), home / "drivers.log")
+
+
+def test_the_record_equals_the_fleet(chaos: Chaos, report: Callable[[str], None]) -> None:
+    ends, began = Counter[str](), time.monotonic()
     for number in range(ROUNDS):
-        started.reset()
-        fault = dice.choice(FAULTS)
-        record = chaos.round(fault)
-        if "nodes" not in record:  # the fault came before the record
-            ends["no record"] += 1
-            assert set(started.live_versions().values()) == {OLD}
-            continue
-        ends[f"{fault.__name__}: {record['state']}"] += 1
-        wrong = differences(record, started.live_versions())
-        assert not wrong, f"round {number} of seed {SEED}, {fault.__name__}, {record['id']}: {wrong}"
-    report(f"{ROUNDS} rounds: {', '.join(f'{count} {end}' for end, count in sorted(ends.items()))}")
+        before = chaos.show()
+        fault = chaos.dice.choice(FAULTS)
+        record, after = chaos.round(fault), chaos.show()
+        place = f"round {number} of seed {SEED}, {fault.__name__}"
+        if record:
+            wrong = differences(record, before, after)
+            assert not wrong, f"{place}, {record['id']}: {wrong}"
+        else:  # the fault came before the record
+            assert before == after, place
+        assert fault is not Chaos.nothing or record["state"] == "done", f"{place}: {record}"
+        ends[f"{fault.__name__}: {record.get('state', 'no record')}"] += 1
+        print(f"{time.monotonic() - began:.0f} s: {place}: {record.get('state', 'no record')}", flush=True)
+    listed = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+    report(f"{ROUNDS} rounds of seed {SEED}, {APP}: {listed}")
