@@ -1,5 +1,5 @@
 """
-Report drift, new images and outdated containers of bases to the master.
+Report drift, new images, outdated containers and refused versions of bases to the master.
 
 .. code-block:: yaml
 
@@ -23,6 +23,8 @@ The events are ``salt/beacon/<minion>/baseimg/<event>``. All except ``error`` ha
 ``containers``
     ``containers`` have run on older content for ``outdated_after`` seconds or more. ``since``: when the live content
     was activated.
+``refused``
+    The node refused to prepare or to converge to the version ``refused``: ``code``, ``message``.
 ``error``
     The check failed: ``code``, ``message``, ``hint``.
 
@@ -83,13 +85,18 @@ def beacon(config):
 def _facts(options, memory, now):
     """Yield facts as (tag, True if it needs two checks in a row, identifying fields, other fields)."""
     try:
-        bases = __salt__["baseimg.status"](declared=True, full=True)["bases"]
+        answer = __salt__["baseimg.status"](declared=True, full=True)
     except CommandExecutionError as exc:
         info = exc.info if isinstance(exc.info, dict) else {"code": "", "message": str(exc), "hint": ""}
         yield "error", False, {"code": info["code"]}, {"message": info["message"], "hint": info["hint"]}
         return
     memory["images"], before = {}, memory["images"]
-    for base in bases:
+    live = {base["base"]: base.get("version", "unknown") for base in answer["bases"]}
+    for refusal in answer["refused"]:
+        named = {"base": refusal["base"], "version": live.get(refusal["base"], "unknown")}
+        identity = {**named, "refused": refusal["version"], "code": refusal["code"]}
+        yield "refused", False, identity, {"message": refusal["message"]}
+    for base in answer["bases"]:
         named = {"base": base["base"] or base["path"], "version": base.get("version", "unknown")}
         reason, details = _drift(base)
         if reason:

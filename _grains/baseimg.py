@@ -9,6 +9,7 @@ The live version of each base on this node, as a grain for targeting.
       versions: ['corp/base:12.0=12.1']
       drifted: ['corp/base:12.0']        # absent if empty, because * matches an empty list
       held: ['corp/base:12.0']           # bases with a hold; absent if empty
+      refused: ['corp/base:12.0=12.1 space-exhausted']    # versions that this node refused; absent if empty
       unreadable: [/var/lib/docker/overlay2/1f…]    # layers whose record is broken; absent if empty
       ready: true                        # the result of the last baseimg.doctor; absent if it never ran
       fixes:                             # of the last baseimg.fixes; absent if it never ran
@@ -19,7 +20,8 @@ The live version of each base on this node, as a grain for targeting.
 ``pristine missing`` (the directory of the pristine content was removed), ``mixed`` (files of another version of a base
 below show through), ``restart unfinished`` (an operation restarts containers, or crashed, or containers failed;
 ``restarting`` names them), ``interrupted`` (an operation is running or crashed), ``replaced`` (the record does not know
-the live directory). A base with holds has the blocked versions under ``held``.
+the live directory). A base with holds has the blocked versions under ``held``. ``refused`` has the
+version and the error's code; the next successful preparation or converge of the base removes it.
 
 References contain colons, which Salt also uses as the delimiter. Colons in list members work:
 
@@ -27,6 +29,7 @@ References contain colons, which Salt also uses as the delimiter. Colons in list
 
     salt -G 'baseimg:versions:corp/base:12.0=12.1' test.ping
     salt -G 'baseimg:drifted:*' test.ping
+    salt -G 'baseimg:refused:* space-exhausted' baseimg.summary
     salt -G 'baseimg:ready:false' baseimg.doctor
     salt -G 'baseimg:fixes:pending:CVE-2024-5535' baseimg.fixes
     salt -C 'web* and not G@baseimg:versions:corp/base:12.0=12.1' test.ping
@@ -79,6 +82,7 @@ def baseimg():
         "versions": sorted({f"{reference}={base['version']}" for reference, _, base in known}),
         "drifted": sorted({reference for reference, _, base in known if base["drift"]}),
         "held": sorted({reference for reference, _, base in known if "held" in base}),
+        "refused": _refused({(reference, base["version"]) for reference, _, base in known}),
         "unreadable": sorted(unreadable),
     }
     return {
@@ -126,6 +130,19 @@ def _fixes():
         return {"fixes": {"at": str(saved["at"]), **({"pending": pending[:_ADVISORIES]} if pending else {})}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _refused(live):
+    """Return the refused versions, but those that are ``live`` (reference, version), as ops.refusals.standing does."""
+    directory, refused = os.path.join(__opts__["cachedir"], "baseimg/refused"), []
+    with contextlib.suppress(OSError):  # nothing was ever refused
+        for name in os.listdir(directory):
+            with contextlib.suppress(*_BROKEN), _open(os.path.join(directory, name)) as file:
+                refusal = json.loads(file.read(_LARGEST))
+                base, version, code = (str(refusal[key]) for key in ("base", "version", "code"))
+                if (base, version) not in live:
+                    refused.append(f"{base}={version} {code}")
+    return sorted(refused)
 
 
 def _roots():

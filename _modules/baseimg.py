@@ -69,6 +69,7 @@ try:
         from baseimg_core.model.containers import trial as container_trial
         from baseimg_core.model.fixes import summary as fixes_summary
         from baseimg_core.model.policy import named_fixes, pillar, validation
+        from baseimg_core.model.policy.validation import text as _text
         from baseimg_core.ops import adopt as ops_adopt
         from baseimg_core.ops import bases
         from baseimg_core.ops import build as ops_build
@@ -459,8 +460,7 @@ def apply(
             pillar.text(base, "base")
         context = minion.context(trust=True, protect=protect, accept=accept)
         restarts = container_policy.parse(containers)
-        result = ops_converge.apply(context, source, base, restarts)
-        return _visible_part(result, full)
+        return _visible_part(ops_converge.apply(context, source, base, restarts), full)
 
 
 def converge(
@@ -799,6 +799,30 @@ def unhold(base, version=None, **kwargs):
         return short.without_empty(ops_hold.unhold(minion.context(), _text(base, "base"), held))
 
 
+def note_refusal(base, version, code, message):
+    """
+    Note that this node refused a version, for grain, metrics, beacon and :py:func:`baseimg.status`.
+
+    ``salt-run baseimg.rollout`` calls this if only the master sees the reason, for example a wrong clock. The node
+    notes its own errors. The note ends with the next successful :py:func:`baseimg.prepare` or
+    :py:func:`baseimg.converge`.
+
+    base, version, code, message
+        The declared reference, the refused version, the error's code and message.
+
+    Returns ``changed``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'web1' baseimg.note_refusal corp/base:12.0 "'12.1'" clock-skewed 'its clock is wrong'
+    """
+    texts = {"base": base, "version": version, "code": code, "message": message}
+    with _operation() as minion:
+        return {"changed": minion.note_refusal(*(_text(text, key) for key, text in texts.items()))}
+
+
 def prune(base=None, keep=1, test=False, **kwargs):
     """
     Delete generations that nothing uses. The live, the pristine and pinned generations stay, and so does the way back:
@@ -889,7 +913,9 @@ def status(base=None, declared=False, full=False):
         True: return all data, for programs. By default ``bases`` has a short form for people: one line for each
         generation and container, the first ten images, and no digests, paths and empty keys.
 
-    Returns ``format`` (of this structure), ``suite`` (its version), ``storage``, and ``bases``, a list: reference,
+    Returns ``format`` (of this structure), ``suite`` (its version), ``storage``, ``refused`` (versions that this node
+    refused to prepare or to converge to, each with ``base``, ``version``, ``code``, ``message`` and ``at``; until the
+    next success), and ``bases``, a list: reference,
     chain ID, live version and the chain ID of the image whose content it shows, pristine version, generations (each
     with its ``users``, and why it is ``kept``; empty if the next prune may delete it), ``in_use`` (generations that
     only stay because of their users: ``generations``, ``since``, ``users``, ``bytes``), ``space`` (bytes of the
@@ -919,8 +945,9 @@ def status(base=None, declared=False, full=False):
             statuses = ops_status.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
         else:
             statuses = [bases.status(engine, named) for named in bases.locate_all(engine, _text(base, "base"))]
-        answer = {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage}
-        return {**answer, "bases": statuses if full else [short.of_base(status) for status in statuses]}
+        refused = minion.standing_refusals(statuses, base is None)
+        answer = {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage, "refused": refused}
+        return {**answer, "bases": statuses} if full else short.of_status(answer, statuses)
 
 
 def summary():
@@ -939,7 +966,8 @@ def summary():
         salt '*' baseimg.summary
     """
     with _operation() as minion:
-        return short.of_node(ops_status.survey(minion.engine(), minion.declared_bases()))
+        statuses = ops_status.survey(minion.engine(), minion.declared_bases())
+        return short.of_node(statuses, minion.standing_refusals(statuses))
 
 
 def fixes(base=None, packages=None, full=False):
@@ -1223,9 +1251,7 @@ def metrics(path=None):
     with _operation() as minion:
         if path is not None:
             validation.absolute_path(path, "path", ".prom")
-        text = ops_status.metrics(
-            minion.engine(), _VERSION, minion.declared()["bases"], ops_fixes.saved(__opts__["cachedir"])
-        )
+        text = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"], __opts__["cachedir"])
         if path is None:
             return text
         return {"path": path, "bytes": ops_status.write_public_file(path, text)}
@@ -1421,11 +1447,6 @@ def _visible_part(result, full):
     return result if full else short.of_operation(result)
 
 
-def _text(value, key):
-    pillar.text(value, key)
-    return value
-
-
 @contextlib.contextmanager
 def _operation(action="", kwargs=None, saltenv=None):
     """The minion, for one operation. Errors of the core become Salt's; unknown arguments are refused."""
@@ -1436,7 +1457,7 @@ def _operation(action="", kwargs=None, saltenv=None):
             yield minion
         minion.finish()
     except BaseimgError as exc:
-        minion.discard_rejected(exc)
+        minion.fail(exc)
         raise _error(str(exc), exc.as_dict()) from exc
     finally:
         minion.close()

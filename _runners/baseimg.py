@@ -135,7 +135,7 @@ def _for_person():
 
 
 @_checked
-def rollout(base, version=None, **kwargs):
+def rollout(base, version=None, watch=False, **kwargs):
     """
     Apply a version of a base on the fleet: a canary, then wave after wave, with a gate after each.
 
@@ -149,6 +149,10 @@ def rollout(base, version=None, **kwargs):
 
     version
         The version to apply. Default: the version that every node's pillar declares.
+
+    watch
+        True: if another process drives a rollout of the base to this version, for example the engine, follow it as
+        :py:func:`baseimg.watch` does. By default this is an error (``rollout-busy``).
 
     All other arguments are keys of the policy. They override ``baseimg:rollout`` in the master's pillar, which
     overrides the same key in the master's configuration: ``target``, ``exclude``, ``unreachable``, ``refused``,
@@ -165,7 +169,14 @@ def rollout(base, version=None, **kwargs):
 
         salt-run baseimg.rollout corp/base:12.0 "'12.1'" canary=1 waves="['10%', '50%']" soak=600 on_failure=rollback
     """
-    return _run(lambda rollouts: rollouts.start(base, version, *_policies(kwargs)))
+
+    def command(rollouts):
+        followed = None
+        if validation.boolean(watch, "watch"):
+            followed = rollout_watch.attach(Store(__opts__["cachedir"]), base, version, Screen(sys.stderr))
+        return followed or rollouts.start(base, version, *_policies(kwargs))
+
+    return _run(command)
 
 
 @_checked
@@ -181,7 +192,9 @@ def plan(base, version=None, **kwargs):
 
     Returns the ``waves`` with their nodes; ``max_unavailable`` as a number of nodes; the ``blast_radius``: number of
     ``nodes``, number of nodes for each of the ``images`` on the base, number of running ``containers`` on it,
-    ``packages`` that change, ``verdicts`` (number of images by verdict), ``breaks`` (image → verdict and reason),
+    ``packages`` that change, ``fixes`` (advisory → packages with both versions) and ``unread`` (packages whose
+    changelogs the builder could not read), ``verdicts`` (number of images by verdict), ``breaks`` (image → verdict and
+    reason),
     ``refusals`` and ``not_judged`` (node → reason) of the nodes in ``judged_on``, ``bytes_per_node`` and ``bytes`` to
     fetch, and the expected ``seconds`` by the rates of an earlier rollout (``rates_of``), without closed windows; the
     ``skipped``, ``failed`` and ``unreachable`` nodes with reasons; the nodes whose pillar declares another version

@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,13 @@ from .engine import detect
 from .engine.base import Engine
 from .engine.images.blobs import Blobs
 from .engine.images.store import ImageSources
-from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, SpaceExhausted
+from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, JobStale, SpaceExhausted
 from .model.containers import policy as container_policy
 from .model.diagnosis import Check
 from .model.images import source as image_source
 from .model.policy import image_policy, reference, validation
 from .model.policy import pillar as policy_pillar
-from .ops import doctor, job_terms, preview, status
+from .ops import doctor, job_terms, preview, refusals, status
 from .ops.preview import Goal
 from .redact import redact_url, redacted_logs
 
@@ -43,6 +43,8 @@ _USELESS = ("digest-mismatch", "signature-invalid", "bundle-invalid", "base-abse
 _DOWNLOADS = ("files", "extrn_files", os.path.join("baseimg", "registry"))
 #: Operations after which the content of a bundle is on the node as a generation.
 _MAKE_GENERATIONS = ("apply", "converge")
+#: Operations that refuse a declared version.
+_REFUSING = ("fetch", "prepare", "converge")
 
 
 @contextlib.contextmanager
@@ -89,7 +91,8 @@ class Minion:
         self._fetched: list[str] = []
         self._cache: pull.BundleCache | None = None
         self._records_before: tuple[Engine, dict[str, Any]] | None = None
-        self._ready_changed = False
+        self._goal: tuple[str, str] | None = None
+        self._grain_changed = False
         self._bar = sys.stderr.isatty()
         self._progress_shown = time.monotonic()
 
@@ -245,7 +248,7 @@ class Minion:
                 resolve=lambda source: self._registry().resolve(source),
             )
         )
-        self._ready_changed = doctor.save(self._opts["cachedir"], checks)
+        self._grain_changed = doctor.save(self._opts["cachedir"], checks)
         return checks
 
     def _registry_sources(self) -> list[str]:
@@ -353,6 +356,7 @@ class Minion:
             BundleUnavailable: A hash file cannot be read.
         """
         policy_pillar.text(name, "name")
+        self._goal = (str(name), str(version))
         known = bundles if isinstance(bundles, Mapping) else ()
         policy_pillar.check_base(version, chain_id, "ok", str(name), known)
         sources = self.with_digests(policy_pillar.bundles(bundles, f"{name}:bundles"))
@@ -456,13 +460,37 @@ class Minion:
     def _registries(self) -> dict[str, policy_pillar.Registry]:
         return policy_pillar.registries(self._salt["config.get"]("baseimg:registries", {}))
 
-    def discard_rejected(self, error: BaseimgError) -> None:
-        """Remove downloads that failed verification, or whose base is not on this node, from the cache."""
+    def note_refusal(self, base: str, version: str, code: str, message: str) -> bool:
+        """
+        Note that this node refused a version, for grain, metrics and beacon.
+
+        Args:
+            base: The declared reference of the base.
+            version: The refused version.
+            code: The code of the error.
+            message: The message of the error.
+
+        Returns:
+            True if the version or the code is new.
+        """
+        self._grain_changed |= refusals.note(self._opts["cachedir"], base, version, code, message)
+        return self._grain_changed
+
+    def standing_refusals(self, statuses: Iterable[Mapping[str, Any]], is_survey: bool = True) -> list[dict[str, str]]:
+        """Return the refusals that still hold (:func:`ops.refusals.standing`)."""
+        return refusals.standing(self._opts["cachedir"], statuses, is_survey)
+
+    def fail(self, error: BaseimgError) -> None:
+        """Note a refusal; remove downloads that failed verification, or whose base is not on this node."""
+        if self._goal and self._action in _REFUSING and not isinstance(error, JobStale):
+            self.note_refusal(*self._goal, error.code, error.message)
         if error.code in _USELESS:
             self._discard_downloads()
 
     def finish(self) -> None:
-        """Remove the downloads of a successful operation from the cache if their content is on the node now."""
+        """Remove what a success makes obsolete: the refusal, and the downloads whose content is on the node now."""
+        if self._goal and self._action in _REFUSING:
+            self._grain_changed |= refusals.clear(self._opts["cachedir"], self._goal[0])
         if self._action in _MAKE_GENERATIONS:
             self._discard_downloads()
 
@@ -498,7 +526,7 @@ class Minion:
             self._write("")
         if self._cache:
             self._cache.close()
-        if (self._ready_changed or self._records_changed()) and self._daemon():
+        if (self._grain_changed or self._records_changed()) and self._daemon():
             self._salt["saltutil.refresh_grains"]()  # it also refreshes pillar, which sends the grains to the master
 
     def _records_changed(self) -> bool:

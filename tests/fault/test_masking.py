@@ -151,7 +151,7 @@ class TestMixed:
         assert drift(status_of(mixed, JAVA)) == "mixed"
         verified = verify.verify(mixed.engine, bases.locate(mixed.engine, JAVA), False)
         assert (verified["ok"], verified["mixed"]) == (False, [{"base": OS, "version": "2"}])
-        assert 'baseimg_base_drifted{base="corp/java:1"} 1' in status.metrics(mixed.engine, "1", {})
+        assert 'baseimg_base_drifted{base="corp/java:1"} 1' in status.metrics(mixed.engine, "1", {}, "/nonexistent")
 
     def test_the_next_converge_makes_it_exact_again(self, mixed: NestNode) -> None:
         forget_below(mixed, JAVA)

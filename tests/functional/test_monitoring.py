@@ -133,6 +133,62 @@ class TestGrain:
             assert applied.grain() == {"bases": {}, "unreadable": [applied.lab.top(BASE)]}, text
 
 
+class TestRefusals:
+    """A version that the node refused is in grain, metrics, beacon, status and summary, until it succeeds."""
+
+    REFUSED = f"{BASE}=12.1 bundle-unavailable"
+
+    def refuse(self, node: Node, function: str) -> None:
+        with pytest.raises(CommandExecutionError, match="bundle-unavailable"):
+            node.lab.minion.modules[f"baseimg.{function}"](BASE, "12.1", {"12.1": {"source": "/nonexistent.tar"}})
+
+    def events(self, node: Node) -> list[dict[str, Any]]:
+        return [event for event in node.beacon() if event["tag"] == "refused"]
+
+    def test_until_it_succeeds(self, node: Node) -> None:
+        self.refuse(node, "prepare")
+        assert node.grain() == {"bases": {}, "refused": [self.REFUSED]}
+        assert node.metrics()[("baseimg_refused", "12.1", "bundle-unavailable")] == 1
+        (event,) = self.events(node)
+        assert event.pop("message").startswith("/nonexistent.tar")
+        assert event == {
+            "tag": "refused", "base": BASE, "version": "12.0", "refused": "12.1", "code": "bundle-unavailable",
+        }  # fmt: skip
+        self.refuse(node, "prepare")
+        assert self.events(node) == []
+        functions = node.lab.minion.modules
+        (refused,) = functions["baseimg.status"](full=True)["refused"]
+        assert (refused["base"], refused["version"], refused["code"]) == (BASE, "12.1", "bundle-unavailable")
+        assert any("refused  12.1: [bundle-unavailable]" in line for line in functions["baseimg.summary"]())
+
+        node.lab.minion.modules["baseimg.prepare"](BASE, "12.1", {"12.1": {"source": node.bundle}})
+        assert "refused" not in node.grain()
+        assert functions["baseimg.status"](full=True)["refused"] == []
+        assert "refused" not in functions["baseimg.status"](BASE)
+
+    @pytest.mark.parametrize("function", ["fetch", "converge"])
+    def test_by_every_step(self, node: Node, function: str) -> None:
+        self.refuse(node, function)
+        assert node.grain()["refused"] == [self.REFUSED]
+        node.lab.apply(node.bundle)  # by hand: the base shows the version
+        assert "refused" not in node.grain()
+        assert ("baseimg_refused", "12.1", "bundle-unavailable") not in node.metrics()
+
+    def test_what_only_the_master_knows(self, node: Node) -> None:
+        note = node.lab.minion.modules["baseimg.note_refusal"]
+        assert note(BASE, "12.1", "clock-skewed", "its clock is wrong") == {"changed": True}
+        assert note(BASE, "12.1", "clock-skewed", "its clock is wrong") == {"changed": False}
+        assert node.grain()["refused"] == [f"{BASE}=12.1 clock-skewed"]
+
+    def test_a_broken_note_breaks_nothing(self, node: Node) -> None:
+        self.refuse(node, "converge")
+        (note,) = Path(node.lab.minion.opts["cachedir"]).glob("baseimg/refused/*")
+        for text in ("", "{", "[]", "null", '{"base": 1}', "[" * 99999):
+            note.write_text(text)
+            assert "refused" not in node.grain(), text
+            assert node.lab.minion.modules["baseimg.status"](full=True)["refused"] == []
+
+
 class TestBeacon:
     def test_images_that_are_there_and_that_arrive(self, node: Node) -> None:
         (event,) = node.beacon()

@@ -60,6 +60,16 @@ class Machine:
     holds: dict[str, str] = field(default_factory=dict)
 
 
+PACKAGES = {
+    "manager": "dpkg",
+    "changed": {"openssl": ["1", "2"], "zlib": ["1", "3"]},
+    "added": {"libssl3": "2"},
+    "fixes": {"openssl": ["CVE-2024-1"], "libssl3": ["CVE-2024-1"], "/opt/jdk": ["CVE-2024-2"]},
+    "unread": {"zlib": "its changelog is not in the image"},
+    "owners": {},
+}
+
+
 class Fleet:
     """A transport whose nodes are in memory."""
 
@@ -152,6 +162,7 @@ class Fleet:
         return {
             "refresh_pillar": True,
             "find_job": {},
+            "note_refusal": changed,
             "declared": declared,
             "status": {"bases": [{**status, "containers": containers, "holds": holds}]},
             "fetch": ready,
@@ -166,7 +177,7 @@ class Fleet:
             },
             "rollback": changed,
             "containers": {"containers": machine.running},
-            "impact": {"to": target, "images": machine.judged, "packages": {"changed": {"openssl": ["1", "2"]}}},
+            "impact": {"to": target, "images": machine.judged, "packages": PACKAGES},
             "get": machine.grains.get(str(arguments.get("key")), ""),
         }[function]
 

@@ -213,7 +213,7 @@ def test_the_short_form_and_the_numbers(node: NestNode, tmp_path: Path) -> None:
     ops_fixes.save(str(tmp_path / "cache"), result)
     assert ops_fixes.saved(str(tmp_path / "cache"))["pending"] == {OS: {"CVE-2024-5535": 2}}
     assert ops_fixes.saved(str(tmp_path)) == {}
-    text = status.metrics(node.engine, "1", {}, ops_fixes.saved(str(tmp_path / "cache")))
+    text = status.metrics(node.engine, "1", {}, str(tmp_path / "cache"))
     assert 'baseimg_fixes_pending{base="corp/os:1",advisory="CVE-2024-5535"} 2' in text.splitlines()
 
 

@@ -92,12 +92,14 @@ class TestCollect:
 
     def test_what_a_base_shows(self) -> None:
         containers = {"current": ["a"], "outdated": ["b", "c"], "unknown": ["d"]}
+        refusal = {"base": BASE, "version": NEW, "code": "image-breaks", "message": "shop"}
         collected = fleet.collect(
             ["n1", "n2", "n3"],
             {
                 "n1": answer(status(OLD, containers=containers)),
                 "n2": answer(status(NEW, interrupted=True, holds=[{"version": "12.2", "reason": "no shop"}])),
                 "n3": answer(status(OLD, declared=None), {"base": "", "path": "/x", "error": {"message": "damaged"}}),
+                "n4": {**answer(), "refused": [refusal]},
             },
         )
         assert collected["bases"][BASE] == {
@@ -107,7 +109,9 @@ class TestCollect:
             "drifted": {"n2": "interrupted"},
             "outdated": {"n1": ["b", "c"]},
             "unknown": {"n1": ["d"]},
+            "refused": {"n4": f"refused {NEW}: [image-breaks] shop"},
         }
+        assert f"{BASE} refused {NEW}: [image-breaks] shop (1): n4" in fleet.table(collected)
         assert collected["unreadable"] == {"n3": ["/x: damaged"]}
 
 

@@ -35,6 +35,7 @@ from tests.support.rollouts import (
     NEW,
     NEWER,
     OLD,
+    PACKAGES,
     STRAY,
     THERE,
     UNFIT,
@@ -300,6 +301,15 @@ class TestRollback:
         assert fake_master.newest().nodes["node2"].code == "clock-skewed"
         assert fake_master.sent_to("converge") == []
 
+    def test_a_node_is_told_why_it_is_refused_if_only_the_master_knows(self, fake_master: FakeMaster) -> None:
+        """A node knows its own errors."""
+        fleet = fake_master.nodes(GOOD, STRAY, UNFIT)
+        fake_master.start()
+        ((_, names, arguments),) = [job for job in fleet.sent if job[0] == "baseimg.note_refusal"]
+        assert names == ["node2"]
+        message = "its clock differs from the master's by more than 30 s"
+        assert arguments == {"base": BASE, "version": NEW, "code": "clock-skewed", "message": message}
+
 
 class TestRecord:
     def test_a_failure_is_not_rewritten(self, fake_master: FakeMaster) -> None:
@@ -523,7 +533,9 @@ class TestTargets:
             "images": {"shop:1": 2},
             "containers": 1,
             "judged_on": ["node1"],
-            "packages": {"changed": {"openssl": ["1", "2"]}},
+            "packages": {key: PACKAGES[key] for key in ("manager", "added", "changed")},
+            "fixes": {"CVE-2024-1": ["libssl3 2", "openssl 1 -> 2"], "CVE-2024-2": ["/opt/jdk"]},
+            "unread": PACKAGES["unread"],
             "verdicts": {"breaks": 1, "effective": 1},
             "breaks": {"shop:1": "breaks: bin/shop needs libssl.so.1"},
             "bytes_per_node": 1,

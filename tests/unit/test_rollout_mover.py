@@ -15,7 +15,7 @@ from baseimg_core.model.rollout import mover, outcome, record
 from baseimg_core.model.rollout.mover import Declared
 from baseimg_core.model.rollout.record import Rollout
 from baseimg_core.rollout import watch, window_clock
-from baseimg_core.rollout.errors import RolloutUnknown
+from baseimg_core.rollout.errors import RolloutBusy, RolloutUnknown
 from baseimg_core.rollout.mover import Mover
 from baseimg_core.rollout.screen import Screen
 from tests.support.rollouts import BASE, DEAD, GOOD, NEW, NEWER, OLD, WRONG, FakeMaster, Machine
@@ -186,3 +186,27 @@ def test_a_watch_ends_with_the_rollout(fake_master: FakeMaster, monkeypatch: pyt
     assert (result["state"], result["retcode"]) == ("done", outcome.OK)
     assert "node1: updated" in stream.getvalue()
     assert stream.getvalue().count("begins") == 2  # the rollout, and its wave
+
+
+def test_a_command_attaches_to_what_runs(fake_master: FakeMaster, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_master.nodes(GOOD)
+    assert watch.attach(fake_master.store, BASE, NEW, Screen(io.StringIO())) is None
+    fake_master.start()
+    done, running = fake_master.newest(), fake_master.newest()
+    running.set(state=record.RUNNING)
+    # while the other process asks the nodes, the newest record is an older one
+    states = iter([running, done])
+    monkeypatch.setattr(watch.time, "sleep", lambda _seconds: fake_master.store.save(next(states)))
+    stream = io.StringIO()
+    with fake_master.store.lock(BASE):
+        result = watch.attach(fake_master.store, BASE, NEW, Screen(stream))
+    assert result
+    assert (result["id"], result["retcode"]) == (done.id, outcome.OK)
+    assert "done: 1 updated" in stream.getvalue()
+
+    fake_master.store.save(running)
+    with (
+        fake_master.store.lock(BASE),
+        pytest.raises(RolloutBusy, match=r"out to 12\.1, not to 12\.2"),
+    ):
+        watch.attach(fake_master.store, BASE, "12.2", Screen(stream))

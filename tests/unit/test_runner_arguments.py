@@ -36,7 +36,7 @@ def runner() -> ModuleType:
             "rollout",
             [],
             {"canary": 1},
-            "missing a required argument: 'base'; it takes: base, version, keys of the policy -- ",
+            "missing a required argument: 'base'; it takes: base, version, watch, keys of the policy -- ",
         ),
     ],
 )

@@ -91,6 +91,13 @@ def of_fixes(pending: Mapping[str, Mapping[str, int]], at: float) -> list[Metric
     ]
 
 
+def of_refusals(refusals: Iterable[Mapping[str, str]]) -> Metric:
+    """Return the metric about refused versions, each with ``base``, ``version`` and ``code``."""
+    labels = [{key: refusal[key] for key in ("base", "version", "code")} for refusal in refusals]
+    text = "Versions that this node refused to prepare or to converge to."
+    return Metric("baseimg_refused", "gauge", text, [(each, 1) for each in labels])
+
+
 def _families() -> dict[str, Metric]:
     gauges = {
         "info": "Names of a base, and the version that it shows.",

@@ -66,6 +66,17 @@ def of_base(status: Mapping[str, Any]) -> dict[str, Any]:
     return dict(without_empty({key: item for key, item in {**status, **lines}.items() if key not in _FOR_PROGRAMS}))
 
 
+def of_status(answer: Mapping[str, Any], statuses: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """
+    Return the answer of ``baseimg.status`` for people.
+
+    Args:
+        answer: Its keys besides ``bases``.
+        statuses: The statuses as :func:`ops.bases.status` returns them.
+    """
+    return {**without_empty(answer), "bases": [of_base(status) for status in statuses]}
+
+
 def _generation(generation: Mapping[str, Any]) -> str:
     """Return the line of a generation: version, number, state, size, users, and why the next prune keeps it."""
     kept = "" if generation["current"] or generation["kept"].startswith("in use") else generation["kept"]
@@ -89,20 +100,24 @@ def _evidence(finding: Mapping[str, Any]) -> str:
     return printable(f"{finding['container']}: {mounted}{verdict}{lacks}, image {finding['image']}", _LINE)
 
 
-def of_node(statuses: Iterable[Mapping[str, Any]]) -> list[str]:
+def of_node(statuses: Iterable[Mapping[str, Any]], refusals: Iterable[Mapping[str, str]] = ()) -> list[str]:
     """
     Return the state of a node: one line for each base, and one for each image or container that needs an operator.
 
     Args:
         statuses: Bases as :func:`ops.status.survey` returns them.
+        refusals: The refused versions as :func:`ops.refusals.standing` returns them.
 
     Returns:
         The lines; those that need an operator are indented below their base.
     """
     lines = []
+    refused = {each["base"]: f"refused  {each['version']}: [{each['code']}] {each['message']}" for each in refusals}
     for status in statuses:
         lines.append(_base(status))
-        lines += [f"  {printable(line, _LINE)}" for line in _attention(status)]
+        attention = [*_attention(status), *filter(None, [refused.pop(status["base"], "")])]
+        lines += [f"  {printable(line, _LINE)}" for line in attention]
+    lines += [printable(f"{base}  {line}", _LINE) for base, line in refused.items()]
     return lines or ["no base: no record on this node, and pillar declares no base that is here"]
 
 

@@ -14,7 +14,7 @@ from ..errors import BaseimgError
 from ..linux import files
 from ..linux.oserrors import translate_os_errors
 from ..model import metrics as model_metrics
-from . import bases
+from . import bases, fixes, refusals
 from .bases import Base
 
 
@@ -52,9 +52,7 @@ def _status(engine: Engine, base: Base) -> dict[str, Any]:
         return {"base": base.reference, "path": base.directory, "error": exc.as_dict()}
 
 
-def metrics(
-    engine: Engine, version: str, declared: Mapping[str, Mapping[str, Any]], fixes: Mapping[str, Any] | None = None
-) -> str:
+def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, Any]], cachedir: str) -> str:
     """
     Return this node's metrics in Prometheus' text format.
 
@@ -62,15 +60,16 @@ def metrics(
         engine: The node's engine.
         version: The suite's version.
         declared: As for :func:`survey`.
-        fixes: The numbers of the last answer about fixes (:func:`ops.fixes.saved`).
+        cachedir: The minion's cache directory, which has refusals and the last answer about fixes.
 
     Returns:
         The text.
     """
     statuses = [{**status, **_activity(status)} for status in survey(engine, declared)]
     families = model_metrics.of_node(version, engine.storage, statuses)
-    if fixes:
-        families += model_metrics.of_fixes(fixes["pending"], _seconds(fixes["at"]))
+    families.append(model_metrics.of_refusals(refusals.standing(cachedir, statuses)))
+    if saved := fixes.saved(cachedir):
+        families += model_metrics.of_fixes(saved["pending"], _seconds(saved["at"]))
     return model_metrics.render(families)
 
 

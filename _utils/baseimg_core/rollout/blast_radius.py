@@ -17,6 +17,7 @@ from .node_ops import PREFLIGHT
 from .recorder import timestamp
 
 _BREAKING = ("breaks", "impaired")
+_PACKAGES = ("manager", "added", "removed", "changed", "unknown")
 
 
 def blast_radius(rollout: Rollout, discovery: Discovery, earlier: Iterable[Rollout]) -> dict[str, Any]:
@@ -32,10 +33,11 @@ def blast_radius(rollout: Rollout, discovery: Discovery, earlier: Iterable[Rollo
 
     Returns:
         ``nodes``; ``images`` (image -> number of nodes) and running ``containers`` on the base; ``judged_on``;
-        ``packages`` (``added``, ``removed``, ``changed``); ``verdicts`` (number of images by verdict); ``breaks``
-        (image -> verdict and first reason); ``bytes_per_node`` and ``bytes``, to fetch; ``refusals`` and ``not_judged``
-        (node -> reason); ``seconds``, without closed windows, and ``rates_of``, the rollout that they come from.
-        Unknown keys are absent.
+        ``packages`` (``added``, ``removed``, ``changed``); ``fixes`` (advisory -> packages with both versions), as far
+        as the bundle knows, and ``unread`` (package -> why it may fix more); ``verdicts`` (number of images by
+        verdict); ``breaks`` (image -> verdict and first reason); ``bytes_per_node`` and ``bytes``, to fetch;
+        ``refusals`` and ``not_judged`` (node -> reason); ``seconds``, without closed windows, and ``rates_of``, the
+        rollout that they come from. Unknown keys are absent.
     """
     names = [name for name, node in rollout.nodes.items() if node.wave >= 0]
     statuses = {name: discovery.statuses[name] for name in names if name in discovery.statuses}
@@ -73,15 +75,30 @@ def _judged(impacts: Mapping[str, Any]) -> dict[str, Any]:
         present = judged.get(image["image"])
         if present is None or (image["verdict"] in _BREAKING and present["verdict"] not in _BREAKING):
             judged[image["image"]] = image
-    packages = next((impact["packages"] for impact in sound if impact.get("packages")), None)
+    packages = next((impact["packages"] for impact in sound if impact.get("packages")), {})
+    listed = {key: packages[key] for key in _PACKAGES if packages.get(key)}
     breaks = {name: _broken(image) for name, image in sorted(judged.items()) if image["verdict"] in _BREAKING}
     unjudged = {name: impact for name, impact in impacts.items() if isinstance(impact, str)}
     return {
-        **({"packages": packages} if packages else {}),
+        **({"packages": listed} if listed else {}),
+        **_fixes(packages),
         "verdicts": dict(Counter(str(image["verdict"]) for image in judged.values())),
         "breaks": breaks,
         **({"not_judged": unjudged} if unjudged else {}),
     }
+
+
+def _fixes(packages: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the packages by advisory, each with its old and new version; empty if the bundle knows no fix."""
+    by_advisory: dict[str, list[str]] = {}
+    for name, advisories in packages.get("fixes", {}).items():
+        old, new = packages.get("changed", {}).get(name, ("", packages.get("added", {}).get(name, "")))
+        words = [name, old, "->" if old else "", new]  # a path has no version
+        for advisory in advisories:
+            by_advisory.setdefault(advisory, []).append(" ".join(filter(None, words)))
+    fixes = {advisory: sorted(by_advisory[advisory]) for advisory in sorted(by_advisory)}
+    unread = packages.get("unread", {})
+    return {**({"fixes": fixes} if fixes else {}), **({"unread": unread} if unread else {})}
 
 
 def _broken(image: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..errors import ArgumentInvalid, BaseimgError, RecordInvalid
-from ..model.policy import pillar
+from ..model.policy import pillar, validation
 from ..model.rollout import outcome, transitions
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
@@ -191,7 +191,7 @@ class Rollouts:
             ArgumentInvalid: the named rollout has ended, or ``only`` is invalid.
         """
         if only not in (None, WINDOW):
-            raise ArgumentInvalid(f"only is {only!r}, expected {WINDOW}")
+            raise validation.wrong("only", only, WINDOW)
         rollouts = self._select(name, _UNFINISHED) if only is None else self._waiting(name)
         return summaries.joined([self._resume(rollout) for rollout in rollouts])
 
@@ -410,9 +410,9 @@ class Rollouts:
         pillar.text(node, "id")
         name = str(node)
         if tag not in (f"salt/minion/{name}/start", f"salt/beacon/{name}/baseimg/arrived"):
-            raise ArgumentInvalid(f"tag is {tag!r}, expected an event of {name}")
+            raise validation.wrong("tag", tag, f"an event of {name}")
         if name not in self._transport.match(Target((name,), "list")):
-            raise ArgumentInvalid(f"id is {name!r}, expected a minion whose key the master has accepted")
+            raise validation.wrong("id", name, "a minion whose key the master has accepted")
         newest, errors = self._store.newest()
         for rollout in newest:
             if rollout.state in _UNFINISHED and name in rollout.nodes:

@@ -150,6 +150,7 @@ class Driver:
         """Leave out the nodes that refused; halt before any change if more refused than allowed."""
         rollout = self._rollout
         refusing = [name for name in rollout.in_state(FAILED) if self._refuses(rollout.nodes[name])]
+        self._nodes.tell_refusals(refusing)
         allowed = self._rules.refused.of(rollout.total)
         if len(refusing) > allowed:
             listed = ", ".join(f"{name} ({rollout.nodes[name].code})" for name in refusing[:10])

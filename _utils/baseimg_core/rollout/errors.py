@@ -23,7 +23,7 @@ class RolloutBusy(BaseimgError):
     """Another rollout of this base is still open."""
 
     code = "rollout-busy"
-    hint = "'salt-run baseimg.status' shows it; halt it, or wait until it ends"
+    hint = "'salt-run baseimg.watch' follows it; halt it, or wait until it ends"
 
 
 class RolloutEmpty(BaseimgError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ArgumentInvalid, RecordInvalid
+from ..errors import RecordInvalid
+from ..model.policy import validation
 from ..model.rollout import mover, outcome
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
@@ -68,7 +69,7 @@ class Mover:
         """
         declared = next((item for item in self._declared if item.base == base), None)
         if declared is None:
-            raise ArgumentInvalid(f"base is {base!r}, expected a base of baseimg:rollouts in the master's pillar")
+            raise validation.wrong("base", base, "a base of baseimg:rollouts in the master's pillar")
         newest = self._newest(base)
         decision = self._decide(declared, newest)
         policy = (*self._places, declared.policy)

@@ -41,6 +41,13 @@ _TRIES = 2  # attempts at a preparation or an apply if its job is lost, or gave 
 # fields of a declaration that decide whether a converge would fail
 PREFLIGHT = ("bundles", "chain_id", "repair", "protect", "accept", "containers")
 _PREPARED = ("bundles", "chain_id", "protect", "accept")  # the declared arguments of baseimg.prepare
+_NOTE_REFUSAL = "baseimg.note_refusal"
+_SKEWED = "clock-skewed"
+_SEEN_BY_MASTER = {  # codes of refusals that the nodes do not know, with their messages there
+    _SKEWED: f"its clock differs from the master's by more than {CLOCK_TOLERANCE:.0f} s",
+    answers.INVALID: "the master's release does not understand its answer",
+    discovery.HELD: "a hold blocks the version",
+}
 _FETCH, _PREPARE = "baseimg.fetch", "baseimg.prepare"
 _CONVERGE, _PLAN, _ROLLBACK = "baseimg.converge", "baseimg.plan", "baseimg.rollback"
 
@@ -175,7 +182,7 @@ class NodeOperations:
             message = (
                 f"its clock differs from the master's by {difference:.0f} s; the node could not refuse a stale job"
             )
-            self._recorder.fail(name, FAILED, "clock-skewed", message)
+            self._recorder.fail(name, FAILED, _SKEWED, message)
         elif not fetched.needed:
             rollout.update(name, state=PENDING, tries=0)
             self._not_needed.add(name)
@@ -183,6 +190,16 @@ class NodeOperations:
             rollout.update(name, state=READY, prepared=now(), tries=0)
             if not node.started:
                 rollout.update(name, from_version=fetched.from_version)
+
+    def tell_refusals(self, names: Iterable[str]) -> None:
+        """Tell nodes why they take no part if only the master knows, so that their grain, metrics and beacon say so."""
+        rollout, groups = self._rollout, dict[str, list[str]]()
+        for name in names:
+            groups.setdefault(rollout.nodes[name].code, []).append(name)
+        for code, message in _SEEN_BY_MASTER.items():
+            if code in groups:
+                arguments = {"base": rollout.base, "version": rollout.version, "code": code, "message": message}
+                self._transport.publish(_NOTE_REFUSAL, groups[code], arguments, self._transport.new_jid())
 
     # Applying
 

@@ -9,11 +9,12 @@ from ..model.rollout import progress as rollout_progress
 from ..model.rollout import record as rollout_record
 from ..model.rollout.record import Rollout
 from . import summaries
-from .errors import RolloutUnknown
+from .errors import RolloutBusy, RolloutUnknown
 from .screen import Screen
 from .store import Store
 
 INTERVAL = 2.0  # seconds between two reads of the record
+_DISCOVERY = 0.2  # seconds between two looks for the record of a rollout that begins
 
 
 def watch(store: Store, name: str | None, screen: Screen) -> dict[str, Any]:
@@ -45,6 +46,33 @@ def watch(store: Store, name: str | None, screen: Screen) -> dict[str, Any]:
         screen.show(rollout_progress.line(rollout_progress.progress(rollout), 0, 0.0))
         time.sleep(INTERVAL)
         rollout = store.read(rollout.id)
+
+
+def attach(store: Store, base: str, version: str | None, screen: Screen) -> dict[str, Any] | None:
+    """
+    Follow the rollout of a base that another process drives, or begins.
+
+    Args:
+        store: the records.
+        base: the base's reference.
+        version: the expected version; ``None`` for any.
+        screen: where to write.
+
+    Returns:
+        The summary; ``None`` if no process drives a rollout of the base.
+
+    Raises:
+        RolloutBusy: the other process rolls out another version.
+        RecordInvalid: a record of the base is damaged.
+    """
+    while mover := store.driving_process(base):
+        rollout = next(iter(store.of_base(base)), None)
+        if rollout and rollout.state in rollout_record.ACTIVE:
+            if version not in (None, rollout.version):
+                raise RolloutBusy(f"{mover} rolls {base} out to {rollout.version}, not to {version}")
+            return watch(store, rollout.id, screen)
+        time.sleep(_DISCOVERY)
+    return None
 
 
 def _find(store: Store, name: str | None) -> Rollout:

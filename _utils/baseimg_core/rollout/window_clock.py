@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
-from ..errors import ArgumentInvalid
+from ..model.policy import validation
 from ..model.rollout import windows
 from ..model.rollout.fleet import first_names
 from ..model.rollout.policy import Policy
@@ -62,4 +62,4 @@ def zone(name: str) -> tzinfo:
     try:
         return timezone.utc if name == "UTC" else ZoneInfo(name)
     except (KeyError, ValueError, OSError) as exc:
-        raise ArgumentInvalid(f"rollout:window:timezone is {name!r}, expected a name such as Europe/Berlin") from exc
+        raise validation.wrong("rollout:window:timezone", name, "a name such as Europe/Berlin") from exc

@@ -50,7 +50,8 @@ def collect(
         (unreachable node -> ``age`` in seconds, and ``versions`` by base, from its last grains). ``bases`` has
         for each reference the mappings ``versions`` (version -> nodes), ``behind`` (node -> declared version, if
         another version is live), ``held`` (node -> held versions, each with the reason), ``drifted`` (node -> reason),
-        and ``outdated`` and ``unknown`` (node -> containers on content of that kind).
+        ``outdated`` and ``unknown`` (node -> containers on content of that kind), and ``refused`` (node -> refused
+        version, code and message).
     """
     nodes = sorted({*expected, *answers}, key=natural)
     summary: dict[str, Any] = {
@@ -67,11 +68,13 @@ def collect(
     for node in nodes:
         if node in answers:
             try:
-                items = _items(answers[node])
+                items, refusals = _items(answers[node]), _refusals(answers[node])
             except Exception as exc:  # no answer may fail more than its own node
                 summary["failed"][node] = _failure(answers[node], exc, suite)
             else:
                 _add(summary, node, items)
+                for base, text in refusals.items():
+                    summary["bases"].setdefault(base, _new())["refused"][node] = text
     summary["bases"] = {name: _in_order(base) for name, base in sorted(summary["bases"].items())}
     return summary
 
@@ -112,6 +115,15 @@ def _items(answer: Any) -> list[dict[str, Any]]:
     return safe
 
 
+def _refusals(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return the node's refused versions by base; empty from a release that does not report them."""
+    refusals = _safe(answer.get("refused", []))
+    return {
+        str(each["base"]): f"refused {each['version']}: [{each['code']}] {each['message']}"[:_REASON]
+        for each in refusals
+    }
+
+
 def _check(item: Any) -> None:
     """Raise :class:`AnswerInvalid` if a field that :func:`collect` uses has the wrong type."""
     if not isinstance(item, Mapping):
@@ -150,7 +162,7 @@ def _add(summary: dict[str, Any], node: str, items: Sequence[Mapping[str, Any]])
 
 
 def _new() -> dict[str, dict[str, Any]]:
-    return {key: {} for key in ("versions", "behind", "held", "drifted", "outdated", "unknown")}
+    return {key: {} for key in ("versions", "behind", "held", "drifted", "outdated", "unknown", "refused")}
 
 
 def _add_base(base: dict[str, dict[str, Any]], node: str, item: Mapping[str, Any]) -> None:
@@ -305,6 +317,8 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"Unreadable on {node}: {'; '.join(reasons)}")
     for name, base in summary["bases"].items():
         for reason, nodes in _by_reason(base["drifted"]).items():
+            lines.append(f"{name} {reason} ({len(nodes)}): {first_names(nodes)}")
+        for reason, nodes in _by_reason(base["refused"]).items():
             lines.append(f"{name} {reason} ({len(nodes)}): {first_names(nodes)}")
         held = {node: "; ".join(holds) for node, holds in base["held"].items()}
         for reason, nodes in _by_reason(held).items():

@@ -18,6 +18,8 @@ _PACKAGES = {
     "changed?": {"*": (str, str)},
     "added?": {"*": str},
     "removed?": {"*": str},
+    "fixes?": {"*": [str]},
+    "unread?": {"*": str},
 }
 _JUDGED = {
     "image": str,
