@@ -10,6 +10,7 @@ once.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -37,7 +38,30 @@ from tests.support.rollouts import BASE, GOOD, NEW, OLD, Fleet  # noqa: E402
 
 SIZES = (500, 2000, 10000)
 ANSWERS_PER_SECOND = 30
-POLICY = {"canary": 1, "waves": ["10%", "50%"], "max_unavailable": "25%", "timeout": 3600}
+WAVES = {"canary": 1, "waves": ["10%", "50%"], "max_unavailable": "25%", "timeout": 3600}
+RACKS = 40
+BALANCER, HOOK, GATE = "lb1", "haproxy.set", "test.ping"
+_WHOLE_WEEK = {"from": "00:00", "to": "00:00"}
+POLICIES: dict[str, dict[str, Any]] = {
+    "waves": WAVES,
+    "all but hooks": {
+        **WAVES,
+        "group_by": "rack",
+        "min_available": "50%",
+        "window": _WHOLE_WEEK,
+        "windows": {f"rack{number}": _WHOLE_WEEK for number in range(RACKS)},
+        "gate": [{"command": "true"}, {"function": GATE, "tgt": BALANCER}],
+        "soak": 1,
+    },
+    "all": {},
+}
+POLICIES["all"] = {
+    **POLICIES["all but hooks"],
+    **{key: {"function": HOOK, "tgt": BALANCER, "arg": [key, "{node}"]} for key in ("before_node", "after_node")},
+}
+
+
+CONTAINER = {"name": "shop", "state": "running", "health": "healthy", "restarts": 0, "exit_code": 0}
 
 
 class Simulation(Fleet):
@@ -45,6 +69,9 @@ class Simulation(Fleet):
 
     def __init__(self, size: int, jobs: Path) -> None:
         super().__init__({f"node{number:05}.fra1.corp.example": GOOD for number in range(size)})
+        for number, machine in enumerate(self.nodes.values()):
+            machine.grains["rack"] = f"rack{number % RACKS}"
+            machine.running = {"4f9a": CONTAINER}
         self._jobs = jobs
         self._returns: deque[tuple[str, str, Any]] = deque()
         self._one_came = False
@@ -61,6 +88,15 @@ class Simulation(Fleet):
     def put(self, name: str, jid: str, data: Any, on_bus: bool = True) -> None:
         self._returns.append((name, jid, data))
 
+    def publish(self, function: str, nodes: Sequence[str], arguments: Mapping[str, Any], jid: str) -> set[str]:
+        """Send a job. The load balancer returns at once: hooks read the job cache, not the bus."""
+        if list(nodes) != [BALANCER]:
+            return super().publish(function, nodes, arguments, jid)
+        self._write(BALANCER, jid, True)
+        if function == GATE:
+            self._returns.append((BALANCER, jid, True))
+        return set(nodes)
+
     # Salt's LocalClient and event bus
 
     def pub(self, nodes: list[str], function: str, arguments: list[Any], tgt_type: str, jid: str) -> dict[str, Any]:
@@ -72,6 +108,8 @@ class Simulation(Fleet):
     def get_event(self, wait: float, no_block: bool = False, **_options: Any) -> dict[str, Any] | None:
         if not self._returns or (no_block and self._one_came):
             self._one_came = False
+            if not no_block:
+                time.sleep(wait)  # as the real bus does: during a soak nothing comes
             return None
         self._one_came = True
         with self._timed():
@@ -80,10 +118,14 @@ class Simulation(Fleet):
     def _deliver(self) -> dict[str, Any]:
         name, jid, data = self._returns.popleft()
         self.answers += 1
-        directory = Path(self.directory(jid)) / name
-        directory.mkdir(parents=True)
-        (directory / "return.p").write_bytes(salt.payload.dumps({"return": data, "retcode": 0, "success": True}))
+        self._write(name, jid, data)
         return {"tag": f"salt/job/{jid}/ret/{name}", "data": {"id": name, "jid": jid, "return": data}}
+
+    def _write(self, name: str, jid: str, data: Any) -> None:
+        """Write a return into the job cache, as the master does."""
+        directory = Path(self.directory(jid)) / name
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "return.p").write_bytes(salt.payload.dumps({"return": data, "retcode": 0, "success": True}))
 
     def fire_event(self, data: Mapping[str, Any], tag: str) -> None:
         """The cost of a real event is that of packing it."""
@@ -92,8 +134,8 @@ class Simulation(Fleet):
     def directory(self, jid: str) -> str:
         return str(salt.utils.jid.jid_dir(jid, str(self._jobs), "sha256"))
 
-    def check_minions(self, _tgt: Any, _tgt_type: str) -> dict[str, Any]:
-        return {"minions": list(self.nodes), "missing": []}
+    def check_minions(self, tgt: Any, _tgt_type: str) -> dict[str, Any]:
+        return {"minions": [tgt] if tgt == BALANCER else list(self.nodes), "missing": []}
 
 
 class QuietTransport(SaltTransport):
@@ -103,11 +145,11 @@ class QuietTransport(SaltTransport):
         text.isprintable()
 
 
-def measure(size: int) -> dict[str, Any]:
+def measure(size: int, policy: str) -> dict[str, Any]:
     """One rollout over a fleet, in this process."""
     with tempfile.TemporaryDirectory(prefix="bi-", dir="/var/tmp") as home:  # on a disk, for the record's fsync
-        planning, planned, _ = _driven(size, Path(home) / "plan", Rollouts.plan)
-        driving, fleet, elapsed = _driven(size, Path(home) / "start", Rollouts.start)
+        planning, planned, _ = _driven(size, policy, Path(home) / "plan", Rollouts.plan)
+        driving, fleet, elapsed = _driven(size, policy, Path(home) / "start", Rollouts.start)
         assert set(fleet.live_versions().values()) == {NEW}
         records = Path(Store(str(Path(home) / "start")).home)
         written = sum(path.stat().st_size for path in records.iterdir())
@@ -116,6 +158,7 @@ def measure(size: int) -> dict[str, Any]:
     began = time.process_time()
     model_fleet.table(model_fleet.collect(fleets.names(size), answers))
     return {
+        "policy": policy,
         "nodes": size,
         "driving_s": driving,
         "ms_per_node": 1000 * driving / size,
@@ -129,14 +172,14 @@ def measure(size: int) -> dict[str, Any]:
     }
 
 
-def _driven(size: int, home: Path, command: Callable[..., Any]) -> tuple[float, Simulation, float]:
+def _driven(size: int, policy: str, home: Path, command: Callable[..., Any]) -> tuple[float, Simulation, float]:
     """Processor seconds of a command, without the simulated nodes' part; the fleet, and the seconds that it took."""
     fleet = Simulation(size, home / "jobs")
     returns = returns_reader(fleet.directory, salt.payload.loads)
     transport = QuietTransport(fleet, fleet, fleet.new_jid, fleet.check_minions, returns)
     rollouts = Rollouts(transport, Store(str(home)), 3600, "bench")
     began, clock = time.process_time(), time.monotonic()
-    result = command(rollouts, BASE, NEW, POLICY)
+    result = command(rollouts, BASE, NEW, POLICIES[policy])
     spent, elapsed = time.process_time() - began - fleet.simulated_s, time.monotonic() - clock
     assert not result["retcode"], result
     return spent, fleet, elapsed
@@ -145,14 +188,16 @@ def _driven(size: int, home: Path, command: Callable[..., Any]) -> tuple[float, 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The results as Markdown."""
     lines = [
-        "| Nodes | Driving, s | ms a node | Core at 30 answers/s | `plan`, s | `fleet`, s | Record, MiB | RSS, MiB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| Policy | Nodes | Driving, s | ms a node | At 30 answers/s | `plan`, s | `fleet`, s | Record, MiB | RSS, MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        lines.append(
-            f"| {row['nodes']:,} | {row['driving_s']:.2f} | {row['ms_per_node']:.2f} | {row['core_percent']:.1f} % "
-            f"| {row['plan_s']:.2f} | {row['fleet_s']:.2f} | {row['record_mib']:.1f} | {row['memory_mib']:.0f} |"
-        )
+        cells = [
+            *(row["policy"], f"{row['nodes']:,}"),
+            *(f"{row['driving_s']:.2f}", f"{row['ms_per_node']:.2f}", f"{row['core_percent']:.1f} %"),
+            *(f"{row['plan_s']:.2f}", f"{row['fleet_s']:.2f}", f"{row['record_mib']:.1f}", f"{row['memory_mib']:.0f}"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -160,13 +205,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench.fleet.simulated", description=str(__doc__).split("\n\n")[0])
     parser.add_argument("--nodes", type=lambda text: [int(part) for part in text.split(",")], default=list(SIZES))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--policy", choices=POLICIES, default="waves", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        print(json.dumps(measure(options.one)))
+        print(json.dumps(measure(options.one, options.policy)))
         return
     rows = []
-    for size in options.nodes:  # each in a process of its own, for its memory
-        command = [sys.executable, "-m", "bench.fleet.simulated", "--one", str(size)]
+    for policy, size in itertools.product(POLICIES, options.nodes):  # each in a process of its own, for its memory
+        command = [sys.executable, "-m", "bench.fleet.simulated", "--one", str(size), "--policy", policy]
         done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
         rows.append(json.loads(done.stdout))
     print(table(rows))
