@@ -188,7 +188,7 @@ def _driven(size: int, policy: str, home: Path, command: Callable[..., Any]) -> 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The results as Markdown."""
     lines = [
-        "| Policy | Nodes | Driving, s | ms a node | At 30 answers/s | `plan`, s | `fleet`, s | Record, MiB | RSS, MiB |",
+        "| Policy | Nodes | Driving, s | ms a node | 30 answers/s | `plan`, s | `fleet`, s | Record, MiB | RSS, MiB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:

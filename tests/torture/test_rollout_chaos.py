@@ -297,8 +297,9 @@ def chaos(
 
 def test_the_record_equals_the_fleet(chaos: Chaos, report: Callable[[str], None]) -> None:
     ends, began = Counter[str](), time.monotonic()
+    after = chaos.show()
     for number in range(ROUNDS):
-        before = chaos.show()
+        before = after
         fault = chaos.dice.choice(FAULTS)
         record, after = chaos.round(fault), chaos.show()
         place = f"round {number} of seed {SEED}, {fault.__name__}"
