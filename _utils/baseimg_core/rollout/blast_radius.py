@@ -75,7 +75,7 @@ def _judged(impacts: Mapping[str, Any]) -> dict[str, Any]:
         present = judged.get(image["image"])
         if present is None or (image["verdict"] in _BREAKING and present["verdict"] not in _BREAKING):
             judged[image["image"]] = image
-    packages = next((impact["packages"] for impact in sound if impact.get("packages")), {})
+    packages: Mapping[str, Any] = next((impact["packages"] for impact in sound if impact.get("packages")), {})
     listed = {key: packages[key] for key in _PACKAGES if packages.get(key)}
     breaks = {name: _broken(image) for name, image in sorted(judged.items()) if image["verdict"] in _BREAKING}
     unjudged = {name: impact for name, impact in impacts.items() if isinstance(impact, str)}
