@@ -71,6 +71,7 @@ try:
         from baseimg_core.model.policy import named_fixes, pillar, validation
         from baseimg_core.model.policy.validation import text as _text
         from baseimg_core.ops import adopt as ops_adopt
+        from baseimg_core.ops import attached as ops_attached
         from baseimg_core.ops import bases
         from baseimg_core.ops import build as ops_build
         from baseimg_core.ops import contents as ops_contents
@@ -192,8 +193,7 @@ def layer(image):
         salt-call baseimg.layer corp/base:12.0
     """
     with _operation() as minion, minion.images() as images:
-        pillar.text(image, "image")
-        return ops_build.layer(images, image)
+        return ops_build.layer(images, _text(image, "image"))
 
 
 def diff(source, target, full=False, platform=None):
@@ -223,8 +223,7 @@ def diff(source, target, full=False, platform=None):
         salt-call baseimg.diff corp/base:12.0 corp/base:12.1
     """
     with _operation("diff") as minion, minion.images(platform) as images:
-        pillar.text(source, "source")
-        pillar.text(target, "target")
+        validation.check_texts(source=source, target=target)
         result = ops_build.diff(images, source, target, minion.progress)
         return result if full else short.without_empty(short.of_diff(result))
 
@@ -294,11 +293,8 @@ def build(
         salt-call baseimg.build corp/base:12.0 corp/base:12.1 /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar
     """
     with _operation("build") as minion, minion.images(platform) as images:
-        for name, value in (("source", source), ("target", target), ("bundle", bundle)):
-            pillar.text(value, name)
-        for name, value in (("version", version), ("reference", reference)):
-            if value is not None:
-                pillar.text(value, name)
+        validation.check_texts(source=source, target=target, bundle=bundle)
+        validation.check_given(version=version, reference=reference)
         if key is not None:
             pillar.signing_key(key, "key")
         pillar.check_delta(delta, "delta")
@@ -456,11 +452,9 @@ def apply(
     """
     with _operation("apply", kwargs, saltenv) as minion:
         source = pillar.bundle_source(bundle, hash, "bundle")
-        if base is not None:
-            pillar.text(base, "base")
+        validation.check_given(base=base)
         context = minion.context(trust=True, protect=protect, accept=accept)
-        restarts = container_policy.parse(containers)
-        return _visible_part(ops_converge.apply(context, source, base, restarts), full)
+        return _visible_part(ops_converge.apply(context, source, base, container_policy.parse(containers)), full)
 
 
 def converge(
@@ -1117,6 +1111,82 @@ def impact(base, bundle=None, full=False, saltenv=None):
         return result if full else short.without_empty(short.of_impact(result))
 
 
+def judge(bundle, images, accept=None, attach=False, key=None, platform=None):
+    """
+    Judge which images a bundle breaks, and which ones get its changes, before it is published.
+
+    It needs no node: images are read where they are, as packed. docs/operating/pipelines.md has the same as the command
+    ``baseimg judge``.
+
+    bundle
+        A path, ``docker://…`` in a registry, or anything that ``cp.cache_file`` takes.
+
+    images
+        A list of images; see :py:func:`baseimg.build`. If the base itself is one of them, it provides the configuration
+        that the others inherited.
+
+    accept
+        List of patterns of images whose verdict does not count for the exit code.
+
+    attach
+        True: write the result to the file ``<bundle>.judged``, or into the registry that the bundle is in. Plans of
+        rollouts show it (:py:func:`baseimg.judgement`).
+
+    key
+        Path of a private key to sign the attached result with.
+
+    platform
+        ``OS/ARCHITECTURE`` of images in an index; this machine's by default.
+
+    Returns ``format``, ``time`` (UTC), ``bundle``, ``hash``, ``source``, ``target``, ``version``, ``verdicts``
+    (counts), ``images``, worst first, each with its ``verdict``, ``reasons``, ``covered``, ``shadowed`` and
+    ``warnings`` as in :py:func:`baseimg.impact`, and whether it is ``accepted``; and ``retcode``, the exit code: 0
+    effective, 1 breaks, 2 not checked, 3 partly or blocked, 4 impaired. An image that cannot be read is
+    ``not-checked``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.judge /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar "['corp/shop:1', 'corp/billing:4']"
+    """
+    with _operation("judge") as minion:
+        result = minion.judge(bundle, images, accept, attach, key, platform)
+    __context__["retcode"] = result["retcode"]
+    return result
+
+
+def judgement(base, bundle=None, saltenv=None):
+    """
+    Show the judgement that is attached to a bundle: the verdicts about applications when the base was built.
+
+    It decides nothing: this node judges its own images (:py:func:`baseimg.impact`). ``salt-run baseimg.plan`` shows its
+    line.
+
+    base
+        The base's reference or chain ID.
+
+    bundle
+        As for :py:func:`baseimg.impact`.
+
+    saltenv
+        The environment of ``salt://`` URLs; see :py:func:`baseimg.apply`.
+
+    Returns ``line``; with a judgement also its ``time``, the ``hash`` of the bundle, its ``version``, ``verdicts``
+    (counts), ``images`` (the verdict of each image that is not effective, worst first), and ``signed_by``, the identity
+    of the trusted key that signed it. A judgement of another bundle, or without a trusted signature where this node
+    requires signatures, is refused.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call baseimg.judgement corp/base:12.0
+    """
+    with _operation(saltenv=saltenv) as minion:
+        return ops_attached.read(minion.context(trust=True), minion.bundles(_text(base, "base"), bundle))
+
+
 def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512, saltenv=None, **kwargs):
     """
     Run a command of an image over a version of its base, without changing the base.
@@ -1168,8 +1238,7 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
         given = {"command": command, "expect": expect, "timeout": timeout, "memory": memory}
         (declared_trial,) = container_trial.parse([given])
         result = ops_trial.trial(minion.context(trust=True), base, declared, _text(image, "image"), declared_trial)
-    if not result["passed"]:
-        __context__["retcode"] = 1
+    __context__["retcode"] = 0 if result["passed"] else 1
     return result
 
 
@@ -1339,10 +1408,8 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd", sal
         salt-call baseimg.import_legacy /srv/old/BASE-12.1-diff.tar.gz corp/base:12.0 /srv/salt/baseimg/bundles/b.tar
     """
     with _operation("import", saltenv=saltenv) as minion:
-        for key, value in (("source", source), ("bundle", bundle)):
-            pillar.text(value, key)
-        if version is not None:
-            pillar.text(version, "version")
+        validation.check_texts(source=source, bundle=bundle)
+        validation.check_given(version=version)
         given = pillar.bundle_source(archive, None, "archive")
         return ops_import_legacy.import_legacy(
             minion.engine(), minion.fetch(given), source, bundle, version, compression, minion.progress, given.source

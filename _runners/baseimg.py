@@ -192,6 +192,7 @@ def plan(base, version=None, **kwargs):
 
     Returns the ``waves`` with their nodes; ``max_unavailable`` as a number of nodes; the ``blast_radius``: number of
     ``nodes``, number of nodes for each of the ``images`` on the base, number of running ``containers`` on it,
+    ``judged``, a line about the judgement that is attached to the bundle (``baseimg.judgement`` of one node),
     ``packages`` that change, ``fixes`` (advisory → packages with both versions) and ``unread`` (packages whose
     changelogs the builder could not read), ``verdicts`` (number of images by verdict), ``breaks`` (image → verdict and
     reason),

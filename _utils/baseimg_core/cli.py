@@ -12,8 +12,10 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from . import __version__
@@ -26,12 +28,14 @@ from .linux.oserrors import translate_os_errors
 from .model import summary
 from .model.images import source as image_source
 from .model.impact import junit
-from .model.policy import pillar
+from .model.policy import pillar, reference
 from .ops import build as ops_build
 from .ops import judge as ops_judge
+from .ops.attached import Attacher
 
 ERROR = 16  # exit code of an operation that failed; argparse uses 2 for a wrong command line
 _PROGRESS_SECONDS = 0.2
+_BAR = 30  # characters of the progress bar
 _SOURCES = "images: a reference of the engine, docker-archive:FILE[:REF], oci:DIRECTORY[:REF], oci-archive:FILE[:REF], "
 _SOURCES += "docker://HOST/NAME:TAG or docker://HOST/NAME@DIGEST"
 
@@ -100,11 +104,13 @@ def _parser() -> argparse.ArgumentParser:
 def _add_judge(commands: Any, images: argparse.ArgumentParser) -> None:
     example = "baseimg judge base.tar docker://registry.corp/app:1 --list apps.txt --junit judge.xml"
     judge = _command(commands, "judge", _judge, "judge which images a bundle breaks", example, [images])
-    judge.add_argument("bundle", metavar="BUNDLE")
+    judge.add_argument("bundle", metavar="BUNDLE", help="a file, or docker://HOST/NAME:TAG")
     judge.add_argument("images", metavar="IMAGE", nargs="*")
     judge.add_argument("--list", metavar="FILE", help="a file with one image a line; # begins a comment")
     judge.add_argument("--accept", metavar="PATTERN", action="append", default=[], help="images that may fail")
     judge.add_argument("--junit", metavar="FILE", help="write JUnit XML")
+    judge.add_argument("--attach", action="store_true", help="attach the result to the bundle, for plans of rollouts")
+    judge.add_argument("--key", metavar="FILE", help="private key to sign the attached result with")
 
 
 def _add_sign_and_push(commands: Any) -> None:
@@ -191,12 +197,47 @@ def _inspect(given: argparse.Namespace) -> Result:
 
 def _judge(given: argparse.Namespace) -> Result:
     names = [*given.images, *(_listed(given.list) if given.list else ())]
-    with _images(given) as images:
-        result = ops_judge.judge(images, given.bundle, names, given.accept, _progress)
+    attacher = Attacher(pillar.signing_key(os.path.abspath(given.key), "--key") if given.key else None)
+    with _images(given) as images, _fetched(given.bundle) as bundle:
+        result = ops_judge.judge(images, bundle.path, names, given.accept, _progress, given.cache)
+        result["bundle"] = bundle.name
+        if given.attach:
+            bundle.attach(attacher, result)
     if given.junit:
         with translate_os_errors(given.junit), open(given.junit, "w", encoding="utf-8") as file:
             file.write(junit.document(result))
     return result, list(ops_judge.lines(result)), result["retcode"]
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """A bundle to judge for."""
+
+    #: The file.
+    path: str
+    #: Its name, as given.
+    name: str
+    #: Attaches a judgement to it.
+    attach: Callable[[Attacher, dict[str, Any]], None]
+
+
+@contextlib.contextmanager
+def _fetched(name: str) -> Iterator[_Bundle]:
+    if not reference.is_registry(name):
+        yield _Bundle(name, name, lambda attacher, result: attacher.write(name, result))
+        return
+    from .registry import pull, push
+
+    source = pillar.bundle_source(name, None, "BUNDLE").source
+    with tempfile.TemporaryDirectory(prefix="baseimg-") as home:
+        with contextlib.closing(pull.BundleCache(home, {}, _progress)) as cache:
+            pinned = cache.resolve(source)  # a tag may move meanwhile
+            path = cache.fetch(pinned)
+
+        def attach(attacher: Attacher, result: dict[str, Any]) -> None:
+            push.attach(reference.parse(pinned), attacher.attachment(result), {})
+
+        yield _Bundle(path, name, attach)
 
 
 def _listed(path: str) -> list[str]:
@@ -227,7 +268,8 @@ def _progress(step: str, done: int, total: int) -> None:
     """Show a line on a terminal, five times a second."""
     if sys.stderr.isatty() and time.monotonic() - _progress_times[0] > _PROGRESS_SECONDS:
         _progress_times[0] = time.monotonic()
-        share = f"{100 * done // total:3d} %" if total else f"{done} paths"
+        bar = "#" * (_BAR * done // total) if total else ""
+        share = f"[{bar:<{_BAR}}] {100 * done // total:3d} %" if total else f"{done} paths"
         sys.stderr.write(f"\r\033[K{step} {share}")
         sys.stderr.flush()
 

@@ -29,6 +29,8 @@ from .model.images import source as image_source
 from .model.policy import image_policy, reference, validation
 from .model.policy import pillar as policy_pillar
 from .ops import doctor, job_terms, preview, refusals, status
+from .ops import judge as ops_judge
+from .ops.attached import Attacher
 from .ops.preview import Goal
 from .redact import redact_url, redacted_logs
 
@@ -146,7 +148,7 @@ class Minion:
             engine,
             self.fetch,
             by,
-            self._lock_timeout(),
+            self._seconds("lock_timeout", 60),
             self._reserve(),
             self.progress,
             trusted,
@@ -154,7 +156,7 @@ class Minion:
             rules,
             link,
             below,
-            grace=self._grace(),
+            grace=self._seconds("grace", GRACE),
             places=partial(detect.places, self._choice(), engine),
             versions=versions,
             master_digest=self.master_digest,
@@ -181,14 +183,6 @@ class Minion:
             ArgumentInvalid: An argument has a wrong type.
         """
         return job_terms.parse(not_after, rollout, cancels, self._opts["cachedir"])
-
-    def _lock_timeout(self) -> float:
-        """Return ``baseimg:lock_timeout`` in seconds."""
-        return self._seconds("lock_timeout", 60)
-
-    def _grace(self) -> float:
-        """Return ``baseimg:grace`` in seconds."""
-        return self._seconds("grace", GRACE)
 
     def _seconds(self, option: str, default: float) -> float:
         value = self._salt["config.get"](f"baseimg:{option}", default)
@@ -428,6 +422,47 @@ class Minion:
         with _registry_code():
             from .registry import push
         return push.push(bundle, place, self._registries(), test, self.progress)
+
+    def judge(
+        self, bundle: object, names: object, accept: object, attach: object, key: object, platform: object
+    ) -> dict[str, Any]:
+        """
+        Judge images for a bundle.
+
+        Args:
+            bundle: A path or URL.
+            names: The images.
+            accept: Patterns of images whose verdict does not count.
+            attach: True to attach the result to the bundle.
+            key: The path of a private key that signs the attached result; ``None`` for no signature.
+            platform: The platform of images in indexes; ``None`` for that of this machine.
+
+        Returns:
+            The result of ``baseimg.judge``.
+
+        Raises:
+            ArgumentInvalid: An argument is wrong.
+            BundleUnavailable: The bundle cannot be fetched.
+        """
+        source = policy_pillar.bundle_source(bundle, None, "bundle").source
+        attacher = Attacher(None if key is None else policy_pillar.signing_key(key, "key"))
+        accepted, listed = policy_pillar.patterns(accept, "accept"), validation.texts(names, "images")
+        if reference.is_registry(source):
+            source = self._registry().resolve(source)  # a tag may move meanwhile
+        elif attach:
+            validation.absolute_path(source, "bundle")
+        path = self.fetch(policy_pillar.Source(source))
+        with self.images(platform) as images:
+            known = os.path.join(self._opts["cachedir"], "baseimg")
+            result = ops_judge.judge(images, path, listed, accepted, self.progress, known)
+        result["bundle"] = source
+        if attach and reference.is_registry(source):
+            with _registry_code():
+                from .registry import push
+            push.attach(reference.parse(source), attacher.attachment(result), self._registries())
+        elif attach:
+            attacher.write(source, result)
+        return result
 
     @contextlib.contextmanager
     def images(self, platform: object = None) -> Iterator[ImageSources]:

@@ -34,7 +34,10 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "registry": ({"errors", "progress", "model", "linux", "disk", "docker_sdk", "registry"}, {"urllib3"}),
     "context": ({"progress", "model", "linux", "engine"}, set()),
     "ops": (
-        {"display", "errors", "progress", "http_get", "zstd", "context", "model", "linux", "disk", "engine", "ops"},
+        {
+            *("__version__", "display", "errors", "progress", "http_get", "zstd", "context", "model", "linux", "disk"),
+            *("engine", "ops"),
+        },
         set(),
     ),
     "minion": ({"errors", "redact", "context", "model", "engine", "registry", "ops"}, set()),

@@ -213,18 +213,18 @@ class TestSignature:
         self, registry: Registry, source: str, bundle: str, node: Node, tmp_path: Path
     ) -> None:
         with pytest.raises(SignatureMissing):
-            node.fetch(reference.signature(source))
+            node.fetch(source + reference.SIGNATURE)
         copy = tmp_path / "b.tar"
         shutil.copy(bundle, copy)
         for data in (b"one\n", b"another\n"):
             (tmp_path / "b.tar.sig").write_bytes(data)
             assert [put(registry.host, str(copy))["changed"] for _ in range(2)] == [True, False]
             for place in (source, at(registry.host)):
-                assert Path(node.fetch(reference.signature(place))).read_bytes() == data
+                assert Path(node.fetch(place + reference.SIGNATURE)).read_bytes() == data
 
     def test_a_registry_that_cannot_be_asked_is_not_a_missing_signature(self, source: str, node: Node) -> None:
         with pytest.raises(BundleUnavailable, match="Connection refused"):
-            node.fetch(reference.signature(at("127.0.0.1:1", source)))
+            node.fetch(at("127.0.0.1:1", source) + reference.SIGNATURE)
 
 
 class TestBroken:

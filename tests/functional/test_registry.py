@@ -170,6 +170,72 @@ class TestImages:
         lab.refused("digest-mismatch", "diff", BASE, place)
 
 
+class TestJudgement:
+    """A judgement is attached where the bundle is, and a node reads it from there."""
+
+    @pytest.mark.parametrize("by", ["push", "attach", "digest"])
+    def test_in_the_referrers(
+        self, lab: Lab, registry: Registry, keys: dict[str, ssh.Key], by: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        lab.usual()
+        path, place = lab.bundle(), f"{registry.host}/judged/{by}:12.1"
+        saved = lab.work / "saved.tar"
+        saved.write_bytes(lab.engine.save(BASE, APP))
+        judge = [f"docker-archive:{saved}:{APP}", "--attach", "--key", str(keys["release"].path)]
+        source = str(lab.push(path, place)["source"])
+        declared = {"source": source if by == "digest" else f"docker://{place}", "hash": digest(path)}
+        trusted = {name: key.public for name, key in keys.items() if name == "release"}
+        bases = {BASE: {"version": "12.1", "bundles": {"12.1": declared}}}
+        lab.minion.configure(pillar={"baseimg": {"bases": bases, "trusted_keys": trusted}})
+        assert lab.judgement(BASE) == {"line": "no judgement is attached to the bundle"}
+        if by == "push":
+            assert cli.main(["judge", path, *judge]) == 0
+            done = lab.push(path, place)
+            assert (done["changed"], done["judged"], lab.push(path, place)["changed"]) == (True, True, False)
+        else:
+            assert cli.main(["judge", declared["source"], *judge]) == 0
+        judged = lab.judgement(BASE)
+        assert judged["line"].endswith(": 1 of 1 applications effective")
+        assert (judged["hash"], judged["images"], judged["signed_by"]) == (digest(path), {}, "release")
+        inspected = json.loads(
+            tool("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{_companion(source, 'judged')}")
+        )
+        assert inspected["subject"]["digest"] == source.partition("@")[2]
+
+    def test_who_signed_it(self, lab: Lab, keys: dict[str, ssh.Key]) -> None:
+        """On the file server, without a signature, and by a key that the node does not trust."""
+        lab.usual()
+        path = lab.bundle()
+        saved = lab.work / "saved.tar"
+        saved.write_bytes(lab.engine.save(BASE, APP))
+        judge = ["judge", path, f"docker-archive:{saved}:{APP}", "--attach"]
+        bundles = {"12.1": {"source": path}}
+        assert cli.main(judge) == 0
+        lab.minion.configure(pillar={"baseimg": {"bases": {BASE: {"version": "12.1", "bundles": bundles}}}})
+        assert lab.judgement(BASE)["signed_by"] == ""
+        lab.minion.configure(
+            pillar={
+                "baseimg": {
+                    "bases": {BASE: {"version": "12.1", "bundles": bundles}},
+                    "trusted_keys": {"release": keys["release"].public},
+                }
+            }
+        )
+        lab.refused("signature-missing", "judgement", BASE)
+        assert cli.main([*judge, "--key", str(keys["other"].path)]) == 0
+        lab.refused("signature-invalid", "judgement", BASE)
+        assert cli.main([*judge, "--key", str(keys["release"].path)]) == 0
+        document = Path(f"{path}.judged")
+        document.write_bytes(document.read_bytes().replace(b"effective", b"breaks"))
+        lab.refused("signature-invalid", "judgement", BASE)
+
+
+def _companion(source: str, suffix: str) -> str:
+    """Return the tagged name of an artifact of the bundle at ``source``."""
+    place, _, manifest = source.removeprefix("docker://").partition("@")
+    return f"{place}:{manifest.replace(':', '-')}.baseimg-{suffix}"
+
+
 @pytest.fixture
 def keys(lab: Lab, tmp_path: Path) -> dict[str, ssh.Key]:
     return {name: ssh.make_key(tmp_path / name) for name in ("release", "other")}

@@ -30,6 +30,7 @@ LOSES, FORGETS = "updates, and its return is lost", "forgets that it was told"
 DIES, HALF = "dies", "updates, and dies"
 GATED = "updates, and leaves a container that failed its gate"
 # What a node is like before.
+JUDGED = "judged 14 May 2026: 1 of 1 applications effective"
 DEAD, UNFIT, THERE, STRAY = "is dead", "cannot fetch", "is at the version", "its clock is wrong"
 EVERY = (GOOD, WRONG, BROKEN, QUIET, LOSES, FORGETS, DIES, HALF, GATED, DEAD, UNFIT, THERE, STRAY)
 
@@ -178,6 +179,7 @@ class Fleet:
             "rollback": changed,
             "containers": {"containers": machine.running},
             "impact": {"to": target, "images": machine.judged, "packages": PACKAGES},
+            "judgement": {"line": JUDGED},
             "get": machine.grains.get(str(arguments.get("key")), ""),
         }[function]
 

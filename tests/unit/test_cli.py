@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,14 @@ from typing import Any
 import pytest
 
 from baseimg_core import cli
+from baseimg_core.disk.bundle.reader import Bundle
+from baseimg_core.engine.images import store
 from baseimg_core.engine.images.store import ImageSources
+from baseimg_core.model.impact import attached
+from baseimg_core.model.impact.verdict import Verdict
+from baseimg_core.ops import judge as ops_judge
 from tests.support import images, ssh
+from tests.support.deadlines import scaled
 from tests.support.images import ImageSpec, directory, file, symlink, whiteout
 
 BASE, NEW = "corp/base:12.0", "corp/base:12.1"
@@ -160,17 +167,104 @@ class TestJudge:
         spooled: list[int] = []
         release = ImageSources.release
 
-        def count(self: ImageSources, chain_id: str) -> None:
-            release(self, chain_id)
+        def count(self: ImageSources, directory: str) -> None:
+            release(self, directory)
             spooled.append(len(os.listdir(self._scratch)))
 
         monkeypatch.setattr(ImageSources, "release", count)
+        monkeypatch.setattr(ops_judge, "_AT_ONCE", 1)
         names = [f"{archive}:corp/{name}:1" for name in ("good", "broken", "other", "blocked", "absent")]
         assert self.judged(capsys, bundle, *names)[1]["good:1"] == "effective"
         # good and broken have equal layers; the base's own layer stays
         assert spooled == [1, 1]
 
+    def test_four_at_a_time(
+        self, archive: str, bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Four images are read at once, and each layer that they share is read once."""
+        meeting, read, spooled = threading.Barrier(4), ops_judge._Session._read, list[str]()
+        spool = store.spool_layer
+
+        def wait(self: Any, image: Any) -> Any:
+            meeting.wait(scaled(10))
+            return read(self, image)
+
+        def count(*arguments: Any) -> Any:
+            spooled.append(arguments[2])
+            return spool(*arguments)
+
+        monkeypatch.setattr(ops_judge._Session, "_read", wait)
+        monkeypatch.setattr(store, "spool_layer", count)
+        names = [f"{archive}:corp/{name}:1" for name in ("good", "broken", "blocked", "linked")]
+        verdicts = self.judged(capsys, bundle, *names)[1]
+        assert list(verdicts.values()) == ["breaks", "impaired", "blocked", "effective"]
+        assert sorted(spooled) == sorted({images.diff_id(layer) for spec in APPS[:4] for layer in spec.layers})
+
+    def test_results_are_kept(
+        self,
+        archive: str,
+        bundle: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """No layer is read again for the same own layers, configurations and bundle; unread images are tried again."""
+        arguments = ("--cache", str(tmp_path / "cache"), bundle, *(f"{archive}:{spec.ref}" for spec in APPS))
+        first = output(capsys, "judge", *arguments)[1]["images"]
+        read, judged = ops_judge._Session._read, list[str]()
+
+        def note(self: Any, image: Any) -> Any:
+            judged.append(image.tags[0])
+            return read(self, image)
+
+        monkeypatch.setattr(ops_judge._Session, "_read", note)
+        assert output(capsys, "judge", *arguments)[1]["images"] == first
+        assert judged == []
+        kept = sorted((tmp_path / "cache/judged").iterdir())
+        assert len(kept) == 4
+        for path in kept:
+            path.write_text("{}")
+        assert output(capsys, "judge", *arguments)[1]["images"] == first
+        assert len(judged) == 4
+        assert cli.main(["build", f"{archive}:{BASE}", f"{archive}:{NEW}", bundle, "--version", "12.2"]) == 0
+        assert output(capsys, "judge", *arguments)[1]["images"] == first
+        assert len(judged) == 8
+
     def test_no_image(self, bundle: str, tmp_path: Path) -> None:
         (tmp_path / "empty").write_text("# nothing\n")
         assert cli.main(["judge", bundle]) == cli.ERROR
         assert cli.main(["judge", bundle, "--list", str(tmp_path / "empty")]) == cli.ERROR
+
+
+class TestAttach:
+    def attach(self, archive: str, bundle: str, *arguments: str) -> bytes:
+        assert cli.main(["judge", bundle, f"{archive}:corp/broken:1", "--attach", *arguments]) == 1
+        return Path(f"{bundle}.judged").read_bytes()
+
+    def test_beside_the_bundle(self, archive: str, bundle: str, tmp_path: Path) -> None:
+        key = ssh.make_key(tmp_path / "release")
+        document = self.attach(archive, bundle, "--key", str(key.path))
+        with Bundle.open(bundle) as opened:
+            judgement = attached.parse(document)
+            assert (judgement.bundle, list(judgement.images.values())) == (opened.digest, [Verdict.BREAKS])
+        path = Path(f"{bundle}.judged")
+        assert ssh.verify(path, Path(f"{path}.sig"), {"release": key.public}, "release")
+        # without a key, no signature of an earlier judgement stays
+        self.attach(archive, bundle)
+        assert not Path(f"{path}.sig").exists()
+
+    @pytest.mark.parametrize("key", ["/nowhere", "{bundle}"])
+    def test_an_unusable_key_is_refused_before_anything_is_judged(
+        self, archive: str, bundle: str, key: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        code, error = output(
+            capsys, "judge", bundle, f"{archive}:{BASE}", "--attach", "--key", key.format(bundle=bundle)
+        )
+        assert (code, error["error"]["code"]) == (cli.ERROR, "argument-invalid")
+
+    def test_of_another_bundle(self, archive: str, bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """A stale judgement is not pushed."""
+        self.attach(archive, bundle)
+        assert cli.main(["build", f"{archive}:{NEW}", f"{archive}:{BASE}", bundle]) == 0
+        code, error = output(capsys, "push", bundle, "127.0.0.1:1/b:1")
+        assert (code, error["error"]["code"]) == (cli.ERROR, "digest-mismatch")

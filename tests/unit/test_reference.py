@@ -64,11 +64,18 @@ class TestSignature:
     def test_place(self, source: str) -> None:
         place = Source(source, DIGEST).signature
         assert place.digest is None
-        assert reference.parse_source(place.source) == (reference.parse(source), True)
-        assert reference.parse_source(source) == (reference.parse(source), False)
+        assert reference.parse_source(place.source) == (reference.parse(source), reference.SIGNATURE)
+        assert reference.parse_source(source) == (reference.parse(source), "")
+        signed = Source(source).judgement.signature
+        assert reference.parse_source(signed.source) == (reference.parse(source), reference.SIGNED_JUDGEMENT)
+
+    def test_place_of_a_judgement(self) -> None:
+        source = Source("salt://b.tar?saltenv=dev", DIGEST, ("/srv/b.tar",)).judgement
+        assert source.places == ("salt://b.tar.judged?saltenv=dev", "/srv/b.tar.judged")
+        assert source.signature.places == ("salt://b.tar.judged.sig?saltenv=dev", "/srv/b.tar.judged.sig")
 
     def test_tag_fits_the_grammar_of_tags(self) -> None:
-        tag = reference.signature_tag(DIGEST)
+        tag = reference.companion_tag(DIGEST, reference.JUDGEMENT)
         assert reference.parse(f"r.corp/b:{tag}").tag == tag
 
 

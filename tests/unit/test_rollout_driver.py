@@ -32,6 +32,7 @@ from tests.support.rollouts import (
     DEAD,
     GATED,
     GOOD,
+    JUDGED,
     NEW,
     NEWER,
     OLD,
@@ -533,6 +534,7 @@ class TestTargets:
             "images": {"shop:1": 2},
             "containers": 1,
             "judged_on": ["node1"],
+            "judged": JUDGED,
             "packages": {key: PACKAGES[key] for key in ("manager", "added", "changed")},
             "fixes": {"CVE-2024-1": ["libssl3 2", "openssl 1 -> 2"], "CVE-2024-2": ["/opt/jdk"]},
             "unread": PACKAGES["unread"],
@@ -550,6 +552,23 @@ class TestTargets:
         assert radius["refusals"] == {"node1": "[digest-mismatch] wrong"}
         assert radius["not_judged"]["node1"].startswith("[answer-invalid]")
         assert "bytes" not in radius
+
+    @pytest.mark.parametrize(
+        ("answer", "line"),
+        [
+            (
+                "ERROR: [signature-invalid] the signature x is by a key",
+                "[signature-invalid] the signature x is by a key",
+            ),
+            ({"line": 3}, "[answer-invalid] the answer:line is int 3"),
+        ],
+    )
+    def test_a_plan_shows_why_an_attached_judgement_does_not_count(
+        self, fake_master: FakeMaster, answer: Any, line: str
+    ) -> None:
+        fleet = fake_master.nodes(GOOD)
+        fleet.nodes["node1"].odd["judgement"] = answer
+        assert fake_master.rollouts.plan(BASE, NEW, {})["blast_radius"]["judged"] == line
 
     def test_a_plan_shows_how_long_it_takes_by_earlier_rates(self, fake_master: FakeMaster) -> None:
         fleet = fake_master.nodes(*[GOOD] * 10)

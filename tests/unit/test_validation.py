@@ -19,8 +19,8 @@ NAN = float("nan")
 def test_options_that_are_no_number(option: str, value: object) -> None:
     minion = Minion({"config.get": lambda *_arguments: value}, {}, {})
     read: dict[str, Callable[[], Any]] = {
-        "lock_timeout": minion._lock_timeout,
-        "grace": minion._grace,
+        "lock_timeout": lambda: minion._seconds("lock_timeout", 60),
+        "grace": lambda: minion._seconds("grace", 900),
         "reserve": minion._reserve,
         "prepare_rate": minion.prepare_rate,
     }

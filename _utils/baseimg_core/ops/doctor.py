@@ -58,7 +58,7 @@ class MinionFacts:
     #: Parses the trusted keys.
     trust: Callable[[], Trust]
     #: Asks the registry for the manifest of one source.
-    resolve: Callable[[str], None]
+    resolve: Callable[[str], object]
 
 
 def examine(node: MinionFacts) -> list[Check]:

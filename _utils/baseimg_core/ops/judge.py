@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import fnmatch
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
+from .. import __version__
 from ..disk.bundle.reader import Bundle
 from ..disk.impact.layer_scan import expected_paths
 from ..disk.impact.layers import PackedLayers
+from ..disk.impact.results import Results
 from ..disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile
 from ..disk.stack.packed import PackedStack
 from ..display import counted
@@ -36,14 +43,17 @@ EXIT_CODES = {
     Verdict.EFFECTIVE: 0,
 }
 FORMAT = 1
+_AT_ONCE = 4  # images that are read at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
     #: The image, as given.
     name: str
-    #: Its verdict and reasons.
-    judgement: Judgement
+    #: Its verdict.
+    verdict: Verdict
+    #: The judgement as plain data.
+    judgement: dict[str, Any]
 
 
 def judge(
@@ -52,9 +62,10 @@ def judge(
     names: Sequence[str],
     accept: Sequence[str] = (),
     progress: Progress | None = None,
+    results: str | None = None,
 ) -> dict[str, Any]:
     """
-    Judge which images a bundle breaks, and which ones get its changes.
+    Judge which images a bundle breaks, and which ones get its changes. Four images are read at a time.
 
     Args:
         store: Opens the images.
@@ -62,11 +73,12 @@ def judge(
         names: The images. If the base itself is one of them, it provides the inherited configuration.
         accept: Patterns of images whose verdict does not count in ``retcode``.
         progress: Called with the step "judging", the images done and the total.
+        results: The directory that keeps results, so that an image is not read again; ``None`` to keep none.
 
     Returns:
-        ``format``, ``bundle``, ``hash``, ``source``, ``target``, ``verdicts`` (counts), ``images`` (worst first, each
-        with its ``verdict``, ``reasons``, and ``accepted``), ``retcode``. An image that cannot be read, or that is not
-        on the base, is ``not-checked``.
+        ``format``, ``time`` (UTC), ``bundle``, ``hash``, ``source``, ``target``, ``version``, ``verdicts`` (counts),
+        ``images`` (worst first, each with its ``verdict``, ``reasons``, and ``accepted``), ``retcode``. An image that
+        cannot be read, or that is not on the base, is ``not-checked``.
 
     Raises:
         ArgumentInvalid: No image is given.
@@ -75,16 +87,12 @@ def judge(
     if not names:
         raise ArgumentInvalid("no image is given", "name the images, or a file with one name a line")
     with Bundle.open(path) as bundle:
-        session = _Session(store, bundle, tuple(dict.fromkeys(names)))
-        judged = []
-        for number, name in enumerate(session.names):
-            if progress:
-                progress("judging", number, len(session.names))
-            judged.append(_Judged(name, session.judge(name)))
-            session.release(name)
+        session = _Session(store, bundle, results)
+        judged = session.judge_all(tuple(dict.fromkeys(names)), progress)
         manifest = bundle.manifest
         return {
             "format": FORMAT,
+            "time": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "bundle": path,
             "hash": bundle.digest,
             "source": manifest.source.reference,
@@ -98,11 +106,11 @@ def _summary(judged: Sequence[_Judged], accept: Sequence[str]) -> dict[str, Any]
     counts = {verdict.value: 0 for verdict in Verdict}
     images = []
     remaining = {Verdict.EFFECTIVE}
-    for item in sorted(judged, key=lambda judged_image: (judged_image.judgement.verdict.rank, judged_image.name)):
-        verdict = item.judgement.verdict
+    for item in sorted(judged, key=lambda judged_image: (judged_image.verdict.rank, judged_image.name)):
+        verdict = item.verdict
         accepted = verdict is not Verdict.EFFECTIVE and any(fnmatch.fnmatchcase(item.name, text) for text in accept)
         counts[verdict.value] += 1
-        images.append({"image": item.name, **item.judgement.as_dict(PATHS), "accepted": accepted})
+        images.append({"image": item.name, **item.judgement, "accepted": accepted})
         if not accepted:
             remaining.add(verdict)
     worst = min(remaining, key=lambda verdict: verdict.rank)
@@ -110,72 +118,118 @@ def _summary(judged: Sequence[_Judged], accept: Sequence[str]) -> dict[str, Any]
 
 
 class _Session:
-    """The judge of one bundle. The lower layers of the first readable image are the layers of the base."""
+    """
+    The judge of one bundle. Threads fetch and read images; the rules, which share what they know, run one at a time.
 
-    def __init__(self, store: ImageSources, bundle: Bundle, names: Sequence[str]) -> None:
-        self.names = names
+    The rules begin with the first image that can be read: its lower layers are the base's.
+    """
+
+    def __init__(self, store: ImageSources, bundle: Bundle, results: str | None) -> None:
         self._store, self._bundle = store, bundle
         self._base = bundle.manifest.source
+        self._results = Results(results) if results else None
         self._packed: dict[str, PackedLayer] = {}
         self._layers = PackedLayers(self._packed)
         self._judge: ImageJudge | None = None
         self._base_config: Mapping[str, Any] = {}
         self._images: dict[str, Image] = {}
         self._failures: dict[str, BaseimgError] = {}
-        for name in names:
-            self._open(name)
-        self._pending = Counter(chain_id for name in names for chain_id in self._spooled(name))
+        #: By directory of a layer in the spool: how many images still need it.
+        self._pending: Counter[str] = Counter()
+        self._lock = Lock()
+
+    def judge_all(self, names: Sequence[str], progress: Progress | None) -> list[_Judged]:
+        """Judge images, several at a time; ``progress`` is called with the step "judging" and the images done."""
+        judged: list[_Judged] = []
+        with ThreadPoolExecutor(_AT_ONCE, "judge") as pool:
+            try:
+                list(pool.map(self._open, names))
+                for name in names:
+                    if name in self._images and self._images[name].chain_id == self._base.chain_id:
+                        self._base_config = self._images[name].config
+                    self._pending.update(self._spooled(name))
+                for future in as_completed([pool.submit(self._judged, name) for name in names]):
+                    judged.append(future.result())
+                    if progress:
+                        progress("judging", len(judged), len(names))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        if self._results:
+            self._results.prune()
+        return judged
 
     def _open(self, name: str) -> None:
         try:
-            image = self._images[name] = image_with_layers(self._store, name)
+            self._images[name] = image_with_layers(self._store, name)
         except BaseimgError as exc:
             self._failures[name] = exc
-            return
-        if image.chain_id == self._base.chain_id:
-            self._base_config = image.config
 
     def _is_on_base(self, image: Image) -> bool:
         return image.diff_ids[: len(self._base.diff_ids)] == self._base.diff_ids
 
     def _spooled(self, name: str) -> list[str]:
-        """Return the chain IDs of the layers above the base that the spool has for an image."""
+        """Return the directories of the layers above the base that the spool has for an image."""
         image = self._images.get(name)
         if image is None or image.unpacked or not self._is_on_base(image):
             return []
-        return image.chain_ids[len(self._base.diff_ids) :]
+        return list(image.directories[len(self._base.diff_ids) :])
 
-    def release(self, name: str) -> None:
-        """Delete the contents of an image's own layers that no other image in the list has."""
-        for chain_id in self._spooled(name):
-            self._pending[chain_id] -= 1
-            if not self._pending[chain_id]:
-                self._store.release(chain_id)
+    def _judged(self, name: str) -> _Judged:
+        image = self._images.get(name)
+        key = self._key(image) if image and self._is_on_base(image) else ""
+        if self._results and key and (known := self._results.read(key)):
+            judged = _Judged(name, *known)
+        else:
+            judgement = self._judgement(name, image)
+            judged = _Judged(name, judgement.verdict, judgement.as_dict(PATHS))
+            if self._results and key and judged.verdict is not Verdict.NOT_CHECKED:
+                self._results.write(key, judged.judgement)
+        self._release(name)
+        return judged
 
-    def judge(self, name: str) -> Judgement:
+    def _key(self, image: Image) -> str:
+        """Return a digest of everything that decides the verdict about an image."""
+        own = image.diff_ids[len(self._base.diff_ids) :]
+        parts = [FORMAT, __version__, self._bundle.digest, own, image.config, self._base_config]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _release(self, name: str) -> None:
+        """Delete the contents of an image's own layers that no other image in the list needs."""
+        with self._lock:
+            self._pending.subtract(self._spooled(name))
+            unneeded = [directory for directory in self._spooled(name) if not self._pending[directory]]
+            for directory in unneeded:
+                self._packed.pop(directory, None)
+        for directory in unneeded:
+            self._store.release(directory)
+
+    def _judgement(self, name: str, image: Image | None) -> Judgement:
         """Judge one image; errors become ``not-checked``."""
-        if name in self._failures:
+        if image is None:
             return _unread(name, self._failures[name])
-        image = self._images[name]
         if not self._is_on_base(image):
             return _not_checked(name, f"is not built on {self._base.reference} ({self._base.chain_id})")
         try:
-            self._read(image)
-            if self._judge is None:
-                self._judge = self._of_base(image)
-            return self._judge.image(image)
+            packed = self._read(image)
+            with self._lock:
+                self._packed.update(packed)
+                if self._judge is None:
+                    self._judge = self._of_base(image)
+                return self._judge.image(image)
         except BaseimgError as exc:
             return _unread(name, exc)
 
-    def _read(self, image: Image) -> None:
-        """Read the layers of an image as packed. Layers of an engine are already on disk."""
+    def _read(self, image: Image) -> dict[str, PackedLayer]:
+        """Read the layers of an image as packed, by directory; those of an engine's image are on disk."""
+        packed: dict[str, PackedLayer] = {}
         if image.unpacked:
-            return
+            return packed
         for directory, chain_id, diff_id in zip(image.directories, image.chain_ids, image.diff_ids, strict=True):
-            if directory not in self._packed:
-                layer = self._store.packed_layer(chain_id, diff_id)
-                assert layer is not None  # an archive and a registry have every layer
-                self._packed[directory] = layer
+            layer = self._store.packed_layer(chain_id, diff_id)
+            assert layer is not None  # an archive and a registry have every layer
+            packed[directory] = layer
+        return packed
 
     def _of_base(self, image: Image) -> ImageJudge:
         """Return the judge of images on the base. The lower layers of ``image`` are the layers of the base."""

@@ -12,21 +12,20 @@ The directory is a cache of at most 10 GiB, or the scratch directory of one run.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import os
 from collections.abc import Mapping
 from typing import BinaryIO
 
 from ..disk.bundle.reader import Descriptor
-from ..errors import DigestMismatch, ImageUnknown
-from ..linux.files import CHUNK, hex_digest, open_private, unlink_if_exists, write_all
+from ..errors import ImageUnknown
+from ..linux.files import hex_digest, unlink_if_exists
 from ..linux.oserrors import translate_os_errors
 from ..model.images.manifest import INDEX_TYPES, MANIFEST_TYPES, Blob
 from ..model.images.source import ImageSource
 from ..model.policy import reference
 from ..model.policy.pillar import Registry
 from ..progress import Progress
+from .partial import PartialBlob
 from .repository import Repository
 
 _MAX_BYTES = 10 << 30  # of all layers in a directory
@@ -88,10 +87,11 @@ class RegistryBlobs:
             DigestMismatch: The blob has another digest.
         """
         path = os.path.join(self._directory, blob.name.removeprefix("sha256:") + ".blob")
-        with translate_os_errors(path), _Download(path, blob, self._progress) as download:
+        descriptor = Descriptor(blob.name, blob.size or 0)
+        with translate_os_errors(path), PartialBlob(path + ".part", descriptor, progress=self._progress) as part:
             if not _is_intact(path, blob):
-                self._repository.download(Descriptor(blob.name, blob.size or 0), download)
-                download.complete()
+                part.fill(self._repository)
+                part.complete(path, durable=False)
             file = open(path, "rb")  # noqa: SIM115, the caller closes it
             if self._keep:
                 os.utime(path)  # mark as used, for _prune
@@ -130,55 +130,3 @@ def _prune(directory: str) -> None:
             return
         unlink_if_exists(path)
         total -= size
-
-
-class _Download:
-    """The file ``PATH.part`` of one blob, locked while it is open. Bytes of an earlier run are kept and verified."""
-
-    def __init__(self, path: str, blob: Blob, progress: Progress | None) -> None:
-        self._path, self._blob, self._progress = path, blob, progress
-        self._descriptor = open_private(path + ".part", os.O_RDWR)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        self._sha, self.size = hashlib.sha256(), 0
-        while data := os.read(self._descriptor, CHUNK):
-            self._sha.update(data)
-            self.size += len(data)
-        if self.size > (blob.size or 0):
-            self.restart()
-
-    def __enter__(self) -> _Download:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        if not self.size:
-            unlink_if_exists(self._path + ".part")
-        os.close(self._descriptor)
-
-    def write(self, data: bytes) -> None:
-        """Append the next bytes of the blob."""
-        write_all(self._descriptor, data)
-        self._sha.update(data)
-        self.size += len(data)
-        if self._progress:
-            self._progress("fetching", self.size, self._blob.size or 0)
-
-    def restart(self) -> None:
-        """Discard all bytes."""
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self._sha, self.size = hashlib.sha256(), 0
-
-    def complete(self) -> None:
-        """
-        Give the file its name.
-
-        Raises:
-            DigestMismatch: The blob has another digest; its bytes are discarded.
-        """
-        digest = "sha256:" + self._sha.hexdigest()
-        if digest != self._blob.name:
-            self.restart()
-            raise DigestMismatch(
-                f"the registry's blob {self._blob.name} has the digest {digest}", "run again; if it repeats, push again"
-            )
-        os.rename(self._path + ".part", self._path)

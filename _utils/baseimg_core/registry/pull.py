@@ -7,6 +7,7 @@ Pull bundles from a registry. The pulled file is identical to the pushed file, b
         <hex>.tar                      a complete bundle, named after the digest of its OCI manifest
         <hex>.tar.part                 a partial download: the head and the first bytes of the layer blob
         <hex>.tar.sig                  the signature, as last fetched
+        <hex>.tar.judged[.sig]         the attached judgement and its signature, as last fetched
         <hex>.tar.lock                 the lock of the process that fetches this bundle
 
 Interrupted downloads resume. Downloads that fail verification are deleted. Files unused for a week are deleted. If the
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import math
 import os
 import time
@@ -27,16 +27,18 @@ from contextlib import contextmanager
 from ..disk.bundle import frame
 from ..disk.bundle.reader import MAX_JSON, Descriptor, descriptors_of, manifest_of
 from ..disk.store import space
-from ..errors import BundleInvalid, BundleUnavailable, DigestMismatch, SignatureInvalid, SignatureMissing
-from ..linux.files import CHUNK, make_directories, open_private, save, sync_directory, unlink_if_exists, write_all
+from ..errors import BundleInvalid, BundleUnavailable, SignatureInvalid, SignatureMissing
+from ..linux.files import make_directories, open_private, save, unlink_if_exists
 from ..linux.oserrors import translate_os_errors
 from ..linux.pace import Pace
 from ..model import signature as model_signature
+from ..model.impact import attached
 from ..model.policy import reference
-from ..model.policy.pillar import Registry
+from ..model.policy.pillar import JUDGEMENT_SUFFIX, SIGNATURE_SUFFIX, Registry
 from ..model.policy.reference import Reference
 from ..progress import Progress
 from . import artifact
+from .partial import PartialBlob
 from .repository import Repository
 
 _LOCK_SECONDS = 600  # longer than most downloads take
@@ -74,13 +76,19 @@ class BundleCache:
         self._used: set[str] = set()
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._manifests: dict[str, bytes] = {}
+        self._fetchers = {
+            "": self._bundle,
+            reference.SIGNATURE: self._signature,
+            reference.JUDGEMENT: self._judgement,
+            reference.SIGNED_JUDGEMENT: self._judgement_signature,
+        }
 
     def fetch(self, source: str) -> str:
         """
-        Fetch a bundle or its signature from ``docker://…`` and return the local path.
+        Fetch a bundle, or what belongs to it, from ``docker://…`` and return the local path.
 
         Raises:
-            BundleUnavailable: The registry does not answer, or does not have the bundle.
+            BundleUnavailable: The registry does not answer, or does not have the bundle or a judgement of it.
             RegistryDenied: The registry rejected the credentials or the request.
             DigestMismatch: The download failed verification.
             BundleInvalid: The image is not a bundle.
@@ -88,24 +96,24 @@ class BundleCache:
             SignatureInvalid: The signature was not made by baseimg.push.
             SpaceExhausted: The file system has too little space.
         """
-        place, signature = reference.parse_source(source)
+        place, part = reference.parse_source(source)
         with translate_os_errors(self._home):
             make_directories(self._home)
-            path = self._signature(place) if signature else self._bundle(place)
+            path = self._fetchers[part](place)
             self._used.add(path)
             self._prune()
             return path
 
-    def resolve(self, source: str) -> None:
+    def resolve(self, source: str) -> str:
         """
-        Ask the registry for the manifest of a bundle, and download nothing.
+        Ask the registry for the manifest of a bundle, download nothing, and return the source with its digest.
 
         Raises:
             BundleUnavailable: The registry does not answer, or does not have the bundle.
             RegistryDenied: The registry rejected the credentials or the request.
         """
-        place, _signature = reference.parse_source(source)
-        self._manifest(place, place.digest or place.tag)
+        place, _part = reference.parse_source(source)
+        return place.at(frame.digest(self._manifest(place, place.digest or place.tag)))
 
     def close(self) -> None:
         """Close all connections and files."""
@@ -132,12 +140,10 @@ class BundleCache:
         about = repository.fetch_bytes(config)
         version = manifest_of(about).target.version
         self._check_space(path, layer)
-        with PartialBundle(path + ".part", layer, self._pace, self._progress) as part:
-            # wrong bytes may come from an earlier run or a mirror: retry once, from the registry itself
-            if not self._layer(repository, layer, part, part.size > 0 or repository.has_mirrors):
-                repository.without_mirrors()
-                self._layer(repository, layer, part, False)
-            part.complete(frame.tail(layer.size, about, [image], version), path)
+        head = frame.head(layer.digest, layer.size)
+        with PartialBlob(path + ".part", layer, head, self._pace, self._progress) as part:
+            part.fill(repository)
+            part.complete(path, frame.tail(layer.size, about, [image], version))
 
     def _check_space(self, path: str, layer: Descriptor) -> None:
         """Refuse a download that does not fit. The OCI manifest states the size."""
@@ -162,36 +168,52 @@ class BundleCache:
                 unlink_if_exists(path)
                 total -= size
 
-    @staticmethod
-    def _layer(repository: Repository, layer: Descriptor, part: PartialBundle, again: bool) -> bool:
-        try:
-            repository.download(layer, part)
-            part.verify_digest()
-        except DigestMismatch:
-            part.restart()
-            if not again:
-                part.discard()
-                raise
-            return False
-        return True
-
     def _signature(self, place: Reference) -> str:
-        digest = self._digest(place)
-        repository = self._repository(place)
-        path = self._path(digest) + ".sig"
-        image = repository.manifest(reference.signature_tag(digest))
+        path = self._path(self._digest(place)) + SIGNATURE_SUFFIX
+        image = self._artifact(place, reference.SIGNATURE)
         if image is None:
             unlink_if_exists(path)
             raise SignatureMissing(
                 f"{place} has no signature", "sign the bundle, and push it again (docs/operating/registry.md)"
             )
-        blob = artifact.signature_blob(image)
-        if blob is None or blob.size > model_signature.MAX_SIZE:
-            raise SignatureInvalid(f"the signature of {place} was not made by baseimg.push")
-        data = repository.fetch_bytes(blob, model_signature.MAX_SIZE)
+        self._save_signature(place, image, path)
+        return path
+
+    def _judgement(self, place: Reference) -> str:
+        path = self._path(self._digest(place)) + JUDGEMENT_SUFFIX
+        image = self._artifact(place, reference.JUDGEMENT)
+        if image is None:
+            unlink_if_exists(path)
+            raise BundleUnavailable(f"{place} has no attached judgement", "run baseimg judge --attach")
+        blob = artifact.blob_of_type(image, artifact.JUDGEMENT_TYPE)
+        if blob is None or blob.size > attached.MAX_SIZE:
+            raise BundleInvalid(f"the judgement of {place} was not attached by baseimg judge")
+        data = self._repository(place).fetch_bytes(blob, attached.MAX_SIZE)
         with self._locked(path):
             save(path, data)
         return path
+
+    def _judgement_signature(self, place: Reference) -> str:
+        path = self._path(self._digest(place)) + JUDGEMENT_SUFFIX + SIGNATURE_SUFFIX
+        image = self._artifact(place, reference.JUDGEMENT)
+        if image is None or not artifact.blob_of_type(image, artifact.SIGNATURE_TYPE):
+            unlink_if_exists(path)
+            raise SignatureMissing(
+                f"the judgement of {place} has no signature", "run baseimg judge --attach --key FILE"
+            )
+        self._save_signature(place, image, path)
+        return path
+
+    def _artifact(self, place: Reference, part: str) -> bytes | None:
+        return self._repository(place).manifest(reference.companion_tag(self._digest(place), part))
+
+    def _save_signature(self, place: Reference, image: bytes, path: str) -> None:
+        blob = artifact.blob_of_type(image, artifact.SIGNATURE_TYPE)
+        if blob is None or blob.size > model_signature.MAX_SIZE:
+            raise SignatureInvalid(f"the signature of {place} was not made by baseimg.push")
+        data = self._repository(place).fetch_bytes(blob, model_signature.MAX_SIZE)
+        with self._locked(path):
+            save(path, data)
 
     def _digest(self, place: Reference) -> str:
         """Return the digest of the bundle's OCI manifest. Only tags need a request."""
@@ -246,81 +268,3 @@ def _try_lock(path: str) -> int | None:
         pass
     os.close(descriptor)
     return None
-
-
-class PartialBundle:
-    """
-    A bundle file during its download: the head, then the received bytes of the layer blob.
-
-    If a transfer is interrupted, the file is kept and the next run resumes. An ``OSError`` (disk full) deletes it.
-    """
-
-    def __init__(self, path: str, layer: Descriptor, pace: Pace | None, progress: Progress | None) -> None:
-        self._path, self._layer, self._pace, self._progress = path, layer, pace, progress
-        self._file = open(open_private(path, os.O_RDWR), "r+b", buffering=0)  # noqa: SIM115
-        self._sha = hashlib.sha256()
-        self._size = 0
-        self._resume()
-
-    def __enter__(self) -> PartialBundle:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
-        self._file.close()
-        if isinstance(exc, OSError):
-            self.discard()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the blob received so far."""
-        return self._size
-
-    def write(self, data: bytes) -> None:
-        """Append the next bytes of the blob."""
-        write_all(self._file.fileno(), data)
-        if self._pace:
-            self._pace.written(self._file.fileno(), frame.HEAD + self._size, len(data))
-        self._sha.update(data)
-        self._size += len(data)
-        if self._progress:
-            self._progress("fetching", self._size, self._layer.size)
-
-    def restart(self) -> None:
-        """Discard the received bytes and start again."""
-        self._file.seek(0)
-        self._file.truncate()
-        write_all(self._file.fileno(), frame.head(self._layer.digest, self._layer.size))
-        self._sha, self._size = hashlib.sha256(), 0
-
-    def verify_digest(self) -> None:
-        """
-        Verify the digest of the complete blob.
-
-        Raises:
-            DigestMismatch: It differs.
-        """
-        digest = "sha256:" + self._sha.hexdigest()
-        if digest != self._layer.digest:
-            raise DigestMismatch(f"the registry's blob {self._layer.digest} has the digest {digest}")
-
-    def complete(self, tail: bytes, path: str) -> None:
-        """Append the tail, fsync, and rename the file to ``path``."""
-        write_all(self._file.fileno(), tail)
-        os.fsync(self._file.fileno())
-        os.rename(self._path, path)
-        sync_directory(os.path.dirname(path))
-
-    def discard(self) -> None:
-        """Delete the file."""
-        unlink_if_exists(self._path)
-
-    def _resume(self) -> None:
-        """Hash the bytes of an earlier transfer and continue after them; :meth:`verify_digest` verifies them."""
-        size = os.fstat(self._file.fileno()).st_size - frame.HEAD
-        if not 0 < size <= self._layer.size:
-            self.restart()
-            return
-        self._file.seek(frame.HEAD)
-        while data := self._file.read(CHUNK):
-            self._sha.update(data)
-            self._size += len(data)

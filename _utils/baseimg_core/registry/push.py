@@ -1,4 +1,4 @@
-"""Push bundles and their signatures to a registry as ordinary images."""
+"""Push bundles to a registry as ordinary images, with their signatures and the judgements attached to them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import urlencode, urljoin
 
-from ..disk.bundle import frame
+from ..disk.bundle import frame, judgement
 from ..disk.bundle import signature as bundle_signature
+from ..disk.bundle.judgement import Attachment
 from ..disk.bundle.reader import MANIFEST_TYPE, Bundle, Descriptor
 from ..errors import BundleInvalid, BundleUnavailable, SignatureMissing
 from ..linux.files import CHUNK
@@ -19,6 +20,7 @@ from ..model.policy.pillar import SIGNATURE_SUFFIX, Registry
 from ..model.policy.reference import Reference
 from ..progress import Progress
 from . import artifact
+from .artifact import Artifact
 from .endpoint import Endpoint, NotFound
 from .repository import Repository
 
@@ -31,7 +33,7 @@ def push(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """
-    Push the bundle ``path``, and ``path.sig`` if it exists. Only missing blobs are sent.
+    Push the bundle ``path``, and ``path.sig`` and ``path.judged`` if they exist. Only missing blobs are sent.
 
     Args:
         path: The bundle.
@@ -41,12 +43,13 @@ def push(
         progress: Called with the step "pushing", the bytes sent and the total bytes.
 
     Returns:
-        ``changed``, ``bundle``, ``hash``, ``source``, ``tag``, ``size`` in bytes, ``signed``.
+        ``changed``, ``bundle``, ``hash``, ``source``, ``tag``, ``size`` in bytes, ``signed``, ``judged``.
 
     Raises:
         BundleInvalid: The file cannot be rebuilt from the registry's blobs byte for byte.
         BundleUnavailable: The registry does not answer, or refuses the blobs.
         SignatureInvalid: ``path.sig`` cannot be read.
+        DigestMismatch: ``path.judged`` is about another bundle.
         RegistryDenied: The registry rejected the credentials or the request.
     """
     with contextlib.closing(Repository(place, declared)) as repository:
@@ -55,12 +58,13 @@ def push(
 
 
 def _push(path: str, place: Reference, repository: Repository, test: bool, progress: Progress | None) -> dict[str, Any]:
-    try:
-        signature: bytes | None = bundle_signature.read(path + SIGNATURE_SUFFIX)
-    except SignatureMissing:
-        signature = None
+    artifacts = []
+    with contextlib.suppress(SignatureMissing):
+        artifacts.append(artifact.of_signature(bundle_signature.read(path + SIGNATURE_SUFFIX)))
     with Bundle.open(path) as bundle:
         _check(bundle)
+        with contextlib.suppress(FileNotFoundError):
+            artifacts.append(artifact.of_judgement(judgement.read(path, bundle.digest)))
         image = bundle.image
         changed = repository.manifest(place.tag) != image
         if changed and not test:
@@ -69,9 +73,36 @@ def _push(path: str, place: Reference, repository: Repository, test: bool, progr
             _push_manifest(repository, place.tag, image)
         source = place.at(frame.digest(image))
         result = {"bundle": path, "hash": bundle.digest, "source": source, "tag": place.tag, "size": bundle.size}
-    if signature is not None:
-        changed |= _push_signature(repository, signature, image, test)
-    return {"changed": changed, **result, "signed": signature is not None}
+    for item in artifacts:
+        changed |= _push_artifact(repository, item, image, test)
+    parts = {item.part for item in artifacts}
+    return {
+        "changed": changed,
+        **result,
+        "signed": reference.SIGNATURE in parts,
+        "judged": reference.JUDGEMENT in parts,
+    }
+
+
+def attach(place: Reference, attachment: Attachment, declared: Mapping[str, Registry]) -> None:
+    """
+    Attach a judgement to a bundle in a registry.
+
+    Args:
+        place: The bundle, by digest.
+        attachment: The judgement.
+        declared: The settings of registries by host.
+
+    Raises:
+        BundleUnavailable: The registry does not answer, or does not have the bundle.
+        RegistryDenied: The registry rejected the credentials or the request.
+    """
+    with contextlib.closing(Repository(place, declared)) as repository:
+        repository.without_mirrors()
+        image = repository.manifest(place.digest)
+        if image is None:
+            raise BundleUnavailable(f"{place.host} does not have {place}", "push the bundle first")
+        _push_artifact(repository, artifact.of_judgement(attachment), image, test=False)
 
 
 def _check(bundle: Bundle) -> None:
@@ -96,13 +127,14 @@ def _check(bundle: Bundle) -> None:
         )
 
 
-def _push_signature(repository: Repository, signature: bytes, image: bytes, test: bool) -> bool:
-    manifest = artifact.signature_image(signature, image)
-    tag = reference.signature_tag(frame.digest(image))
+def _push_artifact(repository: Repository, item: Artifact, image: bytes, test: bool) -> bool:
+    manifest = item.manifest(image)
+    tag = reference.companion_tag(frame.digest(image), item.part)
     changed = repository.manifest(tag) != manifest
     if changed and not test:
         _push_blob(repository, artifact.EMPTY)
-        _push_blob(repository, signature)
+        for _media_type, data in item.blobs:
+            _push_blob(repository, data)
         _push_manifest(repository, tag, manifest)
     return changed
 

@@ -33,6 +33,7 @@ def blast_radius(rollout: Rollout, discovery: Discovery, earlier: Iterable[Rollo
 
     Returns:
         ``nodes``; ``images`` (image -> number of nodes) and running ``containers`` on the base; ``judged_on``;
+        ``judged``, a line about the judgement that is attached to the bundle, or why it does not count;
         ``packages`` (``added``, ``removed``, ``changed``); ``fixes`` (advisory -> packages with both versions), as far
         as the bundle knows, and ``unread`` (package -> why it may fix more); ``verdicts`` (number of images by
         verdict); ``breaks`` (image -> verdict and first reason); ``bytes_per_node`` and ``bytes``, to fetch;
@@ -49,6 +50,7 @@ def blast_radius(rollout: Rollout, discovery: Discovery, earlier: Iterable[Rollo
         "containers": sum(len(answer.containers) for answer in statuses.values()),
         "judged_on": chosen,
         **_judged(_query(rollout, discovery, chosen)),
+        **_attached(rollout, discovery, chosen[:1]),
         **_to_fetch(rollout, discovery, chosen, len(names)),
         **_duration(rollout, earlier),
     }
@@ -56,11 +58,21 @@ def blast_radius(rollout: Rollout, discovery: Discovery, earlier: Iterable[Rollo
 
 def _query(rollout: Rollout, discovery: Discovery, names: Iterable[str]) -> dict[str, Any]:
     """Return the impact of the version on each node, or a text with the reason why it is not known."""
-    arguments: dict[str, Any] = {"base": rollout.base, "bundle": rollout.version, "full": True}
-    if rollout.rules.saltenv:
-        arguments["saltenv"] = rollout.rules.saltenv
+    arguments = {"base": rollout.base, "bundle": rollout.version, "full": True, **_environment(rollout)}
     outcomes = discovery.query("baseimg.impact", names, arguments)
     return {name: shapes.impact(answer.data or _reason(answer)) for name, answer in outcomes.items()}
+
+
+def _attached(rollout: Rollout, discovery: Discovery, names: Iterable[str]) -> dict[str, str]:
+    """Return what the judgement that is attached to the bundle says, as the first node reads and trusts it."""
+    arguments: dict[str, Any] = {"base": rollout.base, "bundle": rollout.version, **_environment(rollout)}
+    for answer in discovery.query("baseimg.judgement", names, arguments).values():
+        return {"judged": shapes.judgement(answer.data or _reason(answer))}
+    return {}
+
+
+def _environment(rollout: Rollout) -> dict[str, str]:
+    return {"saltenv": rollout.rules.saltenv} if rollout.rules.saltenv else {}
 
 
 def _reason(answer: Answer) -> str:

@@ -8,6 +8,7 @@ the formats. Signing and trusted keys need the package ``cryptography``, which S
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import stat
@@ -162,6 +163,11 @@ def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = Fal
     if signed.changed and not test:
         _save(target, signature)
     return signed
+
+
+def of_data(data: bytes, key: SigningKey) -> bytes:
+    """Return the content of the signature file for ``data``."""
+    return model_signature.dump(key.sign(model_signature.signed_data(hashlib.sha512(data).digest())))
 
 
 def read(path: str, name: str = "") -> bytes:

@@ -8,11 +8,14 @@ A build uses it in place of an engine. It needs no root. Each layer is read once
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform as machine
 import tempfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock, RLock
 
 from ...errors import ImageUnknown, SpaceExhausted
 from ...linux.files import remove_tree
@@ -51,10 +54,14 @@ class _Layer:
     blobs: Blobs
     #: The image, for messages.
     where: str
+    #: The directory for its contents.
+    directory: str
+    #: Held while it is read.
+    lock: Lock
 
 
 class ImageSources:
-    """Images by name: those outside an engine, and all others from the engine."""
+    """Images by name: those outside an engine, and all others from the engine. Several threads may use it."""
 
     def __init__(
         self,
@@ -80,7 +87,10 @@ class ImageSources:
         self._scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="baseimg-", dir=scratch))
         self._downloads, self._keep = cache or self._scratch, cache is not None
         self._layers: dict[str, _Layer] = {}
+        #: By directory: a layer that several images have is read once.
         self._packed: dict[str, PackedLayer] = {}
+        self._locks: defaultdict[str, Lock] = defaultdict(Lock)
+        self._lock, self._engine_lock = Lock(), RLock()
         self._images: dict[str, Image] = {}
         self._files: dict[tuple[str, str], Files] = {}
 
@@ -106,9 +116,10 @@ class ImageSources:
 
     def engine(self) -> Engine:
         """Return the engine of this machine."""
-        if self._engine is None:
-            self._engine = self._connect_engine()
-        return self._engine
+        with self._engine_lock:
+            if self._engine is None:
+                self._engine = self._connect_engine()
+            return self._engine
 
     def images(self) -> list[Image]:
         """Return every image of the engine, if an image of the engine was asked for."""
@@ -126,7 +137,8 @@ class ImageSources:
         """
         source = sources.parse(reference)
         if source is None:
-            return self.engine().image(reference)
+            with self._engine_lock:  # the clients of engines are not made for threads
+                return self.engine().image(reference)
         if reference not in self._images:
             self._images[reference] = self._open(source)
         return self._images[reference]
@@ -146,16 +158,17 @@ class ImageSources:
         layer = self._layers.get(chain_id)
         if layer is None:
             return self.engine().packed_layer(chain_id, diff_id)
-        if chain_id not in self._packed:
-            with layer.blobs.open(layer.blob) as stream:
-                spool = self._directory(chain_id)
-                self._packed[chain_id] = spool_layer(stream, layer.blob, layer.diff_id, spool, layer.where)
-        return self._packed[chain_id]
+        spool = layer.directory
+        with layer.lock:
+            if spool not in self._packed:
+                with layer.blobs.open(layer.blob) as stream:
+                    self._packed[spool] = spool_layer(stream, layer.blob, layer.diff_id, spool, layer.where)
+            return self._packed[spool]
 
-    def release(self, chain_id: str) -> None:
+    def release(self, directory: str) -> None:
         """Delete the spool of a layer that is not needed again. A later request reads the layer again."""
-        if self._packed.pop(chain_id, None) is not None:
-            remove_tree(os.path.dirname(self._directory(chain_id)))
+        if self._packed.pop(directory, None) is not None:
+            remove_tree(os.path.dirname(directory))
 
     def _open(self, source: ImageSource) -> Image:
         blobs, manifest, image_id = self._resolve(source)
@@ -167,10 +180,14 @@ class ImageSources:
             layer for layer, chain_id in zip(manifest.layers, chain, strict=True) if chain_id not in self._layers
         ]
         self._check_space(sum(layer.size or 0 for layer in missing), source.name)
-        for blob, diff_id, chain_id in zip(manifest.layers, config.diff_ids, chain, strict=True):
-            self._layers.setdefault(chain_id, _Layer(blob, diff_id, blobs, source.name))
+        directories = self._directories(config.diff_ids)
+        for blob, diff_id, chain_id, directory in zip(
+            manifest.layers, config.diff_ids, chain, directories, strict=True
+        ):
+            with self._lock:
+                lock = self._locks[directory]
+                self._layers.setdefault(chain_id, _Layer(blob, diff_id, blobs, source.name, directory, lock))
         names = manifest.names or ((source.reference,) if source.transport == REGISTRY else ())
-        directories = [self._directory(chain_id) for chain_id in chain]
         platform = config.platform
         return Image(
             image_id,
@@ -202,11 +219,12 @@ class ImageSources:
     def _open_files(self, source: ImageSource) -> Files:
         """Open an archive or a layout. Images of one archive share it."""
         key = (source.transport, source.path)
-        if key not in self._files:
-            opened: Files = LayoutDirectory(source.path) if source.transport == LAYOUT else Archive(source.path)
-            self._stack.callback(opened.close)
-            self._files[key] = opened
-        return self._files[key]
+        with self._lock:
+            if key not in self._files:
+                opened: Files = LayoutDirectory(source.path) if source.transport == LAYOUT else Archive(source.path)
+                self._stack.callback(opened.close)
+                self._files[key] = opened
+            return self._files[key]
 
     def _of_manifest(self, blobs: Blobs, data: bytes, source: ImageSource, name: str) -> tuple[Blobs, Manifest, str]:
         """Follow indexes to the manifest of one platform."""
@@ -234,5 +252,15 @@ class ImageSources:
                 "set TMPDIR to a directory with more space",
             )
 
-    def _directory(self, chain_id: str) -> str:
-        return os.path.join(self._scratch, chain_id.removeprefix("sha256:"), "diff")
+    def _directories(self, diff_ids: Sequence[str]) -> list[str]:
+        """
+        Return the directories of an image's layers: by diff ID, because a layer is the same over any other.
+
+        The second and later places of a layer in one image have directories of their own: a stack has each once.
+        """
+        directories = []
+        for number, diff_id in enumerate(diff_ids):
+            repeated = diff_ids[:number].count(diff_id)
+            name = hashlib.sha256(f"{diff_id} {repeated}".encode()).hexdigest() if repeated else diff_id
+            directories.append(os.path.join(self._scratch, name.removeprefix("sha256:"), "diff"))
+        return directories

@@ -43,6 +43,7 @@ _DIGEST = re.compile(r"(?:sha256[:=])?([0-9a-f]{64})", re.IGNORECASE)
 _REGISTRY_KEYS = frozenset({"mirrors", "insecure"})
 _TRUST_KEYS = frozenset({"trusted_keys", "require_signature"})
 SIGNATURE_SUFFIX = ".sig"
+JUDGEMENT_SUFFIX = ".judged"
 # identities in ssh-keygen's allowed_signers, without patterns
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
 
@@ -82,15 +83,23 @@ class Source:
     @property
     def signature(self) -> Source:
         """The source of the signature: the same place with a suffix, which precedes the query of a URL."""
-        first, *others = map(_signature_place, self.places)
+        return self._companion(reference.SIGNATURE, SIGNATURE_SUFFIX)
+
+    @property
+    def judgement(self) -> Source:
+        """The source of the judgement that is attached to the bundle."""
+        return self._companion(reference.JUDGEMENT, JUDGEMENT_SUFFIX)
+
+    def _companion(self, part: str, suffix: str) -> Source:
+        first, *others = (_companion_place(place, part, suffix) for place in self.places)
         return Source(first, alternatives=tuple(others))
 
 
-def _signature_place(source: str) -> str:
+def _companion_place(source: str, part: str, suffix: str) -> str:
     if reference.is_registry(source):
-        return reference.signature(source)
+        return source + part
     place, mark, query = source.partition("?") if "://" in source else (source, "", "")
-    return place + SIGNATURE_SUFFIX + mark + query
+    return place + suffix + mark + query
 
 
 @dataclass(frozen=True, slots=True)

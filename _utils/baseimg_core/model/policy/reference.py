@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from ..stack import ids
 
 SCHEME = "docker://"
-_SIGNATURE = "#signature"
+#: Appended to a source: its signature, the judgement that is attached to it, and the signature of that judgement.
+SIGNATURE, JUDGEMENT = "#signature", "#judgement"
+SIGNED_JUDGEMENT = JUDGEMENT + SIGNATURE
+_SUFFIXES = {SIGNATURE: ".baseimg-sig", JUDGEMENT: ".baseimg-judged"}
 _HOST = r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|localhost|[A-Za-z0-9-]+(?=:)|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REFERENCE = re.compile(
@@ -95,24 +98,23 @@ def without_password(value: object) -> str:
     return re.sub(r".*@(?!sha256:)", "…@", str(value))
 
 
-def signature(source: str) -> str:
-    """Return the source of the signature of the bundle at ``source``."""
-    return source + _SIGNATURE
+def parse_source(source: str) -> tuple[Reference, str]:
+    """Return the reference, and the part that the source means: empty for the bundle."""
+    place, mark, part = source.partition("#")
+    return parse(place), mark + part
 
 
-def parse_source(source: str) -> tuple[Reference, bool]:
-    """Return the reference, and True if it refers to the signature."""
-    place = source.removesuffix(_SIGNATURE)
-    return parse(place), place != source
-
-
-def signature_tag(digest: str) -> str:
+def companion_tag(digest: str, part: str) -> str:
     """
-    Return the tag of the signature of the manifest with this digest, in the same repository.
+    Return the tag of what belongs to the manifest with this digest, in the same repository.
+
+    Args:
+        digest: The digest of the manifest.
+        part: ``SIGNATURE`` or ``JUDGEMENT``.
 
     Raises:
         ReferenceMalformed: The value is not a digest.
     """
     if not ids.is_digest(digest):
         raise ReferenceMalformed("no digest")
-    return digest.replace(":", "-") + ".baseimg-sig"
+    return digest.replace(":", "-") + _SUFFIXES[part]

@@ -31,6 +31,27 @@ def text(value: object, key: str, known: Iterable[object] = ()) -> str:
     raise wrong(key, value, f"a text: write it in quotes, {_typed(meant or _spellings(value))}")
 
 
+def check_texts(**values: object) -> None:
+    """
+    Check several arguments that are texts; ``None`` is not one.
+
+    Raises:
+        ArgumentInvalid: A value is not a text; the message has its name.
+    """
+    for name, value in values.items():
+        text(value, name)
+
+
+def check_given(**values: object) -> None:
+    """
+    Check several arguments that are texts if they are given.
+
+    Raises:
+        ArgumentInvalid: A value is not a text; the message has its name.
+    """
+    check_texts(**{name: value for name, value in values.items() if value is not None})
+
+
 def texts(value: object, key: str) -> tuple[str, ...]:
     """
     Return a list of texts, or one text as a list; ``None`` is an empty list.

@@ -11,6 +11,7 @@ from ...errors import ArgumentInvalid
 
 INVALID = "answer-invalid"
 _REASON = 300  # maximum length of a reason, in characters
+_LINE = 1000  # maximum length of a line about a judgement, in characters
 _ANY = object
 _OPTIONAL_TEXT = (str, type(None))
 _PACKAGES = {
@@ -31,6 +32,7 @@ _JUDGED = {
     "shadowed?": [{"path": str, "what?": _OPTIONAL_TEXT, "reason?": _OPTIONAL_TEXT}],
 }
 _IMPACT = {"to?": _OPTIONAL_TEXT, "images": [_JUDGED]}
+_JUDGEMENT = {"line": str}
 _CHECK = {"subject": str, "level": str, "message": str, "code": str, "command": str}
 _DOCTOR = {"checks": [_CHECK], "time": float}
 
@@ -118,6 +120,17 @@ def impact(answer: Any) -> Any:
     except (ShapeInvalid, RecursionError, ValueError) as exc:
         return invalid(exc)
     return answer
+
+
+def judgement(answer: Any) -> str:
+    """Return the line of an answer of ``baseimg.judgement``, or why there is none."""
+    if isinstance(answer, str):
+        return printable(answer, _REASON)
+    try:
+        check_shape(answer, _JUDGEMENT, "the answer")
+    except ShapeInvalid as exc:
+        return invalid(exc)
+    return printable(answer["line"], _LINE)
 
 
 def check_doctor(answer: Any) -> None:

@@ -1,0 +1,144 @@
+"""
+The judgement beside a bundle: ``BUNDLE.judged``, and its signature ``BUNDLE.judged.sig``.
+
+:mod:`model.impact.attached` has the document. The signature is made as that of a bundle (:mod:`disk.bundle.signature`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...errors import BundleInvalid, DigestMismatch, SignatureMissing
+from ...linux.files import open_regular, save, unlink_if_exists
+from ...linux.oserrors import translate_os_errors
+from ...model.impact import attached
+from ...model.impact.attached import AttachedJudgement, JudgementMalformed
+from ...model.policy.pillar import JUDGEMENT_SUFFIX, SIGNATURE_SUFFIX
+from ...model.signature import PublicKey
+from . import signature
+from .signature import SigningKey
+
+_MODE = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A judgement as it is stored, with its signature."""
+
+    #: The document.
+    document: bytes
+    #: Its signature; empty without one.
+    signature: bytes = b""
+
+    @classmethod
+    def sign(cls, document: bytes, key: SigningKey | None) -> Attachment:
+        """
+        Return a document with its signature.
+
+        Args:
+            document: The document.
+            key: The private key; ``None`` for no signature.
+        """
+        return cls(document, signature.of_data(document, key) if key else b"")
+
+
+def write(path: str, attachment: Attachment) -> str:
+    """
+    Write a judgement beside the bundle ``path``, and return its path.
+
+    Raises:
+        DestinationUnwritable: It cannot be written.
+    """
+    target = os.path.abspath(path) + JUDGEMENT_SUFFIX
+    with translate_os_errors(target):
+        unlink_if_exists(target + SIGNATURE_SUFFIX)  # of the judgement before
+        save(target, attachment.document, _MODE)
+        if attachment.signature:
+            save(target + SIGNATURE_SUFFIX, attachment.signature, _MODE)
+    return target
+
+
+def read_document(path: str) -> bytes:
+    """
+    Read the file of a judgement.
+
+    Raises:
+        FileNotFoundError: There is none.
+        BundleInvalid: It is larger than 4 MiB.
+        SourceUnreadable: It cannot be read.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(path)
+    with translate_os_errors(path, "read"), open_regular(path) as file:
+        data = file.read(attached.MAX_SIZE + 1)
+    if len(data) > attached.MAX_SIZE:
+        raise BundleInvalid(f"the judgement {path} is larger than {attached.MAX_SIZE} bytes", _AGAIN)
+    return data
+
+
+_AGAIN = "judge again with baseimg judge --attach"
+
+
+def read(path: str, digest: str) -> Attachment:
+    """
+    Read the judgement beside a bundle.
+
+    Args:
+        path: The bundle.
+        digest: Its digest.
+
+    Raises:
+        FileNotFoundError: There is none.
+        BundleInvalid, DigestMismatch: As :func:`parse`.
+        SignatureInvalid: Its signature cannot be read.
+    """
+    target = path + JUDGEMENT_SUFFIX
+    document = read_document(target)
+    parse(document, digest, target)
+    with contextlib.suppress(SignatureMissing):
+        return Attachment(document, signature.read(target + SIGNATURE_SUFFIX))
+    return Attachment(document)
+
+
+def parse(document: bytes, digest: str, where: str) -> AttachedJudgement:
+    """
+    Return the judgement in a document.
+
+    Args:
+        document: The document.
+        digest: The digest of the bundle that it must be about.
+        where: Its place, for messages.
+
+    Raises:
+        BundleInvalid: It is malformed.
+        DigestMismatch: It is about another bundle.
+    """
+    try:
+        judgement = attached.parse(document)
+    except JudgementMalformed as exc:
+        raise BundleInvalid(f"the judgement {where} is not valid: {exc}", _AGAIN) from None
+    if judgement.bundle != digest:
+        raise DigestMismatch(
+            f"the judgement {where} is about the bundle {judgement.bundle}, not about {digest}", _AGAIN
+        )
+    return judgement
+
+
+def verify(document: bytes, signed: bytes, keys: Mapping[str, PublicKey], where: str) -> str:
+    """
+    Return the identity of the trusted key that signed a judgement.
+
+    Args:
+        document: The document.
+        signed: The content of the signature file.
+        keys: The trusted keys by identity.
+        where: The place of the signature, for messages.
+
+    Raises:
+        SignatureInvalid: The signature is damaged, by an untrusted key, or for another file.
+    """
+    return signature.verify_signature(signed, hashlib.sha512(document).digest(), keys, where)

@@ -1,0 +1,66 @@
+"""
+Results of ``baseimg judge`` in a directory, by a digest of everything that decides them.
+
+::
+
+    <directory>/judged/<hex>.json    the judgement of one image
+
+At most 10,000 results are kept; those that were not used for longest are deleted. An operator may delete any file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import Any
+
+from ...linux.files import make_directories, save, unlink_if_exists
+from ...linux.oserrors import translate_os_errors
+from ...model.impact.verdict import Verdict
+
+_MAX_FILES = 10_000
+
+
+class Results:
+    """The results in one directory."""
+
+    def __init__(self, directory: str) -> None:
+        """
+        Create the directory.
+
+        Raises:
+            DestinationUnwritable: It cannot be created.
+        """
+        self._directory = os.path.join(directory, "judged")
+        with translate_os_errors(self._directory):
+            make_directories(self._directory)
+
+    def read(self, key: str) -> tuple[Verdict, dict[str, Any]] | None:
+        """Return the verdict and the judgement of a key; ``None`` without one, or if it is damaged."""
+        path = self._path(key)
+        try:
+            with open(path, encoding="utf-8") as file:
+                judgement = json.load(file)
+            os.utime(path)  # mark as used, for prune
+            return Verdict(judgement["verdict"]), judgement
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def write(self, key: str, judgement: dict[str, Any]) -> None:
+        """Keep a judgement. A full disk loses it."""
+        with contextlib.suppress(OSError):
+            save(self._path(key), json.dumps(judgement).encode())
+
+    def prune(self) -> None:
+        """Delete the results that were not used for longest."""
+        files = []
+        with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # another process prunes, too
+                    files.append((entry.stat().st_mtime, entry.path))
+        for _time, path in sorted(files)[:-_MAX_FILES]:
+            unlink_if_exists(path)
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._directory, key + ".json")

@@ -1,0 +1,106 @@
+"""Attach a judgement to a bundle, and read the judgement that is attached to a declared bundle."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from ..context import Context
+from ..disk.bundle import judgement
+from ..disk.bundle import signature as bundle_signature
+from ..disk.bundle.judgement import Attachment
+from ..errors import BundleUnavailable, SignatureMissing
+from ..model.impact import attached as model_attached
+from ..model.impact.verdict import Verdict
+from ..model.policy.image_policy import DeclaredBundles
+from ..model.policy.pillar import Source
+from .plan import open_bundle
+
+
+class Attacher:
+    """Attaches results of ``baseimg judge`` to bundles."""
+
+    def __init__(self, key: str | None) -> None:
+        """
+        Args:
+            key: The path of a private key to sign with; ``None`` for no signature.
+
+        Raises:
+            ArgumentInvalid: The key is unusable.
+        """
+        self._key = bundle_signature.load(key) if key else None
+
+    def attachment(self, result: Mapping[str, Any]) -> Attachment:
+        """Return the document of a result, signed."""
+        return Attachment.sign(model_attached.dump(result), self._key)
+
+    def write(self, path: str, result: Mapping[str, Any]) -> None:
+        """
+        Write a result beside the bundle ``path``.
+
+        Raises:
+            DestinationUnwritable: It cannot be written.
+        """
+        judgement.write(path, self.attachment(result))
+
+
+def read(context: Context, declared: DeclaredBundles | None) -> dict[str, Any]:
+    """
+    Read the judgement that is attached to a bundle.
+
+    Args:
+        context: The context of the operation; ``trust`` has the keys of which one must have signed the judgement.
+        declared: The bundle, or the declared bundles with the version that it leads to; ``None`` if none is declared.
+
+    Returns:
+        ``line`` (for people). With a judgement also its ``time``, ``hash`` (of the bundle), ``version``, ``verdicts``
+        (counts), ``images`` (the verdict of each image that is not effective, worst first), ``signed_by`` (empty if the
+        node trusts no keys).
+
+    Raises:
+        BundleInvalid: The judgement is malformed.
+        DigestMismatch: It is about another bundle.
+        SignatureMissing, SignatureInvalid: No trusted key signed it, and this node requires signatures.
+    """
+    if declared is None:
+        return {"line": "pillar declares no bundle for the declared version"}
+    source = declared.bundles[declared.version]
+    place = source.judgement
+    try:
+        document = judgement.read_document(context.fetch(place))
+    except (BundleUnavailable, FileNotFoundError):
+        return {"line": "no judgement is attached to the bundle"}
+    signed_by = _signer(context, place, document)
+    digest = source.digest
+    if digest is None:
+        with open_bundle(context, source) as bundle:
+            digest = bundle.digest
+    attached = judgement.parse(document, digest, place.source)
+    return {
+        "line": attached.line,
+        "time": attached.time,
+        "hash": digest,
+        "version": attached.version,
+        "verdicts": attached.counts,
+        "images": {
+            name: verdict.value for name, verdict in attached.images.items() if verdict is not Verdict.EFFECTIVE
+        },
+        "signed_by": signed_by,
+    }
+
+
+def _signer(context: Context, place: Source, document: bytes) -> str:
+    """Return the identity of the trusted key that signed a judgement; empty if the node requires none."""
+    if not context.trust.keys:
+        return ""
+    signed, where = b"", place.signature.source
+    with contextlib.suppress(BundleUnavailable, SignatureMissing):
+        signed = bundle_signature.read(context.fetch(place.signature), where)
+    if signed:
+        return judgement.verify(document, signed, context.trust.keys, where)
+    if context.trust.required:
+        raise SignatureMissing(
+            f"the judgement {place.source} is not signed", "judge again with baseimg judge --attach --key FILE"
+        )
+    return ""
