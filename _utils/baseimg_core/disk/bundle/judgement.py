@@ -141,4 +141,4 @@ def verify(document: bytes, signed: bytes, keys: Mapping[str, PublicKey], where:
     Raises:
         SignatureInvalid: The signature is damaged, by an untrusted key, or for another file.
     """
-    return signature.verify_signature(signed, hashlib.sha512(document).digest(), keys, where)
+    return signature.check_signer(signed, keys, where).verify(hashlib.sha512(document).digest())
