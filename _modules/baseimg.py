@@ -61,6 +61,7 @@ try:
     # another version may lack what is imported next; then the versions are the better reason
     if baseimg_core.__version__ == _VERSION:
         from baseimg_core.errors import BaseimgError
+        from baseimg_core.judging import judge as judge_images
         from baseimg_core.linux.oserrors import translate_os_errors
         from baseimg_core.minion import Minion
         from baseimg_core.model import diagnosis
@@ -69,10 +70,8 @@ try:
         from baseimg_core.model.containers import trial as container_trial
         from baseimg_core.model.fixes import summary as fixes_summary
         from baseimg_core.model.policy import named_fixes, pillar, validation
-        from baseimg_core.model.policy.validation import text as _text
         from baseimg_core.ops import adopt as ops_adopt
-        from baseimg_core.ops import attached as ops_attached
-        from baseimg_core.ops import bases
+        from baseimg_core.ops import attached, bases
         from baseimg_core.ops import build as ops_build
         from baseimg_core.ops import contents as ops_contents
         from baseimg_core.ops import converge as ops_converge
@@ -91,6 +90,8 @@ try:
         from baseimg_core.ops import verify as ops_verify
         from baseimg_core.ops.containers import give_up as ops_give_up
         from baseimg_core.ops.containers import health as ops_health
+
+        _text, _given = validation.text, validation.given_text
     _MISSING = None
 except (ImportError, SyntaxError) as exc:  # a Python that is too old may not read the core
     _MISSING = exc
@@ -294,7 +295,7 @@ def build(
     """
     with _operation("build") as minion, minion.images(platform) as images:
         validation.check_texts(source=source, target=target, bundle=bundle)
-        validation.check_given(version=version, reference=reference)
+        _given(version, "version"), _given(reference, "reference")
         if key is not None:
             pillar.signing_key(key, "key")
         pillar.check_delta(delta, "delta")
@@ -451,10 +452,9 @@ def apply(
         salt-call baseimg.apply /srv/b.tar containers="{mode: restart, parallel: 2, except: [db-*]}"
     """
     with _operation("apply", kwargs, saltenv) as minion:
-        source = pillar.bundle_source(bundle, hash, "bundle")
-        validation.check_given(base=base)
+        source, name = pillar.bundle_source(bundle, hash, "bundle"), _given(base, "base")
         context = minion.context(trust=True, protect=protect, accept=accept)
-        return _visible_part(ops_converge.apply(context, source, base, container_policy.parse(containers)), full)
+        return _visible_part(ops_converge.apply(context, source, name, container_policy.parse(containers)), full)
 
 
 def converge(
@@ -789,8 +789,7 @@ def unhold(base, version=None, **kwargs):
         salt '*' baseimg.unhold corp/base:12.0 "'12.1'"
     """
     with _operation("", kwargs) as minion:
-        held = None if version is None else _text(version, "version")
-        return short.without_empty(ops_hold.unhold(minion.context(), _text(base, "base"), held))
+        return short.without_empty(ops_hold.unhold(minion.context(), _text(base, "base"), _given(version, "version")))
 
 
 def note_refusal(base, version, code, message):
@@ -844,8 +843,7 @@ def prune(base=None, keep=1, test=False, **kwargs):
         salt '*' baseimg.prune keep=0
     """
     with _operation("", kwargs) as minion:
-        name = None if base is None else _text(base, "base")
-        return ops_prune.prune(minion.context(), name, pillar.keep(keep), bool(test))
+        return ops_prune.prune(minion.context(), _given(base, "base"), pillar.keep(keep), bool(test))
 
 
 def pin(base, version, **kwargs):
@@ -999,7 +997,7 @@ def fixes(base=None, packages=None, full=False):
     """
     with _operation() as minion:
         names = validation.texts(packages, "packages")
-        name = None if base is None else _text(base, "base")
+        name = _given(base, "base")
         result = ops_fixes.fixes(minion.context(), minion.declared()["bases"], name, names)
         if name is None:
             ops_fixes.save(__opts__["cachedir"], result)
@@ -1151,7 +1149,7 @@ def judge(bundle, images, accept=None, attach=False, key=None, platform=None):
         salt-call baseimg.judge /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar "['corp/shop:1', 'corp/billing:4']"
     """
     with _operation("judge") as minion:
-        result = minion.judge(bundle, images, accept, attach, key, platform)
+        result = judge_images(minion, bundle, images, accept, attach, key, platform)
     __context__["retcode"] = result["retcode"]
     return result
 
@@ -1184,7 +1182,7 @@ def judgement(base, bundle=None, saltenv=None):
         salt-call baseimg.judgement corp/base:12.0
     """
     with _operation(saltenv=saltenv) as minion:
-        return ops_attached.read(minion.context(trust=True), minion.bundles(_text(base, "base"), bundle))
+        return attached.read(minion.context(trust=True), minion.bundles(_text(base, "base"), bundle))
 
 
 def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512, saltenv=None, **kwargs):
@@ -1236,8 +1234,8 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
     with _operation("trial", kwargs, saltenv) as minion:
         declared = minion.bundles(_text(base, "base"), _text(version, "version"))
         given = {"command": command, "expect": expect, "timeout": timeout, "memory": memory}
-        (declared_trial,) = container_trial.parse([given])
-        result = ops_trial.trial(minion.context(trust=True), base, declared, _text(image, "image"), declared_trial)
+        trials = container_trial.parse([given])
+        result = ops_trial.trial(minion.context(trust=True), base, declared, _text(image, "image"), *trials)
     __context__["retcode"] = 0 if result["passed"] else 1
     return result
 
@@ -1409,10 +1407,9 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd", sal
     """
     with _operation("import", saltenv=saltenv) as minion:
         validation.check_texts(source=source, bundle=bundle)
-        validation.check_given(version=version)
-        given = pillar.bundle_source(archive, None, "archive")
+        given, named = pillar.bundle_source(archive, None, "archive"), _given(version, "version")
         return ops_import_legacy.import_legacy(
-            minion.engine(), minion.fetch(given), source, bundle, version, compression, minion.progress, given.source
+            minion.engine(), minion.fetch(given), source, bundle, named, compression, minion.progress, given.source
         )
 
 

@@ -26,11 +26,10 @@ from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, JobStale, 
 from .model.containers import policy as container_policy
 from .model.diagnosis import Check
 from .model.images import source as image_source
+from .model.impact.attached import Attachment
 from .model.policy import image_policy, reference, validation
 from .model.policy import pillar as policy_pillar
 from .ops import doctor, job_terms, preview, refusals, status
-from .ops import judge as ops_judge
-from .ops.attached import Attacher
 from .ops.preview import Goal
 from .redact import redact_url, redacted_logs
 
@@ -136,7 +135,6 @@ class Minion:
         devices = validation.boolean(self._salt["config.get"]("baseimg:allow_devices", False), "baseimg:allow_devices")
         link = policy_pillar.link(self._salt["config.get"]("baseimg:link", "auto"))
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
-        trusted = self._trust() if trust else policy_pillar.Trust()
         # an invalid pillar must not block operations that do not need pillar, for example a rollback
         rules = image_policy.parse(protect, self.declared()["bases"], accept) if trust else image_policy.Protection()
         bases = self.declared_bases()
@@ -151,7 +149,7 @@ class Minion:
             self._seconds("lock_timeout", 60),
             self._reserve(),
             self.progress,
-            trusted,
+            self._trust() if trust else policy_pillar.Trust(),
             devices,
             rules,
             link,
@@ -423,46 +421,26 @@ class Minion:
             from .registry import push
         return push.push(bundle, place, self._registries(), test, self.progress)
 
-    def judge(
-        self, bundle: object, names: object, accept: object, attach: object, key: object, platform: object
-    ) -> dict[str, Any]:
+    def attach(self, source: str, attachment: Attachment) -> None:
         """
-        Judge images for a bundle.
+        Attach a judgement to a bundle in a registry.
 
         Args:
-            bundle: A path or URL.
-            names: The images.
-            accept: Patterns of images whose verdict does not count.
-            attach: True to attach the result to the bundle.
-            key: The path of a private key that signs the attached result; ``None`` for no signature.
-            platform: The platform of images in indexes; ``None`` for that of this machine.
-
-        Returns:
-            The result of ``baseimg.judge``.
-
-        Raises:
-            ArgumentInvalid: An argument is wrong.
-            BundleUnavailable: The bundle cannot be fetched.
+            source: The bundle, by digest.
+            attachment: The judgement.
         """
-        source = policy_pillar.bundle_source(bundle, None, "bundle").source
-        attacher = Attacher(None if key is None else policy_pillar.signing_key(key, "key"))
-        accepted, listed = policy_pillar.patterns(accept, "accept"), validation.texts(names, "images")
-        if reference.is_registry(source):
-            source = self._registry().resolve(source)  # a tag may move meanwhile
-        elif attach:
-            validation.absolute_path(source, "bundle")
-        path = self.fetch(policy_pillar.Source(source))
-        with self.images(platform) as images:
-            known = os.path.join(self._opts["cachedir"], "baseimg")
-            result = ops_judge.judge(images, path, listed, accepted, self.progress, known)
-        result["bundle"] = source
-        if attach and reference.is_registry(source):
-            with _registry_code():
-                from .registry import push
-            push.attach(reference.parse(source), attacher.attachment(result), self._registries())
-        elif attach:
-            attacher.write(source, result)
-        return result
+        with _registry_code():
+            from .registry import push
+        push.attach(reference.parse(source), attachment, self._registries())
+
+    @property
+    def results(self) -> str:
+        """The directory that keeps results of ``baseimg.judge``."""
+        return os.path.join(self._opts["cachedir"], "baseimg")
+
+    def pinned(self, source: str) -> str:
+        """Return a source by digest if it is a tag in a registry, because a tag may move; else as given."""
+        return self._registry().resolve(source) if reference.is_registry(source) else source
 
     @contextlib.contextmanager
     def images(self, platform: object = None) -> Iterator[ImageSources]:

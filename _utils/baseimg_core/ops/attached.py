@@ -9,9 +9,9 @@ from typing import Any
 from ..context import Context
 from ..disk.bundle import judgement
 from ..disk.bundle import signature as bundle_signature
-from ..disk.bundle.judgement import Attachment
 from ..errors import BundleUnavailable, SignatureMissing
 from ..model.impact import attached as model_attached
+from ..model.impact.attached import Attachment
 from ..model.impact.verdict import Verdict
 from ..model.policy.image_policy import DeclaredBundles
 from ..model.policy.pillar import Source
@@ -33,7 +33,7 @@ class Attacher:
 
     def attachment(self, result: Mapping[str, Any]) -> Attachment:
         """Return the document of a result, signed."""
-        return Attachment.sign(model_attached.dump(result), self._key)
+        return judgement.sign(model_attached.dump(result), self._key)
 
     def write(self, path: str, result: Mapping[str, Any]) -> None:
         """

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..disk.bundle import frame
-from ..disk.bundle.judgement import Attachment
 from ..disk.bundle.reader import MANIFEST_TYPE, Descriptor
+from ..model.impact.attached import Attachment
 from ..model.policy import reference
 from ..model.stack import ids
 

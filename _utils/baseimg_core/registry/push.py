@@ -11,10 +11,10 @@ from urllib.parse import urlencode, urljoin
 
 from ..disk.bundle import frame, judgement
 from ..disk.bundle import signature as bundle_signature
-from ..disk.bundle.judgement import Attachment
 from ..disk.bundle.reader import MANIFEST_TYPE, Bundle, Descriptor
 from ..errors import BundleInvalid, BundleUnavailable, SignatureMissing
 from ..linux.files import CHUNK
+from ..model.impact.attached import Attachment
 from ..model.policy import reference
 from ..model.policy.pillar import SIGNATURE_SUFFIX, Registry
 from ..model.policy.reference import Reference

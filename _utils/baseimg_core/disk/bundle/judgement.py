@@ -10,13 +10,12 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ...errors import BundleInvalid, DigestMismatch, SignatureMissing
 from ...linux.files import open_regular, save, unlink_if_exists
 from ...linux.oserrors import translate_os_errors
 from ...model.impact import attached
-from ...model.impact.attached import AttachedJudgement, JudgementMalformed
+from ...model.impact.attached import AttachedJudgement, Attachment, JudgementMalformed
 from ...model.policy.pillar import JUDGEMENT_SUFFIX, SIGNATURE_SUFFIX
 from ...model.signature import PublicKey
 from . import signature
@@ -25,25 +24,15 @@ from .signature import SigningKey
 _MODE = 0o644
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """A judgement as it is stored, with its signature."""
+def sign(document: bytes, key: SigningKey | None) -> Attachment:
+    """
+    Return a document with its signature.
 
-    #: The document.
-    document: bytes
-    #: Its signature; empty without one.
-    signature: bytes = b""
-
-    @classmethod
-    def sign(cls, document: bytes, key: SigningKey | None) -> Attachment:
-        """
-        Return a document with its signature.
-
-        Args:
-            document: The document.
-            key: The private key; ``None`` for no signature.
-        """
-        return cls(document, signature.of_data(document, key) if key else b"")
+    Args:
+        document: The document.
+        key: The private key; ``None`` for no signature.
+    """
+    return Attachment(document, signature.of_data(document, key) if key else b"")
 
 
 def write(path: str, attachment: Attachment) -> str:

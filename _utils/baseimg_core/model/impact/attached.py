@@ -71,6 +71,16 @@ class AttachedJudgement:
         return f"judged {int(day)} {_MONTHS[int(month) - 1]} {year}: " + ", ".join(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A judgement as it is stored, with its signature."""
+
+    #: The document.
+    document: bytes
+    #: The content of its signature file; empty without one.
+    signature: bytes = b""
+
+
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
     return ", ".join(names[:_NAMES]) + more

@@ -42,14 +42,18 @@ def check_texts(**values: object) -> None:
         text(value, name)
 
 
-def check_given(**values: object) -> None:
+def given_text(value: object, key: str) -> str | None:
     """
-    Check several arguments that are texts if they are given.
+    Return an argument that is a text if it is given.
+
+    Args:
+        value: The argument; ``None`` if it is not given.
+        key: Its name, for the error.
 
     Raises:
-        ArgumentInvalid: A value is not a text; the message has its name.
+        ArgumentInvalid: The value is not a text.
     """
-    check_texts(**{name: value for name, value in values.items() if value is not None})
+    return None if value is None else text(value, key)
 
 
 def texts(value: object, key: str) -> tuple[str, ...]:
