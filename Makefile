@@ -20,7 +20,7 @@ demo: ## the whole job on a private Docker engine, in 20 seconds; the first run 
 	@scripts/demo.sh
 
 test: lint ## lint and all tests
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=10
 
 unit: setup ## the tests that need neither an engine nor daemons
 	@$(BIN)/python -m pytest -m 'not functional and not integration and not slow'
@@ -32,8 +32,8 @@ lint: setup ## check format, lint and types
 	@MYPYPATH=_utils $(BIN)/mypy tests/support
 	@$(BIN)/vermin --quiet --target=3.10- --no-tips --violations _utils _modules _states _runners _grains _beacons
 
-torture: setup ## power cuts, kills, every error of every call, a simulated year; up to an hour
-	@$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 --durations=20 tests/torture
+torture: setup ## power cuts, kills, every error of every call, a simulated year, random stacks; up to an hour
+	@$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 --durations=20 --hypothesis-profile=deep tests/torture tests/property
 
 engines: setup ## the contract on more engines, file systems and releases of Salt; half an hour
 	@scripts/engines.sh

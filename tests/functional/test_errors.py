@@ -688,7 +688,7 @@ class TestCommandLine:
             "image-unknown": ["baseimg.layer", "corp/none:1"],
             "digest-mismatch": ["baseimg.apply", bundle, f"hash={DIGEST}"],
         }.items():
-            answer = call(*arguments)
+            answer = call.forked(*arguments)
             assert answer.code != 0
             assert f"[{code}]" in answer.err + answer.out
             assert "Traceback" not in answer.err + answer.out
@@ -696,7 +696,7 @@ class TestCommandLine:
 
     def test_errors_of_states(self, lab: Lab, call: Caller) -> None:
         lab.usual()
-        answer = call("state.single", "baseimg.converged", f"name={BASE}", "version='13'")
+        answer = call.forked("state.single", "baseimg.converged", f"name={BASE}", "version='13'")
         assert answer.code == 2
         assert answer.state["result"] is False
         assert "version-unknown" in answer.state["comment"]

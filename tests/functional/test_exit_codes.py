@@ -88,7 +88,7 @@ def test_each_function_that_may_fail_is_tried() -> None:
 
 @pytest.mark.parametrize("name", sorted(FAILING.keys() - {"engines", "order"}))
 def test_a_function_that_fails(nowhere: Caller, name: str) -> None:
-    done = nowhere(f"baseimg.{name}", *FAILING[name])
+    done = nowhere.forked(f"baseimg.{name}", *FAILING[name])
     assert done.code == 1, done.out + done.err
     assert re.search(r"\[[a-z]+(-[a-z]+)+\]", done.out + done.err)
     assert "Traceback" not in done.out + done.err
@@ -123,18 +123,18 @@ def test_functions_and_states_on_a_node(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "files/wrong.sls").write_text(json.dumps(sls))
     roots = {"base": [str(tmp_path / "files")]}
     run = call(tmp_path / "minion", lab.engine.url, file_roots=roots, baseimg={"grace": 0})
-    assert run("baseimg.status").code == 0
-    assert run("baseimg.verify").code == 0
-    assert run("state.apply", "sound", "test=True").code == 0
-    done = run("state.apply", "sound")
+    assert run.forked("baseimg.status").code == 0
+    assert run.forked("baseimg.verify").code == 0
+    assert run.forked("state.apply", "sound", "test=True").code == 0
+    done = run.forked("state.apply", "sound")
     assert (done.code, done.state["result"]) == (0, True)
     assert run("state.apply", "wrong").code == 2
-    assert run("baseimg.verify").code == 0
+    assert run.forked("baseimg.verify").code == 0
 
     Path(lab.dirs(BASE)[0], "etc/version").write_text("changed by hand\n")
-    assert run("baseimg.verify").code == 1
+    assert run.forked("baseimg.verify").code == 1
     # the damage is recorded: the state succeeds with a warning
-    done = run("state.apply", "sound")
+    done = run.forked("state.apply", "sound")
     assert (done.code, done.state["result"]) == (0, True)
     assert "was changed on this node" in done.state["comment"]
     assert any("was changed on this node" in warning for warning in done.state["warnings"])
@@ -147,4 +147,4 @@ def test_functions_and_states_on_a_node(lab: Lab, tmp_path: Path) -> None:
     assert damaged["damaged_since"] > earlier.strftime(TIME_FORMAT)
     damaged["damaged_since"] = earlier.strftime(TIME_FORMAT)
     record.write_text(json.dumps(data))
-    assert "12.1 was changed on this node, for 41 days" in run("state.apply", "sound").state["comment"]
+    assert "12.1 was changed on this node, for 41 days" in run.forked("state.apply", "sound").state["comment"]

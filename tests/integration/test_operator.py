@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support import images
-from tests.support.calls import NO_ENGINE, SCRIPTS
+from tests.support import commands, images
+from tests.support.calls import NO_ENGINE
 from tests.support.daemons import Daemons, Master
-from tests.support.deadlines import SECONDS, scaled
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
 from tests.support.sources import REPO
@@ -40,9 +38,7 @@ class Fleet:
     def typed(self, *arguments: str, config_dir: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run ``salt-run`` without an output format; by default with the master's configuration."""
         config = str(config_dir or self.master.factory.config_dir)
-        program = [sys.executable, "-W", "ignore", str(SCRIPTS / "salt-run"), "-c", config]
-        seconds = scaled(SECONDS)
-        return subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=seconds, check=False)
+        return commands.run("salt-run", "-c", config, *arguments)
 
 
 @pytest.fixture(scope="module")

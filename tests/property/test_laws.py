@@ -159,7 +159,7 @@ def test_two_differences_in_one_go(source, middle, target):
         assert_same(show(applied(work, [two], step, "then")), show(third))
 
 
-@settings(max_examples=20)  # each makes several bundles
+@settings(max_examples=settings().max_examples // 4)  # each makes several bundles
 @given(shared=st.lists(layers, max_size=1), versions=st.lists(programs, min_size=2, max_size=4))
 def test_a_chain_of_deltas_is_its_last_version(shared, versions):
     """The steps are merged over the start, and no file of an intermediate version stays."""

@@ -24,9 +24,8 @@ from baseimg_core.model.stack.overlay import Mark
 from tests.support.kernel import STRAY, VisibleEntry, differences, show, snapshot
 from tests.support.stacks import Step, layers, make_stack
 
-FEWEST = 500
-MANY = settings(max_examples=max(FEWEST, settings().max_examples))
-FEWER = settings(max_examples=max(FEWEST, settings().max_examples) // 10)
+MANY = settings(max_examples=4 * settings().max_examples)
+FEWER = settings(max_examples=settings().max_examples // 2)
 
 
 def stack_of(paths: Sequence[Path]) -> Stack:

@@ -16,8 +16,7 @@ from baseimg_core.ops import preview
 from tests.support.kernel import differences, show
 from tests.support.nests import NestNode, files, tag
 
-FEWEST = 15
-FEW_EXAMPLES = settings(max_examples=max(FEWEST, settings().max_examples // 40))
+FEW_EXAMPLES = settings(max_examples=settings().max_examples // 5)
 
 # few names, so layers override each other's paths, and files replace directories
 paths = st.sampled_from(["a", "a/b", "a/b/c", "d/e", "d/f", "g"])

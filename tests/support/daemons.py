@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import salt.client
 
-from tests.support.calls import SCRIPTS
+from tests.support import commands
 from tests.support.deadlines import SECONDS, scaled
 
 # Daemons of a module start at the same time.
@@ -56,9 +55,8 @@ class Master:
 
     def salt(self, target: str, function: str, *arguments: str) -> Reply:
         """``salt TARGET FUNCTION …``; the data is by minion, also where the target is one of them."""
-        reply = self.factory.salt_cli(timeout=scaled(SECONDS)).run(function, *arguments, minion_tgt=target)
-        data = reply.data if target == "*" else {target: reply.data}
-        return Reply(reply.returncode, data, reply.stdout + reply.stderr)
+        timeout = f"--timeout={scaled(SECONDS)}"
+        return self._reply(self.command("salt", timeout, "--out=json", target, function, *arguments))
 
     def quick(self, minion: str, function: str, *arguments: Any, **named: Any) -> Reply:
         """As ``salt MINION FUNCTION …`` does, without the second that the command takes to start."""
@@ -72,22 +70,41 @@ class Master:
 
     def run(self, function: str, *arguments: str) -> Reply:
         """``salt-run --out=json FUNCTION …``."""
-        reply = self.factory.salt_run_cli(timeout=scaled(SECONDS)).run(function, *arguments)
-        return Reply(reply.returncode, reply.data, reply.stdout + reply.stderr)
+        timeout = f"--timeout={scaled(SECONDS)}"
+        return self._reply(self.command("salt-run", timeout, "--out=json", function, *arguments))
 
     def printed(self, command: str, *arguments: str) -> str:
         """What ``salt``, ``salt-run``, … print for people, with no format asked for."""
-        program = [sys.executable, str(SCRIPTS / command), "-c", self.factory.config_dir]
-        process = subprocess.run(
-            [*program, *arguments], capture_output=True, text=True, timeout=scaled(SECONDS), check=False
-        )
+        process = self.command(command, *arguments)
         assert process.returncode == 0, process.stderr
         return process.stdout
 
     def call(self, minion: Any, function: str, *arguments: str) -> Reply:
         """``salt-call FUNCTION …`` on the minion's machine, with its configuration."""
-        reply = minion.salt_call_cli(timeout=scaled(SECONDS)).run("--retcode-passthrough", function, *arguments)
-        return Reply(reply.returncode, {minion.id: reply.data}, reply.stdout + reply.stderr)
+        options = [f"--config-dir={minion.config_dir}", "--out=json", "--retcode-passthrough"]
+        reply = self._reply(commands.run("salt-call", *options, function, *arguments))
+        return Reply(reply.code, {minion.id: (reply.data or {}).get("local")}, reply.text)
+
+    def command(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``salt`` or ``salt-run`` with the master's configuration."""
+        return commands.run(program, f"--config-dir={self.factory.config_dir}", *arguments)
+
+    @staticmethod
+    def _reply(process: subprocess.CompletedProcess[str]) -> Reply:
+        return Reply(process.returncode, _documents(process.stdout), process.stdout + process.stderr)
+
+
+def _documents(text: str) -> Any:
+    """The JSON that a command printed: ``salt`` prints a document for each minion; ``None`` if it printed none."""
+    decoder, merged = json.JSONDecoder(), None
+    while text := text.strip():
+        try:
+            document, end = decoder.raw_decode(text)
+        except ValueError:
+            return None
+        merged = {**merged, **document} if isinstance(merged, dict) else document
+        text = text[end:]
+    return merged
 
 
 class Daemons:

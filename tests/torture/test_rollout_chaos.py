@@ -29,28 +29,18 @@ import salt.loader
 
 from baseimg_core.model.rollout import outcome
 from tests.integration.conftest import daemons, salt_factories_config  # noqa: F401
-from tests.integration.test_rollout import (
-    APP,
-    BASE,
-    NEW,
-    NEW_LAYERS,
-    NODES,
-    OLD,
-    ON_NODES,
-    REPO,
-    TARGET,
-    Fleet,
-    wait_for_answers,
-)
 from tests.support import clocks, images, odd_answers
 from tests.support.daemons import Daemons
 from tests.support.deadlines import scaled
 from tests.support.engine import Engine
 from tests.support.fs import MIB, loop_fs
 from tests.support.images import ImageSpec
+from tests.support.salt_fleet import APP, BASE, NEW, NEW_LAYERS, OLD, ON_NODES, TARGET, SaltFleet
+from tests.support.sources import REPO
 
 pytestmark = [pytest.mark.torture, pytest.mark.integration]
 
+NODES = ("node1", "node2", "node3", "node4", "node5")
 ROUNDS, SEED = int(os.environ.get("ROUNDS", "200")), int(os.environ.get("SEED", "1"))
 LONGEST = 8.0  # seconds after the start of a rollout within which a fault happens
 STEP_SECONDS = 90  # that one step may take on a node
@@ -72,7 +62,7 @@ Fault = Callable[["Chaos", str], "contextlib.AbstractContextManager[None]"]
 class Chaos:
     """One fleet, the process that drives the rollout, and the faults."""
 
-    def __init__(self, fleet: Fleet, wrong_clocks: dict[str, clocks.Clock], dice: random.Random, log: Path) -> None:
+    def __init__(self, fleet: SaltFleet, wrong_clocks: dict[str, clocks.Clock], dice: random.Random, log: Path) -> None:
         self.fleet, self.clocks, self.dice, self._log = fleet, wrong_clocks, dice, log
         self.driver: BaseProcess | None = None
         self.live_versions = dict.fromkeys(NODES, OLD)
@@ -189,7 +179,7 @@ class Chaos:
         with fault(self, dice.choice(NODES)):
             self.driver.join(scaled(600))
         assert self.driver.exitcode in _ENDS | {outcome.DONE_WITH_REFUSALS}, self.driver.exitcode
-        wait_for_answers(fleet.master)
+        fleet.wait_for_answers()
         record = fleet.newest()
         if record.get("id") == before:
             return {}
@@ -218,7 +208,7 @@ class Chaos:
         with salt.client.get_local_client(mopts=dict(self.fleet.master.factory.config)) as client:
             client.cmd("*", "baseimg.unhold", [BASE], timeout=scaled(STEP_SECONDS))  # a rollback set holds
             statuses = client.cmd("*", "baseimg.status", [BASE], timeout=scaled(STEP_SECONDS), kwarg={"full": True})
-        self.live_versions = self.fleet.live_versions()
+        self.live_versions = self.fleet.new_containers()
         recorded = {node: status["bases"][0]["version"] for node, status in statuses.items()}
         assert recorded == self.live_versions
         return self.live_versions
@@ -284,13 +274,13 @@ def chaos(
         odd_answers.install(minion)
         minion.environ.update(wrong_clocks[node].environ)
         minion.start()
-    wait_for_answers(master)
+    bundle = served / "b.tar"
+    opts = salt.config.master_config(str(Path(master.factory.config_dir) / "master"))
+    fleet = SaltFleet(master, minions, engines, bundle, pillar, salt.loader.runner(opts))
+    fleet.wait_for_answers()
     assert master.factory.salt_run_cli(timeout=scaled(STEP_SECONDS)).run("saltutil.sync_all").returncode == 0
     engines[NODES[0]].load(images.archive([*ON_NODES, ImageSpec(TARGET, NEW_LAYERS)]))
-    bundle = served / "b.tar"
     assert master.quick(NODES[0], "baseimg.build", BASE, TARGET, str(bundle)).code == 0
-    opts = salt.config.master_config(str(Path(master.factory.config_dir) / "master"))
-    fleet = Fleet(master, minions, engines, bundle, pillar, salt.loader.runner(opts))
     fleet.reset()
     return Chaos(fleet, wrong_clocks, random.Random(SEED), home / "drivers.log")
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from debian import changelog, debian_support
 
+from tests.functional.conftest import emptied, lab  # noqa: F401
 from tests.functional.lab import APP, BASE, NEW, SLEEP, Lab, digest, layer
 from tests.support import apt, images, kernel, node
 from tests.support.engine import Engine
 from tests.support.images import diff_id, directory, file, whiteout
 from tests.support.kernel import STRAY, differences, show
 
-pytestmark = [pytest.mark.functional, pytest.mark.slow]
+pytestmark = [pytest.mark.torture, pytest.mark.functional, pytest.mark.slow]
 
 SUITE = "bookworm"
 ANEW = "corp/base:anew"
@@ -162,14 +163,14 @@ def debian(engine: Engine, tmp_path: Path) -> Debian:
     return Debian(base, dict(versions))
 
 
-def installed(lab: Lab, image: str) -> dict[str, str]:
+def installed(lab: Lab, image: str) -> dict[str, str]:  # noqa: F811
     """Return the versions of installed packages by name, from `dpkg -l` in a new container."""
     lines = lab.engine.run(image, "dpkg", "-l").splitlines()
     rows = [line.split() for line in lines if line.startswith("ii ")]
     return {row[1].partition(":")[0]: row[2] for row in rows}
 
 
-def check_advisories(lab: Lab, changed: dict[str, list[str]]) -> None:
+def check_advisories(lab: Lab, changed: dict[str, list[str]]) -> None:  # noqa: F811
     """Compare the advisories of the update with what python-debian reads in the changelogs; slim images have none."""
     built = lab.minion.modules["baseimg.build"](BASE, DOCUMENTED, str(lab.work / "documented.tar"))
     with kernel.mounted(lab.dirs(DOCUMENTED)) as point:
@@ -193,7 +194,7 @@ def advisories(root: Path, package: str, old: str) -> list[str] | None:
     return sorted(set(re.findall(r"CVE-\d{4}-\d{4,7}", "".join(newer))))[:50]
 
 
-def test_a_real_base(lab: Lab, debian: Debian) -> None:
+def test_a_real_base(lab: Lab, debian: Debian) -> None:  # noqa: F811
     with kernel.mounted(lab.dirs(NEW)) as point:
         anew = images.layer_from_directory(point)
     lab.load({ANEW: [anew], APP: [debian.base, OWN_LAYER]})
