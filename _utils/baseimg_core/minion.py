@@ -85,7 +85,7 @@ class Minion:
         pub: Mapping[str, str] | None = None,
         saltenv: str | None = None,
     ) -> None:
-        self._salt, self._opts, self._pillar = functions, opts, pillar
+        self._salt, self._opts, self._pillar, self._root = functions, opts, pillar, str(opts.get("root_dir"))
         self._saltenv = str(saltenv or opts.get("saltenv") or "base")
         self._action, self._pub = action, dict(pub or {})
         self._engine: Engine | None = None
@@ -202,7 +202,7 @@ class Minion:
 
     def _trust(self) -> policy_pillar.Trust:
         own = self._salt["config.get"]("baseimg", {}, omit_grains=True, omit_pillar=True, omit_master=True)
-        return policy_pillar.trust(own, policy_pillar.value_of(self._pillar))  # pillar.get masks values (Salt 3008)
+        return policy_pillar.trust(own, policy_pillar.value_of(self._pillar, self._root))  # pillar.get masks (3008)
 
     def declared_version(self, base: str) -> str | None:
         """Return the version that pillar declares for a base; ``None`` without one, or if pillar is invalid."""
@@ -253,7 +253,7 @@ class Minion:
 
     def declared(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the declarations in pillar, validated, with defaults."""
-        return policy_pillar.declared(policy_pillar.value_of(self._pillar))
+        return policy_pillar.declared(policy_pillar.value_of(self._pillar, self._root))
 
     def order(self) -> list[str]:
         """Return the references of the declared bases in the order in which they converge."""

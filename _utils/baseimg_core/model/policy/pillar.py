@@ -47,6 +47,7 @@ JUDGEMENT_SUFFIX = ".judged"
 # identities in ssh-keygen's allowed_signers, without patterns
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+-]{0,127}")
 
+_SALT_SSH_ROOT = "/running_data"  # salt-ssh's directory on the target
 _ERROR_LENGTH = 300  # characters of an error of Salt's renderer
 
 
@@ -194,13 +195,23 @@ def _declared_source(fields: Mapping[str, Any], key: str) -> Source:
     return Source(sources[0].source, digest, tuple(source.source for source in sources[1:]), hash_file)
 
 
-def value_of(raw: Mapping[str, Any]) -> object:
+def value_of(raw: Mapping[str, Any], root: str = "") -> object:
     """
     Return the pillar key ``baseimg``; ``None`` without it.
 
+    Args:
+        raw: The whole pillar.
+        root: The option ``root_dir``.
+
     Raises:
-        ArgumentInvalid: A part of the pillar failed to render, so a declaration may be missing: keys, protected images.
+        ArgumentInvalid: A declaration may be missing (keys, protected images): a part of the pillar failed to render,
+            or salt-ssh called the function.
     """
+    if not raw and root.endswith(_SALT_SSH_ROOT):
+        raise ArgumentInvalid(
+            "salt-ssh gives functions on the target no pillar, so declarations would not be seen",
+            "write a state of your own with version and bundles, or install a minion (installation.md, salt-ssh)",
+        )
     if errors := raw.get("_errors"):
         listed = errors if isinstance(errors, list | tuple) else [errors]
         reason = " ".join(" ".join(map(str, listed)).split())[:_ERROR_LENGTH]
