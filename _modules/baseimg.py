@@ -275,8 +275,8 @@ def build(
         are added to those that the changelogs in the target name.
 
     reference
-        The name of the source in the bundle, as nodes know it; by default its own. An OCI layout has no names: its
-        chain ID stands in. The target gets the same repository and ``version``.
+        The name of the source in the bundle, as nodes know it; by default its own. An OCI layout has no names, so its
+        chain ID is used. The target gets the same repository and ``version``.
 
     platform
         ``OS/ARCHITECTURE`` of images in an index; this machine's by default.
@@ -358,7 +358,7 @@ def push(bundle, destination, test=False):
         salt-call baseimg.push /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar registry.corp:5000/baseimg/base:12.1
     """
     with _operation("push") as minion:
-        return minion.push(_text(bundle, "bundle"), pillar.pushed_to(destination), bool(test))
+        return minion.push(_text(bundle, "bundle"), pillar.push_destination(destination), bool(test))
 
 
 def inspect(bundle, verify=False, saltenv=None):
@@ -755,8 +755,8 @@ def give_up(base, container, **kwargs):
         The base's reference or chain ID.
 
     container
-        Name or ID of the container, as in ``restarting`` of :py:func:`baseimg.status`. A container that is not there
-        changes nothing.
+        Name or ID of the container, as in ``restarting`` of :py:func:`baseimg.status`. Without such a container this is
+        a no-op.
 
     Returns ``changed``, ``base``, the names ``given_up``, and those that are still ``restarting``.
 
@@ -964,11 +964,11 @@ def summary():
 
 def fixes(base=None, packages=None, full=False):
     """
-    Show which fixes are in effect in the images and containers on this node, and where not and why. Changes nothing.
+    Show which fixes are in effect in which images and containers on this node, and why others are not. Changes nothing.
     docs/operating/fixes.md explains the result.
 
-    A fix is in effect in an image or container that shows the new files of the fixed package. Own copies, masks of a
-    nest, mounted volumes and older content count, whatever a package database says.
+    A fix is in effect in an image or container that shows the new files of the fixed package. The files decide, not the
+    package database: own copies, masks of a nest, mounted volumes and older content hide the new files.
 
     base
         A reference or chain ID. Default: every base with a record, and every base that pillar declares.
@@ -986,7 +986,7 @@ def fixes(base=None, packages=None, full=False):
     live, with its ``updates``, the ``reason``, and whether it is ``held``), ``unknown`` (why nothing can be said), and
     ``images`` and ``containers``, whose ``pending`` has the updates that are not in effect: package → ``state``,
     ``reason``, ``paths``, ``hidden``. States: ``after restart``, ``overridden``, ``split``, ``masked``, ``unknown``;
-    ``not here`` holds for all that is ``awaited``, unless ``has_awaited`` says that the image has it itself.
+    Every update in ``awaited`` is ``not here``, except if ``has_awaited`` says that the image has it itself.
 
     CLI Example:
 
@@ -1031,7 +1031,7 @@ def sbom(name, facts=False):
 
     docs/operating/scanners.md explains it. Each package has its purl and its version as delivered. An updated package
     has its pedigree: the old version, the fixed advisories, and the bundle with its signer and the time of its swap. A
-    package whose update does not show, or not completely, has the properties ``baseimg:state``, ``baseimg:reason`` and
+    package whose update is not, or only partly, visible has the properties ``baseimg:state``, ``baseimg:reason`` and
     ``baseimg:paths``, and its old version.
 
     name
@@ -1192,7 +1192,7 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
     The new content is staged if this node does not have it, the image's own layers are mounted over it below a
     throw-away directory, and the node's ``runc`` or ``crun`` runs the command. The command has the user, the
     environment and the working directory of the image, the default capabilities of containers, no network and no mounts
-    of the host. Nothing of it stays. No verdict and no protected image refuses a trial.
+    of the host. Nothing remains afterwards. No verdict and no protected image refuses a trial.
 
     base
         The base's reference or chain ID.

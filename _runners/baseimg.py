@@ -504,8 +504,7 @@ def fleet(tgt="*", tgt_type="glob", timeout=None):
 @_checked
 def exposed(advisory=None, package=None, max_age=3600, tgt="*", tgt_type="glob", timeout=None):
     """
-    Show who is still exposed: the nodes, images and containers in which a fix is not in effect, grouped by the one
-    thing to do for each group.
+    Show the nodes, images and containers in which a fix is not in effect, grouped by what to do.
 
     advisory
         The ID of an advisory: ``CVE-2024-5535``, or another ID that a bundle names.
@@ -598,8 +597,8 @@ def vex(path=None, author=None, id=None, max_age=3600, timeout=None):
 
     A fix that is in effect on every node is ``not_affected``, with a statement that says "on the nodes of this fleet
     only"; never ``fixed``, because the image's digest still has the old files. ``affected`` has what to do.
-    ``under_investigation`` means that something is not certain; while a node does not answer, that is everything that
-    is not ``affected`` (docs/operating/scanners.md). Needs the Python package ``packageurl-python`` on the master.
+    ``under_investigation`` means that the state is not certain. If a node does not answer, it replaces ``not_affected``
+    everywhere (docs/operating/scanners.md). Needs the Python package ``packageurl-python`` on the master.
 
     path
         Absolute path of the file, which is replaced atomically and is world-readable. Default: return the document.
@@ -614,8 +613,8 @@ def vex(path=None, author=None, id=None, max_age=3600, timeout=None):
     max_age, timeout
         As for :py:func:`baseimg.exposed`.
 
-    The master keeps the last document. As long as nothing changes, the same one is returned; otherwise it has the next
-    ``version``, and unchanged statements keep their times and IDs.
+    The master keeps the last document. If nothing changed, it is returned again. Otherwise the new document has the
+    next ``version``, and unchanged statements keep their times and IDs.
 
     Returns the document; with ``path``, the ``path``, the number of ``bytes``, and the ``version``.
 
@@ -811,7 +810,7 @@ def metrics(path=None):
 
     path
         The file to write for node_exporter's textfile collector: an absolute path that ends in ``.prom``. The file is
-        replaced atomically and is readable by everybody. Default: return the text.
+        replaced atomically and is world-readable. Default: return the text.
 
     Returns the text, or the ``path`` and the number of ``bytes`` written.
 

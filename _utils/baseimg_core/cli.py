@@ -256,7 +256,7 @@ def _sign(given: argparse.Namespace) -> Result:
 def _push(given: argparse.Namespace) -> Result:
     from .registry import push
 
-    place = pillar.pushed_to(given.destination)
+    place = pillar.push_destination(given.destination)
     result = push.push(given.bundle, place, {}, given.test, _progress)
     return result, [f"source: {result['source']}", f"hash: {result['hash']}"], 0
 

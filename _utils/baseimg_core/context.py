@@ -61,7 +61,7 @@ class Context:
     master_digest: Callable[[str], str | None] = _no_digest
     #: Bounds the rate at which a generation is written; ``None`` for no bound.
     pace: Pace | None = None
-    #: The directory of the manifests that were read before (:mod:`disk.bundle.facts`); empty to remember none.
+    #: The directory of the manifests that were read before (:mod:`disk.bundle.manifest_cache`); empty to remember none.
     manifests: str = ""
 
     @property

@@ -133,7 +133,7 @@ class Minion:
             ArgumentInvalid: A value in the configuration or in pillar is wrong.
         """
         devices = validation.boolean(self._salt["config.get"]("baseimg:allow_devices", False), "baseimg:allow_devices")
-        link = policy_pillar.link(self._salt["config.get"]("baseimg:link", "auto"))
+        link = policy_pillar.link_policy(self._salt["config.get"]("baseimg:link", "auto"))
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         # an invalid pillar must not block operations that do not need pillar, for example a rollback
         rules = image_policy.parse(protect, self.declared()["bases"], accept) if trust else image_policy.Protection()

@@ -12,7 +12,7 @@ from baseimg_core.disk.packages import fixes
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.errors import ArgumentInvalid, BundleInvalid
 from baseimg_core.model.packages import advisories, difference
-from baseimg_core.model.packages.advisories import Named
+from baseimg_core.model.packages.advisories import NamedAdvisories
 from baseimg_core.model.packages.difference import Packages
 from baseimg_core.model.packages.dpkg import Package
 from tests.support.packages import rpm_database
@@ -36,11 +36,11 @@ FIXED = ("CVE-2024-2511", "CVE-2024-4741", "CVE-2024-5535")
 
 
 def test_entries_newer_than_the_old_version() -> None:
-    assert advisories.of_debian(CHANGELOG, "3.0.11-1~deb12u2") == Named(FIXED)
-    assert advisories.of_debian(CHANGELOG, "3.0.15-1~deb12u1") == Named()
+    assert advisories.of_debian(CHANGELOG, "3.0.11-1~deb12u2") == NamedAdvisories(FIXED)
+    assert advisories.of_debian(CHANGELOG, "3.0.15-1~deb12u1") == NamedAdvisories()
     assert "reach back to 3.0.1" in advisories.of_debian(CHANGELOG, "3.0.1").unread
     entries = ["- CVE-2024-1", "- fix CVE-2024-2511", "- CVE-2023-5363"]
-    assert advisories.of_rpm(entries, ["- CVE-2023-5363"]) == Named(("CVE-2024-2511",))
+    assert advisories.of_rpm(entries, ["- CVE-2023-5363"]) == NamedAdvisories(("CVE-2024-2511",))
     assert "reach back" in advisories.of_rpm(entries, ["- older"]).unread
     many = advisories.of_rpm(["- older", *(f"- CVE-2024-{number:04}" for number in range(60))], ["- older"])
     assert (len(many.advisories), many.unread) == (50, "its changelog names 60 advisories, of which 50 are listed")
@@ -139,10 +139,10 @@ def test_owners_are_names_by_directory(owners: object) -> None:
 def test_what_does_not_fit_into_a_manifest_is_named() -> None:
     plain = Packages("dpkg", changed={"a": ("1", "2")})
     paths = [b"usr/%d" % number for number in range(200_000)]
-    without_owners = difference.with_facts(plain, {"a": ("CVE-2024-1",)}, {}, {}, {"a": paths})
+    without_owners = difference.with_fixes(plain, {"a": ("CVE-2024-1",)}, {}, {}, {"a": paths})
     assert (without_owners.owners, without_owners.fixes, without_owners.unread) == (None, {"a": ("CVE-2024-1",)}, {})
     many = {"a": tuple(f"CVE-2024-{number}" for number in range(100_000))}
-    least = difference.with_facts(plain, many, {"a": ("CVE-2024-1",)}, {}, None)
+    least = difference.with_fixes(plain, many, {"a": ("CVE-2024-1",)}, {}, None)
     assert (least.fixes, least.unread) == (
         {"a": ("CVE-2024-1",)},
         {"a": "more advisories are named than a manifest can hold"},

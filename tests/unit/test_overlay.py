@@ -52,7 +52,7 @@ ABSENT, WHITEOUT, LEAF, DIRECTORY, OPAQUE = Mark.ABSENT, Mark.WHITEOUT, Mark.LEA
     ],
 )
 def test_which_layers_a_name_is_seen_from(marks: list[Mark], expected: list[int]) -> None:
-    assert overlay.visible(marks) == expected
+    assert overlay.contributing(marks) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_whiteouts(mode: int, device: int, expected: bool) -> None:
 
 @pytest.mark.parametrize("name", ["user.a", "security.capability", "trusted.test", "system.posix_acl_access"])
 def test_xattrs_that_a_layer_carries(name: str) -> None:
-    assert overlay.carried(name)
+    assert overlay.is_carried(name)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_xattrs_that_a_layer_carries(name: str) -> None:
     ],
 )
 def test_xattrs_that_stay_behind(name: str) -> None:
-    assert not overlay.carried(name)
+    assert not overlay.is_carried(name)
 
 
 def test_marks_that_are_refused() -> None:

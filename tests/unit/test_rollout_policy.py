@@ -9,7 +9,8 @@ import pytest
 
 from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.rollout import policy as rollout_policy
-from baseimg_core.model.rollout.calls import Gate, Hook
+from baseimg_core.model.rollout.gates import Gate
+from baseimg_core.model.rollout.hooks import Hook
 from baseimg_core.model.rollout.policy import DEFAULTS, Group, Policy, Share, Wave
 from baseimg_core.model.rollout.targets import Target
 from baseimg_core.model.rollout.windows import Window, closed_groups

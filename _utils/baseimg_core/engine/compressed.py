@@ -59,7 +59,7 @@ class HashingReader(io.RawIOBase):
         return len(data)
 
 
-def plain(blob: io.BufferedReader) -> HashingReader:
+def decompressed(blob: io.BufferedReader) -> HashingReader:
     """
     Return the decompressed blob.
 

@@ -199,7 +199,7 @@ def _name(block: bytes) -> bytes:
 def _xattrs(records: dict[bytes, bytes]) -> dict[str, bytes]:
     names = sorted(key for key in records if key.startswith(_XATTR))
     attributes = {name[len(_XATTR) :].decode("utf-8", "surrogateescape"): records[name] for name in names}
-    return {name: value for name, value in attributes.items() if overlay.carried(name)}
+    return {name: value for name, value in attributes.items() if overlay.is_carried(name)}
 
 
 def _number(raw: bytes) -> int:

@@ -14,7 +14,7 @@ from ..linux.files import CHUNK
 from ..model.stack import ids
 from ..model.stack.packed import PackedLayer
 from . import tarsplit
-from .compressed import plain
+from .compressed import decompressed
 from .ctr import SNAPSHOTTER, Absent, Ctr
 from .packed import Sequential, TarDamaged, read_layer
 
@@ -193,7 +193,7 @@ class OnSnapshots:
 
 def _read_packed(blob: io.BufferedReader, diff_id: str) -> PackedLayer | None:
     try:
-        stream = plain(blob)
+        stream = decompressed(blob)
         tar = Sequential(stream)
         layer = read_layer(tar)
         tar.finish()
@@ -204,7 +204,7 @@ def _read_packed(blob: io.BufferedReader, diff_id: str) -> PackedLayer | None:
 
 def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | None:
     try:
-        stream = plain(blob)
+        stream = decompressed(blob)
         with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
             members = list(_checked(tar, directory))
         while stream.read(CHUNK):

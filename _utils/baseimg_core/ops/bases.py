@@ -269,7 +269,7 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
             {**_plain(generation), "current": generation is current, **_kept(generation.number, users, reasons)}
             for generation in kept
         ],
-        "in_use": generations.held(record, 1, users),
+        "in_use": generations.in_use(record, 1, users),
         "space": sum(generation.bytes for generation in kept if generation is not current),
         "images": [image.name for image in images],
         "judged": _refused(judged, current, images),

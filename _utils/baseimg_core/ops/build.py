@@ -140,7 +140,7 @@ def build(
     signer = signature.load(key) if key else None
     old, new = image_with_layers(store, source), image_with_layers(store, target)
     platform = _platform((source, old), (target, new))
-    config = configs.portable(configs.difference(old.config, new.config))
+    config = configs.without_docker_fields(configs.difference(old.config, new.config))
     sides = _sides((source, old), (target, new), version, reference)
     below, above = pristine_stacks(store, old, new)
     result: dict[str, Any] = {"bundle": path, "hash": "", "size": 0, "config": configs.as_dict(config)}

@@ -17,7 +17,7 @@ from ..model.store import nests
 from ..model.store.record import ASSUMED, Generation, Record
 from . import bases
 from .bases import Base
-from .stage import prunable
+from .stage import prune_hint
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ def make(
     entries = mask(target, [Stack(below) for below in _stacks(member, places)])
     size = measure(entries, target)
     space.check_space(
-        store.layout.home, size, len(entries), context.reserve, lambda: prunable(member.base, member.record)
+        store.layout.home, size, len(entries), context.reserve, lambda: prune_hint(member.base, member.record)
     )
     own = member.path(generation.number)
     sharing = links.resolve(context.link, store.layout.home)
@@ -114,7 +114,7 @@ def make(
     try:
         return store.stage(member.record, made, fill, _prove)
     except SpaceExhausted as exc:
-        hint = prunable(member.base, member.record)
+        hint = prune_hint(member.base, member.record)
         raise space.exhausted_while_writing(store.layout.home, size, len(entries), hint, exc) from exc
 
 

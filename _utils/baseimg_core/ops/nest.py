@@ -358,7 +358,7 @@ class Nest:
                 live = member is not self.changing
                 after = content if live else ""
                 own = nests.content(member.live) if live else content
-                if self.is_exact_with(member, own) and nests.lacks(own, self._contents(member, after)):
+                if self.is_exact_with(member, own) and nests.uncovered(own, self._contents(member, after)):
                     if live and not nests.is_right(member.live, self._contents(member, after)):
                         self._sound_source(member, member.live)
                     self._check_lower(member)

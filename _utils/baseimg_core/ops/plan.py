@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..context import Context
 from ..disk.bundle import signature as bundle_signature
-from ..disk.bundle.facts import ManifestCache
+from ..disk.bundle.manifest_cache import ManifestCache
 from ..disk.bundle.reader import Bundle
 from ..disk.bundle.signature import TrustedSignature
 from ..errors import (

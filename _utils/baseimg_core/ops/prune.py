@@ -40,7 +40,7 @@ def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dic
 
     Returns:
         For each base ``base``, the ``removed`` versions, the ``kept`` generations with the reasons, the content bytes
-        ``freed``, ``in_use`` (:func:`generations.held`), and ``warnings``.
+        ``freed``, ``in_use`` (:func:`generations.in_use`), and ``warnings``.
     """
     if name is None and not test:
         _drop_unfinished(context)
@@ -124,7 +124,7 @@ def tidy(context: Context, converged: Sequence[Base], keep: int) -> dict[str, An
         keep: As for :func:`prune`.
 
     Returns:
-        The ``removed`` versions, the content bytes ``freed``, ``in_use`` (:func:`generations.held` of each base that
+        The ``removed`` versions, the content bytes ``freed``, ``in_use`` (:func:`generations.in_use` of each base that
         has such generations), and ``warnings``. A base whose generations cannot be deleted is a warning.
     """
     results, warnings = [], []
@@ -171,7 +171,7 @@ def _foresee(context: Context, base: Base, record: Record | None, keep: int, mas
     declared, below = _declared(context, record), _prepared_below(base)
     unused, reasons = generations.removable(record, keep, lambda: {**users.reasons, **swapped_out}, declared, below)
     freed = space.released(base.store.paths(on_disk, unused).values())
-    return _result(context, record, unused, reasons, freed, generations.held(record, keep, users.names), masks)
+    return _result(context, record, unused, reasons, freed, generations.in_use(record, keep, users.names), masks)
 
 
 def merge(results: Sequence[Mapping[str, Any]], warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _choose(
     users = _Users(context, base, record)
     declared, below = _declared(context, record), _prepared_below(base)
     unused, reasons = generations.removable(record, keep, lambda: users.reasons, declared, below)
-    return unused, reasons, generations.held(record, keep, users.names)
+    return unused, reasons, generations.in_use(record, keep, users.names)
 
 
 def _result(

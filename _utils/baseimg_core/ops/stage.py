@@ -64,7 +64,7 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
         staged = base.store.stage(record, new, _Staging(context, base, record, plan, catalogue).fill, prove_content)
     except SpaceExhausted as exc:
         home = base.store.layout.home
-        raise space.exhausted_while_writing(home, *size, prunable(base, record), exc) from exc
+        raise space.exhausted_while_writing(home, *size, prune_hint(base, record), exc) from exc
     _record_packages(base, record, start, staged, [catalogue.manifest(version) for version in plan.route])
     return staged
 
@@ -143,7 +143,7 @@ def check_preconditions(
     if not plan.route:
         if any(masks):
             layer = os.path.dirname(base.directory)
-            space.check_space(layer, *masks, context.reserve, lambda: prunable(base, record))
+            space.check_space(layer, *masks, context.reserve, lambda: prune_hint(base, record))
         return
     for version in plan.route:
         catalogue.bundle(version).check_decompressor()
@@ -216,7 +216,7 @@ def _check_fit(
 
     def check(shared: int) -> Size:
         size = peak(Size(start.bytes, start.paths), steps, record.diff_ids[:-1], shared, written).plus(masks)
-        space.check_space(layer, *size, context.reserve, lambda: prunable(base, record))
+        space.check_space(layer, *size, context.reserve, lambda: prune_hint(base, record))
         return size
 
     try:
@@ -290,7 +290,7 @@ def _stored(context: Context, members: Iterable[tuple[Member, LayerReader]]) -> 
         yield (replace(member, entry=context.engine.owners.stored(member.entry)) if member.entry else member), stream
 
 
-def prunable(base: Base, record: Record) -> str:
+def prune_hint(base: Base, record: Record) -> str:
     """Return a hint on how to free space."""
     numbers, _reasons = generations.removable(record, 0)
     freed = space.released(base.store.paths(record, numbers).values())

@@ -23,7 +23,7 @@ from .containers import restart, runner
 from .containers.restart import CompletedSwap, Outcome
 from .nest import Nest
 from .plan import Plan
-from .stage import prunable
+from .stage import prune_hint
 
 
 def start_stopped(context: Context, base: Base, policy: Policy) -> None:
@@ -91,7 +91,7 @@ def activate(context: Context, nest: Nest, generation: Generation, action: str) 
         base.store.activate(record, generation.number, action, context.by)
     except SpaceExhausted as exc:
         raise SpaceExhausted(
-            exc.message, f"free 1 MB there, for the record, and run again; {prunable(base, record)}"
+            exc.message, f"free 1 MB there, for the record, and run again; {prune_hint(base, record)}"
         ) from exc
     if previous != live.number:
         record.previous = previous

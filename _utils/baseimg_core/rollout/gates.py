@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from .. import http_get
 from ..display import printable
-from ..model.rollout.calls import Gate
+from ..model.rollout.gates import Gate
 from ..model.rollout.targets import Target
 from .jobs import Jobs
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from ..display import printable
-from ..model.rollout.calls import Hook
+from ..model.rollout.hooks import Hook
 from .jobs import read_return
 from .transport import SaltTransport
 

@@ -208,6 +208,6 @@ def _entry_problem(entry: Entry) -> str:
     if abs(entry.mtime_ns) >= _MAX_TIME:
         return "has a time before the year 1697 or after 2242"
     for name in entry.xattrs:
-        if not overlay.carried(name) or "." not in name or not name.isprintable():
+        if not overlay.is_carried(name) or "." not in name or not name.isprintable():
             return f"carries the attribute {name!r}, which bundles must not carry"
     return ""

@@ -71,4 +71,4 @@ def _mtime_ns(info: tarfile.TarInfo) -> int:
 
 def _xattrs(info: tarfile.TarInfo) -> dict[str, bytes]:
     names = {key: key.removeprefix(XATTR) for key in info.pax_headers if key.startswith(XATTR)}
-    return {name: to_bytes(info.pax_headers[key]) for key, name in sorted(names.items()) if overlay.carried(name)}
+    return {name: to_bytes(info.pax_headers[key]) for key, name in sorted(names.items()) if overlay.is_carried(name)}

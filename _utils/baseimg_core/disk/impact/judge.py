@@ -15,7 +15,7 @@ from ...model.impact.path_class import CODE, classify
 from ...model.impact.runtimes import Runtime
 from ...model.impact.verdict import Reason, Verdict, ranked
 from ...model.impact.view import Unreadable
-from ...model.packages import apk, relations, rpm
+from ...model.packages import apk, dpkg_relations, rpm
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..packages import databases
@@ -26,7 +26,7 @@ from .view import LayeredView
 
 _EXAMPLES = 3
 _BROKEN_RELATIONS = {
-    "dpkg": relations.broken_relations,
+    "dpkg": dpkg_relations.broken_relations,
     "apk": apk.broken_relations,
     "rpm": rpm.broken_relations,
 }

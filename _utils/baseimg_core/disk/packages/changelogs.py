@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 
 from ...model.packages import advisories
-from ...model.packages.advisories import NO_CHANGELOG, Named
+from ...model.packages.advisories import NO_CHANGELOG, NamedAdvisories
 from ...model.packages.difference import Packages
 from ...model.stack import overlay
 from ..stack.directories import Stack
@@ -19,7 +19,7 @@ _NAMES = (b"changelog.Debian.gz", b"changelog.gz")  # the second one of native p
 _MAX = 1 << 20  # bytes of a changelog; the newest entries are first
 
 
-def read(source: Stack, target: Stack, packages: Packages) -> Mapping[str, Named]:
+def read(source: Stack, target: Stack, packages: Packages) -> Mapping[str, NamedAdvisories]:
     """
     Return what the changelogs in an image name for each package that changed since another image.
 
@@ -31,7 +31,7 @@ def read(source: Stack, target: Stack, packages: Packages) -> Mapping[str, Named
     if packages.manager == "rpm":
         return _of_rpm(source, target, packages)
     if packages.manager == "apk":  # apk's changelogs are not in images
-        return dict.fromkeys(packages.changed, Named(unread=NO_CHANGELOG))
+        return dict.fromkeys(packages.changed, NamedAdvisories(unread=NO_CHANGELOG))
     old = databases.source_versions(source)
     return {
         name: _of_debian(target, name, old.get(name.partition(":")[0], versions[0]))
@@ -39,7 +39,7 @@ def read(source: Stack, target: Stack, packages: Packages) -> Mapping[str, Named
     }
 
 
-def _of_debian(target: Stack, name: str, installed: str) -> Named:
+def _of_debian(target: Stack, name: str, installed: str) -> NamedAdvisories:
     directory = _DOCUMENTATION + name.partition(":")[0].encode()
     node = target.find(directory)
     if node and not node.is_dir:  # one package's directory may be a link to that of another one
@@ -52,14 +52,14 @@ def _of_debian(target: Stack, name: str, installed: str) -> Named:
                 data = read_below(node.top[: -len(path) - 1], path, _MAX)
                 text = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, _MAX)
             except (OSError, zlib.error):
-                return Named(unread="its changelog cannot be read")
+                return NamedAdvisories(unread="its changelog cannot be read")
             return advisories.of_debian(text.decode("utf-8", "replace"), installed)
-    return Named(unread=NO_CHANGELOG)
+    return NamedAdvisories(unread=NO_CHANGELOG)
 
 
-def _of_rpm(source: Stack, target: Stack, packages: Packages) -> Mapping[str, Named]:
+def _of_rpm(source: Stack, target: Stack, packages: Packages) -> Mapping[str, NamedAdvisories]:
     try:
         old, new = (databases.rpm_changelogs(stack, packages.changed) for stack in (source, target))
     except Unreadable as exc:
-        return dict.fromkeys(packages.changed, Named(unread=str(exc)))
+        return dict.fromkeys(packages.changed, NamedAdvisories(unread=str(exc)))
     return {name: advisories.of_rpm(new.get(name, ()), old.get(name, ())) for name in packages.changed}

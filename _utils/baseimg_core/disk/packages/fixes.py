@@ -41,11 +41,11 @@ def difference(
         if not (own in paths if name.startswith("/") else name in packages.changed or name in packages.added):
             raise ArgumentInvalid(f"fixes= names {name}, which does not differ between the images")
     if packages.unknown:
-        return packages_difference.with_facts(packages, named, named, {}, None)
+        return packages_difference.with_fixes(packages, named, named, {}, None)
     read = changelogs.read(source, target, packages)
     fixes = {name: {*each.advisories, *named.get(name, ())} for name, each in read.items()}
     fixes.update({name: set(listed) for name, listed in named.items() if name not in fixes})
-    return packages_difference.with_facts(
+    return packages_difference.with_fixes(
         packages,
         {name: tuple(sorted(listed)) for name, listed in fixes.items() if listed},
         named,

@@ -34,7 +34,7 @@ def read_xattrs(path: bytes | int, label: bool = False) -> dict[str, bytes]:
     if marks := overlay.UNSUPPORTED_MARKS.intersection(names):
         where = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else overlay.path_text(path)
         raise LayerUnsupported(f"{where} carries {', '.join(sorted(marks))}")
-    kept = [name for name in sorted(names) if overlay.carried(name) or (label and name == overlay.LABEL_XATTR)]
+    kept = [name for name in sorted(names) if overlay.is_carried(name) or (label and name == overlay.LABEL_XATTR)]
     return {name: os.getxattr(path, name, follow_symlinks=follow) for name in kept}
 
 
@@ -192,7 +192,7 @@ class Stack:
                     yield real[len(layer) + 1 :], (st.st_dev, st.st_ino)
 
     def _merge(self, parent: StackNode, name: bytes, marks: list[Mark]) -> StackNode | None:
-        visible = overlay.visible(marks)
+        visible = overlay.contributing(marks)
         if len(visible) > 1 or (visible and marks[visible[0]] is Mark.DIRECTORY):
             # is_opaque costs a system call, so check only directories that may be merged
             for position, index in enumerate(visible):

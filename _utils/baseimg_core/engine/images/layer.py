@@ -20,7 +20,7 @@ from ...model.images.manifest import Blob, malformed
 from ...model.stack import ids, overlay
 from ...model.stack.entry import Kind
 from ...model.stack.packed import Header, PackedLayer
-from ..compressed import HashingReader, plain
+from ..compressed import HashingReader, decompressed
 from ..packed import Sequential, TarDamaged, read_layer
 
 _MAX_ENTRIES = 1 << 20
@@ -48,7 +48,7 @@ def spool_layer(stream: BinaryIO, blob: Blob, diff_id: str, spool: str, where: s
     """
     stored = HashingReader(stream)
     try:
-        tar = plain(io.BufferedReader(stored, CHUNK))
+        tar = decompressed(io.BufferedReader(stored, CHUNK))
         bounded = _Bounded(tar, stored, where)
         sequential = Sequential(bounded)
         content = _Content(os.fsencode(spool), sequential, where)

@@ -110,11 +110,11 @@ class Policy:
 
     def selects(self, container: Selectable) -> bool:
         """True if ``only`` and ``except`` allow a restart of the container."""
-        return not self.excludes(container) and (not self.only or matching(self.only, container))
+        return not self.excludes(container) and (not self.only or is_selected(self.only, container))
 
     def excludes(self, container: Selectable) -> bool:
         """True if the container must never be restarted."""
-        return matching(self.excluded, container)
+        return is_selected(self.excluded, container)
 
     def rank(self, container: Selectable) -> int:
         """Return the index of the first matching selector of ``order``; without a match it is last."""
@@ -123,10 +123,10 @@ class Policy:
 
     def probe(self, container: Selectable) -> Probe | None:
         """Return the first probe that matches a container; ``None`` without a match."""
-        return next((probe for probe in self.probes if matching(probe.match, container)), None)
+        return next((probe for probe in self.probes if is_selected(probe.match, container)), None)
 
 
-def matching(selectors: Iterable[Selector], container: Selectable) -> bool:
+def is_selected(selectors: Iterable[Selector], container: Selectable) -> bool:
     """True if a selector matches the container."""
     return any(selector.matches(container) for selector in selectors)
 

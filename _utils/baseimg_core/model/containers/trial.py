@@ -107,7 +107,7 @@ def selects(trial: Trial, tags: tuple[str, ...], labels: Mapping[str, str]) -> b
         tags: The references of the image.
         labels: The labels of the image.
     """
-    return any(policy.matching(trial.match, ImageName(tag, labels)) for tag in tags or ("",))
+    return any(policy.is_selected(trial.match, ImageName(tag, labels)) for tag in tags or ("",))
 
 
 def failure(trial: Trial, outcome: Outcome) -> str:

@@ -150,7 +150,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= _MAX_TEXT and (value.isprintable() or not value)
 
 
-def portable(changes: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+def without_docker_fields(changes: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """Return the difference without the fields that an image has in Docker's format alone."""
     return {name: pair for name, pair in changes.items() if name.partition(".")[0] not in _DOCKER}
 

@@ -183,7 +183,7 @@ class _Stack:
         marks = [entry.mark if entry else Mark.ABSENT for entry in entries]
         if self.base in merged_layers:
             marks.append(expected.mark if expected else Mark.DIRECTORY)
-        visible = overlay.visible(marks)
+        visible = overlay.contributing(marks)
         if visible and marks[visible[0]] in (Mark.DIRECTORY, Mark.OPAQUE):
             self.merged[path] = [merged_layers[index] for index in visible]
         closing = next((entry for entry in entries if entry and entry.mark is not Mark.DIRECTORY), None)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from . import relations
+from . import dpkg_relations
 
 MAX_ADVISORIES = 50  # of one package
 #: Why the advisories of a package are unknown in an image without documentation.
@@ -18,7 +18,7 @@ _ENTRY = re.compile(r"\S+ \(([^)\s]+)\) ")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedAdvisories:
     """The advisories that a changelog names between two versions of a package."""
 
     #: IDs of advisories, sorted, at most ``MAX_ADVISORIES``.
@@ -32,7 +32,7 @@ def is_advisory(name: str) -> bool:
     return _ADVISORY.fullmatch(name) is not None
 
 
-def of_debian(changelog: str, installed: str) -> Named:
+def of_debian(changelog: str, installed: str) -> NamedAdvisories:
     """
     List the advisories in the entries of a Debian changelog that are newer than a version.
 
@@ -42,24 +42,24 @@ def of_debian(changelog: str, installed: str) -> Named:
     """
     lines: list[str] = []
     for line in changelog.splitlines():
-        if (entry := _ENTRY.match(line)) and relations.compare(entry[1], installed) <= 0:
+        if (entry := _ENTRY.match(line)) and dpkg_relations.compare(entry[1], installed) <= 0:
             return _named(lines)
         lines.append(line)
     return _named(lines, f"its changelog does not reach back to {installed}")
 
 
-def of_rpm(entries: Iterable[str], known: Collection[str]) -> Named:
+def of_rpm(entries: Iterable[str], known: Collection[str]) -> NamedAdvisories:
     """List the advisories in the changelog entries of an rpm package that its old version does not have."""
     entries = list(entries)
     if not entries:
-        return Named(unread=NO_CHANGELOG)
+        return NamedAdvisories(unread=NO_CHANGELOG)
     shared = any(entry in known for entry in entries)
     reason = "" if shared or not known else "its changelog does not reach back to the old version"
     return _named([entry for entry in entries if entry not in known], reason)
 
 
-def _named(texts: Iterable[str], unread: str = "") -> Named:
+def _named(texts: Iterable[str], unread: str = "") -> NamedAdvisories:
     names = sorted({name for text in texts for name in _CVE.findall(text)})
     if len(names) > MAX_ADVISORIES:
         unread = f"its changelog names {len(names)} advisories, of which {MAX_ADVISORIES} are listed"
-    return Named(tuple(names[:MAX_ADVISORIES]), unread)
+    return NamedAdvisories(tuple(names[:MAX_ADVISORIES]), unread)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from . import offers
+from . import relations
 from .dpkg import Package
-from .offers import Relation, Rules
-from .relations import BrokenRelation
+from .relations import BrokenRelation, Relation, Rules
 
 _DEPENDENCY = re.compile(r"(!?)([^<>=~!\s]+)(?:(>=|<=|=~|~=|[<>=~])(\S+))?")
 _VERSION = re.compile(
@@ -75,7 +74,7 @@ def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> lis
     Returns:
         Every violated relation.
     """
-    return offers.broken_relations(_RULES, own, base)
+    return relations.broken_relations(_RULES, own, base)
 
 
 def _is_revision(version: str, required: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import BundleInvalid
-from . import apk, path_lists, relations, rpm
+from . import apk, dpkg_relations, path_lists, rpm
 
 MANAGERS = ("dpkg", "apk", "rpm")
 MAX_TEXT = 256  # characters of a name or a version
@@ -116,7 +116,7 @@ def is_older(manager: str, installed: str, other: str) -> bool:
         return False
     if manager == "rpm":
         return rpm.satisfies(installed, "<", other)
-    order = relations.compare(installed, other) if manager == "dpkg" else apk.compare(installed, other)
+    order = dpkg_relations.compare(installed, other) if manager == "dpkg" else apk.compare(installed, other)
     return order is None or order < 0
 
 
@@ -139,10 +139,10 @@ def combine(steps: Sequence[Packages | None]) -> Packages | None:
             after[name] = ""
         after.update({**step.added, **{name: pair[1] for name, pair in step.changed.items()}})
     combined = difference(manager, before, {name: version for name, version in after.items() if version})
-    return _with_facts_of(combined, known)
+    return _with_fixes_of(combined, known)
 
 
-def _with_facts_of(combined: Packages, steps: Sequence[Packages]) -> Packages:
+def _with_fixes_of(combined: Packages, steps: Sequence[Packages]) -> Packages:
     """Return a combined difference with the fixes and owners of its steps, unless a later step took them back."""
     fixes: dict[str, set[str]] = {}
     named: dict[str, set[str]] = {}
@@ -156,7 +156,7 @@ def _with_facts_of(combined: Packages, steps: Sequence[Packages]) -> Packages:
         unread.update({name: reason for name, reason in step.unread.items() if name in combined.changed})
         for name, paths in (step.owners or {}).items():
             owners.setdefault(name, set()).update(paths)
-    return with_facts(
+    return with_fixes(
         combined,
         {name: tuple(sorted(listed)) for name, listed in fixes.items()},
         {name: tuple(sorted(listed)) for name, listed in named.items()},
@@ -174,7 +174,7 @@ def _is_undone(combined: Packages, step: Packages, name: str) -> bool:
     return not at_the_end or is_older(combined.manager, at_the_end, fixed)
 
 
-def with_facts(
+def with_fixes(
     packages: Packages,
     fixes: Mapping[str, tuple[str, ...]],
     named: Mapping[str, tuple[str, ...]],

@@ -1,19 +1,17 @@
 """
-Relations between Debian packages: check an application's own packages against a new base.
+Relations between packages: the check that apk and rpm share.
 
-Debian Policy, chapter 7 (relationships) and 5.6.12 (versions).
+A package offers its own name and the names that it provides. A reader (:class:`Rules`) says what a package needs,
+conflicts with and provides, and compares versions. Debian's relations have alternatives and other rules:
+:mod:`model.packages.dpkg_relations`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from .dpkg import Package
-
-_RELATION = re.compile(r"\s*([a-z0-9][a-z0-9+.-]*)(?::\w+)?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^)\s]+)\s*\))?[^|]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +28,52 @@ class BrokenRelation:
     is_revision: bool = field(default=False, compare=False)
 
 
-def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One relation of a package to a name."""
+
+    #: The relation, for people.
+    text: str
+    #: The name that other packages offer.
+    name: str
+    #: The comparison of versions; empty for any version.
+    operator: str
+    #: The version to compare with; empty for any version.
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How one package manager reads and compares relations."""
+
+    #: The field of needs, for :class:`BrokenRelation`.
+    needs_field: str
+    #: The field of conflicts, for :class:`BrokenRelation`.
+    conflicts_field: str
+    #: Yields what a package needs.
+    needs: Callable[[Package], Iterable[Relation]]
+    #: Yields what a package conflicts with.
+    conflicts: Callable[[Package], Iterable[Relation]]
+    #: Yields the names that a package provides, with the version; empty if unversioned.
+    provides: Callable[[Package], Iterable[tuple[str, str]]]
+    #: True if an offered version satisfies an operator and a version.
+    satisfies: Callable[[str, str, str], bool]
+    #: True if an offered and a required version differ in the package's revision only.
+    is_revision: Callable[[str, str], bool]
+
+
+# the packages that offer each name, with the offered version
+_Offers = Mapping[str, list[tuple[str, str]]]
+
+
+def broken_relations(rules: Rules, own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
     """
     Check the relations between an application's own packages and the packages of a base, in both directions.
 
     An application's package replaces the base's package of the same name.
 
     Args:
+        rules: The rules of the package manager.
         own: The packages that the application added or replaced.
         base: The packages of the base, by name.
 
@@ -44,155 +81,47 @@ def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> lis
         Every violated relation.
     """
     own = list(own)
-    names = {package.name: package for package in own}
-    installed = {**base, **names}
-    provided = _provided(installed.values())
-    violations: list[BrokenRelation] = []
+    names = {package.name for package in own}
+    kept = [package for package in base.values() if package.name not in names]
+    offers, own_offers, base_offers = (_offers(rules, each) for each in ([*kept, *own], own, base.values()))
+    needs, conflicts = rules.needs_field, rules.conflicts_field
+    violations = []
     for package in own:
-        for name, clause in _unmet(package, installed, provided):
-            violations.append(BrokenRelation(package.name, name, f"needs {clause}", _is_revision(clause, installed)))
-        for _, name, clause in _against(package, base):
-            violations.append(BrokenRelation(package.name, name, f"{name.lower()} {clause}"))
-    for package in base.values():
-        if package.name not in names:
-            violations += [
-                BrokenRelation(other, name, f"{package.name} of the new base {name.lower()} {clause}")
-                for other, name, clause in _against(package, names)
-            ]
-            for name, clause in _unmet(package, installed, provided):
-                replaced = next((other for other, *_ in _alternatives(clause) if other in names), None)
-                if replaced:
-                    text, is_revision = (
-                        f"{package.name} of the new base needs {clause}",
-                        _is_revision(clause, installed),
-                    )
-                    violations.append(BrokenRelation(replaced, name, text, is_revision))
+        for need, is_revision in _unmet(rules, package, offers):
+            violations.append(BrokenRelation(package.name, needs, f"needs {need.text}", is_revision))
+        for _, text in _conflicting(rules, package, offers):
+            violations.append(BrokenRelation(package.name, conflicts, f"conflicts {text}"))
+    for package in kept:
+        for need, is_revision in _unmet(rules, package, offers):
+            replaced = next((holder for holder, _ in base_offers.get(need.name, ()) if holder in names), None)
+            if replaced:
+                text = f"{package.name} of the new base needs {need.text}"
+                violations.append(BrokenRelation(replaced, needs, text, is_revision))
+        for other, text in _conflicting(rules, package, own_offers):
+            violations.append(BrokenRelation(other, conflicts, f"{package.name} of the new base conflicts {text}"))
     return violations
 
 
-def _unmet(
-    package: Package, installed: Mapping[str, Package], provided: Mapping[str, list[str]]
-) -> Iterator[tuple[str, str]]:
-    """Yield the field and the clause of each dependency that is not met."""
-    for name in ("Pre-Depends", "Depends"):
-        for clause in _clauses(package.fields.get(name, "")):
-            if not any(_holds(*alternative, installed, provided) for alternative in _alternatives(clause)):
-                yield name, clause
-
-
-def _against(package: Package, others: Mapping[str, Package]) -> Iterator[tuple[str, str, str]]:
-    """Yield each of ``others`` that ``package`` breaks or conflicts with, the field, and the clause."""
-    for name in ("Breaks", "Conflicts"):
-        for clause in _clauses(package.fields.get(name, "")):
-            for other, operator, version in _alternatives(clause):
-                if other != package.name and _holds(other, operator, version, others, {}):
-                    yield other, name, clause
-
-
-def _is_revision(clause: str, installed: Mapping[str, Package]) -> bool:
-    """True if another revision of the exact version that a clause requires is installed."""
-    return any(
-        operator == "=" and name in installed and _parts(installed[name].version)[:2] == _parts(version)[:2]
-        for name, operator, version in _alternatives(clause)
-    )
-
-
-def _clauses(text: str) -> list[str]:
-    return [" ".join(clause.split()) for clause in text.split(",") if clause.strip()]
-
-
-def _alternatives(clause: str) -> Iterator[tuple[str, str, str]]:
-    for part in clause.split("|"):
-        if match := _RELATION.fullmatch(part):
-            yield match[1], match[2] or "", match[3] or ""
-
-
-def _provided(packages: Iterable[Package]) -> dict[str, list[str]]:
-    """Return the versions of virtual packages by name; ``""`` if unversioned."""
-    provided: dict[str, list[str]] = {}
+def _offers(rules: Rules, packages: Iterable[Package]) -> _Offers:
+    offers: dict[str, list[tuple[str, str]]] = {}
     for package in packages:
-        for clause in _clauses(package.fields.get("Provides", "")):
-            for name, _, version in _alternatives(clause):
-                provided.setdefault(name, []).append(version)
-    return provided
+        for name, version in ((package.name, package.version), *rules.provides(package)):
+            offers.setdefault(name, []).append((package.name, version))
+    return offers
 
 
-def _holds(
-    name: str, operator: str, version: str, installed: Mapping[str, Package], provided: Mapping[str, list[str]]
-) -> bool:
-    package = installed.get(name)
-    if package and satisfies(package.version, operator, version):
-        return True
-    return any(
-        not operator or (bool(offered) and satisfies(offered, operator, version)) for offered in provided.get(name, ())
-    )
+def _unmet(rules: Rules, package: Package, offers: _Offers) -> Iterator[tuple[Relation, bool]]:
+    """Yield each need that is not met, and whether only the revision differs."""
+    for need in rules.needs(package):
+        versions = [version for _, version in offers.get(need.name, ())]
+        if not any(rules.satisfies(version, need.operator, need.version) for version in versions):
+            same = need.operator == "=" and any(rules.is_revision(version, need.version) for version in versions)
+            yield need, same
 
 
-def satisfies(version: str, operator: str, required: str) -> bool:
-    """
-    Check a version against a relation.
-
-    Args:
-        version: The installed version.
-        operator: ``<<``, ``<=``, ``=``, ``>=``, ``>>``, or empty for any version.
-        required: The relation's version.
-
-    Returns:
-        True if the relation holds.
-    """
-    if not operator:
-        return True
-    order = compare(version, required)
-    return {
-        "<<": order < 0,
-        "<": order <= 0,  # "<" and ">" are obsolete forms of "<=" and ">=": Debian Policy 7.1
-        "<=": order <= 0,
-        "=": order == 0,
-        ">=": order >= 0,
-        ">": order >= 0,
-        ">>": order > 0,
-    }[operator]
-
-
-@lru_cache(maxsize=4096)
-def compare(first: str, second: str) -> int:
-    """Compare two versions as dpkg does: negative if the first is older, 0 if they are equal."""
-    for left, right in zip(_parts(first), _parts(second), strict=True):
-        if order := _compare_part(left, right):
-            return order
-    return 0
-
-
-def _parts(version: str) -> tuple[str, str, str]:
-    epoch, colon, rest = version.partition(":")
-    if not colon:
-        epoch, rest = "0", version
-    upstream, dash, revision = rest.rpartition("-")
-    return (epoch, upstream, revision) if dash else (epoch, rest, "0")
-
-
-def _compare_part(left: str, right: str) -> int:
-    while left or right:
-        texts = re.match(r"\D*", left), re.match(r"\D*", right)
-        first, second = (match[0] if match else "" for match in texts)
-        left, right = left[len(first) :], right[len(second) :]
-        for position in range(max(len(first), len(second))):
-            weights = _weight(first, position), _weight(second, position)
-            if weights[0] != weights[1]:
-                return weights[0] - weights[1]
-        numbers = re.match(r"\d*", left), re.match(r"\d*", right)
-        first, second = (match[0] if match else "" for match in numbers)
-        left, right = left[len(first) :], right[len(second) :]
-        if difference := int(first or 0) - int(second or 0):
-            return difference
-    return 0
-
-
-def _weight(text: str, position: int) -> int:
-    """Return the sort weight of a character: tilde, end of text, letters, other characters."""
-    if position >= len(text):
-        return 0
-    character = text[position]
-    if character == "~":
-        return -1
-    return ord(character) if character.isalpha() else ord(character) + 256
+def _conflicting(rules: Rules, package: Package, offers: _Offers) -> Iterator[tuple[str, str]]:
+    """Yield the other packages that a package conflicts with, each with the relation."""
+    for conflict in rules.conflicts(package):
+        for other, version in offers.get(conflict.name, ()):
+            if other != package.name and rules.satisfies(version, conflict.operator, conflict.version):
+                yield other, conflict.text

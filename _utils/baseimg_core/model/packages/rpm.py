@@ -11,10 +11,9 @@ import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from . import offers
+from . import relations
 from .dpkg import Package
-from .offers import Relation, Rules
-from .relations import BrokenRelation
+from .relations import BrokenRelation, Relation, Rules
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCHITECTURE = 1000, 1001, 1002, 1003, 1022
 _CHANGELOG = 1082
@@ -114,7 +113,7 @@ def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> lis
     Returns:
         Every violated relation.
     """
-    return offers.broken_relations(_RULES, own, base)
+    return relations.broken_relations(_RULES, own, base)
 
 
 def _relations(package: Package, field: str) -> Iterator[Relation]:

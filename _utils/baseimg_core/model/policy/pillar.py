@@ -51,7 +51,7 @@ _SALT_SSH_ROOT = "/running_data"  # salt-ssh's directory on the target
 _ERROR_LENGTH = 300  # characters of an error of Salt's renderer
 
 
-def link(value: object) -> str:
+def link_policy(value: object) -> str:
     """
     Validate ``baseimg:link``: how a new generation shares data with the previous one.
 
@@ -399,7 +399,7 @@ def registries(raw: object) -> dict[str, Registry]:
     return settings
 
 
-def pushed_to(destination: object) -> reference.Reference:
+def push_destination(destination: object) -> reference.Reference:
     """
     Validate the destination of a push: a registry, a name and a tag.
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..policy import validation
 from ..policy.validation import wrong
-from .calls import Gate, Hook, parse_gates, parse_hook
+from .gates import Gate, parse_gates
+from .hooks import Hook, parse_hook
 from .targets import Target, fields, parse_target, seconds, target_part
 from .windows import Window, parse_window, parse_windows
 

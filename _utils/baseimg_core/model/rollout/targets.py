@@ -87,3 +87,20 @@ def seconds(raw: object, key: str, least: int) -> int:
         ArgumentInvalid: the value is not a whole number, or is too small.
     """
     return validation.whole_number(raw, key, f"seconds, {least} or more", least)
+
+
+def arguments_of(declared: Mapping[str, Any], key: str) -> tuple[Any, ...]:
+    """
+    Return the field ``arg`` of a mapping: the positional arguments of a function.
+
+    Args:
+        declared: the mapping.
+        key: its key, for messages.
+
+    Raises:
+        ArgumentInvalid: it is not a list.
+    """
+    arguments = declared.get("arg", [])
+    if not isinstance(arguments, list | tuple):
+        raise validation.wrong(f"{key}:arg", arguments, "a list of arguments")
+    return tuple(arguments)

@@ -61,7 +61,7 @@ class Entry:
     target: bytes = b""
     #: (major, minor) of a device; zeros for other types.
     device: tuple[int, int] = (0, 0)
-    #: Extended attributes that a layer carries (:func:`overlay.carried`).
+    #: Extended attributes that a layer carries (:func:`overlay.is_carried`).
     xattrs: dict[str, bytes] = field(default_factory=dict)
     #: False for a directory that no layer tar names: every unpacking program chooses its metadata.
     specified: bool = True

@@ -43,7 +43,7 @@ def is_whiteout(mode: int, rdev: int) -> bool:
     return stat.S_ISCHR(mode) and rdev == 0
 
 
-def carried(xattr: str) -> bool:
+def is_carried(xattr: str) -> bool:
     """
     True if a layer carries this extended attribute.
 
@@ -52,7 +52,7 @@ def carried(xattr: str) -> bool:
     return not xattr.startswith((OVERLAY_XATTRS, _OUR_XATTRS)) and xattr not in _HOST_XATTRS
 
 
-def visible(marks: Sequence[Mark]) -> list[int]:
+def contributing(marks: Sequence[Mark]) -> list[int]:
     """
     Return the layers that contribute to one name of a stack.
 

@@ -122,7 +122,7 @@ def removable(
     return sorted(gone, key=lambda number: (not record.generations[number].damaged, number)), reasons
 
 
-def held(record: Record, keep: int, users: Mapping[int, Collection[str]]) -> dict[str, Any]:
+def in_use(record: Record, keep: int, users: Mapping[int, Collection[str]]) -> dict[str, Any]:
     """
     Describe the generations that stay only because something uses them.
 

@@ -32,21 +32,14 @@ def is_right(generation: Generation, needed: Contents) -> bool:
 
     All generations are right over the pristine contents. :attr:`Generation.over` lists the other contents.
     """
-    return not missing(generation, needed)
+    return not uncovered(content(generation), needed, generation.over)
 
 
-def missing(generation: Generation, needed: Contents) -> dict[str, list[str]]:
+def uncovered(own: str, needed: Contents, over: Contents = MappingProxyType({})) -> dict[str, list[str]]:
     """
-    Return the needed contents over which a generation is not known to be right, by base.
+    Return the needed contents over which a content is not known to be right, by base.
 
-    A lower base that shows the generation's own image needs no check: that image is all that shows through.
-    """
-    return lacks(content(generation), needed, generation.over)
-
-
-def lacks(own: str, needed: Contents, over: Contents = MappingProxyType({})) -> dict[str, list[str]]:
-    """
-    Return the needed contents over which a content is not known to be right, by base; see :func:`missing`.
+    A lower base that shows this content needs no check: it is all that shows through.
 
     Args:
         own: The content (:func:`content`).

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from baseimg_core.model.packages import dpkg as dpkg_status
-from baseimg_core.model.packages import relations
+from baseimg_core.model.packages import dpkg_relations
 
 VERSIONS = ["1.0", "1.0-1", "1.0~rc1-1", "1:0.9", "1.0+b1", "1.0a", "2", "10", "1.0-1~deb12u1", "1.0-1.1", "0", "1.0-"]
 
@@ -20,9 +20,9 @@ def dpkg(first: str, operator: str, second: str) -> bool:
 
 @pytest.mark.parametrize(("first", "second"), random.Random(1).sample([*itertools.combinations(VERSIONS[:-1], 2)], 25))
 def test_versions_are_in_dpkgs_order(first: str, second: str) -> None:
-    order = relations.compare(first, second)
+    order = dpkg_relations.compare(first, second)
     assert (order < 0, order == 0, order > 0) == tuple(dpkg(first, name, second) for name in ("lt", "eq", "gt"))
-    assert (relations.compare(second, first) > 0) == (order < 0)
+    assert (dpkg_relations.compare(second, first) > 0) == (order < 0)
 
 
 def status(*packages: tuple[str, str, str]) -> dict[str, dpkg_status.Package]:
@@ -51,7 +51,7 @@ def status(*packages: tuple[str, str, str]) -> dict[str, dpkg_status.Package]:
     ],
 )
 def test_relations(own: str, base: tuple[str, str, str], broken: str) -> None:
-    violations = relations.broken_relations(status(("app", "1", own)).values(), status(base))
+    violations = dpkg_relations.broken_relations(status(("app", "1", own)).values(), status(base))
     assert [broken_relation.text for broken_relation in violations] == ([broken] if broken else [])
     assert all(broken_relation.package == "app" for broken_relation in violations)
 
@@ -67,7 +67,7 @@ def test_relations(own: str, base: tuple[str, str, str], broken: str) -> None:
 )
 def test_another_revision_of_an_exact_version(needs: str, installed: str, is_revision: bool) -> None:
     own, base = status(("perl", "1", f"Depends: {needs}\n")), status(("perl-base", installed, ""))
-    (violation,) = relations.broken_relations(own.values(), base)
+    (violation,) = dpkg_relations.broken_relations(own.values(), base)
     assert violation.is_revision is is_revision
 
 
@@ -75,7 +75,7 @@ def test_a_package_of_the_new_base_needs_more_than_the_application_has() -> None
     """The application's older package hides the one that the new base's runtime needs."""
     own = status(("node-minimatch", "3.1", ""))
     base = status(("libnode", "20", "Depends: node-minimatch (>= 9), lost\n"), ("node-minimatch", "9", ""))
-    (violation,) = relations.broken_relations(own.values(), base)
+    (violation,) = dpkg_relations.broken_relations(own.values(), base)
     assert (violation.package, violation.text) == (
         "node-minimatch", "libnode of the new base needs node-minimatch (>= 9)"
     )  # fmt: skip

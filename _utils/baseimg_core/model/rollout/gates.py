@@ -1,20 +1,17 @@
-"""Gates and hooks of a policy: questions to the service, and Salt functions before and after each node."""
+"""Gates of a policy: health checks of the service, after each wave and during the soak."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..policy import validation
 from ..policy.validation import wrong
-from .targets import Target, fields, parse_target, seconds, target_part
+from .targets import Target, arguments_of, fields, parse_target, seconds, target_part
 
 _GATE_KEYS = frozenset({"url", "command", "function", "match", "tgt", "tgt_type", "arg", "timeout"})
 _GATE_KINDS = ("url", "command", "function")
-_HOOK_KEYS = frozenset({"function", "tgt", "tgt_type", "arg", "timeout"})
-_NODE = "{node}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +30,6 @@ class Gate:
     arguments: tuple[Any, ...] = ()
     #: Seconds to wait for an answer.
     timeout: int = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Hook:
-    """A Salt function that runs on other minions before or after a node changes."""
-
-    #: The execution function.
-    function: str
-    #: The minions that run it, for example load balancers.
-    target: Target
-    #: Positional arguments; ``{node}`` in a text is the ID of the node that changes.
-    arguments: tuple[Any, ...]
-    #: Seconds to wait for every minion's return.
-    timeout: int
-
-    def arguments_for(self, node: str) -> tuple[Any, ...]:
-        """Return the arguments for a node."""
-        return tuple(
-            argument.replace(_NODE, node) if isinstance(argument, str) else argument for argument in self.arguments
-        )
 
 
 def parse_gates(raw: object, key: str) -> tuple[Gate, ...]:
@@ -85,40 +62,11 @@ def _gate(raw: object, key: str) -> Gate:
         raise wrong(f"{key}:url", subject, "a URL with http:// or https://")
     if not isinstance(match, str) or not _is_pattern(match):
         raise wrong(f"{key}:match", match, "a regular expression")
-    arguments, target = _arguments(declared, key), target_part(declared)
+    arguments, target = arguments_of(declared, key), target_part(declared)
     if (kind == "function") != ("tgt" in target) or (arguments and kind != "function"):
         raise wrong(key, declared, "tgt with a function, and tgt and arg with nothing else")
     timeout = seconds(declared.get("timeout", 10), f"{key}:timeout", 1)
     return Gate(kind, subject, match, parse_target(target, key) if target else None, arguments, timeout)
-
-
-def parse_hook(raw: object, key: str) -> Hook | None:
-    """
-    Parse a hook.
-
-    Args:
-        raw: the declared value.
-        key: its key, for messages.
-
-    Returns:
-        The hook; ``None`` if nothing is declared.
-
-    Raises:
-        ArgumentInvalid: the value is invalid.
-    """
-    if raw is None:
-        return None
-    declared = fields(raw, _HOOK_KEYS, key)
-    function = validation.text(declared.get("function"), f"{key}:function")
-    timeout = seconds(declared.get("timeout", 60), f"{key}:timeout", 1)
-    return Hook(function, parse_target(target_part(declared), key), _arguments(declared, key), timeout)
-
-
-def _arguments(declared: Mapping[str, Any], key: str) -> tuple[Any, ...]:
-    arguments = declared.get("arg", [])
-    if not isinstance(arguments, list | tuple):
-        raise wrong(f"{key}:arg", arguments, "a list of arguments")
-    return tuple(arguments)
 
 
 def _is_pattern(text: str) -> bool:
