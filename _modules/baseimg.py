@@ -623,7 +623,7 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
     for example a rollback, the preparation gives way within seconds: it deletes what it made and fails with
     ``layer-busy``. The fetched bundles stay.
 
-    The masks of the bases above are made, too (docs/design/adr/0016-nests.md). If a base below changes before the
+    The masks of the bases above are also made (docs/design/adr/0016-nests.md). If a base below changes before the
     window's swap of this one, its own mask is made again, inside the window.
 
     A prepared generation survives restarts. :py:func:`baseimg.prune` deletes it once pillar declares another version.
@@ -974,7 +974,7 @@ def fixes(base=None, packages=None, full=False):
         A reference or chain ID. Default: every base with a record, and every base that pillar declares.
 
     packages
-        Names of packages whose installed versions are returned, too, changed or not.
+        Names of packages whose installed versions are also returned, changed or not.
 
     full
         True: return all data, for programs and for the mine (``mine_functions``). By default ``bases`` has lines for
@@ -1304,7 +1304,7 @@ def metrics(path=None):
 
     path
         The file to write for node_exporter's textfile collector: an absolute path that ends in ``.prom``. The file is
-        replaced atomically and is readable by everybody. Default: return the text.
+        replaced atomically and is world-readable. Default: return the text.
 
     Returns the text, or the ``path`` and the number of ``bytes`` written.
 

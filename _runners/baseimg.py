@@ -185,7 +185,7 @@ def plan(base, version=None, **kwargs):
     Show the waves of a rollout and the change on each node. Changes nothing.
 
     base, version
-        As for :py:func:`baseimg.rollout`. Keys of the policy are accepted, too.
+        As for :py:func:`baseimg.rollout`. Keys of the policy are also accepted.
 
     At most 20 nodes that together have all images fetch the bundles into their cache and judge the images
     (``baseimg.impact``).

@@ -473,7 +473,7 @@ def _route(planned):
 
 
 def _counted(counts):
-    """The numbers of changed paths, those of content apart from those of metadata."""
+    """The numbers of changed paths; changes of metadata alone are separate."""
     metadata, inside = counts.get("metadata", 0), counts.get("inside", 0)
     modified = f"{counts['modified'] - metadata} modified" + (f", {metadata} only in metadata" if metadata else "")
     removed = f"{counts['removed']} removed" + (f" with {_count(inside, 'path')} inside" if inside else "")

@@ -209,7 +209,7 @@ def _compare(blob: io.BufferedReader, diff_id: str, directory: bytes) -> bool | 
             members = list(_checked(tar, directory))
         while stream.read(CHUNK):
             pass
-    except io.UnsupportedOperation:  # it is a ValueError, too
+    except io.UnsupportedOperation:  # also a ValueError
         raise
     except (TarDamaged, tarfile.TarError, ValueError):  # tarfile raises ValueError for some damaged sparse files
         return None

@@ -77,7 +77,7 @@ def public_key(line: str) -> PublicKey:
     Parse a line of a ``.pub`` file: type, base64, comment.
 
     Raises:
-        SignatureMalformed: The line is no public key of a supported type.
+        SignatureMalformed: The line is not a public key of a supported type.
     """
     kind, _, rest = line.strip().partition(" ")
     if kind not in ALGORITHMS:
@@ -95,7 +95,7 @@ def parse(data: bytes) -> Signature:
     Parse a detached, armored signature.
 
     Raises:
-        SignatureMalformed: The text is no signature of a supported type.
+        SignatureMalformed: The text is not a signature of a supported type.
     """
     if len(data) > MAX_SIZE:
         raise SignatureMalformed(f"it is larger than {MAX_SIZE} bytes")

@@ -130,7 +130,7 @@ def _by_record(engine: Engine, name: str) -> Base:
 
 
 def _may_be(engine: Engine, layer: str, name: str) -> bool:
-    """True if an unusable record in a layer's directory may be that of a base whose name is no tag."""
+    """True if an unusable record in a layer's directory may be that of a base whose name is not a tag."""
     store = Store(layer)
     return store.records.reference == name or not (store.records.reference or _versions(engine, store.layout.live))
 

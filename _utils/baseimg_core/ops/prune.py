@@ -307,10 +307,10 @@ class _Users:
 
     def _read_again(self) -> list[tuple[int, str, bool]]:
         """
-        Return the users, looked at again for a moment while one of them may or may not use a generation.
+        Return the users. While it is not certain whether one of them uses a generation, look again for a moment.
 
-        A mount namespace that is being made has copies of all mounts, also of those whose directories somebody has just
-        deleted: such a copy cannot be resolved, and is gone when the new container has changed its root.
+        A new mount namespace has copies of all mounts, also of mounts whose directories were just deleted. Such a copy
+        cannot be resolved, and disappears when the new container changes its root.
         """
         users = list(self._read())
         for pause in _PAUSES:

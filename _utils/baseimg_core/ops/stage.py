@@ -124,7 +124,7 @@ def check_preconditions(
     context: Context, base: Base, record: Record, plan: Plan, catalogue: Catalogue, masks: tuple[int, int] = NOTHING
 ) -> None:
     """
-    Check that the bundles of a plan can be decoded, and that all it writes fits. Writes nothing that stays.
+    Check that the bundles of a plan can be decoded, and that their content fits. Leaves no file.
 
     Args:
         context: The context of the operation.

@@ -121,7 +121,7 @@ def _prune(directory: str) -> None:
     files = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # another process prunes, too
+            with contextlib.suppress(FileNotFoundError):  # another process may prune
                 if entry.name.endswith((".blob", ".blob.part")):
                     files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
     total = sum(size for _time, size, _path in files)

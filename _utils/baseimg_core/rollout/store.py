@@ -153,7 +153,7 @@ class Store:
         Args:
             rollout: the record.
             durable: True if the change must survive a power failure: a decision, before it is acted on. An outcome
-                need not, because the job cache has it, too. Every change survives the end of this process, and the
+                need not, because the job cache also has it. Every change survives the end of this process, and the
                 next durable save includes it.
         """
         journal = self._journals.get(rollout.id)

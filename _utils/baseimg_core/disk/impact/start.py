@@ -21,7 +21,7 @@ class Start:
     """
     The programs that one image starts.
 
-    Only regressions are reasons. A dependency that the old base lacks, too, is not a reason.
+    Only regressions are reasons. A dependency that the old base also lacks is not a reason.
     """
 
     def __init__(self, change: BaseChange, old: LayeredView, new: LayeredView, config: Config) -> None:

@@ -191,7 +191,7 @@ def number(
         kind: ``int`` to refuse fractions.
 
     Raises:
-        ArgumentInvalid: The value is no number, too small or too large.
+        ArgumentInvalid: The value is not a number, is too small, or is too large.
     """
     value = given.get(name, default)
     if not isinstance(value, int | kind) or isinstance(value, bool) or not lowest <= value <= _MAXIMUM:

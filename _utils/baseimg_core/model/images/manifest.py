@@ -89,7 +89,7 @@ def document(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise malformed(where, "is no JSON") from None
+        raise malformed(where, "is not JSON") from None
 
 
 def malformed(where: str, why: str) -> LayerUnsupported:
@@ -184,15 +184,15 @@ def parse_manifest(raw: Any, where: str) -> Manifest:
         LayerUnsupported: It is malformed, of schema 1, or has foreign, encrypted or unknown layers.
     """
     if not isinstance(raw, dict):
-        raise malformed(where, "is no manifest")
+        raise malformed(where, "is not a manifest")
     if raw.get("schemaVersion") == 1:
         raise LayerUnsupported(f"{where} has a manifest of schema 1, which Docker deprecated in 2017", _REBUILD)
     config, layers = raw.get("config"), raw.get("layers")
     if raw.get("schemaVersion") != 2 or not isinstance(config, dict) or not isinstance(layers, list):
-        raise malformed(where, "is no manifest of an image")
+        raise malformed(where, "is not an image manifest")
     if config.get("mediaType") not in _CONFIG_TYPES:
         kind = str(config.get("mediaType"))[:100]
-        raise LayerUnsupported(f"{where} is no image, but an artifact of type {kind!r}", "name an image")
+        raise LayerUnsupported(f"{where} is not an image but an artifact of type {kind!r}", "name an image")
     if len(layers) > MAX_LAYERS:
         raise malformed(where, f"has more than {MAX_LAYERS} layers")
     for layer in layers:
@@ -286,5 +286,5 @@ def parse_config(raw: Any, layers: int, where: str) -> Config:
     if not all(isinstance(text, str) for text in texts) or not isinstance(config, dict):
         raise malformed(where, "has a malformed configuration")
     if not isinstance(diff_ids, list) or not all(map(ids.is_digest, diff_ids)) or len(diff_ids) != layers:
-        raise malformed(where, f"has {layers} layers, and its configuration names others")
+        raise malformed(where, f"has {layers} layers, and its configuration lists other layers")
     return Config(platform, tuple(diff_ids), config)

@@ -119,7 +119,7 @@ def combine(steps: Iterable[Iterable[ExpectedPath]]) -> dict[bytes, ExpectedPath
 
 
 def below(paths: Sequence[bytes], path: bytes) -> list[bytes]:
-    """Return those of the sorted ``paths`` that are inside the directory ``path``."""
+    """Return the part of the sorted ``paths`` that is inside the directory ``path``."""
     # "0" is the character after "/"
     return list(paths[bisect.bisect_left(paths, path + b"/") : bisect.bisect_left(paths, path + b"0")])
 

@@ -36,7 +36,7 @@ class Packages:
     unknown: str = ""
     #: Advisories that the update fixes, by package or, for files outside of packages, by absolute path.
     fixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    #: Those of ``fixes`` that the operator named at build time; the others are from changelogs.
+    #: The part of ``fixes`` that the operator named at build time; the rest is from changelogs.
     named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Why more advisories may be fixed than ``fixes`` lists, by package.
     unread: Mapping[str, str] = field(default_factory=dict)

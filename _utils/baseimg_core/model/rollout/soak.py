@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from .answers import ContainerState
 
-_SIGTERM = 143  # the exit code of a container that somebody stopped
+_SIGTERM = 143  # the exit code of a stopped container
 NODES_PER_SECOND = 10  # how many nodes are asked on average, so that a large fleet is not asked all the time
 
 
@@ -14,7 +14,7 @@ def troubles(before: Mapping[str, ContainerState], now: Mapping[str, ContainerSt
     """
     Return what went wrong with a node's containers.
 
-    A container that was removed is no trouble: deployments replace containers.
+    A removed container is not in trouble: deployments replace containers.
 
     Args:
         before: the containers by ID when the wave ended.
