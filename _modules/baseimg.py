@@ -471,6 +471,7 @@ def converge(
     rollout=None,
     full=False,
     keep=1,
+    require=None,
     **kwargs,
 ):
     """
@@ -514,6 +515,10 @@ def converge(
         How many contents stay beside the live and the pristine one, as for :py:func:`baseimg.prune`; the others are
         deleted afterwards, also if the base had the version before.
 
+    require
+        Packages, absolute paths and advisories that must reach every image, in addition to those in pillar
+        (``fix-missing``). If the base shows the version already, only packages and advisories are checked.
+
     Returns what :py:func:`baseimg.apply` returns, ``repaired``, and ``pruned``: the versions ``removed``, the bytes
     ``freed``, ``warnings``, and ``in_use``, which describes for each base the generations that only stay because
     containers or mounts use them (``generations``, ``since``, ``users``, ``bytes``).
@@ -528,7 +533,7 @@ def converge(
     with _operation("converge", kwargs, saltenv) as minion:
         declaration = minion.declaration(name, version, bundles, chain_id)
         terms, restarts = minion.terms(not_after, rollout), container_policy.parse(containers)
-        context = minion.context(trust=True, protect=protect, accept=accept, terms=terms)
+        context = minion.context(trust=True, protect=protect, accept=accept, require=require, terms=terms)
         done = ops_converge.converge(context, *declaration, bool(repair), restarts, pillar.keep(keep))
         return _visible_part(done, full)
 
@@ -546,11 +551,12 @@ def plan(
     earlier=(),
     full=False,
     keep=1,
+    require=None,
 ):
     """
     Show what :py:func:`baseimg.converge` would do. Changes nothing.
 
-    name, version, bundles, chain_id, repair, protect, accept, containers, saltenv, keep
+    name, version, bundles, chain_id, repair, protect, accept, containers, saltenv, keep, require
         As there.
 
     earlier
@@ -575,12 +581,21 @@ def plan(
     """
     with _operation(saltenv=saltenv) as minion:
         goal = minion.goal(name, version, bundles, chain_id, repair, containers, pillar.keep(keep))
-        context = minion.context(trust=True, protect=protect, accept=accept)
+        context = minion.context(trust=True, protect=protect, accept=accept, require=require)
         return _visible_part(ops_preview.plan(context, goal, [minion.goal(**arguments) for arguments in earlier]), full)
 
 
 def fetch(
-    name, version, bundles=None, chain_id=None, saltenv=None, repair=False, protect=None, accept=None, containers="keep"
+    name,
+    version,
+    bundles=None,
+    chain_id=None,
+    saltenv=None,
+    repair=False,
+    protect=None,
+    accept=None,
+    containers="keep",
+    require=None,
 ):
     """
     Fetch the bundles that :py:func:`baseimg.converge` would need, and check everything that would make it fail:
@@ -590,7 +605,7 @@ def fetch(
     A later converge fetches nothing: a file with its declared digest is not sent again. Bundles from HTTP need a
     declared ``hash`` for this.
 
-    name, version, bundles, chain_id, saltenv, repair, protect, accept, containers
+    name, version, bundles, chain_id, saltenv, repair, protect, accept, containers, require
         As there.
 
     Returns ``needed`` (false if the base shows the version), ``base``, ``from`` and ``to`` (versions), ``bundles`` in
@@ -606,11 +621,12 @@ def fetch(
     """
     with _operation("fetch", saltenv=saltenv) as minion:
         goal = minion.goal(name, version, bundles, chain_id, repair, containers)
-        fetched = ops_fetch.fetch(minion.context(trust=True, protect=protect, accept=accept), goal)
+        context = minion.context(trust=True, protect=protect, accept=accept, require=require)
+        fetched = ops_fetch.fetch(context, goal)
         return {**fetched, "time": time.time(), "suite": _VERSION}
 
 
-def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None):
+def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None, require=None):
     """
     Make a version ready, so that :py:func:`baseimg.converge` to it is one swap, as short as a rollback.
 
@@ -628,7 +644,7 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
 
     A prepared generation survives restarts. :py:func:`baseimg.prune` deletes it once pillar declares another version.
 
-    name, version, bundles, chain_id, protect, accept, saltenv
+    name, version, bundles, chain_id, protect, accept, saltenv, require
         As for :py:func:`baseimg.converge`.
 
     Returns ``changed`` (true if a generation was made), ``needed`` (false if the base shows the version), ``base``,
@@ -645,7 +661,7 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
     """
     with _operation("prepare", saltenv=saltenv) as minion:
         declaration = minion.declaration(name, version, bundles, chain_id)
-        context = minion.context(trust=True, protect=protect, accept=accept)
+        context = minion.context(trust=True, protect=protect, accept=accept, require=require)
         prepared = ops_prepare.prepare(context, *declaration, minion.prepare_rate())
         return {**prepared, "time": time.time(), "suite": _VERSION}
 

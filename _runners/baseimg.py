@@ -157,8 +157,8 @@ def rollout(base, version=None, watch=False, **kwargs):
     All other arguments are keys of the policy. They override ``baseimg:rollout`` in the master's pillar, which
     overrides the same key in the master's configuration: ``target``, ``exclude``, ``unreachable``, ``refused``,
     ``canary``, ``waves``, ``success_threshold``, ``max_unavailable``, ``min_available``, ``group_by``, ``prepare``,
-    ``prepare_at_once``, ``saltenv``, ``soak``, ``gate``, ``gate_interval``, ``before_node``, ``after_node``,
-    ``on_failure``, ``window``, ``windows``, ``timeout``, ``keep_records`` (docs/operating/rollout.md).
+    ``prepare_at_once``, ``saltenv``, ``require``, ``soak``, ``gate``, ``gate_interval``, ``before_node``,
+    ``after_node``, ``on_failure``, ``window``, ``windows``, ``timeout``, ``keep_records`` (docs/operating/rollout.md).
 
     Returns the rollout's ``id``, ``state``, ``reason`` and ``cause``; its ``waves``; counts of ``nodes`` by state; the
     ``failed``, ``refused``, ``unreachable`` and ``skipped`` nodes with reasons; and the ``retcode``.

@@ -58,6 +58,7 @@
 #     saltenv: prod              environment of salt:// URLs; default: that of each minion's configuration
 #     soak: 600                  seconds between two waves
 #     gate: [{url: 'https://shop.corp/health', match: ok}]    must hold after each wave and during the soak
+#     require: [CVE-2024-5535]   packages, paths and advisories that must reach every image of a node
 #     gate_interval: 30          seconds between two checks of the gates
 #     before_node: {function: lb.drain, tgt: 'lb*', arg: ['{node}']}       runs before a node changes
 #     after_node: {function: lb.undrain, tgt: 'lb*', arg: ['{node}']}      … and after it changed well

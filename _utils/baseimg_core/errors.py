@@ -286,7 +286,7 @@ class FixMissing(BaseimgError):
     """A required fix would not reach an image on the base."""
 
     code = "fix-missing"
-    hint = "rebuild these images on the new base, or remove the package or path from 'require'"
+    hint = "rebuild these images on the new base, or remove the name from 'require'"
 
 
 class TrialFailed(BaseimgError):

@@ -118,6 +118,7 @@ class Minion:
         trust: bool = False,
         protect: object = None,
         accept: object = None,
+        require: object = None,
         terms: job_terms.JobTerms | None = None,
     ) -> Context:
         """
@@ -127,6 +128,7 @@ class Minion:
             trust: Verify bundles with the trusted keys, and protect images.
             protect: Patterns of images to protect, in addition to those in pillar.
             accept: Patterns of images that may break, in addition to those in pillar.
+            require: Fixes that must reach every image, in addition to those in pillar.
             terms: The terms of the job; ``None`` for a job without a deadline.
 
         Raises:
@@ -136,7 +138,8 @@ class Minion:
         link = policy_pillar.link_policy(self._salt["config.get"]("baseimg:link", "auto"))
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         # an invalid pillar must not block operations that do not need pillar, for example a rollback
-        rules = image_policy.parse(protect, self.declared()["bases"], accept) if trust else image_policy.Protection()
+        declared = self.declared()["bases"] if trust else {}
+        rules = image_policy.parse(protect, declared, accept, require)
         bases = self.declared_bases()
         below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
         versions = {name: (base["chain_id"] or name, base["version"]) for name, base in bases.items()}

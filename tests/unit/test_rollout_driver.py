@@ -81,6 +81,19 @@ def test_the_environment_goes_with_every_job_that_may_fetch(fake_master: FakeMas
     assert all("saltenv" not in arguments for _, _, arguments in fleet.sent) is (saltenv is None)
 
 
+def test_required_fixes_go_with_every_job_that_checks_images(fake_master: FakeMaster) -> None:
+    fleet = fake_master.nodes(GOOD, THERE)
+    fake_master.start(require=["CVE-2024-5535"])
+    checking = {function for function, _, arguments in fleet.sent if arguments.get("require") == ["CVE-2024-5535"]}
+    assert checking == {"baseimg.converge", "baseimg.plan", "baseimg.prepare"}
+    assert {function for function, _, _ in fleet.sent} - checking <= {
+        "saltutil.refresh_pillar",
+        "baseimg.declared",
+        "baseimg.status",
+        "baseimg.containers",
+    }
+
+
 class TestFinished:
     """Every check uses the same definition of a finished node."""
 

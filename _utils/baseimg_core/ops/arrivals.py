@@ -11,10 +11,10 @@ import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..context import Context
+from ..disk.fixes import delivered
 from ..disk.impact import judgements
 from ..disk.impact.judgements import Judged, Judgements
 from ..disk.impact.view import BaseOnDisk
-from ..disk.packages import databases
 from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store.layout import siblings
@@ -25,7 +25,7 @@ from ..model.impact.evidence import Evidence
 from ..model.impact.overrides import ExpectedPath, ExpectedPaths
 from ..model.policy.image_policy import protects
 from ..model.store.record import Generation, Record
-from . import bases, verdicts
+from . import bases, required, verdicts
 from .bases import Base
 from .nest import Nest
 from .verdicts import Changes, ImageJudge
@@ -80,9 +80,11 @@ def check_images(
     if save and is_new and (is_live or generation.is_prepared):
         _save(context, base, record, judged)
     refused.raise_if_any(base, generation.version)
-    if acceptance.require and not is_live and not known:  # the fixes were not checked with the bundles
+    if acceptance.require and is_live and not known:
+        required.check_live(context, base, acceptance.require)
+    elif acceptance.require and not known:  # the fixes were not checked with the bundles
         others = [image for image in started if not image.height(generation.chain_id)]  # the target has its own fix
-        verdicts.check_required(build_judge(), base, others, acceptance.require)
+        required.check_change(context, base, build_judge(), others)
     return Judged(judged.by_generation.get(generation.id, {}), judged.evidence.get(generation.id, Evidence()))
 
 
@@ -127,7 +129,8 @@ def _changes(base: Base, record: Record, generation: Generation) -> Changes:
     old = Stack([base.store.path(record, 0), *lower])
     new = Stack([base.store.path(record, generation.number), *lower])
     changes = compare(old, new, contents=True, links=True, siblings=siblings)
-    packages = databases.difference(old, new)
+    paths = {change.path for change in changes}
+    packages = delivered.of_content(base.store.layout.delivered, generation.bundle, old, new, paths)
     expected = ExpectedPaths(
         {change.path: ExpectedPath(change.path, change.entry, is_time=change.is_time) for change in changes}
     )

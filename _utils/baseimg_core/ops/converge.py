@@ -34,6 +34,7 @@ from . import (
     prove,
     prune,
     record_repair,
+    required,
     swap,
     tamper,
     verdicts,
@@ -282,6 +283,7 @@ class Change:
             judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
             if judge:
                 self.judged = verdicts.check_verdicts(self.context, self.base, judge)
+                required.check_change(self.context, self.base, judge, judge.images)
             if any(masks := mask_space.needed(nest, steps, self.catalogue, judge)):
                 check_staging(self.context, self.base, record, steps, self.catalogue, masks)
             self.masking = masking_of(self.context, nest, steps, self.catalogue, judge)

@@ -5,42 +5,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ..context import Context
-from ..disk.fixes import delivered
-from ..disk.impact.layer_scan import LayerScanner
 from ..disk.packages import databases
-from ..disk.packages import fixes as disk_fixes
-from ..disk.stack.compare import compare
-from ..disk.stack.directories import Stack
-from ..disk.store import index
 from ..disk.store.generations import Store
-from ..disk.store.layout import now, siblings
+from ..disk.store.layout import now
 from ..engine.base import Container, Image
-from ..errors import BaseAbsent, BaseimgError, LayerUnsupported, RecordInvalid
+from ..errors import BaseAbsent, BaseimgError
 from ..linux import files
 from ..linux.oserrors import translate_os_errors
 from ..model.fixes import effect, summary
 from ..model.fixes.effect import Effect
 from ..model.impact import config as configs
-from ..model.impact import overrides
-from ..model.impact.overrides import ExpectedPath, ExpectedPaths
-from ..model.impact.path_class import IGNORED, classify
 from ..model.packages import difference
 from ..model.packages.difference import Packages
-from ..model.store.record import Generation, Record
-from . import bases, verdicts
+from ..model.store.record import Generation
+from . import bases
 from .bases import Base
 from .containers import usage
+from .effects import LiveEffects
 from .plan import Catalogue
 
 FORMAT = 1
 _RESULT = "baseimg/fixes.json"  # below the minion's cache
-_NO_DATABASE = "the base has no package database that can be read"
 
 
 def fixes(
@@ -158,63 +149,33 @@ class _Answer:
 
     def __init__(self, context: Context, base: Base, declaration: _Declaration, installed: tuple[str, ...]) -> None:
         self.context, self.base, self.declaration, self.installed = context, base, declaration, installed
-        self._scanner: LayerScanner | None = None
-        self._hidden: dict[tuple[str, ...], Mapping[bytes, str]] = {}
-        # the files of all updates that count, filled with _owned
-        self._entries: dict[bytes, ExpectedPath] = {}
+        self._effects = LiveEffects(context, base)
+        self._record = self._effects.record
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain data."""
-        live, packages, awaited = self.record.live, self.packages, self.awaited
-        used = self.context.engine.used_images()
-        images = [image for image in self._images if verdicts.is_started(image, self.base, used)]
+        live, packages, awaited = self._record.live, self._effects.packages, self.awaited
         return {
-            "base": self.record.reference,
+            "base": self._record.reference,
             "chain_id": self.base.chain_id,
             "version": live.version,
             "bundle": live.bundle,
             "signed_by": live.signed_by,
-            "activated": live.activated if self.stored else "",
+            "activated": live.activated if self._effects.stored else "",
             "manager": packages.manager if packages else "",
-            "unknown": self.unknown,
-            "distro": databases.distribution(self._live_stack),
+            "unknown": self._effects.unknown,
+            "distro": databases.distribution(self._effects.stack),
             "updates": effect.updates(packages) if packages else {},
             "awaited": _awaited(awaited),
             **({"installed": self._installed()} if self.installed else {}),
-            "images": [self._image(image, awaited) for image in images],
+            "images": [self._image(image, awaited) for image in self._effects.started],
             "containers": [self._container(container, awaited) for container in self._surveyed_containers],
         }
 
     @cached_property
-    def stored(self) -> Record | None:
-        """The record; ``None`` if the base never changed."""
-        return self.base.store.read()
-
-    @cached_property
-    def record(self) -> Record:
-        """The record, or that of an unchanged base."""
-        return self.stored or bases.pristine_record(self.base)
-
-    @cached_property
-    def packages(self) -> Packages | None:
-        """What the live content changes since the pristine content; ``None`` if that is unknown."""
-        return self._of_generation(self.record.live)
-
-    @cached_property
-    def unknown(self) -> str:
-        """Why nothing can be said about the live content; empty if it can be judged."""
-        if self.record.live.damaged:
-            return "the live content was changed out of band: run baseimg.verify"
-        if mixed := bases.mixed(self.base, self.record):
-            return f"files of {mixed[0]['base']} {mixed[0]['version']} show through: run baseimg.converge"
-        if self.packages is None:
-            return _NO_DATABASE
-        return self.packages.unknown
-
-    @cached_property
     def awaited(self) -> _Awaited | None:
         """The declared version if another one is live."""
-        live, declaration = self.record.live, self.declaration
+        live, declaration = self._record.live, self.declaration
         if not declaration or not declaration["version"] or declaration["version"] == live.version:
             return None
         version = str(declaration["version"])
@@ -234,57 +195,30 @@ class _Answer:
         packages = difference.combine([manifest.packages for manifest in manifests])
         return _Awaited(version, reason, packages, bool(held), manifests[-1].target.chain_id)
 
-    def _of_generation(self, generation: Generation) -> Packages | None:
-        """Return the difference between the pristine content and a generation."""
-        layout, record = self.base.store.layout, self.record
-        if generation.number == 0:
-            return Packages(self._manager) if self._manager else None
-        if generation.bundle and (known := delivered.read(layout.delivered).get(generation.bundle)):
-            return known
-        if 0 not in record.present or generation.number not in record.present:
-            return None
-        lower = bases.pristine_lower(self.base)
-        old, new = (Stack([self.base.store.path(record, number), *lower]) for number in (0, generation.number))
-        paths = {change.path for change in compare(old, new, contents=True, links=True, siblings=siblings)}
-        return disk_fixes.difference(old, new, paths, {})
-
-    @cached_property
-    def _manager(self) -> str:
-        """The package manager of the live content; empty without a database."""
-        stack = self._live_stack
-        return next((name for name in difference.MANAGERS if databases.versions(stack, name) is not None), "")
-
     def _installed(self) -> dict[str, str]:
-        versions = databases.versions(self._live_stack, self._manager) if self._manager else None
+        manager = self._effects.manager
+        versions = databases.versions(self._effects.stack, manager) if manager else None
         return {name: (versions or {}).get(name, "") for name in self.installed}
 
     @cached_property
-    def _images(self) -> list[Image]:
-        return bases.images_on(self.context.engine, self.base.chain_id)
-
-    @cached_property
     def _usage(self) -> usage.Usage:
-        return usage.survey(self.context.engine, self.base, self.stored, stopped=True)
+        return usage.survey(self.context.engine, self.base, self._effects.stored, stopped=True)
 
     @property
     def _surveyed_containers(self) -> list[Container]:
         return [container for container in self._usage.listed if container.id in self._usage.on_base]
 
     def _image(self, image: Image, awaited: _Awaited | None) -> dict[str, Any]:
-        try:
-            effects = self._effects(self._hidden_by(image, (), ()))
-        except LayerUnsupported as exc:
-            effects = self._all(effect.unknown(f"its layers cannot be read: {exc.message}"))
         return {
             "image": image.name,
             "id": image.id,
             "digests": list(image.digests),
             "has_awaited": bool(awaited and awaited.chain_id in image.chain_ids),
-            "pending": _plain(effects),
+            "pending": _plain(self._effects.of_image(image)),
         }
 
     def _container(self, container: Container, awaited: _Awaited | None) -> dict[str, Any]:
-        image = next((image for image in self._images if image.id == container.image_id), None)
+        image = next((image for image in self._effects.images if image.id == container.image_id), None)
         return {
             "container": container.name,
             "id": container.id,
@@ -296,26 +230,24 @@ class _Answer:
         }
 
     def _container_effects(self, container: Container, image: Image | None) -> Mapping[str, Effect]:
+        every = self._effects.every
         if image is None:
-            return self._all(effect.unknown("its image was removed: create the container again"))
+            return every(effect.unknown("its image was removed: create the container again"))
         volumes = {**dict.fromkeys(configs.parse(container.config or image.config).volumes, ""), **container.volumes}
-        try:
-            effects = self._effects(self._hidden_by(image, (container.upper,) if container.upper else (), volumes))
-        except LayerUnsupported as exc:
-            return self._all(effect.unknown(f"its layers cannot be read: {exc.message}"))
+        effects = self._effects.of_item(image, (container.upper,) if container.upper else (), volumes)
         if not container.pid:
             return effects
         number = self._usage.generations.get(container.id)
         if number is None:
-            return self._all(effect.unknown("it is not proven which content it has mounted: restart it"))
-        if number == self.record.current:
+            return every(effect.unknown("it is not proven which content it has mounted: restart it"))
+        if number == self._record.current:
             return effects
-        mounted = self.record.generations[number]
+        mounted = self._record.generations[number]
         return self._in_mounted(effects, mounted)
 
     def _in_mounted(self, effects: Mapping[str, Effect], mounted: Generation) -> Mapping[str, Effect]:
         """Return the effects in a container on an older generation, which may have some of the updates."""
-        older, live = self._of_generation(mounted), self.packages
+        older, live = self._effects.of_generation(mounted), self._effects.packages
         same = set()
         if older and live and not older.unknown:
             same = {name for name in effects if name in live.changed and older.changed.get(name) == live.changed[name]}
@@ -323,93 +255,6 @@ class _Answer:
             name: each if name in same else effect.after_restart(each, mounted.version)
             for name, each in effects.items()
         }
-
-    def _all(self, each: Effect) -> dict[str, Effect]:
-        return dict.fromkeys(effect.updates(self.packages) if self.packages else (), each)
-
-    def _effects(self, hidden: Mapping[bytes, str]) -> dict[str, Effect]:
-        """Return the effect of every update for an image that hides some paths."""
-        if self.unknown:
-            return self._all(effect.unknown(self.unknown))
-        return {
-            name: effect.unknown("no list of its files is known") if owned is None else effect.of_files(owned, hidden)
-            for name, owned in self._owned.items()
-        }
-
-    @cached_property
-    def _owned(self) -> dict[str, set[bytes] | None]:
-        """The changed files of each updated package that can carry a fix; ``None`` if they are unknown."""
-        packages = self.packages
-        if packages is None:
-            return {}
-        owned: dict[str, set[bytes] | None] = {}
-        listed = packages.owners if packages.owners is not None else self._owners_on_disk()
-        for name in effect.updates(packages):
-            paths = packages.owned(name) if packages.owners is not None or name[:1] == "/" else listed.get(name)
-            owned[name] = None if paths is None else self._present(effect.decisive(paths))
-        return owned
-
-    def _owners_on_disk(self) -> Mapping[str, Collection[bytes]]:
-        """Return the files of the updated packages from the live database, changed or not."""
-        packages = self.packages
-        if packages is None:
-            return {}
-        listed = databases.files(self._live_stack, packages.manager, effect.updates(packages))
-        return {name: {*paths, *(b"usr/" + path for path in paths)} for name, paths in listed.items()}
-
-    def _present(self, paths: Collection[bytes]) -> set[bytes]:
-        """Return the paths that exist in the base and whose class counts. Remember their entries."""
-        present = set()
-        for path in paths:
-            node = self._live_stack.find(path)
-            if node is None:
-                continue
-            entry, _inode, _links = self._live_stack.read(node.top)
-            if classify(path, entry) not in IGNORED:
-                self._entries[path] = ExpectedPath(path, entry, self._digests.get(path))
-                present.add(path)
-        return present
-
-    @cached_property
-    def _live_stack(self) -> Stack:
-        return Stack([self.base.directory, *self.base.lower])
-
-    @cached_property
-    def _digests(self) -> Mapping[bytes, str]:
-        """The digests of the live content's files. A file without a digest counts as different from an image's own."""
-        try:
-            return index.digests(self.base.store.layout.index(self.record.current))
-        except RecordInvalid:
-            return {}
-
-    def _hidden_by(self, image: Image, upper: Sequence[str], volumes: Iterable[str]) -> Mapping[bytes, str]:
-        """Return the updated files that an image or a container hides, with the base that hides them."""
-        if self.unknown or not self._owned or not self._entries:
-            return {}
-        own = tuple(reversed(image.directories[len(self.base.diff_ids) :]))
-        hidden = dict(self._hidden_in((*upper, *own)))
-        for height, masking in self._masking(image):
-            layers = tuple(reversed(image.directories[len(self.base.diff_ids) : height]))
-            hidden.update({path: masking for path in self._hidden_in(layers) if path in hidden})
-        for destination in volumes:
-            below = destination.strip("/").encode("utf-8", "surrogateescape")
-            hidden.update({path: "" for path in self._entries if path == below or path.startswith(below + b"/")})
-        return hidden
-
-    def _hidden_in(self, layers: tuple[str, ...]) -> Mapping[bytes, str]:
-        if layers not in self._hidden:
-            expected = ExpectedPaths(self._entries)
-            self._scanner = self._scanner or LayerScanner(expected)
-            shadowed = overrides.shadowed_paths(expected, self._scanner.stack(layers))
-            self._hidden[layers] = {shadow.path: "" for shadow in shadowed}
-        return self._hidden[layers]
-
-    def _masking(self, image: Image) -> Iterator[tuple[int, str]]:
-        """Yield height and reference of each base with a record above this one in an image."""
-        own = len(self.base.diff_ids)
-        for height, directory in enumerate(image.directories[own:], own + 1):
-            if os.path.exists((store := Store(os.path.dirname(directory))).layout.state):
-                yield height, store.records.reference or "a base above"
 
 
 def _awaited(awaited: _Awaited | None) -> dict[str, Any] | None:

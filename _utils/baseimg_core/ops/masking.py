@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..context import Context
+from ..disk.fixes import delivered
 from ..disk.impact.masked import ImageView, Masked, digest_of_file, masked
 from ..disk.packages import databases
 from ..disk.stack.compare import compare
@@ -21,6 +22,7 @@ from ..disk.stack.directories import Stack
 from ..disk.store.layout import siblings
 from ..errors import FixMissing
 from ..model.impact.overrides import ExpectedPath, ExpectedPaths
+from ..model.packages.advisories import is_advisory
 from ..model.packages.difference import Packages
 from ..model.store import nests
 from ..model.store.record import Generation
@@ -178,7 +180,7 @@ class Masking:
     def _missing(self, fixed: Member, exact: Member, hidden: Masked, reason: str) -> list[str]:
         """Return the required fixes of one base that do not reach the images on another."""
         names = self._context.protection.acceptance(fixed.base.reference, fixed.base.chain_id).require
-        missing = {name: parts for name in names if (parts := hidden.hides(name, self._files(fixed, name)))}
+        missing = {name: parts for name in names if (parts := self._hidden_parts(fixed, hidden, name))}
         if not missing:
             return []
         used = self._context.engine.used_images()
@@ -190,9 +192,14 @@ class Masking:
             if verdicts.is_started(image, exact.base, used)
         ]
 
-    def _files(self, fixed: Member, name: str) -> set[bytes]:
-        """Return the files of a package in the old content of a base; dpkg lists packaged paths without ``usr``."""
+    def _hidden_parts(self, fixed: Member, hidden: Masked, name: str) -> list[str]:
+        """Return the parts of a required fix that are hidden; of an advisory, those of the packages that fix it."""
         own = self.own if fixed is self._nest.changing else self._difference(fixed)
+        names = own.packages.fixing(name) if own and own.packages and is_advisory(name) else [name]
+        return [part for each in names for part in hidden.hides(each, self._files(own, each))]
+
+    def _files(self, own: BaseDifference | None, name: str) -> set[bytes]:
+        """Return the files of a package in the old content of a base; dpkg lists packaged paths without ``usr``."""
         if own is None or own.packages is None or name[:1] == "/":
             return set()
         listed = databases.files(own.start, own.packages.manager, [name]).get(name, frozenset())
@@ -233,7 +240,9 @@ def on_disk(member: Member, generation: Generation) -> BaseDifference | None:
         {change.path: ExpectedPath(change.path, change.entry, is_time=change.is_time) for change in changes}
     )
     files = {change.path: change.real for change in changes}
-    return BaseDifference(old, expected, databases.difference(old, new), files)
+    path = member.base.store.layout.delivered
+    packages = delivered.of_content(path, generation.bundle, old, new, expected.by_path.keys())
+    return BaseDifference(old, expected, packages, files)
 
 
 def as_dict(hidden: Masked | None) -> dict[str, Any] | None:

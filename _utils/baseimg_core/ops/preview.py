@@ -34,6 +34,7 @@ from . import (
     mask_space,
     prune,
     record_repair,
+    required,
     stage,
     swap,
     tamper,
@@ -238,6 +239,7 @@ class Preview:
             stage.check_preconditions(self._context, self.base, self.record, self._steps, self._catalogue, masks)
         if self._judge:
             verdicts.check_verdicts(self._context, self.base, self._judge)
+            required.check_change(self._context, self.base, self._judge, self._judge.images)
         elif self._steps.generation and not self.hold:
             arrivals.check_images(self._context, self._nest, self._steps.generation, save=False)
         if self.is_change and not self.hold:

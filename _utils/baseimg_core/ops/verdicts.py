@@ -17,7 +17,7 @@ from ..disk.impact.view import BaseAfterBundles, BaseOnDisk, NewFile
 from ..disk.packages import databases
 from ..disk.stack.directories import Stack
 from ..engine.base import Container, Image
-from ..errors import DeltaMismatch, FixMissing, ImageBreaks, ImageImpaired, LayerUnsupported
+from ..errors import DeltaMismatch, ImageBreaks, ImageImpaired, LayerUnsupported
 from ..linux import processes
 from ..model.containers.trial import Trial, selects
 from ..model.impact import config as configs
@@ -218,7 +218,7 @@ class ImageJudge:
             paths = {path, *expected.below(path)} & expected.by_path.keys()
         elif is_advisory(name):
             packages = self._changes.packages
-            fixed = [package for package, listed in packages.fixes.items() if name in listed] if packages else []
+            fixed = packages.fixing(name) if packages else []
             return {path for package in fixed for path in self.paths_of(package)}
         else:
             # dpkg lists packaged paths: /lib/x, although a merged /usr has the file at /usr/lib/x
@@ -390,7 +390,7 @@ def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> Judged:
     Refuse a change that breaks or impairs an image or container on the base, unless it is accepted.
 
     Args:
-        context: The context of the operation; ``protection`` has the accepted verdicts and the required fixes.
+        context: The context of the operation; ``protection`` has the accepted verdicts.
         base: The base.
         judge: The judge of its images.
 
@@ -400,7 +400,6 @@ def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> Judged:
     Raises:
         ImageBreaks: The start command of an image or a container would fail.
         ImageImpaired: Another part of an image or a container would fail.
-        FixMissing: A required package or path would not reach an image.
     """
     acceptance = context.protection.acceptance(base.reference, base.chain_id)
     containers = context.engine.containers(True)
@@ -422,7 +421,6 @@ def check_verdicts(context: Context, base: Base, judge: ImageJudge) -> Judged:
         own = [reason for reason in own_judgements[container.id].reasons if reason not in known]
         refused.add(f"container {container.name}", own, True)
     refused.raise_if_any(base, judge.changes.version)
-    check_required(judge, base, started, acceptance.require)
     return Judged(judged, judge.evidence({image.id: judge.image(image) for image in started}, containers))
 
 
@@ -483,31 +481,3 @@ class Refusals:
                 what = f"{self._live}, and images that arrived later fail on it" if self._live else ""
                 what = what or f"{base.reference} is not changed to {version}"
                 raise error(f"{what}: {'; '.join(names[:_REFUSED])}{more}")
-
-
-def check_required(judge: ImageJudge, base: Base, images: Iterable[Image], required: Sequence[str]) -> None:
-    """
-    Refuse a change that lacks a required fix, or that does not bring it to an image.
-
-    Args:
-        judge: The judge of the change.
-        base: The base.
-        images: The images that must get the fixes.
-        required: Names of packages, paths, or advisories (CVE-2024-5535).
-
-    Raises:
-        FixMissing: The message names each fix and image.
-    """
-    missing: list[str] = []
-    for name in required:
-        paths = judge.paths_of(name)
-        if not paths:
-            missing.append(f"{name} is not changed by the bundle")
-        missing += [
-            f"{name} does not reach {image.name}: {', '.join(hidden[:_EXAMPLES])}"
-            for image in images
-            if paths and (hidden := judge.hidden(image, paths))
-        ]
-    if missing:
-        more = f" and {len(missing) - _REFUSED} more" if len(missing) > _REFUSED else ""
-        raise FixMissing(f"{base.reference} is not changed: {'; '.join(missing[:_REFUSED])}{more}")

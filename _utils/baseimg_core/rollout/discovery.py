@@ -339,7 +339,10 @@ def alike(
     Returns:
         (arguments, nodes) of each job.
     """
-    environment: dict[str, Any] = {"saltenv": rollout.rules.saltenv} if rollout.rules.saltenv else {}
+    rules = rollout.rules
+    common: dict[str, Any] = {"saltenv": rules.saltenv} if rules.saltenv else {}
+    if rules.require:  # nodes of older releases do not know this argument
+        common["require"] = list(rules.require)
     groups: dict[int, list[str]] = {}
     for name in names:
         groups.setdefault(rollout.nodes[name].declared, []).append(name)
@@ -351,7 +354,7 @@ def alike(
             "name": rollout.base,
             "version": rollout.version,
             **{key: declared[key] for key in fields},
-            **environment,
+            **common,
         }
         if keys is None:
             arguments["full"] = True

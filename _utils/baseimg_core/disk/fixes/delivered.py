@@ -16,6 +16,8 @@ from ...linux import files
 from ...linux.oserrors import translate_os_errors
 from ...model.packages import difference
 from ...model.packages.difference import Packages
+from ..packages import fixes
+from ..stack.directories import Stack
 
 FORMAT = 1
 
@@ -28,6 +30,24 @@ def read(path: str) -> dict[str, Packages]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, BundleInvalid):
         return {}
     return {digest: packages for digest, packages in parsed.items() if packages}
+
+
+def of_content(path: str, bundle: str, old: Stack, new: Stack, paths: Collection[bytes]) -> Packages | None:
+    """
+    Return what a content changes since the pristine one: as recorded, else as both contents on disk say.
+
+    Args:
+        path: The path of the file.
+        bundle: The digest of the bundle that led to the content; empty if unknown.
+        old: The pristine content.
+        new: The content.
+        paths: The paths that differ.
+
+    Returns:
+        The difference; ``None`` if neither content has a package database.
+    """
+    known = read(path).get(bundle) if bundle else None
+    return known or fixes.difference(old, new, paths, {})
 
 
 def add(path: str, digest: str, packages: Packages, kept: Collection[str]) -> None:

@@ -72,6 +72,10 @@ class Packages:
             return None
         return self.owners.get(package, self.owners.get(package.partition(":")[0]))
 
+    def fixing(self, advisory: str) -> list[str]:
+        """Return the packages, and absolute paths of other files, whose update fixes an advisory."""
+        return [package for package, advisories in self.fixes.items() if advisory in advisories]
+
     def source(self, package: str, advisory: str) -> str:
         """Return where the bundle's builder found that an update fixes an advisory: ``operator`` or ``changelog``."""
         return "operator" if advisory in self.named.get(package, ()) else "changelog"

@@ -45,6 +45,8 @@ class Protection:
     accept: tuple[str, ...] = ()
     #: Accepted verdicts by a base's reference or chain ID.
     acceptance_by_base: Mapping[str, Acceptance] = field(default_factory=dict)
+    #: Packages, paths and advisories that must reach every image, for every base.
+    require: tuple[str, ...] = ()
 
     def acceptance(self, reference: str, chain_id: str) -> Acceptance:
         """Return the accepted verdicts for one base."""
@@ -54,7 +56,7 @@ class Protection:
             any(acceptance.impaired for acceptance in declared),
             any(acceptance.unused for acceptance in declared),
             any(acceptance.refuses_ghosts for acceptance in declared),
-            tuple(dict.fromkeys(name for acceptance in declared for name in acceptance.require)),
+            tuple(dict.fromkeys((*self.require, *(name for acceptance in declared for name in acceptance.require)))),
             tuple(dict.fromkeys(trial for acceptance in declared for trial in acceptance.trials)),
         )
 
@@ -112,7 +114,9 @@ def protects(patterns: Iterable[str], image_id: str, tags: Iterable[str]) -> boo
     return bool(matching_name(patterns, image_id, tags))
 
 
-def parse(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: object = None) -> Protection:
+def parse(
+    raw: object, bases: Mapping[str, Mapping[str, Any]], accept: object = None, require: object = None
+) -> Protection:
     """
     Combine arguments with the declared bases of pillar.
 
@@ -120,12 +124,13 @@ def parse(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: object = 
         raw: The argument ``protect``.
         bases: The declared bases by reference.
         accept: The argument ``accept``.
+        require: The argument ``require``.
 
     Returns:
-        The protected images and the accepted verdicts.
+        The protected images, the accepted verdicts, and the required fixes.
 
     Raises:
-        ArgumentInvalid: An argument is not a list of patterns.
+        ArgumentInvalid: An argument is not a list of patterns or names.
     """
     acceptance: dict[str, Acceptance] = {}
     by_base: dict[str, tuple[str, ...]] = {}
@@ -140,7 +145,13 @@ def parse(raw: object, bases: Mapping[str, Mapping[str, Any]], accept: object = 
                 tuple(base["require"]),
                 trials.parse(base["trial"]),
             )
-    return Protection(pillar.patterns(raw, "protect"), by_base, pillar.patterns(accept, "accept"), acceptance)
+    return Protection(
+        pillar.patterns(raw, "protect"),
+        by_base,
+        pillar.patterns(accept, "accept"),
+        acceptance,
+        pillar.required(require, "require"),
+    )
 
 
 def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str, Any]]) -> DeclaredBundles | None:

@@ -273,7 +273,7 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "impaired": fields.get("impaired", "refuse"),
         "breaks": fields.get("breaks", "refuse"),
         "ghosts": fields.get("ghosts", "accept"),
-        "require": list(patterns(fields.get("require"), f"{key}:require")),
+        "require": list(required(fields.get("require"), f"{key}:require")),
         "trial": fields.get("trial"),
         "containers": fields.get("containers", "keep"),
         "below": fields.get("below"),
@@ -325,6 +325,18 @@ def patterns(raw: object, key: str) -> tuple[str, ...]:
     for number, pattern in enumerate(raw):
         text(pattern, f"{key}:{number}")
     return tuple(raw)
+
+
+def required(raw: object, key: str) -> tuple[str, ...]:
+    """
+    Return a validated list of fixes that must reach every image; ``key`` names it in errors.
+
+    Raises:
+        ArgumentInvalid: The value is wrong; the message has its key.
+    """
+    if not isinstance(raw, list | tuple | None):
+        raise _wrong(key, raw, "a list of packages, absolute paths and advisories, such as [openssl, CVE-2024-5535]")
+    return tuple(text(name, f"{key}:{number}") for number, name in enumerate(raw or ()))
 
 
 def trust(*places: object) -> Trust:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..policy import validation
+from ..policy import pillar, validation
 from ..policy.validation import wrong
 from .gates import Gate, parse_gates
 from .hooks import Hook, parse_hook
@@ -33,6 +33,7 @@ DEFAULTS: Mapping[str, Any] = {
     "prepare": STAGE,
     "prepare_at_once": 50,
     "saltenv": None,
+    "require": [],
     "soak": 0,
     "gate": [],
     "gate_interval": 30,
@@ -110,6 +111,8 @@ class Policy:
     prepare_at_once: Share
     #: The Salt environment of ``salt://`` URLs; empty for that of each minion's configuration.
     saltenv: str
+    #: Packages, absolute paths and advisories that must reach every image of a node.
+    require: tuple[str, ...]
     #: Seconds between two waves.
     soak: int
     #: Checks after each wave and during the soak.
@@ -182,6 +185,7 @@ def parse(raw: Mapping[str, Any]) -> Policy:
         prepare=raw["prepare"],
         prepare_at_once=_share(raw["prepare_at_once"], "rollout:prepare_at_once"),
         saltenv="" if raw["saltenv"] is None else validation.text(raw["saltenv"], "rollout:saltenv"),
+        require=pillar.required(raw["require"], "rollout:require"),
         soak=seconds(raw["soak"], "rollout:soak", 0),
         gates=parse_gates(raw["gate"], "rollout:gate"),
         gate_interval=seconds(raw["gate_interval"], "rollout:gate_interval", 1),
