@@ -622,8 +622,7 @@ def fetch(
     with _operation("fetch", saltenv=saltenv) as minion:
         goal = minion.goal(name, version, bundles, chain_id, repair, containers)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
-        fetched = ops_fetch.fetch(context, goal)
-        return {**fetched, "time": time.time(), "suite": _VERSION}
+        return {**ops_fetch.fetch(context, goal), "time": time.time(), "suite": _VERSION}
 
 
 def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None, require=None):

@@ -18,9 +18,11 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from baseimg_core.engine import detect
+from baseimg_core.report import sbom as report_sbom
 from tests.engines.cells import KINDS
 from tests.engines.node import APP, BASE, NEW, Node
 from tests.functional.lab import BUSYBOX, layer
+from tests.support import cyclonedx
 from tests.support.asked import asked
 from tests.support.deadlines import wait_until
 from tests.support.engine import EngineError
@@ -355,6 +357,69 @@ class TestThereAndBack:
         assert node.version() == "12.1"
         assert node.call("rollback", BASE)["to"] == "12.0"
         assert os.listdir(Path(node.status()["path"]).parent / "baseimg" / "generations") == ["1"]
+
+
+def packaged(version: str) -> bytes:
+    """A layer with a package of two files and its database."""
+    status = f"Package: corp\nStatus: install ok installed\nVersion: {version}\n"
+    return layer(
+        file("var/lib/dpkg/status", status.encode()),
+        file("var/lib/dpkg/info/corp.list", b"/usr/lib/libcorp.so\n/usr/bin/corp\n"),
+        *(file(path, version.encode(), 0o755) for path in ("usr/lib/libcorp.so", "usr/bin/corp")),
+    )
+
+
+class TestFixes:
+    """Which fix is in effect where, and what the documents say of it."""
+
+    def test_in_images_and_containers(self, node: Node) -> None:
+        own, split = "registry.corp/own:1", "registry.corp/split:1"
+        old = [BUSYBOX, node.own, packaged("1")]
+        both = [file(path, b"own", 0o755) for path in ("usr/lib/libcorp.so", "usr/bin/corp")]
+        images = {BASE: old, NEW: [*old, packaged("2")], APP: [*old, layer(file("opt/lib/libcorp.so", b"own"))]}
+        node.load_stacks({**images, own: [*old, layer(*both)], split: [*old, layer(both[0])]})
+        node.start("old")
+        node.call("apply", node.bundle(fixes={"corp": ["CVE-2024-5535"]}))
+        node.start("new")
+        (base,) = node.call("fixes", full=True)["bases"]
+        assert base["updates"]["corp"]["advisories"] == {"CVE-2024-5535": "operator"}
+        items = {
+            item.get("image") if kind == "images" else item["container"]: item
+            for kind in ("images", "containers")
+            for item in base[kind]
+        }
+        states = {name: item["pending"].get("corp", {}).get("state", "in effect") for name, item in items.items()}
+        assert states == {
+            APP: "in effect",
+            NEW: "in effect",
+            own: "overridden",
+            split: "split",
+            "new": "in effect",
+            "old": "after restart",
+        }
+        assert not any(items["new"]["pending"])
+        shown = {}
+        for name in (APP, own, split, "old", "new"):
+            facts = node.call("sbom", name, facts=True)
+            document = report_sbom.document(facts, "node", "0.2.0")
+            cyclonedx.validate(document)
+            (package,) = document["components"]
+            shown[name] = (package["version"], "pedigree" in package)
+        assert shown == {
+            APP: ("2", True),
+            own: ("1", False),
+            split: ("1", False),
+            "old": ("1", False),
+            "new": ("2", True),
+        }
+
+    def test_the_digest_of_an_image_that_was_loaded(self, node: Node) -> None:
+        """Docker knows none before a pull or push; the others know the digest of the manifest that they keep."""
+        node.load()
+        node.call("apply", node.bundle())
+        (base,) = node.call("fixes", full=True)["bases"]
+        (digests,) = [image["digests"] for image in base["images"] if image["image"] == APP]
+        assert bool(digests) is (node.cell.kind in ("podman", "containerd", "docker-containerd"))
 
 
 class TestBuild:

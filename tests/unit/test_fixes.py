@@ -7,11 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from cyclonedx import schema
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT7
 
 from baseimg_core.engine.base import Container
 from baseimg_core.errors import ArgumentInvalid, BaseAbsent
@@ -20,6 +16,7 @@ from baseimg_core.model.fixes.effect import State
 from baseimg_core.ops import bases, hold, sbom, status
 from baseimg_core.ops import fixes as ops_fixes
 from baseimg_core.report import sbom as report_sbom
+from tests.support import cyclonedx
 from tests.support.images import digest
 from tests.support.nests import NestNode, files
 
@@ -231,27 +228,13 @@ def test_the_number_of_metrics_is_bounded() -> None:
     assert (len(counts), counts["other"]) == (summary.MAX_ADVISORIES + 1, 1)
 
 
-def validate(document: dict[str, Any]) -> None:
-    """Validate a document against the published CycloneDX 1.6 schema, which the library brings."""
-    home = Path(schema.__file__).parent / "_res"
-    names = {"spdx.SNAPSHOT.schema.json": "spdx.schema.json", "jsf-0.82.SNAPSHOT.schema.json": "jsf-0.82.schema.json"}
-    parts = [
-        (f"http://cyclonedx.org/schema/{uri}", json.loads((home / name).read_text())) for name, uri in names.items()
-    ]
-    registry: Registry[Any] = Registry().with_resources(
-        [(uri, Resource.from_contents(part, default_specification=DRAFT7)) for uri, part in parts]
-    )
-    published = json.loads((home / "bom-1.6.SNAPSHOT.schema.json").read_text())
-    jsonschema.Draft7Validator(published, registry=registry).validate(document)
-
-
 def test_an_sbom_shows_what_an_image_really_shows(node: NestNode) -> None:
     node.converge(OS, "2")
     documents = {}
     for name in ("corp/plain:1", "corp/split:1"):
         facts = sbom.facts(node.context, name)
         documents[name] = report_sbom.document(json.loads(json.dumps(facts)), "web1", "0.2.0")
-        validate(documents[name])
+        cyclonedx.validate(documents[name])
         assert documents[name] == report_sbom.document(facts, "web1", "0.2.0")
     plain, split = ({each["name"]: each for each in made["components"]} for made in documents.values())
     assert (plain["openssl"]["version"], plain["openssl"]["purl"]) == ("2", "pkg:deb/openssl@2")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from packageurl import PackageURL
 
@@ -17,17 +17,20 @@ from baseimg_core.model.fixes.fleet import Fleet
 from baseimg_core.report import vex
 from baseimg_core.report.fixes import section
 from baseimg_core.rollout.fixes import VexStates
-from tests.support.openvex import SCHEMA
+from tests.support import openvex
 from tests.unit.test_exposed import BASE, CVE, UNDECLARED, answer, behind, container, image
 
 HEAD = {"id": "https://corp.example/vex/fleet", "author": "Corp security", "tooling": "baseimg 0.2.0"}
 NOW, LATER = "2026-11-29T03:00:00Z", "2026-11-30T03:00:00Z"
-DIGEST = "sha256:" + "a" * 64
 SECOND = "CVE-2024-0001"
 
 
-def pulled(name: str, digest: str = DIGEST, **pending: dict[str, Any]) -> dict[str, Any]:
-    return {**image(f"{name}:1", **pending), "id": f"sha256:{name}", "digests": [f"{name}@{digest}"]}
+def digest_of(name: str) -> str:
+    return f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def pulled(name: str, **pending: dict[str, Any]) -> dict[str, Any]:
+    return {**image(f"{name}:1", **pending), "id": f"sha256:{name}", "digests": [f"{name}@{digest_of(name)}"]}
 
 
 def fleet_of(answers: dict[str, Any]) -> Fleet:
@@ -40,7 +43,7 @@ def fleet_of(answers: dict[str, Any]) -> Fleet:
 def make(answers: dict[str, Any], now: str = NOW, before: dict[str, Any] | None = None) -> dict[str, Any]:
     fleet = fleet_of(answers)
     made = vex.document(products.statements(fleet), fleet.silent, HEAD, now, vex.state(before) if before else None)
-    jsonschema.validate(made, SCHEMA, format_checker=jsonschema.FormatChecker())
+    openvex.validate(made)
     return made
 
 
@@ -68,7 +71,7 @@ def test_an_image_is_never_fixed() -> None:
     assert (url.type, url.name, url.version, url.qualifiers) == (
         "oci",
         "app",
-        DIGEST,
+        digest_of("reg.corp/app"),
         {"repository_url": "reg.corp/app"},
     )
     assert [part["@id"] for part in product["subcomponents"]] == ["pkg:deb/openssl@3.0.11-1"]
@@ -94,6 +97,48 @@ def test_one_node_decides_for_the_fleet(other: Any, status: str, text: str) -> N
 def test_a_container_counts_for_its_image() -> None:
     shop = {**container("shop", openssl={"state": "after restart"}), "image_id": "sha256:reg.corp/app"}
     assert statuses(make({"a": answer(pulled("reg.corp/app"), containers=[shop])})) == {"reg.corp/app": "affected"}
+
+
+def listed(document: dict[str, Any]) -> dict[str, str]:
+    """Return the status of each product by its URL."""
+    return {part["@id"]: each["status"] for each in document["statements"] for part in each["products"]}
+
+
+def test_one_image_under_several_names_has_one_product() -> None:
+    """No node may clear what another one has, whatever its engine, its mirror or its pillar says."""
+    image_id, digest = "sha256:of-containerd", digest_of("reg.corp/app")
+    mirrored = {**pulled("mirror.corp/app"), "id": image_id, "digests": [f"mirror.corp/app@{digest}"]}
+    hidden = {**mirrored, "pending": {"openssl": {"state": "split"}}}
+    undeclared = {**answer(), "bases": [], "others": [{**UNDECLARED, "id": image_id, "digests": mirrored["digests"]}]}
+    for other in (answer(hidden), undeclared):
+        document = make({"a": answer(pulled("reg.corp/app")), "b": other})
+        urls = listed(document)
+        assert set(urls.values()) == {"affected"}
+        assert {PackageURL.from_string(url).version for url in urls} == {digest}
+        assert len(urls) == 1
+
+
+@pytest.mark.parametrize("name", ["redis", "docker.io/library/redis", "corp/redis", "docker.io/corp/redis"])
+def test_images_of_docker_hub_have_no_registry(name: str) -> None:
+    assert list(listed(make({"a": answer(pulled(name))}))) == [f"pkg:oci/redis@{digest_of(name)}"]
+
+
+def test_an_image_without_a_digest_has_its_id() -> None:
+    """Of a registry's image it says nothing, and no scanner takes it for one."""
+    built = {**image("reg.corp/built:1"), "id": digest_of("config")}
+    dangling = {**image(digest_of("other")), "id": digest_of("other")}
+    urls = listed(make({"a": answer(built, dangling)}))
+    assert list(urls) == [
+        f"pkg:oci/built@{digest_of('config')}?repository_url=reg.corp/built",
+        f"pkg:oci/image@{digest_of('other')}",
+    ]
+
+
+def test_a_package_with_an_epoch_has_both_urls() -> None:
+    updates = {"openssl": {"from": "1:3.0-1", "to": "1:3.0-2", "advisories": {CVE: "changelog"}}}
+    (statement,) = make({"a": answer(pulled("reg.corp/app"), updates=updates)})["statements"]
+    urls = [part["@id"] for part in statement["products"][0]["subcomponents"]]
+    assert urls == ["pkg:deb/openssl@1:3.0-1", "pkg:deb/openssl@3.0-1?epoch=1"]
 
 
 def test_a_version_is_new_if_something_changed() -> None:

@@ -122,7 +122,7 @@ def _others(context: Context, covered: set[str]) -> list[dict[str, Any]]:
     """Return the images on none of the ``covered`` bases, with chain IDs: another node may know their base."""
     used = context.engine.used_images()
     return [
-        {"image": image.name, "id": image.id, "chain_ids": image.chain_ids}
+        {"image": image.name, "id": image.id, "chain_ids": image.chain_ids, "digests": list(image.digests)}
         for image in context.engine.images()
         if (image.tags or image.id in used) and not covered.intersection(image.chain_ids)
     ]

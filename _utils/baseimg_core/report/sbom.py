@@ -15,6 +15,7 @@ from cyclonedx.model.issue import IssueClassification, IssueType
 from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 
+from ..model.fixes.products import product_of
 from . import purl
 
 _IN_EFFECT = "in effect"
@@ -34,12 +35,13 @@ def document(facts: Mapping[str, Any], node: str, suite: str) -> dict[str, Any]:
         CycloneDX 1.6 as plain data. The serial number follows from node, name and time, so equal facts give equal
         documents.
     """
+    product = product_of(facts["image"], facts["id"], facts["digests"])
     subject = Component(
         name=facts["image"].rpartition("@")[0] or facts["image"],
         type=ComponentType.CONTAINER,
         bom_ref="subject",
         version=facts["id"],
-        purl=purl.of_image(*_digest(facts)),
+        purl=purl.of_image(product.repository, product.digest),
         properties=_properties({"node": node, "kind": facts["kind"], "name": facts["name"], **_bases(facts)}),
     )
     tool = Component(name="baseimg", type=ComponentType.APPLICATION, bom_ref="baseimg", version=suite)
@@ -55,13 +57,6 @@ def document(facts: Mapping[str, Any], node: str, suite: str) -> dict[str, Any]:
     bom.register_dependency(subject, bom.components)
     data: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
     return data
-
-
-def _digest(facts: Mapping[str, Any]) -> tuple[str, str]:
-    if facts["digests"]:
-        repository, _, digest = facts["digests"][0].rpartition("@")
-        return repository, digest
-    return facts["image"].partition("@")[0].rpartition(":")[0] or facts["image"], facts["id"]
 
 
 def _bases(facts: Mapping[str, Any]) -> dict[str, str]:

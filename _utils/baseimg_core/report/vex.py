@@ -125,7 +125,7 @@ def _status(statement: Statement, silent: Mapping[str, str]) -> dict[str, Any]:
 
 def _product(product: Product, packages: frozenset[Package]) -> dict[str, Any]:
     url = _image_url(product)
-    urls = sorted(map(_package_url, packages))
+    urls = sorted({each for package in packages for each in _package_urls(package)})
     hashes = {"sha-256": product.digest.removeprefix("sha256:")} if product.digest.startswith("sha256:") else {}
     return {
         "@id": url,
@@ -141,5 +141,11 @@ def _image_url(product: Product) -> str:
 
 
 @functools.lru_cache(_CACHED)
-def _package_url(package: Package) -> str:
-    return purl.of_package(package.manager, {"id": package.distro}, package.name, package.version).to_string()
+def _package_urls(package: Package) -> tuple[str, ...]:
+    """Return the URLs by which scanners know a package: Trivy has the epoch of each manager as a qualifier."""
+    url = purl.of_package(package.manager, {"id": package.distro}, package.name, package.version)
+    epoch, colon, version = (url.version or "").partition(":")
+    if not colon:
+        return (url.to_string(),)
+    other = url._replace(version=version, qualifiers={**dict(url.qualifiers or {}), "epoch": epoch})
+    return url.to_string(), other.to_string()

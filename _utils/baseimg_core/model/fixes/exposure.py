@@ -106,11 +106,10 @@ def answer(fleet: Fleet, query: Query) -> Answer:
 
 def undeclared(fleet: Fleet, known: Knowledge) -> Iterator[Exposure]:
     """Yield the images on a base that other nodes fix, on nodes that do not declare it."""
-    for node, name, image_id, chain_ids in fleet.others:
+    for node, item, chain_ids in fleet.others:
         for chain_id in chain_ids:
             if chain_id in known.fixed:
                 versions, version = known.fixed[chain_id]
-                item = Item(False, name, image_id, (), False, {})
                 reason = f"its base is not declared on this node; {version} has the fix"
                 remedy = f"declare the base at {version} in the pillar of these nodes"
                 yield Exposure(node, chain_id[:19], item, State.NOT_HERE, next(iter(versions)), reason, remedy)

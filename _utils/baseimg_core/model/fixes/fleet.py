@@ -24,7 +24,7 @@ _BASE = {
     "distro?": {"*": str},
 }
 _AWAITED = {"version": str, "reason": str, "held": bool, "known": bool, "updates": {}}
-_OTHER = {"image": str, "id": str, "chain_ids": [str]}
+_OTHER = {"image": str, "id": str, "chain_ids": [str], "digests?": [str]}
 _ANSWER = {
     "format": int,
     "at": str,
@@ -113,8 +113,8 @@ class Fleet:
 
     #: The bases on the nodes.
     observed: list[Observed] = field(default_factory=list)
-    #: Images on none of these bases: node, name, ID of the image and chain IDs.
-    others: list[tuple[str, str, str, tuple[str, ...]]] = field(default_factory=list)
+    #: Images on none of these bases: node, image and chain IDs.
+    others: list[tuple[str, Item, tuple[str, ...]]] = field(default_factory=list)
     #: Nodes that answered.
     answered: set[str] = field(default_factory=set)
     #: Why nothing, or not everything, is known of a node.
@@ -145,7 +145,9 @@ class Fleet:
         self.observed += observed
         for other in answer["others"]:
             chain_ids = self._same(tuple(self._same(str(chain_id)) for chain_id in other["chain_ids"]))
-            self.others.append((node, self._same(other["image"]), self._same(other["id"]), chain_ids))
+            digests = self._same(tuple(other.get("digests", ())))
+            item = Item(False, self._same(other["image"]), self._same(other["id"]), digests, False, _NOTHING)
+            self.others.append((node, item, chain_ids))
         if answer["errors"]:
             error = answer["errors"][0]
             self.silent[node] = printable(f"{error['base'] or 'an engine'}: {error['error']}", 300)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..stack import ids
 from .effect import State
 from .exposure import AdvisoryJudge, Exposure, Knowledge, undeclared
 from .fleet import Fleet, Item, Observed, Updates
@@ -14,7 +15,7 @@ from .fleet import Fleet, Item, Observed, Updates
 class Product:
     """An image, by the digest that a registry knows, else by its ID."""
 
-    #: The name without tag and digest.
+    #: The name without tag and digest; of Docker Hub, its last part.
     repository: str
     #: ``sha256:…`` of the manifest, or the ID of a local image.
     digest: str
@@ -80,7 +81,14 @@ class _Assessment:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._knowledge = _all_knowledge(fleet)
-        self._names = {item.image_id: _product(item) for observed in fleet.observed for item in observed.items[::-1]}
+        items = [item for _node, item, _chain_ids in fleet.others]
+        items += [item for observed in fleet.observed for item in observed.items[::-1]]
+        # an image has one product, whatever an engine or a mirror calls it: one node must not clear what another has
+        self._names = {item.image_id: _product(item) for item in items}
+        self._repositories: dict[str, str] = {}
+        for product in self._names.values():
+            name = min(self._repositories.get(product.digest, product.repository), product.repository)
+            self._repositories[product.digest] = name
         self._result: dict[str, dict[Product, Statement]] = {}
         # kinds of observed bases: the outcome of each advisory in an item that hides nothing
         self._kinds: dict[tuple[object, ...], dict[str, Statement]] = {}
@@ -106,7 +114,8 @@ class _Assessment:
         return self._result
 
     def _product(self, item: Item) -> Product:
-        return self._names.get(item.image_id) or _product(item)
+        product = self._names.get(item.image_id) or _product(item)
+        return Product(self._repositories.get(product.digest, product.repository), product.digest)
 
     def _statement(self, advisory: str, product: Product) -> Statement:
         return self._result.setdefault(advisory, {}).setdefault(product, Statement())
@@ -186,10 +195,25 @@ def _packages(observed: Observed, advisory: str) -> Iterator[Package]:
 
 
 def _product(item: Item) -> Product:
-    """Return the product of an image: its first name with a digest, else its name and ID."""
-    if item.digests:
-        repository, _, digest = item.digests[0].rpartition("@")
-        return Product(repository, digest)
-    name, _, tag = item.name.rpartition(":")
-    repository = name if name and "/" not in tag and not item.is_container else item.name
-    return Product(repository, item.image_id)
+    """Return the product of an item: of a container, its image's ID stands in for the name."""
+    return product_of("" if item.is_container else item.name, item.image_id, item.digests)
+
+
+def product_of(name: str, image_id: str, digests: Sequence[str]) -> Product:
+    """
+    Return the product of an image: its first name with a digest, else its name and ID.
+
+    Images of Docker Hub have no registry: engines and scanners call it by different names.
+
+    Args:
+        name: The name of the image.
+        image_id: Its ID.
+        digests: Its names with digests.
+    """
+    repository, _, digest = digests[0].rpartition("@") if digests else (name, "", image_id)
+    if not digests:
+        repository = "" if ids.is_digest(name) else ids.repository(name)
+    host, _, path = repository.partition("/")
+    is_registry = bool(path) and ("." in host or ":" in host or host == "localhost")
+    is_hub = not is_registry or host in ("docker.io", "index.docker.io")
+    return Product(repository.rpartition("/")[2] if is_hub else repository, digest)
