@@ -116,15 +116,12 @@ def _check_installation():
         raise _refused("dependency-missing", f"baseimg cannot run on this minion: {_MISSING}", hint)
     if baseimg_core.__version__ != _VERSION:
         where = os.path.dirname(baseimg_core.__file__)
-        raise _refused(
-            "version-mixed",
-            f"baseimg {_VERSION} cannot use the core of version {baseimg_core.__version__} in {where}",
-            _pip("uninstall -y baseimg") if "site-packages" in where else _sync(),
-        )
+        message = f"baseimg {_VERSION} cannot use the core of version {baseimg_core.__version__} in {where}"
+        hint = _pip("uninstall -y baseimg") if "site-packages" in where else _sync()
+        raise _refused("version-mixed", message, hint)
     if os.geteuid() != 0:
-        raise _refused(
-            "not-root", "baseimg changes layer directories and must run as root", "run the minion or salt-call as root"
-        )
+        message = "baseimg changes layer directories and must run as root"
+        raise _refused("not-root", message, "run the minion or salt-call as root")
 
 
 def _refused(code, message, hint):
@@ -720,9 +717,8 @@ def rollback(
         pillar.text(base, "base")
         version = None if to is None else ops_contents.typed_version(minion.engine(), base, to, "to")
         why = _text(reason, "reason") if hold else None
-        policy = container_policy.parse(containers)
         context = minion.context(terms=minion.terms(not_after, rollout, cancels=True))
-        result = ops_rollback.roll_back(context, base, version, policy, why)
+        result = ops_rollback.roll_back(context, base, version, container_policy.parse(containers), why)
         return _visible_part(short.of_rollback(result, version, minion.declared_version(result["base"])), full)
 
 
