@@ -14,16 +14,16 @@ import sys
 import warnings
 from pathlib import Path
 
-import vexipy
 from cyclonedx.model.bom import Bom
 from packageurl import PackageURL
+from vexipy.document import Document
 
 
 def main(advisory: str, vex: str, *sboms: str) -> list[str]:
     """Return ``NODE NAME`` of each exposed image and container that a SBOM describes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        document = vexipy.Document.from_json(Path(vex).read_text())
+        document = Document.from_json(Path(vex).read_text())
     statuses = {
         PackageURL.from_string(str(product.id)): statement.status.value
         for statement in document.statements

@@ -12,7 +12,7 @@ import warnings
 from typing import Any
 
 import jsonschema
-import vexipy
+from vexipy.document import Document
 
 _TEXT, _TIME = {"type": "string"}, {"type": "string", "format": "date-time"}
 _IRI = {"type": "string", "format": "uri", "pattern": "^[a-z][a-z0-9+.-]*:"}
@@ -66,6 +66,6 @@ def validate(document: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker()).validate(document)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The use of an impact statement")  # it says that the digest is not fixed
-        read = vexipy.Document.from_json(json.dumps(document))
+        read = Document.from_json(json.dumps(document))
     written = json.loads(read.to_json(by_alias=True, exclude_none=True).replace("+00:00", "Z"))
     assert written == document
