@@ -149,13 +149,12 @@ def _pip(arguments):
 def _checks_without_core(problem):
     """The checks of the doctor that need no core, as data; ``problem`` is why the core cannot be used."""
     python, salt_version = ".".join(map(str, sys.version_info[:3])), salt.version.__version__
-    major = int(re.match(r"\d*", salt_version).group() or 0)
     old_python = ("failed", "python-old", f"{python}, {'.'.join(map(str, _PYTHON))} is the oldest that works", _UPGRADE)
     old_salt = ("failed", "salt-old", f"{salt_version}, {_SALT} is the oldest that works", _UPGRADE)
     checks = {
         "installation": ("failed", problem["code"], problem["message"], problem["hint"]),
         "Python": old_python if sys.version_info[:2] < _PYTHON else ("ok", "", python, ""),
-        "Salt": old_salt if major < _SALT else ("ok", "", salt_version, ""),
+        "Salt": old_salt if int(re.match(r"\d*", salt_version).group() or 0) < _SALT else ("ok", "", salt_version, ""),
     }
     for subject, (requirement, level, code, failing) in _PACKAGES.items():
         package = re.match(r"\w+", requirement).group()
@@ -1007,8 +1006,7 @@ def fixes(base=None, packages=None, full=False):
         salt-call baseimg.fixes corp/base:12.0 full=True --out=json
     """
     with _operation() as minion:
-        names = validation.texts(packages, "packages")
-        name = _given(base, "base")
+        name, names = _given(base, "base"), validation.texts(packages, "packages")
         result = ops_fixes.fixes(minion.context(), minion.declared()["bases"], name, names)
         if name is None:
             ops_fixes.save(__opts__["cachedir"], result)
@@ -1244,8 +1242,7 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
     """
     with _operation("trial", kwargs, saltenv) as minion:
         declared = minion.bundles(_text(base, "base"), _text(version, "version"))
-        given = {"command": command, "expect": expect, "timeout": timeout, "memory": memory}
-        trials = container_trial.parse([given])
+        trials = container_trial.parse([{"command": command, "expect": expect, "timeout": timeout, "memory": memory}])
         result = ops_trial.trial(minion.context(trust=True), base, declared, _text(image, "image"), *trials)
     __context__["retcode"] = 0 if result["passed"] else 1
     return result
@@ -1283,8 +1280,8 @@ def verify(base=None, deep=False):
         salt-call baseimg.verify corp/base:12.0 deep=True
     """
     with _operation() as minion:
-        engine = minion.engine()
-        checked = bases.recorded(engine) if base is None else bases.locate_all(engine, _text(base, "base"))
+        name, engine = _given(base, "base"), minion.engine()
+        checked = bases.recorded(engine) if name is None else bases.locate_all(engine, name)
         results = [ops_verify.verify(engine, checked_base, bool(deep)) for checked_base in checked]
     __context__["retcode"] = 0 if all(result["ok"] for result in results) else 1
     return short.without_empty(results)
@@ -1330,9 +1327,7 @@ def metrics(path=None):
         if path is not None:
             validation.absolute_path(path, "path", ".prom")
         text = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"], __opts__["cachedir"])
-        if path is None:
-            return text
-        return {"path": path, "bytes": ops_status.write_public_file(path, text)}
+        return text if path is None else {"path": path, "bytes": ops_status.write_public_file(path, text)}
 
 
 def adopt(overlay_dir=None, **kwargs):
@@ -1419,9 +1414,8 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd", sal
     with _operation("import", saltenv=saltenv) as minion:
         validation.check_texts(source=source, bundle=bundle)
         given, named = pillar.bundle_source(archive, None, "archive"), _given(version, "version")
-        return ops_import_legacy.import_legacy(
-            minion.engine(), minion.fetch(given), source, bundle, named, compression, minion.progress, given.source
-        )
+        arguments = (source, bundle, named, compression, minion.progress, given.source)
+        return ops_import_legacy.import_legacy(minion.engine(), minion.fetch(given), *arguments)
 
 
 def declared(what="bases"):
@@ -1540,8 +1534,7 @@ def _operation(action="", kwargs=None, saltenv=None):
 
 def _pub(kwargs):
     """Who published the job, from the arguments that Salt adds. Refuses unknown arguments."""
-    unknown = salt.utils.args.clean_kwargs(**kwargs)
-    if unknown:
+    if unknown := salt.utils.args.clean_kwargs(**kwargs):
         salt.utils.args.invalid_kwargs(unknown)
     jid = kwargs.get("__pub_jid")
     return {"user": kwargs.get("__pub_user", "root"), "jid": jid} if jid else {}  # salt-call has a job ID but no user

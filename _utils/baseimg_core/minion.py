@@ -138,13 +138,11 @@ class Minion:
         link = policy_pillar.link_policy(self._salt["config.get"]("baseimg:link", "auto"))
         by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         # an invalid pillar must not block operations that do not need pillar, for example a rollback
-        declared = self.declared()["bases"] if trust else {}
-        rules = image_policy.parse(protect, declared, accept, require)
+        rules = image_policy.parse(protect, self.declared()["bases"] if trust else {}, accept, require)
         bases = self.declared_bases()
         below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
         versions = {name: (base["chain_id"] or name, base["version"]) for name, base in bases.items()}
-        engine = self.engine()
-        self._records_before = (engine, status.record_fingerprints(engine))
+        self._records_before = (engine := self.engine()), status.record_fingerprints(engine)
         context = Context(
             engine,
             self.fetch,
