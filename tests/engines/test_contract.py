@@ -398,14 +398,14 @@ class TestFixes:
             "old": "after restart",
         }
         assert not any(items["new"]["pending"])
-        shown = {}
+        versions = {}
         for name in (APP, own, split, "old", "new"):
             facts = node.call("sbom", name, facts=True)
             document = report_sbom.document(facts, "node", "0.2.0")
             cyclonedx.validate(document)
             (package,) = document["components"]
-            shown[name] = (package["version"], "pedigree" in package)
-        assert shown == {
+            versions[name] = (package["version"], "pedigree" in package)
+        assert versions == {
             APP: ("2", True),
             own: ("1", False),
             split: ("1", False),
