@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from baseimg_core import cli
 from baseimg_core.disk.bundle import writer
 from baseimg_core.disk.bundle.reader import Bundle, descriptors_of
 from baseimg_core.disk.stack.compare import compare
@@ -43,8 +44,11 @@ from baseimg_core.model.policy import reference
 from baseimg_core.model.policy.pillar import Registry as Declared
 from baseimg_core.model.stack import ids
 from baseimg_core.registry import endpoint, pull, push, repository, tls
+from tests.support import images
 from tests.support.deadlines import scaled
 from tests.support.fs import loop_fs
+from tests.support.images import ImageSpec, Member, file
+from tests.support.layout import Layout
 from tests.support.registry import Authority, Flaky, Registry, served
 
 pytestmark = pytest.mark.fault
@@ -760,3 +764,69 @@ class TestCertificates:
         (directory / "ca.crt").write_text("none")
         with pytest.raises(BaseimgError, match=r"cannot load the certificate .*; use PEM"):
             put("127.0.0.1:1", bundle)
+
+
+class TestImages:
+    """Images of a registry that requires a password, for `build`, `diff` and `judge`."""
+
+    @pytest.fixture
+    def closed_images(self, closed: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+        log_in(tmp_path, closed.host)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        return closed
+
+    @staticmethod
+    def copy(tmp_path: Path, source: str, place: str, *options: str) -> None:
+        login = ["--dest-tls-verify=false", "--authfile", str(tmp_path / "docker/config.json")]
+        subprocess.run(["skopeo", "copy", "-q", *login, *options, source, place], check=True)
+
+    @pytest.mark.parametrize("compression", ["gzip", "zstd", "zstd:chunked"])
+    def test_of_every_compression(self, closed_images: Registry, tmp_path: Path, compression: str) -> None:
+        archive, bundles = tmp_path / "images.tar", set[str]()
+        stacks = {f"base:{version}": [go_tar(file("etc/version", version.encode()))] for version in ("12.0", "12.1")}
+        archive.write_bytes(images.archive([ImageSpec(name, layers) for name, layers in stacks.items()]))
+        places = []
+        for name in stacks:
+            places.append(f"docker://{closed_images.host}/corp/{name}")
+            self.copy(tmp_path, f"docker-archive:{archive}:{name}", places[-1], "--dest-compress-format", compression)
+        for number, sides in enumerate((places, [f"docker-archive:{archive}:{name}" for name in stacks])):
+            path = tmp_path / f"{number}.tar"
+            assert cli.main(["build", *sides, str(path), "--reference", "corp/base:12.0"]) == 0
+            bundles.add(hashlib.sha256(path.read_bytes()).hexdigest())
+        assert len(bundles) == 1
+        assert cli.main(["judge", str(tmp_path / "0.tar"), *places]) == 2  # the new base is not built on the old one
+
+    def test_without_the_password(
+        self, closed_images: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        log_in(tmp_path, closed_images.host, "wrong-pass")
+        place = f"docker://{closed_images.host}/corp/base:1"
+        assert cli.main(["diff", place, place]) == cli.ERROR
+        message = capsys.readouterr().err
+        assert message.startswith("baseimg: [registry-denied]")
+        assert "wrong-pass" not in message
+
+    def test_an_index_of_two_platforms(
+        self, closed_images: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        layout = Layout(tmp_path / "layout")
+        for architecture in ("amd64", "arm64"):
+            entry = layout.manifest([go_tar(file(architecture))], architecture=architecture)
+            layout.index["manifests"].append({**entry, "platform": {"os": "linux", "architecture": architecture}})
+        index = layout.add("application/vnd.oci.image.index.v1+json", json.dumps(layout.index).encode())
+        layout.index["manifests"] = [index]
+        layout.save()
+        place = f"docker://{closed_images.host}/corp/multi:1"
+        self.copy(tmp_path, f"oci:{layout.root}", place, "--all")
+        for architecture in ("amd64", "arm64"):
+            assert cli.main(["diff", place, place, "--json", "--platform", f"linux/{architecture}"]) == 0
+            assert json.loads(capsys.readouterr().out)["platform"] == f"linux/{architecture}"
+        assert cli.main(["diff", place, place, "--platform", "linux/s390x"]) == cli.ERROR
+        assert "only for linux/amd64, linux/arm64" in capsys.readouterr().err
+
+
+def go_tar(*members: Member) -> bytes:
+    """Return a layer that ends as Go's tars do. skopeo 1.9 loses longer padding when it writes zstd:chunked."""
+    layer = images.layer_tar(members)
+    size = len(layer.rstrip(b"\0"))
+    return layer[: size + -size % 512] + bytes(1024)

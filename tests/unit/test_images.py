@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from baseimg_core.model.stack import ids
 from baseimg_core.ops import build
 from tests.support import images
 from tests.support.images import ImageSpec, Member, chardev, directory, file, hardlink, symlink, whiteout
+from tests.support.layout import Layout, blob_file
 
 BASE, NEW = "corp/base:12.0", "corp/base:12.1"
 OLD_LAYERS = [
@@ -68,55 +68,6 @@ def saved(tmp_path: Path) -> Path:
     path = tmp_path / "both.tar"
     path.write_bytes(images.archive([ImageSpec(ref, layers, {"Env": ["A=1"]}) for ref, layers in STACKS.items()]))
     return path
-
-
-def blob_file(root: Path, digest: str) -> Path:
-    return root / "blobs" / digest.replace(":", "/")
-
-
-class Layout:
-    """An OCI image layout that a test changes."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "blobs/sha256").mkdir(parents=True)
-        self.index: dict[str, Any] = {"schemaVersion": 2, "manifests": []}
-        self.save()
-
-    def save(self) -> None:
-        (self.root / "index.json").write_text(json.dumps(self.index))
-
-    def add(self, media_type: str, data: bytes) -> dict[str, Any]:
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        blob_file(self.root, digest).write_bytes(data)
-        return {"mediaType": media_type, "digest": digest, "size": len(data)}
-
-    def manifest(
-        self,
-        layers: list[bytes],
-        pack: Callable[[bytes], bytes] = bytes,
-        kind: str = "application/vnd.oci.image.layer.v1.tar",
-        architecture: str = own_platform().architecture,
-        **changes: Any,
-    ) -> dict[str, Any]:
-        config = {
-            "os": "linux",
-            "architecture": architecture,
-            "config": {"Env": ["A=1"]},
-            "rootfs": {"type": "layers", "diff_ids": [images.diff_id(layer) for layer in layers]},
-            **changes,
-        }
-        data = {
-            "schemaVersion": 2,
-            "config": self.add("application/vnd.oci.image.config.v1+json", json.dumps(config).encode()),
-            "layers": [self.add(kind, pack(layer)) for layer in layers],
-        }
-        return self.add("application/vnd.oci.image.manifest.v1+json", json.dumps(data).encode())
-
-    def image(self, name: str, *arguments: Any, **keywords: Any) -> None:
-        entry = self.manifest(*arguments, **keywords)
-        self.index["manifests"].append({**entry, "annotations": {"org.opencontainers.image.ref.name": name}})
-        self.save()
 
 
 @pytest.fixture

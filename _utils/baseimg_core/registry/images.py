@@ -12,6 +12,7 @@ The directory is a cache of at most 10 GiB, or the scratch directory of one run.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Mapping
 from typing import BinaryIO
@@ -99,6 +100,21 @@ class RegistryBlobs:
             else:
                 os.unlink(path)  # the open file keeps the content
         return file
+
+    def open_manifest(self, blob: Blob) -> BinaryIO:
+        """
+        Return a manifest that an index lists as a stream.
+
+        Raises:
+            ImageUnknown: The registry does not have it.
+            BundleUnavailable: The registry does not answer.
+        """
+        data = self._repository.manifest(blob.name, _ACCEPT)
+        if data is None:
+            raise ImageUnknown(
+                f"the registry does not have the manifest {blob.name} of an index", "push the image again, with --all"
+            )
+        return io.BytesIO(data)
 
     def close(self) -> None:
         """Close all connections."""

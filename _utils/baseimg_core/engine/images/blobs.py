@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import posixpath
+from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from ...errors import ArgumentInvalid, DigestMismatch, ImageUnknown
@@ -29,6 +30,9 @@ class Blobs(Protocol):
     def open(self, blob: Blob) -> BinaryIO:
         """Return a document or a layer as a stream. Its digest is unverified until it is read."""
 
+    def open_manifest(self, blob: Blob) -> BinaryIO:
+        """Return a manifest that an index lists as a stream. A registry has it apart from the blobs."""
+
     def close(self) -> None:
         """Close files and connections."""
 
@@ -40,12 +44,12 @@ class Files(Blobs, Protocol):
         """Return a small file by its path; ``None`` if there is none."""
 
 
-def read_document(blobs: Blobs, blob: Blob, where: str) -> bytes:
+def read_document(opener: Callable[[Blob], BinaryIO], blob: Blob, where: str) -> bytes:
     """
     Read a document and verify its digest.
 
     Args:
-        blobs: The files that contain the document.
+        opener: Opens the document.
         blob: The document.
         where: The image, for messages.
 
@@ -55,7 +59,7 @@ def read_document(blobs: Blobs, blob: Blob, where: str) -> bytes:
     """
     if (blob.size or 0) > MAX_DOCUMENT:
         raise malformed(where, f"has a document of {blob.size} bytes")
-    with blobs.open(blob) as file:
+    with opener(blob) as file:
         data = _limited(file, where)
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     if ids.is_digest(blob.name) and digest != blob.name:
@@ -100,6 +104,10 @@ class LayoutDirectory:
         path = os.path.join(self._path, blob_path(blob))
         with translate_os_errors(path, "read"):
             return open_regular(path)
+
+    def open_manifest(self, blob: Blob) -> BinaryIO:
+        """Return a manifest as a stream; it is one of the blobs."""
+        return self.open(blob)
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
@@ -174,6 +182,10 @@ class Archive:
         if place[0] + place[1] > self._size:
             raise malformed(self._path, "is truncated")
         return io.BufferedReader(_Slice(self._file.fileno(), *place))
+
+    def open_manifest(self, blob: Blob) -> BinaryIO:
+        """Return a manifest as a stream; it is one of the blobs."""
+        return self.open(blob)
 
     def close(self) -> None:
         """Close the archive."""

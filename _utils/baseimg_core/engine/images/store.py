@@ -172,7 +172,7 @@ class ImageSources:
 
     def _open(self, source: ImageSource) -> Image:
         blobs, manifest, image_id = self._resolve(source)
-        raw = read_document(blobs, manifest.config, source.name)
+        raw = read_document(blobs.open, manifest.config, source.name)
         config = documents.parse_config(documents.document(raw, source.name), len(manifest.layers), source.name)
         self._check_platform(config, source)
         chain = ids.chain_ids(config.diff_ids)
@@ -234,7 +234,7 @@ class ImageSources:
             if not documents.is_index(raw):
                 return blobs, documents.parse_manifest(raw, source.name), digest or source.name
             blob = documents.choose(raw, self._platform, name, source.name)
-            data, digest, name = read_document(blobs, blob, source.name), blob.name, ""
+            data, digest, name = read_document(blobs.open_manifest, blob, source.name), blob.name, ""
         raise documents.malformed(source.name, f"has more than {_MAX_INDEXES} nested indexes")
 
     def _check_platform(self, config: Config, source: ImageSource) -> None:
