@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from .engine.images.store import ImageSources
 from .errors import ArgumentInvalid, BaseimgError
 from .linux.files import make_directories
 from .linux.oserrors import translate_os_errors
+from .linux.scratch import scratch_directory
 from .model import summary
 from .model.images import source as image_source
 from .model.impact import junit
@@ -229,7 +229,7 @@ def _fetched(name: str) -> Iterator[_Bundle]:
     from .registry import pull, push
 
     source = pillar.bundle_source(name, None, "BUNDLE").source
-    with tempfile.TemporaryDirectory(prefix="baseimg-") as home:
+    with scratch_directory() as home:
         with contextlib.closing(pull.BundleCache(home, {}, _progress)) as cache:
             pinned = cache.resolve(source)  # a tag may move meanwhile
             path = cache.fetch(pinned)

@@ -14,6 +14,8 @@ import os
 import random
 import shutil
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -45,7 +47,7 @@ from baseimg_core.model.policy.pillar import Registry as Declared
 from baseimg_core.model.stack import ids
 from baseimg_core.registry import endpoint, pull, push, repository, tls
 from tests.support import images
-from tests.support.deadlines import scaled
+from tests.support.deadlines import scaled, wait_until
 from tests.support.fs import loop_fs
 from tests.support.images import ImageSpec, Member, file
 from tests.support.layout import Layout
@@ -795,6 +797,38 @@ class TestImages:
             bundles.add(hashlib.sha256(path.read_bytes()).hexdigest())
         assert len(bundles) == 1
         assert cli.main(["judge", str(tmp_path / "0.tar"), *places]) == 2  # the new base is not built on the old one
+
+    def test_killed_in_the_middle_and_run_again(
+        self, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The next run resumes the layer, and deletes the spool of the killed one."""
+        archive, cache = tmp_path / "images.tar", tmp_path / "cache"
+        base = images.layer_tar([file("bin/sh", b"sh", 0o755), file("etc/version", b"12.0")])
+        app = images.layer_tar([file("app", random.Random(2).randbytes(CONTENT))])
+        stacks = {"base:12.0": [base], "base:12.1": [images.layer_tar([file("etc/version", b"12.1")])]}
+        specs = [ImageSpec(name, layers) for name, layers in {**stacks, "app:1": [base, app]}.items()]
+        archive.write_bytes(images.archive(specs))
+        bundle, saved = str(tmp_path / "b.tar"), f"docker-archive:{archive}"
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "spool"))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        (tmp_path / "spool").mkdir()
+        assert cli.main(["build", f"{saved}:base:12.0", f"{saved}:base:12.1", bundle]) == 0
+        self.copy(tmp_path, f"{saved}:app:1", f"docker://{registry.host}/killed/app:1")
+        with Flaky(registry.host, limit=CONTENT // 4, cuts=1000) as way:
+            judge = ["judge", "--cache", str(cache), bundle, f"docker://{way.host}/killed/app:1"]
+            program = "import sys; from baseimg_core import cli; sys.exit(cli.main(sys.argv[1:]))"
+            environment = {**os.environ, "PYTHONPATH": "_utils"}
+            with subprocess.Popen([sys.executable, "-c", program, *judge], env=environment) as process:
+                wait_until(lambda: any(path.stat().st_size for path in cache.glob("*.part")), "a part of the layer")
+                process.kill()
+            assert len(list((tmp_path / "spool").iterdir())) == 1
+            way.cuts = 0
+            sent = len(way.sent)
+            capsys.readouterr()
+            assert cli.main([*judge, "--json"]) == cli.main([*judge[:-1], f"{saved}:app:1"]) == 0
+            assert sum(way.sent[sent:]) < CONTENT
+        assert list((tmp_path / "spool").iterdir()) == []
+        assert not list(cache.glob("*.part"))
 
     def test_without_the_password(
         self, closed_images: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]

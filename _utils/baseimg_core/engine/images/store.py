@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import platform as machine
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from threading import Lock, RLock
 
 from ...errors import ImageUnknown, SpaceExhausted
 from ...linux.files import remove_tree
+from ...linux.scratch import scratch_directory
 from ...model.images import manifest as documents
 from ...model.images import source as sources
 from ...model.images.manifest import Blob, Config, Manifest
@@ -84,7 +84,7 @@ class ImageSources:
         self._requested = platform
         self._platform = platform or own_platform()
         self._stack = contextlib.ExitStack()
-        self._scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="baseimg-", dir=scratch))
+        self._scratch = self._stack.enter_context(scratch_directory(scratch))
         self._downloads, self._keep = cache or self._scratch, cache is not None
         self._layers: dict[str, _Layer] = {}
         #: By directory: a layer that several images have is read once.
