@@ -814,19 +814,19 @@ class TestImages:
         (tmp_path / "spool").mkdir()
         assert cli.main(["build", f"{saved}:base:12.0", f"{saved}:base:12.1", bundle]) == 0
         self.copy(tmp_path, f"{saved}:app:1", f"docker://{registry.host}/killed/app:1")
-        with Flaky(registry.host, limit=CONTENT // 4, cuts=1000) as way:
-            judge = ["judge", "--cache", str(cache), bundle, f"docker://{way.host}/killed/app:1"]
+        with Flaky(registry.host, limit=CONTENT // 4, cuts=1000) as proxy:
+            judge = ["judge", "--cache", str(cache), bundle, f"docker://{proxy.host}/killed/app:1"]
             program = "import sys; from baseimg_core import cli; sys.exit(cli.main(sys.argv[1:]))"
             environment = {**os.environ, "PYTHONPATH": "_utils"}
             with subprocess.Popen([sys.executable, "-c", program, *judge], env=environment) as process:
                 wait_until(lambda: any(path.stat().st_size for path in cache.glob("*.part")), "a part of the layer")
                 process.kill()
             assert len(list((tmp_path / "spool").iterdir())) == 1
-            way.cuts = 0
-            sent = len(way.sent)
+            proxy.cuts = 0
+            sent = len(proxy.sent)
             capsys.readouterr()
             assert cli.main([*judge, "--json"]) == cli.main([*judge[:-1], f"{saved}:app:1"]) == 0
-            assert sum(way.sent[sent:]) < CONTENT
+            assert sum(proxy.sent[sent:]) < CONTENT
         assert list((tmp_path / "spool").iterdir()) == []
         assert not list(cache.glob("*.part"))
 
