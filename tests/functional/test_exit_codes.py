@@ -35,6 +35,8 @@ FAILING: dict[str, tuple[str, ...]] = {
     "impact": (BASE,),
     "import_legacy": ("/nowhere.tar.gz", BASE, "/nowhere/b.tar"),
     "inspect": ("/nowhere.tar",),
+    "judge": ("/nowhere.tar", BASE),
+    "judgement": (BASE,),
     "layer": (BASE,),
     "metrics": (),
     "order": (),
