@@ -39,6 +39,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "judgement": (BASE,),
     "layer": (BASE,),
     "metrics": (),
+    "note_refusal": (BASE, "12.1", "clock-skewed", "wrong"),
     "order": (),
     "pin": (BASE, "'12.1'"),
     "plan": (BASE, "'12.1'"),
