@@ -151,8 +151,9 @@ def rollout(base, version=None, watch=False, **kwargs):
         The version to apply. Default: the version that every node's pillar declares.
 
     watch
-        True: if another process drives a rollout of the base to this version, for example the engine, follow it as
-        :py:func:`baseimg.watch` does. By default this is an error (``rollout-busy``).
+        True: start nothing, but follow the rollout of the base that another process drives, for example the engine, as
+        :py:func:`baseimg.watch` does. Takes no policy. If the other process rolls out another version, this is an
+        error (``rollout-busy``).
 
     All other arguments are keys of the policy. They override ``baseimg:rollout`` in the master's pillar, which
     overrides the same key in the master's configuration: ``target``, ``exclude``, ``unreachable``, ``refused``,
@@ -171,10 +172,11 @@ def rollout(base, version=None, watch=False, **kwargs):
     """
 
     def command(rollouts):
-        followed = None
-        if validation.boolean(watch, "watch"):
-            followed = rollout_watch.attach(Store(__opts__["cachedir"]), base, version, Screen(sys.stderr))
-        return followed or rollouts.start(base, version, *_policies(kwargs))
+        if not validation.boolean(watch, "watch"):
+            return rollouts.start(base, version, *_policies(kwargs))
+        if policy := salt.utils.args.clean_kwargs(**kwargs):
+            raise validation.wrong("watch", watch, f"no policy beside it: {', '.join(policy)}")
+        return rollout_watch.attach(Store(__opts__["cachedir"]), base, version, Screen(sys.stderr))
 
     return _run(command)
 

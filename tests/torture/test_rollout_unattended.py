@@ -82,10 +82,11 @@ class TestEngine:
         fleet.declare(**{fleet.runners.opts["id"]: {"rollouts": {BASE: declared}}})
         fleet.wait_until(lambda record: record["state"] == "soaking")
         with fleet.salt_run("baseimg.rollout", BASE, "watch=True") as process:
+            assert process.stderr
+            assert any("soaks until" in line for line in process.stderr)
             assert fleet.run("halt")["retcode"] == outcome.OK
-            out, err = process.communicate(timeout=scaled(SECONDS))
+            out, _err = process.communicate(timeout=scaled(SECONDS))
         assert (process.returncode, json.loads(out)["reason"]) == (outcome.HALTED_BY_REQUEST, "halted by request")
-        assert "soaks until" in err
         # the engine leaves what a person halted
         state = fleet.run("declared")["rollouts"][BASE]
         assert (state["state"], state["step"]) == ("halted", "")

@@ -190,8 +190,10 @@ def test_a_watch_ends_with_the_rollout(fake_master: FakeMaster, monkeypatch: pyt
 
 def test_a_command_attaches_to_what_runs(fake_master: FakeMaster, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_master.nodes(GOOD)
-    assert watch.attach(fake_master.store, BASE, NEW, Screen(io.StringIO())) is None
+    with pytest.raises(RolloutUnknown):
+        watch.attach(fake_master.store, BASE, NEW, Screen(io.StringIO()))
     fake_master.start()
+    assert watch.attach(fake_master.store, BASE, NEW, Screen(io.StringIO()))["state"] == "done"
     done, running = fake_master.newest(), fake_master.newest()
     running.set(state=record.RUNNING)
     # while the other process asks the nodes, the newest record is an older one
@@ -200,7 +202,6 @@ def test_a_command_attaches_to_what_runs(fake_master: FakeMaster, monkeypatch: p
     stream = io.StringIO()
     with fake_master.store.lock(BASE):
         result = watch.attach(fake_master.store, BASE, NEW, Screen(stream))
-    assert result
     assert (result["id"], result["retcode"]) == (done.id, outcome.OK)
     assert "done: 1 updated" in stream.getvalue()
 

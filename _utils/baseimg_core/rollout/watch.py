@@ -48,9 +48,9 @@ def watch(store: Store, name: str | None, screen: Screen) -> dict[str, Any]:
         rollout = store.read(rollout.id)
 
 
-def attach(store: Store, base: str, version: str | None, screen: Screen) -> dict[str, Any] | None:
+def attach(store: Store, base: str, version: str | None, screen: Screen) -> dict[str, Any]:
     """
-    Follow the rollout of a base that another process drives, or begins.
+    Follow the rollout of a base that another process drives, or begins. Never start one.
 
     Args:
         store: the records.
@@ -59,10 +59,11 @@ def attach(store: Store, base: str, version: str | None, screen: Screen) -> dict
         screen: where to write.
 
     Returns:
-        The summary; ``None`` if no process drives a rollout of the base.
+        The summary; that of the newest rollout if no process drives one.
 
     Raises:
         RolloutBusy: the other process rolls out another version.
+        RolloutUnknown: the base has no rollout.
         RecordInvalid: a record of the base is damaged.
     """
     while mover := store.driving_process(base):
@@ -72,7 +73,7 @@ def attach(store: Store, base: str, version: str | None, screen: Screen) -> dict
                 raise RolloutBusy(f"{mover} rolls {base} out to {rollout.version}, not to {version}")
             return watch(store, rollout.id, screen)
         time.sleep(_DISCOVERY)
-    return None
+    return watch(store, base, screen)
 
 
 def _find(store: Store, name: str | None) -> Rollout:
