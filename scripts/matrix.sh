@@ -40,15 +40,15 @@ tree() {
     mv "$root.new" "$root"
 }
 
-# What setup.cfg declares, one requirement a line; for `lowest` what nodes need, each at its lower bound.
+# What setup.cfg declares, one requirement a line; for `lowest` what nodes and masters need, each at its lower bound.
 requirements() {
     .venv/bin/python - "$1" <<'PY'
 import configparser, re, sys
 parser = configparser.ConfigParser()
 parser.read("setup.cfg")
 extras = parser["options.extras_require"]
-values = [parser["options"]["install_requires"], extras["zstd"], extras["signatures"]]
-for value in values if sys.argv[1] == "lowest" else [*values, extras["documents"], extras["test"]]:
+values = [parser["options"]["install_requires"], extras["zstd"], extras["signatures"], extras["documents"]]
+for value in values if sys.argv[1] == "lowest" else [*values, extras["test"]]:
     for line in filter(None, map(str.strip, value.splitlines())):
         if not line.startswith("#"):
             print(re.sub(r">=([^,; ]+)(,<[^; ]+)?", r"==\1", line) if sys.argv[1] == "lowest" else line)
@@ -79,8 +79,9 @@ import json, platform, sys, xml.etree.ElementTree
 from importlib import metadata
 suite = xml.etree.ElementTree.parse(sys.argv[2]).getroot().find("testsuite").attrib
 failed = int(suite["failures"]) + int(suite["errors"])
+DEPENDENCIES = ("docker", "urllib3", "zstandard", "cryptography", "cyclonedx-python-lib", "packageurl-python")
 names = {dist.metadata["Name"].lower() for dist in metadata.distributions()}
-dependencies = {name: metadata.version(name) for name in ("docker", "urllib3", "zstandard", "cryptography") if name in names}
+dependencies = {name: metadata.version(name) for name in DEPENDENCIES if name in names}
 print(json.dumps({
     "cell": sys.argv[1], "suite": sys.argv[1].partition(":")[0], "python": platform.python_version(), "salt": metadata.version("salt"), "dependencies": dependencies,
     "failed": failed, "passed": int(suite["tests"]) - failed - int(suite["skipped"]),
