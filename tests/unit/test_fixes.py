@@ -247,3 +247,40 @@ def test_an_sbom_shows_what_an_image_really_shows(node: NestNode) -> None:
     assert (split["openssl"]["version"], split["zlib"]["version"]) == ("1", "2")  # the database says 2 of both
     with pytest.raises(ArgumentInvalid):
         sbom.facts(node.context, "corp/none:1")
+
+
+def test_an_sbom_names_what_scanners_look_for(tmp_path: Path) -> None:
+    """The distribution, and the sources of packages: by the image's own database, or by that of a newer base."""
+
+    def status(version: str, *more: str) -> str:
+        libssl = (
+            f"Package: libssl3\nStatus: install ok installed\nSource: openssl ({version}-1)\nVersion: {version}-1+b1\n"
+        )
+        return "\n".join((libssl, *more))
+
+    def content(version: str, *more: str) -> dict[str, str]:
+        lists = {
+            "var/lib/dpkg/info/libssl3.list": "/usr/lib/libssl.so.3\n",
+            "var/lib/dpkg/info/new.list": "/usr/lib/new\n",
+        }
+        release = {"etc/os-release": "ID=debian\nVERSION_ID=12\n"}
+        return {"var/lib/dpkg/status": status(version, *more), "usr/lib/libssl.so.3": version, **lists, **release}
+
+    node = NestNode(tmp_path)
+    node.image(OS, "", files(content("3.0")))
+    own = "Package: own\nStatus: install ok installed\nVersion: 1\n"
+    node.image("corp/app:1", OS, files({"var/lib/dpkg/status": status("3.0", own)}))
+    added = "Package: new\nStatus: install ok installed\nVersion: 1\n"
+    node.version(OS, "2", [], files({**content("3.1", added), "usr/lib/new": "new"}))
+    node.converge(OS, "2")
+    document = report_sbom.document(json.loads(json.dumps(sbom.facts(node.context, "corp/app:1"))), "web1", "0.2.0")
+    cyclonedx.validate(document)
+    distribution, *packages = sorted(document["components"], key=lambda each: (each["type"] == "library", each["name"]))
+    assert (distribution["type"], distribution["name"], distribution["version"]) == ("operating-system", "debian", "12")
+    assert [each["purl"] for each in packages] == [
+        "pkg:deb/debian/libssl3@3.1-1%2Bb1?distro=debian-12&upstream=openssl%403.1-1",
+        "pkg:deb/debian/new@1?distro=debian-12",
+        "pkg:deb/debian/own@1?distro=debian-12",
+    ]
+    properties = {each["name"]: each["value"] for each in packages[0]["properties"]}
+    assert properties == {"aquasecurity:trivy:SrcName": "openssl", "aquasecurity:trivy:SrcVersion": "3.1-1"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..context import Context
@@ -20,6 +20,8 @@ from .containers import usage
 from .fixes import fixes
 
 FORMAT = 1
+_DATABASES = [*map(os.fsdecode, databases.FILES), "var/lib/dpkg/status.d"]
+_Items = list[tuple[dict[str, Any], Mapping[str, Any]]]
 
 
 def facts(context: Context, name: str) -> dict[str, Any]:
@@ -32,9 +34,10 @@ def facts(context: Context, name: str) -> dict[str, Any]:
 
     Returns:
         ``format``, ``at``, ``kind`` (``image`` or ``container``), ``name``, ``image``, ``id`` and ``digests`` of the
-        image, ``distro``, ``manager``, ``components`` (each with ``name``, ``version`` and ``architecture``; of updated
-        packages also ``from``, ``to``, ``state``, ``reason``, ``paths``, ``bundle``) and ``bases`` (``base``,
-        ``version``, ``bundle``, ``signed_by``, ``activated``).
+        image, ``distro``, ``manager``, ``components`` (each with ``name`` and ``version``, and ``source`` and
+        ``source_version`` if its manager has sources; of updated packages also ``from``, ``to``, ``state``,
+        ``reason``, ``paths``, ``bundle``) and ``bases`` (``base``, ``version``, ``bundle``, ``signed_by``,
+        ``activated``).
 
     Raises:
         ArgumentInvalid: Neither an image nor a container has the name, or it has no package database.
@@ -49,6 +52,10 @@ def facts(context: Context, name: str) -> dict[str, Any]:
     manager, versions = next(iter(installed.items()))
     under = _bases_of(context, image)
     items = [(base, _item(base, image, container)) for base in under]
+    versions = {**_added(items), **versions}
+    updates = {name: _update(name, version, items) for name, version in versions.items()}
+    components = [{"name": name, "version": version, **updates[name]} for name, version in sorted(versions.items())]
+    sources = _Sources(layers, manager)
     return {
         "format": FORMAT,
         "at": now(),
@@ -59,10 +66,7 @@ def facts(context: Context, name: str) -> dict[str, Any]:
         "digests": list(image.digests),
         "distro": databases.distribution(stack),
         "manager": manager,
-        "components": [
-            {"name": package, "version": version, **_update(package, version, items)}
-            for package, version in sorted(versions.items())
-        ],
+        "components": [{**each, **sources.of(each["name"], each["version"])} for each in components],
         "bases": [
             {key: base[key] for key in ("base", "version", "bundle", "signed_by", "activated")} for base in under
         ],
@@ -121,7 +125,41 @@ def _item(base: Mapping[str, Any], image: Image, container: Container | None) ->
     return next((each for each in base["images"] if each["id"] == image.id), {"pending": {}})
 
 
-def _update(package: str, version: str, items: list[tuple[dict[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
+def _added(items: _Items) -> dict[str, str]:
+    """Return the packages that an update added and an item shows: the database of an image may not list them."""
+    return {
+        name: update["to"]
+        for base, item in items
+        for name, update in base["updates"].items()
+        if not update["from"] and update["to"] and name not in item["pending"]
+    }
+
+
+class _Sources:
+    """The sources of packages, from the databases of a stack and of the bases in it."""
+
+    def __init__(self, layers: Sequence[str], manager: str) -> None:
+        self._names: dict[str, str] = {}
+        self._versions: dict[tuple[str, str], str] = {}
+        for height in range(1, len(layers) + 1):  # an image's own database may be older than the base that it shows
+            if any(os.path.exists(os.path.join(layers[-height], file)) for file in _DATABASES):
+                self._add(Stack(layers[-height:]), manager)
+
+    def _add(self, stack: Stack, manager: str) -> None:
+        versions = databases.versions(stack, manager) or {}
+        sources = databases.sources(stack, manager)
+        for name, version in versions.items():
+            if source := sources.get(name.partition(":")[0]):
+                self._names[name], self._versions[name, version] = source
+
+    def of(self, name: str, version: str) -> dict[str, str]:
+        """Return ``source`` and ``source_version`` of a package; empty if its manager has none."""
+        if name not in self._names:
+            return {}
+        return {"source": self._names[name], "source_version": self._versions.get((name, version), version)}
+
+
+def _update(package: str, version: str, items: _Items) -> dict[str, Any]:
     """Return the update of a package, with the version that the files are of."""
     for base, item in reversed(items):
         if update := base["updates"].get(package):

@@ -21,7 +21,7 @@ def of_image(repository: str, digest: str) -> PackageURL:
     return PackageURL("oci", None, name, digest, {"repository_url": repository.lower()} if "/" in repository else None)
 
 
-def of_package(manager: str, distro: Mapping[str, str], name: str, version: str) -> PackageURL:
+def of_package(manager: str, distro: Mapping[str, str], name: str, version: str, upstream: str = "") -> PackageURL:
     """
     Return the URL of a package.
 
@@ -30,6 +30,7 @@ def of_package(manager: str, distro: Mapping[str, str], name: str, version: str)
         distro: ``id`` and ``version`` of the distribution, as far as known.
         name: The name; dpkg's may end in an architecture, ``libc6:i386``.
         version: The version; empty for any.
+        upstream: The source package, with ``@`` and its version if that is another one; empty if it is the same.
     """
     qualifiers = {}
     if manager == "dpkg":
@@ -39,5 +40,7 @@ def of_package(manager: str, distro: Mapping[str, str], name: str, version: str)
         qualifiers["epoch"], _, version = version.partition(":")
     if distro.get("id") and distro.get("version"):
         qualifiers["distro"] = f"{distro['id']}-{distro['version']}"
+    if upstream:
+        qualifiers["upstream"] = upstream
     namespace = distro.get("id") or None
     return PackageURL(_TYPES.get(manager, "generic"), namespace, name, version or None, qualifiers or None)

@@ -46,7 +46,7 @@ def document(facts: Mapping[str, Any], node: str, suite: str) -> dict[str, Any]:
     )
     tool = Component(name="baseimg", type=ComponentType.APPLICATION, bom_ref="baseimg", version=suite)
     bom = Bom(
-        components=[_component(facts, component) for component in facts["components"]],
+        components=[*_distribution(facts), *(_component(facts, component) for component in facts["components"])],
         serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"baseimg:{node}:{facts['kind']}:{facts['name']}:{facts['at']}"),
         metadata=BomMetaData(
             component=subject,
@@ -71,16 +71,36 @@ def _bases(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _component(facts: Mapping[str, Any], component: Mapping[str, Any]) -> Component:
-    url = purl.of_package(facts["manager"], facts["distro"], component["name"], component["version"])
+    name = component["name"].partition(":")[0]
+    source, source_version = component.get("source", name), component.get("source_version", component["version"])
+    upstream = "" if source == name else source
+    if source_version != component["version"]:
+        upstream = f"{source}@{source_version}"
+    url = purl.of_package(facts["manager"], facts["distro"], component["name"], component["version"], upstream)
     return Component(
-        name=component["name"].partition(":")[0],
+        name=name,
         type=ComponentType.LIBRARY,
         bom_ref=url.to_string(),
         version=component["version"],
         purl=url,
         pedigree=_pedigree(facts, component) if component.get("state") == _IN_EFFECT else None,
-        properties=_properties(dict(_hidden(component))),
+        properties=[*_properties(dict(_hidden(component))), *_of_trivy(component)],
     )
+
+
+def _distribution(facts: Mapping[str, Any]) -> list[Component]:
+    """Return the distribution, without which scanners do not look at its packages."""
+    named = facts["distro"]
+    if not named.get("id"):
+        return []
+    system = ComponentType.OPERATING_SYSTEM
+    return [Component(name=named["id"], type=system, bom_ref="distribution", version=named.get("version"))]
+
+
+def _of_trivy(component: Mapping[str, Any]) -> list[Property]:
+    """Return the source of a package as Trivy reads it: Debian's advisories name sources."""
+    fields = {"SrcName": component.get("source"), "SrcVersion": component.get("source_version")}
+    return [Property(name=f"aquasecurity:trivy:{name}", value=value) for name, value in fields.items() if value]
 
 
 def _hidden(component: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ def read(source: Stack, target: Stack, packages: Packages) -> Mapping[str, Named
         return _of_rpm(source, target, packages)
     if packages.manager == "apk":  # apk's changelogs are not in images
         return dict.fromkeys(packages.changed, NamedAdvisories(unread=NO_CHANGELOG))
-    old = databases.source_versions(source)
+    old = {name: version for name, (_source, version) in databases.sources(source, packages.manager).items()}
     return {
         name: _of_debian(target, name, old.get(name.partition(":")[0], versions[0]))
         for name, versions in packages.changed.items()

@@ -69,10 +69,24 @@ def versions(stack: Stack, manager: str) -> Versions | None:
         return None
 
 
-def source_versions(stack: Stack) -> Versions:
-    """Return the versions of the source packages that dpkg's packages were built from, by binary package."""
-    data = [_read(stack, _DPKG) or b"", *_distroless(stack)]
-    return {package.name: dpkg.source_version(package) for file in data for package in dpkg.installed(file)}
+def sources(stack: Stack, manager: str) -> dict[str, tuple[str, str]]:
+    """
+    Return name and version of the source that each package was built from, by binary package.
+
+    Args:
+        stack: The image's layers.
+        manager: The package manager; rpm's advisories name binary packages, so there are none.
+    """
+    if manager == "dpkg":
+        data = [_read(stack, _DPKG) or b"", *_distroless(stack)]
+        packages = [package for file in data for package in dpkg.installed(file)]
+        return {package.name: (dpkg.source_name(package), dpkg.source_version(package)) for package in packages}
+    if manager == "apk":
+        data_of_apk = next((content for path in _APK if (content := _read(stack, path)) is not None), b"")
+        return {
+            name: (package.fields.get("o", name), package.version) for name, package in apk.by_name(data_of_apk).items()
+        }
+    return {}
 
 
 def installed(manager: str, read: Callable[[bytes], bytes | None]) -> Mapping[str, Package]:

@@ -27,7 +27,7 @@ def by_name(installed: bytes) -> dict[str, Package]:
     """Return the packages of an ``installed`` file by name."""
     packages = {}
     for stanza in installed.decode("utf-8", "replace").split("\n\n"):
-        fields = {line[0]: line[2:] for line in stanza.splitlines() if line[1:2] == ":" and line[0] in "PVDp"}
+        fields = {line[0]: line[2:] for line in stanza.splitlines() if line[1:2] == ":" and line[0] in "PVDpo"}
         if fields.get("P") and fields.get("V"):
             packages[fields["P"]] = Package(fields["P"], fields["V"], fields)
     return packages

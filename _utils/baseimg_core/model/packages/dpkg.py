@@ -47,6 +47,11 @@ def source_version(package: Package) -> str:
     return match[1] if match else _BINARY_REBUILD.sub("", package.version)
 
 
+def source_name(package: Package) -> str:
+    """Return the name of a package's source, by which Debian's advisories name it."""
+    return package.fields.get("Source", "").partition(" ")[0] or package.name
+
+
 def by_name(status: bytes) -> dict[str, Package]:
     """Return the installed packages by name; of several architectures, the last one."""
     return {package.name: package for package in installed(status)}

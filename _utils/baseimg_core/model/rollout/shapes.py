@@ -38,7 +38,7 @@ _DOCTOR = {"checks": [_CHECK], "time": float}
 
 _COMPONENT = {
     **dict.fromkeys(("name", "version"), str),
-    **dict.fromkeys(("from?", "to?", "state?", "reason?", "bundle?"), str),
+    **dict.fromkeys(("source?", "source_version?", "from?", "to?", "state?", "reason?", "bundle?"), str),
     "paths?": [str],
     "advisories?": [str],
 }
