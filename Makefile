@@ -22,8 +22,8 @@ demo: ## the whole job on a private Docker engine, in 20 seconds; the first run 
 test: lint ## lint and all tests
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=10
 
-unit: setup ## the tests that need neither an engine nor daemons
-	@$(BIN)/python -m pytest -m 'not functional and not integration and not slow'
+unit: setup ## unit tests and random stacks, the inner loop: half a minute
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/property
 
 lint: setup ## check format, lint and types
 	@$(BIN)/ruff format --check .

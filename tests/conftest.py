@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.support import loaders
 from tests.support.engine import Engine
 from tests.support.minion import Minion
 from tests.support.mounts import enter_new_namespace
@@ -19,6 +20,10 @@ from tests.support.mounts import enter_new_namespace
 CI = os.environ.get("CI") == "true"
 # engines start a process of Go for each layer and container, which ends sooner than it pays to collect garbage
 os.environ.setdefault("GOGC", "400")
+
+loaders.remember_files()
+# Salt sets the lowest level, and would make a record of each file that a loader finds
+logging.getLogger().setLevel(logging.INFO)
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("deep", deadline=None, max_examples=200)  # `make torture`

@@ -14,12 +14,17 @@ pytest.register_assert_rewrite("tests.engines.node")
 
 from tests.engines.cells import Cell, all_cells  # noqa: E402
 from tests.engines.node import Node  # noqa: E402
+from tests.functional.lab import BUSYBOX  # noqa: E402
+from tests.support import images  # noqa: E402
+from tests.support.images import ImageSpec  # noqa: E402
 from tests.support.minion import Minion  # noqa: E402
 
 # one line for each cell; `make engines` makes the table of docs/reference/compatibility.md from it
 REPORT = os.environ.get("BASEIMG_ENGINES_REPORT")
 # test_salt.py needs environments with other releases of Salt
 collect_ignore = [] if os.environ.get("BASEIMG_SALTS") else ["test_salt.py"]
+# keeps the layer of BUSYBOX, whose unpacking is a third of a load
+KEPT = "registry.corp/kept:busybox"
 SALT = str(salt.version.__version__)
 CELLS: dict[str, dict[str, object]] = {}
 
@@ -42,15 +47,16 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         CELLS.setdefault(
             str(cell), {**identity, "file_system": cell.named(engine.root), "salt": str(salt.version.__version__)}
         )
+        engine.load(images.archive([ImageSpec(KEPT, [BUSYBOX])]))
         yield node
 
 
 @pytest.fixture
 def node(shared: Node, request: pytest.FixtureRequest) -> Iterator[Node]:
-    """Yield the cell's node without images; its token makes the layers of each test unique."""
+    """Yield the cell's node without images of a base; its token makes the layers of each test unique."""
     shared.token = request.node.nodeid
     yield shared
-    shared.engine.remove_all()
+    shared.engine.remove_others(KEPT)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

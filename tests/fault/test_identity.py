@@ -459,7 +459,7 @@ def test_readers_without_a_lock_see_one_state(node):
     for reader in readers:
         reader.start()
     try:
-        for _round in range(15):
+        for _round in range(5):
             node.converge("12.2")
             rollback(node, "12.1")
             prune.prune(node.context, BASE, 0, False)

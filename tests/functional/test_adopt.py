@@ -63,6 +63,13 @@ ONLY_ADDS = images.layer_tar([directory("etc", mode=0o751), file("etc/added", b"
 ONLY_MODIFIES = images.layer_tar([directory("etc", mode=0o751), file("etc/version", b"12.1\n")])
 OLD = [BUSYBOX, LOW, TOP]
 FULL = "corp/base:12.3"
+# loaded by the tests that update to them
+TARGETS = {
+    NEWER: [*OLD, CHANGES, MORE],
+    FULL: [BUSYBOX, AGAIN, MORE],
+    "corp/adds:12.1": [*OLD, ONLY_ADDS],
+    "corp/modifies:12.1": [*OLD, ONLY_MODIFIES],
+}
 
 
 class LegacyNode:
@@ -86,6 +93,8 @@ class LegacyNode:
         return self.lab.show(image)
 
     def archive(self, target: str) -> Path:
+        if target in TARGETS:
+            self.lab.load({target: TARGETS[target]})
         return self.procedure.build(BASE, target, self.lab.work / "builder")
 
     def update(self, target: str, interrupted: tuple[int, int] | None = None) -> None:
@@ -120,11 +129,7 @@ def legacy_node(lab: Lab) -> Iterator[LegacyNode]:
         {
             BASE: OLD,
             NEW: [*OLD, CHANGES],
-            NEWER: [*OLD, CHANGES, MORE],
-            FULL: [BUSYBOX, AGAIN, MORE],
             APP: [*OLD, APP_LAYER],
-            "corp/adds:12.1": [*OLD, ONLY_ADDS],
-            "corp/modifies:12.1": [*OLD, ONLY_MODIFIES],
         }
     )
     made = LegacyNode(lab)

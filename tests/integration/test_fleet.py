@@ -93,7 +93,11 @@ def built_fleet(engines: dict[str, Engine], daemons: Daemons, tmp_path_factory: 
     bundle = served / "bundles/corp-base_12.0_12.1.tar"
     bundle.parent.mkdir()
     master = daemons.master("fleet", [REPO / "salt", served], tmp_path_factory.mktemp("pillar"))
-    minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
+    # one runs its jobs in processes, as by default, the other in threads
+    minions = daemons.minions(
+        master,
+        **{node: {"docker.url": engine.url, "multiprocessing": node == BUILDER} for node, engine in engines.items()},
+    )
     engines[BUILDER].load(images.archive([*BASE_IMAGES, *BUILDER_IMAGES]))
     master.pillar = {"baseimg": {"builds": {str(bundle): {"source": BASE, "target": TARGET}}}}
     return Fleet(master, minions, engines, bundle, master.salt(BUILDER, "state.apply", "baseimg.build"))

@@ -126,6 +126,11 @@ def _declared(answer: Answer) -> None:
     assert answer.data == {}
 
 
+def _mistaken(answer: Answer) -> None:
+    assert answer.code != 0
+    assert "[argument-invalid] what is 'nonsense' (str), expected one of: bases, builds" in answer.err
+
+
 def _unreachable(answer: Answer) -> None:
     assert answer.code != 0
     assert answer.state["result"] is False
@@ -144,7 +149,7 @@ class Kind:
 
 CONVERGED = ("state.single", "baseimg.converged", "corp/base:12.0", "version=12.1.0", "test=True")
 KINDS = [
-    Kind("module", "modules", ("baseimg.declared",), _declared),
+    Kind("module", "modules", ("baseimg.declared", "nonsense"), _mistaken),
     Kind("states", "states", CONVERGED, _unreachable),
 ]
 
@@ -180,12 +185,6 @@ def test_pip_brings_the_sls_files_and_says_where(with_pip: Path, clone: Path) ->
         assert Path(directory).is_relative_to(with_pip.parents[1])
         files = {path.relative_to(clone / name): path.read_bytes() for path in (clone / name).rglob("*.sls")}
         assert {path.relative_to(directory): path.read_bytes() for path in Path(directory).rglob("*.*")} == files
-
-
-def test_a_mistake_is_told_with_its_code(installed: Installed) -> None:
-    answer = installed.call("baseimg.declared", "nonsense")
-    assert answer.code != 0
-    assert "[argument-invalid] what is 'nonsense' (str), expected one of: bases, builds" in answer.err
 
 
 def test_a_file_root_and_the_example_are_enough(clone: Path, tmp_path: Path) -> None:

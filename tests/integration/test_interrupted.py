@@ -1,5 +1,6 @@
 """
-Jobs are killed at every step of every operation. `make torture` restarts minion and engine, and has the engine down.
+Jobs are killed at steps of every operation. `make torture` has every step, restarts minion and engine, and has the
+engine down.
 
 Bases are independent, so one restart serves them all: each step of each operation has a base and a job that waits at
 that step (``served/_modules/steps.py``) when the fault happens.
@@ -99,12 +100,22 @@ class Case:
         return OLD if self.point.startswith("stage.") else self.declared
 
 
-CASES = [
+ALL_CASES = [
     *(Case("apply", point) for point in points("stage.", "swap.")),
     *(Case("rollback", point) for point in points("swap.")),
     *(Case("recover", point) for point in points("recover.")),
     *(Case("prune", point) for point in points("prune.")),
     *(Case("adopt", point) for point in points("adopt.")),
+]
+
+#: One step before and one after each point of no return.
+CASES = [
+    Case("apply", "stage.filled"),
+    Case("apply", "swap.exchanged"),
+    Case("rollback", "swap.exchanged"),
+    Case("recover", "recover.begun"),
+    Case("prune", "prune.removed"),
+    Case("adopt", "adopt.recorded"),
 ]
 
 
@@ -118,6 +129,7 @@ class InterruptedNode:
     local: Minion
     client: Any
     work: Path
+    cases: list[Case]
 
     def __post_init__(self) -> None:
         self.views: dict[tuple[str, str], dict[bytes, VisibleEntry]] = {}
@@ -126,6 +138,8 @@ class InterruptedNode:
         self.processes: dict[str, psutil.Process] = {}
         self.reached_points: set[str] = set()
         self.kept: set[str] = set()
+        self.converged = [case for case in self.cases if case.operation != "adopt"]
+        self.adopted = [case for case in self.cases if case.operation == "adopt"]
         self.fifos = self.work / "steps"
         self.bundles = self.work / "served/bundles"
 
@@ -134,9 +148,9 @@ class InterruptedNode:
     def build(self) -> None:
         """Build everything that is made of both versions of each base, once."""
         self.bundles.mkdir(parents=True)
-        sources = [ImageSpec(case.base, case.layers) for case in CONVERGED]
-        self.fresh(*sources, *(ImageSpec(case.target, case.target_layers) for case in CASES))
-        for case in CASES:
+        sources = [ImageSpec(case.base, case.layers) for case in self.converged]
+        self.fresh(*sources, *(ImageSpec(case.target, case.target_layers) for case in self.cases))
+        for case in self.cases:
             self.views[case.name, OLD] = show(self.stacks[case.name])
             target = node.layer_dirs(self.engine, case.target)
             self.views[case.name, NEW] = show(target)
@@ -144,7 +158,7 @@ class InterruptedNode:
                 legacy.pack(self.stacks[case.name][0], target, self.archive(case))
             else:
                 self.local.modules["baseimg.build"](case.base, case.target, str(self.bundle(case)))
-        self.master.pillar = {"baseimg": {"bases": {case.base: self.expected_result(case) for case in CONVERGED}}}
+        self.master.pillar = {"baseimg": {"bases": {case.base: self.expected_result(case) for case in self.converged}}}
 
     def bundle(self, case: Case) -> Path:
         return self.bundles / f"{case.name}.tar"
@@ -163,10 +177,10 @@ class InterruptedNode:
         shutil.rmtree(self.engine.root, ignore_errors=True)
         self.engine.start()
         # other bases have only their application, which loads faster and makes the base harder to find
-        bases = [ImageSpec(case.base, case.layers) for case in ADOPTED]
-        apps = [ImageSpec(case.app, [*case.layers, ON_TOP]) for case in CASES]
+        bases = [ImageSpec(case.base, case.layers) for case in self.adopted]
+        apps = [ImageSpec(case.app, [*case.layers, ON_TOP]) for case in self.cases]
         self.engine.load(images.archive([*bases, *apps, *more]))
-        self.stacks = {case.name: node.layer_dirs(self.engine, case.app)[1:] for case in CASES}
+        self.stacks = {case.name: node.layer_dirs(self.engine, case.app)[1:] for case in self.cases}
 
     # Jobs
 
@@ -235,8 +249,8 @@ class InterruptedNode:
         """Prepare each base for its operation and stop the operation at its step."""
         self.fresh()
         call = self.local.modules
-        recovered = [case for case in CASES if case.operation == "recover"]
-        for case in CASES:
+        recovered = [case for case in self.cases if case.operation == "recover"]
+        for case in self.cases:
             if case.operation in ("rollback", "prune"):
                 call["baseimg.apply"](str(self.bundle(case)))
             if case.operation == "prune":
@@ -248,9 +262,9 @@ class InterruptedNode:
         for process in self.processes.values():
             process.kill()
         self.gone()
-        firsts = {case.operation: case for case in reversed(CASES)}
+        firsts = {case.operation: case for case in reversed(self.cases)}
         self.kept = {self.engine.start_container(case.app, "sleep", "1000") for case in firsts.values()}
-        self.stop_at({case: case.point for case in CASES}, self.operation)
+        self.stop_at({case: case.point for case in self.cases}, self.operation)
 
     def overlay(self, case: Case) -> Path:
         """Return the old scripts' directory for this base."""
@@ -269,19 +283,19 @@ class InterruptedNode:
         """Assert that each base shows exactly this version and that status agrees for recorded bases."""
         versions = {base["path"]: base["version"] for base in self.local.modules["baseimg.status"](full=True)["bases"]}
         mismatches = {}
-        for case in CASES:
+        for case in self.cases:
             expected_result, stack = version(case), self.stacks[case.name]
             different = differences(show(stack), self.views[case.name, expected_result])
             # until adoption, the content of the old scripts counts as the original
             unrecorded = NEW if case.operation == "adopt" else OLD
             mismatches[case.name] = (versions.get(stack[0], unrecorded), different)
-        assert mismatches == {case.name: (version(case), []) for case in CASES}
+        assert mismatches == {case.name: (version(case), []) for case in self.cases}
 
     def check_new_containers(self, version: Callable[[Case], str]) -> None:
         """Assert that new containers of applications on the bases see this version."""
         with ThreadPoolExecutor(4) as pool:
-            outputs = pool.map(lambda case: self.engine.run(case.app, "cat", "/etc/version"), CASES)
-        assert dict(zip(CASES, outputs, strict=True)) == {case: version(case) for case in CASES}
+            outputs = pool.map(lambda case: self.engine.run(case.app, "cat", "/etc/version"), self.cases)
+        assert dict(zip(self.cases, outputs, strict=True)) == {case: version(case) for case in self.cases}
 
     def check_containers(self) -> None:
         """Assert that every container that ran still runs."""
@@ -292,13 +306,13 @@ class InterruptedNode:
         """Converge all bases: apply the pillar, prune, and adopt."""
         states = self.master.quick(NODE, "state.apply", "baseimg").states(NODE)
         assert {name: state["comment"] for name, state in states.items() if state["result"] is not True} == {}
-        assert set(states) >= {case.base for case in CONVERGED}
+        assert set(states) >= {case.base for case in self.converged}
         assert self.master.quick(NODE, "baseimg.prune", keep=0).code == 0
-        adopted = [self.publish("baseimg.adopt", str(self.overlay(case))) for case in ADOPTED]
+        adopted = [self.publish("baseimg.adopt", str(self.overlay(case))) for case in self.adopted]
         assert {self.returned(job)["pristine"] for job in adopted} == {"proven"}
         self.check_shown(lambda case: case.declared)
         self.check_containers()
-        assert {case.name: left for case in CASES if (left := self.left_over(case))} == {}
+        assert {case.name: left for case in self.cases if (left := self.left_over(case))} == {}
 
     def left_over(self, case: Case) -> list[str]:
         """Return unexplained files in the layer's directory, and errors in its record and history."""
@@ -328,12 +342,11 @@ class InterruptedNode:
         return wrong + ([f"history ends with {lines[-1]}"] if lines[-1]["to"] != case.declared else [])
 
 
-CONVERGED = [case for case in CASES if case.operation != "adopt"]
-ADOPTED = [case for case in CASES if case.operation == "adopt"]
-
-
 @pytest.fixture(scope="module")
-def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InterruptedNode]:
+def started(
+    request: pytest.FixtureRequest, daemons: Daemons, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[InterruptedNode]:
+    """Start the daemons for the module's CASES."""
     work = tmp_path_factory.mktemp("work")
     # containers outlive the daemon, as on production engines
     engine = Engine(work / "engine", args=["--live-restore"])
@@ -343,7 +356,8 @@ def started(daemons: Daemons, tmp_path_factory: pytest.TempPathFactory) -> Itera
         master = daemons.master("interrupted", roots, tmp_path_factory.mktemp("pillar"))
         minion = daemons.minions(master, **{NODE: {"docker.url": engine.url, "baseimg": {"grace": 0}}})[NODE]
         client = salt.client.get_local_client(mopts=dict(master.factory.config))
-        interrupted = InterruptedNode(master, minion, engine, Minion(work / "local", engine.url), client, work)
+        local = Minion(work / "local", engine.url)
+        interrupted = InterruptedNode(master, minion, engine, local, client, work, request.module.CASES)
         interrupted.build()
         yield interrupted
         client.destroy()
@@ -356,7 +370,7 @@ def interrupted(started: InterruptedNode) -> Iterator[InterruptedNode]:
     """Stop every operation at one of its steps, on its own base."""
     try:
         started.prepare()
-        assert started.reached_points == set(POINTS)
+        assert started.reached_points == {case.point for case in started.cases}
         yield started
     finally:
         _end(started.processes.values())

@@ -132,8 +132,8 @@ class ContainerdEngine(Engine):
         digests = self._digests()
         self.ctr("images", "rm", "--sync", *(name for name in digests if digests[name] == digests[image]))
 
-    def remove_all(self) -> None:
+    def remove_others(self, kept: str) -> None:
         for container in self.ctr("containers", "ls", "-q").split():
             self.remove_container(container)
-        if images := self.ctr("images", "ls", "-q").split():
+        if images := [image for image in self.ctr("images", "ls", "-q").split() if image != kept]:
             self.ctr("images", "rm", "--sync", *images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ def start(work: Callable[[], object]) -> int:
     """Start ``work`` in a forked process; return its PID. It exits with 0, or with 1 if ``work`` raises."""
     pid = os.fork()
     if pid == 0:
+        # the frames of other threads are gone, and a collector that visits them crashes
+        gc.freeze()
         try:
             work()
             os._exit(0)

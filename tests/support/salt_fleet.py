@@ -25,12 +25,13 @@ import salt.loader
 from baseimg_core.model.rollout import outcome
 from tests.support import images
 from tests.support.daemons import Daemons, Master
-from tests.support.deadlines import POLL_SECONDS, Deadline, scaled, wait_until
+from tests.support.deadlines import Deadline, scaled, wait_until
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
 from tests.support.sources import REPO
 
 SECONDS = 120
+STATUS_SECONDS = 0.2  # between two looks at the record, which cost more than a poll
 GATHER_SECONDS = 3  # time for a node to report whether it runs a job
 BASE, TARGET, APP = "corp/base:12.0", "corp/base:12.1", "corp/app:1"
 KEPT = "kept:system"  # keeps the lowest layer, whose unpacking is most of a load
@@ -171,7 +172,7 @@ class SaltFleet:
             if "nodes" in record and holds(record):
                 return record
             assert not deadline.passed()
-            time.sleep(POLL_SECONDS)
+            time.sleep(STATUS_SECONDS)
 
     def wait_for_answers(self) -> None:
         """Wait until every node answers: a minion reports its start shortly before it receives jobs."""
@@ -188,6 +189,8 @@ def start_fleet(
 ) -> SaltFleet:
     """
     Start a master and a minion for each engine, and build the bundle.
+
+    The first minion runs its jobs in processes, as by default; the others in threads, which load the core once.
 
     Args:
         engines: The running engine of each node.
@@ -207,7 +210,8 @@ def start_fleet(
     )
     # longer than any timeout of these tests, so a waiting apply never gives up
     options: Any = {
-        node: {"docker.url": engine.url, "baseimg": {"lock_timeout": 3600}} for node, engine in engines.items()
+        node: {"docker.url": engine.url, "baseimg": {"lock_timeout": 3600}, "multiprocessing": number == 0}
+        for number, (node, engine) in enumerate(engines.items())
     }
     minions = daemons.minions(master, **options)
     bundle, (first, *_) = served / "b.tar", engines

@@ -1,14 +1,28 @@
-"""The minion or the engine is restarted, or the engine is down, at every step of every operation."""
+"""Jobs are killed, minion or engine are restarted, or the engine is down, at every step of every operation."""
 
 from __future__ import annotations
 
 import pytest
 
+from baseimg_core.disk.store.generations import POINTS
 from tests.integration.conftest import daemons, salt_factories_config  # noqa: F401
-from tests.integration.test_interrupted import CASES, CONVERGED, NODE, InterruptedNode, interrupted, started  # noqa: F401
+from tests.integration.test_interrupted import (  # noqa: F401
+    ALL_CASES,
+    NODE,
+    InterruptedNode,
+    interrupted,
+    started,
+    test_killed_jobs,
+)
 from tests.support.deadlines import wait_until
 
 pytestmark = [pytest.mark.torture, pytest.mark.integration]
+
+CASES = ALL_CASES
+
+
+def test_the_cases_have_every_step() -> None:
+    assert {case.point for case in CASES} == set(POINTS)
 
 
 def test_a_minion_that_is_restarted(interrupted: InterruptedNode) -> None:  # noqa: F811
@@ -46,7 +60,7 @@ def test_an_engine_that_is_down(interrupted: InterruptedNode) -> None:  # noqa: 
         assert ("[engine-unreachable]" in message) is not is_local
     states = interrupted.master.quick(NODE, "state.apply", "baseimg").states(NODE)
     comments = [state["comment"] for state in states.values()]
-    assert len(comments) >= len(CONVERGED)
+    assert len(comments) >= len(interrupted.converged)
     assert all(comment.startswith("[engine-unreachable]") for comment in comments)
     interrupted.engine.start()
     interrupted.check_shown(lambda case: case.at_the_end)
