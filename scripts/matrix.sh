@@ -15,17 +15,17 @@ CELLS=("$@")
 TESTS=(--deselect=tests/unit/test_support.py tests/unit tests/conventions tests/property tests/functional/test_states.py::TestSls::test_bases_from_pillar)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/baseimg-tests/pythons
 PACKAGES=(
-    python3-venv python3-dev gcc libc6-dev git ca-certificates docker.io busybox-static util-linux openssh-client zstd xz-utils rpm
-    e2fsprogs xfsprogs btrfs-progs
+    python3-venv python3-dev gcc libc6-dev git ca-certificates docker.io busybox-static util-linux openssh-client openssl zstd xz-utils rpm
+    e2fsprogs xfsprogs btrfs-progs skopeo
 )
 
 say() { echo "matrix: $*"; }
 
 tree() {
     local suite=$1 root=$CACHE/$1
-    [ -d "$root" ] && return
+    [ "$(cat "$root/packages" 2>/dev/null)" = "${PACKAGES[*]}" ] && return
     say "Debian $suite, into $root (download: 300 MB)"
-    rm -rf "$root.new"
+    rm -rf "$root" "$root.new"
     debootstrap --variant=minbase "$suite" "$root.new" "$(.venv/bin/python -m tests.support.apt "$suite")" >"$root.log" 2>&1
     # no service may start during the installation
     printf '#!/bin/sh\nexit 101\n' >"$root.new/usr/sbin/policy-rc.d"
@@ -37,6 +37,7 @@ tree() {
     " >>"$root.log" 2>&1
     # pip trusts what this machine trusts
     cp /etc/ssl/certs/ca-certificates.crt "$root.new/etc/ssl/certs/"
+    echo "${PACKAGES[*]}" >"$root.new/packages"
     mv "$root.new" "$root"
 }
 
