@@ -113,11 +113,22 @@ class Daemons:
     def __init__(self, factories: Any, stack: contextlib.ExitStack) -> None:
         self._factories, self._stack = factories, stack
 
-    def master(self, name: str, file_roots: Sequence[Path], pillar_root: Path, **options: Any) -> Master:
+    def master(
+        self,
+        name: str,
+        file_roots: Sequence[Path],
+        pillar_root: Path,
+        environments: Mapping[str, Path] | None = None,
+        **options: Any,
+    ) -> Master:
+        """A started master. `environments`: the file root of each environment besides base."""
         overrides = {
             "interface": "127.0.0.1",
             "worker_threads": 3,
-            "file_roots": {"base": [str(root) for root in file_roots]},
+            "file_roots": {
+                "base": [str(root) for root in file_roots],
+                **{environment: [str(root)] for environment, root in (environments or {}).items()},
+            },
             "pillar_roots": {"base": [str(pillar_root)]},
             # New files would stay invisible for 20 seconds.
             "fileserver_list_cache_time": 0,

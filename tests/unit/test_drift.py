@@ -252,7 +252,7 @@ def test_every_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
     monkeypatch.setattr(GRAIN, "_DAEMON", str(tmp_path / "daemon.json"))
     others = [path.replace("/var/lib", str(tmp_path)) for path in GRAIN._OTHERS]
     monkeypatch.setattr(GRAIN, "_OTHERS", others)
-    monkeypatch.setattr(GRAIN, "__opts__", {}, raising=False)
+    monkeypatch.setattr(GRAIN, "__opts__", {"cachedir": str(tmp_path)}, raising=False)
     assert GRAIN.baseimg()["baseimg"]["versions"] == ["b:1=1"]
 
 

@@ -178,8 +178,8 @@ _FIXES = """{% from "macros" import find_box, table %}
 {%- endif %}
 {% endmacro %}
 {% if not rows %}<p class="soft">No bundle on these nodes names an advisory.</p>{% else %}
-{% if silent %}<p class="soft">Not everything is known of {{ silent | length | counted("node") }}:
-{{ silent[:named] | join(", ") }}
+{% if silent %}<p class="soft">
+{{- "Not everything is known of " }}{{ silent | length | counted("node") }}: {{ silent[:named] | join(", ") }}
 {%- if silent | length > named %} and {{ silent | length - named }} more{% endif %}.</p>{% endif %}
 {{ find_box("advisory", "Find an advisory", "find advisory") }}
 <div class="advisories">
