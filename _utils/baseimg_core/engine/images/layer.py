@@ -93,7 +93,8 @@ class _Content:
     def __init__(self, root: bytes, stream: Sequential, where: str) -> None:
         self._root, self._stream, self._where = root, stream, where
         self._entries = self._metadata = 0
-        self._parent: bytes | None = None
+        #: Directories that exist. Most paths are new, so nothing is looked up or deleted before a collision.
+        self._directories: set[bytes] = set()
 
     def read(self, layer: PackedLayer, path: bytes, header: Header, size: int) -> int:
         """Spool one entry; returns the bytes read from the tar. See :data:`packed.ContentReader`."""
@@ -101,16 +102,15 @@ class _Content:
         entry, real = header.entry, self._root + b"/" + path
         self._make_parent(overlay.split(path)[0])
         if entry is None:
-            leader = self._root + b"/" + layer.hard_links(path)[0]
-            self._clear(real)
-            if os.path.lexists(leader):  # links to symlinks and devices have no content
-                os.link(leader, real)
+            self._link(self._root + b"/" + layer.hard_links(path)[0], real)
             return 0
         if entry.kind is Kind.DIRECTORY:
             self._make_directory(real)
             return 0
+        if entry.kind is Kind.FILE:
+            return self._copy(real, path, entry.size, size)
         self._clear(real)
-        return self._copy(real, path, entry.size, size) if entry.kind is Kind.FILE else 0
+        return 0
 
     def _check(self, path: bytes, header: Header) -> None:
         self._entries += 1
@@ -130,7 +130,7 @@ class _Content:
                 "build the image with a builder that packs whole files",
             )
         left = size
-        with open(os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb", 0) as file:
+        with open(self._create(real), "wb", 0) as file:
             while left and (data := self._stream.read(min(left, CHUNK))):
                 file.write(data)
                 left -= len(data)
@@ -138,20 +138,39 @@ class _Content:
             raise TarDamaged("the tar is truncated")
         return size
 
+    def _create(self, real: bytes) -> int:
+        """Create a file, and return its descriptor."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return os.open(real, flags, 0o600)
+        except FileExistsError:
+            self._clear(real)
+        return os.open(real, flags, 0o600)
+
+    def _link(self, leader: bytes, real: bytes) -> None:
+        try:
+            os.link(leader, real)
+        except (FileExistsError, FileNotFoundError):
+            self._clear(real)
+            if os.path.lexists(leader):  # links to symlinks and devices have no content
+                os.link(leader, real)
+
     def _make_parent(self, parent: bytes) -> None:
-        if parent == self._parent:
+        if not parent or self._root + b"/" + parent in self._directories:
             return
-        for path in (*reversed(list(overlay.ancestors(parent))), parent) if parent else ():
+        for path in (*reversed(list(overlay.ancestors(parent))), parent):
             self._make_directory(self._root + b"/" + path)
-        self._parent = parent
 
     def _make_directory(self, real: bytes) -> None:
+        if real in self._directories:
+            return
         try:
             os.mkdir(real, 0o700)
         except FileExistsError:
             if not os.path.isdir(real):  # an earlier entry of the tar has another type
                 os.unlink(real)
                 os.mkdir(real, 0o700)
+        self._directories.add(real)
 
     def _clear(self, real: bytes) -> None:
         """Delete the earlier entry of the tar at a path."""
@@ -163,4 +182,4 @@ class _Content:
             if exc.errno not in (errno.EISDIR, errno.EPERM):
                 raise
             remove_tree(os.fsdecode(real))
-        self._parent = None
+            self._directories.clear()
