@@ -24,9 +24,19 @@ class HashingReader(io.RawIOBase):
     """A stream that hashes and counts the data read from it. Decompression errors become :class:`TarDamaged`."""
 
     def __init__(
-        self, stream: io.BufferedIOBase | io.RawIOBase | BinaryIO, damaged: tuple[type[Exception], ...] = _DAMAGED
+        self,
+        stream: io.BufferedIOBase | io.RawIOBase | BinaryIO,
+        damaged: tuple[type[Exception], ...] = _DAMAGED,
+        is_hashed: bool = True,
     ) -> None:
-        self._stream, self._damaged, self.sha, self.size = stream, damaged, hashlib.sha256(), 0
+        """
+        Args:
+            stream: The stream.
+            damaged: The exceptions that it raises for damaged data.
+            is_hashed: False to only count the bytes.
+        """
+        self._stream, self._damaged, self._is_hashed = stream, damaged, is_hashed
+        self.sha, self.size = hashlib.sha256(), 0
 
     @property
     def digest(self) -> str:
@@ -48,7 +58,8 @@ class HashingReader(io.RawIOBase):
             data = self._stream.read(size) or b""
         except self._damaged as exc:
             raise TarDamaged(str(exc)) from exc
-        self.sha.update(data)
+        if self._is_hashed:
+            self.sha.update(data)
         self.size += len(data)
         return data
 

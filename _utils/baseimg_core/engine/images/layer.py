@@ -8,12 +8,14 @@ program, with the modes 0600 and 0700. Owners, modes, attributes, symlinks and d
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 from typing import BinaryIO
 
 from ...errors import DigestMismatch, LayerUnsupported
+from ...linux.concurrency import ReadAhead
 from ...linux.files import CHUNK, remove_tree
 from ...linux.oserrors import translate_os_errors
 from ...model.images.manifest import Blob, malformed
@@ -46,13 +48,13 @@ def spool_layer(stream: BinaryIO, blob: Blob, diff_id: str, spool: str, where: s
         LayerUnsupported: The layer is damaged, or exceeds a limit.
         SpaceExhausted: The spool's file system is full.
     """
-    stored = HashingReader(stream)
+    is_compressed = blob.name != diff_id
+    stored = HashingReader(stream, is_hashed=is_compressed and ids.is_digest(blob.name))
     try:
         tar = decompressed(io.BufferedReader(stored, CHUNK))
-        bounded = _Bounded(tar, stored, where)
-        sequential = Sequential(bounded)
-        content = _Content(os.fsencode(spool), sequential, where)
-        with translate_os_errors(spool):
+        with contextlib.closing(_Tar(tar, stored, where)) as raw, translate_os_errors(spool):
+            sequential = Sequential(raw)
+            content = _Content(os.fsencode(spool), sequential, where)
             os.makedirs(spool, 0o700)
             layer = read_layer(sequential, content.read)
             sequential.finish()
@@ -60,20 +62,20 @@ def spool_layer(stream: BinaryIO, blob: Blob, diff_id: str, spool: str, where: s
             pass
     except TarDamaged as exc:
         raise malformed(where, f"has the damaged layer {diff_id}: {exc}") from None
-    if ids.is_digest(blob.name) and (stored.digest != blob.name or stored.size != blob.size):
-        raise DigestMismatch(
-            f"{where}: the layer {blob.name} has {stored.size} bytes and the digest {stored.digest}", _AGAIN
-        )
+    digest = stored.digest if is_compressed else tar.digest
+    if ids.is_digest(blob.name) and (digest != blob.name or stored.size != blob.size):
+        raise DigestMismatch(f"{where}: the layer {blob.name} has {stored.size} bytes and the digest {digest}", _AGAIN)
     if tar.digest != diff_id:
         raise DigestMismatch(f"{where} has a layer with the diff ID {tar.digest}, expected {diff_id}", _AGAIN)
     return layer
 
 
-class _Bounded(io.RawIOBase):
-    """A decompressed layer whose size is limited."""
+class _Tar(io.RawIOBase):
+    """A decompressed layer whose size is limited. A thread decompresses and hashes it ahead."""
 
     def __init__(self, tar: HashingReader, stored: HashingReader, where: str) -> None:
         self._tar, self._stored, self._where = tar, stored, where
+        self._ahead = ReadAhead(self._next)
 
     def readable(self) -> bool:
         """Return True, as :class:`io.BufferedReader` requires."""
@@ -81,10 +83,20 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         """Read the next bytes."""
-        size = self._tar.readinto(buffer)
+        data = self._ahead.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._ahead.close()
+        super().close()
+
+    def _next(self, size: int) -> bytes:
+        data = self._tar.read(size)
         if self._tar.size > max(_RATIO_FROM, _MAX_RATIO * self._stored.size):
             raise malformed(self._where, f"has a layer that decompresses to more than {_MAX_RATIO} times its size")
-        return size
+        return data
 
 
 class _Content:
