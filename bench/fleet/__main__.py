@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from bench.fleet import steps, tables, watch
+from bench.fleet import driving, real_rollout, simulated, steps, tables, watch
 from bench.fleet.fleet import Fleet
 from bench.fleet.steps import SOURCES, Step
 
@@ -38,13 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parameters: dict[str, Any] = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     parameters |= {"nodes": options.nodes, "sources": options.sources}
     steps_done: list[Step] = []
-    for size, pair in _measured(options):
+    rollouts: list[dict[str, Any]] = []
+    for size, pair in _measured(options, rollouts):
         parameters["bundle_bytes"] = size
         steps_done += pair
         # after each, so that a run that is stopped leaves what it has
         data = {"format": FORMAT, **parameters, "machine": machine, "versions": versions}
-        path.write_text(json.dumps({**data, "steps": [step.as_dict() for step in steps_done]}, indent=1) + "\n")
-    text = tables.markdown(steps_done, parameters, machine, versions)
+        data |= {"steps": [step.as_dict() for step in steps_done], "rollouts": rollouts}
+        path.write_text(json.dumps(data, indent=1) + "\n")
+    rollouts += driving.simulated(simulated.POLICIES, simulated.SIZES)
+    path.write_text(json.dumps({**data, "rollouts": rollouts}, indent=1) + "\n")
+    text = tables.markdown(steps_done, rollouts, parameters, machine, versions)
     path.with_suffix(".md").write_text(text)
     print(text)
     say(f"wrote {path} and {path.with_suffix('.md').name}")
@@ -72,8 +76,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _measured(options: argparse.Namespace) -> Iterator[tuple[int, list[Step]]]:
-    """The bundle's size, and a converging run with the one after it."""
+def _measured(options: argparse.Namespace, rollouts: list[dict[str, Any]]) -> Iterator[tuple[int, list[Step]]]:
+    """The bundle's size, and a converging run with the one after it; the figures of a rollout go to ``rollouts``."""
     with contextlib.ExitStack() as stack:
         # Sockets are below it: their paths must stay below 108 bytes.
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bi-", ignore_cleanup_errors=True)))
@@ -86,6 +90,9 @@ def _measured(options: argparse.Namespace) -> Iterator[tuple[int, list[Step]]]:
             for source in options.sources:
                 say(f"{count} nodes, bundle by {source}")
                 yield bundle.stat().st_size, steps.pair(fleet, source, bundle)
+            say(f"{count} nodes, a rollout")
+            fleet.fresh()
+            rollouts.append(real_rollout.measured(fleet, root))
 
 
 def _end(number: int, _frame: Any) -> None:

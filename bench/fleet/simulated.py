@@ -10,10 +10,8 @@ once.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,19 +31,18 @@ from baseimg_core.model.rollout import fleet as model_fleet  # noqa: E402
 from baseimg_core.rollout.commands import Rollouts  # noqa: E402
 from baseimg_core.rollout.store import Store  # noqa: E402
 from baseimg_core.rollout.transport import SaltTransport, returns_reader  # noqa: E402
+from bench.fleet import driving  # noqa: E402
 from tests.support import fleets  # noqa: E402
 from tests.support.rollouts import BASE, GOOD, NEW, OLD, Fleet  # noqa: E402
 
 SIZES = (500, 2000, 10000)
-ANSWERS_PER_SECOND = 30
-WAVES = {"canary": 1, "waves": ["10%", "50%"], "max_unavailable": "25%", "timeout": 3600}
 RACKS = 40
 BALANCER, HOOK, GATE = "lb1", "haproxy.set", "test.ping"
 _WHOLE_WEEK = {"from": "00:00", "to": "00:00"}
 POLICIES: dict[str, dict[str, Any]] = {
-    "waves": WAVES,
+    "waves": driving.WAVES,
     "all but hooks": {
-        **WAVES,
+        **driving.WAVES,
         "group_by": "rack",
         "min_available": "50%",
         "window": _WHOLE_WEEK,
@@ -149,7 +146,7 @@ def measure(size: int, policy: str) -> dict[str, Any]:
     """One rollout over a fleet, in this process."""
     with tempfile.TemporaryDirectory(prefix="bi-", dir="/var/tmp") as home:  # on a disk, for the record's fsync
         planning, planned, _ = _driven(size, policy, Path(home) / "plan", Rollouts.plan)
-        driving, fleet, elapsed = _driven(size, policy, Path(home) / "start", Rollouts.start)
+        driven, fleet, elapsed = _driven(size, policy, Path(home) / "start", Rollouts.start)
         assert set(fleet.live_versions().values()) == {NEW}
         records = Path(Store(str(Path(home) / "start")).home)
         written = sum(path.stat().st_size for path in records.iterdir())
@@ -160,9 +157,9 @@ def measure(size: int, policy: str) -> dict[str, Any]:
     return {
         "policy": policy,
         "nodes": size,
-        "driving_s": driving,
-        "ms_per_node": 1000 * driving / size,
-        "core_percent": 100 * driving / fleet.answers * ANSWERS_PER_SECOND,
+        "driving_s": driven,
+        "ms_per_node": 1000 * driven / size,
+        "core_percent": 100 * driven / fleet.answers * driving.ANSWERS_PER_SECOND,
         "answers": fleet.answers,
         "elapsed_s": elapsed,
         "plan_s": planning,
@@ -185,22 +182,6 @@ def _driven(size: int, policy: str, home: Path, command: Callable[..., Any]) -> 
     return spent, fleet, elapsed
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The results as Markdown."""
-    lines = [
-        "| Policy | Nodes | Driving, s | ms a node | 30 answers/s | `plan`, s | `fleet`, s | Record, MiB | RSS, MiB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        cells = [
-            *(row["policy"], f"{row['nodes']:,}"),
-            *(f"{row['driving_s']:.2f}", f"{row['ms_per_node']:.2f}", f"{row['core_percent']:.1f} %"),
-            *(f"{row['plan_s']:.2f}", f"{row['fleet_s']:.2f}", f"{row['record_mib']:.1f}", f"{row['memory_mib']:.0f}"),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench.fleet.simulated", description=str(__doc__).split("\n\n")[0])
     parser.add_argument("--nodes", type=lambda text: [int(part) for part in text.split(",")], default=list(SIZES))
@@ -210,12 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.one:
         print(json.dumps(measure(options.one, options.policy)))
         return
-    rows = []
-    for policy, size in itertools.product(POLICIES, options.nodes):  # each in a process of its own, for its memory
-        command = [sys.executable, "-m", "bench.fleet.simulated", "--one", str(size), "--policy", policy]
-        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-        rows.append(json.loads(done.stdout))
-    print(table(rows))
+    print(*driving.table(driving.simulated(POLICIES, options.nodes)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bench.fleet import driving
 from bench.fleet.steps import Step
 from bench.report import MIB, described, table
 
@@ -28,7 +29,13 @@ COLUMNS: dict[str, Callable[[Step], str]] = {
 }
 
 
-def markdown(steps: Sequence[Step], options: dict[str, Any], machine: dict[str, Any], versions: dict[str, str]) -> str:
+def markdown(
+    steps: Sequence[Step],
+    rollouts: Sequence[Mapping[str, Any]],
+    options: dict[str, Any],
+    machine: dict[str, Any],
+    versions: dict[str, str],
+) -> str:
     versions_line = ", ".join(f"{name} {versions[name]}" for name in ("salt", "python", "docker", "baseimg"))
     lines = [f"# A fleet, measured: {described(machine)}", "", f"{options['date']}; {versions_line}.", ""]
     lines += [
@@ -36,7 +43,8 @@ def markdown(steps: Sequence[Step], options: dict[str, Any], machine: dict[str, 
         "",
     ]
     lines += table(list(COLUMNS), [[cell(step) for cell in COLUMNS.values()] for step in steps])
-    return "\n".join([*lines, "", *_requests(steps[-2 * len(options["sources"]) :])]) + "\n"
+    lines += ["", *_requests(steps[-2 * len(options["sources"]) :])]
+    return "\n".join([*lines, "", "Driving a rollout:", "", *driving.table(rollouts)]) + "\n"
 
 
 def _requests(steps: Sequence[Step]) -> list[str]:

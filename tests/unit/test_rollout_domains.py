@@ -11,7 +11,7 @@ from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.rollout import outcome
 from baseimg_core.rollout import window_clock
 from baseimg_core.rollout.errors import RolloutEmpty
-from tests.support.rollouts import GOOD, NEW, OLD, WRONG, FakeMaster, Fleet, Machine
+from tests.support.rollouts import BASE, GOOD, NEW, OLD, UNFIT, WRONG, FakeMaster, Fleet, Machine
 
 BALANCER = {"tgt": "lb", "arg": ["{node}", "web"]}
 
@@ -44,6 +44,33 @@ class TestWavesOfGroups:
         assert fake_master.sent_to("converge")[0] == "node2"
         with pytest.raises(RolloutEmpty, match="'group r9'"):
             fake_master.start(version="12.2", waves=[{"group": "r9"}], group_by="rack")
+
+
+class TestMinAvailable:
+    POLICY: dict[str, Any] = {"group_by": "rack", "min_available": "50%"}  # noqa: RUF012
+
+    def test_a_domain_in_which_no_node_may_change_is_found_before(self, fake_master: FakeMaster) -> None:
+        racks(fake_master, "r1", "r1", "r2")
+        for command in (fake_master.rollouts.plan, fake_master.rollouts.start):
+            with pytest.raises(ArgumentInvalid, match="min_available lets no node change in: r2"):
+                command(BASE, NEW, self.POLICY)
+
+    def test_nodes_that_do_not_change_stay_up(self, fake_master: FakeMaster) -> None:
+        """Finished nodes and nodes that refuse serve: a node beside them may change."""
+        fleet = racks(fake_master, "r1", "r1", "r1", "r1")
+        fleet.nodes["node1"].live_version = NEW
+        fleet.nodes["node2"].behaviour = UNFIT
+        result = fake_master.start(**self.POLICY, refused=1)
+        assert (result["state"], result["nodes"]) == (
+            "done-with-refusals", {"updated": 2, "refused": 1, "skipped": 1},
+        )  # fmt: skip
+
+    def test_failed_nodes_alone_are_tried_again(self, fake_master: FakeMaster) -> None:
+        fleet = racks(fake_master, "r1", "r1")
+        fleet.nodes["node2"].behaviour = WRONG
+        first = fake_master.start(**self.POLICY)
+        fleet.nodes["node2"].behaviour = GOOD
+        assert fake_master.rollouts.retry(first["id"])["nodes"] == {"updated": 1}
 
 
 class TestWindows:

@@ -172,7 +172,8 @@ class Rollouts:
         if not failed:
             raise RolloutEmpty(f"no node of rollout {rollout.id} has failed")
         target = {"tgt": failed, "tgt_type": "list"}
-        one_wave: dict[str, Any] = {"target": target, "canary": None, "waves": [], "exclude": None}
+        # the other nodes of a failure domain take no part, so none of it could stay up
+        one_wave: dict[str, Any] = {"target": target, "canary": None, "waves": [], "exclude": None, "min_available": 0}
         return self.start(rollout.base, rollout.version, rollout.policy, one_wave)
 
     def resume(self, name: str | None, only: str | None = None) -> dict[str, Any]:

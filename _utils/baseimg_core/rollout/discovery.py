@@ -17,9 +17,9 @@ from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
 from ..model.rollout.answers import AnswerInvalid, ContainerState, PlanAnswer, StatusAnswer
-from ..model.rollout.fleet import natural
+from ..model.rollout.fleet import first_names, natural
 from ..model.rollout.policy import Group, Policy
-from ..model.rollout.record import FAILED, PENDING, SKIPPED, UNREACHABLE, UPDATED, Rollout, WaveRecord
+from ..model.rollout.record import AT_VERSION, FAILED, PENDING, SKIPPED, UNREACHABLE, UPDATED, Rollout, WaveRecord
 from ..model.rollout.targets import Target
 from .errors import RolloutEmpty
 from .jobs import SILENT, Answer, Jobs
@@ -29,7 +29,7 @@ from .transport import SaltTransport
 ASK_SECONDS = 600  # a query takes a node a second, but thousands request their pillar from the master at once
 # fields of a declaration that are not sent: the version comes from the rollout, and the node reads the others itself
 _NO_ARGUMENTS = {"version", "missing", "below", "impaired", "breaks", "ghosts", "require", "trial"}
-AT_VERSION, NOT_DECLARED, ABSENT, HELD = "at-version", "not-declared", "base-absent", "base-held"
+NOT_DECLARED, ABSENT, HELD = "not-declared", "base-absent", "base-held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,8 @@ class Discovery:
     def group(self) -> None:
         """Query the nodes' failure domain: the value of the grain ``group_by``."""
         grain = self._rollout.rules.group_by
-        names = [name for name, node in self._rollout.nodes.items() if node.state not in rollout_record.LEFT_OUT]
+        nodes = self._rollout.nodes.items()
+        names = [name for name, node in nodes if node.state not in rollout_record.LEFT_OUT or node.code == AT_VERSION]
         if not grain or not names:
             return
         for name, answer in self.query("grains.get", names, {"key": grain}).items():
@@ -244,7 +245,8 @@ def new_rollout(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple
         The record, and the discovery with the nodes' answers.
 
     Raises:
-        ArgumentInvalid: no version was given, and the nodes do not all declare the same one.
+        ArgumentInvalid: no version was given, and the nodes do not all declare the same one; or ``min_available`` lets
+            no node of a failure domain change.
         RolloutEmpty: no node takes part, or a declared wave matches no node.
     """
     rules = rollout_policy.parse(request.policy)
@@ -270,7 +272,16 @@ def new_rollout(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple
         rollout.set(policy={**rollout.policy, "waves": _group_waves(rollout)})
         rules = rollout.rules
     _divide(rollout, rules, {target: transport.match(target) for target in _targets(rules)})
+    _check_room(rollout)
     return rollout, discovery
+
+
+def _check_room(rollout: Rollout) -> None:
+    """Raise :class:`ArgumentInvalid` if the policy lets no node of a failure domain change."""
+    if blocked := rollout.blocked_groups():
+        names = first_names([group or "(no group)" for group in blocked])
+        hint = "lower min_available, or exclude these nodes"
+        raise ArgumentInvalid(f"rollout:min_available lets no node change in: {names}", hint)
 
 
 def _group_waves(rollout: Rollout) -> list[dict[str, str]]:

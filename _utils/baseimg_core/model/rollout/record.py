@@ -40,6 +40,7 @@ NODE_STATES = (PENDING, PREPARING, READY, APPLYING, UPDATED, ROLLED_BACK, FAILED
 FINAL = frozenset({UPDATED, ROLLED_BACK, FAILED, UNREACHABLE, SKIPPED, REFUSED})
 BAD = frozenset({FAILED, UNREACHABLE})
 LEFT_OUT = frozenset({SKIPPED, REFUSED})
+AT_VERSION = "at-version"  # the code of a skipped node that is finished
 
 # The last state of a wave.
 PASSED = "passed"
@@ -299,11 +300,15 @@ class Rollout:
 
     def _room_in(self, group: str) -> int:
         """Return how many more nodes of a failure domain may become unavailable."""
-        members, rules = self._index.members[group], self.rules
+        members, present, rules = self._index.members[group], self._index.present[group], self.rules
         if not rules.group_by:
             return members
-        allowed = min(rules.max_unavailable.of(members), members - rules.min_available.of(members))
+        allowed = min(rules.max_unavailable.of(members), present - rules.min_available.of(present))
         return allowed - self._index.unavailable_in[group]
+
+    def blocked_groups(self) -> list[str]:
+        """Return the failure domains with nodes of which the policy lets none change now, sorted."""
+        return sorted(group for group, number in self._index.members.items() if number and self._room_in(group) < 1)
 
     # As data
 
@@ -343,6 +348,8 @@ class _Index:
         self.unavailable_in: Counter[str] = Counter()
         #: Counts of the nodes that take part, by failure domain.
         self.members: Counter[str] = Counter()
+        #: Counts of these and of the nodes that serve and do not change: finished, or refused.
+        self.present: Counter[str] = Counter()
         #: By wave and failure domain: a heap of names that are, or once were, ready.
         self.ready: dict[int, dict[str, list[str]]] = {}
         for name, node in nodes.items():
@@ -356,6 +363,7 @@ class _Index:
         if node.state not in LEFT_OUT:
             self.counts[node.wave][node.state] += 1
             self.members[node.group] += 1
+        self.present[node.group] += _is_present(node)
         if node.state == APPLYING or not node.answered:
             self.unavailable.add(name)
             self.unavailable_in[node.group] += 1
@@ -369,9 +377,15 @@ class _Index:
         if node.state not in LEFT_OUT:
             self.counts[node.wave][node.state] -= 1
             self.members[node.group] -= 1
+        self.present[node.group] -= _is_present(node)
         if name in self.unavailable:
             self.unavailable.discard(name)
             self.unavailable_in[node.group] -= 1
+
+
+def _is_present(node: RolloutNode) -> bool:
+    """Return True if a node counts as one of its failure domain."""
+    return node.state not in LEFT_OUT or node.state == REFUSED or node.code == AT_VERSION
 
 
 def _defaults(cls: type) -> dict[str, Any]:
