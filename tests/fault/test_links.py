@@ -85,7 +85,7 @@ def own_mounts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mounts, "_pids", lambda: [os.getpid()])
 
 
-@pytest.fixture(scope="module", params=["ext4", "xfs"])
+@pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs"])
 def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
     with loop_fs(request.param, XFS_MIN) as root:
         (root / request.param).touch()
@@ -106,20 +106,20 @@ def taken(root: Path) -> int:
 
 @pytest.mark.parametrize("link", ["auto", "reflink", "copy", "hardlink"])
 def test_every_value(root, link):
-    xfs = (root.parent / "xfs").exists()
+    reflinks = not (root.parent / "ext4").exists()
     node = Linked(root, link)
     before = taken(root)
-    if link == "reflink" and not xfs:
+    if link == "reflink" and not reflinks:
         with pytest.raises(StorageUnsupported, match="cannot share extents") as caught:
             node.converge("12.1")
         assert "baseimg:link" in caught.value.hint
         assert os.listdir(node.layer) == ["diff"]
         return
     node.converge("12.1")
-    links = link == "hardlink" or (link == "auto" and not xfs)
+    links = link == "hardlink" or (link == "auto" and not reflinks)
     assert node.shared == (SHARED if links else set())
     # six files of 1 MiB: one is new, two can be linked
-    own = 1 if xfs and link != "copy" else 4 if links else 6
+    own = 1 if reflinks and link != "copy" else 4 if links else 6
     assert taken(root) - before in (own, own + 1)  # small files and directories take the rest
 
     live = node.layer / "diff"
@@ -328,7 +328,7 @@ class TestDamage:
         self.refused(node)
 
 
-@pytest.mark.parametrize("kind", ["ext4"])
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_links_and_removals_of_our_own_are_no_changes(tmp_path, kind, monkeypatch):
     """Generations share the large files, so each apply and each prune changes their ctime."""
     with loop_fs(kind, XFS_MIN) as root:

@@ -123,8 +123,9 @@ def test_full_while_pruning(node, point):
 @pytest.mark.parametrize(
     ("kind", "link", "counts"),
     [
-        *(("ext4", "copy", True), ("xfs-noreflink", "copy", True), ("xfs", "copy", True)),
-        *(("ext4", "auto", False), ("xfs-noreflink", "hardlink", False), ("xfs", "reflink", False)),
+        *(("ext4", "copy", True), ("xfs-noreflink", "copy", True), ("xfs", "copy", True), ("btrfs", "copy", True)),
+        *(("ext4", "auto", False), ("xfs-noreflink", "hardlink", False)),
+        *(("xfs", "reflink", False), ("btrfs", "auto", False)),
     ],
 )
 def test_shared_content_needs_no_space(kind, link, counts):
