@@ -50,7 +50,7 @@ def read(context: Context, declared: DeclaredBundles | None) -> dict[str, Any]:
     Read the judgement that is attached to a bundle.
 
     Args:
-        context: The context of the operation; ``trust`` has the keys of which one must have signed the judgement.
+        context: The context of the operation; ``trust`` has the trusted keys.
         declared: The bundle, or the declared bundles with the version that it leads to; ``None`` if none is declared.
 
     Returns:

@@ -120,7 +120,7 @@ class LiveEffects:
         Args:
             image: The image.
             upper: The container's own directory; empty for an image.
-            volumes: Where the container has volumes.
+            volumes: The mount points of the container's volumes.
         """
         try:
             return self._effects(self._hidden_by(image, upper, volumes))

@@ -119,9 +119,9 @@ def _summary(judged: Sequence[_Judged], accept: Sequence[str]) -> dict[str, Any]
 
 class _Session:
     """
-    The judge of one bundle. Threads fetch and read images; the rules, which share what they know, run one at a time.
+    The judge of one bundle. Threads fetch and read images. The rules share their caches, so they run one at a time.
 
-    The rules begin with the first image that can be read: its lower layers are the base's.
+    The lower layers of the first readable image are the layers of the base.
     """
 
     def __init__(self, store: ImageSources, bundle: Bundle, results: str | None) -> None:

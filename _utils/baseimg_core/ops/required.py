@@ -23,7 +23,7 @@ def check_change(context: Context, base: Base, judge: ImageJudge, images: Iterab
     """
     Refuse a change that lacks a required fix, or that does not bring it to an image that is started.
 
-    A fix that the live content has, and that the change keeps, counts, too.
+    A fix of the live content that the change keeps also counts.
 
     Args:
         context: The context of the operation; ``protection`` has the required packages, paths and advisories.
@@ -55,7 +55,7 @@ def check_change(context: Context, base: Base, judge: ImageJudge, images: Iterab
 
 def check_live(context: Context, base: Base, names: Sequence[str]) -> None:
     """
-    Refuse a live content that lacks a required fix, or from which it does not reach an image that is started.
+    Refuse a live content that lacks a required fix, or whose fix does not reach an image that is started.
 
     Paths are not checked: only a change says what is new at them.
 
@@ -99,7 +99,7 @@ def _fixing(packages: Packages | None, name: str) -> set[str]:
 
 
 def _unreached(live: LiveEffects, image: Image, packages: Iterable[str]) -> Iterable[str]:
-    """Yield the reason for each of some packages whose update is not in effect in an image."""
+    """Yield a reason for each package whose update is not in effect in an image."""
     effects = live.of_image(image) if packages else {}
     for package in sorted(packages):
         each = effects[package]

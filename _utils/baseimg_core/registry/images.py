@@ -103,7 +103,7 @@ class RegistryBlobs:
 
     def open_manifest(self, blob: Blob) -> BinaryIO:
         """
-        Return a manifest that an index lists as a stream.
+        Return a manifest from an index, as a stream.
 
         Raises:
             ImageUnknown: The registry does not have it.

@@ -1,7 +1,7 @@
 """
 The judgement beside a bundle: ``BUNDLE.judged``, and its signature ``BUNDLE.judged.sig``.
 
-:mod:`model.impact.attached` has the document. The signature is made as that of a bundle (:mod:`disk.bundle.signature`).
+:mod:`model.impact.attached` has the document. The signature is like that of a bundle (:mod:`disk.bundle.signature`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def write(path: str, attachment: Attachment) -> str:
     """
     target = os.path.abspath(path) + JUDGEMENT_SUFFIX
     with translate_os_errors(target):
-        unlink_if_exists(target + SIGNATURE_SUFFIX)  # of the judgement before
+        unlink_if_exists(target + SIGNATURE_SUFFIX)  # of the previous judgement
         save(target, attachment.document, _MODE)
         if attachment.signature:
             save(target + SIGNATURE_SUFFIX, attachment.signature, _MODE)

@@ -254,9 +254,9 @@ class ImageSources:
 
     def _directories(self, diff_ids: Sequence[str]) -> list[str]:
         """
-        Return the directories of an image's layers: by diff ID, because a layer is the same over any other.
+        Return the directories of an image's layers, named by diff ID: images share equal layers.
 
-        The second and later places of a layer in one image have directories of their own: a stack has each once.
+        If an image has a layer twice, each place has its own directory, because a stack contains a directory once.
         """
         directories = []
         for number, diff_id in enumerate(diff_ids):

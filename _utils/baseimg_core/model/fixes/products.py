@@ -83,7 +83,7 @@ class _Assessment:
         self._knowledge = _all_knowledge(fleet)
         items = [item for _node, item, _chain_ids in fleet.others]
         items += [item for observed in fleet.observed for item in observed.items[::-1]]
-        # an image has one product, whatever an engine or a mirror calls it: one node must not clear what another has
+        # one product for each image, whatever its name: one node must not clear an image that another node reports
         self._names = {item.image_id: _product(item) for item in items}
         self._repositories: dict[str, str] = {}
         for product in self._names.values():
@@ -195,7 +195,7 @@ def _packages(observed: Observed, advisory: str) -> Iterator[Package]:
 
 
 def _product(item: Item) -> Product:
-    """Return the product of an item: of a container, its image's ID stands in for the name."""
+    """Return the product of an item. A container's product has the image's ID as name."""
     return product_of("" if item.is_container else item.name, item.image_id, item.digests)
 
 
