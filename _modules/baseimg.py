@@ -61,9 +61,9 @@ try:
     # another version may lack what is imported next; then the versions are the better reason
     if baseimg_core.__version__ == _VERSION:
         from baseimg_core.errors import BaseimgError
-        from baseimg_core.judging import judge as judge_images
         from baseimg_core.linux.oserrors import translate_os_errors
         from baseimg_core.minion import Minion
+        from baseimg_core.minion_judge import judge as judge_images
         from baseimg_core.model import diagnosis
         from baseimg_core.model import summary as short
         from baseimg_core.model.containers import policy as container_policy

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..context import Context
-from ..disk.bundle import judgement
+from ..disk.bundle import attached as bundle_attached
 from ..disk.bundle import signature as bundle_signature
 from ..errors import BundleUnavailable, SignatureMissing
 from ..model.impact import attached as model_attached
@@ -33,7 +33,7 @@ class Attacher:
 
     def attachment(self, result: Mapping[str, Any]) -> Attachment:
         """Return the document of a result, signed."""
-        return judgement.sign(model_attached.dump(result), self._key)
+        return bundle_attached.sign(model_attached.dump(result), self._key)
 
     def write(self, path: str, result: Mapping[str, Any]) -> None:
         """
@@ -42,7 +42,7 @@ class Attacher:
         Raises:
             DestinationUnwritable: It cannot be written.
         """
-        judgement.write(path, self.attachment(result))
+        bundle_attached.write(path, self.attachment(result))
 
 
 def read(context: Context, declared: DeclaredBundles | None) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def read(context: Context, declared: DeclaredBundles | None) -> dict[str, Any]:
     source = declared.bundles[declared.version]
     place = source.judgement
     try:
-        document = judgement.read_document(context.fetch(place))
+        document = bundle_attached.read_document(context.fetch(place))
     except (BundleUnavailable, FileNotFoundError):
         return {"line": "no judgement is attached to the bundle"}
     signed_by = _signer(context, place, document)
@@ -76,15 +76,15 @@ def read(context: Context, declared: DeclaredBundles | None) -> dict[str, Any]:
     if digest is None:
         with open_bundle(context, source) as bundle:
             digest = bundle.digest
-    attached = judgement.parse(document, digest, place.source)
+    judgement = bundle_attached.parse(document, digest, place.source)
     return {
-        "line": attached.line,
-        "time": attached.time,
+        "line": judgement.line,
+        "time": judgement.time,
         "hash": digest,
-        "version": attached.version,
-        "verdicts": attached.counts,
+        "version": judgement.version,
+        "verdicts": judgement.counts,
         "images": {
-            name: verdict.value for name, verdict in attached.images.items() if verdict is not Verdict.EFFECTIVE
+            name: verdict.value for name, verdict in judgement.images.items() if verdict is not Verdict.EFFECTIVE
         },
         "signed_by": signed_by,
     }
@@ -98,7 +98,7 @@ def _signer(context: Context, place: Source, document: bytes) -> str:
     with contextlib.suppress(BundleUnavailable, SignatureMissing):
         signed = bundle_signature.read(context.fetch(place.signature), where)
     if signed:
-        return judgement.verify(document, signed, context.trust.keys, where)
+        return bundle_attached.verify(document, signed, context.trust.keys, where)
     if context.trust.required:
         raise SignatureMissing(
             f"the judgement {place.source} is not signed", "judge again with baseimg judge --attach --key FILE"

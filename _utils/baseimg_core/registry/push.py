@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import urlencode, urljoin
 
-from ..disk.bundle import frame, judgement
+from ..disk.bundle import attached, frame
 from ..disk.bundle import signature as bundle_signature
 from ..disk.bundle.reader import MANIFEST_TYPE, Bundle, Descriptor
 from ..errors import BundleInvalid, BundleUnavailable, SignatureMissing
@@ -64,7 +64,7 @@ def _push(path: str, place: Reference, repository: Repository, test: bool, progr
     with Bundle.open(path) as bundle:
         _check(bundle)
         with contextlib.suppress(FileNotFoundError):
-            artifacts.append(artifact.of_judgement(judgement.read(path, bundle.digest)))
+            artifacts.append(artifact.of_judgement(attached.read(path, bundle.digest)))
         image = bundle.image
         changed = repository.manifest(place.tag) != image
         if changed and not test:
