@@ -17,8 +17,9 @@ from baseimg_core.disk.store.generations import Store
 from baseimg_core.ops import prune
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, SLEEP, Lab
 from tests.functional.test_running import containers, only, start
+from tests.support import forks
 from tests.support.deadlines import wait_until
-from tests.support.mounts import MS_BIND, mount, unmount
+from tests.support.mounts import MS_BIND, MS_PRIVATE, enter_new_namespace, mount, mounts_below, unmount
 from tests.support.stores import forget_previous
 
 pytestmark = pytest.mark.functional
@@ -100,6 +101,28 @@ class TestPruneKeeps:
             process.stdin.close()
             assert process.stdout.read() == "12.1\n"
         assert_goes(lab, ["12.1"])
+
+    def test_by_a_minion_with_private_mounts(self, lab: Lab) -> None:
+        """As under systemd with PrivateMounts=: the minion does not see the mounts of later containers."""
+        show(lab, "12.1")
+        (ready, is_ready), (go, may_go) = os.pipe(), os.pipe()
+
+        def work() -> None:
+            enter_new_namespace(MS_PRIVATE)
+            os.write(is_ready, b"1")
+            os.read(go, 1)
+            assert mounts_below(lab.engine.data_root / "overlay2") == []
+            show(lab, "12.2")
+            assert pruned(lab) == []
+            assert containers(lab) == only(outdated=["app"])
+
+        pid = forks.start(work)
+        os.read(ready, 1)
+        start(lab, "app")
+        os.write(may_go, b"1")
+        assert os.waitpid(pid, 0)[1] == 0
+        assert lab.engine.exec("app", "cat", "/etc/version") == "12.1\n"
+        assert "added" in lab.engine.exec("app", "ls", "/etc")
 
     def test_not_a_container_of_an_engine_in_a_container(self, lab: Lab, tmp_path: Path) -> None:
         """Its layers cannot be resolved here, but their names, random or a digest, are not this layer's."""

@@ -11,6 +11,7 @@ MS_RDONLY = 0x1
 MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
+MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
 MNT_DETACH = 0x2
 CLONE_NEWNS = 0x20000
@@ -24,12 +25,16 @@ def mount(source: bytes, target: bytes, kind: bytes = b"", flags: int = 0, optio
         raise OSError(code, f"mount {kind!r} {options!r}: {os.strerror(code)}", target)
 
 
-def enter_new_namespace() -> None:
-    """Give this thread, and what it starts, mounts of its own; a mount that the machine makes later still arrives."""
+def enter_new_namespace(propagation: int = MS_SLAVE) -> None:
+    """
+    Give this thread, and what it starts, mounts of its own.
+
+    With ``MS_SLAVE`` a mount that the machine makes later still arrives, with ``MS_PRIVATE`` not.
+    """
     if _libc.unshare(CLONE_NEWNS) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"unshare: {os.strerror(code)}")
-    mount(b"none", b"/", flags=MS_REC | MS_SLAVE)
+    mount(b"none", b"/", flags=MS_REC | propagation)
 
 
 def unmount(target: bytes) -> None:
