@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -425,6 +426,31 @@ class TestFixes:
             "old": ("1", False),
             "new": ("2", True),
         }
+
+    def test_own_files_and_mounts_of_a_container(self, node: Node) -> None:
+        """Engines do not report all mounts, and containerd neither mounts nor the writable layer."""
+        old = [BUSYBOX, node.own, packaged("1")]
+        node.load_stacks({BASE: old, NEW: [*old, packaged("2")], APP: [*old, layer(file("app", b"own"))]})
+        node.call("apply", node.bundle(fixes={"corp": ["CVE-2024-5535"]}))
+        node.start("wrote")
+        node.engine.exec("wrote", "sh", "-c", "echo own > /usr/bin/corp")
+        node.start("covered")
+        pid = node.main_pid("covered")
+        subprocess.run(
+            ["nsenter", "-t", str(pid), "-m", "/bin/busybox", "mount", "-t", "tmpfs", "none", "/usr/lib"], check=True
+        )
+        node.start("plain")
+
+        def states() -> dict[str, str]:
+            (base,) = node.call("fixes", full=True)["bases"]
+            items = {item["container"]: item["pending"].get("corp", {}) for item in base["containers"]}
+            return {name: pending.get("state", "in effect") for name, pending in items.items()}
+
+        assert states() == {"wrote": "split", "covered": "split", "plain": "in effect"}
+        (package,) = node.call("sbom", "wrote", facts=True)["components"]
+        assert (package["version"], package["state"]) == ("1", "split")
+        node.engine.stop_container("wrote")
+        assert states()["wrote"] == "split"
 
     def test_the_digest_of_an_image_that_was_loaded(self, node: Node) -> None:
         """Docker knows none before a pull or push; the others know the digest of the manifest that they keep."""

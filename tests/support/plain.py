@@ -50,6 +50,11 @@ class PlainEngine:
     mount_options: frozenset[str] = frozenset()
     running: list[Container] = field(default_factory=list)
 
+    def own_directory(self, container: Container) -> str:
+        directory = self.root.parent / "upper" / container.id
+        directory.mkdir(parents=True, exist_ok=True)
+        return container.upper or str(directory)
+
     def unread_stores(self) -> list[str]:
         return []
 

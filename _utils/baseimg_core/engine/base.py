@@ -241,6 +241,9 @@ class Engine(ImageStore, Protocol):
             if the engine keeps no record of the tar.
         """
 
+    def own_directory(self, container: Container) -> str:
+        """Return the directory of a container's writable layer; empty if it is unknown."""
+
     def unread_stores(self) -> list[str]:
         """Describe the stores of this engine that hold layers and that baseimg does not read."""
 

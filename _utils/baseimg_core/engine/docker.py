@@ -180,6 +180,10 @@ class Docker:
     def _record(self, chain_id: str) -> str:
         return os.path.join(self._records, chain_id.removeprefix("sha256:"), "tar-split.json.gz")
 
+    def own_directory(self, container: Container) -> str:
+        """Return the directory of a container's writable layer, as the engine reports it."""
+        return container.upper
+
     def unread_stores(self) -> list[str]:
         """Return nothing: the engine has one store."""
         return []

@@ -102,6 +102,11 @@ def read_table() -> MountTable:
     return table
 
 
+def read_mounts(pid: int) -> list[Mount]:
+    """Return the mounts that a process sees, in the order of mounting; empty if it ended."""
+    return list(_read(pid, ""))
+
+
 def is_mounted(mount: Mount) -> bool:
     """True if a mount still exists. An unmount after the table was read leaves missing directories."""
     return any((now.id, now.device) == (mount.id, mount.device) for now in _read(mount.pid, mount.namespace))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -14,11 +15,13 @@ from ..linux.files import CHUNK
 from ..model.stack import ids
 from ..model.stack.packed import PackedLayer
 from . import tarsplit
+from .base import Container
 from .compressed import decompressed
 from .ctr import SNAPSHOTTER, Absent, Ctr
 from .packed import Sequential, TarDamaged, read_layer
 
 _Read = TypeVar("_Read")
+_UPPER = re.compile(r"upperdir=([^,\s]+)")
 
 
 class Directories(Sequence[str]):
@@ -113,6 +116,15 @@ class Snapshots:
                 break
         return frozenset(self.ctr.mount_options)
 
+    def writable_directory(self, key: str) -> str:
+        """Return the directory of a container's snapshot; empty if there is none."""
+        try:
+            command = self.ctr.run("snapshots", "--snapshotter", SNAPSHOTTER, "mounts", "/", key)
+        except Absent:
+            return ""
+        match = _UPPER.search(command)
+        return match[1] if match else ""
+
     def unread_stores(self) -> list[str]:
         """Describe the other snapshotters that hold layers of this namespace."""
         counts = {name: len(self.ctr.table("snapshots", "--snapshotter", name, "ls")) for name in self.ctr.snapshotters}
@@ -177,6 +189,10 @@ class OnSnapshots:
     def packed_layer(self, _chain_id: str, diff_id: str) -> PackedLayer | None:
         """Return the layer as packed, from its blob; ``None`` without a readable blob."""
         return self._snapshots.packed_layer(diff_id)
+
+    def own_directory(self, container: Container) -> str:
+        """Return the directory of a container's writable layer: its snapshot has the container's ID."""
+        return self._snapshots.writable_directory(container.id)
 
     def unread_stores(self) -> list[str]:
         """Describe the other snapshotters that hold layers of this namespace."""

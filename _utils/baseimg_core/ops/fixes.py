@@ -20,13 +20,13 @@ from ..linux import files
 from ..linux.oserrors import translate_os_errors
 from ..model.fixes import effect, summary
 from ..model.fixes.effect import Effect
-from ..model.impact import config as configs
 from ..model.packages import difference
 from ..model.packages.difference import Packages
 from ..model.store.record import Generation
 from . import bases
 from .bases import Base
 from .containers import usage
+from .containers.own_files import own_files
 from .effects import LiveEffects
 from .plan import Catalogue
 
@@ -233,8 +233,10 @@ class _Answer:
         every = self._effects.every
         if image is None:
             return every(effect.unknown("its image was removed: create the container again"))
-        volumes = {**dict.fromkeys(configs.parse(container.config or image.config).volumes, ""), **container.volumes}
-        effects = self._effects.of_item(image, (container.upper,) if container.upper else (), volumes)
+        own = own_files(self.context.engine, container, image.config)
+        if own is None:
+            return every(effect.unknown("its own files cannot be read: create it again"))
+        effects = self._effects.of_item(image, (own.directory,), own.mounts)
         if not container.pid:
             return effects
         number = self._usage.generations.get(container.id)

@@ -17,6 +17,7 @@ from ..model.fixes.effect import State, state_of
 from ..model.packages import difference
 from . import bases
 from .containers import usage
+from .containers.own_files import own_files
 from .fixes import fixes
 
 FORMAT = 1
@@ -103,7 +104,12 @@ def _layers(engine: Engine, image: Image, container: Container | None) -> list[s
                 raise ArgumentInvalid(f"it is not proven which content of {record.reference} {container.name} shows")
             visible = store.path(record, number)
         layers.append(visible)
-    return [*([container.upper] if container and container.upper else []), *reversed(layers)]
+    if container is None:
+        return layers[::-1]
+    own = own_files(engine, container, image.config)
+    if own is None:
+        raise ArgumentInvalid(f"the own files of {container.name} cannot be read")
+    return [own.directory, *reversed(layers)]
 
 
 def _bases_of(context: Context, image: Image) -> list[dict[str, Any]]:
