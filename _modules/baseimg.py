@@ -60,6 +60,7 @@ try:
 
     # another version may lack what is imported next; then the versions are the better reason
     if baseimg_core.__version__ == _VERSION:
+        from baseimg_core import goals
         from baseimg_core.errors import BaseimgError
         from baseimg_core.linux.oserrors import translate_os_errors
         from baseimg_core.minion import Minion
@@ -75,17 +76,14 @@ try:
         from baseimg_core.ops import build as ops_build
         from baseimg_core.ops import contents as ops_contents
         from baseimg_core.ops import converge as ops_converge
-        from baseimg_core.ops import fetch as ops_fetch
         from baseimg_core.ops import fixes as ops_fixes
         from baseimg_core.ops import hold as ops_hold
         from baseimg_core.ops import impact as impacting
         from baseimg_core.ops import import_legacy as ops_import_legacy
-        from baseimg_core.ops import prepare as ops_prepare
-        from baseimg_core.ops import preview as ops_preview
         from baseimg_core.ops import prune as ops_prune
-        from baseimg_core.ops import rollback as ops_rollback
         from baseimg_core.ops import sbom as ops_sbom
         from baseimg_core.ops import status as ops_status
+        from baseimg_core.ops import together as ops_together
         from baseimg_core.ops import trial as ops_trial
         from baseimg_core.ops import verify as ops_verify
         from baseimg_core.ops.containers import give_up as ops_give_up
@@ -428,14 +426,14 @@ def apply(
     the base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
     ``unknown``), and ``protected`` (protected images that were created after the change). ``kept`` lists the bases
     built on this one that do not change, each with ``base``, ``chain_id``, ``version``, ``images``, ``declared``
-    (the version that pillar declares for it, or None) and ``masked``: what these images do not get of the change,
-    as the number of ``paths`` and the ``packages`` (name → version shown, version of the change); None if nothing
-    changes or it is unknown. ``masked`` lists what the images on the base no longer get of the changes of bases
-    below, because the version was not built on them, each with ``base``, ``version``, ``paths`` and ``packages``. A
-    change also has ``bundles``, ``changes`` and ``impact``, as :py:func:`baseimg.plan` has them. ``contents`` is
-    there if several contents bear the name of the base: one item for each, with ``chain_id``, ``from``, ``to``,
-    ``changed`` and ``images``. ``matched`` says that only a declared bundle led to the base. ``restart`` lists what
-    happened to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
+    (the version that pillar declares for it, or None) and ``masked``: what these images do not get of the change, or
+    without a change of the live version, as the number of ``paths`` and the ``packages`` (name → version shown, version
+    of the change); None if it is unknown. ``masked`` lists what the images on the base do not get of the changes of
+    bases below, because the version was not built on them, each with ``base``, ``version``, ``paths`` and
+    ``packages``. A change also has ``bundles``, ``changes`` and ``impact``, as :py:func:`baseimg.plan` has them.
+    ``contents`` is there if several contents bear the name of the base: one item for each, with ``chain_id``, ``from``,
+    ``to``, ``changed`` and ``images``. ``matched`` says that only a declared bundle led to the base. ``restart`` lists
+    what happened to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
     ``left`` (name → reason), ``failed`` (name → ``reason`` and the last lines of its ``log``), ``rolled_back``, and
     ``still_failing`` afterwards. If a container fails its gate, the error has the code ``gate-failed`` and holds
     all of this as ``info["result"]``.
@@ -468,6 +466,7 @@ def converge(
     full=False,
     keep=1,
     require=None,
+    also=(),
     **kwargs,
 ):
     """
@@ -515,6 +514,12 @@ def converge(
         Packages, absolute paths and advisories that must reach every image, in addition to those in pillar
         (``fix-missing``). If the base shows the version already, only packages and advisories are checked.
 
+    also
+        Other bases that change in the same operation, for example an OS fix and a JDK fix of a nest: mappings with
+        ``name``, ``version`` and any of ``bundles``, ``chain_id``, ``repair`` and ``containers``. All are planned
+        before the first changes, each container restarts once, and if one fails, the others are rolled back. ``base``,
+        ``from`` and ``to`` are then separated by commas, and ``bases`` has the result of each.
+
     Returns what :py:func:`baseimg.apply` returns, ``repaired``, and ``pruned``: the versions ``removed``, the bytes
     ``freed``, ``warnings``, and ``in_use``, which describes for each base the generations that only stay because
     containers or mounts use them (``generations``, ``since``, ``users``, ``bytes``).
@@ -527,11 +532,10 @@ def converge(
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("converge", kwargs, saltenv) as minion:
-        declaration = minion.declaration(name, version, bundles, chain_id)
-        terms, restarts = minion.terms(not_after, rollout), container_policy.parse(containers)
+        targets = goals.read(minion, (name, version, bundles, chain_id, repair, containers), also, pillar.keep(keep))
+        terms = minion.terms(not_after, rollout)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require, terms=terms)
-        done = ops_converge.converge(context, *declaration, bool(repair), restarts, pillar.keep(keep))
-        return _visible_part(done, full)
+        return _visible_part(ops_together.converge(context, targets, minion.terms(None, rollout).check_terms), full)
 
 
 def plan(
@@ -548,11 +552,12 @@ def plan(
     full=False,
     keep=1,
     require=None,
+    also=(),
 ):
     """
     Show what :py:func:`baseimg.converge` would do. Changes nothing.
 
-    name, version, bundles, chain_id, repair, protect, accept, containers, saltenv, keep, require
+    name, version, bundles, chain_id, repair, protect, accept, containers, saltenv, keep, require, also
         As there.
 
     earlier
@@ -576,9 +581,9 @@ def plan(
         salt-call baseimg.plan corp/base:12.0 "'12.0'"
     """
     with _operation(saltenv=saltenv) as minion:
-        goal = minion.goal(name, version, bundles, chain_id, repair, containers, pillar.keep(keep))
+        targets = goals.read(minion, (name, version, bundles, chain_id, repair, containers), also, pillar.keep(keep))
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
-        return _visible_part(ops_preview.plan(context, goal, [minion.goal(**arguments) for arguments in earlier]), full)
+        return _visible_part(ops_together.plan(context, targets, goals.earlier(minion, earlier)), full)
 
 
 def fetch(
@@ -592,6 +597,7 @@ def fetch(
     accept=None,
     containers="keep",
     require=None,
+    also=(),
 ):
     """
     Fetch the bundles that :py:func:`baseimg.converge` would need, and check everything that would make it fail:
@@ -601,7 +607,7 @@ def fetch(
     A later converge fetches nothing: a file with its declared digest is not sent again. Bundles from HTTP need a
     declared ``hash`` for this.
 
-    name, version, bundles, chain_id, saltenv, repair, protect, accept, containers, require
+    name, version, bundles, chain_id, saltenv, repair, protect, accept, containers, require, also
         As there.
 
     Returns ``needed`` (false if the base shows the version), ``base``, ``from`` and ``to`` (versions), ``bundles`` in
@@ -616,12 +622,12 @@ def fetch(
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("fetch", saltenv=saltenv) as minion:
-        goal = minion.goal(name, version, bundles, chain_id, repair, containers)
+        targets = goals.read(minion, (name, version, bundles, chain_id, repair, containers), also)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
-        return {**ops_fetch.fetch(context, goal), "time": time.time(), "suite": _VERSION}
+        return {**ops_together.fetch(context, targets), "time": time.time(), "suite": _VERSION}
 
 
-def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None, require=None):
+def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None, require=None, also=()):
     """
     Make a version ready, so that :py:func:`baseimg.converge` to it is one swap, as short as a rollback.
 
@@ -639,7 +645,7 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
 
     A prepared generation survives restarts. :py:func:`baseimg.prune` deletes it once pillar declares another version.
 
-    name, version, bundles, chain_id, protect, accept, saltenv, require
+    name, version, bundles, chain_id, protect, accept, saltenv, require, also
         As for :py:func:`baseimg.converge`.
 
     Returns ``changed`` (true if a generation was made), ``needed`` (false if the base shows the version), ``base``,
@@ -655,9 +661,9 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("prepare", saltenv=saltenv) as minion:
-        declaration = minion.declaration(name, version, bundles, chain_id)
+        targets = goals.read(minion, (name, version, bundles, chain_id), also)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
-        prepared = ops_prepare.prepare(context, *declaration, minion.prepare_rate())
+        prepared = ops_together.prepare(context, targets, minion.prepare_rate())
         return {**prepared, "time": time.time(), "suite": _VERSION}
 
 
@@ -670,6 +676,7 @@ def rollback(
     not_after=None,
     rollout=None,
     full=False,
+    also=(),
     **kwargs,
 ):
     """
@@ -702,6 +709,10 @@ def rollback(
     full
         True: return all keys. By default keys with an empty value are left out.
 
+    also
+        Other bases to roll back in the same operation: mappings with ``base`` and any of ``to`` and ``containers``.
+        Lower bases come first. The result is as that of :py:func:`baseimg.converge` with ``also``.
+
     Returns what :py:func:`baseimg.apply` returns, ``direction`` (``back``, ``forward`` or ``none``), the active
     ``holds`` of the base, and a ``note`` if pillar declares another version than the base shows now.
 
@@ -713,12 +724,10 @@ def rollback(
         salt-call baseimg.rollback corp/base:12.0 to=pristine
     """
     with _operation("rollback", kwargs) as minion:
-        pillar.text(base, "base")
-        version = None if to is None else ops_contents.typed_version(minion.engine(), base, to, "to")
-        why = _text(reason, "reason") if hold else None
+        returns = goals.returns(minion, (base, to, containers), also)
         context = minion.context(terms=minion.terms(not_after, rollout, cancels=True))
-        result = ops_rollback.roll_back(context, base, version, container_policy.parse(containers), why)
-        return _visible_part(short.of_rollback(result, version, minion.declared_version(result["base"])), full)
+        result = ops_together.roll_back(context, returns, _text(reason, "reason") if hold else None)
+        return _visible_part(short.of_rollback(result, to, minion.declared_version(result["base"])), full)
 
 
 def hold(base, version, reason, until=None, **kwargs):

@@ -57,6 +57,7 @@ try:
     from baseimg_core.model.fixes.fleet import Fleet
     from baseimg_core.model.policy import validation
     from baseimg_core.model.rollout import audit, mover, outcome, shapes
+    from baseimg_core.model.rollout import bases as rollout_bases
     from baseimg_core.model.rollout import fleet as model_fleet
     from baseimg_core.model.rollout import metrics as rollout_metrics
     from baseimg_core.ops import doctor as ops_doctor
@@ -145,10 +146,12 @@ def rollout(base, version=None, watch=False, **kwargs):
     ``salt/baseimg/rollout/<id>/``.
 
     base
-        The base's reference, as in the nodes' pillar. Pillar also declares the bundles.
+        The base's reference, as in the nodes' pillar. Pillar also declares the bundles. Several bases of a nest are
+        separated by commas; each node changes those that it declares, in one job.
 
     version
-        The version to apply. Default: the version that every node's pillar declares.
+        The version to apply; of several bases, their versions in the same order, separated by commas. Default: the
+        version that every node's pillar declares.
 
     watch
         True: start nothing, but follow the rollout of the base that another process drives, for example the engine, as
@@ -734,7 +737,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         record = None if rollout is None else _record(rollout)
         expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True, full=True)
         summary = model_fleet.collect(expected, answers, baseimg_core.__version__)
-        bases = [record["base"]] if record else list(summary["bases"])
+        bases = rollout_bases.split(record["base"]) if record else list(summary["bases"])
         known = _fixes(sorted(answers), "list", timeout, _REPORT_AGE)[0] if answers else Fleet()
         fixes = fixes_products.statements(known), _silent(known, expected)
         sound = {node: answer for node, answer in answers.items() if node not in summary["failed"]}

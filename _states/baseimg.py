@@ -352,7 +352,8 @@ def _comment(result):
 
 def _warn(ret, result):
     """Let Salt show what must be known although the state is green."""
-    warnings = [*result.get("warnings", ()), *result.get("pruned", {}).get("warnings", ())]
+    hidden = [line.rstrip(".") for line in _masked(result)]
+    warnings = [*result.get("warnings", ()), *hidden, *result.get("pruned", {}).get("warnings", ())]
     if warnings:
         ret["warnings"] = [f"{result['base']}: {warning}" for warning in warnings]
 
@@ -443,18 +444,31 @@ def _attention(result):
             own = f"{effect['base']} has its own declaration: {effect['declared']}."
         names = _first(_named(images))
         lines.append(f"Not changed: {count} on {effect['base']}, kept at {effect['version']} ({names}). {own}")
-        if effect["masked"] and (hidden := _hidden(effect["masked"])):
-            lines.append(f"Does not reach the images on {effect['base']}, kept at {effect['version']}: {hidden}.")
-    for effect in result.get("masked", ()):
-        lines.append(
-            f"{'Would no longer' if __opts__['test'] and result['changed'] else 'No longer'} reach the images: "
-            f"{_hidden(effect)} of {effect['base']} {effect['version']}; {result['to']} was not built on it."
-        )
+    lines += _masked(result)
     if result["protected"]:
         lines.append(f"Protected, but created after the change: {_first(_named(result['protected']))}.")
     lines += _running(result)
     if "matched" in result:
         lines.append(f"Matched through a bundle: {result['matched']}.")
+    return lines
+
+
+def _masked(result):
+    """A line for each fix that a mask hides from images, of this base or of one below it."""
+    lines = []
+    for effect in result.get("kept", ()):
+        where = f"the images on {effect['base']}, kept at {effect['version']}"
+        if effect["masked"] is None:
+            lines.append(f"Unknown how much of {result['to']} reaches {where}.")
+        elif hidden := _hidden(effect["masked"]):
+            lines.append(f"Does not reach {where}: {hidden}.")
+    for effect in result.get("masked", ()):
+        changes = result["changed"] and result["from"] != result["to"]
+        verb = "Do not" if not changes else "Would no longer" if __opts__["test"] else "No longer"
+        lines.append(
+            f"{verb} reach the images: {_hidden(effect)} of {effect['base']} {effect['version']}; {result['to']} was "
+            "not built on it."
+        )
     return lines
 
 

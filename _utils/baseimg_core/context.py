@@ -63,6 +63,8 @@ class Context:
     pace: Pace | None = None
     #: The directory of the manifests that were read before (:mod:`disk.bundle.manifest_cache`); empty to remember none.
     manifests: str = ""
+    #: The directory of the contents that had a name before (:mod:`disk.store.names`); empty to remember none.
+    names: str = ""
 
     @property
     def is_preparation(self) -> bool:

@@ -23,7 +23,6 @@ from .engine.base import Engine
 from .engine.images.blobs import Blobs
 from .engine.images.store import ImageSources
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, JobStale, SpaceExhausted
-from .model.containers import policy as container_policy
 from .model.diagnosis import Check
 from .model.images import source as image_source
 from .model.impact.attached import Attachment
@@ -92,7 +91,7 @@ class Minion:
         self._fetched: list[str] = []
         self._cache: pull.BundleCache | None = None
         self._records_before: tuple[Engine, dict[str, Any]] | None = None
-        self._goal: tuple[str, str] | None = None
+        self._goals: dict[str, str] = {}
         self._grain_changed = False
         self._bar = sys.stderr.isatty()
         self._progress_shown = time.monotonic()
@@ -160,6 +159,7 @@ class Minion:
             versions=versions,
             master_digest=self.master_digest,
             manifests=os.path.join(self._opts["cachedir"], "baseimg", "manifests"),
+            names=os.path.join(self._opts["cachedir"], "baseimg", "names"),
         )
         return replace(context, admit=terms.check_terms) if terms else context
 
@@ -349,40 +349,11 @@ class Minion:
             BundleUnavailable: A hash file cannot be read.
         """
         policy_pillar.text(name, "name")
-        self._goal = (str(name), str(version))
+        self._goals[str(name)] = str(version)
         known = bundles if isinstance(bundles, Mapping) else ()
         policy_pillar.check_base(version, chain_id, "ok", str(name), known)
         sources = self.with_digests(policy_pillar.bundles(bundles, f"{name}:bundles"))
         return str(name), str(version), sources, None if chain_id is None else str(chain_id)
-
-    def goal(
-        self,
-        name: object,
-        version: object,
-        bundles: object = None,
-        chain_id: object = None,
-        repair: object = False,
-        containers: object = "keep",
-        keep: int | None = None,
-    ) -> Goal:
-        """
-        Return a declared base as a goal of a plan.
-
-        Args:
-            name: The reference of the base.
-            version: The declared version.
-            bundles: The declared bundles by version.
-            chain_id: The chain ID of the base, or ``None``.
-            repair: True to repair the base.
-            containers: The policy for its containers.
-            keep: The number of contents to keep; ``None`` to delete none.
-
-        Raises:
-            ArgumentInvalid: An argument is wrong.
-            BundleUnavailable: A hash file cannot be read.
-        """
-        declared = self.declaration(name, version, bundles, chain_id)
-        return Goal(*declared, bool(repair), container_policy.parse(containers), keep)
 
     def with_digests(self, bundles: Mapping[str, policy_pillar.Source]) -> dict[str, policy_pillar.Source]:
         """Return the bundles with the digests from their hash files; raise :class:`BundleUnavailable`."""
@@ -496,15 +467,16 @@ class Minion:
 
     def fail(self, error: BaseimgError) -> None:
         """Note a refusal; remove downloads that failed verification, or whose base is not on this node."""
-        if self._goal and self._action in _REFUSING and not isinstance(error, JobStale):
-            self.note_refusal(*self._goal, error.code, error.message)
+        if self._action in _REFUSING and not isinstance(error, JobStale):
+            for base, version in self._goals.items():
+                self.note_refusal(base, version, error.code, error.message)
         if error.code in _USELESS:
             self._discard_downloads()
 
     def finish(self) -> None:
         """Remove what a success makes obsolete: the refusal, and the downloads whose content is on the node now."""
-        if self._goal and self._action in _REFUSING:
-            self._grain_changed |= refusals.clear(self._opts["cachedir"], self._goal[0])
+        for base in self._goals if self._action in _REFUSING else ():
+            self._grain_changed |= refusals.clear(self._opts["cachedir"], base)
         if self._action in _MAKE_GENERATIONS:
             self._discard_downloads()
 

@@ -23,7 +23,7 @@ from baseimg_core.errors import (
     PristineUnproven,
     SignatureMissing,
 )
-from baseimg_core.model.policy.pillar import Trust
+from baseimg_core.model.policy.pillar import Source, Trust
 from baseimg_core.model.store.record import Record
 from baseimg_core.ops import bases, converge, prune, verify
 from baseimg_core.ops import rollback as ops_rollback
@@ -240,11 +240,23 @@ class TestIdentity:
             assert "" not in layout.sealed(str(path))
         (node.layer / "baseimg/state.json").unlink()
         node.converge("12.1", repair=True)
-        unknown = record(node).generations[1]
-        assert (unknown.version, unknown.view, unknown.index) == ("unknown", known[1].view, known[1].index)
-        assert unknown.damage == "its record was lost"
+        again = record(node)
+        assert again.live.id == known[1].id  # it is not made a second time
+        assert (again.live.version, again.live.proof, again.live.damaged) == ("12.1", "bundle", False)
+        assert (again.live.view, again.live.bundle) == (known[1].view, known[1].bundle)
         assert differences(node.view(), node.views["12.1"]) == []
         assert verify_base(node, deep=True)["ok"] is True
+
+    @pytest.mark.parametrize("edit", EDITS)
+    def test_an_edited_content_without_a_record_is_not_believed(self, node: Node, edit: Callable[[Path], None]) -> None:
+        lost = record(node).live.id
+        edit(node.layer / "diff")
+        (node.layer / "baseimg/state.json").unlink()
+        node.converge("12.1", repair=True)
+        assert record(node).live.id != lost
+        unknown = next(each for each in record(node).generations.values() if each.id == lost)
+        assert (unknown.version, unknown.damage) == ("unknown", "its record was lost")
+        assert differences(node.view(), node.views["12.1"]) == []
 
     def lose_attributes(self, node: Node) -> None:
         """Remove the attributes, as a backup without attributes does."""
@@ -399,6 +411,13 @@ class TestProvenance:
         assert record(node).live.bundle == genuine.digest
         place.unlink()  # without the file, the version name decides
         assert node.converge("12.1")["changed"] is False
+
+    def test_a_source_that_only_a_fetch_would_tell(self, node: Node) -> None:
+        """Nothing is fetched, and the result says what the missing hash costs."""
+        node.bundles["12.1"] = Source("https://bundles.example/12.1.tar")
+        for run in (node.plan, node.converge):
+            warning = "the bundle of 12.1 is declared without hash: a corrected bundle would not be noticed"
+            assert (run("12.1")["changed"], run("12.1")["warnings"]) == (False, [warning])
 
     def test_a_corrupt_bundle_over_a_known_content(self, node: Node) -> None:
         genuine = node.bundles["12.1"]

@@ -12,7 +12,7 @@ from baseimg_core.errors import BaseNested, FixMissing, GenerationDamaged, Prist
 from baseimg_core.model.policy.image_policy import Acceptance, Protection
 from baseimg_core.model.store.drift import drift
 from baseimg_core.model.store.record import Record
-from baseimg_core.ops import bases, impact, status, verify
+from baseimg_core.ops import bases, impact, masking, status, verify
 from baseimg_core.ops import converge as ops_converge
 from tests.support.deadlines import wait_until
 from tests.support.kernel import differences
@@ -66,6 +66,16 @@ def test_a_kept_base_that_was_not_built_on_the_fix(node: NestNode) -> None:
         assert (kept["base"], kept["version"], kept["masked"]) == (JAVA, "2", LOST)
 
 
+def test_each_run_tells_what_a_kept_base_hides(node: NestNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contents are compared once; later runs read the result."""
+    node.converge(JAVA, "2")
+    node.converge(OS, "2")
+    again = node.converge(OS, "2")
+    assert (again["changed"], again["kept"][0]["masked"]) == (False, LOST)
+    monkeypatch.setattr(masking, "compare", None)
+    assert node.converge(OS, "2")["kept"][0]["masked"] == node.plan(OS, "2")["kept"][0]["masked"] == LOST
+
+
 def test_a_kept_base_that_was_built_on_the_fix(node: NestNode) -> None:
     node.converge(JAVA, "3")
     for done in (node.plan(OS, "2"), node.converge(OS, "2")):
@@ -77,7 +87,9 @@ def test_an_upper_version_that_takes_the_fix_away(node: NestNode) -> None:
     lost = [{"base": OS, "version": "2", **LOST}]
     for done in (node.plan(JAVA, "2"), node.converge(JAVA, "2")):
         assert done["masked"] == lost
-    assert node.converge(JAVA, "2")["masked"] == []
+    for run in (node.plan, node.converge, node.converge):  # a run without a change tells it again
+        assert run(JAVA, "2")["changed"] is False
+        assert run(JAVA, "2")["masked"] == lost
     assert node.converge(JAVA, "3")["masked"] == []
     assert node.rollback(JAVA)["masked"] == lost
     assert node.rollback(JAVA, "pristine")["masked"] == []

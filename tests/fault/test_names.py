@@ -98,6 +98,48 @@ def test_rollback_history_prune_pin_and_status_know_every_content(node: NestNode
     assert node.rollback(BASE, "pristine")["changed"] is False
 
 
+@pytest.fixture
+def unrecorded(tmp_path: Path) -> NestNode:
+    """Return a base that was built again under its tag, with an application on the old content; no record exists."""
+    made = NestNode(tmp_path)
+    made.image(BASE, "", files({"etc/version": "12.0", "lib/a": "old"}))
+    made.image(APP, BASE, files({"app": "1"}))
+    return made
+
+
+def rebuild(node: NestNode) -> list[Path]:
+    files({"etc/version": "12.0", "lib/a": "rebuilt"})(node.root / "layers" / "rebuilt" / "diff")
+    node.engine.add(BASE, "rebuilt")
+    return [node.root / "layers" / "rebuilt" / "diff"]
+
+
+def test_an_old_content_without_a_record_is_the_source_of_a_bundle(unrecorded: NestNode) -> None:
+    node = unrecorded
+    node.version(BASE, "12.1", [], files({"etc/version": "12.1", "lib/a": "new"}))
+    rebuild(node)
+    old, new = _chain_ids(node)
+    for function in (node.plan, node.converge):
+        with pytest.raises(BaseAmbiguous, match=f"{new} .tagged, 1 image.*{old} .source of a declared bundle, 1 image"):
+            function(BASE, "12.1")
+    assert (old_top(node)[0] / "etc/version").read_text() == "12.0"
+
+
+def test_an_old_content_without_a_record_had_the_tag_when_a_run_saw_it(unrecorded: NestNode) -> None:
+    node = unrecorded
+    assert node.converge(BASE, "12.0")["changed"] is False
+    rebuilt = rebuild(node)
+    old, new = _chain_ids(node)
+    fixed = node.root / "targets" / "12.2"
+    files({"etc/version": "12.2", "lib/a": "fixed"})(fixed)
+    node.bundle_from(BASE, "12.2", node.engine.image(BASE).diff_ids, rebuilt, [fixed], ("sha256:" + "5" * 64,))
+    for function in (node.plan, node.converge):
+        with pytest.raises(BaseAmbiguous, match=f"{new} .tagged, 1 image.*{old} .tagged before, 1 image"):
+            function(BASE, "12.2")
+    assert node.converge(BASE, "12.2", chain_id=new)["changed"] is True
+    del node.engine.tags[APP]
+    assert node.converge(BASE, "12.2")["changed"] is False  # no image is on the old content any longer
+
+
 def test_another_name_of_one_of_the_contents_may_not_contradict(node: NestNode) -> None:
     node.engine.add("corp/stable:now", *node.engine.tags[APP][:1])
     node.versions = {BASE: (BASE, "12.0"), "corp/stable:now": ("corp/stable:now", "12.1")}

@@ -7,7 +7,20 @@ from typing import Any
 
 import pytest
 
-from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, NEWER, VERSION_0, VERSION_1, VERSION_2, Lab, layer
+from tests.functional.lab import (
+    APP,
+    APP_LAYER,
+    BASE,
+    BUSYBOX,
+    NEW,
+    NEWER,
+    SLEEP,
+    VERSION_0,
+    VERSION_1,
+    VERSION_2,
+    Lab,
+    layer,
+)
 from tests.support.images import file
 from tests.support.kernel import differences
 
@@ -64,6 +77,31 @@ def test_the_state_says_which_images_do_not_change(lab: Lab, bundles: tuple[str,
     again = lab.minion.states["baseimg.converged"](BASE, **arguments)
     assert again["changes"] == {}
     assert line in again["comment"]
+    hidden = f"Does not reach the images on {INNER}, kept at 2: 4 paths"
+    for state in (planned, done, again):
+        assert state["warnings"] == [f"{BASE}: {hidden}"]
+        assert f"{hidden}." in state["comment"]
+
+
+def test_both_bases_change_in_one_operation(lab: Lab, bundles: tuple[str, str]) -> None:
+    pristine = lab.show(APP)
+    lab.engine.start_container(APP, *SLEEP, name="app")
+    inner = {"name": INNER, "version": "2", "bundles": {"2": {"source": bundles[1]}}, "containers": "restart"}
+    arguments: dict[str, Any] = {"bundles": {"12.2": {"source": bundles[0]}}, "also": [inner]}
+    restarting = {**arguments, "containers": "restart"}
+    assert lab.fetch(BASE, "12.2", **arguments)["bytes"] > 0
+    assert lab.prepare(BASE, "12.2", **arguments)["to"] == "12.2,2"
+    planned = lab.plan(BASE, "12.2", **restarting)
+    done = lab.converge(BASE, "12.2", **restarting)
+    for result in (planned, done):
+        assert (result["base"], result["from"], result["to"]) == (f"{BASE},{INNER}", "12.0,1", "12.2,2")
+    assert done["restart"]["restarted"] == ["app"]
+    assert lab.engine.exec("app", "cat", "/inner", "/etc/version") == "2\n12.0\n"
+    assert lab.plan(BASE, "12.2", **restarting)["restart"]["batches"] == []
+    lab.rollback(BASE, "pristine", also=[{"base": INNER, "to": "pristine"}])
+    assert differences(lab.show(APP), pristine) == []
+    for wrong in ({"name": INNER}, "text", [{"name": INNER, "version": "2", "more": 1}]):
+        lab.refused("argument-invalid", "plan", BASE, "12.2", also=wrong)
 
 
 def test_an_image_of_a_version_stays_that_version(lab: Lab, bundles: tuple[str, str]) -> None:

@@ -70,7 +70,7 @@ class NestNode:
 
     @property
     def context(self) -> Context:
-        context = Context(self.engine, lambda source: source.source, "test", 0.0)
+        context = Context(self.engine, lambda source: source.source, "test", 0.0, names=str(self.root / "names"))
         return replace(context, below=self.below, versions=self.versions, protection=self.protection)
 
     def image(self, reference: str, below: str, *layers: Fill) -> None:

@@ -142,5 +142,6 @@ def _save(context: Context, base: Base, record: Record, judged: Judgements) -> N
     generations: Collection[str] = {generation.id for generation in record.generations.values()}
     images = {image.id for image in bases.images_on(context.engine, base.chain_id)}
     containers = {container.id for container in context.engine.containers(True)}
+    judged.retain(generations, images, containers)
     with contextlib.suppress(SpaceExhausted), translate_os_errors(base.store.layout.judged):
-        judged.save(base.store.layout.judged, generations, images, containers)
+        judged.save(base.store.layout.judged)

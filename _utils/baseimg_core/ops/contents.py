@@ -1,9 +1,9 @@
 """
 One name, several contents.
 
-A declaration stands for every content on the node that bears its name: the tagged image, and the bases that are
-recorded by the name. Without both it stands for the source of a declared bundle. An image that was built again under
-the same tag adds a content, and the images on the old one stay.
+A declaration stands for every content on the node that bears its name: the tagged image, the bases that are recorded by
+the name, the sources of the declared bundles, and what the tag named when an earlier run of the declaration saw it. An
+image that was built again under the same tag adds a content, and the images on the old one stay.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..context import Context
+from ..disk.store.names import NameCache
 from ..display import counted
 from ..engine.base import Engine
 from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack, RecordInvalid
@@ -23,10 +24,12 @@ from ..model.stack import ids
 from ..model.store.record import Record
 from . import bases
 from .bases import Base
-from .plan import Catalogue, plan_route
+from .plan import Catalogue, confirmed, plan_route
 
 
-def find_bases(engine: Engine, name: str, version: str, catalogue: Catalogue, chain_id: str | None) -> list[Base]:
+def find_bases(
+    engine: Engine, name: str, version: str, catalogue: Catalogue, chain_id: str | None, before: Sequence[str] = ()
+) -> list[Base]:
     """
     Return every content on the node that bears a declared name.
 
@@ -34,16 +37,17 @@ def find_bases(engine: Engine, name: str, version: str, catalogue: Catalogue, ch
         engine: The engine.
         name: The declared reference.
         version: The declared version.
-        catalogue: The declared bundles. If the name is not on this node, the bundles that lead to the version are
-            opened, except if their manifests are known or were read within a day.
+        catalogue: The declared bundles. Those that lead to the version are opened if the name is not on this node, or
+            a content needs them for the version, unless their manifests are known or were read within a day.
         chain_id: The declared chain ID, which selects one content; ``None`` without one.
+        before: Chain IDs of the contents that had the name before (:mod:`disk.store.names`).
 
     Raises:
         BaseAbsent: Neither the name nor a bundle locates the base.
         RecordInvalid: Neither locates the base, and an unreadable record may be that of the base.
     """
     try:
-        return bases.locate_all(engine, name, chain_id)
+        named_bases = bases.locate_all(engine, name, chain_id)
     except (BaseAbsent, RecordInvalid):  # the base's own record may be the unusable one
         if chain_id or not engine.images():
             raise
@@ -51,6 +55,40 @@ def find_bases(engine: Engine, name: str, version: str, catalogue: Catalogue, ch
             for base in _sources(engine, name, version, catalogue, catalogue.manifest):
                 return [_match(engine, base)]
         raise
+    if chain_id:
+        return named_bases
+    by_chain_id = {base.chain_id: base for base in named_bases}
+    for base in _others(engine, name, version, catalogue, named_bases, before):
+        by_chain_id.setdefault(base.chain_id, base)
+    return list(by_chain_id.values())
+
+
+def _others(
+    engine: Engine,
+    name: str,
+    version: str,
+    catalogue: Catalogue,
+    named_bases: Sequence[Base],
+    before: Sequence[str],
+) -> Iterator[Base]:
+    """Yield contents that bear a name without its tag and without a record; arguments as for :func:`find_bases`."""
+    with contextlib.suppress(BaseimgError):  # the plan reports a bundle that it needs
+        is_made = all(_has_version(base, version, catalogue) for base in named_bases)
+        yield from _sources(engine, name, "" if is_made else version, catalogue, catalogue.remembered_manifest)
+    for chain_id in before:
+        with contextlib.suppress(BaseAbsent):
+            base = bases.by_chain(engine, chain_id, name)
+            images = bases.images_on(engine, chain_id)
+            if any(image.chain_id != chain_id for image in images) or any(
+                image.id in engine.used_images() for image in images
+            ):
+                yield base
+
+
+def _has_version(base: Base, version: str, catalogue: Catalogue) -> bool:
+    """True if a base needs no bundle for a version, so the source of the version's bundle is known."""
+    record = base.store.read()
+    return bool(confirmed(record or bases.pristine_record(base), version, catalogue))
 
 
 def _sources(
@@ -109,6 +147,13 @@ def remember(context: Context, base: Base) -> None:
             base.store.save(record)
 
 
+def note_tagged(context: Context, name: str) -> None:
+    """Remember the content that the tag names now, for the time after the tag moves."""
+    with contextlib.suppress(BaseimgError):
+        if not ids.is_digest(name):
+            NameCache(context.names).add(name, context.engine.image(name).chain_id)
+
+
 def check_all_reach(
     context: Context, name: str, version: str, catalogue: Catalogue, named_bases: Sequence[Base]
 ) -> None:
@@ -135,18 +180,21 @@ def check_all_reach(
             plan_route(record or bases.initial_record(context.engine, base), version, catalogue)
         except BaseimgError as exc:
             reason, failed = f": {exc.message}", True
-        descriptions.append(f"{_describe(context.engine, name, base, record)}{reason}")
+        is_source = any(catalogue.leads_from(base.chain_id))
+        descriptions.append(f"{_describe(context.engine, name, base, record, is_source)}{reason}")
     if failed:
         raise BaseAmbiguous(f"several contents are called {name}: {'; '.join(descriptions)}")
 
 
-def _describe(engine: Engine, name: str, base: Base, record: Record | None) -> str:
+def _describe(engine: Engine, name: str, base: Base, record: Record | None, is_source: bool) -> str:
     """Return the chain ID of a content, why it bears the name, and the number of images on it."""
     images = bases.images_on(engine, base.chain_id)
     is_tagged = any(image.chain_id == base.chain_id and name in image.tags for image in images)
     reasons = ["tagged"] if is_tagged else []
     if record:
         reasons.append(f"recorded as {record.live.version}")
+    if not reasons:
+        reasons.append("source of a declared bundle" if is_source else "tagged before")
     return f"{base.chain_id} ({' and '.join(reasons)}, {counted(len(images), 'image')})"
 
 
@@ -162,18 +210,8 @@ def merge(named_bases: Sequence[Base], results: Sequence[dict[str, Any]]) -> dic
         The only result, or the first that changes something, with the lists of all. ``contents`` has one item for each
         content. ``matched`` is there if only a bundle located the base.
     """
-    first = next((result for result in results if result["changed"]), results[0])
-    merged = dict(first)
+    merged = join(results)
     if len(results) > 1:
-        for key in ("images", "kept", "masked", "protected", "warnings", "bundles"):
-            if key in first:
-                merged[key] = [item for result in results for item in result.get(key, ())]
-        for key in ("containers", "restart"):
-            merged[key] = _merge_values([result[key] for result in results])
-        merged["changed"] = any(result["changed"] for result in results)
-        merged["repaired"] = any(result["repaired"] for result in results)
-        if states := {result["preparation"] for result in results if "preparation" in result}:
-            merged["preparation"] = next(state for state in ("needed", "ready", "live") if state in states)
         merged["contents"] = [
             {
                 "chain_id": base.chain_id,
@@ -184,8 +222,6 @@ def merge(named_bases: Sequence[Base], results: Sequence[dict[str, Any]]) -> dic
             }
             for base, result in zip(named_bases, results, strict=True)
         ]
-        if held := [result["held"] for result in results if "held" in result]:
-            merged["held"] = held[0]
     base = named_bases[0]
     if base.matched:
         merged["matched"] = (
@@ -195,8 +231,27 @@ def merge(named_bases: Sequence[Base], results: Sequence[dict[str, Any]]) -> dic
     return merged
 
 
-def _merge_values(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join the lists and mappings of several results by key; of other values the first counts."""
+def join(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return one result for several changes: the first that changes something, with the lists of all."""
+    first = next((result for result in results if result["changed"]), results[0])
+    joined = dict(first)
+    if len(results) > 1:
+        for key in ("images", "kept", "masked", "protected", "warnings", "bundles"):
+            if key in first:
+                joined[key] = [item for result in results for item in result.get(key, ())]
+        for key in ("containers", "restart"):
+            joined[key] = join_values([result[key] for result in results])
+        joined["changed"] = any(result["changed"] for result in results)
+        joined["repaired"] = any(result["repaired"] for result in results)
+        if states := {result["preparation"] for result in results if "preparation" in result}:
+            joined["preparation"] = next(state for state in ("needed", "ready", "live") if state in states)
+        if held := [result["held"] for result in results if "held" in result]:
+            joined["held"] = held[0]
+    return joined
+
+
+def join_values(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return several results as one: lists and mappings are joined by key, of other values the first counts."""
     merged: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():

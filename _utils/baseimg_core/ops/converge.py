@@ -21,7 +21,7 @@ from ..errors import (
 from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
 from ..model.policy.pillar import Source
-from ..model.store.record import Generation, Record
+from ..model.store.record import UNKNOWN, Generation, Record
 from . import (
     aliases,
     arrivals,
@@ -29,6 +29,7 @@ from . import (
     contents,
     coverage,
     impact,
+    live_masking,
     mask_space,
     nest_locks,
     prove,
@@ -111,6 +112,7 @@ def converge(
         catalogue = Catalogue(context, bundles, stack)
         named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
         contents.check_all_reach(context, name, version, catalogue, named_bases)
+        contents.note_tagged(context, name)
         results = []
         for base in named_bases:
             results.append(Change(context, base, version, catalogue, policy, repair).run("converge"))
@@ -216,7 +218,10 @@ class Change:
             done = swap.restart_and_report(context, base, record, self.policy, swapped, damaged or rebuilt)
             arrivals.check_images(context, nest, generation, self.judged)
             effects = {"kept": masking.kept(nest), "masked": masking.masked()}
-            return {**done, **self.description, "changed": done["changed"] or masked, **effects}
+        standing = self._standing_effects(nest, generation)  # without locks: it may compare contents, for later runs
+        if swapped is None:
+            effects = standing
+        return {**done, **self.description, "changed": done["changed"] or masked, **effects}
 
     def _masking_of(self, nest: Nest, generation: Generation) -> Masking:
         """Return the masked fixes of the change, checked; of a content that had to be staged first, only now."""
@@ -268,10 +273,18 @@ class Change:
             return None
         outcome = Outcome(self.policy.mode, left=restarts.left)
         result = swap.result_of(self.context, self.base, record, None, outcome)
-        result.update(kept=[kept.as_dict() for kept in nest.kept()], masked=[])
+        result.update(self._standing_effects(nest, live))
+        if live.number:
+            result["warnings"] += self.catalogue.unnoticed(self.version)
         restart.check_proven(self.context.engine, self.base, record, self.policy, result)
         arrivals.check_images(self.context, nest, live)
         return result
+
+    def _standing_effects(self, nest: Nest, live: Generation) -> dict[str, Any]:
+        """Return ``kept`` and ``masked`` of the result for a live content that stays."""
+        return live_masking.effects(
+            nest, masking_of(self.context, nest, Plan(self.version, live), self.catalogue, None)
+        )
 
     def check_ahead(self, record: Record) -> Nest:
         """Fetch bundles and compare generations, before the lock. Damage that this finds is saved."""
@@ -335,11 +348,10 @@ class Change:
         self.base.store.save(record)
 
     def _prove_kept(self, record: Record) -> None:
-        """Compare unproven generations of the declared version with its bundle."""
+        """Compare unproven generations of the declared version, and those without a record, with its bundle."""
         version = self.version
-        unproven = any(
-            generation.version == version and generation.number and not generation.proof for generation in record.usable
-        )
+        present = (record.generations[number] for number in record.present if number)
+        unproven = any(each.version in (version, UNKNOWN) and not each.proof for each in present)
         if unproven and version in self.catalogue.bundles and not confirmed(record, version, self.catalogue):
             target = self.catalogue.manifest(version).target
             if prove.prove_kept(self.context, self.base, record, target):

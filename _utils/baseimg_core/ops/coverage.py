@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..context import Context
+from ..disk.store.names import NameCache
 from ..engine.base import Engine
 from ..errors import BaseAbsent, BaseimgError, BundleUnavailable
 from . import contents
@@ -30,8 +31,10 @@ def find_bases_or_coverage(
             bundle that identifies the base is not available; then no engine was examined.
     """
 
+    before = NameCache(context.names).read(name)
+
     def search(engine: Engine) -> list[Base]:
-        return contents.find_bases(engine, name, version, catalogue, chain_id)
+        return contents.find_bases(engine, name, version, catalogue, chain_id, before)
 
     try:
         return search(context.engine)

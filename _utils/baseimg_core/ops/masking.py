@@ -7,7 +7,7 @@ is refused if a required fix is among those that do not arrive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -92,10 +92,12 @@ class Masking:
 
     @cached_property
     def own(self) -> BaseDifference | None:
-        """The base's change; ``None`` if nothing changes, a bundle is not readable yet, or the target is pristine."""
+        """
+        The base's change; of a live content, its difference from the pristine one.
+
+        ``None`` if a bundle is not readable yet, or the content is pristine.
+        """
         generation = self._plan.generation
-        if generation is self._nest.changing.live:
-            return None
         if self._changes:
             return BaseDifference(self._changes.start, self._changes.expected, self._changes.packages)
         on_node = _same_on_disk(self._nest.changing, generation) if generation and generation.number else None
@@ -113,16 +115,22 @@ class Masking:
         return {chain_id: self.own.hidden(view) for chain_id, view in views.items() if view and self.own}
 
     @cached_property
-    def below(self) -> list[tuple[Member, Masked]]:
-        """The live changes of lower bases that this base hides once it is exact."""
-        changing = self._nest.changing
-        if not self._nest.lower or not self._nest.is_exact_with(changing, self.content):
+    def below(self) -> dict[str, Masked]:
+        """
+        The parts of the live change of each base below that this base hides once it is exact, by chain ID.
+
+        Bases without a known answer are left out.
+        """
+        changed = self.changed_below()
+        view = self._next_view() if changed else None
+        differences = {member.base.chain_id: self._difference(member) for member in changed if view}
+        return {chain_id: own.hidden(view) for chain_id, own in differences.items() if own and view}
+
+    def changed_below(self) -> list[Member]:
+        """Return the bases below that show another version than their own, if this base is exact over them."""
+        if not self._nest.lower or not self._nest.is_exact_with(self._nest.changing, self.content):
             return []
-        view = self._next_view()
-        changed = [member for member in self._nest.lower if member.record.current] if view else []
-        differences = [(member, self._difference(member)) for member in changed]
-        effects = [(member, own.hidden(view)) for member, own in differences if own and view]
-        return [(member, hidden) for member, hidden in effects if hidden.paths or hidden.packages]
+        return [member for member in self._nest.lower if member.record.current]
 
     def _difference(self, member: Member) -> BaseDifference | None:
         own = _same_on_disk(member, member.live)
@@ -149,14 +157,12 @@ class Masking:
             nest: The nest with its locks held; ``None`` for the nest that was planned with.
         """
         kept = nest.kept() if nest else self._nest.kept(self.content)
-        return [effect.as_dict(as_dict(self.above.get(effect.chain_id))) for effect in kept]
+        nothing = Masked() if self._plan.generation and not self._plan.generation.number else None
+        return [effect.as_dict(as_dict(self.above.get(effect.chain_id, nothing))) for effect in kept]
 
     def masked(self) -> list[dict[str, Any]]:
         """Return the fixes of the bases below that the images on the base lose, as in that result."""
-        return [
-            {"base": member.record.reference, "version": member.live.version, **(as_dict(hidden) or {})}
-            for member, hidden in self.below
-        ]
+        return masked_of(self.changed_below(), {chain_id: as_dict(hidden) for chain_id, hidden in self.below.items()})
 
     def check_required(self) -> None:
         """
@@ -171,8 +177,9 @@ class Masking:
             if hidden := self.above.get(member.base.chain_id):
                 where = f"kept at {member.record.reference} {member.live.version}"
                 missing += self._missing(changing, member, hidden, where)
-        for member, hidden in self.below:
-            missing += self._missing(member, changing, hidden, f"{self._plan.version} was not built on it")
+        for member in self.changed_below():
+            if hidden := self.below.get(member.base.chain_id):
+                missing += self._missing(member, changing, hidden, f"{self._plan.version} was not built on it")
         if missing := list(dict.fromkeys(missing)):
             more = f" and {len(missing) - _REFUSED} more" if len(missing) > _REFUSED else ""
             raise FixMissing(f"{changing.base.reference} is not changed: {'; '.join(missing[:_REFUSED])}{more}")
@@ -243,6 +250,22 @@ def on_disk(member: Member, generation: Generation) -> BaseDifference | None:
     path = member.base.store.layout.delivered
     packages = delivered.of_content(path, generation.bundle, old, new, expected.by_path.keys())
     return BaseDifference(old, expected, packages, files)
+
+
+def masked_of(changed: Sequence[Member], hidden: Mapping[str, dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """
+    Return the bases below whose fixes are hidden, as in the result of ``baseimg.converge``.
+
+    Args:
+        changed: The bases below that show another version than their own.
+        hidden: What is hidden of each, as :func:`as_dict`, by chain ID; bases without a known answer are left out.
+    """
+    known = [(member, hidden.get(member.base.chain_id) or {}) for member in changed]
+    return [
+        {"base": member.record.reference, "version": member.live.version, **parts}
+        for member, parts in known
+        if any(parts.values())
+    ]
 
 
 def as_dict(hidden: Masked | None) -> dict[str, Any] | None:

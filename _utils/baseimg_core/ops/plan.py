@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..context import Context
@@ -117,6 +117,13 @@ class Catalogue:
             self._known[version] = manifest if manifest and manifest.target.version == version else None
         return self._open[version].manifest if version in self._open else self._known.get(version)
 
+    def leads_from(self, chain_id: str) -> Iterator[str]:
+        """Yield the versions whose bundles start from a content, as far as no request is needed."""
+        for version in self.bundles:
+            manifest = self.known_manifest(version)
+            if manifest and manifest.source.chain_id == chain_id:
+                yield version
+
     def remembered_manifest(self, version: str) -> Manifest:
         """
         Return the manifest that the bundle to ``version`` had; fetched only if it was not read within a day.
@@ -152,6 +159,13 @@ class Catalogue:
         # adopted content has no bundle, so no bundle leads to it, whatever the name of its version
         made = bool(generation.bundle) and self._digest(declared) in (None, generation.bundle)
         return made and self.is_trusted(generation)
+
+    def unnoticed(self, version: str) -> list[str]:
+        """Return a warning if a corrected bundle for a version that the node has would not be noticed."""
+        declared = self.bundles.get(version)
+        if declared is None or self._digest(declared):
+            return []
+        return [f"the bundle of {version} is declared without hash: a corrected bundle would not be noticed"]
 
     def _digest(self, declared: Source) -> str | None:
         """Return a bundle's declared digest, else the digest of its file; ``None`` if only a fetch would tell."""

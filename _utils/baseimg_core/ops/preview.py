@@ -31,6 +31,7 @@ from . import (
     contents,
     coverage,
     impact,
+    live_masking,
     mask_space,
     prune,
     record_repair,
@@ -285,7 +286,12 @@ class Preview:
     def describe(self) -> dict[str, Any]:
         """Return the effect on the images and containers on the base, as ``baseimg.plan`` does."""
         context, steps, catalogue = self._context, self._steps, self._catalogue
-        is_swap = steps.generation is not self.record.live
+        warnings = swap.warnings_of(self.record, steps.generation)
+        if steps.generation is self.record.live:
+            effects = live_masking.effects(self._nest, self.masking, save=False)
+            warnings += catalogue.unnoticed(steps.version) if self.record.current and not self.is_change else []
+        else:
+            effects = {"kept": self.masking.kept(), "masked": self.masking.masked()}
         images = bases.images_on(context.engine, self.base.chain_id)
         return {
             "changed": self.is_change,
@@ -298,8 +304,7 @@ class Preview:
             "images": [image.name for image in images],
             "containers": bases.containers(context.engine, self.base, self._on_disk, self._number),
             "protected": swap.later_protected_images(context, self.base, self.record, images),
-            "warnings": swap.warnings_of(self.record, steps.generation),
-            "kept": self.masking.kept(),
-            "masked": self.masking.masked() if is_swap else [],
+            "warnings": warnings,
+            **effects,
             "restart": self.restarts,
         }

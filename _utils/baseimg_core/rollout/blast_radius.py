@@ -57,18 +57,25 @@ def blast_radius(rollout: Rollout, discovery: Discovery, earlier: Iterable[Rollo
 
 
 def _query(rollout: Rollout, discovery: Discovery, names: Iterable[str]) -> dict[str, Any]:
-    """Return the impact of the version on each node, or a text with the reason why it is not known."""
-    arguments = {"base": rollout.base, "bundle": rollout.version, "full": True, **_environment(rollout)}
-    outcomes = discovery.query("baseimg.impact", names, arguments)
-    return {name: shapes.impact(answer.data or _reason(answer)) for name, answer in outcomes.items()}
+    """Return the impact of each version on each node, or a text with the reason why it is not known."""
+    impacts: dict[str, Any] = {}
+    for base, version in rollout.versions.items():
+        having = [name for name in names if base in dict(rollout.declarations(rollout.nodes[name]))]
+        arguments = {"base": base, "bundle": version, "full": True, **_environment(rollout)}
+        for name, answer in discovery.query("baseimg.impact", having, arguments).items():
+            place = name if base == rollout.base else f"{name} {base}"
+            impacts[place] = shapes.impact(answer.data or _reason(answer))
+    return impacts
 
 
 def _attached(rollout: Rollout, discovery: Discovery, names: Iterable[str]) -> dict[str, str]:
-    """Return what the judgement that is attached to the bundle says, as the first node reads and trusts it."""
-    arguments: dict[str, Any] = {"base": rollout.base, "bundle": rollout.version, **_environment(rollout)}
-    for answer in discovery.query("baseimg.judgement", names, arguments).values():
-        return {"judged": shapes.judgement(answer.data or _reason(answer))}
-    return {}
+    """Return what the judgements that are attached to the bundles say, as the first node reads and trusts them."""
+    judged = []
+    for base, version in rollout.versions.items():
+        arguments: dict[str, Any] = {"base": base, "bundle": version, **_environment(rollout)}
+        for answer in discovery.query("baseimg.judgement", names, arguments).values():
+            judged.append(shapes.judgement(answer.data or _reason(answer)))
+    return {"judged": "; ".join(judged)} if judged else {}
 
 
 def _environment(rollout: Rollout) -> dict[str, str]:

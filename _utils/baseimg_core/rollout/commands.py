@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ArgumentInvalid, BaseimgError, RecordInvalid
 from ..model.policy import pillar, validation
-from ..model.rollout import outcome, transitions
+from ..model.rollout import bases, outcome, transitions
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout.record import Rollout, RolloutNode
@@ -112,6 +112,7 @@ class Rollouts:
             RolloutBusy: a rollout of this base is in progress.
             RolloutEmpty: no node takes part.
         """
+        _check_bases(base, version)
         with self._store.lock(base):
             unfinished = [rollout for rollout in self._store.of_base(base) if rollout.state in _UNFINISHED]
             for rollout in unfinished:
@@ -309,9 +310,9 @@ class Rollouts:
         newest, _errors = self._store.newest()
         rollouts = [rollout for rollout in newest if rollout.state in _UNFINISHED]
         if not rollouts:
-            bases = {rollout.base for rollout in newest}
-            changes = [next(filter(_changed_something, self._store.of_base(base)), None) for base in sorted(bases)]
-            rollouts = [rollout for rollout in changes if rollout]
+            names = sorted({rollout.base for rollout in newest})
+            changes = [next(filter(_changed_something, self._store.of_base(base)), None) for base in names]
+            rollouts = list({rollout.id: rollout for rollout in changes if rollout}.values())
         if not rollouts:
             raise RolloutEmpty("no rollout changed a node that is not rolled back")
         if len(rollouts) > 1:
@@ -338,6 +339,11 @@ class Rollouts:
         with self._store.lock(base):
             rollouts = [rollout for rollout in self._store.of_base(base) if _is_since(rollout, since)]
             rollouts = [rollout for rollout in reversed(rollouts) if _changed_something(rollout)]
+            if len({rollout.base for rollout in rollouts}) > 1:
+                raise ArgumentInvalid(
+                    f"since= rolls back rollouts of the same bases, expected one of: {_listed(rollouts)}",
+                    "roll each of them back by its ID, the newest first",
+                )
             if not rollouts:
                 raise RolloutEmpty(f"no rollout of {base} since {since} has a changed node left to roll back")
             rollback = self._build_rollback(rollouts)
@@ -434,9 +440,7 @@ class Rollouts:
 
     def _new_rollout(self, base: str, version: str | None, places: tuple[object, ...]) -> tuple[Rollout, Discovery]:
         """Validate the arguments, query the nodes, and make the record of a new rollout."""
-        pillar.text(base, "base")
-        if version is not None:
-            pillar.text(version, "version")
+        _check_bases(base, version)
         policy = rollout_policy.merged(*places)
         rules = rollout_policy.parse(policy)
         for window in (rules.window, *rules.windows.values()):
@@ -478,6 +482,18 @@ class Rollouts:
         with self._store.lock(rollout.base):
             self._store.clear_halt_request(rollout.id)
             yield self._store.read(rollout.id)
+
+
+def _check_bases(base: object, version: object) -> None:
+    """Validate the base and the version of a new rollout; of several bases of a nest, all of them."""
+    pillar.text(base, "base")
+    if version is not None:
+        pillar.text(version, "version")
+    names = bases.split(str(base))
+    if not all(names) or len(set(names)) < len(names):
+        raise validation.wrong("base", base, "a reference, or several different ones separated by commas")
+    if version is not None and len(names) > 1 and len(list(filter(None, bases.split(str(version))))) != len(names):
+        raise validation.wrong("version", version, f"{len(names)} versions separated by commas, as many as bases")
 
 
 def _identity() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from .. import __version__
 from ..display import counted, printable
 from ..errors import ArgumentInvalid
-from ..model.rollout import answers
+from ..model.rollout import answers, bases
 from ..model.rollout import policy as rollout_policy
 from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
@@ -28,7 +28,9 @@ from .transport import SaltTransport
 
 ASK_SECONDS = 600  # a query takes a node a second, but thousands request their pillar from the master at once
 # fields of a declaration that are not sent: the version comes from the rollout, and the node reads the others itself
-_NO_ARGUMENTS = {"version", "missing", "below", "impaired", "breaks", "ghosts", "require", "trial"}
+_NO_ARGUMENTS = {"name", "also", "version", "missing", "below", "impaired", "breaks", "ghosts", "require", "trial"}
+#: Arguments of the other bases of a job; the node's pillar protects and accepts images of each base.
+GOAL = frozenset({"name", "version", "bundles", "chain_id", "repair", "containers"})
 NOT_DECLARED, ABSENT, HELD = "not-declared", "base-absent", "base-held"
 
 
@@ -63,6 +65,7 @@ class Discovery:
         self.declared_bases: set[str] = set()
         #: Answers of ``baseimg.status`` by node.
         self.statuses: dict[str, StatusAnswer] = {}
+        self._by_base: dict[str, dict[str, StatusAnswer]] = {}
 
     def ask(self, names: Iterable[str]) -> None:
         """
@@ -71,8 +74,7 @@ class Discovery:
         A finished node becomes ``skipped``, or ``updated`` if this rollout changed it. A node without an answer becomes
         ``unreachable``. The others become ``pending``.
         """
-        rollout = self._rollout
-        by_base: dict[str, list[str]] = {}
+        rollout, pending = self._rollout, list[str]()
         for name, answer in self.query("baseimg.declared", self._refreshed(names), {}).items():
             declared = self._read(name, answer, self._declaration)
             if declared is None:
@@ -81,17 +83,35 @@ class Discovery:
                 self._skip(name, NOT_DECLARED, f"its pillar declares no {rollout.base}")
                 continue
             rollout.update(name, state=PENDING, code="", message="", declared=rollout.declare(declared))
-            by_base.setdefault(declared["chain_id"] or rollout.base, []).append(name)
-        for base, group in by_base.items():
-            for name, answer in self.query("baseimg.status", group, {"base": base, "full": True}).items():
-                self._compare(name, answer)
+            pending.append(name)
+        statuses = self._query_bases("baseimg.status", pending, {"full": True})
+        for name in pending:
+            self._compare(name, statuses[name])
         if rollout.version:
             self.skip_finished()
 
     def _declaration(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Read the declaration of the rollout's base; empty if the pillar has none."""
+        """Read the declaration of the rollout's base; of several, those that the pillar has. Empty if it has none."""
         self.declared_bases.update(str(name) for name in data)
-        return answers.declaration(self._rollout.base)(data) or {}
+        names = list(self._rollout.versions)
+        declared = {name: answers.declaration(name)(data) for name in names}
+        known = [{"name": name, **own} if len(names) > 1 else own for name, own in declared.items() if own]
+        return _joined(known)
+
+    def _query_bases(
+        self, function: str, names: Iterable[str], arguments: Mapping[str, Any]
+    ) -> dict[str, dict[str, Answer]]:
+        """Query each base of each node; return the outcomes by node and base."""
+        by_argument: dict[str, list[tuple[str, str]]] = {}
+        outcomes: dict[str, dict[str, Answer]] = {name: {} for name in names}
+        for name in outcomes:
+            for base, declared in self._rollout.declarations(self._rollout.nodes[name]):
+                by_argument.setdefault(declared["chain_id"] or base, []).append((name, base))
+        for argument, asked in by_argument.items():
+            answered = self.query(function, dict(asked), {"base": argument, **arguments})
+            for name, base in asked:
+                outcomes[name][base] = answered[name]
+        return outcomes
 
     def skip_finished(self) -> None:
         """Skip pending nodes that are finished: the version is live, and nothing is left to do."""
@@ -99,13 +119,16 @@ class Discovery:
         self._refuse_held()
         candidates = []
         for name in rollout.in_state(PENDING):
-            node = rollout.nodes[name]
-            declared = rollout.declared[node.declared] if node.declared >= 0 else None
-            if declared and name in self.statuses and self.statuses[name].version == rollout.version:
-                digest = declared["bundles"].get(rollout.version, {}).get("hash")
-                bundle = self.statuses[name].bundle
-                if not bundle or digest in (None, bundle):
-                    candidates.append(name)
+            statuses, versions = self._by_base.get(name, {}), rollout.versions
+            if statuses and all(
+                statuses[base].version == versions[base]
+                and (
+                    not statuses[base].bundle
+                    or declared["bundles"].get(versions[base], {}).get("hash") in (None, statuses[base].bundle)
+                )
+                for base, declared in rollout.declarations(rollout.nodes[name])
+            ):
+                candidates.append(name)
         for name, planned in self.plans(candidates).items():
             if not planned.open:
                 self.finish(name)
@@ -114,9 +137,11 @@ class Discovery:
         """Fail pending nodes with a hold on the version: they refuse it."""
         rollout = self._rollout
         for name in rollout.in_state(PENDING):
-            statuses = self.statuses.get(name)
-            if statuses and statuses.version != rollout.version and rollout.version in statuses.holds:
-                message = f"{rollout.version} is held: {statuses.holds[rollout.version]}"
+            for base, status in self._by_base.get(name, {}).items():
+                version = rollout.versions[base]
+                if status.version == version or version not in status.holds:
+                    continue
+                message = f"{version} is held: {status.holds[version]}"
                 rollout.update(name, state=FAILED, code=HELD, message=message, failure=f"[{HELD}] {message}")
 
     def finish(self, name: str) -> None:
@@ -124,7 +149,7 @@ class Discovery:
         if self._rollout.nodes[name].started:
             self._rollout.update(name, state=UPDATED, code="", message="", ended=now())
         else:
-            self._skip(name, AT_VERSION, f"shows {self._rollout.version} already")
+            self._skip(name, AT_VERSION, f"shows {self._rollout.target(self._rollout.nodes[name])} already")
 
     def plans(self, names: Iterable[str]) -> dict[str, PlanAnswer]:
         """
@@ -155,15 +180,11 @@ class Discovery:
         Returns:
             The containers of each node that answered. The others, for example of an older release, are absent.
         """
-        rollout, by_base = self._rollout, dict[str, list[str]]()
-        for name in names:
-            declared = rollout.declared[rollout.nodes[name].declared]
-            by_base.setdefault(declared["chain_id"] or rollout.base, []).append(name)
         containers: dict[str, dict[str, ContainerState]] = {}
-        for base, group in by_base.items():
-            for name, answer in self.query("baseimg.containers", group, {"base": base}).items():
+        for name, outcomes in self._query_bases("baseimg.containers", names, {}).items():
+            for answer in outcomes.values():
                 with contextlib.suppress(AnswerInvalid):
-                    containers[name] = answers.read(answers.containers, answer.data, __version__)
+                    containers.setdefault(name, {}).update(answers.read(answers.containers, answer.data, __version__))
         return containers
 
     def group(self) -> None:
@@ -213,18 +234,28 @@ class Discovery:
                 fail(self._rollout, name, answer, message)
         return refreshed
 
-    def _compare(self, name: str, answer: Answer) -> None:
-        """Record a node's live version; skip the node if an absent base is acceptable."""
+    def _compare(self, name: str, outcomes: Mapping[str, Answer]) -> None:
+        """Record a node's live version. Absent bases are left out if that is acceptable; without any, skip the node."""
         rollout, node = self._rollout, self._rollout.nodes[name]
-        if answer.code == ABSENT and rollout.declared[node.declared]["missing"] == "ok":
-            self._skip(name, ABSENT, answer.message)
+        statuses, present, absent = dict[str, StatusAnswer](), list[dict[str, Any]](), ""
+        for base, declared in rollout.declarations(node):
+            answer = outcomes[base]
+            if answer.code == ABSENT and declared["missing"] == "ok":
+                absent = answer.message
+                continue
+            status = self._read(name, answer, answers.status)
+            if status is None:
+                return
+            statuses[base] = status
+            present.append({key: value for key, value in declared.items() if key != "also"})
+        if not statuses:
+            self._skip(name, ABSENT, absent)
             return
-        statuses = self._read(name, answer, answers.status)
-        if statuses is None:
-            return
-        self.statuses[name] = statuses
+        joined = answers.joined(list(statuses.values()))
+        self._by_base[name], self.statuses[name] = statuses, joined
+        rollout.update(name, declared=rollout.declare(_joined(present)))
         if not node.started:  # a rollback returns to the version before this rollout
-            rollout.update(name, from_version=statuses.version, bundle=statuses.bundle)
+            rollout.update(name, from_version=joined.version, bundle=joined.bundle)
 
     def _skip(self, name: str, code: str, message: str) -> None:
         self._rollout.update(name, state=SKIPPED, code=code, message=message)
@@ -307,11 +338,15 @@ def _divide(rollout: Rollout, rules: Policy, matched: Mapping[Target, set[str]])
     groups = {name: rollout.nodes[name].group for name in busy}
     for index, names in enumerate(rollout_waves.assign(rules, busy, matched, groups)):
         for name in names:
-            rollout.update(name, wave=index, to_version=rollout.version)
+            rollout.update(name, wave=index, to_version=rollout.target(rollout.nodes[name]))
 
 
 def _check_members(rollout: Rollout, discovery: Discovery) -> None:
     """Raise :class:`RolloutEmpty` if no node takes part, unless a node already has the version."""
+    for base in rollout.versions if len(rollout.versions) > 1 else ():
+        if not any(base in dict(rollout.declarations(node)) for node in rollout.nodes.values()):
+            listed = ", ".join(sorted(discovery.declared_bases)[:5]) or "none"
+            raise RolloutEmpty(f"no node's pillar declares {base}, or none has it", f"declared bases: {listed}")
     if rollout.total:
         return
     codes = Counter(node.code for node in rollout.nodes.values())
@@ -332,7 +367,7 @@ def contradictions(rollout: Rollout) -> list[str]:
     return [
         name
         for name, node in sorted(rollout.nodes.items())
-        if node.declared >= 0 and rollout.declared[node.declared]["version"] != rollout.version
+        if any(declared["version"] != rollout.versions[base] for base, declared in rollout.declarations(node))
     ]
 
 
@@ -358,19 +393,28 @@ def alike(
     for name in names:
         groups.setdefault(rollout.nodes[name].declared, []).append(name)
     jobs = []
-    for number, group in groups.items():
-        declared = rollout.declared[number]
-        fields = declared.keys() - _NO_ARGUMENTS if keys is None else [key for key in keys if key in declared]
-        arguments = {
-            "name": rollout.base,
-            "version": rollout.version,
-            **{key: declared[key] for key in fields},
-            **common,
-        }
+    for group in groups.values():
+        first, *others = [
+            {"name": base, "version": rollout.versions[base], **_arguments(declared, keys)}
+            for base, declared in rollout.declarations(rollout.nodes[group[0]])
+        ]
+        also = [{key: value for key, value in other.items() if key in GOAL} for other in others]
+        arguments = {**first, **common, **({"also": also} if also else {})}
         if keys is None:
             arguments["full"] = True
         jobs.append((arguments, group))
     return jobs
+
+
+def _arguments(declared: Mapping[str, Any], keys: Iterable[str] | None) -> dict[str, Any]:
+    fields = declared.keys() - _NO_ARGUMENTS if keys is None else [key for key in keys if key in declared]
+    return {key: declared[key] for key in fields}
+
+
+def _joined(declarations: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the declarations of a node's bases as one: the first has the others under ``also``."""
+    first, *also = declarations or [{}]
+    return {**first, "also": also} if also else first
 
 
 def fail(rollout: Rollout, name: str, answer: Answer, message: str = "") -> None:
@@ -404,15 +448,18 @@ def fail_invalid(rollout: Rollout, name: str, function: str, cause: AnswerInvali
 
 def _declared_version(rollout: Rollout, discovery: Discovery) -> str:
     """Return the version that all nodes declare. Raises :class:`ArgumentInvalid` for none or several."""
-    versions: Counter[str] = Counter(
-        rollout.declared[node.declared]["version"] for node in rollout.nodes.values() if node.declared >= 0
-    )
-    if len(versions) > 1:
-        listed = ", ".join(f"{version} ({counted(count, 'node')})" for version, count in sorted(versions.items()))
-        raise ArgumentInvalid(f"version is missing, and nodes declare several: {listed}")
-    if not versions:
+    versions: dict[str, Counter[str]] = {base: Counter() for base in rollout.versions}
+    for node in rollout.nodes.values():
+        for base, declared in rollout.declarations(node):
+            versions[base][declared["version"]] += 1
+    for base, own in versions.items():
+        if len(own) > 1:
+            listed = ", ".join(f"{version} ({counted(count, 'node')})" for version, count in sorted(own.items()))
+            of_base = "" if base == rollout.base else f" of {base}"
+            raise ArgumentInvalid(f"version is missing, and nodes declare several{of_base}: {listed}")
+    if not any(versions.values()):
         _check_members(rollout, discovery)
         nodes = [f"{name} [{node.code}] {node.message}" for name, node in rollout.nodes.items()]
         listed = f"{'; '.join(nodes[:3])}{' …' if len(nodes) > 3 else ''}"
         raise ArgumentInvalid(f"version is missing, and no node declares {rollout.base}: {listed}")
-    return next(iter(versions))
+    return bases.join(next(iter(own), "") for own in versions.values())

@@ -10,7 +10,7 @@ from typing import Any
 from .. import __version__
 from ..display import counted
 from ..errors import LayerBusy
-from ..model.rollout import answers
+from ..model.rollout import answers, bases
 from ..model.rollout.answers import AnswerInvalid, PlanAnswer
 from ..model.rollout.policy import FETCH
 from ..model.rollout.record import (
@@ -198,8 +198,9 @@ class NodeOperations:
             groups.setdefault(rollout.nodes[name].code, []).append(name)
         for code, message in _SEEN_BY_MASTER.items():
             if code in groups:
-                arguments = {"base": rollout.base, "version": rollout.version, "code": code, "message": message}
-                self._transport.publish(_NOTE_REFUSAL, groups[code], arguments, self._transport.new_jid())
+                for base, version in rollout.versions.items():
+                    arguments = {"base": base, "version": version, "code": code, "message": message}
+                    self._transport.publish(_NOTE_REFUSAL, groups[code], arguments, self._transport.new_jid())
 
     # Applying
 
@@ -281,7 +282,7 @@ class NodeOperations:
             rollout.update(name, state=state, answered=True, code=code, message=message)
             rollout.update(name, failure=f"[{code}] {message}")
         else:
-            self._set_updated(name, node.from_version != rollout.version, planned.outdated)
+            self._set_updated(name, node.from_version != rollout.target(node), planned.outdated)
 
     def _set_updated(self, name: str, changed: bool, outdated: Iterable[str]) -> None:
         """Record that a node is updated, and its containers on older content."""
@@ -319,7 +320,7 @@ class NodeOperations:
         rollout = self._rollout
         for name, planned in self._discovery.plans(names).items():
             if planned.open:
-                code = "unfinished" if planned.version == rollout.version else "version-lost"
+                code = "unfinished" if planned.version == rollout.target(rollout.nodes[name]) else "version-lost"
                 self._recorder.fail(name, FAILED, code, f"after the soak: {planned.open}")
         for name in names:
             if rollout.nodes[name].state != UPDATED:
@@ -345,9 +346,13 @@ class NodeOperations:
         groups: dict[tuple[int, str], list[str]] = {}
         for name in names:
             groups.setdefault((rollout.nodes[name].declared, rollout.nodes[name].from_version), []).append(name)
-        for (number, version), group in groups.items():
-            declared = rollout.declared[number]
-            arguments = {"base": declared["chain_id"] or rollout.base, "to": version, "full": True, **self._terms()}
+        for (_number, version), group in groups.items():
+            declarations = rollout.declarations(rollout.nodes[group[0]])
+            first, *also = [
+                {"base": declared["chain_id"] or base, "to": before, **_policy(declared)}
+                for (base, declared), before in zip(declarations, _each(version, len(declarations)), strict=True)
+            ]
+            arguments = {**first, "full": True, **self._terms(), **({"also": also} if also else {})}
             arguments["rollout"] = [
                 rollout.id,
                 *rollout.undoes,
@@ -357,8 +362,6 @@ class NodeOperations:
                 "hold": True,
                 "reason": f"rollout {rollout.id}: {rollout.reason or 'rolled back by request'}"[:200],
             }
-            if "containers" in declared:
-                arguments["containers"] = declared["containers"]
             for name in group:
                 rollout.update(name, answered=False)
             self._send(_ROLLBACK, group, arguments, "")
@@ -437,6 +440,16 @@ class NodeOperations:
         except AnswerInvalid as exc:
             discovery.fail_invalid(self._rollout, name, answer.function, exc)
             return None
+
+
+def _policy(declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the declared policy for containers, as an argument of ``baseimg.rollback``."""
+    return {"containers": declared["containers"]} if "containers" in declared else {}
+
+
+def _each(version: str, number: int) -> list[str]:
+    """Return the version of each of a node's bases."""
+    return [version] if number == 1 else bases.split(version)
 
 
 def skew(clock: float | None, sent: float | None, received: float) -> float:

@@ -29,6 +29,7 @@ from urllib.parse import quote
 from ..errors import RecordInvalid
 from ..linux import files
 from ..linux.oserrors import translate_os_errors
+from ..model.rollout import bases
 from ..model.rollout import record as rollout_record
 from ..model.rollout.record import Rollout
 from .errors import RolloutBusy, RolloutUnknown
@@ -116,21 +117,28 @@ class Store:
         Raises:
             RecordInvalid: a record of this base is damaged.
         """
-        return [self.read(name) for name in self.ids() if self._base_of(name) == base]
+        return [self.read(name) for name in self.ids() if self._changes_base(name, base)]
+
+    def _changes_base(self, name: str, base: str) -> bool:
+        own = self._base_of(name)
+        return own is not None and bases.have_common(own, base)
 
     def newest(self) -> tuple[list[Rollout], list[BaseException]]:
         """Return the newest readable rollout of each base, and the errors of unreadable records."""
-        rollouts: dict[str, Rollout] = {}
+        rollouts: list[Rollout] = []
+        known: set[str] = set()
         errors: list[BaseException] = []
         for name in self.ids():
-            if self._base_of(name) not in rollouts:
+            base = self._base_of(name)
+            if base is None or not known.issuperset(bases.split(base)):
                 try:
                     rollout = self.read(name)
                 except RecordInvalid as exc:
                     errors.append(exc)
                 else:
-                    rollouts[rollout.base] = rollout
-        return list(rollouts.values()), errors
+                    rollouts.append(rollout)
+                    known.update(bases.split(rollout.base))
+        return rollouts, errors
 
     def find(self, name: str) -> Rollout:
         """
@@ -142,7 +150,7 @@ class Store:
         if name in self.ids():
             return self.read(name)
         for identity in self.ids():
-            if self._base_of(identity) == name:
+            if self._changes_base(identity, name):
                 return self.read(identity)
         raise RolloutUnknown(f"no rollout has the ID or the base {name!r}")
 
@@ -235,7 +243,19 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, base: str) -> Iterator[None]:
-        """Lock a base, so that one process runs its rollouts. Raises :class:`RolloutBusy`."""
+        """Lock the bases of a rollout, so that one process runs theirs. Raises :class:`RolloutBusy`."""
+        with contextlib.ExitStack() as stack:
+            for name in sorted(set(bases.split(base))):
+                stack.enter_context(self._lock_one(name))
+            try:
+                yield
+            finally:
+                for journal in self._journals.values():
+                    journal.close()
+                self._journals.clear()  # another process may write from now on
+
+    @contextlib.contextmanager
+    def _lock_one(self, base: str) -> Iterator[None]:
         with translate_os_errors(self.home):
             files.make_directories(self.home)
             descriptor = files.open_private(self._path(quote(base, safe=""), _LOCK), os.O_RDWR)
@@ -245,9 +265,6 @@ class Store:
             os.pwrite(descriptor, f"pid {os.getpid()}\n".encode(), 0)
             yield
         finally:
-            for journal in self._journals.values():
-                journal.close()
-            self._journals.clear()  # another process may write from now on
             os.close(descriptor)
 
     @staticmethod
@@ -265,7 +282,10 @@ class Store:
             time.sleep(_MOVER_CHECK / 10)
 
     def driving_process(self, base: str) -> str:
-        """Return the process that runs a rollout of a base, as ``pid N``; empty if there is none."""
+        """Return the process that runs a rollout of these bases, as ``pid N``; empty if there is none."""
+        return next(filter(None, map(self._driving_one, bases.split(base))), "")
+
+    def _driving_one(self, base: str) -> str:
         try:
             descriptor = os.open(self._path(quote(base, safe=""), _LOCK), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -17,7 +17,7 @@ LISTED = ("id", "base", "version", "state", "reason", "cause", "by", "created", 
 
 def transition(rollout: Rollout, node: RolloutNode) -> str:
     """Return a node's change, or why it takes no part."""
-    return f"[{node.code}] {node.message}" if node.code else f"{node.from_version} to {rollout.version}"
+    return f"[{node.code}] {node.message}" if node.code else f"{node.from_version} to {rollout.target(node)}"
 
 
 def problems(rollout: Rollout) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from ...linux import files
 from ...model.impact import evidence as model_evidence
@@ -17,6 +18,7 @@ from ...model.impact.evidence import Evidence
 from ...model.impact.verdict import Reason, Verdict
 
 FORMAT = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Judgements:
     passed: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     #: The fixes that reach images and containers, by generation ID.
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    #: The fixes that the live content of one base hides of another, by both contents (:mod:`ops.live_masking`).
+    masked: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def reasons(self, generation: str, image: str) -> list[Reason] | None:
         """Return the reasons to refuse an image over a generation; ``None`` if it was not judged."""
@@ -65,45 +69,46 @@ class Judgements:
         known.images.update(evidence.images)
         known.containers.update(evidence.containers)
 
-    def save(
-        self, path: str, generations: Collection[str], images: Collection[str], containers: Collection[str]
-    ) -> None:
+    def retain(self, generations: Collection[str], images: Collection[str], containers: Collection[str]) -> None:
         """
-        Replace the file if its content changes.
+        Drop the findings about other generations, images and containers.
 
         Args:
-            path: The path of the file.
             generations: IDs of the generations that are kept.
             images: IDs of the images that are kept.
             containers: IDs of the containers that are kept.
         """
-        judged = {
-            generation: {
-                image: [reason.as_dict() for reason in reasons] for image, reasons in judged.items() if image in images
-            }
+        self.by_generation = {
+            generation: _only(judged, images)
             for generation, judged in self.by_generation.items()
             if generation in generations
         }
-        passed = {
-            generation: {image: keys for image, keys in passed.items() if image in images}
-            for generation, passed in self.passed.items()
-            if generation in generations
+        self.passed = {
+            generation: _only(passed, images) for generation, passed in self.passed.items() if generation in generations
         }
-        evidence = {
-            generation: Evidence(
-                over.packages,
-                {image: finding for image, finding in over.images.items() if image in images},
-                {container: finding for container, finding in over.containers.items() if container in containers},
-            ).as_dict()
+        self.evidence = {
+            generation: Evidence(over.packages, _only(over.images, images), _only(over.containers, containers))
             for generation, over in self.evidence.items()
             if generation in generations
         }
-        data = {"format": FORMAT, "judged": judged, "passed": passed, "evidence": evidence}
+
+    def save(self, path: str) -> None:
+        """Replace the file if its content changes."""
+        judged = {
+            generation: {image: [reason.as_dict() for reason in reasons] for image, reasons in judged.items()}
+            for generation, judged in self.by_generation.items()
+        }
+        evidence = {generation: over.as_dict() for generation, over in self.evidence.items()}
+        data = {"format": FORMAT, "judged": judged, "passed": self.passed, "evidence": evidence, "masked": self.masked}
         text = json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"
         with contextlib.suppress(OSError, ValueError):
             if files.read_regular(path) == text:
                 return
         files.save(path, text)
+
+
+def _only(by_id: Mapping[str, T], kept: Collection[str]) -> dict[str, T]:
+    return {identity: value for identity, value in by_id.items() if identity in kept}
 
 
 def read(path: str) -> Judgements:
@@ -119,9 +124,15 @@ def read(path: str) -> Judgements:
             for generation, passed in raw.get("passed", {}).items()
         }
         evidence = {str(generation): model_evidence.parse(item) for generation, item in raw.get("evidence", {}).items()}
-        return Judgements(judged, passed, evidence)
+        masked = {str(pair): _masked(hidden) for pair, hidden in raw.get("masked", {}).items()}
+        return Judgements(judged, passed, evidence, masked)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Judgements()
+
+
+def _masked(raw: dict[str, Any]) -> dict[str, Any]:
+    packages = {str(name): [str(old), str(new)] for name, (old, new) in raw["packages"].items()}
+    return {"paths": int(raw["paths"]), "packages": packages}
 
 
 def _reason(raw: dict[str, str]) -> Reason:

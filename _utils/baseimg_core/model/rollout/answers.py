@@ -7,11 +7,12 @@ A fleet may run two releases, and a node may be broken. So an invalid answer fai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...display import printable
+from . import bases
 
 INVALID = "answer-invalid"
 T = TypeVar("T")
@@ -151,6 +152,16 @@ def status(data: Mapping[str, Any]) -> StatusAnswer:
     holds = {_text(hold, "version"): _text(hold, "reason") for hold in base.get("holds", ())}
     bundle = bundles.get(base["generation"], "")
     return StatusAnswer(_text(base, "version"), bundle, _names(base, "images"), tuple(names), holds)
+
+
+def joined(statuses: Sequence[StatusAnswer]) -> StatusAnswer:
+    """Return the answers for the bases of a node as one, without holds, which belong to one base each."""
+    if len(statuses) == 1:
+        return statuses[0]
+    images = dict.fromkeys(image for status in statuses for image in status.images)
+    containers = dict.fromkeys(container for status in statuses for container in status.containers)
+    version, bundle = bases.join(each.version for each in statuses), bases.join(each.bundle for each in statuses)
+    return StatusAnswer(version, bundle, tuple(images), tuple(containers), {})
 
 
 def fetched(data: Mapping[str, Any]) -> FetchAnswer:

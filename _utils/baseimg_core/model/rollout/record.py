@@ -17,6 +17,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from ...errors import RecordInvalid
+from . import bases
 from . import policy as rollout_policy
 from .policy import Policy
 
@@ -54,7 +55,7 @@ class RolloutNode:
     wave: int
     #: One of ``NODE_STATES``.
     state: str = PENDING
-    #: The live version before this rollout; a rollback returns to it.
+    #: The live version before this rollout, to which a rollback returns; of several bases, their versions.
     from_version: str = ""
     #: The version that the rollout applies to the node.
     to_version: str = ""
@@ -107,8 +108,8 @@ class Rollout:
     """The record of a rollout."""
 
     id: str  #: The ID; IDs sort by time.
-    base: str  #: The reference of the base.
-    version: str  #: The version to apply.
+    base: str  #: The reference of the base; of several, see :mod:`model.rollout.bases`.
+    version: str  #: The version to apply; of several bases, their versions.
     by: str  #: The user who started it.
     created: str  #: When it was created.
     #: The result of :func:`policy.merged`.
@@ -234,6 +235,27 @@ class Rollout:
         self._change = {}
 
     # Queries
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version to apply to each base."""
+        return bases.versions(self.base, self.version)
+
+    def version_of(self, base: str) -> str:
+        """Return the version to apply to a base of this rollout, or to all of them; empty for another base."""
+        return self.version if base == self.base else self.versions.get(base, "")
+
+    def declarations(self, node: RolloutNode) -> list[tuple[str, dict[str, Any]]]:
+        """Return the bases of the rollout that a node declares, each with its declaration; empty if unknown."""
+        if node.declared < 0:
+            return []
+        declared = self.declared[node.declared]
+        return [(str(each.get("name", self.base)), each) for each in (declared, *declared.get("also", ()))]
+
+    def target(self, node: RolloutNode) -> str:
+        """Return the version that a node shall have; of several bases, their versions."""
+        versions = self.versions
+        return bases.join(versions[base] for base, _ in self.declarations(node)) or self.version
 
     def in_state(self, *states: str) -> list[str]:
         """Return the names of the nodes in one of these states, sorted."""

@@ -1,0 +1,79 @@
+"""The bases of one operation, from the arguments of a Salt function: the first, and the others in ``also``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .minion import Minion
+from .model.containers import policy as container_policy
+from .model.policy import pillar, validation
+from .ops import contents
+from .ops.preview import Goal
+from .ops.together import Return
+
+_GOAL = ("name", "version", "bundles", "chain_id", "repair", "containers")
+_RETURN = ("base", "to", "containers")
+
+
+def read(minion: Minion, arguments: Sequence[object], also: object = (), keep: int | None = None) -> list[Goal]:
+    """
+    Return the goals of an operation.
+
+    Args:
+        minion: The minion.
+        arguments: ``name``, ``version``, ``bundles``, ``chain_id``, and perhaps ``repair`` and ``containers``.
+        also: Mappings with any of the same arguments for other bases.
+        keep: The number of contents to keep; ``None`` to delete none.
+
+    Raises:
+        ArgumentInvalid: An argument is wrong.
+        BundleUnavailable: A hash file cannot be read.
+    """
+    own = dict(zip(_GOAL, arguments, strict=False))
+    return [_goal(minion, own, keep), *(_goal(minion, each, keep) for each in _mappings(also, "also", _GOAL, 2))]
+
+
+def earlier(minion: Minion, goals: object) -> list[Goal]:
+    """Return the goals that the same run converges before; as :func:`read` for ``also``."""
+    return [_goal(minion, each, None) for each in _mappings(goals, "earlier", _GOAL, 2)]
+
+
+def returns(minion: Minion, arguments: Sequence[object], also: object) -> list[Return]:
+    """
+    Return the bases of a rollback.
+
+    Args:
+        minion: The minion.
+        arguments: ``base``, ``to`` and ``containers``.
+        also: Mappings with any of the same arguments for other bases.
+
+    Raises:
+        ArgumentInvalid: An argument is wrong.
+    """
+    own = dict(zip(_RETURN, arguments, strict=True))
+    return [_return(minion, own), *(_return(minion, each) for each in _mappings(also, "also", _RETURN, 1))]
+
+
+def _goal(minion: Minion, arguments: Mapping[str, Any], keep: int | None) -> Goal:
+    declared = [arguments.get(key) for key in ("name", "version", "bundles", "chain_id")]
+    policy = container_policy.parse(arguments.get("containers", "keep"))
+    return Goal(*minion.declaration(*declared), bool(arguments.get("repair")), policy, keep)
+
+
+def _return(minion: Minion, arguments: Mapping[str, Any]) -> Return:
+    base, version = pillar.text(arguments["base"], "base"), arguments.get("to")
+    policy = container_policy.parse(arguments.get("containers", "keep"))
+    typed = None if version is None else contents.typed_version(minion.engine(), base, version, "to")
+    return Return(base, typed, policy)
+
+
+def _mappings(listed: object, key: str, names: tuple[str, ...], needed: int) -> list[Mapping[str, Any]]:
+    """Validate a list of mappings with these keys, of which the first ones are needed."""
+    expected = f"mappings with {' and '.join(names[:needed])}, and any of: {', '.join(names[needed:])}"
+    mappings: list[Mapping[str, Any]] = []
+    for mapping in listed if isinstance(listed, list | tuple) else [listed]:
+        if not isinstance(mapping, Mapping) or not set(names[:needed]) <= mapping.keys() <= set(names):
+            raise validation.wrong(key, listed, expected)
+        mappings.append(mapping)
+    return mappings
