@@ -98,6 +98,14 @@ def test_rollback_history_prune_pin_and_status_know_every_content(node: NestNode
     assert node.rollback(BASE, "pristine")["changed"] is False
 
 
+def test_the_own_tag_of_every_name_is_the_pristine_content(node: NestNode) -> None:
+    node.engine.add("corp/stable:now", *node.engine.tags[APP][:1])
+    assert node.plan("corp/stable:now", "now")["changed"] is True
+    assert node.converge("corp/stable:now", "now")["changed"] is True
+    assert (old_top(node)[0] / "etc/version").read_text() == "12.0"
+    assert node.converge("corp/stable:now", "now")["changed"] is False
+
+
 @pytest.fixture
 def unrecorded(tmp_path: Path) -> NestNode:
     """Return a base that was built again under its tag, with an application on the old content; no record exists."""

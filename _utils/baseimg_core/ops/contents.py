@@ -16,7 +16,7 @@ from typing import Any
 from ..context import Context
 from ..disk.store.names import NameCache
 from ..display import counted
-from ..engine.base import Engine
+from ..engine.base import Engine, Image
 from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack, RecordInvalid
 from ..model.bundle.manifest import ImageRef, Manifest
 from ..model.policy import validation
@@ -75,7 +75,7 @@ def _others(
     with contextlib.suppress(BaseimgError):  # the plan reports a bundle that it needs
         is_made = all(_has_version(base, version, catalogue) for base in named_bases)
         yield from _sources(engine, name, "" if is_made else version, catalogue, catalogue.remembered_manifest)
-    for chain_id in before:
+    for chain_id in set(before) - {base.chain_id for base in named_bases}:
         with contextlib.suppress(BaseAbsent):
             base = bases.by_chain(engine, chain_id, name)
             images = bases.images_on(engine, chain_id)
@@ -147,11 +147,15 @@ def remember(context: Context, base: Base) -> None:
             base.store.save(record)
 
 
-def note_tagged(context: Context, name: str) -> None:
+def note_tagged(context: Context, name: str, named_bases: Sequence[Base]) -> None:
     """Remember the content that the tag names now, for the time after the tag moves."""
-    with contextlib.suppress(BaseimgError):
-        if not ids.is_digest(name):
-            NameCache(context.names).add(name, context.engine.image(name).chain_id)
+    for base in named_bases:
+        if _is_tagged(bases.images_on(context.engine, base.chain_id), base, name):
+            NameCache(context.names).add(name, base.chain_id)
+
+
+def _is_tagged(images: Sequence[Image], base: Base, name: str) -> bool:
+    return any(image.chain_id == base.chain_id and name in image.tags for image in images)
 
 
 def check_all_reach(
@@ -189,8 +193,7 @@ def check_all_reach(
 def _describe(engine: Engine, name: str, base: Base, record: Record | None, is_source: bool) -> str:
     """Return the chain ID of a content, why it bears the name, and the number of images on it."""
     images = bases.images_on(engine, base.chain_id)
-    is_tagged = any(image.chain_id == base.chain_id and name in image.tags for image in images)
-    reasons = ["tagged"] if is_tagged else []
+    reasons = ["tagged"] if _is_tagged(images, base, name) else []
     if record:
         reasons.append(f"recorded as {record.live.version}")
     if not reasons:

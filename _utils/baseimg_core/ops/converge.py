@@ -112,7 +112,7 @@ def converge(
         catalogue = Catalogue(context, bundles, stack)
         named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
         contents.check_all_reach(context, name, version, catalogue, named_bases)
-        contents.note_tagged(context, name)
+        contents.note_tagged(context, name, named_bases)
         results = []
         for base in named_bases:
             results.append(Change(context, base, version, catalogue, policy, repair).run("converge"))

@@ -182,9 +182,9 @@ class Discovery:
         """
         containers: dict[str, dict[str, ContainerState]] = {}
         for name, outcomes in self._query_bases("baseimg.containers", names, {}).items():
-            for answer in outcomes.values():
-                with contextlib.suppress(AnswerInvalid):
-                    containers.setdefault(name, {}).update(answers.read(answers.containers, answer.data, __version__))
+            with contextlib.suppress(AnswerInvalid):
+                states = [answers.read(answers.containers, each.data, __version__) for each in outcomes.values()]
+                containers[name] = {key: state for own in states for key, state in own.items()}
         return containers
 
     def group(self) -> None:
