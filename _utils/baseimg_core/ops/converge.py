@@ -21,7 +21,7 @@ from ..errors import (
 from ..model.bundle.manifest import Manifest
 from ..model.containers.policy import Policy
 from ..model.policy.pillar import Source
-from ..model.store.record import UNKNOWN, Generation, Record
+from ..model.store.record import Generation, Record
 from . import (
     aliases,
     arrivals,
@@ -348,10 +348,11 @@ class Change:
         self.base.store.save(record)
 
     def _prove_kept(self, record: Record) -> None:
-        """Compare unproven generations of the declared version, and those without a record, with its bundle."""
+        """Compare unproven generations of the declared version with its bundle."""
         version = self.version
-        present = (record.generations[number] for number in record.present if number)
-        unproven = any(each.version in (version, UNKNOWN) and not each.proof for each in present)
+        unproven = any(
+            generation.version == version and generation.number and not generation.proof for generation in record.usable
+        )
         if unproven and version in self.catalogue.bundles and not confirmed(record, version, self.catalogue):
             target = self.catalogue.manifest(version).target
             if prove.prove_kept(self.context, self.base, record, target):

@@ -8,7 +8,7 @@ from ..context import Context
 from ..disk.store.layout import seal
 from ..errors import GenerationDamaged, PristineDamaged
 from ..model.bundle.manifest import ImageRef, Manifest
-from ..model.store.record import ASSUMED, BUNDLE, ENGINE, FROM_START, UNKNOWN, Generation, Record
+from ..model.store.record import ASSUMED, BUNDLE, ENGINE, FROM_START, Generation, Record
 from . import view_digest
 from .bases import Base
 
@@ -96,26 +96,16 @@ def prove_kept(context: Context, base: Base, record: Record, target: ImageRef) -
         True if a generation became proven.
     """
     expected = target.view_over(record.diff_ids[:-1])
-    candidates = [candidate for candidate in record.usable if _may_be(candidate, target, expected)]
-    lost = [
-        record.generations[number] for number in record.present if _may_be_lost(record.generations[number], expected)
+    candidates = [
+        candidate
+        for candidate in record.usable
+        if candidate.number and not candidate.proof and candidate.chain_id == target.chain_id
     ]
-    for generation in (*candidates, *lost) if expected else ():
+    for generation in candidates if expected else ():
         directory = base.store.path(record, generation.number)
         if view_digest.generation_digest(context, base, directory, {}, target.unspecified) == expected:
             base.store.write_index(generation, directory, {})
             generation.view, generation.proof = expected, BUNDLE
-            generation.version, generation.chain_id = target.version, target.chain_id
-            generation.damaged, generation.damage = False, ""
             seal(directory, generation)
             return True
     return False
-
-
-def _may_be(generation: Generation, target: ImageRef, expected: str) -> bool:
-    return bool(expected and generation.number and not generation.proof and generation.chain_id == target.chain_id)
-
-
-def _may_be_lost(generation: Generation, expected: str) -> bool:
-    """True for a generation whose record was lost, if its directory says that it is the content."""
-    return bool(expected and generation.version == UNKNOWN and not generation.chain_id and generation.view == expected)

@@ -9,8 +9,10 @@ from ..engine.base import Engine
 from ..errors import ContentUnknown, RecordInvalid
 from ..linux.oserrors import translate_os_errors
 from ..model.store.generations import Directory
-from ..model.store.record import ENGINE, UNKNOWN, Generation, Record
+from ..model.store.record import ENGINE, Generation, Record
 from .bases import Base, pristine_record
+
+UNKNOWN = "unknown"
 
 
 def heal_record(context: Context, base: Base) -> bool:

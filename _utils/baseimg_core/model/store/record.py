@@ -12,8 +12,6 @@ from ...errors import RecordInvalid, RecordNewer
 FORMAT = 2
 #: The formats that this version reads. Format 1 has no IDs and no digests, and its readers refuse unknown fields.
 READABLE = (1, FORMAT)
-#: The version of a content that no operation made, or whose record was lost.
-UNKNOWN = "unknown"
 #: Values of :attr:`Generation.proof`.
 UNPROVEN, ENGINE, BUNDLE, FROM_START, ASSUMED = "", "engine", "bundle", "from-start", "assumed"
 
