@@ -41,6 +41,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         set(),
     ),
     "minion": ({"errors", "redact", "context", "model", "engine", "registry", "ops"}, set()),
+    "goals": ({"minion", "model", "ops"}, set()),
     "minion_judge": ({"minion", "model", "ops"}, set()),
     "cli": ({"__version__", "errors", "linux", "model", "engine", "registry", "ops"}, set()),
     "report": ({"display", "errors", "model", "report"}, {"jinja2", "markupsafe", "packageurl", "cyclonedx"}),

@@ -148,7 +148,14 @@ def remember(context: Context, base: Base) -> None:
 
 
 def note_tagged(context: Context, name: str, named_bases: Sequence[Base]) -> None:
-    """Remember the content that the tag names now, for the time after the tag moves."""
+    """
+    Remember the content that the tag names now, for the time after the tag moves.
+
+    Args:
+        context: The context of the operation.
+        name: The declared reference.
+        named_bases: The contents that bear the name.
+    """
     for base in named_bases:
         if _is_tagged(bases.images_on(context.engine, base.chain_id), base, name):
             NameCache(context.names).add(name, base.chain_id)

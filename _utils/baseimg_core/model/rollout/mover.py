@@ -94,7 +94,8 @@ def decide(declared: Declared, newest: Rollout | None, is_driven: bool, is_open:
         return Decision(NOTHING, newest.state)
     if newest.state in record.ACTIVE:  # its process was killed
         return Decision(RESUME, newest.state)
-    if newest.version_of(declared.base) != declared.version:
+    own = newest.version if newest.base == declared.base else newest.versions.get(declared.base)
+    if own != declared.version:
         return Decision(START, NOT_STARTED)
     if newest.state == record.HALTED:
         return _halted(newest, is_open)

@@ -241,21 +241,14 @@ class Rollout:
         """The version to apply to each base."""
         return bases.versions(self.base, self.version)
 
-    def version_of(self, base: str) -> str:
-        """Return the version to apply to a base of this rollout, or to all of them; empty for another base."""
-        return self.version if base == self.base else self.versions.get(base, "")
-
     def declarations(self, node: RolloutNode) -> list[tuple[str, dict[str, Any]]]:
         """Return the bases of the rollout that a node declares, each with its declaration; empty if unknown."""
-        if node.declared < 0:
-            return []
-        declared = self.declared[node.declared]
-        return [(str(each.get("name", self.base)), each) for each in (declared, *declared.get("also", ()))]
+        own = self.declared[node.declared] if node.declared >= 0 else None
+        return [(str(each.get("name", self.base)), each) for each in (own, *own.get("also", ()))] if own else []
 
     def target(self, node: RolloutNode) -> str:
         """Return the version that a node shall have; of several bases, their versions."""
-        versions = self.versions
-        return bases.join(versions[base] for base, _ in self.declarations(node)) or self.version
+        return bases.join(self.versions[base] for base, _ in self.declarations(node)) or self.version
 
     def in_state(self, *states: str) -> list[str]:
         """Return the names of the nodes in one of these states, sorted."""
