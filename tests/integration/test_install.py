@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.support import images, ssh
+from tests.support import pipelines
 from tests.support.calls import Answer, Caller
-from tests.support.images import ImageSpec, file
+from tests.support.pipelines import NOBODY
 from tests.support.registry import Registry
-from tests.support.sources import REPO, copy_to
+from tests.support.sources import copy_to
 
 pytestmark = pytest.mark.integration
-
-NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -327,52 +324,25 @@ class TestTwoVersionsAtOnce:
 class TestPipelines:
     """The jobs of docs/operating/pipelines.md, from the wheel that pip built, as an unprivileged user."""
 
-    @staticmethod
-    def commands() -> dict[str, list[str]]:
-        text = (REPO / "docs/operating/pipelines.md").read_text()
-        gitlab, github = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
-        (script,) = (step["run"] for step in github["jobs"]["bundle"]["steps"] if "run" in step)
-        return {"gitlab": gitlab["bundle"]["script"], "github": script.splitlines()}
-
     def test_both_pages_have_one_job(self) -> None:
-        assert self.commands()["gitlab"] == self.commands()["github"]
+        commands = pipelines.commands()
+        assert commands["gitlab"] == commands["github"]
 
     def test_the_job(self, with_pip: Path, tmp_path: Path) -> None:
-        base = images.layer_tar([file("bin/sh", b"sh", 0o755), file("etc/version", b"12.0\n", uid=7)])
-        update = images.layer_tar([file("etc/version", b"12.1\n", uid=7)])
-        app = images.layer_tar([file("app/run", b"run")])
-        stacks = {"base:12.0": [base], "base:12.1": [base, update], "app:1": [base, app]}
-        archive = tmp_path / "images.tar"
-        archive.write_bytes(images.archive([ImageSpec(ref, layers, {"Cmd": ["sh"]}) for ref, layers in stacks.items()]))
         with tempfile.TemporaryDirectory(prefix="bi-", dir="/tmp") as name, Registry(tmp_path / "registry") as registry:
-            work, place = Path(name), f"docker://{registry.host}/corp"
-            for ref in stacks:
-                copy = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"docker-archive:{archive}:{ref}"]
-                subprocess.run([*copy, f"{place}/{ref}"], check=True)
-            key = ssh.make_key(work / "release")
-            (work / "apps.txt").write_text(f"{place}/app:1\n")
-            for path in (work, *work.rglob("*")):
-                os.chown(path, NOBODY, NOBODY)
-            environment = {
-                "PATH": f"{with_pip.parent}:/usr/bin:/bin",
-                "HOME": name,
-                "TMPDIR": name,
-                "OLD": f"{place}/base:12.0",
-                "NEW": f"{place}/base:12.1",
-                "BUNDLES": f"{registry.host}/bundles",
-                "RELEASE_KEY": str(key.path),
-            }
-            commands = [command for command in self.commands()["gitlab"] if not command.startswith("pip install")]
+            work = Path(name)
+            variables = pipelines.prepare(work, tmp_path / "images.tar", registry)
             # the process must read our Python, wherever it is installed
             capability = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
             user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *capability]
             done = subprocess.run(
-                [*user, "sh", "-euc", "\n".join(commands)],
-                capture_output=True, text=True, check=False, cwd=work, env=environment,
+                [*user, "sh", "-euc", pipelines.script()],
+                capture_output=True, text=True, check=False, cwd=work,
+                env={**variables, "PATH": f"{with_pip.parent}:/usr/bin:/bin"},
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
             pushed = json.loads((work / "pushed.json").read_text())
-            assert pushed["signed"] is True
+            assert (pushed["signed"], pushed["judged"]) == (True, True)
             assert pushed["source"].startswith(f"docker://{registry.host}/bundles@sha256:")
             assert 'failures="0"' in (work / "judge.xml").read_text()
             assert sorted(path.name for path in work.iterdir() if path.is_dir()) == []
