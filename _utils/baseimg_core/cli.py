@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The command line without the program; default: that of this process.
     """
-    given = _parser().parse_args(arguments)
+    given = _parsed(arguments)
     run: Callable[[argparse.Namespace], Result] = given.run
     try:
         with translate_os_errors("a file of this machine", "use"):
@@ -64,6 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _clear()
     print(json.dumps(result, indent=2) if given.json else "\n".join(lines))
     return code
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line. argparse takes images before options only."""
+    parser = _parser()
+    given, rest = parser.parse_known_args(arguments)
+    if rest and not ("images" in given and all(not word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        given.images += rest
+    return given
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -230,6 +230,15 @@ class TestJudge:
         assert output(capsys, "judge", *arguments)[1]["images"] == first
         assert len(judged) == 8
 
+    def test_images_after_options(
+        self, archive: str, bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        images_after = ["--cache", str(tmp_path), f"{archive}:corp/broken:1", "--accept", "x", f"{archive}:corp/good:1"]
+        assert list(self.judged(capsys, bundle, *images_after)[1]) == ["broken:1", "good:1"]
+        for wrong in (["judge", bundle, f"{archive}:{BASE}", "--nonsense"], ["inspect", bundle, "more"]):
+            with pytest.raises(SystemExit):
+                cli.main(wrong)
+
     def test_no_image(self, bundle: str, tmp_path: Path) -> None:
         (tmp_path / "empty").write_text("# nothing\n")
         assert cli.main(["judge", bundle]) == cli.ERROR
