@@ -210,7 +210,8 @@ class TestJudgement:
         saved.write_bytes(lab.engine.save(BASE, APP))
         judge = ["judge", path, f"docker-archive:{saved}:{APP}", "--attach"]
         bundles = {"12.1": {"source": path}}
-        assert cli.main(judge) == 0
+        done = lab.judge(path, [f"docker-archive:{saved}:{APP}", "corp/absent:1"], accept=["*absent*"], attach=True)
+        assert (done["retcode"], done["verdicts"]["effective"], done["verdicts"]["not-checked"]) == (0, 1, 1)
         lab.minion.configure(pillar={"baseimg": {"bases": {BASE: {"version": "12.1", "bundles": bundles}}}})
         assert lab.judgement(BASE)["signed_by"] == ""
         lab.minion.configure(
