@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from tests.support import images, ssh
 from tests.support.images import ImageSpec, file

@@ -8,6 +8,7 @@ one. Each class and function holds a few megabytes at most.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +82,18 @@ def map_ahead(
     finally:
         for _item, future in pending:
             future.cancel()
+
+
+def submit(pool: ThreadPoolExecutor, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+    """
+    Call a function on a pool, with the caller's context variables: Salt's functions need them.
+
+    Args:
+        pool: The threads.
+        function: The function.
+        item: Its argument.
+    """
+    return pool.submit(contextvars.copy_context().run, function, item)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from ..display import counted
 from ..engine.base import Image
 from ..engine.images.store import ImageSources
 from ..errors import ArgumentInvalid, BaseimgError
+from ..linux.concurrency import submit
 from ..model.impact import overrides
 from ..model.impact.overrides import ExpectedPaths
 from ..model.impact.verdict import Reason, Verdict
@@ -143,12 +144,13 @@ class _Session:
         judged: list[_Judged] = []
         with ThreadPoolExecutor(_AT_ONCE, "judge") as pool:
             try:
-                list(pool.map(self._open, names))
+                for opened in [submit(pool, self._open, name) for name in names]:
+                    opened.result()
                 for name in names:
                     if name in self._images and self._images[name].chain_id == self._base.chain_id:
                         self._base_config = self._images[name].config
                     self._pending.update(self._spooled(name))
-                for future in as_completed([pool.submit(self._judged, name) for name in names]):
+                for future in as_completed([submit(pool, self._judged, name) for name in names]):
                     judged.append(future.result())
                     if progress:
                         progress("judging", len(judged), len(names))
