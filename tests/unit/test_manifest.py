@@ -132,8 +132,9 @@ def test_another_format_version_says_what_to_update(value: object) -> None:
     "text", ["", "{", "nonsense", "[" * 100_000, '{"format": ' + "1" * 10_000 + "}", "[]", "null", '"text"', "12"]
 )
 def test_what_is_no_manifest_at_all(text: str) -> None:
-    with pytest.raises(BundleInvalid, match="manifest"):
+    with pytest.raises(BundleInvalid, match=r"manifest|format version") as failure:
         manifest.parse(text)
+    assert len(failure.value.message) < 300  # Python before 3.10.7 reads integers of any length
 
 
 def test_a_long_wrong_value_is_cut() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ...display import printable
 from ...errors import BundleInvalid
 from ..impact import config
 from ..packages import difference
@@ -142,7 +143,7 @@ def parse(text: str) -> Manifest:
     _expect(isinstance(data, dict), "manifest", data, "an object")
     if data.get("format") != FORMAT:
         raise BundleInvalid(
-            f"the bundle's format version is {data.get('format')!r}, this baseimg reads {FORMAT}",
+            f"the bundle's format version is {printable(repr(data.get('format')), 40)}, this baseimg reads {FORMAT}",
             "update baseimg on this node, or build the bundle with the node's version",
         )
     manifest = Manifest(
