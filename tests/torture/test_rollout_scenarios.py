@@ -58,7 +58,7 @@ def test_a_failed_canary_stays_failed(fleet: SaltFleet) -> None:  # noqa: F811
 
 
 def test_nobody_is_no_success(fleet: SaltFleet) -> None:  # noqa: F811
-    for policy in ({"canary": {"tgt": "web*"}}, {"target": "web*"}, {"waves": [{"group": "rack1"}]}):
+    for policy in ({"canary": {"tgt": "web*"}}, {"target": "web*"}, {"waves": [{"group": "x"}], "group_by": "os"}):
         fleet.refused("rollout-empty", "rollout", BASE, NEW, **policy)
     result = fleet.run("rollout", "corp/bsae:12.0", NEW)
     assert (result["retcode"], result["error"]["code"]) == (outcome.REFUSED, "rollout-empty")
