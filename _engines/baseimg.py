@@ -1,12 +1,12 @@
 """
-Move the rollouts that the master's pillar declares.
+Start, resume and advance the rollouts that the master's pillar declares.
 
 .. code-block:: yaml
 
     # /etc/salt/master.d/baseimg.conf
     engines:
       - baseimg:
-          interval: 60          # seconds between two looks at pillar and records
+          interval: 60          # seconds between two checks of pillar and records
           late_interval: 600    # seconds between two searches for nodes that arrived after a rollout was done
 
 .. code-block:: yaml
@@ -20,7 +20,7 @@ Move the rollouts that the master's pillar declares.
           canary: 1             # and every other key of baseimg:rollout
 
 One process runs for each base, as ``salt-run baseimg.move`` would. It outlives neither the engine nor the master; the
-next look resumes its rollout from the record. A rollout that failed, that a person halted, or that was rolled back
+next check resumes its rollout from the record. A rollout that failed, that a person halted, or that was rolled back
 waits for a person, or for another declared version. ``salt-run baseimg.declared`` shows the states.
 """
 
@@ -41,10 +41,10 @@ def __virtual__():
 
 def start(interval=60, late_interval=600):
     """
-    Look at the declared rollouts for as long as the master runs.
+    Check the declared rollouts for as long as the master runs.
 
     interval
-        Seconds between two looks.
+        Seconds between two checks.
 
     late_interval
         Seconds between two searches for late nodes of one base.
@@ -54,7 +54,7 @@ def start(interval=60, late_interval=600):
         try:
             _start_steps(children, searched, late_interval)
         except Exception as exc:  # an engine that ends is started again at once, and would fill the log
-            log.error("baseimg cannot look at the declared rollouts: %s", exc)
+            log.error("baseimg cannot check the declared rollouts: %s", exc)
         time.sleep(interval)
 
 

@@ -133,7 +133,7 @@ def _fixes():
 
 
 def _refused(live):
-    """Return the refused versions, but those that are ``live`` (reference, version), as ops.refusals.standing does."""
+    """Return the refused versions, except those in ``live`` (reference, version), as ops.refusals.standing does."""
     directory, refused = os.path.join(__opts__["cachedir"], "baseimg/refused"), []
     with contextlib.suppress(OSError):  # nothing was ever refused
         for name in os.listdir(directory):
@@ -175,7 +175,7 @@ def _open(path):
 
 
 def _load(layer):
-    """Return the record of a layer's base, and its live generation; None if the record does not know that."""
+    """Return the record of a layer's base, and its live generation; None if it is not in the record."""
     with _open(os.path.join(layer, "baseimg/state.json")) as file:
         record = json.loads(file.read(_LARGEST))
     live = _describe(_live(layer))
@@ -183,7 +183,7 @@ def _load(layer):
 
 
 def _mixed(record, live, records):
-    """Return True if a base that must show its own image is not right over the live content of a base below it.
+    """Return True if the live content of a base below shows through a base that must show its own image.
 
     Equal to the core's rule (model.store.nests.mixed).
     """

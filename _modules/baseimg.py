@@ -1,5 +1,5 @@
 """
-Bring newer versions of a base image to the images that are built on it, without rebuilding or pulling them.
+Apply newer versions of a base image to the images that are built on it, without rebuilding or pulling them.
 
 :depends: the Python package ``docker``; ``zstandard`` (below Python 3.14) for zstd bundles; ``cryptography`` for
     signatures
@@ -157,7 +157,7 @@ def _checks_without_core(problem):
     for subject, (requirement, level, code, failing) in _PACKAGES.items():
         package = re.match(r"\w+", requirement).group()
         missing = (level, code, f"{package} is not installed; {failing}", _pip(f"install '{requirement}'"))
-        modules = (package, "_zstd") if subject == "zstd" else (package,)  # Python 3.14 brings zstd
+        modules = (package, "_zstd") if subject == "zstd" else (package,)  # Python 3.14 includes zstd
         checks[subject] = ("ok", "", "installed", "") if any(map(importlib.util.find_spec, modules)) else missing
     names, order = ("level", "code", "message", "command"), ("failed", "warning", "ok")
     ordered = sorted(checks.items(), key=lambda item: order.index(item[1][0]))
@@ -237,7 +237,7 @@ def build(
     platform=None,
 ):
     """
-    Build the bundle that brings ``source`` to ``target``. The same images give a byte-identical file.
+    Build the bundle that leads from ``source`` to ``target``. The same images give a byte-identical file.
 
     source, target
         References or IDs of two images of the engine on this machine, or images elsewhere, which need no engine and no
@@ -383,7 +383,7 @@ def apply(
     bundle, hash=None, base=None, protect=None, accept=None, containers="keep", saltenv=None, full=False, **kwargs
 ):
     """
-    Bring a base to the version that a bundle leads to.
+    Change a base to the version that a bundle leads to.
 
     Running containers keep the old content until they are stopped and started; see ``containers``. Applying the
     version that is already live is a no-op.
@@ -425,18 +425,18 @@ def apply(
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those on
     the base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
     ``unknown``), and ``protected`` (protected images that were created after the change). ``kept`` lists the bases
-    built on this one that do not change, each with ``base``, ``chain_id``, ``version``, ``images``, ``declared``
-    (the version that pillar declares for it, or None) and ``masked``: what these images do not get of the change, or
-    without a change of the live version, as the number of ``paths`` and the ``packages`` (name → version shown, version
-    of the change); None if it is unknown. ``masked`` lists what the images on the base do not get of the changes of
-    bases below, because the version was not built on them, each with ``base``, ``version``, ``paths`` and
-    ``packages``. A change also has ``bundles``, ``changes`` and ``impact``, as :py:func:`baseimg.plan` has them.
-    ``contents`` is there if several contents bear the name of the base: one item for each, with ``chain_id``, ``from``,
-    ``to``, ``changed`` and ``images``. ``matched`` says that only a declared bundle led to the base. ``restart`` lists
-    what happened to containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them),
-    ``left`` (name → reason), ``failed`` (name → ``reason`` and the last lines of its ``log``), ``rolled_back``, and
-    ``still_failing`` afterwards. If a container fails its gate, the error has the code ``gate-failed`` and holds
-    all of this as ``info["result"]``.
+    built on this one that do not change, each with ``base``, ``chain_id``, ``version``, ``images``, ``declared`` (the
+    version that pillar declares for it, or None) and ``masked``: what these images do not get of the change (of the
+    live version if nothing changes), as the number of ``paths`` and the ``packages`` (name → version shown, version of
+    the change); None if it is unknown. ``masked`` lists what the images on the base do not get of the changes of bases
+    below, because the version was not built on them, each with ``base``, ``version``, ``paths`` and ``packages``. A
+    change also has ``bundles``, ``changes`` and ``impact``, as :py:func:`baseimg.plan` has them. ``contents`` is there
+    if several contents bear the name of the base: one item for each, with ``chain_id``, ``from``, ``to``, ``changed``
+    and ``images``. ``matched`` says that only a declared bundle led to the base. ``restart`` lists what happened to
+    containers: ``mode``, ``restarted`` (in this order), ``started`` (an earlier run had stopped them), ``left`` (name
+    → reason), ``failed`` (name → ``reason`` and the last lines of its ``log``), ``rolled_back``, and ``still_failing``
+    afterwards. If a container fails its gate, the error has the code ``gate-failed`` and holds all of this as
+    ``info["result"]``.
 
     CLI Example:
 
@@ -470,7 +470,7 @@ def converge(
     **kwargs,
 ):
     """
-    Bring a base to a declared version: swap in a generation that is on the node, else make one from bundles.
+    Converge a base to a declared version: swap in a generation that is on the node, or build one from bundles.
 
     name
         The reference of the base.
@@ -558,7 +558,7 @@ def plan(
     Show what :py:func:`baseimg.converge` would do. Changes nothing.
 
     name, version, bundles, chain_id, repair, protect, accept, containers, saltenv, keep, require, also
-        As there.
+        As for :py:func:`baseimg.converge`.
 
     earlier
         Arguments of converges that the same run does before this one, in this order: mappings with ``name``,
@@ -604,11 +604,11 @@ def fetch(
     signatures, decompressors, space and inodes, protected images, holds, and what the new content breaks. Changes
     nothing else.
 
-    A later converge fetches nothing: a file with its declared digest is not sent again. Bundles from HTTP need a
+    A later converge fetches nothing: it uses a cached file that has its declared digest. Bundles from HTTP need a
     declared ``hash`` for this.
 
     name, version, bundles, chain_id, saltenv, repair, protect, accept, containers, require, also
-        As there.
+        As for :py:func:`baseimg.converge`.
 
     Returns ``needed`` (false if the base shows the version), ``base``, ``from`` and ``to`` (versions), ``bundles`` in
     the order in which they are applied (``version``, ``path`` on this node, ``bytes``, ``hash``), the total in
@@ -633,12 +633,12 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
 
     Everything that converge does before its swap happens here: bundles are fetched and verified, images and containers
     are judged, trials run, and the generation is made, synced, and recorded as prepared. The base shows its live
-    content throughout. Whatever would refuse the change refuses the preparation.
+    content throughout. A reason to refuse the change also refuses the preparation.
 
-    At most ``baseimg:prepare_rate`` MB are written a second (default 20), half of it while other processes of the node
-    wait for I/O, at the lowest CPU priority. The lock of the base is held meanwhile. If another operation waits for it,
-    for example a rollback, the preparation gives way within seconds: it deletes what it made and fails with
-    ``layer-busy``. The fetched bundles stay.
+    The preparation writes at most ``baseimg:prepare_rate`` MB a second (default 20), and half of that while other
+    processes on the node wait for I/O. It has the lowest CPU priority, and holds the lock of the base. If another
+    operation waits for it, for example a rollback, the preparation gives way within seconds: it deletes what it made
+    and fails with ``layer-busy``. The fetched bundles stay.
 
     The masks of the bases above are also made (docs/design/adr/0016-nests.md). If a base below changes before the
     window's swap of this one, its own mask is made again, inside the window.
@@ -838,8 +838,9 @@ def note_refusal(base, version, code, message):
 def prune(base=None, keep=1, test=False, **kwargs):
     """
     Delete generations that nothing uses. The live, the pristine and pinned generations stay, and so does the way back:
-    the generation that was live before the last change, or the newest other sound one. Every generation stays that a
-    mount or an open file of any process may use, or that was swapped out less than ``baseimg:grace`` seconds ago.
+    the generation that was live before the last change, or the newest other sound one. A generation also stays
+    if a mount or an open file of any process may use it, or if it was swapped out less than ``baseimg:grace`` seconds
+    ago.
 
     base
         The base's reference or chain ID; every base with a record by default.
@@ -1004,7 +1005,7 @@ def fixes(base=None, packages=None, full=False):
     ``from``, ``to``, ``advisories`` with their source, ``unread``), ``awaited`` (the declared version if another one is
     live, with its ``updates``, the ``reason``, and whether it is ``held``), ``unknown`` (why nothing can be said), and
     ``images`` and ``containers``, whose ``pending`` has the updates that are not in effect: package → ``state``,
-    ``reason``, ``paths``, ``hidden``. States: ``after restart``, ``overridden``, ``split``, ``masked``, ``unknown``;
+    ``reason``, ``paths``, ``hidden``. States: ``after restart``, ``overridden``, ``split``, ``masked``, ``unknown``.
     Every update in ``awaited`` is ``not here``, except if ``has_awaited`` says that the image has it itself.
 
     CLI Example:
@@ -1261,16 +1262,16 @@ def verify(base=None, deep=False):
     """
     Compare the live and the pristine content with their indexes, and the pristine one with the engine's checksum.
 
-    What is found stays known: nothing starts from a damaged content or returns to it, and ``baseimg.status``, states,
-    metrics and the grain show it, until ``deep`` finds the content sound.
+    Damage is recorded until ``deep`` finds the content sound. Meanwhile no generation is built from the damaged
+    content, no rollback returns to it, and ``baseimg.status``, states, metrics and the grain show it.
 
     base
         The base's reference or chain ID; every base with a record by default.
 
     deep
         Read every file, and check the pristine content against the engine's own checksum (the diff ID, as
-        ``docker save`` does). Takes as long as reading the layer. Without it only files are read whose inode or ctime
-        changed.
+        ``docker save`` does). Takes as long as reading the layer. Without it, only files
+        whose inode or ctime changed are read.
 
     Returns for each base ``ok``, ``findings`` (paths that are ``missing`` or ``added``, or whose ``content`` or
     ``metadata`` differs), and the state of the ``pristine`` content: ``proven``, ``unproven`` (the engine keeps no

@@ -351,7 +351,7 @@ def _comment(result):
 
 
 def _warn(ret, result):
-    """Let Salt show what must be known although the state is green."""
+    """Add the warnings of a result. Salt shows them although the state is True."""
     hidden = [line.rstrip(".") for line in _masked(result)]
     warnings = [*result.get("warnings", ()), *hidden, *result.get("pruned", {}).get("warnings", ())]
     if warnings:
@@ -385,7 +385,7 @@ def _bad_missing(ret, missing):
 
 
 def _absent(ret, exc):
-    """A node without the base. Green if everything that holds images was examined, and no name may be misspelt."""
+    """Return the state of a node without the base; warn of stores not examined, and of a name that may be misspelt."""
     coverage = exc.info["coverage"]
     if coverage["elsewhere"]:
         ret["result"] = False
@@ -454,12 +454,12 @@ def _attention(result):
 
 
 def _masked(result):
-    """A line for each fix that a mask hides from images, of this base or of one below it."""
+    """Return a line for each fix of this base, or of a base below it, that a mask hides from images."""
     lines = []
     for effect in result.get("kept", ()):
         where = f"the images on {effect['base']}, kept at {effect['version']}"
         if effect["masked"] is None:
-            lines.append(f"Unknown how much of {result['to']} reaches {where}.")
+            lines.append(f"It is unknown how much of {result['to']} reaches {where}.")
         elif hidden := _hidden(effect["masked"]):
             lines.append(f"Does not reach {where}: {hidden}.")
     for effect in result.get("masked", ()):
@@ -495,7 +495,7 @@ def _counted(counts):
 
 
 def _pruned(result):
-    """Which generations were deleted, and which ones only stay because something uses them."""
+    """Return lines about deleted generations, and about generations that stay only because something uses them."""
     pruned, lines = result["pruned"], []
     if pruned["removed"]:
         verb = "Would delete" if __opts__["test"] else "Deleted"
@@ -510,7 +510,7 @@ def _pruned(result):
 
 
 def _changes(result):
-    """What an operation changed: the version of the base, the record, containers, deleted generations."""
+    """Return the changes of an operation: the version of the base, the record, containers, deleted generations."""
     changes = {"version": {"old": result["from"], "new": result["to"]}} if result["changed"] else {}
     if result.get("repaired") and not result["changed"]:
         changes = _RECORDED
@@ -521,7 +521,7 @@ def _changes(result):
 
 
 def _unfinished(exc):
-    """What a failed operation changed before it failed."""
+    """Return the changes that a failed operation made before it failed."""
     return _changes(exc.info["result"]) if isinstance(exc.info, dict) and "result" in exc.info else {}
 
 
@@ -547,7 +547,7 @@ def _grouped(images, verdict):
 
 
 def _unlisted(impact, verdict):
-    """How many images of a verdict the plan does not list: it has the first twenty of all."""
+    """Return the number of images of a verdict that the plan does not list: it lists the first twenty of all."""
     more = impact["verdicts"][verdict] - sum(image["verdict"] == verdict for image in impact["images"])
     return f" and {more} more" if more > 0 else ""
 
@@ -595,7 +595,7 @@ def _first(names, limit=_NAMED):
 
 
 def _restarted(restart):
-    """Which containers were, or would be restarted; in a plan "and" joins those that restart at the same time."""
+    """Return lines about restarted containers; in a plan "and" joins those that restart at the same time."""
     would, lines = __opts__["test"], []
     if would and restart["batches"]:
         lines.append(f"Would restart: {', then '.join(' and '.join(batch) for batch in restart['batches'])}.")

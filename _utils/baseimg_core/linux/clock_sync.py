@@ -8,6 +8,6 @@ _TIME_ERROR = 5  # linux/timex.h: the clock is not synchronised
 
 
 def is_synchronised() -> bool | None:
-    """Return True if a time service keeps the clock; ``None`` if the kernel does not say."""
+    """Return True if a time service keeps the clock synchronised; ``None`` if the kernel does not say."""
     state = syscalls.clock_state()
     return None if state < 0 else state != _TIME_ERROR

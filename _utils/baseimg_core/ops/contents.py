@@ -149,7 +149,7 @@ def remember(context: Context, base: Base) -> None:
 
 def note_tagged(context: Context, name: str, named_bases: Sequence[Base]) -> None:
     """
-    Remember the content that the tag names now, for the time after the tag moves.
+    Record the content that the tag names now, so that later runs find the content after the tag moves.
 
     Args:
         context: The context of the operation.

@@ -1,5 +1,5 @@
 """
-The fixes that live masks hide (ADR 16), so that every run tells them.
+The fixes that live masks hide (ADR 16), so that every run reports them.
 
 Each pair of contents is compared once: the result is recorded with the judgements of the base.
 """

@@ -1,5 +1,5 @@
 """
-Several bases of a node in one operation: an OS fix and a JDK fix in one go.
+Several bases of a node in one operation, for example an OS fix and a JDK fix.
 
 Everything is planned before anything changes. The contents are exchanged first, then each container restarts once. If
 a step fails, the bases that changed are rolled back.
@@ -117,7 +117,7 @@ def _undo(context: Context, ordered: Iterable[Goal], swapped: dict[str, dict[str
             done = ops_rollback.roll_back(context, goal.chain_id or goal.name, result["from"], goal.policy)
             undone.append(f"{goal.name} to {done['to']}")
         except BaseimgError as exc:
-            undone.append(f"{goal.name} not: {exc.message}")
+            undone.append(f"{goal.name} failed: {exc.message}")
     return undone
 
 

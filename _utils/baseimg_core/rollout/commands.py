@@ -173,7 +173,7 @@ class Rollouts:
         if not failed:
             raise RolloutEmpty(f"no node of rollout {rollout.id} has failed")
         target = {"tgt": failed, "tgt_type": "list"}
-        # the other nodes of a failure domain take no part, so none of it could stay up
+        # the other nodes of a failure domain are not in the rollout, so they cannot count as up
         one_wave: dict[str, Any] = {"target": target, "canary": None, "waves": [], "exclude": None, "min_available": 0}
         return self.start(rollout.base, rollout.version, rollout.policy, one_wave)
 

@@ -1,7 +1,8 @@
 """
 The judgement beside a bundle: ``BUNDLE.judged``, and its signature ``BUNDLE.judged.sig``.
 
-:mod:`model.impact.attached` has the document. The signature is like that of a bundle (:mod:`disk.bundle.signature`).
+:mod:`model.impact.attached` defines the document. The signature has the form of a bundle's
+(:mod:`disk.bundle.signature`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def write(path: str, attachment: Attachment) -> str:
     Write a judgement beside the bundle ``path``, and return its path.
 
     Raises:
-        DestinationUnwritable: It cannot be written.
+        DestinationUnwritable: The file cannot be written.
     """
     target = os.path.abspath(path) + JUDGEMENT_SUFFIX
     with translate_os_errors(target):
@@ -56,9 +57,9 @@ def read_document(path: str) -> bytes:
     Read the file of a judgement.
 
     Raises:
-        FileNotFoundError: There is none.
-        BundleInvalid: It is larger than 4 MiB.
-        SourceUnreadable: It cannot be read.
+        FileNotFoundError: The file does not exist.
+        BundleInvalid: The file is larger than 4 MiB.
+        SourceUnreadable: The file cannot be read.
     """
     if not os.path.lexists(path):
         raise FileNotFoundError(path)
@@ -81,9 +82,9 @@ def read(path: str, digest: str) -> Attachment:
         digest: Its digest.
 
     Raises:
-        FileNotFoundError: There is none.
-        BundleInvalid, DigestMismatch: As :func:`parse`.
-        SignatureInvalid: Its signature cannot be read.
+        FileNotFoundError: The bundle has no judgement.
+        BundleInvalid, DigestMismatch: As for :func:`parse`.
+        SignatureInvalid: The judgement's signature cannot be read.
     """
     target = path + JUDGEMENT_SUFFIX
     document = read_document(target)
@@ -99,12 +100,12 @@ def parse(document: bytes, digest: str, where: str) -> AttachedJudgement:
 
     Args:
         document: The document.
-        digest: The digest of the bundle that it must be about.
-        where: Its place, for messages.
+        digest: The digest of the bundle that the judgement must be about.
+        where: The location of the document, for messages.
 
     Raises:
-        BundleInvalid: It is malformed.
-        DigestMismatch: It is about another bundle.
+        BundleInvalid: The document is malformed.
+        DigestMismatch: The judgement is about another bundle.
     """
     try:
         judgement = attached.parse(document)
@@ -125,7 +126,7 @@ def verify(document: bytes, signed: bytes, keys: Mapping[str, PublicKey], where:
         document: The document.
         signed: The content of the signature file.
         keys: The trusted keys by identity.
-        where: The place of the signature, for messages.
+        where: The location of the signature, for messages.
 
     Raises:
         SignatureInvalid: The signature is damaged, by an untrusted key, or for another file.

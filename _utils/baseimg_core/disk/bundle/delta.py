@@ -308,5 +308,5 @@ def _head(text: bytes) -> tuple[int, int, int, list[tuple[Part, str]]]:
         raise BundleInvalid(f"the head of a delta's segment is damaged: {exc.__class__.__name__}") from exc
     sound = all(type(number) is int and number >= 0 for number in numbers)
     if not sound or plain > SEGMENT or length > 2 * SEGMENT or sum(size for (_, _, size), _ in old) > _MAX_REFERENCE:
-        raise BundleInvalid("a segment of the delta is larger than the writer makes them")
+        raise BundleInvalid("the head of a delta's segment has a number out of range")
     return plain, length, before, old

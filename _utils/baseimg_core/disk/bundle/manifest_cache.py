@@ -1,8 +1,8 @@
 """
 The manifests of bundles that this node has read, by the digest of the bundle's file.
 
-A declared digest then tells what a bundle leads from and to, without a fetch. Without a declared digest, the digest
-that a source had is remembered for a day. The cache may be deleted at any time.
+If a bundle's digest is declared, the cache gives its source and target without a fetch. If not, the cache uses the
+digest that was last read from the bundle's source, for a day. The cache may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ManifestCache:
             files.save(self._source_path(source), digest.encode())
 
     def _source_path(self, source: str) -> str:
-        name = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()  # it may have secrets
+        name = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()  # a source may contain secrets
         return os.path.join(self._home, name + ".source")
 
     def _prune(self) -> None:

@@ -18,7 +18,7 @@ from .directories import Inode, Stack, read_xattrs
 
 class PackedStack(Stack):
     """
-    A stack that shows the image: what its layers' tars hold, and nothing else of their directories.
+    A stack that shows exactly the image: only the paths in its layers' tars, not other paths in their directories.
 
     Entries have the image's owners.
     """

@@ -214,7 +214,7 @@ class GenerationBuilder:
         try:
             self._tree.make_node(path, entry)
         except (NotADirectoryError, FileExistsError) as exc:
-            raise BundleInvalid(f"{overlay.path_text(path)} cannot be made: {exc.strerror}") from exc
+            raise BundleInvalid(f"{overlay.path_text(path)} cannot be created: {exc.strerror}") from exc
 
     # --- a directory ---
 

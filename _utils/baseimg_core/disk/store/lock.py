@@ -1,7 +1,7 @@
 """
 The lock of one base, which records its holder.
 
-Marks on the layer's directory (:mod:`linux.range_locks`) tell without the lock whether a process holds it and whether
+Marks on the layer's directory (:mod:`linux.range_locks`) show without the lock whether a process holds it and whether
 one waits for it, so a preparation can give way.
 """
 

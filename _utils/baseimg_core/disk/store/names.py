@@ -1,8 +1,8 @@
 """
-The contents that had a name when a declaration of it ran, so that a moved tag does not hide the old content.
+The contents that a name had at earlier runs of its declaration, so that a moved tag does not hide the old content.
 
-A content without a record has its name from the tag alone. The cache may be deleted at any time; a content whose tag
-moved before the first run is not known.
+If a content has no record, only the tag gives it a name. The cache may be deleted at any time. A content whose tag
+moved before the first run is unknown.
 """
 
 from __future__ import annotations

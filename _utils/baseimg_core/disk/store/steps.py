@@ -1,9 +1,9 @@
 """
 The steps of a chain of bundles, merged into one set of changes.
 
-A delta is decoded against the files of its source. Only the paths that a step changes are written, into a layer
-directory over the start; the paths of the steps before it that it does not replace are moved there. So a chain takes
-the space of its merged changes and of one step, whatever its length.
+A delta is decoded against the files of its source. Each step writes the paths that it changes into a new layer
+directory above the start. The earlier steps' paths that it does not replace are moved there. So a chain takes the
+space of its merged changes and of one step, whatever its length.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ class Rollout:
         return [(str(each.get("name", self.base)), each) for each in (own, *own.get("also", ()))] if own else []
 
     def target(self, node: RolloutNode) -> str:
-        """Return the version that a node shall have; of several bases, their versions."""
+        """Return the target version of a node; of several bases, their versions."""
         return bases.join(self.versions[base] for base, _ in self.declarations(node)) or self.version
 
     def in_state(self, *states: str) -> list[str]:
