@@ -66,8 +66,8 @@ class Api:
         """
         Return the engine's response to ``GET /info``; for Podman to ``GET /libpod/info``.
 
-        Podman's answer to ``/info`` leaves out what decides whether it is supported: version 4.3 does not tell a
-        rootless service there.
+        Podman's response to ``/info`` lacks fields that decide whether Podman is supported: version 4.3 does not report
+        there that it is rootless.
         """
         return self._overview[0]
 

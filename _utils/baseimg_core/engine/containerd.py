@@ -159,7 +159,7 @@ class Containerd(OnSnapshots):
         )
 
     def _is_native(self, entry: Mapping[str, Any]) -> bool:
-        """True if an index's entry is for this platform. Without ``platform`` its image's configuration tells."""
+        """True if an index's entry is for this platform. Without ``platform``, the image's configuration decides."""
         if "platform" in entry:
             return _is_native(entry["platform"])
         try:

@@ -108,20 +108,20 @@ class Docker:
         declared = self._inspect(container_id)["Config"].get("StopTimeout")
         seconds = _STOP_TIMEOUT if declared is None else declared
         endless = seconds < 0
-        with self._request_for(container_id, "stopped"):
+        with self._request_for(container_id, "stop"):
             # the SDK waits this long plus 60 seconds for the response
             self._sdk.stop(container_id, timeout=int(longest) if endless else seconds)
 
     def start(self, container_id: str) -> bool:
         """Start a container. Return True: it always shows the live content."""
-        with self._request_for(container_id, "started"):
+        with self._request_for(container_id, "start"):
             self._sdk.start(container_id)
         return True
 
     def execute(self, container_id: str, command: Sequence[str], timeout: float) -> int:
         """Run a command in a container and return its exit code; after ``timeout`` seconds kill it."""
         deadline = time.monotonic() + timeout
-        with self._request_for(container_id, f"asked to run {command[0]}"):
+        with self._request_for(container_id, f"run {command[0]} in"):
             job = self._start_exec(container_id, command, deadline)
             while (state := self._sdk.exec_inspect(job))["Running"] and time.monotonic() < deadline:
                 time.sleep(_POLL)
@@ -141,20 +141,20 @@ class Docker:
     def logs(self, container_id: str, lines: int) -> list[str]:
         """Return the last lines of a container's log; empty if its logging driver does not support reading."""
         try:
-            with self._request_for(container_id, "asked for its log"):
+            with self._request_for(container_id, "read the log of"):
                 data: bytes = self._sdk.logs(container_id, tail=lines)
         except ContainerRefused:
             return []
         return [line[:_LINE] for line in data.decode(errors="replace").splitlines()[-lines:]]
 
     def _inspect(self, container_id: str) -> dict[str, Any]:
-        with self._request_for(container_id, "inspected"):
+        with self._request_for(container_id, "inspect"):
             details: dict[str, Any] = self._api.get("containers", container_id, "json")
         return details
 
     @contextlib.contextmanager
-    def _request_for(self, container_id: str, what: str) -> Iterator[None]:
-        """Translate errors of a request about a container; ``what`` completes "the container cannot be …"."""
+    def _request_for(self, container_id: str, operation: str) -> Iterator[None]:
+        """Translate errors of a request about a container; ``operation`` completes "cannot … the container"."""
         with reachable(self.url):
             try:
                 yield
@@ -162,7 +162,7 @@ class Docker:
                 raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
             except (RequestRefused, docker_sdk.package().errors.APIError) as exc:
                 reason = exc.message if isinstance(exc, RequestRefused) else exc.explanation or exc
-                raise ContainerRefused(f"the container {container_id[:12]} cannot be {what}: {reason}") from exc
+                raise ContainerRefused(f"cannot {operation} the container {container_id[:12]}: {reason}") from exc
 
     def matches_layer_digest(self, chain_id: str, diff_id: str, directory: str) -> bool | None:
         """Compare a directory with the layer's tar-split record; ``None`` without a usable record."""

@@ -122,7 +122,7 @@ def _fill(path: str, data: bytes, size: int) -> None:
 
 
 def drop_irregular(path: str) -> None:
-    """Remove what is at the path of one of our files if it is not a regular file: a FIFO there blocks, for example."""
+    """Remove anything but a regular file from the path of one of our files: opening a FIFO there would block."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):
             remove_any(path)
@@ -130,11 +130,11 @@ def drop_irregular(path: str) -> None:
 
 def open_regular(path: str) -> BinaryIO:
     """
-    Open a file for reading that is a regular file. Does not block on a FIFO, and reads no device without an end.
+    Open a regular file for reading. Does not block on a FIFO, and reads no endless device.
 
     Raises:
-        ValueError: It is not a regular file.
-        OSError: It cannot be opened.
+        ValueError: The path is not a regular file.
+        OSError: The file cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -148,8 +148,8 @@ def read_regular(path: str) -> bytes:
     Read a regular file whole.
 
     Raises:
-        ValueError: It is not a regular file, or larger than 256 MiB.
-        OSError: It cannot be read.
+        ValueError: The path is not a regular file, or the file is larger than 256 MiB.
+        OSError: The file cannot be read.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > _LARGEST:  # a read with a limit would allocate the limit

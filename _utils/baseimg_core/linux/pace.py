@@ -89,7 +89,7 @@ class Pace:
 
 
 def stalled() -> float:
-    """Return the percentage of the last 10 seconds in which a task waited for I/O; 0 if the kernel does not tell."""
+    """Return the percentage of the last 10 seconds in which a task waited for I/O; 0 if unknown."""
     with contextlib.suppress(OSError, ValueError, IndexError), open(_PRESSURE, encoding="ascii") as file:
         return float(file.readline().split()[1].removeprefix("avg10="))
     return 0.0
@@ -97,7 +97,7 @@ def stalled() -> float:
 
 @contextlib.contextmanager
 def low_priority() -> Iterator[None]:
-    """Give this thread the lowest CPU priority for the block. Without the right to raise it again, it keeps it."""
+    """Give this thread the lowest CPU priority for the block; for good if the thread may not raise it again."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, _LOWEST)
     try:

@@ -54,8 +54,8 @@ def read_document(opener: Callable[[Blob], BinaryIO], blob: Blob, where: str) ->
         where: The image, for messages.
 
     Raises:
-        LayerUnsupported: It is larger than 4 MiB.
-        DigestMismatch: Its digest differs.
+        LayerUnsupported: The document is larger than 4 MiB.
+        DigestMismatch: The document's digest differs.
     """
     if (blob.size or 0) > MAX_DOCUMENT:
         raise malformed(where, f"has a document of {blob.size} bytes")
@@ -121,9 +121,9 @@ class Archive:
         Read the headers of the archive ``path``.
 
         Raises:
-            ArgumentInvalid: It is compressed.
-            LayerUnsupported: It is not a tar, or has too many members.
-            SourceUnreadable: It cannot be read.
+            ArgumentInvalid: The archive is compressed.
+            LayerUnsupported: The file is not a tar, or has too many members.
+            SourceUnreadable: The file cannot be read.
         """
         self._path = path
         #: Offset and size, or the target of a symlink, by path.

@@ -46,7 +46,7 @@ def route(
         size, steps = heapq.heappop(waiting)
         source = manifest_of(steps[0]).source
         if source.chain_id in live_versions:
-            if not (first or waiting) or fits(steps):  # with one route, its check tells what is missing
+            if not (first or waiting) or fits(steps):  # with one route, its check reports what is missing
                 return steps
             first = first or steps
             continue

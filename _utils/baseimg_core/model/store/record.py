@@ -72,7 +72,7 @@ class Generation:
 
     @property
     def is_garbage(self) -> bool:
-        """True if it never was live and is not kept for a swap to come."""
+        """True if it never was live and is not kept for a later swap."""
         return not (self.activated or self.prepared)
 
     @property
