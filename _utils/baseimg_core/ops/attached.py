@@ -40,7 +40,7 @@ class Attacher:
         Write a result beside the bundle ``path``.
 
         Raises:
-            DestinationUnwritable: It cannot be written.
+            DestinationUnwritable: The file cannot be written.
         """
         bundle_attached.write(path, self.attachment(result))
 

@@ -195,9 +195,9 @@ def open_bundle(context: Context, source: Source) -> Bundle:
     Fetch and open a bundle. The signature is verified before the content is read.
 
     Raises:
-        SignatureMissing: It is unsigned, and this node requires signatures.
+        SignatureMissing: The bundle is unsigned, and this node requires signatures.
         SignatureInvalid: The signature fails verification.
-        BundleUnavailable, BundleInvalid: It cannot be fetched or read.
+        BundleUnavailable, BundleInvalid: The bundle cannot be fetched or read.
     """
     signature = _trusted_signature(context, source) if context.trust.keys else None
     check = signature.verify if signature else None

@@ -59,7 +59,7 @@ def plan(context: Context, goals: Sequence[Goal], earlier: Sequence[Goal] = ()) 
 
 def converge(context: Context, goals: Sequence[Goal], admit_later: Callable[[], None]) -> dict[str, Any]:
     """
-    Bring several bases to their versions.
+    Converge several bases to their versions.
 
     Args:
         context: The context of the operation.

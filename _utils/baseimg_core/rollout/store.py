@@ -89,7 +89,7 @@ class Store:
         Read a record.
 
         Raises:
-            RolloutUnknown: There is none with this ID.
+            RolloutUnknown: No rollout has this ID.
             RecordInvalid: The record is damaged, of a newer format, or does not match its journal.
         """
         if name not in self.ids():
@@ -145,7 +145,7 @@ class Store:
         Return the rollout with this ID, or a base's newest.
 
         Raises:
-            RolloutUnknown: There is none.
+            RolloutUnknown: No rollout has this ID or this base.
         """
         if name in self.ids():
             return self.read(name)

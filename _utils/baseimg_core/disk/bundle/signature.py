@@ -180,7 +180,7 @@ def read(path: str, name: str = "") -> bytes:
 
     Raises:
         SignatureMissing: The file does not exist.
-        SignatureInvalid: It cannot be read, or is not a signature.
+        SignatureInvalid: The file cannot be read, or is not a signature.
     """
     name = name or path
     try:

@@ -30,7 +30,7 @@ class Results:
         Create the directory.
 
         Raises:
-            DestinationUnwritable: It cannot be created.
+            DestinationUnwritable: The directory cannot be created.
         """
         self._directory = os.path.join(directory, "judged")
         with translate_os_errors(self._directory):
@@ -48,7 +48,7 @@ class Results:
             return None
 
     def write(self, key: str, judgement: dict[str, Any]) -> None:
-        """Keep a judgement. A full disk loses it."""
+        """Save a judgement. On a full disk nothing is saved."""
         with contextlib.suppress(OSError):
             save(self._path(key), json.dumps(judgement).encode())
 
