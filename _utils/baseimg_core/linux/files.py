@@ -171,7 +171,7 @@ def last_lines(path: str, size: int) -> list[bytes]:
 
     Raises:
         FileNotFoundError: The file is absent.
-        ValueError: It is not a regular file.
+        ValueError: The path is not a regular file.
     """
     with open_regular(path) as file:
         start = max(0, file.seek(0, os.SEEK_END) - size)

@@ -60,7 +60,7 @@ def read(context: Context, declared: DeclaredBundles | None) -> dict[str, Any]:
 
     Raises:
         BundleInvalid: The judgement is malformed.
-        DigestMismatch: It is about another bundle.
+        DigestMismatch: The judgement is about another bundle.
         SignatureMissing, SignatureInvalid: No trusted key signed it, and this node requires signatures.
     """
     if declared is None:

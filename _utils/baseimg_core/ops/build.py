@@ -261,7 +261,7 @@ def image_with_layers(store: ImageStore, reference: str) -> Image:
     Return the image.
 
     Raises:
-        ArgumentInvalid: It has no layers.
+        ArgumentInvalid: The image has no layers.
     """
     image = store.image(reference)
     if not image.diff_ids:

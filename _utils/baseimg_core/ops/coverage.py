@@ -27,8 +27,8 @@ def find_bases_or_coverage(
         chain_id: The declared chain ID; ``None`` without one.
 
     Raises:
-        BaseAbsent: It is not in the engine of the operation; ``coverage`` names the engines that were examined. Or the
-            bundle that identifies the base is not available; then no engine was examined.
+        BaseAbsent: The base is not in the engine of the operation; ``coverage`` names the engines that were examined.
+            Or the bundle that identifies the base is not available; then no engine was examined.
     """
 
     before = NameCache(context.names).read(name)

@@ -58,7 +58,7 @@ def check_device(context: Context, path: bytes, entry: Entry | None) -> None:
         entry: The entry there; ``None`` for a removed path.
 
     Raises:
-        DeviceRefused: It is a block device, or a character device that containers do not have by default.
+        DeviceRefused: The entry is a block device, or a character device that containers do not have by default.
     """
     if entry and entry.is_unusual_device and not context.devices:
         major, minor = entry.device
@@ -339,8 +339,8 @@ def check_pristine(record: Record, cause: Exception) -> None:
     Raise an error in place of ``cause`` if the pristine content is unavailable.
 
     Raises:
-        PristineDamaged: It was changed.
-        PristineUnproven: It is not on this node.
+        PristineDamaged: The pristine content was changed.
+        PristineUnproven: The pristine content is not on this node.
     """
     if record.pristine_state == "damaged":
         raise PristineDamaged(

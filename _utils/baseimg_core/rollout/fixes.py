@@ -116,7 +116,7 @@ class VexStates:
         Return the state of the last document; ``None`` if there is none.
 
         Raises:
-            ArgumentInvalid: It is damaged. A version must not be used twice.
+            ArgumentInvalid: The state is damaged. No document version may be used twice.
         """
         try:
             state = json.loads(files.read_regular(self._path))

@@ -175,7 +175,7 @@ def checked_path(name: bytes) -> bytes:
     Return ``name`` if it is a plain relative path.
 
     Raises:
-        BundleInvalid: It is not.
+        BundleInvalid: The name is not a plain relative path.
     """
     if problem := _path_problem(name):
         raise BundleInvalid(f"entry name {overlay.path_text(name[:200])!r} {problem}")

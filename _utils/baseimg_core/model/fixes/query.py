@@ -29,14 +29,14 @@ class Query:
 
 def parse(advisory: object, package: object) -> Query:
     """
-    Return the question.
+    Return the query.
 
     Args:
         advisory: The ID of an advisory; ``None`` without one.
         package: ``NAME<VERSION``; ``None`` without one.
 
     Raises:
-        ArgumentInvalid: It is malformed, or there are both or neither.
+        ArgumentInvalid: The argument is malformed, or both or neither are given.
     """
     if (advisory is None) == (package is None):
         raise ArgumentInvalid("give an advisory (CVE-2024-5535) or package='NAME<VERSION'")

@@ -81,10 +81,10 @@ def document(data: bytes, where: str) -> Any:
 
     Args:
         data: The document.
-        where: Its place, for messages.
+        where: Its location, for messages.
 
     Raises:
-        LayerUnsupported: It is malformed.
+        LayerUnsupported: The document is malformed.
     """
     try:
         return json.loads(data)
@@ -169,7 +169,7 @@ def blob(raw: Any, where: str) -> Blob:
     Parse a descriptor (OCI image spec, descriptor.md).
 
     Raises:
-        LayerUnsupported: It is malformed.
+        LayerUnsupported: The descriptor is malformed.
     """
     if isinstance(raw, dict) and ids.is_digest(raw.get("digest")) and type(raw.get("size")) is int and raw["size"] >= 0:
         return Blob(raw["digest"], raw["size"])
@@ -181,7 +181,7 @@ def parse_manifest(raw: Any, where: str) -> Manifest:
     Parse an OCI manifest or a Docker manifest of schema 2.
 
     Raises:
-        LayerUnsupported: It is malformed, of schema 1, or has foreign, encrypted or unknown layers.
+        LayerUnsupported: The manifest is malformed, of schema 1, or has foreign, encrypted or unknown layers.
     """
     if not isinstance(raw, dict):
         raise malformed(where, "is not a manifest")
@@ -274,7 +274,7 @@ def parse_config(raw: Any, layers: int, where: str) -> Config:
         where: The image, for messages.
 
     Raises:
-        LayerUnsupported: It is malformed, or has another number of layers.
+        LayerUnsupported: The configuration is malformed, or has another number of layers than the manifest.
     """
     try:
         diff_ids = raw["rootfs"]["diff_ids"]

@@ -107,7 +107,7 @@ def parse(data: bytes) -> AttachedJudgement:
     Read the document of a judgement.
 
     Raises:
-        JudgementMalformed: It is not a judgement, or of a later release.
+        JudgementMalformed: The document is not a judgement, or is of a later release.
     """
     try:
         raw = json.loads(data)

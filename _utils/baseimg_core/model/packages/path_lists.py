@@ -34,7 +34,7 @@ def parse(raw: Any, field: str) -> dict[str, tuple[bytes, ...]]:
         Sorted paths by name.
 
     Raises:
-        BundleInvalid: It is malformed, or has a path that is not relative and normal.
+        BundleInvalid: The JSON form is malformed, or has a path that is not relative and normal.
     """
     try:
         return {

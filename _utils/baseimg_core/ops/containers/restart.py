@@ -189,8 +189,8 @@ def finish_restart(engine: Engine, noted: Journal, key: str, longest: float) -> 
         The container as it was before the call.
 
     Raises:
-        ContainerUnknown: It was removed.
-        ContainerRefused: It cannot be stopped or started.
+        ContainerUnknown: The container was removed.
+        ContainerRefused: The container cannot be stopped or started.
     """
     container = engine.container(key)
     if container.state not in _ENDED and noted.runs.get(key) == [container.started, container.pid]:
